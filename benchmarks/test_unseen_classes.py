@@ -1,0 +1,10 @@
+"""Adapt to unseen classes: the source knows some of the digits, the target has all ten."""
+
+import pytest
+
+from peft_regress import case_params
+
+
+@pytest.mark.parametrize("case", case_params("unseen"))
+def test_unseen_classes(case, peft_regress):
+    peft_regress(case)

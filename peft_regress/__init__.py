@@ -1,0 +1,17 @@
+"""A regression gate for the cost and the function of parameter-efficient fine-tuning.
+
+A benchmark is two lines::
+
+    @pytest.mark.parametrize("case", peft_regress.case_params("shift"))
+    def test_distribution_shift(case, peft_regress):
+        peft_regress(case)
+
+Importing this package imports no torch.
+"""
+
+from peft_regress import registry
+from peft_regress.errors import PeftRegressError
+from peft_regress.matrix import case_params, default_cases
+from peft_regress.records import Case
+
+__all__ = ["Case", "PeftRegressError", "case_params", "default_cases", "registry"]

@@ -1,0 +1,5 @@
+"""`python -m peft_regress` is the command `peft-regress`."""
+
+from peft_regress.cli import main
+
+main()

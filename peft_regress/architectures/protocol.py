@@ -1,0 +1,29 @@
+"""What a model architecture must offer to be measured. No torch at import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Architecture"]
+
+
+class Architecture(Protocol):
+    """A network that can be built with any number of classes."""
+
+    @property
+    def name(self) -> str:
+        """The name in a case id."""
+
+    @property
+    def default(self) -> bool:
+        """Whether the architecture belongs to the default matrix."""
+
+    @property
+    def head(self) -> str:
+        """The qualified name of the last layer, which `head` methods train."""
+
+    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+        """Build the model with random weights drawn under `seed`; global generators stay as is."""

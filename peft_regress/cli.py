@@ -1,0 +1,227 @@
+"""The command `peft-regress`: thin, no logic of its own.
+
+Exit codes: 2 wrong use or unreadable input; else 1 something regressed or newly fails; else 3
+incomplete, or a named thing is absent; else 0.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from peft_regress.errors import AbsentError, InputError, PeftRegressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peft_regress.gate import RunVerdict
+
+__all__ = ["main"]
+
+_USAGE_EXIT = 2
+_ABSENT_EXIT = 3
+
+_format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How to print.",
+)
+_baselines_option = click.option(
+    "--baselines",
+    type=click.Path(path_type=Path),
+    default=Path("baselines"),
+    show_default=True,
+    help="Folder of the baseline storage.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="peft-regress")
+def cli() -> None:
+    """Gate the cost and the function of parameter-efficient fine-tuning.
+
+    Run the benchmarks with `pytest benchmarks` or `tox -e bench`; these commands list what is
+    measured, profile a single pairing, and compare and accept run files.
+    """
+
+
+@cli.command("list")
+@click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
+@_format_option
+def list_command(pattern: str | None, output: str) -> None:
+    """List the cases of the default matrix."""
+    from peft_regress.matrix import select_cases
+
+    cases = select_cases(pattern)
+    if output == "json":
+        rows = [
+            {
+                "id": case.id,
+                "task": case.task,
+                "method": case.method,
+                "architecture": case.architecture,
+                "rank": case.rank,
+            }
+            for case in cases
+        ]
+        _print_json(rows)
+    elif output == "markdown":
+        click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
+        for case in cases:
+            rank = "" if case.rank is None else case.rank
+            click.echo(
+                f"| {case.id} | {case.task} | {case.method} | {case.architecture} | {rank} |"
+            )
+    else:
+        for case in cases:
+            click.echo(case.id)
+
+
+@cli.command()
+@click.option("--architecture", required=True, help="A registered architecture.")
+@click.option("--method", required=True, help="A registered method.")
+@click.option("--rank", type=click.IntRange(min=1), help="The rank, where the method has one.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--resolution", type=click.IntRange(min=1), default=224, show_default=True)
+@click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option(
+    "--loss",
+    type=click.Choice(["sum", "cross-entropy"]),
+    default="cross-entropy",
+    show_default=True,
+)
+@click.option(
+    "--bn", type=click.Choice(["train", "eval"]), help="BatchNorm mode (default: the method's)."
+)
+@click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
+@_format_option
+def cost(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:  # noqa: ANN401
+    """Profile what one training step costs; needs no data and no source model."""
+    from peft_regress import registry
+    from peft_regress.matrix import check_rank
+
+    registry.get("architecture", architecture)
+    check_rank(method, rank)
+
+    from peft_regress.measure import Adaptation, CostSettings, adaptation_cost, cost_metrics
+    from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
+
+    adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
+    chosen = CostSettings(**settings)
+    metrics = cost_metrics(adaptation_cost(adaptation, chosen))
+    if output == "json":
+        _print_json(encode_cost(adaptation, chosen, metrics))
+    elif output == "markdown":
+        click.echo(cost_markdown(adaptation, chosen, metrics))
+    else:
+        click.echo(cost_text(adaptation, chosen, metrics))
+
+
+@cli.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+@_format_option
+@click.pass_context
+def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
+    """Judge run NEW by run OLD; each a run file, or a folder with the run files of shards."""
+    from peft_regress import report
+    from peft_regress.gate import judge, observations_of
+    from peft_regress.report.lines import accept_hint
+    from peft_regress.store import read_run
+
+    before, after = read_run(old), read_run(new)
+    references = observations_of(before.run, str(old))
+    observed = observations_of(after.run, str(new))
+    verdict: RunVerdict = judge(references, after.run, expected=references)
+    hint = accept_hint(str(new))
+    if output == "json":
+        _print_json(report.encode_verdict(verdict))
+    elif output == "markdown":
+        click.echo(report.verdict_markdown(verdict, references, observed, hint=hint))
+    else:
+        click.echo(report.verdict_text(verdict, references, observed, hint=hint))
+        if not after.run.selection.complete:
+            how = ", ".join(after.run.selection.narrowed_by) or "it did not finish"
+            click.echo(f"{new} is a partial run ({how})")
+    context.exit(verdict.exit_code)
+
+
+@cli.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--reason", required=True, help="Why the new numbers are right.")
+@click.option("--history", is_flag=True, help="Store for history only; never gates.")
+@_baselines_option
+def accept(run: Path, reason: str, baselines: Path, *, history: bool) -> None:
+    """Store RUN under baselines/, as what later runs are judged by."""
+    from peft_regress.store import accept_run
+
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    stored = accept_run(run, root=baselines, reason=reason, date=date, history=history)
+    click.echo(f"stored {stored}")
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Only check that the stored files are sound.")
+@click.option("--force", is_flag=True, help="Train anew what is stored; voids every baseline.")
+@click.option("--architecture", "names", multiple=True, help="Only this one; may be repeated.")
+@_baselines_option
+def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool) -> None:
+    """Train the source models that are missing, or check those that are stored."""
+    from peft_regress import registry
+
+    chosen = [
+        registry.get("architecture", name)
+        for name in names or registry.names("architecture")
+        if names or registry.get("architecture", name).default
+    ]
+    from peft_regress.sources import check_sources, ensure_source
+
+    if check:
+        problems = check_sources(baselines, [architecture.name for architecture in chosen])
+        if problems:
+            raise AbsentError("\n".join(problems))
+        click.echo(f"{len(chosen)} sources are the recorded bytes")
+        return
+    for architecture in chosen:
+        trained = ensure_source(baselines, architecture, force=force)
+        click.echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every error on purpose is one message and an exit code."""
+    try:
+        code = cli.main(args=arguments, prog_name="peft-regress", standalone_mode=False)
+        sys.stdout.flush()
+    except click.ClickException as error:
+        error.show()
+        code = _USAGE_EXIT
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        code = 130
+    except BrokenPipeError:
+        # The reader has gone, as after `| head`; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except AbsentError as error:
+        click.echo(f"error: {error}", err=True)
+        code = _ABSENT_EXIT
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        code = _USAGE_EXIT
+    except PeftRegressError as error:
+        click.echo(f"error: {error}", err=True)
+        code = _USAGE_EXIT
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _print_json(value: Any) -> None:  # noqa: ANN401  (any JSON value)
+    click.echo(json.dumps(value, indent=2, allow_nan=False))

@@ -1,0 +1,96 @@
+"""The pytest options, parsed once into one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft_regress.errors import InputError
+
+if TYPE_CHECKING:
+    import pytest
+
+__all__ = ["RegressOptions", "Shard", "add_options"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Part `index` of `count`, counted from 1."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `I/N`; raises `InputError` for anything else."""
+        index, slash, count = text.partition("/")
+        if not (slash and index.isdecimal() and count.isdecimal()):
+            msg = f"--regress-shard {text!r}: I/N is wanted, for instance 1/4"
+            raise InputError(msg)
+        shard = cls(index=int(index), count=int(count))
+        if not 1 <= shard.index <= shard.count:
+            msg = f"--regress-shard {text!r}: I must lie between 1 and N"
+            raise InputError(msg)
+        return shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressOptions:
+    """What the user asked of the gate."""
+
+    baselines: Path
+    baseline: str | None
+    save: Path | None
+    shard: Shard | None
+    strict: bool
+    summary: Path | None
+
+    @classmethod
+    def of(cls, config: pytest.Config) -> RegressOptions:
+        """Read the options of a pytest run; raises `InputError` for a value out of range."""
+        option = config.getoption
+        shard = option("regress_shard")
+        return cls(
+            baselines=config.rootpath / str(config.getini("regress_baselines")),
+            baseline=option("regress_baseline"),
+            save=_path(config, option("regress_save")),
+            shard=None if shard is None else Shard.parse(shard),
+            strict=option("regress_strict"),
+            summary=_path(config, option("regress_summary")),
+        )
+
+
+def add_options(parser: pytest.Parser) -> None:
+    """Declare the `--regress-...` options in a group of their own."""
+    group = parser.getgroup("peft_regress", "peft_regress: gate on efficiency and function")
+    group.addoption(
+        "--regress-baseline",
+        metavar="NAME|PATH",
+        help="judge by this baseline entry, run file or folder of shards "
+        "(default: for each case the newest accepted baseline)",
+    )
+    group.addoption(
+        "--regress-save",
+        metavar="PATH",
+        help="write the run file here, also when the run is red or interrupted",
+    )
+    group.addoption(
+        "--regress-shard",
+        metavar="I/N",
+        help="measure part I of N; an architecture is never split",
+    )
+    group.addoption(
+        "--regress-strict",
+        action="store_true",
+        help="fail on improvements that were not accepted, too",
+    )
+    group.addoption(
+        "--regress-summary", metavar="PATH", help="write the verdict as Markdown to this file"
+    )
+    parser.addini("regress_baselines", "folder of the baseline storage", default="baselines")
+
+
+def _path(config: pytest.Config, text: str | None) -> Path | None:
+    # Relative to where the command was typed, as pytest does for its own output files.
+    return None if text is None else config.invocation_params.dir / Path(text)

@@ -1,0 +1,73 @@
+"""Describe where a run happens: package versions, and the machine as far as times depend on it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from peft_regress.records import Machine, canonical_digest
+
+__all__ = ["TRAINING_THREADS", "describe_machine", "installed_packages"]
+
+TRAINING_THREADS = 1
+"""The training loop pins itself to one thread: another count moves the last bits of every loss."""
+
+
+def installed_packages(root: str = "peft-regress") -> dict[str, str]:
+    """Return the version of every installed package that `root` depends on, and of Python.
+
+    The whole closure, since a number can move through a dependency of a dependency.
+    """
+    versions = {"python": platform.python_version()}
+    waiting = [root]
+    seen: set[str] = set()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            # Optional and not installed: it cannot have moved a number.
+            continue
+        versions[name] = found.version
+        for line in found.requires or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return dict(sorted(versions.items()))
+
+
+def describe_machine() -> Machine:
+    """Return CPU model, cores, threads and instruction set with a digest over them."""
+    import torch
+
+    description: dict[str, str | int] = {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count() or 0,
+        "threads": TRAINING_THREADS,
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+    }
+    return Machine(
+        digest=canonical_digest(description),
+        cpu=str(description["cpu"]),
+        cores=int(description["cores"]),
+        threads=TRAINING_THREADS,
+        instruction_set=str(description["instruction_set"]),
+    )
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,78 @@
+"""Every error that peft_regress raises on purpose, under one root.
+
+A message says what failed, the value, the place, and the command that mends it.
+The offending values stay on the exception as attributes, so that a caller need not parse text.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+__all__ = [
+    "AbsentError",
+    "InputError",
+    "NonFiniteLossError",
+    "PeftRegressError",
+    "RunFileError",
+    "SourceError",
+    "UnknownNameError",
+    "UnsupportedCaseError",
+]
+
+
+class PeftRegressError(Exception):
+    """Root of every error raised on purpose by this package."""
+
+
+class InputError(PeftRegressError):
+    """Wrong use or unreadable input: exit code 2 on the command line."""
+
+
+class AbsentError(PeftRegressError):
+    """A thing that was named is not there: exit code 3 on the command line."""
+
+
+class UnknownNameError(InputError):
+    """A method, architecture, task or case that nothing has registered."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind = kind
+        self.name = name
+        self.known = tuple(sorted(known))
+        close = difflib.get_close_matches(name, self.known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        listed = ", ".join(self.known) if self.known else "none is registered"
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {listed}.")
+
+
+class RunFileError(InputError):
+    """A run file that cannot be trusted: unreadable, altered, or of another schema."""
+
+    def __init__(self, path: Path | str, problem: str, remedy: str) -> None:
+        self.path = path
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{path}: {problem}. {remedy}")
+
+
+class SourceError(AbsentError):
+    """A source checkpoint that is missing or is not the recorded bytes."""
+
+
+class UnsupportedCaseError(PeftRegressError):
+    """A pairing that a method cannot do: no eligible module, or the library refuses it."""
+
+
+class NonFiniteLossError(PeftRegressError):
+    """Training produced a loss that is NaN or infinite."""
+
+    def __init__(self, *, step: int, loss: float, seed: int) -> None:
+        self.step = step
+        self.loss = loss
+        self.seed = seed
+        super().__init__(f"loss became {loss} at step {step} of seed {seed}")

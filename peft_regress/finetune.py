@@ -1,0 +1,165 @@
+"""Fine-tune a model briefly and evaluate it: the one training loop of the package.
+
+Same seed, same machine, one thread: the losses are bit-identical, across processes too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from peft_regress.errors import InputError, NonFiniteLossError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from peft_regress.methods.protocol import Json
+    from peft_regress.tasks.protocol import TaskData
+
+__all__ = [
+    "BATCH_SIZE",
+    "STEPS",
+    "TrainingRun",
+    "evaluate",
+    "finetune",
+    "loop_definition",
+    "set_modes",
+    "single_thread",
+]
+
+STEPS: Final = 25
+BATCH_SIZE: Final = 32
+_EVALUATION_BATCH: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """What one fine-tuning run left besides the model.
+
+    `losses` are nats, one a step, each before that step's update; `step_seconds` the wall time of
+    each step, from the zeroing of gradients to the end of the update.
+    """
+
+    losses: tuple[float, ...]
+    step_seconds: tuple[float, ...]
+    first: int
+
+    @property
+    def first_losses(self) -> tuple[float, ...]:
+        """The losses that serve as a fingerprint: later ones amplify rounding."""
+        return self.losses[: self.first]
+
+    @property
+    def median_step_seconds(self) -> float:
+        """The median over the steps; the first, which allocates, is left out if it can be."""
+        return statistics.median(self.step_seconds[1:] or self.step_seconds)
+
+
+def loop_definition(*, steps: int = STEPS, batch_size: int = BATCH_SIZE) -> dict[str, Json]:
+    """Return all that is set by hand in the loop, for a case's definition."""
+    return {
+        "steps": steps,
+        "batch_size": batch_size,
+        "schedule": "cosine to zero",
+        "loss": "cross-entropy",
+        "mode": "eval, BatchNorm in train mode where its statistics are trained",
+    }
+
+
+@contextlib.contextmanager
+def single_thread() -> Iterator[None]:
+    """Compute on one intra-op thread: the order of sums, hence the losses, depend on the count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
+    """Put the model in eval mode, and its BatchNorm layers in train mode if asked."""
+    model.eval()
+    if batch_norm_statistics:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()
+
+
+@single_thread()
+def finetune(  # noqa: PLR0913  (each is one setting of the loop)
+    model: nn.Module,
+    optimizer: Optimizer,
+    data: TaskData,
+    *,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int,
+    first: int,
+    batch_norm_statistics: bool = False,
+) -> TrainingRun:
+    """Train for some steps, so that what the method does to a real model can be seen.
+
+    `seed` fixes the order of the images, `first` the number of losses kept as a fingerprint.
+    The learning rates the optimizer comes with are the peaks of a cosine that ends at zero.
+    Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
+    """
+    set_modes(model, batch_norm_statistics=batch_norm_statistics)
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    losses: list[float] = []
+    step_seconds: list[float] = []
+    batches = _batches(len(data.train_images), batch_size=batch_size, seed=seed)
+    for step in range(steps):
+        chosen = next(batches)
+        images = data.train_images[chosen]  # (batch_size, 3, height, width)
+        labels = data.train_labels[chosen]  # (batch_size,)
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+        started = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = functional.cross_entropy(model(images), labels)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFiniteLossError(step=step + 1, loss=value, seed=seed)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        step_seconds.append(time.perf_counter() - started)
+        losses.append(value)
+    return TrainingRun(losses=tuple(losses), step_seconds=tuple(step_seconds), first=first)
+
+
+@single_thread()
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return the accuracy, a fraction, and the mean cross-entropy in nats. The mode becomes eval.
+
+    images: (count, 3, height, width), labels: (count,)
+    """
+    model.eval()
+    with torch.inference_mode():
+        logits = torch.cat([model(batch) for batch in torch.split(images, _EVALUATION_BATCH)])
+        loss = functional.cross_entropy(logits, labels).item()  # logits: (count, classes)
+        correct = (logits.argmax(dim=1) == labels).sum().item()
+    return correct / len(labels), loss
+
+
+def _batches(count: int, *, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Yield indices of full batches for ever, each pass over the images in a new order."""
+    if count < batch_size:
+        msg = f"a batch of {batch_size} needs as many training images, the task has {count}"
+        raise InputError(msg)
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield from torch.split(order[: count - count % batch_size], batch_size)

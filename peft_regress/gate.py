@@ -1,0 +1,346 @@
+"""Judge a run against a baseline: (references, run, policy) -> verdict with reasons.
+
+Pure: no IO, no torch, no clock. Whatever it is given, worse never passes where better fails.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from peft_regress.policy import DEFAULT_POLICY, Policy
+from peft_regress.records import MIXED_MACHINES
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from peft_regress.records import Machine, Metric, Record, Run
+
+__all__ = [
+    "FAILING",
+    "INCOMPLETE",
+    "UNACCEPTED",
+    "VERDICTS",
+    "CaseVerdict",
+    "Reason",
+    "Observation",
+    "RunVerdict",
+    "Verdict",
+    "judge",
+    "judge_case",
+    "observations_of",
+]
+
+Verdict = Literal[
+    "regressed",
+    "newly_failing",
+    "incomparable",
+    "missing",
+    "new",
+    "fixed",
+    "improved",
+    "known_defect",
+    "unchanged",
+]
+VERDICTS: tuple[Verdict, ...] = (
+    "newly_failing",
+    "regressed",
+    "incomparable",
+    "missing",
+    "new",
+    "fixed",
+    "improved",
+    "known_defect",
+    "unchanged",
+)
+"""All verdicts, the gravest first: a case gets the gravest of its reasons."""
+
+FAILING: frozenset[Verdict] = frozenset({"regressed", "newly_failing"})
+INCOMPLETE: frozenset[Verdict] = frozenset({"incomparable", "missing", "new"})
+UNACCEPTED: frozenset[Verdict] = frozenset({"improved", "fixed"})
+
+_STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
+
+Value = float | int | str | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """One difference: what moved, from where to where, by how much, against which bound."""
+
+    metric: str
+    old: Value
+    new: Value
+    relative_change: float | None
+    bound: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseVerdict:
+    """The verdict on one case, the gravest of its reasons."""
+
+    id: str
+    verdict: Verdict
+    reasons: tuple[Reason, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """A record together with where it was measured, which decides what may be compared."""
+
+    record: Record
+    environment: Mapping[str, str]
+    machine: Machine
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunVerdict:
+    """The verdict on a run."""
+
+    cases: tuple[CaseVerdict, ...]
+    complete: bool
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """Return how many cases have each verdict, those with none left out."""
+        counted = Counter(case.verdict for case in self.cases)
+        return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
+
+    @property
+    def exit_code(self) -> int:
+        """Return 1 where something regressed, 3 where the comparison has a hole, else 0."""
+        verdicts = {case.verdict for case in self.cases}
+        if verdicts & FAILING:
+            return 1
+        if verdicts & INCOMPLETE or not self.complete or not verdicts:
+            return 3
+        return 0
+
+    def unaccepted(self) -> tuple[CaseVerdict, ...]:
+        """Return the cases that got better than their baseline: `--regress-strict` fails them."""
+        return tuple(case for case in self.cases if case.verdict in UNACCEPTED)
+
+
+def observations_of(run: Run, origin: str) -> dict[str, Observation]:
+    """Return every case of one run as an observation; `origin` names the run to people."""
+    return {
+        name: Observation(
+            record=record, environment=run.environment, machine=run.machine, origin=origin
+        )
+        for name, record in run.cases.items()
+    }
+
+
+def judge(
+    references: Mapping[str, Observation],
+    run: Run,
+    *,
+    expected: Collection[str],
+    policy: Policy = DEFAULT_POLICY,
+) -> RunVerdict:
+    """Judge every case that was expected or that ran.
+
+    `expected` are the ids that the run was to measure; one without a record is `missing`.
+    """
+    observed = observations_of(run, "this run")
+    cases = tuple(
+        judge_case(name, references.get(name), observed.get(name), policy=policy)
+        for name in sorted({*expected, *observed})
+    )
+    return RunVerdict(cases=cases, complete=run.selection.complete)
+
+
+def judge_case(
+    name: str,
+    old: Observation | None,
+    new: Observation | None,
+    *,
+    policy: Policy = DEFAULT_POLICY,
+) -> CaseVerdict:
+    """Judge one case against its reference; either may be absent."""
+    if new is None:
+        return CaseVerdict(id=name, verdict="missing")
+    if old is None:
+        return CaseVerdict(id=name, verdict="new")
+    reasons = tuple(_reasons(old, new, policy=policy))
+    verdict = min((reason.verdict for reason in reasons), key=VERDICTS.index, default="unchanged")
+    return CaseVerdict(id=name, verdict=verdict, reasons=reasons)
+
+
+def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[Reason]:
+    before, after = old.record, new.record
+    yield from _status_reasons(before, after)
+    if before.definition != after.definition:
+        pair = (before.definition, after.definition)
+        yield _reason("definition", *pair, change=None, bound=None, verdict="incomparable")
+        return
+    if not before.status == after.status == "ok":
+        return
+    for metric in sorted(before.metrics.keys() | after.metrics.keys()):
+        yield from _metric_reasons(
+            metric,
+            before.metrics.get(metric),
+            after.metrics.get(metric),
+            judge_ops=old.environment.get("torch") == new.environment.get("torch"),
+            judge_seconds=old.machine.digest == new.machine.digest != MIXED_MACHINES,
+            method=after.case.method,
+            policy=policy,
+        )
+    yield from _invariant_reasons(before.invariants, after.invariants)
+
+
+def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare states: ok < unsupported < error; a step up that ladder newly fails."""
+    before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
+    verdict: Verdict
+    if after > before:
+        verdict = "newly_failing"
+    elif after < before:
+        verdict = "fixed"
+    elif new.status == "error":
+        verdict = "known_defect"
+    else:
+        return
+    pair = (_status_text(old), _status_text(new))
+    yield _reason("status", *pair, change=None, bound=None, verdict=verdict)
+
+
+def _status_text(record: Record) -> str:
+    if record.error is None:
+        return record.status
+    return f"{record.status} ({record.error.type}: {record.error.message})"
+
+
+def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its name)
+    name: str,
+    old: Metric | None,
+    new: Metric | None,
+    *,
+    judge_ops: bool,
+    judge_seconds: bool,
+    method: str,
+    policy: Policy,
+) -> Iterator[Reason]:
+    if old is None:
+        # Nothing to judge it by; it gates from the next accepted baseline on.
+        return
+    informative = old.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
+    if informative or (old.kind == "seconds" and not (judge_seconds and new)):
+        return
+    if new is None:
+        yield _reason(name, old.value, None, change=None, bound=None, verdict="regressed")
+        return
+    if (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
+        text = "{0.unit}, {0.direction}, {0.kind}".format
+        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
+        return
+    if not _same_shape(old, new):
+        sizes = (len(old.samples or ()), len(new.samples or ()))
+        what = f"{name}.samples"
+        yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
+        return
+    change, bound, worse, better = _movement(name, old, new, method=method, policy=policy)
+    if worse or better:
+        verdict: Verdict = "regressed" if worse else "improved"
+        yield _reason(name, old.value, new.value, change=change, bound=bound, verdict=verdict)
+
+
+def _movement(
+    name: str, old: Metric, new: Metric, *, method: str, policy: Policy
+) -> tuple[float | None, float, bool, bool]:
+    """Return (relative change, bound, is worse, is better) of a metric that is judged."""
+    if old.kind == "fingerprint":
+        floor = policy.fingerprint_floor_nats
+        change = max(
+            (abs(b - a) / max(abs(a), floor) for a, b in zip(_flat(old), _flat(new), strict=True)),
+            default=0.0,
+        )
+        bound = policy.fingerprint(method)
+        return change, bound, change > bound, False
+    if old.kind == "accuracy":
+        # Paired by seed: both sides started from the same bytes and drew the same batches.
+        difference = _mean(b - a for a, b in zip(_flat(old), _flat(new), strict=True))
+        if old.unit == "fraction":
+            change, bound = difference, policy.accuracy_margin
+        else:
+            change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
+            bound = policy.loss_margin
+    elif old.kind == "seconds":
+        # The fastest seed of each side: noise only ever adds time.
+        before, after = min(_flat(old)), min(_flat(new))
+        change, bound = _relative(before, after), policy.seconds_bound
+    else:
+        change = _relative(old.value, new.value)
+        bound = policy.bytes_bound if old.kind == "bytes" else 0.0
+    signed = new.value - old.value if change is None else change
+    moved = change is None or abs(change) > bound
+    if old.direction == "same":
+        return change, bound, moved, False
+    if old.direction == "higher":
+        signed = -signed
+    return change, bound, moved and signed > 0, moved and signed < 0
+
+
+def _invariant_reasons(
+    old: Mapping[str, bool | None], new: Mapping[str, bool | None]
+) -> Iterator[Reason]:
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        verdict: Verdict
+        if after is False:
+            verdict = "known_defect" if before is False else "regressed"
+        elif before is True and after is None:
+            # A fact that is no longer checked is not a fact that holds.
+            verdict = "regressed"
+        elif before is False and after is True:
+            verdict = "fixed"
+        else:
+            continue
+        what = f"invariant {name}"
+        yield _reason(what, before, after, change=None, bound=None, verdict=verdict)
+
+
+def _reason(  # noqa: PLR0913  (the fields of a Reason)
+    metric: str,
+    old: Value,
+    new: Value,
+    *,
+    change: float | None,
+    bound: float | None,
+    verdict: Verdict,
+) -> Reason:
+    return Reason(
+        metric=metric, old=old, new=new, relative_change=change, bound=bound, verdict=verdict
+    )
+
+
+def _relative(old: float, new: float) -> float | None:
+    """Return the change relative to the old value; None where the old value is zero."""
+    if old == new:
+        return 0.0
+    return (new - old) / abs(old) if old else None
+
+
+def _same_shape(old: Metric, new: Metric) -> bool:
+    def shape(metric: Metric) -> list[int]:
+        return [len(s) if isinstance(s, list) else 0 for s in metric.samples or ()]
+
+    return shape(old) == shape(new)
+
+
+def _flat(metric: Metric) -> list[float]:
+    """Return a metric's samples in one list, or its value where it has none."""
+    if not metric.samples:
+        return [metric.value]
+    flat: list[float] = []
+    for sample in metric.samples:
+        flat.extend(sample if isinstance(sample, list) else [sample])
+    return flat
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)

@@ -1,0 +1,135 @@
+"""The default matrix: every pairing of task, method, rank and architecture that is to be measured.
+
+Imports no torch, so that listing and collecting stay fast.
+"""
+
+from __future__ import annotations
+
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from peft_regress import registry
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.records import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["case_params", "default_cases", "parse_case_id", "select_cases", "shard_of"]
+
+_RANKED = re.compile(r"^(?P<method>.+)-r(?P<rank>[1-9]\d*)$")
+
+
+def default_cases(task: str | None = None) -> list[Case]:
+    """List the cases of the default matrix, or those of one task, in a stable order.
+
+    Raises `UnknownNameError` for a task that nothing registers.
+    """
+    tasks = registry.items("task") if task is None else (registry.get("task", task),)
+    return [
+        Case(task=item.name, method=method.name, architecture=architecture.name, rank=rank)
+        for item in tasks
+        if item.default
+        for architecture in registry.items("architecture")
+        if architecture.default
+        for method in registry.items("method")
+        if method.default
+        for rank in (method.ranks or (None,))
+    ]
+
+
+def case_params(task: str | None = None) -> list[Any]:
+    """Return the cases as `pytest.param`s, each with its id and its `case(...)` marker.
+
+    Use it as `@pytest.mark.parametrize("case", case_params("shift"))`.
+    """
+    import pytest
+
+    return [
+        pytest.param(
+            case,
+            id=case.id,
+            marks=pytest.mark.case(
+                task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
+            ),
+        )
+        for case in default_cases(task)
+    ]
+
+
+def parse_case_id(text: str) -> Case:
+    """Read a case id such as `shift/lora-r4/resnet18`; every name in it must be registered."""
+    parts = text.split("/")
+    if len(parts) != 3 or not all(parts):  # noqa: PLR2004  (the three parts of an id)
+        msg = f"{text!r} is not a case id: <task>/<method>-r<rank>/<architecture> is wanted"
+        raise InputError(msg)
+    task, ranked, architecture = parts
+    match = _RANKED.match(ranked)
+    method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
+    return checked_case(task=task, method=method, architecture=architecture, rank=rank)
+
+
+def checked_case(*, task: str, method: str, architecture: str, rank: int | None) -> Case:
+    """Return a case of registered names, with a rank exactly where the method has one."""
+    registry.get("task", task)
+    check_rank(method, rank)
+    registry.get("architecture", architecture)
+    return Case(task=task, method=method, architecture=architecture, rank=rank)
+
+
+def check_rank(method: str, rank: int | None) -> None:
+    """Raise `InputError` where a rank is missing, superfluous, or not positive."""
+    ranks = registry.get("method", method).ranks
+    if ranks and rank is None:
+        msg = f"method {method!r} needs a rank, for instance {ranks[0]}"
+        raise InputError(msg)
+    if not ranks and rank is not None:
+        msg = f"method {method!r} has no rank, but rank {rank} was given"
+        raise InputError(msg)
+    if rank is not None and rank < 1:
+        msg = f"rank {rank} is not a positive whole number"
+        raise InputError(msg)
+
+
+def select_cases(pattern: str | None) -> list[Case]:
+    """Return the cases whose id matches a glob; none matching is an error that shows one id."""
+    cases = default_cases()
+    if pattern is None:
+        return cases
+    found = [case for case in cases if fnmatchcase(case.id, pattern)]
+    if not found:
+        raise UnknownNameError("case pattern", pattern, [case.id for case in cases[:3]])
+    return found
+
+
+def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float]) -> dict[str, int]:
+    """Assign each case id to a shard 1..count, evenly by weight, an architecture never split.
+
+    An architecture stays in one shard so that relative times and the profiles of its pairings are
+    made there once. A case without a weight counts as the mean of those that have one. Raises
+    `InputError` where there are more shards than architectures: one of them would be empty.
+    """
+    known = [weight for weight in weights.values() if weight > 0]
+    usual = sum(known) / len(known) if known else 1.0
+    groups: dict[str, list[str]] = {}
+    for case in cases:
+        groups.setdefault(case.architecture, []).append(case.id)
+    if count > len(groups):
+        msg = (
+            f"{count} shards for {len(groups)} architectures: an architecture is never split, so "
+            f"at most {len(groups)} shards have work"
+        )
+        raise InputError(msg)
+    load = {
+        name: sum(weights.get(identifier, usual) for identifier in ids)
+        for name, ids in groups.items()
+    }
+    totals = [0.0] * count
+    shards: dict[str, int] = {}
+    # Longest processing time first: the heaviest group goes to the lightest shard.
+    for name in sorted(load, key=lambda name: (-load[name], name)):
+        lightest = totals.index(min(totals))
+        totals[lightest] += load[name]
+        shards.update(dict.fromkeys(groups[name], lightest + 1))
+    return shards

@@ -1,0 +1,380 @@
+"""Measure a case: cost of one training step, a brief fine-tune per seed, and invariants.
+
+The one module that joins the torch parts. What a library cannot do becomes a record of its own
+(`unsupported`, `error`), so that its appearing and its vanishing are both seen.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from peft_regress import registry
+from peft_regress.cost import StepCost, profile_step
+from peft_regress.errors import (
+    AbsentError,
+    InputError,
+    NonFiniteLossError,
+    PeftRegressError,
+    UnsupportedCaseError,
+)
+from peft_regress.finetune import evaluate, finetune, loop_definition, set_modes, single_thread
+from peft_regress.invariants import InvariantCheck
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
+from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
+from peft_regress.sources import build_source, source_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+    from peft_regress.architectures.protocol import Architecture
+    from peft_regress.finetune import TrainingRun
+    from peft_regress.methods.protocol import Method
+    from peft_regress.records import Status
+    from peft_regress.tasks.protocol import Task, TaskData
+
+__all__ = [
+    "FIRST_LOSSES",
+    "PROTOCOL_VERSION",
+    "SEEDS",
+    "Adaptation",
+    "CostSettings",
+    "Measurement",
+    "ProfileCache",
+    "RoundRunner",
+    "adaptation_cost",
+    "cost_metrics",
+    "define",
+    "measure",
+    "plain_rounds",
+]
+
+PROTOCOL_VERSION: Final = 1
+"""Raised by hand when the way of measuring changes: baselines made before become incomparable."""
+
+SEEDS: Final = (0, 1, 2)
+FIRST_LOSSES: Final = 4
+_COST_SEED: Final = 0
+
+
+class RoundRunner(Protocol):
+    """Anything that runs `target` for some rounds, as pytest-benchmark's `pedantic` does."""
+
+    def __call__(
+        self,
+        target: Callable[..., Any],
+        *,
+        setup: Callable[[], Any],
+        teardown: Callable[..., Any],
+        rounds: int,
+    ) -> Any:  # noqa: ANN401
+        """Call setup, target with what setup returned, then teardown, for each round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """What the cost of a training step depends on; no task."""
+
+    method: str
+    architecture: str
+    rank: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSettings:
+    """The step whose cost is profiled; the defaults are those of every stored baseline."""
+
+    batch: int = 1
+    resolution: int = 224
+    classes: int = 10
+    loss: str = "cross-entropy"
+    bn: str | None = None
+    freeze_head: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostReport:
+    """The cost of a step, and the sizes that no step is needed for."""
+
+    step: StepCost
+    trainable_params: int
+    total_params: int
+    adapter_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a case measured; the record is what reaches disk."""
+
+    record: Record
+
+    @property
+    def status(self) -> Status:
+        """Return `ok`, `unsupported` or `error`."""
+        return self.record.status
+
+    def value(self, metric: str) -> float:
+        """Return a metric's value; raises `AbsentError` where it does not apply."""
+        try:
+            return self.record.metrics[metric].value
+        except KeyError:
+            msg = f"{self.record.case.id} has no metric {metric!r}"
+            raise AbsentError(msg) from None
+
+
+class ProfileCache:
+    """Cost reports by adaptation and settings: both tasks of a pairing share one profile."""
+
+    def __init__(self) -> None:
+        self._reports: dict[tuple[Adaptation, CostSettings], CostReport] = {}
+
+    def get(self, adaptation: Adaptation, settings: CostSettings) -> CostReport:
+        """Return the report, profiling on first use."""
+        key = (adaptation, settings)
+        if key not in self._reports:
+            self._reports[key] = adaptation_cost(adaptation, settings)
+        return self._reports[key]
+
+
+def plain_rounds(
+    target: Callable[..., Any],
+    *,
+    setup: Callable[[], Any],
+    teardown: Callable[..., Any],
+    rounds: int,
+) -> None:
+    """Run the rounds without timing them."""
+    for _ in range(rounds):
+        args, kwargs = setup()
+        target(*args, **kwargs)
+        teardown(*args, **kwargs)
+
+
+def define(case: Case, baselines: Path) -> str:
+    """Return the digest of what defines a case: data, source bytes, settings, seeds; never code.
+
+    Raises `SourceError` where the source checkpoint is not recorded.
+    """
+    method: Method = registry.get("method", case.method)
+    task: Task = registry.get("task", case.task)
+    return canonical_digest(
+        {
+            "protocol_version": PROTOCOL_VERSION,
+            "case": case.id,
+            "source": source_digest(baselines, case.architecture),
+            "task": task.definition(),
+            "method": method.hyperparameters(case.rank),
+            "loop": loop_definition(),
+            "seeds": list(SEEDS),
+            "first_losses": FIRST_LOSSES,
+            "cost": {"batches": [1, 32], "resolution": 224, "classes": 10},
+        }
+    )
+
+
+@single_thread()
+def measure(
+    case: Case,
+    *,
+    baselines: Path,
+    profiles: ProfileCache,
+    run_rounds: RoundRunner = plain_rounds,
+    timed: bool = True,
+) -> Measurement:
+    """Measure one case. An error of a library becomes a record; wrong use raises.
+
+    `baselines` is the folder with `sources/`; `timed` says whether `run_rounds` measures time.
+    Raises `InputError` for unknown names and ranks, `SourceError` for a bad source checkpoint.
+    """
+    definition = define(case, baselines)
+
+    def record(status: Status, **content: Any) -> Measurement:  # noqa: ANN401
+        blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
+        fields = {**blank, **content}
+        return Measurement(
+            record=Record(case=case, definition=definition, status=status, **fields)
+        )
+
+    def failed(status: Status, error: Exception) -> Measurement:
+        message = str(error).strip() or "no message"
+        return record(status, error=Failure(type=type(error).__name__, message=message))
+
+    trial = _Trial(case, baselines)
+    try:
+        # Wrapping alone decides what is unsupported: later errors of the same types are bugs.
+        trial.adapt(SEEDS[0])
+    except (InputError, AbsentError):
+        raise
+    except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
+        return failed("unsupported", error)
+    except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
+        return failed("error", error)
+    adaptation = Adaptation(method=case.method, architecture=case.architecture, rank=case.rank)
+    try:
+        reports = {
+            suffix: profiles.get(adaptation, CostSettings(batch=batch))
+            for suffix, batch in (("", 1), (BATCH_SUFFIX, 32))
+        }
+        trial.run(run_rounds)
+    except (InputError, AbsentError):
+        raise
+    except Exception as error:  # noqa: BLE001
+        return failed("error", error)
+    metrics = {**trial.metrics(timed=timed)}
+    for suffix, report in reports.items():
+        metrics.update(cost_metrics(report, suffix=suffix))
+    return record(
+        "ok",
+        metrics={name: metrics[name] for name in METRICS if name in metrics},
+        invariants=trial.invariants,
+        ledger=_ledger(reports[""].step),
+    )
+
+
+def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
+    """Profile one training step of a method on an architecture; needs no data and no source."""
+    import torch
+
+    method: Method = registry.get("method", adaptation.method)
+    architecture: Architecture = registry.get("architecture", adaptation.architecture)
+    model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
+    model = method.adapt(
+        model, head=architecture.head, rank=adaptation.rank, seed=_COST_SEED
+    )
+    if settings.freeze_head:
+        _freeze_head(model, architecture.head)
+    train_statistics = (
+        method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
+    )
+    set_modes(model, batch_norm_statistics=train_statistics)
+    step = profile_step(
+        model,
+        lambda wrapped: method.make_optimizer(wrapped, rank=adaptation.rank),
+        input_shape=(settings.batch, 3, settings.resolution, settings.resolution),
+        num_classes=settings.classes,
+        loss=settings.loss,
+    )
+    parameters = list(model.parameters())
+    shipped = method.shipped_tensors(model)
+    return CostReport(
+        step=step,
+        trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
+        total_params=sum(p.numel() for p in parameters),
+        adapter_bytes=sum(t.numel() * t.element_size() for t in shipped.values()),
+    )
+
+
+def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
+    """Return the metrics of a cost report; one that does not apply is absent."""
+    values = {name: getattr(report.step, name) for name in COST_METRICS}
+    if not report.step.projection_flops:
+        del values["projection_flops"]
+    metrics = {name + suffix: _metric(name + suffix, value) for name, value in values.items()}
+    for name in ("trainable_params", "total_params", "adapter_bytes"):
+        metrics[name] = _metric(name, getattr(report, name))
+    return metrics
+
+
+class _Trial:
+    """The fine-tuning of one case: one round a seed, evaluated outside the timed part."""
+
+    def __init__(self, case: Case, baselines: Path) -> None:
+        self.case = case
+        self.baselines = baselines
+        self.method: Method = registry.get("method", case.method)
+        self.architecture: Architecture = registry.get("architecture", case.architecture)
+        self.task: Task = registry.get("task", case.task)
+        self.runs: list[TrainingRun] = []
+        self.evaluations: list[tuple[float, float]] = []
+        self.invariants: dict[str, bool | None] = {}
+        self._data: TaskData | None = None
+        self._check: InvariantCheck | None = None
+
+    def base_model(self, seed: int) -> nn.Module:
+        """Return the source model made ready for the task."""
+        model = build_source(self.baselines, self.architecture)
+        self.task.prepare(model, head=self.architecture.head, seed=seed)
+        return model
+
+    def adapt(self, seed: int) -> nn.Module:
+        """Return the adapted model of a seed."""
+        return self.method.adapt(
+            self.base_model(seed), head=self.architecture.head, rank=self.case.rank, seed=seed
+        )
+
+    def run(self, run_rounds: RoundRunner) -> None:
+        """Fine-tune once a seed."""
+        self._data = self.task.load()
+        seeds = iter(SEEDS)
+
+        def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            seed = next(seeds)
+            model = self.adapt(seed)
+            return (model, self.method.make_optimizer(model, rank=self.case.rank), seed), {}
+
+        run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(SEEDS))
+
+    def _train(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ANN401
+        assert self._data is not None  # noqa: S101  (set by run)
+        self.runs.append(
+            finetune(
+                model,
+                optimizer,
+                self._data,
+                seed=seed,
+                first=FIRST_LOSSES,
+                batch_norm_statistics=self.method.trains_batch_norm_statistics,
+            )
+        )
+
+    def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ANN401, ARG002
+        assert self._data is not None  # noqa: S101  (set by run)
+        accuracy, loss = evaluate(model, self._data.test_images, self._data.test_labels)
+        if loss != loss or loss in (float("inf"), float("-inf")):  # noqa: PLR0124
+            raise NonFiniteLossError(step=len(self.runs[-1].losses), loss=loss, seed=seed)
+        self.evaluations.append((accuracy, loss))
+
+    def metrics(self, *, timed: bool) -> dict[str, Metric]:
+        """Return the metrics of the fine-tunes, with one sample a seed."""
+        first = [list(run.first_losses) for run in self.runs]
+        accuracies = [accuracy for accuracy, _ in self.evaluations]
+        losses = [loss for _, loss in self.evaluations]
+        metrics = {
+            "first_losses": _metric("first_losses", statistics.fmean(s[0] for s in first), first),
+            "accuracy": _metric("accuracy", statistics.fmean(accuracies), accuracies),
+            "loss": _metric("loss", statistics.fmean(losses), losses),
+        }
+        if timed:
+            seconds = [run.median_step_seconds for run in self.runs]
+            metrics["step_seconds"] = _metric("step_seconds", statistics.fmean(seconds), seconds)
+        return metrics
+
+
+def _metric(name: str, value: float, samples: list[Any] | None = None) -> Metric:
+    spec = METRICS[name]
+    return Metric(
+        value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
+    )
+
+
+def _ledger(step: StepCost) -> Ledger:
+    """Keep what attribution needs; parameters and state need no module to be understood."""
+    flops: dict[str, dict[str, dict[str, int]]] = {}
+    for site in step.flops_by_site:
+        flops.setdefault(site.phase, {}).setdefault(site.module, {})[site.op] = site.flops
+    sizes: dict[str, dict[str, int]] = {}
+    for place in step.bytes_at_peak:
+        by_module = sizes.setdefault(place.category, {})
+        module = place.module if place.category in ("activation", "temp", "grad") else ""
+        by_module[module] = by_module.get(module, 0) + place.bytes
+    return Ledger(flops=flops, bytes=sizes)
+
+
+def _freeze_head(model: nn.Module, head: str) -> None:
+    for name, parameter in model.named_parameters():
+        if f".{head}." in f".{name}":
+            parameter.requires_grad_(False)

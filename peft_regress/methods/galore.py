@@ -1,0 +1,134 @@
+"""GaLore through galore_torch: everything trains, in a low-rank gradient space. No torch at import.
+
+Source: Zhao et al., GaLore (2024), algorithm 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.parts import copy_into, find_head
+from peft_regress.methods.quiet_import import import_quietly
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.methods.protocol import Json
+
+__all__ = ["GALORE", "GaLore"]
+
+_MATRIX_DIMENSIONS: Final = (2, 4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaLore:
+    """Train every parameter; linear and convolution weights through a projected gradient.
+
+    `update_proj_gap` is the number of steps between two SVDs. It is far below the library's 200
+    so that a refresh falls inside a short run: a projector that never refreshes must show.
+    """
+
+    name: str
+    update_proj_gap: int
+    scale: float = 0.25
+    proj_type: str = "std"
+    ranks: tuple[int, ...] = (1, 4, 16)
+    default: bool = True
+    trains_batch_norm_statistics: bool = False
+
+    def hyperparameters(self, rank: int | None) -> dict[str, Json]:
+        """Return all that is set by hand; betas, eps and no weight decay are the library's own."""
+        return {
+            "optimizer": "GaLoreAdamW",
+            "betas": [0.9, 0.999],
+            "eps": 1e-6,
+            "weight_decay": 0.0,
+            "learning_rate": learning_rate(self.name),
+            "rank": rank,
+            "update_proj_gap": self.update_proj_gap,
+            "scale": self.scale,
+            "proj_type": self.proj_type,
+            "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
+        }
+
+    def adapt(
+        self,
+        model: nn.Module,
+        *,
+        head: str,
+        rank: int | None,  # noqa: ARG002  (protocol)
+        seed: int,  # noqa: ARG002
+    ) -> nn.Module:
+        """Let everything train, in place; the method lives in its optimizer."""
+        find_head(model, head)
+        model.requires_grad_(requires_grad=True)
+        return model
+
+    def expected_trainable(
+        self,
+        base: nn.Module,
+        *,
+        head: str,  # noqa: ARG002
+        rank: int | None,  # noqa: ARG002
+    ) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of every parameter."""
+        return {name: tuple(parameter.shape) for name, parameter in base.named_parameters()}
+
+    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
+        """Return GaLoreAdamW, weights of 2 and 4 dimensions in a group with a rank."""
+        galore_torch = import_quietly("galore_torch")
+        from peft_regress.methods.galore_projector import FlatteningProjector  # noqa: PLC0415
+
+        projected: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                ranked = parameter.ndim in _MATRIX_DIMENSIONS
+                (projected if ranked else plain).append(parameter)
+        if not projected:
+            msg = (
+                f"{self.name}: {type(model).__name__} has no trainable weight of 2 or 4 dimensions"
+            )
+            raise UnsupportedCaseError(msg)
+        settings = {
+            "rank": rank,
+            "update_proj_gap": self.update_proj_gap,
+            "scale": self.scale,
+            "proj_type": self.proj_type,
+        }
+        groups: list[dict[str, Any]] = [{"params": projected, **settings}]
+        if plain:
+            groups.append({"params": plain})
+        optimizer = galore_torch.GaLoreAdamW(
+            groups,
+            lr=learning_rate(self.name),
+            betas=(0.9, 0.999),
+            eps=1e-6,
+            weight_decay=0.0,
+            no_deprecation_warning=True,
+        )
+        for parameter in projected:
+            # The optimizer keeps a projector that it finds, and makes a stock one else.
+            optimizer.state[parameter]["projector"] = FlatteningProjector(**settings)
+        return cast("Optimizer", optimizer)
+
+    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return all parameters and buffers: once projected back, an update is of full size."""
+        return model.state_dict()
+
+    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Put shipped tensors into a freshly adapted model."""
+        copy_into(self.shipped_tensors(model), tensors)
+
+    def merge(self, model: nn.Module) -> None:  # noqa: ARG002
+        """Return None: there is no adapter to fold in."""
+        return
+
+
+GALORE = GaLore(name="galore", update_proj_gap=10)

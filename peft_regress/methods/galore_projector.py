@@ -1,0 +1,37 @@
+"""Let GaLore's projector take convolution weights. Imports torch: import it late."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from galore_torch.galore_projector import GaLoreProjector
+
+if TYPE_CHECKING:
+    from torch import Size, Tensor
+
+__all__ = ["FlatteningProjector"]
+
+
+class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torch has no types
+    """The stock projector, with a convolution seen as the matrix (out, in * height * width).
+
+    The library hands a gradient of any shape to `torch.linalg.svd` as it is and raises on four
+    dimensions. On a matrix this class does exactly what the stock one does.
+    """
+
+    _shape: Size
+
+    def project(self, full_rank_grad: Tensor, iter: int) -> Tensor:  # noqa: A002  (library's name)
+        """Return the gradient in the subspace.
+
+        full_rank_grad: (out, in, height, width) or (out, in); result: (out, rank) where out is
+        the larger side, (rank, in * height * width) else.
+        """
+        self._shape = full_rank_grad.shape
+        low_rank: Tensor = super().project(full_rank_grad.flatten(start_dim=1), iter)
+        return low_rank
+
+    def project_back(self, low_rank_grad: Tensor) -> Tensor:
+        """Return the update in the shape of the weight, scaled."""
+        full_rank: Tensor = super().project_back(low_rank_grad)
+        return full_rank.view(self._shape)

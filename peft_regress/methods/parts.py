@@ -1,0 +1,79 @@
+"""The pieces that the built-in methods share: the head, AdamW, loading by exact names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.errors import InputError, UnsupportedCaseError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.methods.protocol import Json
+
+__all__ = ["ADAMW_SETTINGS", "check_names", "copy_into", "find_head", "make_adamw", "train_only"]
+
+# No weight decay: it would move a parameter whose gradient is dead, and hide that it is.
+ADAMW_SETTINGS: Final[dict[str, Json]] = {
+    "optimizer": "AdamW",
+    "betas": [0.9, 0.999],
+    "eps": 1e-8,
+    "weight_decay": 0.0,
+}
+
+
+def find_head(model: nn.Module, head: str) -> nn.Module:
+    """Return the last layer by its qualified name, or raise `UnsupportedCaseError`."""
+    try:
+        return model.get_submodule(head)
+    except AttributeError:
+        msg = f"{type(model).__name__} has no module {head!r} to train as its head"
+        raise UnsupportedCaseError(msg) from None
+
+
+def train_only(model: nn.Module, module: nn.Module) -> None:
+    """Freeze the whole model but one of its modules."""
+    model.requires_grad_(requires_grad=False)
+    module.requires_grad_(requires_grad=True)
+
+
+def make_adamw(model: nn.Module, *, learning_rate: float) -> Optimizer:
+    """Return AdamW over what trains, one tensor at a time so that its work can be counted."""
+    import torch  # noqa: PLC0415  (listing names must not cost the import)
+
+    return torch.optim.AdamW(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        foreach=False,
+        fused=False,
+    )
+
+
+def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise `InputError` unless the shipped tensors are exactly the wanted ones, by name."""
+    absent, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+    if absent or surplus:
+        msg = (
+            "these shipped tensors belong to another model: "
+            f"{len(absent)} absent {absent[:3]}, {len(surplus)} unknown {surplus[:3]}"
+        )
+        raise InputError(msg)
+
+
+def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Overwrite tensors in place with those of the same names and shapes."""
+    import torch  # noqa: PLC0415
+
+    check_names(tensors, targets)
+    with torch.no_grad():
+        for name, target in targets.items():
+            if target.shape != tensors[name].shape:
+                msg = f"{name} is {tuple(target.shape)}, shipped is {tuple(tensors[name].shape)}"
+                raise InputError(msg)
+            target.copy_(tensors[name])

@@ -1,0 +1,70 @@
+"""What a fine-tuning method must offer to be measured. No torch at import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+__all__ = ["Json", "Method"]
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+class Method(Protocol):
+    """A way to fine-tune a model: what it wraps, what it trains, what it would ship."""
+
+    @property
+    def name(self) -> str:
+        """The name in a case id."""
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks of the default matrix; empty where the method has no rank."""
+
+    @property
+    def default(self) -> bool:
+        """Whether the method belongs to the default matrix."""
+
+    @property
+    def trains_batch_norm_statistics(self) -> bool:
+        """Whether BatchNorm layers run in train mode, their statistics re-estimated."""
+
+    def hyperparameters(self, rank: int | None) -> dict[str, Json]:
+        """Return all that is set by hand (learning rate, alpha, betas ...), for the definition."""
+
+    def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
+        """Wrap the model and set what trains; `head` is the qualified name of the last layer.
+
+        Raises `UnsupportedCaseError` where no module is eligible, and lets the library's own
+        ValueError and NotImplementedError through. Draws only from generators seeded by `seed`.
+        The model handed in may be changed in place and must not be used afterwards.
+        """
+
+    def expected_trainable(
+        self, base: nn.Module, *, head: str, rank: int | None
+    ) -> Mapping[str, tuple[int, ...]]:
+        """Return name and shape of each parameter that must train once `base` is adapted.
+
+        Derived from the unadapted model by the method's own rule, without the library that does
+        the wrapping: the yardstick for what the library did. Names are those of the adapted model.
+        """
+
+    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
+        """Return the optimizer over the trainable parameters, `foreach=False`."""
+
+    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return the tensors that a device needs beyond the source model, by name; no copies."""
+
+    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Put shipped tensors into a freshly adapted model.
+
+        Raises `InputError` where the names are not exactly those that the model would ship.
+        """
+
+    def merge(self, model: nn.Module) -> nn.Module | None:
+        """Fold the adapter into a copy of the base model; None where there is no adapter."""

@@ -1,0 +1,31 @@
+"""Import peft and galore_torch without the noise of a library that they pull in."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["import_quietly"]
+
+# bitsandbytes warns at import that a 4-bit kernel is not installed. Nothing here uses 4 bits, and
+# its advice to install `kernels` would mislead whoever reads the report.
+_NOISY_LOGGER: Final = "bitsandbytes.backends.cpu.ops"
+_NOISE: Final = "Failed to load CPU gemm_4bit_forward"
+
+
+def import_quietly(name: str) -> ModuleType:
+    """Import a module; of what is logged meanwhile, one known and irrelevant line is dropped."""
+    logger = logging.getLogger(_NOISY_LOGGER)
+    logger.addFilter(_is_signal)
+    try:
+        return importlib.import_module(name)
+    finally:
+        logger.removeFilter(_is_signal)
+
+
+def _is_signal(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)

@@ -1,0 +1,114 @@
+"""Methods that train a part of the model as it stands, without an adapter. No torch at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.parts import (
+    ADAMW_SETTINGS,
+    copy_into,
+    find_head,
+    make_adamw,
+    train_only,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.methods.protocol import Json
+
+__all__ = ["BN_HEAD", "FULL", "HEAD", "Selective"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selective:
+    """Train everything, or the head alone.
+
+    With `trains_batch_norm_statistics` the running mean and variance of every BatchNorm follow
+    the target data in the forward pass (weight and bias stay frozen): the BN+H of the paper.
+    """
+
+    name: str
+    trains: Literal["all", "head"]
+    trains_batch_norm_statistics: bool = False
+    ranks: tuple[int, ...] = ()
+    default: bool = True
+
+    def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
+        """Return all that is set by hand, for the definition."""
+        return {
+            **ADAMW_SETTINGS,
+            "learning_rate": learning_rate(self.name),
+            "trains": self.trains,
+            "trains_batch_norm_statistics": self.trains_batch_norm_statistics,
+        }
+
+    def adapt(
+        self,
+        model: nn.Module,
+        *,
+        head: str,
+        rank: int | None,  # noqa: ARG002
+        seed: int,  # noqa: ARG002
+    ) -> nn.Module:
+        """Set what trains, in place; nothing is drawn."""
+        head_module = find_head(model, head)
+        if self.trains == "all":
+            model.requires_grad_(requires_grad=True)
+        else:
+            train_only(model, head_module)
+        return model
+
+    def expected_trainable(
+        self,
+        base: nn.Module,
+        *,
+        head: str,
+        rank: int | None,  # noqa: ARG002
+    ) -> dict[str, tuple[int, ...]]:
+        """Return name and shape of each parameter that must train."""
+        return {
+            name: tuple(parameter.shape)
+            for name, parameter in base.named_parameters()
+            if self.trains == "all" or name.rpartition(".")[0] == head
+        }
+
+    def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:  # noqa: ARG002
+        """Return AdamW over what trains."""
+        return make_adamw(model, learning_rate=learning_rate(self.name))
+
+    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return all parameters and buffers, or the head and, if they moved, the statistics."""
+        if self.trains == "all":
+            return model.state_dict()
+        shipped = {
+            name: parameter.detach()
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        if self.trains_batch_norm_statistics:
+            # The count of batches steers only a momentum of None; inference never reads it.
+            shipped |= {
+                name: buffer
+                for name, buffer in model.named_buffers()
+                if name.endswith((".running_mean", ".running_var"))
+            }
+        return shipped
+
+    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        """Put shipped tensors into a freshly adapted model."""
+        copy_into(self.shipped_tensors(model), tensors)
+
+    def merge(self, model: nn.Module) -> None:  # noqa: ARG002
+        """Return None: there is no adapter to fold in."""
+        return
+
+
+FULL = Selective(name="full", trains="all")
+HEAD = Selective(name="head", trains="head")
+BN_HEAD = Selective(name="bn_head", trains="head", trains_batch_norm_statistics=True)

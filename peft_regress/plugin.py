@@ -1,0 +1,239 @@
+"""The pytest plugin: options, the fixture `peft_regress`, and the verdict at the run's end.
+
+Under pytest-xdist the workers measure and judge their cases and send each record along with its
+test report; the controller joins them, so that verdicts and run file are those of a serial run.
+State lives in `config.stash`. Nothing here imports torch before a case is measured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from peft_regress.config import RegressOptions, add_options
+from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
+from peft_regress.matrix import shard_of
+from peft_regress.records import SCHEMA_VERSION, Case, Record
+from peft_regress.session import RegressSession
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from peft_regress.measure import Measurement
+
+__all__: list[str] = []
+
+_SESSION = pytest.StashKey[RegressSession]()
+_RECORD = pytest.StashKey[Record]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the `--regress-...` options."""
+    add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Parse the options and register the hooks that need this run's state."""
+    config.addinivalue_line(
+        "markers", "case(task, method, architecture, rank): the pairing that a test measures"
+    )
+    try:
+        session = RegressSession(config, RegressOptions.of(config))
+    except InputError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[_SESSION] = session
+    config.pluginmanager.register(_Hooks(session), "peft_regress_session")
+    if config.pluginmanager.hasplugin("xdist"):
+        config.pluginmanager.register(_ControllerHooks(session), "peft_regress_controller")
+        # Pairings that share a cost profile go to one worker, unless another way was asked for.
+        if config.getoption("dist") == "load":
+            config.option.dist = "loadgroup"
+
+
+@pytest.fixture
+def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:  # noqa: ANN401
+    """Measure a case, judge it by its baseline, and fail the test where it got worse."""
+    session = request.config.stash[_SESSION]
+
+    def measure_and_judge(case: Case) -> Measurement:
+        try:
+            measurement = _measure(session, case, benchmark)
+        except PeftRegressError as error:
+            pytest.fail(str(error), pytrace=False)
+        request.node.stash[_RECORD] = measurement.record
+        verdict = judge_case(
+            case.id,
+            session.references().get(case.id),
+            Observation(
+                record=measurement.record,
+                environment=session.environment(),
+                machine=session.machine(),
+                origin="this run",
+            ),
+        )
+        failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
+        if verdict.verdict in failing:
+            pytest.fail(session.explain(verdict, measurement.record), pytrace=False)
+        return measurement
+
+    return measure_and_judge
+
+
+def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement:  # noqa: ANN401
+    """Measure with pytest-benchmark's timer where it runs, with a plain loop where it is off."""
+    from peft_regress.measure import measure, plain_rounds
+
+    benchmark.group = f"{case.task}/{case.architecture}"
+    benchmark.extra_info["peft_regress"] = {"schema_version": SCHEMA_VERSION, "case_id": case.id}
+
+    def run_rounds(target: Any, **rounds: Any) -> None:  # noqa: ANN401
+        if benchmark.disabled:
+            # A disabled `pedantic` calls its target once, and the seeds are no matter of timing.
+            benchmark.pedantic(lambda: plain_rounds(target, **rounds))
+        else:
+            benchmark.pedantic(target, **rounds)
+
+    measurement = measure(
+        case,
+        baselines=session.options.baselines,
+        profiles=session.profiles(),
+        run_rounds=run_rounds,
+        timed=not benchmark.disabled,
+    )
+    if benchmark.stats is not None:
+        session.benchmarks.append(benchmark.stats)
+    return measurement
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let the record travel with the test's report, from a worker to the controller too."""
+    report = yield
+    record = item.stash.get(_RECORD, None)
+    if report.when == "call" and record is not None:
+        report.peft_regress_record = msgspec.json.encode(record).decode()
+    return report
+
+
+def _case_of(item: pytest.Item) -> Case | None:
+    """Return the pairing that a test's marker names, or None for an ordinary test."""
+    marker = item.get_closest_marker("case")
+    if marker is None:
+        return None
+    try:
+        return msgspec.convert(marker.kwargs, Case)
+    except msgspec.ValidationError as error:
+        msg = f"{item.nodeid}: marker case(...): {error}"
+        raise pytest.UsageError(msg) from None
+
+
+class _Hooks:
+    """The hooks of one pytest process, serial, worker or controller."""
+
+    def __init__(self, session: RegressSession) -> None:
+        self.session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Note what was collected before anything is deselected, then take this shard's part."""
+        cases: dict[str, Case] = {}
+        for item in items:
+            case = _case_of(item)
+            if case is None:
+                continue
+            if case.id in cases:
+                msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
+                raise pytest.UsageError(msg)
+            cases[case.id] = case
+            item.add_marker(pytest.mark.xdist_group("/".join(map(str, case.adaptation))))
+            # A case that fails before its first timed round leaves the timer unused: no news.
+            item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
+        self.session.collected = set(cases)
+        if self.session.options.shard is not None and cases:
+            self._keep_shard(config, items, list(cases.values()))
+
+    def _keep_shard(
+        self, config: pytest.Config, items: list[pytest.Item], cases: list[Case]
+    ) -> None:
+        shard = self.session.options.shard
+        assert shard is not None  # noqa: S101  (the caller checked)
+        try:
+            weights = {
+                name: float(old.record.metrics["step_seconds"].value)
+                for name, old in self.session.references().items()
+                if "step_seconds" in old.record.metrics
+            }
+            shards = shard_of(cases, count=shard.count, weights=weights)
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from None
+        kept: list[pytest.Item] = []
+        dropped: list[pytest.Item] = []
+        for item in items:
+            case = _case_of(item)
+            mine = case is None or shards[case.id] == shard.index
+            (kept if mine else dropped).append(item)
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = kept
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Read the baselines before the first case runs: unreadable ones must not cost a run."""
+        self.session.selected = {case.id for item in session.items if (case := _case_of(item))}
+        if self.session.selected and not session.config.getoption("collectonly"):
+            try:
+                self.session.references()
+            except InputError as error:
+                raise pytest.UsageError(str(error)) from None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Take the record that came with a report."""
+        encoded = getattr(report, "peft_regress_record", None)
+        if encoded is not None:
+            record = msgspec.json.decode(encoded, type=Record)
+            self.session.records[record.case.id] = record
+
+    def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
+        """Make files of `--benchmark-json` and `--benchmark-save` run files as well."""
+        self.session.extend_document(output_json)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Write the run file, and fail the run where a case is missing."""
+        workeroutput = getattr(session.config, "workeroutput", None)
+        if workeroutput is not None:
+            workeroutput["peft_regress_collected"] = sorted(self.session.collected)
+            workeroutput["peft_regress_selected"] = sorted(self.session.selected)
+            return
+        if not self.session.is_gating:
+            return
+        problem = self.session.finish()
+        if problem and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Print the verdict as one table."""
+        if self.session.is_gating:
+            terminalreporter.section("peft_regress", sep="=")
+            terminalreporter.write_line(self.session.summary_text())
+
+
+class _ControllerHooks:
+    """What the controller of pytest-xdist learns from its workers."""
+
+    def __init__(self, session: RegressSession) -> None:
+        self.session = session
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401  (an xdist internal class)
+        """Take what a worker collected and was to run."""
+        output = getattr(node, "workeroutput", {})
+        self.session.collected |= set(output.get("peft_regress_collected", ()))
+        self.session.selected |= set(output.get("peft_regress_selected", ()))

@@ -1,0 +1,181 @@
+"""The values that reach disk: what was measured, where, and of what.
+
+Every struct is frozen and refuses unknown fields, so that a file of another tool or of another
+schema is an error that names the key, never a silently half-read record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from peft_regress.errors import InputError
+from peft_regress.units import Direction, Kind, Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = [
+    "MIXED_MACHINES",
+    "SCHEMA_VERSION",
+    "Acceptance",
+    "Case",
+    "Failure",
+    "Ledger",
+    "Machine",
+    "Metric",
+    "Record",
+    "Role",
+    "Run",
+    "Selection",
+    "Status",
+    "canonical_digest",
+    "check_finite",
+    "content_digest",
+]
+
+SCHEMA_VERSION = 1
+
+MIXED_MACHINES = "mixed"
+"""Machine digest of a union of shards from several machines: its times are never judged."""
+
+Status = Literal["ok", "unsupported", "error"]
+Role = Literal["baseline", "history"]
+Sample = float | list[float]
+
+
+class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One pairing of the matrix."""
+
+    task: str
+    method: str
+    architecture: str
+    rank: int | None = None
+
+    @property
+    def id(self) -> str:
+        """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` where there is no rank."""
+        ranked = self.method if self.rank is None else f"{self.method}-r{self.rank}"
+        return f"{self.task}/{ranked}/{self.architecture}"
+
+    @property
+    def adaptation(self) -> tuple[str, int | None, str]:
+        """Return what the cost of a step depends on: method, rank and architecture, no task."""
+        return (self.method, self.rank, self.architecture)
+
+
+class Metric(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """One measured number. `samples` has one item a seed; `value` is their mean."""
+
+    value: int | float
+    unit: Unit
+    direction: Direction
+    kind: Kind
+    samples: list[Sample] | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Why a case is unsupported or in error."""
+
+    type: str
+    message: str
+
+
+class Ledger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What attribution needs: where FLOPs and peak bytes of one step come from, at batch 1.
+
+    `flops`: phase -> module -> op -> FLOPs, adding up to the phase's total.
+    `bytes`: category -> module -> bytes alive at the simultaneous peak, adding up to `peak_bytes`;
+    parameters, buffers and optimizer state are one entry each, under the module ''.
+    """
+
+    flops: dict[str, dict[str, dict[str, int]]] = {}
+    bytes: dict[str, dict[str, int]] = {}
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All that is known of one case in one run."""
+
+    case: Case
+    definition: str
+    status: Status
+    error: Failure | None
+    metrics: dict[str, Metric]
+    invariants: dict[str, bool | None]
+    ledger: Ledger
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a time depends on besides the code; never a host name."""
+
+    digest: str
+    cpu: str
+    cores: int
+    threads: int
+    instruction_set: str
+
+
+class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was asked for: all expected cases, or how the run was narrowed."""
+
+    complete: bool
+    narrowed_by: list[str] = []
+    not_selected: list[str] = []
+
+
+class Acceptance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who a run was accepted as, why and when (ISO 8601, UTC)."""
+
+    reason: str
+    date: str
+    role: Role
+
+
+class Run(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The object `peft_regress` of a run file: everything the gate reads."""
+
+    schema_version: int
+    environment: dict[str, str]
+    machine: Machine
+    selection: Selection
+    cases: dict[str, Record]
+    accepted: Acceptance | None = None
+    content_digest: str = ""
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.cases.values())
+
+
+def canonical_digest(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """Return 'sha256:<hex>' of a JSON value, whatever the order of its keys."""
+    encoded = msgspec.json.encode(value, order="sorted")
+    return "sha256:" + hashlib.sha256(encoded).hexdigest()
+
+
+def content_digest(run: Run) -> str:
+    """Return the digest of a run's content, its own digest left out."""
+    content = msgspec.to_builtins(run)
+    content.pop("content_digest", None)
+    return canonical_digest(content)
+
+
+def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
+    """Raise `InputError` where a metric is NaN, infinite, or a negative count."""
+    for name, metric in metrics.items():
+        flat = [metric.value]
+        for sample in metric.samples or ():
+            flat.extend(sample if isinstance(sample, list) else [sample])
+        for value in flat:
+            if not math.isfinite(value):
+                msg = f"{where}: metric {name!r} is {value}, not a finite number"
+                raise InputError(msg)
+            if value < 0 and metric.unit != "nat":
+                msg = f"{where}: metric {name!r} is {value}, and a {metric.unit} is never negative"
+                raise InputError(msg)

@@ -1,0 +1,7 @@
+"""Turn a verdict into text, Markdown or JSON values. No IO, no judgement."""
+
+from peft_regress.report.encode import encode_verdict
+from peft_regress.report.markdown import verdict_markdown
+from peft_regress.report.text import case_text, results_table, verdict_text
+
+__all__ = ["case_text", "encode_verdict", "results_table", "verdict_markdown", "verdict_text"]

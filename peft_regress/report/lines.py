@@ -1,0 +1,95 @@
+"""The sentences that terminal and Markdown share: one reason, one environment difference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_regress.metrics import METRICS
+from peft_regress.units import format_change, format_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft_regress.gate import CaseVerdict, Reason, RunVerdict
+    from peft_regress.gate import Value as ReasonValue
+
+__all__ = [
+    "accept_hint",
+    "clean",
+    "counts_line",
+    "environment_lines",
+    "outcome_line",
+    "reason_cells",
+    "short_verdict",
+]
+
+_LONGEST_TEXT = 160
+
+
+def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
+    """Make a string from a file fit for a terminal: one line, no control characters, not endless."""
+    printable = "".join(c if c.isprintable() else " " for c in text)
+    flat = " ".join(printable.split())
+    return flat if len(flat) <= longest else flat[: longest - 3] + "..."
+
+
+def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
+    """Return (metric, old, new, change, bound) of a reason, each ready to show."""
+    spec = METRICS.get(reason.metric)
+
+    def show(value: ReasonValue) -> str:
+        if value is None:
+            return "absent"
+        if isinstance(value, bool) or isinstance(value, str) or spec is None:
+            return clean(str(value).lower() if isinstance(value, bool) else str(value))
+        return format_value(value, spec.unit)
+
+    if spec is not None and spec.unit == "fraction" and reason.relative_change is not None:
+        change = f"{100 * reason.relative_change:+.1f} points"
+        bound = "" if reason.bound is None else f"{100 * reason.bound:.1f} points"
+    else:
+        change = format_change(reason.relative_change) if reason.relative_change is not None else ""
+        bound = "" if reason.bound is None else format_change(reason.bound).lstrip("+")
+    if reason.metric == "first_losses":
+        change = change.replace("+", "+-", 1)
+    return clean(reason.metric), show(reason.old), show(reason.new), change, bound
+
+
+def short_verdict(case: CaseVerdict) -> str:
+    """Return a verdict as words: 'newly failing'."""
+    return case.verdict.replace("_", " ")
+
+
+def counts_line(verdict: RunVerdict) -> str:
+    """Return '2 regressed, 94 unchanged'."""
+    counted = [f"{n} {name.replace('_', ' ')}" for name, n in verdict.counts.items()]
+    return ", ".join(counted) or "nothing compared"
+
+
+def outcome_line(verdict: RunVerdict) -> str:
+    """Return the headline: what the exit code means in words, with the counts."""
+    words = {
+        0: "no regression",
+        1: "REGRESSED",
+        3: "INCOMPLETE: not everything expected was compared",
+    }
+    return f"{words[verdict.exit_code]} ({counts_line(verdict)})"
+
+
+def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return 'peft 0.15.0 -> 0.14.0' for every package that differs."""
+    return [
+        clean(f"{package} {old.get(package, 'absent')} -> {new.get(package, 'absent')}")
+        for package in sorted(old.keys() | new.keys())
+        if old.get(package) != new.get(package)
+    ]
+
+
+def accept_hint(run_path: str | None) -> str:
+    """Return the command that accepts the new numbers."""
+    if run_path is None:
+        return (
+            "run again with `--regress-save run.json`, then "
+            '`peft-regress accept run.json --reason "..."`'
+        )
+    return f'`peft-regress accept {run_path} --reason "..."`'

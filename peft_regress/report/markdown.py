@@ -1,0 +1,69 @@
+"""A verdict as GitHub-flavoured Markdown, for a job summary or a pull request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_regress.report.lines import (
+    clean,
+    environment_lines,
+    outcome_line,
+    reason_cells,
+    short_verdict,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft_regress.gate import Observation, RunVerdict
+
+__all__ = ["verdict_markdown"]
+
+
+def verdict_markdown(
+    verdict: RunVerdict,
+    references: Mapping[str, Observation],
+    observed: Mapping[str, Observation],
+    *,
+    hint: str,
+) -> str:
+    """Return headline, the rows that moved, the environment difference and what to type."""
+    lines = ["## peft_regress", "", f"**{outcome_line(verdict)}**", ""]
+    rows = [
+        (case, reason)
+        for case in verdict.cases
+        if case.verdict not in {"unchanged", "known_defect"}
+        for reason in (case.reasons or (None,))
+        if reason is None or reason.verdict != "known_defect"
+    ]
+    if rows:
+        lines += [
+            "| case | verdict | metric | old | new | change | bound |",
+            "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        ]
+        for case, reason in rows:
+            cells = ("",) * 5 if reason is None else reason_cells(reason)
+            named = (clean(case.id), short_verdict(case), *cells)
+            lines.append("| " + " | ".join(_escape(cell) for cell in named) + " |")
+        lines.append("")
+    moved = sorted(
+        {
+            line
+            for name, new in observed.items()
+            if name in references
+            for line in environment_lines(references[name].environment, new.environment)
+        }
+    )
+    if moved:
+        lines += ["Environment: " + _escape("; ".join(moved)), ""]
+    if verdict.exit_code:
+        lines += [f"If the new numbers are right: {hint}", ""]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Keep text from a file out of Markdown and HTML syntax."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_[]|~#":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped

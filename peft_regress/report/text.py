@@ -1,0 +1,154 @@
+"""A verdict and a run as plain text that fits a terminal of 100 columns."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from peft_regress.attribution import explain_metric
+from peft_regress.gate import FAILING, INCOMPLETE
+from peft_regress.metrics import METRICS
+from peft_regress.report.lines import (
+    clean,
+    environment_lines,
+    outcome_line,
+    reason_cells,
+    short_verdict,
+)
+from peft_regress.units import format_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rich.table import Table
+
+    from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
+    from peft_regress.records import Record, Run
+
+__all__ = ["case_text", "results_table", "verdict_text"]
+
+_WIDTH = 100
+_MOST_REASONS = 8
+_MOST_MODULES = 3
+_MOST_CASES = 40
+
+
+def case_text(
+    case: CaseVerdict, old: Observation | None, new: Observation | None, *, hint: str
+) -> str:
+    """Explain one case's verdict: each reason with its modules, the environment, what to type."""
+    lines = [f"{clean(case.id)}: {short_verdict(case)}"]
+    if case.verdict == "new":
+        lines.append("  no accepted baseline holds this case, so there is nothing to judge it by")
+    if case.verdict == "missing":
+        lines.append("  it was expected and has no record: it did not run, or it was renamed")
+    shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
+    for reason in shown[:_MOST_REASONS]:
+        lines.append("  " + _reason_line(reason))
+        lines.extend("      " + line for line in _module_lines(reason, old, new))
+    if len(shown) > _MOST_REASONS:
+        rest = ", ".join(clean(reason.metric) for reason in shown[_MOST_REASONS:])
+        lines.append(f"  and {len(shown) - _MOST_REASONS} more: {clean(rest)}")
+    if old is not None and new is not None:
+        moved = environment_lines(old.environment, new.environment)
+        if case.reasons:
+            lines.append("  environment: " + (clean("; ".join(moved)) or "as in the baseline"))
+        lines.append(f"  baseline: {clean(old.origin)}")
+    if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
+        lines.append(f"  if the new numbers are right: {hint}")
+    return "\n".join(lines)
+
+
+def verdict_text(
+    verdict: RunVerdict,
+    references: Mapping[str, Observation],
+    observed: Mapping[str, Observation],
+    *,
+    hint: str,
+) -> str:
+    """Return the cases worth reading, then the headline with the counts."""
+    quiet = {"unchanged", "known_defect"}
+    notable = [case for case in verdict.cases if case.verdict not in quiet]
+    blocks = [
+        case_text(case, references.get(case.id), observed.get(case.id), hint=hint)
+        for case in notable[:_MOST_CASES]
+    ]
+    if len(notable) > _MOST_CASES:
+        rest = ", ".join(clean(case.id) for case in notable[_MOST_CASES:])
+        blocks.append(f"and {len(notable) - _MOST_CASES} more: {rest}")
+    blocks.append(outcome_line(verdict))
+    return "\n\n".join(blocks)
+
+
+def results_table(run: Run) -> str:
+    """Return what was measured, a row a case, as a table of 100 columns."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="")
+    table.add_column("case", no_wrap=True)
+    headings = ("trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "ms/step")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, record in sorted(run.cases.items()):
+        _add_row(table, name, record)
+    stream = io.StringIO()
+    Console(file=stream, width=max(_WIDTH, 40), no_color=True, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def _add_row(table: Table, name: str, record: Record) -> None:
+    from rich.text import Text
+
+    if record.status != "ok":
+        why = f"{record.error.type}: {record.error.message}" if record.error else ""
+        table.add_row(Text(clean(name)), Text(clean(f"{record.status} {why}", longest=60)))
+        return
+
+    def value(metric: str) -> float | None:
+        found = record.metrics.get(metric)
+        return None if found is None else float(found.value)
+
+    def scaled(metric: str, scale: float, form: str) -> str:
+        found = value(metric)
+        return "-" if found is None else format(found / scale, form)
+
+    accuracy = record.metrics.get("accuracy")
+    table.add_row(
+        Text(clean(name)),
+        scaled("trainable_params", 1, ",.0f"),
+        scaled("adapter_bytes", 2**20, ".2f"),
+        scaled("forward_flops", 1e9, ".3f"),
+        scaled("backward_flops", 1e9, ".3f"),
+        scaled("peak_bytes", 2**20, ".1f"),
+        scaled("peak_bytes_b32", 2**20, ".0f"),
+        "-" if accuracy is None else format_value(accuracy.value, "fraction"),
+        scaled("step_seconds", 1e-3, ".1f"),
+    )
+
+
+def _reason_line(reason: Reason) -> str:
+    metric, old, new, change, bound = reason_cells(reason)
+    known = "" if reason.metric in METRICS else ""
+    against = f" (bound {bound})" if bound else ""
+    return f"{metric}{known}: {old} -> {new}  {change}{against}".rstrip()
+
+
+def _module_lines(
+    reason: Reason, old: Observation | None, new: Observation | None
+) -> list[str]:
+    """Name the modules behind a change, the largest first."""
+    if old is None or new is None:
+        return []
+    found = explain_metric(reason.metric, old.record.ledger, new.record.ledger)
+    spec = METRICS.get(reason.metric)
+    if spec is None or not found:
+        return []
+    lines = [
+        f"{clean(row.module) or '(no module)'} {clean(row.what)}: "
+        f"{'+' if row.change > 0 else '-'}{format_value(abs(row.change), spec.unit)}"
+        for row in found[:_MOST_MODULES]
+    ]
+    if len(found) > _MOST_MODULES:
+        lines.append(f"and {len(found) - _MOST_MODULES} more modules")
+    return lines

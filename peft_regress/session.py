@@ -1,0 +1,224 @@
+"""One pytest run as the gate sees it: what was expected, what ran, and what comes of it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from peft_regress import report
+from peft_regress.baseline import load_references
+from peft_regress.environment import describe_machine, installed_packages
+from peft_regress.errors import InputError
+from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
+from peft_regress.matrix import default_cases
+from peft_regress.metrics import METRICS
+from peft_regress.records import SCHEMA_VERSION, Metric, Run, Selection
+from peft_regress.report.lines import accept_hint
+from peft_regress.store import run_document, write_atomic, write_run_file
+
+if TYPE_CHECKING:
+    import pytest
+
+    from peft_regress.config import RegressOptions
+    from peft_regress.gate import CaseVerdict, RunVerdict
+    from peft_regress.measure import ProfileCache
+    from peft_regress.records import Machine, Record
+
+__all__ = ["RegressSession", "with_relative_times"]
+
+
+class RegressSession:
+    """What one pytest process knows of the run, and what it makes of it at the end."""
+
+    def __init__(self, config: pytest.Config, options: RegressOptions) -> None:
+        self.config = config
+        self.options = options
+        self.collected: set[str] = set()
+        self.selected: set[str] = set()
+        self.records: dict[str, Record] = {}
+        self.benchmarks: list[Any] = []
+        self.problems: list[str] = []
+        # Read once each, on first use: a session without a case reads and imports none of it.
+        self.references = functools.cache(self._load_references)
+        self.environment = functools.cache(installed_packages)
+        self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
+        self.profiles = functools.cache(_new_profiles)
+
+    @property
+    def is_gating(self) -> bool:
+        """Whether this run had anything to do with cases."""
+        if self.config.getoption("collectonly"):
+            return False
+        return bool(self.collected or self.records)
+
+    def narrowed_by(self) -> list[str]:
+        """Return how the user narrowed the run, in the words that were typed."""
+        option = self.config.getoption
+        found = []
+        if option("keyword"):
+            found.append(f"-k {option('keyword')}")
+        if option("markexpr"):
+            found.append(f"-m {option('markexpr')}")
+        found += [f"--deselect {prefix}" for prefix in option("deselect") or ()]
+        found += [f"--ignore {path}" for path in option("ignore") or ()]
+        found += [f"--ignore-glob {path}" for path in option("ignore_glob") or ()]
+        if option("lf", default=False):
+            found.append("--lf")
+        if option("stepwise", default=False):
+            found.append("--stepwise")
+        for argument in self.config.args:
+            text = str(argument)
+            if "::" in text or Path(text).is_file():
+                found.append(text)
+        if self.options.shard is not None:
+            found.append(f"--regress-shard {self.options.shard.index}/{self.options.shard.count}")
+        return found
+
+    def holes(self) -> set[str]:
+        """Return the expected cases that were not selected although nobody narrowed the run."""
+        return set() if self.narrowed_by() else self._not_selected()
+
+    def run(self) -> Run:
+        """Return what was measured as the object that the run file holds."""
+        not_selected = self._not_selected()
+        complete = not not_selected and self.selected <= self.records.keys()
+        selection = Selection(
+            complete=complete,
+            narrowed_by=self.narrowed_by() if not_selected else [],
+            not_selected=sorted(not_selected),
+        )
+        return Run(
+            schema_version=SCHEMA_VERSION,
+            environment=self.environment(),
+            machine=self.machine(),
+            selection=selection,
+            cases=with_relative_times(dict(sorted(self.records.items()))),
+        )
+
+    def verdict(self) -> RunVerdict:
+        """Judge what was selected, and the holes."""
+        expected = self.selected | self.holes()
+        return judge(self.references(), self.run(), expected=expected)
+
+    def finish(self) -> bool:
+        """Write run file and summary; return whether the run must fail."""
+        run, document = self.run(), None
+        try:
+            verdict = self.verdict()
+        except InputError as error:
+            self.problems.append(str(error))
+            verdict = None
+        try:
+            if self.options.save is not None:
+                document = self._benchmark_document()
+                write_run_file(self.options.save, run, document)
+            if self.options.summary is not None and verdict is not None:
+                text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
+                write_atomic(self.options.summary, text.encode())
+        except InputError as error:
+            self.problems.append(str(error))
+        if self.problems or verdict is None:
+            return True
+        failing = FAILING | INCOMPLETE | (UNACCEPTED if self.options.strict else frozenset())
+        return any(case.verdict in failing for case in verdict.cases)
+
+    def explain(self, case: CaseVerdict, record: Record) -> str:
+        """Return why a case fails, for its test's report."""
+        new = Observation(
+            record=record,
+            environment=self.environment(),
+            machine=self.machine(),
+            origin="this run",
+        )
+        return report.case_text(
+            case, self.references().get(case.id), new, hint=self._hint()
+        )
+
+    def summary_text(self) -> str:
+        """Return the table of results and the verdict, for the end of the terminal output."""
+        if self.problems and not self.records:
+            return "\n".join(self.problems)
+        run = self.run()
+        parts = [report.results_table(run)] if run.cases else []
+        if run.cases and not any("step_seconds" in record.metrics for record in run):
+            parts.append("times: not measured, because pytest-benchmark's timer is off")
+        try:
+            verdict = self.verdict()
+            parts.append(report.verdict_text(verdict, *self._sides(run), hint=self._hint()))
+        except InputError:
+            pass
+        if run.selection.narrowed_by:
+            how = ", ".join(run.selection.narrowed_by)
+            parts.append(f"partial run ({how}): {len(run.selection.not_selected)} not selected")
+        if self.options.save is not None and not self.problems:
+            parts.append(f"run file: {self.options.save}")
+        return "\n\n".join([*parts, *self.problems])
+
+    def extend_document(self, document: dict[str, Any]) -> None:
+        """Add the run to a document that pytest-benchmark is about to write itself."""
+        if self.is_gating:
+            document.update(run_document(self.run(), document))
+
+    def _sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
+        return self.references(), observations_of(run, "this run")
+
+    def _hint(self) -> str:
+        return accept_hint(None if self.options.save is None else str(self.options.save))
+
+    def _not_selected(self) -> set[str]:
+        known = {case.id for case in default_cases()} | self.references().keys() | self.collected
+        return known - self.selected
+
+    def _load_references(self) -> dict[str, Observation]:
+        return load_references(self.options.baselines, self.options.baseline)
+
+    def _benchmark_document(self) -> dict[str, Any]:
+        """Return pytest-benchmark's own part of the file, by its own hooks."""
+        hook = self.config.hook
+        machine_info = hook.pytest_benchmark_generate_machine_info(config=self.config)
+        # The name of the machine is nobody's business, and its CPU flags fill a page.
+        machine_info = {**machine_info, "node": ""}
+        machine_info["cpu"] = {
+            key: value for key, value in machine_info.get("cpu", {}).items() if key != "flags"
+        }
+        document: dict[str, Any] = hook.pytest_benchmark_generate_json(
+            config=self.config,
+            benchmarks=self.benchmarks,
+            include_data=True,
+            machine_info=machine_info,
+            commit_info=hook.pytest_benchmark_generate_commit_info(config=self.config),
+        )
+        return document
+
+
+def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:
+    """Add `relative_step_seconds` to each timed case whose `full` counterpart ran beside it."""
+    full = {
+        (record.case.task, record.case.architecture): record.metrics["step_seconds"].value
+        for record in cases.values()
+        if record.case.method == "full" and "step_seconds" in record.metrics
+    }
+    result = {}
+    for name, record in cases.items():
+        base = full.get((record.case.task, record.case.architecture))
+        if base and "step_seconds" in record.metrics:
+            spec = METRICS["relative_step_seconds"]
+            relative = Metric(
+                value=record.metrics["step_seconds"].value / base,
+                unit=spec.unit,
+                direction=spec.direction,
+                kind=spec.kind,
+            )
+            metrics = {**record.metrics, "relative_step_seconds": relative}
+            record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
+        result[name] = record
+    return result
+
+
+def _new_profiles() -> ProfileCache:
+    from peft_regress.measure import ProfileCache
+
+    return ProfileCache()

@@ -1,0 +1,279 @@
+"""Source checkpoints: train them once, store them, and refuse any other bytes.
+
+A source trained on another machine differs in its last bits, and so does everything after it: the
+stored file is what is measured. `baselines/sources/` holds one safetensors file an architecture,
+in half precision, and `sources.json` with their digests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional
+
+from peft_regress.errors import SourceError
+from peft_regress.finetune import evaluate, single_thread
+from peft_regress.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+    from peft_regress.architectures.protocol import Architecture
+
+__all__ = [
+    "RECIPE",
+    "Recipe",
+    "SourceEntry",
+    "build_source",
+    "check_sources",
+    "ensure_source",
+    "load_source",
+    "read_manifest",
+    "save_source",
+    "source_digest",
+    "train_source",
+]
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every hyperparameter of source training."""
+
+    scanner: str = "mnist"
+    classes: int = SOURCE_CLASSES
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    schedule: str = "one cycle, cosine"
+    recalibration_batches: int = 20
+    seed: int = 0
+
+
+RECIPE: Final = Recipe()
+
+
+class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the manifest says of one file; `accuracy` is on held-out images of the source task."""
+
+    sha256: str
+    bytes: int
+    accuracy: float
+    recipe: Recipe
+    packages: dict[str, str]
+
+
+@single_thread()
+def train_source(architecture: Architecture, *, recipe: Recipe = RECIPE) -> dict[str, Tensor]:
+    """Train a source model from random weights and return its state, floats in half precision.
+
+    Deterministic on one machine; only as far as rounding goes across machines.
+    """
+    images, labels = load_images("mnist", "source", classes=recipe.classes)
+    model = architecture.build(num_classes=NUM_CLASSES, seed=recipe.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.steps
+    )
+    generator = torch.Generator().manual_seed(recipe.seed)
+    model.train()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)  # dropout draws from the global generator
+        for _ in range(recipe.steps):
+            chosen = torch.randint(len(images), (recipe.batch_size,), generator=generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            schedule.step()
+        _recalibrate(
+            model,
+            [
+                images[torch.randint(len(images), (recipe.batch_size,), generator=generator)]
+                for _ in range(recipe.recalibration_batches)
+            ],
+        )
+    return {name: _halve(name, tensor) for name, tensor in model.state_dict().items()}
+
+
+def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace BatchNorm's running statistics by plain averages over some batches.
+
+    mobilenet_v3_small has a momentum of 0.01: after a few hundred steps its running statistics
+    still lag so far behind the weights that the model in eval mode guesses one class.
+    """
+    layers = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+
+
+def _halve(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor.clone()
+    half = tensor.to(torch.float16)
+    if not bool(torch.isfinite(half).all()):
+        msg = f"{name} does not fit half precision: its largest value is {tensor.abs().max():.4g}"
+        raise SourceError(msg)
+    return half
+
+
+def save_source(
+    root: Path, architecture: Architecture, state: Mapping[str, Tensor], *, recipe: Recipe = RECIPE
+) -> SourceEntry:
+    """Write a source and enter it in the manifest, each atomically; return the entry."""
+    model = _model_of(architecture, state)
+    images, labels = load_images("mnist", "test", classes=recipe.classes)
+    accuracy, _ = evaluate(model, images, labels)
+    content = safetensors.torch.save(dict(state))
+    entry = SourceEntry(
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+        accuracy=accuracy,
+        recipe=recipe,
+        packages={"torch": torch.__version__.partition("+")[0]},
+    )
+    manifest = read_manifest(root) if _manifest_path(root).exists() else {}
+    manifest[architecture.name] = entry
+    # The file first: interrupted between the two, the digest no longer matches, and that is seen.
+    _write(_source_path(root, architecture.name), content)
+    encoded = msgspec.json.encode(dict(sorted(manifest.items())))
+    _write(_manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
+    return entry
+
+
+def ensure_source(root: Path, architecture: Architecture, *, force: bool = False) -> bool:
+    """Train and store a source where it is not recorded at all, or if forced; say if it was.
+
+    Raises `SourceError` where the stored file is not the recorded bytes: overwriting it silently
+    would void every baseline made with it.
+    """
+    name = architecture.name
+    known = _manifest_path(root).exists() and name in read_manifest(root)
+    if not force and (known or _source_path(root, name).exists()):
+        _read_checked(root, name)
+        return False
+    save_source(root, architecture, train_source(architecture))
+    return True
+
+
+def load_source(root: Path, architecture: Architecture) -> dict[str, Tensor]:
+    """Return the state of a stored source in single precision, its bytes checked.
+
+    Raises `SourceError` where the file or its entry is missing, or the digest is another one.
+    """
+    content = _read_checked(root, architecture.name)
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in safetensors.torch.load(content).items()
+    }
+
+
+def build_source(root: Path, architecture: Architecture) -> nn.Module:
+    """Return the stored source model in single precision and eval mode."""
+    return _model_of(architecture, load_source(root, architecture))
+
+
+def source_digest(root: Path, name: str) -> str:
+    """Return the recorded SHA-256 of a source, for a case's definition."""
+    return _entry(root, name).sha256
+
+
+def check_sources(root: Path, names: Iterable[str]) -> list[str]:
+    """Return a line for each source that is missing or altered; empty where all are sound."""
+    problems = []
+    for name in names:
+        try:
+            _read_checked(root, name)
+        except SourceError as error:
+            problems.append(str(error))
+    return problems
+
+
+def read_manifest(root: Path) -> dict[str, SourceEntry]:
+    """Return the manifest's entries by architecture, or raise `SourceError`."""
+    path = _manifest_path(root)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, SourceEntry])
+    except FileNotFoundError:
+        msg = f"{path}: missing. {_remedy(path)}"
+    except msgspec.DecodeError as error:
+        msg = f"{path}: not a manifest of sources ({error}). {_remedy(path)}"
+    raise SourceError(msg)
+
+
+def _entry(root: Path, name: str) -> SourceEntry:
+    manifest = read_manifest(root)
+    if name not in manifest:
+        path = _manifest_path(root)
+        msg = f"{path}: no entry for {name!r} (has {', '.join(manifest) or 'none'}). "
+        raise SourceError(msg + _remedy(path))
+    return manifest[name]
+
+
+def _read_checked(root: Path, name: str) -> bytes:
+    expected = _entry(root, name).sha256
+    path = _source_path(root, name)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        msg = f"{path}: missing, expected sha256 {expected}. {_remedy(path)}"
+        raise SourceError(msg) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        msg = f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}"
+        raise SourceError(msg)
+    return content
+
+
+def _remedy(path: Path) -> str:
+    return f"Restore it with `git checkout -- {path}`, or train it with `peft-regress sources`."
+
+
+def _model_of(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
+    model = architecture.build(num_classes=NUM_CLASSES, seed=0)
+    # Copies into the model's own tensors, which are single precision.
+    model.load_state_dict(dict(state), strict=True)
+    return model.eval()
+
+
+def _source_path(root: Path, name: str) -> Path:
+    return root / "sources" / f"{name}.safetensors"
+
+
+def _manifest_path(root: Path) -> Path:
+    return root / "sources" / "sources.json"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file as a whole: a reader sees the old bytes or the new ones."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

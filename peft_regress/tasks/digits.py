@@ -1,0 +1,106 @@
+"""Two tasks on real digits for one source model: another scanner, and unseen classes.
+
+The source model has read MNIST's digits below `SOURCE_CLASSES`. No torch at import.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.errors import InputError
+from peft_regress.tasks.protocol import TaskData
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from peft_regress.methods.protocol import Json
+    from peft_regress.tasks.digit_images import Scanner, Split
+
+__all__ = ["NUM_CLASSES", "SHIFT", "SOURCE_CLASSES", "UNSEEN", "DigitsTask", "load_images"]
+
+NUM_CLASSES: Final = 10
+SOURCE_CLASSES: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DigitsTask:
+    """Adapt to the digits below `classes` as read by one scanner."""
+
+    name: str
+    scanner: Scanner
+    classes: int
+    new_head: bool
+    inverted: bool = False
+    default: bool = True
+
+    def definition(self) -> dict[str, Json]:
+        """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
+        from peft_regress.tasks.digit_images import rendering_definition  # noqa: PLC0415  (numpy)
+
+        return {
+            **rendering_definition(self.scanner),
+            "classes": self.classes,
+            "inverted": self.inverted,
+            "head": "uniform in 1/sqrt(fan_in), bias 0" if self.new_head else "the source's",
+        }
+
+    def load(self) -> TaskData:
+        """Read the data; nothing is downloaded."""
+        train_images, train_labels = load_images(
+            self.scanner, "train", classes=self.classes, inverted=self.inverted
+        )
+        test_images, test_labels = load_images(
+            self.scanner, "test", classes=self.classes, inverted=self.inverted
+        )
+        return TaskData(
+            train_images=train_images,
+            train_labels=train_labels,
+            test_images=test_images,
+            test_labels=test_labels,
+        )
+
+    def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
+        """Draw a new head under `seed` where the classes are new; keep the source's else."""
+        if not self.new_head:
+            return
+        import torch  # noqa: PLC0415  (listing names must not cost the import)
+
+        layer = model.get_submodule(head)
+        if not isinstance(layer, torch.nn.Linear):
+            msg = f"task {self.name} draws a new head: {head!r} is no Linear but {layer!r}"
+            raise InputError(msg)
+        # Uniform, since its stream is the same on every processor; that of the normal is not.
+        generator = torch.Generator().manual_seed(seed)
+        bound = 1 / math.sqrt(layer.in_features)
+        with torch.no_grad():
+            layer.weight.uniform_(-bound, bound, generator=generator)
+            if layer.bias is not None:
+                layer.bias.zero_()
+
+
+@functools.cache
+def load_images(
+    scanner: Scanner, split: Split, *, classes: int, inverted: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them."""
+    import torch  # noqa: PLC0415
+
+    from peft_regress.tasks.digit_images import (  # noqa: PLC0415
+        read_digits,
+        render,
+        split_indices,
+    )
+
+    indices = split_indices(scanner, split, classes=classes)
+    grey = torch.from_numpy(render(scanner, indices, inverted=inverted))  # (count, 1, 32, 32)
+    labels = torch.from_numpy(read_digits(scanner).labels[indices].astype("int64"))
+    return grey.repeat(1, 3, 1, 1), labels
+
+
+SHIFT = DigitsTask(
+    name="shift", scanner="sklearn", classes=SOURCE_CLASSES, new_head=False, inverted=True
+)
+UNSEEN = DigitsTask(name="unseen", scanner="sklearn", classes=NUM_CLASSES, new_head=True)

@@ -1,0 +1,47 @@
+"""What an adaptation task must offer to be measured. No torch at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from peft_regress.methods.protocol import Json
+
+__all__ = ["Task", "TaskData"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskData:
+    """Images and labels as plain tensors, ready for the model.
+
+    Shapes: images (count, 3, 32, 32) float32, labels (count,) int64.
+    """
+
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+
+
+class Task(Protocol):
+    """What a source model is adapted to."""
+
+    @property
+    def name(self) -> str:
+        """The name in a case id."""
+
+    @property
+    def default(self) -> bool:
+        """Whether the task belongs to the default matrix."""
+
+    def definition(self) -> dict[str, Json]:
+        """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
+
+    def load(self) -> TaskData:
+        """Read the data; nothing is downloaded."""
+
+    def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
+        """Make the source model ready for the task in place, e.g. with a new head."""
