@@ -6,6 +6,7 @@ The one module that joins the torch parts. What a library cannot do becomes a re
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -20,7 +21,7 @@ from peft_regress.errors import (
     UnsupportedCaseError,
 )
 from peft_regress.finetune import evaluate, finetune, loop_definition, set_modes, single_thread
-from peft_regress.invariants import InvariantCheck
+from peft_regress.invariants import InvariantWatch
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
 from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
 from peft_regress.sources import build_source, source_digest
@@ -59,6 +60,8 @@ PROTOCOL_VERSION: Final = 1
 SEEDS: Final = (0, 1, 2)
 FIRST_LOSSES: Final = 4
 _COST_SEED: Final = 0
+_PROBE_IMAGES: Final = 16
+_CATEGORIES_BY_MODULE: Final = frozenset({"activation", "temp", "grad"})
 
 
 class RoundRunner(Protocol):
@@ -206,7 +209,7 @@ def measure(
     trial = _Trial(case, baselines)
     try:
         # Wrapping alone decides what is unsupported: later errors of the same types are bugs.
-        trial.adapt(SEEDS[0])
+        trial.wrap_first()
     except (InputError, AbsentError):
         raise
     except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
@@ -291,35 +294,50 @@ class _Trial:
         self.runs: list[TrainingRun] = []
         self.evaluations: list[tuple[float, float]] = []
         self.invariants: dict[str, bool | None] = {}
-        self._data: TaskData | None = None
-        self._check: InvariantCheck | None = None
+        self._first: nn.Module | None = None
+        self._data: TaskData
+        self._watch: InvariantWatch
 
-    def base_model(self, seed: int) -> nn.Module:
+    def wrap_first(self) -> None:
+        """Adapt the model of the first seed, which the invariants are checked on."""
+        self._first = self._adapted(self._base_model(SEEDS[0]), SEEDS[0])
+
+    def run(self, run_rounds: RoundRunner) -> None:
+        """Fine-tune once a seed."""
+        self._data = self.task.load()
+        self._watch = InvariantWatch(
+            method=self.method,
+            rank=self.case.rank,
+            head=self.architecture.head,
+            base=self._base_model(SEEDS[0]),
+            probe=self._data.test_images[:_PROBE_IMAGES],
+            seed=SEEDS[0],
+        )
+        seeds = iter(SEEDS)
+
+        def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            seed = next(seeds)
+            if seed == SEEDS[0] and self._first is not None:
+                model, self._first = self._first, None
+                self._watch.before_training(model)
+            else:
+                model = self._adapted(self._base_model(seed), seed)
+            return (model, self.method.make_optimizer(model, rank=self.case.rank), seed), {}
+
+        run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(SEEDS))
+
+    def _base_model(self, seed: int) -> nn.Module:
         """Return the source model made ready for the task."""
         model = build_source(self.baselines, self.architecture)
         self.task.prepare(model, head=self.architecture.head, seed=seed)
         return model
 
-    def adapt(self, seed: int) -> nn.Module:
-        """Return the adapted model of a seed."""
+    def _adapted(self, base: nn.Module, seed: int) -> nn.Module:
         return self.method.adapt(
-            self.base_model(seed), head=self.architecture.head, rank=self.case.rank, seed=seed
+            base, head=self.architecture.head, rank=self.case.rank, seed=seed
         )
 
-    def run(self, run_rounds: RoundRunner) -> None:
-        """Fine-tune once a seed."""
-        self._data = self.task.load()
-        seeds = iter(SEEDS)
-
-        def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
-            seed = next(seeds)
-            model = self.adapt(seed)
-            return (model, self.method.make_optimizer(model, rank=self.case.rank), seed), {}
-
-        run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(SEEDS))
-
     def _train(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ANN401
-        assert self._data is not None  # noqa: S101  (set by run)
         self.runs.append(
             finetune(
                 model,
@@ -332,11 +350,12 @@ class _Trial:
         )
 
     def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ANN401, ARG002
-        assert self._data is not None  # noqa: S101  (set by run)
         accuracy, loss = evaluate(model, self._data.test_images, self._data.test_labels)
-        if loss != loss or loss in (float("inf"), float("-inf")):  # noqa: PLR0124
+        if not math.isfinite(loss):
             raise NonFiniteLossError(step=len(self.runs[-1].losses), loss=loss, seed=seed)
         self.evaluations.append((accuracy, loss))
+        if seed == SEEDS[0]:
+            self.invariants = self._watch.after_training(model)
 
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
         """Return the metrics of the fine-tunes, with one sample a seed."""
@@ -362,14 +381,20 @@ def _metric(name: str, value: float, samples: list[Any] | None = None) -> Metric
 
 
 def _ledger(step: StepCost) -> Ledger:
-    """Keep what attribution needs; parameters and state need no module to be understood."""
+    """Keep what attribution needs, and no more: a run file holds one of these a case.
+
+    Modules where a change can hide in one of them: FLOPs of forward and backward, activations,
+    gradients. The optimizer treats every tensor alike, so its operators tell more than modules.
+    """
     flops: dict[str, dict[str, dict[str, int]]] = {}
     for site in step.flops_by_site:
-        flops.setdefault(site.phase, {}).setdefault(site.module, {})[site.op] = site.flops
+        module = "" if site.phase == "optimizer" else site.module
+        operators = flops.setdefault(site.phase, {}).setdefault(module, {})
+        operators[site.operator] = operators.get(site.operator, 0) + site.flops
     sizes: dict[str, dict[str, int]] = {}
     for place in step.bytes_at_peak:
         by_module = sizes.setdefault(place.category, {})
-        module = place.module if place.category in ("activation", "temp", "grad") else ""
+        module = place.module if place.category in _CATEGORIES_BY_MODULE else ""
         by_module[module] = by_module.get(module, 0) + place.bytes
     return Ledger(flops=flops, bytes=sizes)
 

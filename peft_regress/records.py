@@ -61,6 +61,9 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         ranked = self.method if self.rank is None else f"{self.method}-r{self.rank}"
         return f"{self.task}/{ranked}/{self.architecture}"
 
+    def __str__(self) -> str:
+        return self.id
+
     @property
     def adaptation(self) -> tuple[str, int | None, str]:
         """Return what the cost of a step depends on: method, rank and architecture, no task."""
@@ -89,7 +92,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Ledger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What attribution needs: where FLOPs and peak bytes of one step come from, at batch 1.
 
-    `flops`: phase -> module -> op -> FLOPs, adding up to the phase's total.
+    `flops`: phase -> module -> operator -> FLOPs, adding up to the phase's total; the optimizer's
+    are one entry an operator, under the module ''.
     `bytes`: category -> module -> bytes alive at the simultaneous peak, adding up to `peak_bytes`;
     parameters, buffers and optimizer state are one entry each, under the module ''.
     """

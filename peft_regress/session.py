@@ -191,6 +191,9 @@ class RegressSession:
             machine_info=machine_info,
             commit_info=hook.pytest_benchmark_generate_commit_info(config=self.config),
         )
+        for entry in document["benchmarks"]:
+            # pytest-benchmark keeps the parameters themselves; in a file they are their ids.
+            entry["params"] = {name: str(value) for name, value in entry["params"].items()}
         return document
 
 

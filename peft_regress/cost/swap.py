@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -90,16 +91,16 @@ class _Swap:
 
 def cloner() -> Callable[[Tensor], Tensor]:
     """Make a function that clones tensors one by one and keeps what shares a storage sharing it."""
-    storages: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+    # Weakly, or a storage that an optimizer replaces would outlive its use.
+    copies: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
 
     def clone(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if id(storage) not in storages:
-            storages[id(storage)] = (storage, storage.clone())
+        copied = copies.get(id(storage))
+        if copied is None:
+            copied = copies[id(storage)] = storage.clone()
         copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        copy.set_(
-            storages[id(storage)][1], tensor.storage_offset(), tensor.size(), tensor.stride()
-        )
+        copy.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
         if isinstance(tensor, nn.Parameter):
             return nn.Parameter(copy, requires_grad=tensor.requires_grad)
         return copy.requires_grad_(tensor.requires_grad)

@@ -131,4 +131,4 @@ class GaLore:
         return
 
 
-GALORE = GaLore(name="galore", update_proj_gap=10)
+GALORE = GaLore(name="galore", update_proj_gap=15)

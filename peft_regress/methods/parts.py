@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from peft_regress.methods.protocol import Json
 
-__all__ = ["ADAMW_SETTINGS", "check_names", "copy_into", "find_head", "make_adamw", "train_only"]
+__all__ = ["ADAMW_SETTINGS", "check_names", "copy_into", "find_head", "make_adamw", "set_batch_norm_momentum", "train_only"]
 
 # No weight decay: it would move a parameter whose gradient is dead, and hide that it is.
 ADAMW_SETTINGS: Final[dict[str, Json]] = {
@@ -38,6 +38,15 @@ def train_only(model: nn.Module, module: nn.Module) -> None:
     """Freeze the whole model but one of its modules."""
     model.requires_grad_(requires_grad=False)
     module.requires_grad_(requires_grad=True)
+
+
+def set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:
+    """Set how fast every BatchNorm's running statistics follow the batches."""
+    from torch.nn.modules.batchnorm import _BatchNorm  # noqa: PLC0415
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = momentum
 
 
 def make_adamw(model: nn.Module, *, learning_rate: float) -> Optimizer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.methods.learning_rates import learning_rate
 from peft_regress.methods.parts import (
@@ -11,6 +11,7 @@ from peft_regress.methods.parts import (
     copy_into,
     find_head,
     make_adamw,
+    set_batch_norm_momentum,
     train_only,
 )
 
@@ -24,13 +25,17 @@ if TYPE_CHECKING:
 
 __all__ = ["BN_HEAD", "FULL", "HEAD", "Selective"]
 
+_BATCH_NORM_MOMENTUM: Final = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selective:
     """Train everything, or the head alone.
 
     With `trains_batch_norm_statistics` the running mean and variance of every BatchNorm follow
-    the target data in the forward pass (weight and bias stay frozen): the BN+H of the paper.
+    the target data in the forward pass (weight and bias stay frozen): the BN+H of the paper. They
+    follow at torch's usual momentum everywhere; mobilenet_v3_small has 0.01 of its own, and would
+    keep most of the source's statistics to the end of a short run.
     """
 
     name: str
@@ -45,7 +50,9 @@ class Selective:
             **ADAMW_SETTINGS,
             "learning_rate": learning_rate(self.name),
             "trains": self.trains,
-            "trains_batch_norm_statistics": self.trains_batch_norm_statistics,
+            "batch_norm_momentum": _BATCH_NORM_MOMENTUM
+            if self.trains_batch_norm_statistics
+            else None,
         }
 
     def adapt(
@@ -62,6 +69,8 @@ class Selective:
             model.requires_grad_(requires_grad=True)
         else:
             train_only(model, head_module)
+        if self.trains_batch_norm_statistics:
+            set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
         return model
 
     def expected_trainable(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from typing import TYPE_CHECKING
 
 from peft_regress.attribution import explain_metric
@@ -31,6 +32,10 @@ _WIDTH = 100
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_CASES = 40
+_HOLES = {
+    "missing": "missing (expected, but no record: they did not run, or were renamed)",
+    "new": "without a baseline (no accepted entry holds them, so nothing judges them)",
+}
 
 
 def case_text(
@@ -69,15 +74,28 @@ def verdict_text(
     """Return the cases worth reading, then the headline with the counts."""
     quiet = {"unchanged", "known_defect"}
     notable = [case for case in verdict.cases if case.verdict not in quiet]
+    told = [case for case in notable if case.reasons]
     blocks = [
         case_text(case, references.get(case.id), observed.get(case.id), hint=hint)
-        for case in notable[:_MOST_CASES]
+        for case in told[:_MOST_CASES]
     ]
-    if len(notable) > _MOST_CASES:
-        rest = ", ".join(clean(case.id) for case in notable[_MOST_CASES:])
-        blocks.append(f"and {len(notable) - _MOST_CASES} more: {rest}")
+    if len(told) > _MOST_CASES:
+        rest = " ".join(clean(case.id) for case in told[_MOST_CASES:])
+        blocks.append(_wrapped(f"and {len(told) - _MOST_CASES} more: {rest}"))
+    for name, meaning in _HOLES.items():
+        ids = [clean(case.id) for case in notable if case.verdict == name]
+        if ids:
+            blocks.append(_wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
+            if name == "new":
+                blocks[-1] += f"\n  if their numbers are right: {hint}"
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(
+        text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
 
 
 def results_table(run: Run) -> str:
@@ -129,9 +147,8 @@ def _add_row(table: Table, name: str, record: Record) -> None:
 
 def _reason_line(reason: Reason) -> str:
     metric, old, new, change, bound = reason_cells(reason)
-    known = "" if reason.metric in METRICS else ""
     against = f" (bound {bound})" if bound else ""
-    return f"{metric}{known}: {old} -> {new}  {change}{against}".rstrip()
+    return f"{metric}: {old} -> {new}  {change}{against}".rstrip()
 
 
 def _module_lines(

@@ -1,0 +1,234 @@
+"""The training loop: reproducible, in the right modes, on one thread, loud about bad losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tiny_network import TinyNetwork, tiny_data, tiny_network
+from torch import nn
+from torch.nn import functional
+
+from peft_regress.errors import InputError, NonFiniteLossError
+from peft_regress.finetune import (
+    TrainingRun,
+    evaluate,
+    finetune,
+    loop_definition,
+    single_thread,
+)
+
+
+def _run(*, seed: int = 0, steps: int = 4, learning_rate: float = 1e-2, **options: Any) -> Any:
+    model = tiny_network()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, foreach=False)
+    run = finetune(
+        model, optimizer, tiny_data(), steps=steps, batch_size=8, seed=seed, first=2, **options
+    )
+    return run, model
+
+
+class _Recorder(nn.Module):
+    """A model that notes each batch's first pixel, the thread count and its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(4))
+        self.seen: list[list[float]] = []
+        self.threads: set[int] = set()
+        self.modes: set[bool] = set()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images[:, 0, 0, 0].tolist())
+        self.threads.add(torch.get_num_threads())
+        self.modes.add(self.training)
+        return self.weight.expand(len(images), 4)
+
+
+def _record(*, steps: int, batch_size: int, seed: int = 0) -> _Recorder:
+    model = _Recorder()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    finetune(
+        model, optimizer, tiny_data(), steps=steps, batch_size=batch_size, seed=seed, first=1
+    )
+    return model
+
+
+def test_same_seed_gives_the_same_losses_and_weights_to_the_bit() -> None:
+    first, first_model = _run()
+    torch.manual_seed(123)
+    again, again_model = _run()
+    assert first.losses == again.losses
+    for one, other in zip(first_model.parameters(), again_model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_seed_gives_another_order() -> None:
+    assert _run(seed=0)[0].losses != _run(seed=1)[0].losses
+
+
+def test_run_has_a_loss_and_a_time_for_every_step() -> None:
+    run, _ = _run(steps=5)
+    assert len(run.losses) == len(run.step_seconds) == 5
+    assert run.first_losses == run.losses[:2]
+    assert all(seconds > 0 for seconds in run.step_seconds)
+
+
+def test_median_leaves_the_first_step_out() -> None:
+    run = TrainingRun(losses=(1.0,) * 4, step_seconds=(9.0, 1.0, 2.0, 3.0), first=1)
+    assert run.median_step_seconds == 2.0
+    assert TrainingRun(losses=(1.0,), step_seconds=(9.0,), first=1).median_step_seconds == 9.0
+
+
+def test_first_loss_is_that_of_the_untrained_model_on_the_seeds_first_batch() -> None:
+    run, _ = _run(seed=3)
+    data = tiny_data()
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(3))[:8]
+    logits = tiny_network()(data.train_images[order])
+    expected = functional.cross_entropy(logits, data.train_labels[order]).item()
+    assert run.losses[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_training_learns() -> None:
+    run, model = _run(steps=60, learning_rate=3e-2)
+    data = tiny_data()
+    accuracy, loss = evaluate(model, data.test_images, data.test_labels)
+    assert run.losses[-1] < 0.5 * run.losses[0]
+    assert accuracy > 0.7
+    assert loss < run.losses[0]
+
+
+def test_a_pass_shows_every_image_once_and_the_next_pass_another_order() -> None:
+    model = _record(steps=8, batch_size=8)
+    passes = [sum(model.seen[:4], []), sum(model.seen[4:], [])]
+    images = sorted(tiny_data().train_images[:, 0, 0, 0].tolist())
+    assert sorted(passes[0]) == sorted(passes[1]) == images
+    assert passes[0] != passes[1]
+
+
+def test_every_batch_is_full_where_the_images_do_not_divide() -> None:
+    model = _record(steps=5, batch_size=12)
+    assert {len(batch) for batch in model.seen} == {12}
+
+
+def test_fewer_images_than_a_batch_are_refused() -> None:
+    with pytest.raises(InputError, match="a batch of 33 needs as many"):
+        _record(steps=1, batch_size=33)
+
+
+def test_schedule_is_a_cosine_from_each_groups_peak() -> None:
+    seen: list[tuple[float, float]] = []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            seen.append((self.param_groups[0]["lr"], self.param_groups[1]["lr"]))
+            return super().step(closure)
+
+    model = tiny_network()
+    head = list(model.head.parameters())
+    rest = [p for name, p in model.named_parameters() if not name.startswith("head")]
+    optimizer = Noting([{"params": head, "lr": 0.4}, {"params": rest, "lr": 0.1}])
+    finetune(model, optimizer, tiny_data(), steps=4, batch_size=8, seed=0, first=1)
+    shape = [1.0, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.5 - 0.5 * math.sqrt(0.5)]
+    assert [pair[0] for pair in seen] == pytest.approx([0.4 * factor for factor in shape])
+    assert [pair[1] for pair in seen] == pytest.approx([0.1 * factor for factor in shape])
+
+
+# Modes
+
+
+def test_model_trains_in_eval_mode_whatever_it_was_in() -> None:
+    model = _record(steps=1, batch_size=8)
+    assert model.modes == {False}
+
+
+def test_batch_norm_statistics_stay_unless_they_are_trained() -> None:
+    before = tiny_network().norm.running_mean
+    _, fixed = _run()
+    assert torch.equal(fixed.norm.running_mean, before)
+    _, moved = _run(batch_norm_statistics=True)
+    assert not torch.equal(moved.norm.running_mean, before)
+
+
+def test_with_batch_norm_in_train_mode_dropout_stays_off() -> None:
+    modes: list[tuple[bool, bool]] = []
+
+    class Noting(TinyNetwork):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            modes.append((self.norm.training, self.dropout.training))
+            return super().forward(images)
+
+    model = Noting().train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    finetune(
+        model,
+        optimizer,
+        tiny_data(),
+        steps=1,
+        batch_size=8,
+        seed=0,
+        first=1,
+        batch_norm_statistics=True,
+    )
+    data = tiny_data()
+    evaluate(model, data.test_images, data.test_labels)
+    assert modes == [(True, False), (False, False)]
+
+
+# Losses that are no number
+
+
+@pytest.mark.parametrize(("poison", "step"), [("weight", 1), ("learning rate", 2)])
+def test_a_loss_that_is_no_number_is_raised_at_once_with_its_step(poison: str, step: int) -> None:
+    model = tiny_network()
+    if poison == "weight":
+        with torch.no_grad():
+            model.head.weight[0, 0] = math.nan
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=math.inf if poison == "learning rate" else 0.1
+    )
+    with pytest.raises(NonFiniteLossError) as caught:
+        finetune(model, optimizer, tiny_data(), steps=5, batch_size=8, seed=7, first=1)
+    assert (caught.value.step, caught.value.seed) == (step, 7)
+
+
+# Threads
+
+
+def test_everything_runs_on_one_thread_and_the_count_is_put_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        model = _record(steps=1, batch_size=8)
+        data = tiny_data()
+        evaluate(model, data.test_images, data.test_labels)
+        assert model.threads == {1}
+        assert torch.get_num_threads() == 3
+        with pytest.raises(KeyError), single_thread():
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+# Evaluation
+
+
+def test_accuracy_and_loss_are_those_of_one_pass_over_all_images() -> None:
+    data = tiny_data(count=900)  # 450 test images: two full evaluation batches and a part
+    model = tiny_network()
+    accuracy, loss = evaluate(model, data.test_images, data.test_labels)
+    with torch.no_grad():
+        logits = model(data.test_images)
+    right = (logits.argmax(dim=1) == data.test_labels).double().mean().item()
+    assert accuracy == pytest.approx(right)
+    assert loss == pytest.approx(
+        functional.cross_entropy(logits, data.test_labels).item(), rel=1e-5
+    )
+
+
+def test_loop_definition_says_what_is_set_by_hand() -> None:
+    assert loop_definition(steps=7, batch_size=3) != loop_definition(steps=8, batch_size=3)
+    assert loop_definition(steps=7, batch_size=3)["batch_size"] == 3

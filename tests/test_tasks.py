@@ -1,0 +1,264 @@
+"""Tasks: which images, split how, rendered how, and what `definition` notices."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from tiny_network import tiny_network
+from torch import nn
+from torch.nn import functional
+
+from peft_regress import registry
+from peft_regress.errors import InputError
+from peft_regress.tasks import SHIFT, UNSEEN, DigitsTask, digit_images
+from peft_regress.tasks.digit_images import read_digits, render, split_indices
+from peft_regress.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}
+each_scanner = pytest.mark.parametrize("scanner", list(SPLITS))
+each_task = pytest.mark.parametrize("task", [SHIFT, UNSEEN], ids=lambda item: item.name)
+
+
+@pytest.fixture
+def fake_sklearn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a setter of what scikit-learn's package returns, for the length of a test."""
+
+    def set_to(data: Any, target: Any) -> None:
+        class Digits:
+            pass
+
+        digits: Any = Digits()
+        digits.data, digits.target = data, target
+        monkeypatch.setattr("sklearn.datasets.load_digits", lambda: digits)
+        read_digits.cache_clear()
+
+    yield set_to
+    monkeypatch.undo()
+    read_digits.cache_clear()
+
+
+# Raw data
+
+
+@pytest.mark.parametrize(
+    ("scanner", "count", "sha256"),
+    [
+        ("mnist", 5000, "8fa65870cb2cfc9aea40a9b09c8f32df1dc2c12a928199ad4d3c83c2964b8763"),
+        ("sklearn", 1797, "88779380a7709f41729911002512f87ab9395c201e80697007f2c1816dbc7d4a"),
+    ],
+)
+def test_raw_images_are_the_known_ones(scanner: Any, count: int, sha256: str) -> None:
+    digits = read_digits(scanner)
+    assert len(digits.pixels) == len(digits.labels) == count
+    assert digits.sha256 == sha256
+
+
+def test_digest_ignores_dtype_and_layout(fake_sklearn: Any) -> None:
+    known = load_digits()
+    expected = read_digits("sklearn").sha256
+    fake_sklearn(np.asfortranarray(known.data.astype(np.int16)), known.target.astype(np.float32))
+    assert read_digits("sklearn").sha256 == expected
+
+
+@pytest.mark.parametrize("where", ["pixel", "label"])
+def test_digest_notices_one_value(fake_sklearn: Any, where: str) -> None:
+    known = load_digits()
+    data, target = known.data.copy(), known.target.copy()
+    expected = read_digits("sklearn").sha256
+    if where == "pixel":
+        data[1000, 20] = (data[1000, 20] + 1) % 17
+    else:
+        target[1000] = (target[1000] + 1) % 10
+    fake_sklearn(data, target)
+    assert read_digits("sklearn").sha256 != expected
+
+
+@pytest.mark.parametrize("value", [0.5, 17.0, -1.0])
+def test_values_out_of_range_are_refused(fake_sklearn: Any, value: float) -> None:
+    known = load_digits()
+    data = known.data.copy()
+    data[0, 0] = value
+    fake_sklearn(data, known.target)
+    with pytest.raises(InputError, match="not whole numbers from 0 to 16"):
+        read_digits("sklearn")
+
+
+# Split
+
+
+@each_scanner
+def test_splits_share_no_image_and_leave_none_out(scanner: Any) -> None:
+    parts = [split_indices(scanner, split, classes=10) for split in SPLITS[scanner]]
+    together = np.concatenate(parts)
+    assert sorted(together) == list(range(len(read_digits(scanner).labels)))
+
+
+@each_scanner
+def test_no_test_image_is_a_copy_of_a_training_image(scanner: Any) -> None:
+    pixels = read_digits(scanner).pixels
+    test = {pixels[i].tobytes() for i in split_indices(scanner, "test", classes=10)}
+    for split in SPLITS[scanner][:-1]:
+        seen = {pixels[i].tobytes() for i in split_indices(scanner, split, classes=10)}
+        assert not test & seen
+
+
+@each_scanner
+def test_every_split_has_every_class_in_proportion(scanner: Any) -> None:
+    labels = read_digits(scanner).labels
+    whole = np.bincount(labels, minlength=10)
+    turn = digit_images._PACKAGES[scanner].turn
+    for split in SPLITS[scanner]:
+        part = np.bincount(labels[split_indices(scanner, split, classes=10)], minlength=10)
+        assert np.all(np.abs(part - whole * turn.count(split) / len(turn)) < len(turn))
+
+
+@each_scanner
+def test_fewer_classes_are_a_part_of_the_same_split(scanner: Any) -> None:
+    everything = split_indices(scanner, "train", classes=10)
+    some = split_indices(scanner, "train", classes=SOURCE_CLASSES)
+    labels = read_digits(scanner).labels
+    assert list(some) == [i for i in everything if labels[i] < SOURCE_CLASSES]
+
+
+def test_the_source_never_sees_a_target_image_or_an_unseen_class() -> None:
+    _, labels = load_images("mnist", "source", classes=SOURCE_CLASSES)
+    assert sorted(set(labels.tolist())) == list(range(SOURCE_CLASSES))
+    assert {SHIFT.scanner, UNSEEN.scanner} == {"sklearn"}
+
+
+# Rendering
+
+
+@each_task
+def test_task_data_is_ready_for_the_model(task: DigitsTask) -> None:
+    data = task.load()
+    for images, labels in (
+        (data.train_images, data.train_labels),
+        (data.test_images, data.test_labels),
+    ):
+        assert images.shape == (len(labels), 3, 32, 32)
+        assert images.dtype == torch.float32
+        assert labels.dtype == torch.int64
+        assert sorted(set(labels.tolist())) == list(range(task.classes))
+        assert torch.equal(images[:, 0], images[:, 1])
+        assert torch.equal(images[:, 0], images[:, 2])
+
+
+def test_sizes_of_the_tasks() -> None:
+    sizes = {
+        task.name: (len(task.load().train_labels), len(task.load().test_labels))
+        for task in (SHIFT, UNSEEN)
+    }
+    assert sizes == {"shift": (601, 300), "unseen": (1198, 599)}
+
+
+@each_task
+def test_each_image_carries_its_own_label(task: DigitsTask) -> None:
+    """Against the package's own arrays and torch's own resize: a shifted label would show."""
+    known = load_digits()
+    for split, images, labels in (
+        ("train", task.load().train_images, task.load().train_labels),
+        ("test", task.load().test_images, task.load().test_labels),
+    ):
+        indices = split_indices("sklearn", split, classes=task.classes)  # type: ignore[arg-type]
+        assert labels.tolist() == known.target[indices].tolist()
+        ink = torch.from_numpy(known.images[indices]).unsqueeze(1) / 16
+        resized = functional.interpolate(ink, size=22, mode="bilinear", align_corners=False)
+        padded = functional.pad(resized, (5, 5, 5, 5))
+        light = 1 - padded if task.inverted else padded
+        expected = ((light - 0.1307) / 0.3081).float().expand(-1, 3, -1, -1)
+        torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
+
+
+def test_mnist_is_padded_and_not_resampled() -> None:
+    raw = read_digits("mnist").pixels[[0, 4999]].astype(np.float64) / 255
+    image = render("mnist", np.array([0, 4999]))
+    assert image.shape == (2, 1, 32, 32)
+    np.testing.assert_allclose(image[:, 0, 2:30, 2:30], (raw - 0.1307) / 0.3081, atol=1e-6)
+    assert np.all(image[:, :, :2] == np.float32(-0.1307 / 0.3081))
+
+
+def test_inverted_is_dark_ink_on_light_paper() -> None:
+    indices = np.array([0, 1])
+    light, dark = render("sklearn", indices), render("sklearn", indices, inverted=True)
+    np.testing.assert_allclose(light + dark, (1 - 2 * 0.1307) / 0.3081, atol=1e-6)
+    assert np.all(dark[:, 0, 0, 0] > light[:, 0, 0, 0])
+
+
+@each_task
+def test_loading_twice_gives_the_same_tensors(task: DigitsTask) -> None:
+    first = task.load()
+    load_images.cache_clear()
+    read_digits.cache_clear()
+    again = task.load()
+    assert torch.equal(first.train_images, again.train_images)
+    assert torch.equal(first.test_labels, again.test_labels)
+
+
+# Head
+
+
+def _state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_shift_leaves_the_model_as_it_is() -> None:
+    model = tiny_network(num_classes=10)
+    before = _state(model)
+    SHIFT.prepare(model, head="head", seed=0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else() -> None:
+    heads = []
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for seed in (0, 0, 1):
+        model = tiny_network(num_classes=10)
+        before = _state(model)
+        UNSEEN.prepare(model, head="head", seed=seed)
+        changed = {
+            name for name, tensor in model.state_dict().items() if not tensor.equal(before[name])
+        }
+        assert changed == {"head.weight", "head.bias"}
+        assert not model.head.bias.any()
+        assert model.head.weight.abs().max() <= 1 / 12**0.5
+        heads.append(model.head.weight.detach().clone())
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_unseen_refuses_a_head_that_is_no_linear_layer() -> None:
+    with pytest.raises(InputError, match="is no Linear"):
+        UNSEEN.prepare(tiny_network(), head="conv", seed=0)
+
+
+# Definition
+
+
+@each_task
+def test_definition_is_json_and_names_what_counts(task: DigitsTask) -> None:
+    definition = task.definition()
+    assert json.loads(json.dumps(definition)) == definition
+    assert definition["sha256"] == read_digits(task.scanner).sha256
+    assert definition["classes"] == task.classes == (SOURCE_CLASSES if task is SHIFT else 10)
+    assert NUM_CLASSES == 10
+
+
+def test_the_two_tasks_are_defined_apart() -> None:
+    assert SHIFT.definition() != UNSEEN.definition()
+
+
+def test_entry_points_name_the_two_tasks() -> None:
+    for task in (SHIFT, UNSEEN):
+        assert registry.get("task", task.name) is task
+        assert task.default

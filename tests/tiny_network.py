@@ -1,0 +1,66 @@
+"""A network of a few thousand parameters with every kind of layer that the methods tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from peft_regress.tasks import TaskData
+
+
+class TinyNetwork(nn.Module):
+    """An ungrouped and a depthwise convolution, BatchNorm, dropout, a linear layer, a head."""
+
+    def __init__(self, *, num_classes: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, kernel_size=3, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, kernel_size=3, groups=8)
+        self.linear = nn.Linear(8, 12)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(12, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (batch, num_classes) for images (batch, 3, height, width)."""
+        hidden = torch.relu(self.norm(self.conv(images)))  # (batch, 8, h, w)
+        hidden = self.depthwise(hidden).mean(dim=(2, 3))  # (batch, 8)
+        hidden = torch.tanh(self.linear(hidden))  # (batch, 12)
+        return self.head(self.dropout(hidden))  # (batch, num_classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyArchitecture:
+    """`TinyNetwork` as an architecture."""
+
+    name: str = "tiny"
+    head: str = "head"
+    default: bool = False
+
+    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+        """Build under a seed."""
+        return tiny_network(num_classes=num_classes, seed=seed)
+
+
+def tiny_network(*, num_classes: int = 4, seed: int = 0) -> TinyNetwork:
+    """Return a seeded network in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return TinyNetwork(num_classes=num_classes).eval()
+
+
+def tiny_data(*, count: int = 64, size: int = 12, seed: int = 0) -> TaskData:
+    """Return noise images, brighter by class, so that the classes can be learnt."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (count,), generator=generator)
+    images = torch.rand(count, 3, size, size, generator=generator)
+    for image, label in zip(images, labels.tolist(), strict=True):
+        image += label
+    half = count // 2
+    return TaskData(
+        train_images=images[:half],
+        train_labels=labels[:half],
+        test_images=images[half:],
+        test_labels=labels[half:],
+    )
