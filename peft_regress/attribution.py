@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peft_regress.metrics import base_name
-
 if TYPE_CHECKING:
     from peft_regress.records import Ledger
 
@@ -40,14 +38,12 @@ class Contribution:
 def explain_metric(metric: str, old: Ledger, new: Ledger) -> tuple[Contribution, ...]:
     """Return the contributions to a metric's change, the largest first.
 
-    Empty for a metric that no ledger attributes. A batch-32 metric is explained by batch 1's
-    ledger: the same modules, other magnitudes.
+    Empty for a metric that the ledger, which is batch 1's, does not attribute.
     """
-    name = base_name(metric)
-    if name in _PHASES:
-        before = _flat_flops(old, _PHASES[name])
-        after = _flat_flops(new, _PHASES[name])
-    elif name == "peak_bytes":
+    if metric in _PHASES:
+        before = _flat_flops(old, _PHASES[metric])
+        after = _flat_flops(new, _PHASES[metric])
+    elif metric == "peak_bytes":
         before, after = _flat_bytes(old), _flat_bytes(new)
     else:
         return ()

@@ -326,19 +326,17 @@ def _relative(old: float, new: float) -> float | None:
 
 def _same_shape(old: Metric, new: Metric) -> bool:
     def shape(metric: Metric) -> list[int]:
-        return [len(s) if isinstance(s, list) else 0 for s in metric.samples or ()]
+        return [len(s) if isinstance(s, list) else -1 for s in metric.samples or ()]
 
     return shape(old) == shape(new)
 
 
 def _flat(metric: Metric) -> list[float]:
     """Return a metric's samples in one list, or its value where it has none."""
-    if not metric.samples:
-        return [metric.value]
     flat: list[float] = []
-    for sample in metric.samples:
+    for sample in metric.samples or ():
         flat.extend(sample if isinstance(sample, list) else [sample])
-    return flat
+    return flat or [metric.value]
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["IDENTITY_TOLERANCE", "MERGE_TOLERANCE", "RELOAD_TOLERANCE", "InvariantWatch"]
 
-# Bounds on the largest difference of two outputs over the largest logit. TODO
-IDENTITY_TOLERANCE: Final = 1e-4
-MERGE_TOLERANCE: Final = 1e-3
-RELOAD_TOLERANCE: Final = 1e-5
+# Bounds on the largest difference of two outputs over the largest logit. Found sound, on the four
+# default architectures after 25 steps: 0 for identity and reloading, DoRA included, which compute
+# the same operations on the same values; up to 1.8e-6 for merging, which rounds sums otherwise.
+# The margin is for other processors; a merge that scales one layer wrongly is off by 1e-4 and more.
+IDENTITY_TOLERANCE: Final = 1e-5
+MERGE_TOLERANCE: Final = 3e-5
+RELOAD_TOLERANCE: Final = 1e-6
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 
@@ -46,7 +49,7 @@ class InvariantWatch:
       of another seed the trained output.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what a case consists of)
         self,
         *,
         method: Method,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["case_params", "default_cases", "parse_case_id", "select_cases", "shard_of"]
 
-_RANKED = re.compile(r"^(?P<method>.+)-r(?P<rank>[1-9]\d*)$")
+_RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
 
 
 def default_cases(task: str | None = None) -> list[Case]:
@@ -30,7 +30,7 @@ def default_cases(task: str | None = None) -> list[Case]:
     return [
         Case(task=item.name, method=method.name, architecture=architecture.name, rank=rank)
         for item in tasks
-        if item.default
+        if item.default or task is not None
         for architecture in registry.items("architecture")
         if architecture.default
         for method in registry.items("method")
@@ -65,7 +65,7 @@ def parse_case_id(text: str) -> Case:
         msg = f"{text!r} is not a case id: <task>/<method>-r<rank>/<architecture> is wanted"
         raise InputError(msg)
     task, ranked, architecture = parts
-    match = _RANKED.match(ranked)
+    match = _RANKED.fullmatch(ranked)
     method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
     return checked_case(task=task, method=method, architecture=architecture, rank=rank)
 
@@ -122,7 +122,7 @@ def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float])
         )
         raise InputError(msg)
     load = {
-        name: sum(weights.get(identifier, usual) for identifier in ids)
+        name: sum(weights.get(identifier) or usual for identifier in ids)
         for name, ids in groups.items()
     }
     totals = [0.0] * count

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from peft_regress.units import Direction, Kind, Unit
 
-__all__ = ["BATCH_SUFFIX", "COST_METRICS", "METRICS", "MetricSpec", "base_name"]
+__all__ = ["BATCH_SUFFIX", "COST_METRICS", "METRICS", "MetricSpec"]
 
 BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
@@ -66,7 +66,3 @@ METRICS: dict[str, MetricSpec] = {
     "relative_step_seconds": MetricSpec(unit="ratio", direction="lower", kind="info"),
 }
 
-
-def base_name(metric: str) -> str:
-    """Return a metric's name without the batch suffix: 'peak_bytes_b32' -> 'peak_bytes'."""
-    return metric.removesuffix(BATCH_SUFFIX)

@@ -212,15 +212,17 @@ class _Hooks:
             workeroutput["peft_regress_collected"] = sorted(self.session.collected)
             workeroutput["peft_regress_selected"] = sorted(self.session.selected)
             return
-        if not self.session.is_gating:
+        if not self.session.is_gating or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
         problem = self.session.finish()
         if problem and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter, exitstatus: int
+    ) -> None:
         """Print the verdict as one table."""
-        if self.session.is_gating:
+        if self.session.is_gating and exitstatus != pytest.ExitCode.USAGE_ERROR:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(self.session.summary_text())
 

@@ -7,7 +7,6 @@ schema is an error that names the key, never a silently half-read record.
 from __future__ import annotations
 
 import hashlib
-import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -170,16 +169,26 @@ def content_digest(run: Run) -> str:
     return canonical_digest(content)
 
 
+_LARGEST = 1e100
+"""Nothing that is measured comes near it; past it sums and ratios of floats would overflow."""
+
+
 def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
-    """Raise `InputError` where a metric is NaN, infinite, or a negative count."""
+    """Raise `InputError` where a metric is NaN, infinite, absurdly large, or a negative count."""
     for name, metric in metrics.items():
         flat = [metric.value]
         for sample in metric.samples or ():
             flat.extend(sample if isinstance(sample, list) else [sample])
         for value in flat:
-            if not math.isfinite(value):
-                msg = f"{where}: metric {name!r} is {value}, not a finite number"
+            # Not `math.isfinite`: it raises for a whole number beyond the largest float.
+            if not abs(value) <= _LARGEST:
+                msg = f"{where}: metric {name!r} is {_shown(value)}, not a finite number"
                 raise InputError(msg)
             if value < 0 and metric.unit != "nat":
                 msg = f"{where}: metric {name!r} is {value}, and a {metric.unit} is never negative"
                 raise InputError(msg)
+
+
+def _shown(value: float) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."  # noqa: PLR2004

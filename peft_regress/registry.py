@@ -7,6 +7,7 @@ conftest.py. The built-ins come in through the same entry points.
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, get_args
 
@@ -25,6 +26,8 @@ class Named(Protocol):
         """The name that stands in a case id."""
 
 
+_RANK_SUFFIX = re.compile(r"-r[0-9]+$")
+
 _added: dict[str, dict[str, Any]] = {kind: {} for kind in get_args(RegisteredKind)}
 _loaded: set[str] = set()
 
@@ -37,9 +40,6 @@ def add(kind: RegisteredKind, item: Named) -> None:
     if kind not in _added:
         raise UnknownNameError("kind of registration", kind, _added)
     name = item.name
-    if not name or any(character in name for character in "/*?[] \t\n"):
-        msg = f"a {kind} cannot be called {name!r}: it could not stand in a case id"
-        raise InputError(msg)
     _load(kind)
     _insert(kind, name, item)
 
@@ -72,6 +72,11 @@ def remove(kind: RegisteredKind, name: str) -> None:
 
 
 def _insert(kind: str, name: str, item: Named) -> None:
+    spoils_id = any(c in "/*?[]" or c.isspace() or not c.isprintable() for c in name)
+    # `lora-r4` as a name would give the same id as method `lora` of rank 4.
+    if not name or spoils_id or (kind == "method" and _RANK_SUFFIX.search(name)):
+        msg = f"a {kind} cannot be called {name!r}: it could not stand in a case id"
+        raise InputError(msg)
     if name in _added[kind]:
         msg = f"a {kind} called {name!r} is registered already: {_added[kind][name]!r}"
         raise InputError(msg)
@@ -82,8 +87,13 @@ def _load(kind: str) -> None:
     if kind in _loaded:
         return
     _loaded.add(kind)
-    for point in entry_points(group=f"peft_regress.{kind}s"):
-        item = point.load()
+    try:
+        found = [(point, point.load()) for point in entry_points(group=f"peft_regress.{kind}s")]
+    except BaseException:
+        # Or the next call would go on with half a registry.
+        _loaded.discard(kind)
+        raise
+    for point, item in found:
         if item.name != point.name:
             msg = f"entry point {point.value!r} is called {point.name!r}, its {kind} {item.name!r}"
             raise InputError(msg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,16 +106,15 @@ class RegressSession:
 
     def finish(self) -> bool:
         """Write run file and summary; return whether the run must fail."""
-        run, document = self.run(), None
+        verdict = None
         try:
             verdict = self.verdict()
         except InputError as error:
             self.problems.append(str(error))
-            verdict = None
+        run = self.run()
         try:
             if self.options.save is not None:
-                document = self._benchmark_document()
-                write_run_file(self.options.save, run, document)
+                write_run_file(self.options.save, run, self._benchmark_document())
             if self.options.summary is not None and verdict is not None:
                 text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
                 write_atomic(self.options.summary, text.encode())
@@ -139,22 +139,18 @@ class RegressSession:
 
     def summary_text(self) -> str:
         """Return the table of results and the verdict, for the end of the terminal output."""
-        if self.problems and not self.records:
-            return "\n".join(self.problems)
         run = self.run()
         parts = [report.results_table(run)] if run.cases else []
         if run.cases and not any("step_seconds" in record.metrics for record in run):
             parts.append("times: not measured, because pytest-benchmark's timer is off")
-        try:
+        with contextlib.suppress(InputError):
             verdict = self.verdict()
             parts.append(report.verdict_text(verdict, *self._sides(run), hint=self._hint()))
-        except InputError:
-            pass
         if run.selection.narrowed_by:
             how = ", ".join(run.selection.narrowed_by)
             parts.append(f"partial run ({how}): {len(run.selection.not_selected)} not selected")
         if self.options.save is not None and not self.problems:
-            parts.append(f"run file: {self.options.save}")
+            parts.append(f"run file: {self._shown(self.options.save)}")
         return "\n\n".join([*parts, *self.problems])
 
     def extend_document(self, document: dict[str, Any]) -> None:
@@ -166,10 +162,18 @@ class RegressSession:
         return self.references(), observations_of(run, "this run")
 
     def _hint(self) -> str:
-        return accept_hint(None if self.options.save is None else str(self.options.save))
+        return accept_hint(None if self.options.save is None else self._shown(self.options.save))
+
+    def _shown(self, path: Path) -> str:
+        """Return a path as it would be typed where pytest was started."""
+        here = self.config.invocation_params.dir
+        return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
     def _not_selected(self) -> set[str]:
-        known = {case.id for case in default_cases()} | self.references().keys() | self.collected
+        known = {case.id for case in default_cases()} | self.collected
+        with contextlib.suppress(InputError):
+            # Unreadable baselines fail the run elsewhere; what was measured is written all the same.
+            known |= self.references().keys()
         return known - self.selected
 
     def _load_references(self) -> dict[str, Observation]:

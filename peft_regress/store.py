@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import msgspec
 
-from peft_regress.errors import AbsentError, InputError, RunFileError
+from peft_regress.errors import InputError, RunFileError
 from peft_regress.records import (
     MIXED_MACHINES,
     SCHEMA_VERSION,
@@ -72,7 +72,7 @@ class StoredRun:
 def read_run_file(path: Path) -> RunFile:
     """Read and check one run file.
 
-    Raises `AbsentError` where there is no such file, `RunFileError` where it cannot be trusted.
+    Raises `InputError` where there is no such file, `RunFileError` where it cannot be trusted.
     """
     try:
         content = path.read_bytes()
@@ -101,7 +101,11 @@ def read_run(path: Path) -> StoredRun:
 
 def baseline_files(root: Path) -> list[Path]:
     """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first."""
-    found = [path for path in root.glob("*/*.json") if _ENTRY_NAME.match(path.name)]
+    found = [
+        path
+        for path in root.glob("*/*.json")
+        if _ENTRY_NAME.match(path.name) and not path.parent.name.startswith(".")
+    ]
     return sorted(found, key=lambda path: (_entry_number(path), path.as_posix()))
 
 
@@ -135,12 +139,16 @@ def accept_run(source: Path, *, root: Path, reason: str, date: str, history: boo
     accepted = Acceptance(reason=reason, date=date, role="history" if history else "baseline")
     run = msgspec.structs.replace(run, accepted=accepted)
     folder = root / _machine_id(document)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Two accepts at once must not take the same number.
-    with filelock.FileLock(root / ".lock"):
-        number = 1 + max((_entry_number(path) for path in baseline_files(root)), default=0)
-        target = folder / f"{number:04d}_{_entry_title(run)}.json"
-        write_run_file(target, run, document)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Two accepts at once must not take the same number.
+        with filelock.FileLock(root / ".lock"):
+            number = 1 + max((_entry_number(path) for path in baseline_files(root)), default=0)
+            target = folder / f"{number:04d}_{_entry_title(run)}.json"
+            write_run_file(target, run, document)
+    except OSError as error:
+        msg = f"{root}: cannot be written ({error.strerror or error}); nothing was accepted"
+        raise InputError(msg) from error
     return target
 
 
@@ -148,6 +156,8 @@ def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
     """Join pytest-benchmark's part and ours, with the content digest set."""
     for name, record in run.cases.items():
         check_finite(record.metrics, name)
+    # As a reader will see it (a sample 1 is read as 1.0), or the digest would not be the file's.
+    run = msgspec.convert(msgspec.to_builtins(run), Run)
     run = msgspec.structs.replace(run, content_digest=content_digest(run))
     return {**document, "peft_regress": msgspec.to_builtins(run)}
 
@@ -158,9 +168,15 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step, or leave it as it was and raise `InputError`."""
+    """Replace a file in one step, or leave it as it was and raise `InputError`.
+
+    What is no regular file, such as /dev/stdout, is written to and never replaced.
+    """
     temporary: str | None = None
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as stream:
@@ -170,12 +186,15 @@ def write_atomic(path: Path, content: bytes) -> None:
         # mkstemp makes the file private; a baseline is as public as its neighbours.
         os.chmod(temporary, 0o644)  # noqa: PTH101
         os.replace(temporary, path)  # noqa: PTH105
-    except OSError as error:
+    except BaseException as error:
+        # An interrupt leaves no litter either.
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)  # noqa: PTH108
+        if not isinstance(error, OSError):
+            raise
         msg = (
-            f"{path}: cannot be written ({error.strerror}); what stood there is unchanged. "
+            f"{path}: cannot be written ({error.strerror or error}); what stood there is unchanged. "
             "Free some space or choose another path, then run the same command again."
         )
         raise InputError(msg) from error
@@ -197,7 +216,7 @@ def _format(value: Any, indent: int) -> Iterable[str]:  # noqa: ANN401
     for position, item in enumerate(value.items() if is_mapping else value):
         yield ("," if position else "") + inner
         if is_mapping:
-            yield json.dumps(item[0]) + ": "
+            yield json.dumps(str(item[0])) + ": "
             yield from _format(item[1], indent + 1)
         else:
             yield from _format(item, indent + 1)
@@ -222,6 +241,9 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
             "has no object 'peft_regress', so it is not a run file of this tool",
             "A plain pytest-benchmark file cannot be gated; use `--regress-save PATH`.",
         )
+    for key, kind in (("benchmarks", list), ("machine_info", dict)):
+        if not isinstance(document.get(key, kind()), kind):
+            raise RunFileError(path, f"{key!r} is no {kind.__name__}: no pytest-benchmark", restore)
     _check_schema(path, ours.get("schema_version"))
     return document
 
@@ -251,7 +273,10 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
         run = msgspec.convert(ours, Run)
     except msgspec.ValidationError as error:
         raise RunFileError(path, f"does not fit the schema: {error}", restore) from error
-    digest = content_digest(run)
+    try:
+        digest = content_digest(run)
+    except UnicodeEncodeError as error:
+        raise RunFileError(path, f"holds text that is not Unicode ({error})", restore) from error
     if run.content_digest != digest:
         raise RunFileError(
             path,
@@ -317,10 +342,16 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
 
 def _union_selection(runs: list[Run], present: set[str]) -> Selection:
     left_out = sorted({name for run in runs for name in run.selection.not_selected} - present)
-    # Shards are narrowed one by one; together they are complete when nothing is left out.
     narrowed = sorted({how for run in runs for how in run.selection.narrowed_by})
-    shards_only = all(how.startswith("--regress-shard") for how in narrowed)
-    complete = not left_out and (shards_only or all(run.selection.complete for run in runs))
+
+    def is_whole(selection: Selection) -> bool:
+        # Shards are narrowed one by one; together they are complete when nothing is left out.
+        # Incomplete without being narrowed is a run that was interrupted.
+        how = selection.narrowed_by
+        shard_only = bool(how) and all(text.startswith("--regress-shard") for text in how)
+        return selection.complete or shard_only
+
+    complete = not left_out and all(is_whole(run.selection) for run in runs)
     return Selection(
         complete=complete, narrowed_by=[] if complete else narrowed, not_selected=left_out
     )
@@ -342,7 +373,9 @@ def _read_for_accept(source: Path) -> tuple[Run, dict[str, Any]]:
         msg = f"{source}: the folder holds no run file (*.json)"
         raise InputError(msg)
     document = dict(files[0].document)
-    document["benchmarks"] = [entry for file in files for entry in file.document["benchmarks"]]
+    document["benchmarks"] = [
+        entry for file in files for entry in file.document.get("benchmarks", ())
+    ]
     return _union(source, files), document
 
 

@@ -102,7 +102,5 @@ def test_listing_every_kind_imports_neither_torch_nor_numpy() -> None:
         "heavy = {'torch', 'torchvision', 'peft', 'galore_torch', 'numpy', 'sklearn', 'mlxtend'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True
-    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from math import prod
 from typing import Any
 
@@ -14,8 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from peft_regress.cost import StepCost, UncountedOperatorError, profile_step, register_flop_formula
-from peft_regress.cost import flops
+from peft_regress.cost import (
+    StepCost,
+    UncountedOperatorError,
+    flops,
+    profile_step,
+    register_flop_formula,
+)
 from peft_regress.cost.flops import (
     convolution_flops,
     does_matrix_work,
@@ -76,27 +80,25 @@ def test_singular_value_decomposition_is_told_apart_and_symmetric() -> None:
 
 
 def multiply_adds(
+    x: Tensor,
+    weight: Tensor,
     *,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
     stride: int,
+    padding: int,
     dilation: int,
-    output_shape: tuple[int, ...],
+    groups: int,
     transposed: bool,
 ) -> int:
-    """Count one by one the products of a convolution, padding included, by walking its loops."""
-    laid_on = input_shape[2:] if transposed else output_shape[2:]
-    total = 0
-    for _sample in range(input_shape[0]):
-        for _weight_out, _weight_in in itertools.product(*map(range, weight_shape[:2])):
-            for position in itertools.product(*map(range, laid_on)):
-                for offset in itertools.product(*map(range, weight_shape[2:])):
-                    touched = tuple(
-                        p * stride + o * dilation for p, o in zip(position, offset, strict=True)
-                    )
-                    assert len(touched) == len(laid_on)
-                    total += 1
-    return total
+    """Count products by adding them up: with ones all over, every product adds 1 to the sum.
+
+    Padding is filled with ones for that; of a transposed convolution, padding takes results away,
+    not products.
+    """
+    n = x.ndim - 2
+    if not transposed:
+        x = nn.functional.pad(x, [padding, padding] * n, value=1.0)
+    options = ([stride] * n, [0] * n, [dilation] * n, transposed, [0] * n, groups)
+    return int(aten.convolution(x, weight, None, *options).sum())
 
 
 @st.composite
@@ -124,10 +126,10 @@ def convolutions(draw: st.DrawFn) -> dict[str, Any]:
 @given(case=convolutions())
 def test_convolutions_against_counting_every_product(case: dict[str, Any]) -> None:
     transposed, groups = case["transposed"], case["groups"]
-    x = torch.ones(case["batch"], case["in_channels"], *case["size"])
+    x = torch.ones(case["batch"], case["in_channels"], *case["size"], dtype=torch.float64)
     channels = (case["in_channels"], case["out_channels"])
     first, second = channels if transposed else channels[::-1]
-    weight = torch.ones(first, second // groups, *case["kernel"])
+    weight = torch.ones(first, second // groups, *case["kernel"], dtype=torch.float64)
     n = case["dimensions"]
     geometry = (
         [case["stride"]] * n,
@@ -138,14 +140,8 @@ def test_convolutions_against_counting_every_product(case: dict[str, Any]) -> No
         groups,
     )
     out = aten.convolution(x, weight, None, *geometry)
-    once = 2 * multiply_adds(
-        input_shape=tuple(x.shape),
-        weight_shape=tuple(weight.shape),
-        stride=case["stride"],
-        dilation=case["dilation"],
-        output_shape=tuple(out.shape),
-        transposed=transposed,
-    )
+    options = {name: case[name] for name in ("stride", "padding", "dilation", "groups")}
+    once = 2 * multiply_adds(x, weight, transposed=transposed, **options)
     assert convolution_flops(x.shape, weight.shape, out.shape, transposed=transposed) == once
     assert count(aten.convolution, x, weight, None, *geometry) == once
 
@@ -157,22 +153,15 @@ def test_convolutions_against_counting_every_product(case: dict[str, Any]) -> No
     assert paper(*backward, out=None) == (mask[0] + groups * mask[1]) * once
 
 
-def test_gradients_take_the_products_that_the_forward_pass_took() -> None:
-    """Each gradient of a product x*w*dy is one product: as many terms in dx and dw as in y."""
-    x = torch.randn(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
-    w = torch.randn(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+def test_each_gradient_takes_as_many_products_as_the_forward_pass() -> None:
+    """Autograd on ones adds 1 for each product, as `multiply_adds` does."""
+    x = torch.ones(1, 4, 5, 5, dtype=torch.float64, requires_grad=True)
+    w = torch.ones(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     out = nn.functional.conv2d(x, w, groups=2)
-    out.sum().backward()
-    assert w.grad is not None
-    # Independent of any formula: the count of x[i] * w[j] pairs, by autograd on all-ones tensors.
-    ones_x = torch.ones_like(x, requires_grad=True)
-    ones_w = torch.ones_like(w, requires_grad=True)
-    result = nn.functional.conv2d(ones_x, ones_w, groups=2)
-    grad_x, grad_w = torch.autograd.grad(result.sum(), (ones_x, ones_w))
-    expected = count(aten.convolution, x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 2)
-    assert 2 * int(result.sum()) == expected
-    assert 2 * int(grad_x.sum()) == expected
-    assert 2 * int(grad_w.sum()) == expected
+    grad_x, grad_w = torch.autograd.grad(out.sum(), (x, w))
+    backward = (torch.ones_like(out), x, w, None, [1, 1], [0, 0], [1, 1], False, [0, 0], 2)
+    assert count(aten.convolution_backward, *backward, [True, False, False]) == 2 * grad_x.sum()
+    assert count(aten.convolution_backward, *backward, [False, True, False]) == 2 * grad_w.sum()
 
 
 # --- Attention ------------------------------------------------------------------------------------
@@ -295,9 +284,7 @@ def test_a_registered_formula_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     def trilinear(a: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
         return 11 * a.shape[0] + 0 * out.numel()
 
-    cost = profile_step(
-        Bilinear(), sgd, input_shape=(2, 3), num_classes=2, loss="sum", fake=False
-    )
+    cost = profile_step(Bilinear(), sgd, input_shape=(2, 3), num_classes=2, loss="sum", fake=False)
     assert cost.forward_flops == 22
     assert cost.paper_forward_flops == 0
 
@@ -332,7 +319,7 @@ def test_optimizer_work_is_one_flop_an_element() -> None:
 
 
 def layer_flops(model: nn.Module, shape: tuple[int, ...]) -> dict[str, int]:
-    """Count each layer's forward FLOPs from its shapes, per output element rather than per weight."""
+    """Count each layer's forward FLOPs per output element, where the package goes by weights."""
     flops: dict[str, int] = {}
     handles = []
     for name, module in model.named_modules():
@@ -447,9 +434,7 @@ def test_paper_counter_equals_torch_s(architecture: str) -> None:
 def test_grouped_convolutions_are_where_the_two_counters_differ() -> None:
     """The reference numbers of mobilenet_v2 at 224x224: 11,678 MFLOP reported, 1,181 correct."""
     model = torchvision.models.mobilenet_v2(num_classes=1000)
-    cost = profile_step(
-        model, adamw, input_shape=(1, 3, 224, 224), num_classes=1000, loss="sum"
-    )
+    cost = profile_step(model, adamw, input_shape=(1, 3, 224, 224), num_classes=1000, loss="sum")
     assert round(cost.paper_backward_flops / 1e6) == 11_678
     assert round(cost.backward_flops / 1e6) == 1_181
     assert cost.paper_forward_flops == cost.forward_flops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -50,9 +51,7 @@ class _Recorder(nn.Module):
 def _record(*, steps: int, batch_size: int, seed: int = 0) -> _Recorder:
     model = _Recorder()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    finetune(
-        model, optimizer, tiny_data(), steps=steps, batch_size=batch_size, seed=seed, first=1
-    )
+    finetune(model, optimizer, tiny_data(), steps=steps, batch_size=batch_size, seed=seed, first=1)
     return model
 
 
@@ -102,7 +101,7 @@ def test_training_learns() -> None:
 
 def test_a_pass_shows_every_image_once_and_the_next_pass_another_order() -> None:
     model = _record(steps=8, batch_size=8)
-    passes = [sum(model.seen[:4], []), sum(model.seen[4:], [])]
+    passes = [[*itertools.chain(*model.seen[:4])], [*itertools.chain(*model.seen[4:])]]
     images = sorted(tiny_data().train_images[:, 0, 0, 0].tolist())
     assert sorted(passes[0]) == sorted(passes[1]) == images
     assert passes[0] != passes[1]

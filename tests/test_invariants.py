@@ -225,9 +225,7 @@ def _freeze(name: str) -> Callable[[nn.Module], None]:
 
 
 def test_a_library_that_leaves_one_adapter_frozen_is_caught() -> None:
-    fault = Faulty(
-        method=LORA, adapting=_freeze("base_model.model.conv.lora_A.default.weight")
-    )
+    fault = Faulty(method=LORA, adapting=_freeze("base_model.model.conv.lora_A.default.weight"))
     assert _broken(_watched(fault)) == {"expected_trainable", "trainable_changed"}
 
 

@@ -76,7 +76,7 @@ def test_state_is_in_half_precision_and_counters_stay_whole(state: dict[str, Ten
 
 
 def test_a_value_beyond_half_precision_is_refused() -> None:
-    with pytest.raises(SourceError, match="conv.weight does not fit half precision"):
+    with pytest.raises(SourceError, match=r"conv\.weight does not fit half precision"):
         sources._halve("conv.weight", torch.tensor([1.0, 7e4]))
 
 
@@ -132,7 +132,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
 
     monkeypatch.setattr(Path, "replace", fail)
     changed = {**state, "head.bias": state["head.bias"] + 1}
-    with pytest.raises(OSError, match="^$"):
+    with pytest.raises(OSError, match=r"^$"):
         save_source(root, TINY, changed, recipe=SHORT)
     assert {path: path.read_bytes() for path in (root / "sources").iterdir()} == before
 

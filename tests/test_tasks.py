@@ -173,8 +173,8 @@ def test_each_image_carries_its_own_label(task: DigitsTask) -> None:
         ink = torch.from_numpy(known.images[indices]).unsqueeze(1) / 16
         resized = functional.interpolate(ink, size=22, mode="bilinear", align_corners=False)
         padded = functional.pad(resized, (5, 5, 5, 5))
-        light = 1 - padded if task.inverted else padded
-        expected = ((light - 0.1307) / 0.3081).float().expand(-1, 3, -1, -1)
+        levels = task.paper + (task.ink - task.paper) * padded
+        expected = ((levels - 0.1307) / 0.3081).float().expand(-1, 3, -1, -1)
         torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
 
 
@@ -186,11 +186,12 @@ def test_mnist_is_padded_and_not_resampled() -> None:
     assert np.all(image[:, :, :2] == np.float32(-0.1307 / 0.3081))
 
 
-def test_inverted_is_dark_ink_on_light_paper() -> None:
-    indices = np.array([0, 1])
-    light, dark = render("sklearn", indices), render("sklearn", indices, inverted=True)
-    np.testing.assert_allclose(light + dark, (1 - 2 * 0.1307) / 0.3081, atol=1e-6)
-    assert np.all(dark[:, 0, 0, 0] > light[:, 0, 0, 0])
+def test_paper_and_ink_are_the_levels_of_background_and_full_ink() -> None:
+    grey = render("sklearn", np.arange(20), paper=0.3, ink=0.7) * 0.3081 + 0.1307
+    assert np.all(np.abs(grey[:, 0, 0, 0] - 0.3) < 1e-6)
+    assert grey.min() == pytest.approx(0.3, abs=1e-6)
+    assert grey.max() == pytest.approx(0.7, abs=1e-6)
+    assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.3, 0.7, 0.0, 1.0)
 
 
 @each_task

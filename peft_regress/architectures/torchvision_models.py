@@ -30,8 +30,8 @@ class TorchvisionModel:
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build the model with random weights drawn under `seed`; global generators stay as is."""
-        import torch  # noqa: PLC0415  (listing names must not cost the import)
-        from torchvision.models import get_model  # noqa: PLC0415
+        import torch  # listing names must not cost the import
+        from torchvision.models import get_model
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

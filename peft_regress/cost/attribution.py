@@ -56,9 +56,10 @@ class ModuleTrail:
                 self._stack.pop()
                 self._note(self.current())
 
-            # First in and last out, so that what other hooks compute counts for the module.
+            # First in and last out, so that what other hooks compute counts for the module. Always,
+            # since checkpointing leaves a module by an exception once it has computed enough.
             self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            self._handles.append(module.register_forward_hook(leave))
+            self._handles.append(module.register_forward_hook(leave, always_call=True))
 
     def current(self) -> str:
         """Name the module whose forward pass is running; '' outside any."""

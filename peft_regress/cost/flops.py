@@ -182,9 +182,6 @@ def convolution_flops(
     return 2 * input_shape[0] * positions * prod(weight_shape)
 
 
-_MATMUL_COUNT_OF_MASK = 2  # input gradient and weight gradient; the third entry is the bias
-
-
 @_paper(aten.convolution)
 @register_flop_formula(aten.convolution)
 def _convolution(
@@ -209,7 +206,7 @@ def _convolution(
 @register_flop_formula(aten.convolution_backward)
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
     transposed, output_mask = args[4], args[7]
-    wanted = sum(output_mask[:_MATMUL_COUNT_OF_MASK])
+    wanted = int(output_mask[0]) + int(output_mask[1])  # the third entry is the bias
     return wanted * convolution_flops(x.shape, weight.shape, grad.shape, transposed=transposed)
 
 
@@ -222,9 +219,9 @@ def _paper_convolution_backward(
     grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any
 ) -> int:
     transposed, groups, output_mask = args[4], args[6], args[7]
-    wanted = output_mask[0] + groups * output_mask[1]
+    wanted = int(output_mask[0]) + int(groups) * int(output_mask[1])
     once = convolution_flops(x.shape, weight.shape, grad.shape, transposed=transposed)
-    return int(wanted * once)
+    return wanted * once
 
 
 # --- Attention ------------------------------------------------------------------------------------
@@ -291,15 +288,19 @@ def is_svd(packet: Any) -> bool:
 
 # By the words of a name rather than a list of names, so that a kernel that a new release adds, such
 # as another fused convolution, stops the count rather than vanishing from it.
-_MATRIX_WORDS = frozenset(
-    "mm bmm smm hspmm sspaddmm addmm addbmm baddbmm addmv mv addr ger dot vdot matmul einsum linear "
-    "bilinear trilinear conv conv1d conv2d conv3d convolution tbc lstm gru rnn attention transformer "
-    "cdist pdist linalg svd qr geqrf orgqr ormqr cholesky lu solve quantized dyn sparse".split()
-)
-_NO_MATRIX_WORK = frozenset(
-    "linalg_vector_norm linalg_cross linalg_diagonal _linalg_check_errors linalg__powsum lu_unpack "
-    "_sparse_softmax _sparse_log_softmax sparse_dim".split()
-)
+# fmt: off
+_MATRIX_WORDS = frozenset({
+    "mm", "bmm", "smm", "hspmm", "sspaddmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "addr",
+    "ger", "dot", "vdot", "matmul", "einsum", "linear", "bilinear", "trilinear", "conv", "conv1d",
+    "conv2d", "conv3d", "convolution", "tbc", "lstm", "gru", "rnn", "attention", "transformer",
+    "cdist", "pdist", "linalg", "svd", "qr", "geqrf", "orgqr", "ormqr", "cholesky", "lu", "solve",
+    "quantized", "dyn", "sparse",
+})
+_NO_MATRIX_WORK = frozenset({
+    "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",
+    "linalg__powsum", "lu_unpack", "_sparse_softmax", "_sparse_log_softmax", "sparse_dim",
+})
+# fmt: on
 _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 

@@ -80,7 +80,7 @@ class _Holding(weakref.ref["UntypedStorage"]):
     module: str
 
 
-class Ledger(TorchDispatchMode):
+class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Record FLOPs and memory by category and module while it is the innermost dispatch mode.
 
     Set `phase` as the step goes on. Tensors that are alive before it starts are made known with
@@ -91,7 +91,7 @@ class Ledger(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.phase: Phase = "forward"
         self.memory_events: list[MemoryEvent] = []
         self.flop_events: list[FlopEvent] = []
@@ -114,9 +114,8 @@ class Ledger(TorchDispatchMode):
                 self._hold_new(parameter, "param", name)
                 self._parameters.append((weakref.ref(parameter), name))
                 if parameter.requires_grad:
-                    parameter.register_post_accumulate_grad_hook(
-                        partial(self._claim_gradient, name)
-                    )
+                    claim = partial(self._claim_gradient, name)
+                    parameter.register_post_accumulate_grad_hook(claim)  # type: ignore[no-untyped-call]
         for module, name in names.items():
             for buffer in module.buffers(recurse=False):
                 self._hold_new(buffer, "buffer", name)
@@ -168,7 +167,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self,
         func: Any,
-        types: Any,  # noqa: ARG002
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
@@ -231,15 +230,16 @@ class Ledger(TorchDispatchMode):
         if self.phase == "optimizer":
             return self._module_of_operands(args)
         # A module may run inside the backward pass: checkpointing computes activations anew.
-        if self.phase == "backward" and not (name := self._trail.current()):
-            node = torch._C._current_autograd_node()  # noqa: SLF001
+        module = self._trail.current()
+        if self.phase == "backward" and not module:
+            node: Any = torch._C._current_autograd_node()  # noqa: SLF001
             if node is None:
                 return ""
             parameter = getattr(node, "variable", None)
             if parameter is not None:  # AccumulateGrad, which has no place in the numbering
                 return self._module_of_operands((parameter,))
             return self._trail.owner(node)
-        return self._trail.current()
+        return module
 
     def _module_of_operands(self, args: tuple[Any, ...]) -> str:
         """Name the module of the first operand that has one: state follows its parameter."""
@@ -307,7 +307,8 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Find the storages of a tensor, through subclasses that wrap others."""
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()
-        return [s for name in names for s in _storages(getattr(tensor, name))]
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [s for name in names for s in _storages(getattr(wrapper, name))]
     return (tensor.untyped_storage(),)

@@ -113,7 +113,7 @@ class StepCost:
         )
 
 
-def profile_step(
+def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
     model: nn.Module,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
     *,
@@ -126,8 +126,8 @@ def profile_step(
 
     The second of two steps is measured, so that the optimizer's state is there; the projection's
     FLOPs are those of the first. The model is used in the mode (train or eval) it is in and is left
-    as it was. Its parameters stand in for the real ones while `make_optimizer` is called, which must
-    take them from its argument. Attention's inference-only kernels are off meanwhile.
+    as it was. Stand-ins are in the places of its parameters when `make_optimizer` is called, which
+    must take them from its argument. Attention's inference-only kernels are off meanwhile.
 
     Args:
         model: returns logits, (batch, num_classes, ...), from one tensor.
@@ -228,10 +228,7 @@ def _step(  # noqa: PLR0913, PLR0917
     ledger.start_step()
     optimizer.zero_grad(set_to_none=True)
     logits = _logits(model(inputs), model, num_classes)
-    if labels is None:
-        objective = logits.sum()
-    else:
-        objective = nn.functional.cross_entropy(logits, labels)
+    objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
     if not objective.requires_grad:
         message = (
             f"nothing to train: no trainable parameter of {type(model).__name__} takes part in "

@@ -98,7 +98,7 @@ def cloner() -> Callable[[Tensor], Tensor]:
         storage = tensor.untyped_storage()
         copied = copies.get(id(storage))
         if copied is None:
-            copied = copies[id(storage)] = storage.clone()
+            copied = copies[id(storage)] = storage.clone()  # type: ignore[no-untyped-call]
         copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
         copy.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
         if isinstance(tensor, nn.Parameter):

@@ -83,7 +83,7 @@ class GaLore:
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return GaLoreAdamW, weights of 2 and 4 dimensions in a group with a rank."""
         galore_torch = import_quietly("galore_torch")
-        from peft_regress.methods.galore_projector import FlatteningProjector  # noqa: PLC0415
+        from peft_regress.methods.galore_projector import FlatteningProjector
 
         projected: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []

@@ -8,11 +8,11 @@ __all__ = ["LEARNING_RATES", "learning_rate"]
 
 # Peak rates under a cosine schedule. TODO
 LEARNING_RATES: Final[dict[str, float]] = {
-    "full": 5e-4,
+    "full": 2.5e-4,
     "head": 1e-2,
-    "bn_head": 1e-2,
-    "lora": 5e-3,
-    "dora": 5e-3,
+    "bn_head": 5e-3,
+    "lora": 4e-3,
+    "dora": 4e-3,
     "galore": 4e-3,
 }
 

@@ -65,7 +65,7 @@ class LowRankAdapter:
 
     def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
         """Wrap the model with peft; the down projections are drawn under `seed`."""
-        import torch  # noqa: PLC0415  (listing names must not cost the import)
+        import torch  # listing names must not cost the import
 
         head_module = find_head(model, head)
         targets = _eligible(model, head=head)
@@ -136,7 +136,7 @@ class LowRankAdapter:
 
 
 def _eligible(model: nn.Module, *, head: str) -> dict[str, Tensor]:
-    from torch import nn  # noqa: PLC0415
+    from torch import nn
 
     return {
         name: module.weight

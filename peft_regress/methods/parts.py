@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
     from peft_regress.methods.protocol import Json
 
-__all__ = ["ADAMW_SETTINGS", "check_names", "copy_into", "find_head", "make_adamw", "set_batch_norm_momentum", "train_only"]
+__all__ = [
+    "ADAMW_SETTINGS",
+    "check_names",
+    "copy_into",
+    "find_head",
+    "make_adamw",
+    "set_batch_norm_momentum",
+    "train_only",
+]
 
 # No weight decay: it would move a parameter whose gradient is dead, and hide that it is.
 ADAMW_SETTINGS: Final[dict[str, Json]] = {
@@ -42,7 +50,7 @@ def train_only(model: nn.Module, module: nn.Module) -> None:
 
 def set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:
     """Set how fast every BatchNorm's running statistics follow the batches."""
-    from torch.nn.modules.batchnorm import _BatchNorm  # noqa: PLC0415
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -51,7 +59,7 @@ def set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:
 
 def make_adamw(model: nn.Module, *, learning_rate: float) -> Optimizer:
     """Return AdamW over what trains, one tensor at a time so that its work can be counted."""
-    import torch  # noqa: PLC0415  (listing names must not cost the import)
+    import torch  # listing names must not cost the import
 
     return torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
@@ -77,7 +85,7 @@ def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
 
 def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Overwrite tensors in place with those of the same names and shapes."""
-    import torch  # noqa: PLC0415
+    import torch
 
     check_names(tensors, targets)
     with torch.no_grad():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
+from peft_regress.gate import INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.units import format_change, format_value
 
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 _LONGEST_TEXT = 160
+_SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
+"""What the measured methods and architectures come from."""
 
 
 def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
@@ -52,7 +56,11 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
         bound = "" if reason.bound is None else format_change(reason.bound).lstrip("+")
     if reason.metric == "first_losses":
         change = change.replace("+", "+-", 1)
-    return clean(reason.metric), show(reason.old), show(reason.new), change, bound
+    old, new = show(reason.old), show(reason.new)
+    if old == new and reason.old != reason.new:
+        # Rounded they look alike, and a line that says so helps nobody.
+        old, new = clean(str(reason.old)), clean(str(reason.new))
+    return clean(reason.metric), old, new, change, bound
 
 
 def short_verdict(case: CaseVerdict) -> str:
@@ -68,19 +76,23 @@ def counts_line(verdict: RunVerdict) -> str:
 
 def outcome_line(verdict: RunVerdict) -> str:
     """Return the headline: what the exit code means in words, with the counts."""
-    words = {
-        0: "no regression",
-        1: "REGRESSED",
-        3: "INCOMPLETE: not everything expected was compared",
-    }
-    return f"{words[verdict.exit_code]} ({counts_line(verdict)})"
+    if verdict.exit_code == 1:
+        words = "REGRESSED"
+    elif verdict.exit_code == 0:
+        words = "no regression"
+    elif verdict.cases and not INCOMPLETE & verdict.counts.keys():
+        words = "no regression in what was selected"
+    else:
+        words = "INCOMPLETE: not everything expected was compared"
+    return f"{words} ({counts_line(verdict)})"
 
 
 def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return 'peft 0.15.0 -> 0.14.0' for every package that differs."""
+    """Return 'peft 0.15.0 -> 0.14.0' for every package that differs, the likely causes first."""
+    packages = sorted(old.keys() | new.keys(), key=lambda name: (name not in _SUSPECTS, name))
     return [
         clean(f"{package} {old.get(package, 'absent')} -> {new.get(package, 'absent')}")
-        for package in sorted(old.keys() | new.keys())
+        for package in packages
         if old.get(package) != new.get(package)
     ]
 
@@ -92,4 +104,4 @@ def accept_hint(run_path: str | None) -> str:
             "run again with `--regress-save run.json`, then "
             '`peft-regress accept run.json --reason "..."`'
         )
-    return f'`peft-regress accept {run_path} --reason "..."`'
+    return f'`peft-regress accept {shlex.quote(run_path)} --reason "..."`'

@@ -46,13 +46,12 @@ def verdict_markdown(
             named = (clean(case.id), short_verdict(case), *cells)
             lines.append("| " + " | ".join(_escape(cell) for cell in named) + " |")
         lines.append("")
-    moved = sorted(
-        {
-            line
-            for name, new in observed.items()
-            if name in references
-            for line in environment_lines(references[name].environment, new.environment)
-        }
+    # A dict keeps the order that `environment_lines` chose.
+    moved = dict.fromkeys(
+        line
+        for name, new in observed.items()
+        if name in references
+        for line in environment_lines(references[name].environment, new.environment)
     )
     if moved:
         lines += ["Environment: " + _escape("; ".join(moved)), ""]

@@ -32,6 +32,8 @@ _WIDTH = 100
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_CASES = 40
+_MOST_ENVIRONMENT_LINES = 8
+_WIDEST = 1000
 _HOLES = {
     "missing": "missing (expected, but no record: they did not run, or were renamed)",
     "new": "without a baseline (no accepted entry holds them, so nothing judges them)",
@@ -57,7 +59,8 @@ def case_text(
     if old is not None and new is not None:
         moved = environment_lines(old.environment, new.environment)
         if case.reasons:
-            lines.append("  environment: " + (clean("; ".join(moved)) or "as in the baseline"))
+            text = "  environment: " + ("; ".join(moved) or "as in the baseline")
+            lines.append(_wrapped(text, indent="    ", most_lines=_MOST_ENVIRONMENT_LINES))
         lines.append(f"  baseline: {clean(old.origin)}")
     if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {hint}")
@@ -92,36 +95,50 @@ def verdict_text(
     return "\n\n".join(blocks)
 
 
-def _wrapped(text: str) -> str:
+def _wrapped(text: str, *, indent: str = "  ", most_lines: int | None = None) -> str:
     return textwrap.fill(
-        text, _WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        text,
+        _WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        max_lines=most_lines,
+        placeholder=" ...",
     )
 
 
 def results_table(run: Run) -> str:
-    """Return what was measured, a row a case, as a table of 100 columns."""
+    """Return what was measured, a row a case; 100 columns wide where the ids are as usual."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="")
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="")
     table.add_column("case", no_wrap=True)
     headings = ("trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "ms/step")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
+    failed = []
     for name, record in sorted(run.cases.items()):
-        _add_row(table, name, record)
+        if record.status == "ok":
+            _add_row(table, name, record)
+        else:
+            failed.append(_failed_line(name, record))
     stream = io.StringIO()
-    Console(file=stream, width=max(_WIDTH, 40), no_color=True, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+    # Wide enough for any id: a table that is squeezed loses digits of its numbers.
+    console = Console(file=stream, width=_WIDEST, no_color=True, highlight=False)
+    if table.row_count:
+        console.print(table)
+    return "\n".join([*(line.rstrip() for line in stream.getvalue().splitlines()), *failed])
+
+
+def _failed_line(name: str, record: Record) -> str:
+    why = f"{record.error.type}: {record.error.message}" if record.error else ""
+    line = f"{clean(name)} {record.status}"
+    return f"{line} {clean(why, longest=max(_WIDTH - len(line) - 1, 40))}".rstrip()
 
 
 def _add_row(table: Table, name: str, record: Record) -> None:
     from rich.text import Text
-
-    if record.status != "ok":
-        why = f"{record.error.type}: {record.error.message}" if record.error else ""
-        table.add_row(Text(clean(name)), Text(clean(f"{record.status} {why}", longest=60)))
-        return
 
     def value(metric: str) -> float | None:
         found = record.metrics.get(metric)

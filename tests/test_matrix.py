@@ -1,0 +1,197 @@
+"""The matrix: ids, selection, shards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress import registry
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.matrix import (
+    case_params,
+    check_rank,
+    default_cases,
+    parse_case_id,
+    select_cases,
+    shard_of,
+)
+from peft_regress.records import Case
+
+
+@dataclass(frozen=True)
+class Thing:
+    name: str
+    default: bool = True
+    ranks: tuple[int, ...] = field(default=())
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(clean_registry: None) -> None:
+    """Leave no trace in the registry of the other tests."""
+
+
+def test_default_matrix_pairs_everything_once() -> None:
+    ids = [case.id for case in default_cases()]
+    assert len(ids) == len(set(ids))
+    ranked = sum(len(method.ranks) or 1 for method in registry.items("method") if method.default)
+    assert len(ids) == 2 * 4 * ranked
+
+
+def test_order_is_stable() -> None:
+    assert default_cases() == default_cases()
+
+
+def test_one_tasks_cases_are_its_part_of_the_matrix() -> None:
+    assert default_cases("shift") == [case for case in default_cases() if case.task == "shift"]
+
+
+def test_unknown_task_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="unknown task 'shfit'"):
+        default_cases("shfit")
+
+
+@pytest.mark.parametrize("kind", ["task", "method", "architecture"])
+def test_what_is_no_default_stays_out_of_the_default_matrix(kind: Any) -> None:
+    before = default_cases()
+    registry.add(kind, Thing("optional", default=False))
+    assert default_cases() == before
+
+
+def test_a_task_that_is_named_has_its_cases_even_if_it_is_no_default() -> None:
+    """Else a benchmark parametrized by it would be skipped for want of parameters."""
+    registry.add("task", Thing("optional", default=False))
+    assert len(default_cases("optional")) == len(default_cases("shift"))
+
+
+def test_what_a_user_adds_is_paired_with_everything() -> None:
+    before = len(default_cases())
+    registry.add("task", Thing("mine"))
+    assert len(default_cases()) == before // 2 * 3
+
+
+def test_params_carry_id_and_marker() -> None:
+    found = {param.id: param for param in case_params("shift")}
+    param = found["shift/lora-r4/resnet18"]
+    assert param.values == (Case(task="shift", method="lora", architecture="resnet18", rank=4),)
+    (mark,) = param.marks
+    assert mark.name == "case"
+    assert mark.kwargs == {
+        "task": "shift",
+        "method": "lora",
+        "architecture": "resnet18",
+        "rank": 4,
+    }
+
+
+@pytest.mark.parametrize("case", default_cases(), ids=lambda case: case.id)
+def test_an_id_reads_back_as_its_case(case: Case) -> None:
+    assert parse_case_id(case.id) == case
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "shift",
+        "shift/lora-r4",
+        "shift/lora-r4/resnet18/x",
+        "//",
+        "shift//resnet18",
+        "shift/lora/resnet18",
+        "shift/full-r4/resnet18",
+        "shift/lora-r0/resnet18",
+        "shift/lora-r04/resnet18",
+        "shift/lora-r-4/resnet18",
+        "shift/lora-r4\n/resnet18",
+        "shift/lora-r1\u0664/resnet18",
+        "shift/lora-r4.0/resnet18",
+        "shift/lora-r4/resnet19",
+        "Shift/lora-r4/resnet18",
+        " shift/lora-r4/resnet18",
+    ],
+)
+def test_what_is_no_id_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_case_id(text)
+
+
+@pytest.mark.parametrize(
+    ("method", "rank", "message"),
+    [
+        ("lora", None, "needs a rank"),
+        ("full", 4, "has no rank"),
+        ("lora", 0, "not a positive"),
+        ("lora", -1, "not a positive"),
+    ],
+)
+def test_rank_is_there_exactly_where_the_method_has_one(
+    method: str, rank: int | None, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        check_rank(method, rank)
+
+
+def test_a_rank_outside_the_default_matrix_is_allowed() -> None:
+    check_rank("lora", 3)
+
+
+def test_without_a_pattern_all_are_selected() -> None:
+    assert select_cases(None) == default_cases()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [("shift/*", 48), ("*/full/*", 8), ("shift/lora-r4/resnet18", 1), ("*/lora-r[48]/resnet18", 4)],
+)
+def test_pattern_is_a_glob_on_ids(pattern: str, count: int) -> None:
+    assert len(select_cases(pattern)) == count
+
+
+@pytest.mark.parametrize("pattern", ["", "Shift/*", "shift", "nothing"])
+def test_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
+    with pytest.raises(UnknownNameError):
+        select_cases(pattern)
+
+
+CASES = default_cases()
+ARCHITECTURES = sorted({case.architecture for case in CASES})
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(
+    st.integers(min_value=1, max_value=4),
+    st.dictionaries(
+        st.sampled_from([case.id for case in CASES]), st.floats(min_value=0, max_value=1e6)
+    ),
+)
+def test_shards_take_each_case_once_keep_architectures_together_and_are_never_empty(
+    count: int, weights: dict[str, float]
+) -> None:
+    shards = shard_of(CASES, count=count, weights=weights)
+    assert shards.keys() == {case.id for case in CASES}
+    assert set(shards.values()) == set(range(1, count + 1))
+    homes = {(case.architecture, shards[case.id]) for case in CASES}
+    assert len(homes) == len(ARCHITECTURES)
+
+
+def test_heaviest_architecture_gets_a_shard_of_its_own() -> None:
+    weights = {case.id: 100.0 if case.architecture == "resnet18" else 1.0 for case in CASES}
+    shards = shard_of(CASES, count=2, weights=weights)
+    alone = {shards[case.id] for case in CASES if case.architecture == "resnet18"}
+    rest = {shards[case.id] for case in CASES if case.architecture != "resnet18"}
+    assert not alone & rest
+
+
+def test_shards_do_not_depend_on_the_order_of_cases() -> None:
+    weights = {case.id: float(index) for index, case in enumerate(CASES)}
+    forwards = shard_of(CASES, count=3, weights=weights)
+    assert forwards == shard_of(reversed(CASES), count=3, weights=weights)
+
+
+def test_more_shards_than_architectures_are_refused() -> None:
+    with pytest.raises(InputError, match="5 shards for 4 architectures"):
+        shard_of(CASES, count=5, weights={})

@@ -1,0 +1,89 @@
+"""The table of metrics: the Contract's names, units, directions and kinds."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
+from peft_regress.units import Direction, Kind, Unit
+
+CONTRACT = {
+    "trainable_params",
+    "total_params",
+    "adapter_bytes",
+    "forward_flops",
+    "backward_flops",
+    "optimizer_flops",
+    "projection_flops",
+    "peak_bytes",
+    "peak_param_bytes",
+    "peak_buffer_bytes",
+    "peak_grad_bytes",
+    "peak_activation_bytes",
+    "peak_temp_bytes",
+    "peak_optimizer_bytes",
+    "optimizer_state_bytes",
+    "category_sum_bytes",
+    "paper_forward_flops",
+    "paper_backward_flops",
+    "aten_ops",
+    "first_losses",
+    "accuracy",
+    "loss",
+    "step_seconds",
+    "relative_step_seconds",
+}
+
+
+def test_names_are_those_of_the_contract() -> None:
+    assert {name.removesuffix(BATCH_SUFFIX) for name in METRICS} == CONTRACT
+
+
+def test_each_cost_metric_stands_at_both_batch_sizes() -> None:
+    for name, spec in COST_METRICS.items():
+        assert METRICS[name] == METRICS[name + BATCH_SUFFIX] == spec
+
+
+def test_only_cost_metrics_have_a_batch_size() -> None:
+    suffixed = {name for name in METRICS if name.endswith(BATCH_SUFFIX)}
+    assert suffixed == {name + BATCH_SUFFIX for name in COST_METRICS}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_unit_direction_and_kind_are_known_words(name: str) -> None:
+    spec = METRICS[name]
+    assert spec.unit in get_args(Unit)
+    assert spec.direction in get_args(Direction)
+    assert spec.kind in get_args(Kind)
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name.endswith("_bytes")])
+def test_bytes_are_bytes(name: str) -> None:
+    assert METRICS[name].unit == "byte"
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if "_flops" in name])
+def test_flops_are_flops(name: str) -> None:
+    assert METRICS[name].unit == "flop"
+
+
+def test_a_changed_number_of_trained_parameters_is_no_improvement() -> None:
+    assert METRICS["trainable_params"].direction == "same"
+
+
+def test_more_accuracy_is_better_and_less_of_the_rest() -> None:
+    higher = {name for name, spec in METRICS.items() if spec.direction == "higher"}
+    assert higher == {"accuracy"}
+
+
+def test_what_is_judged_has_a_direction() -> None:
+    assert all(spec.direction != "none" for spec in METRICS.values() if spec.kind != "info")
+
+
+def test_the_papers_counters_and_relative_time_are_informative() -> None:
+    informative = {
+        name.removesuffix(BATCH_SUFFIX) for name, s in METRICS.items() if s.kind == "info"
+    }
+    assert informative == {"paper_forward_flops", "paper_backward_flops", "relative_step_seconds"}

@@ -1,0 +1,453 @@
+"""The pytest plugin, run on a suite whose architecture is tiny and whose measuring is real."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from conftest import registry_restored
+
+# Imported before the first inner run: pytester forgets modules that a run was first to import,
+# and torch cannot be imported twice.
+import peft_regress.measure
+import peft_regress.methods.galore
+from peft_regress.cli import main
+from peft_regress.store import read_run_file
+
+CONFTEST = """
+import sys
+sys.path.insert(0, {tests!r})  # for the workers of pytest-xdist
+from peft_regress import registry
+from tiny_network import TinyArchitecture as Architecture, TinyNetwork, tiny_network
+
+for kind, kept in (("architecture", ()), ("method", {methods!r}), ("task", {tasks!r})):
+    for name in registry.names(kind):
+        if name not in kept:
+            registry.remove(kind, name)
+{extra}
+for name in {architectures!r}:
+    registry.add("architecture", Architecture(name=name, default=True))
+"""
+
+SUITE = """
+import pytest
+from peft_regress import case_params
+
+@pytest.mark.parametrize("case", case_params())
+def test_case(case, peft_regress):
+    peft_regress(case)
+"""
+
+NETWORK = """
+class Network(TinyNetwork):
+    def forward(self, images):
+        {statement}
+        return super().forward(images)
+
+class Architecture(Architecture):
+    def build(self, *, num_classes, seed):
+        model = tiny_network(num_classes=num_classes, seed=seed)
+        model.__class__ = Network
+        return model
+"""
+
+TWICE = NETWORK.format(statement="self.conv(images)")
+POISON = NETWORK.format(statement="images = images * float('nan')")
+
+
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Project:
+    """A folder with a suite, a conftest and sources; runs share this process and its imports."""
+
+    def __init__(self, pytester: pytest.Pytester, sources: Path) -> None:
+        self.pytester = pytester
+        self.root = root = pytester.path
+        (root / "baselines").mkdir()
+        shutil.copytree(sources / "sources", root / "baselines" / "sources")
+        (root / "pytest.ini").write_text("[pytest]\n")
+        (root / "test_suite.py").write_text(SUITE)
+        self.configure()
+
+    def configure(
+        self, *, methods=("head",), tasks=("shift",), architectures=("tiny",), extra=""
+    ) -> None:
+        text = CONFTEST.format(
+            tests=str(Path(__file__).parent),
+            methods=methods,
+            tasks=tasks,
+            architectures=architectures,
+            extra=extra,
+        )
+        (self.root / "conftest.py").write_text(text)
+
+    def run(self, *arguments: str) -> Done:
+        with registry_restored():
+            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return Done(returncode=done.ret, stdout=done.stdout.str(), stderr=done.stderr.str())
+
+    def accept(self, name: str = "run.json") -> Path:
+        before = set((self.root / "baselines").glob("*/*.json"))
+        self.cli("accept", str(self.root / name), "--reason", "a test")
+        (new,) = set((self.root / "baselines").glob("*/*.json")) - before
+        return new
+
+    def cli(self, *arguments: str) -> int:
+        storage = ["--baselines", str(self.root / "baselines")] if arguments[0] == "accept" else []
+        with pytest.raises(SystemExit) as exit_:
+            main([*arguments, *storage])
+        return exit_.value.code
+
+    def saved(self, name: str = "run.json"):
+        return read_run_file(self.root / name).run
+
+
+@pytest.fixture
+def project(pytester, tiny_sources) -> Project:
+    return Project(pytester, tiny_sources)
+
+
+@pytest.fixture
+def accepted(project) -> Project:
+    """A project whose two cases, head and lora, have a baseline."""
+    project.configure(methods=("head", "lora"))
+    done = project.run("--regress-save=run.json", "-k", "head or lora-r4")
+    assert done.returncode == 1, done.stdout
+    project.accept()
+    return project
+
+
+SELECT = ("-k", "head or lora-r4")
+
+
+def test_a_selected_case_without_a_baseline_fails_with_the_command_to_type(project):
+    done = project.run("--regress-save=run.json")
+    assert done.returncode == 1
+    assert "shift/head/tiny" in done.stdout
+    assert "peft-regress accept run.json --reason" in done.stdout
+
+
+def test_a_run_against_its_own_baseline_is_clean(accepted):
+    done = accepted.run(*SELECT)
+    assert done.returncode == 0, done.stdout
+    assert "no regression in what was selected (2 unchanged)" in done.stdout
+
+
+def test_a_convolution_that_runs_twice_fails_and_names_metric_change_and_module(accepted):
+    accepted.configure(methods=("head", "lora"), extra=TWICE)
+    done = accepted.run(*SELECT, "--regress-save=worse.json")
+    assert done.returncode == 1
+    assert "shift/head/tiny: regressed" in done.stdout
+    assert "forward_flops: " in done.stdout
+    assert "conv aten.convolution: +" in done.stdout
+    assert "environment: as in the baseline" in done.stdout
+    assert accepted.cli("compare", str(accepted.root / "run.json"),
+                        str(accepted.root / "worse.json")) == 1
+
+
+def test_an_improvement_passes_and_fails_under_strict(project):
+    project.configure(extra=TWICE)
+    project.run("--regress-save=run.json")
+    project.accept()
+    project.configure()
+    assert project.run().returncode == 0
+    done = project.run("--regress-strict")
+    assert done.returncode == 1
+    assert "improved" in done.stdout
+
+
+def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted):
+    run = accepted.saved()
+    record = run.cases["shift/lora-r4/tiny"]
+    assert record.status == "ok"
+    assert {"forward_flops", "forward_flops_b32", "first_losses", "step_seconds"} <= set(
+        record.metrics
+    )
+    assert [len(s) for s in record.metrics["first_losses"].samples] == [4, 4, 4]
+    document = json.loads((accepted.root / "run.json").read_text())
+    (entry,) = [e for e in document["benchmarks"] if "lora-r4" in e["name"]]
+    assert entry["extra_info"]["peft_regress"]["case_id"] == "shift/lora-r4/tiny"
+    assert entry["stats"]["rounds"] == 3
+    assert document["machine_info"]["node"] == ""
+
+
+def test_every_invariant_of_lora_holds(accepted):
+    invariants = accepted.saved().cases["shift/lora-r4/tiny"].invariants
+    assert invariants
+    assert all(value is True for value in invariants.values()), invariants
+
+
+def test_a_narrowed_run_is_partial_and_no_failure(accepted):
+    done = accepted.run("-k", "head", "--regress-save=part.json")
+    assert done.returncode == 0, done.stdout
+    selection = accepted.saved("part.json").selection
+    assert not selection.complete
+    assert selection.narrowed_by == ["-k head"]
+    assert "shift/lora-r4/tiny" in selection.not_selected
+    assert accepted.cli("compare", str(accepted.root / "run.json"),
+                        str(accepted.root / "part.json")) == 3
+
+
+def test_a_marker_expression_selects_exactly_one_case(accepted):
+    done = accepted.run("-m", "case(method='lora', rank=4, architecture='tiny')")
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_a_case_that_nobody_collects_is_a_hole_that_fails_the_run(project):
+    project.configure(methods=("full", "head"))
+    project.run("--regress-save=run.json")
+    project.accept()
+    assert project.run().returncode == 0
+    # The suite now forgets one case that `list` and the baseline hold.
+    text = SUITE.replace("case_params()", "[p for p in case_params() if 'full' not in p.id]")
+    (project.root / "test_suite.py").write_text(text)
+    done = project.run()
+    assert done.returncode == 1
+    assert "1 passed" in done.stdout
+    assert "missing" in done.stdout
+    assert "shift/full/tiny" in done.stdout
+
+
+def test_a_skipped_case_fails_the_run(accepted):
+    text = SUITE.replace("    peft_regress(case)", "    pytest.skip('not today')")
+    (accepted.root / "test_suite.py").write_text(text)
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert "2 missing" in done.stdout
+
+
+def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accepted):
+    done = accepted.run(*SELECT, "-n", "2", "--regress-save=parallel.json")
+    assert done.returncode == 0, done.stdout
+    assert "no regression in what was selected (2 unchanged)" in done.stdout
+    assert "times: not measured" in done.stdout
+    serial, parallel = accepted.saved(), accepted.saved("parallel.json")
+    assert serial.cases.keys() == parallel.cases.keys()
+    for name, record in serial.cases.items():
+        other = parallel.cases[name]
+        assert other.ledger == record.ledger
+        assert other.invariants == record.invariants
+        timed = {"step_seconds", "relative_step_seconds"}
+        assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
+
+
+def test_a_regression_under_xdist_fails(accepted):
+    accepted.configure(methods=("head", "lora"), extra=TWICE)
+    done = accepted.run(*SELECT, "-n", "2")
+    assert done.returncode == 1
+    assert "shift/head/tiny: regressed" in done.stdout
+
+
+def test_shards_keep_an_architecture_together_and_their_union_compares_like_one_run(project):
+    project.configure(tasks=("shift", "unseen"), architectures=("tiny", "tiny2"))
+    project.run("--regress-save=run.json")
+    (project.root / "shards").mkdir()
+    architectures = []
+    for index in (1, 2):
+        project.run(f"--regress-shard={index}/2", f"--regress-save=shards/{index}.json")
+        cases = project.saved(f"shards/{index}.json").cases
+        architectures.append({record.case.architecture for record in cases.values()})
+    assert sorted(map(sorted, architectures)) == [["tiny"], ["tiny2"]]
+    assert project.cli("compare", str(project.root / "run.json"), str(project.root / "shards")) == 0
+
+
+def test_more_shards_than_architectures_is_refused(project):
+    done = project.run("--regress-shard=1/2")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "at most 1 shards" in done.stderr
+
+
+@pytest.mark.parametrize("value", ["3/2", "0/2", "1", "a/b", "1/0", ""])
+def test_a_malformed_shard_is_refused(project, value):
+    done = project.run(f"--regress-shard={value}")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--regress-shard" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_baseline_is_refused_with_the_known_ones(accepted):
+    done = accepted.run(*SELECT, "--regress-baseline=0099")
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "0001_peft-" in done.stderr
+
+
+def test_a_named_baseline_judges(accepted):
+    assert accepted.run(*SELECT, "--regress-baseline=0001").returncode == 0
+    assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
+
+
+@pytest.mark.parametrize("damage", ["truncate", "alter", "newer", "conflict"])
+def test_a_damaged_baseline_stops_the_run_before_it_measures(accepted, damage):
+    (entry,) = (accepted.root / "baselines").glob("*/0001_*.json")
+    text = entry.read_text()
+    entry.write_text(
+        {
+            "truncate": text[: len(text) // 2],
+            "alter": text.replace('"trainable_params": {"value": ', '"trainable_params": {"value": 1'),
+            "newer": text.replace('"schema_version": 1,\n', '"schema_version": 99,\n', 1),
+            "conflict": "<<<<<<< ours\n" + text,
+        }[damage]
+    )
+    assert entry.read_text() != text
+    done = accepted.run(*SELECT)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert entry.name in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_missing_source_fails_with_the_command(project):
+    (project.root / "baselines" / "sources" / "sources.json").unlink()
+    done = project.run()
+    assert done.returncode == 1
+    assert "peft-regress sources" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_an_altered_source_fails(project):
+    path = project.root / "baselines" / "sources" / "tiny.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    done = project.run()
+    assert done.returncode == 1
+    assert "expected sha256" in done.stdout
+
+
+METHOD = """
+from peft_regress.methods.lora import LORA
+
+class Odd(type(LORA)):
+    def hyperparameters(self, rank):
+        return {{}}
+    def {where}(self, *args, **kwargs):
+        raise {error}("{message}")
+registry.add("method", Odd(**{{**vars(LORA), "name": "{name}", "ranks": (4,)}}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "status"),
+    [
+        ("adapt", "ValueError", "unsupported"),
+        ("adapt", "NotImplementedError", "unsupported"),
+        ("adapt", "RuntimeError", "error"),
+        ("make_optimizer", "ValueError", "error"),
+    ],
+)
+def test_what_a_library_cannot_do_is_recorded_and_compared(project, where, error, status):
+    project.configure(methods=("odd",), extra=METHOD.format(name="odd", where=where, error=error, message="no such thing"))
+    project.run("--regress-save=run.json")
+    record = project.saved().cases["shift/odd-r4/tiny"]
+    assert record.status == status
+    assert record.error.type == error
+    assert record.metrics == {}
+    project.accept()
+    done = project.run("-W", "error")
+    assert done.returncode == 0, done.stdout
+    assert ("1 known defect" if status == "error" else "1 unchanged") in done.stdout
+
+
+def test_a_case_that_newly_fails_fails_the_run_with_its_message(accepted):
+    broken = METHOD.format(
+        name="lora", where="adapt", error="RuntimeError", message="boom in wrapping"
+    )
+    accepted.configure(methods=("head",), extra=broken)
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert "newly failing" in done.stdout
+    assert "boom in wrapping" in done.stdout
+
+
+def test_a_loss_that_is_not_finite_is_an_error_never_a_pass(accepted):
+    accepted.configure(methods=("head", "lora"), extra=POISON)
+    done = accepted.run("-k", "head", "--regress-save=nan.json")
+    assert done.returncode == 1
+    assert accepted.saved("nan.json").cases["shift/head/tiny"].error.type == "NonFiniteLossError"
+
+
+def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(accepted):
+    text = SUITE + "    if 'lora' in case.id:\n        raise KeyboardInterrupt\n"
+    (accepted.root / "test_suite.py").write_text(text)
+    # In a process of its own: pytester hands an interrupt on to the outer run.
+    run = accepted.pytester.runpytest_subprocess
+    done = run("--regress-save=cut.json", "-k", "head or lora-r4")
+    assert done.ret == pytest.ExitCode.INTERRUPTED
+    run = accepted.saved("cut.json")
+    assert "shift/head/tiny" in run.cases
+    assert not run.selection.complete
+    assert accepted.cli("compare", str(accepted.root / "run.json"),
+                        str(accepted.root / "cut.json")) == 3
+
+
+def test_a_run_file_that_cannot_be_written_fails_the_run(accepted):
+    (accepted.root / "file").write_text("")
+    done = accepted.run(*SELECT, "--regress-save=file/run.json")
+    assert done.returncode == 1
+    assert "cannot be written" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_the_summary_is_markdown_with_the_verdict(accepted):
+    accepted.run(*SELECT, "--regress-summary=summary.md")
+    text = (accepted.root / "summary.md").read_text()
+    assert text.startswith("## peft_regress")
+    assert "no regression in what was selected (2 unchanged)" in text
+
+
+def test_with_timing_off_all_seeds_run_and_no_time_is_claimed(accepted):
+    done = accepted.run("-k", "head", "--benchmark-disable", "--regress-save=untimed.json")
+    assert done.returncode == 0, done.stdout
+    metrics = accepted.saved("untimed.json").cases["shift/head/tiny"].metrics
+    assert len(metrics["accuracy"].samples) == 3
+    assert "step_seconds" not in metrics
+
+
+def test_a_file_of_benchmark_json_is_a_run_file_too(accepted):
+    accepted.run(*SELECT, "--benchmark-json=theirs.json")
+    assert read_run_file(accepted.root / "theirs.json").run.cases.keys() == {
+        "shift/head/tiny",
+        "shift/lora-r4/tiny",
+    }
+
+
+def test_two_tests_that_measure_one_case_are_refused(project):
+    (project.root / "test_again.py").write_text(SUITE)
+    done = project.run()
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "measured by two tests" in done.stderr
+
+
+def test_an_empty_selection_is_no_pass(accepted):
+    done = accepted.run("-k", "nothing_has_this_name")
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_a_suite_without_cases_is_left_alone(project):
+    (project.root / "test_suite.py").write_text("def test_plain():\n    pass\n")
+    done = project.run()
+    assert done.returncode == 0
+    assert "peft_regress" not in done.stdout.replace(str(project.root), "").split("collected")[1]
+
+
+def test_collecting_imports_no_torch(project):
+    (project.root / "conftest.py").write_text(
+        "import sys\n"
+        "def pytest_sessionfinish():\n"
+        "    assert 'torch' not in sys.modules and 'peft' not in sys.modules\n"
+    )
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
+    done = subprocess.run(
+        command, cwd=project.root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "96 tests collected" in done.stdout

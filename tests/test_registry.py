@@ -1,0 +1,169 @@
+"""The registry: entry points, additions, refusals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from peft_regress import registry
+from peft_regress.errors import InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BUILT_IN = {
+    "method": {"full", "head", "bn_head", "lora", "dora", "galore"},
+    "architecture": {"resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"},
+    "task": {"shift", "unseen"},
+}
+
+
+@dataclass(frozen=True)
+class Thing:
+    name: str
+
+
+@pytest.fixture(autouse=True)
+def _own_registry(clean_registry: None) -> None:
+    """Leave no trace in the registry of the other tests."""
+
+
+@pytest.fixture
+def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """Start from an empty registry; entry points come from the dict, by name."""
+    found: dict[str, Any] = {}
+
+    class Point:
+        def __init__(self, name: str, item: Any) -> None:
+            self.name, self.value, self._item = name, f"package:{name}", item
+
+        def load(self) -> Any:
+            if isinstance(self._item, Exception):
+                raise self._item
+            return self._item
+
+    monkeypatch.setattr(registry, "_added", {kind: {} for kind in BUILT_IN})
+    monkeypatch.setattr(registry, "_loaded", set())
+    monkeypatch.setattr(
+        registry, "entry_points", lambda group: [Point(*pair) for pair in found.items()]
+    )
+    yield found
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_built_ins_come_through_the_entry_points(kind: Any) -> None:
+    assert BUILT_IN[kind] <= set(registry.names(kind))
+    assert all(item.name == name for item, name in zip(*_both(kind), strict=True))
+
+
+def _both(kind: Any) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    return registry.items(kind), registry.names(kind)
+
+
+def test_what_was_added_is_found() -> None:
+    thing = Thing("mine")
+    registry.add("task", thing)
+    assert registry.get("task", "mine") is thing
+    assert registry.names("task")[-1] == "mine"
+    assert registry.items("task")[-1] is thing
+
+
+def test_a_name_taken_twice_is_refused() -> None:
+    registry.add("task", Thing("mine"))
+    with pytest.raises(InputError, match="'mine' is registered already"):
+        registry.add("task", Thing("mine"))
+
+
+def test_a_built_in_cannot_be_replaced() -> None:
+    with pytest.raises(InputError, match="'lora' is registered already"):
+        registry.add("method", Thing("lora"))
+
+
+def test_two_kinds_may_share_a_name() -> None:
+    registry.add("task", Thing("mine"))
+    registry.add("method", Thing("mine"))
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'method'"):
+        registry.add("methods", Thing("mine"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a/b", "a*", "a?", "[a]", "a b", "a\tb", "a\nb", "a\rb", "a\x00b", "a\x1b[0m"]
+)
+def test_a_name_that_would_spoil_an_id_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="could not stand in a case id"):
+        registry.add("task", Thing(name))
+
+
+def test_a_method_named_like_another_with_a_rank_is_refused() -> None:
+    """`lora-r4` without a rank and `lora` with rank 4 would be one id."""
+    with pytest.raises(InputError, match="could not stand in a case id"):
+        registry.add("method", Thing("lora-r4"))
+
+
+def test_an_architecture_may_end_like_a_rank() -> None:
+    registry.add("architecture", Thing("net-r4"))
+
+
+def test_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown task 'shif'\. Did you mean 'shift'\?"):
+        registry.get("task", "shif")
+
+
+def test_removed_is_unknown_and_can_be_added_again() -> None:
+    registry.add("task", Thing("mine"))
+    registry.remove("task", "mine")
+    with pytest.raises(UnknownNameError):
+        registry.get("task", "mine")
+    registry.add("task", Thing("mine"))
+
+
+def test_removing_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UnknownNameError):
+        registry.remove("task", "nothing")
+
+
+def test_entry_point_under_another_name_is_refused(no_entry_points_yet: dict[str, Any]) -> None:
+    no_entry_points_yet["here"] = Thing("there")
+    with pytest.raises(InputError, match="is called 'here', its task 'there'"):
+        registry.names("task")
+
+
+def test_entry_point_whose_name_would_spoil_an_id_is_refused(
+    no_entry_points_yet: dict[str, Any],
+) -> None:
+    no_entry_points_yet["a/b"] = Thing("a/b")
+    with pytest.raises(InputError, match="could not stand in a case id"):
+        registry.names("task")
+
+
+def test_entry_point_that_fails_to_load_fails_again_and_is_never_left_out(
+    no_entry_points_yet: dict[str, Any],
+) -> None:
+    no_entry_points_yet.update(good=Thing("good"), broken=ImportError("no such module"))
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no such module"):
+            registry.names("task")
+
+
+def test_entry_points_are_loaded_once(no_entry_points_yet: dict[str, Any]) -> None:
+    no_entry_points_yet["one"] = Thing("one")
+    assert registry.names("task") == registry.names("task") == ("one",)
+
+
+def test_a_package_may_register_more_while_its_entry_point_loads(
+    no_entry_points_yet: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loading(EntryPoint):
+        def load(self) -> Thing:
+            registry.add("task", Thing("extra"))
+            return Thing(self.name)
+
+    point = Loading(name="one", value="package:one", group="peft_regress.tasks")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert set(registry.names("task")) == {"one", "extra"}

@@ -1,0 +1,80 @@
+"""Units: how a value and a change are shown."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress.units import Unit, format_change, format_value
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "shown"),
+    [
+        (0, "byte", "0 B"),
+        (1023, "byte", "1023 B"),
+        (1024, "byte", "1.00 KiB"),
+        (2**20, "byte", "1.00 MiB"),
+        (3 * 2**30 // 2, "byte", "1.50 GiB"),
+        (999, "flop", "999 FLOP"),
+        (1000, "flop", "1.0 kFLOP"),
+        (706_115_232, "flop", "706.1 MFLOP"),
+        (3_638_757_376, "flop", "3.6 GFLOP"),
+        (2e12, "flop", "2.0 TFLOP"),
+        (1.5, "second", "1.50 s"),
+        (0.0215, "second", "21.50 ms"),
+        (0.0000123, "second", "12.30 us"),
+        (0.919, "fraction", "91.9 %"),
+        (11_181_642, "count", "11,181,642"),
+        (2.302585093, "nat", "2.302585 nat"),
+        (1.84, "ratio", "1.840"),
+    ],
+)
+def test_value_is_shown_in_the_unit_people_read(value: float, unit: Unit, shown: str) -> None:
+    assert format_value(value, unit) == shown
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (None, "n/a"),
+        (0, "0 %"),
+        (0.838, "+83.8 %"),
+        (-0.5, "-50 %"),
+        (3e-7, "+3.0e-07"),
+        (-3e-7, "-3.0e-07"),
+        (1e-4, "+0.01 %"),
+    ],
+)
+def test_change_is_shown_with_its_sign(change: float | None, shown: str) -> None:
+    assert format_change(change) == shown
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.floats(min_value=-1e200, max_value=1e200).filter(bool))
+def test_a_change_never_looks_like_none(change: float) -> None:
+    shown = format_change(change)
+    assert shown[0] == ("+" if change > 0 else "-")
+    assert any(digit in shown.partition("e")[0] for digit in "123456789")
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.floats(min_value=0, max_value=1e15),
+    st.sampled_from(["count", "flop", "byte", "second", "fraction", "nat", "ratio"]),
+)
+def test_shown_value_is_short_and_one_line(value: float, unit: Unit) -> None:
+    shown = format_value(value, unit)
+    assert len(shown) <= 26
+    assert shown.isprintable()
+
+
+@settings(deadline=None, derandomize=True)
+@given(st.integers(min_value=0, max_value=2**50))
+def test_shown_bytes_are_the_stored_bytes_to_half_a_percent(value: int) -> None:
+    number, unit = format_value(value, "byte").split()
+    scale = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+    assert math.isclose(float(number) * scale, value, rel_tol=0.005, abs_tol=0.5)
