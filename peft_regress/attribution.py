@@ -17,6 +17,7 @@ _PHASES = {
     "forward_flops": "forward",
     "backward_flops": "backward",
     "optimizer_flops": "optimizer",
+    "projection_flops": "projection",
 }
 
 

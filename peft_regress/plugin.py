@@ -60,10 +60,15 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
     session = request.config.stash[_SESSION]
 
     def measure_and_judge(case: Case) -> Measurement:
-        try:
-            measurement = _measure(session, case, benchmark)
-        except PeftRegressError as error:
-            pytest.fail(str(error), pytrace=False)
+        problem = session.refusal
+        if problem is None:
+            try:
+                measurement = _measure(session, case, benchmark)
+            except PeftRegressError as error:
+                problem = error
+        if problem is not None:
+            # Outside the handler, or pytest would print the error once more as its context.
+            pytest.fail(str(problem), pytrace=False)
         request.node.stash[_RECORD] = measurement.record
         verdict = judge_case(
             case.id,
@@ -173,7 +178,8 @@ class _Hooks:
             }
             shards = shard_of(cases, count=shard.count, weights=weights)
         except InputError as error:
-            raise pytest.UsageError(str(error)) from None
+            self._refuse(config, error)
+            return
         kept: list[pytest.Item] = []
         dropped: list[pytest.Item] = []
         for item in items:
@@ -191,7 +197,13 @@ class _Hooks:
             try:
                 self.session.references()
             except InputError as error:
-                raise pytest.UsageError(str(error)) from None
+                self._refuse(session.config, error)
+
+    def _refuse(self, config: pytest.Config, error: InputError) -> None:
+        """Stop the run; a worker cannot, so there every case fails with the reason instead."""
+        if not hasattr(config, "workerinput"):
+            raise pytest.UsageError(str(error)) from None
+        self.session.refusal = error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the record that came with a report."""

@@ -12,7 +12,7 @@ import msgspec
 from peft_regress import report
 from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
 from peft_regress.matrix import default_cases
 from peft_regress.metrics import METRICS
@@ -42,6 +42,7 @@ class RegressSession:
         self.records: dict[str, Record] = {}
         self.benchmarks: list[Any] = []
         self.problems: list[str] = []
+        self.refusal: PeftRegressError | None = None
         # Read once each, on first use: a session without a case reads and imports none of it.
         self.references = functools.cache(self._load_references)
         self.environment = functools.cache(installed_packages)

@@ -241,6 +241,15 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
         assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
 
 
+def test_an_unknown_baseline_under_xdist_fails_every_case_with_the_reason(accepted):
+    done = accepted.run(*SELECT, "-n", "2", "--regress-baseline=0099", "--regress-save=run2.json")
+    assert done.returncode == 1
+    assert "2 failed" in done.stdout
+    assert "0001_peft-" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
 def test_a_regression_under_xdist_fails(accepted):
     accepted.configure(methods=("head", "lora"), extra=TWICE)
     done = accepted.run(*SELECT, "-n", "2")

@@ -191,7 +191,7 @@ def test_paper_and_ink_are_the_levels_of_background_and_full_ink() -> None:
     assert np.all(np.abs(grey[:, 0, 0, 0] - 0.3) < 1e-6)
     assert grey.min() == pytest.approx(0.3, abs=1e-6)
     assert grey.max() == pytest.approx(0.7, abs=1e-6)
-    assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.3, 0.7, 0.0, 1.0)
+    assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.4, 0.7, 0.0, 1.0)
 
 
 @each_task

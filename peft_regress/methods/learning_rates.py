@@ -8,7 +8,7 @@ __all__ = ["LEARNING_RATES", "learning_rate"]
 
 # Peak rates under a cosine schedule. TODO
 LEARNING_RATES: Final[dict[str, float]] = {
-    "full": 2.5e-4,
+    "full": 4e-4,
     "head": 1e-2,
     "bn_head": 5e-3,
     "lora": 4e-3,

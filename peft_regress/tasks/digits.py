@@ -104,14 +104,14 @@ def load_images(
 
 
 # At full contrast resnet18 is near its ceiling after a few steps of any method; inverted, with zero
-# padding as the one dark place, its runs differ by 20 points from seed to seed. 0.3 to 0.7 tells
+# padding as the one dark place, its runs differ by 20 points from seed to seed. 0.4 to 0.7 tells
 # the methods apart on all four architectures.
 SHIFT = DigitsTask(
     name="shift",
     scanner="sklearn",
     classes=SOURCE_CLASSES,
     new_head=False,
-    paper=0.3,
+    paper=0.4,
     ink=0.7,
 )
 UNSEEN = DigitsTask(name="unseen", scanner="sklearn", classes=NUM_CLASSES, new_head=True)
