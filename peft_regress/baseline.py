@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError
 from peft_regress.gate import Observation, observations_of
-from peft_regress.store import baseline_files, read_run, read_runs
+from peft_regress.store import baseline_files, is_folder, read_run, read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,9 +28,9 @@ def load_references(root: Path, selector: str | None) -> dict[str, Observation]:
     if selector is None:
         return newest_references(read_runs(root))
     path = Path(selector)
-    if path.is_dir() and baseline_files(path):
+    if is_folder(path) and baseline_files(path):
         return newest_references(read_runs(path))
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)
         return observations_of(read_run(path).run, str(path))
     named = [
         file

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from peft_regress.metrics import METRICS
 from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.records import MIXED_MACHINES
 
@@ -60,6 +61,7 @@ FAILING: frozenset[Verdict] = frozenset({"regressed", "newly_failing"})
 INCOMPLETE: frozenset[Verdict] = frozenset({"incomparable", "missing", "new"})
 UNACCEPTED: frozenset[Verdict] = frozenset({"improved", "fixed"})
 
+_METRIC_POSITIONS = {metric: position for position, metric in enumerate(METRICS)}
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
 
 Value = float | int | str | bool | None
@@ -179,7 +181,7 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
         return
     if not before.status == after.status == "ok":
         return
-    for metric in sorted(before.metrics.keys() | after.metrics.keys()):
+    for metric in sorted(before.metrics.keys() | after.metrics.keys(), key=_position):
         yield from _metric_reasons(
             metric,
             before.metrics.get(metric),
@@ -190,6 +192,11 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
             policy=policy,
         )
     yield from _invariant_reasons(before.invariants, after.invariants)
+
+
+def _position(metric: str) -> tuple[int, str]:
+    """Sort metrics as the table of metrics has them, unknown ones last."""
+    return _METRIC_POSITIONS.get(metric, len(_METRIC_POSITIONS)), metric
 
 
 def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:

@@ -16,7 +16,15 @@ from peft_regress.records import Case
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["case_params", "default_cases", "parse_case_id", "select_cases", "shard_of"]
+__all__ = [
+    "case_params",
+    "check_rank",
+    "checked_case",
+    "default_cases",
+    "parse_case_id",
+    "select_cases",
+    "shard_of",
+]
 
 _RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
 

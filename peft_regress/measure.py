@@ -22,6 +22,7 @@ from peft_regress.errors import (
 )
 from peft_regress.finetune import evaluate, finetune, loop_definition, set_modes, single_thread
 from peft_regress.invariants import InvariantWatch
+from peft_regress.matrix import checked_case
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
 from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
 from peft_regress.sources import build_source, source_digest
@@ -160,8 +161,11 @@ def plain_rounds(
 def define(case: Case, baselines: Path) -> str:
     """Return the digest of what defines a case: data, source bytes, settings, seeds; never code.
 
-    Raises `SourceError` where the source checkpoint is not recorded.
+    Raises `InputError` for unknown names and ranks, `SourceError` where no source is recorded.
     """
+    checked_case(
+        task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
+    )
     method: Method = registry.get("method", case.method)
     task: Task = registry.get("task", case.task)
     return canonical_digest(

@@ -39,6 +39,7 @@ __all__ = [
     "accept_run",
     "baseline_files",
     "dump_json",
+    "is_folder",
     "read_run",
     "read_run_file",
     "read_runs",
@@ -85,12 +86,18 @@ def read_run_file(path: Path) -> RunFile:
     return RunFile(path=path, run=_check(path, document.pop("peft_regress")), document=document)
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder; one that is too long for the system is none."""
+    # `Path.is_dir` raises for such a path.
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def read_run(path: Path) -> StoredRun:
     """Read a run file, or the union of the run files of a folder (the shards of one run).
 
     A case that stands in two files of the folder is an error: which one would count?
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return StoredRun(path=path, run=read_run_file(path).run)
     files = sorted(path.glob("*.json"))
     if not files:
@@ -365,7 +372,7 @@ def _first_difference(old: dict[str, str], new: dict[str, str]) -> str:
 
 
 def _read_for_accept(source: Path) -> tuple[Run, dict[str, Any]]:
-    if not source.is_dir():
+    if not is_folder(source):
         file = read_run_file(source)
         return file.run, file.document
     files = [read_run_file(path) for path in sorted(source.glob("*.json"))]

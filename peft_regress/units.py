@@ -13,28 +13,21 @@ Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
 Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "seconds", "info"]
 
-_DECIMAL_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_BINARY_STEPS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
-_TIME_STEPS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"))
+_STEPS: dict[str, tuple[tuple[float, str], ...]] = {
+    "byte": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")),
+    "flop": ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1, "FLOP")),
+    "second": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
+}
 
 
 def format_value(value: float, unit: Unit) -> str:
     """Show a stored value the way a person reads it: 706,115,232 flop -> '706.1 MFLOP'."""
-    if unit == "byte":
-        for size, name in _BINARY_STEPS:
+    if unit in _STEPS:
+        for size, name in _STEPS[unit]:
             if abs(value) >= size:
-                return f"{value / size:.2f} {name}"
-        return f"{value:.0f} B"
-    if unit == "flop":
-        for size, prefix in _DECIMAL_STEPS:
-            if abs(value) >= size:
-                return f"{value / size:.1f} {prefix}FLOP"
-        return f"{value:.0f} FLOP"
-    if unit == "second":
-        for size, name in _TIME_STEPS:
-            if abs(value) >= size:
-                return f"{value / size:.2f} {name}"
-        return f"{value:.1e} s"
+                shown = f"{value:,.0f}" if size == 1 and unit != "second" else None
+                return f"{shown or _significant(value / size)} {name}"
+        return f"{value:.3g} {_STEPS[unit][-1][1]}"
     if unit == "fraction":
         return f"{100 * value:.1f} %"
     if unit == "count":
@@ -42,6 +35,12 @@ def format_value(value: float, unit: Unit) -> str:
     if unit == "nat":
         return f"{value:.7g} nat"
     return f"{value:.3f}"
+
+
+def _significant(value: float) -> str:
+    """Show four significant digits, and never an exponent: 3.854, 706.1, 1298."""
+    whole = len(f"{abs(value):.0f}")
+    return f"{value:.{max(4 - whole, 0)}f}"
 
 
 def format_change(relative_change: float | None) -> str:

@@ -62,7 +62,9 @@ def _train(method: Method, rank: int | None, *, steps: int = 3) -> nn.Module:
 
 
 @each_method
-@pytest.mark.parametrize("architecture", [MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5], ids=str)
+@pytest.mark.parametrize(
+    "architecture", [MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5], ids=["v3", "shufflenet"]
+)
 def test_what_trains_is_what_the_rule_says(
     method: Method, rank: int | None, architecture: Any
 ) -> None:

@@ -1,0 +1,143 @@
+"""What a case is judged by: newest by date, never by history, or what was named."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import FULL, LORA, make_record, make_run, write_entry, write_run
+
+from peft_regress.baseline import load_references
+from peft_regress.errors import InputError, RunFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.gate import Observation
+
+OLD, NEW = "2026-01-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00"
+
+
+def flops(value: int, identifier: str = LORA) -> object:
+    return make_record(identifier, {"forward_flops": value})
+
+
+def value_of(references: dict[str, Observation], identifier: str = LORA) -> float:
+    return references[identifier].record.metrics["forward_flops"].value
+
+
+def test_without_entries_there_is_no_reference(tmp_path: Path) -> None:
+    assert load_references(tmp_path, None) == {}
+
+
+def test_a_storage_that_does_not_exist_holds_no_reference(tmp_path: Path) -> None:
+    assert load_references(tmp_path / "nowhere", None) == {}
+
+
+def test_newest_is_decided_by_date_and_not_by_number(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(111), date=NEW)
+    write_entry(tmp_path, 2, flops(222), date=OLD)
+    assert value_of(load_references(tmp_path, None)) == 111
+
+
+def test_of_two_accepted_in_the_same_second_the_later_number_counts(tmp_path: Path) -> None:
+    write_entry(tmp_path, 9, flops(9), date=OLD, folder="A")
+    write_entry(tmp_path, 10, flops(10), date=OLD, folder="A")
+    assert value_of(load_references(tmp_path, None)) == 10
+
+
+def test_newest_counts_across_the_folders_of_several_machines(tmp_path: Path) -> None:
+    write_entry(tmp_path, 2, flops(2), date=OLD, folder="Windows-CPython-3.11-64bit")
+    write_entry(tmp_path, 1, flops(1), date=NEW, folder="Linux-CPython-3.11-64bit")
+    assert value_of(load_references(tmp_path, None)) == 1
+
+
+def test_history_never_gates(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, role="history")
+    assert value_of(load_references(tmp_path, None)) == 1
+
+
+def test_history_alone_is_no_reference(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), role="history")
+    assert load_references(tmp_path, None) == {}
+
+
+def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path: Path) -> None:
+    """An accept of a narrowed run renews its cases and leaves the others as they were."""
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, environment={"peft": "0.19.0"})
+    references = load_references(tmp_path, None)
+    assert (value_of(references, LORA), value_of(references, FULL)) == (2, 1)
+    assert references[LORA].environment == {"peft": "0.19.0"}
+    assert references[LORA].origin == "0002_peft-0.18.1"
+    assert references[FULL].origin == "0001_peft-0.18.1"
+
+
+@pytest.mark.parametrize("name", ["0001", "0001_peft-0.18.1", "0001_peft-0.18.1.json"])
+def test_an_entry_is_chosen_by_its_name(tmp_path: Path, name: str) -> None:
+    write_entry(tmp_path, 1, flops(1), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW)
+    assert value_of(load_references(tmp_path, name)) == 1
+
+
+def test_a_run_file_is_chosen_by_its_path(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "my runs" / "a run.json", make_run(flops(7)))
+    references = load_references(tmp_path / "baselines", str(path))
+    assert value_of(references) == 7
+    assert references[LORA].origin == str(path)
+
+
+def test_a_folder_of_shards_is_chosen_by_its_path(tmp_path: Path) -> None:
+    write_run(tmp_path / "shards" / "1.json", make_run(flops(1)))
+    write_run(tmp_path / "shards" / "2.json", make_run(flops(2, FULL)))
+    references = load_references(tmp_path, str(tmp_path / "shards"))
+    assert references.keys() == {LORA, FULL}
+
+
+def test_another_storage_is_chosen_by_its_path_and_its_history_never_gates(tmp_path: Path) -> None:
+    write_entry(tmp_path / "other", 1, flops(1), date=OLD)
+    write_entry(tmp_path / "other", 2, flops(2), date=NEW, role="history")
+    assert value_of(load_references(tmp_path, str(tmp_path / "other"))) == 1
+
+
+def test_a_name_that_fits_two_entries_is_refused(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, folder="A")
+    write_entry(tmp_path, 1, folder="B", title="peft-0.19.0")
+    with pytest.raises(InputError, match=r"'0001' fits several entries .*peft-0\.18.*peft-0\.19"):
+        load_references(tmp_path, "0001")
+
+
+@pytest.mark.parametrize("name", ["0007", "1", "peft-0.18.1", "no/such/file.json", "x" * 300])
+def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
+    write_entry(tmp_path, 1)
+    with pytest.raises(InputError, match=r"is no file and no entry .*0001_peft-0\.18\.1"):
+        load_references(tmp_path, name)
+
+
+def test_a_name_in_an_empty_storage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="Entries: none"):
+        load_references(tmp_path, "0001")
+
+
+@pytest.mark.parametrize("selector", [None, "0002"])
+def test_a_damaged_entry_is_never_passed_over(tmp_path: Path, selector: str | None) -> None:
+    write_entry(tmp_path, 1)
+    path = write_entry(tmp_path, 2)
+    path.write_text(path.read_text()[:-100])
+    with pytest.raises(RunFileError, match="not valid JSON"):
+        load_references(tmp_path, selector)
+
+
+def test_a_damaged_entry_of_role_history_is_never_passed_over(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1)
+    path = write_entry(tmp_path, 2, role="history")
+    path.write_text("")
+    with pytest.raises(RunFileError):
+        load_references(tmp_path, None)
+
+
+def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "Linux" / "0001_copied.json")
+    with pytest.raises(RunFileError, match="never accepted"):
+        load_references(tmp_path, None)

@@ -1,0 +1,189 @@
+"""The command line: output, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peft_regress import registry
+from peft_regress.cli import main
+from peft_regress.matrix import default_cases
+
+
+@pytest.fixture
+def run(capsys):
+    """Call the command in this process and return (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_list_prints_the_96_pairings(run):
+    code, out, _ = run("list")
+    assert code == 0
+    assert len(out.splitlines()) == 96
+    assert "shift/lora-r4/resnet18" in out.splitlines()
+    assert "unseen/bn_head/mobilenet_v2" in out.splitlines()
+
+
+def test_list_as_json_has_the_contract_s_keys(run):
+    code, out, _ = run("list", "--format", "json", "--cases", "shift/*-r4/resnet18")
+    assert code == 0
+    assert {
+        "id": "shift/lora-r4/resnet18",
+        "task": "shift",
+        "method": "lora",
+        "architecture": "resnet18",
+        "rank": 4,
+    } in json.loads(out)
+    assert len(json.loads(out)) == 3
+
+
+def test_list_as_markdown_is_a_table(run):
+    _, out, _ = run("list", "--format", "markdown", "--cases", "shift/head/resnet18")
+    assert out.splitlines()[-1] == "| shift/head/resnet18 | shift | head | resnet18 |  |"
+
+
+def test_a_pattern_that_fits_no_case_is_wrong_use(run):
+    code, out, err = run("list", "--cases", "shfit/*")
+    assert (code, out) == (2, "")
+    assert "shfit/*" in err
+
+
+def test_cost_as_json_is_case_settings_and_metrics(run):
+    code, out, _ = run(
+        "cost", "--architecture", "shufflenet_v2_x0_5", "--method", "lora", "--rank", "4",
+        "--batch", "2", "--resolution", "64", "--freeze-head", "--format", "json",
+    )  # fmt: skip
+    assert code == 0
+    cost = json.loads(out)
+    assert set(cost) == {"case", "settings", "metrics"}
+    assert cost["case"] == {"architecture": "shufflenet_v2_x0_5", "method": "lora", "rank": 4}
+    assert cost["settings"]["batch"] == 2
+    assert cost["metrics"]["forward_flops"]["unit"] == "flop"
+    assert not any(name.endswith("_b32") for name in cost["metrics"])
+
+
+def test_cost_of_lora_on_resnet18_scales_with_the_batch_under_the_same_names(run):
+    arguments = ("cost", "--architecture", "resnet18", "--method", "head", "--format", "json")
+    one = json.loads(run(*arguments, "--resolution", "32")[1])["metrics"]
+    many = json.loads(run(*arguments, "--resolution", "32", "--batch", "32")[1])["metrics"]
+    assert many["forward_flops"]["value"] == 32 * one["forward_flops"]["value"]
+
+
+@pytest.mark.parametrize("output", ["text", "markdown"])
+def test_cost_is_printed_for_people(run, output):
+    code, out, _ = run(
+        "cost", "--architecture", "resnet18", "--method", "head", "--resolution", "32",
+        "--format", output,
+    )  # fmt: skip
+    assert code == 0
+    assert "forward_flops" in out
+    assert "5130" in out.replace(",", "")  # the head's parameters
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--architecture", "resnet8", "--method", "head"), "Did you mean 'resnet18'"),
+        (("--architecture", "resnet18", "--method", "lroa"), "Did you mean 'lora'"),
+        (("--architecture", "resnet18", "--method", "lora"), "needs a rank"),
+        (("--architecture", "resnet18", "--method", "head", "--rank", "4"), "has no rank"),
+        (("--architecture", "resnet18", "--method", "lora", "--rank", "0"), "x>=1"),
+        (("--architecture", "resnet18", "--method", "lora", "--rank", "x"), "not a valid integer"),
+        (("--architecture", "resnet18", "--method", "head", "--batch", "0"), "x>=1"),
+        (("--architecture", "resnet18", "--method", "head", "--loss", "mse"), "sum"),
+        (("--method", "head"), "--architecture"),
+    ],
+)
+def test_wrong_use_of_cost_is_exit_2_with_a_message(run, arguments, message):
+    code, out, err = run("cost", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_resolution_too_small_for_the_network_is_a_message(run):
+    code, _, err = run(
+        "cost", "--architecture", "tiny_pool", "--method", "head", "--resolution", "1"
+    )
+    assert code == 2
+    assert "unknown architecture" in err
+
+
+def test_compare_of_a_missing_file_is_exit_2_with_the_command(run, tmp_path):
+    code, _, err = run("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"))
+    assert code == 2
+    assert "--regress-save" in err
+
+
+def test_accept_needs_a_reason(run, tmp_path):
+    code, _, err = run("accept", str(tmp_path / "run.json"))
+    assert code == 2
+    assert "--reason" in err
+
+
+def test_sources_check_of_an_empty_folder_is_exit_3_with_the_command(run, tmp_path):
+    code, _, err = run("sources", "--check", "--baselines", str(tmp_path))
+    assert code == 3
+    assert "peft-regress sources" in err
+
+
+def test_the_stored_sources_are_the_recorded_bytes(run):
+    root = Path(__file__).parent.parent / "baselines"
+    code, out, err = run("sources", "--check", "--baselines", str(root))
+    assert code == 0, err
+    assert "4 sources" in out
+
+
+def test_help_names_every_command(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("list", "cost", "compare", "accept", "sources"):
+        assert command in out
+
+
+def test_an_unknown_command_is_wrong_use(run):
+    assert run("frobnicate")[0] == 2
+
+
+def test_listing_imports_no_torch():
+    code = (
+        "import sys\n"
+        "from peft_regress.cli import main\n"
+        "try:\n    main(['list'])\n"
+        "except SystemExit:\n    pass\n"
+        "heavy = {'torch', 'peft', 'numpy', 'scipy', 'sklearn', 'pytest'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_closed_pipe_is_no_traceback():
+    command = f"{sys.executable} -m peft_regress list | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+
+
+def test_the_matrix_is_every_pairing_once():
+    ids = [case.id for case in default_cases()]
+    assert len(ids) == len(set(ids)) == 2 * 4 * (3 + 3 * 3)
+    assert {c.architecture for c in default_cases()} == {
+        "resnet18",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "shufflenet_v2_x0_5",
+    }
+    assert registry.names("task")

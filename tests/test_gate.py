@@ -1,0 +1,626 @@
+"""The gate: worse never passes where better fails, and nothing that was not compared is fine."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any
+
+import msgspec
+import pytest
+from builders import (
+    ENVIRONMENT,
+    FULL,
+    GALORE,
+    LORA,
+    MACHINE,
+    OTHER_MACHINE,
+    VALUES,
+    make_metric,
+    make_record,
+    make_run,
+    observe,
+    observe_all,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress.gate import (
+    FAILING,
+    INCOMPLETE,
+    UNACCEPTED,
+    VERDICTS,
+    CaseVerdict,
+    RunVerdict,
+    judge,
+    judge_case,
+    observations_of,
+)
+from peft_regress.metrics import METRICS
+from peft_regress.policy import DEFAULT_POLICY, Policy
+from peft_regress.records import MIXED_MACHINES, Failure, Machine, Metric, Selection
+
+quickly = settings(deadline=None, derandomize=True, max_examples=60)
+
+MIXED = msgspec.structs.replace(MACHINE, digest=MIXED_MACHINES)
+
+
+def compare(
+    old: dict[str, Any],
+    new: dict[str, Any],
+    *,
+    identifier: str = LORA,
+    policy: Policy = DEFAULT_POLICY,
+    environments: tuple[dict[str, str], dict[str, str]] = (ENVIRONMENT, ENVIRONMENT),
+    machines: tuple[Machine, Machine] = (MACHINE, MACHINE),
+) -> CaseVerdict:
+    """Judge one case whose two sides differ in their metrics alone."""
+    before, after = (
+        observe(make_record(identifier, metrics), environment=environment, machine=machine)
+        for metrics, environment, machine in zip((old, new), environments, machines, strict=True)
+    )
+    return judge_case(identifier, before, after, policy=policy)
+
+
+def verdict_of(old: dict[str, Any], new: dict[str, Any], **how: Any) -> str:
+    return compare(old, new, **how).verdict
+
+
+# --- identical ------------------------------------------------------------------------------
+
+
+def test_identical_records_are_unchanged() -> None:
+    case = compare(VALUES, VALUES)
+    assert case.verdict == "unchanged"
+    assert case.reasons == ()
+
+
+samples = st.lists(st.floats(min_value=0, max_value=1e30), min_size=3, max_size=3)
+values = {
+    "exact": st.integers(min_value=0, max_value=2**63),
+    "bytes": st.integers(min_value=0, max_value=2**63),
+    "fingerprint": st.lists(st.lists(st.floats(0, 1e30), min_size=2, max_size=2), min_size=3),
+    "accuracy": samples,
+    "seconds": samples,
+    "info": st.floats(min_value=0, max_value=1e30),
+}
+
+
+@quickly
+@given(st.data())
+def test_whatever_the_numbers_an_identical_run_is_unchanged(data: st.DataObject) -> None:
+    metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
+    run = make_run(make_record(LORA, metrics))
+    verdict = judge(observations_of(run, "old"), run, expected=[LORA])
+    assert [case.verdict for case in verdict.cases] == ["unchanged"]
+    assert verdict.exit_code == 0
+
+
+# --- monotonicity ---------------------------------------------------------------------------
+
+GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
+
+
+def moved(name: str, value: Any, by: float) -> Any:
+    """Return a value moved by an amount in the bad direction (either one where there is none)."""
+    if isinstance(value, list):
+        return [moved(name, item, by) for item in value]
+    return value - by if METRICS[name].direction == "higher" else value + by
+
+
+AMOUNTS = {
+    "forward_flops": st.integers(-(10**9), 10**12),
+    "adapter_bytes": st.integers(-600_000, 10**9),
+    "peak_bytes": st.integers(-120_000_000, 10**12) | st.integers(-200_000, 200_000),
+    "accuracy": st.floats(-0.09, 0.9) | st.floats(0.0399, 0.0401),
+    "loss": st.floats(-0.28, 100) | st.floats(0.0289, 0.0291),
+    "step_seconds": st.floats(-0.05, 100),
+    # Away from the old value is worse, whichever way.
+    "trainable_params": st.integers(0, 10**9),
+    "first_losses": st.floats(0, 100) | st.floats(0, 1e-4),
+}
+
+
+@pytest.mark.parametrize("name", AMOUNTS)
+@quickly
+@given(data=st.data())
+def test_further_in_the_bad_direction_is_never_judged_milder(
+    name: str, data: st.DataObject
+) -> None:
+    amounts = data.draw(st.tuples(AMOUNTS[name], AMOUNTS[name]))
+    less, more = (
+        verdict_of({name: VALUES[name]}, {name: moved(name, VALUES[name], by)})
+        for by in sorted(amounts)
+    )
+    assert GRAVITY[less] <= GRAVITY[more]
+
+
+@pytest.mark.parametrize("name", ["first_losses", "trainable_params"])
+def test_of_what_must_stay_the_same_a_move_downwards_is_as_bad(name: str) -> None:
+    for by in (-1, 1):
+        new = moved(name, VALUES[name], by)
+        assert verdict_of({name: VALUES[name]}, {name: new}) == "regressed"
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss", "step_seconds"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@quickly
+@given(by=st.floats(0, 0.8), start=st.floats(-0.05, 0.2))
+def test_one_seed_getting_worse_never_makes_the_verdict_milder(
+    name: str, seed: int, by: float, start: float
+) -> None:
+    before = moved(name, VALUES[name], start * VALUES[name][0])
+    worse = [moved(name, v, by) if i == seed else v for i, v in enumerate(before)]
+    first = verdict_of({name: VALUES[name]}, {name: before})
+    second = verdict_of({name: VALUES[name]}, {name: worse})
+    assert GRAVITY[first] <= GRAVITY[second]
+
+
+@pytest.mark.parametrize("name", [name for name in AMOUNTS if name != "first_losses"])
+def test_a_move_to_twenty_times_the_value_in_the_bad_direction_fails(name: str) -> None:
+    value = VALUES[name]
+    largest = max(value) if isinstance(value, list) else value
+    new = [0.0] * 3 if name == "accuracy" else moved(name, value, 20 * largest)
+    assert verdict_of({name: value}, {name: new}) == "regressed"
+
+
+@pytest.mark.parametrize("name", ["forward_flops", "adapter_bytes", "peak_bytes", "total_params"])
+@quickly
+@given(pair=st.tuples(st.integers(0, 2**62), st.integers(0, 2**62)))
+def test_swapping_the_sides_turns_regressed_into_improved(name: str, pair: tuple[int, int]) -> None:
+    low, high = sorted(pair)
+    if high - low <= high * 0.002:
+        return
+    assert verdict_of({name: low}, {name: high}) == "regressed"
+    assert verdict_of({name: high}, {name: low}) == "improved"
+
+
+@pytest.mark.parametrize("value", [0.30, 0.75])
+def test_swapping_the_sides_turns_lost_accuracy_into_won(value: float) -> None:
+    low, high = {"accuracy": [value] * 3}, {"accuracy": [value + 0.2] * 3}
+    assert verdict_of(high, low) == "regressed"
+    assert verdict_of(low, high) == "improved"
+
+
+def test_a_regression_is_not_paid_for_by_an_improvement() -> None:
+    old = {"forward_flops": 100, "backward_flops": 100}
+    case = compare(old, {"forward_flops": 101, "backward_flops": 1})
+    assert case.verdict == "regressed"
+    assert {reason.metric: reason.verdict for reason in case.reasons} == {
+        "forward_flops": "regressed",
+        "backward_flops": "improved",
+    }
+
+
+@quickly
+@given(st.sets(st.sampled_from(sorted(AMOUNTS))), st.sampled_from(sorted(AMOUNTS)))
+def test_one_more_bad_metric_never_lowers_the_exit_code(bad: set[str], one_more: str) -> None:
+    codes = []
+    for names in (bad, bad | {one_more}):
+        new = {n: moved(n, v, 1) if n in names else v for n, v in VALUES.items()}
+        run = make_run(make_record(LORA, new))
+        old = observe_all([make_record(LORA, VALUES)])
+        codes.append(judge(old, run, expected=[LORA]).exit_code)
+    assert {0: 0, 3: 1, 1: 2}[codes[0]] <= {0: 0, 3: 1, 1: 2}[codes[1]]
+
+
+# --- exact and bytes ------------------------------------------------------------------------
+
+
+def test_exact_means_one_flop_more_is_a_regression() -> None:
+    (reason,) = compare({"forward_flops": 10**12}, {"forward_flops": 10**12 + 1}).reasons
+    assert (reason.old, reason.new) == (10**12, 10**12 + 1)
+    assert reason.relative_change == pytest.approx(1e-12)
+    assert reason.bound == 0
+
+
+def test_exact_tells_whole_numbers_apart_that_floats_cannot() -> None:
+    assert verdict_of({"forward_flops": 2**62}, {"forward_flops": 2**62 + 1}) == "regressed"
+
+
+def test_fewer_trained_parameters_are_a_regression_too() -> None:
+    assert verdict_of({"trainable_params": 10}, {"trainable_params": 9}) == "regressed"
+
+
+@pytest.mark.parametrize(
+    ("new", "verdict"),
+    [(1_000_000, "unchanged"), (1_001_000, "unchanged"), (1_001_001, "regressed"),
+     (999_000, "unchanged"), (998_999, "improved")],
+)  # fmt: skip
+def test_bytes_may_move_by_a_thousandth(new: int, verdict: str) -> None:
+    assert verdict_of({"peak_bytes": 1_000_000}, {"peak_bytes": new}) == verdict
+
+
+@pytest.mark.parametrize("name", ["peak_bytes", "forward_flops", "adapter_bytes"])
+def test_something_from_nothing_is_a_regression_without_a_relative_change(name: str) -> None:
+    (reason,) = compare({name: 0}, {name: 1}).reasons
+    assert (reason.verdict, reason.relative_change) == ("regressed", None)
+    assert verdict_of({name: 1}, {name: 0}) == "improved"
+    assert verdict_of({name: 0}, {name: 0}) == "unchanged"
+
+
+# --- fingerprint ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("identifier", [LORA, GALORE])
+def test_fingerprint_is_held_to_the_bound_of_its_method(identifier: str) -> None:
+    bound = DEFAULT_POLICY.fingerprint(identifier.split("/")[1].split("-")[0])
+    old = {"first_losses": [[2.0, 2.0]] * 3}
+    for factor, verdict in ((0.9, "unchanged"), (1.1, "regressed")):
+        for sign in (-1, 1):
+            new = {"first_losses": [[2.0, 2.0]] * 2 + [[2.0, 2.0 * (1 + sign * factor * bound)]]}
+            assert verdict_of(old, new, identifier=identifier) == verdict
+
+
+def test_a_drift_that_galore_may_have_is_a_regression_of_lora() -> None:
+    old = {"first_losses": [[2.0]] * 3}
+    new = {"first_losses": [[2.0005]] * 3}
+    assert verdict_of(old, new, identifier=GALORE) == "unchanged"
+    assert verdict_of(old, new, identifier=LORA) == "regressed"
+
+
+def test_fingerprint_sees_a_step_that_the_value_does_not_hold() -> None:
+    """`value` is the mean at step 1; a later step alone must be seen."""
+    old, new = {"first_losses": [[2.0, 1.9]]}, {"first_losses": [[2.0, 1.8]]}
+    (reason,) = compare(old, new).reasons
+    assert reason.relative_change == pytest.approx(0.1 / 1.9)
+
+
+def test_fingerprint_differences_of_two_seeds_do_not_cancel() -> None:
+    assert verdict_of({"first_losses": [[2.0], [2.0]]}, {"first_losses": [[2.1], [1.9]]}) == (
+        "regressed"
+    )
+
+
+def test_fingerprint_near_zero_is_measured_against_the_floor() -> None:
+    floor = DEFAULT_POLICY.fingerprint_floor_nats
+    old, new = {"first_losses": [[0.0]]}, {"first_losses": [[floor / 2]]}
+    (reason,) = compare(old, new).reasons
+    assert reason.relative_change == pytest.approx(0.5)
+
+
+# --- accuracy -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("by", "verdict"),
+    [(-0.05, "regressed"), (-0.039, "unchanged"), (0.039, "unchanged"), (0.05, "improved")],
+)
+def test_accuracy_is_judged_in_points_on_both_sides(by: float, verdict: str) -> None:
+    old = [0.5, 0.7, 0.9]
+    new = [value + by for value in old]
+    case = compare({"accuracy": old}, {"accuracy": new})
+    assert case.verdict == verdict
+    for reason in case.reasons:
+        assert reason.relative_change == pytest.approx(by)
+        assert reason.bound == DEFAULT_POLICY.accuracy_margin
+
+
+def test_accuracy_is_the_mean_of_paired_differences() -> None:
+    """A seed that lost 12 points among two that won 1 lost 3.3 points in the mean."""
+    old = {"accuracy": [0.8, 0.8, 0.8]}
+    assert verdict_of(old, {"accuracy": [0.68, 0.81, 0.81]}) == "unchanged"
+    assert verdict_of(old, {"accuracy": [0.65, 0.80, 0.80]}) == "regressed"
+
+
+@pytest.mark.parametrize(
+    ("factor", "verdict"),
+    [(1.11, "regressed"), (1.09, "unchanged"), (0.91, "unchanged"), (0.89, "improved")],
+)
+def test_loss_is_judged_relative_to_the_old_loss(factor: float, verdict: str) -> None:
+    new = {"loss": [value * factor for value in VALUES["loss"]]}
+    assert verdict_of({"loss": VALUES["loss"]}, new) == verdict
+
+
+@pytest.mark.parametrize("name", ["accuracy", "loss", "step_seconds"])
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+def test_another_number_of_seeds_is_incomparable(name: str, count: int) -> None:
+    new = make_metric(name, VALUES[name])
+    new = msgspec.structs.replace(new, samples=([0.9] * count) or None)
+    case = compare({name: VALUES[name]}, {name: new})
+    assert case.verdict == "incomparable"
+    (reason,) = case.reasons
+    assert (reason.metric, reason.old, reason.new) == (f"{name}.samples", 3, count)
+
+
+def test_another_number_of_first_losses_is_incomparable() -> None:
+    old, new = {"first_losses": [[2.0, 1.9]] * 3}, {"first_losses": [[2.0]] * 3}
+    assert verdict_of(old, new) == "incomparable"
+
+
+def test_single_numbers_and_lists_as_samples_are_incomparable() -> None:
+    assert verdict_of({"first_losses": [[2.0]]}, {"first_losses": [2.0]}) == "incomparable"
+    scalars = Metric(
+        value=2.0, unit="nat", direction="same", kind="fingerprint", samples=[2.0, 2.0]
+    )
+    empty = msgspec.structs.replace(scalars, samples=[[], []])
+    assert verdict_of({"first_losses": scalars}, {"first_losses": empty}) == "incomparable"
+
+
+@pytest.mark.parametrize("name", ["first_losses", "accuracy", "loss", "step_seconds"])
+def test_samples_that_hold_no_number_do_not_hide_a_changed_value(name: str) -> None:
+    spec = METRICS[name]
+    old, new = (
+        Metric(value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=[[]])
+        for value in ((1.0, 0.1) if name == "accuracy" else (0.1, 1.0))
+    )
+    assert verdict_of({name: old}, {name: new}) == "regressed"
+
+
+# --- seconds --------------------------------------------------------------------------------
+
+SLOW = {"step_seconds": [5.0, 5.0, 5.0]}
+FAST = {"step_seconds": [0.05, 0.05, 0.05]}
+
+
+def test_seconds_are_judged_on_the_same_machine() -> None:
+    assert verdict_of(FAST, SLOW) == "regressed"
+
+
+@pytest.mark.parametrize(
+    "machines",
+    [(MACHINE, OTHER_MACHINE), (OTHER_MACHINE, MACHINE), (MIXED, MIXED), (MACHINE, MIXED)],
+    ids=["here-there", "there-here", "mixed-mixed", "here-mixed"],
+)
+def test_seconds_of_other_or_several_machines_are_not_judged(
+    machines: tuple[Machine, Machine],
+) -> None:
+    assert verdict_of(FAST, SLOW, machines=machines) == "unchanged"
+    assert verdict_of(FAST, {}, machines=machines) == "unchanged"
+
+
+def test_seconds_are_those_of_the_fastest_seed() -> None:
+    new = {"step_seconds": [9.0, 9.0, 0.05]}
+    assert verdict_of(FAST, new) == "unchanged"
+
+
+def test_a_run_without_the_timer_is_no_regression() -> None:
+    assert verdict_of(FAST, {}) == "unchanged"
+
+
+def test_relative_seconds_are_shown_and_never_judged() -> None:
+    assert verdict_of({"relative_step_seconds": 1.0}, {"relative_step_seconds": 9.0}) == (
+        "unchanged"
+    )
+
+
+# --- aten_ops and info ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["aten_ops", "aten_ops_b32"])
+def test_ops_are_exact_while_torch_is_the_same(name: str) -> None:
+    assert verdict_of({name: 900}, {name: 901}) == "regressed"
+    assert verdict_of({name: 900}, {name: 899}) == "improved"
+
+
+@pytest.mark.parametrize("name", ["aten_ops", "aten_ops_b32"])
+@pytest.mark.parametrize("other", [{**ENVIRONMENT, "torch": "2.12.0"}, {"peft": "0.18.1"}])
+def test_ops_are_informative_where_torch_differs(name: str, other: dict[str, str]) -> None:
+    for environments in ((ENVIRONMENT, other), (other, ENVIRONMENT)):
+        assert verdict_of({name: 900}, {name: 999}, environments=environments) == "unchanged"
+        assert verdict_of({name: 900}, {}, environments=environments) == "unchanged"
+
+
+def test_flops_are_exact_whatever_torch() -> None:
+    environments = (ENVIRONMENT, {**ENVIRONMENT, "torch": "2.12.0"})
+    old, new = {"forward_flops": 900}, {"forward_flops": 901}
+    assert verdict_of(old, new, environments=environments) == "regressed"
+
+
+def test_the_papers_counters_are_not_judged() -> None:
+    assert verdict_of({"paper_forward_flops": 1}, {"paper_forward_flops": 2}) == "unchanged"
+    assert verdict_of({"paper_forward_flops": 1}, {}) == "unchanged"
+
+
+# --- metrics that come, go, or turn into something else -------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - {"step_seconds"}))
+def test_a_metric_that_vanished_is_a_regression(name: str) -> None:
+    new = {key: value for key, value in VALUES.items() if key != name}
+    (reason,) = compare(VALUES, new).reasons
+    assert (reason.metric, reason.new, reason.verdict) == (name, None, "regressed")
+
+
+def test_a_metric_that_is_new_has_nothing_to_be_judged_by() -> None:
+    assert verdict_of({}, VALUES) == "unchanged"
+
+
+@pytest.mark.parametrize("change", [{"unit": "byte"}, {"direction": "higher"}, {"kind": "info"}])
+def test_a_metric_of_another_unit_direction_or_kind_is_incomparable(
+    change: dict[str, Any],
+) -> None:
+    old = make_metric("forward_flops", 10)
+    new = msgspec.structs.replace(old, **change)
+    assert verdict_of({"forward_flops": old}, {"forward_flops": new}) == "incomparable"
+
+
+# --- states ---------------------------------------------------------------------------------
+
+STATES = ("ok", "unsupported", "error")
+TRANSITIONS = {
+    ("ok", "ok"): "unchanged",
+    ("ok", "unsupported"): "newly_failing",
+    ("ok", "error"): "newly_failing",
+    ("unsupported", "ok"): "fixed",
+    ("unsupported", "unsupported"): "unchanged",
+    ("unsupported", "error"): "newly_failing",
+    ("error", "ok"): "fixed",
+    ("error", "unsupported"): "fixed",
+    ("error", "error"): "known_defect",
+}
+
+
+@pytest.mark.parametrize("pair", list(itertools.product(STATES, STATES)), ids="-to-".join)
+def test_status_transition(pair: tuple[str, str]) -> None:
+    old, new = (observe(make_record(LORA, status=status)) for status in pair)
+    assert judge_case(LORA, old, new).verdict == TRANSITIONS[pair]
+
+
+def test_newly_failing_says_with_what_error() -> None:
+    broken = make_record(status="error", error=Failure(type="KeyError", message="'conv1'"))
+    (reason,) = judge_case(LORA, observe(make_record()), observe(broken)).reasons
+    assert (reason.old, reason.new) == ("ok", "error (KeyError: 'conv1')")
+
+
+def test_metrics_of_a_failing_case_are_not_compared() -> None:
+    """A library may stop half-way: only the state speaks then."""
+    old = make_record(LORA, {"forward_flops": 1}, status="error")
+    new = make_record(LORA, {"forward_flops": 2}, status="error")
+    assert judge_case(LORA, observe(old), observe(new)).verdict == "known_defect"
+
+
+# --- invariants -----------------------------------------------------------------------------
+
+FACTS: tuple[Any, ...] = (True, False, None, "absent")
+INVARIANTS = {
+    (True, True): "unchanged",
+    (True, False): "regressed",
+    (True, None): "regressed",
+    (True, "absent"): "regressed",
+    (False, True): "fixed",
+    (False, False): "known_defect",
+    (False, None): "unchanged",
+    (False, "absent"): "unchanged",
+    (None, True): "unchanged",
+    (None, False): "regressed",
+    (None, None): "unchanged",
+    (None, "absent"): "unchanged",
+    ("absent", True): "unchanged",
+    ("absent", False): "regressed",
+    ("absent", None): "unchanged",
+    ("absent", "absent"): "unchanged",
+}
+
+
+@pytest.mark.parametrize("pair", list(itertools.product(FACTS, FACTS)), ids=str)
+def test_invariant_transition(pair: tuple[Any, Any]) -> None:
+    old, new = (
+        observe(make_record(invariants={} if fact == "absent" else {"merge": fact}))
+        for fact in pair
+    )
+    assert judge_case(LORA, old, new).verdict == INVARIANTS[pair]
+
+
+def test_a_known_defect_does_not_hide_a_new_one() -> None:
+    old = make_record(invariants={"merge": False, "frozen": True})
+    new = make_record(invariants={"merge": False, "frozen": False})
+    case = judge_case(LORA, observe(old), observe(new))
+    assert case.verdict == "regressed"
+    assert [reason.metric for reason in case.reasons] == ["invariant frozen", "invariant merge"]
+
+
+# --- definition, missing, new ---------------------------------------------------------------
+
+
+def test_a_changed_definition_is_incomparable_whatever_the_numbers() -> None:
+    old = observe(make_record(LORA, {"forward_flops": 1}, definition="sha256:a"))
+    new = observe(make_record(LORA, {"forward_flops": 9}, definition="sha256:b"))
+    case = judge_case(LORA, old, new)
+    assert case.verdict == "incomparable"
+    assert [reason.metric for reason in case.reasons] == ["definition"]
+
+
+def test_a_changed_definition_does_not_excuse_a_crash() -> None:
+    old = observe(make_record(definition="sha256:a"))
+    new = observe(make_record(definition="sha256:b", status="error"))
+    assert judge_case(LORA, old, new).verdict == "newly_failing"
+
+
+def test_a_case_without_a_record_is_missing() -> None:
+    assert judge_case(LORA, observe(make_record()), None).verdict == "missing"
+
+
+def test_a_case_without_reference_or_record_is_missing() -> None:
+    assert judge_case(LORA, None, None).verdict == "missing"
+
+
+def test_a_case_without_a_reference_is_new() -> None:
+    assert judge_case(LORA, None, observe(make_record())).verdict == "new"
+
+
+# --- runs -----------------------------------------------------------------------------------
+
+
+def test_every_verdict_either_fails_is_incomplete_or_passes() -> None:
+    assert not FAILING & INCOMPLETE
+    assert not (FAILING | INCOMPLETE) & UNACCEPTED
+    assert set(VERDICTS) - FAILING - INCOMPLETE - UNACCEPTED == {"known_defect", "unchanged"}
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "complete", "code"),
+    [
+        (["unchanged"], True, 0),
+        (["unchanged", "improved", "fixed", "known_defect"], True, 0),
+        (["unchanged"], False, 3),
+        ([], True, 3),
+        ([], False, 3),
+        (["unchanged", "new"], True, 3),
+        (["unchanged", "missing"], True, 3),
+        (["incomparable"], True, 3),
+        (["regressed"], True, 1),
+        (["newly_failing"], True, 1),
+        (["regressed", "missing"], False, 1),
+        (["newly_failing", "incomparable", "new"], True, 1),
+    ],
+)
+def test_exit_code(verdicts: list[Any], complete: bool, code: int) -> None:
+    cases = tuple(CaseVerdict(id=str(i), verdict=verdict) for i, verdict in enumerate(verdicts))
+    assert RunVerdict(cases=cases, complete=complete).exit_code == code
+
+
+def test_two_empty_runs_were_not_compared() -> None:
+    run = msgspec.structs.replace(make_run(), cases={})
+    assert judge({}, run, expected=[]).exit_code == 3
+
+
+def test_what_was_expected_and_did_not_run_is_missing() -> None:
+    old = observe_all([make_record(LORA), make_record(FULL)])
+    verdict = judge(old, make_run(make_record(LORA)), expected=old)
+    assert {case.id: case.verdict for case in verdict.cases} == {LORA: "unchanged", FULL: "missing"}
+    assert verdict.exit_code == 3
+
+
+def test_what_ran_without_being_expected_is_judged_too() -> None:
+    old = observe_all([make_record(LORA, {"forward_flops": 1})])
+    verdict = judge(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
+    assert verdict.exit_code == 1
+
+
+def test_what_was_not_expected_and_did_not_run_is_no_hole() -> None:
+    old = observe_all([make_record(LORA), make_record(FULL)])
+    verdict = judge(old, make_run(make_record(LORA)), expected=[LORA])
+    assert [case.id for case in verdict.cases] == [LORA]
+
+
+def test_a_partial_run_is_incomplete_though_all_of_it_is_unchanged() -> None:
+    run = make_run(make_record(LORA), selection=Selection(complete=False, narrowed_by=["-k x"]))
+    assert judge(observe_all([make_record(LORA)]), run, expected=[LORA]).exit_code == 3
+
+
+def test_counts_add_up_gravest_first() -> None:
+    verdicts = ("unchanged", "regressed", "unchanged", "new")
+    cases = tuple(CaseVerdict(id=str(i), verdict=v) for i, v in enumerate(verdicts))
+    counts = RunVerdict(cases=cases, complete=True).counts
+    assert list(counts.items()) == [("regressed", 1), ("new", 1), ("unchanged", 2)]
+
+
+def test_unaccepted_are_the_better_ones() -> None:
+    cases = tuple(CaseVerdict(id=verdict, verdict=verdict) for verdict in VERDICTS)
+    found = RunVerdict(cases=cases, complete=True).unaccepted()
+    assert {case.verdict for case in found} == {"improved", "fixed"}
+
+
+def test_judging_changes_nothing_and_gives_the_same_again() -> None:
+    run = make_run(make_record(LORA))
+    before = msgspec.json.encode(run)
+    old = observe_all([make_record(LORA, {"forward_flops": 1})])
+    assert judge(old, run, expected=old) == judge(old, run, expected=old)
+    assert msgspec.json.encode(run) == before
+
+
+def test_another_policy_is_obeyed() -> None:
+    lax = dataclasses.replace(DEFAULT_POLICY, bytes_bound=0.5, accuracy_margin=0.9)
+    assert verdict_of({"peak_bytes": 10}, {"peak_bytes": 14}, policy=lax) == "unchanged"
+    assert verdict_of({"accuracy": [0.9]}, {"accuracy": [0.1]}, policy=lax) == "unchanged"

@@ -1,0 +1,269 @@
+"""Measuring a case: real training of a tiny network, real profiles."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from tiny_network import TinyArchitecture
+
+from peft_regress import measure as measuring
+from peft_regress import registry
+from peft_regress.errors import AbsentError, SourceError, UnknownNameError
+from peft_regress.measure import (
+    Adaptation,
+    CostSettings,
+    ProfileCache,
+    adaptation_cost,
+    cost_metrics,
+    define,
+    measure,
+)
+from peft_regress.metrics import COST_METRICS, METRICS
+from peft_regress.records import Case
+
+
+@pytest.fixture
+def tiny(clean_registry, tiny_sources):
+    registry.add("architecture", TinyArchitecture())
+    return tiny_sources
+
+
+def case(method="lora", rank=4, task="shift", architecture="tiny") -> Case:
+    return Case(task=task, method=method, architecture=architecture, rank=rank)
+
+
+def measured(root, of: Case, **options):
+    return measure(of, baselines=root, profiles=options.pop("profiles", ProfileCache()), **options)
+
+
+@pytest.fixture(scope="module")
+def records(tiny_sources):
+    """Every method of the default matrix on the tiny network, measured once."""
+    from conftest import registry_restored
+
+    with registry_restored():
+        registry.add("architecture", TinyArchitecture())
+        profiles = ProfileCache()
+        return {
+            name: measured(tiny_sources, case(method=name, rank=rank), profiles=profiles).record
+            for name, rank in (
+                ("full", None),
+                ("head", None),
+                ("bn_head", None),
+                ("lora", 4),
+                ("dora", 4),
+                ("galore", 4),
+            )
+        }
+
+
+EVERY = {*METRICS} - {"relative_step_seconds", "projection_flops", "projection_flops_b32"}
+
+
+@pytest.mark.parametrize("method", ["full", "head", "bn_head", "lora", "dora", "galore"])
+def test_every_metric_that_applies_is_measured(records, method):
+    projections = {name for name in METRICS if name.startswith("projection_flops")}
+    expected = EVERY | (projections if method == "galore" else set())
+    assert records[method].status == "ok", records[method].error
+    assert set(records[method].metrics) == expected
+
+
+@pytest.mark.parametrize("method", ["full", "head", "bn_head", "lora", "dora", "galore"])
+def test_no_invariant_is_false(records, method):
+    assert False not in records[method].invariants.values(), records[method].invariants
+
+
+def test_units_directions_and_kinds_are_those_of_the_table(records):
+    for name, metric in records["galore"].metrics.items():
+        spec = METRICS[name]
+        assert (metric.unit, metric.direction, metric.kind) == (
+            spec.unit,
+            spec.direction,
+            spec.kind,
+        )
+
+
+def test_samples_are_one_a_seed_and_the_value_is_their_mean(records):
+    metrics = records["lora"].metrics
+    for name in ("accuracy", "loss", "step_seconds"):
+        samples = metrics[name].samples
+        assert len(samples) == 3
+        assert metrics[name].value == pytest.approx(sum(samples) / 3, rel=1e-12)
+    first = metrics["first_losses"].samples
+    assert metrics["first_losses"].value == pytest.approx(sum(s[0] for s in first) / 3, rel=1e-12)
+
+
+def test_the_ledger_adds_up_to_the_totals(records):
+    for record in records.values():
+        for phase, metric in (
+            ("forward", "forward_flops"),
+            ("backward", "backward_flops"),
+            ("optimizer", "optimizer_flops"),
+            ("projection", "projection_flops"),
+        ):
+            modules = record.ledger.flops.get(phase, {})
+            total = sum(n for operators in modules.values() for n in operators.values())
+            value = record.metrics[metric].value if metric in record.metrics else 0
+            assert total == value
+        peak = sum(n for modules in record.ledger.bytes.values() for n in modules.values())
+        assert peak == record.metrics["peak_bytes"].value
+
+
+def test_methods_cost_what_their_definitions_say(records):
+    count = {name: record.metrics["trainable_params"].value for name, record in records.items()}
+    # conv 216, norm 16, depthwise 80, linear 108, head 130 (10 classes)
+    assert count["full"] == count["galore"] == 550
+    assert count["head"] == count["bn_head"] == 130
+    # rank 4: conv 4*27 + 8*4, linear 4*8 + 12*4; the depthwise convolution has none
+    assert count["lora"] == 130 + 108 + 32 + 32 + 48
+    # a magnitude for each output channel
+    assert count["dora"] == count["lora"] + 8 + 12
+
+
+def test_measuring_twice_gives_the_same_numbers(tiny):
+    one, two = (measured(tiny, case(), timed=False).record for _ in range(2))
+    assert one == two
+
+
+def test_untimed_measuring_claims_no_time(tiny):
+    assert "step_seconds" not in measured(tiny, case(), timed=False).record.metrics
+
+
+def test_both_tasks_of_a_pairing_share_one_profile(tiny, monkeypatch):
+    profiles, calls = ProfileCache(), []
+    profile = measuring.profile_step
+    monkeypatch.setattr(
+        measuring, "profile_step", lambda *a, **k: calls.append(k) or profile(*a, **k)
+    )
+    for task in ("shift", "unseen"):
+        measured(tiny, case(task=task), profiles=profiles)
+    assert [call["input_shape"][0] for call in calls] == [1, 32]
+
+
+def test_a_missing_metric_is_named(tiny):
+    with pytest.raises(AbsentError, match="projection_flops"):
+        measured(tiny, case(method="head", rank=None)).value("projection_flops")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"task": "shitf"}, {"method": "lroa"}, {"architecture": "resnet8"}]
+)
+def test_an_unknown_name_is_refused(tiny, wrong):
+    with pytest.raises(UnknownNameError):
+        measured(tiny, case(**wrong))
+
+
+def test_a_missing_source_is_refused(tiny, tmp_path):
+    with pytest.raises(SourceError, match="peft-regress sources"):
+        measured(tmp_path, case())
+
+
+def test_an_error_in_training_is_an_error_of_the_case(tiny, monkeypatch):
+    def explode(*args, **kwargs):
+        raise ValueError("a kernel refused")
+
+    monkeypatch.setattr(measuring, "finetune", explode)
+    record = measured(tiny, case()).record
+    assert (record.status, record.error.type, record.error.message) == (
+        "error",
+        "ValueError",
+        "a kernel refused",
+    )
+
+
+def test_a_model_without_an_eligible_module_is_unsupported(tiny):
+    from torch import nn
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class HeadOnly(TinyArchitecture):
+        def build(self, *, num_classes, seed):
+            model = super().build(num_classes=num_classes, seed=seed)
+            for name in ("conv", "linear"):
+                setattr(model, name, nn.Identity())
+            return model
+
+    registry.remove("architecture", "tiny")
+    registry.add("architecture", HeadOnly())
+    with pytest.MonkeyPatch.context() as patch:
+        architecture = registry.get("architecture", "tiny")
+        built = architecture.build(num_classes=10, seed=0)
+        patch.setattr(measuring, "build_source", lambda *a: built)
+        record = measured(tiny, case()).record
+    assert record.status == "unsupported"
+    assert record.error.type == "UnsupportedCaseError"
+
+
+class TestDefinition:
+    def test_is_stable(self, tiny):
+        assert define(case(), tiny) == define(case(), tiny)
+
+    def test_differs_by_case(self, tiny):
+        cases = [case(), case(rank=1), case(method="dora"), case(task="unseen")]
+        assert len({define(one, tiny) for one in cases}) == len(cases)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("PROTOCOL_VERSION", 99), ("SEEDS", (0, 1, 3)), ("FIRST_LOSSES", 5)],
+    )
+    def test_changes_with_what_defines_the_measurement(self, tiny, monkeypatch, name, value):
+        before = define(case(), tiny)
+        monkeypatch.setattr(measuring, name, value)
+        assert define(case(), tiny) != before
+
+    def test_changes_with_the_source_bytes(self, tiny, monkeypatch):
+        before = define(case(), tiny)
+        monkeypatch.setattr(measuring, "source_digest", lambda *a: "other")
+        assert define(case(), tiny) != before
+
+
+class TestCost:
+    def test_batch_scales_the_matrix_work_and_nothing_of_the_optimizer(self, tiny):
+        of = Adaptation(method="lora", architecture="tiny", rank=4)
+        one, many = (adaptation_cost(of, CostSettings(batch=b, resolution=32)) for b in (1, 8))
+        assert many.step.forward_flops == 8 * one.step.forward_flops
+        assert many.step.backward_flops == 8 * one.step.backward_flops
+        assert many.step.optimizer_flops == one.step.optimizer_flops
+        assert many.step.optimizer_state_bytes == one.step.optimizer_state_bytes
+
+    def test_a_frozen_head_trains_the_adapter_alone(self, tiny):
+        of = Adaptation(method="lora", architecture="tiny", rank=4)
+        frozen = adaptation_cost(of, CostSettings(resolution=32, freeze_head=True))
+        trained = adaptation_cost(of, CostSettings(resolution=32))
+        assert trained.trainable_params - frozen.trainable_params == 130
+
+    def test_batch_norm_in_train_mode_keeps_its_statistics_alive(self, tiny):
+        of = Adaptation(method="full", architecture="tiny")
+        by_mode = {
+            mode: adaptation_cost(of, CostSettings(resolution=32, bn=mode)).step
+            for mode in (None, "eval", "train")
+        }
+        assert by_mode[None] == by_mode["eval"]
+        saved = 2 * 8 * 4  # mean and inverse deviation of eight channels
+        high = by_mode["train"].peak_activation_bytes - by_mode["eval"].peak_activation_bytes
+        assert high == saved
+
+    def test_bn_head_is_measured_in_train_mode(self, tiny):
+        of = Adaptation(method="bn_head", architecture="tiny")
+        default = adaptation_cost(of, CostSettings(resolution=32)).step
+        assert default == adaptation_cost(of, CostSettings(resolution=32, bn="train")).step
+        assert default != adaptation_cost(of, CostSettings(resolution=32, bn="eval")).step
+
+    def test_metrics_are_named_without_a_suffix_unless_asked(self, tiny):
+        report = adaptation_cost(
+            Adaptation(method="head", architecture="tiny"), CostSettings(resolution=32)
+        )
+        assert set(cost_metrics(report)) == {
+            *COST_METRICS,
+            "trainable_params",
+            "total_params",
+            "adapter_bytes",
+        } - {"projection_flops"}
+        assert "forward_flops_b32" in cost_metrics(report, suffix="_b32")
+
+    def test_full_fine_tuning_ships_parameters_and_buffers(self, tiny):
+        report = adaptation_cost(
+            Adaptation(method="full", architecture="tiny"), CostSettings(resolution=32)
+        )
+        # 550 parameters, running mean and variance of eight channels, one int64 counter
+        assert report.adapter_bytes == 4 * (550 + 16) + 8
