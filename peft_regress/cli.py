@@ -6,7 +6,7 @@ incomplete, or a named thing is absent; else 0.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import sys
@@ -18,8 +18,6 @@ import click
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from peft_regress.gate import RunVerdict
 
 __all__ = ["main"]
@@ -164,7 +162,7 @@ def accept(run: Path, reason: str, baselines: Path, *, history: bool) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
     from peft_regress.store import accept_run
 
-    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     stored = accept_run(run, root=baselines, reason=reason, date=date, history=history)
     click.echo(f"stored {stored}")
 

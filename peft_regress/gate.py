@@ -5,6 +5,7 @@ Pure: no IO, no torch, no clock. Whatever it is given, worse never passes where 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,7 @@ from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.records import MIXED_MACHINES
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from peft_regress.records import Machine, Metric, Record, Run
 
@@ -168,7 +169,8 @@ def judge_case(
     if old is None:
         return CaseVerdict(id=name, verdict="new")
     reasons = tuple(_reasons(old, new, policy=policy))
-    verdict = min((reason.verdict for reason in reasons), key=VERDICTS.index, default="unchanged")
+    verdicts: set[Verdict] = {"unchanged", *(reason.verdict for reason in reasons)}
+    verdict = min(verdicts, key=VERDICTS.index)
     return CaseVerdict(id=name, verdict=verdict, reasons=reasons)
 
 
@@ -249,46 +251,48 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
         what = f"{name}.samples"
         yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
         return
-    change, bound, worse, better = _movement(name, old, new, method=method, policy=policy)
+    change, bound, worse, better = _movement(old, new, method=method, policy=policy)
     if worse or better:
         verdict: Verdict = "regressed" if worse else "improved"
         yield _reason(name, old.value, new.value, change=change, bound=bound, verdict=verdict)
 
 
 def _movement(
-    name: str, old: Metric, new: Metric, *, method: str, policy: Policy
+    old: Metric, new: Metric, *, method: str, policy: Policy
 ) -> tuple[float | None, float, bool, bool]:
     """Return (relative change, bound, is worse, is better) of a metric that is judged."""
-    if old.kind == "fingerprint":
-        floor = policy.fingerprint_floor_nats
-        change = max(
-            (abs(b - a) / max(abs(a), floor) for a, b in zip(_flat(old), _flat(new), strict=True)),
-            default=0.0,
-        )
-        bound = policy.fingerprint(method)
-        return change, bound, change > bound, False
-    if old.kind == "accuracy":
-        # Paired by seed: both sides started from the same bytes and drew the same batches.
-        difference = _mean(b - a for a, b in zip(_flat(old), _flat(new), strict=True))
-        if old.unit == "fraction":
-            change, bound = difference, policy.accuracy_margin
-        else:
-            change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
-            bound = policy.loss_margin
-    elif old.kind == "seconds":
-        # The fastest seed of each side: noise only ever adds time.
-        before, after = min(_flat(old)), min(_flat(new))
-        change, bound = _relative(before, after), policy.seconds_bound
+    change, bound = _change_and_bound(old, new, method=method, policy=policy)
+    if change is None:
+        # From zero to something: no ratio says how far, so any move is beyond every bound.
+        moved, signed = True, float(new.value) - float(old.value)
     else:
-        change = _relative(old.value, new.value)
-        bound = policy.bytes_bound if old.kind == "bytes" else 0.0
-    signed = new.value - old.value if change is None else change
-    moved = change is None or abs(change) > bound
+        moved, signed = abs(change) > bound, change
     if old.direction == "same":
         return change, bound, moved, False
     if old.direction == "higher":
         signed = -signed
     return change, bound, moved and signed > 0, moved and signed < 0
+
+
+def _change_and_bound(
+    old: Metric, new: Metric, *, method: str, policy: Policy
+) -> tuple[float | None, float]:
+    """Return how far a metric moved and how far it may, as its kind has it."""
+    pairs = list(zip(_flat(old), _flat(new), strict=True))
+    if old.kind == "fingerprint":
+        floor = policy.fingerprint_floor_nats
+        return max(abs(b - a) / max(abs(a), floor) for a, b in pairs), policy.fingerprint(method)
+    if old.kind == "accuracy":
+        # Paired by seed: both sides started from the same bytes and drew the same batches.
+        difference = sum(b - a for a, b in pairs) / len(pairs)
+        if old.unit == "fraction":
+            return difference, policy.accuracy_margin
+        return difference / max(abs(old.value), policy.fingerprint_floor_nats), policy.loss_margin
+    if old.kind == "seconds":
+        # The fastest seed of each side: noise only ever adds time.
+        return _relative(min(_flat(old)), min(_flat(new))), policy.seconds_bound
+    bound = policy.bytes_bound if old.kind == "bytes" else 0.0
+    return _relative(old.value, new.value), bound
 
 
 def _invariant_reasons(
@@ -299,7 +303,7 @@ def _invariant_reasons(
         verdict: Verdict
         if after is False:
             verdict = "known_defect" if before is False else "regressed"
-        elif before is True and after is None:
+        elif before is not None and after is None:
             # A fact that is no longer checked is not a fact that holds.
             verdict = "regressed"
         elif before is False and after is True:
@@ -319,6 +323,9 @@ def _reason(  # noqa: PLR0913  (the fields of a Reason)
     bound: float | None,
     verdict: Verdict,
 ) -> Reason:
+    if change is not None and not math.isfinite(change):
+        # A ratio past the largest float has no JSON; the two values say enough.
+        change = None
     return Reason(
         metric=metric, old=old, new=new, relative_change=change, bound=bound, verdict=verdict
     )
@@ -344,8 +351,3 @@ def _flat(metric: Metric) -> list[float]:
     for sample in metric.samples or ():
         flat.extend(sample if isinstance(sample, list) else [sample])
     return flat or [metric.value]
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peft_regress import registry
-from peft_regress.cost import StepCost, profile_step
+from peft_regress.cost import Loss, StepCost, profile_step
 from peft_regress.errors import (
     AbsentError,
     InputError,
     NonFiniteLossError,
-    PeftRegressError,
     UnsupportedCaseError,
 )
 from peft_regress.finetune import evaluate, finetune, loop_definition, set_modes, single_thread
@@ -95,7 +94,7 @@ class CostSettings:
     batch: int = 1
     resolution: int = 224
     classes: int = 10
-    loss: str = "cross-entropy"
+    loss: Loss = "cross-entropy"
     bn: str | None = None
     freeze_head: bool = False
 
@@ -207,7 +206,8 @@ def measure(
         )
 
     def failed(status: Status, error: Exception) -> Measurement:
-        message = str(error).strip() or "no message"
+        # A file name in a message may hold bytes that are no text; the record must stay writable.
+        message = str(error).encode("utf-8", "backslashreplace").decode().strip() or "no message"
         return record(status, error=Failure(type=type(error).__name__, message=message))
 
     trial = _Trial(case, baselines)
@@ -244,8 +244,6 @@ def measure(
 
 def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
     """Profile one training step of a method on an architecture; needs no data and no source."""
-    import torch
-
     method: Method = registry.get("method", adaptation.method)
     architecture: Architecture = registry.get("architecture", adaptation.architecture)
     model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
@@ -406,4 +404,4 @@ def _ledger(step: StepCost) -> Ledger:
 def _freeze_head(model: nn.Module, head: str) -> None:
     for name, parameter in model.named_parameters():
         if f".{head}." in f".{name}":
-            parameter.requires_grad_(False)
+            parameter.requires_grad = False

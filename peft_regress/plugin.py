@@ -122,7 +122,8 @@ def pytest_runtest_makereport(
     report = yield
     record = item.stash.get(_RECORD, None)
     if report.when == "call" and record is not None:
-        report.peft_regress_record = msgspec.json.encode(record).decode()
+        # As pytest's own reports do; pytest-xdist carries every attribute along.
+        vars(report)["peft_regress_record"] = msgspec.json.encode(record).decode()
     return report
 
 

@@ -220,7 +220,7 @@ def _format(value: Any, indent: int) -> Iterable[str]:  # noqa: ANN401
     inner = "\n" + " " * (indent + 1)
     is_mapping = isinstance(value, dict)
     yield "{" if is_mapping else "["
-    for position, item in enumerate(value.items() if is_mapping else value):
+    for position, item in enumerate(value.items() if isinstance(value, dict) else value):
         yield ("," if position else "") + inner
         if is_mapping:
             yield json.dumps(str(item[0])) + ": "
@@ -293,7 +293,9 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
         )
     for name, record in run.cases.items():
         if name != record.case.id:
-            raise RunFileError(path, f"case {name!r} holds the record of {record.case.id!r}", restore)
+            raise RunFileError(
+                path, f"case {name!r} holds the record of {record.case.id!r}", restore
+            )
         try:
             check_finite(record.metrics, name)
         except InputError as error:

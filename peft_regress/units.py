@@ -27,7 +27,8 @@ def format_value(value: float, unit: Unit) -> str:
             if abs(value) >= size:
                 shown = f"{value:,.0f}" if size == 1 and unit != "second" else None
                 return f"{shown or _significant(value / size)} {name}"
-        return f"{value:.3g} {_STEPS[unit][-1][1]}"
+        smallest, name = _STEPS[unit][-1]
+        return f"{value / smallest:.3g} {name}"
     if unit == "fraction":
         return f"{100 * value:.1f} %"
     if unit == "count":

@@ -244,7 +244,7 @@ def test_something_from_nothing_is_a_regression_without_a_relative_change(name: 
 
 @pytest.mark.parametrize("identifier", [LORA, GALORE])
 def test_fingerprint_is_held_to_the_bound_of_its_method(identifier: str) -> None:
-    bound = DEFAULT_POLICY.fingerprint(identifier.split("/")[1].split("-")[0])
+    bound = DEFAULT_POLICY.fingerprint(identifier.split("/")[1].split("-", maxsplit=1)[0])
     old = {"first_losses": [[2.0, 2.0]] * 3}
     for factor, verdict in ((0.9, "unchanged"), (1.1, "regressed")):
         for sign in (-1, 1):

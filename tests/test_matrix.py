@@ -195,3 +195,9 @@ def test_shards_do_not_depend_on_the_order_of_cases() -> None:
 def test_more_shards_than_architectures_are_refused() -> None:
     with pytest.raises(InputError, match="5 shards for 4 architectures"):
         shard_of(CASES, count=5, weights={})
+
+
+def test_architectures_that_took_no_time_fill_no_shard_twice() -> None:
+    """A weight of zero is no measurement; taken as one, it would leave a shard empty."""
+    weights = {case.id: 5.0 if case.architecture == "resnet18" else 0.0 for case in CASES}
+    assert set(shard_of(CASES, count=4, weights=weights).values()) == {1, 2, 3, 4}

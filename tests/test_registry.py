@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from peft_regress import registry
 from peft_regress.errors import InputError, UnknownNameError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 BUILT_IN = {
     "method": {"full", "head", "bn_head", "lora", "dora", "galore"},
@@ -32,7 +29,7 @@ def _own_registry(clean_registry: None) -> None:
 
 
 @pytest.fixture
-def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Start from an empty registry; entry points come from the dict, by name."""
     found: dict[str, Any] = {}
 
@@ -50,7 +47,7 @@ def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, A
     monkeypatch.setattr(
         registry, "entry_points", lambda group: [Point(*pair) for pair in found.items()]
     )
-    yield found
+    return found
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)

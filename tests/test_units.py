@@ -15,18 +15,21 @@ from peft_regress.units import Unit, format_change, format_value
     ("value", "unit", "shown"),
     [
         (0, "byte", "0 B"),
-        (1023, "byte", "1023 B"),
-        (1024, "byte", "1.00 KiB"),
-        (2**20, "byte", "1.00 MiB"),
-        (3 * 2**30 // 2, "byte", "1.50 GiB"),
+        (1023, "byte", "1,023 B"),
+        (1024, "byte", "1.000 KiB"),
+        (2**20, "byte", "1.000 MiB"),
+        (3 * 2**30 // 2, "byte", "1.500 GiB"),
         (999, "flop", "999 FLOP"),
-        (1000, "flop", "1.0 kFLOP"),
+        (1000, "flop", "1.000 kFLOP"),
         (706_115_232, "flop", "706.1 MFLOP"),
-        (3_638_757_376, "flop", "3.6 GFLOP"),
-        (2e12, "flop", "2.0 TFLOP"),
-        (1.5, "second", "1.50 s"),
+        (3_638_757_376, "flop", "3.639 GFLOP"),
+        (2e12, "flop", "2.000 TFLOP"),
+        (1.5, "second", "1.500 s"),
         (0.0215, "second", "21.50 ms"),
         (0.0000123, "second", "12.30 us"),
+        (5e-8, "second", "0.05 us"),
+        (0, "second", "0 us"),
+        (0, "flop", "0 FLOP"),
         (0.919, "fraction", "91.9 %"),
         (11_181_642, "count", "11,181,642"),
         (2.302585093, "nat", "2.302585 nat"),
@@ -77,4 +80,4 @@ def test_shown_value_is_short_and_one_line(value: float, unit: Unit) -> None:
 def test_shown_bytes_are_the_stored_bytes_to_half_a_percent(value: int) -> None:
     number, unit = format_value(value, "byte").split()
     scale = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
-    assert math.isclose(float(number) * scale, value, rel_tol=0.005, abs_tol=0.5)
+    assert math.isclose(float(number.replace(",", "")) * scale, value, rel_tol=0.005, abs_tol=0.5)

@@ -168,9 +168,7 @@ def _reason_line(reason: Reason) -> str:
     return f"{metric}: {old} -> {new}  {change}{against}".rstrip()
 
 
-def _module_lines(
-    reason: Reason, old: Observation | None, new: Observation | None
-) -> list[str]:
+def _module_lines(reason: Reason, old: Observation | None, new: Observation | None) -> list[str]:
     """Name the modules behind a change, the largest first."""
     if old is None or new is None:
         return []
