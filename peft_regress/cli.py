@@ -102,7 +102,7 @@ def list_command(pattern: str | None, output: str) -> None:
 )
 @click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
 @_format_option
-def cost(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:  # noqa: ANN401
+def cost(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:
     """Profile what one training step costs; needs no data and no source model."""
     from peft_regress import registry
     from peft_regress.matrix import check_rank
@@ -221,5 +221,5 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _print_json(value: Any) -> None:  # noqa: ANN401  (any JSON value)
+def _print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, allow_nan=False))

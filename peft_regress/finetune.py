@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import Json
+    from peft_regress.records import Json
     from peft_regress.tasks.protocol import TaskData
 
 __all__ = [

@@ -107,7 +107,8 @@ def select_cases(pattern: str | None) -> list[Case]:
         return cases
     found = [case for case in cases if fnmatchcase(case.id, pattern)]
     if not found:
-        raise UnknownNameError("case pattern", pattern, [case.id for case in cases[:3]])
+        kind = "case pattern"
+        raise UnknownNameError(kind, pattern, [case.id for case in cases[:3]])
     return found
 
 

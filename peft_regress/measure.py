@@ -74,7 +74,7 @@ class RoundRunner(Protocol):
         setup: Callable[[], Any],
         teardown: Callable[..., Any],
         rounds: int,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Call setup, target with what setup returned, then teardown, for each round."""
 
 
@@ -162,9 +162,7 @@ def define(case: Case, baselines: Path) -> str:
 
     Raises `InputError` for unknown names and ranks, `SourceError` where no source is recorded.
     """
-    checked_case(
-        task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
-    )
+    checked_case(task=case.task, method=case.method, architecture=case.architecture, rank=case.rank)
     method: Method = registry.get("method", case.method)
     task: Task = registry.get("task", case.task)
     return canonical_digest(
@@ -198,12 +196,10 @@ def measure(
     """
     definition = define(case, baselines)
 
-    def record(status: Status, **content: Any) -> Measurement:  # noqa: ANN401
+    def record(status: Status, **content: Any) -> Measurement:
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
         fields = {**blank, **content}
-        return Measurement(
-            record=Record(case=case, definition=definition, status=status, **fields)
-        )
+        return Measurement(record=Record(case=case, definition=definition, status=status, **fields))
 
     def failed(status: Status, error: Exception) -> Measurement:
         # A file name in a message may hold bytes that are no text; the record must stay writable.
@@ -247,9 +243,7 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
     method: Method = registry.get("method", adaptation.method)
     architecture: Architecture = registry.get("architecture", adaptation.architecture)
     model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
-    model = method.adapt(
-        model, head=architecture.head, rank=adaptation.rank, seed=_COST_SEED
-    )
+    model = method.adapt(model, head=architecture.head, rank=adaptation.rank, seed=_COST_SEED)
     if settings.freeze_head:
         _freeze_head(model, architecture.head)
     train_statistics = (
@@ -335,11 +329,9 @@ class _Trial:
         return model
 
     def _adapted(self, base: nn.Module, seed: int) -> nn.Module:
-        return self.method.adapt(
-            base, head=self.architecture.head, rank=self.case.rank, seed=seed
-        )
+        return self.method.adapt(base, head=self.architecture.head, rank=self.case.rank, seed=seed)
 
-    def _train(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ANN401
+    def _train(self, model: nn.Module, optimizer: Any, seed: int) -> None:
         self.runs.append(
             finetune(
                 model,
@@ -351,7 +343,7 @@ class _Trial:
             )
         )
 
-    def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ANN401, ARG002
+    def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ARG002
         accuracy, loss = evaluate(model, self._data.test_images, self._data.test_labels)
         if not math.isfinite(loss):
             raise NonFiniteLossError(step=len(self.runs[-1].losses), loss=loss, seed=seed)

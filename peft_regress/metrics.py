@@ -65,4 +65,3 @@ METRICS: dict[str, MetricSpec] = {
     "step_seconds": MetricSpec(unit="second", direction="lower", kind="seconds"),
     "relative_step_seconds": MetricSpec(unit="ratio", direction="lower", kind="info"),
 }
-

@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:  # noqa: ANN401
+def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:
     """Measure a case, judge it by its baseline, and fail the test where it got worse."""
     session = request.config.stash[_SESSION]
 
@@ -88,14 +88,14 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
     return measure_and_judge
 
 
-def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement:  # noqa: ANN401
+def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement:
     """Measure with pytest-benchmark's timer where it runs, with a plain loop where it is off."""
     from peft_regress.measure import measure, plain_rounds
 
     benchmark.group = f"{case.task}/{case.architecture}"
     benchmark.extra_info["peft_regress"] = {"schema_version": SCHEMA_VERSION, "case_id": case.id}
 
-    def run_rounds(target: Any, **rounds: Any) -> None:  # noqa: ANN401
+    def run_rounds(target: Any, **rounds: Any) -> None:
         if benchmark.disabled:
             # A disabled `pedantic` calls its target once, and the seeds are no matter of timing.
             benchmark.pedantic(lambda: plain_rounds(target, **rounds))
@@ -247,7 +247,7 @@ class _ControllerHooks:
         self.session = session
 
     @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:  # noqa: ANN401  (an xdist internal class)
+    def pytest_testnodedown(self, node: Any) -> None:
         """Take what a worker collected and was to run."""
         output = getattr(node, "workeroutput", {})
         self.session.collected |= set(output.get("peft_regress_collected", ()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from peft_regress.errors import InputError
-from peft_regress.units import Direction, Kind, Unit
+from peft_regress.units import Direction, Kind, Unit  # noqa: TC001  (msgspec reads them)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +23,7 @@ __all__ = [
     "Acceptance",
     "Case",
     "Failure",
+    "Json",
     "Ledger",
     "Machine",
     "Metric",
@@ -41,6 +42,7 @@ SCHEMA_VERSION = 1
 MIXED_MACHINES = "mixed"
 """Machine digest of a union of shards from several machines: its times are never judged."""
 
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
 Sample = float | list[float]
@@ -156,7 +158,7 @@ class Run(
         return iter(self.cases.values())
 
 
-def canonical_digest(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def canonical_digest(value: Any) -> str:
     """Return 'sha256:<hex>' of a JSON value, whatever the order of its keys."""
     encoded = msgspec.json.encode(value, order="sorted")
     return "sha256:" + hashlib.sha256(encoded).hexdigest()

@@ -38,13 +38,14 @@ def add(kind: RegisteredKind, item: Named) -> None:
     Raises `InputError` where the name is taken already, or cannot stand in a case id.
     """
     if kind not in _added:
-        raise UnknownNameError("kind of registration", kind, _added)
+        what = "kind of registration"
+        raise UnknownNameError(what, kind, _added)
     name = item.name
     _load(kind)
     _insert(kind, name, item)
 
 
-def get(kind: RegisteredKind, name: str) -> Any:  # noqa: ANN401  (the caller knows the kind)
+def get(kind: RegisteredKind, name: str) -> Any:
     """Return what is registered under a name, or raise `UnknownNameError` with the known ones."""
     _load(kind)
     try:

@@ -134,9 +134,7 @@ class RegressSession:
             machine=self.machine(),
             origin="this run",
         )
-        return report.case_text(
-            case, self.references().get(case.id), new, hint=self._hint()
-        )
+        return report.case_text(case, self.references().get(case.id), new, hint=self._hint())
 
     def summary_text(self) -> str:
         """Return the table of results and the verdict, for the end of the terminal output."""
@@ -173,7 +171,7 @@ class RegressSession:
     def _not_selected(self) -> set[str]:
         known = {case.id for case in default_cases()} | self.collected
         with contextlib.suppress(InputError):
-            # Unreadable baselines fail the run elsewhere; what was measured is written all the same.
+            # Unreadable baselines fail the run elsewhere; what was measured is written anyway.
             known |= self.references().keys()
         return known - self.selected
 

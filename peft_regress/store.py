@@ -13,7 +13,6 @@ import os
 import re
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import filelock
@@ -32,6 +31,7 @@ from peft_regress.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 __all__ = [
     "RunFile",
@@ -201,18 +201,18 @@ def write_atomic(path: Path, content: bytes) -> None:
         if not isinstance(error, OSError):
             raise
         msg = (
-            f"{path}: cannot be written ({error.strerror or error}); what stood there is unchanged. "
+            f"{path}: cannot be written ({error.strerror or error}); what was there stands. "
             "Free some space or choose another path, then run the same command again."
         )
         raise InputError(msg) from error
 
 
-def dump_json(value: Any) -> str:  # noqa: ANN401  (any JSON value)
+def dump_json(value: Any) -> str:
     """Format JSON for review: what fits on one line stays on one, so that a diff reads well."""
     return "".join(_format(value, 0)) + "\n"
 
 
-def _format(value: Any, indent: int) -> Iterable[str]:  # noqa: ANN401
+def _format(value: Any, indent: int) -> Iterable[str]:
     compact = json.dumps(value, ensure_ascii=True, allow_nan=False)
     if len(compact) + indent <= _LINE_WIDTH or not isinstance(value, dict | list):
         yield compact
@@ -315,7 +315,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _refuse(constant: str) -> Any:  # noqa: ANN401
+def _refuse(constant: str) -> Any:
     msg = f"{constant} is not a JSON number"
     raise ValueError(msg)
 
@@ -327,7 +327,8 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
     for file in files:
         if file.run.environment != first.environment:
             differing = _first_difference(first.environment, file.run.environment)
-            msg = f"{folder}: {files[0].path.name} and {file.path.name} are not shards of one run: {differing}"
+            pair = f"{files[0].path.name} and {file.path.name}"
+            msg = f"{folder}: {pair} are not shards of one run: {differing}"
             raise InputError(msg)
         for name, record in file.run.cases.items():
             if name in cases:
@@ -369,7 +370,8 @@ def _union_selection(runs: list[Run], present: set[str]) -> Selection:
 def _first_difference(old: dict[str, str], new: dict[str, str]) -> str:
     for package in sorted(old.keys() | new.keys()):
         if old.get(package) != new.get(package):
-            return f"{package} is {old.get(package, 'absent')} in one, {new.get(package, 'absent')} in the other"
+            versions = (old.get(package, "absent"), new.get(package, "absent"))
+            return "{} is {} in one, {} in the other".format(package, *versions)
     return "no difference"
 
 

@@ -42,8 +42,9 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from peft_regress.sources import save_source, train_source
 
     root = tmp_path_factory.mktemp("tiny_baselines")
-    from peft_regress.methods.lora import LORA
     from tiny_network import tiny_network
+
+    from peft_regress.methods.lora import LORA
 
     # As a side effect the libraries are imported, see the note in test_plugin.py.
     LORA.adapt(tiny_network(), head="head", rank=4, seed=0)

@@ -171,9 +171,7 @@ def test_listing_imports_no_torch():
 
 def test_a_closed_pipe_is_no_traceback():
     command = f"{sys.executable} -m peft_regress list | head -1"
-    done = subprocess.run(
-        ["bash", "-c", command], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stderr == ""
 
 

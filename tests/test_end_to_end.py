@@ -70,8 +70,15 @@ def test_only_flops_see_it_and_lora_is_identical(runs):
         if reason["verdict"] == "regressed"
     }
     assert {"forward_flops", "backward_flops"} <= regressed
-    assert regressed <= {"forward_flops", "backward_flops", "aten_ops", "peak_bytes",
-                         "peak_temp_bytes", "peak_activation_bytes", "step_seconds"}
+    assert regressed <= {
+        "forward_flops",
+        "backward_flops",
+        "aten_ops",
+        "peak_bytes",
+        "peak_temp_bytes",
+        "peak_activation_bytes",
+        "step_seconds",
+    }
 
 
 def test_the_fix_is_an_improvement_and_no_failure(runs):

@@ -14,8 +14,6 @@ from conftest import registry_restored
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
-import peft_regress.measure
-import peft_regress.methods.galore
 from peft_regress.cli import main
 from peft_regress.store import read_run_file
 
@@ -150,8 +148,10 @@ def test_a_convolution_that_runs_twice_fails_and_names_metric_change_and_module(
     assert "forward_flops: " in done.stdout
     assert "conv aten.convolution: +" in done.stdout
     assert "environment: as in the baseline" in done.stdout
-    assert accepted.cli("compare", str(accepted.root / "run.json"),
-                        str(accepted.root / "worse.json")) == 1
+    assert (
+        accepted.cli("compare", str(accepted.root / "run.json"), str(accepted.root / "worse.json"))
+        == 1
+    )
 
 
 def test_an_improvement_passes_and_fails_under_strict(project):
@@ -193,8 +193,10 @@ def test_a_narrowed_run_is_partial_and_no_failure(accepted):
     assert not selection.complete
     assert selection.narrowed_by == ["-k head"]
     assert "shift/lora-r4/tiny" in selection.not_selected
-    assert accepted.cli("compare", str(accepted.root / "run.json"),
-                        str(accepted.root / "part.json")) == 3
+    assert (
+        accepted.cli("compare", str(accepted.root / "run.json"), str(accepted.root / "part.json"))
+        == 3
+    )
 
 
 def test_a_marker_expression_selects_exactly_one_case(accepted):
@@ -302,7 +304,9 @@ def test_a_damaged_baseline_stops_the_run_before_it_measures(accepted, damage):
     entry.write_text(
         {
             "truncate": text[: len(text) // 2],
-            "alter": text.replace('"trainable_params": {"value": ', '"trainable_params": {"value": 1'),
+            "alter": text.replace(
+                '"trainable_params": {"value": ', '"trainable_params": {"value": 1'
+            ),
             "newer": text.replace('"schema_version": 1,\n', '"schema_version": 99,\n', 1),
             "conflict": "<<<<<<< ours\n" + text,
         }[damage]
@@ -354,7 +358,10 @@ registry.add("method", Odd(**{{**vars(LORA), "name": "{name}", "ranks": (4,)}}))
     ],
 )
 def test_what_a_library_cannot_do_is_recorded_and_compared(project, where, error, status):
-    project.configure(methods=("odd",), extra=METHOD.format(name="odd", where=where, error=error, message="no such thing"))
+    project.configure(
+        methods=("odd",),
+        extra=METHOD.format(name="odd", where=where, error=error, message="no such thing"),
+    )
     project.run("--regress-save=run.json")
     record = project.saved().cases["shift/odd-r4/tiny"]
     assert record.status == status
@@ -394,8 +401,10 @@ def test_an_interrupted_run_keeps_what_was_measured_and_is_incomplete(accepted):
     run = accepted.saved("cut.json")
     assert "shift/head/tiny" in run.cases
     assert not run.selection.complete
-    assert accepted.cli("compare", str(accepted.root / "run.json"),
-                        str(accepted.root / "cut.json")) == 3
+    assert (
+        accepted.cli("compare", str(accepted.root / "run.json"), str(accepted.root / "cut.json"))
+        == 3
+    )
 
 
 def test_a_run_file_that_cannot_be_written_fails_the_run(accepted):
@@ -455,8 +464,6 @@ def test_collecting_imports_no_torch(project):
         "    assert 'torch' not in sys.modules and 'peft' not in sys.modules\n"
     )
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q"]
-    done = subprocess.run(
-        command, cwd=project.root, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "96 tests collected" in done.stdout

@@ -71,7 +71,7 @@ def _commands() -> list[Promise]:
         for name, command in commands.items():
             log = Path(folder) / "imports"
             with log.open("w") as stream:
-                subprocess.run(  # noqa: S603
+                subprocess.run(
                     [sys.executable, "-X", "importtime", *command],
                     cwd=_ROOT, stdout=subprocess.DEVNULL, stderr=stream, check=True,
                 )  # fmt: skip
@@ -93,7 +93,7 @@ def _commands() -> list[Promise]:
                     what=f"`{name}`",
                     promised="under 0.5 s",
                     measured=f"{best:.2f} s",
-                    holds=best < 0.5,  # noqa: PLR2004
+                    holds=best < 0.5,
                 )
             )
     return promises
@@ -101,7 +101,7 @@ def _commands() -> list[Promise]:
 
 def _seconds_of(command: list[str]) -> float:
     started = time.perf_counter()
-    subprocess.run(command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)  # noqa: S603
+    subprocess.run(command, cwd=_ROOT, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - started
 
 
@@ -124,13 +124,13 @@ def _profiles() -> list[Promise]:
                 what=f"profile of {name}: batch 32 against batch 1",
                 promised="no more time (within 10 %)",
                 measured=f"{result['batch_ratio']:.2f} times",
-                holds=result["batch_ratio"] <= 1.1,  # noqa: PLR2004
+                holds=result["batch_ratio"] <= 1.1,
             ),
             Promise(
                 what=f"profile of {name} at batch 32: memory above the imports",
                 promised="under 500 MB",
                 measured=f"{result['megabytes']:.0f} MB",
-                holds=result["megabytes"] < 500,  # noqa: PLR2004
+                holds=result["megabytes"] < 500,
             ),
         ]
     return promises
@@ -147,7 +147,7 @@ def _harness() -> list[Promise]:
                 what=f"harness of {case_id} (all but training loop and profile)",
                 promised="at most 5 %",
                 measured=f"{100 * extra:+.1f} %",
-                holds=extra <= 0.05,  # noqa: PLR2004
+                holds=extra <= 0.05,
             )
         )
     return promises
@@ -172,7 +172,7 @@ def _matrix() -> list[Promise]:
                 what=f"`{name}`: largest process",
                 promised="under 2 GB",
                 measured=f"{kilobytes / 1e6:.2f} GB",
-                holds=kilobytes < 2e6,  # noqa: PLR2004
+                holds=kilobytes < 2e6,
             ),
         ]
     return promises
@@ -180,7 +180,7 @@ def _matrix() -> list[Promise]:
 
 def _in_fresh_process(part: str, *arguments: str) -> dict[str, float]:
     """Run one part where nothing else has been imported, so that memory and caches are its own."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, __file__, f"--part-{part}", *arguments],
         cwd=_ROOT, stdout=subprocess.PIPE, check=True, text=True,
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from peft_regress.methods.galore import GALORE, GaLore
 from peft_regress.methods.lora import DORA, LORA, LowRankAdapter
-from peft_regress.methods.protocol import Json, Method
+from peft_regress.methods.protocol import Method
 from peft_regress.methods.selective import BN_HEAD, FULL, HEAD, Selective
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "HEAD",
     "LORA",
     "GaLore",
-    "Json",
     "LowRankAdapter",
     "Method",
     "Selective",

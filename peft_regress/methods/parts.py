@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import Json
+    from peft_regress.records import Json
 
 __all__ = [
     "ADAMW_SETTINGS",

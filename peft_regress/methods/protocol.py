@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-__all__ = ["Json", "Method"]
+    from peft_regress.records import Json
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+__all__ = ["Method"]
 
 
 class Method(Protocol):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import Json
+    from peft_regress.records import Json
 
 __all__ = ["BN_HEAD", "FULL", "HEAD", "Selective"]
 

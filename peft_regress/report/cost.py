@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["cost_markdown", "cost_text", "encode_cost"]
 
 
-def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> dict[str, Any]:  # noqa: ANN401
+def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Return `{case, settings, metrics}`."""
     return {
         "case": dataclasses.asdict(adaptation),
@@ -26,7 +26,7 @@ def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -
     }
 
 
-def cost_text(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> str:  # noqa: ANN401
+def cost_text(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> str:
     """Return a line a metric: name, shown value, exact value."""
     lines = [_title(adaptation, settings)]
     for name, metric in metrics.items():
@@ -35,7 +35,7 @@ def cost_text(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> 
     return "\n".join(lines)
 
 
-def cost_markdown(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> str:  # noqa: ANN401
+def cost_markdown(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> str:
     """Return the same as a Markdown table."""
     lines = [f"**{_title(adaptation, settings)}**", "", "| metric | shown | exact |"]
     lines.append("| --- | ---: | ---: |")
@@ -46,9 +46,10 @@ def cost_markdown(adaptation: Any, settings: Any, metrics: Mapping[str, Metric])
     return "\n".join(lines)
 
 
-def _title(adaptation: Any, settings: Any) -> str:  # noqa: ANN401
+def _title(adaptation: Any, settings: Any) -> str:
     rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
     return (
         f"{adaptation.architecture}, {adaptation.method}{rank}, one training step on "
-        f"{settings.batch}x3x{settings.resolution}x{settings.resolution}, {settings.classes} classes"
+        f"{settings.batch}x3x{settings.resolution}x{settings.resolution}, "
+        f"{settings.classes} classes"
     )

@@ -31,7 +31,7 @@ _SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
 
 
 def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
-    """Make a string from a file fit for a terminal: one line, no control characters, not endless."""
+    """Make a string from a file fit for a terminal: one line, no controls, not endless."""
     printable = "".join(c if c.isprintable() else " " for c in text)
     flat = " ".join(printable.split())
     return flat if len(flat) <= longest else flat[: longest - 3] + "..."
@@ -44,7 +44,7 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     def show(value: ReasonValue) -> str:
         if value is None:
             return "absent"
-        if isinstance(value, bool) or isinstance(value, str) or spec is None:
+        if isinstance(value, bool | str) or spec is None:
             return clean(str(value).lower() if isinstance(value, bool) else str(value))
         return format_value(value, spec.unit)
 

@@ -16,7 +16,7 @@ from peft_regress.tasks.protocol import TaskData
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from peft_regress.methods.protocol import Json
+    from peft_regress.records import Json
     from peft_regress.tasks.digit_images import Scanner, Split
 
 __all__ = ["NUM_CLASSES", "SHIFT", "SOURCE_CLASSES", "UNSEEN", "DigitsTask", "load_images"]
