@@ -39,7 +39,7 @@ __all__ = [
     "single_thread",
 ]
 
-STEPS: Final = 25
+STEPS: Final = 22
 BATCH_SIZE: Final = 32
 _EVALUATION_BATCH: Final = 200
 

@@ -60,7 +60,7 @@ PROTOCOL_VERSION: Final = 1
 SEEDS: Final = (0, 1, 2)
 FIRST_LOSSES: Final = 4
 _COST_SEED: Final = 0
-_PROBE_IMAGES: Final = 16
+_PROBE_IMAGES: Final = 4
 _CATEGORIES_BY_MODULE: Final = frozenset({"activation", "temp", "grad"})
 
 

@@ -175,7 +175,8 @@ def test_each_image_carries_its_own_label(task: DigitsTask) -> None:
         padded = functional.pad(resized, (5, 5, 5, 5))
         levels = task.paper + (task.ink - task.paper) * padded
         expected = ((levels - 0.1307) / 0.3081).float().expand(-1, 3, -1, -1)
-        torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
+        grain = task.grain / 0.3081
+        torch.testing.assert_close(images, expected, rtol=0, atol=grain + 1e-6)
 
 
 def test_mnist_is_padded_and_not_resampled() -> None:
@@ -192,6 +193,17 @@ def test_paper_and_ink_are_the_levels_of_background_and_full_ink() -> None:
     assert grey.min() == pytest.approx(0.3, abs=1e-6)
     assert grey.max() == pytest.approx(0.7, abs=1e-6)
     assert (SHIFT.paper, SHIFT.ink, UNSEEN.paper, UNSEEN.ink) == (0.4, 0.7, 0.0, 1.0)
+
+
+def test_grain_is_bounded_noise_that_an_image_keeps_whatever_is_rendered_with_it() -> None:
+    plain = render("sklearn", np.arange(20), paper=0.4, ink=0.7)
+    grained = render("sklearn", np.arange(20), paper=0.4, ink=0.7, grain=0.05)
+    difference = (grained - plain) * 0.3081
+    assert 0.049 < np.abs(difference).max() <= 0.05 + 1e-6
+    assert abs(difference.mean()) < 1e-3
+    alone = render("sklearn", np.array([7]), paper=0.4, ink=0.7, grain=0.05)
+    np.testing.assert_array_equal(alone[0], grained[7])
+    assert not np.array_equal(difference[0], difference[1])
 
 
 @each_task

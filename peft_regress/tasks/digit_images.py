@@ -1,6 +1,6 @@
 """Real digit images out of PyPI packages: raw bytes, split and preprocessing. No torch at import.
 
-Nothing is downloaded and nothing is drawn. Resizing is two products with a fixed matrix in double
+Nothing is downloaded and nothing is drawn from a generator. Resizing is two products with a fixed matrix in double
 precision, rounded once to float32, so that pixels do not depend on the processor.
 """
 
@@ -134,12 +134,18 @@ def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np
 
 
 def render(
-    scanner: Scanner, indices: NDArray[np.int64], *, paper: float = 0.0, ink: float = 1.0
+    scanner: Scanner,
+    indices: NDArray[np.int64],
+    *,
+    paper: float = 0.0,
+    ink: float = 1.0,
+    grain: float = 0.0,
 ) -> NDArray[np.float32]:
     """Resize to the margins of MNIST, pad to 32 x 32 and normalise: (count, 1, 32, 32).
 
     `paper` and `ink` are the levels that the background and full ink get, from 0 to 1: levels
     closer to each other than 0 and 1 are a scanner with a grey background and less contrast.
+    `grain` is the largest amount by which a pixel's level differs from that, up or down.
     """
     package = _PACKAGES[scanner]
     coverage = read_digits(scanner).pixels[indices].astype(np.float64) / package.full_ink
@@ -149,6 +155,8 @@ def render(
     after = IMAGE_SIZE - package.resized - before
     padded = np.pad(resized, ((0, 0), (before, after), (before, after)))
     levels = paper + (ink - paper) * padded
+    if grain:
+        levels += grain * _grain(scanner, indices)
     return ((levels - _MEAN) / _DEVIATION).astype(np.float32)[:, None]
 
 
@@ -167,6 +175,21 @@ def rendering_definition(scanner: Scanner) -> dict[str, Json]:
         "deviation": _DEVIATION,
         "channels": "grey repeated three times",
     }
+
+
+def _grain(scanner: Scanner, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return noise from -1 to 1, (count, 32, 32), that is the same for an image for ever.
+
+    From a hash and no generator, whose stream a release of numpy may change.
+    """
+    side = IMAGE_SIZE
+    noise = [
+        np.frombuffer(
+            hashlib.shake_256(f"{scanner} {index}".encode()).digest(side * side), dtype=np.uint8
+        )
+        for index in indices.tolist()
+    ]
+    return np.array(noise).reshape(len(noise), side, side) / 127.5 - 1
 
 
 def _as_bytes(values: NDArray[np.generic], *, scanner: str, largest: int) -> NDArray[np.uint8]:
