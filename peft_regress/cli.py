@@ -160,11 +160,13 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
 @_baselines_option
 def accept(run: Path, reason: str, baselines: Path, *, history: bool) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
-    from peft_regress.store import accept_run
+    from peft_regress.report import contents_line
+    from peft_regress.store import accept_run, read_run
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     stored = accept_run(run, root=baselines, reason=reason, date=date, history=history)
     click.echo(f"stored {stored}")
+    click.echo(contents_line(read_run(stored).run))
 
 
 @cli.command()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_POLICY", "Policy"]
 
-_FINGERPRINT_BOUNDS = MappingProxyType({"galore": 1e-3})
+_FINGERPRINT_BOUNDS: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,16 +23,19 @@ class Policy:
     """How far a metric of each kind may move before the gate calls it a change."""
 
     bytes_bound: float = 0.001
-    fingerprint_bound: float = 1e-5
-    fingerprint_bounds: Mapping[str, float] = field(default_factory=lambda: _FINGERPRINT_BOUNDS)
+    fingerprint_bound: tuple[float, ...] = (1e-5, 1e-3, 1e-2, 5e-2)
+    fingerprint_bounds: Mapping[str, tuple[float, ...]] = field(
+        default_factory=lambda: _FINGERPRINT_BOUNDS
+    )
     fingerprint_floor_nats: float = 0.01
     accuracy_margin: float = 0.04
     loss_margin: float = 0.10
     seconds_bound: float = 2.0
 
-    def fingerprint(self, method: str) -> float:
-        """Return the bound on `first_losses` for a method."""
-        return self.fingerprint_bounds.get(method, self.fingerprint_bound)
+    def fingerprint(self, method: str, *, step: int) -> float:
+        """Return the bound on the loss at a step, counted from 0, of a method."""
+        bounds = self.fingerprint_bounds.get(method, self.fingerprint_bound)
+        return bounds[min(step, len(bounds) - 1)]
 
 
 DEFAULT_POLICY = Policy()

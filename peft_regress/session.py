@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,14 +114,14 @@ class RegressSession:
         except InputError as error:
             self.problems.append(str(error))
         run = self.run()
-        try:
-            if self.options.save is not None:
-                write_run_file(self.options.save, run, self._benchmark_document())
-            if self.options.summary is not None and verdict is not None:
-                text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
+        if self.options.save is not None:
+            self._save(self.options.save, run)
+        if self.options.summary is not None and verdict is not None:
+            text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
+            try:
                 write_atomic(self.options.summary, text.encode())
-        except InputError as error:
-            self.problems.append(str(error))
+            except InputError as error:
+                self.problems.append(str(error))
         if self.problems or verdict is None:
             return True
         failing = FAILING | INCOMPLETE | (UNACCEPTED if self.options.strict else frozenset())
@@ -156,6 +157,18 @@ class RegressSession:
         """Add the run to a document that pytest-benchmark is about to write itself."""
         if self.is_gating:
             document.update(run_document(self.run(), document))
+
+    def _save(self, path: Path, run: Run) -> None:
+        """Write the run file, or where that fails keep the minutes of work in another place."""
+        document = self._benchmark_document()
+        try:
+            write_run_file(path, run, document)
+        except InputError as error:
+            self.problems.append(str(error))
+            with contextlib.suppress(InputError):
+                refuge = Path(tempfile.mkdtemp(prefix="peft-regress-")) / "run.json"
+                write_run_file(refuge, run, document)
+                self.problems.append(f"The run was kept in {refuge}")
 
     def _sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
         return self.references(), observations_of(run, "this run")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import filelock
 import msgspec
 
-from peft_regress.errors import InputError, RunFileError
+from peft_regress.errors import AbsentError, InputError, RunFileError
 from peft_regress.records import (
     MIXED_MACHINES,
     SCHEMA_VERSION,
@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 _LINE_WIDTH = 140
+_DEEPEST = 6  # a phase of a ledger: a line of its own, however many modules it names
 _ENTRY_NAME = re.compile(r"^(\d{4,})_.+\.json$")
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})", re.MULTILINE)
 
@@ -134,7 +135,8 @@ def read_runs(root: Path) -> list[StoredRun]:
 def accept_run(source: Path, *, root: Path, reason: str, date: str, history: bool = False) -> Path:
     """Copy a run into the baseline storage as its newest entry, and return the new file.
 
-    Raises `InputError` where the run holds no case, or the reason is empty.
+    Raises `AbsentError` where there is no such run, `InputError` where it holds no case or cannot
+    be trusted, or the reason is empty.
     """
     if not reason.strip():
         msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
@@ -208,13 +210,17 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def dump_json(value: Any) -> str:
-    """Format JSON for review: what fits on one line stays on one, so that a diff reads well."""
+    """Format JSON for review: what fits on one line, or lies deep, stays on one line.
+
+    So a metric is one line of a diff, and so is a phase of a ledger.
+    """
     return "".join(_format(value, 0)) + "\n"
 
 
 def _format(value: Any, indent: int) -> Iterable[str]:
     compact = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    if len(compact) + indent <= _LINE_WIDTH or not isinstance(value, dict | list):
+    fits = len(compact) + indent <= _LINE_WIDTH or indent >= _DEEPEST
+    if fits or not isinstance(value, dict | list):
         yield compact
         return
     inner = "\n" + " " * (indent + 1)
@@ -377,6 +383,9 @@ def _first_difference(old: dict[str, str], new: dict[str, str]) -> str:
 
 def _read_for_accept(source: Path) -> tuple[Run, dict[str, Any]]:
     if not is_folder(source):
+        if not source.exists():
+            msg = f"{source}: no such run file. Make one with `tox run -e bench`."
+            raise AbsentError(msg)
         file = read_run_file(source)
         return file.run, file.document
     files = [read_run_file(path) for path in sorted(source.glob("*.json"))]

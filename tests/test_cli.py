@@ -132,6 +132,12 @@ def test_accept_needs_a_reason(run, tmp_path):
     assert "--reason" in err
 
 
+def test_accepting_a_run_that_is_not_there_is_exit_3_with_the_command(run, tmp_path):
+    code, _, err = run("accept", str(tmp_path / "run.json"), "--reason", "why")
+    assert code == 3
+    assert "tox run -e bench" in err
+
+
 def test_sources_check_of_an_empty_folder_is_exit_3_with_the_command(run, tmp_path):
     code, _, err = run("sources", "--check", "--baselines", str(tmp_path))
     assert code == 3

@@ -243,20 +243,26 @@ def test_something_from_nothing_is_a_regression_without_a_relative_change(name: 
 
 
 @pytest.mark.parametrize("identifier", [LORA, GALORE])
-def test_fingerprint_is_held_to_the_bound_of_its_method(identifier: str) -> None:
-    bound = DEFAULT_POLICY.fingerprint(identifier.split("/")[1].split("-", maxsplit=1)[0])
-    old = {"first_losses": [[2.0, 2.0]] * 3}
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_each_loss_is_held_to_the_bound_of_its_step(identifier: str, step: int) -> None:
+    method = identifier.split("/")[1].split("-", maxsplit=1)[0]
+    bound = DEFAULT_POLICY.fingerprint(method, step=step)
+    old = {"first_losses": [[2.0] * 4] * 3}
     for factor, verdict in ((0.9, "unchanged"), (1.1, "regressed")):
         for sign in (-1, 1):
-            new = {"first_losses": [[2.0, 2.0]] * 2 + [[2.0, 2.0 * (1 + sign * factor * bound)]]}
+            moved = [2.0] * 4
+            moved[step] *= 1 + sign * factor * bound
+            new = {"first_losses": [[2.0] * 4, [2.0] * 4, moved]}
             assert verdict_of(old, new, identifier=identifier) == verdict
 
 
-def test_a_drift_that_galore_may_have_is_a_regression_of_lora() -> None:
-    old = {"first_losses": [[2.0]] * 3}
-    new = {"first_losses": [[2.0005]] * 3}
-    assert verdict_of(old, new, identifier=GALORE) == "unchanged"
-    assert verdict_of(old, new, identifier=LORA) == "regressed"
+def test_the_reason_shows_the_loss_nearest_to_its_bound_not_the_one_that_moved_most() -> None:
+    first, later = (DEFAULT_POLICY.fingerprint("lora", step=step) for step in (0, 3))
+    old = {"first_losses": [[2.0, 2.0, 2.0, 2.0]]}
+    new = {"first_losses": [[2.0 * (1 + 3 * first), 2.0, 2.0, 2.0 * (1 + 2 * later)]]}
+    (reason,) = compare(old, new).reasons
+    assert reason.relative_change == pytest.approx(3 * first, rel=1e-6)
+    assert reason.bound == first
 
 
 def test_fingerprint_sees_a_step_that_the_value_does_not_hold() -> None:

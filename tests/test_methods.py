@@ -397,7 +397,7 @@ def test_importing_the_libraries_prints_nothing() -> None:
     assert done.stdout + done.stderr == ""
 
 
-def test_of_the_noisy_logger_only_the_known_line_is_dropped_and_only_during_import(
+def test_of_the_noisy_logger_only_the_known_line_is_dropped(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
@@ -408,11 +408,8 @@ def test_of_the_noisy_logger_only_the_known_line_is_dropped_and_only_during_impo
 
     monkeypatch.setattr("importlib.import_module", log_two)
     import_quietly("anything")
-    logger.warning("Failed to load CPU gemm_4bit_forward afterwards")
-    assert [record.getMessage() for record in caplog.records] == [
-        "a real problem",
-        "Failed to load CPU gemm_4bit_forward afterwards",
-    ]
+    logger.warning("Failed to load CPU gemm_4bit_forward when a model is wrapped")
+    assert [record.getMessage() for record in caplog.records] == ["a real problem"]
 
 
 def test_a_trained_model_can_be_copied_with_its_adapter() -> None:

@@ -413,6 +413,9 @@ def test_a_run_file_that_cannot_be_written_fails_the_run(accepted):
     assert done.returncode == 1
     assert "cannot be written" in done.stdout
     assert "Traceback" not in done.stdout
+    kept = Path(done.stdout.partition("The run was kept in ")[2].split()[0])
+    assert read_run_file(kept).run.cases.keys() == {"shift/head/tiny", "shift/lora-r4/tiny"}
+    shutil.rmtree(kept.parent)
 
 
 def test_the_summary_is_markdown_with_the_verdict(accepted):

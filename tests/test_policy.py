@@ -12,7 +12,10 @@ from peft_regress.policy import DEFAULT_POLICY, Policy
 def test_bounds_are_positive_numbers() -> None:
     for field in dataclasses.fields(Policy):
         value = getattr(DEFAULT_POLICY, field.name)
-        numbers = value.values() if field.name == "fingerprint_bounds" else [value]
+        if field.name == "fingerprint_bounds":
+            numbers = [number for bounds in value.values() for number in bounds]
+        else:
+            numbers = value if isinstance(value, tuple) else [value]
         assert all(number > 0 for number in numbers)
 
 
@@ -20,21 +23,23 @@ def test_policy_cannot_be_changed_by_accident() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         DEFAULT_POLICY.bytes_bound = 1.0
     with pytest.raises(TypeError):
-        DEFAULT_POLICY.fingerprint_bounds["lora"] = 1.0
+        DEFAULT_POLICY.fingerprint_bounds["lora"] = (1.0,)
 
 
 def test_a_method_without_a_bound_of_its_own_gets_the_usual_one() -> None:
-    assert DEFAULT_POLICY.fingerprint("lora") == DEFAULT_POLICY.fingerprint_bound
+    usual = DEFAULT_POLICY.fingerprint_bound
+    assert [DEFAULT_POLICY.fingerprint("unheard-of", step=step) for step in range(4)] == [*usual]
 
 
 def test_a_method_with_a_bound_of_its_own_gets_it() -> None:
-    policy = Policy(fingerprint_bounds={"mine": 0.5})
-    assert policy.fingerprint("mine") == 0.5
-    assert policy.fingerprint("galore") == policy.fingerprint_bound
+    policy = Policy(fingerprint_bounds={"mine": (0.5, 0.75)})
+    assert [policy.fingerprint("mine", step=step) for step in range(3)] == [0.5, 0.75, 0.75]
 
 
-def test_galores_svd_is_given_more_room_than_the_rest() -> None:
-    assert DEFAULT_POLICY.fingerprint("galore") > DEFAULT_POLICY.fingerprint("lora")
+def test_a_later_loss_is_never_held_tighter_than_an_earlier_one() -> None:
+    policy = DEFAULT_POLICY
+    for bounds in (policy.fingerprint_bound, *policy.fingerprint_bounds.values()):
+        assert list(bounds) == sorted(bounds)
 
 
 def test_exact_metrics_have_no_bound() -> None:

@@ -18,13 +18,12 @@ _NOISE: Final = "Failed to load CPU gemm_4bit_forward"
 
 
 def import_quietly(name: str) -> ModuleType:
-    """Import a module; of what is logged meanwhile, one known and irrelevant line is dropped."""
-    logger = logging.getLogger(_NOISY_LOGGER)
-    logger.addFilter(_is_signal)
-    try:
-        return importlib.import_module(name)
-    finally:
-        logger.removeFilter(_is_signal)
+    """Import a module; one known and irrelevant line of the log is dropped, then and later on.
+
+    Later on, since some releases of peft import bitsandbytes only when they wrap a model.
+    """
+    logging.getLogger(_NOISY_LOGGER).addFilter(_is_signal)
+    return importlib.import_module(name)
 
 
 def _is_signal(record: logging.LogRecord) -> bool:

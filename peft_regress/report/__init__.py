@@ -1,7 +1,15 @@
 """Turn a verdict into text, Markdown or JSON values. No IO, no judgement."""
 
 from peft_regress.report.encode import encode_verdict
+from peft_regress.report.lines import contents_line
 from peft_regress.report.markdown import verdict_markdown
 from peft_regress.report.text import case_text, results_table, verdict_text
 
-__all__ = ["case_text", "encode_verdict", "results_table", "verdict_markdown", "verdict_text"]
+__all__ = [
+    "case_text",
+    "contents_line",
+    "encode_verdict",
+    "results_table",
+    "verdict_markdown",
+    "verdict_text",
+]

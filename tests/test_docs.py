@@ -1,0 +1,67 @@
+"""What the documents claim, held against the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from peft_regress import finetune
+from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.records import Run
+
+ROOT = Path(__file__).parent.parent
+METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
+ARCHITECTURE_PAGE = (ROOT / "docs" / "architecture.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("metric", [m for m in METRICS if not m.endswith(BATCH_SUFFIX)])
+def test_every_metric_is_explained_with_its_unit(metric):
+    (row,) = [line for line in METRICS_PAGE.splitlines() if re.match(rf"\|.*`{metric}`.*\|", line)]
+    assert row.split("|")[2].strip() == METRICS[metric].unit
+
+
+def test_every_bound_of_the_policy_is_on_the_page():
+    policy = DEFAULT_POLICY
+    assert f"{100 * policy.bytes_bound:g} %" in METRICS_PAGE
+    assert f"{100 * policy.accuracy_margin:g} points" in METRICS_PAGE
+    assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
+    assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
+    rows = {"other methods": policy.fingerprint_bound, **policy.fingerprint_bounds}
+    for method, bounds in rows.items():
+        cells = " | ".join(f"{bound:g}" for bound in bounds)
+        assert f"| {method} | {cells} |" in METRICS_PAGE
+
+
+def test_the_page_says_how_many_steps_a_fine_tune_has():
+    assert f"{finetune.STEPS} steps of batch {finetune.BATCH_SIZE}" in METRICS_PAGE
+
+
+def test_every_option_is_in_the_readme():
+    source = (ROOT / "peft_regress" / "config.py").read_text()
+    options = set(re.findall(r'"(--regress-[a-z]+)"', source))
+    assert len(options) == 5
+    for option in options:
+        assert f"`{option}" in README
+
+
+def test_every_module_has_its_place_in_the_picture():
+    package = ROOT / "peft_regress"
+    names = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    names |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    for name in names:
+        assert f"`{name}`" in ARCHITECTURE_PAGE, name
+
+
+def test_every_key_of_the_run_file_is_explained():
+    for key in Run.__struct_fields__:
+        assert f"| `{key}` |" in ARCHITECTURE_PAGE
+
+
+def test_no_document_has_a_gap_left():
+    for page in (README, METRICS_PAGE, ARCHITECTURE_PAGE):
+        assert "@@" not in page
+        assert "TODO" not in page
