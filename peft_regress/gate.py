@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from peft_regress.metrics import METRICS
 from peft_regress.policy import DEFAULT_POLICY, Policy
@@ -251,64 +251,73 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
         what = f"{name}.samples"
         yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
         return
-    change, bound, worse, better = _movement(old, new, method=method, policy=policy)
+    move = _move(old, new, method=method, policy=policy)
+    worse, better = _worse_or_better(move, old)
     if worse or better:
         verdict: Verdict = "regressed" if worse else "improved"
-        yield _reason(name, old.value, new.value, change=change, bound=bound, verdict=verdict)
+        pair = (move.old, move.new)
+        yield _reason(name, *pair, change=move.change, bound=move.bound, verdict=verdict)
 
 
-def _movement(
-    old: Metric, new: Metric, *, method: str, policy: Policy
-) -> tuple[float | None, float, bool, bool]:
-    """Return (relative change, bound, is worse, is better) of a metric that is judged."""
-    change, bound = _change_and_bound(old, new, method=method, policy=policy)
-    if change is None:
+class _Move(NamedTuple):
+    """From where to where a metric moved, the relative change (None from zero), and its bound."""
+
+    old: float
+    new: float
+    change: float | None
+    bound: float
+
+
+def _worse_or_better(move: _Move, metric: Metric) -> tuple[bool, bool]:
+    """Return (is worse, is better) of a metric that moved."""
+    if move.change is None:
         # From zero to something: no ratio says how far, so any move is beyond every bound.
-        moved, signed = True, float(new.value) - float(old.value)
+        beyond, signed = True, move.new - move.old
     else:
-        moved, signed = abs(change) > bound, change
-    if old.direction == "same":
-        return change, bound, moved, False
-    if old.direction == "higher":
+        beyond, signed = abs(move.change) > move.bound, move.change
+    if metric.direction == "same":
+        return beyond, False
+    if metric.direction == "higher":
         signed = -signed
-    return change, bound, moved and signed > 0, moved and signed < 0
+    return beyond and signed > 0, beyond and signed < 0
 
 
-def _change_and_bound(
-    old: Metric, new: Metric, *, method: str, policy: Policy
-) -> tuple[float | None, float]:
+def _move(old: Metric, new: Metric, *, method: str, policy: Policy) -> _Move:
     """Return how far a metric moved and how far it may, as its kind has it."""
     if old.kind == "fingerprint":
-        return _fingerprint_change(old, new, method=method, policy=policy)
-    pairs = list(zip(_flat(old), _flat(new), strict=True))
+        return _fingerprint_move(old, new, method=method, policy=policy)
     if old.kind == "accuracy":
         # Paired by seed: both sides started from the same bytes and drew the same batches.
+        pairs = list(zip(_flat(old), _flat(new), strict=True))
         difference = sum(b - a for a, b in pairs) / len(pairs)
         if old.unit == "fraction":
-            return difference, policy.accuracy_margin
-        return difference / max(abs(old.value), policy.fingerprint_floor_nats), policy.loss_margin
+            return _Move(old.value, new.value, difference, policy.accuracy_margin)
+        change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
+        return _Move(old.value, new.value, change, policy.loss_margin)
     if old.kind == "seconds":
         # The fastest seed of each side: noise only ever adds time.
-        return _relative(min(_flat(old)), min(_flat(new))), policy.seconds_bound
+        before, after = min(_flat(old)), min(_flat(new))
+        return _Move(before, after, _relative(before, after), policy.seconds_bound)
     bound = policy.bytes_bound if old.kind == "bytes" else 0.0
-    return _relative(old.value, new.value), bound
+    return _Move(old.value, new.value, _relative(old.value, new.value), bound)
 
 
-def _fingerprint_change(
-    old: Metric, new: Metric, *, method: str, policy: Policy
-) -> tuple[float, float]:
-    """Return change and bound of the loss, of any seed and step, that comes nearest to its bound.
+def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) -> _Move:
+    """Return the move of the loss, of any seed and step, that comes nearest to its bound.
 
     Training amplifies rounding, so that each step has a bound of its own.
     """
-    nearest = (0.0, policy.fingerprint(method, step=0))
-    for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
-        for step, (a, b) in enumerate(zip(before, after, strict=True)):
-            change = abs(b - a) / max(abs(a), policy.fingerprint_floor_nats)
-            bound = policy.fingerprint(method, step=step)
-            if change / bound > nearest[0] / nearest[1]:
-                nearest = (change, bound)
-    return nearest
+    moves = [
+        _Move(
+            a,
+            b,
+            (b - a) / max(abs(a), policy.fingerprint_floor_nats),
+            policy.fingerprint(method, step=step),
+        )
+        for before, after in zip(_by_seed(old), _by_seed(new), strict=True)
+        for step, (a, b) in enumerate(zip(before, after, strict=True))
+    ]
+    return max(moves, key=lambda move: abs(move.change or 0.0) / move.bound)
 
 
 def _invariant_reasons(
@@ -362,14 +371,11 @@ def _same_shape(old: Metric, new: Metric) -> bool:
 
 
 def _by_seed(metric: Metric) -> list[list[float]]:
-    """Return a list a seed, of one item where a sample is a plain number."""
-    samples = metric.samples or [metric.value]
-    return [sample if isinstance(sample, list) else [sample] for sample in samples]
+    """Return a list a seed, of one item where a sample is a plain number; the value if none is."""
+    listed = [sample if isinstance(sample, list) else [sample] for sample in metric.samples or ()]
+    return listed if any(listed) else [[metric.value]]
 
 
 def _flat(metric: Metric) -> list[float]:
     """Return a metric's samples in one list, or its value where it has none."""
-    flat: list[float] = []
-    for sample in metric.samples or ():
-        flat.extend(sample if isinstance(sample, list) else [sample])
-    return flat or [metric.value]
+    return [sample for seed in _by_seed(metric) for sample in seed]

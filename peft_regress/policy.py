@@ -23,7 +23,7 @@ class Policy:
     """How far a metric of each kind may move before the gate calls it a change."""
 
     bytes_bound: float = 0.001
-    fingerprint_bound: tuple[float, ...] = (1e-5, 1e-3, 1e-2, 5e-2)
+    fingerprint_bound: tuple[float, ...] = (5e-6, 2e-3, 0.1, 0.2)
     fingerprint_bounds: Mapping[str, tuple[float, ...]] = field(
         default_factory=lambda: _FINGERPRINT_BOUNDS
     )

@@ -269,7 +269,8 @@ def test_fingerprint_sees_a_step_that_the_value_does_not_hold() -> None:
     """`value` is the mean at step 1; a later step alone must be seen."""
     old, new = {"first_losses": [[2.0, 1.9]]}, {"first_losses": [[2.0, 1.8]]}
     (reason,) = compare(old, new).reasons
-    assert reason.relative_change == pytest.approx(0.1 / 1.9)
+    assert reason.relative_change == pytest.approx(-0.1 / 1.9)
+    assert (reason.old, reason.new) == (1.9, 1.8)
 
 
 def test_fingerprint_differences_of_two_seeds_do_not_cancel() -> None:

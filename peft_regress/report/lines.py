@@ -57,8 +57,6 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     else:
         change = format_change(reason.relative_change) if reason.relative_change is not None else ""
         bound = "" if reason.bound is None else format_change(reason.bound).lstrip("+")
-    if reason.metric == "first_losses":
-        change = change.replace("+", "+-", 1)
     old, new = show(reason.old), show(reason.new)
     if old == new and reason.old != reason.new:
         # Rounded they look alike, and a line that says so helps nobody.
