@@ -291,7 +291,7 @@ def test_fingerprint_near_zero_is_measured_against_the_floor() -> None:
 
 @pytest.mark.parametrize(
     ("by", "verdict"),
-    [(-0.05, "regressed"), (-0.039, "unchanged"), (0.039, "unchanged"), (0.05, "improved")],
+    [(-0.051, "regressed"), (-0.049, "unchanged"), (0.049, "unchanged"), (0.051, "improved")],
 )
 def test_accuracy_is_judged_in_points_on_both_sides(by: float, verdict: str) -> None:
     old = [0.5, 0.7, 0.9]
@@ -307,12 +307,12 @@ def test_accuracy_is_the_mean_of_paired_differences() -> None:
     """A seed that lost 12 points among two that won 1 lost 3.3 points in the mean."""
     old = {"accuracy": [0.8, 0.8, 0.8]}
     assert verdict_of(old, {"accuracy": [0.68, 0.81, 0.81]}) == "unchanged"
-    assert verdict_of(old, {"accuracy": [0.65, 0.80, 0.80]}) == "regressed"
+    assert verdict_of(old, {"accuracy": [0.63, 0.80, 0.80]}) == "regressed"
 
 
 @pytest.mark.parametrize(
     ("factor", "verdict"),
-    [(1.11, "regressed"), (1.09, "unchanged"), (0.91, "unchanged"), (0.89, "improved")],
+    [(1.16, "regressed"), (1.14, "unchanged"), (0.86, "unchanged"), (0.84, "improved")],
 )
 def test_loss_is_judged_relative_to_the_old_loss(factor: float, verdict: str) -> None:
     new = {"loss": [value * factor for value in VALUES["loss"]]}
