@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,15 @@ def newest_references(stored: Iterable[StoredRun]) -> dict[str, Observation]:
         if entry.run.accepted is not None and entry.run.accepted.role == "baseline"
     ]
     # A stable sort: of two accepted in the same second the later entry number wins.
-    baselines.sort(key=lambda entry: entry.run.accepted.date if entry.run.accepted else "")
+    baselines.sort(key=_accepted_at)
     references: dict[str, Observation] = {}
     for entry in baselines:
         references.update(observations_of(entry.run, entry.path.stem))
     return references
+
+
+def _accepted_at(entry: StoredRun) -> dt.datetime:
+    # Reading checked the date; only accepted entries are asked for it.
+    accepted = entry.run.accepted
+    date = accepted.date if accepted else "0001-01-01T00:00:00+00:00"
+    return dt.datetime.fromisoformat(date)

@@ -87,10 +87,10 @@ def list_command(pattern: str | None, output: str) -> None:
 @cli.command()
 @click.option("--architecture", required=True, help="A registered architecture.")
 @click.option("--method", required=True, help="A registered method.")
-@click.option("--rank", type=click.IntRange(min=1), help="The rank, where the method has one.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True)
-@click.option("--resolution", type=click.IntRange(min=1), default=224, show_default=True)
-@click.option("--classes", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--rank", type=click.IntRange(1, 65536), help="The rank, where the method has one.")
+@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True)
+@click.option("--resolution", type=click.IntRange(1, 16384), default=224, show_default=True)
+@click.option("--classes", type=click.IntRange(1, 1000000), default=10, show_default=True)
 @click.option(
     "--loss",
     type=click.Choice(["sum", "cross-entropy"]),
@@ -110,12 +110,12 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
-    from peft_regress.measure import Adaptation, CostSettings, adaptation_cost, cost_metrics
+    from peft_regress.measure import Adaptation, CostSettings, checked_cost, cost_metrics
     from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
-    metrics = cost_metrics(adaptation_cost(adaptation, chosen))
+    metrics = cost_metrics(checked_cost(adaptation, chosen))
     if output == "json":
         _print_json(encode_cost(adaptation, chosen, metrics))
     elif output == "markdown":
@@ -200,7 +200,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error on purpose is one message and an exit code."""
     try:
         code = cli.main(args=arguments, prog_name="peft-regress", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         code = _USAGE_EXIT
@@ -209,8 +210,8 @@ def main(arguments: list[str] | None = None) -> None:
         code = 130
     except BrokenPipeError:
         # The reader has gone, as after `| head`; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
+        _forget_output()
+        code = _USAGE_EXIT
     except AbsentError as error:
         click.echo(f"error: {error}", err=True)
         code = _ABSENT_EXIT
@@ -220,7 +221,17 @@ def main(arguments: list[str] | None = None) -> None:
     except PeftRegressError as error:
         click.echo(f"error: {error}", err=True)
         code = _USAGE_EXIT
+    except OSError as error:
+        # Standard output on a full disk, for instance: never a verdict's exit code.
+        click.echo(f"error: {error}", err=True)
+        _forget_output()
+        code = _USAGE_EXIT
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _forget_output() -> None:
+    """Keep Python from trying once more, at exit, to write what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _print_json(value: Any) -> None:

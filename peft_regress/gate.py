@@ -233,11 +233,16 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     method: str,
     policy: Policy,
 ) -> Iterator[Reason]:
-    if old is None:
-        # Nothing to judge it by; it gates from the next accepted baseline on.
+    either = old or new
+    if either is None:
         return
-    informative = old.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
-    if informative or (old.kind == "seconds" and not (judge_seconds and new)):
+    informative = either.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
+    if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
+        return
+    if old is None:
+        # Work that was not there, such as an SVD in `step()`, is worse; else there is no telling.
+        appeared: Verdict = "regressed" if either.kind == "exact" else "incomparable"
+        yield _reason(name, None, either.value, change=None, bound=None, verdict=appeared)
         return
     if new is None:
         yield _reason(name, old.value, None, change=None, bound=None, verdict="regressed")
@@ -275,6 +280,9 @@ def _worse_or_better(move: _Move, metric: Metric) -> tuple[bool, bool]:
         beyond, signed = True, move.new - move.old
     else:
         beyond, signed = abs(move.change) > move.bound, move.change
+        if metric.kind == "seconds" and move.new > 0:
+            # As a ratio, so that three times as fast is as far as three times as slow.
+            beyond = max(move.new / move.old, move.old / move.new) - 1 > move.bound
     if metric.direction == "same":
         return beyond, False
     if metric.direction == "higher":

@@ -6,8 +6,10 @@ The one module that joins the torch parts. What a library cannot do becomes a re
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -27,7 +29,7 @@ from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonica
 from peft_regress.sources import build_source, source_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from torch import nn
@@ -48,6 +50,7 @@ __all__ = [
     "ProfileCache",
     "RoundRunner",
     "adaptation_cost",
+    "checked_cost",
     "cost_metrics",
     "define",
     "measure",
@@ -62,6 +65,14 @@ FIRST_LOSSES: Final = 4
 _COST_SEED: Final = 0
 _PROBE_IMAGES: Final = 4
 _CATEGORIES_BY_MODULE: Final = frozenset({"activation", "temp", "grad"})
+
+
+@contextlib.contextmanager
+def _warnings_as_warnings() -> Iterator[None]:
+    """Show a library's warnings where a suite turns them into errors: they change no case."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield
 
 
 class RoundRunner(Protocol):
@@ -181,6 +192,7 @@ def define(case: Case, baselines: Path) -> str:
 
 
 @single_thread()
+@_warnings_as_warnings()
 def measure(
     case: Case,
     *,
@@ -265,6 +277,15 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
         total_params=sum(p.numel() for p in parameters),
         adapter_bytes=sum(t.numel() * t.element_size() for t in shipped.values()),
     )
+
+
+def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
+    """Profile for a user: whatever a library says of wrong settings becomes an `InputError`."""
+    try:
+        return adaptation_cost(adaptation, settings)
+    except (ValueError, RuntimeError, NotImplementedError, OverflowError, TypeError) as error:
+        msg = f"{adaptation} cannot be profiled with {settings}: {type(error).__name__}: {error}"
+        raise InputError(msg) from error
 
 
 def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:

@@ -50,7 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_ControllerHooks(session), "peft_regress_controller")
         # Pairings that share a cost profile go to one worker, unless another way was asked for.
-        if config.getoption("dist") == "load":
+        typed = any(str(word).startswith("--dist") for word in config.invocation_params.args)
+        if config.getoption("dist") == "load" and not typed and session.has_storage:
             config.option.dist = "loadgroup"
 
 
@@ -61,6 +62,11 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
 
     def measure_and_judge(case: Case) -> Measurement:
         problem = session.refusal
+        if _case_of(request.node) != case:
+            problem = InputError(
+                f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say "
+                "so. Take cases and markers from peft_regress.case_params(), one case a test."
+            )
         if problem is None:
             try:
                 measurement = _measure(session, case, benchmark)
@@ -128,15 +134,19 @@ def pytest_runtest_makereport(
 
 
 def _case_of(item: pytest.Item) -> Case | None:
-    """Return the pairing that a test's marker names, or None for an ordinary test."""
+    """Return the pairing that a test measures by its marker, or None for an ordinary test."""
     marker = item.get_closest_marker("case")
-    if marker is None:
+    if marker is None or "peft_regress" not in getattr(item, "fixturenames", ()):
+        # A marker of that name in a suite that has nothing to do with this plugin.
         return None
     try:
+        if marker.args:
+            msg = f"{item.nodeid}: marker case(...) takes task, method, architecture, rank by name"
+            raise InputError(msg)
         return msgspec.convert(marker.kwargs, Case)
     except msgspec.ValidationError as error:
         msg = f"{item.nodeid}: marker case(...): {error}"
-        raise pytest.UsageError(msg) from None
+        raise InputError(msg) from None
 
 
 class _Hooks:
@@ -150,6 +160,17 @@ class _Hooks:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Note what was collected before anything is deselected, then take this shard's part."""
+        try:
+            cases = self._mark(items)
+        except InputError as error:
+            self._refuse(config, error)
+            return
+        self.session.collected = set(cases)
+        if self.session.options.shard is not None and cases:
+            self._keep_shard(config, items, list(cases.values()))
+
+    def _mark(self, items: list[pytest.Item]) -> dict[str, Case]:
+        """Return the cases by id, after giving each of their tests what it needs."""
         cases: dict[str, Case] = {}
         for item in items:
             case = _case_of(item)
@@ -157,14 +178,12 @@ class _Hooks:
                 continue
             if case.id in cases:
                 msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
-                raise pytest.UsageError(msg)
+                raise InputError(msg)
             cases[case.id] = case
             item.add_marker(pytest.mark.xdist_group("/".join(map(str, case.adaptation))))
             # A case that fails before its first timed round leaves the timer unused: no news.
             item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
-        self.session.collected = set(cases)
-        if self.session.options.shard is not None and cases:
-            self._keep_shard(config, items, list(cases.values()))
+        return cases
 
     def _keep_shard(
         self, config: pytest.Config, items: list[pytest.Item], cases: list[Case]
@@ -193,6 +212,8 @@ class _Hooks:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Read the baselines before the first case runs: unreadable ones must not cost a run."""
+        if self.session.refusal is not None:
+            return
         self.session.selected = {case.id for item in session.items if (case := _case_of(item))}
         if self.session.selected and not session.config.getoption("collectonly"):
             try:
@@ -213,6 +234,7 @@ class _Hooks:
             record = msgspec.json.decode(encoded, type=Record)
             self.session.records[record.case.id] = record
 
+    @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Make files of `--benchmark-json` and `--benchmark-save` run files as well."""
         self.session.extend_document(output_json)
@@ -225,7 +247,16 @@ class _Hooks:
             workeroutput["peft_regress_collected"] = sorted(self.session.collected)
             workeroutput["peft_regress_selected"] = sorted(self.session.selected)
             return
-        if not self.session.is_gating or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
+            return
+        if not self.session.is_gating:
+            collecting = session.config.getoption("collectonly")
+            if self.session.was_asked_for and not collecting:
+                self.session.problems.append(
+                    "a --regress-... option was given, but no test with a case was collected"
+                )
+                if session.exitstatus == pytest.ExitCode.OK:
+                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
             return
         problem = self.session.finish()
         if problem and session.exitstatus == pytest.ExitCode.OK:
@@ -235,7 +266,9 @@ class _Hooks:
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> None:
         """Print the verdict as one table."""
-        if self.session.is_gating and exitstatus != pytest.ExitCode.USAGE_ERROR:
+        if exitstatus == pytest.ExitCode.USAGE_ERROR:
+            return
+        if self.session.is_gating or self.session.problems:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(self.session.summary_text())
 

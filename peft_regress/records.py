@@ -7,6 +7,7 @@ schema is an error that names the key, never a silently half-read record.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -33,6 +34,7 @@ __all__ = [
     "Selection",
     "Status",
     "canonical_digest",
+    "check_consistent",
     "check_finite",
     "content_digest",
 ]
@@ -194,3 +196,21 @@ def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
 def _shown(value: float) -> str:
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "..."  # noqa: PLR2004
+
+
+def check_consistent(record: Record, where: str) -> None:
+    """Raise `InputError` where status, error, metrics and samples contradict each other."""
+    if (record.status == "ok") != (record.error is None):
+        msg = f"{where}: status {record.status!r} with error {record.error}"
+        raise InputError(msg)
+    if (record.status == "ok") != bool(record.metrics):
+        msg = f"{where}: status {record.status!r} with {len(record.metrics)} metrics"
+        raise InputError(msg)
+    for name, metric in record.metrics.items():
+        # Of a list of losses, one a step, the first counts.
+        heads = [s[0] if isinstance(s, list) and s else s for s in metric.samples or ()]
+        numbers = [head for head in heads if not isinstance(head, list)]
+        mean = sum(numbers) / len(numbers) if numbers else metric.value
+        if not math.isclose(mean, metric.value, rel_tol=1e-9, abs_tol=1e-300):
+            msg = f"{where}: metric {name!r} is {metric.value}, but the mean of its samples {mean}"
+            raise InputError(msg)

@@ -19,7 +19,7 @@ from peft_regress.matrix import default_cases
 from peft_regress.metrics import METRICS
 from peft_regress.records import SCHEMA_VERSION, Metric, Run, Selection
 from peft_regress.report.lines import accept_hint
-from peft_regress.store import run_document, write_atomic, write_run_file
+from peft_regress.store import run_document, without_host, write_atomic, write_run_file
 
 if TYPE_CHECKING:
     import pytest
@@ -51,6 +51,11 @@ class RegressSession:
         self.profiles = functools.cache(_new_profiles)
 
     @property
+    def has_storage(self) -> bool:
+        """Whether there is anything here that a case could be judged by, or was asked for."""
+        return self.was_asked_for or self.options.baselines.is_dir()
+
+    @property
     def is_gating(self) -> bool:
         """Whether this run had anything to do with cases."""
         if self.config.getoption("collectonly"):
@@ -60,29 +65,47 @@ class RegressSession:
     def narrowed_by(self) -> list[str]:
         """Return how the user narrowed the run, in the words that were typed."""
         option = self.config.getoption
-        found = []
+        found = self._collection_narrowed_by()
         if option("keyword"):
             found.append(f"-k {option('keyword')}")
         if option("markexpr"):
             found.append(f"-m {option('markexpr')}")
         found += [f"--deselect {prefix}" for prefix in option("deselect") or ()]
-        found += [f"--ignore {path}" for path in option("ignore") or ()]
+        if self.options.shard is not None:
+            found.append(f"--regress-shard {self.options.shard.index}/{self.options.shard.count}")
+        return [how.encode("utf-8", "backslashreplace").decode() for how in found]
+
+    def _collection_narrowed_by(self) -> list[str]:
+        """Return what kept tests from being collected at all."""
+        option = self.config.getoption
+        found = [f"--ignore {path}" for path in option("ignore") or ()]
         found += [f"--ignore-glob {path}" for path in option("ignore_glob") or ()]
         if option("lf", default=False):
             found.append("--lf")
         if option("stepwise", default=False):
             found.append("--stepwise")
-        for argument in self.config.args:
-            text = str(argument)
-            if "::" in text or Path(text).is_file():
-                found.append(text)
-        if self.options.shard is not None:
-            found.append(f"--regress-shard {self.options.shard.index}/{self.options.shard.count}")
+        if self.config.args_source is self.config.ArgsSource.ARGS:
+            typed = [str(argument) for argument in self.config.args]
+            found += [text for text in typed if "::" in text or Path(text).is_file()]
         return found
 
     def holes(self) -> set[str]:
-        """Return the expected cases that were not selected although nobody narrowed the run."""
-        return set() if self.narrowed_by() else self._not_selected()
+        """Return the expected cases that were left out although nobody asked for that.
+
+        `-k`, a marker, `--deselect` and a shard choose among what was collected; only a path and
+        its like explain why a case was not collected at all.
+        """
+        if self._collection_narrowed_by():
+            return set()
+        lost = self._known() - self.collected - self.records.keys()
+        return lost if self.narrowed_by() else lost | self._not_selected()
+
+    @property
+    def was_asked_for(self) -> bool:
+        """Whether an option was given that makes sense for a run with cases only."""
+        options = self.options
+        given = (options.baseline, options.save, options.shard, options.summary)
+        return options.strict or any(value is not None for value in given)
 
     def run(self) -> Run:
         """Return what was measured as the object that the run file holds."""
@@ -139,13 +162,22 @@ class RegressSession:
 
     def summary_text(self) -> str:
         """Return the table of results and the verdict, for the end of the terminal output."""
+        if not self.is_gating:
+            return "\n".join(self.problems)
         run = self.run()
         parts = [report.results_table(run)] if run.cases else []
-        if run.cases and not any("step_seconds" in record.metrics for record in run):
+        measured = [record for record in run if record.status == "ok"]
+        if measured and not any("step_seconds" in record.metrics for record in measured):
             parts.append("times: not measured, because pytest-benchmark's timer is off")
         with contextlib.suppress(InputError):
             verdict = self.verdict()
             parts.append(report.verdict_text(verdict, *self._sides(run), hint=self._hint()))
+            if self.options.strict and verdict.unaccepted():
+                better = len(verdict.unaccepted())
+                parts.append(
+                    f"FAILED by --regress-strict: {better} better than the baseline, and nobody "
+                    "has accepted that"
+                )
         if run.selection.narrowed_by:
             how = ", ".join(run.selection.narrowed_by)
             parts.append(f"partial run ({how}): {len(run.selection.not_selected)} not selected")
@@ -174,7 +206,10 @@ class RegressSession:
         return self.references(), observations_of(run, "this run")
 
     def _hint(self) -> str:
-        return accept_hint(None if self.options.save is None else self._shown(self.options.save))
+        saved = None if self.options.save is None else self._shown(self.options.save)
+        usual = self.config.invocation_params.dir / "baselines"
+        storage = self.options.baselines
+        return accept_hint(saved, baselines=None if storage == usual else self._shown(storage))
 
     def _shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""
@@ -182,11 +217,15 @@ class RegressSession:
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
     def _not_selected(self) -> set[str]:
+        return self._known() - self.selected - self.records.keys()
+
+    def _known(self) -> set[str]:
+        """Return every case of the default matrix, of the baselines, and of this suite."""
         known = {case.id for case in default_cases()} | self.collected
         with contextlib.suppress(InputError):
             # Unreadable baselines fail the run elsewhere; what was measured is written anyway.
             known |= self.references().keys()
-        return known - self.selected
+        return known
 
     def _load_references(self) -> dict[str, Observation]:
         return load_references(self.options.baselines, self.options.baseline)
@@ -195,21 +234,17 @@ class RegressSession:
         """Return pytest-benchmark's own part of the file, by its own hooks."""
         hook = self.config.hook
         machine_info = hook.pytest_benchmark_generate_machine_info(config=self.config)
-        # The name of the machine is nobody's business, and its CPU flags fill a page.
-        machine_info = {**machine_info, "node": ""}
-        machine_info["cpu"] = {
-            key: value for key, value in machine_info.get("cpu", {}).items() if key != "flags"
-        }
         document: dict[str, Any] = hook.pytest_benchmark_generate_json(
             config=self.config,
             benchmarks=self.benchmarks,
             include_data=True,
-            machine_info=machine_info,
+            machine_info=without_host(machine_info),
             commit_info=hook.pytest_benchmark_generate_commit_info(config=self.config),
         )
         for entry in document["benchmarks"]:
             # pytest-benchmark keeps the parameters themselves; in a file they are their ids.
-            entry["params"] = {name: str(value) for name, value in entry["params"].items()}
+            params = entry["params"] or {}
+            entry["params"] = {name: str(value) for name, value in params.items()}
         return document
 
 

@@ -8,8 +8,7 @@ in half precision, and `sources.json` with their digests.
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +21,7 @@ from torch.nn import functional
 
 from peft_regress.errors import SourceError
 from peft_regress.finetune import evaluate, single_thread
+from peft_regress.store import write_atomic
 from peft_regress.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 
 if TYPE_CHECKING:
@@ -154,9 +154,9 @@ def save_source(
     manifest = read_manifest(root) if _manifest_path(root).exists() else {}
     manifest[architecture.name] = entry
     # The file first: interrupted between the two, the digest no longer matches, and that is seen.
-    _write(_source_path(root, architecture.name), content)
+    write_atomic(_source_path(root, architecture.name), content)
     encoded = msgspec.json.encode(dict(sorted(manifest.items())))
-    _write(_manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
+    write_atomic(_manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
     return entry
 
 
@@ -215,6 +215,8 @@ def read_manifest(root: Path) -> dict[str, SourceEntry]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, SourceEntry])
     except FileNotFoundError:
         msg = f"{path}: missing. {_remedy(path)}"
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}). {_remedy(path)}"
     except msgspec.DecodeError as error:
         msg = f"{path}: not a manifest of sources ({error}). {_remedy(path)}"
     raise SourceError(msg)
@@ -234,8 +236,10 @@ def _read_checked(root: Path, name: str) -> bytes:
     path = _source_path(root, name)
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
-        msg = f"{path}: missing, expected sha256 {expected}. {_remedy(path)}"
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        what = "missing" if gone else f"cannot be read ({error.strerror})"
+        msg = f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}"
         raise SourceError(msg) from None
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
@@ -245,7 +249,13 @@ def _read_checked(root: Path, name: str) -> bytes:
 
 
 def _remedy(path: Path) -> str:
-    return f"Restore it with `git checkout -- {path}`, or train it with `peft-regress sources`."
+    root = path.parent.parent
+    usual = root.resolve() == Path("baselines").resolve()
+    option = "" if usual else f" --baselines {shlex.quote(str(root))}"
+    return (
+        f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or train it with "
+        f"`peft-regress sources{option}`."
+    )
 
 
 def _model_of(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
@@ -261,19 +271,3 @@ def _source_path(root: Path, name: str) -> Path:
 
 def _manifest_path(root: Path) -> Path:
     return root / "sources" / "sources.json"
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Replace a file as a whole: a reader sees the old bytes or the new ones."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

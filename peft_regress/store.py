@@ -8,6 +8,7 @@ either the old file or the new one.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from peft_regress.records import (
     Acceptance,
     Run,
     Selection,
+    check_consistent,
     check_finite,
     content_digest,
 )
@@ -44,6 +46,7 @@ __all__ = [
     "read_run_file",
     "read_runs",
     "run_document",
+    "without_host",
     "write_atomic",
     "write_run_file",
 ]
@@ -51,6 +54,7 @@ __all__ = [
 _LINE_WIDTH = 140
 _DEEPEST = 6  # a phase of a ledger: a line of its own, however many modules it names
 _ENTRY_NAME = re.compile(r"^(\d{4,})_.+\.json$")
+_OTHER_FOLDERS = frozenset({"sources", "adapters"})
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})", re.MULTILINE)
 
 
@@ -108,13 +112,34 @@ def read_run(path: Path) -> StoredRun:
 
 
 def baseline_files(root: Path) -> list[Path]:
-    """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first."""
-    found = [
-        path
-        for path in root.glob("*/*.json")
-        if _ENTRY_NAME.match(path.name) and not path.parent.name.startswith(".")
-    ]
-    return sorted(found, key=lambda path: (_entry_number(path), path.as_posix()))
+    """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first.
+
+    Raises `RunFileError` for a JSON file that is no entry, `InputError` for a folder that cannot be
+    read: either could be the newest baseline, which must not be passed over in silence.
+    """
+    if not is_folder(root):
+        return []
+    try:
+        folders = [path for path in root.iterdir() if path.is_dir()]
+        folders = [path for path in folders if not path.name.startswith(".")]
+        found = [
+            path
+            for folder in folders
+            if folder.name not in _OTHER_FOLDERS
+            for path in folder.iterdir()
+        ]
+    except OSError as error:
+        msg = f"{error.filename}: cannot be read ({error.strerror}). Check its permissions."
+        raise InputError(msg) from error
+    entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
+    for path in entries:
+        if not _ENTRY_NAME.match(path.name):
+            raise RunFileError(
+                path,
+                "is no entry: <machine id>/NNNN_<name>.json is",
+                "Give it back its name, or move it out of the baselines.",
+            )
+    return sorted(entries, key=lambda path: (_entry_number(path), path.as_posix()))
 
 
 def read_runs(root: Path) -> list[StoredRun]:
@@ -141,12 +166,16 @@ def accept_run(source: Path, *, root: Path, reason: str, date: str, history: boo
     if not reason.strip():
         msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
         raise InputError(msg)
+    if not reason.isprintable():
+        msg = f"--reason {reason!a}: plain text on one line is wanted"
+        raise InputError(msg)
     run, document = _read_for_accept(source)
     if not run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
     accepted = Acceptance(reason=reason, date=date, role="history" if history else "baseline")
     run = msgspec.structs.replace(run, accepted=accepted)
+    document["machine_info"] = without_host(document.get("machine_info", {}))
     folder = root / _machine_id(document)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -297,6 +326,9 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
             f"content {digest})",
             f"Numbers change through `peft-regress accept` alone. {restore}",
         )
+    if run.accepted is not None and not _is_moment(run.accepted.date):
+        problem = f"was accepted on {run.accepted.date!r}, which is no ISO 8601 time with a zone"
+        raise RunFileError(path, problem, restore)
     for name, record in run.cases.items():
         if name != record.case.id:
             raise RunFileError(
@@ -304,9 +336,24 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
             )
         try:
             check_finite(record.metrics, name)
+            check_consistent(record, name)
         except InputError as error:
             raise RunFileError(path, str(error), restore) from error
     return run
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return dt.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
+
+
+def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
+    """Return pytest-benchmark's machine_info without host name and the page of CPU flags."""
+    cpu = machine_info.get("cpu")
+    cpu = {k: v for k, v in cpu.items() if k != "flags"} if isinstance(cpu, dict) else cpu
+    return {**machine_info, "node": "", "cpu": cpu}
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

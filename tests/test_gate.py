@@ -429,8 +429,25 @@ def test_a_metric_that_vanished_is_a_regression(name: str) -> None:
     assert (reason.metric, reason.new, reason.verdict) == (name, None, "regressed")
 
 
-def test_a_metric_that_is_new_has_nothing_to_be_judged_by() -> None:
-    assert verdict_of({}, VALUES) == "unchanged"
+def test_work_that_was_not_there_is_a_regression() -> None:
+    """A method that starts to compute SVDs in `step()` has no old number to differ from."""
+    assert verdict_of({}, {"projection_flops": 10**12}) == "regressed"
+
+
+@pytest.mark.parametrize("name", ["peak_bytes", "first_losses", "accuracy"])
+def test_a_judged_metric_that_is_new_is_incomparable(name: str) -> None:
+    assert verdict_of({}, {name: VALUES[name]}) == "incomparable"
+
+
+@pytest.mark.parametrize("name", ["step_seconds", "relative_step_seconds", "paper_forward_flops"])
+def test_a_time_or_an_informative_metric_may_appear(name: str) -> None:
+    assert verdict_of({}, {name: VALUES.get(name, 1)}) == "unchanged"
+
+
+def test_three_times_as_fast_is_as_far_as_three_times_as_slow() -> None:
+    slow, fast = {"step_seconds": [0.31] * 3}, {"step_seconds": [0.10] * 3}
+    assert verdict_of(fast, slow) == "regressed"
+    assert verdict_of(slow, fast) == "improved"
 
 
 @pytest.mark.parametrize("change", [{"unit": "byte"}, {"direction": "higher"}, {"kind": "info"}])

@@ -163,7 +163,7 @@ def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
 def test_accuracy_moves_in_points() -> None:
     old, new = (observe(make_record(LORA, {"accuracy": [a] * 3})) for a in (0.919, 0.719))
     text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
-    assert "accuracy: 91.9 % -> 71.9 %  -20.0 points (bound 4.0 points)" in text
+    assert "accuracy: 91.9 % -> 71.9 %  -20.0 points (bound 5.0 points)" in text
 
 
 def test_a_metric_that_vanished_is_absent() -> None:

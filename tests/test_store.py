@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from builders import (
     OTHER_MACHINE,
     VALUES,
     make_document,
+    make_metric,
     make_record,
     make_run,
     write_entry,
@@ -39,6 +41,7 @@ from peft_regress.records import (
     Failure,
     Ledger,
     Metric,
+    Record,
     Run,
     Selection,
     canonical_digest,
@@ -98,6 +101,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     st.dictionaries(
         st.sampled_from(sorted(VALUES)),
         st.integers(0, 2**64) | st.floats(0, 1e100) | st.sampled_from([0, 1, 1e22, 5e-324, 0.1]),
+        min_size=1,
     ),
     st.text(st.characters(exclude_categories=["Cs"])),
 )
@@ -113,7 +117,7 @@ def test_any_numbers_and_any_text_survive_the_round_trip(
 
 def test_samples_that_are_whole_numbers_are_read_back(tmp_path: Path) -> None:
     """They are read as floats; the digest must be that of what is read."""
-    metric = Metric(value=1, unit="nat", direction="lower", kind="accuracy", samples=[1, [2, 3]])
+    metric = Metric(value=1.5, unit="nat", direction="lower", kind="accuracy", samples=[1, [2, 3]])
     path = write_run(tmp_path / "run.json", make_run(make_record(LORA, {"loss": metric})))
     assert read_run_file(path).run.cases[LORA].metrics["loss"] == metric
 
@@ -816,9 +820,6 @@ def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
     for other in (
         "sources/sources.json",
         "adapters/lora.safetensors",
-        "Linux/notes.json",
-        "Linux/001_short.json",
-        "Linux/0001.json",
         "Linux/.0002_x.json.abc",
         "Linux/0002_x.json~",
         "Linux/deep/0002_x.json",
@@ -831,6 +832,50 @@ def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
         path.write_text("no run")
     assert baseline_files(tmp_path) == [entry]
     assert [stored.path for stored in read_runs(tmp_path)] == [entry]
+
+
+@pytest.mark.parametrize("name", ["notes.json", "001_short.json", "0001.json", "peft-0.22.json"])
+def test_a_json_file_that_is_no_entry_is_not_passed_over(tmp_path: Path, name: str) -> None:
+    """It may be the newest baseline under another name; an older one must not judge instead."""
+    write_entry(tmp_path, 1, folder="Linux").with_name(name).write_text("no run")
+    with pytest.raises(RunFileError, match="is no entry"):
+        read_runs(tmp_path)
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "2026-01-02", "2026-01-02T03:04:05"])
+def test_a_date_that_is_no_moment_is_refused(tmp_path: Path, date: str) -> None:
+    accepted = Acceptance(reason="r", date=date, role="baseline")
+    path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
+    with pytest.raises(RunFileError, match="ISO 8601"):
+        read_run_file(path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        make_record(error=Failure(type="ValueError", message="m")),
+        msgspec.structs.replace(make_record(status="error"), error=None),
+        make_record(metrics={}),
+        make_record(
+            metrics={
+                "accuracy": msgspec.structs.replace(make_metric("accuracy", [0.9, 0.7]), value=0.1)
+            }
+        ),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(tmp_path: Path, record: Record) -> None:
+    path = write_run(tmp_path / "run.json", make_run(record))
+    with pytest.raises(RunFileError, match=re.escape(record.case.id)):
+        read_run_file(path)
+
+
+def test_a_host_name_is_never_accepted(tmp_path: Path) -> None:
+    run = make_run()
+    document = make_document(run)
+    document["machine_info"]["node"] = "workstation-7"
+    write_run_file(tmp_path / "run.json", run, document)
+    stored = accept_run(tmp_path / "run.json", root=tmp_path / "b", reason="r", date=DATE)
+    assert "workstation-7" not in stored.read_text()
 
 
 def test_the_repositorys_own_storage_is_sound() -> None:

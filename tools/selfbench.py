@@ -62,11 +62,12 @@ def _commands() -> list[Promise]:
         commands = {
             "peft-regress --help": ["-m", "peft_regress", "--help"],
             "peft-regress list": ["-m", "peft_regress", "list"],
-            "peft-regress compare": ["-m", "peft_regress", "compare", run, run],
             "pytest --collect-only benchmarks": [
                 "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "benchmarks",
             ],
         }  # fmt: skip
+        if run:
+            commands["peft-regress compare"] = ["-m", "peft_regress", "compare", run, run]
         promises = []
         for name, command in commands.items():
             log = Path(folder) / "imports"

@@ -81,7 +81,9 @@ def contents_line(run: Run) -> str:
     false = sum(value is False for record in run for value in record.invariants.values())
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
     defects = f"; known defects: {false} invariants false" if false else ""
-    return f"{len(run.cases)} cases: {counted}{defects}"
+    timed = any("step_seconds" in record.metrics for record in run)
+    times = "" if timed else "; no times, so that step_seconds will not be judged"
+    return f"{len(run.cases)} cases: {counted}{defects}{times}"
 
 
 def outcome_line(verdict: RunVerdict) -> str:
@@ -107,11 +109,9 @@ def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
     ]
 
 
-def accept_hint(run_path: str | None) -> str:
-    """Return the command that accepts the new numbers."""
-    if run_path is None:
-        return (
-            "run again with `--regress-save run.json`, then "
-            '`peft-regress accept run.json --reason "..."`'
-        )
-    return f'`peft-regress accept {shlex.quote(run_path)} --reason "..."`'
+def accept_hint(run_path: str | None, *, baselines: str | None = None) -> str:
+    """Return the command that accepts the new numbers, into another storage than ./baselines."""
+    run = shlex.quote(run_path or "run.json")
+    storage = "" if baselines is None else f" --baselines {shlex.quote(baselines)}"
+    command = f'`peft-regress accept {run} --reason "..."{storage}`'
+    return command if run_path else f"run again with `--regress-save run.json`, then {command}"

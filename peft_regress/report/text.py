@@ -47,6 +47,9 @@ def case_text(
     lines = [f"{clean(case.id)}: {short_verdict(case)}"]
     if case.verdict == "new":
         lines.append("  no accepted baseline holds this case, so there is nothing to judge it by")
+        if new is not None and new.record.error is not None:
+            error = new.record.error
+            lines.append(f"  {new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
         lines.append("  it was expected and has no record: it did not run, or it was renamed")
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
