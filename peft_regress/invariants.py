@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import safetensors.torch
 import torch
 
+from peft_regress.collector import quiet_collector
 from peft_regress.finetune import single_thread
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class InvariantWatch:
         self._before: dict[str, Tensor] = {}
         self._found: dict[str, bool | None] = {}
 
+    @quiet_collector()
     def before_training(self, adapted: nn.Module) -> None:
         """Check the model as adapted, and keep what it holds."""
         self._found["identity_at_init"] = _agree(
@@ -87,6 +89,7 @@ class InvariantWatch:
             name: tensor.detach().clone() for name, tensor in _named_tensors(adapted).items()
         }
 
+    @quiet_collector()
     def after_training(self, adapted: nn.Module) -> dict[str, bool | None]:
         """Check the trained model and return every invariant."""
         after = _named_tensors(adapted)

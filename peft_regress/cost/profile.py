@@ -6,7 +6,6 @@ batch, and no memory.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
+from peft_regress.collector import quiet_collector
 from peft_regress.cost.ledger import FlopEvent, Ledger, Phase
 from peft_regress.cost.memory import ByteSite, summarize_memory
 from peft_regress.cost.swap import cloner, swapped_tensors
@@ -154,7 +154,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     ledger = Ledger()
     with (
-        _quiet_collector(),
+        quiet_collector(),
         _without_attention_fast_path(),
         torch.random.fork_rng(devices=[]),
         swapped_tensors(model, mode.from_tensor if mode is not None else cloner()),
@@ -257,22 +257,6 @@ def _logits(output: object, model: nn.Module, num_classes: int) -> Tensor:
         )
         raise UnprofilableModelError(message)
     return logits
-
-
-@contextmanager
-def _quiet_collector() -> Iterator[None]:
-    """Keep the garbage collector from choosing the moment at which a cycle's memory is freed.
-
-    Nothing that was alive before is in the log, so garbage need not be collected first: it would
-    take as long as half a profile.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 @contextmanager
