@@ -444,6 +444,16 @@ def test_a_file_of_benchmark_json_is_a_run_file_too(accepted):
     }
 
 
+def test_a_malformed_marker_under_xdist_fails_with_the_reason_and_no_traceback(project):
+    text = "import pytest\n@pytest.mark.case('TC-1')\ndef test_one(peft_regress):\n"
+    (project.root / "test_suite.py").write_text(text + "    peft_regress(None)\n")
+    done = project.run("-n", "2")
+    assert done.returncode == 1
+    assert "by name" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+    assert "_case_of" not in done.stdout
+
+
 def test_two_tests_that_measure_one_case_are_refused(project):
     (project.root / "test_again.py").write_text(SUITE)
     done = project.run()
