@@ -54,12 +54,13 @@ def cli() -> None:
 
 @cli.command("list")
 @click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
+@click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
 @_format_option
-def list_command(pattern: str | None, output: str) -> None:
-    """List the cases of the default matrix."""
+def list_command(pattern: str | None, matrix: str, output: str) -> None:
+    """List the cases of a matrix."""
     from peft_regress.matrix import select_cases
 
-    cases = select_cases(pattern)
+    cases = select_cases(pattern, matrix=matrix)
     if output == "json":
         rows = [
             {
@@ -110,7 +111,7 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
-    from peft_regress.measure import Adaptation, CostSettings, checked_cost, cost_metrics
+    from peft_regress.adaptation import Adaptation, CostSettings, checked_cost, cost_metrics
     from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
@@ -181,7 +182,7 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
     chosen = [
         registry.get("architecture", name)
         for name in names or registry.names("architecture")
-        if names or registry.get("architecture", name).default
+        if names or registry.get("architecture", name).matrices
     ]
     from peft_regress.sources import check_sources, ensure_source
 

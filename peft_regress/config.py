@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError
+from peft_regress.matrix import DEFAULT_MATRIX, check_matrix
 
 if TYPE_CHECKING:
     import pytest
@@ -39,6 +40,7 @@ class Shard:
 class RegressOptions:
     """What the user asked of the gate."""
 
+    matrix: str
     baselines: Path
     baseline: str | None
     save: Path | None
@@ -51,7 +53,11 @@ class RegressOptions:
         """Read the options of a pytest run; raises `InputError` for a value out of range."""
         option = config.getoption
         shard = option("regress_shard")
+        if option("regress_matrix") != DEFAULT_MATRIX:
+            # Not else: a session that has nothing to do with cases must not load the registry.
+            check_matrix(option("regress_matrix"))
         return cls(
+            matrix=option("regress_matrix"),
             baselines=config.rootpath / str(config.getini("regress_baselines")),
             baseline=option("regress_baseline"),
             save=_path(config, option("regress_save")),
@@ -69,6 +75,12 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="NAME|PATH",
         help="judge by this baseline entry, run file or folder of shards "
         "(default: for each case the newest accepted baseline)",
+    )
+    group.addoption(
+        "--regress-matrix",
+        metavar="NAME",
+        default=DEFAULT_MATRIX,
+        help="measure the cases of this matrix: default, or extended (default: %(default)s)",
     )
     group.addoption(
         "--regress-save",

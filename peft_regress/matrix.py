@@ -1,4 +1,7 @@
-"""The default matrix: every pairing of task, method, rank and architecture that is to be measured.
+"""The matrices: every pairing of task, method, rank and architecture that is to be measured.
+
+A matrix is the pairings of the tasks, methods and architectures that name it in `matrices`. The
+`default` one is the gate; `extended` has the other methods of the libraries.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -7,47 +10,81 @@ from __future__ import annotations
 
 import re
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peft_regress import registry
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.records import Case
+from peft_regress.registry import RegisteredKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "DEFAULT_MATRIX",
     "case_params",
+    "check_matrix",
     "check_rank",
     "checked_case",
-    "default_cases",
+    "matrices_of",
+    "matrix_cases",
     "parse_case_id",
     "select_cases",
     "shard_of",
 ]
 
+DEFAULT_MATRIX: Final = "default"
+
 _RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
 
 
-def default_cases(task: str | None = None) -> list[Case]:
-    """List the cases of the default matrix, or those of one task, in a stable order.
+def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> list[Case]:
+    """List the cases of a matrix, or those of one task, in a stable order.
 
-    Raises `UnknownNameError` for a task that nothing registers.
+    A task that is named need not belong to the matrix itself. Raises `UnknownNameError` for a task
+    or a matrix that nothing registers.
     """
+    check_matrix(matrix)
     tasks = registry.items("task") if task is None else (registry.get("task", task),)
     return [
         Case(task=item.name, method=method.name, architecture=architecture.name, rank=rank)
         for item in tasks
-        if item.default or task is not None
+        if matrix in item.matrices or task is not None
         for architecture in registry.items("architecture")
-        if architecture.default
+        if matrix in architecture.matrices
         for method in registry.items("method")
-        if method.default
+        if matrix in method.matrices
         for rank in (method.ranks or (None,))
     ]
 
 
-def case_params(task: str | None = None) -> list[Any]:
+def check_matrix(matrix: str) -> None:
+    """Raise `UnknownNameError` for a matrix that no method, architecture or task names."""
+    known = {
+        name
+        for kind in get_args(RegisteredKind)
+        for item in registry.items(kind)
+        for name in item.matrices
+    }
+    if matrix not in known:
+        kind = "matrix"
+        raise UnknownNameError(kind, matrix, sorted(known))
+
+
+def matrices_of(case: Case) -> frozenset[str]:
+    """Return the matrices that a case belongs to; none for names that nobody registers."""
+    try:
+        items = (
+            registry.get("task", case.task),
+            registry.get("method", case.method),
+            registry.get("architecture", case.architecture),
+        )
+    except UnknownNameError:
+        return frozenset()
+    return frozenset.intersection(*(frozenset(item.matrices) for item in items))
+
+
+def case_params(task: str | None = None, *, matrix: str = DEFAULT_MATRIX) -> list[Any]:
     """Return the cases as `pytest.param`s, each with its id and its `case(...)` marker.
 
     Use it as `@pytest.mark.parametrize("case", case_params("shift"))`.
@@ -62,7 +99,7 @@ def case_params(task: str | None = None) -> list[Any]:
                 task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
             ),
         )
-        for case in default_cases(task)
+        for case in matrix_cases(matrix, task=task)
     ]
 
 
@@ -100,9 +137,9 @@ def check_rank(method: str, rank: int | None) -> None:
         raise InputError(msg)
 
 
-def select_cases(pattern: str | None) -> list[Case]:
-    """Return the cases whose id matches a glob; none matching is an error that shows one id."""
-    cases = default_cases()
+def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[Case]:
+    """Return the cases of a matrix whose id matches a glob, or raise with a few ids that exist."""
+    cases = matrix_cases(matrix)
     if pattern is None:
         return cases
     found = [case for case in cases if fnmatchcase(case.id, pattern)]

@@ -14,17 +14,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peft_regress import registry
-from peft_regress.cost import Loss, StepCost, profile_step
+from peft_regress.adaptation import (
+    Adaptation,
+    CostSettings,
+    ProfileCache,
+    cost_metrics,
+    step_ledger,
+)
 from peft_regress.errors import (
     AbsentError,
     InputError,
     NonFiniteLossError,
     UnsupportedCaseError,
 )
-from peft_regress.finetune import evaluate, finetune, loop_definition, set_modes, single_thread
+from peft_regress.finetune import evaluate, finetune, loop_definition, single_thread
 from peft_regress.invariants import InvariantWatch
 from peft_regress.matrix import checked_case
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
 from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
 from peft_regress.sources import build_source, source_digest
 
@@ -44,14 +50,8 @@ __all__ = [
     "FIRST_LOSSES",
     "PROTOCOL_VERSION",
     "SEEDS",
-    "Adaptation",
-    "CostSettings",
     "Measurement",
-    "ProfileCache",
     "RoundRunner",
-    "adaptation_cost",
-    "checked_cost",
-    "cost_metrics",
     "define",
     "measure",
     "plain_rounds",
@@ -62,9 +62,7 @@ PROTOCOL_VERSION: Final = 1
 
 SEEDS: Final = (0, 1, 2)
 FIRST_LOSSES: Final = 4
-_COST_SEED: Final = 0
 _PROBE_IMAGES: Final = 4
-_CATEGORIES_BY_MODULE: Final = frozenset({"activation", "temp", "grad"})
 
 
 @contextlib.contextmanager
@@ -90,37 +88,6 @@ class RoundRunner(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adaptation:
-    """What the cost of a training step depends on; no task."""
-
-    method: str
-    architecture: str
-    rank: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostSettings:
-    """The step whose cost is profiled; the defaults are those of every stored baseline."""
-
-    batch: int = 1
-    resolution: int = 224
-    classes: int = 10
-    loss: Loss = "cross-entropy"
-    bn: str | None = None
-    freeze_head: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class CostReport:
-    """The cost of a step, and the sizes that no step is needed for."""
-
-    step: StepCost
-    trainable_params: int
-    total_params: int
-    adapter_bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """What a case measured; the record is what reaches disk."""
 
@@ -138,20 +105,6 @@ class Measurement:
         except KeyError:
             msg = f"{self.record.case.id} has no metric {metric!r}"
             raise AbsentError(msg) from None
-
-
-class ProfileCache:
-    """Cost reports by adaptation and settings: both tasks of a pairing share one profile."""
-
-    def __init__(self) -> None:
-        self._reports: dict[tuple[Adaptation, CostSettings], CostReport] = {}
-
-    def get(self, adaptation: Adaptation, settings: CostSettings) -> CostReport:
-        """Return the report, profiling on first use."""
-        key = (adaptation, settings)
-        if key not in self._reports:
-            self._reports[key] = adaptation_cost(adaptation, settings)
-        return self._reports[key]
 
 
 def plain_rounds(
@@ -246,57 +199,8 @@ def measure(
         "ok",
         metrics={name: metrics[name] for name in METRICS if name in metrics},
         invariants=trial.invariants,
-        ledger=_ledger(reports[""].step),
+        ledger=step_ledger(reports[""].step),
     )
-
-
-def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
-    """Profile one training step of a method on an architecture; needs no data and no source."""
-    method: Method = registry.get("method", adaptation.method)
-    architecture: Architecture = registry.get("architecture", adaptation.architecture)
-    model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
-    model = method.adapt(model, head=architecture.head, rank=adaptation.rank, seed=_COST_SEED)
-    if settings.freeze_head:
-        _freeze_head(model, architecture.head)
-    train_statistics = (
-        method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
-    )
-    set_modes(model, batch_norm_statistics=train_statistics)
-    step = profile_step(
-        model,
-        lambda wrapped: method.make_optimizer(wrapped, rank=adaptation.rank),
-        input_shape=(settings.batch, 3, settings.resolution, settings.resolution),
-        num_classes=settings.classes,
-        loss=settings.loss,
-    )
-    parameters = list(model.parameters())
-    shipped = method.shipped_tensors(model)
-    return CostReport(
-        step=step,
-        trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
-        total_params=sum(p.numel() for p in parameters),
-        adapter_bytes=sum(t.numel() * t.element_size() for t in shipped.values()),
-    )
-
-
-def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
-    """Profile for a user: whatever a library says of wrong settings becomes an `InputError`."""
-    try:
-        return adaptation_cost(adaptation, settings)
-    except (ValueError, RuntimeError, NotImplementedError, OverflowError, TypeError) as error:
-        msg = f"{adaptation} cannot be profiled with {settings}: {type(error).__name__}: {error}"
-        raise InputError(msg) from error
-
-
-def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
-    """Return the metrics of a cost report; one that does not apply is absent."""
-    values = {name: getattr(report.step, name) for name in COST_METRICS}
-    if not report.step.projection_flops:
-        del values["projection_flops"]
-    metrics = {name + suffix: _metric(name + suffix, value) for name, value in values.items()}
-    for name in ("trainable_params", "total_params", "adapter_bytes"):
-        metrics[name] = _metric(name, getattr(report, name))
-    return metrics
 
 
 class _Trial:
@@ -375,46 +279,14 @@ class _Trial:
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
         """Return the metrics of the fine-tunes, with one sample a seed."""
         first = [list(run.first_losses) for run in self.runs]
-        accuracies = [accuracy for accuracy, _ in self.evaluations]
-        losses = [loss for _, loss in self.evaluations]
-        metrics = {
-            "first_losses": _metric("first_losses", statistics.fmean(s[0] for s in first), first),
-            "accuracy": _metric("accuracy", statistics.fmean(accuracies), accuracies),
-            "loss": _metric("loss", statistics.fmean(losses), losses),
+        mean_of_first = statistics.fmean(losses[0] for losses in first)
+        samples = {
+            "accuracy": [accuracy for accuracy, _ in self.evaluations],
+            "loss": [loss for _, loss in self.evaluations],
         }
         if timed:
-            seconds = [run.median_step_seconds for run in self.runs]
-            metrics["step_seconds"] = _metric("step_seconds", statistics.fmean(seconds), seconds)
-        return metrics
-
-
-def _metric(name: str, value: float, samples: list[Any] | None = None) -> Metric:
-    spec = METRICS[name]
-    return Metric(
-        value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
-    )
-
-
-def _ledger(step: StepCost) -> Ledger:
-    """Keep what attribution needs, and no more: a run file holds one of these a case.
-
-    Modules where a change can hide in one of them: FLOPs of forward and backward, activations,
-    gradients. The optimizer treats every tensor alike, so its operators tell more than modules.
-    """
-    flops: dict[str, dict[str, dict[str, int]]] = {}
-    for site in step.flops_by_site:
-        module = "" if site.phase == "optimizer" else site.module
-        operators = flops.setdefault(site.phase, {}).setdefault(module, {})
-        operators[site.operator] = operators.get(site.operator, 0) + site.flops
-    sizes: dict[str, dict[str, int]] = {}
-    for place in step.bytes_at_peak:
-        by_module = sizes.setdefault(place.category, {})
-        module = place.module if place.category in _CATEGORIES_BY_MODULE else ""
-        by_module[module] = by_module.get(module, 0) + place.bytes
-    return Ledger(flops=flops, bytes=sizes)
-
-
-def _freeze_head(model: nn.Module, head: str) -> None:
-    for name, parameter in model.named_parameters():
-        if f".{head}." in f".{name}":
-            parameter.requires_grad = False
+            samples["step_seconds"] = [run.median_step_seconds for run in self.runs]
+        return {
+            "first_losses": make_metric("first_losses", mean_of_first, first),
+            **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},
+        }

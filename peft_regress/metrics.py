@@ -6,12 +6,14 @@ docs/metrics.md explains each one. The kind decides how the gate judges it (see 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from peft_regress.records import Metric
 
 if TYPE_CHECKING:
     from peft_regress.units import Direction, Kind, Unit
 
-__all__ = ["BATCH_SUFFIX", "COST_METRICS", "METRICS", "MetricSpec"]
+__all__ = ["BATCH_SUFFIX", "COST_METRICS", "METRICS", "MetricSpec", "make_metric"]
 
 BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
@@ -65,3 +67,11 @@ METRICS: dict[str, MetricSpec] = {
     "step_seconds": MetricSpec(unit="second", direction="lower", kind="seconds"),
     "relative_step_seconds": MetricSpec(unit="ratio", direction="lower", kind="info"),
 }
+
+
+def make_metric(name: str, value: float, samples: list[Any] | None = None) -> Metric:
+    """Return a metric of the table with its value; `samples` has one item a seed."""
+    spec = METRICS[name]
+    return Metric(
+        value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
+    )

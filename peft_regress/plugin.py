@@ -161,6 +161,7 @@ class _Hooks:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Note what was collected before anything is deselected, then take this shard's part."""
+        self._keep_matrix(config, items)
         try:
             cases = self._mark(items)
         except InputError as error:
@@ -169,6 +170,23 @@ class _Hooks:
         self.session.collected = set(cases)
         if self.session.options.shard is not None and cases:
             self._keep_shard(config, items, list(cases.values()))
+
+    def _keep_matrix(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        """Leave out the cases of other matrices: `benchmarks/` holds the tests of all of them."""
+        kept: list[pytest.Item] = []
+        dropped: list[pytest.Item] = []
+        for item in items:
+            try:
+                case = _case_of(item)
+            except InputError:
+                case = None  # `_mark` says what is wrong with it
+            mine = case is None or self.session.is_of_matrix(case)
+            (kept if mine else dropped).append(item)
+            if case is not None and not mine:
+                self.session.note_left_out(case)
+        if dropped:
+            config.hook.pytest_deselected(items=dropped)
+            items[:] = kept
 
     def _mark(self, items: list[pytest.Item]) -> dict[str, Case]:
         """Return the cases by id, after giving each of their tests what it needs."""
@@ -269,9 +287,10 @@ class _Hooks:
         """Print the verdict as one table."""
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        if self.session.is_gating or self.session.problems:
+        text = self.session.summary_text()
+        if text:
             terminalreporter.section("peft_regress", sep="=")
-            terminalreporter.write_line(self.session.summary_text())
+            terminalreporter.write_line(text)
 
 
 class _ControllerHooks:

@@ -15,19 +15,19 @@ from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
-from peft_regress.matrix import default_cases
-from peft_regress.metrics import METRICS
-from peft_regress.records import SCHEMA_VERSION, Metric, Run, Selection
+from peft_regress.matrix import matrices_of, matrix_cases
+from peft_regress.metrics import make_metric
+from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.report.lines import accept_hint
 from peft_regress.store import run_document, without_host, write_atomic, write_run_file
 
 if TYPE_CHECKING:
     import pytest
 
+    from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
     from peft_regress.gate import CaseVerdict, RunVerdict
-    from peft_regress.measure import ProfileCache
-    from peft_regress.records import Machine, Record
+    from peft_regress.records import Case, Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]
 
@@ -39,6 +39,7 @@ class RegressSession:
         self.config = config
         self.options = options
         self.collected: set[str] = set()
+        self.other_matrices: dict[str, int] = {}
         self.selected: set[str] = set()
         self.records: dict[str, Record] = {}
         self.benchmarks: list[Any] = []
@@ -163,7 +164,7 @@ class RegressSession:
     def summary_text(self) -> str:
         """Return the table of results and the verdict, for the end of the terminal output."""
         if not self.is_gating:
-            return "\n".join(self.problems)
+            return "\n".join([*self.problems, *self._left_out()])
         run = self.run()
         parts = [report.results_table(run)] if run.cases else []
         measured = [record for record in run if record.status == "ok"]
@@ -183,7 +184,13 @@ class RegressSession:
             parts.append(f"partial run ({how}): {len(run.selection.not_selected)} not selected")
         if self.options.save is not None and not self.problems:
             parts.append(f"run file: {self._shown(self.options.save)}")
-        return "\n\n".join([*parts, *self.problems])
+        return "\n\n".join([*parts, *self._left_out(), *self.problems])
+
+    def _left_out(self) -> list[str]:
+        return [
+            f"{count} cases of the {matrix} matrix were left out: --regress-matrix {matrix}"
+            for matrix, count in sorted(self.other_matrices.items())
+        ]
 
     def extend_document(self, document: dict[str, Any]) -> None:
         """Add the run to a document that pytest-benchmark is about to write itself."""
@@ -220,12 +227,25 @@ class RegressSession:
         return self._known() - self.selected - self.records.keys()
 
     def _known(self) -> set[str]:
-        """Return every case of the default matrix, of the baselines, and of this suite."""
-        known = {case.id for case in default_cases()} | self.collected
+        """Return every case of the matrix, of its baselines, and of this suite."""
+        known = {case.id for case in matrix_cases(self.options.matrix)} | self.collected
         with contextlib.suppress(InputError):
             # Unreadable baselines fail the run elsewhere; what was measured is written anyway.
-            known |= self.references().keys()
+            known |= {
+                name
+                for name, old in self.references().items()
+                if self.is_of_matrix(old.record.case)
+            }
         return known
+
+    def note_left_out(self, case: Case) -> None:
+        """Count a case that belongs to other matrices only, for the summary."""
+        for matrix in matrices_of(case):
+            self.other_matrices[matrix] = self.other_matrices.get(matrix, 0) + 1
+
+    def is_of_matrix(self, case: Case) -> bool:
+        """Return whether a case belongs to the matrix of this run, or to no matrix at all."""
+        return self.options.matrix in (matrices_of(case) or {self.options.matrix})
 
     def _load_references(self) -> dict[str, Observation]:
         return load_references(self.options.baselines, self.options.baseline)
@@ -259,20 +279,17 @@ def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:
     for name, record in cases.items():
         base = full.get((record.case.task, record.case.architecture))
         if base and "step_seconds" in record.metrics:
-            spec = METRICS["relative_step_seconds"]
-            relative = Metric(
-                value=record.metrics["step_seconds"].value / base,
-                unit=spec.unit,
-                direction=spec.direction,
-                kind=spec.kind,
-            )
-            metrics = {**record.metrics, "relative_step_seconds": relative}
+            relative = record.metrics["step_seconds"].value / base
+            metrics = {
+                **record.metrics,
+                "relative_step_seconds": make_metric("relative_step_seconds", relative),
+            }
             record = msgspec.structs.replace(record, metrics=metrics)  # noqa: PLW2901
         result[name] = record
     return result
 
 
 def _new_profiles() -> ProfileCache:
-    from peft_regress.measure import ProfileCache
+    from peft_regress.adaptation import ProfileCache
 
     return ProfileCache()

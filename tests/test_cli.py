@@ -11,7 +11,7 @@ import pytest
 
 from peft_regress import registry
 from peft_regress.cli import main
-from peft_regress.matrix import default_cases
+from peft_regress.matrix import matrix_cases
 
 
 @pytest.fixture
@@ -182,9 +182,9 @@ def test_a_closed_pipe_is_no_traceback():
 
 
 def test_the_matrix_is_every_pairing_once():
-    ids = [case.id for case in default_cases()]
+    ids = [case.id for case in matrix_cases()]
     assert len(ids) == len(set(ids)) == 2 * 4 * (3 + 3 * 3)
-    assert {c.architecture for c in default_cases()} == {
+    assert {c.architecture for c in matrix_cases()} == {
         "resnet18",
         "mobilenet_v2",
         "mobilenet_v3_small",

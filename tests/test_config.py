@@ -42,6 +42,7 @@ def options_of(pytester: pytest.Pytester, *arguments: str) -> RegressOptions:
 
 def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
     assert options_of(pytester) == RegressOptions(
+        matrix="default",
         baselines=pytester.path / "baselines",
         baseline=None,
         save=None,
@@ -98,7 +99,7 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester: pytest.
     group = config._parser.getgroup("peft_regress")
     names = [name for option in group.options for name in option.names()]
     assert sorted(names) == [
-        f"--regress-{name}" for name in ("baseline", "save", "shard", "strict", "summary")
+        f"--regress-{name}" for name in ("baseline", "matrix", "save", "shard", "strict", "summary")
     ]
 
 

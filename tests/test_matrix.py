@@ -14,7 +14,7 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.matrix import (
     case_params,
     check_rank,
-    default_cases,
+    matrix_cases,
     parse_case_id,
     select_cases,
     shard_of,
@@ -25,7 +25,7 @@ from peft_regress.records import Case
 @dataclass(frozen=True)
 class Thing:
     name: str
-    default: bool = True
+    matrices: tuple[str, ...] = ("default",)
     ranks: tuple[int, ...] = field(default=())
 
 
@@ -35,42 +35,46 @@ def _own_registry(clean_registry: None) -> None:
 
 
 def test_default_matrix_pairs_everything_once() -> None:
-    ids = [case.id for case in default_cases()]
+    ids = [case.id for case in matrix_cases()]
     assert len(ids) == len(set(ids))
-    ranked = sum(len(method.ranks) or 1 for method in registry.items("method") if method.default)
+    ranked = sum(
+        len(method.ranks) or 1
+        for method in registry.items("method")
+        if "default" in method.matrices
+    )
     assert len(ids) == 2 * 4 * ranked
 
 
 def test_order_is_stable() -> None:
-    assert default_cases() == default_cases()
+    assert matrix_cases() == matrix_cases()
 
 
 def test_one_tasks_cases_are_its_part_of_the_matrix() -> None:
-    assert default_cases("shift") == [case for case in default_cases() if case.task == "shift"]
+    assert matrix_cases(task="shift") == [case for case in matrix_cases() if case.task == "shift"]
 
 
 def test_unknown_task_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="unknown task 'shfit'"):
-        default_cases("shfit")
+        matrix_cases(task="shfit")
 
 
 @pytest.mark.parametrize("kind", ["task", "method", "architecture"])
 def test_what_is_no_default_stays_out_of_the_default_matrix(kind: Any) -> None:
-    before = default_cases()
-    registry.add(kind, Thing("optional", default=False))
-    assert default_cases() == before
+    before = matrix_cases()
+    registry.add(kind, Thing("optional", matrices=()))
+    assert matrix_cases() == before
 
 
 def test_a_task_that_is_named_has_its_cases_even_if_it_is_no_default() -> None:
     """Else a benchmark parametrized by it would be skipped for want of parameters."""
-    registry.add("task", Thing("optional", default=False))
-    assert len(default_cases("optional")) == len(default_cases("shift"))
+    registry.add("task", Thing("optional", matrices=()))
+    assert len(matrix_cases(task="optional")) == len(matrix_cases(task="shift"))
 
 
 def test_what_a_user_adds_is_paired_with_everything() -> None:
-    before = len(default_cases())
+    before = len(matrix_cases())
     registry.add("task", Thing("mine"))
-    assert len(default_cases()) == before // 2 * 3
+    assert len(matrix_cases()) == before // 2 * 3
 
 
 def test_params_carry_id_and_marker() -> None:
@@ -87,7 +91,7 @@ def test_params_carry_id_and_marker() -> None:
     }
 
 
-@pytest.mark.parametrize("case", default_cases(), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", matrix_cases(), ids=lambda case: case.id)
 def test_an_id_reads_back_as_its_case(case: Case) -> None:
     assert parse_case_id(case.id) == case
 
@@ -140,7 +144,7 @@ def test_a_rank_outside_the_default_matrix_is_allowed() -> None:
 
 
 def test_without_a_pattern_all_are_selected() -> None:
-    assert select_cases(None) == default_cases()
+    assert select_cases(None) == matrix_cases()
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
         select_cases(pattern)
 
 
-CASES = default_cases()
+CASES = matrix_cases()
 ARCHITECTURES = sorted({case.architecture for case in CASES})
 
 

@@ -7,18 +7,17 @@ import dataclasses
 import pytest
 from tiny_network import TinyArchitecture
 
+from peft_regress import adaptation, registry
 from peft_regress import measure as measuring
-from peft_regress import registry
-from peft_regress.errors import AbsentError, SourceError, UnknownNameError
-from peft_regress.measure import (
+from peft_regress.adaptation import (
     Adaptation,
     CostSettings,
     ProfileCache,
     adaptation_cost,
     cost_metrics,
-    define,
-    measure,
 )
+from peft_regress.errors import AbsentError, SourceError, UnknownNameError
+from peft_regress.measure import define, measure
 from peft_regress.metrics import COST_METRICS, METRICS
 from peft_regress.records import Case
 
@@ -132,9 +131,9 @@ def test_untimed_measuring_claims_no_time(tiny):
 
 def test_both_tasks_of_a_pairing_share_one_profile(tiny, monkeypatch):
     profiles, calls = ProfileCache(), []
-    profile = measuring.profile_step
+    profile = adaptation.profile_step
     monkeypatch.setattr(
-        measuring, "profile_step", lambda *a, **k: calls.append(k) or profile(*a, **k)
+        adaptation, "profile_step", lambda *a, **k: calls.append(k) or profile(*a, **k)
     )
     for task in ("shift", "unseen"):
         measured(tiny, case(task=task), profiles=profiles)

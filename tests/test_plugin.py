@@ -29,7 +29,7 @@ for kind, kept in (("architecture", ()), ("method", {methods!r}), ("task", {task
             registry.remove(kind, name)
 {extra}
 for name in {architectures!r}:
-    registry.add("architecture", Architecture(name=name, default=True))
+    registry.add("architecture", Architecture(name=name, matrices=("default",)))
 """
 
 SUITE = """

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.gate import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
-from peft_regress.matrix import default_cases
+from peft_regress.matrix import matrix_cases
 from peft_regress.metrics import METRICS
 from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import (
@@ -269,11 +269,11 @@ def widest(text: str) -> int:
 
 
 def test_the_table_of_the_default_matrix_fits_and_cuts_nothing_off() -> None:
-    table = results_table(make_run(*(make_record(case.id, WIDE) for case in default_cases())))
+    table = results_table(make_run(*(make_record(case.id, WIDE) for case in matrix_cases())))
     assert widest(table) <= 100
     assert "\u2026" not in table
     rows = table.splitlines()[1:]
-    assert [row.split()[0] for row in rows] == sorted(case.id for case in default_cases())
+    assert [row.split()[0] for row in rows] == sorted(case.id for case in matrix_cases())
     assert rows[0].split()[1:] == [
         "11,181,642", "42.71", "3.639", "7.271", "320.0", "12900", "100.0", "%", "1234.6",
     ]  # fmt: skip
@@ -283,7 +283,7 @@ def test_a_case_that_failed_does_not_squeeze_the_table() -> None:
     error = Failure(type="ValueError", message="Target modules not found in the base model " * 5)
     failed = make_record(FULL, status="unsupported", error=error)
     table = results_table(
-        make_run(failed, *(make_record(case.id, WIDE) for case in default_cases()[1:9]))
+        make_run(failed, *(make_record(case.id, WIDE) for case in matrix_cases()[1:9]))
     )
     assert widest(table) <= 100
     assert "11,181,642" in table
@@ -319,17 +319,17 @@ def test_the_table_is_plain_text_in_a_terminal_too(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("change", [{}, {"forward_flops": 3_999_999_999}, None])
 def test_the_text_of_the_default_matrix_fits(change: dict[str, int] | None) -> None:
     """All new, all regressed, or all without metrics."""
-    old = [] if change == {} else [make_record(case.id) for case in default_cases()]
+    old = [] if change == {} else [make_record(case.id) for case in matrix_cases()]
     metrics = {} if change is None else {**VALUES, **change}
-    text = reports(old, make_run(*(make_record(case.id, metrics) for case in default_cases())))[0]
+    text = reports(old, make_run(*(make_record(case.id, metrics) for case in matrix_cases())))[0]
     assert widest(text) <= 100
-    for case in default_cases():
+    for case in matrix_cases():
         assert case.id in text
 
 
 def test_the_text_of_a_run_that_holds_nothing_fits() -> None:
     run = make_run(make_record("a/b/c"))
-    text = reports([make_record(case.id) for case in default_cases()], run)[0]
+    text = reports([make_record(case.id) for case in matrix_cases()], run)[0]
     assert widest(text) <= 100
     assert "96 missing" in text
 

@@ -274,4 +274,4 @@ def test_the_two_tasks_are_defined_apart() -> None:
 def test_entry_points_name_the_two_tasks() -> None:
     for task in (SHIFT, UNSEEN):
         assert registry.get("task", task.name) is task
-        assert task.default
+        assert "default" in task.matrices

@@ -36,7 +36,7 @@ class TinyArchitecture:
 
     name: str = "tiny"
     head: str = "head"
-    default: bool = False
+    matrices: tuple[str, ...] = ()
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build under a seed."""

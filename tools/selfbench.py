@@ -235,6 +235,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare what both do outside training and evaluation, whose own noise is larger than that."""
     from peft_regress import finetune, measure, registry
+    from peft_regress.adaptation import ProfileCache
     from peft_regress.finetune import single_thread
     from peft_regress.matrix import parse_case_id
     from peft_regress.sources import build_source
@@ -268,7 +269,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
             train(model, optimizer, data, seed=seed, first=measure.FIRST_LOSSES)
             test(model, data.test_images, data.test_labels)
 
-    profiles = measure.ProfileCache()
+    profiles = ProfileCache()
 
     def harnessed() -> None:
         measure.measure(case, baselines=_BASELINES, profiles=profiles)

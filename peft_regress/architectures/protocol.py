@@ -18,8 +18,8 @@ class Architecture(Protocol):
         """The name in a case id."""
 
     @property
-    def default(self) -> bool:
-        """Whether the architecture belongs to the default matrix."""
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that it belongs to, such as `default` and `extended`; or none."""
 
     @property
     def head(self) -> str:

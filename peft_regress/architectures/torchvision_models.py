@@ -26,7 +26,7 @@ class TorchvisionModel:
 
     name: str
     head: str
-    default: bool = True
+    matrices: tuple[str, ...] = ("default", "extended")
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build the model with random weights drawn under `seed`; global generators stay as is."""

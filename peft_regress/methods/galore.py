@@ -39,7 +39,7 @@ class GaLore:
     scale: float = 0.25
     proj_type: str = "std"
     ranks: tuple[int, ...] = (1, 4, 16)
-    default: bool = True
+    matrices: tuple[str, ...] = ("default",)
     trains_batch_norm_statistics: bool = False
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:

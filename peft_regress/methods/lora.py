@@ -47,7 +47,7 @@ class LowRankAdapter:
     name: str
     use_dora: bool
     ranks: tuple[int, ...] = (1, 4, 16)
-    default: bool = True
+    matrices: tuple[str, ...] = ("default",)
     trains_batch_norm_statistics: bool = False
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:

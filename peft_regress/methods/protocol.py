@@ -24,11 +24,11 @@ class Method(Protocol):
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks of the default matrix; empty where the method has no rank."""
+        """The ranks in a matrix; empty where the method has no rank."""
 
     @property
-    def default(self) -> bool:
-        """Whether the method belongs to the default matrix."""
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that it belongs to, such as `default` and `extended`; or none."""
 
     @property
     def trains_batch_norm_statistics(self) -> bool:

@@ -42,7 +42,7 @@ class Selective:
     trains: Literal["all", "head"]
     trains_batch_norm_statistics: bool = False
     ranks: tuple[int, ...] = ()
-    default: bool = True
+    matrices: tuple[str, ...] = ("default",)
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
         """Return all that is set by hand, for the definition."""

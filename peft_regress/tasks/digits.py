@@ -36,7 +36,7 @@ class DigitsTask:
     paper: float = 0.0
     ink: float = 1.0
     grain: float = 0.0
-    default: bool = True
+    matrices: tuple[str, ...] = ("default",)
 
     def definition(self) -> dict[str, Json]:
         """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
@@ -130,5 +130,6 @@ SHIFT = DigitsTask(
     paper=0.4,
     ink=0.7,
     grain=0.05,
+    matrices=("default", "extended"),
 )
 UNSEEN = DigitsTask(name="unseen", scanner="sklearn", classes=NUM_CLASSES, new_head=True)

@@ -34,8 +34,8 @@ class Task(Protocol):
         """The name in a case id."""
 
     @property
-    def default(self) -> bool:
-        """Whether the task belongs to the default matrix."""
+    def matrices(self) -> tuple[str, ...]:
+        """The matrices that it belongs to, such as `default` and `extended`; or none."""
 
     def definition(self) -> dict[str, Json]:
         """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
