@@ -6,21 +6,30 @@ run file keeps of it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import torch
+
 from peft_regress import registry
 from peft_regress.cost import Loss, StepCost, profile_step
+from peft_regress.cost.attribution import module_names
 from peft_regress.errors import InputError
 from peft_regress.finetune import set_modes
-from peft_regress.metrics import COST_METRICS, make_metric
-from peft_regress.records import Ledger, Metric
+from peft_regress.ledger import pack
+from peft_regress.methods.parts import cast_base
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor, nn
 
     from peft_regress.architectures.protocol import Architecture
+    from peft_regress.ledger import Rows
     from peft_regress.methods.protocol import Method
+    from peft_regress.records import Ledger, Metric
 
 __all__ = [
     "Adaptation",
@@ -34,7 +43,6 @@ __all__ = [
 ]
 
 _COST_SEED: Final = 0
-_CATEGORIES_BY_MODULE: Final = frozenset({"activation", "temp", "grad"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,8 @@ class CostReport:
     trainable_params: int
     total_params: int
     adapter_bytes: int
+    shipped_bytes: Mapping[str, int]
+    """`adapter_bytes` by module."""
 
 
 class ProfileCache:
@@ -87,6 +97,7 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
     method: Method = registry.get("method", adaptation.method)
     architecture: Architecture = registry.get("architecture", adaptation.architecture)
     model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
+    model = cast_base(model, method.base_dtype)
     model = method.adapt(model, head=architecture.head, rank=adaptation.rank, seed=_COST_SEED)
     if settings.freeze_head:
         _freeze_head(model, architecture.head)
@@ -100,14 +111,16 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
         input_shape=(settings.batch, 3, settings.resolution, settings.resolution),
         num_classes=settings.classes,
         loss=settings.loss,
+        dtype=getattr(torch, method.base_dtype),
     )
     parameters = list(model.parameters())
-    shipped = method.shipped_tensors(model)
+    shipped_bytes = _bytes_by_module(model, method.shipped_tensors(model).values())
     return CostReport(
         step=step,
         trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
         total_params=sum(p.numel() for p in parameters),
-        adapter_bytes=sum(t.numel() * t.element_size() for t in shipped.values()),
+        adapter_bytes=sum(shipped_bytes.values()),
+        shipped_bytes=shipped_bytes,
     )
 
 
@@ -115,7 +128,7 @@ def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
     """Profile for a user: whatever a library says of wrong settings becomes an `InputError`."""
     try:
         return adaptation_cost(adaptation, settings)
-    except (ValueError, RuntimeError, NotImplementedError, OverflowError, TypeError) as error:
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         msg = f"{adaptation} cannot be profiled with {settings}: {type(error).__name__}: {error}"
         raise InputError(msg) from error
 
@@ -131,23 +144,38 @@ def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
     return metrics
 
 
-def step_ledger(step: StepCost) -> Ledger:
-    """Keep what attribution needs, and no more: a run file holds one of these a case.
+def step_ledger(one: CostReport, many: CostReport) -> Ledger:
+    """Return where the costs of a step come from, at batch 1 and at batch 32, for the run file."""
+    rows: dict[str, Rows] = defaultdict(dict)
+    rows["adapter_bytes"] = {(module, "ship"): size for module, size in one.shipped_bytes.items()}
+    for suffix, step in (("", one.step), (BATCH_SUFFIX, many.step)):
+        for site in step.flops_by_site:
+            place = site.module, site.operator
+            rows[f"{site.phase}_flops{suffix}"][place] = site.flops
+            if site.phase in {"forward", "backward"}:
+                rows[f"paper_{site.phase}_flops{suffix}"][place] = site.paper_flops
+        for held in step.bytes_at_highs:
+            rows[f"peak_{held.category}_bytes{suffix}"][held.module, held.category] = held.bytes
+        for held in step.bytes_at_peak:
+            rows["peak_bytes" + suffix][held.module, held.category] = held.bytes
+        for held in step.state_bytes:
+            rows["optimizer_state_bytes" + suffix][held.module, held.category] = held.bytes
+    phases = {"peak_bytes": one.step.peak_phase, "peak_bytes" + BATCH_SUFFIX: many.step.peak_phase}
+    return pack(rows, peak_phase=phases)
 
-    Modules where a change can hide in one of them: FLOPs of forward and backward, activations,
-    gradients. The optimizer treats every tensor alike, so its operators tell more than modules.
-    """
-    flops: dict[str, dict[str, dict[str, int]]] = {}
-    for site in step.flops_by_site:
-        module = "" if site.phase == "optimizer" else site.module
-        operators = flops.setdefault(site.phase, {}).setdefault(module, {})
-        operators[site.operator] = operators.get(site.operator, 0) + site.flops
-    sizes: dict[str, dict[str, int]] = {}
-    for place in step.bytes_at_peak:
-        by_module = sizes.setdefault(place.category, {})
-        module = place.module if place.category in _CATEGORIES_BY_MODULE else ""
-        by_module[module] = by_module.get(module, 0) + place.bytes
-    return Ledger(flops=flops, bytes=sizes)
+
+def _bytes_by_module(model: nn.Module, tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Return the bytes of tensors by the module that has them; '' has what none has."""
+    owners = {
+        tensor.untyped_storage().data_ptr(): name
+        for module, name in module_names(model).items()
+        for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    }
+    found: dict[str, int] = {}
+    for tensor in tensors:
+        owner = owners.get(tensor.untyped_storage().data_ptr(), "")
+        found[owner] = found.get(owner, 0) + tensor.numel() * tensor.element_size()
+    return found
 
 
 def _freeze_head(model: nn.Module, head: str) -> None:

@@ -1,34 +1,71 @@
-"""Name the modules and ops that a change in FLOPs or peak bytes comes from. Pure.
+"""Name the modules, operators and categories that a change of FLOPs or bytes comes from. Pure.
 
-The rows of a difference add up exactly to the change of the total they explain.
+A breakdown adds up exactly: its rows, what did not move, and what a ledger fails to account for,
+are the metric, on either side.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+from peft_regress.errors import UnknownNameError
+from peft_regress.ledger import LEDGER_METRICS, is_of_before, operator_rows_of, rows_of
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
 
 if TYPE_CHECKING:
-    from peft_regress.records import Ledger
+    from collections.abc import Callable, Collection, Iterable
 
-__all__ = ["Contribution", "explain_metric"]
+    from peft_regress.ledger import Rows
+    from peft_regress.records import Ledger, Record
+    from peft_regress.units import Unit
 
-_PHASES = {
-    "forward_flops": "forward",
-    "backward_flops": "backward",
-    "optimizer_flops": "optimizer",
-    "projection_flops": "projection",
-}
+    View = Callable[[Ledger, str], Rows | None]
+
+__all__ = [
+    "COSTS",
+    "Breakdown",
+    "Contribution",
+    "LayerChange",
+    "MetricChange",
+    "Side",
+    "changed_costs",
+    "explain_metric",
+]
+
+Side = Literal["old", "new"]
+By = Literal["module", "operator"]
+Value = int | float | None
+
+COSTS: tuple[str, ...] = tuple(
+    name
+    for name in METRICS
+    if name.removesuffix(BATCH_SUFFIX) in COST_METRICS
+    or name in {"trainable_params", "total_params", "adapter_bytes"}
+)
+"""What a pairing costs, whatever it is trained on: the metrics that `explain` explains."""
+
+_WRAPPED = ".base_layer"
+"""What peft calls the module that an adapter wraps."""
+
+_MATRIX_WORK = frozenset(
+    {"forward_flops", "backward_flops", "paper_forward_flops", "paper_backward_flops"}
+)
+_ONCE_COLLAPSED = frozenset({"param", "buffer", "optimizer"})
+"""Categories that earlier ledgers held for the whole model, under the module ''."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What one module's op (or one category's bytes in a module) adds to a change."""
+    """What one module's operator, or one category's bytes in a module, adds to a change."""
 
     module: str
     what: str
     old: int
     new: int
+    only_in: Side | None = None
+    """The side that has a module of this name, where the other has none."""
 
     @property
     def change(self) -> int:
@@ -36,35 +73,226 @@ class Contribution:
         return self.new - self.old
 
 
-def explain_metric(metric: str, old: Ledger, new: Ledger) -> tuple[Contribution, ...]:
-    """Return the contributions to a metric's change, the largest first.
+@dataclass(frozen=True, kw_only=True)
+class LayerChange:
+    """What one layer, with the adapter that wraps it, adds to a change by one operator."""
 
-    Empty for a metric that the ledger, which is batch 1's, does not attribute.
+    layer: str
+    what: str
+    old: int
+    new: int
+    rows: tuple[Contribution, ...]
+    """The layer's modules that moved, the largest change first."""
+    base_runs: int | None
+    """How many more runs of the wrapped layer's own operator the change equals, where whole."""
+
+    @property
+    def change(self) -> int:
+        """Return new minus old."""
+        return self.new - self.old
+
+    @property
+    def base(self) -> str:
+        """Name the module that the adapter wraps."""
+        return self.layer + _WRAPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """One way to split the change of a metric."""
+
+    by: By
+    rows: tuple[Contribution, ...]
+    """What moved, the largest change first."""
+    layers: tuple[LayerChange, ...]
+    """The same rows by layer, with what of the layer did not move."""
+    unmoved: int
+    """What the layers that did not move add up to, on either side."""
+    unattributed: tuple[int | float, int | float]
+    """What the metric has beyond its ledger, old and new: (0, 0) unless a ledger is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricChange:
+    """How a cost metric moved, and where."""
+
+    metric: str
+    unit: Unit
+    old: Value
+    new: Value
+    breakdowns: tuple[Breakdown, ...]
+    """By module; of `optimizer_flops` also by operator. None where a ledger does not hold it."""
+    not_held_by: tuple[Side, ...]
+    """The sides whose ledger should have rows of this metric and has none."""
+    peak_phases: tuple[str, str] | None
+    """In which phase of the step the peak occurs, old and new; of `peak_bytes` alone."""
+
+    @property
+    def change(self) -> int | float:
+        """Return new minus old, a metric that is absent being 0."""
+        return (self.new or 0) - (self.old or 0)
+
+    @property
+    def relative_change(self) -> float | None:
+        """Return the change relative to the old value; None where there was nothing."""
+        return self.change / self.old if self.old else None
+
+    @property
+    def shortest(self) -> tuple[Contribution, ...]:
+        """Return the rows of the breakdown that tells the change in the fewest."""
+        return min((split.rows for split in self.breakdowns), key=len, default=())
+
+
+def changed_costs(
+    old: Record, new: Record, *, only: Collection[str] = ()
+) -> tuple[MetricChange, ...]:
+    """Return every cost metric whose value differs, or that one side has alone.
+
+    With `only`, those metrics instead, changed or not. Raises `UnknownNameError` for one that is no
+    cost. A record that is not `ok` has no costs, and nothing is returned.
     """
-    if metric in _PHASES:
-        before = _flat_flops(old, _PHASES[metric])
-        after = _flat_flops(new, _PHASES[metric])
-    elif metric == "peak_bytes":
-        before, after = _flat_bytes(old), _flat_bytes(new)
-    else:
+    for metric in only:
+        if metric not in COSTS:
+            known = [name for name in COSTS if not name.endswith(BATCH_SUFFIX)]
+            large = [name for name in COSTS if name.endswith(BATCH_SUFFIX)]
+            kind = "cost metric"
+            raise UnknownNameError(kind, metric, known, unlisted={f"*{BATCH_SUFFIX}": large})
+    if not old.status == new.status == "ok":
         return ()
-    rows = [
-        Contribution(module=module, what=what, old=before.get(key, 0), new=after.get(key, 0))
-        for key in before.keys() | after.keys()
-        for module, what in (key,)
+    chosen = [metric for metric in COSTS if metric in only] or [
+        metric for metric in COSTS if _value(metric, old) != _value(metric, new)
     ]
-    moved = [row for row in rows if row.change]
-    return tuple(sorted(moved, key=lambda row: (-abs(row.change), row.module, row.what)))
+    return tuple(explain_metric(metric, old, new) for metric in chosen)
 
 
-def _flat_flops(ledger: Ledger, phase: str) -> dict[tuple[str, str], int]:
-    modules = ledger.flops.get(phase, {})
-    return {(module, op): flops for module, ops in modules.items() for op, flops in ops.items()}
+def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
+    """Return how a metric of two records moved, split as far as both their ledgers hold it."""
+    views: dict[By, View] = {}
+    if metric in LEDGER_METRICS:
+        views["module"] = rows_of
+        if metric.removesuffix(BATCH_SUFFIX) == "optimizer_flops":
+            views["operator"] = operator_rows_of
+    held: dict[By, dict[Side, Rows]] = {by: {} for by in views}
+    records: dict[Side, Record] = {"old": old, "new": new}
+    for by, view in views.items():
+        for side, record in records.items():
+            rows = view(record.ledger, metric)
+            if rows is not None or not _value(metric, record):
+                held[by][side] = rows or {}
+    phases = (old.ledger.peak_phase.get(metric), new.ledger.peak_phase.get(metric))
+    return MetricChange(
+        metric=metric,
+        unit=METRICS[metric].unit,
+        old=_value(metric, old),
+        new=_value(metric, new),
+        breakdowns=tuple(
+            _breakdown(by, metric, (sides["old"], sides["new"]), records=(old, new))
+            for by, sides in held.items()
+            if len(sides) == len(records)
+        ),
+        not_held_by=tuple(
+            side for side in records if held and all(side not in sides for sides in held.values())
+        ),
+        peak_phases=(phases[0], phases[1]) if phases[0] and phases[1] else None,
+    )
 
 
-def _flat_bytes(ledger: Ledger) -> dict[tuple[str, str], int]:
-    return {
-        (module, category): size
-        for category, modules in ledger.bytes.items()
-        for module, size in modules.items()
-    }
+def _value(metric: str, record: Record) -> Value:
+    found = record.metrics.get(metric)
+    return None if found is None else found.value
+
+
+def _breakdown(
+    by: By, metric: str, sides: tuple[Rows, Rows], *, records: tuple[Record, Record]
+) -> Breakdown:
+    before, after = sides
+    ledgers = [record.ledger for record in records]
+    if metric == "peak_bytes" and len({is_of_before(ledger) for ledger in ledgers}) > 1:
+        before, after = _collapsed(before), _collapsed(after)
+    only_in = _exclusive_modules(*ledgers)
+    rows = [
+        Contribution(
+            module=key[0],
+            what=key[1],
+            old=before.get(key, 0),
+            new=after.get(key, 0),
+            only_in=only_in.get(key[0]),
+        )
+        for key in before.keys() | after.keys()
+    ]
+    rows.sort(key=_largest_first)
+    modules = {row.module for row in rows}.union(*(ledger.modules for ledger in ledgers))
+    layers = _layers(
+        rows, modules, of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in _MATRIX_WORK
+    )
+    moved = tuple(row for row in rows if row.change)
+    values = [_value(metric, record) or 0 for record in records]
+    return Breakdown(
+        by=by,
+        rows=moved,
+        layers=tuple(layer for layer in layers if layer.rows),
+        unmoved=sum(layer.old for layer in layers if not layer.rows),
+        unattributed=(values[0] - sum(before.values()), values[1] - sum(after.values())),
+    )
+
+
+def _largest_first(row: Contribution) -> tuple[int, str, str]:
+    return -abs(row.change), row.module, row.what
+
+
+def _collapsed(rows: Rows) -> Rows:
+    """Return rows as earlier ledgers had them: some categories for the whole model."""
+    found: Rows = defaultdict(int)
+    for (module, category), size in rows.items():
+        found["" if category in _ONCE_COLLAPSED else module, category] += size
+    return found
+
+
+def _exclusive_modules(old: Ledger, new: Ledger) -> dict[str, Side]:
+    """Return the modules that only one side has; earlier ledgers do not name all they have."""
+    if is_of_before(old) or is_of_before(new) or not (old.modules and new.modules):
+        return {}
+    gone: dict[str, Side] = dict.fromkeys(old.modules.keys() - new.modules.keys(), "old")
+    come: dict[str, Side] = dict.fromkeys(new.modules.keys() - old.modules.keys(), "new")
+    return {module: side for module, side in (gone | come).items() if module}
+
+
+def _layers(
+    rows: Iterable[Contribution], modules: Iterable[str], *, of_matrix_work: bool
+) -> list[LayerChange]:
+    """Group rows, which come the largest first, by layer and operator."""
+    wrapped = {name.removesuffix(_WRAPPED) for name in modules if name.endswith(_WRAPPED)}
+    groups: dict[tuple[str, str], list[Contribution]] = defaultdict(list)
+    for row in rows:
+        groups[_layer_of(row.module, wrapped), row.what].append(row)
+    layers = [
+        LayerChange(
+            layer=layer,
+            what=what,
+            old=sum(row.old for row in group),
+            new=sum(row.new for row in group),
+            rows=tuple(row for row in group if row.change),
+            base_runs=_base_runs(layer, group) if of_matrix_work else None,
+        )
+        for (layer, what), group in groups.items()
+    ]
+    return sorted(layers, key=lambda found: (-abs(found.change), found.layer, found.what))
+
+
+def _layer_of(module: str, wrapped: Collection[str]) -> str:
+    """Return the layer that an adapter's part belongs to; any other module is its own."""
+    name = module
+    while name and name not in wrapped:
+        name = name.rpartition(".")[0]
+    return name or module
+
+
+def _base_runs(layer: str, rows: Iterable[Contribution]) -> int | None:
+    """Return how many runs of the wrapped module's operator a layer's change equals, if whole."""
+    change = sum(row.change for row in rows)
+    sizes = {n for row in rows if row.module == layer + _WRAPPED for n in (row.old, row.new) if n}
+    # Where its own number moved, the smaller one is a run.
+    once = min(sizes, default=0)
+    if not change or not once or any(size % once for size in (change, *sizes)):
+        return None
+    return change // once

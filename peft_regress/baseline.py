@@ -3,50 +3,80 @@
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.errors import InputError
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.files import is_folder
 from peft_regress.gate import Observation, observations_of
-from peft_regress.store import baseline_files, is_folder, read_run, read_runs
+from peft_regress.matrix import split_case_id
+from peft_regress.shards import read_run
+from peft_regress.store import baseline_files, read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.store import StoredRun
+    from peft_regress.run_files import RunFile
 
-__all__ = ["load_references", "newest_references"]
+__all__ = ["load_references", "named_case", "named_cases", "newest_references"]
 
 
 def load_references(root: Path, selector: str | None) -> dict[str, Observation]:
     """Return what each case is judged by.
 
     Without a selector: per case, the newest entry of role `baseline` in the storage `root`. With
-    one: a run file, a folder of shards, another storage, or the name of an entry of `root`
-    (`0003`, or `0003_peft-0.21.2`). Raises `InputError` where the selector fits nothing.
+    one: what `named_cases` finds. Raises `InputError` where the selector fits nothing.
     """
     if selector is None:
         return newest_references(read_runs(root))
-    path = Path(selector)
+    try:
+        return named_cases(root, selector)
+    except AbsentError as error:
+        msg = f"--regress-baseline {error}"
+        raise InputError(msg) from None
+
+
+def named_cases(root: Path, name: str) -> dict[str, Observation]:
+    """Return the cases of what is named, by id.
+
+    A run file, a folder of shards, a storage (of each case its newest baseline), or an entry of the
+    storage `root` (`0003`, or `0003_peft-0.21.2`). Raises `AbsentError` where it is none of these.
+    """
+    path = Path(name)
     if is_folder(path) and baseline_files(path):
         return newest_references(read_runs(path))
     if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)
         return observations_of(read_run(path).run, str(path))
+    entries = baseline_files(root)
     named = [
-        file
-        for file in baseline_files(root)
-        if selector in (file.stem, file.name, file.stem.partition("_")[0])
+        file for file in entries if name in (file.stem, file.name, file.stem.partition("_")[0])
     ]
     if len(named) == 1:
         return observations_of(read_run(named[0]).run, named[0].stem)
-    known = ", ".join(file.stem for file in baseline_files(root)) or "none"
+    known = ", ".join(file.stem for file in entries) or "none"
     what = "fits several entries" if named else "is no file and no entry"
-    msg = f"--regress-baseline {selector!r} {what} of {root}. Entries: {known}."
-    raise InputError(msg)
+    msg = f"{name!r} {what} of {root}. Entries: {known}."
+    raise AbsentError(msg)
 
 
-def newest_references(stored: Iterable[StoredRun]) -> dict[str, Observation]:
+def named_case(root: Path, name: str, case: str) -> Observation:
+    """Return one case of what is named, as `named_cases` finds it.
+
+    Raises `InputError` for what is no case id, `AbsentError` where there is no such case.
+    """
+    split_case_id(case)
+    cases = named_cases(root, name)
+    if case not in cases:
+        close = difflib.get_close_matches(case, sorted(cases), n=3) or sorted(cases)[:3]
+        hint = f" There are: {', '.join(close)}." if close else ""
+        msg = f"{name} holds no case {case!r}; it holds {len(cases)}.{hint}"
+        raise AbsentError(msg)
+    return cases[case]
+
+
+def newest_references(stored: Iterable[RunFile]) -> dict[str, Observation]:
     """Return per case the newest entry of role `baseline`, by date of acceptance."""
     baselines = [
         entry
@@ -61,7 +91,7 @@ def newest_references(stored: Iterable[StoredRun]) -> dict[str, Observation]:
     return references
 
 
-def _accepted_at(entry: StoredRun) -> dt.datetime:
+def _accepted_at(entry: RunFile) -> dt.datetime:
     # Reading checked the date; only accepted entries are asked for it.
     accepted = entry.run.accepted
     date = accepted.date if accepted else "0001-01-01T00:00:00+00:00"

@@ -135,7 +135,7 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
     from peft_regress import report
     from peft_regress.gate import judge, observations_of
     from peft_regress.report.lines import accept_hint
-    from peft_regress.store import read_run
+    from peft_regress.shards import read_run
 
     before, after = read_run(old), read_run(new)
     references = observations_of(before.run, str(old))
@@ -155,6 +155,49 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
 
 
 @cli.command()
+@click.argument("old")
+@click.argument("new")
+@click.argument("case")
+@click.option("--metric", "metrics", multiple=True, help="Only this one; may be repeated.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Print so many layers of a metric, and the rest as one line; JSON has all.",
+)
+@_format_option
+@_baselines_option
+def explain(  # noqa: PLR0913  (arguments and options)
+    old: str,
+    new: str,
+    case: str,
+    metrics: tuple[str, ...],
+    *,
+    top: int,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show which modules and operators a change in the costs of CASE comes from.
+
+    OLD and NEW are run files, folders of shards, baseline storages, or entries of the storage such
+    as 0001.
+    """
+    from peft_regress import report
+    from peft_regress.attribution import changed_costs
+    from peft_regress.baseline import named_case
+
+    before, after = (named_case(baselines, name, case) for name in (old, new))
+    changes = changed_costs(before.record, after.record, only=metrics)
+    if output == "json":
+        _print_json(report.encode_explanation(before, after, changes))
+    elif output == "markdown":
+        click.echo(report.explanation_markdown(before, after, changes, top=top))
+    else:
+        click.echo(report.explanation_text(before, after, changes, top=top))
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--reason", required=True, help="Why the new numbers are right.")
 @click.option("--history", is_flag=True, help="Store for history only; never gates.")
@@ -162,12 +205,13 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
 def accept(run: Path, reason: str, baselines: Path, *, history: bool) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
     from peft_regress.report import contents_line
-    from peft_regress.store import accept_run, read_run
+    from peft_regress.run_files import read_run_file
+    from peft_regress.store import accept_run
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     stored = accept_run(run, root=baselines, reason=reason, date=date, history=history)
     click.echo(f"stored {stored}")
-    click.echo(contents_line(read_run(stored).run))
+    click.echo(contents_line(read_run_file(stored).run))
 
 
 @cli.command()

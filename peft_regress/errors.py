@@ -7,10 +7,11 @@ The offending values stay on the exception as attributes, so that a caller need 
 from __future__ import annotations
 
 import difflib
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = [
@@ -38,16 +39,31 @@ class AbsentError(PeftRegressError):
 
 
 class UnknownNameError(InputError):
-    """A method, architecture, task or case that nothing has registered."""
+    """A method, architecture, task or case that nothing has registered.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    `unlisted` has names that are known too, by the family that has them: too many for a message,
+    but the closest match may be one of them.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        name: str,
+        known: Iterable[str],
+        *,
+        unlisted: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         self.kind = kind
         self.name = name
         self.known = tuple(sorted(known))
-        close = difflib.get_close_matches(name, self.known, n=1)
+        self.unlisted = {family: tuple(names) for family, names in (unlisted or {}).items()}
+        candidates = {*self.known, *chain.from_iterable(self.unlisted.values())}
+        # Sorted, so that of two names that are equally close it is always the same.
+        close = difflib.get_close_matches(name, sorted(candidates), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         listed = ", ".join(self.known) if self.known else "none is registered"
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {listed}.")
+        more = "".join(f", {len(n)} of {family}" for family, n in self.unlisted.items())
+        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {listed}{more}.")
 
 
 class RunFileError(InputError):

@@ -32,6 +32,7 @@ __all__ = [
     "BATCH_SIZE",
     "STEPS",
     "TrainingRun",
+    "cross_entropy",
     "evaluate",
     "finetune",
     "loop_definition",
@@ -98,6 +99,11 @@ def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
                 module.train()
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss in nats, of logits in half precision as of their float32 values."""
+    return functional.cross_entropy(logits.float(), labels)
+
+
 @single_thread()
 def finetune(  # noqa: PLR0913  (each is one setting of the loop)
     model: nn.Module,
@@ -129,7 +135,7 @@ def finetune(  # noqa: PLR0913  (each is one setting of the loop)
             group["lr"] = peak * 0.5 * (1 + math.cos(math.pi * step / steps))
         started = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss = functional.cross_entropy(model(images), labels)
+        loss = cross_entropy(model(images), labels)
         value = loss.item()
         if not math.isfinite(value):
             raise NonFiniteLossError(step=step + 1, loss=value, seed=seed)
@@ -149,7 +155,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
     model.eval()
     with torch.inference_mode():
         logits = torch.cat([model(batch) for batch in torch.split(images, _EVALUATION_BATCH)])
-        loss = functional.cross_entropy(logits, labels).item()  # logits: (count, classes)
+        loss = cross_entropy(logits, labels).item()  # logits: (count, classes)
         correct = (logits.argmax(dim=1) == labels).sum().item()
     return correct / len(labels), loss
 

@@ -31,6 +31,7 @@ __all__ = [
     "parse_case_id",
     "select_cases",
     "shard_of",
+    "split_case_id",
 ]
 
 DEFAULT_MATRIX: Final = "default"
@@ -73,6 +74,9 @@ def check_matrix(matrix: str) -> None:
 
 def matrices_of(case: Case) -> frozenset[str]:
     """Return the matrices that a case belongs to; none for names that nobody registers."""
+    if case.architecture not in registry.names("architecture"):
+        # One of a family belongs to no matrix, and to ask the family would import torch.
+        return frozenset()
     try:
         items = (
             registry.get("task", case.task),
@@ -103,13 +107,18 @@ def case_params(task: str | None = None, *, matrix: str = DEFAULT_MATRIX) -> lis
     ]
 
 
-def parse_case_id(text: str) -> Case:
-    """Read a case id such as `shift/lora-r4/resnet18`; every name in it must be registered."""
+def split_case_id(text: str) -> list[str]:
+    """Return the three parts of a case id, or raise `InputError`; no name is looked up."""
     parts = text.split("/")
     if len(parts) != 3 or not all(parts):  # noqa: PLR2004  (the three parts of an id)
         msg = f"{text!r} is not a case id: <task>/<method>-r<rank>/<architecture> is wanted"
         raise InputError(msg)
-    task, ranked, architecture = parts
+    return parts
+
+
+def parse_case_id(text: str) -> Case:
+    """Read a case id such as `shift/lora-r4/resnet18`; every name in it must be registered."""
+    task, ranked, architecture = split_case_id(text)
     match = _RANKED.fullmatch(ranked)
     method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
     return checked_case(task=task, method=method, architecture=architecture, rank=rank)

@@ -30,6 +30,7 @@ from peft_regress.errors import (
 from peft_regress.finetune import evaluate, finetune, loop_definition, single_thread
 from peft_regress.invariants import InvariantWatch
 from peft_regress.matrix import checked_case
+from peft_regress.methods.parts import cast_base
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
 from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
 from peft_regress.sources import build_source, source_digest
@@ -190,6 +191,9 @@ def measure(
         trial.run(run_rounds)
     except (InputError, AbsentError):
         raise
+    except UnsupportedCaseError as error:
+        # Raised by a method that lives in its optimizer, which the library may not have.
+        return failed("unsupported", error)
     except Exception as error:  # noqa: BLE001
         return failed("error", error)
     metrics = {**trial.metrics(timed=timed)}
@@ -199,7 +203,7 @@ def measure(
         "ok",
         metrics={name: metrics[name] for name in METRICS if name in metrics},
         invariants=trial.invariants,
-        ledger=step_ledger(reports[""].step),
+        ledger=step_ledger(reports[""], reports[BATCH_SUFFIX]),
     )
 
 
@@ -225,7 +229,7 @@ class _Trial:
 
     def run(self, run_rounds: RoundRunner) -> None:
         """Fine-tune once a seed."""
-        self._data = self.task.load()
+        self._data = self.task.load().cast(self.method.base_dtype)
         self._watch = InvariantWatch(
             method=self.method,
             rank=self.case.rank,
@@ -251,7 +255,7 @@ class _Trial:
         """Return the source model made ready for the task."""
         model = build_source(self.baselines, self.architecture)
         self.task.prepare(model, head=self.architecture.head, seed=seed)
-        return model
+        return cast_base(model, self.method.base_dtype)
 
     def _adapted(self, base: nn.Module, seed: int) -> nn.Module:
         return self.method.adapt(base, head=self.architecture.head, rank=self.case.rank, seed=seed)

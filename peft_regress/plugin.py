@@ -15,7 +15,7 @@ import pytest
 from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
-from peft_regress.matrix import shard_of
+from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
 
@@ -161,8 +161,8 @@ class _Hooks:
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
         """Note what was collected before anything is deselected, then take this shard's part."""
-        self._keep_matrix(config, items)
         try:
+            self._keep_matrix(config, items)
             cases = self._mark(items)
         except InputError as error:
             self._refuse(config, error)
@@ -173,6 +173,9 @@ class _Hooks:
 
     def _keep_matrix(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out the cases of other matrices: `benchmarks/` holds the tests of all of them."""
+        if self.session.options.matrix != DEFAULT_MATRIX:
+            # Here, where every conftest.py has registered what it has.
+            check_matrix(self.session.options.matrix)
         kept: list[pytest.Item] = []
         dropped: list[pytest.Item] = []
         for item in items:
@@ -265,6 +268,7 @@ class _Hooks:
         if workeroutput is not None:
             workeroutput["peft_regress_collected"] = sorted(self.session.collected)
             workeroutput["peft_regress_selected"] = sorted(self.session.selected)
+            workeroutput["peft_regress_other_matrices"] = self.session.other_matrices
             return
         if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
@@ -305,3 +309,5 @@ class _ControllerHooks:
         output = getattr(node, "workeroutput", {})
         self.session.collected |= set(output.get("peft_regress_collected", ()))
         self.session.selected |= set(output.get("peft_regress_selected", ()))
+        # Every worker collects everything, so each has the same counts.
+        self.session.other_matrices |= output.get("peft_regress_other_matrices", {})

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_POLICY", "Policy"]
+__all__ = ["BFLOAT16_SUFFIX", "DEFAULT_POLICY", "Policy"]
+
+BFLOAT16_SUFFIX = "-bf16"
+"""Ends the name of a method whose base model is in bfloat16."""
 
 # With all convolutions frozen nothing amplifies rounding. Seen: head 2.2e-7, 5.7e-7, 8.6e-7,
 # 5.4e-7; bn_head, whose statistics are sums over a batch, 2.4e-6, 6.8e-6, 2.3e-6, 1.1e-5.
@@ -48,6 +51,10 @@ class Policy:
     )
     """By method, where the bound is another one."""
 
+    bfloat16_fingerprint_bound: tuple[float, ...] = (0.02, 0.1, 0.3, 0.5)
+    """The same on a bfloat16 base, whose numbers have 8 bits: a processor with instructions for
+    them sums otherwise than one without."""
+
     fingerprint_floor_nats: float = 0.01
     """Losses below this are compared as if they were this large: rounding is not relative there."""
 
@@ -64,7 +71,12 @@ class Policy:
 
     def fingerprint(self, method: str, *, step: int) -> float:
         """Return the bound on the loss at a step, counted from 0, of a method."""
-        bounds = self.fingerprint_bounds.get(method, self.fingerprint_bound)
+        usual = (
+            self.bfloat16_fingerprint_bound
+            if method.endswith(BFLOAT16_SUFFIX)
+            else self.fingerprint_bound
+        )
+        bounds = self.fingerprint_bounds.get(method, usual)
         return bounds[min(step, len(bounds) - 1)]
 
 

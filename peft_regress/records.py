@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from peft_regress.errors import InputError
 from peft_regress.units import Direction, Kind, Unit  # noqa: TC001  (msgspec reads them)
@@ -22,12 +23,15 @@ __all__ = [
     "MIXED_MACHINES",
     "SCHEMA_VERSION",
     "Acceptance",
+    "Amount",
+    "BatchCosts",
     "Case",
     "Failure",
     "Json",
     "Ledger",
     "Machine",
     "Metric",
+    "ModuleCosts",
     "Record",
     "Role",
     "Run",
@@ -48,6 +52,9 @@ Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
 Sample = float | list[float]
+
+Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""FLOPs or bytes."""
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,17 +99,56 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     message: str
 
 
-class Ledger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What attribution needs: where FLOPs and peak bytes of one step come from, at batch 1.
+class BatchCosts(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What one module adds to the metrics of these names at one batch size.
 
-    `flops`: phase -> module -> operator -> FLOPs, adding up to the phase's total; the optimizer's
-    are one entry an operator, under the module ''.
-    `bytes`: category -> module -> bytes alive at the simultaneous peak, adding up to `peak_bytes`;
-    parameters, buffers and optimizer state are one entry each, under the module ''.
+    FLOPs are by operator; `optimizer_flops` are those of all operators. `high_bytes` are by
+    category, each at the moment of that category's own high: `peak_<category>_bytes` sums them.
+    What follows from other numbers is left out; `peft_regress.ledger` has the rules.
     """
 
-    flops: dict[str, dict[str, dict[str, int]]] = {}
-    bytes: dict[str, dict[str, int]] = {}
+    forward_flops: dict[str, Amount] = {}
+    backward_flops: dict[str, Amount] = {}
+    paper_forward_flops: dict[str, Amount] = {}
+    paper_backward_flops: dict[str, Amount] = {}
+    optimizer_flops: Amount | UnsetType = UNSET
+    projection_flops: dict[str, Amount] = {}
+    high_bytes: dict[str, Amount] = {}
+    peak_bytes: dict[str, Amount] = {}
+    optimizer_state_bytes: Amount | UnsetType = UNSET
+    adapter_bytes: Amount | UnsetType = UNSET
+
+
+class ModuleCosts(BatchCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one module adds at batch 1, and at batch 32 where that does not follow."""
+
+    b32: BatchCosts | UnsetType = UNSET
+
+
+class Ledger(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Where the FLOPs and the bytes of one training step come from: what attribution needs.
+
+    `modules`: by module, '' being outside any. `optimizer_flops`: their total once more, by
+    operator, since an optimizer treats all tensors alike. `peak_phase`: in which phase of the step
+    `peak_bytes` and `peak_bytes_b32` occur.
+
+    In a file, `same_as` names the case whose record holds this ledger, which depends on no task.
+    Earlier files hold `flops` (phase -> module -> operator -> FLOPs, the optimizer's under the
+    module '') and `bytes` (category -> module -> bytes at the simultaneous peak; parameters,
+    buffers and optimizer state under ''), of batch 1 alone.
+    """
+
+    modules: dict[str, ModuleCosts] = {}
+    optimizer_flops: dict[str, Amount] = {}
+    optimizer_flops_b32: dict[str, Amount] = {}
+    peak_phase: dict[str, str] = {}
+    same_as: str | UnsetType = UNSET
+    flops: dict[str, dict[str, dict[str, Amount]]] | UnsetType = UNSET
+    bytes: dict[str, dict[str, Amount]] | UnsetType = UNSET
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

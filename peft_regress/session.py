@@ -14,12 +14,13 @@ from peft_regress import report
 from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.files import write_atomic
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
 from peft_regress.matrix import matrices_of, matrix_cases
 from peft_regress.metrics import make_metric
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.report.lines import accept_hint
-from peft_regress.store import run_document, without_host, write_atomic, write_run_file
+from peft_regress.run_files import run_document, without_host, write_run_file
 
 if TYPE_CHECKING:
     import pytest

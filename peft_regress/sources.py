@@ -19,9 +19,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from peft_regress.errors import SourceError
+from peft_regress.errors import InputError, SourceError
+from peft_regress.files import write_atomic
 from peft_regress.finetune import evaluate, single_thread
-from peft_regress.store import write_atomic
 from peft_regress.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 def train_source(architecture: Architecture, *, recipe: Recipe = RECIPE) -> dict[str, Tensor]:
     """Train a source model from random weights and return its state, floats in half precision.
 
-    Deterministic on one machine; only as far as rounding goes across machines.
+    Deterministic on one machine; only as far as rounding goes across machines. Raises `InputError`
+    where the architecture does not take images of that size.
     """
     images, labels = load_images("mnist", "source", classes=recipe.classes)
     model = architecture.build(num_classes=NUM_CLASSES, seed=recipe.seed)
+    _check_takes(architecture.name, model, images[:1])
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
     )
@@ -106,6 +108,16 @@ def train_source(architecture: Architecture, *, recipe: Recipe = RECIPE) -> dict
             ],
         )
     return {name: _halve(name, tensor) for name, tensor in model.state_dict().items()}
+
+
+def _check_takes(name: str, model: nn.Module, images: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            model.eval()(images)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = "x".join(map(str, images.shape[1:]))
+        msg = f"{name} cannot be trained on the source images, which are {size}: {error}"
+        raise InputError(msg) from error
 
 
 def _recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -227,7 +239,7 @@ def _entry(root: Path, name: str) -> SourceEntry:
     if name not in manifest:
         path = _manifest_path(root)
         msg = f"{path}: no entry for {name!r} (has {', '.join(manifest) or 'none'}). "
-        raise SourceError(msg + _remedy(path))
+        raise SourceError(msg + _remedy(path, name))
     return manifest[name]
 
 
@@ -248,10 +260,13 @@ def _read_checked(root: Path, name: str) -> bytes:
     return content
 
 
-def _remedy(path: Path) -> str:
+def _remedy(path: Path, name: str | None = None) -> str:
     root = path.parent.parent
     usual = root.resolve() == Path("baselines").resolve()
     option = "" if usual else f" --baselines {shlex.quote(str(root))}"
+    if name is not None:
+        # Without it only those of a matrix are trained.
+        option = f" --architecture {shlex.quote(name)}{option}"
     return (
         f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or train it with "
         f"`peft-regress sources{option}`."

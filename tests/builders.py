@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -10,22 +12,25 @@ from peft_regress.metrics import METRICS
 from peft_regress.records import (
     SCHEMA_VERSION,
     Acceptance,
+    BatchCosts,
     Case,
     Failure,
     Ledger,
     Machine,
     Metric,
+    ModuleCosts,
     Record,
     Run,
     Selection,
 )
-from peft_regress.store import write_run_file
+from peft_regress.run_files import write_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
 LORA = "shift/lora-r4/resnet18"
+UNSEEN_LORA = "unseen/lora-r4/resnet18"
 FULL = "shift/full/resnet18"
 GALORE = "unseen/galore-r4/mobilenet_v2"
 
@@ -51,6 +56,26 @@ VALUES: dict[str, Any] = {
     "step_seconds": [0.050, 0.051, 0.052],
 }
 """A value of each metric that matters; a list is one sample a seed."""
+
+
+LEDGER = Ledger(
+    modules={
+        "": ModuleCosts(optimizer_flops=9, high_bytes={"activation": 77}),
+        "conv1.base_layer": ModuleCosts(
+            forward_flops={"aten.convolution": 123},
+            backward_flops={"aten.convolution_backward": 456},
+            high_bytes={"param": 400, "activation": 80},
+            peak_bytes={"activation": 0},
+            b32=BatchCosts(peak_bytes={"activation": 80}),
+        ),
+    },
+    optimizer_flops={"aten.mul": 4, "aten.add": 5},
+    peak_phase={"peak_bytes": "backward", "peak_bytes_b32": "forward"},
+)
+EARLIER_LEDGER = Ledger(
+    flops={"forward": {"conv1": {"aten.convolution": 123}}}, bytes={"param": {"": 456}}
+)
+"""In the form of files that were written before a ledger held batch 32."""
 
 
 def make_case(identifier: str = LORA) -> Case:
@@ -210,3 +235,35 @@ def observe(
 def observe_all(records: Iterable[Record], **where: Any) -> dict[str, Observation]:
     """Return several records as the gate sees them, by case id."""
     return {record.case.id: observe(record, **where) for record in records}
+
+
+def rich_run() -> Run:
+    """Return a run that has something in every field."""
+    return make_run(
+        make_record(
+            LORA,
+            invariants={"identity": True, "frozen": False, "merge": None},
+            ledger=LEDGER,
+        ),
+        make_record(UNSEEN_LORA, ledger=LEDGER),
+        make_record(FULL, ledger=EARLIER_LEDGER),
+        make_record(GALORE, status="error", error=Failure(type="KeyError", message='"é\n\x1b[0m')),
+        selection=Selection(complete=False, narrowed_by=["-k 'x y'"], not_selected=["a/b/c"]),
+    )
+
+
+BOTH = {LORA, FULL}
+
+
+def shard(index: int, record: Any, *, complete: bool = False, **more: Any) -> Run:
+    """Return a shard that measured one of two cases."""
+    selection = Selection(
+        complete=complete,
+        narrowed_by=[f"--regress-shard {index}/2"],
+        not_selected=sorted(BOTH - {record.case.id}),
+    )
+    return make_run(record, selection=selection, **more)
+
+
+def full_disk(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -9,18 +9,37 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress import registry
+from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost, checked_cost
 from peft_regress.architectures import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
     SHUFFLENET_V2_X0_5,
+    TORCHVISION,
     TorchvisionModel,
 )
+from peft_regress.architectures.output_layer import output_layer, without_weights
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.sources import train_source
 
 ALL = (RESNET18, MOBILENET_V2, MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5)
 each_architecture = pytest.mark.parametrize("architecture", ALL, ids=lambda item: item.name)
+
+# With the size of image that each is profiled on: a vision transformer takes one size alone.
+PROFILED = {
+    "resnet50": 64,
+    "efficientnet_b0": 64,
+    "shufflenet_v2_x1_0": 64,
+    "squeezenet1_1": 64,
+    "mnasnet1_0": 64,
+    "convnext_tiny": 64,
+    "regnet_y_400mf": 64,
+    "vit_b_16": 224,
+    "swin_t": 64,
+}
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -92,6 +111,186 @@ def test_entry_points_name_the_four_architectures() -> None:
     for architecture in ALL:
         assert registry.get("architecture", architecture.name) is architecture
         assert "default" in architecture.matrices
+
+
+# --- Every classifier of torchvision, by name -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TORCHVISION.names())
+def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(name: str) -> None:
+    """The head is the last layer to be registered, in all of them: an independent check."""
+    architecture = TORCHVISION.find(name)
+    assert architecture.name == name
+    assert architecture.matrices == ()
+    with without_weights():
+        model = architecture.build(num_classes=11, seed=0)
+    *_, (last, parameter) = model.named_parameters()
+    assert last.rpartition(".")[0] == architecture.head
+    assert parameter.shape[0] == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("resnet50", "fc"),
+        ("squeezenet1_1", "classifier.1"),
+        ("densenet121", "classifier"),
+        ("vgg16", "classifier.6"),
+        ("vit_b_16", "heads.head"),
+        ("swin_t", "head"),
+        ("googlenet", "fc"),
+        ("maxvit_t", "classifier.5"),
+    ],
+)
+def test_heads_are_those_of_torchvisions_source(name: str, head: str) -> None:
+    assert registry.get("architecture", name).head == head
+
+
+@each_architecture
+def test_the_rule_finds_the_heads_that_are_written_down(architecture: TorchvisionModel) -> None:
+    found = TORCHVISION.find(architecture.name)
+    assert (found.head, found.matrices) == (architecture.head, ())
+
+
+def test_a_registered_name_is_not_looked_up_in_torchvision() -> None:
+    assert registry.get("architecture", "resnet18") is RESNET18
+    assert "default" in registry.get("architecture", "resnet18").matrices
+
+
+def test_torchvisions_other_models_are_no_classifiers() -> None:
+    assert TORCHVISION.find("fcn_resnet50") is None
+    with pytest.raises(UnknownNameError, match="unknown architecture 'fcn_resnet50'"):
+        registry.get("architecture", "fcn_resnet50")
+
+
+def test_a_misspelt_name_gets_the_closest_of_torchvision_as_a_hint() -> None:
+    with pytest.raises(UnknownNameError, match=r"'resnet5'\. Did you mean 'resnet50'\? Known: eff"):
+        registry.get("architecture", "resnet5")
+
+
+def test_none_of_them_is_listed() -> None:
+    registry.get("architecture", "squeezenet1_1")
+    assert "squeezenet1_1" not in registry.names("architecture")
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_auxiliary_classifiers_are_off_so_that_train_mode_returns_logits(name: str) -> None:
+    with without_weights():
+        model = registry.get("architecture", name).build(num_classes=10, seed=0).train()
+    logits = model.to("meta")(torch.empty(2, 3, 224, 224, device="meta"))
+    assert logits.shape == (2, 10)
+    assert not [module for module in model.modules() if "Aux" in type(module).__name__]
+
+
+def test_finding_a_head_leaves_the_global_generator_as_it_was() -> None:
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    TORCHVISION.find("swin_v2_t")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_largest_model_is_looked_at_without_its_weights() -> None:
+    with without_weights():
+        model = TORCHVISION.find("vit_h_14").build(num_classes=10, seed=0)
+    real = sum(p.numel() for p in model.parameters() if not p.is_meta)
+    assert sum(p.numel() for p in model.parameters()) > 600_000_000
+    assert real < 10_000
+
+
+class _TwoHeads(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.main = nn.Linear(3, num_classes)
+        self.auxiliary = nn.Linear(3, num_classes)
+
+
+def test_a_model_with_two_heads_is_refused_with_both_names() -> None:
+    with pytest.raises(InputError, match=r"_TwoHeads: .* 2 layers .*\['main', 'auxiliary'\]"):
+        output_layer(_TwoHeads)
+
+
+def test_a_model_that_ignores_the_number_of_classes_is_refused() -> None:
+    with pytest.raises(InputError, match=r"last layer of Linear: .* 0 layers"):
+        output_layer(lambda num_classes: nn.Linear(3, 7))
+
+
+# --- Their costs ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "resolution"), PROFILED.items())
+def test_full_head_and_lora_can_be_profiled(name: str, resolution: int) -> None:
+    architecture = registry.get("architecture", name)
+    settings = CostSettings(resolution=resolution)
+    full, head, lora = (
+        adaptation_cost(Adaptation(method=method, architecture=name, rank=rank), settings)
+        for method, rank in (("full", None), ("head", None), ("lora", 4))
+    )
+    with without_weights():
+        model = architecture.build(num_classes=10, seed=0).to("meta").eval()
+    images = torch.empty(1, 3, resolution, resolution, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        model(images)
+    assert full.step.forward_flops == head.step.forward_flops == counter.get_total_flops()
+    assert full.step.backward_flops > lora.step.backward_flops > head.step.backward_flops
+    assert full.trainable_params == full.total_params == head.total_params
+    layer = model.get_submodule(architecture.head)
+    assert head.trainable_params == layer.weight.numel() + layer.bias.numel()
+    assert lora.total_params - full.total_params == _lora_size(model, images, architecture.head)
+    # A parameter that gets no gradient would be missing here.
+    assert lora.step.peak_grad_bytes == 4 * lora.trainable_params
+    assert head.step.peak_grad_bytes == 4 * head.trainable_params
+
+
+def _lora_size(model: nn.Module, images: torch.Tensor, head: str, rank: int = 4) -> int:
+    """Count what LoRA adds to the layers that a forward pass is seen to call."""
+    called = []
+    for name, module in model.named_modules():
+        ungrouped = getattr(module, "groups", 1) == 1
+        if isinstance(module, nn.Conv2d | nn.Linear) and ungrouped and name != head:
+            module.register_forward_hook(lambda module, *_: called.append(module))
+    model(images)
+    return sum(rank * (layer.weight.shape[0] + layer.weight[0].numel()) for layer in set(called))
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "maxvit_t"])
+def test_models_with_special_needs_can_be_profiled(name: str) -> None:
+    report = adaptation_cost(Adaptation(method="head", architecture=name), CostSettings())
+    assert report.step.peak_grad_bytes == 4 * report.trainable_params
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("vit_b_16", "Wrong image height! Expected 224 but got 64!"),
+        ("maxvit_t", "shape"),
+        ("inception_v3", "Kernel size can't be greater than actual input size"),
+    ],
+)
+def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(
+    name: str, reason: str
+) -> None:
+    adaptation = Adaptation(method="head", architecture=name)
+    with pytest.raises(InputError, match=f"{name}.*resolution=64.*{reason}"):
+        checked_cost(adaptation, CostSettings(resolution=64))
+
+
+def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken() -> None:
+    reason = "vit_b_32 cannot be trained .* 3x32x32: Wrong image height! Expected 224 but got 32!"
+    with pytest.raises(InputError, match=reason):
+        train_source(registry.get("architecture", "vit_b_32"))
+
+
+# --- Imports --------------------------------------------------------------------------------------
+
+
+def test_a_registered_architecture_is_found_without_torch() -> None:
+    code = (
+        "import sys; from peft_regress import registry\n"
+        "registry.get('architecture', 'resnet18')\n"
+        "print(sorted({'torch', 'torchvision'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
 
 
 def test_listing_every_kind_imports_neither_torch_nor_numpy() -> None:

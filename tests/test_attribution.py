@@ -1,85 +1,347 @@
-"""Attribution: the rows add up to the change, exactly, the largest first."""
+"""Attribution: rows add up to the change, exactly; layers, whole runs, what a ledger lacks."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 import pytest
+from builders import EARLIER_LEDGER, FULL, LORA, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ledger_rows import all_rows
 
-from peft_regress.attribution import explain_metric
+from peft_regress.attribution import COSTS, changed_costs, explain_metric
+from peft_regress.errors import UnknownNameError
+from peft_regress.ledger import LEDGER_METRICS, pack, rows_of
 from peft_regress.metrics import METRICS
 from peft_regress.records import Ledger
 
-sizes = st.integers(min_value=0, max_value=2**62)
-modules = st.sampled_from(["", "conv1", "layer1.0.conv1", "fc"])
-ops = st.sampled_from(["conv", "matmul"])
-flops = st.dictionaries(
-    st.sampled_from(["forward", "backward", "optimizer"]),
-    st.dictionaries(modules, st.dictionaries(ops, sizes)),
-)
-held = st.dictionaries(
-    st.sampled_from(["param", "grad", "activation"]), st.dictionaries(modules, sizes)
-)
-ledgers = st.builds(Ledger, flops=flops, bytes=held)
+if TYPE_CHECKING:
+    from peft_regress.attribution import Breakdown, MetricChange
+    from peft_regress.ledger import Rows
+    from peft_regress.records import Record
 
 
-def _total(metric: str, ledger: Ledger) -> int:
-    if metric == "peak_bytes":
-        return sum(size for places in ledger.bytes.values() for size in places.values())
-    places = ledger.flops.get(metric.removesuffix("_flops"), {})
-    return sum(value for found in places.values() for value in found.values())
+def record_of(rows: dict[str, Rows], *, off: int = 0, **phases: str) -> Record:
+    """Return a record whose ledger has these rows and whose metrics are their sums, or off."""
+    ledger = pack(rows, peak_phase=phases)
+    sums = {metric: sum((rows_of(ledger, metric) or {}).values()) for metric in LEDGER_METRICS}
+    return make_record(LORA, {metric: n + off for metric, n in sums.items()}, ledger=ledger)
+
+
+def only(change: MetricChange) -> Breakdown:
+    (split,) = change.breakdowns
+    return split
+
+
+def flops(**modules: int) -> dict[str, Rows]:
+    """Return the rows of a forward pass: FLOPs of a convolution by module, `__` for a dot."""
+    return {
+        "forward_flops": {(m.replace("__", "."), "aten.convolution"): n for m, n in modules.items()}
+    }
+
+
+def explained(old: dict[str, Rows], new: dict[str, Rows]) -> Breakdown:
+    return only(explain_metric("forward_flops", record_of(old), record_of(new)))
+
+
+# --- adding up ------------------------------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(old=all_rows(), new=all_rows())
+def test_everything_adds_up_exactly_to_every_metric_on_both_sides(
+    old: dict[str, Rows], new: dict[str, Rows]
+) -> None:
+    before, after = record_of(old), record_of(new)
+    for metric in LEDGER_METRICS:
+        change = explain_metric(metric, before, after)
+        assert not change.not_held_by
+        assert len(change.breakdowns) == 1 + metric.startswith("optimizer_flops")
+        for split in change.breakdowns:
+            assert split.unattributed == (0, 0)
+            assert sum(row.change for row in split.rows) == change.change
+            assert sum(layer.old for layer in split.layers) + split.unmoved == change.old
+            assert sum(layer.new for layer in split.layers) + split.unmoved == change.new
+            by_layer = [row for layer in split.layers for row in layer.rows]
+            assert sorted(map(repr, by_layer)) == sorted(map(repr, split.rows))
+            assert len({(row.module, row.what) for row in split.rows}) == len(split.rows)
+            assert all(row.change for row in split.rows)
+
+
+@settings(deadline=None, derandomize=True, max_examples=50)
+@given(old=all_rows(), new=all_rows())
+def test_the_largest_comes_first_and_swapping_the_sides_turns_the_signs(
+    old: dict[str, Rows], new: dict[str, Rows]
+) -> None:
+    before, after = record_of(old), record_of(new)
+    for metric in LEDGER_METRICS:
+        forth, back = explain_metric(metric, before, after), explain_metric(metric, after, before)
+        assert forth.change == -back.change
+        for there, here in zip(forth.breakdowns, back.breakdowns, strict=True):
+            sizes = [abs(row.change) for row in there.rows]
+            assert sizes == sorted(sizes, reverse=True)
+            assert [(r.module, r.what, r.old, r.new) for r in there.rows] == [
+                (r.module, r.what, r.new, r.old) for r in here.rows
+            ]
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(rows=all_rows(), other=all_rows(), off=st.integers(1, 10**6))
+def test_what_a_ledger_fails_to_account_for_is_never_hidden(
+    rows: dict[str, Rows], other: dict[str, Rows], off: int
+) -> None:
+    right, wrong = record_of(rows), record_of(other, off=off)
+    for metric in LEDGER_METRICS:
+        for change, expected in (
+            (explain_metric(metric, right, wrong), (0, off)),
+            (explain_metric(metric, wrong, right), (off, 0)),
+        ):
+            # A ledger without a module holds nothing, and is said to hold nothing.
+            assert change.breakdowns or change.not_held_by
+            assert all(split.unattributed == expected for split in change.breakdowns)
+
+
+def test_the_unattributed_rest_stands_beside_the_rows() -> None:
+    old, new = record_of(flops(conv1=10)), record_of(flops(conv1=30), off=7)
+    split = only(explain_metric("forward_flops", old, new))
+    assert [row.change for row in split.rows] == [20]
+    assert split.unattributed == (0, 7)
+
+
+# --- modules and layers ---------------------------------------------------------------------
+
+
+def test_a_module_that_came_and_one_that_went_are_rows_and_marked() -> None:
+    split = explained(flops(base=10, fc=1, conv=2), flops(lora_A=30, fc=1, conv=3))
+    assert [(row.module, row.old, row.new, row.only_in) for row in split.rows] == [
+        ("lora_A", 0, 30, "new"),
+        ("base", 10, 0, "old"),
+        ("conv", 2, 3, None),
+    ]
+    assert split.unmoved == 1
+
+
+def test_a_module_that_only_begins_to_work_is_no_new_module() -> None:
+    held = {"peak_param_bytes": {("conv1.scale", "param"): 4}}
+    split = explained({**flops(conv1=5), **held}, {**flops(conv1=5, conv1__scale=5), **held})
+    assert [(row.module, row.only_in) for row in split.rows] == [("conv1.scale", None)]
+
+
+def test_the_parts_of_an_adapter_belong_to_the_layer_that_it_wraps() -> None:
+    old = flops(layer3__0__conv1__base_layer=100, layer3__0__conv1__lora_A__default=10, fc=4)
+    new = flops(layer3__0__conv1__base_layer=100, layer3__0__conv1__lora_A__default=20, fc=5)
+    first, second = explained(old, new).layers
+    assert (first.layer, first.old, first.new) == ("layer3.0.conv1", 110, 120)
+    assert [row.module for row in first.rows] == ["layer3.0.conv1.lora_A.default"]
+    assert first.base == "layer3.0.conv1.base_layer"
+    assert (second.layer, second.rows[0].module) == ("fc", "fc")
+
+
+def test_a_module_inside_an_unwrapped_one_is_a_layer_of_its_own() -> None:
+    split = explained(flops(block=1, block__conv=1), flops(block=2, block__conv=2))
+    assert [layer.layer for layer in split.layers] == ["block", "block.conv"]
+
+
+def test_the_innermost_wrapped_layer_counts() -> None:
+    rows = flops(a__base_layer__b__base_layer=8, a__base_layer__b__lora_A=1, a__lora_A=1)
+    more = flops(a__base_layer__b__base_layer=8, a__base_layer__b__lora_A=2, a__lora_A=3)
+    more["peak_param_bytes"] = {("a.base_layer", "param"): 4}
+    layers = {layer.layer: layer.change for layer in explained(rows, more).layers}
+    assert layers == {"a.base_layer.b": 1, "a": 2}
 
 
 @pytest.mark.parametrize(
-    "metric", ["forward_flops", "backward_flops", "optimizer_flops", "peak_bytes"]
+    ("before", "after", "runs"),
+    [
+        ({"scale": 0}, {"scale": 100}, 1),
+        ({"scale": 100}, {"scale": 0}, -1),
+        ({"scale": 50}, {"scale": 350}, 3),
+        ({"scale": 0}, {"scale": 99}, None),
+        ({"scale": 0}, {"scale": 150}, None),
+        ({"base_layer": 100}, {"base_layer": 200}, 1),
+        ({"base_layer": 300}, {"base_layer": 100}, -2),
+        ({"base_layer": 100}, {"base_layer": 250}, None),
+        ({"base_layer": 100}, {"base_layer": 0, "lora_A": 60}, None),
+        ({"base_layer": 0, "lora_A": 40}, {"base_layer": 100, "lora_A": 40}, 1),
+        ({"lora_A": 30, "scale": 0}, {"lora_A": 20, "scale": 110}, 1),
+    ],
 )
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(old=ledgers, new=ledgers)
-def test_rows_add_up_exactly_to_the_change(metric: str, old: Ledger, new: Ledger) -> None:
-    rows = explain_metric(metric, old, new)
-    assert sum(row.change for row in rows) == _total(metric, new) - _total(metric, old)
-    assert all(row.change for row in rows)
-    assert len({(row.module, row.what) for row in rows}) == len(rows)
-
-
-@settings(deadline=None, derandomize=True, max_examples=60)
-@given(old=ledgers, new=ledgers)
-def test_largest_change_comes_first_and_swapping_the_sides_turns_the_signs(
-    old: Ledger, new: Ledger
+def test_a_change_by_whole_runs_of_the_wrapped_layer_is_recognised(
+    before: dict[str, int], after: dict[str, int], runs: int | None
 ) -> None:
-    forth, back = (explain_metric("forward_flops", *pair) for pair in ((old, new), (new, old)))
-    changes = [abs(row.change) for row in forth]
-    assert changes == sorted(changes, reverse=True)
-    assert [(row.module, row.what, -row.change) for row in forth] == [
-        (row.module, row.what, row.change) for row in back
-    ]
+    held = {"peak_param_bytes": {("conv1.base_layer", "param"): 4}}
+    old, new = (
+        {**flops(**{f"conv1__{m}": n for m, n in {"base_layer": 100, **side}.items()}), **held}
+        for side in (before, after)
+    )
+    (layer,) = explained(old, new).layers
+    assert layer.base_runs == runs
 
 
-def test_a_module_that_came_and_one_that_went_are_rows() -> None:
-    old = Ledger(flops={"forward": {"base": {"conv": 10}, "fc": {"matmul": 1}}})
-    new = Ledger(flops={"forward": {"lora_A": {"conv": 30}, "fc": {"matmul": 1}}})
-    rows = explain_metric("forward_flops", old, new)
-    assert [(row.module, row.what, row.old, row.new) for row in rows] == [
-        ("lora_A", "conv", 0, 30),
-        ("base", "conv", 10, 0),
-    ]
+def test_whole_runs_are_of_one_operator_in_one_phase() -> None:
+    place = "conv1.base_layer", "aten.convolution"
+    old = {"forward_flops": {place: 100}, "backward_flops": {}}
+    new = {"forward_flops": {place: 100, ("conv1.scale", "aten.mm"): 100}, "backward_flops": {}}
+    new["backward_flops"] = {("conv1.scale", "aten.convolution"): 100}
+    for metric in ("forward_flops", "backward_flops"):
+        (layer,) = only(explain_metric(metric, record_of(old), record_of(new))).layers
+        assert layer.base_runs is None
+
+
+def test_bytes_are_no_runs() -> None:
+    old = {"peak_grad_bytes": {("conv1.base_layer", "grad"): 8}}
+    new = {"peak_grad_bytes": {("conv1.base_layer", "grad"): 8, ("conv1.lora_A", "grad"): 8}}
+    (layer,) = only(explain_metric("peak_grad_bytes", record_of(old), record_of(new))).layers
+    assert (layer.layer, layer.base_runs) == ("conv1", None)
+
+
+# --- metrics --------------------------------------------------------------------------------
 
 
 def test_phases_are_kept_apart() -> None:
-    old, new = Ledger(), Ledger(flops={"backward": {"fc": {"matmul": 5}}})
-    assert explain_metric("forward_flops", old, new) == ()
-    assert [row.change for row in explain_metric("backward_flops", old, new)] == [5]
+    old, new = record_of({}), record_of({"backward_flops": {("fc", "aten.mm"): 5}})
+    assert only(explain_metric("forward_flops", old, new)).rows == ()
+    assert [row.change for row in only(explain_metric("backward_flops", old, new)).rows] == [5]
 
 
-def test_bytes_name_the_category() -> None:
-    (row,) = explain_metric("peak_bytes", Ledger(), Ledger(bytes={"activation": {"fc": 8}}))
-    assert (row.module, row.what, row.change) == ("fc", "activation", 8)
+def test_bytes_name_the_category_and_the_phase_of_the_peak() -> None:
+    old = record_of({"peak_bytes": {("fc", "temp"): 3}}, peak_bytes="backward")
+    new = record_of({"peak_bytes": {("fc", "activation"): 8}}, peak_bytes="forward")
+    change = explain_metric("peak_bytes", old, new)
+    assert [(row.module, row.what, row.change) for row in only(change).rows] == [
+        ("fc", "activation", 8),
+        ("fc", "temp", -3),
+    ]
+    assert change.peak_phases == ("backward", "forward")
 
 
-ATTRIBUTED = {"forward_flops", "backward_flops", "optimizer_flops", "peak_bytes"}
+def test_the_shorter_breakdown_of_the_optimizer_is_the_one_to_read() -> None:
+    """An operator more is one row by operator; a layer more is one row by module."""
+    trained = ["conv1", "conv2", "fc"]
+    step = {(m, op): 5 for m in trained for op in ("aten.mul", "aten.add")}
+    more_work = {**step, **{(m, "aten.lerp"): 5 for m in trained}}
+    more_layers = {**step, ("conv3", "aten.mul"): 5, ("conv3", "aten.add"): 5}
+    for new, row in ((more_work, ("", "aten.lerp", 15)), (more_layers, ("conv3", "step", 10))):
+        pair = (record_of({"optimizer_flops": step}), record_of({"optimizer_flops": new}))
+        change = explain_metric("optimizer_flops", *pair)
+        assert [split.by for split in change.breakdowns] == ["module", "operator"]
+        assert [(r.module, r.what, r.change) for r in change.shortest] == [row]
 
 
-@pytest.mark.parametrize("metric", sorted(METRICS.keys() - ATTRIBUTED))
-def test_what_the_ledger_of_batch_1_does_not_hold_is_not_explained(metric: str) -> None:
-    new = Ledger(flops={"forward": {"fc": {"matmul": 5}}}, bytes={"param": {"": 5}})
-    assert explain_metric(metric, Ledger(), new) == ()
+def test_a_metric_that_appears_is_explained_from_nothing() -> None:
+    svd = {("conv1", "aten.linalg_svd"): 9}
+    new = record_of({"projection_flops": svd})
+    old = make_record(LORA, {"forward_flops": 0}, ledger=record_of(flops(fc=1)).ledger)
+    change = explain_metric("projection_flops", old, new)
+    assert (change.old, change.new, change.change, change.relative_change) == (None, 9, 9, None)
+    assert [(row.old, row.new) for row in only(change).rows] == [(0, 9)]
+
+
+@pytest.mark.parametrize("metric", sorted(METRICS.keys() - LEDGER_METRICS))
+def test_what_is_neither_flops_nor_bytes_is_not_split(metric: str) -> None:
+    record = record_of(flops(fc=5))
+    change = explain_metric(metric, record, record)
+    assert (change.breakdowns, change.not_held_by, change.shortest) == ((), (), ())
+
+
+# --- ledgers that hold less -----------------------------------------------------------------
+
+
+def earlier(ledger: Ledger, **metrics: Any) -> Record:
+    return make_record(LORA, metrics, ledger=ledger)
+
+
+def test_an_empty_ledger_is_said_to_hold_nothing() -> None:
+    old, new = record_of(flops(fc=5)), make_record(LORA, {"forward_flops": 9})
+    change = explain_metric("forward_flops", old, new)
+    assert (change.breakdowns, change.not_held_by) == ((), ("new",))
+    assert explain_metric("forward_flops", new, old).not_held_by == ("old",)
+    assert explain_metric("forward_flops", new, new).not_held_by == ("old", "new")
+
+
+def test_the_ledger_of_before_is_compared_as_far_as_it_goes() -> None:
+    old = earlier(EARLIER_LEDGER, forward_flops=123, peak_bytes=456, forward_flops_b32=5)
+    new = record_of(
+        {
+            "forward_flops": {("conv1", "aten.convolution"): 130},
+            "peak_param_bytes": {("conv1", "param"): 300, ("fc", "param"): 200},
+            "peak_grad_bytes": {("fc", "grad"): 7},
+            "peak_bytes": {("conv1", "param"): 300, ("fc", "param"): 200, ("fc", "grad"): 7},
+        }
+    )
+    (row,) = only(explain_metric("forward_flops", old, new)).rows
+    assert (row.module, row.change, row.only_in) == ("conv1", 7, None)
+    # It held parameters for the whole model.
+    split = only(explain_metric("peak_bytes", old, new))
+    assert [(r.module, r.what, r.old, r.new) for r in split.rows] == [
+        ("", "param", 456, 500),
+        ("fc", "grad", 0, 7),
+    ]
+    assert split.unattributed == (0, 0)
+    assert explain_metric("forward_flops_b32", old, new).not_held_by == ("old",)
+    assert explain_metric("forward_flops_b32", new, old).not_held_by == ("new",)
+    assert explain_metric("peak_grad_bytes", old, new).not_held_by == ()
+
+
+def test_the_optimizer_of_the_ledger_of_before_is_split_by_operator_alone() -> None:
+    ledger = Ledger(flops={"optimizer": {"": {"aten.mul": 6}}}, bytes={})
+    old = earlier(ledger, optimizer_flops=6)
+    new = record_of({"optimizer_flops": {("fc", "aten.mul"): 6, ("fc", "aten.add"): 4}})
+    split = only(explain_metric("optimizer_flops", old, new))
+    assert split.by == "operator"
+    assert [(row.what, row.change) for row in split.rows] == [("aten.add", 4)]
+
+
+# --- all that changed -----------------------------------------------------------------------
+
+
+def test_every_cost_that_differs_is_found_in_the_order_of_the_table() -> None:
+    held = {("fc", "aten.mm"): 5}
+    old = record_of({**flops(conv1=1), "backward_flops": held})
+    new = record_of({"backward_flops_b32": held, "backward_flops": held, **flops(conv1=2)})
+    found = [change.metric for change in changed_costs(old, new)]
+    assert found == ["forward_flops", "backward_flops_b32"]
+    assert changed_costs(old, old) == ()
+
+
+def test_what_training_gives_is_no_cost() -> None:
+    assert {"accuracy", "loss", "first_losses", "step_seconds"}.isdisjoint(COSTS)
+    old, new = (make_record(LORA, {"accuracy": [a] * 3}) for a in (0.5, 0.9))
+    assert changed_costs(old, new) == ()
+
+
+def test_a_metric_that_one_side_has_alone_has_changed() -> None:
+    old, new = make_record(LORA, {"aten_ops": 5}), make_record(LORA, {"total_params": 5})
+    found = [(change.metric, change.old, change.new) for change in changed_costs(old, new)]
+    assert found == [("total_params", None, 5), ("aten_ops", 5, None)]
+
+
+def test_chosen_metrics_are_explained_whether_they_changed_or_not() -> None:
+    record = record_of(flops(conv1=1))
+    (change,) = changed_costs(record, record, only=["peak_bytes"])
+    assert (change.metric, change.change, only(change).rows) == ("peak_bytes", 0, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("forward_flop", "Did you mean 'forward_flops'"),
+        ("peak_byte_b32", "Did you mean 'peak_bytes_b32'"),
+        ("accuracy", "unknown cost metric 'accuracy'"),
+        ("", "unknown cost metric ''"),
+    ],
+)
+def test_a_metric_that_is_no_cost_is_refused_with_the_closest(name: str, hint: str) -> None:
+    record = record_of(flops(conv1=1))
+    with pytest.raises(UnknownNameError, match=hint):
+        changed_costs(record, record, only=["forward_flops", name])
+
+
+@pytest.mark.parametrize("chosen", [(), ("forward_flops",)])
+def test_a_record_that_failed_has_no_costs(chosen: tuple[str, ...]) -> None:
+    fine, failed = record_of(flops(conv1=1)), make_record(FULL, status="error")
+    failed = msgspec.structs.replace(failed, case=fine.case)
+    assert changed_costs(fine, failed, only=chosen) == ()
+    assert changed_costs(failed, fine, only=chosen) == ()

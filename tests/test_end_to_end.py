@@ -57,6 +57,27 @@ def test_dora_running_its_base_convolution_twice_fails_the_run(runs):
     assert "environment: peft 0.15.2 -> 0.14.0" in done.stdout
 
 
+def test_explain_says_that_the_base_convolution_runs_once_more_in_every_layer(runs):
+    command = [sys.executable, "-m", "peft_regress", "explain", "--format", "json"]
+    files = [str(runs[version][0]) for version in ("0.15.2", "0.14.0")]
+    done = subprocess.run(
+        [*command, *files, "shift/dora-r4/resnet18"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    explained = json.loads(done.stdout)
+    assert explained["environment"] == [{"package": "peft", "old": "0.15.2", "new": "0.14.0"}]
+    changes = {change["metric"]: change for change in explained["metrics"]}
+    for name, operator, count in (
+        ("forward_flops", "aten.convolution", 20),
+        # The first convolution needs no gradient of the image.
+        ("backward_flops_b32", "aten.convolution_backward", 19),
+    ):
+        (split,) = changes[name]["breakdowns"]
+        assert split["sum"] == changes[name]["change"]
+        assert [layer["base_runs"] for layer in split["layers"]] == [1] * count
+        assert {layer["what"] for layer in split["layers"]} == {operator}
+
+
 def test_only_flops_see_it_and_lora_is_identical(runs):
     verdict = compare(runs["0.15.2"][0], runs["0.14.0"][0])
     assert verdict["exit_code"] == 1

@@ -228,6 +228,38 @@ def test_accuracy_and_loss_are_those_of_one_pass_over_all_images() -> None:
     )
 
 
+# Half precision
+
+
+def test_casting_a_task_casts_its_images_and_nothing_else() -> None:
+    data = tiny_data()
+    half = data.cast("bfloat16")
+    assert {half.train_images.dtype, half.test_images.dtype} == {torch.bfloat16}
+    assert half.train_labels is data.train_labels
+    assert half.test_labels is data.test_labels
+    torch.testing.assert_close(half.train_images, data.train_images.bfloat16())
+    assert data.train_images.dtype == torch.float32
+    assert data.cast("float32").test_images is data.test_images
+
+
+def test_in_half_precision_losses_are_of_float32_and_the_model_stays_half() -> None:
+    model = tiny_network().bfloat16()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2, foreach=False)
+    data = tiny_data().cast("bfloat16")
+    order = torch.randperm(32, generator=torch.Generator().manual_seed(0))[:8]
+    first = functional.cross_entropy(
+        model(data.train_images[order]).float(), data.train_labels[order]
+    ).item()
+    run = finetune(model, optimizer, data, steps=60, batch_size=8, seed=0, first=2)
+    assert run.losses[0] == first
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    accuracy, loss = evaluate(model, data.test_images, data.test_labels)
+    assert loss < 0.5 * run.losses[0]
+    assert accuracy > 0.7
+    logits = model(data.test_images)
+    assert loss == functional.cross_entropy(logits.float(), data.test_labels).item()
+
+
 def test_loop_definition_says_what_is_set_by_hand() -> None:
     assert loop_definition(steps=7, batch_size=3) != loop_definition(steps=8, batch_size=3)
     assert loop_definition(steps=7, batch_size=3)["batch_size"] == 3

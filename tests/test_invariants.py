@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import peft.tuners.lora.layer as lora_layer
 import pytest
 import torch
+from tiny_methods import ALL, each, method_named, rank_of
 from tiny_network import tiny_data, tiny_network
 
 from peft_regress.finetune import finetune
 from peft_regress.invariants import InvariantWatch
-from peft_regress.methods import BN_HEAD, DORA, FULL, GALORE, HEAD, LORA, Method
+from peft_regress.methods import BN_HEAD, DORA, FULL, HEAD, LORA, Method, PeftAdapter
+from peft_regress.methods.parts import cast_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -28,14 +30,14 @@ NAMES = {
     "merge_equals_unmerged",
     "saved_adapter_reloads",
 }
-ALL: tuple[tuple[Method, int | None], ...] = (
-    (FULL, None),
-    (HEAD, None),
-    (BN_HEAD, None),
-    (LORA, 2),
-    (DORA, 2),
-    (GALORE, 2),
-)
+# What peft 0.21 gets wrong, and what bfloat16 cannot move: test_bfloat16.py shows how. On larger
+# networks AdaLoRA does not reload on bfloat16 either; here the difference is lost in the logits.
+KNOWN_FALSE: dict[str, set[str]] = {
+    "adalora-bf16": {"expected_trainable", "frozen_unchanged"},
+    "full-bf16": {"trainable_changed"},
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
 
 
 def _nothing(_: nn.Module) -> None:
@@ -75,8 +77,8 @@ def _watched(
     method: Any, rank: int | None = 2, *, training: Callable[[nn.Module], None] = _nothing
 ) -> dict[str, bool | None]:
     """Run one watched fine-tuning; `training` is a fault that strikes while it runs."""
-    data = tiny_data()
-    base = tiny_network()
+    data = tiny_data().cast(method.base_dtype)
+    base = cast_base(tiny_network(), method.base_dtype)
     watch = InvariantWatch(
         method=method, rank=rank, head="head", base=base, probe=data.test_images[:8], seed=0
     )
@@ -86,7 +88,8 @@ def _watched(
         adapted,
         method.make_optimizer(adapted, rank=rank),
         data,
-        steps=6,
+        # To the end of a schedule that prunes.
+        steps=22 if method.prunes else 6,
         batch_size=8,
         seed=0,
         first=1,
@@ -111,14 +114,13 @@ def _add(name: str, amount: float) -> Callable[[nn.Module], None]:
     return strike
 
 
-@pytest.mark.parametrize(("method", "rank"), ALL, ids=[method.name for method, _ in ALL])
-def test_everything_holds_for_a_sound_method(method: Method, rank: int | None) -> None:
-    found = _watched(method, rank)
+@each(*ALL)
+def test_everything_holds_for_a_sound_method(method: Method) -> None:
+    found = _watched(method, rank_of(method))
     assert found.keys() == NAMES
-    adapter = method.name in {"lora", "dora"}
-    assert found == {
-        name: None if name == "merge_equals_unmerged" and not adapter else True for name in NAMES
-    }
+    assert _broken(found) == KNOWN_FALSE.get(method.name, set())
+    absent = {name for name, value in found.items() if value is None}
+    assert absent == (set() if isinstance(method, PeftAdapter) else {"merge_equals_unmerged"})
 
 
 def test_watching_changes_neither_the_losses_nor_the_modes() -> None:
@@ -168,19 +170,42 @@ def test_identity_is_judged_relative_to_the_size_of_the_logits() -> None:
     assert watch.after_training(adapted)["identity_at_init"] is False
 
 
+def test_on_bfloat16_a_start_off_by_more_than_the_rounding_is_caught() -> None:
+    fault = _add("base_model.model.linear.lora_magnitude_vector.default.weight", 0.5)
+    dora = method_named("dora-bf16")
+    assert "identity_at_init" in _broken(_watched(Faulty(method=dora, adapting=fault)))
+
+
 # Merging
 
 
+@pytest.mark.parametrize("name", ["lora", "lora-bf16"])
 @pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
 def test_a_library_that_merges_by_another_scaling_than_it_computes_with_is_caught(
-    monkeypatch: pytest.MonkeyPatch, kind: str
+    monkeypatch: pytest.MonkeyPatch, kind: str, name: str
 ) -> None:
+    """On bfloat16 as sharply: there, too, sums are compared in float32."""
     layer = getattr(lora_layer, kind)
     original = layer.get_delta_weight
     monkeypatch.setattr(
         layer, "get_delta_weight", lambda self, adapter: 1.5 * original(self, adapter)
     )
-    assert _broken(_watched(LORA)) == {"merge_equals_unmerged"}
+    assert _broken(_watched(method_named(name))) == {"merge_equals_unmerged"}
+
+
+def test_a_library_that_cannot_merge_on_bfloat16_itself_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A merge that leaves a weight in float32 does its sums well, and gives a broken model."""
+
+    def upcast(self: Any, *_arguments: Any, **_options: Any) -> None:
+        self.base_layer.weight.data = self.base_layer.weight.data.float()
+        self.base_layer.weight.data += self.get_delta_weight("default")
+        self.merged_adapters.append("default")
+
+    monkeypatch.setattr(lora_layer.Conv2d, "merge", upcast)
+    assert _broken(_watched(LORA)) == set()
+    assert _broken(_watched(method_named("lora-bf16"))) == {"merge_equals_unmerged"}
 
 
 def test_a_merge_that_loses_the_head_is_caught() -> None:
@@ -260,6 +285,24 @@ def test_an_adapter_that_never_moves_is_caught() -> None:
         parameter.register_hook(torch.zeros_like)
 
     assert _broken(_watched(Faulty(method=LORA, adapting=deaden))) == {"trainable_changed"}
+
+
+def test_what_a_method_prunes_may_end_where_it_began_and_nothing_else() -> None:
+    """AdaLoRA's singular values start at zero, and a pruned one is set to zero again."""
+    adalora = method_named("adalora")
+    start = adalora.adapt(tiny_network(), head="head", rank=2, seed=0)
+
+    def put_back(part: str) -> Callable[[nn.Module], None]:
+        name = f"base_model.model.linear.{part}.default"
+
+        def strike(model: nn.Module) -> None:
+            with torch.no_grad():
+                model.get_parameter(name).copy_(start.get_parameter(name))
+
+        return strike
+
+    assert _broken(_watched(adalora, training=put_back("lora_E"))) == set()
+    assert _broken(_watched(adalora, training=put_back("lora_B"))) == {"trainable_changed"}
 
 
 # Shipping

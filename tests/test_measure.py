@@ -17,6 +17,7 @@ from peft_regress.adaptation import (
     cost_metrics,
 )
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
+from peft_regress.ledger import LEDGER_METRICS, rows_of
 from peft_regress.measure import define, measure
 from peft_regress.metrics import COST_METRICS, METRICS
 from peft_regress.records import Case
@@ -36,41 +37,52 @@ def measured(root, of: Case, **options):
     return measure(of, baselines=root, profiles=options.pop("profiles", ProfileCache()), **options)
 
 
+DEFAULT = ("full", "head", "bn_head", "lora", "dora", "galore")
+BFLOAT16 = ("full-bf16", "lora-bf16", "adalora-bf16")
+OTHERS = ("adalora", "lorafa", "norm", "galore-cloned")
+
+
 @pytest.fixture(scope="module")
 def records(tiny_sources):
-    """Every method of the default matrix on the tiny network, measured once."""
+    """Every method of the default matrix and some others on the tiny network, measured once."""
     from conftest import registry_restored
 
     with registry_restored():
         registry.add("architecture", TinyArchitecture())
         profiles = ProfileCache()
+        ranks = {
+            name: 4 if registry.get("method", name).ranks else None
+            for name in (*DEFAULT, *BFLOAT16, *OTHERS)
+        }
         return {
             name: measured(tiny_sources, case(method=name, rank=rank), profiles=profiles).record
-            for name, rank in (
-                ("full", None),
-                ("head", None),
-                ("bn_head", None),
-                ("lora", 4),
-                ("dora", 4),
-                ("galore", 4),
-            )
+            for name, rank in ranks.items()
         }
 
 
 EVERY = {*METRICS} - {"relative_step_seconds", "projection_flops", "projection_flops_b32"}
 
 
-@pytest.mark.parametrize("method", ["full", "head", "bn_head", "lora", "dora", "galore"])
+@pytest.mark.parametrize("method", [*DEFAULT, *BFLOAT16, *OTHERS])
 def test_every_metric_that_applies_is_measured(records, method):
     projections = {name for name in METRICS if name.startswith("projection_flops")}
-    expected = EVERY | (projections if method == "galore" else set())
+    expected = EVERY | (projections if method.startswith("galore") else set())
     assert records[method].status == "ok", records[method].error
     assert set(records[method].metrics) == expected
 
 
-@pytest.mark.parametrize("method", ["full", "head", "bn_head", "lora", "dora", "galore"])
+@pytest.mark.parametrize("method", [*DEFAULT, "lora-bf16", *OTHERS])
 def test_no_invariant_is_false(records, method):
     assert False not in records[method].invariants.values(), records[method].invariants
+
+
+@pytest.mark.parametrize(
+    ("method", "invariant"),
+    [("full-bf16", "trainable_changed"), ("adalora-bf16", "expected_trainable")],
+)
+def test_a_defect_is_recorded_and_the_case_measured_all_the_same(records, method, invariant):
+    assert records[method].status == "ok"
+    assert records[method].invariants[invariant] is False
 
 
 def test_units_directions_and_kinds_are_those_of_the_table(records):
@@ -93,20 +105,11 @@ def test_samples_are_one_a_seed_and_the_value_is_their_mean(records):
     assert metrics["first_losses"].value == pytest.approx(sum(s[0] for s in first) / 3, rel=1e-12)
 
 
-def test_the_ledger_adds_up_to_the_totals(records):
+def test_the_ledger_adds_up_to_every_metric_of_flops_and_bytes(records):
     for record in records.values():
-        for phase, metric in (
-            ("forward", "forward_flops"),
-            ("backward", "backward_flops"),
-            ("optimizer", "optimizer_flops"),
-            ("projection", "projection_flops"),
-        ):
-            modules = record.ledger.flops.get(phase, {})
-            total = sum(n for operators in modules.values() for n in operators.values())
-            value = record.metrics[metric].value if metric in record.metrics else 0
-            assert total == value
-        peak = sum(n for modules in record.ledger.bytes.values() for n in modules.values())
-        assert peak == record.metrics["peak_bytes"].value
+        for name in LEDGER_METRICS:
+            value = record.metrics[name].value if name in record.metrics else 0
+            assert sum(rows_of(record.ledger, name).values()) == value, name
 
 
 def test_methods_cost_what_their_definitions_say(records):
@@ -118,6 +121,39 @@ def test_methods_cost_what_their_definitions_say(records):
     assert count["lora"] == 130 + 108 + 32 + 32 + 48
     # a magnitude for each output channel
     assert count["dora"] == count["lora"] + 8 + 12
+
+
+def test_a_bfloat16_base_halves_what_is_of_the_base_and_costs_the_same_flops(records):
+    def value(method, metric):
+        return records[method].metrics[metric].value
+
+    full, half = (lambda metric, m=m: value(m, metric) for m in ("full", "full-bf16"))
+    for metric in ("forward_flops", "backward_flops", "optimizer_flops", "trainable_params"):
+        assert full(metric) == half(metric)
+    # 550 parameters; of BatchNorm 16 statistics and a counter of 8 bytes; 9 steps of AdamW.
+    assert (full("peak_param_bytes"), half("peak_param_bytes")) == (4 * 550, 2 * 550)
+    assert (full("adapter_bytes"), half("adapter_bytes")) == (4 * 566 + 8, 2 * 566 + 8)
+    states = full("optimizer_state_bytes"), half("optimizer_state_bytes")
+    assert states == (8 * 550 + 9 * 4, 4 * 550 + 9 * 4)
+    assert half("peak_grad_bytes") * 2 == full("peak_grad_bytes")
+    assert half("peak_activation_bytes") < full("peak_activation_bytes")
+
+
+def test_an_adapter_on_bfloat16_stays_in_float32(records):
+    one, half = (records[name].metrics for name in ("lora", "lora-bf16"))
+    adapter, head = 108 + 32 + 32 + 48, 130
+    assert one["adapter_bytes"].value == 4 * (adapter + head)
+    assert half["adapter_bytes"].value == 4 * adapter + 2 * head
+    assert one["peak_param_bytes"].value == 4 * (adapter + 550)
+    assert half["peak_param_bytes"].value == 4 * adapter + 2 * 550
+
+
+def test_the_first_loss_on_bfloat16_is_that_on_float32_but_for_the_rounding(records):
+    for one, half in (("full", "full-bf16"), ("lora", "lora-bf16")):
+        losses = (records[name].metrics["first_losses"].value for name in (one, half))
+        first, rounded = losses
+        assert first != rounded
+        assert rounded == pytest.approx(first, rel=1e-2)
 
 
 def test_measuring_twice_gives_the_same_numbers(tiny):
@@ -193,12 +229,22 @@ def test_a_model_without_an_eligible_module_is_unsupported(tiny):
     assert record.error.type == "UnsupportedCaseError"
 
 
+def test_a_method_that_a_release_has_no_optimizer_for_is_unsupported(tiny, monkeypatch):
+    import peft.optimizers
+
+    monkeypatch.delattr(peft.optimizers, "create_lorafa_optimizer")
+    record = measured(tiny, case(method="lorafa")).record
+    assert record.status == "unsupported"
+    assert "create_lorafa_optimizer" in record.error.message
+
+
 class TestDefinition:
     def test_is_stable(self, tiny):
         assert define(case(), tiny) == define(case(), tiny)
 
     def test_differs_by_case(self, tiny):
         cases = [case(), case(rank=1), case(method="dora"), case(task="unseen")]
+        cases += [case(method="lora-bf16"), case(method="loha"), case(method="lokr")]
         assert len({define(one, tiny) for one in cases}) == len(cases)
 
     @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from conftest import registry_restored
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
 from peft_regress.cli import main
-from peft_regress.store import read_run_file
+from peft_regress.run_files import read_run_file
 
 CONFTEST = """
 import sys
@@ -340,7 +340,7 @@ def test_an_altered_source_fails(project):
 
 
 METHOD = """
-from peft_regress.methods.lora import LORA
+from peft_regress.methods import LORA
 
 class Odd(type(LORA)):
     def hyperparameters(self, rank):
@@ -561,3 +561,63 @@ def test_collecting_imports_no_torch(project):
     done = subprocess.run(command, cwd=project.root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "96 tests collected" in done.stdout
+
+
+OTHER_MATRIX = """
+import dataclasses
+from peft_regress.methods import HEAD
+registry.add("method", dataclasses.replace(HEAD, name="head", matrices=("default",)))
+registry.add("method", dataclasses.replace(HEAD, name="bn_head", matrices=("other",)))
+registry.remove("task", "shift")
+from peft_regress.tasks import SHIFT
+registry.add("task", dataclasses.replace(SHIFT, matrices=("default", "other")))
+for name in {architectures!r}:
+    registry.add("architecture", Architecture(name=name, matrices=("default", "other")))
+"""
+BOTH = SUITE.replace("case_params()", "[*case_params(), *case_params(matrix='other')]")
+
+
+@pytest.fixture
+def two_matrices(project):
+    """A suite with a case of the default matrix and one of another."""
+    project.configure(
+        methods=(), architectures=(), extra=OTHER_MATRIX.format(architectures=("tiny",))
+    )
+    (project.root / "test_suite.py").write_text(BOTH)
+    return project
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
+def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, workers):
+    done = two_matrices.run("--regress-save=run.json", *workers)
+    assert "1 cases of the other matrix were left out: --regress-matrix other" in done.stdout
+    saved = two_matrices.saved()
+    assert list(saved.cases) == ["shift/head/tiny"]
+    assert saved.selection.complete
+
+
+def test_each_matrix_is_judged_by_its_own_cases_in_one_storage(two_matrices):
+    two_matrices.run("--regress-save=run.json")
+    two_matrices.accept()
+    two_matrices.run("--regress-save=run.json", "--regress-matrix=other")
+    assert list(two_matrices.saved().cases) == ["shift/bn_head/tiny"]
+    two_matrices.accept()
+    for options in ((), ("--regress-matrix=other",)):
+        done = two_matrices.run(*options)
+        assert done.returncode == 0, done.stdout
+        assert "1 unchanged" in done.stdout
+
+
+def test_a_hole_in_another_matrix_fails_that_run_alone(two_matrices):
+    two_matrices.run("--regress-save=run.json")
+    two_matrices.accept()
+    (two_matrices.root / "test_suite.py").write_text(SUITE)
+    assert two_matrices.run().returncode == 0
+    done = two_matrices.run("--regress-matrix=other")
+    assert done.returncode != 0
+
+
+def test_an_unknown_matrix_is_refused_with_the_known_ones(two_matrices):
+    done = two_matrices.run("--regress-matrix=othr")
+    assert done.returncode == 4
+    assert "unknown matrix 'othr'. Did you mean 'other'?" in done.stderr

@@ -10,10 +10,18 @@ import pytest
 
 from peft_regress import registry
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.matrix import matrices_of
+from peft_regress.records import Case
 
 BUILT_IN = {
     "method": {"full", "head", "bn_head", "lora", "dora", "galore"},
-    "architecture": {"resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5"},
+    "architecture": {
+        "resnet18",
+        "mobilenet_v2",
+        "mobilenet_v3_small",
+        "shufflenet_v2_x0_5",
+        "efficientnet_lite0",
+    },
     "task": {"shift", "unseen"},
 }
 
@@ -28,26 +36,61 @@ def _own_registry(clean_registry: None) -> None:
     """Leave no trace in the registry of the other tests."""
 
 
+class Point:
+    """An entry point that loads an item, or raises it."""
+
+    def __init__(self, name: str, item: Any) -> None:
+        self.name, self.value, self._item = name, f"package:{name}", item
+
+    def load(self) -> Any:
+        if isinstance(self._item, Exception):
+            raise self._item
+        return self._item
+
+
 @pytest.fixture
 def no_entry_points_yet(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Start from an empty registry; entry points come from the dict, by name."""
+    """Start from an empty registry; entry points of items come from the dict, by name."""
     found: dict[str, Any] = {}
+    _replace_entry_points(monkeypatch, items=found, families={})
+    return found
 
-    class Point:
-        def __init__(self, name: str, item: Any) -> None:
-            self.name, self.value, self._item = name, f"package:{name}", item
 
-        def load(self) -> Any:
-            if isinstance(self._item, Exception):
-                raise self._item
-            return self._item
+class Recording:
+    """A family of some names that notes what it is asked."""
+
+    def __init__(self, *known: str) -> None:
+        self.known, self.asked = known, []
+
+    def names(self) -> tuple[str, ...]:
+        return self.known
+
+    def find(self, name: str) -> Thing | None:
+        self.asked.append(name)
+        return Thing(name) if name in self.known else None
+
+
+@pytest.fixture
+def families(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Start from an empty registry; families of architectures come from the dict, by name."""
+    found: dict[str, Any] = {}
+    _replace_entry_points(monkeypatch, items={}, families=found)
+    return found
+
+
+def _replace_entry_points(
+    monkeypatch: pytest.MonkeyPatch, *, items: dict[str, Any], families: dict[str, Any]
+) -> None:
+    def entry_points(group: str) -> list[Point]:
+        if not group.endswith("_families"):
+            return [Point(*pair) for pair in items.items()]
+        known = families if group == "peft_regress.architecture_families" else {}
+        return [Point(*pair) for pair in known.items()]
 
     monkeypatch.setattr(registry, "_added", {kind: {} for kind in BUILT_IN})
     monkeypatch.setattr(registry, "_loaded", set())
-    monkeypatch.setattr(
-        registry, "entry_points", lambda group: [Point(*pair) for pair in found.items()]
-    )
-    return found
+    monkeypatch.setattr(registry, "_found", {})
+    monkeypatch.setattr(registry, "entry_points", entry_points)
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
@@ -164,3 +207,106 @@ def test_a_package_may_register_more_while_its_entry_point_loads(
     point = Loading(name="one", value="package:one", group="peft_regress.tasks")
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert set(registry.names("task")) == {"one", "extra"}
+
+
+# --- Families -------------------------------------------------------------------------------------
+
+
+def test_a_family_gives_what_is_not_registered_and_is_asked_once(families: dict[str, Any]) -> None:
+    families["zoo"] = Recording("lion", "tiger")
+    lion = registry.get("architecture", "lion")
+    assert lion == Thing("lion")
+    assert registry.get("architecture", "lion") is lion
+    assert families["zoo"].asked == ["lion"]
+
+
+def test_what_a_family_gives_is_in_no_list(families: dict[str, Any]) -> None:
+    families["zoo"] = Recording("lion")
+    registry.get("architecture", "lion")
+    assert registry.names("architecture") == ()
+    assert registry.items("architecture") == ()
+
+
+def test_listing_and_registered_names_ask_no_family(families: dict[str, Any]) -> None:
+    families["zoo"] = ImportError("a family was loaded")
+    registry.add("architecture", Thing("mine"))
+    assert registry.get("architecture", "mine") == Thing("mine")
+    assert registry.names("architecture") == ("mine",)
+
+
+def test_registering_a_name_wins_over_a_family_that_gave_it_before(
+    families: dict[str, Any],
+) -> None:
+    families["zoo"] = Recording("lion")
+    given = registry.get("architecture", "lion")
+    mine = Thing("lion")
+    registry.add("architecture", mine)
+    assert registry.get("architecture", "lion") is mine
+    registry.remove("architecture", "lion")
+    assert registry.get("architecture", "lion") is given
+
+
+def test_of_two_families_the_first_by_name_gives_it(families: dict[str, Any]) -> None:
+    families["zoo"] = Recording("lion")
+    families["aviary"] = Recording("lion", "eagle")
+    registry.get("architecture", "lion")
+    assert families["aviary"].asked == ["lion"]
+    assert families["zoo"].asked == []
+
+
+def test_a_family_is_of_one_kind(families: dict[str, Any]) -> None:
+    families["zoo"] = Recording("lion")
+    with pytest.raises(UnknownNameError, match="unknown method 'lion'"):
+        registry.get("method", "lion")
+
+
+def test_unknown_name_lists_the_registered_and_hints_at_a_family_too(
+    families: dict[str, Any],
+) -> None:
+    families["zoo"] = Recording("lion", "tiger")
+    registry.add("architecture", Thing("mouse"))
+    with pytest.raises(UnknownNameError) as raised:
+        registry.get("architecture", "lyon")
+    expected = "unknown architecture 'lyon'. Did you mean 'lion'? Known: mouse, 2 of zoo."
+    assert str(raised.value) == expected
+    assert raised.value.known == ("mouse",)
+    assert raised.value.unlisted == {"zoo": ("lion", "tiger")}
+
+
+def test_a_family_that_gives_another_name_is_refused(families: dict[str, Any]) -> None:
+    class Confused(Recording):
+        def find(self, name: str) -> Thing:
+            return Thing("cat")
+
+    families["zoo"] = Confused("lion")
+    with pytest.raises(InputError, match="family 'zoo' gives 'cat' for 'lion'"):
+        registry.get("architecture", "lion")
+
+
+def test_a_name_of_a_family_that_would_spoil_an_id_is_refused(families: dict[str, Any]) -> None:
+    families["zoo"] = Recording("big/lion")
+    with pytest.raises(InputError, match="'big/lion': it could not stand in a case id"):
+        registry.get("architecture", "big/lion")
+
+
+def test_removing_what_only_a_family_has_is_refused(families: dict[str, Any]) -> None:
+    families["zoo"] = Recording("lion")
+    registry.get("architecture", "lion")
+    with pytest.raises(UnknownNameError, match="unknown architecture 'lion'"):
+        registry.remove("architecture", "lion")
+
+
+def test_a_family_that_fails_to_load_fails_again(families: dict[str, Any]) -> None:
+    families["zoo"] = ImportError("no such module")
+    for _ in range(2):
+        with pytest.raises(ImportError, match="no such module"):
+            registry.get("architecture", "lion")
+
+
+def test_no_matrix_asks_a_family(families: dict[str, Any]) -> None:
+    """A case of a stored baseline may name anything; collection must not import torch for it."""
+    families["zoo"] = ImportError("a family was loaded")
+    registry.add("task", Thing("shift"))
+    registry.add("method", Thing("head"))
+    case = Case(task="shift", method="head", architecture="lion", rank=None)
+    assert matrices_of(case) == frozenset()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import statistics
 import subprocess
@@ -19,13 +18,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BASELINES = _ROOT / "baselines"
+_PARTS = Path(__file__).resolve().parent / "selfbench_parts.py"
 _PAIRS = 3
 
 
@@ -44,7 +40,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--matrix", action="store_true", help="also run the whole matrix")
     chosen = parser.parse_args()
-    promises = [*_commands(), *_profiles(), *_harness()]
+    promises = [
+        *_commands(),
+        *_profiles(),
+        *_large_models(),
+        *_cost_command(),
+        *_many(),
+        *_harness(),
+    ]
     if chosen.matrix:
         promises += _matrix()
     print("| what | promised | measured | holds |\n| --- | --- | --- | --- |")
@@ -109,8 +112,8 @@ def _seconds_of(command: list[str]) -> float:
 def _profiles() -> list[Promise]:
     """Profile on fake tensors against the same ledger on real ones."""
     promises = []
-    cases = (("full", None, "resnet18", 10.0), ("lora", 4, "mobilenet_v2", 5.0))
-    for method, rank, architecture, promised in cases:
+    cases = (("full", None, "resnet18", 10.0, 20.0), ("lora", 4, "mobilenet_v2", 5.0, 15.0))
+    for method, rank, architecture, promised, of_peers in cases:
         name = f"{method}{'' if rank is None else f' r={rank}'} {architecture}"
         result = _in_fresh_process("profile", method, str(rank or 0), architecture)
         ratio = result["real_seconds"] / result["fake_seconds"]
@@ -120,6 +123,13 @@ def _profiles() -> list[Promise]:
                 promised=f"{promised:.0f} times faster",
                 measured=f"{ratio:.1f} times",
                 holds=ratio >= promised,
+            ),
+            Promise(
+                what=f"profile of {name} at batch 32, against a step under FlopCounterMode and two "
+                "under MemTracker on real tensors",
+                promised=f"{of_peers:.0f} times faster",
+                measured=f"{result['peers_seconds'] / result['fake_seconds']:.1f} times",
+                holds=result["peers_seconds"] / result["fake_seconds"] >= of_peers,
             ),
             Promise(
                 what=f"profile of {name}: batch 32 against batch 1",
@@ -135,6 +145,57 @@ def _profiles() -> list[Promise]:
             ),
         ]
     return promises
+
+
+def _large_models() -> list[Promise]:
+    """Profile models whose real step at this batch would take tens of gigabytes."""
+    promises = []
+    for architecture in ("resnet50", "vit_b_16", "convnext_tiny"):
+        result = _in_fresh_process("large", architecture)
+        allowed = result["parameter_megabytes"] + 300
+        promises.append(
+            Promise(
+                what=f"profile of full {architecture} at batch 64: memory above the imports",
+                promised=f"its parameters and 300 MB: {allowed:.0f} MB",
+                measured=f"{result['megabytes']:.0f} MB",
+                holds=result["megabytes"] <= allowed,
+            )
+        )
+    return promises
+
+
+def _cost_command() -> list[Promise]:
+    """Time `peft-regress cost` against what it cannot do without."""
+    pairing = ["--architecture", "resnet18", "--method", "lora", "--rank", "4"]
+    command = [sys.executable, "-m", "peft_regress", "cost", *pairing]
+    needed = [sys.executable, str(_PARTS), "needed"]
+    ratios = []
+    for _ in range(_PAIRS):
+        ours, theirs = _seconds_of(command), _seconds_of(needed)
+        ratios.append(ours / theirs)
+    ratio = statistics.median(ratios)
+    return [
+        Promise(
+            what="`peft-regress cost` of one pairing, against its imports and one profile",
+            promised="at most 1.5 times",
+            measured=f"{ratio:.2f} times",
+            holds=ratio <= 1.5,
+        )
+    ]
+
+
+def _many() -> list[Promise]:
+    """Profile many pairings in one process."""
+    result = _in_fresh_process("many")
+    growth = result["late_megabytes"] - result["early_megabytes"]
+    return [
+        Promise(
+            what="memory after 200 profiles, against that after the first 20",
+            promised="no growth (within 10 MB)",
+            measured=f"{growth:+.1f} MB",
+            holds=growth <= 10,
+        )
+    ]
 
 
 def _harness() -> list[Promise]:
@@ -182,128 +243,12 @@ def _matrix() -> list[Promise]:
 def _in_fresh_process(part: str, *arguments: str) -> dict[str, float]:
     """Run one part where nothing else has been imported, so that memory and caches are its own."""
     done = subprocess.run(
-        [sys.executable, __file__, f"--part-{part}", *arguments],
+        [sys.executable, str(_PARTS), part, *arguments],
         cwd=_ROOT, stdout=subprocess.PIPE, check=True, text=True,
     )  # fmt: skip
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> dict[str, float]:
-    import torch
-
-    from peft_regress import registry
-    from peft_regress.cost import profile_step
-    from peft_regress.finetune import set_modes
-
-    torch.set_num_threads(1)
-    rank = int(rank_text) or None
-    method = registry.get("method", method_name)
-    architecture = registry.get("architecture", architecture_name)
-
-    def profile(*, batch: int, fake: bool) -> float:
-        model = architecture.build(num_classes=10, seed=0)
-        model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
-        set_modes(model, batch_norm_statistics=False)
-        started = time.perf_counter()
-        profile_step(
-            model,
-            lambda wrapped: method.make_optimizer(wrapped, rank=rank),
-            input_shape=(batch, 3, 224, 224),
-            num_classes=10,
-            fake=fake,
-        )
-        return time.perf_counter() - started
-
-    model = architecture.build(num_classes=10, seed=0)
-    method.adapt(model, head=architecture.head, rank=rank, seed=0)
-    imports = _resident_megabytes()
-    profile(batch=32, fake=True)
-    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports
-    ones, many = [], []
-    for _ in range(_PAIRS):
-        ones.append(profile(batch=1, fake=True))
-        many.append(profile(batch=32, fake=True))
-    return {
-        "fake_seconds": min(many),
-        "real_seconds": profile(batch=32, fake=False),
-        "batch_ratio": min(many) / min(ones),
-        "megabytes": megabytes,
-    }
-
-
-def _harness_part(case_id: str) -> dict[str, float]:
-    """Compare what both do outside training and evaluation, whose own noise is larger than that."""
-    from peft_regress import finetune, measure, registry
-    from peft_regress.adaptation import ProfileCache
-    from peft_regress.finetune import single_thread
-    from peft_regress.matrix import parse_case_id
-    from peft_regress.sources import build_source
-
-    case = parse_case_id(case_id)
-    method = registry.get("method", case.method)
-    architecture = registry.get("architecture", case.architecture)
-    task = registry.get("task", case.task)
-    inside = [0.0]
-
-    def clocked(action: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **options: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return action(*arguments, **options)
-            finally:
-                inside[0] += time.perf_counter() - started
-
-        return call
-
-    train, test = clocked(finetune.finetune), clocked(finetune.evaluate)
-    vars(measure).update(finetune=train, evaluate=test)
-
-    def bare() -> None:
-        data = task.load()
-        for seed in measure.SEEDS:
-            model = build_source(_BASELINES, architecture)
-            task.prepare(model, head=architecture.head, seed=seed)
-            model = method.adapt(model, head=architecture.head, rank=case.rank, seed=seed)
-            optimizer = method.make_optimizer(model, rank=case.rank)
-            train(model, optimizer, data, seed=seed, first=measure.FIRST_LOSSES)
-            test(model, data.test_images, data.test_labels)
-
-    profiles = ProfileCache()
-
-    def harnessed() -> None:
-        measure.measure(case, baselines=_BASELINES, profiles=profiles)
-
-    def outside_and_all(action: Callable[[], None]) -> tuple[float, float]:
-        inside[0] = 0.0
-        seconds = _seconds(action)
-        return seconds - inside[0], seconds
-
-    extras = []
-    with single_thread():
-        harnessed()  # fills the profile cache and every other cache
-        for _ in range(_PAIRS):
-            ours, _ = outside_and_all(harnessed)
-            theirs, whole = outside_and_all(bare)
-            extras.append((ours - theirs) / whole)
-    return {"extra": statistics.median(extras)}
-
-
-def _seconds(action: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def _resident_megabytes() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 if __name__ == "__main__":
-    if len(sys.argv) > 1 and sys.argv[1] == "--part-profile":
-        print(json.dumps(_profile_part(*sys.argv[2:])))
-    elif len(sys.argv) > 1 and sys.argv[1] == "--part-harness":
-        print(json.dumps(_harness_part(*sys.argv[2:])))
-    else:
-        main()
+    main()

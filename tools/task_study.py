@@ -184,7 +184,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--tasks", nargs="+", default=list(registry.names("task")))
     parser.add_argument("--methods", nargs="+", default=list(COLUMNS))
-    parser.add_argument("--architectures", nargs="+", default=list(registry.names("architecture")))
+    in_a_matrix = [item.name for item in registry.items("architecture") if item.matrices]
+    parser.add_argument("--architectures", nargs="+", default=in_a_matrix)
     parser.add_argument("--baselines", type=Path, default=BASELINES)
     parser.add_argument("--learning-rates", action="store_true", help="sweep instead of compare")
     arguments = parser.parse_args()

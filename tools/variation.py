@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress.metrics import METRICS
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.store import read_run
+from peft_regress.shards import read_run
 
 if TYPE_CHECKING:
     from peft_regress.records import Metric, Record, Run

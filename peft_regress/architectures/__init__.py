@@ -1,19 +1,26 @@
-"""Networks to adapt, unmodified from torchvision. No torch at import."""
+"""Networks to adapt: torchvision's, unmodified, and EfficientNet-Lite. No torch at import."""
 
+from peft_regress.architectures.efficientnet_lite import EFFICIENTNET_LITE0, EfficientNetLite0
 from peft_regress.architectures.protocol import Architecture
 from peft_regress.architectures.torchvision_models import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
     SHUFFLENET_V2_X0_5,
+    TORCHVISION,
+    TorchvisionFamily,
     TorchvisionModel,
 )
 
 __all__ = [
+    "EFFICIENTNET_LITE0",
     "MOBILENET_V2",
     "MOBILENET_V3_SMALL",
     "RESNET18",
     "SHUFFLENET_V2_X0_5",
+    "TORCHVISION",
     "Architecture",
+    "EfficientNetLite0",
+    "TorchvisionFamily",
     "TorchvisionModel",
 ]

@@ -30,6 +30,7 @@ __all__ = [
     "formula_of",
     "is_svd",
     "paper_formula_of",
+    "place_of",
     "register_flop_formula",
 ]
 
@@ -54,9 +55,16 @@ class UncountedOperatorError(PeftRegressError):
             "operator's own arguments and its result; return 0 if it does no matrix work."
         )
         super().__init__(
-            f"no FLOP formula for {operator}, reached in the {phase} of module "
-            f"{module or '(outside any module)'!r}; counting it as 0 would hide work. {remedy}"
+            f"no FLOP formula for {operator}, reached in {place_of(phase, module)}; counting it as "
+            f"0 would hide work. {remedy}"
         )
+
+
+def place_of(phase: str, module: str) -> str:
+    """Say where in a step something happens, for a message."""
+    where = f"module {module!r}" if module else "the model itself"
+    known = {"forward": f"the forward pass of {where}", "backward": f"the backward pass of {where}"}
+    return known.get(phase, f"the update of {where}")
 
 
 def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
@@ -277,6 +285,44 @@ def _attention_backward(
 def _svd(matrix: Tensor, *_args: Any, **_: Any) -> int:
     n, m = sorted(matrix.shape[-2:])
     return int(matrix.shape[:-2].numel() * (6 * m * n**2 + 20 * n**3))
+
+
+# --- Linear systems -------------------------------------------------------------------------------
+# LU of an (n, n) matrix: for k = n-1 ... 1 below a pivot, k divisions and k^2 multiply-adds, so
+# n (n - 1) / 2 + n (n - 1) (2n - 1) / 3 = (4n^3 - 3n^2 - n) / 6. Then for each of k right-hand
+# sides n (n - 1) FLOPs with the unit triangle and n^2 with the other, whose diagonal divides.
+
+
+def _lu(n: int) -> int:
+    return (4 * n**3 - 3 * n**2 - n) // 6
+
+
+def _substitutions(n: int) -> int:
+    return 2 * n**2 - n
+
+
+@register_flop_formula(aten._linalg_solve_ex)  # noqa: SLF001
+def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
+    n = matrix.shape[-1]
+    solution = out[0]  # (..., n, k), or (..., n) where the right-hand sides are vectors
+    batch = matrix.shape[:-2].numel()
+    return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
+
+
+@register_flop_formula(aten.linalg_lu_solve)
+def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
+    n = factors.shape[-1]
+    return out.numel() // n * _substitutions(n)
+
+
+# The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
+
+
+@register_flop_formula(aten.linalg_pinv)
+def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
+    m, n = matrix.shape[-2:]
+    product = 2 * m * n * min(m, n)
+    return _svd(matrix) + matrix.shape[:-2].numel() * product
 
 
 def is_svd(packet: Any) -> bool:

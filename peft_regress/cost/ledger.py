@@ -22,8 +22,10 @@ from peft_regress.cost.flops import (
     formula_of,
     is_svd,
     paper_formula_of,
+    place_of,
 )
 from peft_regress.cost.memory import Category, MemoryEvent
+from peft_regress.cost.refusals import UnprofilableModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -88,6 +90,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Raises:
         UncountedOperatorError: an operator does matrix work and has no formula.
+        UnprofilableModelError: an operator multiplies tensors of different dtypes.
     """
 
     def __init__(self) -> None:
@@ -96,10 +99,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.memory_events: list[MemoryEvent] = []
         self.flop_events: list[FlopEvent] = []
         self.aten_ops = 0
+        self._last_module = ""
         self._trail = ModuleTrail()
         self._operators: dict[Any, _Operator] = {}
         self._holdings: dict[int, _Holding] = {}
         self._parameters: list[tuple[weakref.ref[Tensor], str]] = []
+
+    @property
+    def place(self) -> str:
+        """Say where in the step the last operator ran, for a message."""
+        return place_of(self.phase, self._last_module)
 
     # --- What is known before the step ---
 
@@ -180,7 +189,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             # Reaches the mode undivided where autograd is off; only its parts have formulas.
             with self:
                 return func.decompose(*args, **kwargs)
-        module = self._module(args)
+        module = self._last_module = self._module(args)
         if operator.stops_the_count or (operator.is_foreach and self.phase == "optimizer"):
             raise UncountedOperatorError(
                 operator=operator.name,
@@ -188,6 +197,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 phase=self.phase,
                 remedy=_NO_FOREACH if operator.is_foreach else "",
             )
+        if operator.formula is not None:
+            self._check_dtypes(operator.name, args)
         out = func(*args, **kwargs)
         self.aten_ops += operator.is_counted_op
         if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
@@ -195,6 +206,17 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for tensor in _tensors(out):
             self._see(tensor, module)
         return out
+
+    def _check_dtypes(self, operator: str, args: tuple[Any, ...]) -> None:
+        """Raise for a product of two dtypes: real tensors would, and fake ones let it pass."""
+        found = {t.dtype for t in args[:3] if isinstance(t, Tensor) and _is_inexact(t.dtype)}
+        if operator.startswith("aten.") and len(found) > 1:
+            dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+            msg = (
+                f"{operator}, reached in {self.place}, is given {dtypes}, which no real step could "
+                "multiply: measure with the dtype of the model, or convert the model"
+            )
+            raise UnprofilableModelError(msg)
 
     def _count(
         self,
@@ -277,8 +299,11 @@ def _describe(func: Any) -> _Operator:
     formula = formula_of(packet)
     is_foreach = "_foreach_" in name or "_fused_" in name
     # prim.device, through which fake tensors tell their device, is in no dispatcher to be asked.
-    is_composite = func.namespace != "prim" and func.has_kernel_for_dispatch_key(
-        torch._C.DispatchKey.CompositeImplicitAutograd  # noqa: SLF001
+    # An operator with a kernel of its own, such as silu_backward, runs that one, and not its parts.
+    is_composite = (
+        func.namespace != "prim"
+        and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)  # noqa: SLF001
+        and not func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CPU)  # noqa: SLF001
     )
     return _Operator(
         name=name,
@@ -291,6 +316,10 @@ def _describe(func: Any) -> _Operator:
         stops_the_count=formula is None and does_matrix_work(name),
         is_foreach=is_foreach,
     )
+
+
+def _is_inexact(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["CATEGORIES", "ByteSite", "Category", "MemoryEvent", "MemorySummary", "summarize_memory"]
 
@@ -58,8 +58,14 @@ class MemorySummary:
     """Each category's own maximum, whenever it occurs."""
     end_bytes: Mapping[Category, int]
     """What is alive in each category after the last event."""
+    peak_index: int
+    """How many events the first moment of the peak comes after."""
     sites_at_peak: tuple[ByteSite, ...]
-    """What was alive at the first moment of the peak; sums to `peak_bytes`. Sorted."""
+    """What was alive at that moment; sums to `peak_bytes`. Sorted."""
+    sites_at_highs: tuple[ByteSite, ...]
+    """Who held each category at the first moment of its own high; sums to `high_bytes`. Sorted."""
+    sites_at_end: tuple[ByteSite, ...]
+    """What is alive after the last event; sums to `end_bytes`. Sorted."""
 
 
 def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> MemorySummary:
@@ -77,11 +83,13 @@ def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> Memory
     for event in events[:start]:
         _apply(alive, event)
     high = dict(alive)
+    high_index = dict.fromkeys(CATEGORIES, start)
     total = peak = sum(alive.values())
     peak_index = start
     for index, event in enumerate(events[start:], start + 1):
         _apply(alive, event)
-        high[event.category] = max(high[event.category], alive[event.category])
+        if alive[event.category] > high[event.category]:
+            high[event.category], high_index[event.category] = alive[event.category], index
         total += event.delta_bytes
         if total > peak:
             peak, peak_index = total, index
@@ -89,7 +97,12 @@ def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> Memory
         peak_bytes=peak,
         high_bytes=high,
         end_bytes=alive,
+        peak_index=peak_index,
         sites_at_peak=_sites(events[:peak_index]),
+        sites_at_highs=_sites(
+            event for index, event in enumerate(events, 1) if index <= high_index[event.category]
+        ),
+        sites_at_end=_sites(events),
     )
 
 
@@ -100,7 +113,7 @@ def _apply(alive: dict[Category, int], event: MemoryEvent) -> None:
         raise ValueError(message)
 
 
-def _sites(events: Sequence[MemoryEvent]) -> tuple[ByteSite, ...]:
+def _sites(events: Iterable[MemoryEvent]) -> tuple[ByteSite, ...]:
     held: Counter[tuple[Category, str]] = Counter()
     for delta_bytes, category, module in events:
         held[category, module] += delta_bytes

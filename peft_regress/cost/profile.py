@@ -6,6 +6,7 @@ batch, and no memory.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,18 +14,23 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
+from torch._subclasses import fake_tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_regress.collector import quiet_collector
 from peft_regress.cost.ledger import FlopEvent, Ledger, Phase
 from peft_regress.cost.memory import ByteSite, summarize_memory
+from peft_regress.cost.refusals import (
+    NothingToTrainError,
+    UnprofilableModelError,
+    cannot_be_fake,
+    check_model,
+    check_optimizer,
+    check_step,
+    checked_logits,
+    checked_objective,
+)
 from peft_regress.cost.swap import cloner, swapped_tensors
-from peft_regress.errors import PeftRegressError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,14 +47,6 @@ __all__ = [
 Loss = Literal["cross-entropy", "sum"]
 
 
-class NothingToTrainError(PeftRegressError):
-    """A model of which no parameter would get a gradient: there is no step to measure."""
-
-
-class UnprofilableModelError(PeftRegressError):
-    """A model that cannot be measured without computing it, or whose output is not logits."""
-
-
 class FlopSite(NamedTuple):
     """FLOPs of one operator in one module and phase of the step; module '' is outside any."""
 
@@ -56,6 +54,8 @@ class FlopSite(NamedTuple):
     module: str
     operator: str
     flops: int
+    paper_flops: int
+    """As torch's FlopCounterMode has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +96,15 @@ class StepCost:
     aten_ops: int
     """Operators of the aten namespace dispatched in the step."""
     flops_by_site: tuple[FlopSite, ...]
-    """The four FLOP totals, split; the phase 'projection' holds GaLore's SVDs. Sorted."""
+    """The FLOP totals, split; the phase 'projection' holds GaLore's SVDs. Sorted."""
     bytes_at_peak: tuple[ByteSite, ...]
     """Who holds `peak_bytes` at the first moment of the peak; sums to it. Sorted."""
+    peak_phase: Phase
+    """In which phase of the step that moment lies."""
+    bytes_at_highs: tuple[ByteSite, ...]
+    """Who holds each category at the first moment of its own high; sums to that. Sorted."""
+    state_bytes: tuple[ByteSite, ...]
+    """Whose `optimizer_state_bytes` they are; sums to them. Sorted."""
 
     @property
     def category_sum_bytes(self) -> int:
@@ -120,6 +126,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
     input_shape: tuple[int, ...],
     num_classes: int,
     loss: Loss = "cross-entropy",
+    dtype: torch.dtype = torch.float32,
     fake: bool = True,
 ) -> StepCost:
     """Measure what one training step costs, without a GPU, without data and almost without memory.
@@ -132,31 +139,33 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
     Args:
         model: returns logits, (batch, num_classes, ...), from one tensor.
         make_optimizer: called once; its optimizer must run one kernel a tensor (foreach=False).
-        input_shape: (batch, channels, height, width), or whatever the model takes; float32.
+        input_shape: (batch, channels, height, width), or whatever the model takes.
         num_classes: how many logits the model has.
         loss: cross-entropy against labels, or the plain sum of the logits as the paper has it.
+        dtype: of the input; the loss is of the logits in float32 where they are in half precision.
         fake: whether to measure on fake tensors; False runs the step for real, on copies and
             random data, to check that it makes no difference.
 
     Raises:
-        NothingToTrainError: no parameter would get a gradient.
+        InputError: no model could take such a step, or what makes the optimizer makes none.
+        NothingToTrainError: no parameter would get a gradient, or an update.
         UnprofilableModelError: the model's path depends on values, an operator has no fake kernel,
-            or the output is not logits for `num_classes` classes.
+            a parameter is on no device or of another dtype than its input, or the output is not
+            logits for `num_classes` classes.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        message = (
-            f"nothing to train: none of the parameters of {type(model).__name__} requires a "
-            "gradient. Set requires_grad on those to be trained, the classifier's for example."
-        )
-        raise NothingToTrainError(message)
+    check_step(input_shape, num_classes, dtype)
+    check_model(model)
     # Real weights may be met as constants that a closure holds, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     ledger = Ledger()
+    device = next(model.parameters()).device
     with (
         quiet_collector(),
         _without_attention_fast_path(),
-        torch.random.fork_rng(devices=[]),
+        _without_log_of_failures(),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        torch.inference_mode(mode=False),
         swapped_tensors(model, mode.from_tensor if mode is not None else cloner()),
         torch.enable_grad(),
     ):
@@ -164,20 +173,17 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
             parameter.grad = None
         try:
             with mode if mode is not None else nullcontext():
-                start, end = _run(ledger, model, make_optimizer, input_shape, num_classes, loss)
-        except (
-            DataDependentOutputException,
-            DynamicOutputShapeException,
-            UnsupportedOperatorException,
-        ) as error:
-            message = (
-                f"{type(model).__name__} cannot be measured on fake tensors: {error} needs values, "
-                "or has no fake kernel. Pass fake=False to run the step for real."
-            )
-            raise UnprofilableModelError(message) from error
+                inputs = torch.randn(input_shape, dtype=dtype, device=device)
+                labels = _labels(inputs, num_classes) if loss == "cross-entropy" else None
+                marks = _run(ledger, model, make_optimizer, inputs, labels, num_classes)
+        except RuntimeError as error:
+            refusal = cannot_be_fake(error, model, ledger.place) if fake else None
+            if refusal is None:
+                raise
+            raise refusal from error
         finally:
             ledger.close()
-    return _step_cost(ledger, start, end)
+    return _step_cost(ledger, marks)
 
 
 class _Mark(NamedTuple):
@@ -188,20 +194,31 @@ class _Mark(NamedTuple):
     aten_ops: int
 
 
+class _StepMarks(NamedTuple):
+    """Where the measured step and its phases begin in the log, and where it ends."""
+
+    start: _Mark
+    backward: _Mark
+    optimizer: _Mark
+    end: _Mark
+
+
 def _mark(ledger: Ledger) -> _Mark:
     return _Mark(len(ledger.memory_events), len(ledger.flop_events), ledger.aten_ops)
 
 
-def _run(  # noqa: PLR0913, PLR0917 - the arguments of profile_step, handed on
+def _labels(inputs: Tensor, num_classes: int) -> Tensor:
+    return torch.randint(num_classes, inputs.shape[:1], device=inputs.device)
+
+
+def _run(  # noqa: PLR0913, PLR0917 - what profile_step has been given or made
     ledger: Ledger,
     model: nn.Module,
     make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-    input_shape: tuple[int, ...],
+    inputs: Tensor,
+    labels: Tensor | None,
     num_classes: int,
-    loss: Loss,
-) -> tuple[_Mark, _Mark]:
-    inputs = torch.randn(input_shape)
-    labels = torch.randint(num_classes, input_shape[:1]) if loss == "cross-entropy" else None
+) -> _StepMarks:
     ledger.follow(model)
     ledger.hold(inputs, "activation")
     if labels is not None:
@@ -210,11 +227,12 @@ def _run(  # noqa: PLR0913, PLR0917 - the arguments of profile_step, handed on
         # Some optimizers allocate their state here rather than in the first step.
         ledger.phase = "optimizer"
         optimizer = make_optimizer(model)
+        check_optimizer(optimizer, model)
         _step(ledger, model, optimizer, inputs, labels, num_classes)
         start = _mark(ledger)
-        _step(ledger, model, optimizer, inputs, labels, num_classes)
+        phases = _step(ledger, model, optimizer, inputs, labels, num_classes)
         # Here, while the optimizer and its state are still alive.
-        return start, _mark(ledger)
+        return _StepMarks(start, *phases, _mark(ledger))
 
 
 def _step(  # noqa: PLR0913, PLR0917
@@ -224,39 +242,23 @@ def _step(  # noqa: PLR0913, PLR0917
     inputs: Tensor,
     labels: Tensor | None,
     num_classes: int,
-) -> None:
+) -> tuple[_Mark, _Mark]:
+    """Take one step and return where its backward pass and its update begin."""
     ledger.start_step()
     optimizer.zero_grad(set_to_none=True)
-    logits = _logits(model(inputs), model, num_classes)
+    logits = checked_logits(model(inputs), model, num_classes=num_classes, labels=labels)
+    if logits.dtype in {torch.float16, torch.bfloat16}:
+        logits = logits.float()
     objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
-    if not objective.requires_grad:
-        message = (
-            f"nothing to train: no trainable parameter of {type(model).__name__} takes part in "
-            "its output."
-        )
-        raise NothingToTrainError(message)
+    checked_objective(objective, model)
     ledger.phase = "backward"
+    backward = _mark(ledger)
     objective.backward()  # type: ignore[no-untyped-call]
     ledger.phase = "optimizer"
+    update = _mark(ledger)
     optimizer.step()
     ledger.hold_parameters()
-
-
-def _logits(output: object, model: nn.Module, num_classes: int) -> Tensor:
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor):
-        message = (
-            f"{type(model).__name__} returns a {type(output).__name__}, not a tensor of logits or "
-            "an object with one in `logits`"
-        )
-        raise UnprofilableModelError(message)
-    if logits.ndim < 2 or logits.shape[1] != num_classes:  # noqa: PLR2004
-        message = (
-            f"{type(model).__name__} returns an output of shape {tuple(logits.shape)}; for "
-            f"num_classes={num_classes} it has to be (batch, {num_classes}, ...)"
-        )
-        raise UnprofilableModelError(message)
-    return logits
+    return backward, update
 
 
 @contextmanager
@@ -270,7 +272,20 @@ def _without_attention_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(was_enabled)
 
 
-def _step_cost(ledger: Ledger, start: _Mark, end: _Mark) -> StepCost:
+@contextmanager
+def _without_log_of_failures() -> Iterator[None]:
+    """Keep fake tensors from logging a traceback of an error that they raise as well."""
+    log = logging.getLogger(fake_tensor.__name__)
+    was_disabled = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = was_disabled
+
+
+def _step_cost(ledger: Ledger, marks: _StepMarks) -> StepCost:
+    start, end = marks.start, marks.end
     memory = summarize_memory(ledger.memory_events[: end.memory], start=start.memory)
     first = ledger.flop_events[: start.flops]
     second = ledger.flop_events[start.flops : end.flops]
@@ -294,7 +309,17 @@ def _step_cost(ledger: Ledger, start: _Mark, end: _Mark) -> StepCost:
         aten_ops=end.aten_ops - start.aten_ops,
         flops_by_site=_sites(events),
         bytes_at_peak=memory.sites_at_peak,
+        peak_phase=_phase_at(memory.peak_index, marks),
+        bytes_at_highs=memory.sites_at_highs,
+        state_bytes=tuple(site for site in memory.sites_at_end if site.category == "optimizer"),
     )
+
+
+def _phase_at(event_count: int, marks: _StepMarks) -> Phase:
+    """Name the phase in which the last of so many memory events occurred."""
+    if event_count <= marks.backward.memory:
+        return "forward"
+    return "backward" if event_count <= marks.optimizer.memory else "optimizer"
 
 
 def _total(events: Sequence[FlopEvent], phase: Phase) -> int:
@@ -303,6 +328,15 @@ def _total(events: Sequence[FlopEvent], phase: Phase) -> int:
 
 def _sites(events: Sequence[FlopEvent]) -> tuple[FlopSite, ...]:
     flops: Counter[tuple[Phase, str, str]] = Counter()
+    paper_flops: Counter[tuple[Phase, str, str]] = Counter()
     for event in events:
-        flops[event.phase, event.module, event.operator] += event.flops
-    return tuple(sorted(FlopSite(*site, flops[site]) for site in flops if flops[site]))
+        site = event.phase, event.module, event.operator
+        flops[site] += event.flops
+        paper_flops[site] += event.paper_flops
+    return tuple(
+        sorted(
+            FlopSite(*site, flops[site], paper_flops[site])
+            for site in flops
+            if flops[site] or paper_flops[site]
+        )
+    )

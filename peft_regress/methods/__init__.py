@@ -1,19 +1,33 @@
 """Ways to fine-tune a model. No torch at import."""
 
-from peft_regress.methods.galore import GALORE, GaLore
-from peft_regress.methods.lora import DORA, LORA, LowRankAdapter
+from peft_regress.methods.adapters import ADAPTERS, DORA, LORA
+from peft_regress.methods.galore import GALORE, GALORE_CLONED, GaLore
+from peft_regress.methods.peft_adapter import PeftAdapter
 from peft_regress.methods.protocol import Method
-from peft_regress.methods.selective import BN_HEAD, FULL, HEAD, Selective
+from peft_regress.methods.selective import (
+    BITFIT,
+    BN_HEAD,
+    FULL,
+    FULL_BF16,
+    HEAD,
+    NORM,
+    Selective,
+)
 
 __all__ = [
+    "ADAPTERS",
+    "BITFIT",
     "BN_HEAD",
     "DORA",
     "FULL",
+    "FULL_BF16",
     "GALORE",
+    "GALORE_CLONED",
     "HEAD",
     "LORA",
+    "NORM",
     "GaLore",
-    "LowRankAdapter",
     "Method",
+    "PeftAdapter",
     "Selective",
 ]

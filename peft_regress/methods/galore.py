@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
-__all__ = ["GALORE", "GaLore"]
+__all__ = ["GALORE", "GALORE_CLONED", "GaLore"]
 
 _MATRIX_DIMENSIONS: Final = (2, 4)
 
@@ -31,15 +32,19 @@ class GaLore:
     """Train every parameter; linear and convolution weights through a projected gradient.
 
     `update_proj_gap` is the number of steps between two SVDs. It is far below the library's 200
-    so that a refresh falls inside a short run: a projector that never refreshes must show.
+    so that a refresh falls inside a short run: a projector that never refreshes must show. With
+    `clones_projection` it keeps the singular vectors that it uses alone; the library keeps all.
     """
 
     name: str
     update_proj_gap: int
     scale: float = 0.25
     proj_type: str = "std"
+    clones_projection: bool = False
     ranks: tuple[int, ...] = (1, 4, 16)
     matrices: tuple[str, ...] = ("default",)
+    base_dtype: BaseDtype = "float32"
+    prunes: tuple[str, ...] = ()
     trains_batch_norm_statistics: bool = False
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
@@ -55,6 +60,8 @@ class GaLore:
             "scale": self.scale,
             "proj_type": self.proj_type,
             "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
+            # What defines the stock one stays as it was before there was another.
+            **({"clones_projection": True} if self.clones_projection else {}),
         }
 
     def adapt(
@@ -67,6 +74,8 @@ class GaLore:
     ) -> nn.Module:
         """Let everything train, in place; the method lives in its optimizer."""
         find_head(model, head)
+        # Here, since it makes tensors when it is imported, which are no cost of a training step.
+        import_quietly("galore_torch")
         model.requires_grad_(requires_grad=True)
         return model
 
@@ -83,7 +92,9 @@ class GaLore:
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return GaLoreAdamW, weights of 2 and 4 dimensions in a group with a rank."""
         galore_torch = import_quietly("galore_torch")
-        from peft_regress.methods.galore_projector import FlatteningProjector
+        from peft_regress.methods.galore_projector import CloningProjector, FlatteningProjector
+
+        make_projector = CloningProjector if self.clones_projection else FlatteningProjector
 
         projected: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
@@ -115,7 +126,7 @@ class GaLore:
         )
         for parameter in projected:
             # The optimizer keeps a projector that it finds, and makes a stock one else.
-            optimizer.state[parameter]["projector"] = FlatteningProjector(**settings)
+            optimizer.state[parameter]["projector"] = make_projector(**settings)
         return cast("Optimizer", optimizer)
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
@@ -132,3 +143,10 @@ class GaLore:
 
 
 GALORE = GaLore(name="galore", update_proj_gap=15)
+GALORE_CLONED = GaLore(
+    name="galore-cloned",
+    update_proj_gap=15,
+    clones_projection=True,
+    ranks=(4,),
+    matrices=("extended",),
+)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from galore_torch.galore_projector import GaLoreProjector
 
 if TYPE_CHECKING:
     from torch import Size, Tensor
 
-__all__ = ["FlatteningProjector"]
+__all__ = ["CloningProjector", "FlatteningProjector"]
 
 
 class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torch has no types
@@ -35,3 +35,15 @@ class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torc
         """Return the update in the shape of the weight, scaled."""
         full_rank: Tensor = super().project_back(low_rank_grad)
         return full_rank.view(self._shape)
+
+
+class CloningProjector(FlatteningProjector):
+    """The same, keeping of each SVD the singular vectors that it uses and not all of them.
+
+    The library slices the first `rank` vectors off, and a slice keeps the whole matrix alive.
+    """
+
+    def get_orthogonal_matrix(self, weights: Tensor, rank: int, type: str) -> Any:  # noqa: A002
+        """Return the first `rank` singular vectors of a side, or both, in their own storage."""
+        found = super().get_orthogonal_matrix(weights, rank, type)
+        return [side.clone() for side in found] if isinstance(found, list) else found.clone()

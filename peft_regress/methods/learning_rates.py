@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from peft_regress.policy import BFLOAT16_SUFFIX
+
 __all__ = ["LEARNING_RATES", "learning_rate"]
 
 # Peak rates under the cosine of `finetune`. Found with `tools/task_study.py --learning-rates`, from
@@ -20,9 +22,26 @@ LEARNING_RATES: Final[dict[str, float]] = {
     "lora": 4e-3,
     "dora": 4e-3,
     "galore": 4e-3,
+    "galore-cloned": 4e-3,
+    "bitfit": 4e-3,
+    "norm": 4e-3,
+    "rslora": 4e-3,
+    "loraplus": 2e-3,
+    "lorafa": 1e-2,
+    "pissa": 1e-2,
+    "olora": 1e-2,
+    "adalora": 1e-2,
+    "loha": 1e-2,
+    "lokr": 1e-2,
+    "hira": 1e-2,
+    "hra": 4e-3,
+    "oft": 4e-3,
+    "boft": 4e-3,
+    "ia3": 5e-3,
+    "ln_tuning": 4e-3,
 }
 
 
 def learning_rate(method: str) -> float:
-    """Return the peak learning rate of a built-in method."""
-    return LEARNING_RATES[method]
+    """Return the peak learning rate of a built-in method, the same on every base."""
+    return LEARNING_RATES[method.removesuffix(BFLOAT16_SUFFIX)]

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
 __all__ = [
     "ADAMW_SETTINGS",
+    "cast_base",
     "check_names",
     "copy_into",
     "find_head",
@@ -34,6 +36,13 @@ ADAMW_SETTINGS: Final[dict[str, Json]] = {
     "eps": 1e-6,
     "weight_decay": 0.0,
 }
+
+
+def cast_base(model: nn.Module, dtype: BaseDtype) -> nn.Module:
+    """Cast parameters and floating-point buffers in place; nothing happens where they have it."""
+    import torch  # listing names must not cost the import
+
+    return model.to(getattr(torch, dtype))
 
 
 def find_head(model: nn.Module, head: str) -> nn.Module:

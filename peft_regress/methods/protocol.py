@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from peft_regress.records import Json
 
-__all__ = ["Method"]
+__all__ = ["BaseDtype", "Method"]
+
+BaseDtype = Literal["float32", "bfloat16"]
 
 
 class Method(Protocol):
@@ -33,6 +35,14 @@ class Method(Protocol):
     @property
     def trains_batch_norm_statistics(self) -> bool:
         """Whether BatchNorm layers run in train mode, their statistics re-estimated."""
+
+    @property
+    def base_dtype(self) -> BaseDtype:
+        """The floating-point type that the base model and the images are cast to before `adapt`."""
+
+    @property
+    def prunes(self) -> tuple[str, ...]:
+        """Parts of the names of parameters that the method itself may leave or set at zero."""
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all that is set by hand (learning rate, alpha, betas ...), for the definition."""

@@ -14,6 +14,7 @@ from peft_regress.methods.parts import (
     set_batch_norm_momentum,
     train_only,
 )
+from peft_regress.methods.targets import normalization_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,16 +22,20 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
-__all__ = ["BN_HEAD", "FULL", "HEAD", "Selective"]
+__all__ = ["BITFIT", "BN_HEAD", "FULL", "FULL_BF16", "HEAD", "NORM", "Selective"]
 
 _BATCH_NORM_MOMENTUM: Final = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selective:
-    """Train everything, or the head alone.
+    """Train everything, or the head alone, or with it the biases or the normalization layers.
+
+    Biases alone are BitFit; on CNNs without biases in their convolutions they are those of the
+    normalization layers.
 
     With `trains_batch_norm_statistics` the running mean and variance of every BatchNorm follow
     the target data in the forward pass (weight and bias stay frozen): the BN+H of the paper. They
@@ -39,10 +44,12 @@ class Selective:
     """
 
     name: str
-    trains: Literal["all", "head"]
+    trains: Literal["all", "head", "biases", "normalization"]
     trains_batch_norm_statistics: bool = False
     ranks: tuple[int, ...] = ()
     matrices: tuple[str, ...] = ("default",)
+    base_dtype: BaseDtype = "float32"
+    prunes: tuple[str, ...] = ()
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
         """Return all that is set by hand, for the definition."""
@@ -53,6 +60,7 @@ class Selective:
             "batch_norm_momentum": _BATCH_NORM_MOMENTUM
             if self.trains_batch_norm_statistics
             else None,
+            **({} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}),
         }
 
     def adapt(
@@ -69,6 +77,8 @@ class Selective:
             model.requires_grad_(requires_grad=True)
         else:
             train_only(model, head_module)
+            for name in self._trained_with_the_head(model):
+                model.get_parameter(name).requires_grad = True
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
         return model
@@ -81,11 +91,25 @@ class Selective:
         rank: int | None,  # noqa: ARG002
     ) -> dict[str, tuple[int, ...]]:
         """Return name and shape of each parameter that must train."""
+        with_the_head = self._trained_with_the_head(base)
         return {
             name: tuple(parameter.shape)
             for name, parameter in base.named_parameters()
-            if self.trains == "all" or name.rpartition(".")[0] == head
+            if self.trains == "all" or name.rpartition(".")[0] == head or name in with_the_head
         }
+
+    def _trained_with_the_head(self, model: nn.Module) -> set[str]:
+        """Return the names of the parameters that are neither the head's nor frozen."""
+        if self.trains == "biases":
+            # `in_proj_bias` of an attention too, but not Swin's table of relative positions.
+            return {n for n, _ in model.named_parameters() if n.rpartition(".")[2].endswith("bias")}
+        if self.trains == "normalization":
+            return {
+                f"{name}.{parameter}"
+                for name, layer in normalization_layers(model).items()
+                for parameter, _ in layer.named_parameters(recurse=False)
+            }
+        return set()
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:  # noqa: ARG002
         """Return AdamW over what trains."""
@@ -120,4 +144,7 @@ class Selective:
 
 FULL = Selective(name="full", trains="all")
 HEAD = Selective(name="head", trains="head")
+FULL_BF16 = Selective(name="full-bf16", trains="all", base_dtype="bfloat16", matrices=("extended",))
+BITFIT = Selective(name="bitfit", trains="biases", matrices=("extended",))
+NORM = Selective(name="norm", trains="normalization", matrices=("extended",))
 BN_HEAD = Selective(name="bn_head", trains="head", trains_batch_norm_statistics=True)

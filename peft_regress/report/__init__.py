@@ -1,6 +1,7 @@
-"""Turn a verdict into text, Markdown or JSON values. No IO, no judgement."""
+"""Turn verdicts and explanations into text, Markdown or JSON values. No IO, no judgement."""
 
-from peft_regress.report.encode import encode_verdict
+from peft_regress.report.encode import encode_explanation, encode_verdict
+from peft_regress.report.explain import explanation_markdown, explanation_text
 from peft_regress.report.lines import contents_line
 from peft_regress.report.markdown import verdict_markdown
 from peft_regress.report.text import case_text, results_table, verdict_text
@@ -8,7 +9,10 @@ from peft_regress.report.text import case_text, results_table, verdict_text
 __all__ = [
     "case_text",
     "contents_line",
+    "encode_explanation",
     "encode_verdict",
+    "explanation_markdown",
+    "explanation_text",
     "results_table",
     "verdict_markdown",
     "verdict_text",

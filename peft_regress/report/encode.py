@@ -1,4 +1,4 @@
-"""A verdict as the JSON that `peft-regress compare --format json` prints."""
+"""Verdicts and explanations as the JSON that `compare` and `explain --format json` print."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 from peft_regress.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from peft_regress.gate import RunVerdict
+    from collections.abc import Sequence
 
-__all__ = ["encode_verdict"]
+    from peft_regress.attribution import Breakdown, MetricChange
+    from peft_regress.gate import Observation, RunVerdict
+
+__all__ = ["encode_explanation", "encode_verdict"]
 
 
 def encode_verdict(verdict: RunVerdict) -> dict[str, Any]:
@@ -36,4 +39,81 @@ def encode_verdict(verdict: RunVerdict) -> dict[str, Any]:
             }
             for case in verdict.cases
         ],
+    }
+
+
+def encode_explanation(
+    old: Observation, new: Observation, changes: Sequence[MetricChange]
+) -> dict[str, Any]:
+    """Return all rows: `{schema_version, case, old, new, environment, definition, metrics}`."""
+    packages = sorted(old.environment.keys() | new.environment.keys())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "case": new.record.case.id,
+        "old": _encode_side(old),
+        "new": _encode_side(new),
+        "environment": [
+            {"package": name, "old": old.environment.get(name), "new": new.environment.get(name)}
+            for name in packages
+            if old.environment.get(name) != new.environment.get(name)
+        ],
+        "same_definition": old.record.definition == new.record.definition,
+        "metrics": [_encode_change(change) for change in changes],
+    }
+
+
+def _encode_side(side: Observation) -> dict[str, Any]:
+    error = side.record.error
+    return {
+        "run": side.origin,
+        "status": side.record.status,
+        "error": None if error is None else {"type": error.type, "message": error.message},
+    }
+
+
+def _encode_change(change: MetricChange) -> dict[str, Any]:
+    phases = change.peak_phases
+    return {
+        "metric": change.metric,
+        "unit": change.unit,
+        "old": change.old,
+        "new": change.new,
+        "change": change.change,
+        "relative_change": change.relative_change,
+        "peak_phase": None if phases is None else {"old": phases[0], "new": phases[1]},
+        "not_held_by": list(change.not_held_by),
+        "breakdowns": [_encode_breakdown(split) for split in change.breakdowns],
+    }
+
+
+def _encode_breakdown(split: Breakdown) -> dict[str, Any]:
+    return {
+        "by": split.by,
+        "layers": [
+            {
+                "layer": layer.layer,
+                "what": layer.what,
+                "old": layer.old,
+                "new": layer.new,
+                "change": layer.change,
+                "base_runs": layer.base_runs,
+                "rows": [
+                    {
+                        "module": row.module,
+                        "what": row.what,
+                        "old": row.old,
+                        "new": row.new,
+                        "change": row.change,
+                        "only_in": row.only_in,
+                    }
+                    for row in layer.rows
+                ],
+            }
+            for layer in split.layers
+        ],
+        "unmoved": split.unmoved,
+        "unattributed": {"old": split.unattributed[0], "new": split.unattributed[1]},
+        "sum": sum(row.change for row in split.rows)
+        + split.unattributed[1]
+        - split.unattributed[0],
     }

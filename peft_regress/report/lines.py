@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate import CaseVerdict, Reason, RunVerdict
     from peft_regress.gate import Value as ReasonValue
-    from peft_regress.records import Run
+    from peft_regress.records import Record, Run
 
 __all__ = [
     "accept_hint",
@@ -23,11 +24,15 @@ __all__ = [
     "contents_line",
     "counts_line",
     "environment_lines",
+    "escape_markdown",
     "outcome_line",
     "reason_cells",
     "short_verdict",
+    "status_text",
+    "wrapped",
 ]
 
+_WIDTH = 100
 _LONGEST_TEXT = 160
 _SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
 """What the measured methods and architectures come from."""
@@ -38,6 +43,14 @@ def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
     printable = "".join(c if c.isprintable() else " " for c in text)
     flat = " ".join(printable.split())
     return flat if len(flat) <= longest else flat[: longest - 3] + "..."
+
+
+def escape_markdown(text: str) -> str:
+    """Keep text from a file out of Markdown and HTML syntax."""
+    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for character in "\\`*_[]|~#":
+        escaped = escaped.replace(character, "\\" + character)
+    return escaped
 
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
@@ -67,6 +80,25 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
 def short_verdict(case: CaseVerdict) -> str:
     """Return a verdict as words: 'newly failing'."""
     return case.verdict.replace("_", " ")
+
+
+def wrapped(text: str, *, indent: str = "  ", most_lines: int | None = None) -> str:
+    """Return text in lines that fit a terminal, no word broken."""
+    return textwrap.fill(
+        text,
+        _WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        max_lines=most_lines,
+        placeholder=" ...",
+    )
+
+
+def status_text(record: Record) -> str:
+    """Return a status with its error: 'error (KeyError: ...)'."""
+    error = record.error
+    return record.status if error is None else f"{record.status} ({error.type}: {error.message})"
 
 
 def counts_line(verdict: RunVerdict) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from peft_regress.report.lines import (
     clean,
     environment_lines,
+    escape_markdown,
     outcome_line,
     reason_cells,
     short_verdict,
@@ -44,7 +45,7 @@ def verdict_markdown(
         for case, reason in rows:
             cells = ("",) * 5 if reason is None else reason_cells(reason)
             named = (clean(case.id), short_verdict(case), *cells)
-            lines.append("| " + " | ".join(_escape(cell) for cell in named) + " |")
+            lines.append("| " + " | ".join(escape_markdown(cell) for cell in named) + " |")
         lines.append("")
     # A dict keeps the order that `environment_lines` chose.
     moved = dict.fromkeys(
@@ -54,15 +55,7 @@ def verdict_markdown(
         for line in environment_lines(references[name].environment, new.environment)
     )
     if moved:
-        lines += ["Environment: " + _escape("; ".join(moved)), ""]
+        lines += ["Environment: " + escape_markdown("; ".join(moved)), ""]
     if verdict.exit_code:
         lines += [f"If the new numbers are right: {hint}", ""]
     return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Keep text from a file out of Markdown and HTML syntax."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_[]|~#":
-        escaped = escaped.replace(character, "\\" + character)
-    return escaped

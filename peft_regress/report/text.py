@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import textwrap
 from typing import TYPE_CHECKING
 
 from peft_regress.attribution import explain_metric
@@ -15,6 +14,7 @@ from peft_regress.report.lines import (
     outcome_line,
     reason_cells,
     short_verdict,
+    wrapped,
 )
 from peft_regress.units import format_value
 
@@ -63,7 +63,7 @@ def case_text(
         moved = environment_lines(old.environment, new.environment)
         if case.reasons:
             text = "  environment: " + ("; ".join(moved) or "as in the baseline")
-            lines.append(_wrapped(text, indent="    ", most_lines=_MOST_ENVIRONMENT_LINES))
+            lines.append(wrapped(text, indent="    ", most_lines=_MOST_ENVIRONMENT_LINES))
         lines.append(f"  baseline: {clean(old.origin)}")
     if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {hint}")
@@ -87,27 +87,15 @@ def verdict_text(
     ]
     if len(told) > _MOST_CASES:
         rest = " ".join(clean(case.id) for case in told[_MOST_CASES:])
-        blocks.append(_wrapped(f"and {len(told) - _MOST_CASES} more: {rest}"))
+        blocks.append(wrapped(f"and {len(told) - _MOST_CASES} more: {rest}"))
     for name, meaning in _HOLES.items():
         ids = [clean(case.id) for case in notable if case.verdict == name]
         if ids:
-            blocks.append(_wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
+            blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
             if name == "new":
                 blocks[-1] += f"\n  if their numbers are right: {hint}"
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
-
-
-def _wrapped(text: str, *, indent: str = "  ", most_lines: int | None = None) -> str:
-    return textwrap.fill(
-        text,
-        _WIDTH,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        max_lines=most_lines,
-        placeholder=" ...",
-    )
 
 
 def results_table(run: Run) -> str:
@@ -175,10 +163,10 @@ def _module_lines(reason: Reason, old: Observation | None, new: Observation | No
     """Name the modules behind a change, the largest first."""
     if old is None or new is None:
         return []
-    found = explain_metric(reason.metric, old.record.ledger, new.record.ledger)
     spec = METRICS.get(reason.metric)
-    if spec is None or not found:
+    if spec is None:
         return []
+    found = explain_metric(reason.metric, old.record, new.record).shortest
     lines = [
         f"{clean(row.module) or '(no module)'} {clean(row.what)}: "
         f"{'+' if row.change > 0 else '-'}{format_value(abs(row.change), spec.unit)}"

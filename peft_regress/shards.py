@@ -1,0 +1,90 @@
+"""Read a run: from one file, or from a folder with the files of its shards."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from peft_regress.errors import InputError
+from peft_regress.files import is_folder
+from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION, Run, Selection
+from peft_regress.run_files import RunFile, read_run_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["read_run"]
+
+
+def read_run(path: Path) -> RunFile:
+    """Read a run file, or the union of the run files of a folder (the shards of one run).
+
+    A case that stands in two files of the folder is an error: which one would count?
+    """
+    if not is_folder(path):
+        return read_run_file(path)
+    files = [read_run_file(file) for file in sorted(path.glob("*.json"))]
+    if not files:
+        msg = f"{path}: the folder holds no run file (*.json)"
+        raise InputError(msg)
+    document = dict(files[0].document)
+    document["benchmarks"] = [
+        entry for file in files for entry in file.document.get("benchmarks", ())
+    ]
+    return RunFile(path=path, run=_union(path, files), document=document)
+
+
+def _union(folder: Path, files: list[RunFile]) -> Run:
+    first = files[0].run
+    cases: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    for file in files:
+        if file.run.environment != first.environment:
+            differing = _first_difference(first.environment, file.run.environment)
+            pair = f"{files[0].path.name} and {file.path.name}"
+            msg = f"{folder}: {pair} are not shards of one run: {differing}"
+            raise InputError(msg)
+        for name, record in file.run.cases.items():
+            if name in cases:
+                msg = (
+                    f"{folder}: case {name} stands in {origin[name].name} and in {file.path.name}; "
+                    "move one of the files away"
+                )
+                raise InputError(msg)
+            cases[name] = record
+            origin[name] = file.path
+    same_machine = all(file.run.machine == first.machine for file in files)
+    mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=first.environment,
+        machine=first.machine if same_machine else mixed,
+        selection=_union_selection([file.run for file in files], set(cases)),
+        cases=dict(sorted(cases.items())),
+    )
+
+
+def _union_selection(runs: list[Run], present: set[str]) -> Selection:
+    left_out = sorted({name for run in runs for name in run.selection.not_selected} - present)
+    narrowed = sorted({how for run in runs for how in run.selection.narrowed_by})
+
+    def is_whole(selection: Selection) -> bool:
+        # Shards are narrowed one by one; together they are complete when nothing is left out.
+        # Incomplete without being narrowed is a run that was interrupted.
+        how = selection.narrowed_by
+        shard_only = bool(how) and all(text.startswith("--regress-shard") for text in how)
+        return selection.complete or shard_only
+
+    complete = not left_out and all(is_whole(run.selection) for run in runs)
+    return Selection(
+        complete=complete, narrowed_by=[] if complete else narrowed, not_selected=left_out
+    )
+
+
+def _first_difference(old: dict[str, str], new: dict[str, str]) -> str:
+    for package in sorted(old.keys() | new.keys()):
+        if old.get(package) != new.get(package):
+            versions = (old.get(package, "absent"), new.get(package, "absent"))
+            return "{} is {} in one, {} in the other".format(package, *versions)
+    return "no difference"

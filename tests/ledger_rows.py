@@ -1,0 +1,51 @@
+"""Draw the rows of a training step's costs, to be packed into a ledger."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import strategies as st
+
+from peft_regress.ledger import LEDGER_METRICS
+from peft_regress.metrics import BATCH_SUFFIX
+
+if TYPE_CHECKING:
+    from peft_regress.ledger import Rows
+
+CATEGORIES = ("param", "buffer", "grad", "activation", "temp", "optimizer")
+OPERATORS = ("aten.convolution", "aten.mm", "activation")
+NAMES = {
+    **dict.fromkeys(
+        [
+            "forward_flops",
+            "backward_flops",
+            "optimizer_flops",
+            "projection_flops",
+            "paper_forward_flops",
+            "paper_backward_flops",
+        ],
+        OPERATORS,
+    ),
+    **{f"peak_{category}_bytes": (category,) for category in CATEGORIES},
+    "peak_bytes": CATEGORIES,
+    "optimizer_state_bytes": ("optimizer",),
+    "adapter_bytes": ("ship",),
+}
+"""What the rows of each metric are named."""
+
+modules = st.sampled_from(["", "conv1", "conv1.base_layer", "fc"])
+# Often equal, often 32 times each other, so that much follows.
+amounts = st.sampled_from([0, 1, 2, 32, 64]) | st.integers(0, 2**56)
+
+
+@st.composite
+def all_rows(draw: st.DrawFn) -> dict[str, Rows]:
+    """Draw rows of any of the metrics."""
+    return {
+        metric + suffix: draw(
+            st.dictionaries(st.tuples(modules, st.sampled_from(names)), amounts, max_size=4)
+        )
+        for metric, names in NAMES.items()
+        for suffix in ("", BATCH_SUFFIX)
+        if metric + suffix in LEDGER_METRICS and draw(st.booleans())
+    }

@@ -1,0 +1,34 @@
+"""Records with the costs and the ledgers of real steps, profiled once a session."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from builders import LORA, make_record
+
+from peft_regress.adaptation import (
+    Adaptation,
+    CostSettings,
+    adaptation_cost,
+    cost_metrics,
+    step_ledger,
+)
+from peft_regress.metrics import BATCH_SUFFIX
+
+if TYPE_CHECKING:
+    from peft_regress.records import Record
+
+
+def profile(method: str, architecture: str, rank: int | None = None, **settings: Any) -> Record:
+    """Return a record with the costs of a real step, at 64x64 and both batch sizes."""
+    adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
+    one, many = (
+        adaptation_cost(adaptation, CostSettings(batch=batch, resolution=64, **settings))
+        for batch in (1, 32)
+    )
+    metrics = {**cost_metrics(one), **cost_metrics(many, suffix=BATCH_SUFFIX)}
+    return make_record(LORA, metrics, ledger=step_ledger(one, many))
+
+
+cached = functools.cache(profile)

@@ -1,0 +1,603 @@
+"""The methods of peft, each against its own definition: layers, shapes, scaling, optimizer."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from typing import Any
+
+import peft
+import peft.optimizers
+import peft.tuners.boft.layer as boft_layer
+import pytest
+import torch
+from tiny_methods import adapted, each, method_named, trainable, trained
+from tiny_network import tiny_data, tiny_network
+from torch import nn
+
+from peft_regress import finetune
+from peft_regress.architectures import RESNET18
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods import ADAPTERS, DORA, LORA
+from peft_regress.methods.adapter_shapes import BLOCK_SIZE
+from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.targets import Targets, normalization_layers
+
+FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
+ADALORA, LORA_FA, LORA_PLUS = (method_named(name) for name in ("adalora", "lorafa", "loraplus"))
+HRA, OFT, BOFT = (method_named(name) for name in ("hra", "oft", "boft"))
+PRINCIPAL = (method_named("pissa"), method_named("olora"))
+STEM = "base_model.model."
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The symmetric initialization can NOT:UserWarning"),
+]
+
+
+class _One(nn.Module):
+    """A layer to adapt and a head."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(2, 2)
+
+
+def _added(method: Any, rank: int | None, layer: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Adapt a layer and return what trains in it, by the names below its own."""
+    model = method.adapt(_One(layer), head="head", rank=rank, seed=0)
+    stem = f"{STEM}layer."
+    return {n.removeprefix(stem): s for n, s in trainable(model).items() if n.startswith(stem)}
+
+
+# Targets
+
+
+class _Layers(nn.Module):
+    def __init__(self, *, linear: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, kernel_size=3)
+        self.pointwise = nn.Conv2d(8, 8, kernel_size=1)
+        self.depthwise = nn.Conv2d(8, 8, kernel_size=3, groups=8)
+        if linear:
+            self.linear = nn.Linear(8, 12)
+        self.head = nn.Linear(8, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "linear", "found"),
+    [
+        ({}, True, ["conv", "pointwise", "linear"]),
+        ({"grouped": True}, True, ["conv", "pointwise", "depthwise", "linear"]),
+        ({"linear_first": True}, True, ["linear"]),
+        ({"linear_first": True}, False, ["conv", "pointwise"]),
+        ({"block_size": 4}, True, ["pointwise", "linear"]),
+        ({"block_size": 9, "grouped": True}, True, ["conv", "depthwise"]),
+        ({"block_size": 64}, True, []),
+        ({"normalization": True}, True, []),
+    ],
+    ids=str,
+)
+def test_rule_finds_its_layers_in_the_models_order(
+    options: dict[str, Any], linear: bool, found: list[str]
+) -> None:
+    rule = Targets(description="", **options)
+    assert list(rule.find(_Layers(linear=linear), head="head")) == found
+
+
+def test_normalization_layers_are_those_with_a_weight_of_their_own() -> None:
+    model = nn.ModuleDict(
+        {
+            "batch": nn.BatchNorm2d(4),
+            "batch_1d": nn.BatchNorm1d(4),
+            "sync": nn.SyncBatchNorm(4),
+            "instance": nn.InstanceNorm2d(4, affine=True),
+            "layer": nn.LayerNorm(4),
+            "group": nn.GroupNorm(2, 4),
+            "rms": nn.RMSNorm(4),
+            "no weight": nn.BatchNorm2d(4, affine=False),
+            "instance, no weight": nn.InstanceNorm2d(4),
+            "layer, no weight": nn.LayerNorm(4, elementwise_affine=False),
+            "local response": nn.LocalResponseNorm(2),
+            "conv": nn.Conv2d(4, 4, 1),
+        }
+    )
+    assert list(normalization_layers(model)) == [*model][:7]
+
+
+def test_a_layer_whose_name_ends_like_a_target_is_left_alone() -> None:
+    class Nested(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.block = nn.ModuleDict({"conv": nn.Conv2d(8, 8, 3, groups=8)})
+            self.head = nn.Linear(8, 4)
+
+    model = LORA.adapt(Nested(), head="head", rank=2, seed=0)
+    assert not [name for name in trainable(model) if "block" in name]
+
+
+# Shapes: for a convolution of 8 outputs, 12 inputs, a 3 x 3 kernel, and a linear layer of 12
+# outputs and 8 inputs, at rank 2, written out by hand.
+
+LORA_SHAPES = (
+    {"lora_A.default.weight": (2, 12, 3, 3), "lora_B.default.weight": (8, 2, 1, 1)},
+    {"lora_A.default.weight": (2, 8), "lora_B.default.weight": (12, 2)},
+)
+BY_HAND: dict[str, tuple[dict[str, tuple[int, ...]] | None, dict[str, tuple[int, ...]]]] = {
+    "lora": LORA_SHAPES,
+    "rslora": LORA_SHAPES,
+    "loraplus": LORA_SHAPES,
+    "dora": (
+        {**LORA_SHAPES[0], "lora_magnitude_vector.default.weight": (1, 8, 1, 1)},
+        {**LORA_SHAPES[1], "lora_magnitude_vector.default.weight": (12,)},
+    ),
+    "lorafa": (
+        {"lora_B.default.weight": (8, 2, 1, 1)},
+        {"lora_B.default.weight": (12, 2)},
+    ),
+    "pissa": (None, LORA_SHAPES[1]),
+    "olora": (None, LORA_SHAPES[1]),
+    # From half as much again as the rank that is left in the end.
+    "adalora": (
+        {"lora_A.default": (3, 108), "lora_B.default": (8, 3), "lora_E.default": (3, 1)},
+        {"lora_A.default": (3, 8), "lora_B.default": (12, 3), "lora_E.default": (3, 1)},
+    ),
+    "loha": (
+        {
+            "hada_w1_a.default": (8, 2),
+            "hada_w1_b.default": (2, 108),
+            "hada_w2_a.default": (8, 2),
+            "hada_w2_b.default": (2, 108),
+        },
+        {
+            "hada_w1_a.default": (12, 2),
+            "hada_w1_b.default": (2, 8),
+            "hada_w2_a.default": (12, 2),
+            "hada_w2_b.default": (2, 8),
+        },
+    ),
+    # 8 = 2 x 4 and 12 = 3 x 4; rank 2 is not below half of 4, so W2 stays whole.
+    "lokr": (
+        {"lokr_w1.default": (2, 3), "lokr_w2.default": (4, 4, 3, 3)},
+        {"lokr_w1.default": (3, 2), "lokr_w2.default": (4, 4)},
+    ),
+    "hira": (
+        {"hira_A.default": (2, 12, 3, 3), "hira_B.default": (8, 2, 1, 1)},
+        {"hira_A.default": (2, 8), "hira_B.default": (12, 2)},
+    ),
+    "hra": ({"hra_u.default": (108, 2)}, {"hra_u.default": (8, 2)}),
+    "oft": ({"oft_R.default.weight": (27, 6)}, {"oft_R.default.weight": (2, 6)}),
+    "boft": (
+        {"boft_R.default": (1, 27, 4, 4), "boft_s.default": (1, 8)},
+        {"boft_R.default": (1, 2, 4, 4), "boft_s.default": (12, 1)},
+    ),
+    "ia3": ({"ia3_l.default": (1, 8, 1, 1)}, {"ia3_l.default": (12, 1)}),
+}
+
+
+@pytest.mark.parametrize("kind", ["conv", "linear"])
+@pytest.mark.parametrize("name", BY_HAND)
+def test_an_adapter_has_the_shapes_of_its_definition(name: str, kind: str) -> None:
+    method, by_hand = method_named(name), BY_HAND[name][kind == "linear"]
+    layer = nn.Conv2d(12, 8, kernel_size=3) if kind == "conv" else nn.Linear(8, 12)
+    if by_hand is not None:
+        assert method.shapes(layer, 2) == by_hand
+        assert _added(method, 2, layer) == by_hand
+
+
+def test_norm_tuning_trains_copies_of_the_layers() -> None:
+    added = _added(method_named("ln_tuning"), None, nn.BatchNorm2d(6))
+    assert added == {
+        "ln_tuning_layers.default.weight": (6,),
+        "ln_tuning_layers.default.bias": (6,),
+    }
+
+
+def test_every_adapter_is_written_out_by_hand() -> None:
+    assert {*BY_HAND, "ln_tuning"} == {method.name for method in FLOAT32}
+
+
+LAYERS = {
+    "wide": lambda: nn.Conv2d(20, 6, kernel_size=3, padding=1),
+    "tall": lambda: nn.Conv2d(4, 30, kernel_size=5, stride=2),
+    "pointwise": lambda: nn.Conv2d(16, 7, kernel_size=1),
+    "one input": lambda: nn.Conv2d(1, 1, kernel_size=2),
+    "grouped": lambda: nn.Conv2d(12, 24, kernel_size=3, groups=4),
+    "depthwise": lambda: nn.Conv2d(16, 16, kernel_size=4, groups=16),
+    "linear": lambda: nn.Linear(24, 10),
+    "narrow": lambda: nn.Linear(4, 1),
+    "prime": lambda: nn.Linear(12, 13),
+}
+RANKED = tuple(method for method in FLOAT32 if method.ranks)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8, 40])
+@pytest.mark.parametrize("layer", LAYERS)
+@each(*RANKED)
+def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method: Any, layer: str, rank: int) -> None:
+    model = _One(LAYERS[layer]())
+    if not method.targets.find(model, head="head"):
+        assert layer in {"grouped", "depthwise"}
+        return
+    expected = method.expected_trainable(model, head="head", rank=rank)
+    if method in PRINCIPAL and not isinstance(model.layer, nn.Linear):
+        with pytest.raises(ValueError, match="Unknown initialization"):
+            method.adapt(model, head="head", rank=rank, seed=0)
+        return
+    assert trainable(method.adapt(model, head="head", rank=rank, seed=0)) == expected
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@each(*(method for method in FLOAT32 if not method.ranks and method.name != "ln_tuning"))
+def test_shapes_without_a_rank_hold_for_every_layer(method: Any, layer: str) -> None:
+    model = _One(LAYERS[layer]())
+    if method.targets.find(model, head="head"):
+        expected = method.expected_trainable(model, head="head", rank=None)
+        assert trainable(method.adapt(model, head="head", rank=None, seed=0)) == expected
+
+
+def test_lora_count_on_resnet18_equals_the_published_one_with_head_for_adapter() -> None:
+    model = LORA.adapt(RESNET18.build(num_classes=10, seed=0), head="fc", rank=4, seed=0)
+    on_every_layer, on_head, head = 145_780, 4 * (512 + 10), 512 * 10 + 10
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert count == on_every_layer - on_head + head
+
+
+# Refusals
+
+
+@each(*(method for method in FLOAT32 if method.name not in {"ln_tuning", "loha", "lokr", "ia3"}))
+def test_no_eligible_layer_is_an_unsupported_case(method: Any) -> None:
+    model = _One(nn.Conv2d(3, 3, kernel_size=3, groups=3))
+    message = f"{method.name}: _One has none of its targets, {method.targets.description} "
+    with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
+        method.adapt(model, head="head", rank=2, seed=0)
+
+
+def test_norm_tuning_without_a_normalization_layer_is_an_unsupported_case() -> None:
+    with pytest.raises(UnsupportedCaseError, match="none of its targets, normalization layers"):
+        method_named("ln_tuning").adapt(_Layers(linear=True), head="head", rank=None, seed=0)
+
+
+# peft allows AdaLoRA a rank of 0; the command line does not.
+@each(*(method for method in RANKED if method is not ADALORA))
+def test_the_librarys_own_value_error_goes_through(method: Any) -> None:
+    with pytest.raises(ValueError, match="positive integer"):
+        method.adapt(tiny_network(), head="head", rank=0, seed=0)
+
+
+@each(*FLOAT32)
+def test_a_release_without_the_configuration_is_an_unsupported_case(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(peft, method.config)
+    message = f"{method.name}: peft {peft.__version__} has no {method.config}"
+    with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
+        adapted(method)
+
+
+@each(LORA_FA, LORA_PLUS)
+def test_a_release_without_the_optimizer_is_an_unsupported_case(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(peft.optimizers, f"create_{method.name}_optimizer")
+    message = f"peft {peft.__version__} has no create_{method.name}_optimizer in peft.optimizers"
+    with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
+        method.make_optimizer(adapted(method), rank=2)
+
+
+@each(*PRINCIPAL)
+def test_a_factored_start_refuses_convolutions(method: Any) -> None:
+    """And says so as of an unknown one: LoRA's layer for convolutions knows but two starts."""
+    with pytest.raises(ValueError, match=f"Unknown initialization .*'{method.name}'"):
+        method.adapt(_Layers(linear=False), head="head", rank=2, seed=0)
+
+
+# LoRA and its kin
+
+
+@each(LORA, DORA, LORA_PLUS)
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_scaling_is_one_at_every_rank(method: Any, rank: int) -> None:
+    model = adapted(method, rank=rank)
+    scalings = [m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")]
+    assert scalings == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_rank_stabilized_scaling_is_the_root_of_the_rank(rank: int) -> None:
+    model = adapted(method_named("rslora"), rank=rank)
+    scalings = [m.scaling["default"] for m in model.modules() if hasattr(m, "scaling")]
+    assert scalings == [math.sqrt(rank)] * 2
+
+
+def test_dora_magnitude_starts_at_the_norm_of_each_output_channel() -> None:
+    base = tiny_network()
+    norms = base.conv.weight.detach().flatten(start_dim=1).norm(dim=1)
+    parameters = dict(DORA.adapt(base, head="head", rank=2, seed=0).named_parameters())
+    magnitude = parameters[f"{STEM}conv.lora_magnitude_vector.default.weight"]
+    torch.testing.assert_close(magnitude.detach().flatten(), norms)
+
+
+def test_loraplus_trains_b_at_the_ratio_times_the_rate_of_a() -> None:
+    model = adapted(LORA_PLUS)
+    rate_of = {
+        id(parameter): group["lr"]
+        for group in LORA_PLUS.make_optimizer(model, rank=2).param_groups
+        for parameter in group["params"]
+    }
+    rates = {
+        name.removeprefix(STEM): rate_of[id(parameter)]
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    low, high = learning_rate("loraplus"), 4 * learning_rate("loraplus")
+    assert rates == {
+        "conv.lora_A.default.weight": low,
+        "conv.lora_B.default.weight": high,
+        "linear.lora_A.default.weight": low,
+        "linear.lora_B.default.weight": high,
+        "head.weight": low,
+        # Whatever has one dimension goes with B, in the reference code too.
+        "head.bias": high,
+    }
+
+
+@each(*PRINCIPAL)
+def test_a_factored_start_splits_the_weight_and_keeps_the_sum(method: Any) -> None:
+    base = tiny_network()
+    whole = base.linear.weight.detach().clone()
+    layer: Any = method.adapt(base, head="head", rank=3, seed=0).get_submodule(f"{STEM}linear")
+    low_rank = (layer.lora_B["default"].weight @ layer.lora_A["default"].weight).detach()
+    torch.testing.assert_close(layer.base_layer.weight + low_rank, whole)
+    assert torch.linalg.matrix_rank(low_rank) == 3
+
+
+def test_pissa_takes_the_largest_singular_values() -> None:
+    base = tiny_network()
+    values = torch.linalg.svdvals(base.linear.weight.detach())
+    model = method_named("pissa").adapt(base, head="head", rank=3, seed=0)
+    rest = torch.linalg.svdvals(model.get_submodule(f"{STEM}linear").base_layer.weight.detach())
+    torch.testing.assert_close(rest[:-3], values[3:])
+
+
+# LoRA-FA
+
+
+def test_lorafa_keeps_a_at_its_draw_and_ships_it() -> None:
+    name = f"{STEM}linear.lora_A.default.weight"
+    before, model = adapted(LORA_FA).get_parameter(name), trained(LORA_FA)
+    assert torch.equal(model.get_parameter(name), before)
+    assert name.replace(".default", "") in LORA_FA.shipped_tensors(model)
+
+
+def test_lorafa_steps_along_the_gradient_times_the_inverse_of_a_a_transposed() -> None:
+    """And multiplies in bfloat16 whatever the base is: that is peft's, in `LoraFAOptimizer.step`.
+
+    A release that multiplies in float32 makes this test fail: its losses from the third on differ.
+    """
+    model = adapted(LORA_FA)
+    optimizer = LORA_FA.make_optimizer(model, rank=2)
+    a, b = (model.get_parameter(f"{STEM}linear.lora_{side}.default.weight") for side in "AB")
+    data = tiny_data()
+    finetune.cross_entropy(model(data.train_images), data.train_labels).backward()
+    inverse = torch.linalg.pinv((a @ a.T).detach() + 1e-8 * torch.eye(2))
+    in_bfloat16 = (b.grad.bfloat16() @ inverse.bfloat16()).float()
+    exact = b.grad @ inverse
+    optimizer.step()
+    state = next(s for name, s in optimizer.state.items() if "linear.lora" in str(name))
+    moment = state["exp_avg_B"] / 0.1
+    torch.testing.assert_close(moment, in_bfloat16, rtol=1e-6, atol=0)
+    torch.testing.assert_close(moment, exact, rtol=2e-2, atol=1e-2 * exact.abs().max().item())
+    assert not torch.allclose(moment, exact, rtol=1e-4, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:The use of `x.T` on tensors:UserWarning")
+def test_lorafa_cannot_step_on_a_convolution() -> None:
+    """`A @ A.T` of a weight with four dimensions; wrapping and the backward pass take it."""
+
+    class Convolutions(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.head = nn.Linear(8, 4)
+
+    model = LORA_FA.adapt(Convolutions(), head="head", rank=2, seed=0)
+    optimizer = LORA_FA.make_optimizer(model, rank=2)
+    data = tiny_data()
+    finetune.cross_entropy(model(data.train_images), data.train_labels).backward()
+    with pytest.raises(RuntimeError, match="must match the size"):
+        optimizer.step()
+
+
+# AdaLoRA
+
+
+def test_adalora_is_scheduled_over_the_steps_of_a_run() -> None:
+    declared = ADALORA.hyperparameters(4)
+    assert declared["total_step"] == finetune.STEPS
+    assert (declared["init_r"], declared["target_r"]) == (6, 4)
+
+
+def _ranks(model: nn.Module) -> list[int]:
+    return [int((p != 0).sum()) for name, p in model.named_parameters() if ".lora_E." in name]
+
+
+def _after(steps: int) -> list[int]:
+    return _ranks(trained(ADALORA, steps=steps))
+
+
+def test_adalora_prunes_down_to_its_budget_after_the_first_losses() -> None:
+    """Ranks 3 and 3 at first; the budget of 2 and 2 is shared by what the gradients weigh."""
+    assert _after(5) == [3, 3]
+    budgets = [sum(_after(steps)) for steps in (6, 8, 10, 12, 14, finetune.STEPS)]
+    assert budgets[0] < 6
+    assert budgets == sorted(budgets, reverse=True)
+    assert budgets[-2:] == [4, 4]
+
+
+def test_a_pruned_adapter_ships_the_ranks_that_are_left_and_reloads() -> None:
+    model = trained(ADALORA)
+    left = _ranks(model)
+    assert left != [3, 3]
+    shipped = {name: t.clone() for name, t in ADALORA.shipped_tensors(model).items()}
+    assert [len(t) for name, t in shipped.items() if name.endswith(".lora_E")] == left
+    fresh = adapted(ADALORA, seed=1).eval()
+    ADALORA.load_shipped(fresh, shipped)
+    assert _ranks(fresh) == left
+    images = tiny_data().test_images
+    assert torch.equal(fresh(images), model(images))
+
+
+def test_an_unpruned_adapter_reloads_too() -> None:
+    model = trained(ADALORA, steps=3)
+    fresh = adapted(ADALORA, seed=1).eval()
+    ADALORA.load_shipped(fresh, dict(ADALORA.shipped_tensors(model)))
+    images = tiny_data().test_images
+    assert torch.equal(fresh(images), model(images))
+
+
+# Products
+
+
+def _delta(method: Any, layer: nn.Module, **known: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Fill an adapter with noise; return the change of the weight, and its parameters by name."""
+    model = method.adapt(_One(copy.deepcopy(layer)), head="head", rank=2, seed=0)
+    generator = torch.Generator().manual_seed(0)
+    wrapped: Any = model.get_submodule(f"{STEM}layer")
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator))
+                known[name.partition(".")[0]] = parameter.detach().clone()
+    merged: Any = method.merge(model).get_submodule("layer")
+    return merged.weight.detach() - layer.weight.detach(), known
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(12, 8, 3), nn.Linear(8, 12)], ids=["conv", "linear"])
+def test_products_are_those_of_the_papers(layer: Any) -> None:
+    """The change of the weight, from the factors, by the formula and without the library."""
+    weight = layer.weight.detach()
+    matrix = weight.flatten(start_dim=1)
+    kernel = weight.shape[2:]
+
+    delta, f = _delta(LORA, layer)
+    low_rank = f["lora_B"].flatten(1) @ f["lora_A"].flatten(1)
+    torch.testing.assert_close(delta.flatten(1), low_rank, rtol=1e-4, atol=1e-5)
+
+    delta, f = _delta(method_named("hira"), layer)
+    low_rank = f["hira_B"].flatten(1) @ f["hira_A"].flatten(1)
+    torch.testing.assert_close(delta.flatten(1), matrix * low_rank, rtol=1e-4, atol=1e-5)
+
+    delta, f = _delta(method_named("loha"), layer)
+    product = (f["hada_w1_a"] @ f["hada_w1_b"]) * (f["hada_w2_a"] @ f["hada_w2_b"])
+    torch.testing.assert_close(delta.flatten(1), product, rtol=1e-4, atol=1e-4)
+
+    delta, f = _delta(method_named("lokr"), layer)
+    w1 = f["lokr_w1"].reshape(*f["lokr_w1"].shape, *(1 for _ in kernel))
+    torch.testing.assert_close(delta, torch.kron(w1, f["lokr_w2"]), rtol=1e-4, atol=1e-5)
+
+    delta, f = _delta(method_named("ia3"), layer)
+    factors = f["ia3_l"].flatten()[:, None]
+    torch.testing.assert_close(delta.flatten(1), matrix * (factors - 1), rtol=1e-4, atol=1e-5)
+
+    delta, f = _delta(HRA, layer)
+    reflected = matrix
+    for vector in f["hra_u"].T:
+        unit = vector / vector.norm()
+        reflected = reflected - 2 * torch.outer(reflected @ unit, unit)
+    torch.testing.assert_close(delta.flatten(1), reflected - matrix, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_hra_starts_as_the_identity_at_even_ranks_alone(rank: int) -> None:
+    """Two reflections in the same vector undo each other; peft says so for odd ranks."""
+    images = tiny_data().test_images
+    before = tiny_network()(images)
+    after = adapted(HRA, rank=rank).eval()(images)
+    assert torch.allclose(before, after, atol=1e-5) == (rank % 2 == 0)
+
+
+# OFT and BOFT
+
+
+def _rotation(kernel: int) -> Any:
+    layer = nn.Conv2d(4, 4, kernel_size=kernel, padding=kernel // 2)
+    return OFT.adapt(_One(layer), head="head", rank=None, seed=0).get_submodule(f"{STEM}layer")
+
+
+def test_oft_on_a_pointwise_convolution_starts_as_the_identity() -> None:
+    layer = _rotation(1)
+    images = torch.rand(2, 4, 6, 6)
+    assert torch.equal(layer(images), layer.base_layer(images))
+
+
+def test_oft_on_a_larger_kernel_computes_another_function_from_the_start() -> None:
+    """Its `_fold` is not the inverse of its `_unfold`, for two reasons that are shown here.
+
+    A release that mends it makes this test fail: take the note out of docs/methods.md then.
+    """
+    layer = _rotation(3)
+    images = torch.rand(2, 4, 6, 6)
+    given, wanted = layer(images), layer.base_layer(images)
+    assert not torch.allclose(given, wanted, rtol=0.1), "mended in peft"
+    rotation = layer.oft_R["default"]
+    patches = rotation._unfold(images)  # (batch * 16 places, 4 channels * 9), places first
+    count = nn.functional.fold(torch.ones(1, 9, 16), (6, 6), 3)
+    # It hands (channels, places, kernel) to `fold` where (channels, kernel, places) is wanted ...
+    right_order = patches.view(2, 16, 36).transpose(1, 2)
+    folded = nn.functional.fold(right_order, (6, 6), 3)
+    assert not torch.allclose(rotation._fold(patches, images.shape), folded)
+    # ... and leaves the sum over the patches that a pixel is in, up to nine of them.
+    torch.testing.assert_close(folded, images * count)
+    assert count.max() == 9
+
+
+def test_oft_merges_into_another_function_than_it_computes() -> None:
+    """Merging rotates the weight, as the paper has it, and at the start leaves it as it is."""
+    layer = _rotation(3)
+    images = torch.rand(2, 4, 6, 6)
+    computed, base = layer(images), layer.base_layer(images)
+    layer.merge()
+    torch.testing.assert_close(layer.base_layer(images), base)
+    assert not torch.allclose(computed, base, rtol=0.1)
+
+
+def test_oft_needs_a_map_as_large_as_the_kernel_without_padding() -> None:
+    with pytest.raises(RuntimeError, match="maximum size for tensor"):
+        _rotation(3)(torch.rand(2, 4, 2, 2))
+
+
+def test_boft_never_tries_to_compile_and_leaves_peft_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compiling(**_options: Any) -> None:
+        pytest.fail("BOFT compiles an extension")
+
+    monkeypatch.setattr("torch.utils.cpp_extension.load", compiling)
+    before = boft_layer._FBD_CUDA
+    layers = [m for m in adapted(BOFT).modules() if hasattr(m, "fbd_cuda_available")]
+    assert [layer.fbd_cuda_available for layer in layers] == [False]
+    assert boft_layer._FBD_CUDA is before
+
+
+def test_boft_keeps_a_square_of_all_inputs_for_each_layer() -> None:
+    """The permutation between the blocks, an identity with one factor, and in float32 always."""
+    model = BOFT.adapt(_One(nn.Conv2d(12, 8, 3)), head="head", rank=None, seed=0)
+    permutation = dict(model.named_buffers())[f"{STEM}layer.boft_P"]
+    assert torch.equal(permutation, torch.eye(108)[None])
+
+
+@each(OFT, BOFT)
+def test_blocks_have_the_size_that_the_definition_says(method: Any) -> None:
+    declared = method.hyperparameters(None)
+    assert declared[f"{method.name}_block_size"] == BLOCK_SIZE
+    model = adapted(method)
+    sizes = {m.__dict__[f"{method.name}_block_size"]["default"] for m in _layers_of(model, method)}
+    assert sizes == {BLOCK_SIZE}
+
+
+def _layers_of(model: nn.Module, method: Any) -> list[Any]:
+    return [m for m in model.modules() if f"{method.name}_block_size" in m.__dict__]

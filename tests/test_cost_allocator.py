@@ -1,0 +1,172 @@
+"""Memory against the CPU allocator's own events on real steps, to the byte.
+
+What the ledger cannot see is told apart by the profiler: buffers that an operator frees before it
+returns (oneDNN's copies of images and weights in its own layout), and Python numbers that autograd
+keeps as tensors of 8 bytes. Without those, nothing may differ.
+"""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import memory_check
+import pytest
+import torch
+from memory_check import AllocatorPeak, allocator_peak
+from network_zoo import (
+    CLASSES,
+    NETWORKS,
+    Between,
+    adamw,
+    adapted,
+    fake_cost,
+    pairings,
+    real_step,
+)
+from torch import nn
+
+from peft_regress.cost import profile_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from network_zoo import Method
+
+    from peft_regress.cost import StepCost
+
+torch.set_num_threads(1)
+
+FLOAT = 4
+NUMBER = 8
+
+
+def allocator_peak_of(make_model: Callable[[], nn.Module], shape: tuple[int, ...]) -> AllocatorPeak:
+    return allocator_peak(lambda: real_step(make_model(), shape).run)
+
+
+def assert_same_but_for_what_no_ledger_sees(cost: StepCost, allocator: AllocatorPeak) -> None:
+    assert allocator.tensor_peak_bytes == cost.peak_bytes
+    # So an operator's own buffers are all that the ledger can be short of, and it is never above.
+    assert cost.peak_bytes <= allocator.peak_bytes
+    unseen = sum(allocator.own_bytes.values()) + allocator.number_bytes
+    assert allocator.peak_bytes <= cost.peak_bytes + unseen
+    assert allocator.number_bytes < 1000 * NUMBER
+
+
+@pytest.mark.parametrize(("name", "method"), pairings(fast={"resnet18-lora", "squeezenet1_1-full"}))
+def test_a_network_s_peak_is_the_allocator_s(name: str, method: Method) -> None:
+    cost = fake_cost(name, method)  # first: to import peft allocates a few tensors as well
+    allocator = allocator_peak_of(lambda: adapted(name, method), NETWORKS[name].shape)
+    assert_same_but_for_what_no_ledger_sees(cost, allocator)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.BatchNorm2d(8),
+        nn.LayerNorm((8, 6, 6)),
+        nn.GroupNorm(2, 8),
+        nn.InstanceNorm2d(8, affine=True),
+        nn.LocalResponseNorm(3),
+        nn.PReLU(8),
+        nn.ReLU(inplace=True),
+        nn.SiLU(),
+        nn.SiLU(inplace=True),
+        nn.Mish(),
+        nn.Hardswish(),
+        nn.Hardsigmoid(inplace=True),
+        nn.GELU(),
+        nn.GELU(approximate="tanh"),
+        nn.Softmax(dim=1),
+        nn.Dropout(0.5),
+        nn.Dropout2d(0.5),
+        nn.AvgPool2d(2),
+        nn.MaxPool2d(3, stride=2),
+        nn.AdaptiveMaxPool2d(2),
+        nn.Upsample(scale_factor=2, mode="nearest"),
+        nn.Upsample(scale_factor=2, mode="nearest-exact"),
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.ChannelShuffle(2),
+        nn.PixelShuffle(2),
+        nn.ConstantPad2d(2, 1.0),
+        nn.ReflectionPad2d(2),
+        nn.Conv2d(8, 8, 3, groups=4, padding="same", padding_mode="circular"),
+        nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1),
+    ],
+    ids=repr,
+)
+def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
+    shape = (16, 8, 6, 6)
+
+    def make_model() -> nn.Module:
+        return Between(copy.deepcopy(layer))
+
+    cost = profile_step(make_model(), adamw, input_shape=shape, num_classes=CLASSES)
+    assert cost.peak_phase != "optimizer"
+    assert_same_but_for_what_no_ledger_sees(cost, allocator_peak_of(make_model, shape))
+
+
+def test_marking_operators_in_the_profile_moves_numbers_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def measured() -> AllocatorPeak:
+        shape = NETWORKS["squeezenet1_1"].shape
+        return allocator_peak_of(lambda: adapted("squeezenet1_1", "full"), shape)
+
+    marked = measured()
+    monkeypatch.setattr(memory_check, "_Marks", nullcontext)
+    plain = measured()
+    # A number that an operator is given passes through Python and becomes a tensor anew.
+    assert 0 <= marked.peak_bytes - plain.peak_bytes <= 2 * NUMBER
+    assert marked.own_bytes
+    assert not plain.own_bytes
+
+
+# --- The measuring itself, by hand ----------------------------------------------------------------
+
+
+def test_what_is_alive_at_once_counts_and_what_went_before_does_not() -> None:
+    def step() -> None:
+        torch.empty(1000)
+        a = torch.empty(300)
+        b = torch.empty(500)
+        del a, b
+        torch.empty(700)
+
+    found = allocator_peak(lambda: step)
+    assert found.peak_bytes == found.tensor_peak_bytes == 1000 * FLOAT
+    assert not found.own_bytes
+
+
+def test_what_is_there_before_the_step_counts() -> None:
+    def make() -> Callable[[], object]:
+        kept = torch.ones(100)
+        return kept.clone
+
+    assert allocator_peak(make).peak_bytes == 200 * FLOAT
+
+
+def test_an_operator_s_own_buffer_is_told_apart() -> None:
+    """To roll in two dimensions takes a roll in one, whose result is not returned."""
+
+    def make() -> Callable[[], object]:
+        x = torch.ones(10, 10)
+        return lambda: x.roll((1, 1), (0, 1))
+
+    found = allocator_peak(make)
+    assert found.tensor_peak_bytes == 200 * FLOAT
+    assert found.own_bytes == {"aten.roll": 100 * FLOAT}
+    assert found.peak_bytes == 300 * FLOAT
+
+
+def test_a_number_that_autograd_keeps_is_told_apart() -> None:
+    def make() -> Callable[[], object]:
+        x = torch.ones(100, requires_grad=True)
+        return lambda: x * 1.5
+
+    found = allocator_peak(make)
+    assert found.number_bytes == NUMBER
+    assert found.tensor_peak_bytes == 200 * FLOAT
+    assert found.peak_bytes == 200 * FLOAT + NUMBER + found.own_bytes["aten.mul"]

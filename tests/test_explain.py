@@ -1,0 +1,510 @@
+"""`peft-regress explain`: what is printed, and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from builders import (
+    EARLIER_LEDGER,
+    FULL,
+    LORA,
+    make_record,
+    make_run,
+    observe,
+    rich_run,
+    write_entry,
+    write_run,
+)
+from step_records import cached
+
+from peft_regress.attribution import changed_costs
+from peft_regress.cli import main
+from peft_regress.ledger import pack
+from peft_regress.records import Failure
+from peft_regress.report import encode_explanation, explanation_markdown, explanation_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+# --- what is printed ------------------------------------------------------------------------
+
+OLD = make_record(
+    LORA,
+    {"forward_flops": 1_290, "peak_bytes": 500, "optimizer_flops": 9, "aten_ops": 3},
+    ledger=pack(
+        {
+            "forward_flops": {
+                ("conv1.base_layer", "aten.convolution"): 1_000,
+                ("conv1.lora_A.default", "aten.convolution"): 200,
+                ("conv2", "aten.convolution"): 80,
+                ("fc", "aten.addmm"): 10,
+            },
+            "optimizer_flops": {("fc", "aten.mul"): 9},
+            "peak_activation_bytes": {("conv1", "activation"): 500},
+            "peak_bytes": {("conv1", "activation"): 500},
+        },
+        peak_phase={"peak_bytes": "backward"},
+    ),
+)
+NEW = make_record(
+    LORA,
+    {"forward_flops": 2_296, "peak_bytes": 620, "optimizer_flops": 9, "aten_ops": 4},
+    ledger=pack(
+        {
+            "forward_flops": {
+                ("conv1.base_layer", "aten.convolution"): 1_000,
+                ("conv1.lora_A.default", "aten.convolution"): 200,
+                ("conv1.scale", "aten.convolution"): 1_000,
+                ("conv3", "aten.convolution"): 86,
+                ("fc", "aten.addmm"): 10,
+            },
+            "optimizer_flops": {("fc", "aten.mul"): 9},
+            "peak_activation_bytes": {("conv1", "activation"): 620},
+            "peak_bytes": {("conv1", "activation"): 600, ("", "temp"): 20},
+        },
+        peak_phase={"peak_bytes": "forward"},
+    ),
+)
+BEFORE = observe(OLD, environment={"peft": "0.15.2", "torch": "2.13.0"}, origin="old.json")
+AFTER = observe(NEW, environment={"peft": "0.14.0", "torch": "2.13.0"}, origin="new.json")
+CHANGES = changed_costs(OLD, NEW)
+
+GOLDEN = """\
+shift/lora-r4/resnet18: old.json -> new.json
+  environment: peft 0.15.2 -> 0.14.0
+
+forward_flops: 1.290 kFLOP -> 2.296 kFLOP, +1,006 FLOP, +77.98 %
+  by module                        old    new  change
+  conv1 aten.convolution         1,200  2,200  +1,000
+    as much as one more run of conv1.base_layer's aten.convolution
+    .scale (new)                     0  1,000  +1,000
+  conv3 aten.convolution (new)       0     86     +86
+  conv2 aten.convolution (gone)     80      0     -80
+  what did not move                 10     10       0
+  sum                            1,290  2,296  +1,006
+
+peak_bytes: 500 B -> 620 B, +120 bytes, +24 %
+  at its peak the step is in: forward (backward before)
+  by module         old  new  change
+  conv1 activation  500  600    +100
+  (no module) temp    0   20     +20
+  sum               500  620    +120
+
+aten_ops: 3 -> 4, +1, +33.33 %
+  a count, which no ledger splits"""
+
+
+def test_text_is_the_environment_and_a_table_that_adds_up_for_each_metric() -> None:
+    assert explanation_text(BEFORE, AFTER, CHANGES, top=10) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (0, 1, "2 layers, +30 FLOP: in each as much as one more run of its base layer's aten.mm"),
+        (1, 0, "2 layers, -30 FLOP: in each as much as one run fewer of its base layer's aten.mm"),
+        (0, 3, "2 layers, +90 FLOP: in each as much as 3 more runs of its base layer's aten.mm"),
+        (3, 1, "2 layers, -60 FLOP: in each as much as 2 runs fewer of its base layer's aten.mm"),
+    ],
+)
+def test_layers_that_changed_by_as_many_runs_are_counted(
+    before: int, after: int, words: str
+) -> None:
+    sides = []
+    for runs in (before, after):
+        rows = {
+            (f"{layer}.{part}", "aten.mm"): size * times
+            for layer, size in (("conv1", 10), ("conv2", 20))
+            for part, times in (("base_layer", 1), ("scale", runs))
+        }
+        ledger = pack({"forward_flops": rows}, peak_phase={})
+        sides.append(make_record(LORA, {"forward_flops": sum(rows.values())}, ledger=ledger))
+    old, new = sides
+    text = explanation_text(observe(old), observe(new), changed_costs(old, new), top=10)
+    assert f"  {words}\n" in text
+    assert text.count(words.partition("as much as ")[2].partition(" of")[0]) == 3
+
+
+def test_values_that_look_alike_when_rounded_are_printed_in_full() -> None:
+    old, new = (make_record(LORA, {"total_params": n}) for n in (11_181_642, 11_181_643))
+    text = explanation_text(observe(old), observe(new), changed_costs(old, new), top=10)
+    assert "total_params: 11,181,642 -> 11,181,643, +1, +8.9e-08\n" in text
+    old, new = (make_record(LORA, {"peak_bytes": n}) for n in (706_115_232, 706_115_233))
+    text = explanation_text(observe(old), observe(new), changed_costs(old, new), top=10)
+    assert "peak_bytes: 706,115,232 -> 706,115,233, +1 bytes" in text
+
+
+def test_what_stands_beyond_the_top_is_one_line_that_keeps_the_sum() -> None:
+    lines = explanation_text(BEFORE, AFTER, CHANGES, top=1).splitlines()
+    table = lines[lines.index(next(line for line in lines if "by module" in line)) :]
+    assert [line.split()[-3:] for line in table if "  2 more" in line] == [["80", "86", "+6"]]
+    assert "conv3" not in "\n".join(table)
+
+
+@pytest.mark.parametrize("top", [1, 2, 3, 100])
+def test_what_is_printed_adds_up_to_the_last_line(top: int) -> None:
+    old, new = cached("lora", "resnet18", 4), cached("dora", "resnet18", 4)
+    changes = changed_costs(old, new)
+    assert len(changes) > 20
+    for text in explanation_text(observe(old), observe(new), changes, top=top).split("\n\n"):
+        sums = [0, 0, 0]
+        for line in text.splitlines():
+            found = re.fullmatch(r"  (?! ).*?  +([\d,]+)  +([\d,]+)  +([-+]?[\d,]+)", line)
+            if not found:
+                continue
+            numbers = [int(number.replace(",", "")) for number in found.groups()]
+            if line.startswith("  sum "):
+                assert numbers == sums, line
+                # A table more, of the same metric by operator, begins.
+                sums = [0, 0, 0]
+            else:
+                sums = [a + b for a, b in zip(sums, numbers, strict=True)]
+        assert sums == [0, 0, 0]
+
+
+def test_rows_that_are_those_of_another_metric_are_not_printed_twice() -> None:
+    old, new = cached("lora", "resnet18", 4), cached("dora", "resnet18", 4)
+    text = explanation_text(observe(old), observe(new), changed_costs(old, new), top=3)
+    for metric, twin in (
+        ("paper_forward_flops", "forward_flops"),
+        ("optimizer_flops_b32", "optimizer_flops"),
+        ("peak_param_bytes_b32", "peak_param_bytes"),
+    ):
+        block = next(part for part in text.split("\n\n") if part.startswith(f"{metric}:"))
+        assert block.splitlines()[1:] == [f"  row for row as {twin}"]
+
+
+def test_the_optimizer_is_split_by_module_and_by_operator() -> None:
+    old, new = cached("lora", "resnet18", 4), cached("dora", "resnet18", 4)
+    changes = changed_costs(old, new, only=["optimizer_flops"])
+    text = explanation_text(observe(old), observe(new), changes, top=2)
+    by_module, by_operator = text.index("by module"), text.index("by operator")
+    assert by_module < text.index("lora_magnitude_vector") < by_operator
+    assert by_operator < text.index("aten.")
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+def test_sentences_fit_a_terminal(architecture: str) -> None:
+    old, new = cached("lora", architecture, 4), cached("dora", architecture, 4)
+    text = explanation_text(observe(old), observe(new), changed_costs(old, new), top=10)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_markdown_is_a_table_with_as_many_cells_in_every_row() -> None:
+    markdown = explanation_markdown(BEFORE, AFTER, CHANGES, top=10)
+    rows = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}
+    assert "| conv3 aten.convolution (new) | 0 | 86 | +86 |  |" in rows
+    assert "| &nbsp;&nbsp;.scale (new) | 0 | 1,000 | +1,000 |  |" in rows
+    assert "### forward\\_flops: 1.290 kFLOP" in markdown
+
+
+def test_json_has_all_rows_and_their_sums() -> None:
+    decoded = json.loads(json.dumps(encode_explanation(BEFORE, AFTER, CHANGES), allow_nan=False))
+    assert {key: decoded[key] for key in ("schema_version", "case", "environment")} == {
+        "schema_version": 1,
+        "case": LORA,
+        "environment": [{"package": "peft", "old": "0.15.2", "new": "0.14.0"}],
+    }
+    assert decoded["old"] == {"run": "old.json", "status": "ok", "error": None}
+    assert decoded["same_definition"] is True
+    flops, peak, count = decoded["metrics"]
+    assert [flops[key] for key in ("metric", "unit", "old", "new", "change")] == [
+        "forward_flops", "flop", 1_290, 2_296, 1_006,
+    ]  # fmt: skip
+    (split,) = flops["breakdowns"]
+    assert split["layers"][0] == {
+        "layer": "conv1",
+        "what": "aten.convolution",
+        "old": 1_200,
+        "new": 2_200,
+        "change": 1_000,
+        "base_runs": 1,
+        "rows": [
+            {
+                "module": "conv1.scale",
+                "what": "aten.convolution",
+                "old": 0,
+                "new": 1_000,
+                "change": 1_000,
+                "only_in": "new",
+            }
+        ],
+    }
+    rows = [row for layer in split["layers"] for row in layer["rows"]]
+    assert sum(row["change"] for row in rows) == split["sum"] == flops["change"]
+    assert (split["unmoved"], split["unattributed"]) == (10, {"old": 0, "new": 0})
+    assert peak["peak_phase"] == {"old": "backward", "new": "forward"}
+    assert count["breakdowns"] == []
+
+
+def test_equal_costs_are_said_to_be_equal() -> None:
+    text = explanation_text(BEFORE, BEFORE, (), top=10)
+    assert "the same packages on both sides" in text
+    assert "no cost differs" in text
+    assert encode_explanation(BEFORE, BEFORE, ())["metrics"] == []
+
+
+def test_a_metric_that_was_asked_for_and_did_not_move_is_shown() -> None:
+    changes = changed_costs(OLD, NEW, only=["optimizer_flops", "projection_flops"])
+    text = explanation_text(BEFORE, AFTER, changes, top=10)
+    assert "optimizer_flops: 9 FLOP on both sides" in text
+    assert "projection_flops: absent on both sides" in text
+    assert "sum" not in text
+
+
+def test_a_metric_of_one_side_is_absent_on_the_other() -> None:
+    rows = {"projection_flops": {("fc", "aten.linalg_svd"): 7}}
+    new = make_record(LORA, {"projection_flops": 7}, ledger=pack(rows, peak_phase={}))
+    old = make_record(LORA, {"aten_ops": 1}, ledger=OLD.ledger)
+    text = explanation_text(observe(old), observe(new), changed_costs(old, new), top=10)
+    assert "projection_flops: absent -> 7 FLOP, +7 FLOP\n" in text
+    assert "aten_ops: 1 -> absent, -1\n" in text
+
+
+def test_a_status_that_changed_is_told_with_the_error() -> None:
+    error = Failure(type="KeyError", message="'conv1'")
+    failed = observe(make_record(LORA, status="error", error=error))
+    text = explanation_text(BEFORE, failed, changed_costs(OLD, failed.record), top=10)
+    assert "status: ok -> error (KeyError: 'conv1')" in text
+    assert "has no costs to compare" in text
+    assert "no cost differs" not in text
+    both = explanation_text(failed, failed, (), top=10)
+    assert "status: error (KeyError: 'conv1') on both sides" in both
+    decoded = encode_explanation(BEFORE, failed, ())
+    assert decoded["new"]["error"] == {"type": "KeyError", "message": "'conv1'"}
+
+
+def test_another_definition_is_told() -> None:
+    other = observe(msgspec.structs.replace(NEW, definition="sha256:other"))
+    assert "defined otherwise" in explanation_text(BEFORE, other, CHANGES, top=10)
+    assert "defined otherwise" not in explanation_text(BEFORE, AFTER, CHANGES, top=10)
+
+
+def test_a_ledger_that_does_not_add_up_is_told_and_the_rest_is_a_row() -> None:
+    wrong = make_record(LORA, {"forward_flops": 2_300}, ledger=NEW.ledger)
+    changes = changed_costs(OLD, wrong, only=["forward_flops"])
+    text = explanation_text(BEFORE, observe(wrong, origin="new.json"), changes, top=10)
+    assert "the ledger of new.json does not add up, by module: +4 is left" in text
+    assert re.search(r"not in the ledger +0 +4 +\+4\n", text)
+    (metric,) = encode_explanation(BEFORE, observe(wrong), changes)["metrics"]
+    (split,) = metric["breakdowns"]
+    assert split["unattributed"] == {"old": 0, "new": 4}
+    assert split["sum"] == metric["change"] == 1_010
+
+
+def test_a_ledger_that_lacks_a_metric_is_told_with_the_command_that_makes_it() -> None:
+    earlier = make_record(LORA, {"forward_flops_b32": 5}, ledger=EARLIER_LEDGER)
+    empty = make_record(LORA, {"forward_flops_b32": 6})
+    sides = observe(earlier, origin="0001"), observe(empty, origin="new.json")
+    text = explanation_text(*sides, changed_costs(earlier, empty), top=10)
+    assert "not split: the ledger of 0001 has no rows of it" in text
+    assert "not split: the ledger of new.json has no rows of it" in text
+    flat = " ".join(text.split())
+    assert "0001 holds a ledger of an earlier form" in flat
+    assert "new.json holds no ledger" in flat
+    assert "by module" not in text
+
+
+def test_the_command_that_measures_a_case_again_selects_it(pytester: pytest.Pytester) -> None:
+    earlier = make_record(LORA, {"forward_flops_b32": 5}, ledger=EARLIER_LEDGER)
+    changes = changed_costs(earlier, make_record(LORA, {"forward_flops_b32": 6}))
+    text = " ".join(explanation_text(observe(earlier), observe(earlier), changes, top=1).split())
+    command = re.search(r"pytest benchmarks -m (.*?) --regress-save run.json", text)
+    assert command is not None
+    (expression,) = shlex.split(command[1])
+    pytester.makepyfile(
+        """
+        import pytest
+        from peft_regress import case_params
+
+        @pytest.mark.parametrize("case", case_params("shift"))
+        def test_it(case):
+            pass
+        """
+    )
+    result = pytester.runpytest("-m", expression, "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, deselected=47)
+
+
+HOSTILE = ["\x1b[31mred", "a\nb", "<b>|`*", "x" * 10_000, "\u202e", ""]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_strings_from_a_file_forge_nothing(text: str) -> None:
+    rows = {"forward_flops": {(text, text): 5, (f"{text}.base_layer", text): 5}}
+    phases = {"peak_bytes": text or "x"}
+    new = make_record(
+        LORA, {"forward_flops": 10, "peak_bytes": 3}, ledger=pack(rows, peak_phase=phases)
+    )
+    old = make_record(LORA, {"forward_flops": 0, "peak_bytes": 2}, ledger=new.ledger)
+    sides = observe(old, origin=text, environment={text: text}), observe(new, origin=text)
+    changes = changed_costs(old, new)
+    printed = explanation_text(*sides, changes, top=10)
+    assert all(line.isprintable() for line in printed.split("\n"))
+    assert max(map(len, printed.splitlines())) < 400
+    markdown = explanation_markdown(*sides, changes, top=10)
+    assert "<" not in markdown
+    for row in (line for line in markdown.splitlines() if line.startswith("|")):
+        assert len(re.findall(r"(?<!\\)\|", row.replace("\\\\", ""))) == 6
+    json.dumps(encode_explanation(*sides, changes), allow_nan=False)
+
+
+# --- the command ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def explain(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., tuple[int, str, str]]:
+    """Call the command, with a storage of two entries, and return (exit code, stdout, stderr)."""
+    root = tmp_path / "baselines"
+    write_entry(root, 1, OLD, environment=BEFORE.environment)
+    write_entry(root, 2, NEW, environment=AFTER.environment, title="peft-0.14.0")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        words = ["explain", "--baselines", str(root), *map(str, arguments)]
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_explain_takes_run_files_folders_storages_and_entries(
+    explain: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    old = write_run(tmp_path / "old.json", make_run(OLD, environment=BEFORE.environment))
+    new = write_run(tmp_path / "shards" / "1.json", make_run(NEW, environment=AFTER.environment))
+    tables = {
+        GOLDEN.partition("\n")[2] == out.rstrip("\n").partition("\n")[2]
+        for first in (old, "0001", "0001_peft-0.18.1")
+        for second in (new, new.parent, "0002", tmp_path / "baselines")
+        for code, out, _ in [explain(first, second, LORA)]
+        if code == 0
+    }
+    assert tables == {True}
+
+
+def test_explain_names_what_was_compared(explain: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = explain("0001", "0002", LORA)
+    assert code == 0
+    assert out.startswith(f"{LORA}: 0001_peft-0.18.1 -> 0002_peft-0.14.0\n")
+
+
+def test_explain_exits_0_where_nothing_changed(
+    explain: Callable[..., tuple[int, str, str]],
+) -> None:
+    code, out, err = explain("0001", "0001", LORA)
+    assert (code, err) == (0, "")
+    assert "no cost differs" in out
+
+
+def test_explain_takes_chosen_metrics_and_a_top(
+    explain: Callable[..., tuple[int, str, str]],
+) -> None:
+    _, out, _ = explain("0001", "0002", LORA, "--metric", "forward_flops", "--top", "1")
+    assert "2 more" in out
+    assert "peak_bytes" not in out
+    _, out, _ = explain(
+        "0001", "0002", LORA, "--metric", "aten_ops", "--metric", "peak_bytes", "--format", "json"
+    )
+    assert [metric["metric"] for metric in json.loads(out)["metrics"]] == ["peak_bytes", "aten_ops"]
+
+
+def test_explain_prints_markdown(explain: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = explain("0001", "0002", LORA, "--format", "markdown")
+    assert code == 0
+    assert out.startswith("## shift/lora-r4/resnet18: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("0001", "0002", "shift/lora-r4/resnet19"), 3, f"There are: {LORA}."),
+        (("0001", "0002", FULL), 3, f"0001 holds no case '{FULL}'; it holds 1"),
+        (("0001", "0003", LORA), 3, "'0003' is no file and no entry of"),
+        (("0001", "gone.json", LORA), 3, "Entries: 0001_peft-0.18.1, 0002_peft-0.14.0."),
+        (("x" * 5000, "0002", LORA), 3, "is no file and no entry of"),
+        (("0001", "0002", "resnet18"), 2, "'resnet18' is not a case id"),
+        (("0001", "0002", "shift//resnet18"), 2, "is not a case id"),
+        (("gone.json", "0002", ""), 2, "'' is not a case id"),
+        (("0001", "0002", LORA, "--metric", "peak_byte"), 2, "Did you mean 'peak_bytes'"),
+        (("0001", "0002", LORA, "--metric", "accuracy"), 2, "unknown cost metric 'accuracy'"),
+        (("0001", "0002", LORA, "--top", "0"), 2, "x>=1"),
+        (("0001", "0002", LORA, "--format", "html"), 2, "'markdown'"),
+        (("0001", "0002"), 2, "CASE"),
+    ],
+)
+def test_explain_of_what_is_not_there_or_not_right_is_an_exit_code_and_a_message(
+    explain: Callable[..., tuple[int, str, str]],
+    arguments: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    found, out, err = explain(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+
+
+def test_a_case_of_the_old_run_alone_is_absent_from_the_new(
+    explain: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = write_run(tmp_path / "rich.json", rich_run())
+    code, _, err = explain(path, "0002", FULL)
+    assert code == 3
+    assert f"0002 holds no case '{FULL}'" in err
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-30],
+        lambda text: text.replace("1290", "1291"),
+        lambda text: text.replace('"high_bytes"', '"low_bytes"'),
+        lambda _: "{}",
+        lambda _: "",
+    ],
+)
+def test_explain_of_a_damaged_file_is_exit_2_and_names_it(
+    explain: Callable[..., tuple[int, str, str]], tmp_path: Path, damage: Callable[[str], str]
+) -> None:
+    path = write_run(tmp_path / "run.json", make_run(OLD))
+    path.write_text(damage(path.read_text()))
+    code, out, err = explain(path, "0002", LORA)
+    assert (code, out) == (2, "")
+    assert str(path) in err
+
+
+def test_explain_of_an_empty_folder_is_exit_2(
+    explain: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = explain(tmp_path / "empty", "0002", LORA)
+    assert code == 2
+    assert "holds no run file" in err
+
+
+def test_explain_imports_no_torch(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.json", make_run(OLD))
+    code = (
+        "import sys\n"
+        "from peft_regress.cli import main\n"
+        f"try:\n    main(['explain', {str(path)!r}, {str(path)!r}, {LORA!r}])\n"
+        "except SystemExit as stopped:\n    assert not stopped.code, stopped.code\n"
+        "assert not {'torch', 'peft', 'numpy', 'pytest'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,176 @@
+"""GaLore: a convolution as a matrix, refreshes, and the variant that keeps only what it uses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_methods import adapted, each, trained
+from torch import nn
+
+from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
+from peft_regress.architectures import RESNET18
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods import GALORE, GALORE_CLONED
+from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.quiet_import import import_quietly
+
+BOTH = (GALORE, GALORE_CLONED)
+
+
+def _holding(parameter: nn.Parameter) -> nn.Module:
+    holder = nn.Module()
+    holder.weight = parameter
+    return holder
+
+
+def _step(parameter: nn.Parameter, gradient: torch.Tensor, *, rank: int) -> torch.Tensor:
+    optimizer = GALORE.make_optimizer(_holding(parameter), rank=rank)
+    before = parameter.detach().clone()
+    parameter.grad = gradient.clone()
+    optimizer.step()
+    return parameter.detach() - before
+
+
+def _steps(method: Any, shape: tuple[int, ...], *, rank: int) -> tuple[torch.Tensor, Any]:
+    """Step through two refreshes; return the weight and the projector."""
+    generator = torch.Generator().manual_seed(0)
+    parameter = nn.Parameter(torch.randn(shape, generator=generator))
+    optimizer = method.make_optimizer(_holding(parameter), rank=rank)
+    for _ in range(2 * method.update_proj_gap + 1):
+        parameter.grad = torch.randn(shape, generator=generator)
+        optimizer.step()
+    return parameter.detach(), optimizer.state[parameter]["projector"]
+
+
+@each(*BOTH)
+def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(12, 20, generator=generator)
+    ours, stock = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    ours_optimizer = method.make_optimizer(_holding(ours), rank=3)
+    stock_optimizer = import_quietly("galore_torch").GaLoreAdamW(
+        [
+            {
+                "params": [stock],
+                "rank": 3,
+                "update_proj_gap": method.update_proj_gap,
+                "scale": method.scale,
+                "proj_type": method.proj_type,
+            }
+        ],
+        lr=learning_rate("galore"),
+        no_deprecation_warning=True,
+    )
+    for _ in range(2 * method.update_proj_gap + 1):
+        gradient = torch.randn(12, 20, generator=generator)
+        ours.grad, stock.grad = gradient.clone(), gradient.clone()
+        ours_optimizer.step()
+        stock_optimizer.step()
+    assert not torch.equal(ours, start)
+    assert torch.equal(ours, stock)
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (40, 2, 3, 3)], ids=["wide", "tall"])
+def test_a_convolution_is_seen_as_a_matrix(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(shape, generator=generator)
+    gradient = torch.randn(shape, generator=generator)
+    moved = _step(nn.Parameter(weight.clone()), gradient, rank=2)
+    flat = _step(nn.Parameter(weight.flatten(start_dim=1)), gradient.flatten(start_dim=1), rank=2)
+    assert moved.shape == weight.shape
+    assert torch.equal(moved.flatten(start_dim=1), flat)
+    assert torch.linalg.matrix_rank(flat, rtol=1e-4) == 2
+
+
+@each(*BOTH)
+def test_weights_are_ranked_and_vectors_left_plain(method: Any) -> None:
+    ranked, plain = method.make_optimizer(adapted(method), rank=2).param_groups
+    assert ranked["rank"] == 2
+    assert "rank" not in plain
+    assert {p.ndim for p in ranked["params"]} == {2, 4}
+    assert {p.ndim for p in plain["params"]} == {1}
+
+
+@each(*BOTH)
+def test_the_projection_is_refreshed_every_gap_and_not_between(method: Any) -> None:
+    parameter = nn.Parameter(torch.zeros(6, 9))
+    optimizer = method.make_optimizer(_holding(parameter), rank=2)
+    generator = torch.Generator().manual_seed(0)
+    refreshed, last = [], None
+    for step in range(2 * method.update_proj_gap + 1):
+        parameter.grad = torch.randn(6, 9, generator=generator)
+        optimizer.step()
+        now = optimizer.state[parameter]["projector"].ortho_matrix
+        if last is None or not torch.equal(now, last):
+            refreshed.append(step)
+        last = now.clone()
+    assert refreshed == [0, method.update_proj_gap, 2 * method.update_proj_gap]
+
+
+@each(*BOTH)
+def test_a_weight_to_project_is_needed(method: Any) -> None:
+    with pytest.raises(UnsupportedCaseError, match="no trainable weight"):
+        method.make_optimizer(nn.BatchNorm2d(3), rank=2)
+
+
+@pytest.mark.parametrize("rank", [1, 6, 50], ids=["one", "full", "beyond"])
+def test_a_rank_beyond_the_smaller_side_is_that_side(rank: int) -> None:
+    moved, projector = _steps(GALORE, (6, 1, 3, 3), rank=rank)
+    assert projector.ortho_matrix.shape == (6, min(rank, 6))
+    assert torch.isfinite(moved).all()
+
+
+# The variant that clones
+
+
+@pytest.mark.parametrize("proj_type", ["std", "left", "right", "full"])
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (40, 2, 3, 3), (6, 9)], ids=str)
+def test_cloning_changes_no_bit_of_the_training(proj_type: str, shape: tuple[int, ...]) -> None:
+    weights = [_steps(replace(m, proj_type=proj_type), shape, rank=2)[0] for m in BOTH]
+    assert torch.equal(*weights)
+
+
+def test_cloning_changes_no_bit_of_a_model() -> None:
+    stock, cloned = (trained(method, steps=20) for method in BOTH)
+    for one, other in zip(stock.parameters(), cloned.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_projector_of_both_sides_keeps_two_matrices_of_its_own() -> None:
+    _, projector = _steps(replace(GALORE_CLONED, proj_type="full"), (8, 2, 3, 3), rank=3)
+    left, right = projector.ortho_matrix
+    assert (tuple(left.shape), tuple(right.shape)) == ((8, 3), (3, 18))
+    for side in (left, right):
+        assert side.untyped_storage().nbytes() == 4 * side.numel()
+
+
+def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_used() -> None:
+    """Per weight (m, n) of rank r: the stock one keeps min(m, n)^2 elements, the clone r min(m, n).
+
+    The library takes the r vectors as a slice, which keeps the whole matrix alive.
+    """
+    model = RESNET18.build(num_classes=10, seed=0)
+    rank, of_moments, of_all, of_used = 4, 0, 0, 0
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            of_moments += 2 * parameter.numel()
+            continue
+        out, inner = len(parameter), parameter[0].numel()
+        smaller, larger = min(out, inner), max(out, inner)
+        of_moments += 2 * larger * min(rank, smaller)
+        of_all += smaller * smaller
+        of_used += smaller * min(rank, smaller)
+    stock, cloned = (
+        adaptation_cost(
+            Adaptation(method=method.name, architecture="resnet18", rank=rank), CostSettings()
+        ).step
+        for method in BOTH
+    )
+    assert stock.optimizer_state_bytes == 4 * (of_moments + of_all)
+    assert cloned.optimizer_state_bytes == 4 * (of_moments + of_used)
+    assert stock.optimizer_flops == cloned.optimizer_flops
+    assert stock.projection_flops == cloned.projection_flops
+    assert cloned.peak_bytes < stock.peak_bytes

@@ -1,0 +1,138 @@
+"""The kept ledger: what is left out comes back to the last digit, and little is kept."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from builders import EARLIER_LEDGER, LEDGER
+from hypothesis import given, settings
+from ledger_rows import CATEGORIES, all_rows
+
+from peft_regress.ledger import LEDGER_METRICS, is_of_before, operator_rows_of, pack, rows_of
+from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.records import Ledger, ModuleCosts
+
+if TYPE_CHECKING:
+    from peft_regress.ledger import Rows
+
+
+def nonzero(rows: Rows) -> Rows:
+    return {key: number for key, number in rows.items() if number}
+
+
+def summed(rows: Rows, *, by: int, other: str) -> Rows:
+    """Add up rows that agree in module (0) or what (1)."""
+    totals: Counter[tuple[str, str]] = Counter()
+    for key, number in rows.items():
+        totals[(key[0], other) if by == 0 else (other, key[1])] += number
+    return nonzero(totals)
+
+
+@settings(deadline=None, derandomize=True, max_examples=120)
+@given(all_rows())
+def test_what_is_packed_comes_back_exactly(rows: dict[str, Rows]) -> None:
+    ledger = pack(rows, peak_phase={"peak_bytes": "backward"})
+    ledger = msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(ledger))), Ledger)
+    for metric in LEDGER_METRICS:
+        found, packed = rows_of(ledger, metric) or {}, rows.get(metric, {})
+        if metric.startswith("optimizer_flops"):
+            assert found == summed(packed, by=0, other="step")
+            assert (operator_rows_of(ledger, metric) or {}) == summed(packed, by=1, other="")
+        elif not metric.startswith("category_sum_bytes"):
+            assert found == nonzero(packed)
+    assert ledger.peak_phase == {"peak_bytes": "backward"}
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(all_rows())
+def test_the_category_sum_is_the_rows_of_the_six_highs(rows: dict[str, Rows]) -> None:
+    ledger = pack(rows, peak_phase={})
+    for suffix in ("", BATCH_SUFFIX):
+        highs = [rows.get(f"peak_{category}_bytes{suffix}", {}) for category in CATEGORIES]
+        found = rows_of(ledger, "category_sum_bytes" + suffix) or {}
+        assert found == nonzero({key: n for high in highs for key, n in high.items()})
+
+
+def test_every_metric_of_flops_or_bytes_is_explained() -> None:
+    assert {m for m, spec in METRICS.items() if spec.unit in {"flop", "byte"}} == LEDGER_METRICS
+
+
+def at_32(rows: dict[str, Rows]) -> dict[str, Rows]:
+    """Add what a step is expected to cost at batch 32."""
+    growing = {"forward_flops", "paper_forward_flops"}
+    larger = {
+        metric + BATCH_SUFFIX: {
+            (module, what): n * (32 if metric in growing or what in {"activation", "temp"} else 1)
+            for (module, what), n in numbers.items()
+        }
+        for metric, numbers in rows.items()
+        if metric + BATCH_SUFFIX in METRICS
+    }
+    return {**rows, **larger}
+
+
+USUAL: dict[str, Rows] = {
+    "forward_flops": {("conv1", "aten.convolution"): 5},
+    "paper_forward_flops": {("conv1", "aten.convolution"): 5},
+    "peak_param_bytes": {("conv1", "param"): 8},
+    "peak_grad_bytes": {("conv1", "grad"): 8},
+    "peak_activation_bytes": {("conv1", "activation"): 3},
+    "peak_optimizer_bytes": {("conv1", "optimizer"): 16},
+    "peak_bytes": {
+        ("conv1", "param"): 8,
+        ("conv1", "grad"): 8,
+        ("conv1", "activation"): 3,
+        ("conv1", "optimizer"): 16,
+    },
+    "optimizer_state_bytes": {("conv1", "optimizer"): 16},
+    "adapter_bytes": {("conv1", "ship"): 8},
+}
+
+
+def test_what_follows_is_not_kept() -> None:
+    ledger = pack(at_32(USUAL), peak_phase={})
+    high = {"param": 8, "grad": 8, "activation": 3, "optimizer": 16}
+    costs = ModuleCosts(forward_flops={"aten.convolution": 5}, high_bytes=high)
+    assert ledger == Ledger(modules={"conv1": costs})
+    assert set(msgspec.to_builtins(ledger)["modules"]["conv1"]) == {"forward_flops", "high_bytes"}
+
+
+def test_what_does_not_follow_is_kept_even_where_it_is_nothing() -> None:
+    rows = at_32(USUAL)
+    del rows["peak_bytes"]["conv1", "grad"]
+    del rows["peak_bytes_b32"]["conv1", "grad"]
+    rows["forward_flops_b32"] = {}
+    (costs,) = pack(rows, peak_phase={}).modules.values()
+    assert costs.peak_bytes == {"grad": 0}
+    assert msgspec.to_builtins(costs)["b32"] == {
+        "forward_flops": {"aten.convolution": 0},
+        "paper_forward_flops": {"aten.convolution": 160},
+    }
+
+
+@pytest.mark.parametrize("metric", sorted(LEDGER_METRICS))
+def test_an_empty_ledger_holds_no_rows_rather_than_rows_of_nothing(metric: str) -> None:
+    assert rows_of(Ledger(), metric) is None
+    assert operator_rows_of(Ledger(), metric) is None
+
+
+@pytest.mark.parametrize("metric", ["aten_ops", "accuracy", "trainable_params", "nonsense"])
+def test_what_is_no_flops_and_no_bytes_has_no_rows(metric: str) -> None:
+    assert rows_of(LEDGER, metric) is None
+    assert operator_rows_of(LEDGER, metric) is None
+
+
+def test_the_ledger_of_before_has_rows_of_batch_1_and_of_the_peak_alone() -> None:
+    assert is_of_before(EARLIER_LEDGER)
+    assert not is_of_before(LEDGER)
+    assert rows_of(EARLIER_LEDGER, "forward_flops") == {("conv1", "aten.convolution"): 123}
+    assert rows_of(EARLIER_LEDGER, "backward_flops") == {}
+    assert rows_of(EARLIER_LEDGER, "peak_bytes") == {("", "param"): 456}
+    held = {m for m in LEDGER_METRICS if rows_of(EARLIER_LEDGER, m) is not None}
+    assert held == {"forward_flops", "backward_flops", "projection_flops", "peak_bytes"}
+    assert operator_rows_of(EARLIER_LEDGER, "optimizer_flops") == {}
+    assert operator_rows_of(EARLIER_LEDGER, "optimizer_flops_b32") is None

@@ -1,0 +1,86 @@
+"""Methods that train a part of the model as it stands: which part."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_methods import adapted, each, trainable, trained
+from tiny_network import tiny_network
+from torch import nn
+from torchvision.models import swin_t
+
+from peft_regress.methods import BITFIT, BN_HEAD, FULL, FULL_BF16, HEAD, NORM, Method
+
+PARTS: dict[str, set[str]] = {
+    "head": set(),
+    "bn_head": set(),
+    "bitfit": {"norm.bias", "depthwise.bias", "linear.bias"},
+    "norm": {"norm.weight", "norm.bias"},
+}
+
+
+@each(HEAD, BN_HEAD, BITFIT, NORM)
+def test_the_head_trains_and_with_it_the_methods_part(method: Method) -> None:
+    assert trainable(adapted(method)).keys() == PARTS[method.name] | {"head.weight", "head.bias"}
+
+
+@each(FULL, FULL_BF16)
+def test_full_fine_tuning_trains_every_parameter(method: Method) -> None:
+    names = {name for name, _ in tiny_network().named_parameters()}
+    assert trainable(adapted(method)).keys() == names
+
+
+@each(HEAD, BITFIT, NORM)
+def test_what_trains_is_what_is_shipped(method: Method) -> None:
+    assert method.shipped_tensors(adapted(method)).keys() == trainable(adapted(method)).keys()
+
+
+def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions() -> None:
+    class Attending(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, num_heads=2)
+            self.head = nn.Linear(4, 2)
+
+    expected = BITFIT.expected_trainable(Attending(), head="head", rank=None)
+    assert set(expected) == {
+        "attention.in_proj_bias",
+        "attention.out_proj.bias",
+        "head.weight",
+        "head.bias",
+    }
+    with torch.device("meta"):
+        model = swin_t(num_classes=3)
+    names = set(BITFIT.expected_trainable(model, head="head", rank=None))
+    assert not [name for name in names if "table" in name]
+    assert "features.1.0.attn.qkv.bias" in names
+
+
+def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one() -> None:
+    class Normalized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batch = nn.BatchNorm2d(3)
+            self.plain = nn.BatchNorm2d(3, affine=False)
+            self.rms = nn.RMSNorm(3)
+            self.head = nn.Linear(3, 2)
+
+    expected = NORM.expected_trainable(Normalized(), head="head", rank=None)
+    assert list(expected) == [
+        "batch.weight",
+        "batch.bias",
+        "rms.weight",
+        "head.weight",
+        "head.bias",
+    ]
+    before = tiny_network().norm.running_mean
+    assert torch.equal(trained(NORM).norm.running_mean, before)
+
+
+@pytest.mark.parametrize("momentum", [0.01, 0.5])
+def test_statistics_follow_at_one_momentum_whatever_the_models_own_is(momentum: float) -> None:
+    base = tiny_network()
+    base.norm.momentum = momentum
+    assert BN_HEAD.adapt(base, head="head", rank=None, seed=0).norm.momentum == 0.1
+    base.norm.momentum = momentum
+    assert HEAD.adapt(base, head="head", rank=None, seed=0).norm.momentum == momentum

@@ -1,0 +1,327 @@
+"""The ledger of real steps: it adds up, and finds what is known to have changed in its place."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from builders import (
+    observe,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from step_records import cached, profile
+from torch import Tensor, nn
+
+from peft_regress import registry
+from peft_regress.attribution import changed_costs, explain_metric
+from peft_regress.cost import ByteSite, profile_step
+from peft_regress.cost.memory import MemoryEvent, summarize_memory
+from peft_regress.ledger import LEDGER_METRICS, operator_rows_of, rows_of
+from peft_regress.report import explanation_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peft_regress.attribution import MetricChange
+    from peft_regress.records import Record
+
+EXPLAINED = sorted(LEDGER_METRICS)
+
+
+def assert_adds_up(old: Record, new: Record) -> None:
+    """Check every metric of FLOPs and bytes, at both batch sizes, row by row."""
+    for metric in EXPLAINED:
+        change = explain_metric(metric, old, new)
+        assert change.breakdowns, metric
+        assert not change.not_held_by
+        for split in change.breakdowns:
+            assert split.unattributed == (0, 0), metric
+            assert sum(row.change for row in split.rows) == change.change, metric
+            assert sum(layer.change for layer in split.layers) == change.change, metric
+
+
+def moved(change: MetricChange) -> dict[str, int]:
+    """Return the change of each module."""
+    return {row.module: row.change for row in change.breakdowns[0].rows}
+
+
+def change_between(metric: str, old: Record, new: Record) -> MetricChange:
+    assert_adds_up(old, new)
+    return explain_metric(metric, old, new)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    ("method", "rank"), [("full", None), ("head", None), ("lora", 4), ("dora", 4), ("galore", 4)]
+)
+def test_the_ledger_of_a_real_step_adds_up_to_its_metrics(
+    architecture: str, method: str, rank: int | None
+) -> None:
+    record = cached(method, architecture, rank)
+    for metric in EXPLAINED:
+        found = record.metrics.get(metric)
+        expected = 0 if found is None else found.value
+        assert sum((rows_of(record.ledger, metric) or {}).values()) == expected, metric
+        operators = operator_rows_of(record.ledger, metric)
+        assert operators is None or sum(operators.values()) == expected
+    assert set(record.ledger.peak_phase) == {"peak_bytes", "peak_bytes_b32"}
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("lora", 4), ("dora", 4)),
+        (("dora", 4), ("lora", 4)),
+        (("head", None), ("full", None)),
+        (("full", None), ("galore", 4)),
+    ],
+)
+def test_every_metric_adds_up_between_two_methods(
+    architecture: str, old: tuple[str, int | None], new: tuple[str, int | None]
+) -> None:
+    assert_adds_up(*(cached(method, architecture, rank) for method, rank in (old, new)))
+
+
+def test_dora_costs_its_magnitudes_more_than_lora() -> None:
+    lora, dora = cached("lora", "resnet18", 4), cached("dora", "resnet18", 4)
+    change = change_between("peak_param_bytes", lora, dora)
+    # A number an output channel of each convolution, under a module that LoRA has not.
+    rows = change.breakdowns[0].rows
+    assert {row.module.rpartition(".lora_")[2] for row in rows} == {"magnitude_vector.default"}
+    assert {row.only_in for row in rows} == {"new"}
+    assert moved(change)["layer4.1.conv2.lora_magnitude_vector.default"] == 512 * 4
+    assert change.change == explain_metric("adapter_bytes", lora, dora).change
+
+
+def test_four_times_the_rank_is_four_times_each_adapter() -> None:
+    old, new = cached("lora", "resnet18", 4), profile("lora", "resnet18", 16)
+    for metric in ("forward_flops", "backward_flops_b32", "adapter_bytes", "peak_grad_bytes"):
+        for row in change_between(metric, old, new).breakdowns[0].rows:
+            assert ".lora_" in row.module
+            assert row.new == 4 * row.old
+
+
+def test_batch_norm_in_train_mode_is_found_in_the_batch_norms() -> None:
+    old = profile("full", "mobilenet_v2", bn="eval")
+    new = profile("full", "mobilenet_v2", bn="train")
+    change = change_between("peak_activation_bytes", old, new)
+    network = registry.get("architecture", "mobilenet_v2").build(num_classes=10, seed=0)
+    norms = {
+        name: module.num_features
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+    }
+    # Mean and inverse deviation of the batch, saved for the backward pass: 4 bytes a channel each.
+    assert moved(change) == {name: 8 * channels for name, channels in norms.items()}
+
+
+def once_more(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Make DoRA compute its base convolution itself, as peft did up to 0.14."""
+
+    def run(layer: Any, x: Tensor, *, base_result: Any = None, **more: Any) -> Any:
+        return forward(layer, x, base_result=None, **more)
+
+    return run
+
+
+def test_a_base_convolution_that_runs_twice_is_told_as_such(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from peft.tuners.lora.dora import _DoraConvNdLayer
+
+    old = cached("dora", "resnet18", 4)
+    monkeypatch.setattr(_DoraConvNdLayer, "forward", once_more(_DoraConvNdLayer.forward))
+    new = profile("dora", "resnet18", 4)
+    assert_adds_up(old, new)
+    found = {change.metric: change for change in changed_costs(old, new)}
+    for metric, operator, count in (
+        ("forward_flops", "aten.convolution", 20),
+        ("forward_flops_b32", "aten.convolution", 20),
+        # The first convolution needs no gradient of the image.
+        ("backward_flops", "aten.convolution_backward", 19),
+        ("backward_flops_b32", "aten.convolution_backward", 19),
+    ):
+        layers = found[metric].breakdowns[0].layers
+        assert {(layer.what, layer.base_runs) for layer in layers} == {(operator, 1)}
+        assert len(layers) == count
+    text = explanation_text(observe(old), observe(new), tuple(found.values()), top=30)
+    assert "    as much as one more run of layer3.0.conv1.base_layer's aten.convolution\n" in text
+    back = {change.metric: change for change in changed_costs(new, old)}
+    assert {layer.base_runs for layer in back["forward_flops"].breakdowns[0].layers} == {-1}
+
+
+class Gate(nn.Module):
+    """A sigmoid on a copy of its input, in float64 or not; the copy is all that it holds."""
+
+    def __init__(self, *, in_double: bool) -> None:
+        super().__init__()
+        self.in_double = in_double
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.to(torch.float64 if self.in_double else x.dtype, copy=True).sigmoid_()
+
+
+class Pool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3)).float()
+
+
+class Gated:
+    """An architecture of three layers, whose gate may compute in float64."""
+
+    head = "fc"
+    matrices: tuple[str, ...] = ()
+
+    def __init__(self, name: str, *, in_double: bool) -> None:
+        self.name = name
+        self.in_double = in_double
+
+    def build(self, *, num_classes: int, seed: int) -> nn.Module:
+        network = nn.Sequential()
+        network.add_module("conv", nn.Conv2d(3, 8, 3, padding=1))
+        network.add_module("gate", Gate(in_double=self.in_double))
+        network.add_module("pool", Pool())
+        network.add_module("fc", nn.Linear(8, num_classes))
+        return network
+
+
+def test_an_upcast_that_doubles_the_activations_of_a_layer_is_found_in_that_layer(
+    clean_registry: None,
+) -> None:
+    for name, in_double in (("gated", False), ("upcast", True)):
+        registry.add("architecture", Gated(name, in_double=in_double))
+    old, new = (profile("full", name) for name in ("gated", "upcast"))
+    change = change_between("peak_activation_bytes", old, new)
+    once = 8 * 64 * 64 * 4
+    (row,) = change.breakdowns[0].rows
+    assert (row.module, row.what, row.old, row.new) == ("gate", "activation", once, 2 * once)
+    assert moved(explain_metric("peak_activation_bytes_b32", old, new)) == {"gate": 32 * once}
+
+
+def test_galores_projectors_are_split_by_the_layers_they_project() -> None:
+    old, new = cached("galore", "resnet18", 4), profile("galore", "resnet18", 16)
+    state = moved(change_between("optimizer_state_bytes", old, new))
+    network = registry.get("architecture", "resnet18").build(num_classes=10, seed=0)
+    projected = {
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+    assert set(state) == projected
+    full = cached("full", "resnet18")
+    svds = explain_metric("projection_flops", full, old)
+    assert svds.old is None
+    assert set(moved(svds)) == projected
+    # 6mn^2 + 20n^3 for m >= n, of the 64 x 576 matrix of a convolution of 64 to 64 channels.
+    assert moved(svds)["layer1.0.conv1"] == 6 * 576 * 64**2 + 20 * 64**3
+
+
+def test_the_first_profile_of_a_process_is_that_of_any_other() -> None:
+    """GaLore's library makes tensors when it is imported, which is when it is first asked for."""
+    code = (
+        "from peft_regress.adaptation import *\n"
+        "galore = Adaptation(method='galore', architecture='shufflenet_v2_x0_5', rank=4)\n"
+        "steps = [adaptation_cost(galore, CostSettings(resolution=32)).step for _ in range(2)]\n"
+        "assert steps[0] == steps[1], steps[0].optimizer_state_bytes\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_papers_error_is_split_by_the_depthwise_layers_it_is_made_in() -> None:
+    ledger = cached("full", "mobilenet_v2").ledger
+    right, papers = (rows_of(ledger, f"{name}backward_flops") for name in ("", "paper_"))
+    assert right is not None
+    assert papers is not None
+    wrong = {module for (module, what), n in papers.items() if right[module, what] != n}
+    network = registry.get("architecture", "mobilenet_v2").build(num_classes=10, seed=0)
+    assert wrong == {
+        name
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups > 1
+    }
+
+
+# --- who holds what, when -------------------------------------------------------------------
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[MemoryEvent]:
+    """Draw a log of allocations, some of which are freed again."""
+    sizes, categories = st.integers(1, 9), st.sampled_from(["param", "grad", "activation"])
+    event = st.builds(MemoryEvent, sizes, categories, st.sampled_from(["", "conv1", "fc"]))
+    log: list[MemoryEvent] = []
+    for made in draw(st.lists(event, max_size=12)):
+        log.append(made)
+        if draw(st.booleans()):
+            alive = Counter(log)
+            alive.subtract(e._replace(delta_bytes=-e.delta_bytes) for e in log if e[0] < 0)
+            freed = draw(st.sampled_from(sorted(e for e, n in alive.items() if n > 0 and e[0] > 0)))
+            log.append(freed._replace(delta_bytes=-freed.delta_bytes))
+    return log
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(log=logs(), share=st.floats(0, 1))
+def test_sites_are_those_of_a_replay_of_the_log(log: list[MemoryEvent], share: float) -> None:
+    start = int(share * len(log))
+    summary = summarize_memory(log, start=start)
+
+    def held(count: int, category: str | None = None) -> tuple[ByteSite, ...]:
+        places = {(e.category, e.module) for e in log if category in {None, e.category}}
+        sums = {p: sum(e.delta_bytes for e in log[:count] if e[1:] == p) for p in places}
+        return tuple(sorted(ByteSite(*place, size) for place, size in sums.items() if size))
+
+    def first_high(category: str | None) -> int:
+        moments = range(start, len(log) + 1)
+        return max(moments, key=lambda count: sum(s.bytes for s in held(count, category)))
+
+    assert summary.peak_index == first_high(None)
+    assert summary.sites_at_peak == held(first_high(None))
+    assert summary.sites_at_end == held(len(log))
+    highs = [held(first_high(category), category) for category in ("activation", "grad", "param")]
+    assert summary.sites_at_highs == tuple(site for sites in highs for site in sites)
+    for category, high in summary.high_bytes.items():
+        assert sum(s.bytes for s in summary.sites_at_highs if s.category == category) == high
+
+
+@pytest.mark.parametrize(
+    ("inputs", "batch", "phase"),
+    # The update holds, for each weight, four numbers and what it computes on the way; the backward
+    # pass the weight, two of state and the gradient before it is accumulated.
+    [(512, 1, "optimizer"), (4, 4096, "backward")],
+)
+def test_the_phase_of_the_peak_is_where_most_is_alive(inputs: int, batch: int, phase: str) -> None:
+    network = nn.Sequential(nn.Linear(inputs, 64), nn.Sigmoid(), nn.Linear(64, 2))
+    cost = profile_step(
+        network, lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
+        input_shape=(batch, inputs), num_classes=2,
+    )  # fmt: skip
+    assert cost.peak_phase == phase
+
+
+def test_a_peak_of_the_forward_pass_is_in_the_forward_pass() -> None:
+    class Wide(nn.Module):
+        """Frees a large tensor before anything of it could be needed again."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                wide = x.repeat(1, 1000).mean()
+            return self.fc(x) + wide
+
+    cost = profile_step(
+        Wide(), lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
+        input_shape=(8, 4), num_classes=2,
+    )  # fmt: skip
+    assert cost.peak_phase == "forward"
+    assert max(cost.bytes_at_peak, key=lambda site: site.bytes).category == "activation"

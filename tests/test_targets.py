@@ -1,0 +1,116 @@
+"""Targets of adapters: checked against which layers a forward pass is seen to call."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import get_model_builder
+
+from peft_regress.architectures import TORCHVISION
+from peft_regress.architectures.output_layer import without_weights
+from peft_regress.methods.targets import bypassed_modules, eligible_layers
+
+# One of each class of model or more, where its blocks differ; the rest of them are slow.
+ONE_OF_A_KIND = (
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "efficientnet_b0",
+    "efficientnet_v2_s",
+    "googlenet",
+    "inception_v3",
+    "maxvit_t",
+    "mnasnet0_5",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "regnet_y_400mf",
+    "resnet18",
+    "resnet50",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_1",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11",
+    "vit_b_16",
+)
+
+
+def _weight_layers(model: nn.Module) -> dict[str, nn.Module]:
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in ONE_OF_A_KIND else pytest.mark.slow)
+        for name in TORCHVISION.names()
+    ],
+)
+def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name: str) -> None:
+    architecture = TORCHVISION.find(name)
+    with without_weights():
+        model = architecture.build(num_classes=11, seed=0).to("meta").eval()
+    layers = _weight_layers(model)
+    called: list[str] = []
+    for layer_name, layer in layers.items():
+        layer.register_forward_hook(lambda *_, layer_name=layer_name: called.append(layer_name))
+    logits = model(torch.empty(2, 3, 224, 224, device="meta"))
+    assert logits.shape == (2, 11)
+    assert called[-1] == architecture.head
+    eligible = eligible_layers(model, head=architecture.head, grouped=True)
+    assert set(eligible) == set(called) - {architecture.head}
+    assert bypassed_modules(model) == layers.keys() - set(called)
+    ungrouped = eligible_layers(model, head=architecture.head)
+    assert set(ungrouped) == {n for n, m in eligible.items() if getattr(m, "groups", 1) == 1}
+
+
+def test_the_models_that_are_not_slow_cover_every_module_of_torchvision() -> None:
+    def modules(names: tuple[str, ...]) -> set[str]:
+        return {get_model_builder(name).__module__ for name in names}
+
+    assert modules(ONE_OF_A_KIND) == modules(TORCHVISION.names())
+
+
+class _Attention(nn.MultiheadAttention):
+    """A subclass, which reads the weights as its parent does."""
+
+
+class _Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(4, 4, kernel_size=3, groups=4)
+        self.conv = nn.Conv2d(4, 4, kernel_size=1)
+        self.attention = _Attention(4, num_heads=2)
+        self.same_conv = self.conv
+        self.line = nn.Conv1d(4, 4, kernel_size=1)
+        self.out_proj = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 2)
+
+
+def test_head_grouped_and_bypassed_layers_are_left_out_in_the_models_order() -> None:
+    model = _Mixed()
+    assert list(eligible_layers(model, head="head")) == ["conv", "out_proj"]
+    assert eligible_layers(model, head="head")["conv"] is model.conv
+
+
+def test_grouped_convolutions_are_in_where_they_are_asked_for() -> None:
+    names = list(eligible_layers(_Mixed(), head="head", grouped=True))
+    assert names == ["depthwise", "conv", "out_proj"]
+
+
+def test_other_kinds_can_be_asked_for() -> None:
+    assert list(eligible_layers(_Mixed(), head="head", kinds=(nn.Conv1d,))) == ["line"]
+
+
+def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called() -> None:
+    """`out_proj` of an attention is read; one of the same name elsewhere is called."""
+    assert bypassed_modules(_Mixed()) == {"attention.out_proj"}
+
+
+def test_a_model_that_is_an_attention_itself_has_no_target() -> None:
+    assert eligible_layers(nn.MultiheadAttention(4, num_heads=2), head="") == {}

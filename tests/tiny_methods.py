@@ -1,0 +1,77 @@
+"""Every method on the tiny network: adapted, and trained as far as its schedule goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tiny_network import tiny_data, tiny_network
+
+from peft_regress import registry
+from peft_regress.finetune import finetune
+from peft_regress.methods import ADAPTERS, Method
+from peft_regress.methods.parts import cast_base
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = [
+    "ALL",
+    "RANK",
+    "adapted",
+    "each",
+    "method_named",
+    "rank_of",
+    "trainable",
+    "trained",
+]
+
+RANK = 2
+# Those of this package, in the order of their names; other packages may register more.
+ALL: tuple[Method, ...] = tuple(
+    method
+    for method in registry.items("method")
+    if type(method).__module__.startswith("peft_regress.")
+)
+
+
+def each(*methods: Method) -> pytest.MarkDecorator:
+    """Parametrize a test over methods, by name."""
+    return pytest.mark.parametrize("method", methods, ids=[method.name for method in methods])
+
+
+def method_named(name: str) -> Any:
+    return {method.name: method for method in (*ALL, *ADAPTERS)}[name]
+
+
+def rank_of(method: Method) -> int | None:
+    return RANK if method.ranks else None
+
+
+def adapted(method: Method, *, rank: int | None = None, seed: int = 0) -> nn.Module:
+    base = cast_base(tiny_network(), method.base_dtype)
+    return method.adapt(base, head="head", rank=rank or rank_of(method), seed=seed)
+
+
+def trained(method: Method, *, steps: int | None = None) -> nn.Module:
+    """Train for three steps, or to the end of a schedule that prunes."""
+    model = adapted(method)
+    finetune(
+        model,
+        method.make_optimizer(model, rank=rank_of(method)),
+        tiny_data().cast(method.base_dtype),
+        steps=steps or (22 if method.prunes else 3),
+        batch_size=16,
+        seed=0,
+        first=1,
+        batch_norm_statistics=method.trains_batch_norm_statistics,
+    )
+    return model.eval()
+
+
+def trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
