@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import re
 import subprocess
@@ -24,8 +25,10 @@ from network_zoo import (
     profiled,
     real_cost,
 )
+from tiny_network import tiny_network
 from torch import Tensor, nn
 
+from peft_regress import registry
 from peft_regress.cost import profile_step
 
 if TYPE_CHECKING:
@@ -174,3 +177,38 @@ def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> No
         digest(fake_cost("mobilenet_v3_small", "full")),
         digest(fake_cost("squeezenet1_1", "full")),
     ]
+
+
+@pytest.mark.slow
+def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind() -> None:
+    lora = registry.get("method", "lora")
+
+    def profile() -> None:
+        model = lora.adapt(tiny_network(), head="head", rank=4, seed=0)
+        profile_step(
+            model,
+            lambda stand_in: lora.make_optimizer(stand_in, rank=4),
+            input_shape=(2, 3, 12, 12),
+            num_classes=4,
+        )
+
+    def alive() -> tuple[int, int]:
+        gc.collect()
+        return len(gc.get_objects()), _resident_bytes()
+
+    for _ in range(20):  # until every cache of torch and peft is full
+        profile()
+    objects_before, bytes_before = alive()
+    for _ in range(200):
+        profile()
+    objects, resident_bytes = alive()
+    assert objects - objects_before < 100
+    assert resident_bytes - bytes_before < 2**20
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except FileNotFoundError:
+        return 0  # not Linux: the objects are counted all the same
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,221 @@
+"""The paper's counter, and docs/paper.md held to what is measured."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+
+import paper
+import pytest
+import torch
+from paper_counter import count_step
+from paper_rows import FLOP_FIGURES, GIGA, adapted, counted, measured, row
+from paper_tables import TABLES
+from torch import nn
+
+from peft_regress import registry
+from peft_regress.cost import profile_step
+
+PAGE = Path(paper.PAGE)
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), foreach=False)
+
+
+# --- The counter ----------------------------------------------------------------------------------
+
+
+def test_a_grouped_convolution_with_a_bias_counts_as_the_paper_s_formulas_say():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(54, 1)
+    )
+    count = count_step(model, sgd, input_shape=(1, 3, 5, 5))
+    first, second = 25 * 4 * 3, 9 * 6 * 2 * 9
+    assert count.piece("convolution", "forward") == 2 * (first + second)
+    assert count.piece("convolution bias", "forward") == 2 * 54
+    # The second weight's gradient twice too often; the image needs none.
+    assert count.piece("convolution gradients", "backward") == 2 * (first + (1 + 2) * second)
+    of_the_input, of_the_weights = 4 * 25, 3 * 3 * 1 + 4 * 2 * 9
+    assert count.piece("additions in gradients") == 2 * (of_the_input + of_the_weights)
+    assert count.piece("addmm") == 2 * 54 - 1 + 54
+
+
+def test_three_figures_are_made_of_the_pieces():
+    class Adapter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.fc(x * 2) + x @ x.new_ones(3, 2)
+
+    count = count_step(Adapter(), sgd, input_shape=(4, 3))
+    assert count.forward == (2 * 3 - 1) * 8 + 2 * 3  # the linear layer alone
+    weight_gradient = (2 * 4 - 1) * 6
+    assert count.backward == 4 * 3 + (2 * 3 - 1) * 8 + 2 * 8 + weight_gradient
+    assert count.optimizer == 2 * 6 + 2 * 2
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "dora"])
+def test_convolutions_count_as_torch_s_counter_has_them(method):
+    count, step = counted(row("mobilenet_v2", method)), measured(row("mobilenet_v2", method)).step
+    products = sum(site.flops for site in step.flops_by_site if site.operator == "aten.mm")
+    weight_products = sum(
+        site.flops
+        for site in step.flops_by_site
+        if site.operator == "aten.mm" and site.phase == "forward"
+    )
+    assert count.piece("convolution gradients") == (
+        step.paper_backward_flops - products + weight_products
+    )
+    assert count.piece("convolution") + count.piece("addmm") == pytest.approx(
+        step.paper_forward_flops - weight_products, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+def test_additions_in_gradients_are_those_of_the_layers_one_by_one(architecture):
+    """By shapes alone: 2 an element of the input, and 2 a pair of input channels and position."""
+    model = adapted(row(architecture, "full"))
+    additions = []
+
+    def note(layer, inputs, _output):
+        is_stem = not additions  # its input is the image, which needs no gradient
+        of_the_weight = layer.in_channels * (layer.in_channels // layer.groups)
+        of_the_weight *= math.prod(layer.kernel_size)
+        additions.append(2 * of_the_weight + (0 if is_stem else 2 * inputs[0].numel()))
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 224, 224))
+    assert counted(row(architecture, "full")).piece("additions in gradients") == sum(additions)
+
+
+def test_only_what_the_counter_has_without_batch_norm_gives_the_printed_backward_figures():
+    figures = [figure for figure in FLOP_FIGURES if figure.name == "backward"]
+    work = [
+        (phase, piece)
+        for piece in ("batch norm", "mm", "add", "mul")
+        for phase in ("forward", "backward")
+    ]
+    work.append(("backward", "additions in gradients"))
+    choices = [
+        choice
+        for size in range(len(work) + 1)
+        for choice in itertools.combinations(work, size)
+        if all(
+            backward_gflops(figure.row, choice)
+            == pytest.approx(float(figure.printed), abs=figure.half_digit)
+            for figure in figures
+        )
+    ]
+    without_batch_norm = {item for item in work if item[1] != "batch norm"}
+    head = ("backward", "mm")  # 0.005 MFLOP, below the last digit
+    assert [set(choice) | {head} for choice in choices] == [without_batch_norm] * 2
+
+
+def backward_gflops(case, choice):
+    pieces = counted(case).pieces
+    products = pieces["backward", "convolution gradients"]
+    return (products + sum(pieces.get(item, 0) for item in choice)) / GIGA
+
+
+# --- The setting ----------------------------------------------------------------------------------
+
+
+def test_galore_s_refresh_interval_changes_nothing_between_refreshes():
+    case = row("resnet18", "galore")
+
+    def every_200_steps(model):
+        optimizer = registry.get("method", "galore").make_optimizer(model, rank=case.rank)
+        for state in optimizer.state.values():
+            assert state["projector"].update_proj_gap == 15
+            state["projector"].update_proj_gap = 200
+        return optimizer
+
+    cost = profile_step(
+        adapted(case),
+        every_200_steps,
+        input_shape=(1, 3, 224, 224),
+        num_classes=2,
+        loss="sum",
+    )
+    assert cost == measured(case).step
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def test_the_printed_flops_on_the_page_are_what_is_counted(capsys):
+    assert paper.main(["--check", "--only", "flops"]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_every_table_on_the_page_is_what_is_measured(capsys):
+    assert paper.main(["--check"]) == 0, capsys.readouterr().out
+
+
+@pytest.fixture
+def altered_page(tmp_path, monkeypatch):
+    page = tmp_path / "paper.md"
+    page.write_text(PAGE.read_text().replace("| 7.05 |", "| 7.06 |"))
+    monkeypatch.setattr(paper, "PAGE", page)
+    return page
+
+
+def test_check_shows_the_line_that_differs(altered_page, capsys):
+    assert paper.main(["--check", "--only", "flops"]) == 1
+    changed = [line for line in capsys.readouterr().out.splitlines() if line[:2] in ("-|", "+|")]
+    assert [line.split("|")[4] for line in changed] == [" 7.06 ", " 7.05 "]
+
+
+def test_write_mends_the_page(altered_page):
+    assert paper.main(["--write", "--only", "flops"]) == 0
+    assert altered_page.read_text() == PAGE.read_text()
+
+
+def test_a_table_without_a_place_is_an_error_that_says_what_to_add(altered_page):
+    with pytest.raises(SystemExit, match="add <!-- paper:flops --> and <!-- /paper:flops -->"):
+        paper.put("no place", "flops", "| |")
+
+
+def test_every_table_has_a_place_and_no_place_is_without_a_table():
+    assert re.findall(r"<!-- paper:(\w+) -->", PAGE.read_text()) == list(TABLES)
+
+
+def test_a_command_s_shown_lines_are_renewed_and_no_others():
+    line = "$ peft-regress cost --architecture resnet18 --method head --resolution 32"
+    page = f"text\n{line}\n  trainable_params 7\n\n  total_params 8\n"
+    assert paper.renew_commands(page) == (
+        f"text\n{line}\n  trainable_params                    5,130\n\n  total_params 8\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "shown", "message"),
+    [
+        ("cost --architecture resnet18 --method nine", "", "fails"),
+        ("cost --architecture resnet18 --method head", "  hope 1\n", r"\['hope'\].* no such line"),
+    ],
+)
+def test_a_command_that_does_not_print_what_is_shown_is_an_error(line, shown, message):
+    with pytest.raises(SystemExit, match=message):
+        paper.renew_commands(f"$ peft-regress {line}\n{shown}")
+
+
+# --- The plot -------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_plot_is_drawn_the_same_twice(tmp_path):
+    from paper_plot import draw_ranks
+
+    plots = tmp_path / "a.svg", tmp_path / "b.svg"
+    for plot in plots:
+        draw_ranks(plot)
+    assert plots[0].read_bytes() == plots[1].read_bytes()
