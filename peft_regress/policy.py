@@ -51,7 +51,7 @@ class Policy:
     )
     """By method, where the bound is another one."""
 
-    bfloat16_fingerprint_bound: tuple[float, ...] = (0.02, 0.1, 0.3, 0.5)
+    bfloat16_fingerprint_bound: tuple[float, ...] = (0.02, 0.15, 0.3, 0.3)
     """The same on a bfloat16 base, whose numbers have 8 bits: a processor with instructions for
     them sums otherwise than one without."""
 

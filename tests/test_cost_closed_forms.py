@@ -231,12 +231,20 @@ def convolutions(draw: st.DrawFn) -> tuple[_ConvNd, tuple[int, ...]]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(case=convolutions(), weight_grad=st.booleans(), input_grad=st.booleans())
+@given(
+    case=convolutions(),
+    weight_grad=st.booleans(),
+    bias_grad=st.booleans(),
+    input_grad=st.booleans(),
+)
 def test_any_convolution_is_its_closed_form_and_as_many_products_as_one_can_count(
-    case: tuple[_ConvNd, tuple[int, ...]], weight_grad: bool, input_grad: bool
+    case: tuple[_ConvNd, tuple[int, ...]], weight_grad: bool, bias_grad: bool, input_grad: bool
 ) -> None:
+    """The gradient of a bias alone, as BitFit has it, is a sum and no product."""
     layer, shape = case
-    layer.requires_grad_(weight_grad)
+    layer.weight.requires_grad_(weight_grad)
+    if layer.bias is not None:
+        layer.bias.requires_grad_(bias_grad)
     model = Between(layer, input_grad=input_grad)
     cost = profile_step(model, sgd, input_shape=shape, num_classes=CLASSES, loss="sum")
     assert by_module(cost) == closed_forms(model, shape)

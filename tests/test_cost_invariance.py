@@ -107,8 +107,8 @@ def test_where_torch_runs_other_operators_on_fake_tensors(
 @pytest.mark.parametrize(
     "name",
     [
-        "resnet18",
         "mobilenet_v3_small",
+        pytest.param("resnet18", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
     ],
@@ -120,7 +120,9 @@ def test_fake_equals_real_for_the_package_s_other_methods(name: str, method: str
     assert (fake.projection_flops > 0) == (method == "galore")
 
 
-@pytest.mark.parametrize("method", ["lora", "galore", pytest.param("dora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["lora", *(pytest.param(m, marks=pytest.mark.slow) for m in ("dora", "galore"))]
+)
 def test_three_profiles_in_a_row_are_the_same(method: str) -> None:
     model = adapted_as("squeezenet1_1", method)
     costs = [profiled(model, "squeezenet1_1", method) for _ in range(3)]

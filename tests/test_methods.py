@@ -134,7 +134,9 @@ DRAWN = {
     **{name: {"lora_A"} for name in ("lora", "dora", "rslora", "loraplus", "lorafa")},
     "adalora": {"lora_A", "lora_B"},
     "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a"},
+    "loha-tucker": {"hada_t1", "hada_t2", "hada_w1_a", "hada_w1_b", "hada_w2_a"},
     "lokr": {"lokr_w2", "lokr_w2_a", "lokr_w2_b"},
+    "lokr-tucker": {"lokr_w2", "lokr_t2", "lokr_w2_a", "lokr_w2_b"},
     "hira": {"hira_A"},
     "hra": {"hra_u"},
 }

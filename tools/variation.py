@@ -38,7 +38,10 @@ def main() -> None:
         for name, record in reference.cases.items()
         if name in other.cases
     ]
-    print(f"{len(others)} runs against {chosen.reference}: {len(pairs)} cases compared\n")
+    changed = [old for old, new in pairs if old.status != new.status]
+    print(f"{len(others)} runs against {chosen.reference}: {len(pairs)} cases compared")
+    print(f"{len(changed)} of them changed state {' '.join(old.case.id for old in changed)}\n")
+    pairs = [(old, new) for old, new in pairs if old.status == new.status == "ok"]
     _print_losses(pairs)
     _print_outcomes(pairs)
     _print_costs(pairs, reference)

@@ -5,8 +5,8 @@ The additions of a bias, batch normalization, activations, pooling, reductions a
 
 Two counters share the formulas. The first is right. The second, "the paper's", reports what
 `torch.utils.flop_counter.FlopCounterMode` reports in torch 2.6 to 2.13, whose weight gradient of a
-grouped convolution comes out `groups` times too large; published figures rest on it, so it is kept
-here, apart from torch, where a fix upstream cannot move it.
+grouped convolution comes out `groups` times too large; published figures have the same error (what
+theirs count besides is in docs/paper.md), so it is kept here, where a fix upstream cannot move it.
 """
 
 from __future__ import annotations

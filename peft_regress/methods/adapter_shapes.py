@@ -25,6 +25,7 @@ __all__ = [
     "hra_shapes",
     "ia3_shapes",
     "loha_shapes",
+    "loha_tucker_shapes",
     "lokr_shapes",
     "lora_fa_shapes",
     "lora_shapes",
@@ -107,16 +108,34 @@ def loha_shapes(layer: nn.Module, rank: int) -> Shapes:
     return shapes
 
 
-def lokr_shapes(layer: nn.Module, rank: int) -> Shapes:
+def loha_tucker_shapes(layer: nn.Module, rank: int) -> Shapes:
+    """LoHa whose factors for a convolution are (out, in, kernel), by Tucker's decomposition."""
+    out, inner, kernel = _sizes(layer)
+    if prod(kernel) == 1:
+        return loha_shapes(layer, rank)
+    shapes: Shapes = {}
+    for factor in ("1", "2"):
+        shapes[f"hada_t{factor}.{ADAPTER}"] = (rank, rank, *kernel)
+        shapes[f"hada_w{factor}_a.{ADAPTER}"] = (rank, out)
+        shapes[f"hada_w{factor}_b.{ADAPTER}"] = (rank, inner)
+    return shapes
+
+
+def lokr_shapes(layer: nn.Module, rank: int, *, tucker: bool = False) -> Shapes:
     """LoKr: W1 (x) W2, both sides split as near to their square roots as they divide.
 
-    W2 is the product of two factors where the rank is below half of its larger side.
+    W2 is the product of two factors where the rank is below half of its larger side; with `tucker`
+    and a kernel larger than 1, of three by Tucker's decomposition.
     """
     out, inner, kernel = _sizes(layer)
     out_1, out_2 = _near_square(out)
     in_1, in_2 = _near_square(inner)
     shapes: Shapes = {f"lokr_w1.{ADAPTER}": (out_1, in_1)}
-    if 2 * rank < max(out_2, in_2):
+    if 2 * rank < max(out_2, in_2) and tucker and prod(kernel) > 1:
+        shapes[f"lokr_t2.{ADAPTER}"] = (rank, rank, *kernel)
+        shapes[f"lokr_w2_a.{ADAPTER}"] = (rank, out_2)
+        shapes[f"lokr_w2_b.{ADAPTER}"] = (rank, in_2)
+    elif 2 * rank < max(out_2, in_2):
         shapes[f"lokr_w2_a.{ADAPTER}"] = (out_2, rank)
         shapes[f"lokr_w2_b.{ADAPTER}"] = (rank, in_2 * prod(kernel))
     else:

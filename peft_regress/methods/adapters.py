@@ -22,6 +22,7 @@ from peft_regress.methods.adapter_shapes import (
     hra_shapes,
     ia3_shapes,
     loha_shapes,
+    loha_tucker_shapes,
     lokr_shapes,
     lora_fa_shapes,
     lora_shapes,
@@ -53,6 +54,20 @@ _IN_BLOCKS: Final = Targets(
     description=f"Conv2d with groups == 1 and Linear whose inputs a block of {BLOCK_SIZE} divides, "
     "the head excluded",
     block_size=BLOCK_SIZE,
+)
+# HRA and BOFT multiply matrices of inputs x inputs at every step. With all layers of resnet18 one
+# step of batch 32 takes HRA 20 seconds and BOFT 46, with layers of at most this size less than one.
+_MOST_INPUTS: Final = 1024
+_NARROW: Final = Targets(
+    description=f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs, the head "
+    "excluded",
+    most_inputs=_MOST_INPUTS,
+)
+_NARROW_IN_BLOCKS: Final = Targets(
+    description=f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs, which a "
+    f"block of {BLOCK_SIZE} divides, the head excluded",
+    block_size=BLOCK_SIZE,
+    most_inputs=_MOST_INPUTS,
 )
 _NORMALIZATION: Final = Targets(
     description="normalization layers with a weight", normalization=True
@@ -259,6 +274,7 @@ _FLOAT32: Final = (
         config="HRAConfig",
         settings=lambda rank: {"r": rank},
         shapes=hra_shapes,
+        targets=_NARROW,
     ),
     PeftAdapter(
         name="oft",
@@ -273,7 +289,7 @@ _FLOAT32: Final = (
         config="BOFTConfig",
         settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
         shapes=boft_shapes,
-        targets=_IN_BLOCKS,
+        targets=_NARROW_IN_BLOCKS,
         ranks=(),
         wrapping=_without_cuda_extension,
     ),
@@ -296,6 +312,25 @@ _FLOAT32: Final = (
 )
 
 
+# How LoHa and LoKr treat a convolution where they are told to: by another product.
+_TUCKER: Final = (
+    PeftAdapter(
+        name="loha-tucker",
+        config="LoHaConfig",
+        settings=lambda rank: {**_loha(rank), "use_effective_conv2d": True},
+        shapes=loha_tucker_shapes,
+        targets=_WITH_GROUPED,
+    ),
+    PeftAdapter(
+        name="lokr-tucker",
+        config="LoKrConfig",
+        settings=lambda rank: {**_loha(rank), "use_effective_conv2d": True},
+        shapes=lambda layer, rank: lokr_shapes(layer, rank, tucker=True),
+        targets=_WITH_GROUPED,
+    ),
+)
+
+
 def _on_bfloat16(method: PeftAdapter) -> PeftAdapter:
     """Return the same on a bfloat16 base; peft keeps the adapters themselves in float32."""
     return replace(
@@ -307,4 +342,4 @@ def _on_bfloat16(method: PeftAdapter) -> PeftAdapter:
     )
 
 
-ADAPTERS: Final = (*_FLOAT32, *map(_on_bfloat16, _FLOAT32))
+ADAPTERS: Final = (*_FLOAT32, *_TUCKER, *map(_on_bfloat16, _FLOAT32))

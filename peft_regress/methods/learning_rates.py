@@ -33,6 +33,8 @@ LEARNING_RATES: Final[dict[str, float]] = {
     "adalora": 1e-2,
     "loha": 1e-2,
     "lokr": 1e-2,
+    "loha-tucker": 1e-2,
+    "lokr-tucker": 1e-2,
     "hira": 1e-2,
     "hra": 4e-3,
     "oft": 4e-3,

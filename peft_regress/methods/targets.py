@@ -95,6 +95,8 @@ class Targets:
             convolutions are handed to the library all the same, which says itself what it makes of
             them: a release that learns to adapt them is seen.
         block_size: what must divide the inputs of an output channel, kernel included.
+        most_inputs: how many of them there may be, for methods that multiply square matrices of
+            that size; there is no limit where it is None.
         normalization: whether the normalization layers are adapted, and nothing else.
     """
 
@@ -102,6 +104,7 @@ class Targets:
     grouped: bool = False
     linear_first: bool = False
     block_size: int = 1
+    most_inputs: int | None = None
     normalization: bool = False
 
     def find(self, model: nn.Module, *, head: str) -> dict[str, nn.Module]:
@@ -114,7 +117,11 @@ class Targets:
         if self.linear_first:
             linear = [n for n, layer in layers.items() if isinstance(layer, nn.Linear)]
             layers = {n: layers[n] for n in linear or layers}
-        return {n: layer for n, layer in layers.items() if not _inputs(layer) % self.block_size}
+        return {name: layer for name, layer in layers.items() if self._fits(_inputs(layer))}
+
+    def _fits(self, inputs: int) -> bool:
+        in_blocks = inputs % self.block_size == 0
+        return in_blocks and (self.most_inputs is None or inputs <= self.most_inputs)
 
 
 def _inputs(layer: nn.Module) -> int:
