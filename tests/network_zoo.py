@@ -47,19 +47,15 @@ RANK = 4
 
 
 class Network(NamedTuple):
-    """One of torchvision's networks, and a small input that it takes: (2, 3, size, size)."""
+    """One of torchvision's networks, its last layer, and a small input that it takes."""
 
     name: str
     head: str
-    size: int = 32
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return (2, 3, self.size, self.size)
+    shape: tuple[int, int, int, int] = (2, 3, 32, 32)
 
     def build(self) -> nn.Module:
         # A ViT is built for one size of image; the others take any.
-        sized = {"image_size": self.size} if self.name.startswith("vit") else {}
+        sized = {"image_size": self.shape[-1]} if self.name.startswith("vit") else {}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return torchvision.models.get_model(

@@ -8,6 +8,7 @@ keeps as tensors of 8 bytes. Without those, nothing may differ.
 from __future__ import annotations
 
 import copy
+import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -122,6 +123,26 @@ def test_marking_operators_in_the_profile_moves_numbers_only(
     assert 0 <= marked.peak_bytes - plain.peak_bytes <= 2 * NUMBER
     assert marked.own_bytes
     assert not plain.own_bytes
+
+
+def test_the_tool_s_table_is_of_the_networks_tested_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuple(NETWORKS) == memory_check.ARCHITECTURES
+    chosen = ["--architecture", "squeezenet1_1", "--architecture", "vit_b_16"]
+    monkeypatch.setattr(sys, "argv", ["memory_check.py", *chosen, "--resolution", "32"])
+    memory_check.main()
+    title, _, columns, _, squeezenet, vit, _, explanation = capsys.readouterr().out.splitlines()
+    assert title == "2 images of 32x32"
+    assert columns == "| architecture | full | head | lora | worst |"
+    name, *cells = squeezenet.strip("| ").split(" | ")
+    assert name == "squeezenet1_1"
+    percents = [float(cell.removesuffix(" %")) for cell in cells]
+    assert percents[-1] == min(percents) < 0
+    # A ViT is built for images of 224x224.
+    assert vit == "| vit_b_16 | | | | |"
+    assert explanation.startswith("squeezenet1_1 ")
+    assert "buffers of aten.convolution" in explanation
 
 
 # --- The measuring itself, by hand ----------------------------------------------------------------

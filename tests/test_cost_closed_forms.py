@@ -351,3 +351,66 @@ def test_a_layer_called_twice_counts_twice_and_a_tied_one_where_it_is_called() -
         "layer.second": (once, 2 * once),
     }
     assert by_module(cost) == closed_forms(model, (3, 6))
+
+
+# --- Linear systems, operation by operation -------------------------------------------------------
+
+
+def solving_operations(n: int, columns: int) -> tuple[int, int]:
+    """Eliminate and substitute, counting: for the factors, and for all right-hand sides."""
+    factors = 0
+    for pivot in range(n):
+        for _row in range(pivot + 1, n):
+            factors += 1  # division by the pivot
+            for _column in range(pivot + 1, n):
+                factors += 2  # a multiply-add
+    substitutions = 0
+    for _ in range(columns):
+        for row in range(n):
+            for _known in range(row):
+                substitutions += 2  # the unit triangle
+        for row in reversed(range(n)):
+            for _known in range(row + 1, n):
+                substitutions += 2
+            substitutions += 1  # division by the diagonal
+    return factors, substitutions
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("fake", [True, False])
+def test_a_linear_system_is_as_many_operations_as_elimination_takes(
+    n: int, columns: int, fake: bool
+) -> None:
+    batch = 3
+
+    class Solve(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sides = nn.Parameter(torch.ones(n, columns))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.solve(x + 10 * torch.eye(n), self.sides.expand(batch, n, columns))
+
+    model = Between(Solve(), input_grad=False)
+    cost = profile_step(
+        model, sgd, input_shape=(batch, n, n), num_classes=CLASSES, loss="sum", fake=fake
+    )
+    factors, substitutions = solving_operations(n, columns)
+    # The gradient of the right-hand sides is a system of the same factors, transposed.
+    assert by_module(cost) == {"layer": (batch * (factors + substitutions), batch * substitutions)}
+
+
+def test_a_gradient_through_the_matrix_of_a_system_is_a_product_more() -> None:
+    class Solve(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.solve(x + 10 * torch.eye(4), x)
+
+    cost = profile_step(
+        Between(Solve()), sgd, input_shape=(3, 4, 4), num_classes=CLASSES, loss="sum"
+    )
+    factors, substitutions = solving_operations(4, 4)
+    product = 2 * 4 * 4 * 4
+    assert by_module(cost) == {
+        "layer": (3 * (factors + substitutions), 3 * (substitutions + product))
+    }
