@@ -31,7 +31,11 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert f"{100 * policy.accuracy_margin:g} points" in METRICS_PAGE
     assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
     assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
-    rows = {"other methods": policy.fingerprint_bound, **policy.fingerprint_bounds}
+    rows = {
+        "other methods": policy.fingerprint_bound,
+        "bfloat16 base": policy.bfloat16_fingerprint_bound,
+        **policy.fingerprint_bounds,
+    }
     for method, bounds in rows.items():
         cells = " | ".join(f"{bound:g}" for bound in bounds)
         assert f"| {method} | {cells} |" in METRICS_PAGE

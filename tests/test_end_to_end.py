@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SELECT = "(dora-r4 or lora-r4) and shift and resnet18"
 
-pytestmark = pytest.mark.slow
+# One worker for all of them: they share the runs.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("releases")]
 
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -36,9 +36,15 @@ def test_a_method_with_a_bound_of_its_own_gets_it() -> None:
     assert [policy.fingerprint("mine", step=step) for step in range(3)] == [0.5, 0.75, 0.75]
 
 
+def test_a_method_on_bfloat16_gets_the_bound_of_bfloat16() -> None:
+    bounds = [DEFAULT_POLICY.fingerprint("lora-bf16", step=step) for step in range(4)]
+    assert bounds == [*DEFAULT_POLICY.bfloat16_fingerprint_bound]
+
+
 def test_a_later_loss_is_never_held_tighter_than_an_earlier_one() -> None:
     policy = DEFAULT_POLICY
-    for bounds in (policy.fingerprint_bound, *policy.fingerprint_bounds.values()):
+    usual = (policy.fingerprint_bound, policy.bfloat16_fingerprint_bound)
+    for bounds in (*usual, *policy.fingerprint_bounds.values()):
         assert list(bounds) == sorted(bounds)
 
 
