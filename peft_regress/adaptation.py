@@ -155,11 +155,11 @@ def step_ledger(one: CostReport, many: CostReport) -> Ledger:
             if site.phase in {"forward", "backward"}:
                 rows[f"paper_{site.phase}_flops{suffix}"][place] = site.paper_flops
         for held in step.bytes_at_highs:
-            rows[f"peak_{held.category}_bytes{suffix}"][held.module, held.category] = held.bytes
+            rows[f"peak_{held.category}_bytes{suffix}"][held.module, held.what] = held.bytes
         for held in step.bytes_at_peak:
-            rows["peak_bytes" + suffix][held.module, held.category] = held.bytes
+            rows["peak_bytes" + suffix][held.module, held.what] = held.bytes
         for held in step.state_bytes:
-            rows["optimizer_state_bytes" + suffix][held.module, held.category] = held.bytes
+            rows["optimizer_state_bytes" + suffix][held.module, held.what] = held.bytes
     phases = {"peak_bytes": one.step.peak_phase, "peak_bytes" + BATCH_SUFFIX: many.step.peak_phase}
     return pack(rows, peak_phase=phases)
 

@@ -42,6 +42,8 @@ _CATEGORY_OF_PHASE: dict[Phase, Category] = {
     "optimizer": "optimizer",
 }
 
+_CATEGORIES_OF_A_STEP = frozenset({"grad", *_CATEGORY_OF_PHASE.values()})
+
 _NO_FOREACH = (
     "One kernel over many tensors says nothing of its parts: construct the optimizer with "
     "foreach=False and fused=False."
@@ -75,11 +77,12 @@ class _Operator(NamedTuple):
 class _Holding(weakref.ref["UntypedStorage"]):
     """A storage that is alive, and how it is accounted for."""
 
-    __slots__ = ("category", "key", "module", "nbytes")
+    __slots__ = ("category", "key", "module", "nbytes", "operator")
     key: int
     nbytes: int
     category: Category
     module: str
+    operator: str
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -143,6 +146,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif (holding.category, holding.module) != (category, module):
                 self._log(-holding.nbytes, holding)
                 holding.category, holding.module = category, module
+                if category not in _CATEGORIES_OF_A_STEP:
+                    holding.operator = ""
                 self._log(holding.nbytes, holding)
 
     def hold_parameters(self) -> None:
@@ -204,7 +209,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
             self._count(operator, module, args, kwargs, out)
         for tensor in _tensors(out):
-            self._see(tensor, module)
+            self._see(tensor, module, operator.name)
         return out
 
     def _check_dtypes(self, operator: str, args: tuple[Any, ...]) -> None:
@@ -239,11 +244,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if flops or paper_flops:
             self.flop_events.append(FlopEvent(phase, module, operator.name, flops, paper_flops))
 
-    def _see(self, tensor: Tensor, module: str) -> None:
+    def _see(self, tensor: Tensor, module: str, operator: str) -> None:
         for storage in _storages(tensor):
             holding = self._holdings.get(id(storage))
             if holding is None:
-                self._add(storage, _CATEGORY_OF_PHASE[self.phase], module)
+                self._add(storage, _CATEGORY_OF_PHASE[self.phase], module, operator)
             elif (nbytes := storage.nbytes()) != holding.nbytes:
                 self._log(nbytes - holding.nbytes, holding)
                 holding.nbytes = nbytes
@@ -274,12 +279,15 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # --- The log ---
 
-    def _add(self, storage: UntypedStorage, category: Category, module: str) -> None:
+    def _add(
+        self, storage: UntypedStorage, category: Category, module: str, operator: str = ""
+    ) -> None:
         holding = _Holding(storage, self._free)
         holding.key = id(storage)
         holding.nbytes = storage.nbytes()
         holding.category = category
         holding.module = module
+        holding.operator = operator
         self._holdings[holding.key] = holding
         self._log(holding.nbytes, holding)
 
@@ -290,7 +298,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _log(self, delta_bytes: int, holding: _Holding) -> None:
         if delta_bytes:
-            self.memory_events.append(MemoryEvent(delta_bytes, holding.category, holding.module))
+            self.memory_events.append(
+                MemoryEvent(delta_bytes, holding.category, holding.module, holding.operator)
+            )
 
 
 def _describe(func: Any) -> _Operator:
