@@ -125,4 +125,5 @@ def _machine_id(document: dict[str, Any]) -> str:
     python = ".".join(str(info.get("python_version", "0.0")).split(".")[:2])
     bits = "64bit" if "64" in str(info.get("machine", "64")) else "32bit"
     parts = (info.get("system", "Unknown"), info.get("python_implementation", "CPython"), python)
-    return re.sub(r"[^A-Za-z0-9._-]", "-", "-".join([*map(str, parts), bits]))
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", "-".join([*map(str, parts), bits]))
+    return name.lstrip(".")  # or the storage would take the folder for a hidden one

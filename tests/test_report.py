@@ -33,7 +33,8 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.lines import accept_hint, clean, environment_lines, reason_cells
+from peft_regress.report.lines import accept_hint, environment_lines, reason_cells
+from peft_regress.text import clean
 
 HINT = accept_hint("run.json")
 LONG = "x" * 10_000

@@ -131,7 +131,7 @@ def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path
 @pytest.mark.parametrize(
     ("info", "folder"),
     [
-        ({"system": "../..", "python_version": "3.12.1"}, "..-..-CPython-3.12-64bit"),
+        ({"system": "../..", "python_version": "3.12.1"}, "-..-CPython-3.12-64bit"),
         ({"system": "a b/c", "machine": "armv7l"}, "a-b-c-CPython-0.0-32bit"),
         ({}, "Unknown-CPython-0.0-64bit"),
     ],
@@ -144,6 +144,7 @@ def test_a_strange_machine_stays_inside_the_storage(
     stored = accept_run(source, root=root, reason="r", date=DATE)
     assert stored.parent == root / folder
     assert stored.resolve().is_relative_to(root.resolve())
+    assert baseline_files(root) == [stored]
 
 
 def test_a_strange_version_stays_inside_the_storage(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress.gate import INCOMPLETE
 from peft_regress.metrics import METRICS
+from peft_regress.text import clean
 from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "accept_hint",
-    "clean",
     "contents_line",
     "counts_line",
     "environment_lines",
@@ -33,16 +33,8 @@ __all__ = [
 ]
 
 _WIDTH = 100
-_LONGEST_TEXT = 160
 _SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
 """What the measured methods and architectures come from."""
-
-
-def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
-    """Make a string from a file fit for a terminal: one line, no controls, not endless."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    flat = " ".join(printable.split())
-    return flat if len(flat) <= longest else flat[: longest - 3] + "..."
 
 
 def escape_markdown(text: str) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peft_regress.report.lines import (
-    clean,
     environment_lines,
     escape_markdown,
     outcome_line,
     reason_cells,
     short_verdict,
 )
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,13 +9,13 @@ from peft_regress.attribution import explain_metric
 from peft_regress.gate import FAILING, INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.report.lines import (
-    clean,
     environment_lines,
     outcome_line,
     reason_cells,
     short_verdict,
     wrapped,
 )
+from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
