@@ -236,6 +236,11 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     either = old or new
     if either is None:
         return
+    if old and new and (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
+        # Before anything is left out by its kind, or a side that claims `info` would hide both.
+        text = "{0.unit}, {0.direction}, {0.kind}".format
+        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
+        return
     informative = either.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
     if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
         return
@@ -246,10 +251,6 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
         return
     if new is None:
         yield _reason(name, old.value, None, change=None, bound=None, verdict="regressed")
-        return
-    if (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
-        text = "{0.unit}, {0.direction}, {0.kind}".format
-        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
         return
     if not _same_shape(old, new):
         sizes = (len(old.samples or ()), len(new.samples or ()))
