@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from peft_regress.records import Role
+
 
 DATE = "2026-01-01T00:00:00+00:00"
 
@@ -388,6 +390,12 @@ def test_anything_altered_is_refused(run_file: Path, change: Any) -> None:
         (lambda ours: ours["cases"][LORA]["ledger"].update(surprise={}), "surprise"),
         (lambda ours: ours["cases"][LORA]["ledger"]["modules"][""].update(surprise=1), "surprise"),
         (lambda ours: ours["cases"][GALORE]["error"].update(surprise=1), "surprise"),
+        (
+            lambda ours: ours.update(
+                accepted={"reason": "r", "date": DATE, "role": "baseline", "surprise": 1}
+            ),
+            "surprise",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_by_its_name(run_file: Path, change: Any, key: str) -> None:
@@ -558,6 +566,16 @@ def test_a_date_that_is_no_moment_is_refused(tmp_path: Path, date: str) -> None:
     accepted = Acceptance(reason="r", date=date, role="baseline")
     path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
     with pytest.raises(RunFileError, match="ISO 8601"):
+        read_run_file(path)
+
+
+@pytest.mark.parametrize(("role", "retired"), [("baseline", [FULL, LORA]), ("history", [FULL])])
+def test_a_retirement_that_contradicts_the_run_is_refused(
+    tmp_path: Path, role: Role, retired: list[str]
+) -> None:
+    accepted = Acceptance(reason="r", date=DATE, role=role, retired=retired)
+    path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
+    with pytest.raises(RunFileError, match="retire"):
         read_run_file(path)
 
 

@@ -40,6 +40,12 @@ _HOLES = {
 }
 
 
+_REMEDIES = {
+    "missing": "if they are gone for good, add `--retire ID` for each (or a glob) to",
+    "new": "if their numbers are right",
+}
+
+
 def case_text(
     case: CaseVerdict, old: Observation | None, new: Observation | None, *, hint: str
 ) -> str:
@@ -92,8 +98,7 @@ def verdict_text(
         ids = [clean(case.id) for case in notable if case.verdict == name]
         if ids:
             blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
-            if name == "new":
-                blocks[-1] += f"\n  if their numbers are right: {hint}"
+            blocks[-1] += f"\n  {_REMEDIES[name]}:\n    {hint}"
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
 
