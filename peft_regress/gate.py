@@ -281,9 +281,10 @@ def _worse_or_better(move: _Move, metric: Metric) -> tuple[bool, bool]:
         beyond, signed = True, move.new - move.old
     else:
         beyond, signed = abs(move.change) > move.bound, move.change
-        if metric.kind == "seconds" and move.new > 0:
+        if metric.kind == "seconds":
             # As a ratio, so that three times as fast is as far as three times as slow.
-            beyond = max(move.new / move.old, move.old / move.new) - 1 > move.bound
+            ratios = (move.new / move.old, move.old / move.new) if move.new else (math.inf,)
+            beyond = max(ratios) - 1 > move.bound
     if metric.direction == "same":
         return beyond, False
     if metric.direction == "higher":

@@ -450,6 +450,13 @@ def test_three_times_as_fast_is_as_far_as_three_times_as_slow() -> None:
     assert verdict_of(slow, fast) == "improved"
 
 
+def test_no_time_at_all_is_further_than_any_bound() -> None:
+    none, some = {"step_seconds": [0.0] * 3}, {"step_seconds": [0.1] * 3}
+    assert verdict_of(none, some) == "regressed"
+    assert verdict_of(some, none) == "improved"
+    assert verdict_of(none, none) == "unchanged"
+
+
 @pytest.mark.parametrize(
     "change",
     [{"unit": "byte"}, {"direction": "higher"}, {"kind": "info"}, {"kind": "seconds"}],
