@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["json_place", "load_json"]
+__all__ = ["json_place", "load_json", "place_of_bad_text"]
+
+_Place = tuple[str | int, ...]
 
 
 class _Flaw(NamedTuple):
@@ -51,13 +53,13 @@ def load_json(content: bytes) -> Any:
     )
     if found:
         # The outermost: what an object with a key twice holds is not looked at.
-        place, first = next(_flaws(value, ()))
+        place, first = next(item for item in _walk(value, ()) if isinstance(item[1], _Flaw))
         msg = f"{first.problem}, at {json_place(place)}"
         raise ValueError(msg)
     return value
 
 
-def json_place(keys: tuple[str | int, ...]) -> str:
+def json_place(keys: _Place) -> str:
     """Write the way to a value: `$.cases["shift/full/resnet18"].metrics.loss.samples[0]`."""
     return "$" + "".join(
         f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{json.dumps(key)}]"
@@ -65,12 +67,26 @@ def json_place(keys: tuple[str | int, ...]) -> str:
     )
 
 
-def _flaws(
-    value: Any, place: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], _Flaw]]:
-    if isinstance(value, _Flaw):
-        yield place, value
-    elif isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, item in items:
-            yield from _flaws(item, (*place, key))
+def place_of_bad_text(value: Any) -> str:
+    """Return where the first text stands that is not Unicode, such as half a surrogate pair."""
+    places = (place for place, item in _walk(value, ()) if not _is_unicode((*place[-1:], item)))
+    return json_place(next(places, ()))
+
+
+def _is_unicode(texts: tuple[Any, ...]) -> bool:
+    try:
+        "".join(text for text in texts if isinstance(text, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _walk(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
+    """Yield every value with the way to it, the outer before the inner."""
+    yield place, value
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(item, (*place, key))
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            yield from _walk(item, (*place, position))

@@ -17,7 +17,7 @@ from msgspec import UNSET
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.json_format import dump_json
-from peft_regress.json_reader import json_place, load_json
+from peft_regress.json_reader import json_place, load_json, place_of_bad_text
 from peft_regress.records import (
     SCHEMA_VERSION,
     Ledger,
@@ -172,6 +172,10 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
     restore = _restore(path)
     try:
         run = msgspec.convert(ours, Run)
+        digest = content_digest(run)
+    except UnicodeEncodeError as error:
+        problem = f"holds text that is not Unicode, at {place_of_bad_text({'peft_regress': ours})}"
+        raise RunFileError(path, problem, restore) from error
     except msgspec.ValidationError as error:
         problem = f"does not fit the schema: {_with_place(error, ours)}"
         raise RunFileError(path, problem, restore) from error
@@ -179,26 +183,18 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
         # Before the digest, which says only that something was altered, and not where.
         for name, record in run.cases.items():
             _check_record(name, record)
-        _check_digest(path, run)
+        whole = _with_own_ledgers(run)
         check_acceptance(run)
-        return _with_own_ledgers(run)
-    except UnicodeEncodeError as error:
-        raise RunFileError(path, f"holds text that is not Unicode ({error})", restore) from error
-    except RunFileError:
-        raise
     except InputError as error:
         raise RunFileError(path, str(error), restore) from error
-
-
-def _check_digest(path: Path, run: Run) -> None:
-    digest = content_digest(run)
     if run.content_digest != digest:
         found = clean(run.content_digest) or "absent"
         raise RunFileError(
             path,
             f"was altered after it was written (content_digest {found}, content {digest})",
-            f"Numbers change through `peft-regress accept` alone. {_restore(path)}",
+            f"Numbers change through `peft-regress accept` alone. {restore}",
         )
+    return whole
 
 
 def _restore(path: Path) -> str:

@@ -449,7 +449,7 @@ def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda ours: ours["cases"].pop(LORA),
+        lambda ours: ours["cases"].pop(FULL),
         lambda ours: ours["environment"].update(peft="0.1"),
         lambda ours: ours["machine"].update(digest="sha256:x"),
         lambda ours: ours["cases"][LORA].update(definition="sha256:x"),
@@ -559,7 +559,15 @@ def test_a_record_under_another_id_is_refused(run_file: Path) -> None:
 
 def test_text_that_is_not_unicode_is_refused(run_file: Path) -> None:
     run_file.write_text(run_file.read_text().replace('"Example CPU"', '"\\ud800"'))
-    refused(run_file, "not Unicode")
+    refused(run_file, r"not Unicode, at \$.peft_regress.machine.cpu")
+
+
+@pytest.mark.parametrize("old", ["3638000000", '"flop"', '"rank"'])
+def test_text_that_is_not_unicode_is_refused_where_no_text_can_stand(
+    run_file: Path, old: str
+) -> None:
+    run_file.write_text(run_file.read_text().replace(old, '"\\ud800"', 1))
+    refused(run_file, rf"not Unicode, at \$.peft_regress.cases\[\"{LORA}\"\]")
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])
