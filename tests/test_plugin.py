@@ -246,6 +246,17 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
     assert "1 new, 1 unchanged" in done.stdout
 
 
+@pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("test_suite.py",), ("-n", "2")])
+def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, narrowing):
+    hook = "def pytest_collection_modifyitems(items):\n    del items[0]\n"
+    project.configure(methods=("full", "head"), extra=hook)
+    done = project.run("--regress-save=run.json", *narrowing)
+    assert done.returncode == 1
+    assert "1 missing" in done.stdout
+    assert "shift/full/tiny" in done.stdout.partition("1 missing")[2]
+    assert not project.saved().selection.complete
+
+
 def test_a_skipped_case_fails_the_run(accepted):
     text = SUITE.replace("    peft_regress(case)", "    pytest.skip('not today')")
     (accepted.root / "test_suite.py").write_text(text)

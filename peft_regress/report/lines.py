@@ -25,6 +25,7 @@ __all__ = [
     "counts_line",
     "environment_lines",
     "escape_markdown",
+    "known_defects",
     "outcome_line",
     "reason_cells",
     "short_verdict",
@@ -67,6 +68,18 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
         # Rounded they look alike, and a line that says so helps nobody.
         old, new = clean(str(reason.old)), clean(str(reason.new))
     return clean(reason.metric), old, new, change, bound
+
+
+def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:
+    """Return what was broken in the baseline too, in words, with the cases that have it."""
+    found: dict[str, list[str]] = {}
+    for case in verdict.cases:
+        for reason in case.reasons:
+            if reason.verdict == "known_defect":
+                is_state = reason.metric == "status"
+                what = str(reason.new) if is_state else f"{reason.metric} is false"
+                found.setdefault(clean(what), []).append(clean(case.id))
+    return found
 
 
 def short_verdict(case: CaseVerdict) -> str:

@@ -10,6 +10,7 @@ from peft_regress.gate import FAILING, INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.report.lines import (
     environment_lines,
+    known_defects,
     outcome_line,
     reason_cells,
     short_verdict,
@@ -99,6 +100,13 @@ def verdict_text(
         if ids:
             blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
             blocks[-1] += f"\n  {_REMEDIES[name]}:\n    {hint}"
+    defects = known_defects(verdict)
+    if defects:
+        lines = [
+            wrapped(f"  {what} ({len(ids)}): {' '.join(ids)}", indent="    ", most_lines=2)
+            for what, ids in defects.items()
+        ]
+        blocks.append("\n".join(["known defects, in the baseline too:", *lines]))
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
 
