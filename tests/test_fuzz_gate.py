@@ -106,7 +106,7 @@ def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Met
         upwards = metric.direction != "higher"
         if metric.direction == "same":
             upwards = value >= reference
-        return value + step if upwards else value - step
+        return value + step if upwards else max(value - step, 0.0)
 
     reference = old or metric
     if not metric.samples:
@@ -163,6 +163,27 @@ def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917
         judge_case(LORA, old, with_metric(new, name, metric)) for metric in (after, moved)
     )
     assert severity(milder) <= severity(graver)
+
+
+@fuzz(metric_names, st.data(), moves, moves, st.sets(st.integers(0, 2), min_size=1), examples=800)
+def test_alone_a_metric_that_gets_worse_is_judged_no_milder_whichever_way_it_came(
+    name: str, data: st.DataObject, first: float, then: float, seeds: set[int]
+) -> None:
+    """With nothing beside it that fails anyway."""
+    before = data.draw(metrics_of(name))
+    start = worse(before, None, first, {0, 1, 2})
+    # From the worse to the better value, or on from the better to a worse one.
+    old, after = data.draw(st.sampled_from([(start, before), (before, start), (before, before)]))
+    moved = worse(after, old, then, seeds)
+    try:
+        check_finite({"old": old, "after": after, "moved": moved}, LORA)
+    except InputError:
+        assume(False)
+    reference, milder, graver = (
+        observe(make_record(LORA, {name: metric})) for metric in (old, after, moved)
+    )
+    verdicts = [judge_case(LORA, reference, new) for new in (milder, graver)]
+    assert severity(verdicts[0]) <= severity(verdicts[1])
 
 
 @fuzz(observations(), observations(), metric_names, st.data(), examples=250)
