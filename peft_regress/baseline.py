@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 import os
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.errors import AbsentError, InputError
+from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.files import is_folder
 from peft_regress.gate import Observation, observations_of
 from peft_regress.matrix import split_case_id
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from peft_regress.run_files import RunFile
 
-__all__ = ["load_references", "named_case", "named_cases", "newest_references"]
+__all__ = ["load_references", "named_case", "named_cases", "newest_references", "retirable_cases"]
 
 
 def load_references(root: Path, selector: str | None) -> dict[str, Observation]:
@@ -69,7 +70,7 @@ def named_case(root: Path, name: str, case: str) -> Observation:
     split_case_id(case)
     cases = named_cases(root, name)
     if case not in cases:
-        close = difflib.get_close_matches(case, sorted(cases), n=3) or sorted(cases)[:3]
+        close = _closest(case, sorted(cases))
         hint = f" There are: {', '.join(close)}." if close else ""
         msg = f"{name} holds no case {case!r}; it holds {len(cases)}.{hint}"
         raise AbsentError(msg)
@@ -77,7 +78,10 @@ def named_case(root: Path, name: str, case: str) -> Observation:
 
 
 def newest_references(stored: Iterable[RunFile]) -> dict[str, Observation]:
-    """Return per case the newest entry of role `baseline`, by date of acceptance."""
+    """Return per case the newest entry of role `baseline`, by date of acceptance.
+
+    A case that an entry retires is in none of them, unless a later entry holds it again.
+    """
     baselines = [
         entry
         for entry in stored
@@ -87,8 +91,30 @@ def newest_references(stored: Iterable[RunFile]) -> dict[str, Observation]:
     baselines.sort(key=_accepted_at)
     references: dict[str, Observation] = {}
     for entry in baselines:
+        for name in entry.run.accepted.retired if entry.run.accepted else ():
+            references.pop(name, None)
         references.update(observations_of(entry.run, entry.path.stem))
     return references
+
+
+def retirable_cases(root: Path, patterns: Iterable[str]) -> list[str]:
+    """Return the ids that baselines expect and that a glob of `patterns` fits, sorted.
+
+    Raises `UnknownNameError` for a glob that fits none, with a few that there are.
+    """
+    expected = sorted(newest_references(read_runs(root)))
+    found: set[str] = set()
+    for pattern in patterns:
+        fitting = [name for name in expected if fnmatchcase(name, pattern)]
+        if not fitting:
+            kind = "case pattern"
+            raise UnknownNameError(kind, pattern, _closest(pattern, expected))
+        found.update(fitting)
+    return sorted(found)
+
+
+def _closest(name: str, known: list[str]) -> list[str]:
+    return difflib.get_close_matches(name, known, n=3) or known[:3]
 
 
 def _accepted_at(entry: RunFile) -> dt.datetime:

@@ -201,17 +201,32 @@ def explain(  # noqa: PLR0913  (arguments and options)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--reason", required=True, help="Why the new numbers are right.")
 @click.option("--history", is_flag=True, help="Store for history only; never gates.")
+@click.option(
+    "--retire",
+    "patterns",
+    multiple=True,
+    metavar="GLOB",
+    help="Expect these cases no longer: renamed, or removed; may be repeated.",
+)
 @_baselines_option
-def accept(run: Path, reason: str, baselines: Path, *, history: bool) -> None:
+def accept(
+    run: Path, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
+) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
+    from peft_regress.baseline import retirable_cases
     from peft_regress.report import contents_line
     from peft_regress.run_files import read_run_file
     from peft_regress.store import accept_run
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    stored = accept_run(run, root=baselines, reason=reason, date=date, history=history)
+    retired = retirable_cases(baselines, patterns) if patterns else []
+    stored = accept_run(
+        run, root=baselines, reason=reason, date=date, history=history, retired=retired
+    )
     click.echo(f"stored {stored}")
     click.echo(contents_line(read_run_file(stored).run))
+    if retired:
+        click.echo(f"{len(retired)} retired: {' '.join(retired)}")
 
 
 @cli.command()

@@ -236,6 +236,11 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     either = old or new
     if either is None:
         return
+    if old and new and (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
+        # Before anything is left out by its kind, or a side that claims `info` would hide both.
+        text = "{0.unit}, {0.direction}, {0.kind}".format
+        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
+        return
     informative = either.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
     if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
         return
@@ -246,10 +251,6 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
         return
     if new is None:
         yield _reason(name, old.value, None, change=None, bound=None, verdict="regressed")
-        return
-    if (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
-        text = "{0.unit}, {0.direction}, {0.kind}".format
-        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
         return
     if not _same_shape(old, new):
         sizes = (len(old.samples or ()), len(new.samples or ()))
@@ -280,9 +281,10 @@ def _worse_or_better(move: _Move, metric: Metric) -> tuple[bool, bool]:
         beyond, signed = True, move.new - move.old
     else:
         beyond, signed = abs(move.change) > move.bound, move.change
-        if metric.kind == "seconds" and move.new > 0:
+        if metric.kind == "seconds":
             # As a ratio, so that three times as fast is as far as three times as slow.
-            beyond = max(move.new / move.old, move.old / move.new) - 1 > move.bound
+            ratios = (move.new / move.old, move.old / move.new) if move.new else (math.inf,)
+            beyond = max(ratios) - 1 > move.bound
     if metric.direction == "same":
         return beyond, False
     if metric.direction == "higher":

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import FULL, LORA, make_record, make_run, write_entry, write_run
+from builders import FULL, GALORE, LORA, make_record, make_run, write_entry, write_run
 
-from peft_regress.baseline import load_references
-from peft_regress.errors import InputError, RunFileError
+from peft_regress.baseline import load_references, retirable_cases
+from peft_regress.errors import InputError, RunFileError, UnknownNameError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,6 +72,58 @@ def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path: Path) -
     assert references[LORA].environment == {"peft": "0.19.0"}
     assert references[LORA].origin == "0002_peft-0.18.1"
     assert references[FULL].origin == "0001_peft-0.18.1"
+
+
+# --- retired cases --------------------------------------------------------------------------
+
+
+def test_a_retired_case_is_no_reference_and_the_others_stay(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
+    assert load_references(tmp_path, None).keys() == {LORA}
+
+
+def test_a_case_is_retired_by_date_and_not_by_number(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), date=OLD, retired=[FULL])
+    write_entry(tmp_path, 2, flops(2), flops(2, FULL), date=NEW)
+    write_entry(tmp_path, 3, flops(3), date=OLD, retired=[FULL])
+    assert value_of(load_references(tmp_path, None), FULL) == 2
+
+
+def test_a_retired_case_judges_again_once_it_is_accepted_again(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=OLD, retired=[FULL])
+    write_entry(tmp_path, 3, flops(3, FULL), date=NEW)
+    assert value_of(load_references(tmp_path, None), FULL) == 3
+
+
+def test_an_entry_that_is_named_judges_by_what_it_holds_retired_or_not(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
+    assert value_of(load_references(tmp_path, "0001"), FULL) == 1
+
+
+def test_globs_name_what_the_baselines_expect(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), flops(1, GALORE))
+    assert retirable_cases(tmp_path, [FULL]) == [FULL]
+    assert retirable_cases(tmp_path, ["*/full/*", "shift/*"]) == [FULL, LORA]
+
+
+@pytest.mark.parametrize("pattern", ["", "full", "SHIFT/*", GALORE, "shift/*/resnet50"])
+def test_a_glob_that_fits_nothing_is_refused_with_what_there_is(
+    tmp_path: Path, pattern: str
+) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(1, GALORE), role="history")
+    with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
+        retirable_cases(tmp_path, ["shift/*", pattern])
+
+
+def test_what_is_retired_cannot_be_retired_again(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
+    with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
+        retirable_cases(tmp_path, [FULL])
 
 
 @pytest.mark.parametrize("name", ["0001", "0001_peft-0.18.1", "0001_peft-0.18.1.json"])

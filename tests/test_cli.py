@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from builders import FULL, LORA, make_record, write_entry, write_run
 
 from peft_regress import registry
+from peft_regress.baseline import newest_references
 from peft_regress.cli import main
 from peft_regress.matrix import matrix_cases
+from peft_regress.store import baseline_files, read_runs
 
 
 @pytest.fixture
@@ -136,6 +139,25 @@ def test_accepting_a_run_that_is_not_there_is_exit_3_with_the_command(run, tmp_p
     code, _, err = run("accept", str(tmp_path / "run.json"), "--reason", "why")
     assert code == 3
     assert "tox run -e bench" in err
+
+
+def test_accept_retires_what_is_gone_and_says_so(run, tmp_path):
+    write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
+    command = ("accept", str(write_run(tmp_path / "run.json")), "--baselines", str(tmp_path / "b"))
+    code, out, _ = run(*command, "--reason", "full is gone", "--retire", "*/full/*")
+    assert code == 0
+    assert out.endswith(f"1 retired: {FULL}\n")
+    assert newest_references(read_runs(tmp_path / "b")).keys() == {LORA}
+
+
+@pytest.mark.parametrize("pattern", ["no/such/case", LORA])
+def test_what_cannot_be_retired_is_wrong_use_and_stores_nothing(run, tmp_path, pattern):
+    entry = write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
+    command = ("accept", str(write_run(tmp_path / "run.json")), "--baselines", str(tmp_path / "b"))
+    code, _, err = run(*command, "--reason", "r", "--retire", FULL, "--retire", pattern)
+    assert code == 2
+    assert pattern in err
+    assert baseline_files(tmp_path / "b") == [entry]
 
 
 def test_sources_check_of_an_empty_folder_is_exit_3_with_the_command(run, tmp_path):

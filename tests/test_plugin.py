@@ -93,9 +93,9 @@ class Project:
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return Done(returncode=done.ret, stdout=done.stdout.str(), stderr=done.stderr.str())
 
-    def accept(self, name: str = "run.json") -> Path:
+    def accept(self, *options: str) -> Path:
         before = set((self.root / "baselines").glob("*/*.json"))
-        self.cli("accept", str(self.root / name), "--reason", "a test")
+        self.cli("accept", str(self.root / "run.json"), "--reason", "a test", *options)
         (new,) = set((self.root / "baselines").glob("*/*.json")) - before
         return new
 
@@ -221,6 +221,40 @@ def test_a_case_that_nobody_collects_is_a_hole_that_fails_the_run(project):
     assert "1 passed" in done.stdout
     assert "missing" in done.stdout
     assert "shift/full/tiny" in done.stdout
+
+
+def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
+    project.run("--regress-save=run.json")
+    project.accept()
+    project.configure(architectures=("tiny2",))
+    done = project.run("--regress-save=run.json")
+    assert done.returncode == 1
+    assert "1 missing" in done.stdout
+    assert "shift/head/tiny\n" in done.stdout
+    assert "1 without a baseline" in done.stdout
+    assert "shift/head/tiny2" in done.stdout
+    assert "--retire ID" in done.stdout
+    project.accept()
+    assert project.run().returncode == 1
+    project.accept("--retire", "shift/*/tiny")
+    assert project.run("--regress-save=run.json").returncode == 0
+    assert project.saved().selection.complete
+    # What was retired and runs again is new: nothing judges it.
+    project.configure(architectures=("tiny", "tiny2"))
+    done = project.run()
+    assert done.returncode == 1
+    assert "1 new, 1 unchanged" in done.stdout
+
+
+@pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("test_suite.py",), ("-n", "2")])
+def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, narrowing):
+    hook = "def pytest_collection_modifyitems(items):\n    del items[0]\n"
+    project.configure(methods=("full", "head"), extra=hook)
+    done = project.run("--regress-save=run.json", *narrowing)
+    assert done.returncode == 1
+    assert "1 missing" in done.stdout
+    assert "shift/full/tiny" in done.stdout.partition("1 missing")[2]
+    assert not project.saved().selection.complete
 
 
 def test_a_skipped_case_fails_the_run(accepted):

@@ -9,13 +9,14 @@ from peft_regress.attribution import explain_metric
 from peft_regress.gate import FAILING, INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.report.lines import (
-    clean,
     environment_lines,
+    known_defects,
     outcome_line,
     reason_cells,
     short_verdict,
     wrapped,
 )
+from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
@@ -37,6 +38,12 @@ _WIDEST = 1000
 _HOLES = {
     "missing": "missing (expected, but no record: they did not run, or were renamed)",
     "new": "without a baseline (no accepted entry holds them, so nothing judges them)",
+}
+
+
+_REMEDIES = {
+    "missing": "if they are gone for good, add `--retire ID` for each (or a glob) to",
+    "new": "if their numbers are right",
 }
 
 
@@ -92,8 +99,14 @@ def verdict_text(
         ids = [clean(case.id) for case in notable if case.verdict == name]
         if ids:
             blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
-            if name == "new":
-                blocks[-1] += f"\n  if their numbers are right: {hint}"
+            blocks[-1] += f"\n  {_REMEDIES[name]}:\n    {hint}"
+    defects = known_defects(verdict)
+    if defects:
+        lines = [
+            wrapped(f"  {what} ({len(ids)}): {' '.join(ids)}", indent="    ", most_lines=2)
+            for what, ids in defects.items()
+        ]
+        blocks.append("\n".join(["known defects, in the baseline too:", *lines]))
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
 
