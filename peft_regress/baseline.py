@@ -14,6 +14,7 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.gate import Observation, observations_of
 from peft_regress.matrix import split_case_id
+from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.shards import read_run
 from peft_regress.store import baseline_files, read_runs
 
@@ -91,11 +92,13 @@ def newest_references(stored: Iterable[RunFile]) -> dict[str, Observation]:
     return {name: history[-1] for name, history in _histories(stored).items()}
 
 
-def references_with_drift(stored: Iterable[RunFile]) -> dict[str, Observation]:
+def references_with_drift(
+    stored: Iterable[RunFile], *, policy: Policy = DEFAULT_POLICY
+) -> dict[str, Observation]:
     """Return the same, each with the older entries that the drift of its metrics counts from."""
     references = {}
     for name, history in _histories(stored).items():
-        origins = find_origins((entry.origin, entry.record) for entry in history)
+        origins = find_origins(((old.origin, old.record) for old in history), policy=policy)
         references[name] = dataclasses.replace(history[-1], drift_origins=origins)
     return references
 

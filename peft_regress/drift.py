@@ -64,7 +64,7 @@ def find_origins(
 def drift_of(origin: Origin, new: Metric, *, method: str, policy: Policy) -> Move:
     """Return how far a metric is from its origin, with the drift budget as the bound."""
     move = move_of(origin.metric, new, method=method, policy=policy)
-    return move._replace(bound=move.bound * policy.drift_budget)
+    return Move(move.old, move.new, move.change, move.bound * policy.drift_budget)
 
 
 def _next_origin(

@@ -39,6 +39,8 @@ def worse_or_better(move: Move, metric: Metric) -> tuple[bool, bool]:
 
 def move_of(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
     """Return how far a metric moved and how far it may, as its kind has it."""
+    if old.kind == "bytes":
+        return Move(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
     if old.kind == "fingerprint":
         return _fingerprint_move(old, new, method=method, policy=policy)
     if old.kind == "accuracy":
@@ -53,8 +55,7 @@ def move_of(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
         # The fastest seed of each side: noise only ever adds time.
         before, after = min(_flat(old)), min(_flat(new))
         return Move(before, after, _relative(before, after), policy.seconds_bound)
-    bound = policy.bytes_bound if old.kind == "bytes" else 0.0
-    return Move(old.value, new.value, _relative(old.value, new.value), bound)
+    return Move(old.value, new.value, _relative(old.value, new.value), 0.0)
 
 
 def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
@@ -62,17 +63,19 @@ def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) 
 
     Training amplifies rounding, so that each step has a bound of its own.
     """
-    moves = [
-        Move(
-            a,
-            b,
-            (b - a) / max(abs(a), policy.fingerprint_floor_nats),
-            policy.fingerprint(method, step=step),
-        )
-        for before, after in zip(_by_seed(old), _by_seed(new), strict=True)
-        for step, (a, b) in enumerate(zip(before, after, strict=True))
-    ]
-    return max(moves, key=lambda move: abs(move.change or 0.0) / move.bound)
+    nearest = Move(old.value, new.value, 0.0, policy.fingerprint(method, step=0))
+    of_bound = 0.0
+    bounds: list[float] = []
+    for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
+        # Looked up once a step, not once a seed: a long history asks often.
+        bounds += [
+            policy.fingerprint(method, step=step) for step in range(len(bounds), len(before))
+        ]
+        for a, b, bound in zip(before, after, bounds, strict=False):
+            change = (b - a) / max(abs(a), policy.fingerprint_floor_nats)
+            if abs(change) / bound > of_bound:
+                nearest, of_bound = Move(a, b, change, bound), abs(change) / bound
+    return nearest
 
 
 def _relative(old: float, new: float) -> float | None:
@@ -90,6 +93,8 @@ def are_comparable(old: Metric, new: Metric) -> bool:
 
 def have_same_shape(old: Metric, new: Metric) -> bool:
     """Return whether both sides have as many seeds, and each as many values."""
+    if old.samples is None and new.samples is None:
+        return True
 
     def shape(metric: Metric) -> list[int]:
         return [len(s) if isinstance(s, list) else -1 for s in metric.samples or ()]

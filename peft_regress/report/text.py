@@ -186,4 +186,4 @@ def _drift_lines(reason: Reason, _: Observation | None, new: Observation | None)
         return []
     case = shlex.quote(clean(new.record.case.id))
     command = f"peft-regress history --case {case} --metric {shlex.quote(clean(reason.metric))}"
-    return ["no step was beyond the bound, but they add up:", command]
+    return ["no step was beyond its bound, but they add up; they are shown by", command]
