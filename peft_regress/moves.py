@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from peft_regress.policy import Policy
     from peft_regress.records import Metric
 
-__all__ = ["Move", "are_comparable", "have_same_shape", "move_of", "worse_or_better"]
+__all__ = ["Move", "are_comparable", "have_same_shape", "move_of", "value_of", "worse_or_better"]
 
 
 class Move(NamedTuple):
@@ -53,7 +53,7 @@ def move_of(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
         return Move(old.value, new.value, change, policy.loss_margin)
     if old.kind == "seconds":
         # The fastest seed of each side: noise only ever adds time.
-        before, after = min(_flat(old)), min(_flat(new))
+        before, after = value_of(old), value_of(new)
         return Move(before, after, _relative(before, after), policy.seconds_bound)
     return Move(old.value, new.value, _relative(old.value, new.value), 0.0)
 
@@ -83,6 +83,11 @@ def _relative(old: float, new: float) -> float | None:
     if old == new:
         return 0.0
     return (new - old) / abs(old) if old else None
+
+
+def value_of(metric: Metric) -> float:
+    """Return the one number that a metric is judged by: of seconds those of the fastest seed."""
+    return min(_flat(metric)) if metric.kind == "seconds" else metric.value
 
 
 def are_comparable(old: Metric, new: Metric) -> bool:

@@ -221,70 +221,24 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
 def _history_part(entries_text: str) -> dict[str, float]:
     """Judge a run by a long history in memory, in which every metric with room moves each time."""
-    import random
+    from selfbench_history import synthetic_history
 
     from peft_regress.baseline import references_with_drift
     from peft_regress.gate import judge
-    from peft_regress.metrics import METRICS, make_metric
-    from peft_regress.records import (
-        SCHEMA_VERSION,
-        Acceptance,
-        Case,
-        Ledger,
-        Machine,
-        Record,
-        Run,
-        Selection,
-    )
-    from peft_regress.run_files import RunFile
+    from peft_regress.metrics import METRICS
 
-    chance = random.Random(0)  # noqa: S311  (a measurement, no secret)
-    case = Case(task="shift", method="lora", architecture="resnet18", rank=4)
-
-    def metric(name: str) -> Any:
-        kind = METRICS[name].kind
-        if kind == "bytes":
-            return make_metric(name, 100_000_000 + chance.randrange(50_000))
-        if kind == "fingerprint":
-            noise = [[1 + 1e-6 * chance.random() for _ in range(4)] for _ in range(3)]
-            return make_metric(name, sum(seed[0] for seed in noise) / 3, list(noise))
-        if kind in ("accuracy", "seconds"):
-            seeds = [0.5 + 0.01 * chance.random() for _ in range(3)]
-            return make_metric(name, sum(seeds) / 3, list(seeds))
-        return make_metric(name, 1_000_000)
-
-    def run(number: int) -> Run:
-        record = Record(
-            case=case,
-            definition="sha256:one",
-            status="ok",
-            error=None,
-            metrics={name: metric(name) for name in METRICS},
-            invariants={},
-            ledger=Ledger(),
-        )
-        date = f"{2000 + number // 365}-01-01T00:00:00+00:00"
-        return Run(
-            schema_version=SCHEMA_VERSION,
-            environment={},
-            machine=Machine(digest="", cpu="", cores=1, threads=1, instruction_set=""),
-            selection=Selection(complete=True),
-            cases={case.id: record},
-            accepted=Acceptance(reason="synthetic", date=date, role="baseline"),
-        )
-
-    stored = [
-        RunFile(path=Path(f"{number:05d}_synthetic.json"), run=run(number), document={})
-        for number in range(int(entries_text))
-    ]
-    new = run(0)
-    found: dict[str, float] = {"metrics": len(METRICS)}
+    stored = synthetic_history(int(entries_text))
+    exit_codes = set()
 
     def judge_all() -> None:
         references = references_with_drift(stored)
-        found["exit_code"] = judge(references, new, expected=references).exit_code
+        exit_codes.add(judge(references, stored[0].run, expected=references).exit_code)
 
-    return {"seconds": min(_seconds(judge_all) for _ in range(_PAIRS)), **found}
+    seconds = min(_seconds(judge_all) for _ in range(_PAIRS))
+    if exit_codes != {0}:
+        msg = f"a history of noise within the bounds was judged with exit codes {exit_codes}"
+        raise RuntimeError(msg)
+    return {"seconds": seconds, "metrics": len(METRICS)}
 
 
 def _seconds(action: Callable[[], Any]) -> float:

@@ -185,5 +185,7 @@ def _drift_lines(reason: Reason, _: Observation | None, new: Observation | None)
     if new is None:
         return []
     case = shlex.quote(clean(new.record.case.id))
-    command = f"peft-regress history --case {case} --metric {shlex.quote(clean(reason.metric))}"
+    command = (
+        f"peft-regress history --case {case} --metric {shlex.quote(clean(reason.metric))} --all"
+    )
     return ["no step was beyond its bound, but they add up; they are shown by", command]
