@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -79,10 +80,11 @@ def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) 
 
 
 def _relative(old: float, new: float) -> float | None:
-    """Return the change relative to the old value; None where the old value is zero."""
+    """Return the change relative to the old value; None where that is zero or next to it."""
     if old == new:
         return 0.0
-    return (new - old) / abs(old) if old else None
+    change = (new - old) / abs(old) if old else math.inf
+    return change if math.isfinite(change) else None
 
 
 def value_of(metric: Metric) -> float:

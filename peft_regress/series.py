@@ -93,6 +93,7 @@ class Line:
             if index in (0, len(points) - 1)
             or point.is_change_point
             or (point.moved and not stands_out)
+            or (point.value is None) != (points[index - 1].value is None)
             or not point.is_comparable
             or not points[index + 1].is_comparable
         )
@@ -105,22 +106,18 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     before = {after: old for chain in chains for old, after in itertools.pairwise(chain)}
     points = []
     for index, ((entry, record), metric) in enumerate(zip(records, metrics, strict=True)):
+        earlier_entry, earlier = records[max(index - 1, 0)]
         old = metrics[before[index]] if index in before else None
-        earlier = records[index - 1] if index else records[0]
-        states = (_status(earlier[1]), _status(record)) if name == STATUS else (None, None)
-        move, jumped = None, False
-        if old is not None and metric is not None:
-            move = move_of(old, metric, method=record.case.method, policy=DEFAULT_POLICY)
-            by_bound = any(worse_or_better(move, metric))
-            jumped = by_bound if metric.kind == "fingerprint" else old.value != metric.value
+        move, jumped = _move(old, metric, method=record.case.method)
         points.append(
             Point(
                 entry=entry,
                 status=_status(record),
                 value=None if metric is None else value_of(metric),
                 unit=None if metric is None else metric.unit,
-                packages=_moved_packages(earlier[0], entry),
-                moved=metric != metrics[max(index - 1, 0)] or states[0] != states[1],
+                packages=_moved_packages(earlier_entry, entry),
+                moved=metric != metrics[max(index - 1, 0)]
+                or (name == STATUS and _status(earlier) != _status(record)),
                 is_comparable=index not in breaks,
                 move=move,
                 is_change_point=jumped,
@@ -131,6 +128,16 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     line = Line(metric=name, unit=unit, kind=kind, points=tuple(points))
     # Of what is noisy, one step says nothing.
     return _with_levels(line, chains) if _is_noisy(kind, unit) else line
+
+
+def _move(old: Metric | None, new: Metric | None, *, method: str) -> tuple[Move | None, bool]:
+    """Return how far a metric moved, and whether that is a change point without any statistics."""
+    if old is None or new is None:
+        return None, False
+    move = move_of(old, new, method=method, policy=DEFAULT_POLICY)
+    if new.kind == "fingerprint":
+        return move, any(worse_or_better(move, new))
+    return move, old.value != new.value
 
 
 def _chains(
@@ -212,5 +219,7 @@ def _status(record: Record) -> str:
 
 def _moved_packages(old: Entry, new: Entry) -> dict[str, tuple[str | None, str | None]]:
     before, after = old.run.environment, new.run.environment
+    if before == after:
+        return {}
     pairs = {name: (before.get(name), after.get(name)) for name in sorted(before.keys() | after)}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
