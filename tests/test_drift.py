@@ -311,7 +311,7 @@ def test_a_drift_is_told_in_text_with_the_command_that_shows_the_steps() -> None
         f"{LORA}: regressed",
         "  peak_bytes (drift since 0001_peft): 95.37 MiB -> 95.54 MiB  +0.18 % (budget 0.1 %)",
         "      no step was beyond its bound, but they add up; they are shown by",
-        f"      peft-regress history --case {LORA} --metric peak_bytes",
+        f"      peft-regress history --case {LORA} --metric peak_bytes --all",
         "  environment: as in the baseline",
         "  baseline: 0002_peft",
         "  if the new numbers are right: accept it",

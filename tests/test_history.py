@@ -217,6 +217,14 @@ def test_change_points_of_accuracy_are_levels_and_no_noise() -> None:
     assert line.remark is None
 
 
+def test_noise_is_not_shown_but_an_entry_without_the_metric_is() -> None:
+    values: list[Any] = accuracies((12, 0.75))
+    values[5] = make_record(metrics={"peak_bytes": 1})
+    line = history_of(values, "accuracy")
+    assert line.remark is None
+    assert shown(line) == [0, 5, 6, 11]
+
+
 def test_change_points_of_loss_and_seconds_are_relative() -> None:
     for name, small in (("loss", 0.01), ("step_seconds", 0.00001)):
         values = [

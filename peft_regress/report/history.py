@@ -134,7 +134,7 @@ def _text_line(line: Line, *, every_point: bool) -> Iterator[str]:
         mark = "  change point" if point.is_change_point else ""
         yield (row.rstrip() if not mark else f"{row:<{sum(widths) + 10}}{mark}")
         packages = "; ".join(_packages(point))
-        if packages and (point.moved or every_point):
+        if packages:
             yield wrapped(f"      {packages}", indent="      ", most_lines=_MOST_PACKAGE_LINES)
 
 
