@@ -318,8 +318,8 @@ def accept_with_other_bytes(project, *, number, year, factor):
 
 
 def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(accepted):
-    accept_with_other_bytes(accepted, number=2, year=2001, factor=1 - 0.0018)
-    accept_with_other_bytes(accepted, number=3, year=2901, factor=1 - 0.0009)
+    accept_with_other_bytes(accepted, number=2, year=2901, factor=1 - 0.0018)
+    accept_with_other_bytes(accepted, number=3, year=2902, factor=1 - 0.0009)
     done = accepted.run(*SELECT)
     assert done.returncode == 1
     assert "peak_bytes (drift since 0001_peft-" not in done.stdout
