@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from peft_regress.errors import AbsentError, InputError, PeftRegressError
+from peft_regress.errors import AbsentError, PeftRegressError
 
 if TYPE_CHECKING:
     from peft_regress.gate import RunVerdict
@@ -62,17 +63,7 @@ def list_command(pattern: str | None, matrix: str, output: str) -> None:
 
     cases = select_cases(pattern, matrix=matrix)
     if output == "json":
-        rows = [
-            {
-                "id": case.id,
-                "task": case.task,
-                "method": case.method,
-                "architecture": case.architecture,
-                "rank": case.rank,
-            }
-            for case in cases
-        ]
-        _print_json(rows)
+        _print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
     elif output == "markdown":
         click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
         for case in cases:
@@ -198,6 +189,34 @@ def explain(  # noqa: PLR0913  (arguments and options)
 
 
 @cli.command()
+@click.argument("runs", metavar="[RUN]...", type=click.Path(path_type=Path), nargs=-1)
+@click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
+@click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
+@click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
+@_format_option
+@_baselines_option
+def history(  # noqa: PLR0913  (arguments and options)
+    runs: tuple[Path, ...],
+    case: str,
+    metric: str,
+    *,
+    every_point: bool,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show how each metric moved over the stored entries, and over the run files RUN after them."""
+    from peft_regress import report
+    from peft_regress.history import read_entries, select_histories
+
+    found = select_histories(read_entries(baselines, runs), case=case, metric=metric)
+    if output == "json":
+        _print_json(report.encode_history(found, every_point=every_point))
+    else:
+        show = report.history_markdown if output == "markdown" else report.history_text
+        click.echo(show(found, every_point=every_point))
+
+
+@cli.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--reason", required=True, help="Why the new numbers are right.")
 @click.option("--history", is_flag=True, help="Store for history only; never gates.")
@@ -275,9 +294,6 @@ def main(arguments: list[str] | None = None) -> None:
     except AbsentError as error:
         click.echo(f"error: {error}", err=True)
         code = _ABSENT_EXIT
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
-        code = _USAGE_EXIT
     except PeftRegressError as error:
         click.echo(f"error: {error}", err=True)
         code = _USAGE_EXIT
