@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from peft_regress.baseline import newest_references
 from peft_regress.cli import main
 from peft_regress.matrix import matrix_cases
 from peft_regress.store import baseline_files, read_runs
+
+RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
 
 
 @pytest.fixture
@@ -129,6 +132,24 @@ def test_compare_of_a_missing_file_is_exit_2_with_the_command(run, tmp_path):
     assert "--regress-save" in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "", "0001", "shift/head/resnet18"),
+        ("explain", "0001", "", "shift/head/resnet18"),
+        ("compare", "", RUN),
+        ("compare", RUN, ""),
+        ("accept", "", "--reason", "why"),
+        ("sources", "--check", "--baselines", ""),
+    ],
+)
+def test_an_empty_name_is_wrong_use_and_not_the_working_directory(run, arguments, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "the name is empty" in err
+
+
 def test_accept_needs_a_reason(run, tmp_path):
     code, _, err = run("accept", str(tmp_path / "run.json"))
     assert code == 2
@@ -197,10 +218,48 @@ def test_listing_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_closed_pipe_is_no_traceback():
-    command = f"{sys.executable} -m peft_regress list | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("list",), id="many-writes"),
+        pytest.param(("list", "--format", "json"), id="more-than-a-pipe-holds"),
+        pytest.param(("list", "--cases", "shift/head/resnet18"), id="one-line"),
+        pytest.param(("--help",), id="help"),
+        pytest.param(("compare", RUN, RUN), id="compare"),
+        pytest.param(
+            ("explain", RUN, RUN, "shift/hra-r4/resnet18", "--format", "json"), id="explain"
+        ),
+        pytest.param(
+            ("cost", "--architecture", "resnet18", "--method", "head", "--resolution", "32"),
+            id="cost",
+        ),
+    ],
+)
+@pytest.mark.parametrize("errors", ["kept", "closed too"])
+def test_a_closed_pipe_is_no_traceback_and_no_verdict(arguments, errors):
+    code, said = exit_with_a_closed_pipe(*arguments, errors_too=errors == "closed too")
+    assert (code, said) == (2, "")
+
+
+def test_an_error_that_nobody_reads_is_no_verdict():
+    assert exit_with_a_closed_pipe("list", "--cases", "shfit/*", errors_too=True) == (2, "")
+
+
+def exit_with_a_closed_pipe(*arguments, errors_too):
+    """Run the command with its standard output, and its errors, to a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "peft_regress", *arguments],
+            stdout=writer,
+            stderr=writer if errors_too else subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, (done.stderr or b"").decode()
 
 
 def test_the_matrix_is_every_pairing_once():
