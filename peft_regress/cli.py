@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,11 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
-    metrics = cost_metrics(checked_cost(adaptation, chosen))
+    # An error says what matters of them, and says it without the path of a library.
+    with warnings.catch_warnings(record=True) as caught:
+        metrics = cost_metrics(checked_cost(adaptation, chosen))
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+        click.echo(f"warning: {text}", err=True)
     if output == "json":
         _print_json(encode_cost(adaptation, chosen, metrics))
     elif output == "markdown":

@@ -126,6 +126,68 @@ def test_a_resolution_too_small_for_the_network_is_a_message(run):
     assert "unknown architecture" in err
 
 
+@pytest.mark.parametrize("method", ["head", "bn_head"])
+def test_freezing_the_head_of_a_method_that_trains_no_more_names_the_option(run, method):
+    pairing = ("--architecture", "resnet18", "--method", method)
+    code, out, err = run("cost", *pairing, "--resolution", "32", "--freeze-head")
+    assert (code, out) == (2, "")
+    assert f"--method {method} --architecture resnet18 --freeze-head leaves nothing" in err
+    assert "Leave --freeze-head out" in err
+    assert "requires_grad" not in err
+
+
+TOO_SMALL = "Expected more than 1 value per channel when training, got input size torch.Size("
+NO_PRODUCT = (
+    "The size of tensor a (3) must match the size of tensor b (7) at non-singleton dimension"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "remedy"),
+    [
+        (
+            "--method lora --architecture resnet18 --rank 4 --resolution 1 --bn train",
+            f"ValueError: {TOO_SMALL}[1, 64, 1, 1])",
+            "Try it without --resolution 1 --bn train, or see docs/methods.md for",
+        ),
+        (
+            "--method lorafa --architecture resnet18 --rank 4",
+            f"RuntimeError: {NO_PRODUCT} 1",
+            "See docs/methods.md for",
+        ),
+    ],
+    ids=["by its settings", "by the library"],
+)
+def test_what_a_library_refuses_is_one_line_with_the_command_as_typed(arguments, said, remedy):
+    """In a process of its own, so that what a library warns of is printed as it would be."""
+    done = subprocess.run(
+        [sys.executable, "-m", "peft_regress", "cost", *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    message = f"{arguments} cannot be profiled: {said}. {remedy} where each method works."
+    assert done.stderr == f"error: {message}\n"
+
+
+def test_what_a_library_warns_of_is_a_line_without_its_path():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "peft_regress", "cost", "--resolution", "32"),
+            *("--architecture", "resnet18", "--method", "hra", "--rank", "3"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("resnet18, hra r=3")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: ")
+    assert "site-packages" not in line
+
+
 def test_compare_of_a_missing_file_is_exit_2_with_the_command(run, tmp_path):
     code, _, err = run("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"))
     assert code == 2
