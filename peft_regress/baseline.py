@@ -55,8 +55,12 @@ def named_cases(root: Path, name: str) -> dict[str, Observation]:
     """Return the cases of what is named, by id.
 
     A run file, a folder of shards, a storage (of each case its newest baseline), or an entry of the
-    storage `root` (`0003`, or `0003_peft-0.21.2`). Raises `AbsentError` where it is none of these.
+    storage `root` (`0003`, or `0003_peft-0.21.2`). Raises `AbsentError` where it is none of these,
+    `InputError` for an empty name, which as a path would be the working directory.
     """
+    if not name:
+        msg = f"the name is empty: a run file, a folder or an entry of {root} is wanted"
+        raise InputError(msg)
     path = Path(name)
     if is_folder(path) and baseline_files(path):
         return newest_references(read_runs(path))

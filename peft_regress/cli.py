@@ -10,6 +10,7 @@ import datetime as dt
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,17 @@ __all__ = ["main"]
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
 
+
+class _NamedPath(click.Path):
+    """A path that may not be empty, since `Path("")` is the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the name is empty: a file or a folder is wanted", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 _format_option = click.option(
     "--format",
     "output",
@@ -36,7 +48,7 @@ _format_option = click.option(
 )
 _baselines_option = click.option(
     "--baselines",
-    type=click.Path(path_type=Path),
+    type=_NamedPath(path_type=Path),
     default=Path("baselines"),
     show_default=True,
     help="Folder of the baseline storage.",
@@ -107,7 +119,11 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
-    metrics = cost_metrics(checked_cost(adaptation, chosen))
+    # An error says what matters of them, and says it without the path of a library.
+    with warnings.catch_warnings(record=True) as caught:
+        metrics = cost_metrics(checked_cost(adaptation, chosen))
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+        click.echo(f"warning: {text}", err=True)
     if output == "json":
         _print_json(encode_cost(adaptation, chosen, metrics))
     elif output == "markdown":
@@ -117,8 +133,8 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
 
 
 @cli.command()
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("old", type=_NamedPath(path_type=Path))
+@click.argument("new", type=_NamedPath(path_type=Path))
 @_format_option
 @click.pass_context
 def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
@@ -189,7 +205,7 @@ def explain(  # noqa: PLR0913  (arguments and options)
 
 
 @cli.command()
-@click.argument("runs", metavar="[RUN]...", type=click.Path(path_type=Path), nargs=-1)
+@click.argument("runs", metavar="[RUN]...", type=_NamedPath(path_type=Path), nargs=-1)
 @click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
 @click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
 @click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
@@ -217,7 +233,7 @@ def history(  # noqa: PLR0913  (arguments and options)
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=_NamedPath(path_type=Path))
 @click.option("--reason", required=True, help="Why the new numbers are right.")
 @click.option("--history", is_flag=True, help="Store for history only; never gates.")
 @click.option(
@@ -278,9 +294,25 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error on purpose is one message and an exit code."""
     try:
+        code = _run(arguments)
+    except BrokenPipeError:
+        # The reader has gone, as after `| head`; Python would complain once more at exit.
+        _forget_output()
+        code = _USAGE_EXIT
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Return the exit code, with the error printed; a closed pipe alone is left to the caller."""
+    try:
         code = cli.main(args=arguments, prog_name="peft-regress", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
+    except SystemExit as stopped:
+        # Verdicts are returned: a 1 by this way is what click makes of a closed pipe.
+        if stopped.code == 1:
+            raise BrokenPipeError from None
+        raise
     except click.ClickException as error:
         error.show()
         code = _USAGE_EXIT
@@ -288,9 +320,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader has gone, as after `| head`; Python would complain once more at exit.
-        _forget_output()
-        code = _USAGE_EXIT
+        raise
     except AbsentError as error:
         click.echo(f"error: {error}", err=True)
         code = _ABSENT_EXIT
@@ -302,12 +332,15 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         _forget_output()
         code = _USAGE_EXIT
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _forget_output() -> None:
     """Keep Python from trying once more, at exit, to write what could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _print_json(value: Any) -> None:

@@ -167,6 +167,12 @@ def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(tmp_path: Path,
         load_references(tmp_path, name)
 
 
+def test_an_empty_name_is_refused_and_not_read_as_the_working_directory(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1)
+    with pytest.raises(InputError, match="the name is empty"):
+        load_references(tmp_path, "")
+
+
 def test_a_name_in_an_empty_storage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Entries: none"):
         load_references(tmp_path, "0001")

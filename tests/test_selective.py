@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from tiny_methods import adapted, each, trainable, trained
 from tiny_network import tiny_network
 from torch import nn
 from torchvision.models import swin_t
 
+from peft_regress.errors import UnsupportedCaseError
 from peft_regress.methods import BITFIT, BN_HEAD, FULL, FULL_BF16, HEAD, NORM, Method
 
 PARTS: dict[str, set[str]] = {
@@ -75,6 +77,42 @@ def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one() -
     ]
     before = tiny_network().norm.running_mean
     assert torch.equal(trained(NORM).norm.running_mean, before)
+
+
+class WithoutTargets(nn.Module):
+    """No bias but the head's, and a normalization that has no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        self.norm = nn.BatchNorm2d(4, affine=False)
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "targets"),
+    [(BITFIT, "biases"), (NORM, "normalization layers with a weight")],
+    ids=["bitfit", "norm"],
+)
+def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(
+    method: Method, targets: str
+) -> None:
+    message = rf"{method.name}: WithoutTargets has none of its targets, {targets} .*'head'"
+    with pytest.raises(UnsupportedCaseError, match=message):
+        method.adapt(WithoutTargets(), head="head", rank=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("squeezenet1_1", "classifier.1"), ("alexnet", "classifier.6")]
+)
+def test_networks_without_normalization_have_biases_to_train_and_nothing_for_norm(
+    name: str, head: str
+) -> None:
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, num_classes=3)
+    with pytest.raises(UnsupportedCaseError, match="has none of its targets"):
+        NORM.adapt(model, head=head, rank=None, seed=0)
+    assert len(trainable(BITFIT.adapt(model, head=head, rank=None, seed=0))) > 5
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.5])
