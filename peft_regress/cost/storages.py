@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,10 +17,10 @@ __all__ = ["storages_of", "tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in what an operator takes or returns, lists and tuples looked into."""
+    """Yield a tensor, or the tensors in a container, and in those that are in it."""
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, set, deque)):
         for item in value:
             yield from tensors_in(item)
     elif isinstance(value, dict):
