@@ -16,17 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from peft_regress.cost import (
     StepCost,
     UncountedOperatorError,
-    flops,
+    formulas,
     profile_step,
     register_flop_formula,
 )
-from peft_regress.cost.flops import (
-    convolution_flops,
-    does_matrix_work,
-    formula_of,
-    is_svd,
-    paper_formula_of,
-)
+from peft_regress.cost.flops import convolution_flops
+from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
+from peft_regress.cost.linear_algebra import is_svd
 from peft_regress.errors import PeftRegressError
 
 torch.set_num_threads(1)
@@ -277,8 +273,8 @@ def test_an_operator_without_a_formula_stops_the_count() -> None:
 
 
 def test_a_registered_formula_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = dict(flops._FORMULAS)
-    monkeypatch.setattr(flops, "_FORMULAS", registry)
+    registry = dict(formulas._FORMULAS)
+    monkeypatch.setattr(formulas, "_FORMULAS", registry)
 
     @register_flop_formula(aten._trilinear)
     def trilinear(a: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
