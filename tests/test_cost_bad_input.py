@@ -337,6 +337,8 @@ def test_an_image_too_small_for_a_network_is_its_own_error_and_nothing_else() ->
         ({"input_shape": (-1, 4)}, r"input_shape \(-1, 4\) is no shape of a batch"),
         ({"input_shape": ()}, r"input_shape \(\) is no shape of a batch"),
         ({"num_classes": 0}, "num_classes has to be 1 or more, not 0"),
+        ({"loss": "cross_entropy"}, "loss has to be one of 'cross-entropy', 'sum', not "),
+        ({"loss": None}, "loss has to be one of 'cross-entropy', 'sum', not None"),
         ({"dtype": torch.int64}, "floating-point one, not torch.int64"),
         ({"dtype": torch.bool}, "floating-point one, not torch.bool"),
     ],

@@ -81,6 +81,20 @@ def _dot(a: Tensor, _b: Tensor, **_: Any) -> int:
     return 2 * a.numel()
 
 
+# Distances of more than 25 rows come from the product of rows that two columns were added to; the
+# grid of an affine map from that of its matrix and each position, to which a 1 was added.
+
+
+@register_flop_formula(aten._euclidean_dist)  # noqa: SLF001
+def _distances(a: Tensor, _b: Tensor, *, out: Tensor, **_: Any) -> int:
+    return 2 * out.numel() * (a.shape[-1] + 2)
+
+
+@register_flop_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
+def _affine_grid(theta: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
+    return 2 * out.numel() * int(theta.shape[-1])
+
+
 # --- Convolutions ---------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import UnprofilableModelError
 from peft_regress.cost.storages import storages_of, tensors_in
+from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
@@ -211,10 +212,17 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out: Any,
     ) -> None:
         kwargs = {**kwargs, "out": out}
+        flops: Any  # a formula may be a user's
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
             flops = operator.formula(*args, **kwargs)
+            if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
+                msg = (
+                    f"the FLOP formula of {operator.name}, reached in {self.place}, gave "
+                    f"{flops!r}: a whole number of 0 or more is wanted"
+                )
+                raise InputError(msg)
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
