@@ -115,7 +115,13 @@ def test_every_method_has_a_row_of_costs_on_both_architectures_and_a_state() -> 
     assert rows == [*METHODS, *METHODS]
     in_states = re.findall(r"`([a-z0-9_-]+)`", _on_page("states"))
     for method in ALL:
-        assert method.name in in_states
+        assert (method.name in in_states) == bool(method.matrices), method.name
+
+
+def test_the_page_says_which_methods_are_in_no_matrix() -> None:
+    for method in ALL:
+        marked = f"`{method.name}` (no matrix)" in _on_page("methods")
+        assert marked == (not method.matrices), method.name
 
 
 def test_accepted_records_have_the_states_of_the_page() -> None:

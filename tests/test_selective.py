@@ -11,7 +11,17 @@ from torch import nn
 from torchvision.models import swin_t
 
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods import BITFIT, BN_HEAD, FULL, FULL_BF16, HEAD, NORM, Method
+from peft_regress.methods import (
+    BITFIT,
+    BITFIT_BF16,
+    BN_HEAD,
+    FULL,
+    FULL_BF16,
+    HEAD,
+    NORM,
+    NORM_BF16,
+    Method,
+)
 
 PARTS: dict[str, set[str]] = {
     "head": set(),
@@ -21,9 +31,12 @@ PARTS: dict[str, set[str]] = {
 }
 
 
-@each(HEAD, BN_HEAD, BITFIT, NORM)
+@each(HEAD, BN_HEAD, BITFIT, BITFIT_BF16, NORM, NORM_BF16)
 def test_the_head_trains_and_with_it_the_methods_part(method: Method) -> None:
-    assert trainable(adapted(method)).keys() == PARTS[method.name] | {"head.weight", "head.bias"}
+    assert trainable(adapted(method)).keys() == PARTS[method.name.removesuffix("-bf16")] | {
+        "head.weight",
+        "head.bias",
+    }
 
 
 @each(FULL, FULL_BF16)
@@ -32,7 +45,7 @@ def test_full_fine_tuning_trains_every_parameter(method: Method) -> None:
     assert trainable(adapted(method)).keys() == names
 
 
-@each(HEAD, BITFIT, NORM)
+@each(HEAD, BITFIT, BITFIT_BF16, NORM, NORM_BF16)
 def test_what_trains_is_what_is_shipped(method: Method) -> None:
     assert method.shipped_tensors(adapted(method)).keys() == trainable(adapted(method)).keys()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.methods.learning_rates import learning_rate
@@ -26,7 +26,17 @@ if TYPE_CHECKING:
     from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
-__all__ = ["BITFIT", "BN_HEAD", "FULL", "FULL_BF16", "HEAD", "NORM", "Selective"]
+__all__ = [
+    "BITFIT",
+    "BITFIT_BF16",
+    "BN_HEAD",
+    "FULL",
+    "FULL_BF16",
+    "HEAD",
+    "NORM",
+    "NORM_BF16",
+    "Selective",
+]
 
 _BATCH_NORM_MOMENTUM: Final = 0.1
 _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers with a weight"}
@@ -162,5 +172,7 @@ FULL = Selective(name="full", trains="all")
 HEAD = Selective(name="head", trains="head")
 FULL_BF16 = Selective(name="full-bf16", trains="all", base_dtype="bfloat16", matrices=("extended",))
 BITFIT = Selective(name="bitfit", trains="biases", matrices=("extended",))
+BITFIT_BF16 = replace(BITFIT, name="bitfit-bf16", base_dtype="bfloat16", matrices=())
 NORM = Selective(name="norm", trains="normalization", matrices=("extended",))
+NORM_BF16 = replace(NORM, name="norm-bf16", base_dtype="bfloat16", matrices=())
 BN_HEAD = Selective(name="bn_head", trains="head", trains_batch_norm_statistics=True)
