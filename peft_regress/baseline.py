@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import difflib
 import os
@@ -9,10 +10,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.drift import find_origins
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.files import is_folder
 from peft_regress.gate import Observation, observations_of
 from peft_regress.matrix import split_case_id
+from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.shards import read_run
 from peft_regress.store import baseline_files, read_runs
 
@@ -21,17 +24,26 @@ if TYPE_CHECKING:
 
     from peft_regress.run_files import RunFile
 
-__all__ = ["load_references", "named_case", "named_cases", "newest_references", "retirable_cases"]
+__all__ = [
+    "by_date",
+    "load_references",
+    "named_case",
+    "named_cases",
+    "newest_references",
+    "references_with_drift",
+    "retirable_cases",
+]
 
 
 def load_references(root: Path, selector: str | None) -> dict[str, Observation]:
     """Return what each case is judged by.
 
-    Without a selector: per case, the newest entry of role `baseline` in the storage `root`. With
-    one: what `named_cases` finds. Raises `InputError` where the selector fits nothing.
+    Without a selector: per case, the newest entry of role `baseline` in the storage `root`, with
+    the older entries that drift counts from. With one: what `named_cases` finds, and that alone.
+    Raises `InputError` where the selector fits nothing.
     """
     if selector is None:
-        return newest_references(read_runs(root))
+        return references_with_drift(read_runs(root))
     try:
         return named_cases(root, selector)
     except AbsentError as error:
@@ -86,19 +98,38 @@ def newest_references(stored: Iterable[RunFile]) -> dict[str, Observation]:
 
     A case that an entry retires is in none of them, unless a later entry holds it again.
     """
-    baselines = [
-        entry
-        for entry in stored
-        if entry.run.accepted is not None and entry.run.accepted.role == "baseline"
-    ]
-    # A stable sort: of two accepted in the same second the later entry number wins.
-    baselines.sort(key=_accepted_at)
-    references: dict[str, Observation] = {}
-    for entry in baselines:
-        for name in entry.run.accepted.retired if entry.run.accepted else ():
-            references.pop(name, None)
-        references.update(observations_of(entry.run, entry.path.stem))
+    return {name: history[-1] for name, history in _histories(stored).items()}
+
+
+def references_with_drift(
+    stored: Iterable[RunFile], *, policy: Policy = DEFAULT_POLICY
+) -> dict[str, Observation]:
+    """Return the same, each with the older entries that the drift of its metrics counts from."""
+    references = {}
+    for name, history in _histories(stored).items():
+        origins = find_origins(((old.origin, old.record) for old in history), policy=policy)
+        references[name] = dataclasses.replace(history[-1], drift_origins=origins)
     return references
+
+
+def by_date(stored: Iterable[RunFile]) -> list[RunFile]:
+    """Return entries in the order of their acceptance.
+
+    A stable sort: of two accepted in the same second the later entry number is the newer.
+    """
+    return sorted(stored, key=_accepted_at)
+
+
+def _histories(stored: Iterable[RunFile]) -> dict[str, list[Observation]]:
+    """Return what the entries of role `baseline` hold, by case, oldest first."""
+    histories: dict[str, list[Observation]] = {}
+    for entry in by_date(stored):
+        if entry.run.accepted is not None and entry.run.accepted.role == "baseline":
+            for name in entry.run.accepted.retired:
+                histories.pop(name, None)
+            for name, observation in observations_of(entry.run, entry.path.stem).items():
+                histories.setdefault(name, []).append(observation)
+    return histories
 
 
 def retirable_cases(root: Path, patterns: Iterable[str]) -> list[str]:

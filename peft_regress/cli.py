@@ -1,6 +1,6 @@
 """The command `peft-regress`: thin, no logic of its own.
 
-Exit codes: 2 wrong use or unreadable input; else 1 something regressed or newly fails; else 3
+Exit codes: 2 wrong use, unreadable input or a closed pipe; else 1 something regressed or newly fails; else 3
 incomplete, or a named thing is absent; else 0.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from peft_regress.errors import AbsentError, PeftRegressError
 
@@ -74,17 +75,7 @@ def list_command(pattern: str | None, matrix: str, output: str) -> None:
 
     cases = select_cases(pattern, matrix=matrix)
     if output == "json":
-        rows = [
-            {
-                "id": case.id,
-                "task": case.task,
-                "method": case.method,
-                "architecture": case.architecture,
-                "rank": case.rank,
-            }
-            for case in cases
-        ]
-        _print_json(rows)
+        _print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
     elif output == "markdown":
         click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
         for case in cases:
@@ -211,6 +202,34 @@ def explain(  # noqa: PLR0913  (arguments and options)
         click.echo(report.explanation_markdown(before, after, changes, top=top))
     else:
         click.echo(report.explanation_text(before, after, changes, top=top))
+
+
+@cli.command()
+@click.argument("runs", metavar="[RUN]...", type=_NamedPath(path_type=Path), nargs=-1)
+@click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
+@click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
+@click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
+@_format_option
+@_baselines_option
+def history(  # noqa: PLR0913  (arguments and options)
+    runs: tuple[Path, ...],
+    case: str,
+    metric: str,
+    *,
+    every_point: bool,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show how each metric moved over the stored entries, and over the run files RUN after them."""
+    from peft_regress import report
+    from peft_regress.history import read_entries, select_histories
+
+    found = select_histories(read_entries(baselines, runs), case=case, metric=metric)
+    if output == "json":
+        _print_json(report.encode_history(found, every_point=every_point))
+    else:
+        show = report.history_markdown if output == "markdown" else report.history_text
+        click.echo(show(found, every_point=every_point))
 
 
 @cli.command()

@@ -75,7 +75,8 @@ def add_options(parser: pytest.Parser) -> None:
         "--regress-baseline",
         metavar="NAME|PATH",
         help="judge by this baseline entry, run file or folder of shards "
-        "(default: for each case the newest accepted baseline)",
+        "alone (default: for each case the "
+        "newest accepted baseline, and of drift the older entry that it counts from)",
     )
     group.addoption(
         "--regress-matrix",

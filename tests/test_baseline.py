@@ -199,3 +199,14 @@ def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path)
     write_run(tmp_path / "Linux" / "0001_copied.json")
     with pytest.raises(RunFileError, match="never accepted"):
         load_references(tmp_path, None)
+
+
+def test_drift_counts_from_the_oldest_entry_by_default_and_not_where_one_is_named(
+    tmp_path: Path,
+) -> None:
+    first = write_entry(tmp_path, 1, make_record(metrics={"peak_bytes": 100_000}), date=OLD)
+    write_entry(tmp_path, 2, make_record(metrics={"peak_bytes": 100_001}), date=NEW)
+    (origin,) = load_references(tmp_path, None)[LORA].drift_origins.items()
+    assert (origin[0], origin[1].entry) == ("peak_bytes", "0001_peft-0.18.1")
+    for selector in ("0002", str(first), str(tmp_path)):
+        assert load_references(tmp_path, selector)[LORA].drift_origins == {}

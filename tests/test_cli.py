@@ -259,7 +259,7 @@ def test_the_stored_sources_are_the_recorded_bytes(run):
 def test_help_names_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("list", "cost", "compare", "explain", "accept", "sources"):
+    for command in ("list", "cost", "compare", "explain", "history", "accept", "sources"):
         assert command in out
 
 

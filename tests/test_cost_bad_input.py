@@ -337,6 +337,8 @@ def test_an_image_too_small_for_a_network_is_its_own_error_and_nothing_else() ->
         ({"input_shape": (-1, 4)}, r"input_shape \(-1, 4\) is no shape of a batch"),
         ({"input_shape": ()}, r"input_shape \(\) is no shape of a batch"),
         ({"num_classes": 0}, "num_classes has to be 1 or more, not 0"),
+        ({"loss": "cross_entropy"}, "loss has to be one of 'cross-entropy', 'sum', not "),
+        ({"loss": None}, "loss has to be one of 'cross-entropy', 'sum', not None"),
         ({"dtype": torch.int64}, "floating-point one, not torch.int64"),
         ({"dtype": torch.bool}, "floating-point one, not torch.bool"),
     ],
@@ -447,15 +449,35 @@ def test_hooks_are_run_and_counted_as_what_they_do(fake: bool) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     plain = cost_of(model, fake=fake)
     model[0].register_forward_hook(lambda _module, _inputs, y: y @ torch.eye(4))
-    model[1].weight.register_hook(lambda grad: 2 * grad)
-    model[1].weight.register_post_accumulate_grad_hook(lambda _: None)
+    model[0].weight.register_hook(lambda grad: grad @ torch.eye(4))
     cost = cost_of(model, fake=fake)
-    product = 2 * BATCH * 4 * 4
+    product, of_gradient = 2 * BATCH * 4 * 4, 2 * 4 * 4 * 4
     assert cost.forward_flops == plain.forward_flops + product
-    assert cost.backward_flops == plain.backward_flops + product
+    assert cost.backward_flops == plain.backward_flops + product + of_gradient
     # What a module's hook computes counts for the module.
     own = sum(s.flops for s in cost.flops_by_site if (s.phase, s.module) == ("forward", "0"))
     assert own == 2 * product
+
+
+@BOTH
+def test_hooks_on_accumulated_gradients_are_the_optimizer_s(fake: bool) -> None:
+    """They are made with the optimizer, on the stand-ins; those on the model are refused."""
+    model = nn.Linear(64, 2)
+
+    def free(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    def make(stand_in: nn.Module) -> torch.optim.Optimizer:
+        for parameter in stand_in.parameters():
+            parameter.register_post_accumulate_grad_hook(free)
+        return sgd(stand_in)
+
+    cost = profile_step(model, make, input_shape=(BATCH, 64), num_classes=2, fake=fake)
+    assert cost.peak_grad_bytes == 4 * 64 * 2  # one of them at a time
+    assert cost.optimizer_flops == 0
+    model.weight.register_post_accumulate_grad_hook(free)
+    with pytest.raises(UnprofilableModelError, match=r"'weight' of Linear has a hook .*argument"):
+        cost_of(model, input_shape=(BATCH, 64), fake=fake)
 
 
 @pytest.mark.parametrize(

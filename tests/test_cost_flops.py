@@ -16,18 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from peft_regress.cost import (
     StepCost,
     UncountedOperatorError,
-    flops,
+    formulas,
     profile_step,
     register_flop_formula,
 )
-from peft_regress.cost.flops import (
-    convolution_flops,
-    does_matrix_work,
-    formula_of,
-    is_svd,
-    paper_formula_of,
-)
-from peft_regress.errors import PeftRegressError
+from peft_regress.cost.flops import convolution_flops
+from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
+from peft_regress.cost.linear_algebra import is_svd
+from peft_regress.errors import InputError, PeftRegressError
 
 torch.set_num_threads(1)
 
@@ -277,8 +273,8 @@ def test_an_operator_without_a_formula_stops_the_count() -> None:
 
 
 def test_a_registered_formula_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    registry = dict(flops._FORMULAS)
-    monkeypatch.setattr(flops, "_FORMULAS", registry)
+    registry = dict(formulas._FORMULAS)
+    monkeypatch.setattr(formulas, "_FORMULAS", registry)
 
     @register_flop_formula(aten._trilinear)
     def trilinear(a: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
@@ -393,6 +389,61 @@ def test_frozen_weights_need_the_input_gradient_alone_down_to_the_first_trained_
     model.bn1.requires_grad_(True)
     cost = profile_step(model, sgd, input_shape=shape, num_classes=10)
     assert by_module(cost, "backward") == {n: f for n, f in forward.items() if n != "conv1"}
+
+
+# --- Products by another name ---------------------------------------------------------------------
+
+
+def test_distances_of_many_rows_are_a_product() -> None:
+    """|a - b|^2 = a.a - 2 a.b + b.b: with the two squares as columns, one product of d + 2."""
+    a, b = torch.randn(32, 64), torch.randn(100, 64)
+    left = torch.cat([-2 * a, (a**2).sum(1, keepdim=True), torch.ones(32, 1)], dim=1)
+    right = torch.cat([b, torch.ones(100, 1), (b**2).sum(1, keepdim=True)], dim=1)
+    with FlopCounterMode(display=False) as counter:
+        distances = (left @ right.T).sqrt()
+    torch.testing.assert_close(distances, torch.cdist(a, b), rtol=1e-4, atol=1e-4)
+    assert count(aten._euclidean_dist, a, b) == counter.get_total_flops() == 2 * 32 * 100 * 66
+
+
+def test_distances_in_a_network_are_counted() -> None:
+    class Rbf(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(64, 64)
+            self.register_buffer("centres", torch.randn(100, 64))
+            self.head = nn.Linear(100, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.cdist(self.fc(x), self.centres))
+
+    cost = profile_step(Rbf(), sgd, input_shape=(32, 64), num_classes=2)
+    assert cost.forward_flops == 2 * 32 * (64 * 64 + 100 * 66 + 100 * 2)
+
+
+@pytest.mark.parametrize("size", [(2, 3, 5, 7), (2, 3, 4, 5, 6)], ids=["2-D", "3-D"])
+def test_a_grid_of_an_affine_map_is_a_product(size: tuple[int, ...]) -> None:
+    dimensions = len(size) - 2
+    theta = torch.randn(2, dimensions, dimensions + 1)
+    expected = 2 * 2 * prod(size[2:]) * dimensions * (dimensions + 1)
+    assert count(aten.affine_grid_generator, theta, list(size), False) == expected
+
+
+@pytest.mark.parametrize("value", [None, -2, 2.5, True])
+def test_a_formula_that_gives_no_count_is_refused(
+    monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setitem(formulas._FORMULAS, aten.linalg_qr, lambda *_args, **_more: value)
+
+    class Orthogonal(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(torch.linalg.qr(x)[0])
+
+    with pytest.raises(InputError, match=r"formula of aten.linalg_qr, reached in .* gave "):
+        profile_step(Orthogonal(), sgd, input_shape=(5, 4), num_classes=2)
 
 
 # --- The paper's counter --------------------------------------------------------------------------

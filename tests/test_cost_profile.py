@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, NamedTuple
+from collections import OrderedDict, defaultdict, deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from peft_regress.cost import (
     profile_step,
 )
 from peft_regress.cost.attribution import ModuleTrail
+from peft_regress.cost.storages import tensors_in
 from peft_regress.errors import PeftRegressError
 
 if TYPE_CHECKING:
@@ -242,6 +244,86 @@ def test_the_model_is_unchanged(make: Callable[[], nn.Module], fake: bool) -> No
     if isinstance(model, Odd):
         assert torch.equal(model.plain, torch.ones(3))
         assert model.part.data_ptr() == model.plain.data_ptr()
+
+
+class Remembering(nn.Module):
+    """A forward pass that fills containers, some of them empty, and adds a module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+        self.seen: list[Tensor] = []
+        self.cache: dict[str, Any] = {"inner": {}}
+        self.queue = deque([torch.ones(3)], 2)
+        self.shapes: set[tuple[int, ...]] = set()
+        self.alias = (self.seen, self.cache)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        self.cache["inner"][tuple(x.shape)] = x
+        self.cache["x"] = x
+        self.queue.append(x)
+        self.shapes.add(tuple(x.shape))
+        if not hasattr(self, "late"):
+            self.late = nn.Linear(3, 3)
+        y: Tensor = self.fc(x + self.alias[0][0])
+        return y
+
+
+@pytest.mark.parametrize("fake", [True, False])
+def test_nothing_of_the_step_is_left_in_the_model_s_containers(fake: bool) -> None:
+    model = Remembering()
+    containers = (model.seen, model.cache, model.cache["inner"], model.queue, model.shapes)
+    (queued,) = model.queue
+    profile_step(model, adamw, input_shape=(1, 3), num_classes=2, fake=fake)
+    after = (model.seen, model.cache, model.cache["inner"], model.queue, model.shapes)
+    assert all(new is old for new, old in zip(after, containers, strict=True))
+    assert (model.seen, model.shapes, model.cache) == ([], set(), {"inner": {}})
+    assert len(model.queue) == 1
+    assert model.queue[0] is queued
+    assert not hasattr(model, "late")
+    assert type(model(torch.ones(1, 3))) is Tensor
+
+
+class Pair(NamedTuple):
+    weight: Tensor
+    name: str
+
+
+@pytest.mark.parametrize("fake", [True, False])
+@pytest.mark.parametrize(
+    "container",
+    [
+        lambda weight: [weight],
+        lambda weight: (weight, "text"),
+        lambda weight: Pair(weight, "text"),
+        lambda weight: {"weight": weight},
+        lambda weight: OrderedDict(weight=weight),
+        lambda weight: defaultdict(list, weight=[weight]),
+        lambda weight: deque([weight]),
+        lambda weight: {weight},
+    ],
+    ids=["list", "tuple", "named", "dict", "ordered", "default", "deque", "set"],
+)
+def test_a_tensor_in_a_container_is_a_buffer_wherever_it_is(
+    container: Callable[[Tensor], Any], fake: bool
+) -> None:
+    class Holding(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 2)
+            self.held = container(torch.ones(100))
+
+        def forward(self, x: Tensor) -> Tensor:
+            (weight,) = tensors_in(self.held)
+            return super().forward(x) + weight.view(-1, 2).sum()
+
+    model = Holding()
+    (tensor,) = tensors_in(model.held)
+    cost = profile_step(model, adamw, input_shape=(1, 3), num_classes=2, fake=fake)
+    assert cost.peak_buffer_bytes == 4 * 100
+    # The weight is there once: not also as something that the forward pass has made.
+    assert cost.peak_activation_bytes < 4 * 50
+    assert [id(held) for held in tensors_in(model.held)] == [id(tensor)]
 
 
 @pytest.mark.parametrize("fake", [True, False])

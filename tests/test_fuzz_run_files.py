@@ -211,8 +211,10 @@ def test_case(case, peft_regress):
 
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "named"])
 def test_pytest_stops_at_a_damaged_baseline_before_it_measures(
-    pytester: pytest.Pytester, stored: bool
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, stored: bool
 ) -> None:
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
     pytester.makepyfile(SUITE)
     path = pytester.path / ("baselines/Linux/0001_x.json" if stored else "bad.json")
     path.parent.mkdir(parents=True, exist_ok=True)

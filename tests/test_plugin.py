@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from conftest import registry_restored
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
 from peft_regress.cli import main
-from peft_regress.run_files import read_run_file
+from peft_regress.run_files import read_run_file, write_run_file
 
 CONFTEST = """
 import sys
@@ -332,6 +333,35 @@ def test_an_unknown_baseline_is_refused_with_the_known_ones(accepted):
 def test_a_named_baseline_judges(accepted):
     assert accepted.run(*SELECT, "--regress-baseline=0001").returncode == 0
     assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
+
+
+def accept_with_other_bytes(project, *, number, year, factor):
+    """Store the accepted run once more, its peak moved, as what was accepted in another year."""
+    (first,) = (project.root / "baselines").glob("*/0001_*.json")
+    entry = read_run_file(first)
+    cases = {}
+    for name, record in entry.run.cases.items():
+        peak = record.metrics["peak_bytes"]
+        peak = msgspec.structs.replace(peak, value=round(peak.value * factor))
+        metrics = {**record.metrics, "peak_bytes": peak}
+        cases[name] = msgspec.structs.replace(record, metrics=metrics)
+    date = f"{year}-01-01T00:00:00+00:00"
+    accepted = msgspec.structs.replace(entry.run.accepted, date=date)
+    run = msgspec.structs.replace(entry.run, cases=cases, accepted=accepted)
+    write_run_file(first.parent / f"{number:04d}_before.json", run, entry.document)
+
+
+def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(accepted):
+    accept_with_other_bytes(accepted, number=2, year=2901, factor=1 - 0.0018)
+    accept_with_other_bytes(accepted, number=3, year=2902, factor=1 - 0.0009)
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert "peak_bytes (drift since 0001_peft-" not in done.stdout
+    assert "peak_bytes (drift since 0002_before): " in done.stdout
+    assert "+0.18" in done.stdout
+    assert "baseline: 0003_before" in done.stdout
+    assert "--case shift/head/tiny --metric peak_bytes --all" in done.stdout
+    assert accepted.run(*SELECT, "--regress-baseline=0003").returncode == 0
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "newer", "conflict"])

@@ -1,15 +1,10 @@
 """What one training step costs, in FLOPs and in bytes, by phase, category and module."""
 
-from peft_regress.cost.flops import UncountedOperatorError, register_flop_formula
+from peft_regress.cost.formulas import UncountedOperatorError, register_flop_formula
 from peft_regress.cost.memory import ByteSite
-from peft_regress.cost.profile import (
-    FlopSite,
-    Loss,
-    NothingToTrainError,
-    StepCost,
-    UnprofilableModelError,
-    profile_step,
-)
+from peft_regress.cost.profile import Loss, profile_step
+from peft_regress.cost.refusals import NothingToTrainError, UnprofilableModelError
+from peft_regress.cost.step_cost import FlopSite, StepCost
 
 __all__ = [
     "ByteSite",

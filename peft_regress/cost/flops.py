@@ -12,127 +12,47 @@ theirs count besides is in docs/paper.md), so it is kept here, where a fix upstr
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_regress.errors import PeftRegressError
+from peft_regress.cost.formulas import register_flop_formula, register_paper_formula
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
-__all__ = [
-    "UncountedOperatorError",
-    "convolution_flops",
-    "does_matrix_work",
-    "formula_of",
-    "is_svd",
-    "paper_formula_of",
-    "place_of",
-    "register_flop_formula",
-]
-
-Formula = TypeVar("Formula", bound="Callable[..., int]")
-
-_FORMULAS: dict[Any, Callable[..., int]] = {}
-_PAPER_FORMULAS: dict[Any, Callable[..., int]] = {}
+__all__ = ["convolution_flops"]
 
 aten = torch.ops.aten
-
-
-class UncountedOperatorError(PeftRegressError):
-    """An operator that does matrix work, or may, and for which no formula is registered."""
-
-    def __init__(self, *, operator: str, module: str, phase: str, remedy: str = "") -> None:
-        self.operator = operator
-        self.module = module
-        self.phase = phase
-        remedy = remedy or (
-            "Register one: @peft_regress.cost.register_flop_formula("
-            f"torch.ops.{operator}) above a function (*args, out, **kwargs) -> int that gets the "
-            "operator's own arguments and its result; return 0 if it does no matrix work."
-        )
-        super().__init__(
-            f"no FLOP formula for {operator}, reached in {place_of(phase, module)}; counting it as "
-            f"0 would hide work. {remedy}"
-        )
-
-
-def place_of(phase: str, module: str) -> str:
-    """Say where in a step something happens, for a message."""
-    where = f"module {module!r}" if module else "the model itself"
-    known = {"forward": f"the forward pass of {where}", "backward": f"the backward pass of {where}"}
-    return known.get(phase, f"the update of {where}")
-
-
-def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
-    """Register a formula, so that operators that the built-in ones do not know can be counted.
-
-    The formula is called as `formula(*args, out=result, **kwargs)` and returns FLOPs. Operators
-    are packets, such as `torch.ops.aten.mm`. The paper's counter does not see it, since torch's
-    does not.
-
-    Raises:
-        PeftRegressError: one of the operators has a formula already.
-    """
-    return _registrar(_FORMULAS, operators)
-
-
-def _paper(*operators: Any) -> Callable[[Formula], Formula]:
-    return _registrar(_PAPER_FORMULAS, operators)
-
-
-def _registrar(
-    registry: dict[Any, Callable[..., int]], operators: Sequence[Any]
-) -> Callable[[Formula], Formula]:
-    def register(formula: Formula) -> Formula:
-        for operator in operators:
-            if operator in registry:
-                message = f"{operator} has a FLOP formula already: {registry[operator].__name__}"
-                raise PeftRegressError(message)
-        registry.update(dict.fromkeys(operators, formula))
-        return formula
-
-    return register
-
-
-def formula_of(packet: Any) -> Callable[..., int] | None:
-    """Look up the correct formula of an operator packet; None where it has none."""
-    return _FORMULAS.get(packet)
-
-
-def paper_formula_of(packet: Any) -> Callable[..., int] | None:
-    """Look up what torch's own counter would apply to a packet; None where it counts nothing."""
-    return _PAPER_FORMULAS.get(packet)
 
 
 # --- Matrix products ------------------------------------------------------------------------------
 # (m, k) @ (k, n): each of the m*n results is a sum of k products, so m*n*k multiply-adds.
 
 
-@_paper(aten.mm)
+@register_paper_formula(aten.mm)
 @register_flop_formula(aten.mm)
 def _mm(a: Tensor, b: Tensor, **_: Any) -> int:
     m, k = a.shape
     return 2 * m * k * b.shape[1]
 
 
-@_paper(aten.addmm)
+@register_paper_formula(aten.addmm)
 @register_flop_formula(aten.addmm, aten.addmm_, aten._addmm_activation)  # noqa: SLF001
 def _addmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return _mm(a, b)
 
 
-@_paper(aten.bmm)
+@register_paper_formula(aten.bmm)
 @register_flop_formula(aten.bmm)
 def _bmm(a: Tensor, b: Tensor, **_: Any) -> int:
     batch, m, k = a.shape
     return 2 * batch * m * k * b.shape[2]
 
 
-@_paper(aten.baddbmm)
+@register_paper_formula(aten.baddbmm)
 @register_flop_formula(aten.baddbmm, aten.baddbmm_, aten.addbmm, aten.addbmm_)
 def _baddbmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return _bmm(a, b)
@@ -159,6 +79,20 @@ def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
 @register_flop_formula(aten.dot, aten.vdot)
 def _dot(a: Tensor, _b: Tensor, **_: Any) -> int:
     return 2 * a.numel()
+
+
+# Distances of more than 25 rows come from the product of rows that two columns were added to; the
+# grid of an affine map from that of its matrix and each position, to which a 1 was added.
+
+
+@register_flop_formula(aten._euclidean_dist)  # noqa: SLF001
+def _distances(a: Tensor, _b: Tensor, *, out: Tensor, **_: Any) -> int:
+    return 2 * out.numel() * (a.shape[-1] + 2)
+
+
+@register_flop_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
+def _affine_grid(theta: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
+    return 2 * out.numel() * int(theta.shape[-1])
 
 
 # --- Convolutions ---------------------------------------------------------------------------------
@@ -190,7 +124,7 @@ def convolution_flops(
     return 2 * input_shape[0] * positions * prod(weight_shape)
 
 
-@_paper(aten.convolution)
+@register_paper_formula(aten.convolution)
 @register_flop_formula(aten.convolution)
 def _convolution(
     x: Tensor,
@@ -222,7 +156,7 @@ def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, *
 # output channels: groups times the products there are.
 
 
-@_paper(aten.convolution_backward)
+@register_paper_formula(aten.convolution_backward)
 def _paper_convolution_backward(
     grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any
 ) -> int:
@@ -238,7 +172,7 @@ def _paper_convolution_backward(
 # torch's counter does not know it.
 
 
-@_paper(
+@register_paper_formula(
     aten._scaled_dot_product_flash_attention,  # noqa: SLF001
     aten._scaled_dot_product_efficient_attention,  # noqa: SLF001
     aten._scaled_dot_product_cudnn_attention,  # noqa: SLF001
@@ -258,7 +192,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any)
 # grad q = grad scores @ k (d), grad k = grad scores^T @ q (d).
 
 
-@_paper(
+@register_paper_formula(
     aten._scaled_dot_product_flash_attention_backward,  # noqa: SLF001
     aten._scaled_dot_product_efficient_attention_backward,  # noqa: SLF001
     aten._scaled_dot_product_cudnn_attention_backward,  # noqa: SLF001
@@ -274,92 +208,3 @@ def _attention_backward(
 ) -> int:
     score_count = query.shape[:-1].numel() * key.shape[-2]
     return 2 * score_count * (3 * query.shape[-1] + 2 * value.shape[-1])
-
-
-# --- Singular value decomposition -----------------------------------------------------------------
-# Thin U, S and V of an (m, n) matrix, m >= n: 6 m n^2 + 20 n^3 (R-SVD; Golub and Van Loan, Matrix
-# Computations, 4th edition, figure 8.6.1). An estimate: the iteration count depends on the values.
-
-
-@register_flop_formula(aten._linalg_svd)  # noqa: SLF001
-def _svd(matrix: Tensor, *_args: Any, **_: Any) -> int:
-    n, m = sorted(matrix.shape[-2:])
-    return int(matrix.shape[:-2].numel() * (6 * m * n**2 + 20 * n**3))
-
-
-# --- Linear systems -------------------------------------------------------------------------------
-# LU of an (n, n) matrix: for k = n-1 ... 1 below a pivot, k divisions and k^2 multiply-adds, so
-# n (n - 1) / 2 + n (n - 1) (2n - 1) / 3 = (4n^3 - 3n^2 - n) / 6. Then for each of k right-hand
-# sides n (n - 1) FLOPs with the unit triangle and n^2 with the other, whose diagonal divides.
-
-
-def _lu(n: int) -> int:
-    return (4 * n**3 - 3 * n**2 - n) // 6
-
-
-def _substitutions(n: int) -> int:
-    return 2 * n**2 - n
-
-
-@register_flop_formula(aten._linalg_solve_ex)  # noqa: SLF001
-def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
-    n = matrix.shape[-1]
-    solution = out[0]  # (..., n, k), or (..., n) where the right-hand sides are vectors
-    batch = matrix.shape[:-2].numel()
-    return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
-
-
-@register_flop_formula(aten.linalg_lu_solve)
-def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
-    n = factors.shape[-1]
-    return out.numel() // n * _substitutions(n)
-
-
-# The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
-
-
-@register_flop_formula(aten.linalg_pinv)
-def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
-    m, n = matrix.shape[-2:]
-    product = 2 * m * n * min(m, n)
-    return _svd(matrix) + matrix.shape[:-2].numel() * product
-
-
-def is_svd(packet: Any) -> bool:
-    """Tell GaLore's projection apart from the rest of an optimizer's step."""
-    return packet is aten._linalg_svd  # noqa: SLF001
-
-
-# --- Operators that must not pass for free --------------------------------------------------------
-
-# By the words of a name rather than a list of names, so that a kernel that a new release adds, such
-# as another fused convolution, stops the count rather than vanishing from it.
-# fmt: off
-_MATRIX_WORDS = frozenset({
-    "mm", "bmm", "smm", "hspmm", "sspaddmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "addr",
-    "ger", "dot", "vdot", "matmul", "einsum", "linear", "bilinear", "trilinear", "conv", "conv1d",
-    "conv2d", "conv3d", "convolution", "tbc", "lstm", "gru", "rnn", "attention", "transformer",
-    "cdist", "pdist", "linalg", "svd", "qr", "geqrf", "orgqr", "ormqr", "cholesky", "lu", "solve",
-    "quantized", "dyn", "sparse",
-})
-_NO_MATRIX_WORK = frozenset({
-    "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",
-    "linalg__powsum", "lu_unpack", "_sparse_softmax", "_sparse_log_softmax", "sparse_dim",
-})
-# fmt: on
-_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
-
-
-def does_matrix_work(packet_name: str) -> bool:
-    """Tell whether an operator without a formula must stop the count.
-
-    True for names that say matrix work, and for everything outside torch's own namespaces: what a
-    foreign kernel does cannot be known.
-
-    Args:
-        packet_name: namespace and name, such as "aten.convolution".
-    """
-    namespace, _, name = packet_name.partition(".")
-    if namespace not in _KNOWN_NAMESPACES:
-        return True
-    return name not in _NO_MATRIX_WORK and not _MATRIX_WORDS.isdisjoint(name.split("_"))

@@ -13,23 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress.cost.attribution import ModuleTrail, module_names
-from peft_regress.cost.flops import (
-    UncountedOperatorError,
-    does_matrix_work,
-    formula_of,
-    is_svd,
-    paper_formula_of,
-    place_of,
-)
+from peft_regress.cost.formulas import UncountedOperatorError, place_of
 from peft_regress.cost.memory import Category, MemoryEvent
+from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import UnprofilableModelError
+from peft_regress.cost.storages import storages_of, tensors_in
+from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from torch import UntypedStorage, nn
 
 __all__ = ["FlopEvent", "Ledger", "Phase"]
@@ -58,20 +52,6 @@ class FlopEvent(NamedTuple):
     operator: str
     flops: int
     paper_flops: int
-
-
-class _Operator(NamedTuple):
-    """What the ledger must know of an operator overload, looked up once."""
-
-    name: str
-    is_counted_op: bool
-    formula: Callable[..., int] | None
-    paper_formula: Callable[..., int] | None
-    is_pointwise: bool
-    is_svd: bool
-    is_composite: bool
-    stops_the_count: bool
-    is_foreach: bool
 
 
 class _Holding(weakref.ref["UntypedStorage"]):
@@ -104,7 +84,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.aten_ops = 0
         self._last_module = ""
         self._trail = ModuleTrail()
-        self._operators: dict[Any, _Operator] = {}
+        self._operators: dict[Any, Operator] = {}
         self._holdings: dict[int, _Holding] = {}
         self._parameters: list[tuple[weakref.ref[Tensor], str]] = []
 
@@ -133,13 +113,13 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._hold_new(buffer, "buffer", name)
         for module, name in names.items():
             for value in vars(module).values():
-                for tensor in _tensors(value):
+                for tensor in tensors_in(value):
                     self._hold_new(tensor, "buffer", name)
         self._trail.follow(names)
 
     def hold(self, tensor: Tensor, category: Category, module: str = "") -> None:
         """Account a tensor's storage to a category, whatever it was before."""
-        for storage in _storages(tensor):
+        for storage in storages_of(tensor):
             holding = self._holdings.get(id(storage))
             if holding is None:
                 self._add(storage, category, module)
@@ -172,7 +152,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.hold(parameter.grad, "grad", module)
 
     def _hold_new(self, tensor: Tensor, category: Category, module: str) -> None:
-        for storage in _storages(tensor):
+        for storage in storages_of(tensor):
             if id(storage) not in self._holdings:
                 self._add(storage, category, module)
 
@@ -189,7 +169,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         operator = self._operators.get(func)
         if operator is None:
-            operator = self._operators[func] = _describe(func)
+            operator = self._operators[func] = describe(func)
         if operator.is_composite and operator.formula is None:
             # Reaches the mode undivided where autograd is off; only its parts have formulas.
             with self:
@@ -208,7 +188,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.aten_ops += operator.is_counted_op
         if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
             self._count(operator, module, args, kwargs, out)
-        for tensor in _tensors(out):
+        for tensor in tensors_in(out):
             self._see(tensor, module, operator.name)
         return out
 
@@ -225,17 +205,24 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _count(
         self,
-        operator: _Operator,
+        operator: Operator,
         module: str,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         out: Any,
     ) -> None:
         kwargs = {**kwargs, "out": out}
+        flops: Any  # a formula may be a user's
         if operator.formula is None:
-            flops = sum(tensor.numel() for tensor in _tensors(out))
+            flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
             flops = operator.formula(*args, **kwargs)
+            if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
+                msg = (
+                    f"the FLOP formula of {operator.name}, reached in {self.place}, gave "
+                    f"{flops!r}: a whole number of 0 or more is wanted"
+                )
+                raise InputError(msg)
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
@@ -245,7 +232,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.flop_events.append(FlopEvent(phase, module, operator.name, flops, paper_flops))
 
     def _see(self, tensor: Tensor, module: str, operator: str) -> None:
-        for storage in _storages(tensor):
+        for storage in storages_of(tensor):
             holding = self._holdings.get(id(storage))
             if holding is None:
                 self._add(storage, _CATEGORY_OF_PHASE[self.phase], module, operator)
@@ -270,8 +257,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _module_of_operands(self, args: tuple[Any, ...]) -> str:
         """Name the module of the first operand that has one: state follows its parameter."""
-        for tensor in _tensors(args):
-            for storage in _storages(tensor):
+        for tensor in tensors_in(args):
+            for storage in storages_of(tensor):
                 holding = self._holdings.get(id(storage))
                 if holding is not None and holding.module:
                     return holding.module
@@ -303,51 +290,5 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
 
 
-def _describe(func: Any) -> _Operator:
-    packet = func._overloadpacket  # noqa: SLF001
-    name = str(packet)
-    formula = formula_of(packet)
-    is_foreach = "_foreach_" in name or "_fused_" in name
-    # prim.device, through which fake tensors tell their device, is in no dispatcher to be asked.
-    # An operator with a kernel of its own, such as silu_backward, runs that one, and not its parts.
-    is_composite = (
-        func.namespace != "prim"
-        and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)  # noqa: SLF001
-        and not func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CPU)  # noqa: SLF001
-    )
-    return _Operator(
-        name=name,
-        is_counted_op=func.namespace == "aten",
-        formula=formula,
-        paper_formula=paper_formula_of(packet),
-        is_pointwise=torch.Tag.pointwise in func.tags,
-        is_svd=is_svd(packet),
-        is_composite=is_composite,
-        stops_the_count=formula is None and does_matrix_work(name),
-        is_foreach=is_foreach,
-    )
-
-
 def _is_inexact(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point or dtype.is_complex
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in what an operator takes or returns, lists and tuples looked into."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def _storages(tensor: Tensor) -> Iterable[UntypedStorage]:
-    """Find the storages of a tensor, through subclasses that wrap others."""
-    wrapper: Any = tensor
-    if is_traceable_wrapper_subclass(wrapper):
-        names, _ = wrapper.__tensor_flatten__()
-        return [s for name in names for s in _storages(getattr(wrapper, name))]
-    return (tensor.untyped_storage(),)

@@ -7,10 +7,8 @@ batch, and no memory.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +16,8 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_regress.collector import quiet_collector
-from peft_regress.cost.ledger import FlopEvent, Ledger, Phase
-from peft_regress.cost.memory import ByteSite, summarize_memory
+from peft_regress.cost.ledger import Ledger
 from peft_regress.cost.refusals import (
-    NothingToTrainError,
-    UnprofilableModelError,
     cannot_be_fake,
     check_model,
     check_optimizer,
@@ -30,93 +25,16 @@ from peft_regress.cost.refusals import (
     checked_logits,
     checked_objective,
 )
+from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, step_cost
 from peft_regress.cost.swap import cloner, swapped_tensors
+from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
-__all__ = [
-    "FlopSite",
-    "Loss",
-    "NothingToTrainError",
-    "StepCost",
-    "UnprofilableModelError",
-    "profile_step",
-]
+__all__ = ["Loss", "profile_step"]
 
 Loss = Literal["cross-entropy", "sum"]
-
-
-class FlopSite(NamedTuple):
-    """FLOPs of one operator in one module and phase of the step; module '' is outside any."""
-
-    phase: Phase
-    module: str
-    operator: str
-    flops: int
-    paper_flops: int
-    """As torch's FlopCounterMode has it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepCost:
-    """The cost of one training step, from `zero_grad` to the end of `optimizer.step()`.
-
-    FLOPs count a multiply-add as 2. Bytes are those of storages, unrounded.
-    """
-
-    forward_flops: int
-    """Matrix work of the forward pass and the loss."""
-    backward_flops: int
-    """Matrix work of the backward pass."""
-    optimizer_flops: int
-    """Matrix work of `step()`, and one FLOP for each element that a pointwise operator writes."""
-    projection_flops: int
-    """GaLore's SVDs, for one refresh; 0 where `step()` has none."""
-    paper_forward_flops: int
-    """As torch's FlopCounterMode reports it (2.6 to 2.13)."""
-    paper_backward_flops: int
-    """As torch's FlopCounterMode reports it: too large for grouped convolutions."""
-    peak_bytes: int
-    """The most that is alive at one time."""
-    peak_param_bytes: int
-    """Parameters, frozen ones too."""
-    peak_buffer_bytes: int
-    """Buffers, and tensors that modules keep as plain attributes."""
-    peak_grad_bytes: int
-    """Gradients of parameters, once accumulated."""
-    peak_activation_bytes: int
-    """What the forward pass creates, the input and the labels included."""
-    peak_temp_bytes: int
-    """What the backward pass creates, a gradient until it is accumulated included."""
-    peak_optimizer_bytes: int
-    """All that lives in `step()`: the state and what the step computes on the way."""
-    optimizer_state_bytes: int
-    """What is left of that after the step."""
-    aten_ops: int
-    """Operators of the aten namespace dispatched in the step."""
-    flops_by_site: tuple[FlopSite, ...]
-    """The FLOP totals, split; the phase 'projection' holds GaLore's SVDs. Sorted."""
-    bytes_at_peak: tuple[ByteSite, ...]
-    """Who holds `peak_bytes` at the first moment of the peak; sums to it. Sorted."""
-    peak_phase: Phase
-    """In which phase of the step that moment lies."""
-    bytes_at_highs: tuple[ByteSite, ...]
-    """Who holds each category at the first moment of its own high; sums to that. Sorted."""
-    state_bytes: tuple[ByteSite, ...]
-    """Whose `optimizer_state_bytes` they are; sums to them. Sorted."""
-
-    @property
-    def category_sum_bytes(self) -> int:
-        """Sum the six categories' own highs, the reference paper's total: no moment's memory."""
-        return (
-            self.peak_param_bytes
-            + self.peak_buffer_bytes
-            + self.peak_grad_bytes
-            + self.peak_activation_bytes
-            + self.peak_temp_bytes
-            + self.peak_optimizer_bytes
-        )
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
@@ -155,6 +73,9 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
     check_step(input_shape, num_classes, dtype)
+    if loss not in get_args(Loss):
+        msg = f"loss has to be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
+        raise InputError(msg)
     check_model(model)
     # Real weights may be met as constants that a closure holds, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
@@ -183,28 +104,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
             raise refusal from error
         finally:
             ledger.close()
-    return _step_cost(ledger, marks)
-
-
-class _Mark(NamedTuple):
-    """A place in the log."""
-
-    memory: int
-    flops: int
-    aten_ops: int
-
-
-class _StepMarks(NamedTuple):
-    """Where the measured step and its phases begin in the log, and where it ends."""
-
-    start: _Mark
-    backward: _Mark
-    optimizer: _Mark
-    end: _Mark
-
-
-def _mark(ledger: Ledger) -> _Mark:
-    return _Mark(len(ledger.memory_events), len(ledger.flop_events), ledger.aten_ops)
+    return step_cost(ledger, marks)
 
 
 def _labels(inputs: Tensor, num_classes: int) -> Tensor:
@@ -218,7 +118,7 @@ def _run(  # noqa: PLR0913, PLR0917 - what profile_step has been given or made
     inputs: Tensor,
     labels: Tensor | None,
     num_classes: int,
-) -> _StepMarks:
+) -> StepMarks:
     ledger.follow(model)
     ledger.hold(inputs, "activation")
     if labels is not None:
@@ -229,10 +129,10 @@ def _run(  # noqa: PLR0913, PLR0917 - what profile_step has been given or made
         optimizer = make_optimizer(model)
         check_optimizer(optimizer, model)
         _step(ledger, model, optimizer, inputs, labels, num_classes)
-        start = _mark(ledger)
+        start = mark(ledger)
         phases = _step(ledger, model, optimizer, inputs, labels, num_classes)
         # Here, while the optimizer and its state are still alive.
-        return _StepMarks(start, *phases, _mark(ledger))
+        return StepMarks(start, *phases, mark(ledger))
 
 
 def _step(  # noqa: PLR0913, PLR0917
@@ -242,7 +142,7 @@ def _step(  # noqa: PLR0913, PLR0917
     inputs: Tensor,
     labels: Tensor | None,
     num_classes: int,
-) -> tuple[_Mark, _Mark]:
+) -> tuple[Mark, Mark]:
     """Take one step and return where its backward pass and its update begin."""
     ledger.start_step()
     optimizer.zero_grad(set_to_none=True)
@@ -252,10 +152,10 @@ def _step(  # noqa: PLR0913, PLR0917
     objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
     checked_objective(objective, model)
     ledger.phase = "backward"
-    backward = _mark(ledger)
+    backward = mark(ledger)
     objective.backward()  # type: ignore[no-untyped-call]
     ledger.phase = "optimizer"
-    update = _mark(ledger)
+    update = mark(ledger)
     optimizer.step()
     ledger.hold_parameters()
     return backward, update
@@ -282,61 +182,3 @@ def _without_log_of_failures() -> Iterator[None]:
         yield
     finally:
         log.disabled = was_disabled
-
-
-def _step_cost(ledger: Ledger, marks: _StepMarks) -> StepCost:
-    start, end = marks.start, marks.end
-    memory = summarize_memory(ledger.memory_events[: end.memory], start=start.memory)
-    first = ledger.flop_events[: start.flops]
-    second = ledger.flop_events[start.flops : end.flops]
-    events = [event for event in first if event.phase == "projection"]
-    events += [event for event in second if event.phase != "projection"]
-    return StepCost(
-        forward_flops=_total(events, "forward"),
-        backward_flops=_total(events, "backward"),
-        optimizer_flops=_total(events, "optimizer"),
-        projection_flops=_total(events, "projection"),
-        paper_forward_flops=sum(e.paper_flops for e in events if e.phase == "forward"),
-        paper_backward_flops=sum(e.paper_flops for e in events if e.phase == "backward"),
-        peak_bytes=memory.peak_bytes,
-        peak_param_bytes=memory.high_bytes["param"],
-        peak_buffer_bytes=memory.high_bytes["buffer"],
-        peak_grad_bytes=memory.high_bytes["grad"],
-        peak_activation_bytes=memory.high_bytes["activation"],
-        peak_temp_bytes=memory.high_bytes["temp"],
-        peak_optimizer_bytes=memory.high_bytes["optimizer"],
-        optimizer_state_bytes=memory.end_bytes["optimizer"],
-        aten_ops=end.aten_ops - start.aten_ops,
-        flops_by_site=_sites(events),
-        bytes_at_peak=memory.sites_at_peak,
-        peak_phase=_phase_at(memory.peak_index, marks),
-        bytes_at_highs=memory.sites_at_highs,
-        state_bytes=tuple(site for site in memory.sites_at_end if site.category == "optimizer"),
-    )
-
-
-def _phase_at(event_count: int, marks: _StepMarks) -> Phase:
-    """Name the phase in which the last of so many memory events occurred."""
-    if event_count <= marks.backward.memory:
-        return "forward"
-    return "backward" if event_count <= marks.optimizer.memory else "optimizer"
-
-
-def _total(events: Sequence[FlopEvent], phase: Phase) -> int:
-    return sum(event.flops for event in events if event.phase == phase)
-
-
-def _sites(events: Sequence[FlopEvent]) -> tuple[FlopSite, ...]:
-    flops: Counter[tuple[Phase, str, str]] = Counter()
-    paper_flops: Counter[tuple[Phase, str, str]] = Counter()
-    for event in events:
-        site = event.phase, event.module, event.operator
-        flops[site] += event.flops
-        paper_flops[site] += event.paper_flops
-    return tuple(
-        sorted(
-            FlopSite(*site, flops[site], paper_flops[site])
-            for site in flops
-            if flops[site] or paper_flops[site]
-        )
-    )

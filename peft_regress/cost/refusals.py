@@ -87,6 +87,11 @@ def _problem(tensor: Tensor) -> str | None:
         return 'is on the meta device: build the model for real, or call to_empty(device="cpu")'
     if tensor.is_inference():
         return "was made in inference mode and cannot be trained: build the model outside of it"
+    if getattr(tensor, "_post_accumulate_grad_hooks", None):
+        return (
+            "has a hook on its accumulated gradient, which may step an optimizer of its own: "
+            "register the hook in make_optimizer, on the parameters of its argument"
+        )
     return None
 
 

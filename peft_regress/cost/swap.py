@@ -6,6 +6,7 @@ swap of weights and initializers that look at values, and a deep copy of it cost
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -14,21 +15,25 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["cloner", "swapped_tensors"]
 
 # What every module has, its tensors apart: hooks and flags, nothing to look into.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
+_CONTAINERS = (OrderedDict, dict, list, deque, set)
+
 
 @contextmanager
 def swapped_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Put `convert(tensor)` in the place of every tensor of a model, and take it back at the end.
 
-    Parameters, buffers, and what modules keep as plain attributes, in lists, tuples and dicts too.
-    A tensor in several places is converted once, so tied weights stay tied. Attributes that are set
-    meanwhile, and gradients, are not carried over to the model.
+    Parameters, buffers, and what modules keep as plain attributes, in lists, tuples, dicts, sets
+    and queues too. A tensor in several places is converted once, so tied weights stay tied, and its
+    stand-in gets its hooks. Gradients, and attributes, submodules and items of containers that are
+    set meanwhile, are not carried over to the model. What objects of other classes hold is left
+    alone.
     """
     swap = _Swap(convert)
     try:
@@ -43,7 +48,7 @@ class _Swap:
         self._convert = convert
         self._stand_ins: dict[int, tuple[Tensor, Tensor]] = {}
         self._seen: set[int] = set()
-        self._undo: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        self._undo: list[tuple[Any, list[Any]]] = []
 
     def module(self, module: nn.Module) -> None:
         if id(module) in self._seen:
@@ -51,42 +56,81 @@ class _Swap:
         self._seen.add(id(module))
         # Whole dicts are noted, so that what the forward pass adds to a module goes as well.
         attributes = vars(module)
-        for slots in (attributes, attributes["_parameters"], attributes["_buffers"]):
-            self._undo.append((slots, dict(slots)))
-        for slots in (attributes["_parameters"], attributes["_buffers"]):
-            slots.update({name: self._stand_in(value) for name, value in slots.items()})
+        for slots in (attributes, attributes["_modules"]):
+            self._undo.append((slots, _contents(slots)))
+        self._container(attributes["_parameters"])
+        self._container(attributes["_buffers"])
         for name in attributes.keys() - _OWN_ATTRIBUTES:
             attributes[name] = self._stand_in(attributes[name])
         for child in module.children():
             self.module(child)
 
     def undo(self) -> None:
-        for slots, before in reversed(self._undo):
-            slots.clear()
-            slots.update(before)
+        for container, before in reversed(self._undo):
+            if not _identical(_contents(container), before):
+                _refill(container, before)
 
     def _stand_in(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             if id(value) not in self._stand_ins:
                 # The original is kept beside it, or its id could come to mean another tensor.
-                self._stand_ins[id(value)] = (value, self._convert(value))
+                self._stand_ins[id(value)] = (value, self._with_hooks(value))
             return self._stand_ins[id(value)][1]
         if isinstance(value, nn.Module):
             self.module(value)
-        elif type(value) in {list, tuple, dict} and id(value) not in self._seen:
-            return self._container(value)
+        elif isinstance(value, tuple):
+            return self._tuple(value)
+        elif isinstance(value, _CONTAINERS) and id(value) not in self._seen:
+            self._container(value)
         return value
 
-    def _container(self, value: Any) -> Any:
-        self._seen.add(id(value))
-        items = value.values() if isinstance(value, dict) else value
-        stand_ins = [self._stand_in(item) for item in items]
-        self._seen.discard(id(value))
-        if all(new is old for new, old in zip(stand_ins, items, strict=True)):
+    def _with_hooks(self, tensor: Tensor) -> Tensor:
+        stand_in = self._convert(tensor)
+        if tensor.is_leaf:
+            for hook in (tensor._backward_hooks or {}).values():  # noqa: SLF001
+                stand_in.register_hook(hook)  # type: ignore[no-untyped-call]
+        return stand_in
+
+    def _tuple(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        stand_ins = [self._stand_in(item) for item in value]
+        if _identical(stand_ins, value):
             return value
-        if isinstance(value, dict):
-            return dict(zip(value, stand_ins, strict=True))
-        return type(value)(stand_ins)
+        make = getattr(type(value), "_make", type(value))  # a named tuple takes its items singly
+        made: tuple[Any, ...] = make(stand_ins)
+        return made
+
+    def _container(self, container: Any) -> None:
+        """Swap in place, since others may hold the same container, and whatever is in it so far."""
+        self._seen.add(id(container))
+        before = _contents(container)
+        self._undo.append((container, before))
+        stand_ins = [self._stand_in(item) for item in before]
+        if not _identical(stand_ins, before):
+            _refill(container, stand_ins)
+
+
+def _contents(container: Any) -> list[Any]:
+    """List what is in a container; of a dict the keys, then the values."""
+    if isinstance(container, dict):
+        return [*container.keys(), *container.values()]
+    return list(container)
+
+
+def _refill(container: Any, contents: list[Any]) -> None:
+    """Replace what is there, by the built-in methods, which a class may have overridden."""
+    kind: Any = next(kind for kind in _CONTAINERS if isinstance(container, kind))
+    kind.clear(container)
+    if isinstance(container, dict):
+        half = len(contents) // 2
+        kind.update(container, zip(contents[:half], contents[half:], strict=True))
+    elif isinstance(container, set):
+        kind.update(container, contents)
+    else:
+        kind.extend(container, contents)
+
+
+def _identical(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
 
 
 def cloner() -> Callable[[Tensor], Tensor]:

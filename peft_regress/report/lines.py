@@ -67,7 +67,7 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     if old == new and reason.old != reason.new:
         # Rounded they look alike, and a line that says so helps nobody.
         old, new = clean(str(reason.old)), clean(str(reason.new))
-    return clean(reason.metric), old, new, change, bound
+    return clean(reason.title), old, new, change, bound
 
 
 def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:

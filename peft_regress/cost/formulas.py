@@ -1,0 +1,130 @@
+"""Which operators have a FLOP formula, and which must not pass without one.
+
+Two registries: the right formulas, and those of "the paper's" counter, torch's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from peft_regress.errors import PeftRegressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "UncountedOperatorError",
+    "does_matrix_work",
+    "formula_of",
+    "paper_formula_of",
+    "place_of",
+    "register_flop_formula",
+    "register_paper_formula",
+]
+
+Formula = TypeVar("Formula", bound="Callable[..., int]")
+
+_FORMULAS: dict[Any, Callable[..., int]] = {}
+_PAPER_FORMULAS: dict[Any, Callable[..., int]] = {}
+
+
+class UncountedOperatorError(PeftRegressError):
+    """An operator that does matrix work, or may, and for which no formula is registered."""
+
+    def __init__(self, *, operator: str, module: str, phase: str, remedy: str = "") -> None:
+        self.operator = operator
+        self.module = module
+        self.phase = phase
+        remedy = remedy or (
+            "Register one: @peft_regress.cost.register_flop_formula("
+            f"torch.ops.{operator}) above a function (*args, out, **kwargs) -> int that gets the "
+            "operator's own arguments and its result; return 0 if it does no matrix work."
+        )
+        super().__init__(
+            f"no FLOP formula for {operator}, reached in {place_of(phase, module)}; counting it as "
+            f"0 would hide work. {remedy}"
+        )
+
+
+def place_of(phase: str, module: str) -> str:
+    """Say where in a step something happens, for a message."""
+    where = f"module {module!r}" if module else "the model itself"
+    known = {"forward": f"the forward pass of {where}", "backward": f"the backward pass of {where}"}
+    return known.get(phase, f"the update of {where}")
+
+
+def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
+    """Register a formula, so that operators that the built-in ones do not know can be counted.
+
+    The formula is called as `formula(*args, out=result, **kwargs)` and returns FLOPs. Operators
+    are packets, such as `torch.ops.aten.mm`. The paper's counter does not see it, since torch's
+    does not.
+
+    Raises:
+        PeftRegressError: one of the operators has a formula already.
+    """
+    return _registrar(_FORMULAS, operators)
+
+
+def register_paper_formula(*operators: Any) -> Callable[[Formula], Formula]:
+    """Register what torch's own counter counts."""
+    return _registrar(_PAPER_FORMULAS, operators)
+
+
+def _registrar(
+    registry: dict[Any, Callable[..., int]], operators: Sequence[Any]
+) -> Callable[[Formula], Formula]:
+    def register(formula: Formula) -> Formula:
+        for operator in operators:
+            if operator in registry:
+                message = f"{operator} has a FLOP formula already: {registry[operator].__name__}"
+                raise PeftRegressError(message)
+        registry.update(dict.fromkeys(operators, formula))
+        return formula
+
+    return register
+
+
+def formula_of(packet: Any) -> Callable[..., int] | None:
+    """Look up the correct formula of an operator packet; None where it has none."""
+    return _FORMULAS.get(packet)
+
+
+def paper_formula_of(packet: Any) -> Callable[..., int] | None:
+    """Look up what torch's own counter would apply to a packet; None where it counts nothing."""
+    return _PAPER_FORMULAS.get(packet)
+
+
+# --- Operators that must not pass for free --------------------------------------------------------
+
+# By the words of a name rather than a list of names, so that a kernel that a new release adds, such
+# as another fused convolution, stops the count rather than vanishing from it.
+# fmt: off
+_MATRIX_WORDS = frozenset({
+    "mm", "bmm", "smm", "hspmm", "sspaddmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "addr",
+    "ger", "dot", "vdot", "matmul", "einsum", "linear", "bilinear", "trilinear", "conv", "conv1d",
+    "conv2d", "conv3d", "convolution", "tbc", "lstm", "gru", "rnn", "attention", "transformer",
+    "cdist", "pdist", "linalg", "svd", "qr", "geqrf", "orgqr", "ormqr", "cholesky", "lu", "solve",
+    "quantized", "dyn", "sparse",
+})
+_NO_MATRIX_WORK = frozenset({
+    "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",
+    "linalg__powsum", "lu_unpack", "_sparse_softmax", "_sparse_log_softmax", "sparse_dim",
+})
+# fmt: on
+_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
+
+
+def does_matrix_work(packet_name: str) -> bool:
+    """Tell whether an operator without a formula must stop the count.
+
+    True for names that say matrix work, and for everything outside torch's own namespaces: what a
+    foreign kernel does cannot be known.
+
+    Args:
+        packet_name: namespace and name, such as "aten.convolution".
+    """
+    namespace, _, name = packet_name.partition(".")
+    if namespace not in _KNOWN_NAMESPACES:
+        return True
+    return name not in _NO_MATRIX_WORK and not _MATRIX_WORDS.isdisjoint(name.split("_"))

@@ -1,0 +1,56 @@
+"""What must be known of an operator to account for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from peft_regress.cost import flops  # noqa: F401 - registers its formulas
+from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
+from peft_regress.cost.linear_algebra import is_svd
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Operator", "describe"]
+
+
+class Operator(NamedTuple):
+    """What the ledger must know of an operator overload, looked up once."""
+
+    name: str
+    is_counted_op: bool
+    formula: Callable[..., int] | None
+    paper_formula: Callable[..., int] | None
+    is_pointwise: bool
+    is_svd: bool
+    is_composite: bool
+    stops_the_count: bool
+    is_foreach: bool
+
+
+def describe(func: Any) -> Operator:
+    """Look up what there is to know of an overload."""
+    packet = func._overloadpacket  # noqa: SLF001
+    name = str(packet)
+    formula = formula_of(packet)
+    is_foreach = "_foreach_" in name or "_fused_" in name
+    # prim.device, through which fake tensors tell their device, is in no dispatcher to be asked.
+    # An operator with a kernel of its own, such as silu_backward, runs that one, and not its parts.
+    is_composite = (
+        func.namespace != "prim"
+        and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)  # noqa: SLF001
+        and not func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CPU)  # noqa: SLF001
+    )
+    return Operator(
+        name=name,
+        is_counted_op=func.namespace == "aten",
+        formula=formula,
+        paper_formula=paper_formula_of(packet),
+        is_pointwise=torch.Tag.pointwise in func.tags,
+        is_svd=is_svd(packet),
+        is_composite=is_composite,
+        stops_the_count=formula is None and does_matrix_work(name),
+        is_foreach=is_foreach,
+    )

@@ -1,0 +1,37 @@
+"""The tensors in what an operator takes or returns, and the storages behind them."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch import UntypedStorage
+
+__all__ = ["storages_of", "tensors_in"]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield a tensor, or the tensors in a container, and in those that are in it."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, set, deque)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors_in(item)
+
+
+def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
+    """Find the storages of a tensor, through subclasses that wrap others."""
+    wrapper: Any = tensor
+    if is_traceable_wrapper_subclass(wrapper):
+        names, _ = wrapper.__tensor_flatten__()
+        return [s for name in names for s in storages_of(getattr(wrapper, name))]
+    return (tensor.untyped_storage(),)
