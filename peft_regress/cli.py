@@ -1,7 +1,7 @@
 """The command `peft-regress`: thin, no logic of its own.
 
-Exit codes: 2 wrong use or unreadable input; else 1 something regressed or newly fails; else 3
-incomplete, or a named thing is absent; else 0.
+Exit codes: 2 wrong use, unreadable input, output that cannot be written; else 1 something regressed
+or newly fails; else 3 incomplete, or a named thing is absent; else 0.
 """
 
 from __future__ import annotations

@@ -201,6 +201,7 @@ def test_compare_of_a_missing_file_is_exit_2_with_the_command(run, tmp_path):
         ("explain", "0001", "", "shift/head/resnet18"),
         ("compare", "", RUN),
         ("compare", RUN, ""),
+        ("history", ""),
         ("accept", "", "--reason", "why"),
         ("sources", "--check", "--baselines", ""),
     ],

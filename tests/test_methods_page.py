@@ -110,6 +110,14 @@ def test_costs_on_the_page_are_what_is_measured(method: str) -> None:
     assert row == "| " + " | ".join(tool.cost_row(method, "mobilenet_v2")) + " |"
 
 
+@of_the_pages_release
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what peft says of layers is not asked here
+@pytest.mark.parametrize("name", ["costs", "wide"])
+def test_every_row_of_costs_on_the_page_is_what_is_measured(name: str) -> None:
+    assert _on_page(name).splitlines() == tool.made(name).splitlines()
+
+
 def test_every_method_has_a_row_of_costs_on_both_architectures_and_a_state() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| [-\d]", _on_page("costs"), re.MULTILINE)
     assert rows == [*METHODS, *METHODS]
