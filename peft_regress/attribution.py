@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.errors import UnknownNameError
-from peft_regress.ledger import LEDGER_METRICS, is_of_before, operator_rows_of, rows_of
+from peft_regress.ledger import LEDGER_METRICS, category_of, is_of_before, operator_rows_of, rows_of
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _collapsed(rows: Rows) -> Rows:
     """Return rows as earlier ledgers had them: by category, some of them for the whole model."""
     found: Rows = defaultdict(int)
     for (module, what), size in rows.items():
-        category = what.partition(" ")[0]
+        category = category_of(what)
         found["" if category in _ONCE_COLLAPSED else module, category] += size
     return found
 

@@ -6,13 +6,17 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from peft_regress.records import Machine, canonical_digest
 
-__all__ = ["TRAINING_THREADS", "describe_machine", "installed_packages"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TRAINING_THREADS", "changed_packages", "describe_machine", "installed_packages"]
 
 TRAINING_THREADS = 1
 """The training loop pins itself to one thread: another count moves the last bits of every loss."""
@@ -42,6 +46,16 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return dict(sorted(versions.items()))
+
+
+def changed_packages(
+    old: Mapping[str, str], new: Mapping[str, str]
+) -> dict[str, tuple[str | None, str | None]]:
+    """Return the versions, old and new, of every package that differs; None where it is absent."""
+    if old == new:
+        return {}
+    pairs = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def describe_machine() -> Machine:

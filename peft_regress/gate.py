@@ -229,14 +229,8 @@ def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
         verdict = "known_defect"
     else:
         return
-    pair = (_status_text(old), _status_text(new))
+    pair = (old.status_text, new.status_text)
     yield _reason("status", *pair, change=None, bound=None, verdict=verdict)
-
-
-def _status_text(record: Record) -> str:
-    if record.error is None:
-        return record.status
-    return f"{record.status} ({record.error.type}: {record.error.message})"
 
 
 def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its name)

@@ -24,7 +24,15 @@ from msgspec import UNSET
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.records import BatchCosts, Ledger, ModuleCosts
 
-__all__ = ["LEDGER_METRICS", "Rows", "is_of_before", "operator_rows_of", "pack", "rows_of"]
+__all__ = [
+    "LEDGER_METRICS",
+    "Rows",
+    "category_of",
+    "is_of_before",
+    "operator_rows_of",
+    "pack",
+    "rows_of",
+]
 
 Said = Callable[[str], Mapping[str, int]]
 """What a ledger says of a metric of one module, by the metric's name."""
@@ -168,7 +176,7 @@ def _said(costs: ModuleCosts, name: str) -> Mapping[str, int]:
         return {}
     if metric in _HIGHS:
         highs = of_batch.high_bytes.items()
-        return {what: high for what, high in highs if _category(what) == _HIGHS[metric]}
+        return {what: high for what, high in highs if category_of(what) == _HIGHS[metric]}
     value: Any = getattr(of_batch, metric)
     if metric in _SINGLE:
         return {} if value is UNSET else {_SINGLE[metric]: value}
@@ -180,7 +188,7 @@ def _numbers(said: Said, metric: str, suffix: str) -> dict[str, int]:
     """Return what a module adds to a metric, by operator or category."""
     numbers = _following(said, metric, suffix)
     for what, number in said(metric).items():
-        grows = suffix and (metric in _GROWING_METRICS or _category(what) in _GROWING_CATEGORIES)
+        grows = suffix and (metric in _GROWING_METRICS or category_of(what) in _GROWING_CATEGORIES)
         numbers[what] = number * _BATCH if grows else number
     return {**numbers, **said(metric + suffix)} if suffix else numbers
 
@@ -205,7 +213,8 @@ def _differing(numbers: Mapping[str, int], following: Mapping[str, int]) -> dict
     }
 
 
-def _category(what: str) -> str:
+def category_of(what: str) -> str:
+    """Return the category of memory that a row is named by, its operator left out."""
     return what.partition(" ")[0]
 
 

@@ -164,6 +164,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     invariants: dict[str, bool | None]
     ledger: Ledger
 
+    @property
+    def status_text(self) -> str:
+        """Return the status with its error: 'error (KeyError: ...)'."""
+        error = self.error
+        return self.status if error is None else f"{self.status} ({error.type}: {error.message})"
+
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a time depends on besides the code; never a host name."""

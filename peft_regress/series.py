@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
+from peft_regress.environment import changed_packages
 from peft_regress.moves import are_comparable, move_of, value_of, worse_or_better
 from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.records import MIXED_MACHINES
@@ -112,12 +113,12 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
         points.append(
             Point(
                 entry=entry,
-                status=_status(record),
+                status=record.status_text,
                 value=None if metric is None else value_of(metric),
                 unit=None if metric is None else metric.unit,
-                packages=_moved_packages(earlier_entry, entry),
+                packages=changed_packages(earlier_entry.run.environment, entry.run.environment),
                 moved=metric != metrics[max(index - 1, 0)]
-                or (name == STATUS and _status(earlier) != _status(record)),
+                or (name == STATUS and earlier.status_text != record.status_text),
                 is_comparable=index not in breaks,
                 move=move,
                 is_change_point=jumped,
@@ -210,16 +211,3 @@ def _level(value: float | None, unit: Unit | None) -> float:
     """Return a value on the scale that its noise is even on: all but fractions are relative."""
     assert value is not None  # noqa: S101  (a chain holds measured points alone)
     return value if unit == "fraction" else math.log(max(value, _SMALLEST))
-
-
-def _status(record: Record) -> str:
-    error = record.error
-    return record.status if error is None else f"{record.status} ({error.type}: {error.message})"
-
-
-def _moved_packages(old: Entry, new: Entry) -> dict[str, tuple[str | None, str | None]]:
-    before, after = old.run.environment, new.run.environment
-    if before == after:
-        return {}
-    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before.keys() | after)}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from peft_regress.environment import changed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
 from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION, Run, Selection
@@ -41,9 +42,13 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
     origin: dict[str, Path] = {}
     for file in files:
         if file.run.environment != first.environment:
-            differing = _first_difference(first.environment, file.run.environment)
+            moved = changed_packages(first.environment, file.run.environment)
+            package, (one, other) = next(iter(moved.items()))
             pair = f"{files[0].path.name} and {file.path.name}"
-            msg = f"{folder}: {pair} are not shards of one run: {differing}"
+            msg = (
+                f"{folder}: {pair} are not shards of one run: {package} is {one or 'absent'} in "
+                f"one, {other or 'absent'} in the other"
+            )
             raise InputError(msg)
         for name, record in file.run.cases.items():
             if name in cases:
@@ -80,11 +85,3 @@ def _union_selection(runs: list[Run], present: set[str]) -> Selection:
     return Selection(
         complete=complete, narrowed_by=[] if complete else narrowed, not_selected=left_out
     )
-
-
-def _first_difference(old: dict[str, str], new: dict[str, str]) -> str:
-    for package in sorted(old.keys() | new.keys()):
-        if old.get(package) != new.get(package):
-            versions = (old.get(package, "absent"), new.get(package, "absent"))
-            return "{} is {} in one, {} in the other".format(package, *versions)
-    return "no difference"

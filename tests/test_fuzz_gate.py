@@ -131,7 +131,7 @@ def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Met
     st.sets(st.integers(0, 2), min_size=1),
     examples=400,
 )
-def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917
+def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917 - each is drawn
     old: Observation,
     new: Observation,
     name: str,

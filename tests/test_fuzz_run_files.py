@@ -314,7 +314,7 @@ def test_any_run_is_read_as_it_was_written(run: Run) -> None:
     st.booleans(),
     examples=150,
 )
-def test_another_order_format_or_encoding_is_the_same_run(  # noqa: PLR0917
+def test_another_order_format_or_encoding_is_the_same_run(  # noqa: PLR0917 - each is drawn
     run: Run, random: Any, indent: Any, encoding: str, line_end: str, ascii_only: bool
 ) -> None:
     def shuffled(value: Any) -> Any:

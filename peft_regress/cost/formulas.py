@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peft_regress.errors import PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
     "UncountedOperatorError",
+    "checked_flops",
     "does_matrix_work",
     "formula_of",
     "paper_formula_of",
@@ -93,6 +94,17 @@ def formula_of(packet: Any) -> Callable[..., int] | None:
 def paper_formula_of(packet: Any) -> Callable[..., int] | None:
     """Look up what torch's own counter would apply to a packet; None where it counts nothing."""
     return _PAPER_FORMULAS.get(packet)
+
+
+def checked_flops(flops: Any, operator: str, place: str) -> int:
+    """Return what a formula gave; raises `InputError` where that is no count."""
+    if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
+        msg = (
+            f"the FLOP formula of {operator}, reached in {place}, gave {flops!r}: a whole number "
+            "of 0 or more is wanted"
+        )
+        raise InputError(msg)
+    return flops
 
 
 # --- Operators that must not pass for free --------------------------------------------------------

@@ -16,12 +16,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress.cost.attribution import ModuleTrail, module_names
-from peft_regress.cost.formulas import UncountedOperatorError, place_of
+from peft_regress.cost.formulas import UncountedOperatorError, checked_flops, place_of
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import UnprofilableModelError
 from peft_regress.cost.storages import storages_of, tensors_in
-from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
@@ -212,17 +211,10 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out: Any,
     ) -> None:
         kwargs = {**kwargs, "out": out}
-        flops: Any  # a formula may be a user's
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
-            flops = operator.formula(*args, **kwargs)
-            if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
-                msg = (
-                    f"the FLOP formula of {operator.name}, reached in {self.place}, gave "
-                    f"{flops!r}: a whole number of 0 or more is wanted"
-                )
-                raise InputError(msg)
+            flops = checked_flops(operator.formula(*args, **kwargs), operator.name, self.place)
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,13 @@ from peft_regress.cost.refusals import (
     checked_logits,
     checked_objective,
 )
-from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, step_cost
+from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
 from peft_regress.cost.swap import cloner, swapped_tensors
-from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Loss", "profile_step"]
-
-Loss = Literal["cross-entropy", "sum"]
+__all__ = ["profile_step"]
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
@@ -72,10 +69,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
             logits for `num_classes` classes.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    check_step(input_shape, num_classes, dtype)
-    if loss not in get_args(Loss):
-        msg = f"loss has to be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
-        raise InputError(msg)
+    check_step(input_shape, num_classes, loss, dtype)
     check_model(model)
     # Real weights may be met as constants that a closure holds, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None

@@ -5,7 +5,7 @@ Checked before the step where it can be, so that nothing is measured that no rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
+from peft_regress.cost.step_cost import Loss
 from peft_regress.errors import InputError, PeftRegressError
 
 if TYPE_CHECKING:
@@ -40,13 +41,18 @@ class UnprofilableModelError(PeftRegressError):
     """A model that cannot be measured without computing it, or whose output is not logits."""
 
 
-def check_step(input_shape: Sequence[int], num_classes: int, dtype: torch.dtype) -> None:
+def check_step(
+    input_shape: Sequence[int], num_classes: int, loss: Loss, dtype: torch.dtype
+) -> None:
     """Raise `InputError` for a step that no model could take."""
     if any(size < 0 for size in input_shape) or not input_shape:
         msg = f"input_shape {tuple(input_shape)} is no shape of a batch, such as (1, 3, 224, 224)"
         raise InputError(msg)
     if num_classes < 1:
         msg = f"num_classes has to be 1 or more, not {num_classes}"
+        raise InputError(msg)
+    if loss not in get_args(Loss):
+        msg = f"loss has to be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
         raise InputError(msg)
     if not (dtype.is_floating_point or dtype.is_complex):
         msg = f"dtype has to be a floating-point one, not {dtype}: the input is drawn at random"

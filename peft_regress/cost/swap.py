@@ -87,7 +87,7 @@ class _Swap:
     def _with_hooks(self, tensor: Tensor) -> Tensor:
         stand_in = self._convert(tensor)
         if tensor.is_leaf:
-            for hook in (tensor._backward_hooks or {}).values():  # noqa: SLF001
+            for hook in (tensor._backward_hooks or {}).values():  # noqa: SLF001 - no public list
                 stand_in.register_hook(hook)  # type: ignore[no-untyped-call]
         return stand_in
 

@@ -10,7 +10,6 @@ from peft_regress.ledger import is_of_before
 from peft_regress.report.lines import (
     environment_lines,
     escape_markdown,
-    status_text,
     wrapped,
 )
 from peft_regress.text import clean
@@ -103,7 +102,7 @@ def _heading(old: Observation, new: Observation) -> Iterator[str]:
     yield f"{clean(new.record.case.id)}: {clean(old.origin)} -> {clean(new.origin)}"
     moved = environment_lines(old.environment, new.environment)
     yield f"environment: {'; '.join(moved) or 'the same packages on both sides'}"
-    before, after = status_text(old.record), status_text(new.record)
+    before, after = old.record.status_text, new.record.status_text
     if before != after:
         yield f"status: {clean(before)} -> {clean(after)}"
     elif old.record.status != "ok":

@@ -7,6 +7,7 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from peft_regress.environment import changed_packages
 from peft_regress.gate import INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.text import clean
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate import CaseVerdict, Reason, RunVerdict
     from peft_regress.gate import Value as ReasonValue
-    from peft_regress.records import Record, Run
+    from peft_regress.records import Run
 
 __all__ = [
     "accept_hint",
@@ -29,7 +30,6 @@ __all__ = [
     "outcome_line",
     "reason_cells",
     "short_verdict",
-    "status_text",
     "wrapped",
 ]
 
@@ -100,12 +100,6 @@ def wrapped(text: str, *, indent: str = "  ", most_lines: int | None = None) -> 
     )
 
 
-def status_text(record: Record) -> str:
-    """Return a status with its error: 'error (KeyError: ...)'."""
-    error = record.error
-    return record.status if error is None else f"{record.status} ({error.type}: {error.message})"
-
-
 def counts_line(verdict: RunVerdict) -> str:
     """Return '2 regressed, 94 unchanged'."""
     counted = [f"{n} {name.replace('_', ' ')}" for name, n in verdict.counts.items()]
@@ -138,11 +132,10 @@ def outcome_line(verdict: RunVerdict) -> str:
 
 def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     """Return 'peft 0.15.0 -> 0.14.0' for every package that differs, the likely causes first."""
-    packages = sorted(old.keys() | new.keys(), key=lambda name: (name not in _SUSPECTS, name))
+    moved = changed_packages(old, new)
     return [
-        clean(f"{package} {old.get(package, 'absent')} -> {new.get(package, 'absent')}")
-        for package in packages
-        if old.get(package) != new.get(package)
+        clean(f"{package} {moved[package][0] or 'absent'} -> {moved[package][1] or 'absent'}")
+        for package in sorted(moved, key=lambda name: (name not in _SUSPECTS, name))
     ]
 
 

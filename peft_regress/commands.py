@@ -1,0 +1,286 @@
+"""The commands of `peft-regress`: thin, no logic of their own; `cli` says how they end."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from peft_regress.errors import AbsentError
+
+if TYPE_CHECKING:
+    from peft_regress.gate import RunVerdict
+
+__all__ = ["cli"]
+
+
+class _NamedPath(click.Path):
+    """A path that may not be empty, since `Path("")` is the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the name is empty: a file or a folder is wanted", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How to print.",
+)
+_baselines_option = click.option(
+    "--baselines",
+    type=_NamedPath(path_type=Path),
+    default=Path("baselines"),
+    show_default=True,
+    help="Folder of the baseline storage.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="peft-regress")
+def cli() -> None:
+    """Gate the cost and the function of parameter-efficient fine-tuning.
+
+    Run the benchmarks with `pytest benchmarks` or `tox -e bench`; these commands list what is
+    measured, profile a single pairing, and compare and accept run files.
+    """
+
+
+@cli.command("list")
+@click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
+@click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
+@_format_option
+def list_command(pattern: str | None, matrix: str, output: str) -> None:
+    """List the cases of a matrix."""
+    from peft_regress.matrix import select_cases
+
+    cases = select_cases(pattern, matrix=matrix)
+    if output == "json":
+        _print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
+    elif output == "markdown":
+        click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
+        for case in cases:
+            rank = "" if case.rank is None else case.rank
+            click.echo(
+                f"| {case.id} | {case.task} | {case.method} | {case.architecture} | {rank} |"
+            )
+    else:
+        for case in cases:
+            click.echo(case.id)
+
+
+@cli.command()
+@click.option("--architecture", required=True, help="A registered architecture.")
+@click.option("--method", required=True, help="A registered method.")
+@click.option("--rank", type=click.IntRange(1, 65536), help="The rank, where the method has one.")
+@click.option("--batch", type=click.IntRange(1, 65536), default=1, show_default=True)
+@click.option("--resolution", type=click.IntRange(1, 16384), default=224, show_default=True)
+@click.option("--classes", type=click.IntRange(1, 1000000), default=10, show_default=True)
+@click.option(
+    "--loss",
+    type=click.Choice(["sum", "cross-entropy"]),
+    default="cross-entropy",
+    show_default=True,
+)
+@click.option(
+    "--bn", type=click.Choice(["train", "eval"]), help="BatchNorm mode (default: the method's)."
+)
+@click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
+@_format_option
+def cost(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:
+    """Profile what one training step costs; needs no data and no source model."""
+    from peft_regress import registry
+    from peft_regress.matrix import check_rank
+
+    registry.get("architecture", architecture)
+    check_rank(method, rank)
+
+    from peft_regress.adaptation import Adaptation, CostSettings, checked_cost, cost_metrics
+    from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
+
+    adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
+    chosen = CostSettings(**settings)
+    # An error says what matters of them, and says it without the path of a library.
+    with warnings.catch_warnings(record=True) as caught:
+        metrics = cost_metrics(checked_cost(adaptation, chosen))
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+        click.echo(f"warning: {text}", err=True)
+    if output == "json":
+        _print_json(encode_cost(adaptation, chosen, metrics))
+    elif output == "markdown":
+        click.echo(cost_markdown(adaptation, chosen, metrics))
+    else:
+        click.echo(cost_text(adaptation, chosen, metrics))
+
+
+@cli.command()
+@click.argument("old", type=_NamedPath(path_type=Path))
+@click.argument("new", type=_NamedPath(path_type=Path))
+@_format_option
+@click.pass_context
+def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
+    """Judge run NEW by run OLD; each a run file, or a folder with the run files of shards."""
+    from peft_regress import report
+    from peft_regress.gate import judge, observations_of
+    from peft_regress.report.lines import accept_hint
+    from peft_regress.shards import read_run
+
+    before, after = read_run(old), read_run(new)
+    references = observations_of(before.run, str(old))
+    observed = observations_of(after.run, str(new))
+    verdict: RunVerdict = judge(references, after.run, expected=references)
+    hint = accept_hint(str(new))
+    if output == "json":
+        _print_json(report.encode_verdict(verdict))
+    elif output == "markdown":
+        click.echo(report.verdict_markdown(verdict, references, observed, hint=hint))
+    else:
+        click.echo(report.verdict_text(verdict, references, observed, hint=hint))
+        if not after.run.selection.complete:
+            how = ", ".join(after.run.selection.narrowed_by) or "it did not finish"
+            click.echo(f"{new} is a partial run ({how})")
+    context.exit(verdict.exit_code)
+
+
+@cli.command()
+@click.argument("old")
+@click.argument("new")
+@click.argument("case")
+@click.option("--metric", "metrics", multiple=True, help="Only this one; may be repeated.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Print so many layers of a metric, and the rest as one line; JSON has all.",
+)
+@_format_option
+@_baselines_option
+def explain(  # noqa: PLR0913  (arguments and options)
+    old: str,
+    new: str,
+    case: str,
+    metrics: tuple[str, ...],
+    *,
+    top: int,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show which modules and operators a change in the costs of CASE comes from.
+
+    OLD and NEW are run files, folders of shards, baseline storages, or entries of the storage such
+    as 0001.
+    """
+    from peft_regress import report
+    from peft_regress.attribution import changed_costs
+    from peft_regress.baseline import named_case
+
+    before, after = (named_case(baselines, name, case) for name in (old, new))
+    changes = changed_costs(before.record, after.record, only=metrics)
+    if output == "json":
+        _print_json(report.encode_explanation(before, after, changes))
+    elif output == "markdown":
+        click.echo(report.explanation_markdown(before, after, changes, top=top))
+    else:
+        click.echo(report.explanation_text(before, after, changes, top=top))
+
+
+@cli.command()
+@click.argument("runs", metavar="[RUN]...", type=_NamedPath(path_type=Path), nargs=-1)
+@click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
+@click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
+@click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
+@_format_option
+@_baselines_option
+def history(  # noqa: PLR0913  (arguments and options)
+    runs: tuple[Path, ...],
+    case: str,
+    metric: str,
+    *,
+    every_point: bool,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show how each metric moved over the stored entries, and over the run files RUN after them."""
+    from peft_regress import report
+    from peft_regress.history import read_entries, select_histories
+
+    found = select_histories(read_entries(baselines, runs), case=case, metric=metric)
+    if output == "json":
+        _print_json(report.encode_history(found, every_point=every_point))
+    else:
+        show = report.history_markdown if output == "markdown" else report.history_text
+        click.echo(show(found, every_point=every_point))
+
+
+@cli.command()
+@click.argument("run", type=_NamedPath(path_type=Path))
+@click.option("--reason", required=True, help="Why the new numbers are right.")
+@click.option("--history", is_flag=True, help="Store for history only; never gates.")
+@click.option(
+    "--retire",
+    "patterns",
+    multiple=True,
+    metavar="GLOB",
+    help="Expect these cases no longer: renamed, or removed; may be repeated.",
+)
+@_baselines_option
+def accept(
+    run: Path, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
+) -> None:
+    """Store RUN under baselines/, as what later runs are judged by."""
+    from peft_regress.baseline import retirable_cases
+    from peft_regress.report import contents_line
+    from peft_regress.run_files import read_run_file
+    from peft_regress.store import accept_run
+
+    date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    retired = retirable_cases(baselines, patterns) if patterns else []
+    stored = accept_run(
+        run, root=baselines, reason=reason, date=date, history=history, retired=retired
+    )
+    click.echo(f"stored {stored}")
+    click.echo(contents_line(read_run_file(stored).run))
+    if retired:
+        click.echo(f"{len(retired)} retired: {' '.join(retired)}")
+
+
+@cli.command()
+@click.option("--check", is_flag=True, help="Only check that the stored files are sound.")
+@click.option("--force", is_flag=True, help="Train anew what is stored; voids every baseline.")
+@click.option("--architecture", "names", multiple=True, help="Only this one; may be repeated.")
+@_baselines_option
+def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool) -> None:
+    """Train the source models that are missing, or check those that are stored."""
+    from peft_regress import registry
+
+    chosen = [
+        registry.get("architecture", name)
+        for name in names or registry.names("architecture")
+        if names or registry.get("architecture", name).matrices
+    ]
+    from peft_regress.sources import check_sources, ensure_source
+
+    if check:
+        problems = check_sources(baselines, [architecture.name for architecture in chosen])
+        if problems:
+            raise AbsentError("\n".join(problems))
+        click.echo(f"{len(chosen)} sources are the recorded bytes")
+        return
+    for architecture in chosen:
+        trained = ensure_source(baselines, architecture, force=force)
+        click.echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
