@@ -336,7 +336,15 @@ def test_an_image_too_small_for_a_network_is_its_own_error_and_nothing_else() ->
     [
         ({"input_shape": (-1, 4)}, r"input_shape \(-1, 4\) is no shape of a batch"),
         ({"input_shape": ()}, r"input_shape \(\) is no shape of a batch"),
+        ({"input_shape": (1.5, 4)}, r"input_shape \(1.5, 4\) is no tuple of whole numbers"),
+        ({"input_shape": (True, 4)}, r"input_shape \(True, 4\) is no tuple of whole numbers"),
+        ({"input_shape": ("3", 4)}, r"input_shape \('3', 4\) is no tuple of whole numbers"),
+        ({"input_shape": 4}, "input_shape 4 is no tuple of whole numbers"),
+        ({"input_shape": (10**30, 4)}, r"input_shape \(10+, 4\) is no shape of a batch"),
         ({"num_classes": 0}, "num_classes has to be 1 or more, not 0"),
+        ({"num_classes": 2.0}, "num_classes has to be 1 or more, not 2.0"),
+        ({"loss": "cross_entropy"}, "one of 'cross-entropy', 'sum', not 'cross_entropy'"),
+        ({"loss": None}, "one of 'cross-entropy', 'sum', not None"),
         ({"dtype": torch.int64}, "floating-point one, not torch.int64"),
         ({"dtype": torch.bool}, "floating-point one, not torch.bool"),
     ],
@@ -494,11 +502,19 @@ def test_hooks_on_accumulated_gradients_are_the_optimizer_s(fake: bool) -> None:
             r"parameter '1\.weight' of Sequential has no shape yet: call the model on a batch",
         ),
         (
+            lambda: nn.Sequential(nn.Embedding(4, 2, sparse=True)),
+            "module '0' of Sequential makes sparse gradients: build it with sparse=False",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.EmbeddingBag(4, 2, sparse=True)),
+            "module '1' of Sequential makes sparse gradients: build it with sparse=False",
+        ),
+        (
             lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 2))),
             "module '0' of Sequential is compiled by torch.jit",
         ),
     ],
-    ids=["meta", "meta-buffer", "lazy", "jit"],
+    ids=["meta", "meta-buffer", "lazy", "embedding", "bag", "jit"],
 )
 @BOTH
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
@@ -556,6 +572,15 @@ def test_an_output_for_each_pixel_is_summed_or_refused() -> None:
     assert cost.forward_flops == 2 * BATCH * 5 * 4 * 2
 
 
+@BOTH
+@pytest.mark.parametrize("loss", ["cross-entropy", "sum"])
+def test_complex_logits_are_refused(loss: str, fake: bool) -> None:
+    model = with_function(lambda x: x)
+    model.append(Applying(lambda x: x.to(torch.complex64)))
+    with pytest.raises(UnprofilableModelError, match="returns complex logits"):
+        cost_of(model, fake=fake, loss=loss)
+
+
 def test_an_output_of_another_batch_is_refused() -> None:
     model = with_function(lambda x: torch.cat([x, x]))
     with pytest.raises(UnprofilableModelError, match=r"shape \(6, 2\).*one label for each of 3"):
@@ -601,6 +626,12 @@ def test_an_optimizer_over_frozen_parameters_alone_is_refused() -> None:
 def test_what_is_no_optimizer_is_refused(made: object) -> None:
     with pytest.raises(InputError, match=f"returned a {type(made).__name__}, not an optimizer"):
         linear_cost(lambda _: made)
+
+
+@BOTH
+def test_an_optimizer_that_runs_the_model_itself_is_refused(fake: bool) -> None:
+    with pytest.raises(InputError, match=r"LBFGS takes a closure .* no single step to measure"):
+        linear_cost(lambda m: torch.optim.LBFGS(m.parameters()), fake=fake)
 
 
 @BOTH

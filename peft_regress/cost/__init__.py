@@ -2,9 +2,9 @@
 
 from peft_regress.cost.formulas import UncountedOperatorError, register_flop_formula
 from peft_regress.cost.memory import ByteSite
-from peft_regress.cost.profile import Loss, profile_step
+from peft_regress.cost.profile import profile_step
 from peft_regress.cost.refusals import NothingToTrainError, UnprofilableModelError
-from peft_regress.cost.step_cost import FlopSite, StepCost
+from peft_regress.cost.step_cost import FlopSite, Loss, StepCost
 
 __all__ = [
     "ByteSite",

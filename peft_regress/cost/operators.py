@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 __all__ = ["Operator", "describe"]
 
 
+# What torch.tensor calls on the values that it has just been given.
+_LIFTS = frozenset({torch.ops.aten.lift_fresh, torch.ops.aten.lift_fresh_copy, torch.ops.aten.lift})
+
+
 class Operator(NamedTuple):
     """What the ledger must know of an operator overload, looked up once."""
 
@@ -28,6 +32,7 @@ class Operator(NamedTuple):
     is_composite: bool
     stops_the_count: bool
     is_foreach: bool
+    uses_operands: bool
 
 
 def describe(func: Any) -> Operator:
@@ -53,4 +58,6 @@ def describe(func: Any) -> Operator:
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
         is_foreach=is_foreach,
+        # torch asks a fake tensor for its device where an error would end the process.
+        uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +16,16 @@ from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_regress.collector import quiet_collector
+from peft_regress.cost.checks import check_model, check_optimizer, check_step
 from peft_regress.cost.ledger import Ledger
-from peft_regress.cost.refusals import (
-    cannot_be_fake,
-    check_model,
-    check_optimizer,
-    check_step,
-    checked_logits,
-    checked_objective,
-)
-from peft_regress.cost.step_cost import Mark, StepCost, StepMarks, mark, step_cost
+from peft_regress.cost.refusals import cannot_be_fake, checked_logits, checked_objective
+from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
 from peft_regress.cost.swap import cloner, swapped_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Loss", "profile_step"]
-
-Loss = Literal["cross-entropy", "sum"]
+__all__ = ["profile_step"]
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
@@ -71,11 +63,11 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
             logits for `num_classes` classes.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    check_step(input_shape, num_classes, dtype)
-    check_model(model)
+    check_step(input_shape, num_classes, loss, dtype)
+    check_model(model, fake=fake)
     # Real weights may be met as constants that a closure holds, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-    ledger = Ledger()
+    ledger = Ledger(mode)
     device = next(model.parameters()).device
     with (
         quiet_collector(),
@@ -93,7 +85,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
                 inputs = torch.randn(input_shape, dtype=dtype, device=device)
                 labels = _labels(inputs, num_classes) if loss == "cross-entropy" else None
                 marks = _run(ledger, model, make_optimizer, inputs, labels, num_classes)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             refusal = cannot_be_fake(error, model, ledger.place) if fake else None
             if refusal is None:
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from peft_regress.cost.memory import ByteSite, summarize_memory
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from peft_regress.cost.ledger import FlopEvent, Ledger, Phase
 
-__all__ = ["FlopSite", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
+__all__ = ["FlopSite", "Loss", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
+
+Loss = Literal["cross-entropy", "sum"]
 
 
 class FlopSite(NamedTuple):

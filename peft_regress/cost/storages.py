@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import UntypedStorage
 
-__all__ = ["storages_of", "tensors_in"]
+__all__ = ["can_be_taken_apart", "has_parts", "storages_of", "tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -31,7 +32,17 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Find the storages of a tensor, through subclasses that wrap others."""
     wrapper: Any = tensor
-    if is_traceable_wrapper_subclass(wrapper):
+    if can_be_taken_apart(wrapper):
         names, _ = wrapper.__tensor_flatten__()
         return [s for name in names for s in storages_of(getattr(wrapper, name))]
     return (tensor.untyped_storage(),)
+
+
+def has_parts(kind: type[Tensor]) -> bool:
+    """Tell whether a subclass of Tensor computes with tensors that it wraps."""
+    return kind is not FakeTensor and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def can_be_taken_apart(tensor: Any) -> bool:
+    """Tell whether the parts of such a tensor can be had, and put together again."""
+    return is_traceable_wrapper_subclass(tensor)
