@@ -408,8 +408,36 @@ def test_a_model_with_an_input_of_its_dtype_is_the_real_step(dtype: torch.dtype)
     model = nn.Sequential(nn.Linear(4, 2, bias=False).to(dtype), real_part)
     cost = cost_of(model, dtype=dtype)
     assert cost == cost_of(model, dtype=dtype, fake=False)
-    assert cost.forward_flops == 2 * BATCH * 4 * 2
+    assert cost.forward_flops == (8 if dtype.is_complex else 2) * BATCH * 4 * 2
     assert cost.peak_param_bytes == cost.peak_grad_bytes == 4 * 2 * dtype.itemsize
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + x.detach() @ torch.ones(4, 4, dtype=torch.int64),
+        lambda x: nn.functional.linear(x, torch.ones(4, 4, dtype=torch.int64)),
+        lambda x: nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1, dtype=torch.int64))[:, 0],
+        lambda x: x + torch.ones(4, 4, dtype=torch.int32).mv(x[0]),
+    ],
+    ids=["matmul", "linear", "conv1d", "mv"],
+)
+def test_a_product_with_whole_numbers_is_refused(
+    function: Callable[[Tensor], Tensor], fake: bool
+) -> None:
+    """On fake tensors torch lets it pass; no real step would."""
+    with pytest.raises(UnprofilableModelError, match=r"of module '1', is given float32 and int"):
+        cost_of(with_function(function), fake=fake)
+
+
+def test_an_outer_product_that_promotes_is_the_real_step() -> None:
+    model = with_function(
+        lambda x: x + torch.addr(torch.zeros(4, 4), x[0].double(), x[1]).detach().float().sum()
+    )
+    cost = cost_of(model)
+    assert cost == cost_of(model, fake=False)
+    assert cost.forward_flops == LAYERS + 2 * 4 * 4
 
 
 def test_autocast_counts_what_it_casts() -> None:

@@ -5,27 +5,35 @@ Two registries: the right formulas, and those of "the paper's" counter, torch's 
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from peft_regress.errors import PeftRegressError
+from torch import Tensor
+from torch._ops import OpOverloadPacket
+
+from peft_regress.errors import InputError, PeftRegressError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
     "UncountedOperatorError",
+    "counted_flops",
     "does_matrix_work",
     "formula_of",
     "paper_formula_of",
     "place_of",
     "register_flop_formula",
     "register_paper_formula",
+    "register_products",
+    "takes_one_dtype",
 ]
 
 Formula = TypeVar("Formula", bound="Callable[..., int]")
 
 _FORMULAS: dict[Any, Callable[..., int]] = {}
 _PAPER_FORMULAS: dict[Any, Callable[..., int]] = {}
+_OF_ONE_DTYPE: set[Any] = set()
 
 
 class UncountedOperatorError(PeftRegressError):
@@ -61,9 +69,38 @@ def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
     does not.
 
     Raises:
-        PeftRegressError: one of the operators has a formula already.
+        InputError: one of the operators has a formula already, or is no packet.
     """
     return _registrar(_FORMULAS, operators)
+
+
+def register_products(*operators: Any, one_dtype: bool = True) -> Callable[[Formula], Formula]:
+    """Register a built-in formula, which counts a multiply-add as 2 FLOPs whatever its dtype.
+
+    One of complex numbers is four products and four additions, so 8 FLOPs: four times as many.
+
+    Args:
+        operators: packets of the aten namespace.
+        one_dtype: whether the first three operands, where they are tensors, must have one dtype.
+    """
+
+    def register(formula: Formula) -> Formula:
+        @wraps(formula)
+        def counted(*args: Any, **kwargs: Any) -> int:
+            is_complex = any(isinstance(a, Tensor) and a.is_complex() for a in args)
+            return (4 if is_complex else 1) * formula(*args, **kwargs)
+
+        register_flop_formula(*operators)(counted)
+        if one_dtype:
+            _OF_ONE_DTYPE.update(operators)
+        return formula
+
+    return register
+
+
+def takes_one_dtype(packet: Any) -> bool:
+    """Tell whether no real step could give the operator operands of different dtypes."""
+    return packet in _OF_ONE_DTYPE
 
 
 def register_paper_formula(*operators: Any) -> Callable[[Formula], Formula]:
@@ -76,9 +113,15 @@ def _registrar(
 ) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
         for operator in operators:
+            if not isinstance(operator, OpOverloadPacket):
+                message = (
+                    f"{operator} is no operator packet: register the formula for one, such as "
+                    "torch.ops.aten.mm, and not for an overload, such as torch.ops.aten.mm.default"
+                )
+                raise InputError(message)
             if operator in registry:
                 message = f"{operator} has a FLOP formula already: {registry[operator].__name__}"
-                raise PeftRegressError(message)
+                raise InputError(message)
         registry.update(dict.fromkeys(operators, formula))
         return formula
 
@@ -88,6 +131,22 @@ def _registrar(
 def formula_of(packet: Any) -> Callable[..., int] | None:
     """Look up the correct formula of an operator packet; None where it has none."""
     return _FORMULAS.get(packet)
+
+
+def counted_flops(operator: str, formula: Callable[..., int], *args: Any, **kwargs: Any) -> int:
+    """Apply a formula, which may be a user's.
+
+    Raises:
+        InputError: it returns something that is no number of FLOPs.
+    """
+    flops: Any = formula(*args, **kwargs)
+    if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
+        message = (
+            f"the FLOP formula of {operator}, {formula.__name__}, returned {flops!r}: it has to "
+            "return an int, 0 or more"
+        )
+        raise InputError(message)
+    return flops
 
 
 def paper_formula_of(packet: Any) -> Callable[..., int] | None:
@@ -105,7 +164,7 @@ _MATRIX_WORDS = frozenset({
     "ger", "dot", "vdot", "matmul", "einsum", "linear", "bilinear", "trilinear", "conv", "conv1d",
     "conv2d", "conv3d", "convolution", "tbc", "lstm", "gru", "rnn", "attention", "transformer",
     "cdist", "pdist", "linalg", "svd", "qr", "geqrf", "orgqr", "ormqr", "cholesky", "lu", "solve",
-    "quantized", "dyn", "sparse",
+    "quantized", "dyn", "sparse", "euclidean", "spsolve",
 })
 _NO_MATRIX_WORK = frozenset({
     "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_regress.cost.attribution import ModuleTrail, module_names
-from peft_regress.cost.formulas import UncountedOperatorError, place_of
+from peft_regress.cost.formulas import UncountedOperatorError, counted_flops, place_of
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import check_dtypes, check_is_seen, check_layout, check_outsider
@@ -36,11 +36,6 @@ _CATEGORY_OF_PHASE: dict[Phase, Category] = {
     "backward": "temp",
     "optimizer": "optimizer",
 }
-
-_NO_FOREACH = (
-    "One kernel over many tensors says nothing of its parts: construct the optimizer with "
-    "foreach=False and fused=False."
-)
 
 
 class FlopEvent(NamedTuple):
@@ -205,9 +200,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 operator=operator.name,
                 module=module,
                 phase=self.phase,
-                remedy=_NO_FOREACH if operator.is_foreach else "",
+                remedy=operator.remedy,
             )
-        if operator.formula is not None and operator.name.startswith("aten."):
+        if operator.takes_one_dtype:
             check_dtypes(operator.name, args[:3], self.place)
 
     def _meet(self, tensor: Tensor, operator: str, module: str) -> None:
@@ -239,7 +234,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
-            flops = operator.formula(*args, **kwargs)
+            flops = counted_flops(operator.name, operator.formula, *args, **kwargs)
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
