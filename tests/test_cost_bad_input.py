@@ -16,6 +16,7 @@ import torch
 import torchvision
 from network_zoo import adapted_as
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from peft_regress import registry
 from peft_regress.cli import main
@@ -648,6 +649,37 @@ def test_an_optimizer_over_frozen_parameters_alone_is_refused() -> None:
             input_shape=(BATCH, 4),
             num_classes=2,
         )
+
+
+@BOTH
+def test_optimizers_that_step_in_the_backward_pass_cost_what_one_after_it_does(fake: bool) -> None:
+    """One a parameter, from the hook on its gradient, which is freed at once."""
+    model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2))
+
+    def adamw(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, foreach=False)
+
+    def within(stand_in: nn.Module) -> torch.optim.Optimizer:
+        optimizers = {p: adamw([p]) for p in stand_in.parameters()}
+
+        def update(parameter: Tensor) -> None:
+            optimizers[parameter].step()
+            optimizers[parameter].zero_grad()
+
+        for parameter in optimizers:
+            parameter.register_post_accumulate_grad_hook(update)
+        return sgd(stand_in)
+
+    def cost(make: Callable[[nn.Module], torch.optim.Optimizer]) -> StepCost:
+        return profile_step(model, make, input_shape=(BATCH, 4), num_classes=2, fake=fake)
+
+    found, after = cost(within), cost(lambda stand_in: adamw(stand_in.parameters()))
+    same = ("forward_flops", "backward_flops", "optimizer_flops", "optimizer_state_bytes")
+    for name in (*same, "peak_optimizer_bytes", "peak_temp_bytes"):
+        assert getattr(found, name) == getattr(after, name), name
+    assert {s.module for s in found.flops_by_site if s.phase == "optimizer"} == {"", "0", "1"}
+    assert found.peak_grad_bytes == 4 * 4 * 64  # the largest parameter's
+    assert not _global_optimizer_pre_hooks
 
 
 @pytest.mark.parametrize("made", [None, [], "AdamW"])

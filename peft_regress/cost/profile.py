@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from peft_regress.collector import quiet_collector
 from peft_regress.cost.checks import check_model, check_optimizer, check_step
@@ -24,6 +28,8 @@ from peft_regress.cost.swap import cloner, swapped_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from peft_regress.cost.ledger import Phase
 
 __all__ = ["profile_step"]
 
@@ -111,7 +117,7 @@ def _run(  # noqa: PLR0913, PLR0917 - what profile_step has been given or made
     ledger.hold(inputs, "activation")
     if labels is not None:
         ledger.hold(labels, "activation")
-    with ledger:
+    with ledger, _updates_in_their_phase(ledger):
         # Some optimizers allocate their state here rather than in the first step.
         ledger.phase = "optimizer"
         optimizer = make_optimizer(model)
@@ -147,6 +153,26 @@ def _step(  # noqa: PLR0913, PLR0917
     optimizer.step()
     ledger.hold_parameters()
     return backward, update
+
+
+@contextmanager
+def _updates_in_their_phase(ledger: Ledger) -> Iterator[None]:
+    """Count as the optimizer's what steps inside the backward pass, from a gradient's hook."""
+    interrupted: list[Phase] = []
+
+    def enter(*_: object) -> None:
+        interrupted.append(ledger.phase)
+        ledger.phase = "optimizer"
+
+    def leave(*_: object) -> None:
+        ledger.phase = interrupted.pop()
+
+    handles = [register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
