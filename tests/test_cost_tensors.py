@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -271,3 +272,69 @@ def test_an_operator_that_runs_functions_is_refused_by_name(fake: bool) -> None:
 
     with pytest.raises(UnprofilableModelError, match=r"cond, reached in the forward .* module '1'"):
         cost_of(with_function(apply), fake=fake)
+
+
+# --- Storages that are larger on real tensors -----------------------------------------------------
+
+
+def bag(x: Tensor, **options: Any) -> Tensor:
+    """Sum up rows of a table, WIDTH of them for each of the batch."""
+    indices = (x.detach() * 0).long()
+    table = torch.ones(5, WIDTH, dtype=options.pop("dtype", torch.float32))
+    pooled = nn.functional.embedding_bag(indices, table * x.mean(), **options)
+    return x + pooled.float().sum()
+
+
+def half(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.bfloat16(), torch.ones(WIDTH), torch.zeros(WIDTH)
+
+
+def batch_norm(x: Tensor) -> Tensor:
+    y, one, zero = half(x)
+    return nn.functional.batch_norm(y, zero, one, one, zero, training=True).float()
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    y, one, zero = half(x)
+    return nn.functional.layer_norm(y, (WIDTH,), one, zero).float()
+
+
+def image(x: Tensor) -> Tensor:
+    return x.view(BATCH, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + nn.functional.unfold(image(x), 3).sum(),
+        lambda x: x + nn.functional.unfold(image(x), 2, stride=4).sum(),
+        lambda x: x + nn.functional.fold(nn.functional.unfold(image(x), 3), 8, 3).sum(),
+        lambda x: bag(x, mode="sum"),
+        lambda x: bag(x, mode="mean"),
+        lambda x: bag(x, mode="max"),
+        lambda x: bag(x, mode="sum", dtype=torch.float64),
+        batch_norm,
+        layer_norm,
+    ],
+    ids=["unfold", "few", "fold", "sum", "mean", "max", "sum64", "batch_norm", "layer_norm"],
+)
+def test_a_storage_is_as_large_as_the_real_one(function: Callable[[Tensor], Tensor]) -> None:
+    same_cost(lambda: with_function(function))
+
+
+def test_statistics_of_half_precision_are_kept_in_float32() -> None:
+    def cost(dtype: torch.dtype) -> StepCost:
+        def group_norm(x: Tensor) -> Tensor:
+            return nn.functional.group_norm(
+                x.bfloat16(), 16, torch.ones(WIDTH, dtype=dtype)
+            ).float()
+
+        model = with_function(group_norm)
+        fake, real = cost_of(model, fake=True), cost_of(model, fake=False)
+        # torch runs another operator on fake tensors; all else is equal.
+        assert dataclasses.replace(fake, aten_ops=real.aten_ops) == real
+        return fake
+
+    mixed, pure = cost(torch.float32), cost(torch.bfloat16)
+    statistics, weight = 2 * BATCH * 16 * (4 - 2), WIDTH * (4 - 2)
+    assert mixed.peak_activation_bytes == pure.peak_activation_bytes + statistics + weight

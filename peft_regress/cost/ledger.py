@@ -22,7 +22,7 @@ from peft_regress.cost.formulas import UncountedOperatorError, counted_flops, pl
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import check_dtypes, check_is_seen, check_layout, check_outsider
-from peft_regress.cost.storages import has_parts, storages_of, tensors_in
+from peft_regress.cost.storages import grow_storages, has_parts, storages_of, tensors_in
 
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
@@ -180,6 +180,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         module = self._last_module = self._module(args)
         self._check(operator, module, args, kwargs)
         out = func(*args, **kwargs)
+        if operator.real_sizes is not None and self._mode is not None:
+            grow_storages(operator.real_sizes(args, out))
         self.aten_ops += operator.is_counted_op
         if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
             self._count(operator, module, args, kwargs, out)

@@ -14,9 +14,12 @@ from peft_regress.cost.formulas import (
     takes_one_dtype,
 )
 from peft_regress.cost.linear_algebra import is_svd
+from peft_regress.cost.storage_sizes import real_sizes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
 __all__ = ["Operator", "describe"]
 
@@ -44,6 +47,7 @@ class Operator(NamedTuple):
     stops_the_count: bool
     is_foreach: bool
     remedy: str
+    real_sizes: Callable[[tuple[Any, ...], Any], Iterator[tuple[Tensor, int]]] | None
     uses_operands: bool
 
 
@@ -71,6 +75,7 @@ def describe(func: Any) -> Operator:
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
         is_foreach=is_foreach,
+        real_sizes=real_sizes_of(packet),
         remedy=_NO_FOREACH if is_foreach else "",
         # torch asks a fake tensor for its device where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,

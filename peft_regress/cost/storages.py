@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import UntypedStorage
 
-__all__ = ["can_be_taken_apart", "has_parts", "storages_of", "tensors_in"]
+__all__ = ["can_be_taken_apart", "grow_storages", "has_parts", "storages_of", "tensors_in"]
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -46,3 +46,11 @@ def has_parts(kind: type[Tensor]) -> bool:
 def can_be_taken_apart(tensor: Any) -> bool:
     """Tell whether the parts of such a tensor can be had, and put together again."""
     return is_traceable_wrapper_subclass(tensor)
+
+
+def grow_storages(sizes: Iterable[tuple[Tensor, int]]) -> None:
+    """Give fake tensors on the CPU the bytes that are said, where they have fewer."""
+    for tensor, nbytes in sizes:
+        storage = tensor.untyped_storage()
+        if tensor.device.type == "cpu" and storage.nbytes() < nbytes:
+            storage.resize_(nbytes)
