@@ -7,13 +7,13 @@ run file keeps of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Final
 
 import torch
 
 from peft_regress import registry
-from peft_regress.cost import Loss, StepCost, profile_step
+from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
 from peft_regress.cost.attribution import module_names
 from peft_regress.errors import InputError
 from peft_regress.finetune import set_modes
@@ -125,12 +125,41 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
 
 
 def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
-    """Profile for a user: whatever a library says of wrong settings becomes an `InputError`."""
+    """Profile for a user: whatever a library says of wrong settings becomes an `InputError`.
+
+    Pairing and settings are named as `peft-regress cost` takes them.
+    """
     try:
         return adaptation_cost(adaptation, settings)
-    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        msg = f"{adaptation} cannot be profiled with {settings}: {type(error).__name__}: {error}"
+    except NothingToTrainError as error:
+        if not settings.freeze_head:
+            raise
+        msg = (
+            f"{_typed(adaptation)} --freeze-head leaves nothing to train. Leave --freeze-head out, "
+            "or choose a method that trains more than the head."
+        )
         raise InputError(msg) from error
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        chosen = _typed(settings)
+        command = " ".join(filter(None, (_typed(adaptation), chosen)))
+        said = " ".join(str(error).split()).removesuffix(".")
+        remedy = f"Try it without {chosen}, or see" if chosen else "See"
+        msg = (
+            f"{command} cannot be profiled: {type(error).__name__}: {said}. "
+            f"{remedy} docs/methods.md for where each method works."
+        )
+        raise InputError(msg) from error
+
+
+def _typed(chosen: Adaptation | CostSettings) -> str:
+    """Return what is not at its default as options of the command."""
+    words = []
+    for field in fields(chosen):
+        value = getattr(chosen, field.name)
+        if value != field.default:
+            option = f"--{field.name.replace('_', '-')}"
+            words.append(option if value is True else f"{option} {value}")
+    return " ".join(words)
 
 
 def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
@@ -155,11 +184,11 @@ def step_ledger(one: CostReport, many: CostReport) -> Ledger:
             if site.phase in {"forward", "backward"}:
                 rows[f"paper_{site.phase}_flops{suffix}"][place] = site.paper_flops
         for held in step.bytes_at_highs:
-            rows[f"peak_{held.category}_bytes{suffix}"][held.module, held.category] = held.bytes
+            rows[f"peak_{held.category}_bytes{suffix}"][held.module, held.what] = held.bytes
         for held in step.bytes_at_peak:
-            rows["peak_bytes" + suffix][held.module, held.category] = held.bytes
+            rows["peak_bytes" + suffix][held.module, held.what] = held.bytes
         for held in step.state_bytes:
-            rows["optimizer_state_bytes" + suffix][held.module, held.category] = held.bytes
+            rows["optimizer_state_bytes" + suffix][held.module, held.what] = held.bytes
     phases = {"peak_bytes": one.step.peak_phase, "peak_bytes" + BATCH_SUFFIX: many.step.peak_phase}
     return pack(rows, peak_phase=phases)
 

@@ -241,9 +241,10 @@ def _largest_first(row: Contribution) -> tuple[int, str, str]:
 
 
 def _collapsed(rows: Rows) -> Rows:
-    """Return rows as earlier ledgers had them: some categories for the whole model."""
+    """Return rows as earlier ledgers had them: by category, some of them for the whole model."""
     found: Rows = defaultdict(int)
-    for (module, category), size in rows.items():
+    for (module, what), size in rows.items():
+        category = what.partition(" ")[0]
         found["" if category in _ONCE_COLLAPSED else module, category] += size
     return found
 

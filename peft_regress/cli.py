@@ -1,7 +1,7 @@
 """The command `peft-regress`: thin, no logic of its own.
 
-Exit codes: 2 wrong use or unreadable input; else 1 something regressed or newly fails; else 3
-incomplete, or a named thing is absent; else 0.
+Exit codes: 2 wrong use, unreadable input, output that cannot be written; else 1 something regressed
+or newly fails; else 3 incomplete, or a named thing is absent; else 0.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ import datetime as dt
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
-from peft_regress.errors import AbsentError, InputError, PeftRegressError
+from peft_regress.errors import AbsentError, PeftRegressError
 
 if TYPE_CHECKING:
     from peft_regress.gate import RunVerdict
@@ -24,6 +26,17 @@ __all__ = ["main"]
 
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
+
+
+class _NamedPath(click.Path):
+    """A path that may not be empty, since `Path("")` is the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the name is empty: a file or a folder is wanted", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 _format_option = click.option(
     "--format",
@@ -35,7 +48,7 @@ _format_option = click.option(
 )
 _baselines_option = click.option(
     "--baselines",
-    type=click.Path(path_type=Path),
+    type=_NamedPath(path_type=Path),
     default=Path("baselines"),
     show_default=True,
     help="Folder of the baseline storage.",
@@ -62,17 +75,7 @@ def list_command(pattern: str | None, matrix: str, output: str) -> None:
 
     cases = select_cases(pattern, matrix=matrix)
     if output == "json":
-        rows = [
-            {
-                "id": case.id,
-                "task": case.task,
-                "method": case.method,
-                "architecture": case.architecture,
-                "rank": case.rank,
-            }
-            for case in cases
-        ]
-        _print_json(rows)
+        _print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
     elif output == "markdown":
         click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
         for case in cases:
@@ -116,7 +119,11 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
-    metrics = cost_metrics(checked_cost(adaptation, chosen))
+    # An error says what matters of them, and says it without the path of a library.
+    with warnings.catch_warnings(record=True) as caught:
+        metrics = cost_metrics(checked_cost(adaptation, chosen))
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+        click.echo(f"warning: {text}", err=True)
     if output == "json":
         _print_json(encode_cost(adaptation, chosen, metrics))
     elif output == "markdown":
@@ -126,8 +133,8 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
 
 
 @cli.command()
-@click.argument("old", type=click.Path(path_type=Path))
-@click.argument("new", type=click.Path(path_type=Path))
+@click.argument("old", type=_NamedPath(path_type=Path))
+@click.argument("new", type=_NamedPath(path_type=Path))
 @_format_option
 @click.pass_context
 def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
@@ -198,20 +205,63 @@ def explain(  # noqa: PLR0913  (arguments and options)
 
 
 @cli.command()
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("runs", metavar="[RUN]...", type=_NamedPath(path_type=Path), nargs=-1)
+@click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
+@click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
+@click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
+@_format_option
+@_baselines_option
+def history(  # noqa: PLR0913  (arguments and options)
+    runs: tuple[Path, ...],
+    case: str,
+    metric: str,
+    *,
+    every_point: bool,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show how each metric moved over the stored entries, and over the run files RUN after them."""
+    from peft_regress import report
+    from peft_regress.history import read_entries, select_histories
+
+    found = select_histories(read_entries(baselines, runs), case=case, metric=metric)
+    if output == "json":
+        _print_json(report.encode_history(found, every_point=every_point))
+    else:
+        show = report.history_markdown if output == "markdown" else report.history_text
+        click.echo(show(found, every_point=every_point))
+
+
+@cli.command()
+@click.argument("run", type=_NamedPath(path_type=Path))
 @click.option("--reason", required=True, help="Why the new numbers are right.")
 @click.option("--history", is_flag=True, help="Store for history only; never gates.")
+@click.option(
+    "--retire",
+    "patterns",
+    multiple=True,
+    metavar="GLOB",
+    help="Expect these cases no longer: renamed, or removed; may be repeated.",
+)
 @_baselines_option
-def accept(run: Path, reason: str, baselines: Path, *, history: bool) -> None:
+def accept(
+    run: Path, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
+) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
+    from peft_regress.baseline import retirable_cases
     from peft_regress.report import contents_line
     from peft_regress.run_files import read_run_file
     from peft_regress.store import accept_run
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    stored = accept_run(run, root=baselines, reason=reason, date=date, history=history)
+    retired = retirable_cases(baselines, patterns) if patterns else []
+    stored = accept_run(
+        run, root=baselines, reason=reason, date=date, history=history, retired=retired
+    )
     click.echo(f"stored {stored}")
     click.echo(contents_line(read_run_file(stored).run))
+    if retired:
+        click.echo(f"{len(retired)} retired: {' '.join(retired)}")
 
 
 @cli.command()
@@ -244,9 +294,25 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error on purpose is one message and an exit code."""
     try:
+        code = _run(arguments)
+    except BrokenPipeError:
+        # The reader has gone, as after `| head`; Python would complain once more at exit.
+        _forget_output()
+        code = _USAGE_EXIT
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    """Return the exit code, with the error printed; a closed pipe alone is left to the caller."""
+    try:
         code = cli.main(args=arguments, prog_name="peft-regress", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
+    except SystemExit as stopped:
+        # Verdicts are returned: a 1 by this way is what click makes of a closed pipe.
+        if stopped.code == 1:
+            raise BrokenPipeError from None
+        raise
     except click.ClickException as error:
         error.show()
         code = _USAGE_EXIT
@@ -254,15 +320,10 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         code = 130
     except BrokenPipeError:
-        # The reader has gone, as after `| head`; Python would complain once more at exit.
-        _forget_output()
-        code = _USAGE_EXIT
+        raise
     except AbsentError as error:
         click.echo(f"error: {error}", err=True)
         code = _ABSENT_EXIT
-    except InputError as error:
-        click.echo(f"error: {error}", err=True)
-        code = _USAGE_EXIT
     except PeftRegressError as error:
         click.echo(f"error: {error}", err=True)
         code = _USAGE_EXIT
@@ -271,12 +332,15 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(f"error: {error}", err=True)
         _forget_output()
         code = _USAGE_EXIT
-    sys.exit(code if isinstance(code, int) else 0)
+    return code if isinstance(code, int) else 0
 
 
 def _forget_output() -> None:
     """Keep Python from trying once more, at exit, to write what could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
 
 
 def _print_json(value: Any) -> None:

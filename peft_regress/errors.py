@@ -10,6 +10,8 @@ import difflib
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from peft_regress.text import clean, printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
@@ -24,6 +26,8 @@ __all__ = [
     "UnknownNameError",
     "UnsupportedCaseError",
 ]
+
+_LONGEST_PROBLEM = 400
 
 
 class PeftRegressError(Exception):
@@ -73,7 +77,9 @@ class RunFileError(InputError):
         self.path = path
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{path}: {problem}. {remedy}")
+        # A key or a name out of the file may hold anything; the message is one line in any case.
+        shown = clean(problem, longest=_LONGEST_PROBLEM)
+        super().__init__(printable(f"{path}: {shown}. {remedy}"))
 
 
 class SourceError(AbsentError):

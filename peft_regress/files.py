@@ -1,8 +1,9 @@
-"""Write files so that nothing is lost: whole, or not at all."""
+"""Read files without waiting for ever; write them whole, or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from typing import TYPE_CHECKING
@@ -12,13 +13,36 @@ from peft_regress.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["is_folder", "write_atomic"]
+__all__ = ["is_folder", "read_bytes", "write_atomic"]
+
+_LARGEST_BYTES = 2**28
+"""A hundred times the run file of the default matrix."""
 
 
 def is_folder(path: Path) -> bool:
     """Return whether a path is a folder; one that is too long for the system is none."""
     # `Path.is_dir` raises for such a path.
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a whole file; a FIFO that nobody writes to is empty.
+
+    Raises `OSError`, also for what is larger than any run file, such as /dev/zero.
+    """
+
+    def without_waiting(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    is_fifo = path.is_fifo()
+    with open(path, "rb", opener=without_waiting if is_fifo else None) as stream:
+        if is_fifo:
+            # It is open; what a writer still has to say is waited for.
+            os.set_blocking(stream.fileno(), True)
+        content = stream.read(_LARGEST_BYTES + 1)
+    if len(content) > _LARGEST_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {_LARGEST_BYTES >> 20} MiB")
+    return content
 
 
 def write_atomic(path: Path, content: bytes) -> None:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+from peft_regress.drift import drift_of
 from peft_regress.metrics import METRICS
+from peft_regress.moves import have_same_shape, move_of, worse_or_better
 from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.records import MIXED_MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from peft_regress.drift import Origin
     from peft_regress.records import Machine, Metric, Record, Run
 
 __all__ = [
@@ -78,6 +81,13 @@ class Reason:
     relative_change: float | None
     bound: float | None
     verdict: Verdict
+    since: str | None = None
+    """Of a drift: the entry that `old` is from, older than the one that judges the case."""
+
+    @property
+    def title(self) -> str:
+        """Return what moved, as reports name it: a metric's name up to the first space."""
+        return self.metric if self.since is None else f"{self.metric} (drift since {self.since})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,8 @@ class Observation:
     environment: Mapping[str, str]
     machine: Machine
     origin: str
+    drift_origins: Mapping[str, Origin] = field(default_factory=dict)
+    """Of a reference: per metric, the older entry that its drift counts from (see `drift`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,15 +196,19 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
     if not before.status == after.status == "ok":
         return
     for metric in sorted(before.metrics.keys() | after.metrics.keys(), key=_position):
-        yield from _metric_reasons(
-            metric,
-            before.metrics.get(metric),
-            after.metrics.get(metric),
-            judge_ops=old.environment.get("torch") == new.environment.get("torch"),
-            judge_seconds=old.machine.digest == new.machine.digest != MIXED_MACHINES,
-            method=after.case.method,
-            policy=policy,
+        of_newest = tuple(
+            _metric_reasons(
+                metric,
+                before.metrics.get(metric),
+                after.metrics.get(metric),
+                judge_ops=old.environment.get("torch") == new.environment.get("torch"),
+                judge_seconds=old.machine.digest == new.machine.digest != MIXED_MACHINES,
+                method=after.case.method,
+                policy=policy,
+            )
         )
+        # What moved beyond its bound at once is no drift.
+        yield from of_newest or _drift_reasons(metric, old.drift_origins, after, policy=policy)
     yield from _invariant_reasons(before.invariants, after.invariants)
 
 
@@ -236,6 +252,11 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     either = old or new
     if either is None:
         return
+    if old and new and (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
+        # Before anything is left out by its kind, or a side that claims `info` would hide both.
+        text = "{0.unit}, {0.direction}, {0.kind}".format
+        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
+        return
     informative = either.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
     if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
         return
@@ -247,85 +268,39 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     if new is None:
         yield _reason(name, old.value, None, change=None, bound=None, verdict="regressed")
         return
-    if (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
-        text = "{0.unit}, {0.direction}, {0.kind}".format
-        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
-        return
-    if not _same_shape(old, new):
+    if not have_same_shape(old, new):
         sizes = (len(old.samples or ()), len(new.samples or ()))
         what = f"{name}.samples"
         yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
         return
-    move = _move(old, new, method=method, policy=policy)
-    worse, better = _worse_or_better(move, old)
+    move = move_of(old, new, method=method, policy=policy)
+    worse, better = worse_or_better(move, old)
     if worse or better:
         verdict: Verdict = "regressed" if worse else "improved"
         pair = (move.old, move.new)
         yield _reason(name, *pair, change=move.change, bound=move.bound, verdict=verdict)
 
 
-class _Move(NamedTuple):
-    """From where to where a metric moved, the relative change (None from zero), and its bound."""
-
-    old: float
-    new: float
-    change: float | None
-    bound: float
-
-
-def _worse_or_better(move: _Move, metric: Metric) -> tuple[bool, bool]:
-    """Return (is worse, is better) of a metric that moved."""
-    if move.change is None:
-        # From zero to something: no ratio says how far, so any move is beyond every bound.
-        beyond, signed = True, move.new - move.old
-    else:
-        beyond, signed = abs(move.change) > move.bound, move.change
-        if metric.kind == "seconds" and move.new > 0:
-            # As a ratio, so that three times as fast is as far as three times as slow.
-            beyond = max(move.new / move.old, move.old / move.new) - 1 > move.bound
-    if metric.direction == "same":
-        return beyond, False
-    if metric.direction == "higher":
-        signed = -signed
-    return beyond and signed > 0, beyond and signed < 0
-
-
-def _move(old: Metric, new: Metric, *, method: str, policy: Policy) -> _Move:
-    """Return how far a metric moved and how far it may, as its kind has it."""
-    if old.kind == "fingerprint":
-        return _fingerprint_move(old, new, method=method, policy=policy)
-    if old.kind == "accuracy":
-        # Paired by seed: both sides started from the same bytes and drew the same batches.
-        pairs = list(zip(_flat(old), _flat(new), strict=True))
-        difference = sum(b - a for a, b in pairs) / len(pairs)
-        if old.unit == "fraction":
-            return _Move(old.value, new.value, difference, policy.accuracy_margin)
-        change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
-        return _Move(old.value, new.value, change, policy.loss_margin)
-    if old.kind == "seconds":
-        # The fastest seed of each side: noise only ever adds time.
-        before, after = min(_flat(old)), min(_flat(new))
-        return _Move(before, after, _relative(before, after), policy.seconds_bound)
-    bound = policy.bytes_bound if old.kind == "bytes" else 0.0
-    return _Move(old.value, new.value, _relative(old.value, new.value), bound)
-
-
-def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) -> _Move:
-    """Return the move of the loss, of any seed and step, that comes nearest to its bound.
-
-    Training amplifies rounding, so that each step has a bound of its own.
-    """
-    moves = [
-        _Move(
-            a,
-            b,
-            (b - a) / max(abs(a), policy.fingerprint_floor_nats),
-            policy.fingerprint(method, step=step),
+def _drift_reasons(
+    name: str, origins: Mapping[str, Origin], new: Record, *, policy: Policy
+) -> Iterator[Reason]:
+    """Compare with the entry that the metric's drift counts from."""
+    origin, metric = origins.get(name), new.metrics.get(name)
+    if origin is None or metric is None:
+        return
+    move = drift_of(origin, metric, method=new.case.method, policy=policy)
+    worse, better = worse_or_better(move, metric)
+    if worse or better:
+        verdict: Verdict = "regressed" if worse else "improved"
+        yield _reason(
+            name,
+            move.old,
+            move.new,
+            change=move.change,
+            bound=move.bound,
+            verdict=verdict,
+            since=origin.entry,
         )
-        for before, after in zip(_by_seed(old), _by_seed(new), strict=True)
-        for step, (a, b) in enumerate(zip(before, after, strict=True))
-    ]
-    return max(moves, key=lambda move: abs(move.change or 0.0) / move.bound)
 
 
 def _invariant_reasons(
@@ -355,35 +330,17 @@ def _reason(  # noqa: PLR0913  (the fields of a Reason)
     change: float | None,
     bound: float | None,
     verdict: Verdict,
+    since: str | None = None,
 ) -> Reason:
     if change is not None and not math.isfinite(change):
         # A ratio past the largest float has no JSON; the two values say enough.
         change = None
     return Reason(
-        metric=metric, old=old, new=new, relative_change=change, bound=bound, verdict=verdict
+        metric=metric,
+        old=old,
+        new=new,
+        relative_change=change,
+        bound=bound,
+        verdict=verdict,
+        since=since,
     )
-
-
-def _relative(old: float, new: float) -> float | None:
-    """Return the change relative to the old value; None where the old value is zero."""
-    if old == new:
-        return 0.0
-    return (new - old) / abs(old) if old else None
-
-
-def _same_shape(old: Metric, new: Metric) -> bool:
-    def shape(metric: Metric) -> list[int]:
-        return [len(s) if isinstance(s, list) else -1 for s in metric.samples or ()]
-
-    return shape(old) == shape(new)
-
-
-def _by_seed(metric: Metric) -> list[list[float]]:
-    """Return a list a seed, of one item where a sample is a plain number; the value if none is."""
-    listed = [sample if isinstance(sample, list) else [sample] for sample in metric.samples or ()]
-    return listed if any(listed) else [[metric.value]]
-
-
-def _flat(metric: Metric) -> list[float]:
-    """Return a metric's samples in one list, or its value where it has none."""
-    return [sample for seed in _by_seed(metric) for sample in seed]

@@ -30,7 +30,11 @@ Said = Callable[[str], Mapping[str, int]]
 """What a ledger says of a metric of one module, by the metric's name."""
 
 Rows = dict[tuple[str, str], int]
-"""(module, what) -> FLOPs or bytes; what is an operator, or a category of memory."""
+"""(module, what) -> FLOPs or bytes.
+
+What is an operator; or a category of memory and, where it was allocated in the step, the operator
+that did: 'activation aten.convolution'.
+"""
 
 _BATCH: Final = 32
 
@@ -43,7 +47,7 @@ _HIGHS = {
     f"peak_{category}_bytes": category
     for category in ("param", "buffer", "grad", "activation", "temp", "optimizer")
 }
-"""Metrics with one number a module, of `high_bytes`; its category."""
+"""Metrics that are kept in `high_bytes`, and the category that their rows begin with."""
 
 _SINGLE = {"optimizer_flops": "step", "optimizer_state_bytes": "optimizer", "adapter_bytes": "ship"}
 """Metrics with one number a module, and what it is called in a row."""
@@ -163,9 +167,8 @@ def _said(costs: ModuleCosts, name: str) -> Mapping[str, int]:
     if of_batch is UNSET:
         return {}
     if metric in _HIGHS:
-        category = _HIGHS[metric]
-        high = of_batch.high_bytes.get(category)
-        return {} if high is None else {category: high}
+        highs = of_batch.high_bytes.items()
+        return {what: high for what, high in highs if _category(what) == _HIGHS[metric]}
     value: Any = getattr(of_batch, metric)
     if metric in _SINGLE:
         return {} if value is UNSET else {_SINGLE[metric]: value}
@@ -177,7 +180,7 @@ def _numbers(said: Said, metric: str, suffix: str) -> dict[str, int]:
     """Return what a module adds to a metric, by operator or category."""
     numbers = _following(said, metric, suffix)
     for what, number in said(metric).items():
-        grows = suffix and (metric in _GROWING_METRICS or what in _GROWING_CATEGORIES)
+        grows = suffix and (metric in _GROWING_METRICS or _category(what) in _GROWING_CATEGORIES)
         numbers[what] = number * _BATCH if grows else number
     return {**numbers, **said(metric + suffix)} if suffix else numbers
 
@@ -200,6 +203,10 @@ def _differing(numbers: Mapping[str, int], following: Mapping[str, int]) -> dict
         for what in sorted(numbers.keys() | following.keys())
         if numbers.get(what, 0) != following.get(what, 0)
     }
+
+
+def _category(what: str) -> str:
+    return what.partition(" ")[0]
 
 
 def _by_operator(rows: Rows) -> dict[str, int]:

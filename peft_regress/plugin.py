@@ -7,6 +7,7 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +21,7 @@ from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
 
     from peft_regress.measure import Measurement
 
@@ -232,6 +233,11 @@ class _Hooks:
             config.hook.pytest_deselected(items=dropped)
             items[:] = kept
 
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """Note what was left out on purpose: by `-k`, `-m`, `--deselect`, `--lf`, a shard."""
+        with contextlib.suppress(InputError):
+            self.session.deselected |= {case.id for item in items if (case := _case_of(item))}
+
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         """Read the baselines before the first case runs: unreadable ones must not cost a run."""
         if self.session.refusal is not None:
@@ -267,6 +273,7 @@ class _Hooks:
         workeroutput = getattr(session.config, "workeroutput", None)
         if workeroutput is not None:
             workeroutput["peft_regress_collected"] = sorted(self.session.collected)
+            workeroutput["peft_regress_deselected"] = sorted(self.session.deselected)
             workeroutput["peft_regress_selected"] = sorted(self.session.selected)
             workeroutput["peft_regress_other_matrices"] = self.session.other_matrices
             return
@@ -308,6 +315,7 @@ class _ControllerHooks:
         """Take what a worker collected and was to run."""
         output = getattr(node, "workeroutput", {})
         self.session.collected |= set(output.get("peft_regress_collected", ()))
+        self.session.deselected |= set(output.get("peft_regress_deselected", ()))
         self.session.selected |= set(output.get("peft_regress_selected", ()))
         # Every worker collects everything, so each has the same counts.
         self.session.other_matrices |= output.get("peft_regress_other_matrices", {})

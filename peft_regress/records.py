@@ -6,6 +6,7 @@ schema is an error that names the key, never a silently half-read record.
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,6 +39,7 @@ __all__ = [
     "Selection",
     "Status",
     "canonical_digest",
+    "check_acceptance",
     "check_consistent",
     "check_finite",
     "content_digest",
@@ -181,12 +183,18 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     not_selected: list[str] = []
 
 
-class Acceptance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Who a run was accepted as, why and when (ISO 8601, UTC)."""
+class Acceptance(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """Who a run was accepted as, why and when (ISO 8601, UTC).
+
+    `retired` are ids of earlier entries that are expected no longer: renamed, or removed.
+    """
 
     reason: str
     date: str
     role: Role
+    retired: list[str] = []
 
 
 class Run(
@@ -217,6 +225,30 @@ def content_digest(run: Run) -> str:
     content = msgspec.to_builtins(run)
     content.pop("content_digest", None)
     return canonical_digest(content)
+
+
+def check_acceptance(run: Run) -> None:
+    """Raise `InputError` where what was accepted contradicts the run."""
+    accepted = run.accepted
+    if accepted is None:
+        return
+    if not _is_moment(accepted.date):
+        msg = f"was accepted on {accepted.date!r}, which is no ISO 8601 time with a zone"
+        raise InputError(msg)
+    if accepted.retired and accepted.role != "baseline":
+        msg = f"an entry of role {accepted.role!r} judges nothing, so it cannot retire a case"
+        raise InputError(msg)
+    both = sorted(run.cases.keys() & set(accepted.retired))
+    if both:
+        msg = f"case {both[0]} cannot be retired by a run that holds it"
+        raise InputError(msg)
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        return dt.datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 _LARGEST = 1e100

@@ -6,9 +6,8 @@ checks everything that the gate relies on.
 
 from __future__ import annotations
 
-import datetime as dt
-import json
 import re
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +15,19 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import write_atomic
+from peft_regress.files import read_bytes, write_atomic
 from peft_regress.json_format import dump_json
+from peft_regress.json_reader import json_place, load_json, place_of_bad_text
 from peft_regress.records import (
     SCHEMA_VERSION,
     Ledger,
     Run,
+    check_acceptance,
     check_consistent,
     check_finite,
     content_digest,
 )
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFile", "read_run_file", "run_document", "without_host", "write_run_file"]
 
-_CONFLICT = re.compile(rb"^(<{7}|={7}|>{7})", re.MULTILINE)
+_CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +54,10 @@ def read_run_file(path: Path) -> RunFile:
     Raises `InputError` where there is no such file, `RunFileError` where it cannot be trusted.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except FileNotFoundError:
-        msg = f"{path}: no such run file. Make one with `pytest benchmarks --regress-save {path}`."
-        raise InputError(msg) from None
+        remedy = f"Make one with `pytest benchmarks --regress-save {shlex.quote(str(path))}`."
+        raise RunFileError(path, "no such run file", remedy) from None
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
     document = _parse(path, content)
@@ -99,8 +101,13 @@ def _with_own_ledgers(run: Run) -> Run:
 
 
 def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
-    """Write a run file atomically."""
-    write_atomic(path, dump_json(run_document(run, document)).encode())
+    """Write a run file atomically; raises `InputError` for what JSON cannot hold."""
+    try:
+        content = dump_json(run_document(run, document))
+    except (ValueError, RecursionError) as error:
+        msg = f"{path}: cannot be written ({error})"
+        raise InputError(msg) from error
+    write_atomic(path, content.encode())
 
 
 def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
@@ -111,12 +118,18 @@ def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse(path: Path, content: bytes) -> dict[str, Any]:
-    restore = f"Restore it with `git checkout -- {path}`, or make it again."
-    if _CONFLICT.search(content):
-        raise RunFileError(path, "holds git conflict markers", "Resolve the merge first.")
+    restore = _restore(path)
+    conflict = _CONFLICT.search(content)
+    if conflict is not None:
+        line = content.count(b"\n", 0, conflict.start()) + 1
+        raise RunFileError(
+            path,
+            f"holds git conflict markers (line {line}), and runs do not merge line by line",
+            f"Take one side whole with `git checkout --ours -- {shlex.quote(str(path))}` (or "
+            "--theirs), then `peft-regress accept` a new run if the other side still counts.",
+        )
     try:
-        # Python's reader and not msgspec's: only it can see a key that stands twice.
-        document = json.loads(content, object_pairs_hook=_unique_keys, parse_constant=_refuse)
+        document = load_json(content)
     except (ValueError, RecursionError) as error:
         raise RunFileError(path, f"is not valid JSON ({error})", restore) from error
     if not isinstance(document, dict):
@@ -138,48 +151,85 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 def _check_schema(path: Path, version: object) -> None:
     if version is None:
         raise RunFileError(path, "has no schema_version", "Make the run file again.")
+    shown = f"has schema_version {clean(repr(version), longest=40)}"
     if not isinstance(version, int) or isinstance(version, bool):
-        raise RunFileError(path, f"has schema_version {version!r}", "Make the run file again.")
+        raise RunFileError(path, shown, "Make the run file again.")
     if version > SCHEMA_VERSION:
         raise RunFileError(
             path,
-            f"has schema_version {version}, newer than {SCHEMA_VERSION}, which this version reads",
+            f"{shown}, newer than {SCHEMA_VERSION}, which this version reads",
             "Upgrade with `pip install -U peft-regress`.",
         )
     if version < SCHEMA_VERSION:
         raise RunFileError(
             path,
-            f"has schema_version {version}, older than {SCHEMA_VERSION}, which this version reads",
+            f"{shown}, older than {SCHEMA_VERSION}, which this version reads",
             "Make the run again and `peft-regress accept` it.",
         )
 
 
 def _check(path: Path, ours: dict[str, Any]) -> Run:
-    restore = f"Restore it with `git checkout -- {path}`, or make the run again."
+    restore = _restore(path)
     try:
         run = msgspec.convert(ours, Run)
-    except msgspec.ValidationError as error:
-        raise RunFileError(path, f"does not fit the schema: {error}", restore) from error
-    try:
         digest = content_digest(run)
     except UnicodeEncodeError as error:
-        raise RunFileError(path, f"holds text that is not Unicode ({error})", restore) from error
-    if run.content_digest != digest:
-        raise RunFileError(
-            path,
-            f"was altered after it was written (content_digest {run.content_digest or 'absent'}, "
-            f"content {digest})",
-            f"Numbers change through `peft-regress accept` alone. {restore}",
-        )
-    if run.accepted is not None and not _is_moment(run.accepted.date):
-        problem = f"was accepted on {run.accepted.date!r}, which is no ISO 8601 time with a zone"
-        raise RunFileError(path, problem, restore)
+        problem = f"holds text that is not Unicode, at {place_of_bad_text({'peft_regress': ours})}"
+        raise RunFileError(path, problem, restore) from error
+    except msgspec.ValidationError as error:
+        problem = f"does not fit the schema: {_with_place(error, ours)}"
+        raise RunFileError(path, problem, restore) from error
     try:
+        # Before the digest, which says only that something was altered, and not where.
         for name, record in run.cases.items():
             _check_record(name, record)
-        return _with_own_ledgers(run)
+        whole = _with_own_ledgers(run)
+        check_acceptance(run)
     except InputError as error:
         raise RunFileError(path, str(error), restore) from error
+    if run.content_digest != digest:
+        found = clean(run.content_digest) or "absent"
+        raise RunFileError(
+            path,
+            f"was altered after it was written (content_digest {found}, content {digest})",
+            f"Numbers change through `peft-regress accept` alone. {restore}",
+        )
+    return whole
+
+
+def _restore(path: Path) -> str:
+    return f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or make the run again."
+
+
+def _with_place(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
+    """Return msgspec's message with the keys that it leaves out as `[...]`.
+
+    Each is found by trying: of the items of that mapping, the one that alone gives this error.
+    """
+    what, found, path = str(error).rpartition(" - at `$")
+    if not found:
+        return str(error)
+    keys: list[str | int] = []
+    container: Any = ours
+    for name, index, any_key in re.findall(r"\.(\w+)|\[(\d+)\]|(\[\.{3}\])", path):
+        key = _culprit(container, ours, str(error)) if any_key else name or int(index)
+        container = container[key]
+        keys.append(key)
+    return f"{what}, at {json_place(('peft_regress', *keys))}"
+
+
+def _culprit(container: dict[str, Any], ours: dict[str, Any], message: str) -> str:
+    """Return the key of the item that is wrong, and leave it alone in its mapping."""
+    items = dict(container)
+    for key, item in items.items():
+        container.clear()
+        container[key] = item
+        try:
+            msgspec.convert(ours, Run)
+        except msgspec.ValidationError as error:
+            if str(error) == message:
+                break
+    return key
 
 
 def _check_record(name: str, record: Record) -> None:
@@ -188,27 +238,3 @@ def _check_record(name: str, record: Record) -> None:
         raise InputError(msg)
     check_finite(record.metrics, name)
     check_consistent(record, name)
-
-
-def _is_moment(text: str) -> bool:
-    try:
-        return dt.datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                msg = f"the key {key!r} stands twice in one object"
-                raise ValueError(msg)
-            seen.add(key)
-    return result
-
-
-def _refuse(constant: str) -> Any:
-    msg = f"{constant} is not a JSON number"
-    raise ValueError(msg)

@@ -40,6 +40,7 @@ class RegressSession:
         self.config = config
         self.options = options
         self.collected: set[str] = set()
+        self.deselected: set[str] = set()
         self.other_matrices: dict[str, int] = {}
         self.selected: set[str] = set()
         self.records: dict[str, Record] = {}
@@ -95,12 +96,14 @@ class RegressSession:
         """Return the expected cases that were left out although nobody asked for that.
 
         `-k`, a marker, `--deselect` and a shard choose among what was collected; only a path and
-        its like explain why a case was not collected at all.
+        its like explain why a case was not collected at all; and nothing explains one that was
+        collected and then vanished without a word.
         """
+        vanished = self.collected - self.selected - self.deselected - self.records.keys()
         if self._collection_narrowed_by():
-            return set()
+            return vanished
         lost = self._known() - self.collected - self.records.keys()
-        return lost if self.narrowed_by() else lost | self._not_selected()
+        return vanished | lost if self.narrowed_by() else vanished | lost | self._not_selected()
 
     @property
     def was_asked_for(self) -> bool:

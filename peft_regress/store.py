@@ -10,14 +10,15 @@ import msgspec
 
 from peft_regress.errors import AbsentError, InputError, RunFileError
 from peft_regress.files import is_folder
-from peft_regress.records import Acceptance
+from peft_regress.records import Acceptance, check_acceptance
 from peft_regress.run_files import read_run_file, without_host, write_run_file
 from peft_regress.shards import read_run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from peft_regress.records import Run
+    from peft_regress.records import Role, Run
     from peft_regress.run_files import RunFile
 
 __all__ = ["accept_run", "baseline_files", "read_runs"]
@@ -72,11 +73,21 @@ def read_runs(root: Path) -> list[RunFile]:
     return stored
 
 
-def accept_run(source: Path, *, root: Path, reason: str, date: str, history: bool = False) -> Path:
+def accept_run(  # noqa: PLR0913  (what an entry says of itself, each by its name)
+    source: Path,
+    *,
+    root: Path,
+    reason: str,
+    date: str,
+    history: bool = False,
+    retired: Sequence[str] = (),
+) -> Path:
     """Copy a run into the baseline storage as its newest entry, and return the new file.
 
-    Raises `AbsentError` where there is no such run, `InputError` where it holds no case or cannot
-    be trusted, or the reason is empty.
+    Cases with the ids `retired` are expected no longer, until an entry holds them again.
+
+    Raises `AbsentError` where there is no such run, `InputError` where it holds no case or a
+    retired one, cannot be trusted, or the reason is empty.
     """
     if not reason.strip():
         msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
@@ -91,8 +102,10 @@ def accept_run(source: Path, *, root: Path, reason: str, date: str, history: boo
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
-    accepted = Acceptance(reason=reason, date=date, role="history" if history else "baseline")
+    role: Role = "history" if history else "baseline"
+    accepted = Acceptance(reason=reason, date=date, role=role, retired=list(retired))
     run = msgspec.structs.replace(made.run, accepted=accepted)
+    check_acceptance(run)
     machine_info = without_host(made.document.get("machine_info", {}))
     document = {**made.document, "machine_info": machine_info}
     folder = root / _machine_id(document)
@@ -125,4 +138,5 @@ def _machine_id(document: dict[str, Any]) -> str:
     python = ".".join(str(info.get("python_version", "0.0")).split(".")[:2])
     bits = "64bit" if "64" in str(info.get("machine", "64")) else "32bit"
     parts = (info.get("system", "Unknown"), info.get("python_implementation", "CPython"), python)
-    return re.sub(r"[^A-Za-z0-9._-]", "-", "-".join([*map(str, parts), bits]))
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", "-".join([*map(str, parts), bits]))
+    return name.lstrip(".")  # or the storage would take the folder for a hidden one

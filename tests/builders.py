@@ -209,9 +209,10 @@ def write_entry(
     folder: str = "Linux-CPython-3.11-64bit",
     title: str = "peft-0.18.1",
     environment: Mapping[str, str] | None = None,
+    retired: Iterable[str] = (),
 ) -> Path:
     """Write an accepted entry into a baseline storage under a number of one's choice."""
-    accepted = Acceptance(reason="for a test", date=date, role=role)
+    accepted = Acceptance(reason="for a test", date=date, role=role, retired=list(retired))
     run = make_run(*records, accepted=accepted, environment=environment)
     return write_run(root / folder / f"{number:04d}_{title}.json", run)
 

@@ -26,8 +26,11 @@ NAMES = {
         ],
         OPERATORS,
     ),
-    **{f"peak_{category}_bytes": (category,) for category in CATEGORIES},
-    "peak_bytes": CATEGORIES,
+    **{
+        f"peak_{category}_bytes": (category, *(f"{category} {op}" for op in OPERATORS))
+        for category in CATEGORIES
+    },
+    "peak_bytes": (*CATEGORIES, *(f"{category} aten.mm" for category in CATEGORIES)),
     "optimizer_state_bytes": ("optimizer",),
     "adapter_bytes": ("ship",),
 }

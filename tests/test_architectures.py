@@ -270,7 +270,7 @@ def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(
     name: str, reason: str
 ) -> None:
     adaptation = Adaptation(method="head", architecture=name)
-    with pytest.raises(InputError, match=f"{name}.*resolution=64.*{reason}"):
+    with pytest.raises(InputError, match=f"{name} --resolution 64 .*{reason}"):
         checked_cost(adaptation, CostSettings(resolution=64))
 
 

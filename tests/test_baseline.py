@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import FULL, LORA, make_record, make_run, write_entry, write_run
+from builders import FULL, GALORE, LORA, make_record, make_run, write_entry, write_run
 
-from peft_regress.baseline import load_references
-from peft_regress.errors import InputError, RunFileError
+from peft_regress.baseline import load_references, retirable_cases
+from peft_regress.errors import InputError, RunFileError, UnknownNameError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +74,58 @@ def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path: Path) -
     assert references[FULL].origin == "0001_peft-0.18.1"
 
 
+# --- retired cases --------------------------------------------------------------------------
+
+
+def test_a_retired_case_is_no_reference_and_the_others_stay(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
+    assert load_references(tmp_path, None).keys() == {LORA}
+
+
+def test_a_case_is_retired_by_date_and_not_by_number(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), date=OLD, retired=[FULL])
+    write_entry(tmp_path, 2, flops(2), flops(2, FULL), date=NEW)
+    write_entry(tmp_path, 3, flops(3), date=OLD, retired=[FULL])
+    assert value_of(load_references(tmp_path, None), FULL) == 2
+
+
+def test_a_retired_case_judges_again_once_it_is_accepted_again(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=OLD, retired=[FULL])
+    write_entry(tmp_path, 3, flops(3, FULL), date=NEW)
+    assert value_of(load_references(tmp_path, None), FULL) == 3
+
+
+def test_an_entry_that_is_named_judges_by_what_it_holds_retired_or_not(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
+    assert value_of(load_references(tmp_path, "0001"), FULL) == 1
+
+
+def test_globs_name_what_the_baselines_expect(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), flops(1, GALORE))
+    assert retirable_cases(tmp_path, [FULL]) == [FULL]
+    assert retirable_cases(tmp_path, ["*/full/*", "shift/*"]) == [FULL, LORA]
+
+
+@pytest.mark.parametrize("pattern", ["", "full", "SHIFT/*", GALORE, "shift/*/resnet50"])
+def test_a_glob_that_fits_nothing_is_refused_with_what_there_is(
+    tmp_path: Path, pattern: str
+) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(1, GALORE), role="history")
+    with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
+        retirable_cases(tmp_path, ["shift/*", pattern])
+
+
+def test_what_is_retired_cannot_be_retired_again(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
+    write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
+    with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
+        retirable_cases(tmp_path, [FULL])
+
+
 @pytest.mark.parametrize("name", ["0001", "0001_peft-0.18.1", "0001_peft-0.18.1.json"])
 def test_an_entry_is_chosen_by_its_name(tmp_path: Path, name: str) -> None:
     write_entry(tmp_path, 1, flops(1), date=OLD)
@@ -115,6 +167,12 @@ def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(tmp_path: Path,
         load_references(tmp_path, name)
 
 
+def test_an_empty_name_is_refused_and_not_read_as_the_working_directory(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1)
+    with pytest.raises(InputError, match="the name is empty"):
+        load_references(tmp_path, "")
+
+
 def test_a_name_in_an_empty_storage_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Entries: none"):
         load_references(tmp_path, "0001")
@@ -141,3 +199,14 @@ def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path)
     write_run(tmp_path / "Linux" / "0001_copied.json")
     with pytest.raises(RunFileError, match="never accepted"):
         load_references(tmp_path, None)
+
+
+def test_drift_counts_from_the_oldest_entry_by_default_and_not_where_one_is_named(
+    tmp_path: Path,
+) -> None:
+    first = write_entry(tmp_path, 1, make_record(metrics={"peak_bytes": 100_000}), date=OLD)
+    write_entry(tmp_path, 2, make_record(metrics={"peak_bytes": 100_001}), date=NEW)
+    (origin,) = load_references(tmp_path, None)[LORA].drift_origins.items()
+    assert (origin[0], origin[1].entry) == ("peak_bytes", "0001_peft-0.18.1")
+    for selector in ("0002", str(first), str(tmp_path)):
+        assert load_references(tmp_path, selector)[LORA].drift_origins == {}

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from builders import FULL, LORA, make_record, write_entry, write_run
 
 from peft_regress import registry
+from peft_regress.baseline import newest_references
 from peft_regress.cli import main
 from peft_regress.matrix import matrix_cases
+from peft_regress.store import baseline_files, read_runs
+
+RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
 
 
 @pytest.fixture
@@ -120,10 +126,91 @@ def test_a_resolution_too_small_for_the_network_is_a_message(run):
     assert "unknown architecture" in err
 
 
+@pytest.mark.parametrize("method", ["head", "bn_head"])
+def test_freezing_the_head_of_a_method_that_trains_no_more_names_the_option(run, method):
+    pairing = ("--architecture", "resnet18", "--method", method)
+    code, out, err = run("cost", *pairing, "--resolution", "32", "--freeze-head")
+    assert (code, out) == (2, "")
+    assert f"--method {method} --architecture resnet18 --freeze-head leaves nothing" in err
+    assert "Leave --freeze-head out" in err
+    assert "requires_grad" not in err
+
+
+TOO_SMALL = "Expected more than 1 value per channel when training, got input size torch.Size("
+NO_PRODUCT = (
+    "The size of tensor a (3) must match the size of tensor b (7) at non-singleton dimension"
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "remedy"),
+    [
+        (
+            "--method lora --architecture resnet18 --rank 4 --resolution 1 --bn train",
+            f"ValueError: {TOO_SMALL}[1, 64, 1, 1])",
+            "Try it without --resolution 1 --bn train, or see docs/methods.md for",
+        ),
+        (
+            "--method lorafa --architecture resnet18 --rank 4",
+            f"RuntimeError: {NO_PRODUCT} 1",
+            "See docs/methods.md for",
+        ),
+    ],
+    ids=["by its settings", "by the library"],
+)
+def test_what_a_library_refuses_is_one_line_with_the_command_as_typed(arguments, said, remedy):
+    """In a process of its own, so that what a library warns of is printed as it would be."""
+    done = subprocess.run(
+        [sys.executable, "-m", "peft_regress", "cost", *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    message = f"{arguments} cannot be profiled: {said}. {remedy} where each method works."
+    assert done.stderr == f"error: {message}\n"
+
+
+def test_what_a_library_warns_of_is_a_line_without_its_path():
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "peft_regress", "cost", "--resolution", "32"),
+            *("--architecture", "resnet18", "--method", "hra", "--rank", "3"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("resnet18, hra r=3")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("warning: ")
+    assert "site-packages" not in line
+
+
 def test_compare_of_a_missing_file_is_exit_2_with_the_command(run, tmp_path):
     code, _, err = run("compare", str(tmp_path / "old.json"), str(tmp_path / "new.json"))
     assert code == 2
     assert "--regress-save" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "", "0001", "shift/head/resnet18"),
+        ("explain", "0001", "", "shift/head/resnet18"),
+        ("compare", "", RUN),
+        ("compare", RUN, ""),
+        ("history", ""),
+        ("accept", "", "--reason", "why"),
+        ("sources", "--check", "--baselines", ""),
+    ],
+)
+def test_an_empty_name_is_wrong_use_and_not_the_working_directory(run, arguments, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "the name is empty" in err
 
 
 def test_accept_needs_a_reason(run, tmp_path):
@@ -136,6 +223,25 @@ def test_accepting_a_run_that_is_not_there_is_exit_3_with_the_command(run, tmp_p
     code, _, err = run("accept", str(tmp_path / "run.json"), "--reason", "why")
     assert code == 3
     assert "tox run -e bench" in err
+
+
+def test_accept_retires_what_is_gone_and_says_so(run, tmp_path):
+    write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
+    command = ("accept", str(write_run(tmp_path / "run.json")), "--baselines", str(tmp_path / "b"))
+    code, out, _ = run(*command, "--reason", "full is gone", "--retire", "*/full/*")
+    assert code == 0
+    assert out.endswith(f"1 retired: {FULL}\n")
+    assert newest_references(read_runs(tmp_path / "b")).keys() == {LORA}
+
+
+@pytest.mark.parametrize("pattern", ["no/such/case", LORA])
+def test_what_cannot_be_retired_is_wrong_use_and_stores_nothing(run, tmp_path, pattern):
+    entry = write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
+    command = ("accept", str(write_run(tmp_path / "run.json")), "--baselines", str(tmp_path / "b"))
+    code, _, err = run(*command, "--reason", "r", "--retire", FULL, "--retire", pattern)
+    assert code == 2
+    assert pattern in err
+    assert baseline_files(tmp_path / "b") == [entry]
 
 
 def test_sources_check_of_an_empty_folder_is_exit_3_with_the_command(run, tmp_path):
@@ -154,7 +260,7 @@ def test_the_stored_sources_are_the_recorded_bytes(run):
 def test_help_names_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("list", "cost", "compare", "explain", "accept", "sources"):
+    for command in ("list", "cost", "compare", "explain", "history", "accept", "sources"):
         assert command in out
 
 
@@ -175,10 +281,48 @@ def test_listing_imports_no_torch():
     assert done.returncode == 0, done.stderr
 
 
-def test_a_closed_pipe_is_no_traceback():
-    command = f"{sys.executable} -m peft_regress list | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("list",), id="many-writes"),
+        pytest.param(("list", "--format", "json"), id="more-than-a-pipe-holds"),
+        pytest.param(("list", "--cases", "shift/head/resnet18"), id="one-line"),
+        pytest.param(("--help",), id="help"),
+        pytest.param(("compare", RUN, RUN), id="compare"),
+        pytest.param(
+            ("explain", RUN, RUN, "shift/hra-r4/resnet18", "--format", "json"), id="explain"
+        ),
+        pytest.param(
+            ("cost", "--architecture", "resnet18", "--method", "head", "--resolution", "32"),
+            id="cost",
+        ),
+    ],
+)
+@pytest.mark.parametrize("errors", ["kept", "closed too"])
+def test_a_closed_pipe_is_no_traceback_and_no_verdict(arguments, errors):
+    code, said = exit_with_a_closed_pipe(*arguments, errors_too=errors == "closed too")
+    assert (code, said) == (2, "")
+
+
+def test_an_error_that_nobody_reads_is_no_verdict():
+    assert exit_with_a_closed_pipe("list", "--cases", "shfit/*", errors_too=True) == (2, "")
+
+
+def exit_with_a_closed_pipe(*arguments, errors_too):
+    """Run the command with its standard output, and its errors, to a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "peft_regress", *arguments],
+            stdout=writer,
+            stderr=writer if errors_too else subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    return done.returncode, (done.stderr or b"").decode()
 
 
 def test_the_matrix_is_every_pairing_once():

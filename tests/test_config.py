@@ -23,7 +23,23 @@ def test_shard_is_part_of_a_count(text: str, index: int, count: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "1", "/", "1/", "/4", "a/b", "1/4/2", "-1/4", "1.0/4", " 1/4", "1/4 ", "\u00b2/4", "1\\4"],
+    [
+        "",
+        "1",
+        "/",
+        "1/",
+        "/4",
+        "a/b",
+        "1/4/2",
+        "-1/4",
+        "1.0/4",
+        " 1/4",
+        "1/4 ",
+        "\u00b2/4",
+        "1\\4",
+        "1/" + 5000 * "9",
+    ],
+    ids=lambda text: repr(text[:10]),
 )
 def test_what_is_no_shard_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(InputError, match="for instance 1/4"):

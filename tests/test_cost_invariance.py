@@ -53,7 +53,7 @@ def test_fake_equals_real_to_the_byte_and_the_integer(name: str, method: Method)
 def _with_one_classifier(cost: StepCost) -> StepCost:
     """Add up what the two layers of the classifier hold at the peak."""
     held: Counter[tuple[str, str]] = Counter()
-    for category, module, size in cost.bytes_at_peak:
+    for category, module, _operator, size in cost.bytes_at_peak:
         held[category, re.sub(r"^classifier\..*", "classifier", module)] += size
     return dataclasses.replace(cost, bytes_at_peak=tuple(sorted(held.items())))
 

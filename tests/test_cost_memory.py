@@ -63,7 +63,7 @@ def test_peak_is_simultaneous_while_highs_are_each_category_s_own() -> None:
     assert summary.high_bytes["activation"] == 7
     assert summary.high_bytes["temp"] == 5
     assert sum(summary.high_bytes.values()) == 22
-    assert summary.sites_at_peak == (("activation", "a", 7), ("param", "a", 10))
+    assert summary.sites_at_peak == (("activation", "a", "", 7), ("param", "a", "", 10))
     assert summary.end_bytes["activation"] == 0
     assert summary.end_bytes["temp"] == 5
 
@@ -95,7 +95,7 @@ def test_the_first_of_equal_peaks_is_the_one_described() -> None:
         MemoryEvent(-4, "temp", "first"),
         MemoryEvent(4, "temp", "second"),
     ]
-    assert summarize_memory(log).sites_at_peak == (("temp", "first", 4),)
+    assert summarize_memory(log).sites_at_peak == (("temp", "first", "", 4),)
 
 
 def test_freeing_more_than_was_allocated_is_an_error() -> None:

@@ -14,6 +14,7 @@ from peft_regress.records import Run
 
 ROOT = Path(__file__).parent.parent
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
+FLAT_PAGE = " ".join(METRICS_PAGE.split())
 ARCHITECTURE_PAGE = (ROOT / "docs" / "architecture.md").read_text()
 README = (ROOT / "README.md").read_text()
 
@@ -31,6 +32,10 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert f"{100 * policy.accuracy_margin:g} points" in METRICS_PAGE
     assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
     assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
+    assert policy.drift_budget == 1
+    assert "The drift budget is once the metric's own bound" in METRICS_PAGE
+    noise = (policy.accuracy_noise, policy.loss_noise, policy.seconds_noise)
+    assert re.search(r"noise, as .* {:g} of .* {:g} of .* {:g} of a time".format(*noise), FLAT_PAGE)
     rows = {
         "other methods": policy.fingerprint_bound,
         "bfloat16 base": policy.bfloat16_fingerprint_bound,

@@ -19,9 +19,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("releases")]
 
 def bench(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "benchmarks", "-p", "no:cacheprovider"]
+    # A worker of pytest-xdist tells the runs inside it that they are workers too.
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST_")}
     return subprocess.run(
         [*command, "--benchmark-quiet", *arguments],
-        cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False,
+        cwd=ROOT, env=outside | environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
 from peft_regress.architectures import RESNET18
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods import GALORE, GALORE_CLONED
+from peft_regress.methods import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.methods.learning_rates import learning_rate
 from peft_regress.methods.quiet_import import import_quietly
 
@@ -174,3 +174,44 @@ def test_the_state_is_two_moments_and_of_the_svd_all_vectors_or_those_that_are_u
     assert stock.optimizer_flops == cloned.optimizer_flops
     assert stock.projection_flops == cloned.projection_flops
     assert cloned.peak_bytes < stock.peak_bytes
+
+
+# On a bfloat16 base
+
+
+@pytest.mark.parametrize("proj_type", ["std", "full"])
+def test_on_bfloat16_the_svd_is_taken_in_float32_and_its_slice_is_a_copy(
+    proj_type: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that there the stock projector keeps what the cloning one keeps."""
+    taken = []
+    svd = torch.linalg.svd
+
+    def seen(matrix: torch.Tensor, **options: Any) -> Any:
+        taken.append(matrix.dtype)
+        return svd(matrix, **options)
+
+    monkeypatch.setattr(torch.linalg, "svd", seen)
+    parameter = nn.Parameter(torch.zeros(8, 2, 3, 3, dtype=torch.bfloat16))
+    method = replace(GALORE_BF16, proj_type=proj_type)
+    optimizer = method.make_optimizer(_holding(parameter), rank=3)
+    parameter.grad = torch.randn(8, 2, 3, 3, dtype=torch.bfloat16)
+    optimizer.step()
+    state = optimizer.state[parameter]
+    assert taken == [torch.float32]
+    assert {state[name].dtype for name in ("exp_avg", "exp_avg_sq")} == {torch.bfloat16}
+    kept = state["projector"].ortho_matrix
+    for side in kept if isinstance(kept, list) else [kept]:
+        assert side.dtype == torch.bfloat16
+        assert side.untyped_storage().nbytes() == 2 * side.numel()
+
+
+def test_on_bfloat16_the_state_is_half_of_what_the_clone_keeps_in_float32() -> None:
+    half, cloned = (
+        adaptation_cost(
+            Adaptation(method=method.name, architecture="resnet18", rank=4), CostSettings()
+        ).step
+        for method in (GALORE_BF16, GALORE_CLONED)
+    )
+    assert 2 * half.optimizer_state_bytes == cloned.optimizer_state_bytes
+    assert half.projection_flops == cloned.projection_flops

@@ -450,13 +450,27 @@ def test_three_times_as_fast_is_as_far_as_three_times_as_slow() -> None:
     assert verdict_of(slow, fast) == "improved"
 
 
-@pytest.mark.parametrize("change", [{"unit": "byte"}, {"direction": "higher"}, {"kind": "info"}])
+def test_no_time_at_all_is_further_than_any_bound() -> None:
+    none, some = {"step_seconds": [0.0] * 3}, {"step_seconds": [0.1] * 3}
+    assert verdict_of(none, some) == "regressed"
+    assert verdict_of(some, none) == "improved"
+    assert verdict_of(none, none) == "unchanged"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"unit": "byte"}, {"direction": "higher"}, {"kind": "info"}, {"kind": "seconds"}],
+)
 def test_a_metric_of_another_unit_direction_or_kind_is_incomparable(
     change: dict[str, Any],
 ) -> None:
     old = make_metric("forward_flops", 10)
     new = msgspec.structs.replace(old, **change)
-    assert verdict_of({"forward_flops": old}, {"forward_flops": new}) == "incomparable"
+    for machine in (MACHINE, OTHER_MACHINE):
+        where = {"machines": (MACHINE, machine)}
+        assert verdict_of({"forward_flops": old}, {"forward_flops": new}, **where) == "incomparable"
+        # A baseline that claims that nothing needs judging hides nothing either.
+        assert verdict_of({"forward_flops": new}, {"forward_flops": old}, **where) == "incomparable"
 
 
 # --- states ---------------------------------------------------------------------------------

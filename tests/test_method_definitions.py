@@ -51,6 +51,9 @@ def test_whatever_is_set_by_hand_in_an_adapter_is_in_its_definition(field: str, 
 
 # Names
 
+# On bfloat16 their costs are to be had, and no baseline.
+COSTS_ALONE = {"bitfit-bf16", "norm-bf16", "galore-bf16", "loha-tucker-bf16", "lokr-tucker-bf16"}
+
 
 def test_entry_points_name_every_method_and_no_other() -> None:
     names = {method.name for method in ALL}
@@ -60,6 +63,13 @@ def test_entry_points_name_every_method_and_no_other() -> None:
     assert set(LEARNING_RATES) == {name.removesuffix("-bf16") for name in names}
 
 
+def test_all_but_three_methods_have_a_twin_on_bfloat16():
+    names = {method.name for method in ALL}
+    without = {name for name in names if name.removesuffix("-bf16") + "-bf16" not in names}
+    assert without == {"head", "bn_head", "galore-cloned"}
+    assert names >= COSTS_ALONE
+
+
 def test_the_default_matrix_has_six_methods_and_the_extended_one_the_others() -> None:
     default = [method for method in ALL if "default" in method.matrices]
     assert {m.name for m in default} == {"full", "head", "bn_head", "lora", "dora", "galore"}
@@ -67,5 +77,5 @@ def test_the_default_matrix_has_six_methods_and_the_extended_one_the_others() ->
         assert method.matrices == ("default",)
         assert method.ranks == ((1, 4, 16) if method in (LORA, DORA, GALORE) else ())
     for method in (method for method in ALL if method not in default):
-        assert method.matrices == ("extended",)
+        assert method.matrices == (() if method.name in COSTS_ALONE else ("extended",))
         assert method.ranks in {(), (4,)}

@@ -110,12 +110,26 @@ def test_costs_on_the_page_are_what_is_measured(method: str) -> None:
     assert row == "| " + " | ".join(tool.cost_row(method, "mobilenet_v2")) + " |"
 
 
+@of_the_pages_release
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what peft says of layers is not asked here
+@pytest.mark.parametrize("name", ["costs", "wide"])
+def test_every_row_of_costs_on_the_page_is_what_is_measured(name: str) -> None:
+    assert _on_page(name).splitlines() == tool.made(name).splitlines()
+
+
 def test_every_method_has_a_row_of_costs_on_both_architectures_and_a_state() -> None:
     rows = re.findall(r"^\| `([^`]+)` \| [-\d]", _on_page("costs"), re.MULTILINE)
     assert rows == [*METHODS, *METHODS]
     in_states = re.findall(r"`([a-z0-9_-]+)`", _on_page("states"))
     for method in ALL:
-        assert method.name in in_states
+        assert (method.name in in_states) == bool(method.matrices), method.name
+
+
+def test_the_page_says_which_methods_are_in_no_matrix() -> None:
+    for method in ALL:
+        marked = f"`{method.name}` (no matrix)" in _on_page("methods")
+        assert marked == (not method.matrices), method.name
 
 
 def test_accepted_records_have_the_states_of_the_page() -> None:

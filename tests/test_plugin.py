@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 from conftest import registry_restored
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
 from peft_regress.cli import main
-from peft_regress.run_files import read_run_file
+from peft_regress.run_files import read_run_file, write_run_file
 
 CONFTEST = """
 import sys
@@ -93,9 +94,9 @@ class Project:
             done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return Done(returncode=done.ret, stdout=done.stdout.str(), stderr=done.stderr.str())
 
-    def accept(self, name: str = "run.json") -> Path:
+    def accept(self, *options: str) -> Path:
         before = set((self.root / "baselines").glob("*/*.json"))
-        self.cli("accept", str(self.root / name), "--reason", "a test")
+        self.cli("accept", str(self.root / "run.json"), "--reason", "a test", *options)
         (new,) = set((self.root / "baselines").glob("*/*.json")) - before
         return new
 
@@ -223,6 +224,40 @@ def test_a_case_that_nobody_collects_is_a_hole_that_fails_the_run(project):
     assert "shift/full/tiny" in done.stdout
 
 
+def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
+    project.run("--regress-save=run.json")
+    project.accept()
+    project.configure(architectures=("tiny2",))
+    done = project.run("--regress-save=run.json")
+    assert done.returncode == 1
+    assert "1 missing" in done.stdout
+    assert "shift/head/tiny\n" in done.stdout
+    assert "1 without a baseline" in done.stdout
+    assert "shift/head/tiny2" in done.stdout
+    assert "--retire ID" in done.stdout
+    project.accept()
+    assert project.run().returncode == 1
+    project.accept("--retire", "shift/*/tiny")
+    assert project.run("--regress-save=run.json").returncode == 0
+    assert project.saved().selection.complete
+    # What was retired and runs again is new: nothing judges it.
+    project.configure(architectures=("tiny", "tiny2"))
+    done = project.run()
+    assert done.returncode == 1
+    assert "1 new, 1 unchanged" in done.stdout
+
+
+@pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("test_suite.py",), ("-n", "2")])
+def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, narrowing):
+    hook = "def pytest_collection_modifyitems(items):\n    del items[0]\n"
+    project.configure(methods=("full", "head"), extra=hook)
+    done = project.run("--regress-save=run.json", *narrowing)
+    assert done.returncode == 1
+    assert "1 missing" in done.stdout
+    assert "shift/full/tiny" in done.stdout.partition("1 missing")[2]
+    assert not project.saved().selection.complete
+
+
 def test_a_skipped_case_fails_the_run(accepted):
     text = SUITE.replace("    peft_regress(case)", "    pytest.skip('not today')")
     (accepted.root / "test_suite.py").write_text(text)
@@ -298,6 +333,35 @@ def test_an_unknown_baseline_is_refused_with_the_known_ones(accepted):
 def test_a_named_baseline_judges(accepted):
     assert accepted.run(*SELECT, "--regress-baseline=0001").returncode == 0
     assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
+
+
+def accept_with_other_bytes(project, *, number, year, factor):
+    """Store the accepted run once more, its peak moved, as what was accepted in another year."""
+    (first,) = (project.root / "baselines").glob("*/0001_*.json")
+    entry = read_run_file(first)
+    cases = {}
+    for name, record in entry.run.cases.items():
+        peak = record.metrics["peak_bytes"]
+        peak = msgspec.structs.replace(peak, value=round(peak.value * factor))
+        metrics = {**record.metrics, "peak_bytes": peak}
+        cases[name] = msgspec.structs.replace(record, metrics=metrics)
+    date = f"{year}-01-01T00:00:00+00:00"
+    accepted = msgspec.structs.replace(entry.run.accepted, date=date)
+    run = msgspec.structs.replace(entry.run, cases=cases, accepted=accepted)
+    write_run_file(first.parent / f"{number:04d}_before.json", run, entry.document)
+
+
+def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(accepted):
+    accept_with_other_bytes(accepted, number=2, year=2901, factor=1 - 0.0018)
+    accept_with_other_bytes(accepted, number=3, year=2902, factor=1 - 0.0009)
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert "peak_bytes (drift since 0001_peft-" not in done.stdout
+    assert "peak_bytes (drift since 0002_before): " in done.stdout
+    assert "+0.18" in done.stdout
+    assert "baseline: 0003_before" in done.stdout
+    assert "--case shift/head/tiny --metric peak_bytes --all" in done.stdout
+    assert accepted.run(*SELECT, "--regress-baseline=0003").returncode == 0
 
 
 @pytest.mark.parametrize("damage", ["truncate", "alter", "newer", "conflict"])

@@ -11,6 +11,7 @@ import pytest
 from builders import (
     ENVIRONMENT,
     FULL,
+    GALORE,
     LORA,
     VALUES,
     make_metric,
@@ -33,7 +34,8 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.lines import accept_hint, clean, environment_lines, reason_cells
+from peft_regress.report.lines import accept_hint, environment_lines, reason_cells
+from peft_regress.text import clean
 
 HINT = accept_hint("run.json")
 LONG = "x" * 10_000
@@ -186,6 +188,31 @@ def test_a_known_defect_is_not_told_again() -> None:
     text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
     assert "invariant frozen: true -> false" in text
     assert "merge" not in text
+
+
+def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
+    broken = {"merge": False}
+    records = [
+        make_record(LORA, invariants=broken),
+        make_record(FULL, invariants=broken),
+        make_record(GALORE, status="error", error=Failure(type="KeyError", message="conv1")),
+    ]
+    text, markdown = reports(records, make_run(*records))[:2]
+    assert f"invariant merge is false (2): {FULL} {LORA}" in text
+    assert f"error (KeyError: conv1) (1): {GALORE}" in text
+    assert text.splitlines()[-1] == "no regression (3 known defect)"
+    assert "Known defect: invariant merge is false (2)" in markdown
+    assert "error (KeyError: conv1) (1)" in markdown
+
+
+def test_known_defects_of_a_whole_matrix_fit() -> None:
+    broken = [
+        make_record(case.id, invariants={"saved_adapter_reloads": False})
+        for case in matrix_cases("extended")
+    ]
+    text = reports(broken, make_run(*broken))[0]
+    assert widest(text) <= 100
+    assert len(text.splitlines()) < 10
 
 
 def test_a_case_without_baseline_says_so_with_what_to_type() -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -42,7 +46,8 @@ from peft_regress.shards import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from peft_regress.records import Role
 
 
 DATE = "2026-01-01T00:00:00+00:00"
@@ -288,11 +293,95 @@ def test_a_truncated_file_is_refused(run_file: Path, share: float) -> None:
     refused(run_file, "not valid JSON")
 
 
-@pytest.mark.parametrize("marker", ["<<<<<<< HEAD", "=======", ">>>>>>> theirs"])
-def test_conflict_markers_are_named(run_file: Path, marker: str) -> None:
+@pytest.mark.parametrize("marker", ["<<<<<<< HEAD", "||||||| 4b5c", "=======", ">>>>>>> theirs"])
+def test_conflict_markers_are_named_with_line_and_remedy(run_file: Path, marker: str) -> None:
     lines = run_file.read_text().splitlines()
     run_file.write_text("\n".join([*lines[:5], marker, *lines[5:]]))
-    refused(run_file, "conflict markers")
+    refused(run_file, r"conflict markers \(line 6\).*git checkout --ours.*peft-regress accept")
+
+
+AT_VALUE = rf'at \$.peft_regress.cases\["{LORA}"\].metrics.forward_flops.value'
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", '"1"', "null", "[1]"])
+def test_what_is_no_number_is_refused_with_case_and_field(run_file: Path, number: str) -> None:
+    run_file.write_text(run_file.read_text().replace("3638000000", number, 1))
+    refused(run_file, AT_VALUE)
+
+
+def test_a_negative_count_is_named_before_the_digest_that_it_breaks(run_file: Path) -> None:
+    run_file.write_text(run_file.read_text().replace("3638000000", "-1", 1))
+    refused(run_file, f"{LORA}: metric 'forward_flops' is -1, and a flop is never negative")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        (lambda ours: ours["cases"][GALORE].update(status=1), rf'cases\["{GALORE}"\].status'),
+        (lambda ours: ours["environment"].update(peft=1), "environment.peft"),
+        (lambda ours: ours["environment"].update({"a-b": 1}), r'environment\["a-b"\]'),
+        (
+            lambda ours: ours["cases"][LORA]["metrics"]["first_losses"]["samples"][1].append("x"),
+            rf'cases\["{LORA}"\].metrics.first_losses.samples\[1\]\[4\]',
+        ),
+        (
+            lambda ours: ours["cases"][LORA]["ledger"]["modules"]["conv1.base_layer"].update(a=1),
+            rf'cases\["{LORA}"\].ledger.modules\["conv1.base_layer"\]',
+        ),
+    ],
+)
+def test_what_does_not_fit_the_schema_is_named_to_the_last_key(
+    run_file: Path, change: Any, place: str
+) -> None:
+    refused(changed(run_file, change), rf"at \$.peft_regress.{place}\.")
+
+
+def test_a_number_that_no_float_can_hold_is_refused_in_pytest_benchmarks_part_too(
+    run_file: Path,
+) -> None:
+    """It could be read, and not be written again by `accept`."""
+    run_file.write_text(run_file.read_text().replace("0.05", "1e999", 1))
+    refused(run_file, r"1e999 is not a finite number, at \$.benchmarks\[0\].stats")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda ours: ours.update({"\n\x1b[31m" * 1000: 1}),
+        lambda ours: ours.update(schema_version="x\n" * 1000),
+        lambda ours: ours.update(schema_version=[["x\n"]] * 1000),
+        lambda ours: ours["cases"].update({"x\n" * 1000: ours["cases"].pop(LORA)}),
+        lambda ours: ours["cases"][LORA]["metrics"].update({"\n" * 1000: "no metric"}),
+        lambda ours: ours["cases"][GALORE].update(error=None, status="ok\n" * 1000),
+        lambda ours: ours.update(accepted={"reason": "r", "date": "\n" * 1000, "role": "baseline"}),
+    ],
+)
+def test_whatever_a_file_holds_the_message_is_one_short_line(run_file: Path, change: Any) -> None:
+    refused_in_a_line(changed(run_file, change))
+
+
+def test_a_digest_that_is_anything_at_all_is_refused_in_one_short_line(run_file: Path) -> None:
+    digest = "\x1b" + "x\n" * 1000
+    path = changed(run_file, lambda ours: ours.update(content_digest=digest), sign=False)
+    refused_in_a_line(path)
+
+
+def refused_in_a_line(path: Path) -> None:
+    with pytest.raises(RunFileError) as caught:
+        read_run_file(path)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 700 + 2 * len(str(path))
+
+
+def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "my run;\n.json"
+    path.write_text("{}")
+    with pytest.raises(RunFileError) as caught:
+        read_run_file(path)
+    assert str(caught.value).isprintable()
+    path = tmp_path / "my run.json"
+    path.write_text("{")
+    refused(path, re.escape(f"`git checkout -- '{path}'`"))
 
 
 @pytest.mark.parametrize("key", ["schema_version", "cases", "machine"])
@@ -300,6 +389,11 @@ def test_a_key_that_stands_twice_is_refused(run_file: Path, key: str) -> None:
     text = run_file.read_text()
     run_file.write_text(text.replace(f'"{key}":', f'"{key}": 1, "{key}":', 1))
     refused(run_file, f"'{key}' stands twice")
+
+
+def test_a_metric_that_stands_twice_is_refused_with_its_case(run_file: Path) -> None:
+    run_file.write_text(run_file.read_text().replace('"accuracy"', '"loss"', 1))
+    refused(run_file, rf"'loss' stands twice in one object, at .*{LORA}.*metrics")
 
 
 def test_a_case_that_stands_twice_is_refused(run_file: Path) -> None:
@@ -355,7 +449,7 @@ def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda ours: ours["cases"].pop(LORA),
+        lambda ours: ours["cases"].pop(FULL),
         lambda ours: ours["environment"].update(peft="0.1"),
         lambda ours: ours["machine"].update(digest="sha256:x"),
         lambda ours: ours["cases"][LORA].update(definition="sha256:x"),
@@ -388,6 +482,12 @@ def test_anything_altered_is_refused(run_file: Path, change: Any) -> None:
         (lambda ours: ours["cases"][LORA]["ledger"].update(surprise={}), "surprise"),
         (lambda ours: ours["cases"][LORA]["ledger"]["modules"][""].update(surprise=1), "surprise"),
         (lambda ours: ours["cases"][GALORE]["error"].update(surprise=1), "surprise"),
+        (
+            lambda ours: ours.update(
+                accepted={"reason": "r", "date": DATE, "role": "baseline", "surprise": 1}
+            ),
+            "surprise",
+        ),
     ],
 )
 def test_an_unknown_key_is_refused_by_its_name(run_file: Path, change: Any, key: str) -> None:
@@ -459,7 +559,15 @@ def test_a_record_under_another_id_is_refused(run_file: Path) -> None:
 
 def test_text_that_is_not_unicode_is_refused(run_file: Path) -> None:
     run_file.write_text(run_file.read_text().replace('"Example CPU"', '"\\ud800"'))
-    refused(run_file, "not Unicode")
+    refused(run_file, r"not Unicode, at \$.peft_regress.machine.cpu")
+
+
+@pytest.mark.parametrize("old", ["3638000000", '"flop"', '"rank"'])
+def test_text_that_is_not_unicode_is_refused_where_no_text_can_stand(
+    run_file: Path, old: str
+) -> None:
+    run_file.write_text(run_file.read_text().replace(old, '"\\ud800"', 1))
+    refused(run_file, rf"not Unicode, at \$.peft_regress.cases\[\"{LORA}\"\]")
 
 
 @pytest.mark.parametrize("depth", [500, 100_000])
@@ -468,6 +576,42 @@ def test_deep_nesting_is_refused(run_file: Path, depth: int, pair: tuple[str, st
     nested = depth * pair[0] + "1" + depth * pair[1]
     run_file.write_text(run_file.read_text().replace("3638000000", nested))
     refused(run_file, "not valid JSON|does not fit the schema")
+
+
+def test_a_fifo_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "run.json")
+    refused(tmp_path / "run.json", "not valid JSON")
+    with pytest.raises(RunFileError, match="not valid JSON"):
+        read_run(tmp_path)
+
+
+def test_what_a_command_writes_into_a_fifo_is_read(tmp_path: Path, run_file: Path) -> None:
+    """As in `peft-regress compare <(git show HEAD:run.json) run.json`."""
+    reader, writer = os.pipe()
+    content = run_file.read_bytes()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            read = pool.submit(read_run_file, Path(f"/dev/fd/{reader}"))
+            with os.fdopen(writer, "wb") as stream:
+                stream.write(content)
+            assert read.result(timeout=30).run == read_run_file(run_file).run
+    finally:
+        os.close(reader)
+
+
+def test_what_never_ends_is_refused() -> None:
+    refused(Path("/dev/zero"), "larger than")
+
+
+def test_a_file_that_may_not_be_read_is_refused(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    # By a patch, since the permissions of a file mean nothing to root.
+    monkeypatch.setattr("builtins.open", denied)
+    refused(run_file, r"cannot be read \(Permission denied\)")
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path: Path) -> None:
@@ -491,6 +635,14 @@ def test_other_line_ends_are_the_same_content(run_file: Path) -> None:
     """As git makes them on Windows."""
     before = read_run_file(run_file).run
     run_file.write_bytes(run_file.read_bytes().replace(b"\n", b"\r\n"))
+    assert read_run_file(run_file).run == before
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_another_encoding_of_unicode_is_the_same_content(run_file: Path, encoding: str) -> None:
+    """As PowerShell's `>` makes it."""
+    before = read_run_file(run_file).run
+    run_file.write_bytes(run_file.read_text().encode(encoding))
     assert read_run_file(run_file).run == before
 
 
@@ -558,6 +710,16 @@ def test_a_date_that_is_no_moment_is_refused(tmp_path: Path, date: str) -> None:
     accepted = Acceptance(reason="r", date=date, role="baseline")
     path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
     with pytest.raises(RunFileError, match="ISO 8601"):
+        read_run_file(path)
+
+
+@pytest.mark.parametrize(("role", "retired"), [("baseline", [FULL, LORA]), ("history", [FULL])])
+def test_a_retirement_that_contradicts_the_run_is_refused(
+    tmp_path: Path, role: Role, retired: list[str]
+) -> None:
+    accepted = Acceptance(reason="r", date=DATE, role=role, retired=retired)
+    path = write_run(tmp_path / "run.json", make_run(accepted=accepted))
+    with pytest.raises(RunFileError, match="retire"):
         read_run_file(path)
 
 

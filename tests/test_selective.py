@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torchvision
 from tiny_methods import adapted, each, trainable, trained
 from tiny_network import tiny_network
 from torch import nn
 from torchvision.models import swin_t
 
-from peft_regress.methods import BITFIT, BN_HEAD, FULL, FULL_BF16, HEAD, NORM, Method
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods import (
+    BITFIT,
+    BITFIT_BF16,
+    BN_HEAD,
+    FULL,
+    FULL_BF16,
+    HEAD,
+    NORM,
+    NORM_BF16,
+    Method,
+)
 
 PARTS: dict[str, set[str]] = {
     "head": set(),
@@ -19,9 +31,12 @@ PARTS: dict[str, set[str]] = {
 }
 
 
-@each(HEAD, BN_HEAD, BITFIT, NORM)
+@each(HEAD, BN_HEAD, BITFIT, BITFIT_BF16, NORM, NORM_BF16)
 def test_the_head_trains_and_with_it_the_methods_part(method: Method) -> None:
-    assert trainable(adapted(method)).keys() == PARTS[method.name] | {"head.weight", "head.bias"}
+    assert trainable(adapted(method)).keys() == PARTS[method.name.removesuffix("-bf16")] | {
+        "head.weight",
+        "head.bias",
+    }
 
 
 @each(FULL, FULL_BF16)
@@ -30,7 +45,7 @@ def test_full_fine_tuning_trains_every_parameter(method: Method) -> None:
     assert trainable(adapted(method)).keys() == names
 
 
-@each(HEAD, BITFIT, NORM)
+@each(HEAD, BITFIT, BITFIT_BF16, NORM, NORM_BF16)
 def test_what_trains_is_what_is_shipped(method: Method) -> None:
     assert method.shipped_tensors(adapted(method)).keys() == trainable(adapted(method)).keys()
 
@@ -75,6 +90,42 @@ def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one() -
     ]
     before = tiny_network().norm.running_mean
     assert torch.equal(trained(NORM).norm.running_mean, before)
+
+
+class WithoutTargets(nn.Module):
+    """No bias but the head's, and a normalization that has no parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        self.norm = nn.BatchNorm2d(4, affine=False)
+        self.head = nn.Linear(4, 2)
+
+
+@pytest.mark.parametrize(
+    ("method", "targets"),
+    [(BITFIT, "biases"), (NORM, "normalization layers with a weight")],
+    ids=["bitfit", "norm"],
+)
+def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(
+    method: Method, targets: str
+) -> None:
+    message = rf"{method.name}: WithoutTargets has none of its targets, {targets} .*'head'"
+    with pytest.raises(UnsupportedCaseError, match=message):
+        method.adapt(WithoutTargets(), head="head", rank=None, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("squeezenet1_1", "classifier.1"), ("alexnet", "classifier.6")]
+)
+def test_networks_without_normalization_have_biases_to_train_and_nothing_for_norm(
+    name: str, head: str
+) -> None:
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name, num_classes=3)
+    with pytest.raises(UnsupportedCaseError, match="has none of its targets"):
+        NORM.adapt(model, head=head, rank=None, seed=0)
+    assert len(trainable(BITFIT.adapt(model, head=head, rank=None, seed=0))) > 5
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.5])

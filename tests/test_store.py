@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import subprocess
@@ -61,6 +62,35 @@ def test_accept_for_history_says_so(tmp_path: Path) -> None:
     accepted = read_run_file(stored).run.accepted
     assert accepted is not None
     assert accepted.role == "history"
+
+
+def test_accept_records_what_it_retires(tmp_path: Path) -> None:
+    source = write_run(tmp_path / "run.json")
+    stored = accept_run(source, root=tmp_path, reason="r", date=DATE, retired=[FULL])
+    accepted = read_run_file(stored).run.accepted
+    assert accepted is not None
+    assert accepted.retired == [FULL]
+
+
+def test_an_entry_that_retires_nothing_says_nothing_of_it(tmp_path: Path) -> None:
+    """Or the digest of every entry from before would change."""
+    stored = accept_run(write_run(tmp_path / "run.json"), root=tmp_path, reason="r", date=DATE)
+    accepted = json.loads(stored.read_text())["peft_regress"]["accepted"]
+    assert accepted == {"reason": "r", "date": DATE, "role": "baseline"}
+
+
+def test_a_case_that_the_run_holds_is_not_retired(tmp_path: Path) -> None:
+    source = write_run(tmp_path / "run.json")
+    with pytest.raises(InputError, match=f"{LORA} cannot be retired by a run that holds it"):
+        accept_run(source, root=tmp_path / "b", reason="r", date=DATE, retired=[FULL, LORA])
+    assert not (tmp_path / "b").exists()
+
+
+def test_what_never_judges_retires_nothing(tmp_path: Path) -> None:
+    source, root = write_run(tmp_path / "run.json"), tmp_path / "b"
+    with pytest.raises(InputError, match="role 'history' judges nothing"):
+        accept_run(source, root=root, reason="r", date=DATE, history=True, retired=[FULL])
+    assert not root.exists()
 
 
 def test_accepting_an_entry_again_makes_a_new_entry(tmp_path: Path) -> None:
@@ -131,7 +161,7 @@ def test_accept_without_pytest_benchmarks_part_stores_a_file_that_reads(tmp_path
 @pytest.mark.parametrize(
     ("info", "folder"),
     [
-        ({"system": "../..", "python_version": "3.12.1"}, "..-..-CPython-3.12-64bit"),
+        ({"system": "../..", "python_version": "3.12.1"}, "-..-CPython-3.12-64bit"),
         ({"system": "a b/c", "machine": "armv7l"}, "a-b-c-CPython-0.0-32bit"),
         ({}, "Unknown-CPython-0.0-64bit"),
     ],
@@ -144,6 +174,7 @@ def test_a_strange_machine_stays_inside_the_storage(
     stored = accept_run(source, root=root, reason="r", date=DATE)
     assert stored.parent == root / folder
     assert stored.resolve().is_relative_to(root.resolve())
+    assert baseline_files(root) == [stored]
 
 
 def test_a_strange_version_stays_inside_the_storage(tmp_path: Path) -> None:

@@ -71,12 +71,14 @@ def methods() -> str:
     for name, method in by_name().items():
         note = METHODS[name]
         declared = method.hyperparameters(RANK if method.ranks else None)
-        ids = f"`{name}`"
-        if f"{name}{BFLOAT16_SUFFIX}" in registry.names("method"):
-            ids += f", `{name}{BFLOAT16_SUFFIX}`"
+        ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
+        known = by_name(item for item in ids if item in registry.names("method"))
         rows.append(
             [
-                ids,
+                ", ".join(
+                    f"`{item}`" if its.matrices else f"`{item}` (no matrix)"
+                    for item, its in known.items()
+                ),
                 f"{note.title} ({note.source})" if note.source else note.title,
                 note.trains,
                 str(declared.get("targets", "none")),

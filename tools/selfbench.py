@@ -46,6 +46,7 @@ def main() -> None:
         *_large_models(),
         *_cost_command(),
         *_many(),
+        *_history(),
         *_harness(),
     ]
     if chosen.matrix:
@@ -194,6 +195,22 @@ def _many() -> list[Promise]:
             promised="no growth (within 10 MB)",
             measured=f"{growth:+.1f} MB",
             holds=growth <= 10,
+        )
+    ]
+
+
+def _history() -> list[Promise]:
+    """Judge by a long history, already in memory, in which every metric with room moves."""
+    entries = 10_000
+    result = _in_fresh_process("history", str(entries))
+    seconds = result["seconds"]
+    return [
+        Promise(
+            what=f"the gate by a history of {entries:,} entries of a case, "
+            f"{result['metrics']:.0f} metrics each, drift included",
+            promised="under 1 s",
+            measured=f"{seconds:.2f} s",
+            holds=seconds < 1,
         )
     ]
 

@@ -219,6 +219,28 @@ def _harness_part(case_id: str) -> dict[str, float]:
     return {"extra": statistics.median(extras)}
 
 
+def _history_part(entries_text: str) -> dict[str, float]:
+    """Judge a run by a long history in memory, in which every metric with room moves each time."""
+    from selfbench_history import synthetic_history
+
+    from peft_regress.baseline import references_with_drift
+    from peft_regress.gate import judge
+    from peft_regress.metrics import METRICS
+
+    stored = synthetic_history(int(entries_text))
+    exit_codes = set()
+
+    def judge_all() -> None:
+        references = references_with_drift(stored)
+        exit_codes.add(judge(references, stored[0].run, expected=references).exit_code)
+
+    seconds = min(_seconds(judge_all) for _ in range(_PAIRS))
+    if exit_codes != {0}:
+        msg = f"a history of noise within the bounds was judged with exit codes {exit_codes}"
+        raise RuntimeError(msg)
+    return {"seconds": seconds, "metrics": len(METRICS)}
+
+
 def _seconds(action: Callable[[], Any]) -> float:
     started = time.perf_counter()
     action()
@@ -236,6 +258,7 @@ _PARTS: dict[str, Callable[..., dict[str, float]]] = {
     "large": _large_part,
     "needed": _needed_part,
     "many": _many_part,
+    "history": _history_part,
 }
 
 if __name__ == "__main__":

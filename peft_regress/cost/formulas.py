@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UncountedOperatorError",
-    "counted_flops",
+    "checked_count",
     "does_matrix_work",
     "formula_of",
     "paper_formula_of",
@@ -133,17 +133,12 @@ def formula_of(packet: Any) -> Callable[..., int] | None:
     return _FORMULAS.get(packet)
 
 
-def counted_flops(operator: str, formula: Callable[..., int], *args: Any, **kwargs: Any) -> int:
-    """Apply a formula, which may be a user's.
-
-    Raises:
-        InputError: it returns something that is no number of FLOPs.
-    """
-    flops: Any = formula(*args, **kwargs)
+def checked_count(flops: Any, *, operator: str, place: str) -> int:
+    """Return what a formula gave, which may be a user's, or raise `InputError` for no count."""
     if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
         message = (
-            f"the FLOP formula of {operator}, {formula.__name__}, returned {flops!r}: it has to "
-            "return an int, 0 or more"
+            f"the FLOP formula of {operator}, reached in {place}, gave {flops!r}: a whole number "
+            "of 0 or more is wanted"
         )
         raise InputError(message)
     return flops

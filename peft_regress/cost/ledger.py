@@ -18,11 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_regress.cost.attribution import ModuleTrail, module_names
-from peft_regress.cost.formulas import UncountedOperatorError, counted_flops, place_of
+from peft_regress.cost.formulas import UncountedOperatorError, checked_count, place_of
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import check_dtypes, check_is_seen, check_layout, check_outsider
-from peft_regress.cost.storages import grow_storages, has_parts, storages_of, tensors_in
+from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
 
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
@@ -37,6 +37,8 @@ _CATEGORY_OF_PHASE: dict[Phase, Category] = {
     "optimizer": "optimizer",
 }
 
+_CATEGORIES_OF_A_STEP = frozenset({"grad", *_CATEGORY_OF_PHASE.values()})
+
 
 class FlopEvent(NamedTuple):
     """What one operator computed; module '' is outside any module."""
@@ -46,16 +48,6 @@ class FlopEvent(NamedTuple):
     operator: str
     flops: int
     paper_flops: int
-
-
-class _Holding(weakref.ref["UntypedStorage"]):
-    """A storage that is alive, and how it is accounted for."""
-
-    __slots__ = ("category", "key", "module", "nbytes")
-    key: int
-    nbytes: int
-    category: Category
-    module: str
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -82,7 +74,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._last_module = ""
         self._trail = ModuleTrail()
         self._operators: dict[Any, Operator] = {}
-        self._holdings: dict[int, _Holding] = {}
+        self._holdings: dict[int, Holding] = {}
         self._parameters: list[tuple[weakref.ref[Tensor], str]] = []
         self._constants = WeakTensorKeyDictionary()
 
@@ -124,6 +116,8 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             elif (holding.category, holding.module) != (category, module):
                 self._log(-holding.nbytes, holding)
                 holding.category, holding.module = category, module
+                if category not in _CATEGORIES_OF_A_STEP:
+                    holding.operator = ""
                 self._log(holding.nbytes, holding)
 
     def hold_parameters(self) -> None:
@@ -187,7 +181,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._count(operator, module, args, kwargs, out)
         for tensor in tensors_in(out):
             check_layout(tensor, operator.name, self.place)
-            self._see(tensor, module)
+            self._see(tensor, module, operator.name)
         return out
 
     def _check(
@@ -233,10 +227,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out: Any,
     ) -> None:
         kwargs = {**kwargs, "out": out}
+        flops: Any  # a formula may be a user's
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
-            flops = counted_flops(operator.name, operator.formula, *args, **kwargs)
+            made = operator.formula(*args, **kwargs)
+            flops = checked_count(made, operator=operator.name, place=self.place)
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
@@ -245,11 +241,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if flops or paper_flops:
             self.flop_events.append(FlopEvent(phase, module, operator.name, flops, paper_flops))
 
-    def _see(self, tensor: Tensor, module: str) -> None:
+    def _see(self, tensor: Tensor, module: str, operator: str) -> None:
         for storage in storages_of(tensor):
             holding = self._holdings.get(id(storage))
             if holding is None:
-                self._add(storage, _CATEGORY_OF_PHASE[self.phase], module)
+                self._add(storage, _CATEGORY_OF_PHASE[self.phase], module, operator)
             elif (nbytes := storage.nbytes()) != holding.nbytes:
                 self._log(nbytes - holding.nbytes, holding)
                 holding.nbytes = nbytes
@@ -280,20 +276,25 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # --- The log ---
 
-    def _add(self, storage: UntypedStorage, category: Category, module: str) -> None:
-        holding = _Holding(storage, self._free)
+    def _add(
+        self, storage: UntypedStorage, category: Category, module: str, operator: str = ""
+    ) -> None:
+        holding = Holding(storage, self._free)
         holding.key = id(storage)
         holding.nbytes = storage.nbytes()
         holding.category = category
         holding.module = module
+        holding.operator = operator
         self._holdings[holding.key] = holding
         self._log(holding.nbytes, holding)
 
     def _free(self, holding: weakref.ref[UntypedStorage]) -> None:
-        assert isinstance(holding, _Holding)  # noqa: S101 - narrows what weakref hands back
+        assert isinstance(holding, Holding)  # noqa: S101 - narrows what weakref hands back
         self._holdings.pop(holding.key, None)
         self._log(-holding.nbytes, holding)
 
-    def _log(self, delta_bytes: int, holding: _Holding) -> None:
+    def _log(self, delta_bytes: int, holding: Holding) -> None:
         if delta_bytes:
-            self.memory_events.append(MemoryEvent(delta_bytes, holding.category, holding.module))
+            self.memory_events.append(
+                MemoryEvent(delta_bytes, holding.category, holding.module, holding.operator)
+            )

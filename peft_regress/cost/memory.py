@@ -38,14 +38,27 @@ class MemoryEvent(NamedTuple):
     delta_bytes: int
     category: Category
     module: str
+    operator: str = ""
+    """What allocated it; '' for what was there before the step."""
 
 
 class ByteSite(NamedTuple):
-    """Bytes that one module holds in one category; module '' is outside any module."""
+    """Bytes in one category that one operator allocated for one module.
+
+    Module '' is outside any; operator '' is what was there before the step. The category says in
+    which phase it was allocated: activations in the forward pass, temporaries and gradients in the
+    backward pass, the optimizer's in `step()`.
+    """
 
     category: Category
     module: str
+    operator: str
     bytes: int
+
+    @property
+    def what(self) -> str:
+        """Name category and operator, such as 'activation aten.convolution', or the category."""
+        return f"{self.category} {self.operator}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +127,7 @@ def _apply(alive: dict[Category, int], event: MemoryEvent) -> None:
 
 
 def _sites(events: Iterable[MemoryEvent]) -> tuple[ByteSite, ...]:
-    held: Counter[tuple[Category, str]] = Counter()
-    for delta_bytes, category, module in events:
-        held[category, module] += delta_bytes
+    held: Counter[tuple[Category, str, str]] = Counter()
+    for delta_bytes, category, module, operator in events:
+        held[category, module, operator] += delta_bytes
     return tuple(sorted(ByteSite(*site, held[site]) for site in held if held[site]))

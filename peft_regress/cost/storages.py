@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,27 @@ if TYPE_CHECKING:
 
     from torch import UntypedStorage
 
-__all__ = ["can_be_taken_apart", "grow_storages", "has_parts", "storages_of", "tensors_in"]
+    from peft_regress.cost.memory import Category
+
+__all__ = [
+    "Holding",
+    "can_be_taken_apart",
+    "grow_storages",
+    "has_parts",
+    "storages_of",
+    "tensors_in",
+]
+
+
+class Holding(weakref.ref["UntypedStorage"]):
+    """A storage that is alive, and how it is accounted for."""
+
+    __slots__ = ("category", "key", "module", "nbytes", "operator")
+    key: int
+    nbytes: int
+    category: Category
+    module: str
+    operator: str
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -331,15 +331,20 @@ _TUCKER: Final = (
 )
 
 
-def _on_bfloat16(method: PeftAdapter) -> PeftAdapter:
+def _on_bfloat16(method: PeftAdapter, *, matrices: tuple[str, ...] = ("extended",)) -> PeftAdapter:
     """Return the same on a bfloat16 base; peft keeps the adapters themselves in float32."""
     return replace(
         method,
         name=method.name + BFLOAT16_SUFFIX,
         base_dtype="bfloat16",
-        matrices=("extended",),
+        matrices=matrices,
         ranks=method.ranks and (4,),
     )
 
 
-ADAPTERS: Final = (*_FLOAT32, *_TUCKER, *map(_on_bfloat16, _FLOAT32))
+ADAPTERS: Final = (
+    *_FLOAT32,
+    *_TUCKER,
+    *map(_on_bfloat16, _FLOAT32),
+    *(_on_bfloat16(method, matrices=()) for method in _TUCKER),
+)

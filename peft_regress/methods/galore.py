@@ -5,7 +5,7 @@ Source: Zhao et al., GaLore (2024), algorithm 2.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.errors import UnsupportedCaseError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
-__all__ = ["GALORE", "GALORE_CLONED", "GaLore"]
+__all__ = ["GALORE", "GALORE_BF16", "GALORE_CLONED", "GaLore"]
 
 _MATRIX_DIMENSIONS: Final = (2, 4)
 
@@ -62,6 +62,7 @@ class GaLore:
             "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
             # What defines the stock one stays as it was before there was another.
             **({"clones_projection": True} if self.clones_projection else {}),
+            **({} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}),
         }
 
     def adapt(
@@ -143,6 +144,9 @@ class GaLore:
 
 
 GALORE = GaLore(name="galore", update_proj_gap=15)
+# There the library takes the SVD in float32 and casts the slice that it keeps, which is a copy: a
+# cloning projector would change nothing.
+GALORE_BF16 = replace(GALORE, name="galore-bf16", base_dtype="bfloat16", ranks=(4,), matrices=())
 GALORE_CLONED = GaLore(
     name="galore-cloned",
     update_proj_gap=15,

@@ -22,6 +22,7 @@ __all__ = [
     "copy_into",
     "find_head",
     "make_adamw",
+    "no_targets",
     "set_batch_norm_momentum",
     "train_only",
 ]
@@ -52,6 +53,14 @@ def find_head(model: nn.Module, head: str) -> nn.Module:
     except AttributeError:
         msg = f"{type(model).__name__} has no module {head!r} to train as its head"
         raise UnsupportedCaseError(msg) from None
+
+
+def no_targets(method: str, model: nn.Module, *, targets: str, head: str) -> UnsupportedCaseError:
+    """Return the error for a model that has none of a method's targets, as they are described."""
+    owner = type(model).__name__
+    return UnsupportedCaseError(
+        f"{method}: {owner} has none of its targets, {targets} (the head is {head!r})"
+    )
 
 
 def train_only(model: nn.Module, module: nn.Module) -> None:

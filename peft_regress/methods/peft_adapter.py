@@ -20,6 +20,7 @@ from peft_regress.methods.parts import (
     copy_into,
     find_head,
     make_adamw,
+    no_targets,
 )
 from peft_regress.methods.quiet_import import import_quietly
 from peft_regress.methods.targets import ALL_BUT_GROUPED, Targets
@@ -103,11 +104,7 @@ class PeftAdapter:
         head_module = find_head(model, head)
         layers = self.targets.find(model, head=head)
         if not layers:
-            msg = (
-                f"{self.name}: {type(model).__name__} has none of its targets, "
-                f"{self.targets.description} (the head is {head!r})"
-            )
-            raise UnsupportedCaseError(msg)
+            raise no_targets(self.name, model, targets=self.targets.description, head=head)
         peft = import_quietly("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.methods.learning_rates import learning_rate
@@ -11,6 +11,7 @@ from peft_regress.methods.parts import (
     copy_into,
     find_head,
     make_adamw,
+    no_targets,
     set_batch_norm_momentum,
     train_only,
 )
@@ -25,9 +26,20 @@ if TYPE_CHECKING:
     from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
-__all__ = ["BITFIT", "BN_HEAD", "FULL", "FULL_BF16", "HEAD", "NORM", "Selective"]
+__all__ = [
+    "BITFIT",
+    "BITFIT_BF16",
+    "BN_HEAD",
+    "FULL",
+    "FULL_BF16",
+    "HEAD",
+    "NORM",
+    "NORM_BF16",
+    "Selective",
+]
 
 _BATCH_NORM_MOMENTUM: Final = 0.1
+_TARGETS: Final = {"biases": "biases", "normalization": "normalization layers with a weight"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +83,19 @@ class Selective:
         rank: int | None,  # noqa: ARG002
         seed: int,  # noqa: ARG002
     ) -> nn.Module:
-        """Set what trains, in place; nothing is drawn."""
+        """Set what trains, in place; nothing is drawn.
+
+        Raises `UnsupportedCaseError` where nothing but the head would: that is another method.
+        """
         head_module = find_head(model, head)
         if self.trains == "all":
             model.requires_grad_(requires_grad=True)
         else:
+            names = self._trained_with_the_head(model, head=head)
+            if self.trains in _TARGETS and not names:
+                raise no_targets(self.name, model, targets=_TARGETS[self.trains], head=head)
             train_only(model, head_module)
-            for name in self._trained_with_the_head(model):
+            for name in names:
                 model.get_parameter(name).requires_grad = True
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
@@ -91,18 +109,22 @@ class Selective:
         rank: int | None,  # noqa: ARG002
     ) -> dict[str, tuple[int, ...]]:
         """Return name and shape of each parameter that must train."""
-        with_the_head = self._trained_with_the_head(base)
+        with_the_head = self._trained_with_the_head(base, head=head)
         return {
             name: tuple(parameter.shape)
             for name, parameter in base.named_parameters()
-            if self.trains == "all" or name.rpartition(".")[0] == head or name in with_the_head
+            if self.trains == "all" or _is_of(head, name) or name in with_the_head
         }
 
-    def _trained_with_the_head(self, model: nn.Module) -> set[str]:
+    def _trained_with_the_head(self, model: nn.Module, *, head: str) -> set[str]:
         """Return the names of the parameters that are neither the head's nor frozen."""
         if self.trains == "biases":
             # `in_proj_bias` of an attention too, but not Swin's table of relative positions.
-            return {n for n, _ in model.named_parameters() if n.rpartition(".")[2].endswith("bias")}
+            return {
+                name
+                for name, _ in model.named_parameters()
+                if name.rpartition(".")[2].endswith("bias") and not _is_of(head, name)
+            }
         if self.trains == "normalization":
             return {
                 f"{name}.{parameter}"
@@ -142,9 +164,15 @@ class Selective:
         return
 
 
+def _is_of(head: str, name: str) -> bool:
+    return name.rpartition(".")[0] == head
+
+
 FULL = Selective(name="full", trains="all")
 HEAD = Selective(name="head", trains="head")
 FULL_BF16 = Selective(name="full-bf16", trains="all", base_dtype="bfloat16", matrices=("extended",))
 BITFIT = Selective(name="bitfit", trains="biases", matrices=("extended",))
+BITFIT_BF16 = replace(BITFIT, name="bitfit-bf16", base_dtype="bfloat16", matrices=())
 NORM = Selective(name="norm", trains="normalization", matrices=("extended",))
+NORM_BF16 = replace(NORM, name="norm-bf16", base_dtype="bfloat16", matrices=())
 BN_HEAD = Selective(name="bn_head", trains="head", trains_batch_norm_statistics=True)

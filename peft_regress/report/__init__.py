@@ -2,6 +2,7 @@
 
 from peft_regress.report.encode import encode_explanation, encode_verdict
 from peft_regress.report.explain import explanation_markdown, explanation_text
+from peft_regress.report.history import encode_history, history_markdown, history_text
 from peft_regress.report.lines import contents_line
 from peft_regress.report.markdown import verdict_markdown
 from peft_regress.report.text import case_text, results_table, verdict_text
@@ -10,9 +11,12 @@ __all__ = [
     "case_text",
     "contents_line",
     "encode_explanation",
+    "encode_history",
     "encode_verdict",
     "explanation_markdown",
     "explanation_text",
+    "history_markdown",
+    "history_text",
     "results_table",
     "verdict_markdown",
     "verdict_text",

@@ -27,7 +27,7 @@ def encode_verdict(verdict: RunVerdict) -> dict[str, Any]:
                 "verdict": case.verdict,
                 "reasons": [
                     {
-                        "metric": reason.metric,
+                        "metric": reason.title,
                         "old": reason.old,
                         "new": reason.new,
                         "relative_change": reason.relative_change,

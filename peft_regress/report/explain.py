@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from peft_regress.ledger import is_of_before
 from peft_regress.report.lines import (
-    clean,
     environment_lines,
     escape_markdown,
     status_text,
     wrapped,
 )
+from peft_regress.text import clean
 from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:

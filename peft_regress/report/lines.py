@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress.gate import INCOMPLETE
 from peft_regress.metrics import METRICS
+from peft_regress.text import clean
 from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "accept_hint",
-    "clean",
     "contents_line",
     "counts_line",
     "environment_lines",
     "escape_markdown",
+    "known_defects",
     "outcome_line",
     "reason_cells",
     "short_verdict",
@@ -33,16 +34,8 @@ __all__ = [
 ]
 
 _WIDTH = 100
-_LONGEST_TEXT = 160
 _SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
 """What the measured methods and architectures come from."""
-
-
-def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
-    """Make a string from a file fit for a terminal: one line, no controls, not endless."""
-    printable = "".join(c if c.isprintable() else " " for c in text)
-    flat = " ".join(printable.split())
-    return flat if len(flat) <= longest else flat[: longest - 3] + "..."
 
 
 def escape_markdown(text: str) -> str:
@@ -74,7 +67,19 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     if old == new and reason.old != reason.new:
         # Rounded they look alike, and a line that says so helps nobody.
         old, new = clean(str(reason.old)), clean(str(reason.new))
-    return clean(reason.metric), old, new, change, bound
+    return clean(reason.title), old, new, change, bound
+
+
+def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:
+    """Return what was broken in the baseline too, in words, with the cases that have it."""
+    found: dict[str, list[str]] = {}
+    for case in verdict.cases:
+        for reason in case.reasons:
+            if reason.verdict == "known_defect":
+                is_state = reason.metric == "status"
+                what = str(reason.new) if is_state else f"{reason.metric} is false"
+                found.setdefault(clean(what), []).append(clean(case.id))
+    return found
 
 
 def short_verdict(case: CaseVerdict) -> str:

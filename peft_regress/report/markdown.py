@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peft_regress.report.lines import (
-    clean,
     environment_lines,
     escape_markdown,
+    known_defects,
     outcome_line,
     reason_cells,
     short_verdict,
 )
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from peft_regress.gate import Observation, RunVerdict
 
 __all__ = ["verdict_markdown"]
+
+_LONGEST_IDS = 400
 
 
 def verdict_markdown(
@@ -47,6 +50,9 @@ def verdict_markdown(
             named = (clean(case.id), short_verdict(case), *cells)
             lines.append("| " + " | ".join(escape_markdown(cell) for cell in named) + " |")
         lines.append("")
+    for what, ids in known_defects(verdict).items():
+        shown = clean(" ".join(ids), longest=_LONGEST_IDS)
+        lines += [escape_markdown(f"Known defect: {what} ({len(ids)}): {shown}"), ""]
     # A dict keeps the order that `environment_lines` chose.
     moved = dict.fromkeys(
         line

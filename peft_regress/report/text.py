@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import io
+import shlex
 from typing import TYPE_CHECKING
 
 from peft_regress.attribution import explain_metric
 from peft_regress.gate import FAILING, INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.report.lines import (
-    clean,
     environment_lines,
+    known_defects,
     outcome_line,
     reason_cells,
     short_verdict,
     wrapped,
 )
+from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ _HOLES = {
 }
 
 
+_REMEDIES = {
+    "missing": "if they are gone for good, add `--retire ID` for each (or a glob) to",
+    "new": "if their numbers are right",
+}
+
+
 def case_text(
     case: CaseVerdict, old: Observation | None, new: Observation | None, *, hint: str
 ) -> str:
@@ -55,9 +63,10 @@ def case_text(
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
     for reason in shown[:_MOST_REASONS]:
         lines.append("  " + _reason_line(reason))
-        lines.extend("      " + line for line in _module_lines(reason, old, new))
+        below = _module_lines if reason.since is None else _drift_lines
+        lines.extend("      " + line for line in below(reason, old, new))
     if len(shown) > _MOST_REASONS:
-        rest = ", ".join(clean(reason.metric) for reason in shown[_MOST_REASONS:])
+        rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         lines.append(f"  and {len(shown) - _MOST_REASONS} more: {clean(rest)}")
     if old is not None and new is not None:
         moved = environment_lines(old.environment, new.environment)
@@ -92,8 +101,14 @@ def verdict_text(
         ids = [clean(case.id) for case in notable if case.verdict == name]
         if ids:
             blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
-            if name == "new":
-                blocks[-1] += f"\n  if their numbers are right: {hint}"
+            blocks[-1] += f"\n  {_REMEDIES[name]}:\n    {hint}"
+    defects = known_defects(verdict)
+    if defects:
+        lines = [
+            wrapped(f"  {what} ({len(ids)}): {' '.join(ids)}", indent="    ", most_lines=2)
+            for what, ids in defects.items()
+        ]
+        blocks.append("\n".join(["known defects, in the baseline too:", *lines]))
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
 
@@ -155,7 +170,8 @@ def _add_row(table: Table, name: str, record: Record) -> None:
 
 def _reason_line(reason: Reason) -> str:
     metric, old, new, change, bound = reason_cells(reason)
-    against = f" (bound {bound})" if bound else ""
+    word = "bound" if reason.since is None else "budget"
+    against = f" ({word} {bound})" if bound else ""
     return f"{metric}: {old} -> {new}  {change}{against}".rstrip()
 
 
@@ -175,3 +191,14 @@ def _module_lines(reason: Reason, old: Observation | None, new: Observation | No
     if len(found) > _MOST_MODULES:
         lines.append(f"and {len(found) - _MOST_MODULES} more modules")
     return lines
+
+
+def _drift_lines(reason: Reason, _: Observation | None, new: Observation | None) -> list[str]:
+    """Say why the newest baseline did not show it, and how to see the steps."""
+    if new is None:
+        return []
+    case = shlex.quote(clean(new.record.case.id))
+    command = (
+        f"peft-regress history --case {case} --metric {shlex.quote(clean(reason.metric))} --all"
+    )
+    return ["no step was beyond its bound, but they add up; they are shown by", command]

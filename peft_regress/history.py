@@ -1,0 +1,102 @@
+"""The history of the cases: which entries there are, and the lines that globs select of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from peft_regress.baseline import by_date
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.metrics import METRICS
+from peft_regress.series import STATUS, Entry, Line, make_line
+from peft_regress.shards import read_run
+from peft_regress.store import read_runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from peft_regress.records import Record
+
+__all__ = ["CaseHistory", "read_entries", "select_histories"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseHistory:
+    """All lines of one case, in the order of the table of metrics."""
+
+    id: str
+    lines: tuple[Line, ...]
+
+
+def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
+    """Return every entry of a storage by date of acceptance, then the named runs as they stand.
+
+    Raises `AbsentError` where there is nothing to read, `InputError` for a run that is among the
+    entries already.
+    """
+    stored = by_date(read_runs(root))
+    entries = [
+        Entry(name=file.path.stem, date=found.date, role=found.role, run=file.run)
+        for file in stored
+        if (found := file.run.accepted) is not None
+    ]
+    known = {file.path.resolve() for file in stored}
+    for path in runs:
+        if path.resolve() in known:
+            msg = f"{path} is named twice, or is an entry of {root}; name it once"
+            raise InputError(msg)
+        known.add(path.resolve())
+        file = read_run(path)
+        date = str(file.document.get("datetime", ""))
+        entries.append(Entry(name=str(path), date=date, role="run", run=file.run))
+    if not entries:
+        msg = (
+            f"{root}: no entry there, and no run was named, so there is no history. "
+            "Name another storage with --baselines, or run files."
+        )
+        raise AbsentError(msg)
+    return entries
+
+
+def select_histories(
+    entries: Iterable[Entry], *, case: str = "*", metric: str = "*"
+) -> list[CaseHistory]:
+    """Return the histories of the cases and metrics that two globs select.
+
+    Raises `AbsentError` for a glob that fits none.
+    """
+    by_case: dict[str, list[tuple[Entry, Record]]] = {}
+    for entry in entries:
+        for name, record in entry.run.cases.items():
+            by_case.setdefault(name, []).append((entry, record))
+    chosen = sorted(name for name in by_case if fnmatchcase(name, case))
+    if not chosen:
+        known = ", ".join(sorted(by_case)[:3]) or "none"
+        msg = f"--case {case!r} fits none of the {len(by_case)} cases in the history, e.g. {known}"
+        raise AbsentError(msg)
+    names = {name: _metrics_of(by_case[name]) for name in chosen}
+    if not any(fnmatchcase(found, metric) for metrics in names.values() for found in metrics):
+        known = ", ".join(dict.fromkeys(found for metrics in names.values() for found in metrics))
+        msg = f"--metric {metric!r} fits none of the metrics of these cases: {known}"
+        raise AbsentError(msg)
+    return [
+        CaseHistory(
+            id=name,
+            lines=tuple(
+                make_line(by_case[name], found)
+                for found in names[name]
+                if fnmatchcase(found, metric)
+            ),
+        )
+        for name in chosen
+    ]
+
+
+def _metrics_of(records: Sequence[tuple[Entry, Record]]) -> list[str]:
+    """Return the names of a case's lines: its status where that is news, then its metrics."""
+    found = {name for _, record in records for name in record.metrics}
+    ordered = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
+    always_ok = all(record.status == "ok" for _, record in records)
+    return ordered if always_ok else [STATUS, *ordered]

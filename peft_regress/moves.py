@@ -1,0 +1,121 @@
+"""How far a metric moved, and how far it may, as its kind has it: what the gate judges by. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from peft_regress.policy import Policy
+    from peft_regress.records import Metric
+
+__all__ = ["Move", "are_comparable", "have_same_shape", "move_of", "value_of", "worse_or_better"]
+
+
+class Move(NamedTuple):
+    """From where to where a metric moved, the relative change (None from zero), and its bound."""
+
+    old: float
+    new: float
+    change: float | None
+    bound: float
+
+
+def worse_or_better(move: Move, metric: Metric) -> tuple[bool, bool]:
+    """Return (is worse, is better) of a metric that moved."""
+    if move.change is None:
+        # From zero to something: no ratio says how far, so any move is beyond every bound.
+        beyond, signed = True, move.new - move.old
+    else:
+        beyond, signed = abs(move.change) > move.bound, move.change
+        if metric.kind == "seconds":
+            # As a ratio, so that three times as fast is as far as three times as slow.
+            ratios = (move.new / move.old, move.old / move.new) if move.new else (math.inf,)
+            beyond = max(ratios) - 1 > move.bound
+    if metric.direction == "same":
+        return beyond, False
+    if metric.direction == "higher":
+        signed = -signed
+    return beyond and signed > 0, beyond and signed < 0
+
+
+def move_of(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
+    """Return how far a metric moved and how far it may, as its kind has it."""
+    if old.kind == "bytes":
+        return Move(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
+    if old.kind == "fingerprint":
+        return _fingerprint_move(old, new, method=method, policy=policy)
+    if old.kind == "accuracy":
+        # Paired by seed: both sides started from the same bytes and drew the same batches.
+        pairs = list(zip(_flat(old), _flat(new), strict=True))
+        difference = sum(b - a for a, b in pairs) / len(pairs)
+        if old.unit == "fraction":
+            return Move(old.value, new.value, difference, policy.accuracy_margin)
+        change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
+        return Move(old.value, new.value, change, policy.loss_margin)
+    if old.kind == "seconds":
+        # The fastest seed of each side: noise only ever adds time.
+        before, after = value_of(old), value_of(new)
+        return Move(before, after, _relative(before, after), policy.seconds_bound)
+    return Move(old.value, new.value, _relative(old.value, new.value), 0.0)
+
+
+def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
+    """Return the move of the loss, of any seed and step, that comes nearest to its bound.
+
+    Training amplifies rounding, so that each step has a bound of its own.
+    """
+    nearest = Move(old.value, new.value, 0.0, policy.fingerprint(method, step=0))
+    of_bound = 0.0
+    bounds: list[float] = []
+    for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
+        # Looked up once a step, not once a seed: a long history asks often.
+        bounds += [
+            policy.fingerprint(method, step=step) for step in range(len(bounds), len(before))
+        ]
+        for a, b, bound in zip(before, after, bounds, strict=False):
+            change = (b - a) / max(abs(a), policy.fingerprint_floor_nats)
+            if abs(change) / bound > of_bound:
+                nearest, of_bound = Move(a, b, change, bound), abs(change) / bound
+    return nearest
+
+
+def _relative(old: float, new: float) -> float | None:
+    """Return the change relative to the old value; None where that is zero or next to it."""
+    if old == new:
+        return 0.0
+    change = (new - old) / abs(old) if old else math.inf
+    return change if math.isfinite(change) else None
+
+
+def value_of(metric: Metric) -> float:
+    """Return the one number that a metric is judged by: of seconds those of the fastest seed."""
+    return min(_flat(metric)) if metric.kind == "seconds" else metric.value
+
+
+def are_comparable(old: Metric, new: Metric) -> bool:
+    """Return whether a metric is the same thing on both sides, with as many samples."""
+    same = (old.unit, old.direction, old.kind) == (new.unit, new.direction, new.kind)
+    return same and have_same_shape(old, new)
+
+
+def have_same_shape(old: Metric, new: Metric) -> bool:
+    """Return whether both sides have as many seeds, and each as many values."""
+    if old.samples is None and new.samples is None:
+        return True
+
+    def shape(metric: Metric) -> list[int]:
+        return [len(s) if isinstance(s, list) else -1 for s in metric.samples or ()]
+
+    return shape(old) == shape(new)
+
+
+def _by_seed(metric: Metric) -> list[list[float]]:
+    """Return a list a seed, of one item where a sample is a plain number; the value if none is."""
+    listed = [sample if isinstance(sample, list) else [sample] for sample in metric.samples or ()]
+    return listed if any(listed) else [[metric.value]]
+
+
+def _flat(metric: Metric) -> list[float]:
+    """Return a metric's samples in one list, or its value where it has none."""
+    return [sample for seed in _by_seed(metric) for sample in seed]

@@ -1,0 +1,225 @@
+"""One metric over the entries of a history: points, what is comparable, change points."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from peft_regress.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
+from peft_regress.moves import are_comparable, move_of, value_of, worse_or_better
+from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.records import MIXED_MACHINES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from peft_regress.moves import Move
+    from peft_regress.records import Metric, Record, Role, Run
+    from peft_regress.units import Kind, Unit
+
+__all__ = ["STATUS", "Entry", "Line", "Point", "make_line"]
+
+_SMALLEST = 1e-12
+STATUS = "status"
+"""The line of a case that did not always come through."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A run in the history: an entry of the storage, or a run file that was named."""
+
+    name: str
+    date: str
+    role: Role | Literal["run"]
+    run: Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A metric in one entry."""
+
+    entry: Entry
+    status: str
+    value: float | None
+    unit: Unit | None
+    packages: Mapping[str, tuple[str | None, str | None]]
+    """Version before and here, of every package that differs from the entry before."""
+
+    moved: bool
+    """Whether it differs at all from the entry before."""
+
+    is_comparable: bool
+    """False where the case, the metric or its samples are defined otherwise than before."""
+
+    move: Move | None
+    """From the last point that it can be compared with, as the gate takes it."""
+
+    is_change_point: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One metric of one case, oldest point first."""
+
+    metric: str
+    unit: Unit | None
+    kind: Kind | None
+    """Unit and kind in the newest entry that has it."""
+
+    points: tuple[Point, ...]
+    remark: str | None = None
+    """Why change points were not looked for, where they were not."""
+
+    @property
+    def is_still(self) -> bool:
+        """Whether nothing ever moved, nor was defined otherwise."""
+        return not any(point.moved or not point.is_comparable for point in self.points)
+
+    def notable(self) -> tuple[Point, ...]:
+        """Return the first point, the last, and those between where something changed.
+
+        Rounding and noise change at every point: where it is known what stands out from them, that
+        alone counts.
+        """
+        stands_out = self.kind == "fingerprint" or (
+            _is_noisy(self.kind, self.unit) and self.remark is None
+        )
+        points = self.points
+        return tuple(
+            point
+            for index, point in enumerate(points)
+            if index in (0, len(points) - 1)
+            or point.is_change_point
+            or (point.moved and not stands_out)
+            or (point.value is None) != (points[index - 1].value is None)
+            or not point.is_comparable
+            or not points[index + 1].is_comparable
+        )
+
+
+def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
+    """Return the line of one metric of one case from its records, oldest first."""
+    metrics = [record.metrics.get(name) for _, record in records]
+    chains, breaks = _chains(records, metrics)
+    before = {after: old for chain in chains for old, after in itertools.pairwise(chain)}
+    points = []
+    for index, ((entry, record), metric) in enumerate(zip(records, metrics, strict=True)):
+        earlier_entry, earlier = records[max(index - 1, 0)]
+        old = metrics[before[index]] if index in before else None
+        move, jumped = _move(old, metric, method=record.case.method)
+        points.append(
+            Point(
+                entry=entry,
+                status=_status(record),
+                value=None if metric is None else value_of(metric),
+                unit=None if metric is None else metric.unit,
+                packages=_moved_packages(earlier_entry, entry),
+                moved=metric != metrics[max(index - 1, 0)]
+                or (name == STATUS and _status(earlier) != _status(record)),
+                is_comparable=index not in breaks,
+                move=move,
+                is_change_point=jumped,
+            )
+        )
+    newest = next((metric for metric in reversed(metrics) if metric is not None), None)
+    kind, unit = (None, None) if newest is None else (newest.kind, newest.unit)
+    line = Line(metric=name, unit=unit, kind=kind, points=tuple(points))
+    # Of what is noisy, one step says nothing.
+    return _with_levels(line, chains) if _is_noisy(kind, unit) else line
+
+
+def _move(old: Metric | None, new: Metric | None, *, method: str) -> tuple[Move | None, bool]:
+    """Return how far a metric moved, and whether that is a change point without any statistics."""
+    if old is None or new is None:
+        return None, False
+    move = move_of(old, new, method=method, policy=DEFAULT_POLICY)
+    if new.kind == "fingerprint":
+        return move, any(worse_or_better(move, new))
+    return move, old.value != new.value
+
+
+def _chains(
+    records: Sequence[tuple[Entry, Record]], metrics: Sequence[Metric | None]
+) -> tuple[list[list[int]], set[int]]:
+    """Return the positions that can be compared with each other, and those where that ended.
+
+    Seconds can be compared on one machine alone, so that there is a chain a machine.
+    """
+    chains: list[list[int]] = []
+    current: dict[str, list[int]] = {}
+    breaks: set[int] = set()
+    for index, ((entry, record), metric) in enumerate(zip(records, metrics, strict=True)):
+        defined_anew = index > 0 and record.definition != records[index - 1][1].definition
+        others = (metrics[chain[-1]] for chain in current.values())
+        if defined_anew or any(not _is_same(other, metric) for other in others):
+            breaks.add(index)
+            current = {}
+        if metric is None:
+            continue
+        machine = entry.run.machine.digest if metric.kind == "seconds" else ""
+        if machine == MIXED_MACHINES:
+            chains.append([index])
+            continue
+        if machine not in current:
+            current[machine] = []
+            chains.append(current[machine])
+        current[machine].append(index)
+    return chains, breaks
+
+
+def _is_same(old: Metric | None, new: Metric | None) -> bool:
+    """Return whether a metric is defined as before; an absent one is not defined otherwise."""
+    return old is None or new is None or are_comparable(old, new)
+
+
+def _with_levels(line: Line, chains: Sequence[Sequence[int]]) -> Line:
+    """Mark the change points of a noisy metric, or say why there is no telling."""
+    noise = _noise(line)
+    found: set[int] = set()
+    longest = max(map(len, chains), default=0)
+    remark = None
+    if longest < FEWEST_POINTS:
+        remark = f"change points need {FEWEST_POINTS} comparable points, and there are {longest}"
+    elif not can_find_change_points():
+        remark = "change points need `pip install 'peft-regress[history]'`"
+    else:
+        for chain in chains:
+            if len(chain) >= FEWEST_POINTS:
+                values = [_level(line.points[index].value, line.unit) for index in chain]
+                found |= {chain[position] for position in find_change_points(values, noise=noise)}
+    points = tuple(
+        replace(point, is_change_point=index in found) for index, point in enumerate(line.points)
+    )
+    return replace(line, points=points, remark=remark)
+
+
+def _is_noisy(kind: Kind | None, unit: Unit | None) -> bool:
+    return kind in ("accuracy", "seconds") or unit == "ratio"
+
+
+def _noise(line: Line) -> float:
+    """Return the standard deviation of one value of a noisy metric, as the policy knows it."""
+    if line.unit == "fraction":
+        return DEFAULT_POLICY.accuracy_noise
+    return DEFAULT_POLICY.loss_noise if line.kind == "accuracy" else DEFAULT_POLICY.seconds_noise
+
+
+def _level(value: float | None, unit: Unit | None) -> float:
+    """Return a value on the scale that its noise is even on: all but fractions are relative."""
+    assert value is not None  # noqa: S101  (a chain holds measured points alone)
+    return value if unit == "fraction" else math.log(max(value, _SMALLEST))
+
+
+def _status(record: Record) -> str:
+    error = record.error
+    return record.status if error is None else f"{record.status} ({error.type}: {error.message})"
+
+
+def _moved_packages(old: Entry, new: Entry) -> dict[str, tuple[str | None, str | None]]:
+    before, after = old.run.environment, new.run.environment
+    if before == after:
+        return {}
+    pairs = {name: (before.get(name), after.get(name)) for name in sorted(before.keys() | after)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

@@ -1,0 +1,19 @@
+"""Make strings that came from files or people fit to be shown."""
+
+from __future__ import annotations
+
+__all__ = ["clean", "printable"]
+
+_LONGEST_TEXT = 160
+
+
+def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
+    """Make a string from a file fit for a terminal: one line, no controls, not endless."""
+    visible = "".join(c if c.isprintable() else " " for c in text)
+    flat = " ".join(visible.split())
+    return flat if len(flat) <= longest else flat[: longest - 3] + "..."
+
+
+def printable(text: str) -> str:
+    """Write what a terminal must not see, such as a newline in a file's name, as its escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

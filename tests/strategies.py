@@ -1,0 +1,147 @@
+"""Hypothesis strategies for valid records and runs: whatever the reader would let through."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from builders import (
+    EARLIER_LEDGER,
+    FULL,
+    GALORE,
+    LEDGER,
+    LORA,
+    MACHINE,
+    OTHER_MACHINE,
+    UNSEEN_LORA,
+    make_metric,
+    make_record,
+    make_run,
+    observe,
+)
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from peft_regress.metrics import METRICS
+from peft_regress.records import MIXED_MACHINES, Acceptance, Failure, Ledger, Machine, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peft_regress.gate import Observation
+    from peft_regress.records import Metric, Record, Run
+
+TIMES_AS_MANY = 5
+
+
+def fuzz(*drawn: st.SearchStrategy[Any], examples: int) -> Callable[..., Callable[..., None]]:
+    """Hold a property to the same examples in every run, and to many more where it is slow."""
+
+    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+        @pytest.mark.parametrize(
+            "examples", [examples, pytest.param(TIMES_AS_MANY * examples, marks=pytest.mark.slow)]
+        )
+        def test(examples: int) -> None:
+            how = settings(
+                deadline=None,
+                derandomize=True,
+                max_examples=examples,
+                suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+            )
+            how(given(*drawn)(check))()
+
+        test.__name__ = check.__name__
+        return test
+
+    return decorate
+
+
+IDS = (LORA, UNSEEN_LORA, FULL, GALORE)
+SEEDS = 3
+
+metric_names = st.sampled_from(sorted(METRICS))
+"""Any metric of the table."""
+
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_counts = st.integers(0, 9) | st.integers(0, 2**63) | st.sampled_from([10**6, 10**12, 10**100])
+_positive = st.sampled_from([0.0, 5e-324, 1e-9, 0.01, 0.3, 1.0, 2.0, 1e100]) | st.floats(0, 1e9)
+_accuracies = st.sampled_from([0.0, 0.5, 0.55, 1.0]) | st.floats(0, 1)
+_losses = st.sampled_from([0.0, -0.5, 0.009, 2.0]) | st.floats(-10, 1e6)
+_mixed = Machine(digest=MIXED_MACHINES, cpu="several", cores=1, threads=1, instruction_set="")
+
+
+def _seeds(item: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
+    return st.lists(item, min_size=SEEDS, max_size=SEEDS)
+
+
+_BY_KIND: dict[str, st.SearchStrategy[Any]] = {
+    "exact": _counts,
+    "bytes": _counts,
+    "fingerprint": _seeds(st.lists(_losses, min_size=4, max_size=4)),
+    "seconds": _seeds(_positive),
+    "info": _positive,
+}
+
+
+def metrics_of(name: str) -> st.SearchStrategy[Metric]:
+    """Return a metric of the table with any value that it can have."""
+    spec = METRICS[name]
+    if spec.kind == "accuracy":
+        values = _seeds(_accuracies if spec.unit == "fraction" else _losses)
+    else:
+        values = _BY_KIND[spec.kind]
+    return values.map(lambda value: make_metric(name, value))
+
+
+@st.composite
+def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
+    """Return a record of one case, in any state."""
+    definition = draw(st.sampled_from(["sha256:a", "sha256:a", "sha256:a", "sha256:b"]))
+    invariants = draw(
+        st.dictionaries(
+            st.sampled_from(["identity", "frozen", "merge"]), st.sampled_from([True, False, None])
+        )
+    )
+    status = draw(st.sampled_from(["ok", "ok", "ok", "unsupported", "error"]))
+    if status != "ok":
+        failure = Failure(type=draw(_text), message=draw(_text))
+        return make_record(
+            identifier, status=status, error=failure, definition=definition, invariants=invariants
+        )
+    names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
+    return make_record(
+        identifier,
+        {name: draw(metrics_of(name)) for name in names},
+        definition=definition,
+        invariants=invariants,
+        ledger=draw(st.sampled_from([Ledger(), LEDGER, EARLIER_LEDGER])),
+    )
+
+
+environments = st.dictionaries(
+    st.sampled_from(["peft", "torch"]), st.sampled_from(["1.0", "2.0"]), max_size=2
+)
+machines = st.sampled_from([MACHINE, MACHINE, OTHER_MACHINE, _mixed])
+
+
+@st.composite
+def observations(draw: st.DrawFn, identifier: str = LORA) -> Observation:
+    """Return a record of one case as the gate sees it, made anywhere."""
+    return observe(
+        draw(records(identifier)), environment=draw(environments), machine=draw(machines)
+    )
+
+
+@st.composite
+def runs(draw: st.DrawFn, *, ids: tuple[str, ...] = IDS) -> Run:
+    """Return a run of some of these cases, complete or not, accepted or not."""
+    chosen = draw(st.lists(st.sampled_from(ids), min_size=1, unique=True))
+    narrowed = draw(st.lists(_text, max_size=2))
+    accepted = Acceptance(reason=draw(_text), date="2026-01-01T00:00:00+00:00", role="baseline")
+    return make_run(
+        *(draw(records(name)) for name in sorted(chosen)),
+        environment=draw(environments),
+        machine=draw(machines),
+        selection=Selection(complete=not narrowed, narrowed_by=narrowed),
+        accepted=draw(st.sampled_from([None, accepted])),
+    )

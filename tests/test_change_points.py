@@ -1,0 +1,78 @@
+"""Change points: false alarms and power as the module claims them, and what is refused."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+from peft_regress.change_points import FEWEST_POINTS, find_change_points
+
+NOISE = 0.01
+
+
+def noisy(seed: int, *levels: tuple[int, float], noise: float = NOISE) -> list[float]:
+    """Return a series of (so many points, at this level), with noise that is drawn from a seed."""
+    chance = random.Random(seed)
+    return [level + chance.gauss(0, noise) for count, level in levels for _ in range(count)]
+
+
+@pytest.mark.parametrize("length", [6, 8, 12, 20, 50, 100])
+def test_of_series_without_a_change_less_than_one_in_a_hundred_gets_one(length: int) -> None:
+    alarms = sum(
+        bool(find_change_points(noisy(seed, (length, 0.7)), noise=NOISE)) for seed in range(2000)
+    )
+    assert alarms < 20
+
+
+@pytest.mark.parametrize(("length", "share"), [(6, 0.70), (8, 0.80), (12, 0.92), (20, 0.97)])
+def test_a_step_of_four_times_the_noise_is_found(length: int, share: float) -> None:
+    half = length // 2
+    found = sum(
+        any(
+            abs(position - half) <= 1
+            for position in find_change_points(noisy(seed, (half, 0.7), (half, 0.74)), noise=NOISE)
+        )
+        for seed in range(500)
+    )
+    assert found >= share * 500
+
+
+def test_a_step_is_placed_where_the_new_level_begins() -> None:
+    values = noisy(1, (7, 0.7), (9, 0.6), (8, 0.8))
+    assert find_change_points(values, noise=NOISE) == [7, 16]
+
+
+def test_one_outlier_is_no_level() -> None:
+    values = [0.7] * 5 + [0.75] + [0.7] * 6
+    assert find_change_points(values, noise=NOISE) == []
+
+
+def test_noise_above_what_is_known_is_estimated_from_the_series() -> None:
+    values = noisy(3, (40, 0.7), noise=20 * NOISE)
+    assert find_change_points(values, noise=NOISE) == []
+
+
+def test_values_without_any_noise_have_only_the_known_one() -> None:
+    """On one machine results repeat to the last bit, so that the tiniest step would stand out."""
+    assert find_change_points([0.7] * 10 + [0.701] * 10, noise=NOISE) == []
+    assert find_change_points([0.7] * 10 + [0.76] * 10, noise=NOISE) == [10]
+
+
+@pytest.mark.parametrize("count", range(FEWEST_POINTS))
+def test_too_few_values_are_refused(count: int) -> None:
+    with pytest.raises(ValueError, match=f"{count} values"):
+        find_change_points([0.1 * number for number in range(count)], noise=NOISE)
+
+
+def test_the_library_is_imported_where_it_is_used_alone() -> None:
+    code = (
+        "import sys\n"
+        "import peft_regress.history, peft_regress.report, peft_regress.cli\n"
+        "heavy = {'torch', 'ruptures', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

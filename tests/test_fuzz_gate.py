@@ -1,0 +1,317 @@
+"""The gate on any two records that a file can hold: always a verdict, and worse is never milder."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from builders import LORA, make_record, make_run, observe
+from hypothesis import assume
+from hypothesis import strategies as st
+from strategies import IDS, fuzz, metric_names, metrics_of, observations, records, runs
+
+from peft_regress.errors import InputError
+from peft_regress.gate import (
+    FAILING,
+    INCOMPLETE,
+    VERDICTS,
+    CaseVerdict,
+    judge,
+    judge_case,
+    observations_of,
+)
+from peft_regress.metrics import METRICS
+from peft_regress.records import Failure, Metric, check_finite
+from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
+from peft_regress.report.lines import accept_hint
+
+if TYPE_CHECKING:
+    from peft_regress.gate import Observation
+    from peft_regress.records import Record, Run
+
+HINT = accept_hint("run.json")
+
+moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
+"""How far a metric moves: in points for a fraction, else relative to its size and at least to 1."""
+
+
+def severity(case: CaseVerdict) -> int:
+    """Return 0 where a run with this case passes, 1 where it is incomplete, 2 where it fails."""
+    return 2 if case.verdict in FAILING else int(case.verdict in INCOMPLETE)
+
+
+def with_record(observed: Observation, record: Record) -> Observation:
+    return type(observed)(
+        record=record,
+        environment=observed.environment,
+        machine=observed.machine,
+        origin=observed.origin,
+    )
+
+
+def with_metric(observed: Observation, name: str, metric: Metric | None) -> Observation:
+    metrics = {key: value for key, value in observed.record.metrics.items() if key != name}
+    if metric is not None:
+        metrics[name] = metric
+    return with_record(observed, msgspec.structs.replace(observed.record, metrics=metrics))
+
+
+# --- totality -------------------------------------------------------------------------------
+
+
+@fuzz(observations(), observations(), examples=400)
+def test_any_two_records_have_a_verdict_that_can_be_shown(
+    old: Observation, new: Observation
+) -> None:
+    case = judge_case(LORA, old, new)
+    assert case.verdict in VERDICTS
+    gravest = min([reason.verdict for reason in case.reasons] or ["unchanged"], key=VERDICTS.index)
+    assert case.verdict == gravest
+    assert case == judge_case(LORA, old, new)
+    assert case_text(case, old, new, hint=HINT)
+
+
+@fuzz(runs(), runs(), st.sets(st.sampled_from(IDS)), examples=120)
+def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: set[str]) -> None:
+    references, observed = observations_of(old, "old"), observations_of(new, "new")
+    verdict = judge(references, new, expected={*references, *more})
+    assert {case.id for case in verdict.cases} == {*references, *observed, *more}
+    decoded = json.loads(json.dumps(encode_verdict(verdict), allow_nan=False))
+    assert decoded["exit_code"] == verdict.exit_code
+    assert verdict_text(verdict, references, observed, hint=HINT)
+    assert verdict_markdown(verdict, references, observed, hint=HINT)
+
+
+@fuzz(observations(), examples=200)
+def test_any_record_against_itself_passes(observed: Observation) -> None:
+    assert judge_case(LORA, observed, observed).verdict in ("unchanged", "known_defect")
+
+
+# --- worse is never milder, better never graver ---------------------------------------------
+
+
+def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Metric:
+    """Return a metric moved in its bad direction: all of it, or the samples of some seeds."""
+
+    def move(value: Any, reference: Any) -> Any:
+        if isinstance(value, list):
+            # A metric without a counterpart of its shape has no side to move away to.
+            fits = isinstance(reference, list) and len(reference) == len(value)
+            pairs = zip(value, reference if fits else value, strict=True)
+            return [move(item, other) for item, other in pairs]
+        step = by if metric.unit == "fraction" else by * max(abs(value), 1.0)
+        if isinstance(value, int):
+            step = max(int(step), 1)
+        upwards = metric.direction != "higher"
+        if metric.direction == "same":
+            upwards = value >= reference
+        return value + step if upwards else max(value - step, 0.0)
+
+    reference = old or metric
+    if not metric.samples:
+        return msgspec.structs.replace(metric, value=move(metric.value, reference.value))
+    before = reference.samples or metric.samples
+    if len(before) != len(metric.samples):
+        before = metric.samples
+    moved = [
+        move(sample, other) if seed in seeds else sample
+        for seed, (sample, other) in enumerate(zip(metric.samples, before, strict=True))
+    ]
+    heads = [sample[0] if isinstance(sample, list) else sample for sample in moved]
+    return msgspec.structs.replace(metric, value=sum(heads) / len(heads), samples=moved)
+
+
+@fuzz(
+    observations(),
+    observations(),
+    metric_names,
+    st.data(),
+    moves,
+    st.sets(st.integers(0, 2), min_size=1),
+    examples=400,
+)
+def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917
+    old: Observation,
+    new: Observation,
+    name: str,
+    data: st.DataObject,
+    by: float,
+    seeds: set[int],
+) -> None:
+    """Read from right to left: one that gets better never makes it graver."""
+    assume(old.record.status == new.record.status == "ok")
+    if data.draw(st.booleans(), label="of the same definition"):
+        record = msgspec.structs.replace(new.record, definition=old.record.definition)
+        new = with_record(new, record)
+    before = data.draw(metrics_of(name), label="before")
+    old = with_metric(old, name, before)
+    # Near to what it was, where the bounds are, or anywhere.
+    after = data.draw(
+        st.just(before)
+        | moves.map(lambda by: worse(before, None, by, {0, 1, 2}))
+        | metrics_of(name),
+        label="after",
+    )
+    moved = worse(after, before, by, seeds)
+    try:
+        check_finite({name: after}, LORA)
+        check_finite({name: moved}, LORA)
+    except InputError:
+        assume(False)
+    milder, graver = (
+        judge_case(LORA, old, with_metric(new, name, metric)) for metric in (after, moved)
+    )
+    assert severity(milder) <= severity(graver)
+
+
+@fuzz(metric_names, st.data(), moves, moves, st.sets(st.integers(0, 2), min_size=1), examples=800)
+def test_alone_a_metric_that_gets_worse_is_judged_no_milder_whichever_way_it_came(
+    name: str, data: st.DataObject, first: float, then: float, seeds: set[int]
+) -> None:
+    """With nothing beside it that fails anyway."""
+    before = data.draw(metrics_of(name))
+    start = worse(before, None, first, {0, 1, 2})
+    # From the worse to the better value, or on from the better to a worse one.
+    old, after = data.draw(st.sampled_from([(start, before), (before, start), (before, before)]))
+    moved = worse(after, old, then, seeds)
+    try:
+        check_finite({"old": old, "after": after, "moved": moved}, LORA)
+    except InputError:
+        assume(False)
+    reference, milder, graver = (
+        observe(make_record(LORA, {name: metric})) for metric in (old, after, moved)
+    )
+    verdicts = [judge_case(LORA, reference, new) for new in (milder, graver)]
+    assert severity(verdicts[0]) <= severity(verdicts[1])
+
+
+@fuzz(observations(), observations(), metric_names, st.data(), examples=250)
+def test_a_metric_that_vanishes_never_makes_a_verdict_milder(
+    old: Observation, new: Observation, name: str, data: st.DataObject
+) -> None:
+    before = data.draw(metrics_of(name))
+    old, new = (with_metric(side, name, before) for side in (old, new))
+    assume(len(new.record.metrics) > 1)
+    gone = judge_case(LORA, old, with_metric(new, name, None))
+    assert severity(judge_case(LORA, old, new)) <= severity(gone)
+
+
+@fuzz(
+    observations(),
+    observations(),
+    st.sampled_from(["identity", "frozen"]),
+    st.sampled_from([(True, False), (True, None), (None, False)]),
+    examples=300,
+)
+def test_an_invariant_that_holds_no_longer_never_makes_a_verdict_milder(
+    old: Observation, new: Observation, name: str, pair: tuple[bool | None, bool | None]
+) -> None:
+    before = old.record.invariants.get(name)
+    # Neither of the two is the worse where that is what it always was: a fact that does not apply,
+    # or a known defect, which to check no longer is a regression.
+    assume(not (before is None and pair == (True, None)))
+    assume(not (before is False and pair == (None, False)))
+    holds, broken = (
+        with_record(
+            new,
+            msgspec.structs.replace(new.record, invariants={**new.record.invariants, name: value}),
+        )
+        for value in pair
+    )
+    assert severity(judge_case(LORA, old, holds)) <= severity(judge_case(LORA, old, broken))
+
+
+@fuzz(observations(), records(), st.sampled_from(["unsupported", "error"]), examples=300)
+def test_a_case_that_fails_never_makes_a_verdict_milder(
+    old: Observation, record: Record, status: Any
+) -> None:
+    failed = msgspec.structs.replace(
+        record, status=status, error=Failure(type="E", message=""), metrics={}
+    )
+    assume(not (record.status == "error" and status == "unsupported"))
+    milder, graver = (judge_case(LORA, old, with_record(old, new)) for new in (record, failed))
+    assert severity(milder) <= severity(graver)
+
+
+# --- symmetry -------------------------------------------------------------------------------
+
+MIRRORED = {
+    "regressed": {"improved", "regressed"},  # of what must stay the same both ways are worse
+    "improved": {"regressed"},
+    "unchanged": {"unchanged"},
+}
+BOUND_TO_THE_OLD_VALUE = ("bytes", "fingerprint", "accuracy")
+
+
+@fuzz(metric_names, st.data(), examples=400)
+def test_swapping_the_sides_mirrors_the_verdict(name: str, data: st.DataObject) -> None:
+    spec = METRICS[name]
+    assume(spec.kind not in BOUND_TO_THE_OLD_VALUE or spec.unit == "fraction")
+    one, other = (observe(make_record(LORA, {name: data.draw(metrics_of(name))})) for _ in "ab")
+    there, back = (judge_case(LORA, *pair) for pair in ((one, other), (other, one)))
+    assert back.verdict in MIRRORED[there.verdict]
+    if spec.direction in ("lower", "higher"):
+        assert (there.verdict == "regressed") == (back.verdict == "improved")
+
+
+@fuzz(observations(), observations(), examples=200)
+def test_incomparable_definitions_and_passing_states_mirror(
+    old: Observation, new: Observation
+) -> None:
+    there, back = (
+        {reason.metric: reason.verdict for reason in judge_case(LORA, *pair).reasons}
+        for pair in ((old, new), (new, old))
+    )
+    assert there.get("definition") == back.get("definition")
+    mirrored = {"newly_failing": "fixed", "fixed": "newly_failing", "known_defect": "known_defect"}
+    assert back.get("status") == mirrored.get(there.get("status", ""))
+
+
+# --- runs -----------------------------------------------------------------------------------
+
+
+@fuzz(runs(), runs(), st.sets(st.sampled_from(IDS)), examples=120)
+def test_a_run_passes_only_where_all_that_was_expected_was_compared(
+    old: Run, new: Run, expected: set[str]
+) -> None:
+    verdict = judge(observations_of(old, "old"), new, expected=expected)
+    if verdict.exit_code == 0:
+        assert new.selection.complete
+        assert expected <= new.cases.keys()
+        assert new.cases.keys() <= old.cases.keys()
+        for name, record in new.cases.items():
+            assert record.definition == old.cases[name].definition
+
+
+@fuzz(runs(), runs(), st.sampled_from(IDS), examples=120)
+def test_a_run_without_one_of_its_cases_passes_no_sooner(old: Run, new: Run, lost: str) -> None:
+    references = observations_of(old, "old")
+    assume(lost in new.cases)
+    cases = {name: record for name, record in new.cases.items() if name != lost}
+    less = judge(
+        references, msgspec.structs.replace(new, cases=cases), expected=[*references, lost]
+    )
+    assert less.exit_code != 0
+
+
+@fuzz(runs(), runs(), st.randoms(use_true_random=False), examples=80)
+def test_no_order_of_cases_metrics_or_invariants_matters(old: Run, new: Run, random: Any) -> None:
+    def shuffled(mapping: dict[str, Any]) -> dict[str, Any]:
+        return dict(random.sample(sorted(mapping.items(), key=lambda item: item[0]), len(mapping)))
+
+    other = make_run(
+        *(
+            msgspec.structs.replace(
+                record, metrics=shuffled(record.metrics), invariants=shuffled(record.invariants)
+            )
+            for record in shuffled(new.cases).values()
+        ),
+        environment=shuffled(new.environment),
+        machine=new.machine,
+        selection=new.selection,
+    )
+    references = observations_of(old, "old")
+    assert judge(references, new, expected=old.cases) == judge(
+        shuffled(references), other, expected=sorted(old.cases, reverse=True)
+    )
