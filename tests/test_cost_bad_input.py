@@ -16,6 +16,7 @@ import torch
 import torchvision
 from network_zoo import adapted_as
 from torch import Tensor, nn
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from peft_regress import registry
 from peft_regress.cli import main
@@ -336,9 +337,15 @@ def test_an_image_too_small_for_a_network_is_its_own_error_and_nothing_else() ->
     [
         ({"input_shape": (-1, 4)}, r"input_shape \(-1, 4\) is no shape of a batch"),
         ({"input_shape": ()}, r"input_shape \(\) is no shape of a batch"),
+        ({"input_shape": (1.5, 4)}, r"input_shape \(1.5, 4\) is no tuple of whole numbers"),
+        ({"input_shape": (True, 4)}, r"input_shape \(True, 4\) is no tuple of whole numbers"),
+        ({"input_shape": ("3", 4)}, r"input_shape \('3', 4\) is no tuple of whole numbers"),
+        ({"input_shape": 4}, "input_shape 4 is no tuple of whole numbers"),
+        ({"input_shape": (10**30, 4)}, r"input_shape \(10+, 4\) is no shape of a batch"),
         ({"num_classes": 0}, "num_classes has to be 1 or more, not 0"),
-        ({"loss": "cross_entropy"}, "loss has to be one of 'cross-entropy', 'sum', not "),
-        ({"loss": None}, "loss has to be one of 'cross-entropy', 'sum', not None"),
+        ({"num_classes": 2.0}, "num_classes has to be 1 or more, not 2.0"),
+        ({"loss": "cross_entropy"}, "one of 'cross-entropy', 'sum', not 'cross_entropy'"),
+        ({"loss": None}, "one of 'cross-entropy', 'sum', not None"),
         ({"dtype": torch.int64}, "floating-point one, not torch.int64"),
         ({"dtype": torch.bool}, "floating-point one, not torch.bool"),
     ],
@@ -402,8 +409,36 @@ def test_a_model_with_an_input_of_its_dtype_is_the_real_step(dtype: torch.dtype)
     model = nn.Sequential(nn.Linear(4, 2, bias=False).to(dtype), real_part)
     cost = cost_of(model, dtype=dtype)
     assert cost == cost_of(model, dtype=dtype, fake=False)
-    assert cost.forward_flops == 2 * BATCH * 4 * 2
+    assert cost.forward_flops == (8 if dtype.is_complex else 2) * BATCH * 4 * 2
     assert cost.peak_param_bytes == cost.peak_grad_bytes == 4 * 2 * dtype.itemsize
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + x.detach() @ torch.ones(4, 4, dtype=torch.int64),
+        lambda x: nn.functional.linear(x, torch.ones(4, 4, dtype=torch.int64)),
+        lambda x: nn.functional.conv1d(x[:, None], torch.ones(1, 1, 1, dtype=torch.int64))[:, 0],
+        lambda x: x + torch.ones(4, 4, dtype=torch.int32).mv(x[0]),
+    ],
+    ids=["matmul", "linear", "conv1d", "mv"],
+)
+def test_a_product_with_whole_numbers_is_refused(
+    function: Callable[[Tensor], Tensor], fake: bool
+) -> None:
+    """On fake tensors torch lets it pass; no real step would."""
+    with pytest.raises(UnprofilableModelError, match=r"of module '1', is given float32 and int"):
+        cost_of(with_function(function), fake=fake)
+
+
+def test_an_outer_product_that_promotes_is_the_real_step() -> None:
+    model = with_function(
+        lambda x: x + torch.addr(torch.zeros(4, 4), x[0].double(), x[1]).detach().float().sum()
+    )
+    cost = cost_of(model)
+    assert cost == cost_of(model, fake=False)
+    assert cost.forward_flops == LAYERS + 2 * 4 * 4
 
 
 def test_autocast_counts_what_it_casts() -> None:
@@ -496,11 +531,19 @@ def test_hooks_on_accumulated_gradients_are_the_optimizer_s(fake: bool) -> None:
             r"parameter '1\.weight' of Sequential has no shape yet: call the model on a batch",
         ),
         (
+            lambda: nn.Sequential(nn.Embedding(4, 2, sparse=True)),
+            "module '0' of Sequential makes sparse gradients: build it with sparse=False",
+        ),
+        (
+            lambda: nn.Sequential(nn.Flatten(), nn.EmbeddingBag(4, 2, sparse=True)),
+            "module '1' of Sequential makes sparse gradients: build it with sparse=False",
+        ),
+        (
             lambda: nn.Sequential(torch.jit.script(nn.Linear(4, 2))),
             "module '0' of Sequential is compiled by torch.jit",
         ),
     ],
-    ids=["meta", "meta-buffer", "lazy", "jit"],
+    ids=["meta", "meta-buffer", "lazy", "embedding", "bag", "jit"],
 )
 @BOTH
 @pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
@@ -558,6 +601,15 @@ def test_an_output_for_each_pixel_is_summed_or_refused() -> None:
     assert cost.forward_flops == 2 * BATCH * 5 * 4 * 2
 
 
+@BOTH
+@pytest.mark.parametrize("loss", ["cross-entropy", "sum"])
+def test_complex_logits_are_refused(loss: str, fake: bool) -> None:
+    model = with_function(lambda x: x)
+    model.append(Applying(lambda x: x.to(torch.complex64)))
+    with pytest.raises(UnprofilableModelError, match="returns complex logits"):
+        cost_of(model, fake=fake, loss=loss)
+
+
 def test_an_output_of_another_batch_is_refused() -> None:
     model = with_function(lambda x: torch.cat([x, x]))
     with pytest.raises(UnprofilableModelError, match=r"shape \(6, 2\).*one label for each of 3"):
@@ -599,10 +651,47 @@ def test_an_optimizer_over_frozen_parameters_alone_is_refused() -> None:
         )
 
 
+@BOTH
+def test_optimizers_that_step_in_the_backward_pass_cost_what_one_after_it_does(fake: bool) -> None:
+    """One a parameter, from the hook on its gradient, which is freed at once."""
+    model = nn.Sequential(nn.Linear(4, 64), nn.Linear(64, 2))
+
+    def adamw(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, foreach=False)
+
+    def within(stand_in: nn.Module) -> torch.optim.Optimizer:
+        optimizers = {p: adamw([p]) for p in stand_in.parameters()}
+
+        def update(parameter: Tensor) -> None:
+            optimizers[parameter].step()
+            optimizers[parameter].zero_grad()
+
+        for parameter in optimizers:
+            parameter.register_post_accumulate_grad_hook(update)
+        return sgd(stand_in)
+
+    def cost(make: Callable[[nn.Module], torch.optim.Optimizer]) -> StepCost:
+        return profile_step(model, make, input_shape=(BATCH, 4), num_classes=2, fake=fake)
+
+    found, after = cost(within), cost(lambda stand_in: adamw(stand_in.parameters()))
+    same = ("forward_flops", "backward_flops", "optimizer_flops", "optimizer_state_bytes")
+    for name in (*same, "peak_optimizer_bytes", "peak_temp_bytes"):
+        assert getattr(found, name) == getattr(after, name), name
+    assert {s.module for s in found.flops_by_site if s.phase == "optimizer"} == {"", "0", "1"}
+    assert found.peak_grad_bytes == 4 * 4 * 64  # the largest parameter's
+    assert not _global_optimizer_pre_hooks
+
+
 @pytest.mark.parametrize("made", [None, [], "AdamW"])
 def test_what_is_no_optimizer_is_refused(made: object) -> None:
     with pytest.raises(InputError, match=f"returned a {type(made).__name__}, not an optimizer"):
         linear_cost(lambda _: made)
+
+
+@BOTH
+def test_an_optimizer_that_runs_the_model_itself_is_refused(fake: bool) -> None:
+    with pytest.raises(InputError, match=r"LBFGS takes a closure .* no single step to measure"):
+        linear_cost(lambda m: torch.optim.LBFGS(m.parameters()), fake=fake)
 
 
 @BOTH

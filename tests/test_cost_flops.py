@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -24,6 +24,9 @@ from peft_regress.cost.flops import convolution_flops
 from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
 from peft_regress.cost.linear_algebra import is_svd
 from peft_regress.errors import InputError, PeftRegressError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 torch.set_num_threads(1)
 
@@ -69,7 +72,50 @@ def test_singular_value_decomposition_is_told_apart_and_symmetric() -> None:
     assert count(aten._linalg_svd, tall) == count(aten._linalg_svd, wide) == flops
     assert count(aten._linalg_svd, tall.expand(3, 6, 4)) == 3 * flops
     assert is_svd(aten._linalg_svd)
+    values_alone = 2 * 6 * 4**2 + 2 * 4**3
+    assert count(aten._linalg_svd, tall, False, False) == values_alone
+    assert count(aten._linalg_svd, wide, compute_uv=False) == values_alone
     assert not is_svd(aten.mm)
+
+
+def test_a_complex_multiply_add_is_four_real_ones() -> None:
+    a, b = torch.ones(2, 3, dtype=torch.complex64), torch.ones(3, 5, dtype=torch.complex64)
+    assert count(aten.mm, a, b) == 8 * 2 * 3 * 5
+    assert count(aten.addmm, torch.ones(5, dtype=torch.complex64), a, b) == 8 * 2 * 3 * 5
+    paper = paper_formula_of(aten.mm)
+    assert paper is not None
+    assert paper(a, b, out=None) == 2 * 2 * 3 * 5
+
+
+class Function(nn.Module):
+    """A function of (batch, 4) between two layers of as many columns."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(self.function(self.first(x)))
+        return y
+
+
+@pytest.mark.parametrize("fake", [True, False])
+@pytest.mark.parametrize("spatial", [(5, 7), (3, 5, 7)])
+def test_an_affine_grid_is_a_product_forward_and_one_backward(
+    spatial: tuple[int, ...], fake: bool
+) -> None:
+    batch, d = 3, len(spatial)
+
+    def grid(x: Tensor) -> Tensor:
+        theta = x.new_ones(batch, d, d + 1) * x.mean()
+        return x + nn.functional.affine_grid(theta, [batch, 1, *spatial], align_corners=False).sum()
+
+    cost = profile_step(Function(grid), sgd, input_shape=(batch, 4), num_classes=2, fake=fake)
+    product = 2 * batch * prod(spatial) * d * (d + 1)
+    first, last = 2 * batch * 4 * 4, 2 * batch * 4 * 2
+    assert cost.forward_flops == first + product + last
+    assert cost.backward_flops == first + product + 2 * last
 
 
 # --- Convolutions, counted product by product -----------------------------------------------------
@@ -210,6 +256,7 @@ def test_a_second_formula_for_an_operator_is_refused() -> None:
         "aten._trilinear",
         "aten.linalg_inv_ex",
         "aten._cdist_forward",
+        "aten._spsolve",
         "aten.mkldnn_convolution",
         "aten.mkldnn_linear",
         "aten.mkldnn_rnn_layer",
@@ -241,6 +288,8 @@ def test_matrix_work_is_known_by_name(name: str) -> None:
         "aten.upsample_bilinear2d",
         "aten._prelu_kernel",
         "aten.celu",
+        "aten.dist",
+        "aten.fake_quantize_per_tensor_affine",
         "aten.max_pool2d_with_indices",
         "aten._log_softmax",
         "prim.device",
@@ -283,6 +332,27 @@ def test_a_registered_formula_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     cost = profile_step(Bilinear(), sgd, input_shape=(2, 3), num_classes=2, loss="sum", fake=False)
     assert cost.forward_flops == 22
     assert cost.paper_forward_flops == 0
+
+
+@pytest.mark.parametrize("returned", [None, -1, 2.0, True, "1"])
+def test_a_formula_that_returns_no_count_is_refused(
+    returned: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formulas, "_FORMULAS", dict(formulas._FORMULAS))
+
+    @register_flop_formula(aten._trilinear)
+    def trilinear(*_args: Any, **_: Any) -> Any:
+        return returned
+
+    message = rf"aten\._trilinear, reached in .*'inner\.product', gave {returned!r}: a whole number"
+    with pytest.raises(InputError, match=message):
+        profile_step(Bilinear(), sgd, input_shape=(2, 3), num_classes=2)
+
+
+@pytest.mark.parametrize("operator", [aten._trilinear.default, "aten._trilinear"])
+def test_a_formula_of_what_is_no_packet_is_refused(operator: Any) -> None:
+    with pytest.raises(InputError, match=r"no operator packet: .* torch\.ops\.aten\.mm, and not"):
+        register_flop_formula(operator)(lambda *_args, **_kwargs: 0)
 
 
 @pytest.mark.parametrize("option", ["foreach", "fused"])
@@ -426,24 +496,6 @@ def test_a_grid_of_an_affine_map_is_a_product(size: tuple[int, ...]) -> None:
     theta = torch.randn(2, dimensions, dimensions + 1)
     expected = 2 * 2 * prod(size[2:]) * dimensions * (dimensions + 1)
     assert count(aten.affine_grid_generator, theta, list(size), False) == expected
-
-
-@pytest.mark.parametrize("value", [None, -2, 2.5, True])
-def test_a_formula_that_gives_no_count_is_refused(
-    monkeypatch: pytest.MonkeyPatch, value: Any
-) -> None:
-    monkeypatch.setitem(formulas._FORMULAS, aten.linalg_qr, lambda *_args, **_more: value)
-
-    class Orthogonal(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 2)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(torch.linalg.qr(x)[0])
-
-    with pytest.raises(InputError, match=r"formula of aten.linalg_qr, reached in .* gave "):
-        profile_step(Orthogonal(), sgd, input_shape=(5, 4), num_classes=2)
 
 
 # --- The paper's counter --------------------------------------------------------------------------

@@ -127,6 +127,29 @@ def test_a_layer_keeps_its_name_when_peft_wraps_it() -> None:
     assert "conv1.base_layer" not in names
 
 
+def test_a_submodule_named_like_peft_s_wrapper_keeps_its_name() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.base_model = nn.Module()
+            self.base_model.model = nn.Module()
+            self.base_model.model.fc = nn.Linear(3, 3)
+            self.fc = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.fc(self.base_model.model.fc(x))
+            return y
+
+    def forward_flops(model: nn.Module) -> dict[str, int]:
+        cost = profile_step(model, adamw, input_shape=(1, 3), num_classes=2)
+        return {s.module: s.flops for s in cost.flops_by_site if s.phase == "forward"}
+
+    assert forward_flops(Named()) == {"base_model.model.fc": 2 * 3 * 3, "fc": 2 * 3 * 2}
+    wrapped = peft.get_peft_model(Named(), peft.LoraConfig(r=1, target_modules=["fc"]))
+    layers = {name for name in forward_flops(wrapped) if name.endswith("base_layer")}
+    assert layers == {"base_model.model.fc.base_layer", "fc.base_layer"}
+
+
 def test_what_runs_between_modules_is_the_parent_s() -> None:
     class Parent(nn.Module):
         def __init__(self) -> None:
@@ -332,8 +355,9 @@ def test_tied_and_unregistered_tensors_are_counted_once(fake: bool) -> None:
     tied, biases, norm, fc = 9, 6, 6, 8
     assert cost.peak_param_bytes == 4 * (tied + biases + norm + fc)
     assert cost.peak_grad_bytes == cost.peak_param_bytes
-    # Running mean and variance, the batch count, and three plain tensors; `part` shares one.
-    assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 9
+    # Running mean and variance, the batch count, and three plain tensors; `part` shares one. And a
+    # layer in a list, whose tensors are nobody's parameters.
+    assert cost.peak_buffer_bytes == 4 * 6 + 8 + 4 * 9 + 4 * (9 + 3)
 
 
 def test_the_mode_of_the_model_is_the_caller_s() -> None:

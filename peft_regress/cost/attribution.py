@@ -29,10 +29,17 @@ def module_names(model: nn.Module) -> dict[nn.Module, str]:
     is '', and so are peft's wrappers around it.
     """
     names = {}
+    wrapped = _is_peft_s(model)
     for name, module in model.named_modules():
-        is_wrapper = name in {"base_model", _PEFT_PREFIX}
-        names[module] = "" if is_wrapper else name.removeprefix(_PEFT_PREFIX + ".")
+        is_wrapper = wrapped and name in {"base_model", _PEFT_PREFIX}
+        prefix = _PEFT_PREFIX + "." if wrapped else ""
+        names[module] = "" if is_wrapper else name.removeprefix(prefix)
     return names
+
+
+def _is_peft_s(model: nn.Module) -> bool:
+    """Tell peft's wrapper, or a subclass of it, from a model with a submodule of that name."""
+    return any(kind.__module__.partition(".")[0] == "peft" for kind in type(model).__mro__)
 
 
 class ModuleTrail:

@@ -1,7 +1,8 @@
 """How many FLOPs an operator takes, by formula.
 
-One multiply-add is 2 FLOPs. Counted is matrix work: convolutions, matrix products, attention.
-The additions of a bias, batch normalization, activations, pooling, reductions and FFTs are not.
+One multiply-add is 2 FLOPs, of complex numbers 8. Counted is matrix work: convolutions, matrix
+products, attention. The additions of a bias, batch normalization, activations, pooling, reductions
+and FFTs are not.
 
 Two counters share the formulas. The first is right. The second, "the paper's", reports what
 `torch.utils.flop_counter.FlopCounterMode` reports in torch 2.6 to 2.13, whose weight gradient of a
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_regress.cost.formulas import register_flop_formula, register_paper_formula
+from peft_regress.cost.formulas import register_paper_formula, register_products
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,27 +34,27 @@ aten = torch.ops.aten
 
 
 @register_paper_formula(aten.mm)
-@register_flop_formula(aten.mm)
+@register_products(aten.mm)
 def _mm(a: Tensor, b: Tensor, **_: Any) -> int:
     m, k = a.shape
     return 2 * m * k * b.shape[1]
 
 
 @register_paper_formula(aten.addmm)
-@register_flop_formula(aten.addmm, aten.addmm_, aten._addmm_activation)  # noqa: SLF001
+@register_products(aten.addmm, aten.addmm_, aten._addmm_activation)  # noqa: SLF001
 def _addmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return _mm(a, b)
 
 
 @register_paper_formula(aten.bmm)
-@register_flop_formula(aten.bmm)
+@register_products(aten.bmm)
 def _bmm(a: Tensor, b: Tensor, **_: Any) -> int:
     batch, m, k = a.shape
     return 2 * batch * m * k * b.shape[2]
 
 
 @register_paper_formula(aten.baddbmm)
-@register_flop_formula(aten.baddbmm, aten.baddbmm_, aten.addbmm, aten.addbmm_)
+@register_products(aten.baddbmm, aten.baddbmm_, aten.addbmm, aten.addbmm_)
 def _baddbmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return _bmm(a, b)
 
@@ -61,38 +62,47 @@ def _baddbmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
 # (m, n) @ (n,) and the outer product (m,) x (n,): m*n multiply-adds. torch's counter has neither.
 
 
-@register_flop_formula(aten.mv)
+@register_products(aten.mv)
 def _mv(matrix: Tensor, _vector: Tensor, **_: Any) -> int:
     return 2 * matrix.numel()
 
 
-@register_flop_formula(aten.addmv, aten.addmv_)
+@register_products(aten.addmv, aten.addmv_)
 def _addmv(_bias: Tensor, matrix: Tensor, _vector: Tensor, **_: Any) -> int:
     return 2 * matrix.numel()
 
 
-@register_flop_formula(aten.addr, aten.addr_)
+@register_products(aten.addr, aten.addr_, one_dtype=False)  # they promote
 def _addr(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return 2 * a.numel() * b.numel()
 
 
-@register_flop_formula(aten.dot, aten.vdot)
+@register_products(aten.dot, aten.vdot)
 def _dot(a: Tensor, _b: Tensor, **_: Any) -> int:
     return 2 * a.numel()
 
 
-# Distances of more than 25 rows come from the product of rows that two columns were added to; the
-# grid of an affine map from that of its matrix and each position, to which a 1 was added.
+# Distances of (p, m) to (r, m) beyond 25 rows, by |a - b|^2 = |a|^2 - 2ab + |b|^2 as one product of
+# (p, m + 2) with (m + 2, r): the norms and ones are columns. torch's counter does not know it.
 
 
-@register_flop_formula(aten._euclidean_dist)  # noqa: SLF001
-def _distances(a: Tensor, _b: Tensor, *, out: Tensor, **_: Any) -> int:
-    return 2 * out.numel() * (a.shape[-1] + 2)
+@register_products(aten._euclidean_dist)  # noqa: SLF001
+def _euclidean_distance(a: Tensor, b: Tensor, **_: Any) -> int:
+    return 2 * a.shape[:-1].numel() * b.shape[-2] * (a.shape[-1] + 2)
 
 
-@register_flop_formula(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
+# An affine grid: theta (n, d, d + 1) times each of the grid's positions, (x, y, .., 1). The result
+# is (n, *spatial, d), so each of its elements is a sum of d + 1 products. Its gradient has as many.
+
+
+@register_products(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
 def _affine_grid(theta: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
-    return 2 * out.numel() * int(theta.shape[-1])
+    return 2 * out.numel() * theta.shape[-1]
+
+
+@register_products(aten.cudnn_affine_grid_generator_backward)
+def _affine_grid_backward(grad: Tensor, *_args: Any, **_: Any) -> int:
+    return 2 * grad.numel() * (grad.shape[-1] + 1)
 
 
 # --- Convolutions ---------------------------------------------------------------------------------
@@ -125,7 +135,7 @@ def convolution_flops(
 
 
 @register_paper_formula(aten.convolution)
-@register_flop_formula(aten.convolution)
+@register_products(aten.convolution)
 def _convolution(
     x: Tensor,
     weight: Tensor,
@@ -145,7 +155,7 @@ def _convolution(
 # x[i], as w[j] * dy[k], and once in that of w[j], as x[i] * dy[k]: each costs one forward pass.
 
 
-@register_flop_formula(aten.convolution_backward)
+@register_products(aten.convolution_backward)
 def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, **_: Any) -> int:
     transposed, output_mask = args[4], args[7]
     wanted = int(output_mask[0]) + int(output_mask[1])  # the third entry is the bias
@@ -177,7 +187,7 @@ def _paper_convolution_backward(
     aten._scaled_dot_product_efficient_attention,  # noqa: SLF001
     aten._scaled_dot_product_cudnn_attention,  # noqa: SLF001
 )
-@register_flop_formula(
+@register_products(
     aten._scaled_dot_product_flash_attention,  # noqa: SLF001
     aten._scaled_dot_product_efficient_attention,  # noqa: SLF001
     aten._scaled_dot_product_cudnn_attention,  # noqa: SLF001
@@ -197,7 +207,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any)
     aten._scaled_dot_product_efficient_attention_backward,  # noqa: SLF001
     aten._scaled_dot_product_cudnn_attention_backward,  # noqa: SLF001
 )
-@register_flop_formula(
+@register_products(
     aten._scaled_dot_product_flash_attention_backward,  # noqa: SLF001
     aten._scaled_dot_product_efficient_attention_backward,  # noqa: SLF001
     aten._scaled_dot_product_cudnn_attention_backward,  # noqa: SLF001

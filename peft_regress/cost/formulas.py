@@ -5,7 +5,11 @@ Two registries: the right formulas, and those of "the paper's" counter, torch's 
 
 from __future__ import annotations
 
+from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+from torch._ops import OpOverloadPacket
 
 from peft_regress.errors import InputError, PeftRegressError
 
@@ -14,19 +18,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UncountedOperatorError",
-    "checked_flops",
+    "checked_count",
     "does_matrix_work",
     "formula_of",
     "paper_formula_of",
     "place_of",
     "register_flop_formula",
     "register_paper_formula",
+    "register_products",
+    "takes_one_dtype",
 ]
 
 Formula = TypeVar("Formula", bound="Callable[..., int]")
 
 _FORMULAS: dict[Any, Callable[..., int]] = {}
 _PAPER_FORMULAS: dict[Any, Callable[..., int]] = {}
+_OF_ONE_DTYPE: set[Any] = set()
 
 
 class UncountedOperatorError(PeftRegressError):
@@ -62,9 +69,38 @@ def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
     does not.
 
     Raises:
-        PeftRegressError: one of the operators has a formula already.
+        InputError: one of the operators has a formula already, or is no packet.
     """
     return _registrar(_FORMULAS, operators)
+
+
+def register_products(*operators: Any, one_dtype: bool = True) -> Callable[[Formula], Formula]:
+    """Register a built-in formula, which counts a multiply-add as 2 FLOPs whatever its dtype.
+
+    One of complex numbers is four products and four additions, so 8 FLOPs: four times as many.
+
+    Args:
+        operators: packets of the aten namespace.
+        one_dtype: whether the first three operands, where they are tensors, must have one dtype.
+    """
+
+    def register(formula: Formula) -> Formula:
+        @wraps(formula)
+        def counted(*args: Any, **kwargs: Any) -> int:
+            is_complex = any(isinstance(a, Tensor) and a.is_complex() for a in args)
+            return (4 if is_complex else 1) * formula(*args, **kwargs)
+
+        register_flop_formula(*operators)(counted)
+        if one_dtype:
+            _OF_ONE_DTYPE.update(operators)
+        return formula
+
+    return register
+
+
+def takes_one_dtype(packet: Any) -> bool:
+    """Tell whether no real step could give the operator operands of different dtypes."""
+    return packet in _OF_ONE_DTYPE
 
 
 def register_paper_formula(*operators: Any) -> Callable[[Formula], Formula]:
@@ -77,9 +113,15 @@ def _registrar(
 ) -> Callable[[Formula], Formula]:
     def register(formula: Formula) -> Formula:
         for operator in operators:
+            if not isinstance(operator, OpOverloadPacket):
+                message = (
+                    f"{operator} is no operator packet: register the formula for one, such as "
+                    "torch.ops.aten.mm, and not for an overload, such as torch.ops.aten.mm.default"
+                )
+                raise InputError(message)
             if operator in registry:
                 message = f"{operator} has a FLOP formula already: {registry[operator].__name__}"
-                raise PeftRegressError(message)
+                raise InputError(message)
         registry.update(dict.fromkeys(operators, formula))
         return formula
 
@@ -91,20 +133,20 @@ def formula_of(packet: Any) -> Callable[..., int] | None:
     return _FORMULAS.get(packet)
 
 
-def paper_formula_of(packet: Any) -> Callable[..., int] | None:
-    """Look up what torch's own counter would apply to a packet; None where it counts nothing."""
-    return _PAPER_FORMULAS.get(packet)
-
-
-def checked_flops(flops: Any, operator: str, place: str) -> int:
-    """Return what a formula gave; raises `InputError` where that is no count."""
+def checked_count(flops: Any, *, operator: str, place: str) -> int:
+    """Return what a formula gave, which may be a user's, or raise `InputError` for no count."""
     if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
-        msg = (
+        message = (
             f"the FLOP formula of {operator}, reached in {place}, gave {flops!r}: a whole number "
             "of 0 or more is wanted"
         )
-        raise InputError(msg)
+        raise InputError(message)
     return flops
+
+
+def paper_formula_of(packet: Any) -> Callable[..., int] | None:
+    """Look up what torch's own counter would apply to a packet; None where it counts nothing."""
+    return _PAPER_FORMULAS.get(packet)
 
 
 # --- Operators that must not pass for free --------------------------------------------------------
@@ -117,7 +159,7 @@ _MATRIX_WORDS = frozenset({
     "ger", "dot", "vdot", "matmul", "einsum", "linear", "bilinear", "trilinear", "conv", "conv1d",
     "conv2d", "conv3d", "convolution", "tbc", "lstm", "gru", "rnn", "attention", "transformer",
     "cdist", "pdist", "linalg", "svd", "qr", "geqrf", "orgqr", "ormqr", "cholesky", "lu", "solve",
-    "quantized", "dyn", "sparse",
+    "quantized", "dyn", "sparse", "euclidean", "spsolve",
 })
 _NO_MATRIX_WORK = frozenset({
     "linalg_vector_norm", "linalg_cross", "linalg_diagonal", "_linalg_check_errors",

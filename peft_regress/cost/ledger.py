@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from peft_regress.cost.attribution import ModuleTrail, module_names
-from peft_regress.cost.formulas import UncountedOperatorError, checked_flops, place_of
+from peft_regress.cost.formulas import UncountedOperatorError, checked_count, place_of
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.operators import Operator, describe
-from peft_regress.cost.refusals import UnprofilableModelError
-from peft_regress.cost.storages import storages_of, tensors_in
+from peft_regress.cost.refusals import check_dtypes, check_is_seen, check_layout, check_outsider
+from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
 
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
@@ -37,11 +39,6 @@ _CATEGORY_OF_PHASE: dict[Phase, Category] = {
 
 _CATEGORIES_OF_A_STEP = frozenset({"grad", *_CATEGORY_OF_PHASE.values()})
 
-_NO_FOREACH = (
-    "One kernel over many tensors says nothing of its parts: construct the optimizer with "
-    "foreach=False and fused=False."
-)
-
 
 class FlopEvent(NamedTuple):
     """What one operator computed; module '' is outside any module."""
@@ -51,17 +48,6 @@ class FlopEvent(NamedTuple):
     operator: str
     flops: int
     paper_flops: int
-
-
-class _Holding(weakref.ref["UntypedStorage"]):
-    """A storage that is alive, and how it is accounted for."""
-
-    __slots__ = ("category", "key", "module", "nbytes", "operator")
-    key: int
-    nbytes: int
-    category: Category
-    module: str
-    operator: str
 
 
 class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,8 +61,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         UnprofilableModelError: an operator multiplies tensors of different dtypes.
     """
 
-    def __init__(self) -> None:
+    supports_higher_order_operators = True
+    """They come here, to be refused by name."""
+
+    def __init__(self, mode: FakeTensorMode | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._mode = mode
         self.phase: Phase = "forward"
         self.memory_events: list[MemoryEvent] = []
         self.flop_events: list[FlopEvent] = []
@@ -84,8 +74,9 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._last_module = ""
         self._trail = ModuleTrail()
         self._operators: dict[Any, Operator] = {}
-        self._holdings: dict[int, _Holding] = {}
+        self._holdings: dict[int, Holding] = {}
         self._parameters: list[tuple[weakref.ref[Tensor], str]] = []
+        self._constants = WeakTensorKeyDictionary()
 
     @property
     def place(self) -> str:
@@ -145,6 +136,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Let go of the model's modules and stop listening for frees."""
         self._trail.clear()
         self._holdings.clear()
+        self._constants.clear()
 
     def _claim_gradient(self, module: str, parameter: Tensor) -> None:
         if parameter.grad is not None:
@@ -166,6 +158,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run one operator and write down what it computed and allocated."""
         kwargs = kwargs or {}
+        check_is_seen(func, self.place)
+        if any(has_parts(kind) for kind in types):
+            # It computes with tensors of its own, which come here one by one.
+            for tensor in tensors_in((args, kwargs)):
+                self._check_outsider(tensor, str(func))
+            return NotImplemented
         operator = self._operators.get(func)
         if operator is None:
             operator = self._operators[func] = describe(func)
@@ -174,33 +172,51 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         module = self._last_module = self._module(args)
+        self._check(operator, module, args, kwargs)
+        out = func(*args, **kwargs)
+        if operator.real_sizes is not None and self._mode is not None:
+            grow_storages(operator.real_sizes(args, out))
+        self.aten_ops += operator.is_counted_op
+        if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
+            self._count(operator, module, args, kwargs, out)
+        for tensor in tensors_in(out):
+            check_layout(tensor, operator.name, self.place)
+            self._see(tensor, module, operator.name)
+        return out
+
+    def _check(
+        self, operator: Operator, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Raise for what cannot be accounted for, and meet the operands."""
+        if operator.uses_operands:
+            for tensor in tensors_in((args, kwargs)):
+                self._meet(tensor, operator.name, module)
         if operator.stops_the_count or (operator.is_foreach and self.phase == "optimizer"):
             raise UncountedOperatorError(
                 operator=operator.name,
                 module=module,
                 phase=self.phase,
-                remedy=_NO_FOREACH if operator.is_foreach else "",
+                remedy=operator.remedy,
             )
-        if operator.formula is not None:
-            self._check_dtypes(operator.name, args)
-        out = func(*args, **kwargs)
-        self.aten_ops += operator.is_counted_op
-        if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
-            self._count(operator, module, args, kwargs, out)
-        for tensor in tensors_in(out):
-            self._see(tensor, module, operator.name)
-        return out
+        if operator.takes_one_dtype:
+            check_dtypes(operator.name, args[:3], self.place)
 
-    def _check_dtypes(self, operator: str, args: tuple[Any, ...]) -> None:
-        """Raise for a product of two dtypes: real tensors would, and fake ones let it pass."""
-        found = {t.dtype for t in args[:3] if isinstance(t, Tensor) and _is_inexact(t.dtype)}
-        if operator.startswith("aten.") and len(found) > 1:
-            dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-            msg = (
-                f"{operator}, reached in {self.place}, is given {dtypes}, which no real step could "
-                "multiply: measure with the dtype of the model, or convert the model"
-            )
-            raise UnprofilableModelError(msg)
+    def _meet(self, tensor: Tensor, operator: str, module: str) -> None:
+        """Hold what is used and was there before, such as a constant in a closure, as a buffer."""
+        check_layout(tensor, operator, self.place)
+        known = tensor
+        if self._mode is not None and not isinstance(tensor, FakeTensor):
+            # Its stand-in has to live as long as itself, or it would be made anew at every use.
+            known = self._constants[tensor] = self._mode.from_tensor(tensor)
+        self._check_outsider(known, operator)
+        self._hold_new(known, "buffer", module)
+
+    def _check_outsider(self, tensor: Tensor, operator: str) -> None:
+        """Raise for a parameter that is not the model's."""
+        if tensor.requires_grad and self.phase != "optimizer":
+            known = any(id(storage) in self._holdings for storage in storages_of(tensor))
+            if not known:
+                check_outsider(tensor, operator, self.place)
 
     def _count(
         self,
@@ -211,10 +227,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out: Any,
     ) -> None:
         kwargs = {**kwargs, "out": out}
+        flops: Any  # a formula may be a user's
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
-            flops = checked_flops(operator.formula(*args, **kwargs), operator.name, self.place)
+            made = operator.formula(*args, **kwargs)
+            flops = checked_count(made, operator=operator.name, place=self.place)
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
@@ -261,7 +279,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _add(
         self, storage: UntypedStorage, category: Category, module: str, operator: str = ""
     ) -> None:
-        holding = _Holding(storage, self._free)
+        holding = Holding(storage, self._free)
         holding.key = id(storage)
         holding.nbytes = storage.nbytes()
         holding.category = category
@@ -271,16 +289,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._log(holding.nbytes, holding)
 
     def _free(self, holding: weakref.ref[UntypedStorage]) -> None:
-        assert isinstance(holding, _Holding)  # noqa: S101 - narrows what weakref hands back
+        assert isinstance(holding, Holding)  # noqa: S101 - narrows what weakref hands back
         self._holdings.pop(holding.key, None)
         self._log(-holding.nbytes, holding)
 
-    def _log(self, delta_bytes: int, holding: _Holding) -> None:
+    def _log(self, delta_bytes: int, holding: Holding) -> None:
         if delta_bytes:
             self.memory_events.append(
                 MemoryEvent(delta_bytes, holding.category, holding.module, holding.operator)
             )
-
-
-def _is_inexact(dtype: torch.dtype) -> bool:
-    return dtype.is_floating_point or dtype.is_complex

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_regress.cost.formulas import register_flop_formula
+from peft_regress.cost.formulas import register_products
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,14 +17,21 @@ aten = torch.ops.aten
 
 
 # --- Singular value decomposition -----------------------------------------------------------------
-# Thin U, S and V of an (m, n) matrix, m >= n: 6 m n^2 + 20 n^3 (R-SVD; Golub and Van Loan, Matrix
-# Computations, 4th edition, figure 8.6.1). An estimate: the iteration count depends on the values.
+# Of an (m, n) matrix, m >= n, by R-SVD (Golub and Van Loan, Matrix Computations, 4th edition,
+# figure 8.6.1): the values alone 2 m n^2 + 2 n^3, with thin U and V 6 m n^2 + 20 n^3. An estimate:
+# how many iterations there are depends on the values.
 
 
-@register_flop_formula(aten._linalg_svd)  # noqa: SLF001
-def _svd(matrix: Tensor, *_args: Any, **_: Any) -> int:
+@register_products(aten._linalg_svd)  # noqa: SLF001
+def _svd(
+    matrix: Tensor,
+    _full_matrices: bool = False,  # noqa: FBT001, FBT002 - aten passes them by position
+    compute_uv: bool = True,  # noqa: FBT001, FBT002
+    **_: Any,
+) -> int:
     n, m = sorted(matrix.shape[-2:])
-    return int(matrix.shape[:-2].numel() * (6 * m * n**2 + 20 * n**3))
+    each = 6 * m * n**2 + 20 * n**3 if compute_uv else 2 * m * n**2 + 2 * n**3
+    return int(matrix.shape[:-2].numel() * each)
 
 
 # --- Linear systems -------------------------------------------------------------------------------
@@ -41,7 +48,7 @@ def _substitutions(n: int) -> int:
     return 2 * n**2 - n
 
 
-@register_flop_formula(aten._linalg_solve_ex)  # noqa: SLF001
+@register_products(aten._linalg_solve_ex)  # noqa: SLF001
 def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     n = matrix.shape[-1]
     solution = out[0]  # (..., n, k), or (..., n) where the right-hand sides are vectors
@@ -49,7 +56,7 @@ def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
 
 
-@register_flop_formula(aten.linalg_lu_solve)
+@register_products(aten.linalg_lu_solve, one_dtype=False)  # pivots are integers
 def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
     n = factors.shape[-1]
     return out.numel() // n * _substitutions(n)
@@ -58,7 +65,7 @@ def _lu_solve(factors: Tensor, *_args: Any, out: Tensor, **_: Any) -> int:
 # The pseudoinverse is computed from the SVD: with V and U (k columns each), V diag(1 / s) U^T.
 
 
-@register_flop_formula(aten.linalg_pinv)
+@register_products(aten.linalg_pinv, one_dtype=False)  # tolerances are real
 def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
     m, n = matrix.shape[-2:]
     product = 2 * m * n * min(m, n)

@@ -7,13 +7,30 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from peft_regress.cost import flops  # noqa: F401 - registers its formulas
-from peft_regress.cost.formulas import does_matrix_work, formula_of, paper_formula_of
+from peft_regress.cost.formulas import (
+    does_matrix_work,
+    formula_of,
+    paper_formula_of,
+    takes_one_dtype,
+)
 from peft_regress.cost.linear_algebra import is_svd
+from peft_regress.cost.storage_sizes import real_sizes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
 __all__ = ["Operator", "describe"]
+
+
+_NO_FOREACH = (
+    "One kernel over many tensors says nothing of its parts: construct the optimizer with "
+    "foreach=False and fused=False."
+)
+
+# What torch.tensor calls on the values that it has just been given.
+_LIFTS = frozenset({torch.ops.aten.lift_fresh, torch.ops.aten.lift_fresh_copy, torch.ops.aten.lift})
 
 
 class Operator(NamedTuple):
@@ -23,11 +40,15 @@ class Operator(NamedTuple):
     is_counted_op: bool
     formula: Callable[..., int] | None
     paper_formula: Callable[..., int] | None
+    takes_one_dtype: bool
     is_pointwise: bool
     is_svd: bool
     is_composite: bool
     stops_the_count: bool
     is_foreach: bool
+    remedy: str
+    real_sizes: Callable[[tuple[Any, ...], Any], Iterator[tuple[Tensor, int]]] | None
+    uses_operands: bool
 
 
 def describe(func: Any) -> Operator:
@@ -48,9 +69,14 @@ def describe(func: Any) -> Operator:
         is_counted_op=func.namespace == "aten",
         formula=formula,
         paper_formula=paper_formula_of(packet),
+        takes_one_dtype=takes_one_dtype(packet),
         is_pointwise=torch.Tag.pointwise in func.tags,
         is_svd=is_svd(packet),
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
         is_foreach=is_foreach,
+        real_sizes=real_sizes_of(packet),
+        remedy=_NO_FOREACH if is_foreach else "",
+        # torch asks a fake tensor for its device where an error would end the process.
+        uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )

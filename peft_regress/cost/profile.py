@@ -14,22 +14,22 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from peft_regress.collector import quiet_collector
+from peft_regress.cost.checks import check_model, check_optimizer, check_step
 from peft_regress.cost.ledger import Ledger
-from peft_regress.cost.refusals import (
-    cannot_be_fake,
-    check_model,
-    check_optimizer,
-    check_step,
-    checked_logits,
-    checked_objective,
-)
+from peft_regress.cost.refusals import cannot_be_fake, checked_logits, checked_objective
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
 from peft_regress.cost.swap import cloner, swapped_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from peft_regress.cost.ledger import Phase
 
 __all__ = ["profile_step"]
 
@@ -70,10 +70,10 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
     check_step(input_shape, num_classes, loss, dtype)
-    check_model(model)
+    check_model(model, fake=fake)
     # Real weights may be met as constants that a closure holds, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-    ledger = Ledger()
+    ledger = Ledger(mode)
     device = next(model.parameters()).device
     with (
         quiet_collector(),
@@ -91,7 +91,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
                 inputs = torch.randn(input_shape, dtype=dtype, device=device)
                 labels = _labels(inputs, num_classes) if loss == "cross-entropy" else None
                 marks = _run(ledger, model, make_optimizer, inputs, labels, num_classes)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:
             refusal = cannot_be_fake(error, model, ledger.place) if fake else None
             if refusal is None:
                 raise
@@ -117,7 +117,7 @@ def _run(  # noqa: PLR0913, PLR0917 - what profile_step has been given or made
     ledger.hold(inputs, "activation")
     if labels is not None:
         ledger.hold(labels, "activation")
-    with ledger:
+    with ledger, _updates_in_their_phase(ledger):
         # Some optimizers allocate their state here rather than in the first step.
         ledger.phase = "optimizer"
         optimizer = make_optimizer(model)
@@ -153,6 +153,26 @@ def _step(  # noqa: PLR0913, PLR0917
     optimizer.step()
     ledger.hold_parameters()
     return backward, update
+
+
+@contextmanager
+def _updates_in_their_phase(ledger: Ledger) -> Iterator[None]:
+    """Count as the optimizer's what steps inside the backward pass, from a gradient's hook."""
+    interrupted: list[Phase] = []
+
+    def enter(*_: object) -> None:
+        interrupted.append(ledger.phase)
+        ledger.phase = "optimizer"
+
+    def leave(*_: object) -> None:
+        ledger.phase = interrupted.pop()
+
+    handles = [register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -1,35 +1,34 @@
-"""What has no cost to measure, and how that is said: what, where, and what to do.
-
-Checked before the step where it can be, so that nothing is measured that no real step would do.
-"""
+"""What a step shows to have no cost to measure, and how that is said: what, where, what to do."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
     UnsupportedOperatorException,
 )
 
-from peft_regress.cost.step_cost import Loss
-from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.errors import PeftRegressError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable
 
 __all__ = [
     "NothingToTrainError",
     "UnprofilableModelError",
     "cannot_be_fake",
-    "check_model",
-    "check_optimizer",
-    "check_step",
+    "check_dtypes",
+    "check_is_seen",
+    "check_layout",
+    "check_outsider",
     "checked_logits",
     "checked_objective",
+    "layout_problem",
 ]
 
 
@@ -39,82 +38,6 @@ class NothingToTrainError(PeftRegressError):
 
 class UnprofilableModelError(PeftRegressError):
     """A model that cannot be measured without computing it, or whose output is not logits."""
-
-
-def check_step(
-    input_shape: Sequence[int], num_classes: int, loss: Loss, dtype: torch.dtype
-) -> None:
-    """Raise `InputError` for a step that no model could take."""
-    if any(size < 0 for size in input_shape) or not input_shape:
-        msg = f"input_shape {tuple(input_shape)} is no shape of a batch, such as (1, 3, 224, 224)"
-        raise InputError(msg)
-    if num_classes < 1:
-        msg = f"num_classes has to be 1 or more, not {num_classes}"
-        raise InputError(msg)
-    if loss not in get_args(Loss):
-        msg = f"loss has to be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
-        raise InputError(msg)
-    if not (dtype.is_floating_point or dtype.is_complex):
-        msg = f"dtype has to be a floating-point one, not {dtype}: the input is drawn at random"
-        raise InputError(msg)
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise for a model whose training step cannot be taken, or not seen, operator by operator."""
-    owner = type(model).__name__
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            msg = (
-                f"module {name!r} of {owner} is compiled by torch.jit, so that its operators are "
-                "not seen one by one: build it from its Python class"
-            )
-            raise UnprofilableModelError(msg)
-    for kind, tensors in (
-        ("parameter", model.named_parameters()),
-        ("buffer", model.named_buffers()),
-    ):
-        for name, tensor in tensors:
-            problem = _problem(tensor)
-            if problem:
-                msg = f"{kind} {name!r} of {owner} {problem}"
-                raise UnprofilableModelError(msg)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        msg = (
-            f"nothing to train: none of the parameters of {owner} requires a "
-            "gradient. Set requires_grad on those to be trained, the classifier's for example."
-        )
-        raise NothingToTrainError(msg)
-
-
-def _problem(tensor: Tensor) -> str | None:
-    if nn.parameter.is_lazy(tensor):
-        return "has no shape yet: call the model on a batch once, then measure it"
-    if tensor.is_meta:
-        return 'is on the meta device: build the model for real, or call to_empty(device="cpu")'
-    if tensor.is_inference():
-        return "was made in inference mode and cannot be trained: build the model outside of it"
-    if getattr(tensor, "_post_accumulate_grad_hooks", None):
-        return (
-            "has a hook on its accumulated gradient, which may step an optimizer of its own: "
-            "register the hook in make_optimizer, on the parameters of its argument"
-        )
-    return None
-
-
-def check_optimizer(optimizer: object, model: nn.Module) -> None:
-    """Raise for an optimizer that would leave the model, or its stand-ins, as they are."""
-    groups = getattr(optimizer, "param_groups", None)
-    if groups is None:
-        msg = f"make_optimizer returned a {type(optimizer).__name__}, not an optimizer"
-        raise InputError(msg)
-    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
-    if not any(id(parameter) in trained for group in groups for parameter in group["params"]):
-        msg = (
-            f"nothing to train: the {type(optimizer).__name__} has none of the trainable "
-            f"parameters of {type(model).__name__}. make_optimizer has to take them from its "
-            "argument, in which stand-ins are in their places: lambda model: AdamW(...)."
-        )
-        raise NothingToTrainError(msg)
 
 
 def checked_logits(
@@ -135,6 +58,9 @@ def checked_logits(
             f"{owner} returns an output of shape {shape}; for "
             f"num_classes={num_classes} it has to be (batch, {num_classes}, ...)"
         )
+        raise UnprofilableModelError(msg)
+    if logits.is_complex():
+        msg = f"{owner} returns complex logits, of which there is no loss: return their real part"
         raise UnprofilableModelError(msg)
     if labels is not None and shape != (len(labels), num_classes):
         msg = (
@@ -157,12 +83,67 @@ def checked_objective(objective: Tensor, model: nn.Module) -> Tensor:
     return objective
 
 
+def check_dtypes(operator: str, operands: Iterable[object], place: str) -> None:
+    """Raise for a product of two dtypes: real tensors would, and fake ones let it pass."""
+    found = {operand.dtype for operand in operands if isinstance(operand, Tensor)}
+    if len(found) > 1:
+        dtypes = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        msg = (
+            f"{operator}, reached in {place}, is given {dtypes}, which no real step could "
+            "multiply: measure with the dtype of the model, or convert the model"
+        )
+        raise UnprofilableModelError(msg)
+
+
+def check_is_seen(operator: object, place: str) -> None:
+    """Raise for an operator that runs functions of its own, such as torch.cond."""
+    if isinstance(operator, HigherOrderOperator):
+        msg = (
+            f"{operator}, reached in {place}, is a higher-order operator: what the "
+            "functions do that it is given is not seen. Call them in Python instead"
+        )
+        raise UnprofilableModelError(msg)
+
+
+def check_layout(tensor: Tensor, operator: str, place: str) -> None:
+    """Raise for a tensor whose memory is not that of one storage."""
+    problem = layout_problem(tensor)
+    if problem is not None:
+        msg = f"{operator}, reached in {place}, takes or makes a tensor that {problem}"
+        raise UnprofilableModelError(msg)
+
+
+def layout_problem(tensor: Tensor) -> str | None:
+    """Say what is wrong with how a tensor lies in memory; None where nothing is."""
+    if tensor.is_nested:
+        return "is nested, so that its bytes and products are not known: use a padded one"
+    if tensor.layout is not torch.strided:
+        return (
+            f"has the layout {tensor.layout}, of which neither bytes nor products are known: use a "
+            "dense one (sparse=False in an embedding)"
+        )
+    return None
+
+
+def check_outsider(tensor: Tensor, operator: str, place: str) -> None:
+    """Raise for a tensor from outside the model that would get a gradient, for nobody to use."""
+    if tensor.requires_grad and tensor.is_leaf and torch.is_grad_enabled():
+        msg = (
+            f"{operator}, reached in {place}, is given a tensor of {tuple(tensor.shape)} that "
+            "requires a gradient and is no parameter of the model: make it one (nn.ModuleList, "
+            "nn.ParameterList), or set requires_grad_(False)"
+        )
+        raise UnprofilableModelError(msg)
+
+
 # Torch has no class of its own for these, raised where Python asks a fake tensor for its memory.
 _ASKS_FOR_MEMORY = (".numpy() is not supported for tensor subclasses", "Cannot access data pointer")
+# Nor for a shape that follows from values, as that of a jagged tensor does.
+_ASKS_FOR_SHAPES = "shape_env must not be None"
 
 
 def cannot_be_fake(
-    error: RuntimeError, model: nn.Module, place: str
+    error: RuntimeError | AssertionError, model: nn.Module, place: str
 ) -> UnprofilableModelError | None:
     """Translate an error that real tensors would not have caused; None for any other.
 
@@ -173,6 +154,8 @@ def cannot_be_fake(
         DataDependentOutputException | DynamicOutputShapeException | UnsupportedOperatorException,
     ):
         problem = f"{error}, reached in {place}, needs values, or has no fake kernel"
+    elif _ASKS_FOR_SHAPES in str(error):
+        problem = f"what follows in {place} has a shape that depends on values"
     elif any(text in str(error) for text in _ASKS_FOR_MEMORY):
         problem = f"what follows in {place} needs values: {str(error).partition(chr(10))[0]}"
     else:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from peft_regress.cost.ledger import FlopEvent, Ledger, Phase
 
+__all__ = ["FlopSite", "Loss", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
+
 Loss = Literal["cross-entropy", "sum"]
 """What a step minimizes: cross-entropy against labels, or the plain sum of the logits."""
-
-__all__ = ["FlopSite", "Loss", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
 
 
 class FlopSite(NamedTuple):

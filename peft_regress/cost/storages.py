@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 if TYPE_CHECKING:
@@ -13,7 +15,27 @@ if TYPE_CHECKING:
 
     from torch import UntypedStorage
 
-__all__ = ["storages_of", "tensors_in"]
+    from peft_regress.cost.memory import Category
+
+__all__ = [
+    "Holding",
+    "can_be_taken_apart",
+    "grow_storages",
+    "has_parts",
+    "storages_of",
+    "tensors_in",
+]
+
+
+class Holding(weakref.ref["UntypedStorage"]):
+    """A storage that is alive, and how it is accounted for."""
+
+    __slots__ = ("category", "key", "module", "nbytes", "operator")
+    key: int
+    nbytes: int
+    category: Category
+    module: str
+    operator: str
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -31,7 +53,25 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Find the storages of a tensor, through subclasses that wrap others."""
     wrapper: Any = tensor
-    if is_traceable_wrapper_subclass(wrapper):
+    if can_be_taken_apart(wrapper):
         names, _ = wrapper.__tensor_flatten__()
         return [s for name in names for s in storages_of(getattr(wrapper, name))]
     return (tensor.untyped_storage(),)
+
+
+def has_parts(kind: type[Tensor]) -> bool:
+    """Tell whether a subclass of Tensor computes with tensors that it wraps."""
+    return kind is not FakeTensor and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+
+
+def can_be_taken_apart(tensor: Any) -> bool:
+    """Tell whether the parts of such a tensor can be had, and put together again."""
+    return is_traceable_wrapper_subclass(tensor)
+
+
+def grow_storages(sizes: Iterable[tuple[Tensor, int]]) -> None:
+    """Give fake tensors on the CPU the bytes that are said, where they have fewer."""
+    for tensor, nbytes in sizes:
+        storage = tensor.untyped_storage()
+        if tensor.device.type == "cpu" and storage.nbytes() < nbytes:
+            storage.resize_(nbytes)

@@ -14,6 +14,8 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor, nn
 
+from peft_regress.cost.storages import can_be_taken_apart
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -139,14 +141,25 @@ def cloner() -> Callable[[Tensor], Tensor]:
     copies: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
 
     def clone(tensor: Tensor) -> Tensor:
+        copy = clone_parts(tensor) if can_be_taken_apart(tensor) else clone_plain(tensor)
+        if isinstance(tensor, nn.Parameter):
+            return nn.Parameter(copy, requires_grad=tensor.requires_grad)
+        return copy.requires_grad_(tensor.requires_grad)
+
+    def clone_parts(tensor: Any) -> Tensor:
+        names, context = tensor.__tensor_flatten__()
+        parts = {name: clone(getattr(tensor, name)) for name in names}
+        copy: Tensor = type(tensor).__tensor_unflatten__(
+            parts, context, tensor.size(), tensor.stride()
+        )
+        return copy
+
+    def clone_plain(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         copied = copies.get(id(storage))
         if copied is None:
             copied = copies[id(storage)] = storage.clone()  # type: ignore[no-untyped-call]
         copy = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        copy.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
-        if isinstance(tensor, nn.Parameter):
-            return nn.Parameter(copy, requires_grad=tensor.requires_grad)
-        return copy.requires_grad_(tensor.requires_grad)
+        return copy.set_(copied, tensor.storage_offset(), tensor.size(), tensor.stride())
 
     return clone

@@ -1,0 +1,143 @@
+"""What can be refused before the step, so that nothing is measured that no real step would do."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from math import prod
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+
+from peft_regress.cost.refusals import NothingToTrainError, UnprofilableModelError, layout_problem
+from peft_regress.cost.step_cost import Loss
+from peft_regress.cost.storages import can_be_taken_apart, has_parts, tensors_in
+from peft_regress.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["check_model", "check_optimizer", "check_step"]
+
+
+def check_step(
+    input_shape: Sequence[int], num_classes: int, loss: Loss, dtype: torch.dtype
+) -> None:
+    """Raise `InputError` for a step that no model could take."""
+    if not isinstance(input_shape, tuple | list) or not all(map(_is_size, input_shape)):
+        msg = f"input_shape {input_shape!r} is no tuple of whole numbers, such as (1, 3, 224, 224)"
+        raise InputError(msg)
+    if not input_shape or min(input_shape) < 0 or prod(input_shape) > sys.maxsize:
+        msg = f"input_shape {tuple(input_shape)} is no shape of a batch, such as (1, 3, 224, 224)"
+        raise InputError(msg)
+    if not _is_size(num_classes) or num_classes < 1:
+        msg = f"num_classes has to be 1 or more, not {num_classes!r}"
+        raise InputError(msg)
+    if loss not in get_args(Loss):
+        msg = f"loss has to be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
+        raise InputError(msg)
+    if not (dtype.is_floating_point or dtype.is_complex):
+        msg = f"dtype has to be a floating-point one, not {dtype}: the input is drawn at random"
+        raise InputError(msg)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_model(model: nn.Module, *, fake: bool) -> None:
+    """Raise for a model whose training step cannot be taken, or not seen, operator by operator."""
+    owner = type(model).__name__
+    for kind, name, problem in _problems(model, fake=fake):
+        msg = f"{kind} {name!r} of {owner} {problem}"
+        raise UnprofilableModelError(msg)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        msg = (
+            f"nothing to train: none of the parameters of {owner} requires a "
+            "gradient. Set requires_grad on those to be trained, the classifier's for example."
+        )
+        raise NothingToTrainError(msg)
+
+
+def _problems(model: nn.Module, *, fake: bool) -> Iterator[tuple[str, str, str]]:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            problem = "is compiled by torch.jit, so that its operators are not seen one by one"
+            yield "module", name, f"{problem}: build it from its Python class"
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            yield "module", name, "makes sparse gradients: build it with sparse=False"
+    for kind, tensors in (
+        ("parameter", model.named_parameters()),
+        ("buffer", model.named_buffers()),
+        ("attribute", _attributes(model)),
+    ):
+        for name, tensor in tensors:
+            unready = _unready(tensor) if kind != "attribute" else None
+            found = unready or _unknown(tensor, fake=fake)
+            if found is not None:
+                yield kind, name, found
+
+
+def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors that modules keep as plain attributes."""
+    for name, module in model.named_modules():
+        for attribute, value in vars(module).items():
+            if attribute not in {"_parameters", "_buffers"}:
+                for tensor in tensors_in(value):
+                    yield f"{name}.{attribute}".removeprefix("."), tensor
+
+
+def _unready(tensor: Tensor) -> str | None:
+    if nn.parameter.is_lazy(tensor):
+        return "has no shape yet: call the model on a batch once, then measure it"
+    if tensor.is_meta and not isinstance(tensor, FakeTensor):
+        return 'is on the meta device: build the model for real, or call to_empty(device="cpu")'
+    if tensor.is_inference():
+        return "was made in inference mode and cannot be trained: build the model outside of it"
+    if getattr(tensor, "_post_accumulate_grad_hooks", None):
+        return (
+            "has a hook on its accumulated gradient, which may step an optimizer of its own: "
+            "register the hook in make_optimizer, on the parameters of its argument"
+        )
+    return None
+
+
+def _unknown(tensor: Tensor, *, fake: bool) -> str | None:
+    if isinstance(tensor, FakeTensor) and not fake:
+        return "is a fake tensor, with which no real step can be taken: measure it with fake=True"
+    if has_parts(type(tensor)) and not can_be_taken_apart(tensor):
+        return (
+            f"is a {type(tensor).__name__}, whose parts are not known: give that class "
+            "__tensor_flatten__ and __tensor_unflatten__"
+        )
+    return layout_problem(tensor)
+
+
+def check_optimizer(optimizer: object, model: nn.Module) -> None:
+    """Raise for an optimizer that would leave the model, or its stand-ins, as they are."""
+    groups = getattr(optimizer, "param_groups", None)
+    if groups is None:
+        msg = f"make_optimizer returned a {type(optimizer).__name__}, not an optimizer"
+        raise InputError(msg)
+    if _takes_a_closure(optimizer):
+        msg = (
+            f"{type(optimizer).__name__} takes a closure in which it computes the loss as often as "
+            "it likes: it has no single step to measure"
+        )
+        raise InputError(msg)
+    trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    if not any(id(parameter) in trained for group in groups for parameter in group["params"]):
+        msg = (
+            f"nothing to train: the {type(optimizer).__name__} has none of the trainable "
+            f"parameters of {type(model).__name__}. make_optimizer has to take them from its "
+            "argument, in which stand-ins are in their places: lambda model: AdamW(...)."
+        )
+        raise NothingToTrainError(msg)
+
+
+def _takes_a_closure(optimizer: Any) -> bool:
+    parameters = inspect.signature(optimizer.step).parameters.values()
+    return any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters)

@@ -1,0 +1,333 @@
+"""Tensors that are not a model's plain ones: in closures, in subclasses, of other layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
+
+from peft_regress.cost import StepCost, UnprofilableModelError, profile_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+torch.set_num_threads(1)
+
+BATCH, WIDTH = 3, 64
+BOTH = pytest.mark.parametrize("fake", [True, False])
+LAYERS = 2 * BATCH * (WIDTH * WIDTH + WIDTH * 2)
+
+
+class Applying(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def with_function(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Put a function of (BATCH, WIDTH) between two layers, as module '1'."""
+    return nn.Sequential(nn.Linear(WIDTH, WIDTH), Applying(function), nn.Linear(WIDTH, 2))
+
+
+def cost_of(model: nn.Module, *, fake: bool) -> StepCost:
+    def make(stand_in: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            [p for p in stand_in.parameters() if p.requires_grad], foreach=False
+        )
+
+    return profile_step(model, make, input_shape=(BATCH, WIDTH), num_classes=2, fake=fake)
+
+
+def same_cost(make: Callable[[], nn.Module]) -> StepCost:
+    """Return the cost on fake tensors, which has to be that on real ones."""
+    cost = cost_of(make(), fake=True)
+    assert cost == cost_of(make(), fake=False)
+    return cost
+
+
+# --- Tensors of a closure -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_constant_in_a_closure_is_held_all_along_as_a_buffer_of_the_module(times: int) -> None:
+    constant = torch.ones(WIDTH, WIDTH)
+
+    def apply(x: Tensor) -> Tensor:
+        for _ in range(times):
+            x = nn.functional.linear(x, constant)
+        return x
+
+    cost = same_cost(lambda: with_function(apply))
+    size = 4 * WIDTH * WIDTH
+    assert cost.peak_buffer_bytes == size
+    assert [(s.module, s.bytes) for s in cost.bytes_at_peak if s.category == "buffer"] == [
+        ("1", size)
+    ]
+    assert cost.forward_flops == LAYERS + times * 2 * BATCH * WIDTH * WIDTH
+
+
+def test_a_constant_that_each_step_makes_anew_goes_with_its_step() -> None:
+    def apply(x: Tensor) -> Tensor:
+        return x + torch.tensor([1.0] * WIDTH)
+
+    cost = same_cost(lambda: with_function(apply))
+    assert cost.peak_buffer_bytes == 0
+
+
+@BOTH
+def test_a_parameter_that_is_not_the_model_s_is_refused_and_keeps_its_gradient(fake: bool) -> None:
+    hidden = nn.Linear(WIDTH, WIDTH)
+    model = with_function(lambda x: x @ hidden.weight)
+    model(torch.ones(1, WIDTH)).sum().backward()
+    assert hidden.weight.grad is not None
+    gradient, before = hidden.weight.grad, hidden.weight.grad.clone()
+    with pytest.raises(UnprofilableModelError) as caught:
+        cost_of(model, fake=fake)
+    message = str(caught.value)
+    assert "reached in the forward pass of module '1', is given a tensor of (64, 64)" in message
+    assert "is no parameter of the model: make it one (nn.ModuleList" in message
+    assert hidden.weight.grad is gradient
+    assert torch.equal(gradient, before)
+
+
+@BOTH
+def test_a_trainable_layer_in_a_plain_list_is_refused(fake: bool) -> None:
+    model = with_function(lambda x: x)
+    model[1].layers = [nn.Linear(WIDTH, WIDTH)]
+    model[1].function = lambda x: model[1].layers[0](x).relu()
+    with pytest.raises(UnprofilableModelError, match="no parameter of the model"):
+        cost_of(model, fake=fake)
+    model[1].layers[0].requires_grad_(False)
+    assert cost_of(model, fake=fake).peak_buffer_bytes == 4 * (WIDTH + 1) * WIDTH
+
+
+def test_a_teacher_that_gets_no_gradient_is_a_buffer() -> None:
+    teacher = nn.Linear(WIDTH, WIDTH)
+
+    def apply(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            target = teacher(x)
+        return x + target
+
+    cost = same_cost(lambda: with_function(apply))
+    assert cost.peak_buffer_bytes == 4 * (WIDTH + 1) * WIDTH
+    assert teacher.weight.grad is None
+
+
+# --- Subclasses that wrap tensors -----------------------------------------------------------------
+
+
+class LowRank(Tensor):
+    """A matrix kept as its factors, multiplied whenever it is used."""
+
+    u: Tensor
+    v: Tensor
+
+    @staticmethod
+    def __new__(cls, u: Tensor, v: Tensor) -> Self:
+        made = Tensor._make_wrapper_subclass(cls, (u.shape[0], v.shape[1]), dtype=u.dtype)
+        return cast("Self", made)
+
+    def __init__(self, u: Tensor, v: Tensor) -> None:
+        self.u, self.v = u, v
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args = [a.u @ a.v if isinstance(a, LowRank) else a for a in args]
+        return func(*args, **(kwargs or {}))
+
+
+class Factors(LowRank):
+    """One that can be taken apart."""
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["u", "v"], None
+
+    @staticmethod
+    def __tensor_unflatten__(
+        parts: dict[str, Tensor], _context: None, _size: Any, _stride: Any
+    ) -> Factors:
+        return Factors(parts["u"], parts["v"])
+
+
+RANK = 8
+PRODUCT = 2 * WIDTH * RANK * WIDTH
+
+
+@pytest.mark.parametrize("kind", [LowRank, Factors])
+def test_the_products_of_a_subclass_are_counted(kind: type[LowRank]) -> None:
+    matrix = kind(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
+    cost = same_cost(lambda: with_function(lambda x: x * (matrix * 2.0).sum()))
+    assert cost.forward_flops == LAYERS + PRODUCT
+    assert cost.peak_buffer_bytes == 4 * 2 * WIDTH * RANK
+
+
+def test_the_parts_of_an_attribute_are_swapped_and_held() -> None:
+    def make() -> nn.Module:
+        model = with_function(lambda x: x)
+        model[1].matrix = Factors(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
+        model[1].function = lambda x: x * (model[1].matrix * 2.0).sum()
+        return model
+
+    cost = same_cost(make)
+    assert cost.forward_flops == LAYERS + PRODUCT
+    assert cost.peak_buffer_bytes == 4 * 2 * WIDTH * RANK
+
+
+@BOTH
+def test_an_attribute_that_cannot_be_taken_apart_is_refused(fake: bool) -> None:
+    model = with_function(lambda x: x)
+    model[1].matrix = LowRank(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
+    with pytest.raises(UnprofilableModelError, match=r"'1\.matrix' .* LowRank, whose parts"):
+        cost_of(model, fake=fake)
+
+
+def test_a_parameter_of_two_tensors_costs_twice() -> None:
+    def make(width: int) -> nn.Module:
+        model = nn.Linear(WIDTH, 2, bias=False)
+        parts = [torch.ones(2, WIDTH) for _ in range(width)]
+        model.weight = nn.Parameter(TwoTensor(*parts) if width > 1 else parts[0])
+        return model
+
+    plain, double = same_cost(lambda: make(1)), same_cost(lambda: make(2))
+    for name in ("forward_flops", "backward_flops", "peak_param_bytes", "peak_grad_bytes"):
+        assert getattr(double, name) == 2 * getattr(plain, name), name
+
+
+# --- Other layouts --------------------------------------------------------------------------------
+
+
+def dense(x: Tensor, matrix: Tensor) -> Tensor:
+    return (matrix @ x.T).T
+
+
+LAYOUTS = [
+    (Tensor.to_sparse, "torch.sparse_coo"),
+    (Tensor.to_sparse_csr, "torch.sparse_csr"),
+    (Tensor.to_mkldnn, "torch._mkldnn"),
+]
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.filterwarnings("ignore:.*[Ss]parse.*invariant checks")
+@pytest.mark.parametrize(("convert", "layout"), LAYOUTS, ids=[name for _, name in LAYOUTS])
+def test_a_layout_that_is_not_dense_is_refused_by_name(
+    convert: Callable[[Tensor], Tensor], layout: str, fake: bool
+) -> None:
+    matrix = convert(torch.eye(WIDTH))
+    model = with_function(lambda x: dense(x, matrix))
+    with pytest.raises(UnprofilableModelError, match=rf"forward pass of module '1', .*{layout}"):
+        cost_of(model, fake=fake)
+    for kind in ("buffer", "attribute"):
+        model = with_function(lambda x: x)
+        if kind == "buffer":
+            model[1].register_buffer("matrix", matrix)
+        else:
+            model[1].matrix = {"one": matrix}
+        with pytest.raises(UnprofilableModelError, match=rf"{kind} '1\.matrix' of .*{layout}"):
+            cost_of(model, fake=fake)
+
+
+@BOTH
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_a_nested_tensor_is_refused_or_taken_apart(layout: torch.layout, fake: bool) -> None:
+    def apply(x: Tensor) -> Tensor:
+        nested = torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)], layout=layout)
+        return x + (nested.values().sum() if layout is torch.jagged else nested.unbind()[0].sum())
+
+    if layout is torch.jagged and not fake:
+        assert cost_of(with_function(apply), fake=fake).forward_flops == LAYERS
+    else:
+        with pytest.raises(UnprofilableModelError, match="forward pass of module '1'"):
+            cost_of(with_function(apply), fake=fake)
+
+
+# --- Fake tensors, and functions that operators run -----------------------------------------------
+
+
+def test_a_model_of_fake_tensors_takes_no_real_step() -> None:
+    with FakeTensorMode():
+        model = with_function(lambda x: x)
+    assert cost_of(model, fake=True) == cost_of(with_function(lambda x: x), fake=True)
+    with pytest.raises(UnprofilableModelError, match=r"'0\.weight' .* is a fake tensor.*fake=True"):
+        cost_of(model, fake=False)
+
+
+@BOTH
+def test_an_operator_that_runs_functions_is_refused_by_name(fake: bool) -> None:
+    def apply(x: Tensor) -> Tensor:
+        y: Tensor = torch.cond(torch.tensor(data=True), lambda a: a @ a.T @ a, lambda a: a, (x,))
+        return y
+
+    with pytest.raises(UnprofilableModelError, match=r"cond, reached in the forward .* module '1'"):
+        cost_of(with_function(apply), fake=fake)
+
+
+# --- Storages that are larger on real tensors -----------------------------------------------------
+
+
+def bag(x: Tensor, **options: Any) -> Tensor:
+    """Sum up rows of a table, WIDTH of them for each of the batch."""
+    indices = (x.detach() * 0).long()
+    table = torch.ones(5, WIDTH, dtype=options.pop("dtype", torch.float32))
+    pooled = nn.functional.embedding_bag(indices, table * x.mean(), **options)
+    return x + pooled.float().sum()
+
+
+def half(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.bfloat16(), torch.ones(WIDTH), torch.zeros(WIDTH)
+
+
+def batch_norm(x: Tensor) -> Tensor:
+    y, one, zero = half(x)
+    return nn.functional.batch_norm(y, zero, one, one, zero, training=True).float()
+
+
+def layer_norm(x: Tensor) -> Tensor:
+    y, one, zero = half(x)
+    return nn.functional.layer_norm(y, (WIDTH,), one, zero).float()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: bag(x, mode="sum"),
+        lambda x: bag(x, mode="mean"),
+        lambda x: bag(x, mode="max"),
+        lambda x: bag(x, mode="sum", dtype=torch.float64),
+        batch_norm,
+        layer_norm,
+    ],
+    ids=["sum", "mean", "max", "sum64", "batch_norm", "layer_norm"],
+)
+def test_a_storage_is_as_large_as_the_real_one(function: Callable[[Tensor], Tensor]) -> None:
+    same_cost(lambda: with_function(function))
+
+
+def test_statistics_of_half_precision_are_kept_in_float32() -> None:
+    def cost(dtype: torch.dtype) -> StepCost:
+        def group_norm(x: Tensor) -> Tensor:
+            return nn.functional.group_norm(
+                x.bfloat16(), 16, torch.ones(WIDTH, dtype=dtype)
+            ).float()
+
+        model = with_function(group_norm)
+        fake, real = cost_of(model, fake=True), cost_of(model, fake=False)
+        # torch runs another operator on fake tensors; all else is equal.
+        assert dataclasses.replace(fake, aten_ops=real.aten_ops) == real
+        return fake
+
+    mixed, pure = cost(torch.float32), cost(torch.bfloat16)
+    statistics, weight = 2 * BATCH * 16 * (4 - 2), WIDTH * (4 - 2)
+    assert mixed.peak_activation_bytes == pure.peak_activation_bytes + statistics + weight
