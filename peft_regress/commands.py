@@ -239,6 +239,7 @@ def accept(
     run: Path, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
 ) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
+    from peft_regress.adapter_store import choose_adapters, store_adapters
     from peft_regress.baseline import retirable_cases
     from peft_regress.report import contents_line
     from peft_regress.run_files import read_run_file
@@ -246,13 +247,18 @@ def accept(
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     retired = retirable_cases(baselines, patterns) if patterns else []
+    adapters = choose_adapters(run, baselines) if run.exists() and not history else []
     stored = accept_run(
         run, root=baselines, reason=reason, date=date, history=history, retired=retired
     )
     click.echo(f"stored {stored}")
-    click.echo(contents_line(read_run_file(stored).run))
+    accepted = read_run_file(stored).run
+    click.echo(contents_line(accepted))
     if retired:
         click.echo(f"{len(retired)} retired: {' '.join(retired)}")
+    if not history:
+        cases = store_adapters(adapters, baselines)
+        click.echo(f"{len(cases)} adapters stored{': ' if cases else ''}{' '.join(cases)}")
 
 
 @cli.command()

@@ -47,6 +47,7 @@ def find_origins(
             origins = {}
         origins = {
             name: _next_origin(
+                name,
                 origins.get(name),
                 None if before is None else before.metrics.get(name),
                 Origin(metric, entry),
@@ -61,14 +62,20 @@ def find_origins(
     return {name: origin for name, origin in origins.items() if origin.metric is not newest[name]}
 
 
-def drift_of(origin: Origin, new: Metric, *, method: str, policy: Policy) -> Move:
-    """Return how far a metric is from its origin, with the drift budget as the bound."""
-    move = move_of(origin.metric, new, method=method, policy=policy)
+def drift_of(name: str, origin: Origin, new: Metric, *, method: str, policy: Policy) -> Move:
+    """Return how far a metric of that name is from its origin; its bound is the budget."""
+    move = move_of(name, origin.metric, new, method=method, policy=policy)
     return Move(move.old, move.new, move.change, move.bound * policy.drift_budget)
 
 
-def _next_origin(
-    origin: Origin | None, before: Metric | None, here: Origin, *, method: str, policy: Policy
+def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
+    name: str,
+    origin: Origin | None,
+    before: Metric | None,
+    here: Origin,
+    *,
+    method: str,
+    policy: Policy,
 ) -> Origin:
     """Return the origin after one more entry: the old one, or the entry where the gate spoke up."""
     metric = here.metric
@@ -76,12 +83,12 @@ def _next_origin(
         return here
     if metric == before:
         return origin
-    step = move_of(before, metric, method=method, policy=policy)
+    step = move_of(name, before, metric, method=method, policy=policy)
     if any(worse_or_better(step, metric)):
         return here
     # The step from the origin itself is judged already, by the bound.
     if origin.metric is not before or policy.drift_budget < 1:
-        drift = drift_of(origin, metric, method=method, policy=policy)
+        drift = drift_of(name, origin, metric, method=method, policy=policy)
         if any(worse_or_better(drift, metric)):
             return here
     return origin

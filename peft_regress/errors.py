@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AbsentError",
+    "FilledLossError",
     "InputError",
     "NonFiniteLossError",
     "PeftRegressError",
@@ -88,6 +89,15 @@ class SourceError(AbsentError):
 
 class UnsupportedCaseError(PeftRegressError):
     """A pairing that a method cannot do: no eligible module, or the library refuses it."""
+
+
+class FilledLossError(PeftRegressError):
+    """An adapter that holds seeded numbers gives a loss that is NaN or infinite."""
+
+    def __init__(self, *, loss: float, seed: int) -> None:
+        self.loss = loss
+        self.seed = seed
+        super().__init__(f"the loss of the adapter filled by seed {seed} is {loss}")
 
 
 class NonFiniteLossError(PeftRegressError):

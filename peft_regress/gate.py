@@ -267,7 +267,7 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
         what = f"{name}.samples"
         yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
         return
-    move = move_of(old, new, method=method, policy=policy)
+    move = move_of(name, old, new, method=method, policy=policy)
     worse, better = worse_or_better(move, old)
     if worse or better:
         verdict: Verdict = "regressed" if worse else "improved"
@@ -282,7 +282,7 @@ def _drift_reasons(
     origin, metric = origins.get(name), new.metrics.get(name)
     if origin is None or metric is None:
         return
-    move = drift_of(origin, metric, method=new.case.method, policy=policy)
+    move = drift_of(name, origin, metric, method=new.case.method, policy=policy)
     worse, better = worse_or_better(move, metric)
     if worse or better:
         verdict: Verdict = "regressed" if worse else "improved"

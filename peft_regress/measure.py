@@ -7,6 +7,7 @@ The one module that joins the torch parts. What a library cannot do becomes a re
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import statistics
 import warnings
@@ -21,6 +22,7 @@ from peft_regress.adaptation import (
     cost_metrics,
     step_ledger,
 )
+from peft_regress.adapter_store import keep_adapter, stored_adapter
 from peft_regress.errors import (
     AbsentError,
     InputError,
@@ -28,7 +30,7 @@ from peft_regress.errors import (
     UnsupportedCaseError,
 )
 from peft_regress.finetune import evaluate, finetune, loop_definition, single_thread
-from peft_regress.invariants import InvariantWatch
+from peft_regress.invariants import InvariantWatch, StoredOutput
 from peft_regress.matrix import checked_case
 from peft_regress.methods.parts import cast_base
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
@@ -147,18 +149,21 @@ def define(case: Case, baselines: Path) -> str:
 
 @single_thread()
 @_warnings_as_warnings()
-def measure(
+def measure(  # noqa: PLR0913  (each by its name)
     case: Case,
     *,
     baselines: Path,
     profiles: ProfileCache,
     run_rounds: RoundRunner = plain_rounds,
     timed: bool = True,
+    keep_adapters: Path | None = None,
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
-    `baselines` is the folder with `sources/`; `timed` says whether `run_rounds` measures time.
-    Raises `InputError` for unknown names and ranks, `SourceError` for a bad source checkpoint.
+    `baselines` is the folder with `sources/` and `adapters/`; `timed` says whether `run_rounds`
+    measures time. What the case would ship is kept in the folder `keep_adapters` where a baseline
+    may want it. Raises `InputError` for unknown names and ranks and an altered stored adapter,
+    `SourceError` for a bad source checkpoint.
     """
     definition = define(case, baselines)
 
@@ -172,7 +177,7 @@ def measure(
         message = str(error).encode("utf-8", "backslashreplace").decode().strip() or "no message"
         return record(status, error=Failure(type=type(error).__name__, message=message))
 
-    trial = _Trial(case, baselines)
+    trial = _Trial(case, baselines, definition=definition, keep_adapters=keep_adapters)
     try:
         # Wrapping alone decides what is unsupported: later errors of the same types are bugs.
         trial.wrap_first()
@@ -210,7 +215,9 @@ def measure(
 class _Trial:
     """The fine-tuning of one case: one round a seed, evaluated outside the timed part."""
 
-    def __init__(self, case: Case, baselines: Path) -> None:
+    def __init__(
+        self, case: Case, baselines: Path, *, definition: str, keep_adapters: Path | None
+    ) -> None:
         self.case = case
         self.baselines = baselines
         self.method: Method = registry.get("method", case.method)
@@ -219,6 +226,10 @@ class _Trial:
         self.runs: list[TrainingRun] = []
         self.evaluations: list[tuple[float, float]] = []
         self.invariants: dict[str, bool | None] = {}
+        self._definition = definition
+        self._keep_adapters = keep_adapters
+        found = stored_adapter(baselines, case, definition)
+        self._stored = found and StoredOutput(folder=found[0], logits=found[1].output)
         self._first: nn.Module | None = None
         self._data: TaskData
         self._watch: InvariantWatch
@@ -236,7 +247,8 @@ class _Trial:
             head=self.architecture.head,
             base=self._base_model(SEEDS[0]),
             probe=self._data.test_images[:_PROBE_IMAGES],
-            seed=SEEDS[0],
+            labels=self._data.test_labels[:_PROBE_IMAGES],
+            stored=self._stored,
         )
         seeds = iter(SEEDS)
 
@@ -247,7 +259,10 @@ class _Trial:
                 self._watch.before_training(model)
             else:
                 model = self._adapted(self._base_model(seed), seed)
-            return (model, self.method.make_optimizer(model, rank=self.case.rank), seed), {}
+            optimizer = self.method.make_optimizer(model, rank=self.case.rank)
+            if seed == SEEDS[0]:
+                self._watch.watch_first_step(model, optimizer)
+            return (model, optimizer, seed), {}
 
         run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(SEEDS))
 
@@ -279,6 +294,14 @@ class _Trial:
         self.evaluations.append((accuracy, loss))
         if seed == SEEDS[0]:
             self.invariants = self._watch.after_training(model)
+            if self._keep_adapters is not None and self.invariants["saved_adapter_reloads"]:
+                keep_adapter(
+                    self._keep_adapters,
+                    self.case,
+                    definition=self._definition,
+                    output=self._watch.logits(model),
+                    save=functools.partial(self.method.save, model),
+                )
 
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
         """Return the metrics of the fine-tunes, with one sample a seed."""
@@ -290,6 +313,9 @@ class _Trial:
         }
         if timed:
             samples["step_seconds"] = [run.median_step_seconds for run in self.runs]
+        filled = self._watch.filled_losses
+        if filled is not None:
+            samples["filled_losses"] = list(filled)
         return {
             "first_losses": make_metric("first_losses", mean_of_first, first),
             **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},

@@ -62,6 +62,7 @@ METRICS: dict[str, MetricSpec] = {
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
     "first_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
+    "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),
     "loss": MetricSpec(unit="nat", direction="lower", kind="accuracy"),
     "step_seconds": MetricSpec(unit="second", direction="lower", kind="seconds"),

@@ -39,12 +39,12 @@ def worse_or_better(move: Move, metric: Metric) -> tuple[bool, bool]:
     return beyond and signed > 0, beyond and signed < 0
 
 
-def move_of(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
-    """Return how far a metric moved and how far it may, as its kind has it."""
+def move_of(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
+    """Return how far a metric of that name moved and how far it may, as its kind has it."""
     if old.kind == "bytes":
         return Move(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
     if old.kind == "fingerprint":
-        return _fingerprint_move(old, new, method=method, policy=policy)
+        return _fingerprint_move(name, old, new, method=method, policy=policy)
     if old.kind == "accuracy":
         # Paired by seed: both sides started from the same bytes and drew the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
@@ -60,18 +60,18 @@ def move_of(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
     return Move(old.value, new.value, _relative(old.value, new.value), 0.0)
 
 
-def _fingerprint_move(old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
+def _fingerprint_move(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
     """Return the move of the loss, of any seed and step, that comes nearest to its bound.
 
     Training amplifies rounding, so that each step has a bound of its own.
     """
-    nearest = Move(old.value, new.value, 0.0, policy.fingerprint(method, step=0))
+    nearest = Move(old.value, new.value, 0.0, policy.fingerprint(name, method, step=0))
     of_bound = 0.0
     bounds: list[float] = []
     for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
         # Looked up once a step, not once a seed: a long history asks often.
         bounds += [
-            policy.fingerprint(method, step=step) for step in range(len(bounds), len(before))
+            policy.fingerprint(name, method, step=step) for step in range(len(bounds), len(before))
         ]
         for a, b, bound in zip(before, after, bounds, strict=False):
             change = (b - a) / max(abs(a), policy.fingerprint_floor_nats)

@@ -116,6 +116,7 @@ def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement
         profiles=session.profiles(),
         run_rounds=run_rounds,
         timed=not benchmark.disabled,
+        keep_adapters=session.adapters,
     )
     if benchmark.stats is not None:
         session.benchmarks.append(benchmark.stats)

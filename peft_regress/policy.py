@@ -55,6 +55,10 @@ class Policy:
     """The same on a bfloat16 base, whose numbers have 8 bits: a processor with instructions for
     them sums otherwise than one without."""
 
+    filled_bound: float = 1e-4
+    """Losses of a filled adapter, of any fill: forward passes, through weights that are none of
+    training's."""
+
     fingerprint_floor_nats: float = 0.01
     """Losses below this are compared as if they were this large: rounding is not relative there."""
 
@@ -85,8 +89,10 @@ class Policy:
     seconds_noise: float = 0.1
     """The same of the seconds of the fastest seed on one machine, relative."""
 
-    def fingerprint(self, method: str, *, step: int) -> float:
-        """Return the bound on the loss at a step, counted from 0, of a method."""
+    def fingerprint(self, metric: str, method: str, *, step: int) -> float:
+        """Return the bound on one loss of a fingerprint, at a step counted from 0, of a method."""
+        if metric == "filled_losses":
+            return self.filled_bound
         usual = (
             self.bfloat16_fingerprint_bound
             if method.endswith(BFLOAT16_SUFFIX)

@@ -109,7 +109,7 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     for index, ((entry, record), metric) in enumerate(zip(records, metrics, strict=True)):
         earlier_entry, earlier = records[max(index - 1, 0)]
         old = metrics[before[index]] if index in before else None
-        move, jumped = _move(old, metric, method=record.case.method)
+        move, jumped = _move(name, old, metric, method=record.case.method)
         points.append(
             Point(
                 entry=entry,
@@ -131,11 +131,13 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     return _with_levels(line, chains) if _is_noisy(kind, unit) else line
 
 
-def _move(old: Metric | None, new: Metric | None, *, method: str) -> tuple[Move | None, bool]:
+def _move(
+    name: str, old: Metric | None, new: Metric | None, *, method: str
+) -> tuple[Move | None, bool]:
     """Return how far a metric moved, and whether that is a change point without any statistics."""
     if old is None or new is None:
         return None, False
-    move = move_of(old, new, method=method, policy=DEFAULT_POLICY)
+    move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
     if new.kind == "fingerprint":
         return move, any(worse_or_better(move, new))
     return move, old.value != new.value

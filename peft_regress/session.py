@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from peft_regress import report
+from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
@@ -57,6 +58,14 @@ class RegressSession:
     def has_storage(self) -> bool:
         """Whether there is anything here that a case could be judged by, or was asked for."""
         return self.was_asked_for or self.options.baselines.is_dir()
+
+    @property
+    def adapters(self) -> Path | None:
+        """Return the folder beside the run file where adapters are kept; None without a file."""
+        path = self.options.save
+        if path is None or (path.exists() and not path.is_file()):
+            return None  # /dev/stdout, for instance
+        return adapters_of_run(path)
 
     @property
     def is_gating(self) -> bool:
@@ -144,6 +153,8 @@ class RegressSession:
         run = self.run()
         if self.options.save is not None:
             self._save(self.options.save, run)
+        if self.adapters is not None:
+            prune_adapters(self.adapters, run)
         if self.options.summary is not None and verdict is not None:
             text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
             try:

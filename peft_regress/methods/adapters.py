@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.methods.adapter_shapes import (
-    ADAPTER,
     BLOCK_SIZE,
     adalora_shapes,
     boft_shapes,
@@ -36,9 +35,9 @@ from peft_regress.methods.targets import Targets
 from peft_regress.policy import BFLOAT16_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
-    from torch import Tensor, nn
+    from torch import nn
     from torch.optim import Optimizer
 
     from peft_regress.records import Json
@@ -172,16 +171,6 @@ def _without_cuda_extension() -> Iterator[None]:
         layer._FBD_CUDA = before  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _take_over_ranks(model: nn.Module, shipped: Mapping[str, Tensor]) -> None:
-    """Tell a fresh AdaLoRA model the ranks of a trained one, as its saved configuration would."""
-    config = cast("Any", model).peft_config[ADAPTER]
-    ranks = {name: len(t) for name, t in shipped.items() if name.endswith(".lora_E")}
-    config.rank_pattern = {
-        name.removeprefix("base_model.model."): [row < rank for row in range(config.init_r)]
-        for name, rank in ranks.items()
-    }
-
-
 LORA: Final = PeftAdapter(
     name="lora",
     config="LoraConfig",
@@ -195,6 +184,7 @@ DORA: Final = PeftAdapter(
     config="LoraConfig",
     settings=lambda rank: _lora(rank, use_dora=True),
     shapes=dora_shapes,
+    scales=(".lora_magnitude_vector.",),
     ranks=(1, 4, 16),
     matrices=("default",),
 )
@@ -231,6 +221,7 @@ _FLOAT32: Final = (
         config="LoraConfig",
         settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
         shapes=factored_shapes,
+        alters_base=True,
         targets=_LINEAR_FIRST,
     ),
     PeftAdapter(
@@ -238,6 +229,7 @@ _FLOAT32: Final = (
         config="LoraConfig",
         settings=lambda rank: _lora(rank, init_lora_weights="olora"),
         shapes=factored_shapes,
+        alters_base=True,
         targets=_LINEAR_FIRST,
     ),
     PeftAdapter(
@@ -247,7 +239,6 @@ _FLOAT32: Final = (
         shapes=lambda layer, rank: adalora_shapes(layer, _adalora_initial_rank(rank)),
         optimizer=_adalora_optimizer,
         prunes=(".lora_E.",),
-        before_loading=_take_over_ranks,
     ),
     PeftAdapter(
         name="loha",
@@ -289,6 +280,7 @@ _FLOAT32: Final = (
         config="BOFTConfig",
         settings=lambda _rank: {"boft_block_size": BLOCK_SIZE, "boft_n_butterfly_factor": 1},
         shapes=boft_shapes,
+        scales=(".boft_s.",),
         targets=_NARROW_IN_BLOCKS,
         ranks=(),
         wrapping=_without_cuda_extension,
@@ -298,6 +290,7 @@ _FLOAT32: Final = (
         config="IA3Config",
         settings=lambda _rank: {"feedforward_modules": []},
         shapes=ia3_shapes,
+        scales=(".ia3_l.",),
         targets=_WITH_GROUPED,
         ranks=(),
     ),
@@ -306,6 +299,7 @@ _FLOAT32: Final = (
         config="LNTuningConfig",
         settings=lambda _rank: {},
         shapes=norm_shapes,
+        scales=(".ln_tuning_layers.",),
         targets=_NORMALIZATION,
         ranks=(),
     ),

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import copy_into, find_head
+from peft_regress.methods.parts import MODEL_FILE, find_head, load_tensors, save_tensors
 from peft_regress.methods.quiet_import import import_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -45,6 +46,8 @@ class GaLore:
     matrices: tuple[str, ...] = ("default",)
     base_dtype: BaseDtype = "float32"
     prunes: tuple[str, ...] = ()
+    alters_base: bool = False
+    scales: tuple[str, ...] = ()
     trains_batch_norm_statistics: bool = False
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
@@ -134,9 +137,19 @@ class GaLore:
         """Return all parameters and buffers: once projected back, an update is of full size."""
         return model.state_dict()
 
-    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Put shipped tensors into a freshly adapted model."""
-        copy_into(self.shipped_tensors(model), tensors)
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the shipped tensors."""
+        save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
+
+    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+        """Put shipped tensors into a fresh base."""
+        model = self.adapt(base, head=head, rank=None, seed=0)
+        load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
+        return model if trainable else model.requires_grad_(requires_grad=False)
+
+    def disabled(self, model: nn.Module) -> None:  # noqa: ARG002  (protocol)
+        """Return None: there is no adapter to switch off."""
+        return
 
     def merge(self, model: nn.Module) -> None:  # noqa: ARG002
         """Return None: there is no adapter to fold in."""

@@ -8,6 +8,7 @@ from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADAMW_SETTINGS",
+    "MODEL_FILE",
     "cast_base",
     "check_names",
     "copy_into",
     "find_head",
+    "load_tensors",
     "make_adamw",
     "no_targets",
+    "save_tensors",
     "set_batch_norm_momentum",
     "train_only",
 ]
@@ -37,6 +41,9 @@ ADAMW_SETTINGS: Final[dict[str, Json]] = {
     "eps": 1e-6,
     "weight_decay": 0.0,
 }
+
+MODEL_FILE: Final = "model.safetensors"
+"""Where a method without a library of its own writes what it ships."""
 
 
 def cast_base(model: nn.Module, dtype: BaseDtype) -> nn.Module:
@@ -115,3 +122,17 @@ def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> N
                 msg = f"{name} is {tuple(target.shape)}, shipped is {tuple(tensors[name].shape)}"
                 raise InputError(msg)
             target.copy_(tensors[name])
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors by name, as safetensors."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+
+
+def load_tensors(targets: Mapping[str, Tensor], path: Path) -> None:
+    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes."""
+    from safetensors.torch import load_file
+
+    copy_into(targets, load_file(path))

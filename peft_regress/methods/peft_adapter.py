@@ -17,10 +17,11 @@ from peft_regress.methods.learning_rates import learning_rate
 from peft_regress.methods.parts import (
     ADAMW_SETTINGS,
     check_names,
-    copy_into,
     find_head,
+    load_tensors,
     make_adamw,
     no_targets,
+    save_tensors,
 )
 from peft_regress.methods.quiet_import import import_quietly
 from peft_regress.methods.targets import ALL_BUT_GROUPED, Targets
@@ -28,6 +29,7 @@ from peft_regress.methods.targets import ALL_BUT_GROUPED, Targets
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["PeftAdapter"]
 
 _WRAPPED: Final = "base_model.model."
+_ADAPTER_FILE: Final = "adapter_model.safetensors"
+_HEAD_FILE: Final = "head.safetensors"
 _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": "dropout"}
 
 
@@ -58,7 +62,8 @@ class PeftAdapter:
         frozen: a part of the names of adapter parameters that do not train.
         prunes: the parts of the names of parameters that the method itself sets to zero.
         wrapping: what wrapping is done under, where the library needs to be kept from something.
-        before_loading: makes a fresh model take shipped tensors, where those alone do not do.
+        alters_base: whether wrapping alters the base's weights.
+        scales: the parts of the names of adapter parameters that scale what is there.
     """
 
     name: str
@@ -75,7 +80,8 @@ class PeftAdapter:
     frozen: str | None = None
     prunes: tuple[str, ...] = ()
     wrapping: Callable[[], AbstractContextManager[None]] = nullcontext
-    before_loading: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
+    alters_base: bool = False
+    scales: tuple[str, ...] = ()
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all that is set by hand, in peft's names but for rank, alpha and dropout."""
@@ -116,12 +122,16 @@ class PeftAdapter:
         with torch.random.fork_rng(devices=[]), self.wrapping():
             torch.manual_seed(seed)
             adapted = peft.get_peft_model(model, config, adapter_name=ADAPTER)
+        self._set_trained(adapted, head_module, head_trains=True)
+        return cast("nn.Module", adapted)
+
+    def _set_trained(self, adapted: nn.Module, head: nn.Module, *, head_trains: bool) -> None:
+        """Set what peft leaves to its users: the head, and what a method freezes of its own."""
         if self.frozen is not None:
             for name, parameter in adapted.named_parameters():
                 if self.frozen in name:
-                    parameter.requires_grad_(requires_grad=False)
-        head_module.requires_grad_(requires_grad=True)
-        return cast("nn.Module", adapted)
+                    parameter.requires_grad = False
+        head.requires_grad_(requires_grad=head_trains)
 
     def expected_trainable(
         self, base: nn.Module, *, head: str, rank: int | None
@@ -153,17 +163,37 @@ class PeftAdapter:
         """Return the adapter as peft would save it, and the head under its own names."""
         return {**_adapter_state(model), **_head_state(model)}
 
-    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Put shipped tensors into a freshly adapted model, the adapter through peft."""
-        adapter, head = _adapter_state(model), _head_state(model)
-        check_names(tensors, {**adapter, **head})
-        if self.before_loading is not None:
-            self.before_loading(model, tensors)
-        peft = import_quietly("peft")
-        peft.set_peft_model_state_dict(
-            model, {name: tensors[name] for name in adapter}, adapter_name=ADAPTER
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter as peft does, and the head beside it."""
+        # Its default would look at the hub for embeddings that a vision model has none of.
+        cast("Any", model).save_pretrained(
+            folder, selected_adapters=[ADAPTER], save_embedding_layers=False
         )
-        copy_into(head, {name: tensors[name] for name in head})
+        (folder / "README.md").unlink(missing_ok=True)  # a model card without content
+        save_tensors(_head_state(model), folder / _HEAD_FILE)
+
+    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+        """Load the adapter as peft does, and the head beside it."""
+        import torch
+        from safetensors.torch import load_file
+
+        peft = import_quietly("peft")
+        head_module = find_head(base, head)
+        with torch.random.fork_rng(devices=[]), self.wrapping():
+            torch.manual_seed(0)
+            adapted = peft.PeftModel.from_pretrained(
+                base, folder, adapter_name=ADAPTER, is_trainable=trainable
+            )
+        # peft says nothing of a tensor that it finds no place for, or no tensor for.
+        check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
+        self._set_trained(adapted, head_module, head_trains=trainable)
+        of_head = {f"{head}.{name}": p.detach() for name, p in head_module.named_parameters()}
+        load_tensors(of_head, folder / _HEAD_FILE)
+        return cast("nn.Module", adapted)
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Return peft's own context in which the adapter is off."""
+        return cast("AbstractContextManager[None]", cast("Any", model).disable_adapter())
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Fold the adapter into a copy of the base model."""

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -44,6 +46,17 @@ class Method(Protocol):
     def prunes(self) -> tuple[str, ...]:
         """Parts of the names of parameters that the method itself may leave or set at zero."""
 
+    @property
+    def alters_base(self) -> bool:
+        """Whether wrapping alters the base's weights, so that without the adapter it is another."""
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        """Parts of the names of adapter parameters that scale, or stand for, what is there.
+
+        They start at something that zero or a random number is no neighbour of.
+        """
+
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all that is set by hand (learning rate, alpha, betas ...), for the definition."""
 
@@ -70,11 +83,18 @@ class Method(Protocol):
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the tensors that a device needs beyond the source model, by name; no copies."""
 
-    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Put shipped tensors into a freshly adapted model.
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what is shipped into an existing folder, as the library does where there is one."""
 
-        Raises `InputError` where the names are not exactly those that the model would ship.
+    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+        """Adapt a fresh base model from a folder that `save` wrote, as the library does.
+
+        With `trainable` it can be trained on, else nothing in it trains. `base` may be changed in
+        place. Raises `InputError` where the tensors are not exactly those that it would ship.
         """
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
+        """Return a context in which the adapter is off; None where there is no adapter."""
 
     def merge(self, model: nn.Module) -> nn.Module | None:
         """Fold the adapter into a copy of the base model; None where there is no adapter."""

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from peft_regress.methods.learning_rates import learning_rate
 from peft_regress.methods.parts import (
     ADAMW_SETTINGS,
-    copy_into,
+    MODEL_FILE,
     find_head,
+    load_tensors,
     make_adamw,
     no_targets,
+    save_tensors,
     set_batch_norm_momentum,
     train_only,
 )
@@ -19,6 +21,7 @@ from peft_regress.methods.targets import normalization_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -62,6 +65,8 @@ class Selective:
     matrices: tuple[str, ...] = ("default",)
     base_dtype: BaseDtype = "float32"
     prunes: tuple[str, ...] = ()
+    alters_base: bool = False
+    scales: tuple[str, ...] = ()
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
         """Return all that is set by hand, for the definition."""
@@ -155,9 +160,19 @@ class Selective:
             }
         return shipped
 
-    def load_shipped(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-        """Put shipped tensors into a freshly adapted model."""
-        copy_into(self.shipped_tensors(model), tensors)
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the shipped tensors."""
+        save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
+
+    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+        """Put shipped tensors into a fresh base."""
+        model = self.adapt(base, head=head, rank=None, seed=0)
+        load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
+        return model if trainable else model.requires_grad_(requires_grad=False)
+
+    def disabled(self, model: nn.Module) -> None:  # noqa: ARG002  (protocol)
+        """Return None: there is no adapter to switch off."""
+        return
 
     def merge(self, model: nn.Module) -> None:  # noqa: ARG002
         """Return None: there is no adapter to fold in."""

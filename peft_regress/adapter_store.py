@@ -1,0 +1,197 @@
+"""Adapters that a baseline's release saved: kept beside a run file, stored by `accept`.
+
+A later release must still load them and compute what they computed. One a method, the smallest:
+`baselines/adapters/<method>/`, the files as the library wrote them and `stored.json` beside them.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+
+from peft_regress import registry
+from peft_regress.errors import InputError
+from peft_regress.files import is_folder, read_bytes, write_atomic
+from peft_regress.shards import read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from peft_regress.records import Case, Run
+
+__all__ = [
+    "LARGEST_BYTES",
+    "ChosenAdapter",
+    "StoredAdapter",
+    "adapters_of_run",
+    "choose_adapters",
+    "keep_adapter",
+    "prune_adapters",
+    "store_adapters",
+    "stored_adapter",
+]
+
+LARGEST_BYTES: Final = 2 * 2**20
+"""What is larger is not kept: of forty methods the smallest of each must stay in 10 MB."""
+
+_MANIFEST: Final = "stored.json"
+
+
+class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What `stored.json` says: whose the files are, their SHA-256, and what the model then gave.
+
+    output: logits (images, classes) in float32 for the first test images of the case's task.
+    packages: those that wrote the files, by name.
+    """
+
+    case: str
+    definition: str
+    output: list[list[float]]
+    files: dict[str, str]
+    packages: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+def adapters_of_run(run_file: Path) -> Path:
+    """Return the folder beside a run file in which its adapters are kept."""
+    return run_file.with_name(f"{run_file.stem}.adapters")
+
+
+def prune_adapters(folder: Path, run: Run) -> None:
+    """Remove what an earlier run kept in a folder, which this one did not keep again."""
+    if not is_folder(folder):
+        return
+    for path in folder.iterdir():
+        if not (path / _MANIFEST).is_file():
+            continue  # nothing that a run has kept
+        with contextlib.suppress(InputError):
+            stored = _read_checked(path)
+            record = run.cases.get(stored.case)
+            is_kept = record is not None and record.invariants.get("saved_adapter_reloads")
+            if record and is_kept and record.definition == stored.definition:
+                continue
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def keep_adapter(
+    folder: Path,
+    case: Case,
+    *,
+    definition: str,
+    output: list[list[float]],
+    save: Callable[[Path], None],
+) -> None:
+    """Let `save` write a case's files into a folder of its own below `folder`, if small enough.
+
+    Of a method with ranks only those of the lowest. Where nothing can be written nothing is kept:
+    `accept` says so, and a run is not lost for it.
+    """
+    if case.rank is not None and case.rank != min(registry.get("method", case.method).ranks):
+        return
+    target = folder / case.id.replace("/", "--")
+    with contextlib.suppress(OSError, InputError), tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        save(made)
+        contents = {path.name: path.read_bytes() for path in made.iterdir()}
+        if sum(map(len, contents.values())) <= LARGEST_BYTES:
+            files = {name: _sha256(content) for name, content in sorted(contents.items())}
+            stored = StoredAdapter(case=case.id, definition=definition, output=output, files=files)
+            _replace(target, contents, stored)
+
+
+class ChosenAdapter(NamedTuple):
+    """What is to be stored for a method: the folder that a run kept, what it is, and of whom."""
+
+    method: str
+    kept: Path
+    stored: StoredAdapter
+
+
+def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
+    """Choose of each method the smallest adapter that a run, or each of its shards, kept.
+
+    A method whose stored adapter is of a case that was kept again stays with that case. Raises
+    `InputError` where what is kept is not of this run, or was altered.
+    """
+    run = read_run(source).run
+    folders = [adapters_of_run(source)]
+    if is_folder(source):
+        folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
+    kept: dict[str, list[tuple[bool, int, str, ChosenAdapter]]] = {}
+    for path in (path for folder in folders if is_folder(folder) for path in folder.iterdir()):
+        stored = _read_checked(path)
+        record = run.cases.get(stored.case)
+        if record is None or record.definition != stored.definition:
+            msg = f"{path}: is what {stored.case} shipped in another run. Remove the folder."
+            raise InputError(msg)
+        method = record.case.method
+        before = root / "adapters" / method
+        moves = is_folder(before) and _read_checked(before).case != stored.case
+        size = sum((path / name).stat().st_size for name in stored.files)
+        made = msgspec.structs.replace(stored, packages=run.environment)
+        item = (moves, size, stored.case, ChosenAdapter(method, path, made))
+        kept.setdefault(method, []).append(item)
+    return [min(found)[-1] for _, found in sorted(kept.items())]
+
+
+def store_adapters(chosen: Iterable[ChosenAdapter], root: Path) -> list[str]:
+    """Store the chosen adapters, each in its method's place; return the ids of their cases."""
+    cases = []
+    for method, kept, stored in chosen:
+        contents = {name: read_bytes(kept / name) for name in stored.files}
+        _replace(root / "adapters" / method, contents, stored)
+        cases.append(stored.case)
+    return cases
+
+
+def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, StoredAdapter] | None:
+    """Return the folder and manifest of a case's stored adapter; None where there is none.
+
+    None, too, where it was stored under another definition. Raises `InputError` for an altered one.
+    """
+    folder = root / "adapters" / case.method
+    if not is_folder(folder):
+        return None
+    stored = _read_checked(folder)
+    return (folder, stored) if (stored.case, stored.definition) == (case.id, definition) else None
+
+
+def _read_checked(folder: Path) -> StoredAdapter:
+    manifest = folder / _MANIFEST
+    remedy = f"Restore it with `git checkout -- {folder}`, or remove the folder and accept anew."
+    try:
+        stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
+        found = {path.name: _sha256(read_bytes(path)) for path in folder.iterdir()}
+    except OSError as error:
+        msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
+        raise InputError(msg) from error
+    except msgspec.DecodeError as error:
+        msg = f"{manifest}: says nothing of a stored adapter ({error}). {remedy}"
+        raise InputError(msg) from error
+    del found[_MANIFEST]
+    for name in sorted(found.keys() | stored.files.keys()):
+        if found.get(name) != stored.files.get(name):
+            wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")
+            msg = f"{folder / name}: expected sha256 {wanted}, found {given}. {remedy}"
+            raise InputError(msg)
+    return stored
+
+
+def _replace(target: Path, contents: Mapping[str, bytes], stored: StoredAdapter) -> None:
+    """Write a folder anew, the manifest last: cut off in between, it is seen to be incomplete."""
+    if is_folder(target):
+        shutil.rmtree(target)
+    for name, content in contents.items():
+        write_atomic(target / name, content)
+    manifest = msgspec.json.format(msgspec.json.encode(stored), indent=1) + b"\n"
+    write_atomic(target / _MANIFEST, manifest)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,90 @@
+"""What an adapter computes once its parameters are numbers that nobody trained: its function.
+
+Most adapters start as nothing at all, and a few steps move them little. Filled with seeded numbers
+they show what their library makes of them: a product taken another way, a scaling, a factor that is
+left out.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch.nn import functional
+
+from peft_regress.errors import FilledLossError
+from peft_regress.invariants.outputs import in_float32, output
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from torch import Tensor, nn
+
+    from peft_regress.methods.protocol import Method
+
+__all__ = ["FILL_SEEDS", "Filled"]
+
+FILL_SEEDS: Final = (0, 1, 2)
+
+# Large enough that an adapter moves the logits by about as much as they are, small enough that a
+# network of twenty adapted layers does not amplify rounding.
+_SPREAD: Final = 0.3
+_SCALE_SPREAD: Final = 0.1
+
+
+class Filled:
+    """A copy of an adapted model, in float32, whose adapter holds seeded numbers.
+
+    losses: cross-entropy in nats, the mean over the probe images, one a fill. In float64 of the
+    float32 logits, so that no rounding of the loss itself is in them.
+    """
+
+    def __init__(
+        self,
+        adapted: nn.Module,
+        *,
+        method: Method,
+        adapter: Collection[str],
+        probe: Tensor,
+        labels: Tensor,
+    ) -> None:
+        """Fill the parameters named in `adapter`, once a seed; the last fill stays.
+
+        Raises `FilledLossError` where a loss is NaN or infinite.
+        """
+        copied, self._probe = in_float32(adapted, probe)
+        self.model = copy.deepcopy(copied) if copied is adapted else copied
+        self._method = method
+        self.losses = tuple(self._losses(adapter, labels))
+
+    def _losses(self, adapter: Collection[str], labels: Tensor) -> Iterator[float]:
+        parameters = {name: self.model.get_parameter(name) for name in sorted(adapter)}
+        starts = {
+            name: parameter.detach().clone()
+            for name, parameter in parameters.items()
+            if any(part in name for part in self._method.scales)
+        }
+        for seed in FILL_SEEDS:
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                for name, parameter in parameters.items():
+                    drawn = torch.randn(parameter.shape, generator=generator)
+                    if name in starts:
+                        parameter.copy_(starts[name] * (1 + _SCALE_SPREAD * drawn))
+                    else:
+                        fan_in = math.prod(parameter.shape[1:])
+                        parameter.copy_(drawn * _SPREAD / math.sqrt(fan_in))
+            logits = output(self.model, self._probe).double()
+            loss = functional.cross_entropy(logits, labels).item()
+            if not math.isfinite(loss):
+                raise FilledLossError(loss=loss, seed=seed)
+            yield loss
+
+    def disabled_output(self) -> Tensor:
+        """Return the logits with the adapter off."""
+        disabled = self._method.disabled(self.model)
+        assert disabled is not None  # noqa: S101  (there is an adapter, or there were no fill)
+        with disabled:
+            return output(self.model, self._probe)

@@ -1,0 +1,105 @@
+"""What the layers of an adapted model hand on: in the types and in the memory format asked for."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from peft_regress.invariants.outputs import output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+__all__ = ["channels_last_kept", "dtypes_as_asked"]
+
+
+def dtypes_as_asked(
+    adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor, has_adapter: bool
+) -> bool:
+    """Return whether base weights and activations have the base's type, the adapter float32.
+
+    Activations layer by layer: an adapter that hands on float32 where the base hands on bfloat16
+    doubles what all layers after it keep for the backward pass.
+    """
+    prefix = _prefix(adapted, head)
+    of_base = {name: parameter.dtype for name, parameter in base.named_parameters()}
+    for name, parameter in adapted.named_parameters():
+        plain = name.removeprefix(prefix).replace(".base_layer.", ".")
+        asked = of_base.get(plain, torch.float32 if has_adapter else None)
+        if parameter.dtype != asked:
+            return False
+    return _as_in_base(adapted, base, prefix=prefix, probe=probe, fact=lambda out: out.dtype)
+
+
+def channels_last_kept(adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor) -> bool:
+    """Return whether layers hand on images channels last where the base does, on copies."""
+    adapted, base = (
+        copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for model in (adapted, base)
+    )
+
+    def is_channels_last(out: Tensor) -> bool:
+        return out.ndim == _IMAGES and out.is_contiguous(memory_format=torch.channels_last)
+
+    return _as_in_base(
+        adapted,
+        base,
+        prefix=_prefix(adapted, head),
+        probe=probe.contiguous(memory_format=torch.channels_last),
+        fact=is_channels_last,
+    )
+
+
+_IMAGES = 4  # dimensions: (count, channels, height, width)
+
+
+def _prefix(adapted: nn.Module, head: str) -> str:
+    """Return what a library puts in front of the base's names, found from the head's."""
+    named: list[str] = [
+        name for name, _ in adapted.named_modules() if f".{name}".endswith(f".{head}")
+    ]
+    return min(named, key=len).removesuffix(head)
+
+
+def _as_in_base(
+    adapted: nn.Module,
+    base: nn.Module,
+    *,
+    prefix: str,
+    probe: Tensor,
+    fact: Callable[[Tensor], Any],
+) -> bool:
+    """Return whether a fact of each layer's output is the same where the base has that layer."""
+    wanted = _facts(base, "", probe, fact)
+    found = _facts(adapted, prefix, probe, fact)
+    return all(found.get(name) == value for name, value in wanted.items() if value)
+
+
+def _facts(
+    model: nn.Module, prefix: str, probe: Tensor, fact: Callable[[Tensor], Any]
+) -> dict[str, Any]:
+    """Return a fact of what each layer hands on, by its name without the prefix."""
+    facts: dict[str, Any] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _args: Any, out: Any) -> None:
+            if isinstance(out, torch.Tensor):
+                facts[name] = fact(out)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(note(name.removeprefix(prefix)))
+        for name, module in model.named_modules()
+        if name.startswith(prefix) and name
+    ]
+    try:
+        output(model, probe)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return facts

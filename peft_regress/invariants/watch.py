@@ -1,0 +1,302 @@
+"""Watch one fine-tuning run and say which facts hold of it."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from peft_regress.collector import quiet_collector
+from peft_regress.invariants.filled import Filled
+from peft_regress.invariants.layers import channels_last_kept, dtypes_as_asked
+from peft_regress.invariants.outputs import (
+    IDENTITY_TOLERANCE,
+    MERGE_TOLERANCE,
+    RELOAD_TOLERANCE,
+    STORED_TOLERANCE,
+    agree,
+    attempt,
+    in_float32,
+    output,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.methods.protocol import Method
+
+__all__ = ["InvariantWatch", "StoredOutput"]
+
+_STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredOutput:
+    """A folder that an earlier release saved, and the logits (count, classes) it then gave."""
+
+    folder: Path
+    logits: list[list[float]]
+
+
+class InvariantWatch:
+    """Watch one fine-tuning run: made from the base, told of the adapted model, then asked.
+
+    The watch keeps copies of the base model and of what must not move, for the run's length.
+
+    - `identity_at_init`: adapted but untrained, the model computes what the base does.
+    - `expected_trainable`: what trains, by name and shape, is what the method's own rule derives
+      from the base model; after wrapping, after one step and after training.
+    - `frozen_unchanged`: all else, buffers included, is bit-identical after one step and after
+      training; running statistics are excepted where the method re-estimates them.
+    - `trainable_changed`: every tensor that must train moved, but for those that a method prunes.
+    - `merge_equals_unmerged`: folding the adapter in leaves the trained output as it is.
+    - `disabled_equals_base`: a filled adapter that is off leaves the base's output; None where
+      wrapping alters the base.
+    - `toggling_keeps_trainable`: off and on again, the adapter leaves what trains as it was.
+    - `doubled_rank_not_smaller`: at twice the rank no fewer parameters train.
+    - `dtypes_as_asked`: base weights and all layers' outputs have the base's type, the adapter
+      float32.
+    - `channels_last_kept`: layers hand on images channels last where the base does.
+    - `saved_adapter_reloads`: saved and loaded into a fresh base, it gives the trained output.
+    - `reload_keeps_trainable`: loaded to be trained, what must train does; else nothing does.
+    - `stored_adapter_loads`: what an earlier release saved loads, and gives its stored output.
+    """
+
+    filled_losses: tuple[float, ...] | None = None
+    """The losses of a filled adapter (see `Filled`); None where there is no adapter."""
+
+    def __init__(  # noqa: PLR0913  (what a case consists of)
+        self,
+        *,
+        method: Method,
+        rank: int | None,
+        head: str,
+        base: nn.Module,
+        probe: Tensor,
+        labels: Tensor,
+        stored: StoredOutput | None = None,
+    ) -> None:
+        """Copy the prepared base model before it is adapted.
+
+        probe: (count, 3, height, width), a few real images; labels: (count,), their classes.
+        """
+        self._method = method
+        self._rank = rank
+        self._head = head
+        self._base = copy.deepcopy(base)
+        self._probe = probe
+        self._labels = labels
+        self._stored = stored
+        self._expected = dict(method.expected_trainable(base, head=head, rank=rank))
+        self._before: dict[str, Tensor] = {}
+        self._at_start: dict[str, bool | None] = {}
+        self._first_step: tuple[bool, bool] = (False, False)
+
+    @quiet_collector()
+    def before_training(self, adapted: nn.Module) -> None:
+        """Check the model as adapted, and keep what it holds.
+
+        Raises `FilledLossError` where a filled adapter's loss is NaN or infinite.
+        """
+        of_base = output(*in_float32(self._base, self._probe))
+        self._at_start = {
+            "identity_at_init": agree(
+                output(*in_float32(adapted, self._probe)),
+                of_base,
+                tolerance=IDENTITY_TOLERANCE[self._method.base_dtype],
+            ),
+            "expected_trainable": self._trainable_as_expected(adapted),
+            **self._of_a_filled_adapter(adapted, of_base),
+            "doubled_rank_not_smaller": self._doubled_rank_not_smaller(),
+            "dtypes_as_asked": self._holds_of_layers(
+                dtypes_as_asked, adapted, has_adapter=self._has_adapter(adapted)
+            ),
+            "channels_last_kept": self._holds_of_layers(channels_last_kept, adapted),
+        }
+        self._before = {
+            name: tensor.detach().clone() for name, tensor in _named_tensors(adapted).items()
+        }
+
+    def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
+        """Check once more right after the first update, whenever that comes."""
+
+        def check(*_: object) -> None:
+            handle.remove()
+            self._first_step = (
+                self._trainable_as_expected(adapted),
+                self._frozen_unchanged(_named_tensors(adapted)),
+            )
+
+        handle = optimizer.register_step_post_hook(check)
+
+    @quiet_collector()
+    def after_training(self, adapted: nn.Module) -> dict[str, bool | None]:
+        """Check the trained model and return every invariant."""
+        after = _named_tensors(adapted)
+        trainable, frozen = self._first_step
+        merges, merged = attempt(lambda: self._merged_outputs(adapted))
+        start = self._at_start
+        with tempfile.TemporaryDirectory() as folder:
+            reloaded = self._after_reloading(adapted, Path(folder))
+        return {
+            "identity_at_init": start["identity_at_init"],
+            "expected_trainable": bool(start["expected_trainable"])
+            and trainable
+            and self._trainable_as_expected(adapted),
+            "frozen_unchanged": frozen and self._frozen_unchanged(after),
+            "trainable_changed": self._trainable_changed(after),
+            "merge_equals_unmerged": None
+            if merges and merged is None
+            else merged is not None and agree(*merged, tolerance=MERGE_TOLERANCE),
+            "disabled_equals_base": start["disabled_equals_base"],
+            "toggling_keeps_trainable": start["toggling_keeps_trainable"],
+            "doubled_rank_not_smaller": start["doubled_rank_not_smaller"],
+            "dtypes_as_asked": start["dtypes_as_asked"],
+            "channels_last_kept": start["channels_last_kept"],
+            **reloaded,
+            "stored_adapter_loads": self._stored_adapter_loads(),
+        }
+
+    def logits(self, adapted: nn.Module) -> list[list[float]]:
+        """Return the probe's logits (count, classes) in float32, for a later release's check."""
+        logits: list[list[float]] = output(*in_float32(adapted, self._probe)).tolist()
+        return logits
+
+    def _has_adapter(self, adapted: nn.Module) -> bool:
+        return self._method.disabled(adapted) is not None
+
+    def _trainable_as_expected(self, model: nn.Module) -> bool:
+        return self._expected == _trainable(model)
+
+    def _frozen_unchanged(self, after: Mapping[str, Tensor]) -> bool:
+        may_move = _STATISTICS if self._method.trains_batch_norm_statistics else ()
+        return self._before.keys() == after.keys() and all(
+            torch.equal(tensor, after[name])
+            for name, tensor in self._before.items()
+            if name not in self._expected and not name.endswith(may_move)
+        )
+
+    def _trainable_changed(self, after: Mapping[str, Tensor]) -> bool:
+        return all(
+            name in after
+            and name in self._before
+            and not torch.equal(self._before[name], after[name])
+            for name in self._expected
+            if not any(part in name for part in self._method.prunes)
+        )
+
+    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Tensor) -> dict[str, bool | None]:
+        found: dict[str, bool | None] = dict.fromkeys(
+            ("disabled_equals_base", "toggling_keeps_trainable")
+        )
+        if not self._has_adapter(adapted):
+            return found
+        filled = Filled(
+            adapted,
+            method=self._method,
+            adapter=[name for name in self._expected if not self._is_of_head(name)],
+            probe=self._probe,
+            labels=self._labels,
+        )
+        self.filled_losses = filled.losses
+        before = _trainable(filled.model)
+        _, disabled = attempt(filled.disabled_output)
+        found["toggling_keeps_trainable"] = (
+            disabled is not None and _trainable(filled.model) == before
+        )
+        if not self._method.alters_base:
+            found["disabled_equals_base"] = disabled is not None and agree(
+                disabled, of_base, tolerance=IDENTITY_TOLERANCE["float32"]
+            )
+        return found
+
+    def _is_of_head(self, name: str) -> bool:
+        return f".{name.rpartition('.')[0]}".endswith(f".{self._head}")
+
+    def _doubled_rank_not_smaller(self) -> bool | None:
+        """Compare counts of what trains; None where the rank is none of the parameters'."""
+        if self._rank is None:
+            return None
+        counts = []
+        for rank in (self._rank, 2 * self._rank):
+            worked, model = attempt(lambda rank=rank: self._adapt(rank))  # type: ignore[misc]
+            if not worked or model is None:
+                return False
+            if not self._has_adapter(model):
+                return None
+            counts.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        return counts[1] >= counts[0]
+
+    def _adapt(self, rank: int | None) -> nn.Module:
+        return self._method.adapt(copy.deepcopy(self._base), head=self._head, rank=rank, seed=0)
+
+    def _holds_of_layers(
+        self, fact: Callable[..., bool], adapted: nn.Module, **options: Any
+    ) -> bool:
+        worked, holds = attempt(
+            lambda: fact(adapted, self._base, head=self._head, probe=self._probe, **options)
+        )
+        return worked and bool(holds)
+
+    def _merged_outputs(self, adapted: nn.Module) -> tuple[Tensor, Tensor] | None:
+        """Return the logits merged and unmerged, in float32; None where there is no adapter."""
+        model, probe = in_float32(adapted, self._probe)
+        merged = self._method.merge(model)
+        if merged is None:
+            return None
+        if model is not adapted and (own := self._method.merge(adapted)) is not None:
+            # In its own type, where rounding hides what it computes, it must still compute.
+            output(own, self._probe)
+        return output(merged, probe), output(model, probe)
+
+    def _after_reloading(self, adapted: nn.Module, folder: Path) -> dict[str, bool | None]:
+        """Check what comes back through the files that would be shipped, in either mode."""
+        saved, _ = attempt(lambda: self._method.save(adapted, folder))
+        if not saved:
+            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), False)
+        _, used = attempt(lambda: self._load(folder, trainable=False))
+        _, resumed = attempt(lambda: self._load(folder, trainable=True))
+        computed = None
+        if used is not None:
+            _, computed = attempt(lambda: output(used, self._probe))
+        return {
+            "saved_adapter_reloads": computed is not None
+            and agree(computed, output(adapted, self._probe), tolerance=RELOAD_TOLERANCE),
+            "reload_keeps_trainable": used is not None
+            and resumed is not None
+            and not _trainable(used)
+            and _trainable(resumed).keys() == self._expected.keys(),
+        }
+
+    def _stored_adapter_loads(self) -> bool | None:
+        if self._stored is None:
+            return None
+        folder, logits = self._stored.folder, torch.tensor(self._stored.logits)
+        _, computed = attempt(
+            lambda: output(*in_float32(self._load(folder, trainable=False), self._probe))
+        )
+        return computed is not None and agree(computed, logits, tolerance=STORED_TOLERANCE)
+
+    def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
+        base = copy.deepcopy(self._base)
+        return self._method.load(base, folder, head=self._head, trainable=trainable)
+
+
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of each parameter that requires a gradient."""
+    return {
+        name: tuple(parameter.shape)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
