@@ -299,9 +299,16 @@ def layer_norm(x: Tensor) -> Tensor:
     return nn.functional.layer_norm(y, (WIDTH,), one, zero).float()
 
 
+def image(x: Tensor) -> Tensor:
+    return x.view(BATCH, 1, 8, 8)
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        lambda x: x + nn.functional.unfold(image(x), 3).sum(),
+        lambda x: x + nn.functional.unfold(image(x), 2, stride=4).sum(),
+        lambda x: x + nn.functional.fold(nn.functional.unfold(image(x), 3), 8, 3).sum(),
         lambda x: bag(x, mode="sum"),
         lambda x: bag(x, mode="mean"),
         lambda x: bag(x, mode="max"),
@@ -309,7 +316,7 @@ def layer_norm(x: Tensor) -> Tensor:
         batch_norm,
         layer_norm,
     ],
-    ids=["sum", "mean", "max", "sum64", "batch_norm", "layer_norm"],
+    ids=["unfold", "few", "fold", "sum", "mean", "max", "sum64", "batch_norm", "layer_norm"],
 )
 def test_a_storage_is_as_large_as_the_real_one(function: Callable[[Tensor], Tensor]) -> None:
     same_cost(lambda: with_function(function))

@@ -30,6 +30,11 @@ def real_sizes_of(packet: Any) -> Callable[[tuple[Any, ...], Any], Sizes] | None
     return _SIZES.get(packet)
 
 
+def _at_least_the_input_s(args: tuple[Any, ...], out: Tensor) -> Sizes:
+    """Follow `empty_like(input)`, resized to the result's shape: no storage shrinks by that."""
+    yield out, args[0].numel() * out.element_size()
+
+
 def _statistics_in_float32(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
     """Keep mean and deviation in float32 where parameters have another dtype than the input."""
     dtypes = {arg.dtype for arg in args if isinstance(arg, Tensor)}
@@ -47,6 +52,8 @@ def _one_bag_more(args: tuple[Any, ...], out: tuple[Tensor, ...]) -> Sizes:
 
 
 _SIZES: dict[Any, Callable[[tuple[Any, ...], Any], Sizes]] = {
+    aten.im2col: _at_least_the_input_s,
+    aten.col2im: _at_least_the_input_s,
     aten.native_layer_norm: _statistics_in_float32,
     aten.native_group_norm: _statistics_in_float32,
     aten.native_batch_norm: _statistics_in_float32,
