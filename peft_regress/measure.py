@@ -287,13 +287,13 @@ class _Trial:
             )
         )
 
-    def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:  # noqa: ARG002
+    def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:
         accuracy, loss = evaluate(model, self._data.test_images, self._data.test_labels)
         if not math.isfinite(loss):
             raise NonFiniteLossError(step=len(self.runs[-1].losses), loss=loss, seed=seed)
         self.evaluations.append((accuracy, loss))
         if seed == SEEDS[0]:
-            self.invariants = self._watch.after_training(model)
+            self.invariants = self._watch.after_training(model, optimizer)
             if self._keep_adapters is not None and self.invariants["saved_adapter_reloads"]:
                 keep_adapter(
                     self._keep_adapters,

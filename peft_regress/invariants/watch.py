@@ -56,6 +56,8 @@ class InvariantWatch:
     - `frozen_unchanged`: all else, buffers included, is bit-identical after one step and after
       training; running statistics are excepted where the method re-estimates them.
     - `trainable_changed`: every tensor that must train moved, but for those that a method prunes.
+    - `projections_renewed`: after training the optimizer projects gradients by other vectors than
+      after the first step; None where it projects none.
     - `merge_equals_unmerged`: folding the adapter in leaves the trained output as it is.
     - `disabled_equals_base`: a filled adapter that is off leaves the base's output; None where
       wrapping alters the base.
@@ -97,7 +99,8 @@ class InvariantWatch:
         self._expected = dict(method.expected_trainable(base, head=head, rank=rank))
         self._before: dict[str, Tensor] = {}
         self._at_start: dict[str, bool | None] = {}
-        self._first_step: tuple[bool, bool] = (False, False)
+        self._after_first_step: dict[str, bool] = {}
+        self._projections: dict[str, Tensor] = {}
 
     @quiet_collector()
     def before_training(self, adapted: nn.Module) -> None:
@@ -129,18 +132,21 @@ class InvariantWatch:
 
         def check(*_: object) -> None:
             handle.remove()
-            self._first_step = (
-                self._trainable_as_expected(adapted),
-                self._frozen_unchanged(_named_tensors(adapted)),
-            )
+            self._after_first_step = {
+                "expected_trainable": self._trainable_as_expected(adapted),
+                "frozen_unchanged": self._frozen_unchanged(_named_tensors(adapted)),
+            }
+            self._projections = {
+                name: tensor.clone() for name, tensor in self._method.projections(optimizer).items()
+            }
 
         handle = optimizer.register_step_post_hook(check)
 
     @quiet_collector()
-    def after_training(self, adapted: nn.Module) -> dict[str, bool | None]:
+    def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, bool | None]:
         """Check the trained model and return every invariant."""
         after = _named_tensors(adapted)
-        trainable, frozen = self._first_step
+        first = self._after_first_step
         merges, merged = attempt(lambda: self._merged_outputs(adapted))
         start = self._at_start
         with tempfile.TemporaryDirectory() as folder:
@@ -148,10 +154,12 @@ class InvariantWatch:
         return {
             "identity_at_init": start["identity_at_init"],
             "expected_trainable": bool(start["expected_trainable"])
-            and trainable
+            and first.get("expected_trainable", False)
             and self._trainable_as_expected(adapted),
-            "frozen_unchanged": frozen and self._frozen_unchanged(after),
+            "frozen_unchanged": first.get("frozen_unchanged", False)
+            and self._frozen_unchanged(after),
             "trainable_changed": self._trainable_changed(after),
+            "projections_renewed": self._projections_renewed(optimizer),
             "merge_equals_unmerged": None
             if merges and merged is None
             else merged is not None and agree(*merged, tolerance=MERGE_TOLERANCE),
@@ -190,6 +198,15 @@ class InvariantWatch:
             and not torch.equal(self._before[name], after[name])
             for name in self._expected
             if not any(part in name for part in self._method.prunes)
+        )
+
+    def _projections_renewed(self, optimizer: Optimizer) -> bool | None:
+        now = self._method.projections(optimizer)
+        if not now:
+            return None
+        # Not of every layer: where no gradient comes through, the same vectors come out again.
+        return now.keys() == self._projections.keys() and any(
+            not torch.equal(tensor, self._projections[name]) for name, tensor in now.items()
         )
 
     def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Tensor) -> dict[str, bool | None]:

@@ -133,6 +133,14 @@ class GaLore:
             optimizer.state[parameter]["projector"] = make_projector(**settings)
         return cast("Optimizer", optimizer)
 
+    def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:
+        """Return the singular vectors in use, of each projected weight in the optimizer's order."""
+        projected = optimizer.param_groups[0]["params"]
+        return {
+            str(index): optimizer.state[parameter]["projector"].ortho_matrix
+            for index, parameter in enumerate(projected)
+        }
+
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers: once projected back, an update is of full size."""
         return model.state_dict()

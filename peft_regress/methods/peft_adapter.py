@@ -159,6 +159,10 @@ class PeftAdapter:
             return make_adamw(model, learning_rate=rate)
         return self.optimizer(model, rank, rate)
 
+    def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Return nothing: gradients are taken as they are."""
+        return {}
+
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the adapter as peft would save it, and the head under its own names."""
         return {**_adapter_state(model), **_head_state(model)}

@@ -80,6 +80,12 @@ class Method(Protocol):
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return the optimizer over the trainable parameters, `foreach=False`."""
 
+    def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:
+        """Return what the optimizer projects gradients by and has to renew as it goes, by name.
+
+        Empty where it does no such thing; no copies.
+        """
+
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the tensors that a device needs beyond the source model, by name; no copies."""
 

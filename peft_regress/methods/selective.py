@@ -142,6 +142,10 @@ class Selective:
         """Return AdamW over what trains."""
         return make_adamw(model, learning_rate=learning_rate(self.name))
 
+    def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Return nothing: gradients are taken as they are."""
+        return {}
+
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers, or the head and, if they moved, the statistics."""
         if self.trains == "all":
