@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from tiny_methods import ALL, adapted, each, method_named, rank_of, trained
+from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trainable, trained
 from tiny_network import tiny_data, tiny_network
 from torch.nn import functional
 
@@ -16,10 +16,16 @@ from peft_regress.methods import ADAPTERS, FULL_BF16, Method, PeftAdapter
 from peft_regress.methods.learning_rates import learning_rate
 from peft_regress.methods.parts import cast_base
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 ON_BFLOAT16 = tuple(method for method in ALL if method.base_dtype == "bfloat16")
 ADALORA_BF16 = method_named("adalora-bf16")
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning"),
+]
 
 
 # What is cast
@@ -123,6 +129,20 @@ def test_nothing_moves_by_less_than_half_its_spacing() -> None:
 # take the test out then, and the note in docs/methods.md.
 
 
+@pytest.mark.parametrize("name", ["loha", "lokr", "hira", "hra", "ia3", "boft"])
+def test_what_is_loaded_to_be_used_trains_all_the_same(name: str, tmp_path: Path) -> None:
+    """The same cause: what is loaded is cast, and its new tensor is a parameter that trains."""
+    method = method_named(f"{name}-bf16")
+    method.save(adapted(method), tmp_path)
+    used = loaded(method, tmp_path)
+    still = {name for name, p in used.named_parameters() if p.requires_grad}
+    of_adapter = {name for name in trainable(adapted(method)) if ".head." not in name}
+    assert still == of_adapter, "mended in peft: is_trainable=False holds on bfloat16 too"
+    in_float32 = method_named(name)
+    in_float32.save(adapted(in_float32), tmp_path)
+    assert not trainable(loaded(in_float32, tmp_path))
+
+
 def test_casting_adalora_forgets_that_its_rank_is_frozen() -> None:
     """`cast_adapter_dtype` puts a new tensor in the ParameterDict, which makes it a parameter."""
     names = ("base_model.model.conv.ranknum.default", "base_model.model.linear.ranknum.default")
@@ -140,16 +160,18 @@ def test_casting_adalora_forgets_that_its_rank_is_frozen() -> None:
     assert dictionary["default"].requires_grad
 
 
-def test_adalora_leaves_its_rank_out_of_what_it_saves_and_loads_into_bfloat16() -> None:
-    """Pruned layers are made anew on loading, in the type of the base and never cast again."""
+def test_adalora_leaves_its_rank_out_of_what_it_saves(tmp_path: Path) -> None:
+    """Which has been trained: what is loaded starts from the rank as it was wrapped."""
     model = trained(ADALORA_BF16)
-    shipped = {name: t.clone() for name, t in ADALORA_BF16.shipped_tensors(model).items()}
-    assert not [name for name in shipped if "ranknum" in name]
-    assert {t.dtype for name, t in shipped.items() if ".lora_" in name} == {torch.float32}
-    fresh = adapted(ADALORA_BF16, seed=1)
-    ADALORA_BF16.load_shipped(fresh, shipped)
-    types = {p.dtype for name, p in fresh.named_parameters() if ".lora_" in name}
-    assert types == {torch.bfloat16}, "mended in peft: AdaLoRA reloads in float32"
+    assert not [name for name in ADALORA_BF16.shipped_tensors(model) if "ranknum" in name]
+    ADALORA_BF16.save(model, tmp_path)
+    fresh = loaded(ADALORA_BF16, tmp_path)
+    ranks = [
+        {name: p.item() for name, p in each.named_parameters() if "ranknum" in name}
+        for each in (model, fresh)
+    ]
+    assert ranks[0].keys() == ranks[1].keys()
+    assert ranks[0] != ranks[1], "mended in peft: AdaLoRA saves its rank"
 
 
 def test_dora_takes_the_norms_of_its_magnitude_in_bfloat16() -> None:
@@ -164,10 +186,10 @@ def test_dora_takes_the_norms_of_its_magnitude_in_bfloat16() -> None:
     torch.testing.assert_close(magnitude, norms, rtol=2**-8, atol=0)
 
 
-def test_lora_reloads_in_float32_beside_it() -> None:
+def test_lora_reloads_in_float32_beside_it(tmp_path: Path) -> None:
     method = method_named("lora-bf16")
-    fresh = adapted(method, seed=1)
-    method.load_shipped(fresh, dict(method.shipped_tensors(trained(method))))
+    method.save(trained(method), tmp_path)
+    fresh = loaded(method, tmp_path)
     assert {p.dtype for n, p in fresh.named_parameters() if ".lora_" in n} == {torch.float32}
 
 

@@ -13,6 +13,8 @@ from peft_regress.methods import ADAPTERS, Method
 from peft_regress.methods.parts import cast_base
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "RANK",
     "adapted",
     "each",
+    "loaded",
     "method_named",
     "rank_of",
     "trainable",
@@ -67,6 +70,12 @@ def trained(method: Method, *, steps: int | None = None) -> nn.Module:
         batch_norm_statistics=method.trains_batch_norm_statistics,
     )
     return model.eval()
+
+
+def loaded(method: Method, folder: Path, *, train: bool = False) -> nn.Module:
+    """Load what was saved in a folder into a fresh network."""
+    base = cast_base(tiny_network(), method.base_dtype)
+    return method.load(base, folder, head="head", trainable=train).eval()
 
 
 def trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
