@@ -32,6 +32,7 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert f"{100 * policy.accuracy_margin:g} points" in METRICS_PAGE
     assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
     assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
+    assert f"| `filled_losses` | more than {100 * policy.filled_bound:g} %" in METRICS_PAGE
     assert policy.drift_budget == 1
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
     noise = (policy.accuracy_noise, policy.loss_noise, policy.seconds_noise)

@@ -246,7 +246,7 @@ def test_something_from_nothing_is_a_regression_without_a_relative_change(name: 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
 def test_each_loss_is_held_to_the_bound_of_its_step(identifier: str, step: int) -> None:
     method = identifier.split("/")[1].split("-", maxsplit=1)[0]
-    bound = DEFAULT_POLICY.fingerprint(method, step=step)
+    bound = DEFAULT_POLICY.fingerprint("first_losses", method, step=step)
     old = {"first_losses": [[2.0] * 4] * 3}
     for factor, verdict in ((0.9, "unchanged"), (1.1, "regressed")):
         for sign in (-1, 1):
@@ -256,8 +256,23 @@ def test_each_loss_is_held_to_the_bound_of_its_step(identifier: str, step: int) 
             assert verdict_of(old, new, identifier=identifier) == verdict
 
 
+@pytest.mark.parametrize("fill", [0, 1, 2])
+@pytest.mark.parametrize("times", [0.9, 1.1, -0.9, -1.1])
+def test_each_fill_is_held_to_the_bound_of_fills(fill: int, times: float) -> None:
+    before = [2.5, 3.0, 3.5]
+    after = list(before)
+    after[fill] *= 1 + times * DEFAULT_POLICY.filled_bound
+    old, new = (
+        observe(make_record(LORA, metrics={"filled_losses": losses})) for losses in (before, after)
+    )
+    verdict = judge_case(LORA, old, new).verdict
+    assert verdict == ("regressed" if abs(times) > 1 else "unchanged")
+
+
 def test_the_reason_shows_the_loss_nearest_to_its_bound_not_the_one_that_moved_most() -> None:
-    first, later = (DEFAULT_POLICY.fingerprint("lora", step=step) for step in (0, 3))
+    first, later = (
+        DEFAULT_POLICY.fingerprint("first_losses", "lora", step=step) for step in (0, 3)
+    )
     old = {"first_losses": [[2.0, 2.0, 2.0, 2.0]]}
     new = {"first_losses": [[2.0 * (1 + 3 * first), 2.0, 2.0, 2.0 * (1 + 2 * later)]]}
     (reason,) = compare(old, new).reasons

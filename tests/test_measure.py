@@ -19,6 +19,7 @@ from peft_regress.adaptation import (
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
 from peft_regress.ledger import LEDGER_METRICS, rows_of
 from peft_regress.measure import define, measure
+from peft_regress.methods import PeftAdapter
 from peft_regress.metrics import COST_METRICS, METRICS
 from peft_regress.records import Case
 
@@ -67,13 +68,25 @@ EVERY = {*METRICS} - {"relative_step_seconds", "projection_flops", "projection_f
 def test_every_metric_that_applies_is_measured(records, method):
     projections = {name for name in METRICS if name.startswith("projection_flops")}
     expected = EVERY | (projections if method.startswith("galore") else set())
+    if not isinstance(registry.get("method", method), PeftAdapter):
+        expected -= {"filled_losses"}
     assert records[method].status == "ok", records[method].error
     assert set(records[method].metrics) == expected
 
 
+# Defects of peft: docs/methods.md.
+DEFECTS = {
+    "dora": {"channels_last_kept"},
+    "lorafa": {"toggling_keeps_trainable"},
+}
+
+
 @pytest.mark.parametrize("method", [*DEFAULT, "lora-bf16", *OTHERS])
-def test_no_invariant_is_false(records, method):
-    assert False not in records[method].invariants.values(), records[method].invariants
+def test_no_invariant_is_false_but_for_known_defects(records, method):
+    invariants = records[method].invariants
+    assert {name for name, value in invariants.items() if value is False} == DEFECTS.get(
+        method, set()
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -186,8 +187,48 @@ def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted
 
 def test_every_invariant_of_lora_holds(accepted):
     invariants = accepted.saved().cases["shift/lora-r4/tiny"].invariants
+    assert invariants.pop("stored_adapter_loads") is None
+    assert invariants.pop("projections_renewed") is None
     assert invariants
     assert all(value is True for value in invariants.values()), invariants
+
+
+def test_what_a_run_kept_is_stored_and_must_load_in_the_next(accepted):
+    """Of head alone: lora ran at rank 4, and the lowest of its ranks is 1."""
+    kept = accepted.root / "run.adapters"
+    assert [path.name for path in kept.iterdir()] == ["shift--head--tiny"]
+    storage = accepted.root / "baselines" / "adapters"
+    assert [path.name for path in storage.iterdir()] == ["head"]
+    assert accepted.run(*SELECT, "--regress-save=next.json").returncode == 0
+    invariants = accepted.saved("next.json").cases["shift/head/tiny"].invariants
+    assert invariants["stored_adapter_loads"] is True
+
+
+def test_a_stored_adapter_that_gives_another_output_fails(accepted):
+    manifest = accepted.root / "baselines" / "adapters" / "head" / "stored.json"
+    stored = json.loads(manifest.read_text())
+    stored["output"][0][0] += 1.0
+    manifest.write_text(json.dumps(stored))
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert re.search("invariant stored_adapter_loads: absent -> false", done.stdout), done.stdout
+
+
+def test_an_altered_stored_adapter_stops_its_case(accepted):
+    path = accepted.root / "baselines" / "adapters" / "head" / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert f"{path}: expected sha256" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_a_run_without_a_file_or_to_a_device_keeps_nothing(accepted):
+    before = {path.name for path in accepted.root.iterdir()}
+    accepted.run(*SELECT)
+    accepted.run(*SELECT, "--regress-save=/dev/null")
+    assert {path.name for path in accepted.root.iterdir()} == before
+    assert not Path("/dev/null.adapters").exists()
 
 
 def test_a_narrowed_run_is_partial_and_no_failure(accepted):

@@ -9,6 +9,11 @@ import pytest
 from peft_regress.policy import DEFAULT_POLICY, Policy
 
 
+def losses(policy: Policy, method: str, *, steps: int = 4) -> list[float]:
+    """Return the bounds on a method's first losses."""
+    return [policy.fingerprint("first_losses", method, step=step) for step in range(steps)]
+
+
 def test_bounds_are_positive_numbers() -> None:
     for field in dataclasses.fields(Policy):
         value = getattr(DEFAULT_POLICY, field.name)
@@ -28,16 +33,24 @@ def test_policy_cannot_be_changed_by_accident() -> None:
 
 def test_a_method_without_a_bound_of_its_own_gets_the_usual_one() -> None:
     usual = DEFAULT_POLICY.fingerprint_bound
-    assert [DEFAULT_POLICY.fingerprint("unheard-of", step=step) for step in range(4)] == [*usual]
+    assert [
+        DEFAULT_POLICY.fingerprint("first_losses", "unheard-of", step=step) for step in range(4)
+    ] == [*usual]
 
 
 def test_a_method_with_a_bound_of_its_own_gets_it() -> None:
     policy = Policy(fingerprint_bounds={"mine": (0.5, 0.75)})
-    assert [policy.fingerprint("mine", step=step) for step in range(3)] == [0.5, 0.75, 0.75]
+    assert [policy.fingerprint("first_losses", "mine", step=step) for step in range(3)] == [
+        0.5,
+        0.75,
+        0.75,
+    ]
 
 
 def test_a_method_on_bfloat16_gets_the_bound_of_bfloat16() -> None:
-    bounds = [DEFAULT_POLICY.fingerprint("lora-bf16", step=step) for step in range(4)]
+    bounds = [
+        DEFAULT_POLICY.fingerprint("first_losses", "lora-bf16", step=step) for step in range(4)
+    ]
     assert bounds == [*DEFAULT_POLICY.bfloat16_fingerprint_bound]
 
 
@@ -50,3 +63,9 @@ def test_a_later_loss_is_never_held_tighter_than_an_earlier_one() -> None:
 
 def test_exact_metrics_have_no_bound() -> None:
     assert not [field.name for field in dataclasses.fields(Policy) if "exact" in field.name]
+
+
+@pytest.mark.parametrize("method", ["head", "lora", "lora-bf16"])
+def test_a_filled_adapter_has_one_bound_for_every_fill_and_method(method: str) -> None:
+    bounds = {DEFAULT_POLICY.fingerprint("filled_losses", method, step=step) for step in range(4)}
+    assert bounds == {DEFAULT_POLICY.filled_bound}
