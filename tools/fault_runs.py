@@ -16,6 +16,7 @@ from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.gate import FAILING, CaseVerdict, Observation, Reason, judge_case
 from peft_regress.matrix import parse_case_id
+from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.records import Ledger, Record
 
 if TYPE_CHECKING:
@@ -142,8 +143,9 @@ def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
     failing = tuple(reason for reason in reasons if reason.verdict in FAILING)
     if failing:
         return Outcome(fault=fault, state="caught", reasons=failing)
-    others = sorted({f"{reason.metric} {reason.verdict}" for reason in reasons})
-    return Outcome(fault=fault, state="uncaught", remark=", ".join(others) or "nothing moved")
+    better = dict.fromkeys(reason.metric.removesuffix(BATCH_SUFFIX) for reason in reasons)
+    remark = f"improved {', '.join(better)}" if better else "nothing beyond its bound"
+    return Outcome(fault=fault, state="uncaught", remark=remark)
 
 
 def control_complaints(run: Run, judge: Judge) -> list[str]:

@@ -56,8 +56,8 @@ def _row(outcome: Outcome) -> list[str]:
         column = _column(name)
         shown = f"`{name}`" if column in {"costs", "accuracy, loss", "invariants"} else ""
         cells[column].append(f"{shown} {far}".strip())
-    if outcome.state == "uncaught":
-        cells["state"].append("**not seen**")
+    if outcome.state != "caught":
+        cells["state"].append(f"**{outcome.state}**: {outcome.remark}")
     costs = cells["costs"]
     if len(costs) > _MOST_COSTS:
         cells["costs"] = [*costs[:_MOST_COSTS], f"{len(costs) - _MOST_COSTS} more"]

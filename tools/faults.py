@@ -1,4 +1,4 @@
-"""Try the gate with faults: does it fail where a library, or this project, is wrong?
+"""Try the gate with faults, to see that it fails where a library or this project is wrong.
 
     python tools/faults.py                    every fault, and the same cases without one
     python tools/faults.py --only 'dora-*'    those that a glob fits

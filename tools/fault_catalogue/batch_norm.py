@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import nn
+
+    from fault_catalogue.fault import Original
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:

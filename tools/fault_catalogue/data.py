@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import Tensor
 
+    from fault_catalogue.fault import Original
     from peft_regress.tasks.protocol import TaskData
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"

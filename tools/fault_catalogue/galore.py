@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import Tensor
+
+    from fault_catalogue.fault import Original
 
 _GALORE: Final = "shift/galore-r4/shufflenet_v2_x0_5"
 _CLONED: Final = "shift/galore-cloned-r4/shufflenet_v2_x0_5"

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fault_catalogue.fault import Fault, InjectedError
-
 from peft_regress.errors import PeftRegressError
 
 if TYPE_CHECKING:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from fault_catalogue.fault import InjectedError, fault
 from torch.nn import functional
 
+from fault_catalogue.fault import InjectedError, fault
+
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import Tensor, nn
+
+    from fault_catalogue.fault import Original
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _RSLORA: Final = "shift/rslora-r4/shufflenet_v2_x0_5"
@@ -48,7 +50,7 @@ def lora_half_of_the_layers_frozen(original: Original, self: Any, model: nn.Modu
     original(self, model)
     layers = [module for module in model.modules() if isinstance(module, LoraLayer)]
     for layer in layers[::2]:
-        for parameter in layer.parameters():  # type: ignore[attr-defined]
+        for parameter in layer.parameters():
             parameter.requires_grad = False
 
 
@@ -62,10 +64,10 @@ def lora_rank_clamped(
 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._replace_module", case=_LORA)
 def lora_hook_leaked(
-    original: Original, self: Any, parent: nn.Module, name: str, new: nn.Module, child: nn.Module
+    original: Original, self: Any, parent: nn.Module, name: str, new: nn.Module, *args: Any
 ) -> None:
     """A forward hook of the wrapping, which looks at every output, is not taken off."""
-    original(self, parent, name, new, child)
+    original(self, parent, name, new, *args)
     new.register_forward_hook(_look_at)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import Tensor
+
+    from fault_catalogue.fault import Original
 
 # The head alone: what an optimizer gets wrong shows in any parameter, and these bounds are tight.
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
@@ -32,7 +34,7 @@ def adam_decays_weights(original: Original, self: Any, params: Any, **kwargs: An
 
 @fault("optimizers", at=_INIT, case=_HEAD)
 def adam_eps_changed(original: Original, self: Any, params: Any, **kwargs: Any) -> None:
-    """eps is 1e-8, torch's default, instead of the 1e-6 that was asked for."""
+    """Eps is 1e-8, torch's default, instead of the 1e-6 that was asked for."""
     original(self, params, **{**kwargs, "eps": 1e-8})
 
 

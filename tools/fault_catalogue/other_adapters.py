@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import Tensor
+
+    from fault_catalogue.fault import Original
 
 _LOHA: Final = "shift/loha-r4/shufflenet_v2_x0_5"
 _LOKR: Final = "shift/lokr-r4/shufflenet_v2_x0_5"

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from fault_catalogue.fault import fault
 from torch.nn import functional
 
+from fault_catalogue.fault import fault
+
 if TYPE_CHECKING:
-    from fault_catalogue.fault import Original
     from torch import Tensor
+
+    from fault_catalogue.fault import Original
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
@@ -80,7 +82,7 @@ def head_not_trained(
     return original(model, optimizer, data, **kwargs)
 
 
-@fault("training loop", at=_FINETUNE, case=_LORA)
+@fault("training loop", at=_FINETUNE, case=_HEAD)
 def gradients_clipped(
     original: Original, model: Any, optimizer: Any, data: Any, **kwargs: Any
 ) -> Any:
