@@ -51,7 +51,9 @@ def tried(faults: Sequence[Fault], judge: Judge) -> tuple[list[Outcome], list[st
     noise: list[str] = []
     for fault, run in measure_all(jobs):
         if fault is None:
-            noise += control_complaints(run, judge)
+            complaints = control_complaints(run, judge)
+            noise += complaints
+            print(f"control  {', '.join(complaints) or 'quiet'}", flush=True)
         else:
             outcomes.append(judged(fault, run, judge))
             print(line(outcomes[-1]), flush=True)
