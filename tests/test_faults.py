@@ -7,6 +7,7 @@ import sys
 import types
 
 import fault_catalogue
+import fault_runs
 import faults
 import pytest
 from builders import LORA, VALUES, make_record, observe_all
@@ -308,6 +309,13 @@ def test_real_faults_are_caught_in_processes_of_their_own(capsys):
     out = capsys.readouterr().out
     assert re.search(r"caught   labels-shuffled: .*first_losses [\d,]+x", out)
     assert "without a fault: quiet in 1 cases\n2 faults, 2 caught" in out
+
+
+@pytest.mark.slow
+def test_a_fault_that_never_answers_is_broken(monkeypatch, capsys):
+    monkeypatch.setattr(fault_runs, "_LONGEST_SECONDS", 0.01)
+    assert faults.main(["--only", "labels-shuffled"]) == 1
+    assert "broken   labels-shuffled: gave no answer within 0.01 s" in capsys.readouterr().out
 
 
 # --- The page -------------------------------------------------------------------------------------

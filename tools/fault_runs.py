@@ -100,12 +100,18 @@ def measure_all(
             (fault, pool.apply_async(_measure_named, (fault and fault.name, tuple(cases))))
             for fault, cases in jobs
         ]
+        answered = True
         for fault, result in waiting:
             try:
                 yield fault, result.get(timeout=_LONGEST_SECONDS)
             except multiprocessing.TimeoutError:
                 complaint = f"gave no answer within {_LONGEST_SECONDS} s"
+                answered = False
                 yield fault, Run(complaint=complaint)
+        if answered:
+            # Else leaving the block ends them.
+            pool.close()
+            pool.join()
 
 
 # --- Judging --------------------------------------------------------------------------------------
