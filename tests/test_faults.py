@@ -1,0 +1,335 @@
+"""The faults that the gate is tried with: the catalogue, the harness, and docs/detection.md."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+
+import fault_catalogue
+import fault_runs
+import faults
+import pytest
+from builders import LORA, VALUES, make_record, observe_all
+from fault_catalogue import FAULTS, Fault
+from fault_catalogue.fault import InjectedError
+from fault_catalogue.injection import BrokenFaultError, injected
+from fault_runs import Judge, Run, control_complaints, judged, measure
+from fault_table import line, table
+
+from peft_regress.matrix import matrix_cases
+from peft_regress.methods.quiet_import import import_quietly
+from peft_regress.records import Failure
+
+CHEAPEST = "shift/head/shufflenet_v2_x0_5"
+HELD = {"held": True}
+
+
+def make_fault(replacement=None, *, at="place:right", cases=(LORA,), stops=False):
+    return Fault(
+        name="wrong",
+        area="LoRA",
+        wrong="All of it.",
+        cases=cases,
+        at=(at,),
+        replacement=replacement or (lambda original, *a, **k: original(*a, **k)),
+        stops=stops,
+    )
+
+
+# --- The catalogue --------------------------------------------------------------------------------
+
+
+def test_there_are_at_least_forty_faults_and_no_two_of_a_name():
+    found = [
+        item
+        for module in fault_catalogue._MODULES
+        for item in vars(module).values()
+        if isinstance(item, Fault)
+    ]
+    assert len(found) == len({fault.name for fault in found}) == len(FAULTS) >= 40
+
+
+def test_every_area_has_faults():
+    assert {fault.area for fault in FAULTS.values()} == set(fault_catalogue.AREAS)
+
+
+def test_every_case_is_of_a_matrix():
+    known = {case.id for matrix in ("default", "extended") for case in matrix_cases(matrix)}
+    for fault in FAULTS.values():
+        assert set(fault.cases) <= known, fault.name
+
+
+def test_every_fault_says_what_is_wrong_in_a_sentence():
+    for fault in FAULTS.values():
+        assert re.fullmatch(r"[A-Z].+\.", fault.wrong), fault.name
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_every_place_exists(fault):
+    import_quietly("peft")
+    with injected(fault) as injection:
+        assert injection.calls.keys() == set(fault.at)
+
+
+# --- The injection --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(monkeypatch):
+    class Base:
+        def inherited(self):
+            return "right"
+
+    class Owner(Base):
+        @staticmethod
+        def static():
+            return "right"
+
+        @classmethod
+        def of_class(cls):
+            return cls.__name__
+
+    module = types.ModuleType("place")
+    module.right = lambda number=0: 1 / number
+    module.Owner = Owner
+    monkeypatch.setitem(sys.modules, "place", module)
+    return module
+
+
+def test_a_function_is_replaced_for_a_while(place):
+    right = place.right
+    with injected(make_fault(lambda _original, number: number)):
+        assert place.right(3) == 3
+    assert place.right is right
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("static", "right"), ("of_class", "Owner"), ("inherited", "right")]
+)
+def test_a_method_keeps_its_kind(place, name, expected):
+    before = dict(vars(place.Owner))
+    fault = make_fault(lambda original, *a: f"not {original(*a)}", at=f"place:Owner.{name}")
+    with injected(fault) as injection:
+        assert getattr(place.Owner(), name)() == f"not {expected}"
+    assert getattr(place.Owner(), name)() == expected
+    assert dict(vars(place.Owner)) == before
+    assert injection.complaint() is None
+
+
+def test_a_fault_that_nothing_calls_has_a_complaint(place):
+    with injected(make_fault()) as injection:
+        pass
+    assert injection.complaint() == "never ran: nothing calls place:right"
+
+
+@pytest.mark.parametrize("at", ["place:left", "place:Owner.left", "nowhere:right"])
+def test_a_place_that_is_gone_is_an_error_with_its_name(place, at):
+    with (
+        pytest.raises(BrokenFaultError, match=f"there is no {at} any more"),
+        injected(make_fault(at=at)),
+    ):
+        pass
+
+
+def wrongly_called(original, _number):
+    return original(1, 2, 3)
+
+
+def wrong_itself(_original, number):
+    return number.moved
+
+
+@pytest.mark.parametrize("replacement", [wrongly_called, wrong_itself])
+def test_an_error_of_the_fault_s_own_is_a_complaint_even_if_caught_elsewhere(place, replacement):
+    with injected(make_fault(replacement)) as injection, pytest.raises((AttributeError, TypeError)):
+        place.right(1)
+    assert injection.complaint().startswith("the fault itself fails: ")
+
+
+def refuse(_original, _number):
+    raise InjectedError("no")
+
+
+@pytest.mark.parametrize(
+    ("replacement", "error"), [(None, ZeroDivisionError), (refuse, NotImplementedError)]
+)
+def test_an_error_of_the_original_or_by_intention_is_none(place, replacement, error):
+    with injected(make_fault(replacement)) as injection, pytest.raises(error):
+        place.right(0)
+    assert injection.complaint() is None
+
+
+def test_a_place_that_is_gone_breaks_the_run_and_not_the_command():
+    assert "there is no peft:gone any more" in measure(make_fault(at="peft:gone"), []).complaint
+
+
+# --- The verdict ----------------------------------------------------------------------------------
+
+
+def outcome_of(record, *, stops=False, complaint=None):
+    judge = Judge(observe_all([make_record(invariants=HELD)]))
+    return judged(make_fault(stops=stops), Run(records=(record,), complaint=complaint), judge)
+
+
+def test_a_fault_that_moves_nothing_is_uncaught():
+    outcome = outcome_of(make_record(invariants=HELD))
+    assert (outcome.state, outcome.remark) == ("uncaught", "nothing beyond its bound")
+
+
+def test_a_fault_that_makes_a_cost_look_better_is_uncaught_and_says_so():
+    outcome = outcome_of(make_record(metrics={**VALUES, "forward_flops": 1}, invariants=HELD))
+    assert (outcome.state, outcome.remark) == ("uncaught", "improved forward_flops")
+
+
+def test_a_fault_that_fails_the_gate_is_caught_with_its_signals():
+    moved = {**VALUES, "peak_bytes": 240_000_000, "forward_flops": 3_638_000_001, "loss": [0.6] * 3}
+    outcome = outcome_of(make_record(metrics=moved, invariants={"held": False}))
+    assert outcome.state == "caught"
+    assert line(outcome) == (
+        "caught   wrong: forward_flops exact, held true -> false, peak_bytes 1,000x, loss 7.1x"
+    )
+
+
+BROKEN = Failure(type="AttributeError", message="moved")
+
+
+def test_a_case_that_ends_where_the_fault_was_not_to_end_it_is_broken():
+    outcome = outcome_of(make_record(status="error", error=BROKEN))
+    assert (outcome.state, outcome.remark) == (
+        "broken",
+        f"no fault but an end: {LORA} is error (AttributeError: moved)",
+    )
+
+
+def test_a_fault_that_stops_the_library_is_caught_by_the_state():
+    outcome = outcome_of(make_record(status="error", error=BROKEN), stops=True)
+    assert line(outcome) == "caught   wrong: status error"
+
+
+def test_what_a_broken_fault_measured_does_not_count():
+    worse = make_record(metrics={**VALUES, "forward_flops": 10**12}, invariants=HELD)
+    outcome = outcome_of(worse, complaint="never ran")
+    assert (outcome.state, outcome.remark, outcome.reasons) == ("broken", "never ran", ())
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        (make_record(metrics={"trainable_params": 1}), f"{LORA}: regressed: "),
+        (make_record("shift/lora-r9/resnet18"), "shift/lora-r9/resnet18: new: "),
+    ],
+)
+def test_a_control_that_differs_or_has_no_baseline_is_not_quiet(record, complaint):
+    judge = Judge(observe_all([make_record()]))
+    (found,) = control_complaints(Run(records=(record,)), judge)
+    assert found.startswith(complaint)
+    assert control_complaints(Run(records=(make_record(),)), judge) == []
+    assert control_complaints(Run(complaint="no answer"), judge) == ["no answer"]
+
+
+def test_a_fault_that_does_nothing_is_uncaught_by_a_real_measurement():
+    nothing = make_fault(at="peft_regress.finetune:cross_entropy", cases=[CHEAPEST])
+    outcome = judged(nothing, measure(nothing, nothing.cases), Judge())
+    assert (outcome.state, outcome.remark) == ("uncaught", "nothing beyond its bound")
+
+
+# --- The command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def results(monkeypatch, tmp_path):
+    """Let every fault be caught and the control be quiet, but for what a test puts in."""
+    put_in = {}
+    reference = {case: make_record(case) for fault in FAULTS.values() for case in fault.cases}
+
+    def measure_all(jobs):
+        for fault, (case,) in jobs:
+            worse = make_record(case, {**VALUES, "forward_flops": 10**12})
+            usual = Run(records=(reference[case] if fault is None else worse,))
+            yield fault, put_in.get(fault and fault.name, usual)
+
+    page = tmp_path / "detection.md"
+    page.write_text(faults.PAGE.read_text())
+    monkeypatch.setattr(faults, "PAGE", page)
+    monkeypatch.setattr(faults, "measure_all", measure_all)
+    monkeypatch.setattr(faults, "Judge", lambda: Judge(observe_all(reference.values())))
+    return put_in
+
+
+def test_the_command_passes_where_all_is_caught_and_the_control_is_quiet(results, capsys):
+    assert faults.main(["--only", "dora-*"]) == 0
+    assert "without a fault: quiet in 1 cases" in capsys.readouterr().out
+
+
+def test_the_command_fails_and_names_what_is_not_caught(results, capsys):
+    case = FAULTS["dora-magnitude-frozen"].cases[0]
+    results["dora-magnitude-frozen"] = Run(records=(make_record(case),))
+    results["dora-norm-not-detached"] = Run(complaint="never ran")
+    assert faults.main(["--only", "dora-*"]) == 1
+    out = capsys.readouterr().out
+    assert "not caught: dora-norm-not-detached, dora-magnitude-frozen" in out
+    assert "broken   dora-norm-not-detached: never ran" in out
+
+
+def test_the_command_fails_and_leaves_the_page_where_the_control_is_not_quiet(results, capsys):
+    results[None] = Run(complaint="it moved")
+    before = faults.PAGE.read_text()
+    assert faults.main(["--write"]) == 1
+    assert "without a fault: not quiet" in capsys.readouterr().out
+    assert faults.PAGE.read_text() == before
+
+
+def test_the_command_writes_the_table_into_its_place(results):
+    assert faults.main(["--write"]) == 0
+    page = faults.PAGE.read_text()
+    assert f"{len(FAULTS)} faults, {len(FAULTS)} of them caught." in page
+    assert f"| `{CHEAPEST}` | `forward_flops` exact |" in page
+
+
+def test_list_tries_nothing(results, capsys):
+    results.update(dict.fromkeys([None, *FAULTS], Run(complaint="tried")))
+    assert faults.main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(FAULTS)
+
+
+def test_a_glob_that_fits_no_fault_is_refused():
+    with pytest.raises(SystemExit, match="no fault fits 'nothing'"):
+        faults.main(["--only", "nothing"])
+
+
+def test_a_page_without_a_place_for_the_table_is_refused():
+    with pytest.raises(SystemExit, match="add <!-- faults --> and <!-- /faults -->"):
+        faults.put("no place", "| |")
+
+
+@pytest.mark.slow
+def test_real_faults_are_caught_in_processes_of_their_own(capsys):
+    assert faults.main(["--only", "labels-*"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"caught   labels-shuffled: .*first_losses [\d,]+x", out)
+    assert "without a fault: quiet in 1 cases\n2 faults, 2 caught" in out
+
+
+@pytest.mark.slow
+def test_a_fault_that_never_answers_is_broken(monkeypatch, capsys):
+    monkeypatch.setattr(fault_runs, "_LONGEST_SECONDS", 0.01)
+    assert faults.main(["--only", "labels-shuffled"]) == 1
+    assert "broken   labels-shuffled: gave no answer within 0.01 s" in capsys.readouterr().out
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def test_the_page_has_a_row_for_every_fault_and_no_other():
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+?) \|", faults.PAGE.read_text(), re.MULTILINE)
+    assert dict(rows) == {fault.name: fault.wrong for fault in FAULTS.values()}
+    assert len(rows) == len(FAULTS)
+
+
+def test_a_multiple_has_two_digits_and_a_broken_fault_says_why():
+    outcome = outcome_of(
+        make_record(metrics={**VALUES, "peak_bytes": 121_234_567}, invariants=HELD)
+    )
+    assert "| `peak_bytes` 10x |" in table([outcome])
+    assert "| **broken**: never ran |" in table([outcome_of(make_record(), complaint="never ran")])

@@ -1,0 +1,41 @@
+"""The faults that the gate is tried with, a module an area."""
+
+from typing import Final
+
+from fault_catalogue import (
+    base_model,
+    batch_norm,
+    counting,
+    data,
+    dora,
+    galore,
+    lora,
+    optimizers,
+    other_adapters,
+    serialisation,
+    training_loop,
+)
+from fault_catalogue.fault import AREAS, Area, Fault
+
+__all__ = ["AREAS", "FAULTS", "Area", "Fault"]
+
+_MODULES: Final = (
+    lora,
+    dora,
+    galore,
+    other_adapters,
+    optimizers,
+    data,
+    training_loop,
+    batch_norm,
+    base_model,
+    counting,
+    serialisation,
+)
+
+FAULTS: Final[dict[str, Fault]] = {
+    found.name: found
+    for module in _MODULES
+    for found in vars(module).values()
+    if isinstance(found, Fault)
+}

@@ -1,0 +1,80 @@
+"""What the cost ledger of this project could get wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from fault_catalogue.fault import fault
+
+if TYPE_CHECKING:
+    from fault_catalogue.fault import Original
+
+_FULL: Final = "shift/full/shufflenet_v2_x0_5"
+_FORMULA: Final = "peft_regress.cost.operators:formula_of"
+_LEDGER: Final = "peft_regress.cost.ledger:Ledger"
+_BACKWARD: Final = torch.ops.aten.convolution_backward
+
+
+@fault("counting", at=_FORMULA, case=_FULL)
+def grouped_convolutions_counted_in_full(original: Original, packet: Any) -> Any:
+    """The weight gradient of a grouped convolution counts as one of all channels with all."""
+    from peft_regress.cost.formulas import paper_formula_of
+
+    return paper_formula_of(packet) if packet is _BACKWARD else original(packet)
+
+
+@fault("counting", at=_FORMULA, case=_FULL)
+def backward_pass_of_convolutions_not_counted(original: Original, packet: Any) -> Any:
+    """The backward pass of a convolution counts as no work."""
+    return _nothing if packet is _BACKWARD else original(packet)
+
+
+def _nothing(*_args: Any, **_kwargs: Any) -> int:
+    return 0
+
+
+@fault("counting", at=_FORMULA, case=_FULL, stops=True)
+def formula_lost(original: Original, packet: Any) -> Any:
+    """The formula of the convolution is registered no more."""
+    return None if packet is torch.ops.aten.convolution else original(packet)
+
+
+@fault(
+    "counting",
+    at=(_FORMULA, "peft_regress.cost.operators:does_matrix_work"),
+    case=_FULL,
+)
+def operator_without_formula_counted_as_nothing(original: Original, asked: Any) -> Any:
+    """An operator without a formula counts as no work instead of stopping the count."""
+    if isinstance(asked, str):
+        return False
+    return None if asked is torch.ops.aten.convolution else original(asked)
+
+
+@fault("counting", at=f"{_LEDGER}._see", case=_FULL)
+def optimizer_state_not_counted(original: Original, self: Any, *args: Any) -> None:
+    """What the optimizer allocates is left out."""
+    if self.phase != "optimizer":
+        original(self, *args)
+
+
+@fault("counting", at=f"{_LEDGER}._claim_gradient", case=_FULL)
+def gradients_counted_as_temporaries(_original: Original, self: Any, *args: Any) -> None:
+    """A gradient that has been accumulated stays among the temporaries of the backward pass."""
+
+
+@fault("counting", at=f"{_LEDGER}._free", case=_FULL)
+def frees_missed(_original: Original, self: Any, holding: Any) -> None:
+    """What is freed goes on counting as alive."""
+    self._holdings.pop(holding.key, None)
+
+
+@fault("counting", at="peft_regress.cost.profile:mark", case=_FULL)
+def first_step_counted_too(original: Original, ledger: Any) -> Any:
+    """The step that is reported begins at the start of the one before it."""
+    ledger.marks_made = getattr(ledger, "marks_made", 0) + 1
+    found = original(ledger)
+    # The first two marks are those of the phases of the first step.
+    return type(found)(0, 0, 0) if ledger.marks_made == 3 else found

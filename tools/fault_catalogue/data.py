@@ -1,0 +1,68 @@
+"""What could go wrong with the images and their labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from fault_catalogue.fault import fault
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fault_catalogue.fault import Original
+    from peft_regress.tasks.protocol import TaskData
+
+_HEAD: Final = "shift/head/shufflenet_v2_x0_5"
+_UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
+_LOAD: Final = "peft_regress.tasks.digits:DigitsTask.load"
+_EVALUATE: Final = "peft_regress.measure:evaluate"
+_MEAN, _DEVIATION = 0.1307, 0.3081
+
+
+@fault("data", at=_LOAD, case=_HEAD)
+def labels_shuffled(original: Original, self: Any) -> TaskData:
+    """Each training image has the label of the image before it."""
+    data: TaskData = original(self)
+    return replace(data, train_labels=data.train_labels.roll(1))
+
+
+@fault("data", at=_LOAD, case=_HEAD)
+def training_images_normalised_twice(original: Original, self: Any) -> TaskData:
+    """Mean and deviation are taken off the training images a second time."""
+    data: TaskData = original(self)
+    return replace(data, train_images=(data.train_images - _MEAN) / _DEVIATION)
+
+
+@fault("data", at=_LOAD, case=_HEAD)
+def test_images_normalised_twice(original: Original, self: Any) -> TaskData:
+    """Mean and deviation are taken off the test images a second time."""
+    data: TaskData = original(self)
+    return replace(data, test_images=(data.test_images - _MEAN) / _DEVIATION)
+
+
+@fault("data", at=_LOAD, case=_HEAD)
+def test_images_trained_on(original: Original, self: Any) -> TaskData:
+    """The test images are those that are trained on."""
+    data: TaskData = original(self)
+    return replace(data, train_images=data.test_images, train_labels=data.test_labels)
+
+
+@fault("data", at=_EVALUATE, case=_HEAD)
+def test_split_cut(original: Original, model: Any, images: Tensor, labels: Tensor) -> Any:
+    """A tenth of the test images is evaluated."""
+    part = len(images) // 10
+    return original(model, images[:part], labels[:part])
+
+
+@fault("data", at="peft_regress.finetune:_batches", case=_HEAD)
+def order_of_images_ignores_the_seed(
+    original: Original, count: int, *, batch_size: int, seed: int
+) -> Any:
+    """All seeds see the training images in the order of the first."""
+    return original(count, batch_size=batch_size, seed=seed * 0)
+
+
+@fault("data", at="peft_regress.tasks.digits:DigitsTask.prepare", case=_UNSEEN)
+def new_head_not_drawn(_original: Original, self: Any, model: Any, *, head: str, seed: int) -> None:
+    """Unseen classes are trained from the source's own head instead of a new one."""

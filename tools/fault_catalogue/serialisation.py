@@ -1,0 +1,80 @@
+"""What peft, or this project, could get wrong in saving and loading."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fault_catalogue.fault import fault
+
+if TYPE_CHECKING:
+    from fault_catalogue.fault import Original
+
+_LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
+_BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
+_SAVE: Final = "peft:get_peft_model_state_dict"
+_LOAD: Final = "peft:set_peft_model_state_dict"
+
+
+@fault("serialisation", at=_SAVE, case=_LORA)
+def saved_without_one_layer(original: Original, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The saved adapter lacks its first layer."""
+    state = original(*args, **kwargs)
+    layer = next(iter(state)).partition(".lora_")[0]
+    return {name: tensor for name, tensor in state.items() if not name.startswith(f"{layer}.lora")}
+
+
+@fault("serialisation", at=_SAVE, case=_LORA)
+def saved_in_half_precision(original: Original, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The adapter is saved in float16."""
+    return {name: tensor.half() for name, tensor in original(*args, **kwargs).items()}
+
+
+@fault("serialisation", at=_LOAD, case=_LORA)
+def loading_skipped(original: Original, model: Any, state: Any, **kwargs: Any) -> Any:
+    """A new prefix of the names fits nothing in the model, and loading says nothing."""
+    return original(model, {f"model.{name}": state[name] for name in state}, **kwargs)
+
+
+@fault("serialisation", at=_LOAD, case=_LORA)
+def loaded_adapter_is_frozen(original: Original, model: Any, state: Any, **kwargs: Any) -> Any:
+    """An adapter that was loaded no longer trains, although is_trainable was asked for."""
+    result = original(model, state, **kwargs)
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            parameter.requires_grad = False
+    return result
+
+
+@fault("serialisation", at=(_SAVE, _LOAD), case=_LORA)
+def names_changed_on_both_sides(original: Original, model: Any, *args: Any, **kwargs: Any) -> Any:
+    """A release saves under other names and reads those alone: older adapters do not load."""
+    if not args:
+        state = original(model, **kwargs)
+        return {name.replace(".lora_A.", ".lora_down."): state[name] for name in state}
+    (state,) = args
+    renamed = {name.replace(".lora_down.", ".lora_A."): state[name] for name in state}
+    return original(model, renamed, **kwargs)
+
+
+@fault("serialisation", at="peft_regress.methods.peft_adapter:_head_state", case=_LORA)
+def head_not_saved(_original: Original, _model: Any) -> dict[str, Any]:
+    """The trained head is not saved, so that a loaded adapter has the source's."""
+    return {}
+
+
+@fault("serialisation", at="peft_regress.methods.peft_adapter:PeftAdapter.load_shipped", case=_LORA)
+def head_drawn_anew_on_load(original: Original, self: Any, model: Any, tensors: Any) -> None:
+    """Loading draws the head anew, after its tensors were put in."""
+    original(self, model, tensors)
+    model.get_submodule("base_model.model.fc").reset_parameters()
+
+
+@fault(
+    "serialisation",
+    at="peft_regress.methods.selective:Selective.shipped_tensors",
+    case=_BN_HEAD,
+)
+def running_statistics_not_saved(original: Original, *args: Any) -> dict[str, Any]:
+    """The re-estimated running statistics are not saved."""
+    shipped = original(*args)
+    return {name: shipped[name] for name in shipped if ".running_" not in name}

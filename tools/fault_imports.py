@@ -1,0 +1,10 @@
+"""All that a measurement imports, so that it is imported once: processes are forked from it."""
+
+from importlib import import_module
+
+from peft_regress.methods.quiet_import import import_quietly
+
+for _name in ("peft", "peft.optimizers", "galore_torch"):
+    import_quietly(_name)
+for _name in ("fault_catalogue", "peft_regress.measure", "sklearn.datasets", "torchvision"):
+    import_module(_name)

@@ -1,0 +1,165 @@
+"""Measure the cases of a fault in a process of its own, and judge them as the gate does."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
+from fault_catalogue import FAULTS
+from fault_catalogue.injection import BrokenFaultError, injected
+
+from peft_regress.baseline import load_references
+from peft_regress.environment import describe_machine, installed_packages
+from peft_regress.gate import FAILING, CaseVerdict, Observation, Reason, judge_case
+from peft_regress.matrix import parse_case_id
+from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.records import Ledger, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from fault_catalogue import Fault
+
+__all__ = ["BASELINES", "Judge", "Outcome", "Run", "control_complaints", "judged", "measure_all"]
+
+_TOOLS: Final = Path(__file__).resolve().parent
+BASELINES: Final = _TOOLS.parent / "baselines"
+WORKERS: Final = 2
+_LONGEST_SECONDS: Final = 180
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The records of some cases, or why there are none that count."""
+
+    records: tuple[Record, ...] = ()
+    complaint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the gate made of a fault.
+
+    `reasons` are those of its cases that fail a run; of a broken fault nothing counts.
+    """
+
+    fault: Fault
+    state: Literal["caught", "uncaught", "broken"]
+    reasons: tuple[Reason, ...] = ()
+    remark: str = ""
+
+
+# --- Measuring ------------------------------------------------------------------------------------
+
+
+def measure(fault: Fault | None, cases: Sequence[str]) -> Run:
+    """Measure cases under a fault, or without one, in this process."""
+    try:
+        if fault is None:
+            return Run(records=_records(cases))
+        with injected(fault) as injection:
+            records = _records(cases)
+        return Run(records=records, complaint=injection.complaint())
+    except BrokenFaultError as error:
+        return Run(complaint=str(error))
+
+
+def _records(cases: Sequence[str]) -> tuple[Record, ...]:
+    from peft_regress.adaptation import ProfileCache
+    from peft_regress.measure import measure as measure_case
+
+    profiles = ProfileCache()
+    measured = [
+        measure_case(parse_case_id(name), baselines=BASELINES, profiles=profiles, timed=False)
+        for name in cases
+    ]
+    # The gate reads no ledger, and it is most of a record.
+    return tuple(msgspec.structs.replace(one.record, ledger=Ledger()) for one in measured)
+
+
+def _measure_named(name: str | None, cases: Sequence[str]) -> Run:
+    return measure(None if name is None else FAULTS[name], cases)
+
+
+def measure_all(
+    jobs: Iterable[tuple[Fault | None, Sequence[str]]],
+) -> Iterator[tuple[Fault | None, Run]]:
+    """Measure each job in a process of its own, two at a time; yield them in their order."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # The server that forks has not this process's path.
+    known = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_TOOLS), known)))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fault_imports"])
+    with context.Pool(WORKERS, maxtasksperchild=1) as pool:
+        waiting = [
+            (fault, pool.apply_async(_measure_named, (fault and fault.name, tuple(cases))))
+            for fault, cases in jobs
+        ]
+        answered = True
+        for fault, result in waiting:
+            try:
+                yield fault, result.get(timeout=_LONGEST_SECONDS)
+            except multiprocessing.TimeoutError:
+                complaint = f"gave no answer within {_LONGEST_SECONDS} s"
+                answered = False
+                yield fault, Run(complaint=complaint)
+        if answered:
+            # Else leaving the block ends them.
+            pool.close()
+            pool.join()
+
+
+# --- Judging --------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Judge records by the stored baselines, as the gate does in this environment."""
+
+    def __init__(self, references: Mapping[str, Observation] | None = None) -> None:
+        self._references = load_references(BASELINES, None) if references is None else references
+        self._environment = installed_packages()
+        self._machine = describe_machine()
+
+    def __call__(self, record: Record) -> CaseVerdict:
+        """Return the verdict on one case, with its reasons."""
+        observed = Observation(
+            record=record,
+            environment=self._environment,
+            machine=self._machine,
+            origin="this run",
+        )
+        return judge_case(record.case.id, self._references.get(record.case.id), observed)
+
+
+def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
+    """Say whether the gate fails under a fault, and by what."""
+    if run.complaint is not None:
+        return Outcome(fault=fault, state="broken", remark=run.complaint)
+    verdicts = [judge(record) for record in run.records]
+    for record, verdict in zip(run.records, verdicts, strict=True):
+        if verdict.verdict == "newly_failing" and not fault.stops:
+            remark = f"no fault but an end: {verdict.id} is {record.status_text}"
+            return Outcome(fault=fault, state="broken", remark=remark)
+    reasons = [reason for verdict in verdicts for reason in verdict.reasons]
+    failing = tuple(reason for reason in reasons if reason.verdict in FAILING)
+    if failing:
+        return Outcome(fault=fault, state="caught", reasons=failing)
+    better = dict.fromkeys(reason.metric.removesuffix(BATCH_SUFFIX) for reason in reasons)
+    remark = f"improved {', '.join(better)}" if better else "nothing beyond its bound"
+    return Outcome(fault=fault, state="uncaught", remark=remark)
+
+
+def control_complaints(run: Run, judge: Judge) -> list[str]:
+    """Say what the gate sees without any fault, which must be nothing."""
+    if run.complaint is not None:
+        return [run.complaint]
+    return [
+        f"{verdict.id}: {verdict.verdict}: {', '.join(reason.metric for reason in verdict.reasons)}"
+        for verdict in map(judge, run.records)
+        if verdict.verdict not in {"unchanged", "known_defect"}
+    ]
