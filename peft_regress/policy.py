@@ -85,6 +85,18 @@ class Policy:
     seconds_noise: float = 0.1
     """The same of the seconds of the fastest seed on one machine, relative."""
 
+    time_effect: float = 0.10
+    """A step slower by this must be found by `peft-regress time`; what it calls the same is not."""
+
+    time_margin: float = 0.03
+    """How much slower a step must be at least, by its whole interval."""
+
+    time_error_rate: float = 0.05
+    """The chance that any interval of one `peft-regress time` misses the true ratio."""
+
+    time_pairs: int = 30
+    """How many pairs of blocks `peft-regress time` measures a case."""
+
     def fingerprint(self, method: str, *, step: int) -> float:
         """Return the bound on the loss at a step, counted from 0, of a method."""
         usual = (
