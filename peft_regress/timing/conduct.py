@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.paired_times import (
     CaseTimes,
     TimingRun,
@@ -14,25 +17,41 @@ from peft_regress.paired_times import (
     fewest_pairs,
     judge_ratio,
 )
-from peft_regress.errors import InputError
 from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.timing.process import Worker, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from peft_regress.paired_times import TimePair
     from peft_regress.policy import Policy
     from peft_regress.records import Case
 
-__all__ = ["BLOCK_STEPS", "TIME_LIMIT_SECONDS", "time_cases"]
+__all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]
+
+_SEEDS: Final = (0, 1, 2)
 
 BLOCK_STEPS: Final = 6
 """Steps of a block; the first, which allocates, is left out of its median."""
 
+LAUNCHES: Final = 3
+"""How often a case's workers are started anew: by where its code and memory come to lie, one and
+the same process can be slower than another by up to 3 % for as long as it lives."""
+
 TIME_LIMIT_SECONDS: Final = 300.0
-_SEED: Final = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """How each case is timed."""
+
+    interpreters: tuple[str, str]
+    baselines: Path
+    pairs: int
+    time_limit: float
+    confidence: float
+    policy: Policy
 
 
 def time_cases(  # noqa: PLR0913  (each is one setting)
@@ -49,30 +68,33 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     """Time each case in both interpreters, and tell each result as it comes.
 
     `base` and `candidate` are paths of Python interpreters with peft_regress installed;
-    `baselines` is the folder with `sources/`; `time_limit` is seconds, of one block. A case that
-    cannot be timed is a result with its problem. Raises `InterpreterError` where an interpreter
-    cannot be used at all, `InputError` where so few pairs can show nothing.
+    `baselines` is the folder with `sources/`; `time_limit` is seconds, of one block or the start
+    of a worker. A case that cannot be timed is a result with its problem. Raises
+    `InterpreterError` where an interpreter cannot be used at all, `InputError` where there is no
+    case, or so few pairs that they can show nothing.
     """
-    confidence = confidence_of_each(len(cases), policy=policy)
-    wanted = policy.time_pairs if pairs is None else pairs
-    _check_pairs(wanted, cases=len(cases), confidence=confidence)
-    packages = []
-    for interpreter in (base, candidate):
-        with Worker(interpreter, time_limit=time_limit) as worker:
-            packages.append(worker.packages)
+    if not cases:
+        msg = "there is no case to time"
+        raise InputError(msg)
+    plan = _Plan(
+        interpreters=(base, candidate),
+        baselines=baselines,
+        pairs=policy.time_pairs if pairs is None else pairs,
+        time_limit=time_limit,
+        confidence=confidence_of_each(len(cases), policy=policy),
+        policy=policy,
+    )
+    fewest = fewest_pairs(plan.confidence)
+    if plan.pairs < fewest:
+        msg = (
+            f"{plan.pairs} pairs give no interval of {100 * plan.confidence:.4g} %, which each of "
+            f"{len(cases)} cases needs: --pairs {fewest} is the least"
+        )
+        raise InputError(msg)
+    packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
     found = []
     for case in cases:
-        found.append(
-            _timed_case(
-                case,
-                interpreters=(base, candidate),
-                baselines=baselines,
-                pairs=wanted,
-                time_limit=time_limit,
-                confidence=confidence,
-                policy=policy,
-            )
-        )
+        found.append(_timed_case(case, plan))
         tell(found[-1])
     return TimingRun(
         base=base,
@@ -83,71 +105,74 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     )
 
 
-def _check_pairs(pairs: int, *, cases: int, confidence: float) -> None:
-    fewest = fewest_pairs(confidence)
-    if pairs < fewest:
-        msg = (
-            f"{pairs} pairs give no interval of {100 * confidence:.4g} %, which {cases} cases need "
-            f"each: --pairs {fewest} is the least"
-        )
-        raise InputError(msg)
-
-
-def _timed_case(  # noqa: PLR0913  (as above, for one case)
-    case: Case,
-    *,
-    interpreters: tuple[str, str],
-    baselines: Path,
-    pairs: int,
-    time_limit: float,
-    confidence: float,
-    policy: Policy,
-) -> CaseTimes:
-    """Time one case in fresh processes; what goes wrong is its result."""
-    try:
-        with ExitStack() as stack:
-            base, candidate = (
-                stack.enter_context(Worker(interpreter, time_limit=time_limit))
-                for interpreter in interpreters
-            )
-            definitions = [w.prepare(case.id, baselines=baselines) for w in (base, candidate)]
-            if definitions[0] != definitions[1]:
-                problem = (
-                    f"it is defined otherwise in {base.interpreter} ({definitions[0][:15]}) than in "
-                    f"{candidate.interpreter} ({definitions[1][:15]}): install the same "
-                    "peft_regress and data in both"
-                )
-                return CaseTimes(id=case.id, verdict="incomparable", problem=problem)
-            times = tuple(_pairs(base, candidate, pairs=pairs))
-            estimate = estimate_ratio(times, confidence=confidence)
-    except (WorkerError, InputError) as error:
-        return CaseTimes(id=case.id, verdict="failed", problem=str(error))
-    verdict = judge_ratio(estimate, policy=policy)
-    return CaseTimes(id=case.id, verdict=verdict, pairs=times, estimate=estimate)
-
-
-def _pairs(base: Worker, candidate: Worker, *, pairs: int) -> Iterator[TimePair]:
-    """Yield the times of one pair after the other, each side's first block left out."""
-    for worker in (base, candidate):
-        worker.time_block(seed=_SEED, steps=BLOCK_STEPS)
-    for number, base_first in enumerate(turns(pairs)):
-        seconds = {
-            worker: worker.time_block(seed=number % 3, steps=BLOCK_STEPS)
-            for worker in ((base, candidate) if base_first else (candidate, base))
-        }
-        yield seconds[base], seconds[candidate]
-
-
-def turns(pairs: int, *, seed: int = _SEED) -> Iterator[bool]:
-    """Yield whether the base goes first: of two pairs once it and once the candidate.
+def turns(pairs: int, *, draw: random.Random) -> list[bool]:
+    """Return, for each pair, whether the base goes first: of two pairs it does so once.
 
     So a drift of the machine cancels. Which of the two comes first is drawn, so that nothing
     that the machine does at regular times meets the same side each time.
     """
-    draw = random.Random(seed)  # noqa: S311  (an order, no secret)
-    for number in range(pairs):
-        if number % 2 == 0:
-            base_first = draw.random() < 0.5  # noqa: PLR2004  (one of two)
-        else:
-            base_first = not base_first
-        yield base_first
+    order: list[bool] = []
+    while len(order) < pairs:
+        first = draw.choice((True, False))
+        order += (first, not first)
+    return order[:pairs]
+
+
+def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
+    with Worker(interpreter, time_limit=time_limit) as worker:
+        return worker.packages
+
+
+def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
+    """Time one case in fresh processes; what goes wrong is its result."""
+    draw = random.Random(case.id)  # noqa: S311  (an order, no secret)
+    order = turns(plan.pairs, draw=draw)
+    # An even number a launch, so that in each one both sides go first as often.
+    each = 2 * math.ceil(plan.pairs / LAUNCHES / 2)
+    times: list[TimePair] = []
+    try:
+        while len(times) < plan.pairs:
+            times += _launch(case, plan, order[len(times) : len(times) + each])
+        estimate = estimate_ratio(times, confidence=plan.confidence)
+    except _OtherDefinitionError as error:
+        return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
+    except (WorkerError, InputError) as error:
+        return CaseTimes(id=case.id, verdict="failed", problem=str(error))
+    verdict = judge_ratio(estimate, policy=plan.policy)
+    return CaseTimes(id=case.id, verdict=verdict, pairs=tuple(times), estimate=estimate)
+
+
+class _OtherDefinitionError(PeftRegressError):
+    """The two sides do not measure the same thing."""
+
+
+def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
+    """Start both workers and let them take turns; only one of them computes at a time."""
+    with ExitStack() as stack:
+        base, candidate = (
+            stack.enter_context(Worker(interpreter, time_limit=plan.time_limit))
+            for interpreter in plan.interpreters
+        )
+        before, after = (
+            worker.prepare(case.id, baselines=plan.baselines) for worker in (base, candidate)
+        )
+        if before != after:
+            msg = (
+                f"it is not the same case in {base.interpreter} (definition {before[:15]}) and in "
+                f"{candidate.interpreter} ({after[:15]}): install the same peft_regress in both"
+            )
+            raise _OtherDefinitionError(msg)
+        for worker in (base, candidate):
+            worker.time_block(seed=_SEEDS[0], steps=BLOCK_STEPS)
+        return [
+            _pair(base, candidate, base_first=base_first, seed=_SEEDS[number % len(_SEEDS)])
+            for number, base_first in enumerate(order)
+        ]
+
+
+def _pair(base: Worker, candidate: Worker, *, base_first: bool, seed: int) -> TimePair:
+    seconds = {
+        worker: worker.time_block(seed=seed, steps=BLOCK_STEPS)
+        for worker in ((base, candidate) if base_first else (candidate, base))
+    }
+    return seconds[base], seconds[candidate]

@@ -41,6 +41,7 @@ _LONGEST_LINE: Final = 2**20
 _READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**13
 _DYING_SECONDS: Final = 10.0
+_WANTED: Final = "A Python interpreter is wanted, such as .venv/bin/python"
 
 
 class InterpreterError(InputError):
@@ -156,11 +157,12 @@ class Worker:
         if line is None:
             raise self._silent()
         try:
-            return msgspec.json.decode(line, type=Answer)
+            answer: Answer = msgspec.json.decode(line, type=Answer)
         except msgspec.DecodeError:
             said = clean(line.decode(errors="replace"))
             msg = f"{self.interpreter}: its worker answered {said!r}"
             raise WorkerError(msg) from None
+        return answer
 
     def _line(self, deadline: float) -> bytes | None:
         """Return the next line; None at the deadline, or where there will be no more."""
@@ -188,7 +190,9 @@ class Worker:
                 f"{self.interpreter}: no answer within {self._time_limit:g} s; "
                 "allow more with --time-limit SECONDS"
             )
-        ended = f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        ended = (
+            f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        )
         return WorkerError(f"{self.interpreter}: its worker {ended}: {self._last_words()}")
 
     def _unexpected(self, answer: Answer) -> WorkerError:
@@ -213,7 +217,7 @@ def _start(interpreter: str, *, errors: IO[bytes]) -> subprocess.Popen[bytes]:
         raise InputError(msg)
     _check_program(interpreter)
     try:
-        return subprocess.Popen(
+        return subprocess.Popen(  # noqa: S603  (to run what was named is the purpose)
             [interpreter, "-P", "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -223,9 +227,6 @@ def _start(interpreter: str, *, errors: IO[bytes]) -> subprocess.Popen[bytes]:
     except OSError as error:
         problem = f"cannot be started: {error.strerror or error}"
         raise InterpreterError(interpreter, problem, _WANTED) from None
-
-
-_WANTED: Final = "A Python interpreter is wanted, such as .venv/bin/python"
 
 
 def _check_program(interpreter: str) -> None:
