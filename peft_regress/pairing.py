@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peft_regress import registry
-from peft_regress.finetune import STEPS, finetune
+from peft_regress.finetune import finetune, training_steps
 from peft_regress.methods.parts import cast_base
 from peft_regress.sources import build_source
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import nn
@@ -64,23 +65,26 @@ class Pairing:
         """Return the optimizer of an adapted model."""
         return self.method.make_optimizer(model, rank=self.case.rank)
 
-    def train(  # noqa: PLR0913  (the settings of the loop that differ)
-        self,
-        model: nn.Module,
-        optimizer: Optimizer,
-        data: TaskData,
-        *,
-        seed: int,
-        first: int,
-        steps: int = STEPS,
+    def train(
+        self, model: nn.Module, optimizer: Optimizer, data: TaskData, *, seed: int, first: int
     ) -> TrainingRun:
-        """Run the training loop as the method fine-tunes."""
+        """Run the whole training loop as the method fine-tunes, and keep the first losses."""
         return finetune(
             model,
             optimizer,
             data,
-            steps=steps,
             seed=seed,
             first=first,
+            batch_norm_statistics=self.method.trains_batch_norm_statistics,
+        )
+
+    def steps(self, data: TaskData, *, seed: int) -> Iterator[tuple[float, float]]:
+        """Adapt a fresh model and take the same steps, each when it is asked for."""
+        model = self.adapt(self.base_model(seed), seed)
+        return training_steps(
+            model,
+            self.make_optimizer(model),
+            data,
+            seed=seed,
             batch_norm_statistics=self.method.trains_batch_norm_statistics,
         )

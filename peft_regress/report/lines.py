@@ -128,11 +128,12 @@ def times_lines(
         old = references.get(name)
         if old is None or not old.record.status == new.record.status == "ok":
             continue
-        if "step_seconds" not in new.record.metrics:
+        timed = tuple("step_seconds" in side.record.metrics for side in (old, new))
+        if timed == (True, False):
             reasons["this run measured none"] += 1
-        elif "step_seconds" not in old.record.metrics:
+        elif timed == (False, True):
             reasons["the baseline has none"] += 1
-        elif not are_on_one_machine(old, new):
+        elif all(timed) and not are_on_one_machine(old, new):
             mixed = MIXED_MACHINES in (old.machine.digest, new.machine.digest)
             why = "shards of several machines" if mixed else "the baseline's machine is another one"
             reasons[why] += 1

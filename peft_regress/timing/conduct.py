@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]
 
 _SEEDS: Final = (0, 1, 2)
+_BLOCKS: Final = 2  # of a fine-tune
 
-BLOCK_STEPS: Final = 6
-"""Steps of a block; the first, which allocates, is left out of its median."""
+BLOCK_STEPS: Final = 11
+"""Steps of a block: half of the brief fine-tune. The first, which finds the caches cold, is left
+out of the block's median. Turns of single steps were tried: on a busy machine their ratios vary ten
+times as much, and a step 10 % slower appears as one of 13 to 20 %."""
 
 LAUNCHES: Final = 3
 """How often a case's workers are started anew: by where its code and memory come to lie, one and
@@ -162,17 +166,25 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
                 f"{candidate.interpreter} ({after[:15]}): install the same peft_regress in both"
             )
             raise _OtherDefinitionError(msg)
+        _restart(base, candidate, seed=_SEEDS[0])
         for worker in (base, candidate):
-            worker.time_block(seed=_SEEDS[0], steps=BLOCK_STEPS)
-        return [
-            _pair(base, candidate, base_first=base_first, seed=_SEEDS[number % len(_SEEDS)])
-            for number, base_first in enumerate(order)
-        ]
+            worker.time_block(steps=BLOCK_STEPS)  # warms up, and is not looked at
+        times = []
+        for number, base_first in enumerate(order):
+            if number % _BLOCKS == 0:
+                _restart(base, candidate, seed=_SEEDS[number // _BLOCKS % len(_SEEDS)])
+            times.append(_pair(base, candidate, base_first=base_first))
+        return times
 
 
-def _pair(base: Worker, candidate: Worker, *, base_first: bool, seed: int) -> TimePair:
+def _restart(base: Worker, candidate: Worker, *, seed: int) -> None:
+    for worker in (base, candidate):
+        worker.restart(seed=seed)
+
+
+def _pair(base: Worker, candidate: Worker, *, base_first: bool) -> TimePair:
     seconds = {
-        worker: worker.time_block(seed=seed, steps=BLOCK_STEPS)
+        worker: statistics.median(worker.time_block(steps=BLOCK_STEPS)[1:])
         for worker in ((base, candidate) if base_first else (candidate, base))
     }
     return seconds[base], seconds[candidate]

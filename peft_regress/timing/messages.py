@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["PROTOCOL", "Answer", "Block", "Hello", "Prepare", "Prepared", "Refused", "Timed"]
+__all__ = [
+    "PROTOCOL",
+    "Answer",
+    "Block",
+    "Hello",
+    "Prepare",
+    "Prepared",
+    "Refused",
+    "Request",
+    "Restart",
+    "Restarted",
+    "Timed",
+]
 
 PROTOCOL = 1
 """Raised when messages or the way of timing change: both sides must have the same."""
@@ -17,10 +29,15 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
     baselines: str
 
 
-class Block(msgspec.Struct, frozen=True, kw_only=True, tag="block"):
-    """Train a fresh model of the case for some steps."""
+class Restart(msgspec.Struct, frozen=True, kw_only=True, tag="restart"):
+    """Begin the brief fine-tune of a seed anew, with a fresh model."""
 
     seed: int
+
+
+class Block(msgspec.Struct, frozen=True, kw_only=True, tag="block"):
+    """Take the next steps of it."""
+
     steps: int
 
 
@@ -37,10 +54,14 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
     definition: str
 
 
-class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
-    """The median seconds of a step of a block, the first step left out."""
+class Restarted(msgspec.Struct, frozen=True, kw_only=True, tag="restarted"):
+    """The next step is the first one."""
 
-    step_seconds: float
+
+class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
+    """The seconds of each step of a block."""
+
+    step_seconds: list[float]
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
@@ -49,5 +70,5 @@ class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
     error: str
 
 
-Request = Prepare | Block
-Answer = Hello | Prepared | Timed | Refused
+Request = Prepare | Restart | Block
+Answer = Hello | Prepared | Restarted | Timed | Refused

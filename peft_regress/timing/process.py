@@ -26,6 +26,8 @@ from peft_regress.timing.messages import (
     Prepare,
     Prepared,
     Refused,
+    Restart,
+    Restarted,
     Timed,
 )
 
@@ -111,10 +113,16 @@ class Worker:
             raise self._unexpected(answer)
         return answer.definition
 
-    def time_block(self, *, seed: int, steps: int) -> float:
-        """Train some steps and return the median seconds of one; raises `WorkerError`."""
-        answer = self._ask(Block(seed=seed, steps=steps))
-        if not isinstance(answer, Timed):
+    def restart(self, *, seed: int) -> None:
+        """Begin the brief fine-tune of a seed anew; raises `WorkerError`."""
+        answer = self._ask(Restart(seed=seed))
+        if not isinstance(answer, Restarted):
+            raise self._unexpected(answer)
+
+    def time_block(self, *, steps: int) -> list[float]:
+        """Take its next steps and return the seconds of each; raises `WorkerError`."""
+        answer = self._ask(Block(steps=steps))
+        if not isinstance(answer, Timed) or len(answer.step_seconds) != steps:
             raise self._unexpected(answer)
         return answer.step_seconds
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -25,10 +26,14 @@ from peft_regress.timing.messages import (
     Prepared,
     Refused,
     Request,
+    Restart,
+    Restarted,
     Timed,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from peft_regress.pairing import Pairing
     from peft_regress.tasks.protocol import TaskData
 
@@ -71,11 +76,16 @@ class _Trainer:
     def __init__(self) -> None:
         self._pairing: Pairing
         self._data: TaskData
+        self._steps: Iterator[tuple[float, float]] = iter(())
 
     def answer(self, request: Request) -> Answer:
         """Do what is asked; whatever goes wrong is an answer too."""
         try:
-            return self._prepare(request) if isinstance(request, Prepare) else self._time(request)
+            if isinstance(request, Prepare):
+                return self._prepare(request)
+            if isinstance(request, Restart):
+                return self._restart(request)
+            return self._time(request)
         except Exception as error:  # noqa: BLE001  (what a library raises is the case's state)
             message = str(error).encode("utf-8", "backslashreplace").decode().strip()
             return Refused(error=f"{type(error).__name__}: {message or 'no message'}")
@@ -92,17 +102,19 @@ class _Trainer:
         self._data = self._pairing.load_data()
         return Prepared(definition=definition)
 
-    def _time(self, block: Block) -> Timed:
-        """Train a fresh model, so that no block has a past: not its memory, not its values."""
-        pairing = self._pairing
-        model = pairing.adapt(pairing.base_model(block.seed), block.seed)
-        optimizer = pairing.make_optimizer(model)
-        # The last block's model is in cycles; collected now, and not in the middle of a step.
+    def _restart(self, request: Restart) -> Restarted:
+        # What a model has become shows in its times: rates fall, projections are refreshed.
+        self._steps = self._pairing.steps(self._data, seed=request.seed)
+        # The model before this one is in cycles; collected now, and not in the middle of a step.
         gc.collect()
-        run = pairing.train(
-            model, optimizer, self._data, seed=block.seed, first=0, steps=block.steps
-        )
-        return Timed(step_seconds=run.median_step_seconds)
+        return Restarted()
+
+    def _time(self, block: Block) -> Timed:
+        from peft_regress.finetune import single_thread
+
+        with single_thread():
+            taken = list(islice(self._steps, block.steps))
+        return Timed(step_seconds=[seconds for _, seconds in taken])
 
 
 if __name__ == "__main__":
