@@ -86,16 +86,19 @@ class Policy:
     """The same of the seconds of the fastest seed on one machine, relative."""
 
     time_effect: float = 0.10
-    """A step slower by this must be found by `peft-regress time`; what it calls the same is not."""
+    """A step slower by this is what `peft-regress time` must find: it calls a case the same only
+    where the whole interval lies below, so that such a step passes once in 40 runs at most."""
 
     time_margin: float = 0.03
-    """How much slower a step must be at least, by its whole interval."""
+    """How much slower the whole interval must be for `slower`. Seen: one and the same code was
+    slower by up to 2.8 % in one process than in another, for as long as both lived."""
 
     time_error_rate: float = 0.05
-    """The chance that any interval of one `peft-regress time` misses the true ratio."""
+    """The chance that any interval of one `peft-regress time` misses its ratio, over all cases."""
 
     time_pairs: int = 30
-    """How many pairs of blocks `peft-regress time` measures a case."""
+    """Pairs of blocks a case. Seen beside three or four busy processes a core: intervals of 2 to
+    6 %, where 7 % would do to tell a step 10 % slower from the margin."""
 
     def fingerprint(self, method: str, *, step: int) -> float:
         """Return the bound on the loss at a step, counted from 0, of a method."""

@@ -24,7 +24,7 @@ __all__ = ["time_command"]
 @click.option("--pairs", type=click.IntRange(1, 10000), help="Pairs of blocks a case.")
 @click.option(
     "--time-limit",
-    type=click.FloatRange(1, 86400),
+    type=click.IntRange(1, 86400),
     default=300,
     show_default=True,
     help="Seconds that a block of steps, or the start of a worker, may take.",
@@ -40,7 +40,7 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     matrix: str,
     *,
     pairs: int | None,
-    time_limit: float,
+    time_limit: int,
     output: str,
     baselines: Path,
 ) -> None:

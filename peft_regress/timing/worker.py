@@ -64,6 +64,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         answers.write(msgspec.json.encode(answer) + b"\n")
         answers.flush()
 
+    # A start-up file may have left a line unfinished.
+    answers.write(b"\n")
     say(Hello(protocol=PROTOCOL, packages=installed_packages()))
     trainer = _Trainer()
     for line in requests:
