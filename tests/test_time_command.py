@@ -97,7 +97,7 @@ def test_a_case_that_cannot_be_timed_is_exit_3_in_every_format(time):
     ("options", "message"),
     [
         (("--cases", "shfit/*"), "shfit/*"),
-        (("--matrix", "defualt"), "defualt"),
+        (("--matrix", "no_such"), "no_such"),
         (("--pairs", "5"), "--pairs 6 is the least"),
         (("--pairs", "0"), "1<=x"),
         (("--pairs", "many"), "not a valid integer"),

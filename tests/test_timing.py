@@ -95,7 +95,7 @@ def test_as_many_pairs_are_measured_as_were_asked_for(tmp_path, pairs):
 
 
 def test_too_few_pairs_for_any_interval_are_refused_with_the_least_number(tmp_path):
-    with pytest.raises(InputError, match="5 pairs .* --pairs 6 is the least"):
+    with pytest.raises(InputError, match=r"5 pairs .* --pairs 6 is the least"):
         timed(write_worker(tmp_path / "python"), "never started", pairs=5)
 
 

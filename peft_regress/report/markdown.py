@@ -65,7 +65,7 @@ def verdict_markdown(
         lines += ["Environment: " + escape_markdown("; ".join(moved)), ""]
     untimed = times_lines(references, observed)
     if untimed:
-        lines += [untimed[0].capitalize() + "; " + untimed[1] + ".", ""]
+        lines += ["T" + "; ".join(untimed).removeprefix("t") + ".", ""]
     if verdict.exit_code:
         lines += [f"If the new numbers are right: {hint}", ""]
     return "\n".join(lines)
