@@ -223,7 +223,7 @@ def test_a_model_without_an_eligible_module_is_unsupported(tiny):
     with pytest.MonkeyPatch.context() as patch:
         architecture = registry.get("architecture", "tiny")
         built = architecture.build(num_classes=10, seed=0)
-        patch.setattr(measuring, "build_source", lambda *a: built)
+        patch.setattr(pairing, "build_source", lambda *a: built)
         record = measured(tiny, case()).record
     assert record.status == "unsupported"
     assert record.error.type == "UnsupportedCaseError"
