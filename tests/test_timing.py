@@ -82,7 +82,8 @@ def test_equal_interpreters_are_the_same_and_a_slower_one_is_slower(tmp_path):
 
 def test_workers_are_fresh_for_each_launch_and_gone_at_the_end(tmp_path):
     worker = write_worker(tmp_path / "python")
-    timed(worker, worker, cases=(CASE, parse_case_id("shift/head/resnet18")))
+    run = timed(worker, worker, cases=(CASE, parse_case_id("shift/head/resnet18")))
+    assert {case.estimate.confidence for case in run.cases} == {0.975}
     pids = pids_of(worker)
     assert len(pids) == len(set(pids)) == 2 + 2 * 2 * LAUNCHES
     assert all_gone(worker)
