@@ -97,8 +97,8 @@ class Policy:
     """The chance that any interval of one `peft-regress time` misses its ratio, over all cases."""
 
     time_pairs: int = 30
-    """Pairs of blocks a case. Seen beside three or four busy processes a core: intervals of 2 to
-    6 %, where 7 % would do to tell a step 10 % slower from the margin."""
+    """Pairs of blocks a case. Seen at a load of six to eight on two cores: intervals 2 to 9 % wide,
+    and a step 10 % slower found in 7 runs of 7 (docs/timing.md)."""
 
     def fingerprint(self, method: str, *, step: int) -> float:
         """Return the bound on the loss at a step, counted from 0, of a method."""
