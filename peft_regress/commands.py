@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,38 +11,13 @@ import click
 import msgspec
 
 from peft_regress.errors import AbsentError
+from peft_regress.options import NamedPath, baselines_option, format_option, print_json
+from peft_regress.time_command import time_command
 
 if TYPE_CHECKING:
     from peft_regress.gate import RunVerdict
 
 __all__ = ["cli"]
-
-
-class _NamedPath(click.Path):
-    """A path that may not be empty, since `Path("")` is the working directory."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path."""
-        if value == "":
-            self.fail("the name is empty: a file or a folder is wanted", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-_format_option = click.option(
-    "--format",
-    "output",
-    type=click.Choice(["text", "json", "markdown"]),
-    default="text",
-    show_default=True,
-    help="How to print.",
-)
-_baselines_option = click.option(
-    "--baselines",
-    type=_NamedPath(path_type=Path),
-    default=Path("baselines"),
-    show_default=True,
-    help="Folder of the baseline storage.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,14 +33,14 @@ def cli() -> None:
 @cli.command("list")
 @click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
 @click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
-@_format_option
+@format_option
 def list_command(pattern: str | None, matrix: str, output: str) -> None:
     """List the cases of a matrix."""
     from peft_regress.matrix import select_cases
 
     cases = select_cases(pattern, matrix=matrix)
     if output == "json":
-        _print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
+        print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
     elif output == "markdown":
         click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
         for case in cases:
@@ -96,7 +70,7 @@ def list_command(pattern: str | None, matrix: str, output: str) -> None:
     "--bn", type=click.Choice(["train", "eval"]), help="BatchNorm mode (default: the method's)."
 )
 @click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
-@_format_option
+@format_option
 def cost(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:
     """Profile what one training step costs; needs no data and no source model."""
     from peft_regress import registry
@@ -116,7 +90,7 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
     for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
         click.echo(f"warning: {text}", err=True)
     if output == "json":
-        _print_json(encode_cost(adaptation, chosen, metrics))
+        print_json(encode_cost(adaptation, chosen, metrics))
     elif output == "markdown":
         click.echo(cost_markdown(adaptation, chosen, metrics))
     else:
@@ -124,9 +98,9 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
 
 
 @cli.command()
-@click.argument("old", type=_NamedPath(path_type=Path))
-@click.argument("new", type=_NamedPath(path_type=Path))
-@_format_option
+@click.argument("old", type=NamedPath(path_type=Path))
+@click.argument("new", type=NamedPath(path_type=Path))
+@format_option
 @click.pass_context
 def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
     """Judge run NEW by run OLD; each a run file, or a folder with the run files of shards."""
@@ -141,7 +115,7 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
     verdict: RunVerdict = judge(references, after.run, expected=references)
     hint = accept_hint(str(new))
     if output == "json":
-        _print_json(report.encode_verdict(verdict))
+        print_json(report.encode_verdict(verdict))
     elif output == "markdown":
         click.echo(report.verdict_markdown(verdict, references, observed, hint=hint))
     else:
@@ -164,8 +138,8 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
     show_default=True,
     help="Print so many layers of a metric, and the rest as one line; JSON has all.",
 )
-@_format_option
-@_baselines_option
+@format_option
+@baselines_option
 def explain(  # noqa: PLR0913  (arguments and options)
     old: str,
     new: str,
@@ -188,7 +162,7 @@ def explain(  # noqa: PLR0913  (arguments and options)
     before, after = (named_case(baselines, name, case) for name in (old, new))
     changes = changed_costs(before.record, after.record, only=metrics)
     if output == "json":
-        _print_json(report.encode_explanation(before, after, changes))
+        print_json(report.encode_explanation(before, after, changes))
     elif output == "markdown":
         click.echo(report.explanation_markdown(before, after, changes, top=top))
     else:
@@ -196,12 +170,12 @@ def explain(  # noqa: PLR0913  (arguments and options)
 
 
 @cli.command()
-@click.argument("runs", metavar="[RUN]...", type=_NamedPath(path_type=Path), nargs=-1)
+@click.argument("runs", metavar="[RUN]...", type=NamedPath(path_type=Path), nargs=-1)
 @click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
 @click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
 @click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
-@_format_option
-@_baselines_option
+@format_option
+@baselines_option
 def history(  # noqa: PLR0913  (arguments and options)
     runs: tuple[Path, ...],
     case: str,
@@ -217,14 +191,14 @@ def history(  # noqa: PLR0913  (arguments and options)
 
     found = select_histories(read_entries(baselines, runs), case=case, metric=metric)
     if output == "json":
-        _print_json(report.encode_history(found, every_point=every_point))
+        print_json(report.encode_history(found, every_point=every_point))
     else:
         show = report.history_markdown if output == "markdown" else report.history_text
         click.echo(show(found, every_point=every_point))
 
 
 @cli.command()
-@click.argument("run", type=_NamedPath(path_type=Path))
+@click.argument("run", type=NamedPath(path_type=Path))
 @click.option("--reason", required=True, help="Why the new numbers are right.")
 @click.option("--history", is_flag=True, help="Store for history only; never gates.")
 @click.option(
@@ -234,7 +208,7 @@ def history(  # noqa: PLR0913  (arguments and options)
     metavar="GLOB",
     help="Expect these cases no longer: renamed, or removed; may be repeated.",
 )
-@_baselines_option
+@baselines_option
 def accept(
     run: Path, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
 ) -> None:
@@ -265,7 +239,7 @@ def accept(
 @click.option("--check", is_flag=True, help="Only check that the stored files are sound.")
 @click.option("--force", is_flag=True, help="Train anew what is stored; voids every baseline.")
 @click.option("--architecture", "names", multiple=True, help="Only this one; may be repeated.")
-@_baselines_option
+@baselines_option
 def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool) -> None:
     """Train the source models that are missing, or check those that are stored."""
     from peft_regress import registry
@@ -288,5 +262,4 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
         click.echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
 
 
-def _print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+cli.add_command(time_command)

@@ -38,6 +38,7 @@ __all__ = [
     "loop_definition",
     "set_modes",
     "single_thread",
+    "training_steps",
 ]
 
 STEPS: Final = 22
@@ -118,14 +119,44 @@ def finetune(  # noqa: PLR0913  (each is one setting of the loop)
 ) -> TrainingRun:
     """Train for some steps, so that what the method does to a real model can be seen.
 
-    `seed` fixes the order of the images, `first` the number of losses kept as a fingerprint.
-    The learning rates the optimizer comes with are the peaks of a cosine that ends at zero.
-    Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
+    `first` is the number of losses kept as a fingerprint; the rest is as in `training_steps`.
+    """
+    taken = list(
+        training_steps(
+            model,
+            optimizer,
+            data,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            batch_norm_statistics=batch_norm_statistics,
+        )
+    )
+    return TrainingRun(
+        losses=tuple(loss for loss, _ in taken),
+        step_seconds=tuple(seconds for _, seconds in taken),
+        first=first,
+    )
+
+
+def training_steps(  # noqa: PLR0913  (each is one setting of the loop)
+    model: nn.Module,
+    optimizer: Optimizer,
+    data: TaskData,
+    *,
+    steps: int = STEPS,
+    batch_size: int = BATCH_SIZE,
+    seed: int,
+    batch_norm_statistics: bool = False,
+) -> Iterator[tuple[float, float]]:
+    """Take a training step each time one is asked for, and yield its loss (nats) and seconds.
+
+    `seed` fixes the order of the images. The learning rates the optimizer comes with are the peaks
+    of a cosine that ends at zero. Raises `NonFiniteLossError` at the first loss that is NaN or
+    infinite. On how many threads it computes is the caller's to say.
     """
     set_modes(model, batch_norm_statistics=batch_norm_statistics)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    losses: list[float] = []
-    step_seconds: list[float] = []
     batches = _batches(len(data.train_images), batch_size=batch_size, seed=seed)
     for step in range(steps):
         chosen = next(batches)
@@ -141,9 +172,7 @@ def finetune(  # noqa: PLR0913  (each is one setting of the loop)
             raise NonFiniteLossError(step=step + 1, loss=value, seed=seed)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
-        step_seconds.append(time.perf_counter() - started)
-        losses.append(value)
-    return TrainingRun(losses=tuple(losses), step_seconds=tuple(step_seconds), first=first)
+        yield value, time.perf_counter() - started
 
 
 @single_thread()

@@ -32,6 +32,7 @@ __all__ = [
     "Reason",
     "RunVerdict",
     "Verdict",
+    "are_on_one_machine",
     "judge",
     "judge_case",
     "observations_of",
@@ -202,7 +203,7 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
                 before.metrics.get(metric),
                 after.metrics.get(metric),
                 judge_ops=old.environment.get("torch") == new.environment.get("torch"),
-                judge_seconds=old.machine.digest == new.machine.digest != MIXED_MACHINES,
+                judge_seconds=are_on_one_machine(old, new),
                 method=after.case.method,
                 policy=policy,
             )
@@ -210,6 +211,11 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
         # What moved beyond its bound at once is no drift.
         yield from of_newest or _drift_reasons(metric, old.drift_origins, after, policy=policy)
     yield from _invariant_reasons(before.invariants, after.invariants)
+
+
+def are_on_one_machine(old: Observation, new: Observation) -> bool:
+    """Return whether times of both sides can be compared at all."""
+    return old.machine.digest == new.machine.digest != MIXED_MACHINES
 
 
 def _position(metric: str) -> tuple[int, str]:

@@ -29,13 +29,13 @@ from peft_regress.errors import (
     NonFiniteLossError,
     UnsupportedCaseError,
 )
-from peft_regress.finetune import evaluate, finetune, loop_definition, single_thread
+from peft_regress.finetune import evaluate, loop_definition, single_thread
 from peft_regress.invariants import InvariantWatch, StoredOutput
 from peft_regress.matrix import checked_case
-from peft_regress.methods.parts import cast_base
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
+from peft_regress.pairing import Pairing
 from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
-from peft_regress.sources import build_source, source_digest
+from peft_regress.sources import source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from peft_regress.architectures.protocol import Architecture
     from peft_regress.finetune import TrainingRun
     from peft_regress.methods.protocol import Method
     from peft_regress.records import Status
@@ -218,11 +217,7 @@ class _Trial:
     def __init__(
         self, case: Case, baselines: Path, *, definition: str, keep_adapters: Path | None
     ) -> None:
-        self.case = case
-        self.baselines = baselines
-        self.method: Method = registry.get("method", case.method)
-        self.architecture: Architecture = registry.get("architecture", case.architecture)
-        self.task: Task = registry.get("task", case.task)
+        self._pairing = Pairing.of(case, baselines)
         self.runs: list[TrainingRun] = []
         self.evaluations: list[tuple[float, float]] = []
         self.invariants: dict[str, bool | None] = {}
@@ -236,16 +231,17 @@ class _Trial:
 
     def wrap_first(self) -> None:
         """Adapt the model of the first seed, which the invariants are checked on."""
-        self._first = self._adapted(self._base_model(SEEDS[0]), SEEDS[0])
+        self._first = self._adapted(SEEDS[0])
 
     def run(self, run_rounds: RoundRunner) -> None:
         """Fine-tune once a seed."""
-        self._data = self.task.load().cast(self.method.base_dtype)
+        pairing = self._pairing
+        self._data = pairing.load_data()
         self._watch = InvariantWatch(
-            method=self.method,
-            rank=self.case.rank,
-            head=self.architecture.head,
-            base=self._base_model(SEEDS[0]),
+            method=pairing.method,
+            rank=pairing.case.rank,
+            head=pairing.architecture.head,
+            base=pairing.base_model(SEEDS[0]),
             probe=self._data.test_images[:_PROBE_IMAGES],
             labels=self._data.test_labels[:_PROBE_IMAGES],
             stored=self._stored,
@@ -258,33 +254,20 @@ class _Trial:
                 model, self._first = self._first, None
                 self._watch.before_training(model)
             else:
-                model = self._adapted(self._base_model(seed), seed)
-            optimizer = self.method.make_optimizer(model, rank=self.case.rank)
+                model = self._adapted(seed)
+            optimizer = pairing.make_optimizer(model)
             if seed == SEEDS[0]:
                 self._watch.watch_first_step(model, optimizer)
             return (model, optimizer, seed), {}
 
         run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(SEEDS))
 
-    def _base_model(self, seed: int) -> nn.Module:
-        """Return the source model made ready for the task."""
-        model = build_source(self.baselines, self.architecture)
-        self.task.prepare(model, head=self.architecture.head, seed=seed)
-        return cast_base(model, self.method.base_dtype)
-
-    def _adapted(self, base: nn.Module, seed: int) -> nn.Module:
-        return self.method.adapt(base, head=self.architecture.head, rank=self.case.rank, seed=seed)
+    def _adapted(self, seed: int) -> nn.Module:
+        return self._pairing.adapt(self._pairing.base_model(seed), seed)
 
     def _train(self, model: nn.Module, optimizer: Any, seed: int) -> None:
         self.runs.append(
-            finetune(
-                model,
-                optimizer,
-                self._data,
-                seed=seed,
-                first=FIRST_LOSSES,
-                batch_norm_statistics=self.method.trains_batch_norm_statistics,
-            )
+            self._pairing.train(model, optimizer, self._data, seed=seed, first=FIRST_LOSSES)
         )
 
     def _finish(self, model: nn.Module, optimizer: Any, seed: int) -> None:
@@ -297,10 +280,10 @@ class _Trial:
             if self._keep_adapters is not None and self.invariants["saved_adapter_reloads"]:
                 keep_adapter(
                     self._keep_adapters,
-                    self.case,
+                    self._pairing.case,
                     definition=self._definition,
                     output=self._watch.logits(model),
-                    save=functools.partial(self.method.save, model),
+                    save=functools.partial(self._pairing.method.save, model),
                 )
 
     def metrics(self, *, timed: bool) -> dict[str, Metric]:

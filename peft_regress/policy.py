@@ -89,6 +89,21 @@ class Policy:
     seconds_noise: float = 0.1
     """The same of the seconds of the fastest seed on one machine, relative."""
 
+    time_effect: float = 0.10
+    """A step slower by this is what `peft-regress time` must find: it calls a case the same only
+    where the whole interval lies below, so that such a step passes once in 40 runs at most."""
+
+    time_margin: float = 0.03
+    """How much slower the whole interval must be for `slower`. Seen: one and the same code was
+    slower by up to 2.8 % in one process than in another, for as long as both lived."""
+
+    time_error_rate: float = 0.05
+    """The chance that any interval of one `peft-regress time` misses its ratio, over all cases."""
+
+    time_pairs: int = 30
+    """Pairs of blocks a case. Seen at a load of six to eight on two cores: intervals 2 to 9 % wide,
+    and a step 10 % slower found in 7 runs of 7 (docs/timing.md)."""
+
     def fingerprint(self, metric: str, method: str, *, step: int) -> float:
         """Return the bound on one loss of a fingerprint, at a step counted from 0, of a method."""
         if metric == "filled_losses":

@@ -76,3 +76,12 @@ def test_no_document_has_a_gap_left():
     for page in (README, METRICS_PAGE, ARCHITECTURE_PAGE):
         assert "@@" not in page
         assert "TODO" not in page
+
+
+def test_the_page_on_timing_has_the_policy():
+    page = " ".join((ROOT / "docs" / "timing.md").read_text().split())
+    policy = DEFAULT_POLICY
+    assert f"the whole interval is above +{100 * policy.time_margin:g} %" in page
+    assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
+    assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
+    assert f"{finetune.STEPS // 2} steps" in page

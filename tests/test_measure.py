@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from tiny_network import TinyArchitecture
 
-from peft_regress import adaptation, registry
+from peft_regress import adaptation, pairing, registry
 from peft_regress import measure as measuring
 from peft_regress.adaptation import (
     Adaptation,
@@ -211,7 +211,7 @@ def test_an_error_in_training_is_an_error_of_the_case(tiny, monkeypatch):
     def explode(*args, **kwargs):
         raise ValueError("a kernel refused")
 
-    monkeypatch.setattr(measuring, "finetune", explode)
+    monkeypatch.setattr(pairing, "finetune", explode)
     record = measured(tiny, case()).record
     assert (record.status, record.error.type, record.error.message) == (
         "error",
@@ -236,7 +236,7 @@ def test_a_model_without_an_eligible_module_is_unsupported(tiny):
     with pytest.MonkeyPatch.context() as patch:
         architecture = registry.get("architecture", "tiny")
         built = architecture.build(num_classes=10, seed=0)
-        patch.setattr(measuring, "build_source", lambda *a: built)
+        patch.setattr(pairing, "build_source", lambda *a: built)
         record = measured(tiny, case()).record
     assert record.status == "unsupported"
     assert record.error.type == "UnsupportedCaseError"

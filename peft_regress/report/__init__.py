@@ -6,18 +6,22 @@ from peft_regress.report.history import encode_history, history_markdown, histor
 from peft_regress.report.lines import contents_line
 from peft_regress.report.markdown import verdict_markdown
 from peft_regress.report.text import case_text, results_table, verdict_text
+from peft_regress.report.times import encode_times, times_markdown, times_text
 
 __all__ = [
     "case_text",
     "contents_line",
     "encode_explanation",
     "encode_history",
+    "encode_times",
     "encode_verdict",
     "explanation_markdown",
     "explanation_text",
     "history_markdown",
     "history_text",
     "results_table",
+    "times_markdown",
+    "times_text",
     "verdict_markdown",
     "verdict_text",
 ]

@@ -8,15 +8,16 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from peft_regress.environment import changed_packages
-from peft_regress.gate import INCOMPLETE
+from peft_regress.gate import INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import METRICS
+from peft_regress.records import MIXED_MACHINES
 from peft_regress.text import clean
 from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.gate import CaseVerdict, Reason, RunVerdict
+    from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
     from peft_regress.gate import Value as ReasonValue
     from peft_regress.records import Run
 
@@ -30,6 +31,7 @@ __all__ = [
     "outcome_line",
     "reason_cells",
     "short_verdict",
+    "times_lines",
     "wrapped",
 ]
 
@@ -115,6 +117,33 @@ def contents_line(run: Run) -> str:
     timed = any("step_seconds" in record.metrics for record in run)
     times = "" if timed else "; no times, so that step_seconds will not be judged"
     return f"{len(run.cases)} cases: {counted}{defects}{times}"
+
+
+def times_lines(
+    references: Mapping[str, Observation], observed: Mapping[str, Observation]
+) -> list[str]:
+    """Say why times are not judged, with how many cases, and what would judge them."""
+    reasons: Counter[str] = Counter()
+    for name, new in observed.items():
+        old = references.get(name)
+        if old is None or not old.record.status == new.record.status == "ok":
+            continue
+        timed = tuple("step_seconds" in side.record.metrics for side in (old, new))
+        if timed == (True, False):
+            reasons["this run measured none"] += 1
+        elif timed == (False, True):
+            reasons["the baseline has none"] += 1
+        elif all(timed) and not are_on_one_machine(old, new):
+            mixed = MIXED_MACHINES in (old.machine.digest, new.machine.digest)
+            why = "shards of several machines" if mixed else "the baseline's machine is another one"
+            reasons[why] += 1
+    if not reasons:
+        return []
+    told = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
+    return [
+        f"times not judged: {told}",
+        "`peft-regress time BASE CANDIDATE --cases GLOB` judges two environments on this machine",
+    ]
 
 
 def outcome_line(verdict: RunVerdict) -> str:

@@ -11,6 +11,7 @@ from peft_regress.report.lines import (
     outcome_line,
     reason_cells,
     short_verdict,
+    times_lines,
 )
 from peft_regress.text import clean
 
@@ -62,6 +63,9 @@ def verdict_markdown(
     )
     if moved:
         lines += ["Environment: " + escape_markdown("; ".join(moved)), ""]
+    untimed = times_lines(references, observed)
+    if untimed:
+        lines += ["T" + "; ".join(untimed).removeprefix("t") + ".", ""]
     if verdict.exit_code:
         lines += [f"If the new numbers are right: {hint}", ""]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from peft_regress.report.lines import (
     outcome_line,
     reason_cells,
     short_verdict,
+    times_lines,
     wrapped,
 )
 from peft_regress.text import clean
@@ -109,6 +110,9 @@ def verdict_text(
             for what, ids in defects.items()
         ]
         blocks.append("\n".join(["known defects, in the baseline too:", *lines]))
+    untimed = times_lines(references, observed)
+    if untimed:
+        blocks.append("\n  ".join(untimed))
     blocks.append(outcome_line(verdict))
     return "\n\n".join(blocks)
 

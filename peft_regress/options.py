@@ -1,0 +1,43 @@
+"""What several commands share: options, and how JSON is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["NamedPath", "baselines_option", "format_option", "print_json"]
+
+
+class NamedPath(click.Path):
+    """A path that may not be empty, since `Path("")` is the working directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the name is empty: a file or a folder is wanted", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+format_option = click.option(
+    "--format",
+    "output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How to print.",
+)
+baselines_option = click.option(
+    "--baselines",
+    type=NamedPath(path_type=Path),
+    default=Path("baselines"),
+    show_default=True,
+    help="Folder of the baseline storage.",
+)
+
+
+def print_json(value: Any) -> None:
+    """Print a JSON value."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))

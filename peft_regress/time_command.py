@@ -1,0 +1,69 @@
+"""The command `peft-regress time`: thin, no logic of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from peft_regress.options import baselines_option, format_option, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["time_command"]
+
+
+@click.command("time")
+@click.argument("base")
+@click.argument("candidate")
+@click.option(
+    "--cases", "pattern", metavar="GLOB", required=True, help="Ids, e.g. '*-r4/resnet18'."
+)
+@click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
+@click.option("--pairs", type=click.IntRange(1, 10000), help="Pairs of blocks a case.")
+@click.option(
+    "--time-limit",
+    type=click.IntRange(1, 86400),
+    default=300,
+    show_default=True,
+    help="Seconds that a block of steps, or the start of a worker, may take.",
+)
+@format_option
+@baselines_option
+@click.pass_context
+def time_command(  # noqa: PLR0913  (arguments and options)
+    context: click.Context,
+    base: str,
+    candidate: str,
+    pattern: str,
+    matrix: str,
+    *,
+    pairs: int | None,
+    time_limit: int,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Tell whether a training step is slower in CANDIDATE than in BASE.
+
+    Both are Python interpreters, such as venv/bin/python, with peft-regress installed. They take
+    turns on this machine; the exit code is 1 where a case is slower, 3 where that is not known.
+    """
+    from peft_regress import report
+    from peft_regress.matrix import select_cases
+    from peft_regress.timing import time_cases
+
+    run = time_cases(
+        select_cases(pattern, matrix=matrix),
+        base=base,
+        candidate=candidate,
+        baselines=baselines,
+        pairs=pairs,
+        time_limit=time_limit,
+        tell=lambda case: click.echo(f"timed {case.id}: {case.verdict}", err=True),
+    )
+    if output == "json":
+        print_json(report.encode_times(run))
+    else:
+        click.echo((report.times_markdown if output == "markdown" else report.times_text)(run))
+    context.exit(run.exit_code)

@@ -1,0 +1,202 @@
+"""Paired times: the estimate, its interval, and the verdict."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress.errors import InputError
+from peft_regress.paired_times import (
+    CaseTimes,
+    Estimate,
+    Interval,
+    TimingRun,
+    confidence_of_each,
+    estimate_ratio,
+    fewest_pairs,
+    judge_ratio,
+)
+from peft_regress.policy import DEFAULT_POLICY
+
+CONFIDENCE = 0.95
+PASSING = {"same", "faster"}
+
+seconds = st.floats(1e-6, 1e3)
+some_pairs = st.lists(st.tuples(seconds, seconds), min_size=1, max_size=40)
+worsened = st.lists(
+    st.tuples(seconds, st.floats(0.5, 2.0), st.floats(1.0, 2.0)), min_size=1, max_size=40
+)
+
+
+def estimated(low: float, high: float) -> Estimate:
+    return Estimate(
+        ratio=math.sqrt(low * high),
+        interval=Interval(low=low, high=high),
+        confidence=CONFIDENCE,
+        pairs=30,
+    )
+
+
+def noisy_pairs(ratio: float, *, noise: float, seed: int, count: int = 30):
+    """Return pairs with a heavy tail, and with drift that both sides share."""
+    draw = random.Random(seed)
+    pairs = []
+    for number in range(count):
+        drift = 1 + number / count
+        base, candidate = (
+            drift * draw.lognormvariate(0, noise) * (2 if draw.random() < 0.05 else 1)
+            for _ in range(2)
+        )
+        pairs.append((base, ratio * candidate))
+    return pairs
+
+
+def test_the_estimate_is_the_median_ratio_and_its_interval_that_of_the_sign_test():
+    pairs = [(1.0, 1 + number / 100) for number in range(1, 31)]
+    found = estimate_ratio(pairs, confidence=CONFIDENCE)
+    assert found.ratio == pytest.approx(math.sqrt(1.15 * 1.16))
+    # Of 30 fair coins fewer than 10 fall on one side once in 23 times; fewer than 11, in 10.
+    assert (found.interval.low, found.interval.high) == pytest.approx((1.10, 1.21))
+    assert found.pairs == 30
+
+
+def test_one_pair_bounds_nothing_and_is_undetermined():
+    found = estimate_ratio([(1.0, 9.0)], confidence=CONFIDENCE)
+    assert (found.interval.low, found.interval.high) == (0.0, math.inf)
+    assert judge_ratio(found) == "undetermined"
+
+
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.999, 1 - 0.05 / 96])
+def test_the_fewest_pairs_are_those_that_have_an_interval(confidence):
+    enough = fewest_pairs(confidence)
+    pairs = [(1.0, 1 + number / 100) for number in range(enough)]
+    assert math.isfinite(estimate_ratio(pairs, confidence=confidence).interval.high)
+    assert math.isinf(estimate_ratio(pairs[1:], confidence=confidence).interval.high)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_a_time_that_is_none_is_refused(bad):
+    with pytest.raises(InputError, match="no time"):
+        estimate_ratio([(1.0, 1.0), (1.0, bad)], confidence=CONFIDENCE)
+    with pytest.raises(InputError, match="no time"):
+        estimate_ratio([(bad, 1.0)], confidence=CONFIDENCE)
+
+
+def test_nothing_measured_is_refused():
+    with pytest.raises(InputError, match="no pair"):
+        estimate_ratio([], confidence=CONFIDENCE)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (1.04, 1.06, "slower"),
+        (1.04, 2.00, "slower"),
+        (1.02, 1.06, "same"),
+        (0.99, 1.01, "same"),
+        (0.80, 1.09, "same"),
+        (0.90, 0.96, "faster"),
+        (0.90, 0.99, "same"),
+        (1.02, 1.11, "undetermined"),
+        (0.80, 1.20, "undetermined"),
+        (0.00, math.inf, "undetermined"),
+    ],
+)
+def test_the_verdict_follows_from_the_interval(low, high, verdict):
+    assert judge_ratio(estimated(max(low, 1e-9), high)) == verdict
+
+
+@given(some_pairs, st.floats(1e-3, 1e3))
+def test_another_unit_of_time_changes_nothing(pairs, unit):
+    found = estimate_ratio(pairs, confidence=CONFIDENCE)
+    scaled = estimate_ratio([(a * unit, b * unit) for a, b in pairs], confidence=CONFIDENCE)
+    assert scaled.ratio == pytest.approx(found.ratio)
+    assert scaled.interval.low == pytest.approx(found.interval.low)
+    assert scaled.interval.high == pytest.approx(found.interval.high)
+
+
+@given(some_pairs, st.floats(0.1, 10))
+def test_a_candidate_slower_by_a_factor_has_a_ratio_larger_by_it(pairs, factor):
+    found = estimate_ratio(pairs, confidence=CONFIDENCE)
+    slowed = estimate_ratio([(a, b * factor) for a, b in pairs], confidence=CONFIDENCE)
+    assert slowed.ratio == pytest.approx(factor * found.ratio)
+    assert slowed.interval.low == pytest.approx(factor * found.interval.low)
+    assert slowed.interval.high == pytest.approx(factor * found.interval.high)
+
+
+@given(some_pairs)
+def test_sides_that_change_places_give_the_inverse(pairs):
+    found = estimate_ratio(pairs, confidence=CONFIDENCE)
+    swapped = estimate_ratio([(b, a) for a, b in pairs], confidence=CONFIDENCE)
+    assert swapped.ratio == pytest.approx(1 / found.ratio)
+    if math.isfinite(found.interval.high):
+        assert swapped.interval.low == pytest.approx(1 / found.interval.high)
+        assert swapped.interval.high == pytest.approx(1 / found.interval.low)
+    mirrored = {"slower": {"faster"}, "faster": {"slower"}}
+    neither = {"same", "undetermined"}
+    assert judge_ratio(swapped) in mirrored.get(judge_ratio(found), neither)
+
+
+@settings(max_examples=300)
+@given(worsened)
+def test_worse_never_passes_where_better_fails(drawn):
+    """However the times get worse: all, or any of them, and by how much."""
+    better = estimate_ratio([(a, a * r) for a, r, _ in drawn], confidence=CONFIDENCE)
+    worse = estimate_ratio([(a, a * r * w) for a, r, w in drawn], confidence=CONFIDENCE)
+    if judge_ratio(worse) in PASSING:
+        assert judge_ratio(better) in PASSING
+    if judge_ratio(better) == "slower":
+        assert judge_ratio(worse) == "slower"
+
+
+def test_a_step_10_percent_slower_is_found_in_noise_and_an_equal_one_is_quiet():
+    repetitions = range(400)
+    aa = [noisy_pairs(1.0, noise=0.04, seed=seed) for seed in repetitions]
+    slow = [noisy_pairs(1.1, noise=0.04, seed=seed) for seed in repetitions]
+
+    def share(runs, verdict):
+        found = [judge_ratio(estimate_ratio(run, confidence=CONFIDENCE)) for run in runs]
+        return found.count(verdict) / len(found)
+
+    assert share(slow, "slower") > 0.95
+    assert share(aa, "same") > 0.99
+    assert share(aa, "slower") == 0
+
+
+def test_the_interval_holds_the_true_ratio_as_often_as_it_says():
+    held = 0
+    for seed in range(600):
+        interval = estimate_ratio(
+            noisy_pairs(1.0, noise=0.2, seed=seed), confidence=CONFIDENCE
+        ).interval
+        held += interval.low <= 1 <= interval.high
+    assert held / 600 > 0.93
+
+
+def test_all_intervals_together_miss_as_rarely_as_one_would():
+    assert confidence_of_each(1) == pytest.approx(1 - DEFAULT_POLICY.time_error_rate)
+    assert 96 * (1 - confidence_of_each(96)) == pytest.approx(DEFAULT_POLICY.time_error_rate)
+
+
+def test_the_default_pairs_are_enough_for_both_matrices():
+    assert fewest_pairs(confidence_of_each(96 + 144)) < DEFAULT_POLICY.time_pairs
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        (["same", "faster"], 0),
+        (["same", "slower", "failed"], 1),
+        (["same", "undetermined"], 3),
+        (["same", "incomparable"], 3),
+        (["same", "failed"], 3),
+        ([], 3),
+    ],
+)
+def test_the_exit_code_is_that_of_the_gravest(verdicts, code):
+    cases = tuple(CaseTimes(id=str(n), verdict=verdict) for n, verdict in enumerate(verdicts))
+    assert TimingRun(base="a", candidate="b", cases=cases).exit_code == code

@@ -1,0 +1,174 @@
+"""The command `time`: what it prints, and how it ends; and why times are not judged elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from builders import LORA, OTHER_MACHINE, make_record, observe
+from fake_interpreters import write_worker
+
+from peft_regress.cli import main
+from peft_regress.gate import RunVerdict
+from peft_regress.paired_times import CaseTimes, Estimate, Interval, TimingRun
+from peft_regress.records import MIXED_MACHINES, Machine
+from peft_regress.report import (
+    encode_times,
+    times_markdown,
+    times_text,
+    verdict_markdown,
+    verdict_text,
+)
+from peft_regress.report.lines import times_lines
+
+CASE = "shift/head/shufflenet_v2_x0_5"
+TIMED = {"step_seconds": [0.05, 0.05, 0.05]}
+
+
+@pytest.fixture
+def time(capsys, tmp_path):
+    """Call `peft-regress time` on two workers and return (exit code, stdout, stderr)."""
+
+    def call(*options: str, base: str | None = None, candidate: str | None = None, **how):
+        sides = (
+            base or write_worker(tmp_path / "base", packages={"peft": "0.21.2"}),
+            candidate or write_worker(tmp_path / "candidate", packages={"peft": "0.14.0"}, **how),
+        )
+        chosen = options if "--cases" in options else (*options, "--cases", CASE)
+        with pytest.raises(SystemExit) as stopped:
+            main(["time", *sides, *chosen])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_a_slower_step_is_exit_1_with_the_interval_and_what_differs(time):
+    code, out, err = time(seconds=0.0115)
+    assert code == 1
+    first = out.splitlines()[0]
+    assert first.startswith(f"{CASE}: slower  10.")
+    assert "30 pairs" in first
+    assert "environment: peft 0.21.2 -> 0.14.0" in out
+    assert "95 % each" in out
+    assert out.endswith("SLOWER (1 slower)\n")
+    assert err == f"timed {CASE}: slower\n"
+
+
+def test_an_equal_step_is_exit_0(time):
+    code, out, _ = time()
+    assert code == 0
+    assert out.endswith("no step is slower (1 same)\n")
+
+
+def test_json_has_everything_that_the_verdict_follows_from(time):
+    code, out, _ = time("--format", "json", seconds=0.0115)
+    found = json.loads(out)
+    assert set(found) == {
+        *("schema_version", "exit_code", "base", "candidate", "environment", "counts", "cases"),
+    }
+    assert (found["schema_version"], found["exit_code"], code) == (1, 1, 1)
+    assert found["environment"] == [{"package": "peft", "base": "0.21.2", "candidate": "0.14.0"}]
+    (case,) = found["cases"]
+    assert case["interval"][0] < case["ratio"] < case["interval"][1]
+    assert (case["id"], case["verdict"], case["pairs"]) == (CASE, "slower", 30)
+    assert case["confidence"] == pytest.approx(0.95)
+    assert case["base_step_seconds"] < case["candidate_step_seconds"]
+    assert case["problem"] is None
+
+
+def test_a_case_that_cannot_be_timed_is_exit_3_in_every_format(time):
+    problem = "ValueError: no such layer"
+    code, out, _ = time("--format", "json", prepare="refuse")
+    assert code == 3
+    (case,) = json.loads(out)["cases"]
+    assert problem in case["problem"]
+    assert (case["verdict"], case["ratio"], case["interval"]) == ("failed", None, None)
+    for output in ("text", "markdown"):
+        code, out, _ = time("--format", output, prepare="refuse")
+        assert code == 3
+        assert problem in " ".join(out.split())
+        assert "INCOMPLETE" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--cases", "shfit/*"), "shfit/*"),
+        (("--matrix", "no_such"), "no_such"),
+        (("--pairs", "5"), "--pairs 6 is the least"),
+        (("--pairs", "0"), "1<=x"),
+        (("--pairs", "many"), "not a valid integer"),
+        (("--time-limit", "0"), "1<=x"),
+        (("--time-limit", "nan"), "time-limit"),
+    ],
+)
+def test_wrong_use_is_exit_2(time, options, message):
+    code, out, err = time(*options)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_cases_must_be_chosen(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["time", "a", "b"])
+    assert stopped.value.code == 2
+    assert "--cases" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("side", ["base", "candidate"])
+def test_an_absent_interpreter_is_exit_2(time, side):
+    code, out, err = time(**{side: "/nowhere/python"})
+    assert (code, out) == (2, "")
+    assert "/nowhere/python: there is no such program" in err
+
+
+def test_an_interval_too_wide_names_the_pairs_that_would_do():
+    estimate = Estimate(
+        ratio=1.02, interval=Interval(low=0.9, high=math.inf), confidence=0.95, pairs=30
+    )
+    case = CaseTimes(id=CASE, verdict="undetermined", pairs=((1.0, 1.02),), estimate=estimate)
+    run = TimingRun(base="a", candidate="b", cases=(case,))
+    for shown in (times_text(run), times_markdown(run)):
+        assert "10 % slower is not excluded" in shown
+        assert "pairs 120" in shown.replace("\\", "")
+        assert "no bound" in shown
+    assert encode_times(run)["cases"][0]["interval"] == [0.9, None]
+    assert run.exit_code == 3
+
+
+# --- elsewhere time is shown, and not judged ---------------------------------------------------
+
+MIXED = Machine(digest=MIXED_MACHINES, cpu="several", cores=0, threads=1, instruction_set="several")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ({}, {"machine": OTHER_MACHINE}, "the baseline's machine is another one (1)"),
+        ({}, {"machine": MIXED}, "shards of several machines (1)"),
+        ({"machine": MIXED}, {"machine": MIXED}, "shards of several machines (1)"),
+    ],
+)
+def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, why):
+    before = {LORA: observe(make_record(LORA, TIMED), **old)}
+    after = {LORA: observe(make_record(LORA, TIMED), **new)}
+    verdict = RunVerdict(cases=(), complete=True)
+    for show in (verdict_text, verdict_markdown):
+        shown = show(verdict, before, after, hint="").lower()
+        assert f"times not judged: {why}" in shown
+        assert "`peft-regress time base candidate" in shown
+
+
+def test_times_on_one_side_alone_are_not_judged_and_it_says_which():
+    timed, untimed = make_record(LORA, TIMED), make_record(LORA, {"accuracy": [0.5, 0.5, 0.5]})
+    sides = {LORA: observe(timed)}, {LORA: observe(untimed)}
+    assert times_lines(*sides)[0] == "times not judged: this run measured none (1)"
+    assert times_lines(*sides[::-1])[0] == "times not judged: the baseline has none (1)"
+
+
+def test_where_times_are_judged_nothing_is_said():
+    side = {LORA: observe(make_record(LORA, TIMED))}
+    assert times_lines(side, side) == []
