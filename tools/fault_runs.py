@@ -14,9 +14,8 @@ from fault_catalogue.injection import BrokenFaultError, injected
 
 from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
-from peft_regress.gate import FAILING, CaseVerdict, Observation, Reason, judge_case
+from peft_regress.gate import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason, judge_case
 from peft_regress.matrix import parse_case_id
-from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.records import Ledger, Record
 
 if TYPE_CHECKING:
@@ -44,13 +43,21 @@ class Run:
 class Outcome:
     """What the gate made of a fault.
 
-    `reasons` are those of its cases that fail a run; of a broken fault nothing counts.
+    `reasons` are those of its cases that fail a run, or, where none does and the gate takes the
+    fault for an improvement, those that say so. Of a broken fault nothing counts.
     """
 
     fault: Fault
-    state: Literal["caught", "uncaught", "broken"]
+    state: Literal["caught", "strict", "uncaught", "broken"]
     reasons: tuple[Reason, ...] = ()
     remark: str = ""
+
+    @property
+    def complaint(self) -> str | None:
+        """Say what is wrong with the gate or with the catalogue; None where all is as stated."""
+        if self.state in {"caught", "strict"}:
+            return "is seen, and said to be unseen" if self.fault.unseen else None
+        return None if self.state == "uncaught" and self.fault.unseen else self.state
 
 
 # --- Measuring ------------------------------------------------------------------------------------
@@ -149,8 +156,10 @@ def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
     failing = tuple(reason for reason in reasons if reason.verdict in FAILING)
     if failing:
         return Outcome(fault=fault, state="caught", reasons=failing)
-    better = dict.fromkeys(reason.metric.removesuffix(BATCH_SUFFIX) for reason in reasons)
-    remark = f"improved {', '.join(better)}" if better else "nothing beyond its bound"
+    better = tuple(reason for reason in reasons if reason.verdict in UNACCEPTED)
+    if better:
+        return Outcome(fault=fault, state="strict", reasons=better)
+    remark = fault.unseen or "nothing beyond its bound"
     return Outcome(fault=fault, state="uncaught", remark=remark)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from fault_catalogue import AREAS
@@ -15,12 +16,13 @@ if TYPE_CHECKING:
 
     from peft_regress.gate import Reason
 
-__all__ = ["line", "table"]
+__all__ = ["counts", "line", "table"]
 
 COLUMNS: Final = (
     "costs",
     "`aten_ops`",
     "`first_losses`",
+    "`filled_losses`",
     "accuracy, loss",
     "invariants",
     "state",
@@ -34,11 +36,20 @@ def line(outcome: Outcome) -> str:
     return f"{outcome.state:<9}{outcome.fault.name}: {signals or outcome.remark}"
 
 
+def counts(outcomes: Sequence[Outcome]) -> str:
+    """Return how many faults were caught, and how."""
+    found = Counter(outcome.state for outcome in outcomes)
+    parts = [f"{len(outcomes)} faults", f"{found['caught']} caught"]
+    if found["strict"]:
+        parts.append(f"{found['strict']} taken for improvements, which fail --regress-strict")
+    parts += [f"{found[state]} {state}" for state in ("uncaught", "broken") if found[state]]
+    return ", ".join(parts)
+
+
 def table(outcomes: Iterable[Outcome]) -> str:
     """Return a Markdown table an area, and before them how many faults were caught."""
     outcomes = list(outcomes)
-    caught = sum(outcome.state == "caught" for outcome in outcomes)
-    parts = [f"{len(outcomes)} faults, {caught} of them caught."]
+    parts = [f"{counts(outcomes)}."]
     for area in AREAS:
         rows = [_row(outcome) for outcome in outcomes if outcome.fault.area == area]
         header = ["fault", "what is wrong", "case", *COLUMNS]
@@ -56,7 +67,9 @@ def _row(outcome: Outcome) -> list[str]:
         column = _column(name)
         shown = f"`{name}`" if column in {"costs", "accuracy, loss", "invariants"} else ""
         cells[column].append(f"{shown} {far}".strip())
-    if outcome.state != "caught":
+    if outcome.state == "strict":
+        cells["state"].append("**improved**: fails under `--regress-strict`")
+    elif outcome.state != "caught":
         cells["state"].append(f"**{outcome.state}**: {outcome.remark}")
     costs = cells["costs"]
     if len(costs) > _MOST_COSTS:
@@ -67,7 +80,7 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 def _column(name: str) -> str:
-    if name in {"aten_ops", "first_losses"}:
+    if name in {"aten_ops", "first_losses", "filled_losses"}:
         return f"`{name}`"
     if name in {"accuracy", "loss"}:
         return "accuracy, loss"

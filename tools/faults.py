@@ -6,8 +6,8 @@
     python tools/faults.py --write            put the table into docs/detection.md
 
 Each fault replaces one function in a process of its own, where its cases are measured; they are
-judged by `baselines/`. Exit code 1 where one is not caught or no longer fits the code, or where the
-gate is not quiet without any. docs/detection.md says more.
+judged by `baselines/`. Exit code 1 where nothing sees one and that is not stated, where one no
+longer fits the code, or where the gate is not quiet without any. docs/detection.md says more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from fault_catalogue import FAULTS
 from fault_runs import Judge, control_complaints, judged, measure_all
-from fault_table import line, table
+from fault_table import counts, line, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(f"{fault.name}: {fault.wrong}" for fault in faults))
         return 0
     outcomes, noise = tried(faults, Judge())
-    missed = [outcome.fault.name for outcome in outcomes if outcome.state != "caught"]
-    print(f"{len(outcomes)} faults, {len(outcomes) - len(missed)} caught")
+    print(counts(outcomes))
+    missed = [f"{one.fault.name} {one.complaint}" for one in outcomes if one.complaint]
     if missed:
-        print(f"not caught: {', '.join(missed)}")
+        print(f"not as it should be: {', '.join(missed)}")
     if chosen.write and not noise:
         PAGE.write_text(put(PAGE.read_text(), table(outcomes)))
     return int(bool(missed or noise))

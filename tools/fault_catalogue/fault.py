@@ -43,6 +43,7 @@ class Fault:
         at: the functions that it replaces, each `module:function` or `module:Class.method`.
         replacement: called in their place, the original first, then its arguments.
         stops: whether the library stops there instead of computing something else.
+        unseen: why nothing sees it, where that is known and stated.
     """
 
     name: str
@@ -52,10 +53,11 @@ class Fault:
     at: tuple[str, ...]
     replacement: Callable[..., Any]
     stops: bool = False
+    unseen: str = ""
 
 
 def fault(
-    area: Area, *, at: str | tuple[str, ...], case: str, stops: bool = False
+    area: Area, *, at: str | tuple[str, ...], case: str, stops: bool = False, unseen: str = ""
 ) -> Callable[[Callable[..., Any]], Fault]:
     """Make a function a fault: it is called instead of the one `at` a place, which it gets first.
 
@@ -71,6 +73,7 @@ def fault(
             at=(at,) if isinstance(at, str) else at,
             replacement=replacement,
             stops=stops,
+            unseen=unseen,
         )
 
     return make
