@@ -1,4 +1,4 @@
-"""Run the matrix again under other numerics, to see that nothing but rounding moves and nothing fails.
+"""Run the matrix again under other numerics: nothing but rounding may move, and nothing fail.
 
     python tools/variants.py --list
     python tools/variants.py                      all of them into runs/variants/: most of an hour
