@@ -164,7 +164,7 @@ def _many_part() -> dict[str, float]:
 
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare what both do outside training and evaluation, whose own noise is larger than that."""
-    from peft_regress import finetune, measure, registry
+    from peft_regress import finetune, measure, pairing, registry
     from peft_regress.adaptation import ProfileCache
     from peft_regress.finetune import single_thread
     from peft_regress.matrix import parse_case_id
@@ -187,7 +187,9 @@ def _harness_part(case_id: str) -> dict[str, float]:
         return call
 
     train, test = clocked(finetune.finetune), clocked(finetune.evaluate)
-    vars(measure).update(finetune=train, evaluate=test)
+    vars(pairing).update(finetune=train)
+    vars(measure).update(evaluate=test)
+    _clock_signals(clocked)
 
     def bare() -> None:
         data = task.load()
@@ -217,6 +219,44 @@ def _harness_part(case_id: str) -> dict[str, float]:
             theirs, whole = outside_and_all(bare)
             extras.append((ours - theirs) / whole)
     return {"extra": statistics.median(extras)}
+
+
+def _clock_signals(clocked: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap all that is done for invariants and filled losses in a clock."""
+    from peft_regress.invariants import InvariantWatch
+
+    for name in ("__init__", "before_training", "after_training"):
+        setattr(InvariantWatch, name, clocked(getattr(InvariantWatch, name)))
+
+
+def _signals_part(architecture_name: str) -> dict[str, float]:
+    """Return the processor time of the default matrix's cases of an architecture, and of signals.
+
+    Both tasks, since a profile serves both.
+    """
+    from peft_regress.adaptation import ProfileCache
+    from peft_regress.matrix import matrix_cases
+    from peft_regress.measure import measure
+
+    inside = [0.0]
+
+    def clocked(action: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.process_time()
+            try:
+                return action(*arguments, **options)
+            finally:
+                inside[0] += time.process_time() - started
+
+        return call
+
+    _clock_signals(clocked)
+    profiles = ProfileCache()
+    started = time.process_time()
+    for case in matrix_cases():
+        if case.architecture == architecture_name:
+            measure(case, baselines=_BASELINES, profiles=profiles)
+    return {"signals": inside[0], "all": time.process_time() - started}
 
 
 def _history_part(entries_text: str) -> dict[str, float]:
@@ -258,6 +298,7 @@ _PARTS: dict[str, Callable[..., dict[str, float]]] = {
     "large": _large_part,
     "needed": _needed_part,
     "many": _many_part,
+    "signals": _signals_part,
     "history": _history_part,
 }
 
