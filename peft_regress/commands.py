@@ -228,11 +228,13 @@ def accept(
     click.echo(f"stored {stored}")
     accepted = read_run_file(stored).run
     click.echo(contents_line(accepted))
+    if adapters:
+        cases = store_adapters(adapters, baselines)
+        click.echo(f"adapters stored: {' '.join(cases)}")
+    elif not history:
+        click.echo(f"no adapters stored: none was kept beside {run}")
     if retired:
         click.echo(f"{len(retired)} retired: {' '.join(retired)}")
-    if not history:
-        cases = store_adapters(adapters, baselines)
-        click.echo(f"{len(cases)} adapters stored{': ' if cases else ''}{' '.join(cases)}")
 
 
 @cli.command()

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import FULL, LORA, make_record, write_entry, write_run
+from builders import FULL, LORA, make_record, make_run, write_entry, write_run
 
 from peft_regress import registry
+from peft_regress.adapter_store import adapters_of_run, keep_adapter
 from peft_regress.baseline import newest_references
 from peft_regress.cli import main
 from peft_regress.matrix import matrix_cases
@@ -232,6 +233,51 @@ def test_accept_retires_what_is_gone_and_says_so(run, tmp_path):
     assert code == 0
     assert out.endswith(f"1 retired: {FULL}\n")
     assert newest_references(read_runs(tmp_path / "b")).keys() == {LORA}
+
+
+def keep_head(tmp_path: Path) -> str:
+    """Write a run of one case that kept what it ships; return its name."""
+    record = make_record("shift/head/resnet18")
+    path = write_run(tmp_path / "run.json", make_run(record))
+    keep_adapter(
+        adapters_of_run(path),
+        record.case,
+        definition=record.definition,
+        output=[[0.5]],
+        save=lambda folder: (folder / "model.safetensors").write_bytes(b"x") and None,
+    )
+    return str(path)
+
+
+def test_accept_stores_what_the_run_kept_and_says_so(run, tmp_path):
+    command = ("accept", keep_head(tmp_path), "--reason", "r", "--baselines", str(tmp_path / "b"))
+    code, out, _ = run(*command)
+    assert code == 0
+    assert out.endswith("\nadapters stored: shift/head/resnet18\n")
+    assert (tmp_path / "b" / "adapters" / "head" / "model.safetensors").read_bytes() == b"x"
+
+
+def test_an_entry_for_the_history_alone_stores_no_adapter(run, tmp_path):
+    command = ("accept", keep_head(tmp_path), "--reason", "r", "--baselines", str(tmp_path / "b"))
+    code, out, _ = run(*command, "--history")
+    assert code == 0
+    assert "adapters" not in out
+    assert not (tmp_path / "b" / "adapters").exists()
+
+
+def test_accept_says_where_nothing_was_kept(run, tmp_path):
+    path = str(write_run(tmp_path / "run.json"))
+    _, out, _ = run("accept", path, "--reason", "r", "--baselines", str(tmp_path / "b"))
+    assert out.endswith(f"no adapters stored: none was kept beside {path}\n")
+
+
+def test_an_altered_adapter_is_wrong_use_and_nothing_is_accepted(run, tmp_path):
+    path = keep_head(tmp_path)
+    (tmp_path / "run.adapters" / "shift--head--resnet18" / "model.safetensors").write_bytes(b"y")
+    code, _, err = run("accept", path, "--reason", "r", "--baselines", str(tmp_path / "b"))
+    assert code == 2
+    assert "model.safetensors: expected sha256" in err
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.parametrize("pattern", ["no/such/case", LORA])
