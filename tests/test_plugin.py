@@ -317,7 +317,9 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
     for name, record in serial.cases.items():
         other = parallel.cases[name]
         assert other.ledger == record.ledger
-        assert other.invariants == record.invariants
+        # Between the two runs the first was accepted, and with it what head ships.
+        invariants = {**record.invariants, "stored_adapter_loads": None}
+        assert {**other.invariants, "stored_adapter_loads": None} == invariants
         timed = {"step_seconds", "relative_step_seconds"}
         assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
 

@@ -206,7 +206,12 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
     path = write_worker(tmp_path / "python", **how)
     command = [sys.executable, "-m", "peft_regress", "time", path, path, "--cases", CASE.id]
     process = subprocess.Popen(
-        [*command, "--pairs", "9999"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+        [*command, "--pairs", "9999"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        # What was started in the background ignores an interruption, and so do its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     try:
         deadline = time.monotonic() + 30

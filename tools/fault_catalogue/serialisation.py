@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
 _BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
-_SAVE: Final = "peft:get_peft_model_state_dict"
-_LOAD: Final = "peft:set_peft_model_state_dict"
+# Where peft's own saving looks it up, and where it is called to learn what ships.
+_SAVE: Final = ("peft.peft_model:get_peft_model_state_dict", "peft:get_peft_model_state_dict")
+_LOAD: Final = "peft.peft_model:set_peft_model_state_dict"
 
 
 @fault("serialisation", at=_SAVE, case=_LORA)
@@ -45,7 +46,7 @@ def loaded_adapter_is_frozen(original: Original, model: Any, state: Any, **kwarg
     return result
 
 
-@fault("serialisation", at=(_SAVE, _LOAD), case=_LORA)
+@fault("serialisation", at=(*_SAVE, _LOAD), case=_LORA)
 def names_changed_on_both_sides(original: Original, model: Any, *args: Any, **kwargs: Any) -> Any:
     """A release saves under other names and reads those alone: older adapters do not load."""
     if not args:
@@ -62,11 +63,12 @@ def head_not_saved(_original: Original, _model: Any) -> dict[str, Any]:
     return {}
 
 
-@fault("serialisation", at="peft_regress.methods.peft_adapter:PeftAdapter.load_shipped", case=_LORA)
-def head_drawn_anew_on_load(original: Original, self: Any, model: Any, tensors: Any) -> None:
+@fault("serialisation", at="peft_regress.methods.peft_adapter:PeftAdapter.load", case=_LORA)
+def head_drawn_anew_on_load(original: Original, *args: Any, **kwargs: Any) -> Any:
     """Loading draws the head anew, after its tensors were put in."""
-    original(self, model, tensors)
+    model = original(*args, **kwargs)
     model.get_submodule("base_model.model.fc").reset_parameters()
+    return model
 
 
 @fault(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
-_FINETUNE: Final = "peft_regress.measure:finetune"
+_FINETUNE: Final = "peft_regress.pairing:finetune"
 
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
