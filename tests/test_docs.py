@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from peft_regress import finetune
+from peft_regress import finetune, registry
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.records import Run
@@ -45,6 +45,33 @@ def test_every_bound_of_the_policy_is_on_the_page():
     for method, bounds in rows.items():
         cells = " | ".join(f"{bound:g}" for bound in bounds)
         assert f"| {method} | {cells} |" in METRICS_PAGE
+
+
+def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
+    """Nor tighter than what was seen: of each method by the table of the evidence."""
+    policy = DEFAULT_POLICY
+    table = METRICS_PAGE.partition("<!-- seen -->")[2].partition("<!-- /seen -->")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.strip().splitlines()[2:]
+    ]
+    seen = {row[0]: [float(cell) for cell in row[1:5]] for row in rows}
+    assert seen.keys() == {m.name for m in registry.items("method") if "default" in m.matrices}
+    others = [seen[name] for name in seen.keys() - policy.fingerprint_bounds.keys()]
+    groups = {
+        **{name: seen[name] for name in policy.fingerprint_bounds if name in seen},
+        "lora": [max(column) for column in zip(*others, strict=True)],
+    }
+    for method, largest in groups.items():
+        bounds = [policy.fingerprint("first_losses", method, step=step) for step in range(4)]
+        for bound, value in zip(bounds, largest, strict=True):
+            assert value < bound <= 10 * value, (method, bound, value)
+    filled = max(float(row[5]) for row in rows if row[5] != "-")
+    assert filled < policy.fingerprint("filled_losses", "lora", step=0) <= 10 * filled
+    accuracy = max(float(row[6]) for row in rows) / 100
+    assert accuracy < policy.accuracy_margin <= 10 * accuracy
+    loss = max(float(row[7].removesuffix(" %")) for row in rows) / 100
+    assert loss < policy.loss_margin <= 10 * loss
 
 
 def test_the_page_says_how_many_steps_a_fine_tune_has():

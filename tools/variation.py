@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate import UNACCEPTED, judge, observations_of
 from peft_regress.metrics import METRICS
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from peft_regress.records import Metric, Record, Run
+
+_MOST_NAMED: Final = 5
 
 
 def main() -> None:
@@ -68,11 +70,12 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
             (case.id, reason)
             for case in verdict.cases
             for reason in case.reasons
-            if reason.verdict not in {"known_defect", "new"}
+            # What only one of the runs has is another version of the code, and no variation.
+            if reason.verdict != "known_defect" and None not in {reason.old, reason.new}
         ]
         compared = sum(_comparisons(kept[case].record, other.cases[case]) for case in expected)
         worse = sum(reason.verdict not in UNACCEPTED for _, reason in reasons)
-        which = ", ".join(f"{case} {reason.metric}" for case, reason in reasons)
+        which = ", ".join(f"{case} {reason.metric}" for case, reason in reasons[:_MOST_NAMED])
         cells = (Path(name).stem, len(expected), compared, worse, len(reasons) - worse, which)
         print("| " + " | ".join(f"{c:,}" if isinstance(c, int) else c for c in cells) + " |")
         total, failed = total + compared, failed + len(reasons)
@@ -85,8 +88,9 @@ def _comparisons(old: Record, new: Record) -> int:
     """Count the metrics and invariants of a case that the gate judges on any machine."""
     if not old.status == new.status == "ok":
         return 1  # the state alone
-    judged = sum(metric.kind not in {"info", "seconds"} for metric in old.metrics.values())
-    return judged + sum(value is not None for value in old.invariants.values())
+    judged = {name for name, m in old.metrics.items() if m.kind not in {"info", "seconds"}}
+    facts = {name for name, value in old.invariants.items() if value is not None}
+    return len(judged & new.metrics.keys()) + len(facts & new.invariants.keys())
 
 
 def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
