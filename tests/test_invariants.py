@@ -531,6 +531,17 @@ def test_toggling_that_freezes_or_frees_a_tensor_is_caught() -> None:
     assert _broken(_watched(fault)) == {"toggling_keeps_trainable"}
 
 
+def test_a_layer_without_its_adapter_is_no_reason_to_stop() -> None:
+    """What is expected and not there is left out of the fill, and said elsewhere."""
+
+    def unwrap(model: nn.Module) -> None:
+        parent: Any = model.get_submodule("base_model.model")
+        parent.linear = parent.linear.base_layer
+
+    broken = _broken(_watched(Faulty(method=LORA, adapting=unwrap)))
+    assert "expected_trainable" in broken
+
+
 # Rank
 
 

@@ -40,10 +40,8 @@ class Variant:
 
 
 VARIANTS: Final = {
-    "one-thread": Variant(what="one thread, two workers", environment={"OMP_NUM_THREADS": "1"}),
-    "two-threads": Variant(
-        what="two threads, one process", environment={"OMP_NUM_THREADS": "2"}, options=()
-    ),
+    "one-thread": Variant(what="one thread a process", environment={"OMP_NUM_THREADS": "1"}),
+    "two-threads": Variant(what="two threads a process", environment={"OMP_NUM_THREADS": "2"}),
     "sse": Variant(
         what="ATen without vector kernels, oneDNN and MKL held to SSE4",
         environment={

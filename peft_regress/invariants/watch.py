@@ -218,7 +218,12 @@ class InvariantWatch:
         filled = Filled(
             adapted,
             method=self._method,
-            adapter=[name for name in self._expected if not self._is_of_head(name)],
+            # Of what must be there what is there: the rest is for `expected_trainable` to say.
+            adapter=[
+                name
+                for name, _ in adapted.named_parameters()
+                if name in self._expected and not self._is_of_head(name)
+            ],
             probe=self._probe,
             labels=self._labels,
         )

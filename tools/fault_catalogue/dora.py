@@ -37,7 +37,8 @@ def dora_norm_not_detached(  # noqa: PLR0913  (the arguments of the layer)
     **_kwargs: Any,
 ) -> Tensor:
     """The gradient flows through the norm of the weight, which the paper takes for a constant."""
-    update = self.get_lora_weight(lora_A, lora_B).reshape(base_layer.weight.shape)
+    product = lora_B.weight.flatten(1) @ lora_A.weight.flatten(1)
+    update = product.reshape(base_layer.weight.shape)
     factor = self.weight / self.get_weight_norm(base_layer.weight, update, scaling)
     result: Tensor = (factor - 1) * base_result + factor * lora_B(lora_A(x)) * scaling
     return result

@@ -41,7 +41,8 @@ def lokr_product_changed(_original: Original, w1: Tensor, w2: Tensor, scale: flo
     """LoKr's Kronecker product takes its factors in the other order, as peft 0.14 changed it."""
     if w2.ndim == 4:
         w1 = w1.unsqueeze(2).unsqueeze(2)
-    return torch.kron(w2, w1) * scale
+    plain = (factor.clone(memory_format=torch.contiguous_format) for factor in (w2, w1))
+    return torch.kron(*plain) * scale
 
 
 @fault("other adapters", at="peft.tuners.lokr.layer:make_kron", case=_LOKR)
