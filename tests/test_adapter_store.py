@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +18,14 @@ from peft_regress.adapter_store import (
     store_adapters,
     stored_adapter,
 )
+from peft_regress.baseline import newest_references
 from peft_regress.errors import InputError
+from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from peft_regress.records import Record
 
+BASELINES = Path(__file__).parent.parent / "baselines"
 LORA = "shift/lora-r1/resnet18"
 SMALL_LORA = "shift/lora-r1/mobilenet_v2"
 HEAD = "shift/head/resnet18"
@@ -232,3 +234,19 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
         with pytest.raises(InputError, match=message) as refused:
             read()
         assert "git checkout --" in str(refused.value)
+
+
+# This repository's own
+
+
+def test_every_method_that_reloads_has_a_stored_adapter_of_ten_megabytes_in_all() -> None:
+    stored = {path.name for path in (BASELINES / "adapters").iterdir()}
+    references = newest_references(read_runs(BASELINES))
+    reloading = {
+        case.record.case.method
+        for case in references.values()
+        if case.record.invariants.get("saved_adapter_reloads")
+    }
+    assert stored == reloading
+    files = [path for path in (BASELINES / "adapters").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10e6
