@@ -40,7 +40,7 @@ class Variant:
 
 
 VARIANTS: Final = {
-    "one-thread": Variant(what="one thread a process", environment={"OMP_NUM_THREADS": "1"}),
+    "one-process": Variant(what="one process with one thread", options=()),
     "two-threads": Variant(what="two threads a process", environment={"OMP_NUM_THREADS": "2"}),
     "sse": Variant(
         what="ATen without vector kernels, oneDNN and MKL held to SSE4",
@@ -72,8 +72,10 @@ def run(name: str, *, folder: Path, matrix: str, more: Sequence[str]) -> int:
         *("--benchmark-quiet", f"--regress-matrix={matrix}"),
         *(f"--regress-save={folder / name}.json", *more),
     ]
-    environment = {**os.environ, "PYTHONPATH": path, **variant.environment}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    usual = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=ROOT, env={**usual, **variant.environment}, check=False
+    ).returncode
 
 
 def main() -> int:
