@@ -95,6 +95,8 @@ def keep_adapter(
     if case.rank is not None and case.rank != min(registry.get("method", case.method).ranks):
         return
     target = folder / case.id.replace("/", "--")
+    # First: what an earlier run kept must not stand for this one, whatever comes.
+    shutil.rmtree(target, ignore_errors=True)
     with contextlib.suppress(OSError, InputError), tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
         save(made)
@@ -123,7 +125,7 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
     folders = [adapters_of_run(source)]
     if is_folder(source):
         folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
-    kept: dict[str, list[tuple[bool, int, str, ChosenAdapter]]] = {}
+    kept: dict[str, list[tuple[int, ChosenAdapter]]] = {}
     for path in (path for folder in folders if is_folder(folder) for path in folder.iterdir()):
         stored = _read_checked(path)
         record = run.cases.get(stored.case)
@@ -131,13 +133,16 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
             msg = f"{path}: is what {stored.case} shipped in another run. Remove the folder."
             raise InputError(msg)
         method = record.case.method
-        before = root / "adapters" / method
-        moves = is_folder(before) and _read_checked(before).case != stored.case
         size = sum((path / name).stat().st_size for name in stored.files)
         made = msgspec.structs.replace(stored, packages=run.environment)
-        item = (moves, size, stored.case, ChosenAdapter(method, path, made))
-        kept.setdefault(method, []).append(item)
-    return [min(found)[-1] for _, found in sorted(kept.items())]
+        kept.setdefault(method, []).append((size, ChosenAdapter(method, path, made)))
+    chosen = []
+    for method, found in sorted(kept.items()):
+        before = root / "adapters" / method
+        case = _read_checked(before).case if is_folder(before) else None
+        found.sort(key=lambda item: (item[1].stored.case != case, item[0], item[1].stored.case))
+        chosen.append(found[0][1])
+    return chosen
 
 
 def store_adapters(chosen: Iterable[ChosenAdapter], root: Path) -> list[str]:

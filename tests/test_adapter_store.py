@@ -86,6 +86,12 @@ def test_what_an_earlier_run_kept_of_the_case_is_replaced(tmp_path: Path) -> Non
     assert (folder / "adapter.safetensors").stat().st_size == 3
 
 
+def test_what_an_earlier_run_kept_does_not_stand_for_one_that_is_too_large(tmp_path: Path) -> None:
+    folder = keep(tmp_path, HEAD)
+    keep(tmp_path, HEAD, size=LARGEST_BYTES + 1)
+    assert not folder.exists()
+
+
 def test_where_nothing_can_be_written_nothing_is_kept_and_nothing_raised(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the folder would be")
     keep(tmp_path / "taken", HEAD)

@@ -85,6 +85,6 @@ class Filled:
     def disabled_output(self) -> Tensor:
         """Return the logits with the adapter off."""
         disabled = self._method.disabled(self.model)
-        assert disabled is not None  # noqa: S101  (there is an adapter, or there were no fill)
+        assert disabled is not None  # noqa: S101  (only what has an adapter is filled)
         with disabled:
             return output(self.model, self._probe)

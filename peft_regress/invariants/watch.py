@@ -117,7 +117,7 @@ class InvariantWatch:
             ),
             "expected_trainable": self._trainable_as_expected(adapted),
             **self._of_a_filled_adapter(adapted, of_base),
-            "doubled_rank_not_smaller": self._doubled_rank_not_smaller(),
+            "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
             "dtypes_as_asked": self._holds_of_layers(
                 dtypes_as_asked, adapted, has_adapter=self._has_adapter(adapted)
             ),
@@ -242,22 +242,13 @@ class InvariantWatch:
     def _is_of_head(self, name: str) -> bool:
         return f".{name.rpartition('.')[0]}".endswith(f".{self._head}")
 
-    def _doubled_rank_not_smaller(self) -> bool | None:
+    def _doubled_rank_not_smaller(self, adapted: nn.Module) -> bool | None:
         """Compare counts of what trains; None where the rank is none of the parameters'."""
-        if self._rank is None:
+        if self._rank is None or not self._has_adapter(adapted):
             return None
-        counts = []
-        for rank in (self._rank, 2 * self._rank):
-            worked, model = attempt(lambda rank=rank: self._adapt(rank))  # type: ignore[misc]
-            if not worked or model is None:
-                return False
-            if not self._has_adapter(model):
-                return None
-            counts.append(sum(p.numel() for p in model.parameters() if p.requires_grad))
-        return counts[1] >= counts[0]
-
-    def _adapt(self, rank: int | None) -> nn.Module:
-        return self._method.adapt(copy.deepcopy(self._base), head=self._head, rank=rank, seed=0)
+        base, twice = copy.deepcopy(self._base), 2 * self._rank
+        _, doubled = attempt(lambda: self._method.adapt(base, head=self._head, rank=twice, seed=0))
+        return doubled is not None and _count(doubled) >= _count(adapted)
 
     def _holds_of_layers(
         self, fact: Callable[..., bool], adapted: nn.Module, **options: Any
@@ -322,3 +313,8 @@ def _trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def _count(model: nn.Module) -> int:
+    """Return how many numbers train."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -159,7 +159,10 @@ class PeftAdapter:
             return make_adamw(model, learning_rate=rate)
         return self.optimizer(model, rank, rate)
 
-    def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def projections(
+        self,
+        optimizer: Optimizer,  # noqa: ARG002  (protocol)
+    ) -> Mapping[str, Tensor]:
         """Return nothing: gradients are taken as they are."""
         return {}
 

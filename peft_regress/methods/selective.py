@@ -142,7 +142,10 @@ class Selective:
         """Return AdamW over what trains."""
         return make_adamw(model, learning_rate=learning_rate(self.name))
 
-    def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:  # noqa: ARG002
+    def projections(
+        self,
+        optimizer: Optimizer,  # noqa: ARG002  (protocol)
+    ) -> Mapping[str, Tensor]:
         """Return nothing: gradients are taken as they are."""
         return {}
 
