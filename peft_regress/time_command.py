@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress.options import baselines_option, format_option, print_json
+from peft_regress.timing.conduct import TIME_LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ __all__ = ["time_command"]
 @click.option(
     "--time-limit",
     type=click.IntRange(1, 86400),
-    default=300,
+    default=TIME_LIMIT_SECONDS,
     show_default=True,
     help="Seconds that a block of steps, or the start of a worker, may take.",
 )

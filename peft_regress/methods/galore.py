@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods.in_place import InPlace
 from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import MODEL_FILE, find_head, load_tensors, save_tensors
+from peft_regress.methods.parts import find_head
 from peft_regress.methods.quiet_import import import_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -29,7 +29,7 @@ _MATRIX_DIMENSIONS: Final = (2, 4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GaLore:
+class GaLore(InPlace):
     """Train every parameter; linear and convolution weights through a projected gradient.
 
     `update_proj_gap` is the number of steps between two SVDs. It is far below the library's 200
@@ -144,24 +144,6 @@ class GaLore:
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return all parameters and buffers: once projected back, an update is of full size."""
         return model.state_dict()
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the shipped tensors."""
-        save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
-
-    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
-        """Put shipped tensors into a fresh base."""
-        model = self.adapt(base, head=head, rank=None, seed=0)
-        load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
-        return model if trainable else model.requires_grad_(requires_grad=False)
-
-    def disabled(self, model: nn.Module) -> None:  # noqa: ARG002  (protocol)
-        """Return None: there is no adapter to switch off."""
-        return
-
-    def merge(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Return None: there is no adapter to fold in."""
-        return
 
 
 GALORE = GaLore(name="galore", update_proj_gap=15)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from peft_regress.methods.in_place import InPlace
 from peft_regress.methods.learning_rates import learning_rate
 from peft_regress.methods.parts import (
     ADAMW_SETTINGS,
-    MODEL_FILE,
     find_head,
-    load_tensors,
     make_adamw,
     no_targets,
-    save_tensors,
     set_batch_norm_momentum,
     train_only,
 )
@@ -21,7 +19,6 @@ from peft_regress.methods.targets import normalization_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -46,7 +43,7 @@ _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers wi
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selective:
+class Selective(InPlace):
     """Train everything, or the head alone, or with it the biases or the normalization layers.
 
     Biases alone are BitFit; on CNNs without biases in their convolutions they are those of the
@@ -166,24 +163,6 @@ class Selective:
                 if name.endswith((".running_mean", ".running_var"))
             }
         return shipped
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the shipped tensors."""
-        save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
-
-    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
-        """Put shipped tensors into a fresh base."""
-        model = self.adapt(base, head=head, rank=None, seed=0)
-        load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
-        return model if trainable else model.requires_grad_(requires_grad=False)
-
-    def disabled(self, model: nn.Module) -> None:  # noqa: ARG002  (protocol)
-        """Return None: there is no adapter to switch off."""
-        return
-
-    def merge(self, model: nn.Module) -> None:  # noqa: ARG002
-        """Return None: there is no adapter to fold in."""
-        return
 
 
 def _is_of(head: str, name: str) -> bool:

@@ -43,7 +43,7 @@ LAUNCHES: Final = 3
 """How often a case's workers are started anew: by where its code and memory come to lie, one and
 the same process can be slower than another by up to 3 % for as long as it lives."""
 
-TIME_LIMIT_SECONDS: Final = 300.0
+TIME_LIMIT_SECONDS: Final = 300
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,45 @@
+"""What methods without an adapter share: they train the model as it stands. No torch at import."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_regress.methods.parts import MODEL_FILE, load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+__all__ = ["InPlace"]
+
+
+class InPlace:
+    """Ships tensors of the model itself, and has nothing to switch off or to fold in."""
+
+    def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
+        """Set what trains."""
+        raise NotImplementedError
+
+    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return what a device needs beyond the source model."""
+        raise NotImplementedError
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the shipped tensors."""
+        save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
+
+    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+        """Put shipped tensors into a fresh base."""
+        model = self.adapt(base, head=head, rank=None, seed=0)
+        load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
+        return model if trainable else model.requires_grad_(requires_grad=False)
+
+    def disabled(self, model: nn.Module) -> None:  # noqa: ARG002  (protocol)
+        """Return None: there is no adapter to switch off."""
+        return
+
+    def merge(self, model: nn.Module) -> None:  # noqa: ARG002
+        """Return None: there is no adapter to fold in."""
+        return
