@@ -100,7 +100,8 @@ class Policy:
 
     time_margin: float = 0.03
     """How much slower the whole interval must be for `slower`. Seen: one and the same code was
-    slower by up to 2.8 % in one process than in another, for as long as both lived."""
+    slower by 2.8 % in one process than in another, for as long as both lived; seen once, by no tool
+    that repeats it."""
 
     time_error_rate: float = 0.05
     """The chance that any interval of one `peft-regress time` misses its ratio, over all cases."""

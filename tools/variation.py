@@ -13,6 +13,7 @@ accuracy and test loss, and how many costs differ at all.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -59,8 +60,8 @@ def main() -> None:
 def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
     """Judge each run by the reference, as the gate does."""
     references = observations_of(reference, "the reference")
-    print("| run | cases | comparisons | regressed | improved | which |")
-    print("| --- | ---: | ---: | ---: | ---: | --- |")
+    print("| run | cases | comparisons | regressed | improved | accuracy, sd in points | which |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | --- |")
     total = failed = 0
     for name, other in others.items():
         expected = references.keys() & other.cases.keys()
@@ -76,7 +77,15 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
         compared = sum(_comparisons(kept[case].record, other.cases[case]) for case in expected)
         worse = sum(reason.verdict not in UNACCEPTED for _, reason in reasons)
         which = ", ".join(f"{case} {reason.metric}" for case, reason in reasons[:_MOST_NAMED])
-        cells = (Path(name).stem, len(expected), compared, worse, len(reasons) - worse, which)
+        apart = [
+            other.cases[case].metrics["accuracy"].value
+            - kept[case].record.metrics["accuracy"].value
+            for case in expected
+            if "accuracy" in kept[case].record.metrics and "accuracy" in other.cases[case].metrics
+        ]
+        spread = f"{100 * statistics.pstdev(apart):.2f}" if apart else "-"
+        counts = (len(expected), compared, worse, len(reasons) - worse)
+        cells = (Path(name).stem, *counts, spread, which)
         print("| " + " | ".join(f"{c:,}" if isinstance(c, int) else c for c in cells) + " |")
         total, failed = total + compared, failed + len(reasons)
     # Of n comparisons without an alarm the rate is below 3 / n with 95 %, were they independent.
