@@ -77,11 +77,11 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
         compared = sum(_comparisons(kept[case].record, other.cases[case]) for case in expected)
         worse = sum(reason.verdict not in UNACCEPTED for _, reason in reasons)
         which = ", ".join(f"{case} {reason.metric}" for case, reason in reasons[:_MOST_NAMED])
+        metrics = [(kept[case].record.metrics, other.cases[case].metrics) for case in expected]
         apart = [
-            other.cases[case].metrics["accuracy"].value
-            - kept[case].record.metrics["accuracy"].value
-            for case in expected
-            if "accuracy" in kept[case].record.metrics and "accuracy" in other.cases[case].metrics
+            new["accuracy"].value - old["accuracy"].value
+            for old, new in metrics
+            if "accuracy" in old and "accuracy" in new
         ]
         spread = f"{100 * statistics.pstdev(apart):.2f}" if apart else "-"
         counts = (len(expected), compared, worse, len(reasons) - worse)
