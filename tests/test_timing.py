@@ -25,8 +25,10 @@ from peft_regress.records import Case
 from peft_regress.timing import time_cases
 from peft_regress.timing.conduct import BLOCK_STEPS, LAUNCHES, turns
 from peft_regress.timing.messages import Answer, Block, Prepare, Prepared, Restart, Timed
-from peft_regress.timing.process import InterpreterError, Worker, WorkerError
-from peft_regress.timing.worker import serve
+from peft_regress.timing.process import TimingWorker
+from peft_regress.timing.worker import answer_requests
+from peft_regress.workers.messages import Hello
+from peft_regress.workers.process import InterpreterError, WorkerError
 
 ROOT = Path(__file__).parent.parent
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
@@ -142,7 +144,7 @@ def test_a_name_that_is_none_is_refused(name, message):
 
 def test_another_protocol_is_refused_with_both_and_what_to_install(tmp_path):
     worker = write_worker(tmp_path / "python", protocol=2)
-    with pytest.raises(InterpreterError, match=r"0\.1\.0 times by protocol 2.*pip install \."):
+    with pytest.raises(InterpreterError, match=r"0\.1\.0 speaks protocol 2.*pip install \."):
         timed(worker, worker)
 
 
@@ -192,7 +194,7 @@ def test_cases_defined_otherwise_are_incomparable(tmp_path):
 
 def test_a_worker_is_ended_with_all_that_it_started(tmp_path):
     path = write_worker(tmp_path / "python", prepare="hang")
-    with Worker(path, time_limit=1) as worker, pytest.raises(WorkerError):
+    with TimingWorker(path, time_limit=1) as worker, pytest.raises(WorkerError):
         worker.prepare("case", baselines=tmp_path)
     assert len(pids_of(path)) == 2
     assert all_gone(path)
@@ -234,9 +236,10 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
 def answers_of(*requests) -> list[Answer]:
     lines = b"".join(msgspec.json.encode(request) + b"\n" for request in requests)
     answers = io.BytesIO()
-    serve(io.BytesIO(lines), answers)
+    answer_requests(io.BytesIO(lines), answers)
     return [
-        msgspec.json.decode(line, type=Answer) for line in answers.getvalue().strip().splitlines()
+        msgspec.json.decode(line, type=Hello | Answer)
+        for line in answers.getvalue().strip().splitlines()
     ]
 
 
@@ -286,7 +289,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
     noisy = write_program(
         tmp_path / "python", f'#!/bin/sh\nPYTHONPATH={path} exec {sys.executable} "$@"\n'
     )
-    with Worker(noisy, time_limit=60) as worker:
+    with TimingWorker(noisy, time_limit=60) as worker:
         worker.prepare(CASE.id, baselines=ROOT / "baselines")
         worker.restart(seed=0)
         assert len(worker.time_block(steps=2)) == 2

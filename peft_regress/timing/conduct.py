@@ -19,7 +19,8 @@ from peft_regress.paired_times import (
     judge_ratio,
 )
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.timing.process import Worker, WorkerError
+from peft_regress.timing.process import TimingWorker
+from peft_regress.workers.process import WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -123,7 +124,7 @@ def turns(pairs: int, *, draw: random.Random) -> list[bool]:
 
 
 def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with Worker(interpreter, time_limit=time_limit) as worker:
+    with TimingWorker(interpreter, time_limit=time_limit) as worker:
         return worker.packages
 
 
@@ -154,7 +155,7 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
     """Start both workers and let them take turns; only one of them computes at a time."""
     with ExitStack() as stack:
         base, candidate = (
-            stack.enter_context(Worker(interpreter, time_limit=plan.time_limit))
+            stack.enter_context(TimingWorker(interpreter, time_limit=plan.time_limit))
             for interpreter in plan.interpreters
         )
         before, after = (
@@ -177,12 +178,12 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
         return times
 
 
-def _restart(base: Worker, candidate: Worker, *, seed: int) -> None:
+def _restart(base: TimingWorker, candidate: TimingWorker, *, seed: int) -> None:
     for worker in (base, candidate):
         worker.restart(seed=seed)
 
 
-def _pair(base: Worker, candidate: Worker, *, base_first: bool) -> TimePair:
+def _pair(base: TimingWorker, candidate: TimingWorker, *, base_first: bool) -> TimePair:
     seconds = {
         worker: statistics.median(worker.time_block(steps=BLOCK_STEPS)[1:])
         for worker in ((base, candidate) if base_first else (candidate, base))

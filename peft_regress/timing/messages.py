@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
+from peft_regress.workers.messages import Refused
+
 __all__ = [
     "PROTOCOL",
     "Answer",
     "Block",
-    "Hello",
     "Prepare",
     "Prepared",
-    "Refused",
     "Request",
     "Restart",
     "Restarted",
@@ -41,13 +41,6 @@ class Block(msgspec.Struct, frozen=True, kw_only=True, tag="block"):
     steps: int
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """The first line of a worker; `packages` are the versions that a time can depend on."""
-
-    protocol: int
-    packages: dict[str, str]
-
-
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
     """The case can be trained, and is defined by this digest."""
 
@@ -64,11 +57,5 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
     step_seconds: list[float]
 
 
-class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """What was asked for cannot be done here: the error's type and message."""
-
-    error: str
-
-
 Request = Prepare | Restart | Block
-Answer = Hello | Prepared | Restarted | Timed | Refused
+Answer = Prepared | Restarted | Timed | Refused
