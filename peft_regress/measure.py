@@ -155,13 +155,14 @@ def measure(  # noqa: PLR0913  (each by its name)
     profiles: ProfileCache,
     run_rounds: RoundRunner = plain_rounds,
     timed: bool = True,
+    trains: bool = True,
     keep_adapters: Path | None = None,
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
     `baselines` is the folder with `sources/` and `adapters/`; `timed` says whether `run_rounds`
-    measures time. What the case would ship is kept in the folder `keep_adapters` where a baseline
-    may want it. Raises `InputError` for unknown names and ranks and an altered stored adapter,
+    measures time. Where nothing `trains`, the record has the costs of a step alone. What the case
+    would ship is kept in the folder `keep_adapters` where a baseline may want it. Raises `InputError` for unknown names and ranks and an altered stored adapter,
     `SourceError` for a bad source checkpoint.
     """
     definition = define(case, baselines)
@@ -192,7 +193,8 @@ def measure(  # noqa: PLR0913  (each by its name)
             suffix: profiles.get(adaptation, CostSettings(batch=batch))
             for suffix, batch in (("", 1), (BATCH_SUFFIX, 32))
         }
-        trial.run(run_rounds)
+        if trains:
+            trial.run(run_rounds)
     except (InputError, AbsentError):
         raise
     except UnsupportedCaseError as error:
@@ -200,7 +202,7 @@ def measure(  # noqa: PLR0913  (each by its name)
         return failed("unsupported", error)
     except Exception as error:  # noqa: BLE001
         return failed("error", error)
-    metrics = {**trial.metrics(timed=timed)}
+    metrics = trial.metrics(timed=timed) if trains else {}
     for suffix, report in reports.items():
         metrics.update(cost_metrics(report, suffix=suffix))
     return record(

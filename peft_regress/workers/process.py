@@ -102,12 +102,21 @@ class WorkerProcess:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """End the process and all that it started."""
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End the process and all that it started; another thread may be waiting for an answer."""
         with contextlib.suppress(ProcessLookupError):
             # It leads a group of its own: an interpreter may be a script that starts another one.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def close(self) -> None:
+        """End the process and all that it started, and close its streams."""
+        self.kill()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
                 # A request that nobody reads any more cannot be flushed.
@@ -152,8 +161,11 @@ class WorkerProcess:
             return self._answer(deadline)
         raise self._silent()
 
+    def _next_answer(self) -> Any:
+        """Return what it says next to the same request; raises `WorkerError`."""
+        return self._answer(time.monotonic() + self._time_limit)
+
     def _answer(self, deadline: float) -> Any:
-        """Return the next answer of a request; raises `WorkerError`."""
         line = self._line(deadline)
         if line is None:
             raise self._silent()

@@ -1,0 +1,270 @@
+"""Measure cases in another interpreter, by several workers, whatever happens in a case.
+
+A case in which the libraries crash, hang or babble becomes a record in error, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import tempfile
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.errors import InputError
+from peft_regress.matrix import matrix_cases
+from peft_regress.records import SCHEMA_VERSION, Failure, Ledger, Record, Run, Selection
+from peft_regress.run_files import without_host
+from peft_regress.upgrade.process import CaseLostError, MeasuringWorker
+from peft_regress.workers.process import InterpreterError, WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from peft_regress.records import Case, Machine
+
+__all__ = [
+    "CASE_SECONDS",
+    "UnusableEnvironmentError",
+    "default_jobs",
+    "measure_cases",
+    "run_document_base",
+]
+
+CASE_SECONDS: Final = 600.0
+"""How long one case may take: thirty times the slowest one on two idle cores."""
+
+_MODULES: Final = ("torch", "torchvision", "peft", "galore_torch")
+_MOST_JOBS: Final = 8
+# What a test runner or a shell says to itself and not to the libraries.
+_PRIVATE_VARIABLES: Final = ("PYTEST_", "COV_CORE_", "PYTHONSTARTUP", "PYTHONINSPECT")
+
+
+class UnusableEnvironmentError(InputError):
+    """An environment in which nothing can be measured, for instance since peft does not import."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+
+def default_jobs() -> int:
+    """Return how many workers there are if nobody says: one a core, of which each trains on one."""
+    return max(1, min(len(os.sched_getaffinity(0)), _MOST_JOBS))
+
+
+@dataclass
+class _Crew:
+    """What the threads of one run share: each has a worker at a time, and takes the next cases."""
+
+    python: Path
+    baselines: Path
+    time_limit: float
+    trains: bool
+    keep_adapters: Path | None
+    folder: Path
+    waiting: queue.SimpleQueue[list[Case]]
+    tell: Callable[[Record], None]
+    records: dict[str, Record] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    machine: Machine | None = None
+    is_stopped: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    workers: set[MeasuringWorker] = field(default_factory=set)
+
+    def work(self) -> None:
+        """Measure what is waiting until nothing is; run by each thread."""
+        worker: MeasuringWorker | None = None
+        try:
+            while not self.is_stopped.is_set():
+                try:
+                    cases = self.waiting.get_nowait()
+                except queue.Empty:
+                    return
+                for case in cases:
+                    worker = worker or self._new_worker()
+                    record = self._measured(worker, case)
+                    if not worker.is_alive:
+                        self._dismiss(worker)
+                        worker = None
+                    with self.lock:
+                        self.records[case.id] = record
+                        self.tell(record)
+        finally:
+            if worker is not None:
+                self._dismiss(worker)
+
+    def stop(self) -> None:
+        """End every worker; the threads then end by themselves."""
+        self.is_stopped.set()
+        with self.lock:
+            for worker in self.workers:
+                worker.kill()
+
+    def _measured(self, worker: MeasuringWorker, case: Case) -> Record:
+        try:
+            return worker.measure(
+                case,
+                baselines=self.baselines,
+                trains=self.trains,
+                keep_adapters=self.keep_adapters,
+            )
+        except CaseLostError as error:
+            worker.kill()
+            if self.is_stopped.is_set():
+                raise
+            kind = "TimeoutError" if error.timed_out else "WorkerLost"
+            what = f"no result within {self.time_limit:g} s" if error.timed_out else error.problem
+            return Record(
+                case=case,
+                definition=error.definition,
+                status="error",
+                error=Failure(type=kind, message=what),
+                metrics={},
+                invariants={},
+                ledger=Ledger(),
+            )
+        except WorkerError as error:
+            msg = f"{case.id}: {error}"
+            raise UnusableEnvironmentError(msg) from None
+
+    def _new_worker(self) -> MeasuringWorker:
+        try:
+            worker = MeasuringWorker(
+                str(self.python),
+                time_limit=self.time_limit,
+                folder=self.folder,
+                environment=_environment(),
+            )
+        except InterpreterError as error:
+            raise UnusableEnvironmentError(str(error)) from None
+        with self.lock:
+            self.workers.add(worker)
+        if self.is_stopped.is_set():
+            worker.kill()
+        try:
+            machine = worker.import_modules(_MODULES).machine
+        except WorkerError as error:
+            self._dismiss(worker)
+            raise UnusableEnvironmentError(str(error)) from None
+        with self.lock:
+            if self.environment not in ({}, worker.packages):
+                self._refuse_other_environment(worker)
+            self.environment, self.machine = worker.packages, machine
+        return worker
+
+    def _refuse_other_environment(self, worker: MeasuringWorker) -> None:
+        msg = f"{worker.interpreter}: its packages changed while it was measured; run it again"
+        raise UnusableEnvironmentError(msg)
+
+    def _dismiss(self, worker: MeasuringWorker) -> None:
+        with self.lock:
+            self.workers.discard(worker)
+        worker.close()
+
+
+def measure_cases(  # noqa: PLR0913  (each is one setting)
+    cases: Sequence[Case],
+    *,
+    python: Path,
+    baselines: Path,
+    jobs: int,
+    narrowed_by: Sequence[str] = (),
+    matrix: str = "default",
+    time_limit: float = CASE_SECONDS,
+    trains: bool = True,
+    keep_adapters: Path | None = None,
+    tell: Callable[[Record], None] = lambda _: None,
+) -> Run:
+    """Measure cases in an interpreter that has this peft_regress, and return the run.
+
+    `baselines` is the folder with `sources/`; `jobs` how many cases are measured at once;
+    `narrowed_by` says how the cases were chosen of the matrix; no case may take longer than
+    `time_limit` seconds. Without `trains` a record has the costs of a step alone. Raises
+    `UnusableEnvironmentError` where nothing can be measured there at all.
+    """
+    if not cases:
+        msg = "there is no case to measure"
+        raise InputError(msg)
+    with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as folder:
+        crew = _Crew(
+            # Not resolved: where it points to is the interpreter without the environment.
+            python=python.absolute(),
+            baselines=baselines,
+            time_limit=time_limit,
+            trains=trains,
+            keep_adapters=keep_adapters,
+            # A candidate that writes into its working directory writes into one of its own.
+            folder=Path(folder),
+            waiting=queue.SimpleQueue(),
+            tell=tell,
+        )
+        for group in _groups(cases):
+            crew.waiting.put(group)
+        _let_work(crew, jobs=jobs)
+    if crew.machine is None:
+        msg = f"{python}: no worker described its machine"
+        raise UnusableEnvironmentError(msg)
+    left_out = {case.id for case in matrix_cases(matrix)} - crew.records.keys()
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=crew.environment,
+        machine=crew.machine,
+        selection=Selection(
+            complete=not left_out,
+            narrowed_by=list(narrowed_by) if left_out else [],
+            not_selected=sorted(left_out),
+        ),
+        cases=dict(sorted(crew.records.items())),
+    )
+
+
+def run_document_base() -> dict[str, Any]:
+    """Return what pytest-benchmark would write besides the cases: the machine, and no times."""
+    import datetime as dt
+
+    import pytest_benchmark
+    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+    from pytest_benchmark.utils import get_commit_info
+
+    return {
+        "machine_info": without_host(pytest_benchmark_generate_machine_info()),
+        "commit_info": get_commit_info(),
+        "benchmarks": [],
+        "datetime": dt.datetime.now(dt.UTC).isoformat(),
+        "version": pytest_benchmark.__version__,
+    }
+
+
+def _let_work(crew: _Crew, *, jobs: int) -> None:
+    """Let the threads work, and end every process where one of them fails or Ctrl-C is typed."""
+    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="crew") as pool:
+        try:
+            working = [pool.submit(crew.work) for _ in range(jobs)]
+            done, _ = wait(working, return_when=FIRST_EXCEPTION)
+            for one in done:
+                one.result()
+        except BaseException:
+            crew.stop()
+            raise
+
+
+def _groups(cases: Sequence[Case]) -> list[list[Case]]:
+    """Return the cases in groups that share a cost profile, the architectures in turns."""
+
+    def key(case: Case) -> tuple[str, str, int]:
+        return case.architecture, case.method, case.rank or 0
+
+    return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]
+
+
+def _environment() -> dict[str, str]:
+    """Return the variables of a worker: as here, and nothing of a test runner's."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE_VARIABLES)}
+    # The hub is asked for nothing: what is measured must not depend on a network.
+    return {"HF_HUB_OFFLINE": "1", **kept, "PYTHONHASHSEED": "0"}
