@@ -161,9 +161,10 @@ def measure(  # noqa: PLR0913  (each by its name)
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
     `baselines` is the folder with `sources/` and `adapters/`; `timed` says whether `run_rounds`
-    measures time. Where nothing `trains`, the record has the costs of a step alone. What the case
-    would ship is kept in the folder `keep_adapters` where a baseline may want it. Raises `InputError` for unknown names and ranks and an altered stored adapter,
-    `SourceError` for a bad source checkpoint.
+    measures time. Unless it `trains`, the record has the costs of a step alone. What the case would
+    ship is kept in the folder `keep_adapters` where a baseline may want it. Raises `InputError` for
+    unknown names and ranks and an altered stored adapter, `SourceError` for a bad source
+    checkpoint.
     """
     definition = define(case, baselines)
 
@@ -193,8 +194,7 @@ def measure(  # noqa: PLR0913  (each by its name)
             suffix: profiles.get(adaptation, CostSettings(batch=batch))
             for suffix, batch in (("", 1), (BATCH_SUFFIX, 32))
         }
-        if trains:
-            trial.run(run_rounds)
+        trial.run(run_rounds if trains else None)
     except (InputError, AbsentError):
         raise
     except UnsupportedCaseError as error:
@@ -202,7 +202,7 @@ def measure(  # noqa: PLR0913  (each by its name)
         return failed("unsupported", error)
     except Exception as error:  # noqa: BLE001
         return failed("error", error)
-    metrics = trial.metrics(timed=timed) if trains else {}
+    metrics = trial.metrics(timed=timed)
     for suffix, report in reports.items():
         metrics.update(cost_metrics(report, suffix=suffix))
     return record(
@@ -235,8 +235,10 @@ class _Trial:
         """Adapt the model of the first seed, which the invariants are checked on."""
         self._first = self._adapted(SEEDS[0])
 
-    def run(self, run_rounds: RoundRunner) -> None:
-        """Fine-tune once a seed."""
+    def run(self, run_rounds: RoundRunner | None) -> None:
+        """Fine-tune once a seed; not at all where nothing runs the rounds."""
+        if run_rounds is None:
+            return
         pairing = self._pairing
         self._data = pairing.load_data()
         self._watch = InvariantWatch(
@@ -289,7 +291,9 @@ class _Trial:
                 )
 
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
-        """Return the metrics of the fine-tunes, with one sample a seed."""
+        """Return the metrics of the fine-tunes, with one sample a seed; none where none ran."""
+        if not self.runs:
+            return {}
         first = [list(run.first_losses) for run in self.runs]
         mean_of_first = statistics.fmean(losses[0] for losses in first)
         samples = {

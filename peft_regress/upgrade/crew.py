@@ -233,8 +233,8 @@ def run_document_base() -> dict[str, Any]:
     from pytest_benchmark.utils import get_commit_info
 
     return {
-        "machine_info": without_host(pytest_benchmark_generate_machine_info()),
-        "commit_info": get_commit_info(),
+        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
+        "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
         "benchmarks": [],
         "datetime": dt.datetime.now(dt.UTC).isoformat(),
         "version": pytest_benchmark.__version__,

@@ -192,10 +192,11 @@ def _resolved(
 def _check_torch(
     wanted: Sequence[Wanted], planned: Sequence[Planned], *, replace_torch: bool
 ) -> None:
-    (new,) = [one.version for one in planned if one.name == "torch"] or [None]
-    if new is not None and not replace_torch:
-        shown = " ".join(requirement.shown for requirement in wanted)
-        raise ReplacesTorchError(shown, installed_packages().get("torch", "absent"), new)
+    for one in planned:
+        if one.name == "torch" and not replace_torch:
+            shown = " ".join(requirement.shown for requirement in wanted)
+            old = installed_packages().get("torch", "absent")
+            raise ReplacesTorchError(shown, old, one.version)
 
 
 def _site_folders() -> list[str]:

@@ -28,6 +28,7 @@ class CaseLostError(WorkerError):
     """A worker that died, hung or babbled after it had begun to measure a case."""
 
     def __init__(self, problem: str, *, definition: str, timed_out: bool) -> None:
+        self.problem = problem
         self.definition = definition
         self.timed_out = timed_out
         super().__init__(problem)
@@ -67,8 +68,10 @@ class MeasuringWorker(WorkerProcess):
         try:
             answer = self._next_answer()
         except WorkerError as error:
+            # It stands in a record, where the place of an interpreter says nothing.
+            problem = str(error).removeprefix(f"{self.interpreter}: ")
             raise CaseLostError(
-                str(error), definition=begun.definition, timed_out=self.is_alive
+                problem, definition=begun.definition, timed_out=self.is_alive
             ) from None
         if not isinstance(answer, Measured) or answer.record.case != case:
             raise self._unexpected(answer)

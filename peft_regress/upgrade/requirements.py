@@ -84,8 +84,9 @@ def read_requirements(
 ) -> tuple[Wanted, ...]:
     """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
 
-    A name alone is its newest release, and with `pre` its newest pre-release may be that. The wheel of a checkout is built into the folder `scratch`. Raises `InputError` for what is
-    none, for a package that is named twice, and for a marker that leaves this Python out.
+    A name alone is its newest release; with `pre` that may be a pre-release. The wheel of a
+    checkout is built into the folder `scratch`. Raises `InputError` for what is no requirement, for
+    a package that is named twice, and for a marker that leaves this Python out.
     """
     found: dict[str, Wanted] = {}
     for text in texts:
