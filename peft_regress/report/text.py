@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
     from peft_regress.records import Record, Run
 
-__all__ = ["case_text", "results_table", "verdict_text"]
+__all__ = ["case_text", "module_lines", "results_table", "verdict_text"]
 
 _WIDTH = 100
 _MOST_REASONS = 8
@@ -64,7 +64,7 @@ def case_text(
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
     for reason in shown[:_MOST_REASONS]:
         lines.append("  " + _reason_line(reason))
-        below = _module_lines if reason.since is None else _drift_lines
+        below = module_lines if reason.since is None else _drift_lines
         lines.extend("      " + line for line in below(reason, old, new))
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
@@ -179,7 +179,7 @@ def _reason_line(reason: Reason) -> str:
     return f"{metric}: {old} -> {new}  {change}{against}".rstrip()
 
 
-def _module_lines(reason: Reason, old: Observation | None, new: Observation | None) -> list[str]:
+def module_lines(reason: Reason, old: Observation | None, new: Observation | None) -> list[str]:
     """Name the modules behind a change, the largest first."""
     if old is None or new is None:
         return []

@@ -34,6 +34,7 @@ __all__ = [
     "default_jobs",
     "measure_cases",
     "run_document_base",
+    "worker_environment",
 ]
 
 CASE_SECONDS: Final = 600.0
@@ -139,7 +140,7 @@ class _Crew:
                 str(self.python),
                 time_limit=self.time_limit,
                 folder=self.folder,
-                environment=_environment(),
+                environment=worker_environment(),
             )
         except InterpreterError as error:
             raise UnusableEnvironmentError(str(error)) from None
@@ -180,12 +181,14 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     trains: bool = True,
     keep_adapters: Path | None = None,
     tell: Callable[[Record], None] = lambda _: None,
+    rescue: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Measure cases in an interpreter that has this peft_regress, and return the run.
 
     `baselines` is the folder with `sources/`; `jobs` how many cases are measured at once;
     `narrowed_by` says how the cases were chosen of the matrix; no case may take longer than
-    `time_limit` seconds. Without `trains` a record has the costs of a step alone. Raises
+    `time_limit` seconds. Without `trains` a record has the costs of a step alone. Each record
+    is told as it comes; what there is at an interrupt is handed to `rescue`. Raises
     `UnusableEnvironmentError` where nothing can be measured there at all.
     """
     if not cases:
@@ -206,15 +209,24 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         )
         for group in _groups(cases):
             crew.waiting.put(group)
-        _let_work(crew, jobs=jobs)
+        try:
+            _let_work(crew, jobs=jobs)
+        except BaseException:
+            if crew.records and crew.machine is not None:
+                rescue(_run(crew, crew.machine, matrix=matrix, narrowed_by=["interrupted"]))
+            raise
     if crew.machine is None:
         msg = f"{python}: no worker described its machine"
         raise UnusableEnvironmentError(msg)
+    return _run(crew, crew.machine, matrix=matrix, narrowed_by=narrowed_by)
+
+
+def _run(crew: _Crew, machine: Machine, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
     left_out = {case.id for case in matrix_cases(matrix)} - crew.records.keys()
     return Run(
         schema_version=SCHEMA_VERSION,
         environment=crew.environment,
-        machine=crew.machine,
+        machine=machine,
         selection=Selection(
             complete=not left_out,
             narrowed_by=list(narrowed_by) if left_out else [],
@@ -263,7 +275,7 @@ def _groups(cases: Sequence[Case]) -> list[list[Case]]:
     return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
     """Return the variables of a worker: as here, and nothing of a test runner's."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE_VARIABLES)}
     # The hub is asked for nothing: what is measured must not depend on a network.

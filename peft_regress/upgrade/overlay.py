@@ -40,6 +40,7 @@ __all__ = [
     "cache_folder",
     "clean_overlays",
     "opened_overlay",
+    "opened_part",
 ]
 
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
@@ -67,6 +68,7 @@ class _Marker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     schema_version: int
     packages: dict[str, str]
+    planned: list[Planned]
     remarks: list[str]
     size_bytes: int
 
@@ -83,13 +85,14 @@ class Overlay:
     """A finished overlay, in use for as long as `opened_overlay` lasts.
 
     packages: the versions installed in it, by name; empty where the running environment is what
-    was asked for. remarks: what was added or does not fit together, in sentences. was_cached:
+    was asked for. planned: where pip took them from. remarks: what was added or does not fit together, in sentences. was_cached:
     whether it stood already.
     """
 
     folder: Path
     python: Path
     packages: dict[str, str]
+    planned: tuple[Planned, ...]
     remarks: tuple[str, ...]
     size_bytes: int
     was_cached: bool
@@ -137,6 +140,16 @@ def opened_overlay(
         with _built(root, key, planned, remarks, seconds=seconds) as overlay:
             _remember(root, wanted, key)
             yield overlay
+
+
+@contextmanager
+def opened_part(
+    planned: Sequence[Planned], *, seconds: float = PIP_SECONDS
+) -> Iterator[Overlay]:
+    """Build the overlay of some of the packages of another one, whatever else they would need."""
+    key = _key(planned, ())
+    with _built(_made_folder(), key, planned, (), seconds=seconds) as overlay:
+        yield overlay
 
 
 def clean_overlays() -> tuple[list[str], list[str]]:
@@ -326,6 +339,7 @@ def _read(folder: Path, *, was_cached: bool) -> Overlay | None:
         folder=folder,
         python=python,
         packages=marker.packages,
+        planned=tuple(marker.planned),
         remarks=tuple(marker.remarks),
         size_bytes=marker.size_bytes,
         was_cached=was_cached,
@@ -351,6 +365,7 @@ def _build(
         marker = _Marker(
             schema_version=_SCHEMA,
             packages=_versions_in(folder),
+            planned=list(planned),
             remarks=said,
             size_bytes=sum(
                 file.lstat().st_size for file in folder.rglob("*") if not file.is_symlink()

@@ -1,0 +1,246 @@
+"""Group what moved in many cases by its cause: the same change in thirty cases is one finding.
+
+Pure: no IO, no torch. A case's reasons fall into strands, each of which has a cause of its own: its
+state, its costs, each invariant, its function, its times. Strands of several cases are one finding
+where their cause looks the same: for costs by where in a layer the largest part of the change is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from peft_regress.attribution import explain_metric
+from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from peft_regress.attribution import MetricChange
+    from peft_regress.gate import CaseVerdict, Observation, Reason, Verdict
+
+__all__ = ["Cause", "Finding", "Kind", "Member", "causes_of", "find_causes"]
+
+Kind = Literal["status", "coverage", "costs", "invariant", "function", "quality", "time"]
+
+_PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
+_FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
+_OPERATIONS: Final = "aten_ops"
+_NAME_IN_MESSAGE: Final = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|[\w.]*\d[\w.]*")
+_WHOLE: Final = "the layer itself"
+
+
+class Cause(NamedTuple):
+    """What strands of different cases have in common where one change is behind them.
+
+    kind: which strand. what: the metric or invariant that tells it best, or the new state.
+    worse: whether it fails the gate, None where the gate cannot tell. where: what distinguishes
+    it besides, such as the part of a layer and the operator, or the method.
+    """
+
+    kind: Kind
+    what: str
+    worse: bool | None
+    where: tuple[str, ...] = ()
+    base_runs: int | None = None
+    """Of costs: how many more runs of the wrapped layer's own operator each layer's change is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A case of a finding, with those of its reasons that belong to it."""
+
+    case: str
+    reasons: tuple[Reason, ...]
+
+    @property
+    def size(self) -> float:
+        """Return the largest relative change, which makes the clearest example."""
+        return max((abs(reason.relative_change or 0.0) for reason in self.reasons), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One change with one cause, and every case that shows it."""
+
+    cause: Cause
+    verdict: Verdict
+    members: tuple[Member, ...]
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Return the ids of its cases."""
+        return tuple(member.case for member in self.members)
+
+    @property
+    def example(self) -> Member:
+        """Return the member that shows it best: the largest change, of several the first."""
+        return max(self.members, key=lambda member: member.size)
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether it fails the gate."""
+        return self.verdict in FAILING
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is better than the baseline, and nobody has accepted it."""
+        return self.verdict in UNACCEPTED
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the smallest and the largest relative change of each metric that has one."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for member in self.members:
+            for reason in member.reasons:
+                if reason.relative_change is not None:
+                    found[reason.metric].append(reason.relative_change)
+        ordered = [name for name in METRICS if name in found]
+        return {name: (min(found[name]), max(found[name])) for name in ordered}
+
+
+def find_causes(
+    verdicts: Iterable[CaseVerdict],
+    old: Mapping[str, Observation],
+    new: Mapping[str, Observation],
+) -> tuple[Finding, ...]:
+    """Return the findings behind the verdicts of a run, the gravest and the widest first."""
+    groups: dict[Cause, list[Member]] = defaultdict(list)
+    for case in verdicts:
+        for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
+            groups[cause].append(Member(case=case.id, reasons=reasons))
+    findings = [
+        Finding(cause=cause, verdict=_gravest(cause, members), members=tuple(members))
+        for cause, members in groups.items()
+    ]
+    return tuple(
+        sorted(
+            findings,
+            key=lambda found: (VERDICTS.index(found.verdict), -len(found.members), found.cause[:3]),
+        )
+    )
+
+
+def causes_of(
+    case: CaseVerdict, old: Observation | None, new: Observation | None
+) -> Iterator[tuple[Cause, tuple[Reason, ...]]]:
+    """Return each strand of a case's reasons with its cause; known defects are none."""
+    if not case.reasons and case.verdict in INCOMPLETE:
+        yield Cause(kind="coverage", what=case.verdict, worse=None), ()
+    if old is None or new is None:
+        return
+    strands: dict[tuple[Kind, str], list[Reason]] = defaultdict(list)
+    for reason in case.reasons:
+        if reason.verdict != "known_defect":
+            strands[_strand_of(reason)].append(reason)
+    function = strands.get(("function", ""))
+    quality = strands.pop(("quality", ""), None)
+    if quality and function:
+        # Where the function moved, accuracy and loss move with it.
+        function += quality
+    elif quality:
+        strands["quality", ""] = quality
+    for (kind, name), reasons in strands.items():
+        yield _cause(kind, name, reasons, old, new), tuple(reasons)
+
+
+def _strand_of(reason: Reason) -> tuple[Kind, str]:
+    if reason.metric == "status":
+        return "status", ""
+    if reason.verdict in INCOMPLETE:
+        return "coverage", reason.metric
+    if reason.metric.startswith("invariant "):
+        return "invariant", reason.metric.removeprefix("invariant ")
+    spec = METRICS.get(reason.metric)
+    kind = "exact" if spec is None else spec.kind
+    if kind == "fingerprint":
+        return "function", ""
+    if kind == "accuracy":
+        return "quality", ""
+    if kind == "seconds":
+        return "time", ""
+    return "costs", ""
+
+
+def _cause(
+    kind: Kind, name: str, reasons: Sequence[Reason], old: Observation, new: Observation
+) -> Cause:
+    worse = any(reason.verdict in FAILING for reason in reasons)
+    case = new.record.case
+    if kind == "status":
+        return Cause(kind, new.record.status, worse, (_error_kind(new) or _error_kind(old),))
+    if kind == "costs":
+        return _cost_cause(reasons, old, new)
+    if kind == "invariant":
+        return Cause(kind, name, worse)
+    if kind == "coverage":
+        return Cause(kind, name, None)
+    # Nothing says where in a model its function moved; a method is the nearest to it.
+    return Cause(kind, kind, worse, (case.method,))
+
+
+def _error_kind(side: Observation) -> str:
+    """Return type and message of an error without the names and numbers in it."""
+    error = side.record.error
+    if error is None:
+        return ""
+    return f"{error.type}: {_NAME_IN_MESSAGE.sub('*', error.message)}"
+
+
+def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
+    """Return what the costs moved by: parameters before FLOPs before bytes before operators.
+
+    What comes later in that order follows from what comes before it.
+    """
+    moved = {reason.metric: reason for reason in reasons}
+    for metrics in (_PARAMS, _FLOPS, tuple(f"{name}{BATCH_SUFFIX}" for name in _FLOPS)):
+        for metric in metrics:
+            if metric in moved:
+                return _attributed_cause(metric, moved[metric], old, new)
+    sizes = {
+        metric: reason
+        for metric, reason in moved.items()
+        if not metric.startswith(_OPERATIONS)
+        and metric.removesuffix(BATCH_SUFFIX) not in {"peak_bytes", "category_sum_bytes"}
+    }
+    if sizes:
+        metric = max(sizes, key=lambda name: abs(sizes[name].relative_change or 0.0))
+        return _attributed_cause(metric, sizes[metric], old, new)
+    metric, reason = next(iter(moved.items()))
+    where = (new.record.case.method,)
+    return Cause("costs", metric.removesuffix(BATCH_SUFFIX), reason.verdict in FAILING, where)
+
+
+def _attributed_cause(metric: str, reason: Reason, old: Observation, new: Observation) -> Cause:
+    """Return the cause with the part of a layer that has most of the change."""
+    attributed = "adapter_bytes" if metric in _PARAMS else metric
+    part = _largest_part(explain_metric(attributed, old.record, new.record))
+    where = (new.record.case.method,) if part is None else part[:2]
+    return Cause(
+        "costs",
+        metric.removesuffix(BATCH_SUFFIX),
+        reason.verdict in FAILING,
+        where,
+        None if part is None else part[2],
+    )
+
+
+def _largest_part(change: MetricChange) -> tuple[str, str, int | None] | None:
+    """Return (part of a layer, operator, runs of the base layer's) of the largest change."""
+    if not change.breakdowns:
+        return None
+    totals: dict[tuple[str, str, int | None], int] = defaultdict(int)
+    for layer in change.breakdowns[0].layers:
+        for row in layer.rows:
+            part = row.module.removeprefix(layer.layer).lstrip(".") or _WHOLE
+            what = row.what.removeprefix("aten.")
+            totals[part, what, layer.base_runs] += row.change
+    return max(totals, key=lambda key: abs(totals[key]), default=None)
+
+
+def _gravest(cause: Cause, members: Iterable[Member]) -> Verdict:
+    found: set[str] = {reason.verdict for member in members for reason in member.reasons}
+    found = found or {cause.what}
+    return min((verdict for verdict in VERDICTS if verdict in found), key=VERDICTS.index)

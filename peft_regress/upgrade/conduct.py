@@ -1,0 +1,219 @@
+"""Take a candidate environment through a matrix, and tell what moved against the current one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft_regress.adapter_store import adapters_of_run, prune_adapters
+from peft_regress.baseline import named_cases, newest_references
+from peft_regress.environment import changed_packages, installed_packages
+from peft_regress.findings import find_causes
+from peft_regress.gate import RunVerdict, judge_case, observations_of
+from peft_regress.matrix import select_cases
+from peft_regress.run_files import write_run_file
+from peft_regress.store import read_runs
+from peft_regress.upgrade.alone import find_culprits
+from peft_regress.upgrade.crew import measure_cases, run_document_base
+from peft_regress.upgrade.overlay import opened_overlay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from peft_regress.findings import Finding
+    from peft_regress.gate import Observation
+    from peft_regress.records import Case, Record, Run
+    from peft_regress.upgrade.alone import Culprits
+    from peft_regress.upgrade.overlay import Overlay
+
+__all__ = ["Told", "Upgrade", "UpgradeSettings", "upgrade"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpgradeSettings:
+    """How a candidate is taken through the matrix.
+
+    base: what it is compared with: `auto` (the stored baseline where it was made with the very
+    packages of the current environment, else a run of that), `run`, or an entry, a run file or a
+    folder by name. save: the candidate's run file. time_limit: seconds a case may take;
+    pip_seconds: one call of pip.
+    """
+
+    baselines: Path
+    pattern: str | None = None
+    matrix: str = "default"
+    jobs: int = 1
+    base: str = "auto"
+    save: Path | None = None
+    time_limit: float
+    pip_seconds: float
+    replace_torch: bool = False
+    pre: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What an upgrade tells while it works: sentences, and each record as it comes."""
+
+    say: Callable[[str], None] = lambda _: None
+    record: Callable[[str, Record, int, int], None] = lambda *_: None
+    """(which side, the record, how many there are now, how many there will be)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upgrade:
+    """What came of an upgrade.
+
+    culprits: of each finding in `suspected`, which package does it; none where only one changed.
+    """
+
+    requirements: tuple[str, ...]
+    base_origin: str
+    references: Mapping[str, Observation]
+    observed: Mapping[str, Observation]
+    candidate: Run
+    changed: Mapping[str, tuple[str | None, str | None]]
+    verdict: RunVerdict
+    findings: tuple[Finding, ...]
+    suspected: tuple[Finding, ...]
+    culprits: tuple[Culprits, ...]
+    remarks: tuple[str, ...]
+    saved: Path | None
+
+
+def upgrade(
+    requirements: Sequence[str],
+    settings: UpgradeSettings,
+    *,
+    tell: Told,
+    finish: Callable[[Upgrade, Overlay], None] = lambda *_: None,
+) -> Upgrade:
+    """Measure the candidate and what it is compared with, judge, and group what moved.
+
+    `finish` is called while the candidate's environment still stands. Raises `InputError` where
+    the requirements or the environment cannot be used, `UnknownNameError` for a glob that no case
+    fits.
+    """
+    cases = select_cases(settings.pattern, matrix=settings.matrix)
+    # Before minutes of work: what is unreadable, or named and absent, is known at once.
+    stored = _stored_references(cases, settings)
+    with opened_overlay(
+        requirements,
+        replace_torch=settings.replace_torch,
+        pre=settings.pre,
+        seconds=settings.pip_seconds,
+    ) as overlay:
+        tell.say(_overlay_sentence(overlay))
+        candidate = _measured("candidate", cases, overlay.python, settings, tell=tell)
+        if settings.save is not None:
+            _save(settings.save, candidate)
+        if stored is None:
+            tell.say("measuring the current environment: no stored baseline is of these packages")
+            base = _measured("current", cases, Path(sys.executable), settings, tell=tell)
+            references = observations_of(base, "the current environment")
+        else:
+            references = stored
+        result = _result(requirements, cases, references, candidate, overlay, settings, tell=tell)
+        finish(result, overlay)
+        return result
+
+
+def _result(  # noqa: PLR0913  (what a result is made of)
+    requirements: Sequence[str],
+    cases: Sequence[Case],
+    references: Mapping[str, Observation],
+    candidate: Run,
+    overlay: Overlay,
+    settings: UpgradeSettings,
+    *,
+    tell: Told,
+) -> Upgrade:
+    observed = observations_of(candidate, "the candidate")
+    names = [case.id for case in cases]
+    verdict = RunVerdict(
+        cases=tuple(judge_case(name, references.get(name), observed.get(name)) for name in names),
+        # What was asked for is all there is to compare here.
+        complete=True,
+    )
+    findings = find_causes(verdict.cases, references, observed)
+    suspected = tuple(found for found in findings if found.is_failing or found.is_better)
+    compared = [references[name] for name in names if name in references]
+    before = compared[0].environment if compared else installed_packages()
+    culprits = find_culprits(
+        suspected,
+        overlay,
+        references,
+        baselines=settings.baselines,
+        jobs=settings.jobs,
+        time_limit=settings.time_limit,
+        seconds=settings.pip_seconds,
+        tell=tell.say,
+    )
+    return Upgrade(
+        requirements=tuple(requirements),
+        base_origin=compared[0].origin if compared else "nothing",
+        references=references,
+        observed=observed,
+        candidate=candidate,
+        changed=changed_packages(before, candidate.environment),
+        verdict=verdict,
+        findings=findings,
+        suspected=suspected,
+        culprits=culprits,
+        remarks=overlay.remarks,
+        saved=settings.save,
+    )
+
+
+def _stored_references(
+    cases: Sequence[Case], settings: UpgradeSettings
+) -> Mapping[str, Observation] | None:
+    """Return what stands for the current environment without a run of it; None for a run."""
+    if settings.base == "run":
+        return None
+    if settings.base != "auto":
+        return named_cases(settings.baselines, settings.base)
+    found = newest_references(read_runs(settings.baselines))
+    here = installed_packages()
+    stands = all(case.id in found and found[case.id].environment == here for case in cases)
+    return found if stands else None
+
+
+def _measured(
+    side: str, cases: Sequence[Case], python: Path, settings: UpgradeSettings, *, tell: Told
+) -> Run:
+    done = 0
+
+    def told(record: Record) -> None:
+        nonlocal done
+        done += 1
+        tell.record(side, record, done, len(cases))
+
+    save = settings.save if side == "candidate" else None
+    return measure_cases(
+        cases,
+        python=python,
+        baselines=settings.baselines,
+        jobs=settings.jobs,
+        narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
+        matrix=settings.matrix,
+        time_limit=settings.time_limit,
+        keep_adapters=None if save is None else adapters_of_run(save),
+        tell=told,
+        rescue=lambda run: None if save is None else _save(save, run),
+    )
+
+
+def _save(path: Path, run: Run) -> None:
+    write_run_file(path, run, run_document_base())
+    prune_adapters(adapters_of_run(path), run)
+
+
+def _overlay_sentence(overlay: Overlay) -> str:
+    if not overlay.packages:
+        return "candidate: everything that was asked for is installed here already"
+    packages = ", ".join(f"{name} {version}" for name, version in overlay.packages.items())
+    how = "cached" if overlay.was_cached else f"built, {overlay.size_bytes / 2**20:.1f} MiB"
+    return f"candidate: {packages} over the current environment ({how})"

@@ -1,0 +1,147 @@
+"""One finding in sentences, which the reports of an upgrade and of a bisection share."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.matrix import split_case_id
+from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.report.lines import reason_cells
+from peft_regress.report.text import module_lines
+from peft_regress.text import clean
+from peft_regress.units import format_change
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peft_regress.findings import Finding, Member
+    from peft_regress.gate import Observation, Reason
+
+__all__ = ["case_set", "encode_finding", "finding_details", "finding_title", "reason_text"]
+
+_MOST_REASONS: Final = 6
+_LONGEST_ERROR: Final = 300
+_HOLES: Final = {
+    "missing": "expected, and no record came",
+    "new": "no accepted baseline holds it",
+    "definition": "defined otherwise than in what it is compared with",
+}
+
+
+def finding_title(finding: Finding) -> str:
+    """Return what moved and by how much, in one sentence."""
+    cause = finding.cause
+    if cause.kind == "coverage":
+        return _HOLES.get(cause.what, f"{cause.what} cannot be compared")
+    if cause.kind == "status":
+        return _status_title(finding.example)
+    if cause.kind == "invariant":
+        reason = finding.example.reasons[0]
+        old, new = (str(value).lower() if value is not None else "unchecked"
+                    for value in (reason.old, reason.new))
+        return f"invariant {cause.what}: {old} -> {new}"
+    moved = finding.ranges()
+    leading = [name for name in moved if not name.endswith(BATCH_SUFFIX)][:2] or list(moved)[:2]
+    if cause.what in moved:
+        leading = [cause.what, *(name for name in leading if name != cause.what)][:2]
+    told = ", ".join(f"{name} {_range(moved[name], name)}" for name in leading)
+    return told or ", ".join(clean(reason.title) for reason in finding.example.reasons)
+
+
+def finding_details(finding: Finding) -> list[str]:
+    """Return where the change is, as far as it is known, and what moved with it."""
+    cause = finding.cause
+    lines = []
+    if cause.kind == "costs" and len(cause.where) > 1:
+        part, operator = cause.where[:2]
+        lines.append(f"where: {clean(part)}, {clean(operator)}")
+        if cause.base_runs:
+            runs = abs(cause.base_runs)
+            times = "one run" if runs == 1 else f"{runs} runs"
+            more = "more" if cause.base_runs > 0 else "less"
+            lines.append(
+                f"in each layer as much as {times} {more} of what the adapter wraps"
+            )
+    told = finding_title(finding)
+    others = [
+        f"{name} {_range(pair, name)}"
+        for name, pair in finding.ranges().items()
+        if not told.startswith(f"{name} ") and f", {name} " not in told
+    ]
+    if others:
+        lines.append(f"with it: {', '.join(others)}")
+    return lines
+
+
+def case_set(ids: Sequence[str]) -> str:
+    """Write ids as briefly as they can be: `{shift,unseen}/dora-r4/{resnet18,mobilenet_v2}`.
+
+    Ids that are no such product are listed.
+    """
+    parts = [tuple(split_case_id(name)) for name in ids]
+    columns = [sorted({part[index] for part in parts}) for index in range(3)]
+    if {tuple(one) for one in product(*columns)} != set(parts):
+        return " ".join(clean(name) for name in sorted(ids))
+    shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in columns)
+    return clean("/".join(shown), longest=2000)
+
+
+def reason_text(
+    member: Member, old: Observation | None, new: Observation | None
+) -> list[str]:
+    """Return the numbers of one case, with the modules behind each change."""
+    lines = []
+    for reason in member.reasons[:_MOST_REASONS]:
+        metric, before, after, change, bound = reason_cells(reason)
+        against = f" (bound {bound})" if bound else ""
+        lines.append(f"{metric}: {before} -> {after}  {change}{against}".rstrip())
+        lines += [f"    {line}" for line in module_lines(reason, old, new)]
+    left = len(member.reasons) - _MOST_REASONS
+    if left > 0:
+        lines.append(f"and {left} more")
+    return lines
+
+
+def encode_finding(finding: Finding) -> dict[str, Any]:
+    """Return a finding as JSON values."""
+    return {
+        "verdict": finding.verdict,
+        "title": finding_title(finding),
+        "kind": finding.cause.kind,
+        "what": finding.cause.what,
+        "where": list(finding.cause.where),
+        "base_runs": finding.cause.base_runs,
+        "cases": list(finding.cases),
+        "example": finding.example.case,
+        "relative_changes": {
+            name: {"smallest": low, "largest": high}
+            for name, (low, high) in finding.ranges().items()
+        },
+        "reasons": [_encode_reason(reason) for reason in finding.example.reasons],
+    }
+
+
+def _encode_reason(reason: Reason) -> dict[str, Any]:
+    return {
+        "metric": reason.title,
+        "old": reason.old,
+        "new": reason.new,
+        "relative_change": reason.relative_change,
+        "bound": reason.bound,
+        "verdict": reason.verdict,
+    }
+
+
+def _status_title(member: Member) -> str:
+    reason = next(reason for reason in member.reasons if reason.metric == "status")
+    old, new = (clean(str(value), longest=_LONGEST_ERROR) for value in (reason.old, reason.new))
+    return f"{old} -> {new}"
+
+
+def _range(pair: tuple[float, float], metric: str) -> str:
+    if metric == "accuracy":
+        low, high = (f"{100 * value:+.1f} points" for value in pair)
+    else:
+        low, high = (format_change(value) for value in pair)
+    return low if low == high else f"{low} to {high}"

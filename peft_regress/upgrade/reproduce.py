@@ -1,0 +1,88 @@
+"""Run a finding's stand-alone script on both sides, so that the report says what it prints."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.matrix import parse_case_id
+from peft_regress.text import clean
+from peft_regress.upgrade.crew import worker_environment
+from peft_regress.upgrade.reproduction import facts_for, reproduction_script
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from peft_regress.findings import Finding
+
+__all__ = ["Reproduction", "reproduce"]
+
+_MOST: Final = 3
+_SECONDS: Final = 300
+_LONGEST_OUTPUT: Final = 4000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """A script, and what it prints with each side's packages."""
+
+    finding: Finding
+    script: str
+    outputs: Mapping[str, str]
+    needs: str = "torch, torchvision and the library"
+
+    @property
+    def shows_it(self) -> bool:
+        """Whether the sides print different things besides their versions."""
+        facts = [
+            [line for line in output.splitlines() if not line.startswith("versions:")]
+            for output in self.outputs.values()
+        ]
+        return any(found != facts[0] for found in facts[1:])
+
+
+def reproduce(
+    findings: Sequence[Finding], pythons: Mapping[str, Path]
+) -> tuple[Reproduction, ...]:
+    """Write and run the scripts of the gravest findings that have one.
+
+    `pythons` are the interpreters of the sides, by what a side is called.
+    """
+    made = []
+    for finding in findings[:_MOST]:
+        moved = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
+        case = parse_case_id(finding.example.case)
+        script = reproduction_script(case, facts=facts_for(moved))
+        if script is None:
+            continue
+        outputs = {side: _output(python, script) for side, python in pythons.items()}
+        made.append(Reproduction(finding=finding, script=script, outputs=outputs))
+    return tuple(made)
+
+
+def _output(python: Path, script: str) -> str:
+    """Return what a script prints; what goes wrong is told in its place."""
+    with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
+        file = Path(folder) / "reproduction.py"
+        file.write_text(script, encoding="utf-8")
+        try:
+            done = subprocess.run(  # noqa: S603
+                [str(python), "-W", "ignore", str(file)],
+                cwd=folder,
+                env=worker_environment(),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"(nothing within {_SECONDS} s)"
+    lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.strip()]
+        lines.append(f"exit code {done.returncode}: {clean(errors[-1] if errors else 'no message')}")
+    return "\n".join(lines)[:_LONGEST_OUTPUT]
