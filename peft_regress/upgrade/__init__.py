@@ -1,0 +1,1 @@
+"""What taking a new release of a library moves, and what to tell its maintainers."""
