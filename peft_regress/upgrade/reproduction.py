@@ -160,7 +160,7 @@ def _model(method: Method, network: Network, wanted: Collection[str]) -> Iterato
         yield sections.BFLOAT16
     if not _OF_AN_ADAPTER.isdisjoint(wanted):
         yield fill_in(sections.LOGITS, CALL=sections.LOGITS_IN[method.base_dtype])
-    if "identity_at_start" in wanted:
+    if not {"identity_at_start", "filled_loss"}.isdisjoint(wanted):
         yield sections.OF_BASE
 
 

@@ -80,8 +80,10 @@ targets = [
     for name, module in model.named_modules()
     if $RULE
 ]
+
 with phase("wrap"):
     import peft
+
 $BEFORE
     config = peft.$CONFIG(
         target_modules="|".join(re.escape(name) for name in targets),  # a pattern: matched in full
@@ -268,8 +270,8 @@ else:
 """
 
 FILLED_LOSS: Final = """\
-loss = functional.cross_entropy(filled.double(), torch.arange(4))
-print(f"filled_loss: {loss:.4g}")
+logits = 10 * filled.double() / of_base.abs().max()  # so large that four digits show a small move
+print(f"filled_loss: {functional.cross_entropy(logits, torch.arange(4)):.4g}")
 """
 
 MERGED_EQUALS_UNMERGED: Final = """\
