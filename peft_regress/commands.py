@@ -13,6 +13,7 @@ import msgspec
 from peft_regress.errors import AbsentError
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
 from peft_regress.time_command import time_command
+from peft_regress.upgrade_command import upgrade_command
 
 if TYPE_CHECKING:
     from peft_regress.gate import RunVerdict
@@ -265,3 +266,4 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
 
 
 cli.add_command(time_command)
+cli.add_command(upgrade_command)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-__all__ = ["NamedPath", "baselines_option", "format_option", "print_json"]
+__all__ = ["NamedPath", "baselines_option", "format_option", "pip_seconds_option", "print_json", "time_limit_option"]
 
 
 class NamedPath(click.Path):
@@ -35,6 +35,20 @@ baselines_option = click.option(
     default=Path("baselines"),
     show_default=True,
     help="Folder of the baseline storage.",
+)
+time_limit_option = click.option(
+    "--time-limit",
+    type=click.IntRange(1, 86400),
+    default=600,
+    show_default=True,
+    help="Seconds that one case may take.",
+)
+pip_seconds_option = click.option(
+    "--pip-time-limit",
+    type=click.IntRange(1, 86400),
+    default=600,
+    show_default=True,
+    help="Seconds that one call of pip may take.",
 )
 
 

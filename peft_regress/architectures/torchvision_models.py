@@ -41,6 +41,11 @@ class TorchvisionModel:
     head: str
     matrices: tuple[str, ...] = ("default", "extended")
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """What torchvision is told besides the number of classes."""
+        return _OPTIONS.get(self.name, {})
+
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build the model with random weights drawn under `seed`; global generators stay as is."""
         import torch  # listing names must not cost the import

@@ -1,0 +1,164 @@
+"""How a reproduction adapts its model: a piece of the script for each kind of method.
+
+No torch at import.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.methods import GaLore, PeftAdapter, Selective
+from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.targets import bypassed_modules
+from peft_regress.upgrade import reproduction_sections as sections
+from peft_regress.upgrade.reproduction_sections import fill_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from torch import nn
+
+    from peft_regress.architectures.torchvision_models import TorchvisionModel
+    from peft_regress.methods import Method
+    from peft_regress.methods.targets import Targets
+
+__all__ = ["Network", "adapting", "filling", "package_of"]
+
+_NORMALIZATION: Final = "(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)"
+_CONVOLUTION_OR_LINEAR: Final = "isinstance(module, (nn.Conv2d, nn.Linear))"
+# What a method keeps its library from while it wraps, by the configuration's class.
+_BEFORE_WRAPPING: Final[dict[str, str]] = {"BOFTConfig": sections.WITHOUT_CUDA_EXTENSION}
+_SELECTIONS: Final[dict[str, str]] = {
+    "all": sections.SELECT_ALL,
+    "head": sections.SELECT,
+    "biases": sections.SELECT + sections.SELECT_BIASES,
+    "normalization": sections.SELECT + sections.SELECT_NORMALIZATION,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """An architecture of torchvision, and its model without weights for the rules to look at."""
+
+    architecture: TorchvisionModel
+    model: nn.Module
+
+    @classmethod
+    def of(cls, architecture: TorchvisionModel) -> Network:
+        """Build the model, the largest in no memory to speak of."""
+        from peft_regress.architectures.output_layer import without_weights
+
+        with without_weights():
+            model = architecture.build(num_classes=10, seed=0)
+        return cls(architecture=architecture, model=model)
+
+    @property
+    def head(self) -> str:
+        """The qualified name of the last layer."""
+        return self.architecture.head
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it normalizes by statistics that it keeps."""
+        from torch import nn
+
+        return any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
+
+    @property
+    def has_grouped(self) -> bool:
+        """Whether it has convolutions with groups."""
+        return any(getattr(module, "groups", 1) > 1 for module in self.model.modules())
+
+
+def package_of(method: Method) -> str | None:
+    """Return the library that a method of a known kind uses besides torch."""
+    return {PeftAdapter: "peft", GaLore: "galore-torch"}.get(type(method))
+
+
+def adapting(method: Method, rank: int | None, network: Network) -> str | None:
+    """Return the code that makes `model` train as the method does; None where there is none."""
+    # By exact class: what a class derived from one of them does besides is not known here.
+    if type(method) is PeftAdapter:
+        return _wrapping(method, rank, network)
+    if type(method) is Selective:
+        return _selecting(method, network)
+    if type(method) is GaLore:
+        return _projecting(method, rank)
+    return None
+
+
+def filling(method: PeftAdapter) -> str:
+    """Return the code that fills a parameter of an adapter, as the metric `filled_losses` does."""
+    if not method.scales:
+        return sections.FILLED_BY_FAN_IN
+    (scales,) = method.scales
+    return fill_in(sections.FILLED_BY_SCALE, SCALES=scales)
+
+
+def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | None:
+    before = _BEFORE_WRAPPING.get(method.config, "")
+    layers = method.targets.find(network.model, head=network.head)
+    if not layers or (method.wrapping is not nullcontext and not before):
+        return None
+    settings = (f"        {name}={value!r},\n" for name, value in method.settings(rank).items())
+    return fill_in(
+        sections.WRAP,
+        RULE="\n    and ".join(_rule(method.targets, network, layers)),
+        BEFORE=before,
+        CONFIG=method.config,
+        SETTINGS="".join(settings),
+        HEAD=network.head,
+        FREEZE=fill_in(sections.FREEZE, PART=method.frozen) if method.frozen else "",
+    )
+
+
+def _rule(targets: Targets, network: Network, layers: Mapping[str, nn.Module]) -> Iterator[str]:
+    """Yield the conditions under which a module of the network is one of its targets."""
+    from torch import nn
+
+    if targets.normalization:
+        yield f"isinstance(module, {_NORMALIZATION})"
+        return
+    # Linear layers first means these alone, where there are any: which of the two, is known here.
+    only_linear = targets.linear_first and any(
+        isinstance(layer, nn.Linear) for layer in layers.values()
+    )
+    yield "isinstance(module, nn.Linear)" if only_linear else _CONVOLUTION_OR_LINEAR
+    yield f'name != "{network.head}"'
+    for child in sorted({name.rpartition(".")[2] for name in bypassed_modules(network.model)}):
+        yield f'not name.endswith(".{child}")  # its weight is read, it is never called'
+    if not targets.grouped and network.has_grouped and not only_linear:
+        yield 'getattr(module, "groups", 1) == 1'
+    if targets.block_size > 1:
+        yield f"module.weight[0].numel() % {targets.block_size} == 0"
+    if targets.most_inputs is not None:
+        yield f"module.weight[0].numel() <= {targets.most_inputs}"
+
+
+def _selecting(method: Selective, network: Network) -> str | None:
+    try:
+        method.adapt(network.model, head=network.head, rank=None, seed=0)
+    except UnsupportedCaseError:
+        return None
+    code = _SELECTIONS[method.trains]
+    if method.trains_batch_norm_statistics:
+        code += sections.FOLLOW_STATISTICS
+    return fill_in(code, HEAD=network.head, NORMALIZATION=_NORMALIZATION)
+
+
+def _projecting(method: GaLore, rank: int | None) -> str:
+    settings = {
+        "rank": rank,
+        "update_proj_gap": method.update_proj_gap,
+        "scale": method.scale,
+        "proj_type": method.proj_type,
+    }
+    return fill_in(
+        sections.GALORE,
+        CLONE=sections.CLONE if method.clones_projection else "",
+        SETTINGS=repr(settings).replace("'", '"'),
+        RATE=repr(learning_rate(method.name)),
+    )

@@ -1,0 +1,165 @@
+"""The command `peft-regress upgrade`: thin, no logic of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from peft_regress.errors import InputError
+from peft_regress.files import write_atomic
+from peft_regress.options import (
+    NamedPath,
+    baselines_option,
+    format_option,
+    pip_seconds_option,
+    print_json,
+    time_limit_option,
+)
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from peft_regress.records import Record
+    from peft_regress.upgrade.conduct import Upgrade, UpgradeSettings
+    from peft_regress.upgrade.overlay import Overlay
+    from peft_regress.upgrade.reproduce import Reproduction
+
+__all__ = ["teller", "upgrade_command"]
+
+
+@click.command("upgrade")
+@click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
+@click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
+@click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
+@click.option("--jobs", type=click.IntRange(1, 64), help="Cases at once (default: one a core).")
+@click.option(
+    "--base",
+    default="auto",
+    show_default=True,
+    help="Compare with: `auto` (the stored baseline if it is of the installed packages, else a run "
+    "of them), `run`, or an entry, a run file or a folder.",
+)
+@click.option("--save", type=NamedPath(path_type=Path), help="Write the candidate's run file here.")
+@click.option(
+    "--summary", type=NamedPath(path_type=Path), help="Write the findings here, as Markdown."
+)
+@click.option("--pre", is_flag=True, help="Take pre-releases into account.")
+@click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
+@click.option("--clean", "clean_up", is_flag=True, help="Remove every kept environment, and end.")
+@time_limit_option
+@pip_seconds_option
+@format_option
+@baselines_option
+@click.pass_context
+def upgrade_command(  # noqa: PLR0913  (arguments and options)
+    context: click.Context,
+    requirements: tuple[str, ...],
+    *,
+    jobs: int | None,
+    summary: Path | None,
+    yes: bool,
+    clean_up: bool,
+    time_limit: int,
+    pip_time_limit: int,
+    output: str,
+    **settings: Any,
+) -> None:
+    """Tell what REQUIREMENT, such as peft==0.14.0, would move.
+
+    A REQUIREMENT is as pip takes it: a release, `peft @ git+https://...`, a wheel or a checkout. It
+    is installed into an environment over this one, which stays as it is; the cases run in both, and
+    what moved is grouped by cause. The exit code is 1 where something regressed, 3 where not
+    everything was compared.
+    """
+    if clean_up:
+        _clean()
+        return
+    if not requirements:
+        msg = "name a requirement, for instance `peft-regress upgrade peft==0.14.0`, or --clean"
+        raise click.UsageError(msg)
+    from peft_regress.upgrade.conduct import UpgradeSettings
+    from peft_regress.upgrade.crew import default_jobs
+
+    chosen = UpgradeSettings(
+        jobs=jobs or default_jobs(),
+        time_limit=time_limit,
+        pip_seconds=pip_time_limit,
+        replace_torch=yes,
+        **settings,
+    )
+    wants_scripts = summary is not None or output == "markdown"
+    result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
+    from peft_regress.upgrade import report
+
+    if summary is not None:
+        write_atomic(summary, report.upgrade_markdown(result, scripts).encode())
+        click.echo(f"summary: {summary}", err=True)
+    if output == "json":
+        print_json(report.encode_upgrade(result))
+    elif output == "markdown":
+        click.echo(report.upgrade_markdown(result, scripts), nl=False)
+    else:
+        click.echo(report.upgrade_text(result))
+    context.exit(result.verdict.exit_code)
+
+
+def _upgraded(
+    requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
+) -> tuple[Upgrade, tuple[Reproduction, ...]]:
+    """Run the upgrade; ask first where it would replace torch and somebody can be asked."""
+    from peft_regress.upgrade.conduct import Told, upgrade
+    from peft_regress.upgrade.overlay import ReplacesTorchError
+    from peft_regress.upgrade.reproduce import reproduce
+
+    scripts: tuple[Reproduction, ...] = ()
+
+    def finish(result: Upgrade, overlay: Overlay) -> None:
+        nonlocal scripts
+        if wants_scripts:
+            failing = [finding for finding in result.findings if finding.is_failing]
+            pythons = {"the packages before": Path(sys.executable), "those after": overlay.python}
+            scripts = reproduce(failing, pythons)
+
+    told = Told(say=_say, record=teller())
+    try:
+        return upgrade(requirements, settings, tell=told, finish=finish), scripts
+    except ReplacesTorchError as error:
+        if not sys.stdin.isatty():
+            raise
+        question = f"torch {error.old} would be replaced by {error.new}. Go on?"
+        click.confirm(question, abort=True, err=True)
+    agreed = dataclasses.replace(settings, replace_torch=True)
+    return upgrade(requirements, agreed, tell=told, finish=finish), scripts
+
+
+def teller() -> Callable[[str, Record, int, int], None]:
+    """Return what prints a line a case on standard error, so that a long run is seen to go on."""
+
+    def tell(side: str, record: Record, done: int, count: int) -> None:
+        state = "" if record.status == "ok" else f" {record.status_text}"
+        click.echo(f"[{done}/{count}] {side} {record.case.id}{clean(state)}", err=True)
+
+    return tell
+
+
+def _say(text: str) -> None:
+    click.echo(clean(text, longest=400), err=True)
+
+
+def _clean() -> None:
+    from peft_regress.upgrade.overlay import cache_folder, clean_overlays
+
+    try:
+        removed, used = clean_overlays()
+    except OSError as error:
+        msg = f"{error.filename}: cannot be removed ({error.strerror or error})"
+        raise InputError(msg) from error
+    click.echo(f"{len(removed)} environments removed from {cache_folder()}")
+    if used:
+        click.echo(f"{len(used)} are in use and stay: {' '.join(used)}")
