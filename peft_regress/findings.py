@@ -146,6 +146,14 @@ def causes_of(
         yield _cause(kind, name, reasons, old, new), tuple(reasons)
 
 
+_STRANDS: Final[dict[str, Kind]] = {
+    "fingerprint": "function",
+    "accuracy": "quality",
+    "seconds": "time",
+}
+"""By the kind of a metric; those of the other kinds are costs."""
+
+
 def _strand_of(reason: Reason) -> tuple[Kind, str]:
     if reason.metric == "status":
         return "status", ""
@@ -154,14 +162,7 @@ def _strand_of(reason: Reason) -> tuple[Kind, str]:
     if reason.metric.startswith("invariant "):
         return "invariant", reason.metric.removeprefix("invariant ")
     spec = METRICS.get(reason.metric)
-    kind = "exact" if spec is None else spec.kind
-    if kind == "fingerprint":
-        return "function", ""
-    if kind == "accuracy":
-        return "quality", ""
-    if kind == "seconds":
-        return "time", ""
-    return "costs", ""
+    return _STRANDS.get("exact" if spec is None else spec.kind, "costs"), ""
 
 
 def _cause(

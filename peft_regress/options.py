@@ -8,7 +8,14 @@ from typing import Any
 
 import click
 
-__all__ = ["NamedPath", "baselines_option", "format_option", "pip_seconds_option", "print_json", "time_limit_option"]
+__all__ = [
+    "NamedPath",
+    "baselines_option",
+    "format_option",
+    "pip_seconds_option",
+    "print_json",
+    "time_limit_option",
+]
 
 
 class NamedPath(click.Path):

@@ -59,6 +59,7 @@ __all__ = ["teller", "upgrade_command"]
 @click.pass_context
 def upgrade_command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
+    /,
     requirements: tuple[str, ...],
     *,
     jobs: int | None,
@@ -68,6 +69,7 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     time_limit: int,
     pip_time_limit: int,
     output: str,
+    baselines: Path,
     **settings: Any,
 ) -> None:
     """Tell what REQUIREMENT, such as peft==0.14.0, would move.
@@ -84,15 +86,15 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
         msg = "name a requirement, for instance `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
     from peft_regress.upgrade.conduct import UpgradeSettings
-    from peft_regress.upgrade.crew import default_jobs
+    from peft_regress.upgrade.crew import Workplace, default_jobs
 
-    chosen = UpgradeSettings(
+    place = Workplace(
+        baselines=baselines,
         jobs=jobs or default_jobs(),
         time_limit=time_limit,
         pip_seconds=pip_time_limit,
-        replace_torch=yes,
-        **settings,
     )
+    chosen = UpgradeSettings(place=place, replace_torch=yes, **settings)
     wants_scripts = summary is not None or output == "markdown"
     result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     from peft_regress.upgrade import report

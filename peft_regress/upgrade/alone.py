@@ -14,10 +14,11 @@ from peft_regress.upgrade.overlay import opened_overlay, opened_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+    from contextlib import AbstractContextManager
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
+    from peft_regress.upgrade.crew import Workplace
     from peft_regress.upgrade.overlay import Overlay
     from peft_regress.upgrade.pip_calls import Planned
 
@@ -60,39 +61,24 @@ class Culprits:
         return f"{innocent}{why}"
 
 
-def find_culprits(  # noqa: PLR0913  (each is one setting)
+def find_culprits(
     findings: Sequence[Finding],
     candidate: Overlay,
     references: Mapping[str, Observation],
     *,
-    baselines: Path,
-    jobs: int,
-    time_limit: float,
-    seconds: float,
+    place: Workplace,
     tell: Callable[[str], None],
 ) -> tuple[Culprits, ...]:
     """Try each package of a candidate alone, on the example of each finding.
 
-    `seconds` is what one call of pip may take. Returns one result a finding; none where only one
-    package changed, or nothing did.
+    Returns one result a finding; none where only one package changed, or nothing did.
     """
     if len(candidate.planned) < 2 or not findings:  # noqa: PLR2004
         return ()
     trials = []
     for package in candidate.planned:
         tell(f"trying {package.name} {package.version} alone")
-        trials.append(
-            _tried(
-                package,
-                findings,
-                candidate,
-                references,
-                baselines=baselines,
-                jobs=jobs,
-                time_limit=time_limit,
-                seconds=seconds,
-            )
-        )
+        trials.append(_tried(package, findings, candidate, references, place=place))
     return tuple(_culprits(index, trials) for index in range(len(findings)))
 
 
@@ -110,24 +96,24 @@ def _tried(
     candidate: Overlay,
     references: Mapping[str, Observation],
     *,
-    seconds: float,
-    **settings: object,
+    place: Workplace,
 ) -> Trial:
     """Try a package with nothing else; where that cannot be imported, with what pip says it needs.
 
     With that it must be less than the whole candidate, of which it would else say nothing.
     """
     problem = "it is the whole change"
-    attempts = (
-        lambda: opened_part([package], seconds=seconds),
-        lambda: opened_overlay([f"{package.name}=={package.version}"], seconds=seconds),
+    pinned = f"{package.name}=={package.version}"
+    attempts: tuple[Callable[[], AbstractContextManager[Overlay]], ...] = (
+        lambda: opened_part([package], seconds=place.pip_seconds),
+        lambda: opened_overlay([pinned], seconds=place.pip_seconds),
     )
     for open_attempt in attempts:
         try:
             with open_attempt() as overlay:
                 if overlay.packages == candidate.packages:
                     continue
-                shows = _shown(findings, overlay, references, **settings)
+                shows = _shown(findings, overlay, references, place=place)
         except InputError as error:
             problem = str(error)
             continue
@@ -140,18 +126,14 @@ def _shown(
     overlay: Overlay,
     references: Mapping[str, Observation],
     *,
-    baselines: Path,
-    jobs: int,
-    time_limit: float,
+    place: Workplace,
 ) -> tuple[bool, ...]:
     """Return which findings an overlay shows."""
     examples = {finding.example.case: finding for finding in findings}
     run = measure_cases(
         [parse_case_id(name) for name in examples],
         python=overlay.python,
-        baselines=baselines,
-        jobs=jobs,
-        time_limit=time_limit,
+        place=place,
         trains=any(finding.cause.kind != "costs" for finding in findings),
     )
     observed = observations_of(run, "alone")

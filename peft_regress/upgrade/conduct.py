@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from peft_regress.gate import Observation
     from peft_regress.records import Case, Record, Run
     from peft_regress.upgrade.alone import Culprits
+    from peft_regress.upgrade.crew import Workplace
     from peft_regress.upgrade.overlay import Overlay
 
 __all__ = ["Told", "Upgrade", "UpgradeSettings", "upgrade"]
@@ -37,18 +38,14 @@ class UpgradeSettings:
 
     base: what it is compared with: `auto` (the stored baseline where it was made with the very
     packages of the current environment, else a run of that), `run`, or an entry, a run file or a
-    folder by name. save: the candidate's run file. time_limit: seconds a case may take;
-    pip_seconds: one call of pip.
+    folder by name. save: the candidate's run file.
     """
 
-    baselines: Path
+    place: Workplace
     pattern: str | None = None
     matrix: str = "default"
-    jobs: int = 1
     base: str = "auto"
     save: Path | None = None
-    time_limit: float
-    pip_seconds: float
     replace_torch: bool = False
     pre: bool = False
 
@@ -103,7 +100,7 @@ def upgrade(
         requirements,
         replace_torch=settings.replace_torch,
         pre=settings.pre,
-        seconds=settings.pip_seconds,
+        seconds=settings.place.pip_seconds,
     ) as overlay:
         tell.say(_overlay_sentence(overlay))
         candidate = _measured("candidate", cases, overlay.python, settings, tell=tell)
@@ -112,59 +109,45 @@ def upgrade(
         if stored is None:
             tell.say("measuring the current environment: no stored baseline is of these packages")
             base = _measured("current", cases, Path(sys.executable), settings, tell=tell)
-            references = observations_of(base, "the current environment")
-        else:
-            references = stored
-        result = _result(requirements, cases, references, candidate, overlay, settings, tell=tell)
+            stored = observations_of(base, "the current environment")
+        names = [case.id for case in cases]
+        references = {name: stored[name] for name in names if name in stored}
+        observed = observations_of(candidate, "the candidate")
+        verdict, findings = _judged(names, references, observed)
+        suspected = tuple(found for found in findings if found.is_failing or found.is_better)
+        compared = next(iter(references.values()), None)
+        before = installed_packages() if compared is None else compared.environment
+        result = Upgrade(
+            requirements=tuple(requirements),
+            base_origin="nothing" if compared is None else compared.origin,
+            references=references,
+            observed=observed,
+            candidate=candidate,
+            changed=changed_packages(before, candidate.environment),
+            verdict=verdict,
+            findings=findings,
+            suspected=suspected,
+            culprits=find_culprits(
+                suspected, overlay, references, place=settings.place, tell=tell.say
+            ),
+            remarks=overlay.remarks,
+            saved=settings.save,
+        )
         finish(result, overlay)
         return result
 
 
-def _result(  # noqa: PLR0913  (what a result is made of)
-    requirements: Sequence[str],
-    cases: Sequence[Case],
+def _judged(
+    names: Sequence[str],
     references: Mapping[str, Observation],
-    candidate: Run,
-    overlay: Overlay,
-    settings: UpgradeSettings,
-    *,
-    tell: Told,
-) -> Upgrade:
-    observed = observations_of(candidate, "the candidate")
-    names = [case.id for case in cases]
+    observed: Mapping[str, Observation],
+) -> tuple[RunVerdict, tuple[Finding, ...]]:
     verdict = RunVerdict(
         cases=tuple(judge_case(name, references.get(name), observed.get(name)) for name in names),
         # What was asked for is all there is to compare here.
         complete=True,
     )
-    findings = find_causes(verdict.cases, references, observed)
-    suspected = tuple(found for found in findings if found.is_failing or found.is_better)
-    compared = [references[name] for name in names if name in references]
-    before = compared[0].environment if compared else installed_packages()
-    culprits = find_culprits(
-        suspected,
-        overlay,
-        references,
-        baselines=settings.baselines,
-        jobs=settings.jobs,
-        time_limit=settings.time_limit,
-        seconds=settings.pip_seconds,
-        tell=tell.say,
-    )
-    return Upgrade(
-        requirements=tuple(requirements),
-        base_origin=compared[0].origin if compared else "nothing",
-        references=references,
-        observed=observed,
-        candidate=candidate,
-        changed=changed_packages(before, candidate.environment),
-        verdict=verdict,
-        findings=findings,
-        suspected=suspected,
-        culprits=culprits,
-        remarks=overlay.remarks,
-        saved=settings.save,
-    )
+    return verdict, find_causes(verdict.cases, references, observed)
 
 
 def _stored_references(
@@ -174,8 +157,8 @@ def _stored_references(
     if settings.base == "run":
         return None
     if settings.base != "auto":
-        return named_cases(settings.baselines, settings.base)
-    found = newest_references(read_runs(settings.baselines))
+        return named_cases(settings.place.baselines, settings.base)
+    found = newest_references(read_runs(settings.place.baselines))
     here = installed_packages()
     stands = all(case.id in found and found[case.id].environment == here for case in cases)
     return found if stands else None
@@ -195,11 +178,9 @@ def _measured(
     return measure_cases(
         cases,
         python=python,
-        baselines=settings.baselines,
-        jobs=settings.jobs,
+        place=settings.place,
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
-        time_limit=settings.time_limit,
         keep_adapters=None if save is None else adapters_of_run(save),
         tell=told,
         rescue=lambda run: None if save is None else _save(save, run),

@@ -19,6 +19,7 @@ from peft_regress.errors import InputError
 from peft_regress.matrix import matrix_cases
 from peft_regress.records import SCHEMA_VERSION, Failure, Ledger, Record, Run, Selection
 from peft_regress.run_files import without_host
+from peft_regress.upgrade.pip_calls import PIP_SECONDS
 from peft_regress.upgrade.process import CaseLostError, MeasuringWorker
 from peft_regress.workers.process import InterpreterError, WorkerError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CASE_SECONDS",
     "UnusableEnvironmentError",
+    "Workplace",
     "default_jobs",
     "measure_cases",
     "run_document_base",
@@ -59,13 +61,26 @@ def default_jobs() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), _MOST_JOBS))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Workplace:
+    """How cases are measured, whichever environment they are measured in.
+
+    baselines: the folder with `sources/`. jobs: how many cases at once. time_limit: seconds that a
+    case may take; pip_seconds: seconds that one call of pip may take.
+    """
+
+    baselines: Path
+    jobs: int
+    time_limit: float = CASE_SECONDS
+    pip_seconds: float = PIP_SECONDS
+
+
 @dataclass
 class _Crew:
     """What the threads of one run share: each has a worker at a time, and takes the next cases."""
 
     python: Path
-    baselines: Path
-    time_limit: float
+    place: Workplace
     trains: bool
     keep_adapters: Path | None
     folder: Path
@@ -111,7 +126,7 @@ class _Crew:
         try:
             return worker.measure(
                 case,
-                baselines=self.baselines,
+                baselines=self.place.baselines,
                 trains=self.trains,
                 keep_adapters=self.keep_adapters,
             )
@@ -120,7 +135,11 @@ class _Crew:
             if self.is_stopped.is_set():
                 raise
             kind = "TimeoutError" if error.timed_out else "WorkerLost"
-            what = f"no result within {self.time_limit:g} s" if error.timed_out else error.problem
+            what = (
+                f"no result within {self.place.time_limit:g} s"
+                if error.timed_out
+                else error.problem
+            )
             return Record(
                 case=case,
                 definition=error.definition,
@@ -138,7 +157,7 @@ class _Crew:
         try:
             worker = MeasuringWorker(
                 str(self.python),
-                time_limit=self.time_limit,
+                time_limit=self.place.time_limit,
                 folder=self.folder,
                 environment=worker_environment(),
             )
@@ -173,11 +192,9 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     cases: Sequence[Case],
     *,
     python: Path,
-    baselines: Path,
-    jobs: int,
+    place: Workplace,
     narrowed_by: Sequence[str] = (),
     matrix: str = "default",
-    time_limit: float = CASE_SECONDS,
     trains: bool = True,
     keep_adapters: Path | None = None,
     tell: Callable[[Record], None] = lambda _: None,
@@ -185,11 +202,9 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
 ) -> Run:
     """Measure cases in an interpreter that has this peft_regress, and return the run.
 
-    `baselines` is the folder with `sources/`; `jobs` how many cases are measured at once;
-    `narrowed_by` says how the cases were chosen of the matrix; no case may take longer than
-    `time_limit` seconds. Without `trains` a record has the costs of a step alone. Each record
-    is told as it comes; what there is at an interrupt is handed to `rescue`. Raises
-    `UnusableEnvironmentError` where nothing can be measured there at all.
+    `narrowed_by` says how the cases were chosen of the matrix. Without `trains` a record has the
+    costs of a step alone. Each record is told as it comes; what there is at an interrupt is handed
+    to `rescue`. Raises `UnusableEnvironmentError` where nothing can be measured there at all.
     """
     if not cases:
         msg = "there is no case to measure"
@@ -198,8 +213,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         crew = _Crew(
             # Not resolved: where it points to is the interpreter without the environment.
             python=python.absolute(),
-            baselines=baselines,
-            time_limit=time_limit,
+            place=place,
             trains=trains,
             keep_adapters=keep_adapters,
             # A candidate that writes into its working directory writes into one of its own.
@@ -210,7 +224,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
         for group in _groups(cases):
             crew.waiting.put(group)
         try:
-            _let_work(crew, jobs=jobs)
+            _let_work(crew)
         except BaseException:
             if crew.records and crew.machine is not None:
                 rescue(_run(crew, crew.machine, matrix=matrix, narrowed_by=["interrupted"]))
@@ -253,11 +267,11 @@ def run_document_base() -> dict[str, Any]:
     }
 
 
-def _let_work(crew: _Crew, *, jobs: int) -> None:
+def _let_work(crew: _Crew) -> None:
     """Let the threads work, and end every process where one of them fails or Ctrl-C is typed."""
-    with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="crew") as pool:
+    with ThreadPoolExecutor(max_workers=crew.place.jobs, thread_name_prefix="crew") as pool:
         try:
-            working = [pool.submit(crew.work) for _ in range(jobs)]
+            working = [pool.submit(crew.work) for _ in range(crew.place.jobs)]
             done, _ = wait(working, return_when=FIRST_EXCEPTION)
             for one in done:
                 one.result()

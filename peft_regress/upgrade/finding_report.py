@@ -38,8 +38,10 @@ def finding_title(finding: Finding) -> str:
         return _status_title(finding.example)
     if cause.kind == "invariant":
         reason = finding.example.reasons[0]
-        old, new = (str(value).lower() if value is not None else "unchecked"
-                    for value in (reason.old, reason.new))
+        old, new = (
+            str(value).lower() if value is not None else "unchecked"
+            for value in (reason.old, reason.new)
+        )
         return f"invariant {cause.what}: {old} -> {new}"
     moved = finding.ranges()
     leading = [name for name in moved if not name.endswith(BATCH_SUFFIX)][:2] or list(moved)[:2]
@@ -60,9 +62,7 @@ def finding_details(finding: Finding) -> list[str]:
             runs = abs(cause.base_runs)
             times = "one run" if runs == 1 else f"{runs} runs"
             more = "more" if cause.base_runs > 0 else "less"
-            lines.append(
-                f"in each layer as much as {times} {more} of what the adapter wraps"
-            )
+            lines.append(f"in each layer as much as {times} {more} of what the adapter wraps")
     told = finding_title(finding)
     others = [
         f"{name} {_range(pair, name)}"
@@ -87,9 +87,7 @@ def case_set(ids: Sequence[str]) -> str:
     return clean("/".join(shown), longest=2000)
 
 
-def reason_text(
-    member: Member, old: Observation | None, new: Observation | None
-) -> list[str]:
+def reason_text(member: Member, old: Observation | None, new: Observation | None) -> list[str]:
     """Return the numbers of one case, with the modules behind each change."""
     lines = []
     for reason in member.reasons[:_MOST_REASONS]:

@@ -85,8 +85,8 @@ class Overlay:
     """A finished overlay, in use for as long as `opened_overlay` lasts.
 
     packages: the versions installed in it, by name; empty where the running environment is what
-    was asked for. planned: where pip took them from. remarks: what was added or does not fit together, in sentences. was_cached:
-    whether it stood already.
+    was asked for. planned: the same with where pip took them from. remarks: what was added, or does
+    not fit together, in sentences. was_cached: whether it stood already.
     """
 
     folder: Path
@@ -143,9 +143,7 @@ def opened_overlay(
 
 
 @contextmanager
-def opened_part(
-    planned: Sequence[Planned], *, seconds: float = PIP_SECONDS
-) -> Iterator[Overlay]:
+def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> Iterator[Overlay]:
     """Build the overlay of some of the packages of another one, whatever else they would need."""
     key = _key(planned, ())
     with _built(_made_folder(), key, planned, (), seconds=seconds) as overlay:

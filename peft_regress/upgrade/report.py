@@ -47,7 +47,9 @@ def upgrade_text(upgrade: Upgrade) -> str:
             for what, ids in list(defects.items())[:_MOST_DEFECT_LINES]
         ]
         blocks.append("\n".join(["known defects, on both sides:", *lines]))
-    blocks.append("\n".join(["what to do:", *(wrapped(f"  {a}", indent="    ") for a in _advice(upgrade))]))
+    blocks.append(
+        "\n".join(["what to do:", *(wrapped(f"  {a}", indent="    ") for a in _advice(upgrade))])
+    )
     blocks.append(outcome_line(upgrade.verdict))
     return "\n\n".join(blocks)
 
@@ -66,10 +68,8 @@ def _environment(upgrade: Upgrade) -> str:
 
 def _moves(upgrade: Upgrade) -> list[str]:
     ordered = sorted(upgrade.changed, key=lambda name: (name not in _SUSPECTS, name))
-    return [
-        clean(f"{name} {upgrade.changed[name][0] or 'absent'} -> {upgrade.changed[name][1] or 'absent'}")
-        for name in ordered
-    ]
+    pairs = {name: [one or "absent" for one in upgrade.changed[name]] for name in ordered}
+    return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
 
 def _finding_lines(number: int, finding: Finding, upgrade: Upgrade) -> Iterator[str]:
@@ -97,7 +97,11 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
         return None
     if upgrade.culprits:
         return upgrade.culprits[upgrade.suspected.index(finding)].sentence
-    return f"{next(iter(upgrade.changed))}, the only one that changed" if len(upgrade.changed) == 1 else None
+    return (
+        f"{next(iter(upgrade.changed))}, the only one that changed"
+        if len(upgrade.changed) == 1
+        else None
+    )
 
 
 def _advice(upgrade: Upgrade) -> list[str]:
@@ -107,13 +111,16 @@ def _advice(upgrade: Upgrade) -> list[str]:
     advice = []
     asked = " ".join(shlex.quote(text) for text in upgrade.requirements)
     if failing:
-        pins = [f"{name}=={pair[0]}" for name, pair in upgrade.changed.items()
-                if pair[0] and name in _SUSPECTS]
+        pins = [
+            f"{name}=={pair[0]}"
+            for name, pair in upgrade.changed.items()
+            if pair[0] and name in _SUSPECTS
+        ]
         if pins:
             advice.append(f"pin: stay with {' '.join(map(clean, pins))} until it is settled")
         advice.append(
-            f"report: `peft-regress upgrade {asked} --summary issue.md` writes the text of an issue "
-            "for the library's maintainers, with a script that runs without this project"
+            f"report: `peft-regress upgrade {asked} --summary issue.md` writes an issue for the "
+            "library's maintainers, with a script that runs without this project"
         )
         advice += [f"find the release: `{command}`" for command in _bisections(failing, upgrade)]
     if failing or better:
@@ -142,11 +149,9 @@ def _bisections(failing: Sequence[Finding], upgrade: Upgrade) -> Iterator[str]:
 
 def upgrade_markdown(upgrade: Upgrade, reproductions: Sequence[Reproduction] = ()) -> str:
     """Return the text of an issue: what moved, in which versions, how to see it, the numbers."""
-    blocks = [
-        f"## {escape_markdown(' '.join(map(clean, upgrade.requirements)))}: "
-        f"{escape_markdown(outcome_line(upgrade.verdict))}",
-        _versions_table(upgrade),
-    ]
+    asked = " ".join(map(clean, upgrade.requirements))
+    title = f"## {escape_markdown(f'{asked}: {outcome_line(upgrade.verdict)}')}"
+    blocks = [title, _versions_table(upgrade)]
     blocks += [f"Note: {escape_markdown(clean(remark, longest=400))}" for remark in upgrade.remarks]
     by_finding = {id(made.finding): made for made in reproductions}
     for number, finding in enumerate(upgrade.findings, start=1):

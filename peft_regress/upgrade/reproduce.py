@@ -44,9 +44,7 @@ class Reproduction:
         return any(found != facts[0] for found in facts[1:])
 
 
-def reproduce(
-    findings: Sequence[Finding], pythons: Mapping[str, Path]
-) -> tuple[Reproduction, ...]:
+def reproduce(findings: Sequence[Finding], pythons: Mapping[str, Path]) -> tuple[Reproduction, ...]:
     """Write and run the scripts of the gravest findings that have one.
 
     `pythons` are the interpreters of the sides, by what a side is called.
@@ -84,5 +82,7 @@ def _output(python: Path, script: str) -> str:
     lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.strip()]
-        lines.append(f"exit code {done.returncode}: {clean(errors[-1] if errors else 'no message')}")
+        lines.append(
+            f"exit code {done.returncode}: {clean(errors[-1] if errors else 'no message')}"
+        )
     return "\n".join(lines)[:_LONGEST_OUTPUT]
