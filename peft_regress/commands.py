@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from peft_regress.bisect_command import bisect_command
 from peft_regress.errors import AbsentError
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
 from peft_regress.time_command import time_command
@@ -267,3 +268,4 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
 
 cli.add_command(time_command)
 cli.add_command(upgrade_command)
+cli.add_command(bisect_command)

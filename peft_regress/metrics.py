@@ -13,7 +13,7 @@ from peft_regress.records import Metric
 if TYPE_CHECKING:
     from peft_regress.units import Direction, Kind, Unit
 
-__all__ = ["BATCH_SUFFIX", "COST_METRICS", "METRICS", "MetricSpec", "make_metric"]
+__all__ = ["BATCH_SUFFIX", "COST_METRICS", "INVARIANTS", "METRICS", "MetricSpec", "make_metric"]
 
 BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
@@ -68,6 +68,24 @@ METRICS: dict[str, MetricSpec] = {
     "step_seconds": MetricSpec(unit="second", direction="lower", kind="seconds"),
     "relative_step_seconds": MetricSpec(unit="ratio", direction="lower", kind="info"),
 }
+
+INVARIANTS: tuple[str, ...] = (
+    "identity_at_init",
+    "expected_trainable",
+    "frozen_unchanged",
+    "trainable_changed",
+    "projections_renewed",
+    "merge_equals_unmerged",
+    "disabled_equals_base",
+    "toggling_keeps_trainable",
+    "doubled_rank_not_smaller",
+    "dtypes_as_asked",
+    "channels_last_kept",
+    "saved_adapter_reloads",
+    "reload_keeps_trainable",
+    "stored_adapter_loads",
+)
+"""The facts that `invariants` checks of every case, by name."""
 
 
 def make_metric(name: str, value: float, samples: list[Any] | None = None) -> Metric:

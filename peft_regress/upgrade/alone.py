@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from peft_regress.errors import InputError
 from peft_regress.findings import causes_of
 from peft_regress.gate import judge_case, observations_of
@@ -34,7 +37,6 @@ class Trial:
     """
 
     package: str
-    version: str
     shows: tuple[bool, ...] | None
     problem: str | None = None
 
@@ -61,25 +63,57 @@ class Culprits:
         return f"{innocent}{why}"
 
 
-def find_culprits(
+def find_culprits(  # noqa: PLR0913  (both sides, and what was found between them)
     findings: Sequence[Finding],
-    candidate: Overlay,
+    base: Sequence[Planned],
+    candidate: Sequence[Planned],
     references: Mapping[str, Observation],
     *,
+    base_requirements: Sequence[str] = (),
     place: Workplace,
-    tell: Callable[[str], None],
+    say: Callable[[str], None],
 ) -> tuple[Culprits, ...]:
-    """Try each package of a candidate alone, on the example of each finding.
+    """Try each package that differs alone in the good environment, on each finding's example.
 
-    Returns one result a finding; none where only one package changed, or nothing did.
+    `base` and `candidate` are what the two environments have over the running one, `references`
+    what the good one measured, `base_requirements` what it was asked to have. Returns one result a
+    finding; none where only one package changed, or nothing did.
     """
-    if len(candidate.planned) < 2 or not findings:  # noqa: PLR2004
+    sides = [{one.name: one for one in planned} for planned in (base, candidate)]
+    before, after = sides
+    names = sorted(
+        name
+        for name in before.keys() | after.keys()
+        if (before.get(name) and before[name].version) != (after.get(name) and after[name].version)
+    )
+    if len(names) < 2 or not findings:  # noqa: PLR2004
         return ()
     trials = []
-    for package in candidate.planned:
-        tell(f"trying {package.name} {package.version} alone")
-        trials.append(_tried(package, findings, candidate, references, place=place))
+    for name in names:
+        new = after.get(name)
+        say(f"trying {name} {new.version if new else 'as it is here'} alone")
+        swapped = {**before, **({name: new} if new else {})}
+        if new is None:
+            del swapped[name]
+        attempts: list[Callable[[], AbstractContextManager[Overlay]]] = [
+            _opening(opened_part, tuple(swapped.values()), place)
+        ]
+        if new is not None:
+            others = [text for text in base_requirements if _name_of(text) != name]
+            attempts.append(_opening(opened_overlay, (*others, f"{name}=={new.version}"), place))
+        whole = {one.name: one.version for one in candidate}
+        trials.append(_tried(name, attempts, whole, findings, references, place=place))
     return tuple(_culprits(index, trials) for index in range(len(findings)))
+
+
+def _opening(
+    opener: Callable[..., AbstractContextManager[Overlay]], what: Sequence[object], place: Workplace
+) -> Callable[[], AbstractContextManager[Overlay]]:
+    return lambda: opener(what, seconds=place.pip_seconds)
+
+
+def _name_of(requirement: str) -> str:
+    return canonicalize_name(Requirement(requirement).name)
 
 
 def _culprits(index: int, trials: Sequence[Trial]) -> Culprits:
@@ -90,10 +124,11 @@ def _culprits(index: int, trials: Sequence[Trial]) -> Culprits:
     )
 
 
-def _tried(
-    package: Planned,
+def _tried(  # noqa: PLR0913
+    name: str,
+    attempts: Sequence[Callable[[], AbstractContextManager[Overlay]]],
+    whole: Mapping[str, str],
     findings: Sequence[Finding],
-    candidate: Overlay,
     references: Mapping[str, Observation],
     *,
     place: Workplace,
@@ -102,23 +137,18 @@ def _tried(
 
     With that it must be less than the whole candidate, of which it would else say nothing.
     """
-    problem = "it is the whole change"
-    pinned = f"{package.name}=={package.version}"
-    attempts: tuple[Callable[[], AbstractContextManager[Overlay]], ...] = (
-        lambda: opened_part([package], seconds=place.pip_seconds),
-        lambda: opened_overlay([pinned], seconds=place.pip_seconds),
-    )
+    problem = "it comes with the whole change"
     for open_attempt in attempts:
         try:
             with open_attempt() as overlay:
-                if overlay.packages == candidate.packages:
+                if overlay.packages == whole:
                     continue
                 shows = _shown(findings, overlay, references, place=place)
         except InputError as error:
-            problem = str(error)
+            problem = str(error).rpartition("bin/python: ")[2]
             continue
-        return Trial(package=package.name, version=package.version, shows=shows)
-    return Trial(package=package.name, version=package.version, shows=None, problem=problem)
+        return Trial(package=name, shows=shows)
+    return Trial(package=name, shows=None, problem=problem)
 
 
 def _shown(

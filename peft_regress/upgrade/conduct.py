@@ -128,7 +128,7 @@ def upgrade(
             findings=findings,
             suspected=suspected,
             culprits=find_culprits(
-                suspected, overlay, references, place=settings.place, tell=tell.say
+                suspected, (), overlay.planned, references, place=settings.place, say=tell.say
             ),
             remarks=overlay.remarks,
             saved=settings.save,

@@ -7,20 +7,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.matrix import split_case_id
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.report.lines import reason_cells
+from peft_regress.report.lines import escape_markdown, reason_cells
 from peft_regress.report.text import module_lines
 from peft_regress.text import clean
 from peft_regress.units import format_change
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from peft_regress.findings import Finding, Member
     from peft_regress.gate import Observation, Reason
+    from peft_regress.upgrade.reproduce import Reproduction
 
-__all__ = ["case_set", "encode_finding", "finding_details", "finding_title", "reason_text"]
+__all__ = [
+    "case_set",
+    "encode_finding",
+    "finding_details",
+    "finding_title",
+    "reason_text",
+    "reproduction_blocks",
+]
 
-_MOST_REASONS: Final = 6
+_MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
 _HOLES: Final = {
     "missing": "expected, and no record came",
@@ -60,14 +68,18 @@ def finding_details(finding: Finding) -> list[str]:
         lines.append(f"where: {clean(part)}, {clean(operator)}")
         if cause.base_runs:
             runs = abs(cause.base_runs)
-            times = "one run" if runs == 1 else f"{runs} runs"
             more = "more" if cause.base_runs > 0 else "less"
-            lines.append(f"in each layer as much as {times} {more} of what the adapter wraps")
+            times = f"one run {more}" if runs == 1 else f"{runs} runs {more}"
+            lines.append(f"in each layer as much as {times} of its base layer's operator")
     told = finding_title(finding)
+    ranges = finding.ranges()
     others = [
         f"{name} {_range(pair, name)}"
-        for name, pair in finding.ranges().items()
-        if not told.startswith(f"{name} ") and f", {name} " not in told
+        for name, pair in ranges.items()
+        if not told.startswith(f"{name} ")
+        and f", {name} " not in told
+        # At batch 32 it is news only where it did not move at batch 1.
+        and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}
     ]
     if others:
         lines.append(f"with it: {', '.join(others)}")
@@ -90,15 +102,30 @@ def case_set(ids: Sequence[str]) -> str:
 def reason_text(member: Member, old: Observation | None, new: Observation | None) -> list[str]:
     """Return the numbers of one case, with the modules behind each change."""
     lines = []
-    for reason in member.reasons[:_MOST_REASONS]:
+    at_one = {reason.metric for reason in member.reasons}
+    shown = [
+        reason
+        for reason in member.reasons
+        if reason.metric.removesuffix(BATCH_SUFFIX) not in at_one - {reason.metric}
+    ]
+    for reason in shown[:_MOST_REASONS]:
         metric, before, after, change, bound = reason_cells(reason)
         against = f" (bound {bound})" if bound else ""
         lines.append(f"{metric}: {before} -> {after}  {change}{against}".rstrip())
         lines += [f"    {line}" for line in module_lines(reason, old, new)]
-    left = len(member.reasons) - _MOST_REASONS
+    left = len(member.reasons) - min(len(shown), _MOST_REASONS)
     if left > 0:
-        lines.append(f"and {left} more")
+        lines.append(f"and {left} more metrics")
     return lines
+
+
+def reproduction_blocks(made: Reproduction) -> Iterator[str]:
+    """Return a script with what it prints on both sides."""
+    yield f"A script that needs no more than {escape_markdown(made.needs)}:"
+    yield f"```python\n{made.script.rstrip()}\n```"
+    for side, output in made.outputs.items():
+        yield f"It prints, with {escape_markdown(side)}:"
+        yield f"```text\n{output.rstrip().replace('```', chr(39) * 3)}\n```"
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:

@@ -48,7 +48,8 @@ GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 
 _VARIABLE: Final = "PEFT_REGRESS_CACHE"
 _MARKER: Final = "overlay.json"
-_SCHEMA: Final = 1
+_SCHEMA: Final = 2
+"""Raised when the form of an overlay changes: one of another form has another name."""
 
 
 class ReplacesTorchError(InputError):

@@ -20,6 +20,7 @@ from peft_regress.upgrade.finding_report import (
     finding_details,
     finding_title,
     reason_text,
+    reproduction_blocks,
 )
 
 if TYPE_CHECKING:
@@ -194,15 +195,6 @@ def _finding_blocks(number: int, finding: Finding, upgrade: Upgrade) -> Iterator
         lines = reason_text(example, *sides)
         yield f"For example {escape_markdown(clean(example.case))}:"
         yield "\n".join(["```text", *(line.replace("```", "'''") for line in lines), "```"])
-
-
-def reproduction_blocks(made: Reproduction) -> Iterator[str]:
-    """Return a script with what it prints on both sides."""
-    yield f"A script that needs no more than {escape_markdown(made.needs)}:"
-    yield f"```python\n{made.script.rstrip()}\n```"
-    for side, output in made.outputs.items():
-        yield f"It prints, with {escape_markdown(side)}:"
-        yield f"```text\n{output.rstrip().replace('```', chr(39) * 3)}\n```"
 
 
 def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:

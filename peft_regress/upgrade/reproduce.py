@@ -34,15 +34,6 @@ class Reproduction:
     outputs: Mapping[str, str]
     needs: str = "torch, torchvision and the library"
 
-    @property
-    def shows_it(self) -> bool:
-        """Whether the sides print different things besides their versions."""
-        facts = [
-            [line for line in output.splitlines() if not line.startswith("versions:")]
-            for output in self.outputs.values()
-        ]
-        return any(found != facts[0] for found in facts[1:])
-
 
 def reproduce(findings: Sequence[Finding], pythons: Mapping[str, Path]) -> tuple[Reproduction, ...]:
     """Write and run the scripts of the gravest findings that have one.
@@ -51,14 +42,23 @@ def reproduce(findings: Sequence[Finding], pythons: Mapping[str, Path]) -> tuple
     """
     made = []
     for finding in findings[:_MOST]:
-        moved = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
         case = parse_case_id(finding.example.case)
-        script = reproduction_script(case, facts=facts_for(moved))
+        script = reproduction_script(case, facts=facts_for(_telling(finding)))
         if script is None:
             continue
         outputs = {side: _output(python, script) for side, python in pythons.items()}
         made.append(Reproduction(finding=finding, script=script, outputs=outputs))
     return tuple(made)
+
+
+def _telling(finding: Finding) -> set[str]:
+    """Return the metrics or the invariant to show: of costs not those that follow from others."""
+    if finding.cause.kind != "costs":
+        return {reason.metric.removeprefix("invariant ") for reason in finding.example.reasons}
+    moved = {
+        reason.metric for reason in finding.example.reasons if reason.metric.endswith("_flops")
+    }
+    return moved | {finding.cause.what}
 
 
 def _output(python: Path, script: str) -> str:
