@@ -193,20 +193,21 @@ def test_a_gh_that_answers_otherwise_is_a_clear_message_and_exit_2(gh, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "problem"),
+    ("broken", "problem"),
     [
-        ("exit-code", None, "cannot be read (No such file or directory)"),
-        ("exit-code", "red\n", "'red' is no exit code"),
-        ("exit-code", "-1\n", "'-1' is no exit code"),
-        ("requirements.txt", "\n", "names no requirement"),
-        ("findings.md", "  \n", "is missing or empty, though something regressed"),
-        ("findings.md", None, "is missing or empty, though something regressed"),
+        ({"exit-code": None}, "cannot be read (No such file or directory)"),
+        ({"exit-code": "red\n"}, "'red' is no exit code"),
+        ({"exit-code": "-1\n"}, "'-1' is no exit code"),
+        ({"requirements.txt": "\n"}, "names no requirement"),
+        ({"findings.md": "  \n"}, "is missing or empty, though something regressed"),
+        ({"findings.md": None}, "is missing or empty, though something regressed"),
     ],
 )
 def test_results_that_are_none_are_a_clear_message_and_exit_2(
-    gh, tmp_path, capsys, name, text, problem
+    gh, tmp_path, capsys, broken, problem
 ):
     folder = results(tmp_path / "r")
+    ((name, text),) = broken.items()
     (folder / name).unlink() if text is None else (folder / name).write_text(text)
     assert issue(folder) == 2
     assert f"{folder / name}: " in (err := capsys.readouterr().err)
@@ -272,9 +273,7 @@ def repository(tmp_path, monkeypatch):
     git(tmp_path, "init", "--quiet", "--initial-branch=main", "clone")
     git(clone, "remote", "add", "origin", str(tmp_path / "origin"))
     made = write_run(tmp_path / "old.json")
-    accept_run(
-        made, root=clone / "baselines", reason="first", date="2026-01-01T00:00:00+00:00"
-    )
+    accept_run(made, root=clone / "baselines", reason="first", date="2026-01-01T00:00:00+00:00")
     (clone / ".gitignore").write_text("/baselines/.lock\n")
     git(clone, "add", ".")
     git(clone, "commit", "--quiet", "--message", "first")
