@@ -316,6 +316,14 @@ def test_a_release_in_which_nothing_regressed_is_offered(gh, repository, tmp_pat
     assert len(baseline_files(repository / "baselines")) == 1
 
 
+def test_a_baseline_is_offered_from_a_checkout_of_no_branch(gh, repository, tmp_path, capsys):
+    commit = git(repository, "rev-parse", "HEAD")
+    git(repository, "checkout", "--quiet", "--detach")
+    assert baseline(release(tmp_path)) == 0, capsys.readouterr().err
+    assert git(repository, "rev-parse", "HEAD") == commit
+    assert git(repository, "branch", "--show-current") == ""
+
+
 @pytest.mark.parametrize("state", ["OPEN", "CLOSED", "MERGED"])
 def test_a_pull_request_that_there_is_or_was_is_not_opened_again(
     gh, repository, tmp_path, capsys, state
@@ -323,6 +331,8 @@ def test_a_pull_request_that_there_is_or_was_is_not_opened_again(
     gh.answer("pr-list", [{"number": 8, "state": state}])
     assert baseline(release(tmp_path)) == 0
     assert "already" in capsys.readouterr().out
+    (listed,) = gh.called("pr", "list")
+    assert listed["argv"][2:6] == ["--head", "baseline/peft-0.19.0", "--state", "all"]
     assert git(repository, "branch", "--list") == "* main"
     assert not gh.called("pr", "create")
 

@@ -83,7 +83,7 @@ def _commit(  # noqa: PLR0913  (what the commit says, each by its name)
     releases: str,
     entry: Path,
 ) -> None:
-    """Accept the run on a branch of its own, and push it; return to the branch from before."""
+    """Accept the run on a branch of its own, and push it; return to what was checked out."""
     folder = str(baselines)
     if changed := commands.run("git", "status", "--porcelain", "--", folder).strip():
         msg = f"{folder} has changes that are not committed; commit or undo them:\n{changed}"
@@ -99,7 +99,7 @@ def _commit(  # noqa: PLR0913  (what the commit says, each by its name)
         helper = ("-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential")
         commands.run("git", *helper, "push", "--force", "origin", branch)
     finally:
-        commands.run("git", "switch", "-")
+        commands.run("git", "checkout", "--quiet", "-")
 
 
 def _newest(baselines: Path) -> tuple[Path, dict[str, str]]:
