@@ -176,6 +176,7 @@ def explain(  # noqa: PLR0913  (arguments and options)
 @click.option("--case", "--cases", "case", default="*", metavar="GLOB", help="Only these ids.")
 @click.option("--metric", default="*", metavar="GLOB", help="Only these metrics.")
 @click.option("--all", "every_point", is_flag=True, help="Print every point, changed or not.")
+@click.option("--by", "package", metavar="PACKAGE", help="Order by its releases, not by date.")
 @format_option
 @baselines_option
 def history(  # noqa: PLR0913  (arguments and options)
@@ -184,14 +185,18 @@ def history(  # noqa: PLR0913  (arguments and options)
     metric: str,
     *,
     every_point: bool,
+    package: str | None,
     output: str,
     baselines: Path,
 ) -> None:
     """Show how each metric moved over the stored entries, and over the run files RUN after them."""
     from peft_regress import report
-    from peft_regress.history import read_entries, select_histories
+    from peft_regress.history import by_release, read_entries, select_histories
 
-    found = select_histories(read_entries(baselines, runs), case=case, metric=metric)
+    entries = read_entries(baselines, runs)
+    if package is not None:
+        entries = by_release(entries, package)
+    found = select_histories(entries, case=case, metric=metric)
     if output == "json":
         print_json(report.encode_history(found, every_point=every_point))
     else:

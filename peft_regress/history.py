@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from peft_regress.baseline import by_date
 from peft_regress.errors import AbsentError, InputError
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
     from peft_regress.records import Record
 
-__all__ = ["CaseHistory", "read_entries", "select_histories"]
+__all__ = ["CaseHistory", "by_release", "read_entries", "select_histories"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,31 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
         )
         raise AbsentError(msg)
     return entries
+
+
+def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
+    """Return the entries in the order of a package's releases; of one release, as they came.
+
+    Runs of old releases are made and accepted long after those of newer ones. Raises `AbsentError`
+    where an entry's environment has no such package: it has no place in that order.
+    """
+    name = canonicalize_name(package)
+    found = list(entries)
+    for entry in found:
+        if name not in entry.run.environment:
+            known = ", ".join(get_close_matches(name, entry.run.environment, n=3))
+            hint = f"; it has {known}" if known else ""
+            msg = f"--by {package}: {entry.name} was made without that package{hint}"
+            raise AbsentError(msg)
+    return sorted(found, key=lambda entry: _release(entry.run.environment[name]))
+
+
+def _release(text: str) -> tuple[bool, Version]:
+    """Return what sorts a version; what is none, as a file may hold it, comes first."""
+    try:
+        return True, Version(text)
+    except InvalidVersion:
+        return False, Version("0")
 
 
 def select_histories(

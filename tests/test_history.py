@@ -461,3 +461,27 @@ def test_the_stored_baselines_have_a_history(run: Any) -> None:
     assert code == 0
     entries = [file for file in read_runs(root) if "shift/head/resnet18" in file.run.cases]
     assert out.count(f"the same at {len(entries)} points") == 4
+
+
+def test_entries_can_stand_in_the_order_of_a_packages_releases(run: Any, tmp_path: Path) -> None:
+    root = tmp_path / "baselines"
+    for number, (release, value) in enumerate(
+        {"0.21.2": 30, "0.9.0": 10, "0.15.2": 20}.items(), start=1
+    ):
+        record = make_record(metrics={"forward_flops": value})
+        environment = {**PEFT, "peft": release}
+        date = f"2026-01-0{number}T00:00:00+00:00"
+        write_entry(root, number, record, date=date, role="history", environment=environment)
+    for package in ("peft", "PEFT"):
+        code, out, err = run("--baselines", root, "--by", package, "--format", "json")
+        assert (code, err) == (0, "")
+        (line,) = json.loads(out)["cases"][0]["lines"]
+        assert [point["value"] for point in line["points"]] == [10, 20, 30]
+        assert line["points"][1]["relative_change"] == 1.0
+    assert "peft 0.9.0 -> 0.15.2" in run("--baselines", root, "--by", "peft")[1]
+
+
+def test_an_entry_without_that_package_has_no_place_in_the_order(run: Any, storage: Path) -> None:
+    code, out, err = run("--baselines", storage, "--by", "torchh")
+    assert (code, out) == (3, "")
+    assert "--by torchh: 0002_peft-0.18.1 was made without that package; it has torch" in err
