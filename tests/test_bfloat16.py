@@ -144,7 +144,7 @@ def test_what_is_loaded_to_be_used_trains_all_the_same(name: str, tmp_path: Path
 
 
 def test_casting_adalora_forgets_that_its_rank_is_frozen() -> None:
-    """`cast_adapter_dtype` puts a new tensor in the ParameterDict, which makes it a parameter."""
+    """To the base's type and back, a new tensor in the ParameterDict becomes a parameter."""
     names = ("base_model.model.conv.ranknum.default", "base_model.model.linear.ranknum.default")
     expected = ADALORA_BF16.expected_trainable(tiny_network(), head="head", rank=2)
     model = adapted(ADALORA_BF16)
