@@ -168,7 +168,7 @@ print(f"filled_loss: {functional.cross_entropy(logits, torch.arange(4)):.4g}")
 LOSS_AFTER_STEP: Final = """\
 with phase("forward"):
     logits = logits_of(model).double()
-print(f"loss_after_step: {functional.cross_entropy(logits, torch.arange(4)):.4g}")
+print(f"loss_after_step: {functional.cross_entropy(logits, torch.arange(4)):.3g}")
 """
 
 MERGED_EQUALS_UNMERGED: Final = """\
