@@ -47,7 +47,6 @@ FACTS: Final = (
 )
 """What a script can print. The last two are of an update, the three before them of an adapter."""
 
-_OF_A_STEP: Final = frozenset(FACTS[1:5])
 _OF_AN_ADAPTER: Final = frozenset(FACTS[5:8])
 _OF_AN_UPDATE: Final = frozenset(FACTS[8:])
 _OF_VALUES: Final = _OF_AN_ADAPTER | {"loss_after_step"}
@@ -64,7 +63,11 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "expected_trainable": ("trainable_params",),
     "forward_flops": ("forward_flops",),
     "backward_flops": ("backward_flops",),
+    "paper_forward_flops": ("forward_flops",),
+    "paper_backward_flops": ("backward_flops",),
     "peak_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
+    "peak_param_bytes": ("trainable_params",),
+    "peak_grad_bytes": ("trainable_params",),
     "peak_activation_bytes": ("saved_for_backward_bytes",),
     "peak_temp_bytes": ("saved_for_backward_bytes",),
     "category_sum_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
@@ -208,15 +211,17 @@ class _Script:
     def _step(self) -> Iterator[str]:
         """Yield a forward and a backward pass under whatever counts what is wanted of them."""
         if self.wants("saved_for_backward_bytes"):
+            # In a pass of its own: hooks on saved tensors make operators run that no step has.
             yield sections.SAVED
+            hooks = "saved_tensors_hooks(keep, lambda tensor: tensor)"
+            kept = _under("forward", [hooks], sections.FORWARD)
+            yield kept + sections.SAVED_FOR_BACKWARD_BYTES
         if self.wants("aten_ops"):
             yield sections.OPERATORS
-        if self.wants(*_OF_A_STEP, *_OF_AN_UPDATE):
+        if self.wants("forward_flops", "backward_flops", "aten_ops", *_OF_AN_UPDATE):
             forward = _under("forward", self._counters("forward"), sections.FORWARD)
             if self.wants("forward_flops"):
                 forward += sections.FORWARD_FLOPS
-            if self.wants("saved_for_backward_bytes"):
-                forward += sections.SAVED_FOR_BACKWARD_BYTES
             yield forward
         if self.wants("backward_flops", "aten_ops", *_OF_AN_UPDATE):
             backward = _under("backward", self._counters("backward"), sections.BACKWARD)
@@ -232,8 +237,6 @@ class _Script:
         # counts FLOPs takes some apart.
         if self.wants(f"{phase}_flops"):
             yield f"FlopCounterMode(display=False) as {phase}"
-        if phase == "forward" and self.wants("saved_for_backward_bytes"):
-            yield "saved_tensors_hooks(keep, lambda tensor: tensor)"
         if self.wants("aten_ops"):
             yield "operators"
 
