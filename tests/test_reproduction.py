@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import contextlib
 import dataclasses
 import io
@@ -10,11 +12,11 @@ import os
 import subprocess
 import sys
 import warnings
-from math import prod
 from pathlib import Path
 
 import pytest
 from tiny_network import TinyArchitecture
+from torch import nn
 
 from peft_regress import registry
 from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
@@ -23,6 +25,7 @@ from peft_regress.matrix import matrix_cases, parse_case_id
 from peft_regress.methods import LORA
 from peft_regress.metrics import METRICS
 from peft_regress.upgrade.reproduction import FACTS, facts_for, reproduction_script
+from peft_regress.upgrade.reproduction_methods import Network, adapting
 
 BASELINES = Path(__file__).parents[1] / "baselines" / "Linux-CPython-3.11-64bit"
 COSTS = ("trainable_params", "forward_flops", "backward_flops", "optimizer_state_bytes")
@@ -277,11 +280,25 @@ PAIRINGS = {
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)
-def test_every_script_compiles_and_imports_all_that_it_names(pairing):
+def test_every_script_compiles_and_imports_what_it_names_and_no_more(pairing):
     script = script_of(pairing)
-    compile(script, "reproduction", "exec")
+    nodes = list(ast.walk(compile(script, "reproduction", "exec", ast.PyCF_ONLY_AST)))
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    read = {name.id for name in names if isinstance(name.ctx, ast.Load)}
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in nodes
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    written = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    defined = {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    arguments = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    handled = {n.name for n in nodes if isinstance(n, ast.ExceptHandler)}
+    assert read <= imported | written | defined | arguments | handled | set(dir(builtins))
+    assert imported <= read
+    assert max(map(len, script.splitlines())) <= 100
     assert script == script_of(pairing)
-    assert all(len(line) <= 100 for line in script.splitlines())
 
 
 @pytest.mark.slow
@@ -311,15 +328,39 @@ def test_every_script_says_what_the_stored_run_says(pairing):
 
 
 @pytest.mark.parametrize("architecture", ["vit_b_16", "swin_t", "convnext_tiny", "googlenet"])
-def test_the_rule_for_the_targets_holds_on_other_classifiers(architecture):
-    for ranked in ("lora-r4", "lokr-r4", "lorafa-r4", "hra-r4", "oft", "norm", "bitfit"):
-        case = parse_case_id(f"shift/{ranked}/{architecture}")
-        script = script_of(f"{ranked}/{architecture}", ["trainable_params"])
-        method, network = (
-            registry.get("method", case.method),
-            registry.get("architecture", architecture),
-        )
-        expected = method.expected_trainable(
-            network.build(num_classes=10, seed=0), head=network.head, rank=case.rank
-        )
-        assert int(run(script)["trainable_params"]) == sum(map(prod, expected.values()))
+@pytest.mark.parametrize("method", ["lora", "lokr", "lorafa", "hra", "oft", "ln_tuning"])
+def test_the_rule_for_the_targets_holds_on_other_classifiers(architecture, method):
+    network = Network.of(registry.get("architecture", architecture))
+    adapter = registry.get("method", method)
+    code = adapting(adapter, 4, network)
+    names = {"model": network.model, "nn": nn}
+    exec(code.partition("\n\n")[0], names)
+    assert names["targets"] == list(adapter.targets.find(network.model, head=network.head))
+
+
+@pytest.mark.parametrize("architecture", ["vit_b_16", "convnext_tiny", "mobilenet_v2"])
+@pytest.mark.parametrize("method", ["full", "head", "bn_head", "bitfit", "norm"])
+def test_what_trains_is_what_the_method_selects(architecture, method):
+    network = Network.of(registry.get("architecture", architecture))
+    selective = registry.get("method", method)
+    code = adapting(selective, None, network)
+    network.model.requires_grad_(method == "head")
+    exec(code, {"model": network.model, "nn": nn})
+    trained = {name for name, p in network.model.named_parameters() if p.requires_grad}
+    expected = selective.expected_trainable(network.model, head=network.head, rank=None)
+    assert trained == set(expected)
+
+
+@pytest.mark.slow
+def test_runs_on_other_releases_of_peft(tmp_path):
+    def facts_under(version, pairing, facts):
+        packages = tmp_path / version
+        if not packages.exists():
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+            subprocess.run([*install, "--target", packages, f"peft=={version}"], check=True)
+        found = run_alone(script_of(pairing, facts), tmp_path, packages=packages)
+        assert found.pop("peft") == version
+        return found
+
+    flops = [facts_under(v, "dora-r4/resnet18", ["forward_flops"]) for v in ("0.15.2", "0.14.0")]
+    assert [int(facts["forward_flops"]) for facts in flops] == [3_853_850_112, 7_480_972_800]

@@ -130,10 +130,11 @@ with phase("step"):
 # --- Numbers in its adapter -----------------------------------------------------------------------
 
 FILL: Final = """\
+parts = $PARTS
 generator = torch.Generator().manual_seed(0)
 with torch.no_grad():
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        if any(part in name for part in $PARTS):
+        if any(part in name for part in parts):
             drawn = torch.randn(parameter.shape, generator=generator)
 $FILLING
 """
