@@ -126,14 +126,6 @@ def test_facts_are_the_projects_own_figures(pairing):
         assert set(facts) - set(VERSIONS) == set(FACTS)
 
 
-def test_runs_without_the_project(tmp_path):
-    script = script_of("lora-r4/mobilenet_v3_small", COSTS[:3])
-    assert "peft_regress" not in script
-    facts = run_alone(script, tmp_path)
-    assert list(facts) == ["peft", "torch", "torchvision", *COSTS[:3]]
-    assert facts == run(script)
-
-
 def test_two_runs_print_the_same():
     script = script_of("dora-r4/mobilenet_v3_small")
     assert run(script) == run(script)
@@ -255,8 +247,9 @@ def test_no_script_for_a_method_of_another_class(clean_registry):
     assert reproduction_script(parse_case_id("shift/mine-r4/resnet18")) is None
 
 
-def test_no_update_for_an_optimizer_that_is_not_known(clean_registry):
-    registry.add("method", dataclasses.replace(LORA, name="mine", optimizer=lambda *_: None))
+@pytest.mark.parametrize("optimizer", [None, lambda *_: None], ids=["AdamW", "its own"])
+def test_no_update_for_an_optimizer_or_a_rate_that_is_not_known(optimizer, clean_registry):
+    registry.add("method", dataclasses.replace(LORA, name="mine", optimizer=optimizer))
     script = script_of("mine-r4/resnet18")
     assert "optimizer" not in script
     assert 'print(f"filled_loss' in script
@@ -349,6 +342,14 @@ def test_what_trains_is_what_the_method_selects(architecture, method):
     trained = {name for name, p in network.model.named_parameters() if p.requires_grad}
     expected = selective.expected_trainable(network.model, head=network.head, rank=None)
     assert trained == set(expected)
+
+
+def test_runs_without_the_project(tmp_path):
+    script = script_of("lora-r4/mobilenet_v3_small", COSTS[:3])
+    assert "peft_regress" not in script
+    facts = run_alone(script, tmp_path)
+    assert list(facts) == ["peft", "torch", "torchvision", *COSTS[:3]]
+    assert facts == run(script)
 
 
 @pytest.mark.slow

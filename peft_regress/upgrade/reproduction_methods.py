@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.methods import GaLore, PeftAdapter, Selective
-from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.learning_rates import LEARNING_RATES, learning_rate
 from peft_regress.methods.targets import bypassed_modules
 from peft_regress.policy import BFLOAT16_SUFFIX
 from peft_regress.upgrade import reproduction_method_sections as sections
@@ -94,7 +94,7 @@ def adapting(method: Method, rank: int | None, network: Network) -> str | None:
         return _wrapping(method, rank, network)
     if type(method) is Selective:
         return _selecting(method, network)
-    if type(method) is GaLore:
+    if type(method) is GaLore and _is_built_in(method):
         return _projecting(method, rank)
     return None
 
@@ -121,9 +121,14 @@ def optimizing(method: Method, rank: int | None) -> str | None:
     own = getattr(method, "optimizer", None)
     name = method.name.removesuffix(BFLOAT16_SUFFIX)
     code = sections.ADAMW if own is None else _OPTIMIZERS.get(name)
-    if code is None:
+    if code is None or not _is_built_in(method):
         return None
     return fill_in(code, RATE=repr(learning_rate(method.name)), RANK=repr(rank))
+
+
+def _is_built_in(method: Method) -> bool:
+    """Tell whether there is a learning rate for it."""
+    return method.name.removesuffix(BFLOAT16_SUFFIX) in LEARNING_RATES
 
 
 def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | None:

@@ -36,7 +36,7 @@ def phase(name):
     try:
         yield
     except Exception as error:
-        message = (str(error).splitlines() or [""])[0]
+        message = (str(error).strip().splitlines() or [""])[0]
         print(f"error: {type(error).__name__}: {message} ({name})")
         raise SystemExit from None
 """
