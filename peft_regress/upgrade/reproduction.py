@@ -120,10 +120,9 @@ def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> 
     """Return a script that adapts what a case adapts and prints `FACTS` of it; None without one.
 
     With `facts` it prints those that apply to the method, and leaves out what they do not need;
-    with an empty collection it adapts the model and ends. No update is shown of a method that has an
-    optimizer, or a learning rate, that is not built in. Where the library raises, it prints
+    with an empty collection it adapts the model and ends. Where the library raises, it prints
     `error: <type>: <first line> (<phase>)` and ends there; phases are wrap, forward, backward, step
-    and merge.
+    and merge. No update is shown of a method whose optimizer or learning rate is not built in.
 
     There is no script for an architecture that is not torchvision's, since the script would have to
     bring it along; for a method that is no plain `PeftAdapter`, `Selective` or `GaLore`, or wraps
