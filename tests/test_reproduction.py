@@ -344,6 +344,7 @@ def test_what_trains_is_what_the_method_selects(architecture, method):
     assert trained == set(expected)
 
 
+@pytest.mark.slow
 def test_runs_without_the_project(tmp_path):
     script = script_of("lora-r4/mobilenet_v3_small", COSTS[:3])
     assert "peft_regress" not in script
