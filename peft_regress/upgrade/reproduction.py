@@ -58,9 +58,9 @@ _OF_AN_ADAPTER: Final = frozenset(FACTS[5:8])
 _OF_AN_UPDATE: Final = frozenset(FACTS[8:])
 _OF_VALUES: Final = _OF_AN_ADAPTER | {"loss_after_step"}
 
-# Relative to the largest logit; in float32 as for the invariant. On bfloat16 the magnitude of
-# DoRA is rounded: on untrained networks that moves logits by 0.01 to 0.12, more than on sources.
-_IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-5, "bfloat16": 0.2}
+# Relative to the largest logit. Wider than the invariant's, since untrained networks make more of
+# rounding than sources do: up to 1.1e-5 (HRA), and on bfloat16 0.12, of DoRA's rounded magnitude.
+_IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-4, "bfloat16": 0.2}
 
 _LINE_LENGTH: Final = 100
 _DEFINITION: Final = ("def ", "class ", "@")
