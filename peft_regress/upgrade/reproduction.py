@@ -1,11 +1,12 @@
 """Write the script that shows a library's maintainers what moved, without this project.
 
-It needs torch, torchvision and the library alone, runs on peft 0.10 to 0.21, and prints a fact a
-line, so that two releases are told apart by a plain diff. No torch at import.
+It needs torch, torchvision and the library alone, runs on peft 0.10 to 0.21, and prints one fact a
+line, so that a plain diff tells two releases apart. No torch at import.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
@@ -15,13 +16,20 @@ from peft_regress.errors import UnknownNameError
 from peft_regress.methods import GaLore, PeftAdapter
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.upgrade import reproduction_sections as sections
-from peft_regress.upgrade.reproduction_methods import Network, adapting, filling, package_of
-from peft_regress.upgrade.reproduction_sections import fill_in
+from peft_regress.upgrade.reproduction_methods import (
+    Network,
+    adapting,
+    filling,
+    optimizing,
+    package_of,
+)
+from peft_regress.upgrade.reproduction_sections import fill_in, source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
     from peft_regress.methods import Method
+    from peft_regress.methods.protocol import BaseDtype
     from peft_regress.records import Case
 
 __all__ = ["FACTS", "facts_for", "reproduction_script"]
@@ -38,12 +46,21 @@ FACTS: Final = (
     "optimizer_state_bytes",
     "loss_after_step",
 )
-"""What a script can print. The last two are GaLore's alone, the three before them an adapter's."""
+"""What a script can print. The last two are of an update, the three before them of an adapter.
 
-_OF_A_STEP: Final = frozenset(FACTS[1:5])
+FLOPs are torch's own, at batch 1 and 224x224: those of the metrics, but for grouped convolutions,
+which a comment says, and for products with a vector (0.001 % of BOFT's), which torch leaves out.
+Operators are those of forward, loss and backward. Losses are of noise: of a filled adapter in units
+of the source's logits, after one step as they are.
+"""
+
 _OF_AN_ADAPTER: Final = frozenset(FACTS[5:8])
-_OF_GALORE: Final = frozenset(FACTS[8:])
+_OF_AN_UPDATE: Final = frozenset(FACTS[8:])
 _OF_VALUES: Final = _OF_AN_ADAPTER | {"loss_after_step"}
+
+# Relative to the largest logit. Wider than the invariant's, since untrained networks make more of
+# rounding than sources do: up to 1.1e-5 (HRA), and on bfloat16 0.12, of DoRA's rounded magnitude.
+_IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-4, "bfloat16": 0.2}
 
 _LINE_LENGTH: Final = 100
 _DEFINITION: Final = ("def ", "class ", "@")
@@ -57,7 +74,11 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "expected_trainable": ("trainable_params",),
     "forward_flops": ("forward_flops",),
     "backward_flops": ("backward_flops",),
+    "paper_forward_flops": ("forward_flops",),
+    "paper_backward_flops": ("backward_flops",),
     "peak_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
+    "peak_param_bytes": ("trainable_params",),
+    "peak_grad_bytes": ("trainable_params",),
     "peak_activation_bytes": ("saved_for_backward_bytes",),
     "peak_temp_bytes": ("saved_for_backward_bytes",),
     "category_sum_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
@@ -104,9 +125,9 @@ def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> 
     """Return a script that adapts what a case adapts and prints `FACTS` of it; None without one.
 
     With `facts` it prints those that apply to the method, and leaves out what they do not need;
-    with none of them it does no more than to adapt the model, and GaLore's to take a step. Where
-    the library raises, it prints `error: <type>: <first line> (<phase>)` and ends there; phases are
-    wrap, forward, backward, step and merge.
+    with an empty collection it adapts the model and ends. Where the library raises, it prints
+    `error: <type>: <first line> (<phase>)` and ends there; phases are wrap, forward, backward, step
+    and merge. No update is shown of a method whose optimizer or learning rate is not built in.
 
     There is no script for an architecture that is not torchvision's, since the script would have to
     bring it along; for a method that is no plain `PeftAdapter`, `Selective` or `GaLore`, or wraps
@@ -128,88 +149,119 @@ def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> 
         return None
     if not isinstance(method, PeftAdapter):
         wanted -= _OF_AN_ADAPTER
-    if not isinstance(method, GaLore):
-        wanted -= _OF_GALORE
-    body = _joined(_parts(method, network, code, wanted))
+    if not isinstance(method, GaLore) and optimizing(method, case.rank) is None:
+        wanted -= _OF_AN_UPDATE
+    script = _Script(method, case.rank, network, code, frozenset(wanted))
+    body = _joined(script.parts())
     ranked = case.method if case.rank is None else f"{case.method}-r{case.rank}"
     header = fill_in(sections.HEADER, TITLE=f"{ranked} on {case.architecture}")
     return "\n".join([header, *_imports(body), body])
 
 
-def _parts(method: Method, network: Network, code: str, wanted: Collection[str]) -> Iterator[str]:
-    """Yield the script after its imports, in pieces that a blank line sets apart."""
-    yield from _model(method, network, wanted)
-    yield code
-    yield from _at_start(method, wanted)
-    yield from _cost(method, network, wanted)
-    if isinstance(method, GaLore):
-        yield from _of_galore(wanted)
-    if isinstance(method, PeftAdapter):
-        yield from _of_adapter(method, network.head, wanted)
+@dataclass(frozen=True)
+class _Script:
+    """What stands in a script below its imports, each part as far as a fact is wanted of it."""
 
+    method: Method
+    rank: int | None
+    network: Network
+    adapting: str
+    wanted: frozenset[str]
 
-def _model(method: Method, network: Network, wanted: Collection[str]) -> Iterator[str]:
-    """Yield what comes before the method: versions, the model, its output as it stands."""
-    packages = [*filter(None, [package_of(method)]), "torch", "torchvision"]
-    yield fill_in(sections.VERSIONS, PACKAGES=", ".join(f'"{name}"' for name in packages))
-    options = (f", {name}={value!r}" for name, value in network.architecture.options.items())
-    yield fill_in(sections.BUILD, ARCHITECTURE=network.architecture.name, OPTIONS="".join(options))
-    if network.has_batch_norm and not _OF_VALUES.isdisjoint(wanted):
-        yield sections.STATISTICS
-    if method.base_dtype == "bfloat16":
-        yield sections.BFLOAT16
-    if not _OF_AN_ADAPTER.isdisjoint(wanted):
-        yield fill_in(sections.LOGITS, CALL=sections.LOGITS_IN[method.base_dtype])
-    if not {"identity_at_start", "filled_loss"}.isdisjoint(wanted):
-        yield sections.OF_BASE
+    def wants(self, *facts: str) -> bool:
+        return not self.wanted.isdisjoint(facts)
 
+    def parts(self) -> Iterator[str]:
+        """Yield pieces that a blank line sets apart."""
+        yield from self._model()
+        yield self.adapting
+        yield from self._function()
+        yield from self._step()
+        yield from self._update()
+        if self.wants("merged_equals_unmerged"):
+            in_float32 = ".float()" if self.method.base_dtype == "bfloat16" else ""
+            yield fill_in(sections.MERGED_EQUALS_UNMERGED, FLOAT=in_float32)
 
-def _at_start(method: Method, wanted: Collection[str]) -> Iterator[str]:
-    """Yield what is seen of an adapted model before anything is done with it."""
-    from peft_regress.invariants.outputs import IDENTITY_TOLERANCE  # imports torch
+    def _model(self) -> Iterator[str]:
+        architecture = self.network.architecture
+        packages = (*filter(None, [package_of(self.method)]), "torch", "torchvision")
+        yield fill_in(sections.VERSIONS, PACKAGES=source(packages))
+        options = (f", {name}={source(value)}" for name, value in architecture.options.items())
+        yield fill_in(sections.BUILD, ARCHITECTURE=architecture.name, OPTIONS="".join(options))
+        if self.network.has_batch_norm and self.wants(*_OF_VALUES):
+            yield sections.STATISTICS
+        if self.method.base_dtype == "bfloat16":
+            yield sections.BFLOAT16
+        if self.wants(*_OF_VALUES):
+            yield fill_in(sections.LOGITS, CALL=self._call())
+        if self.wants("identity_at_start", "filled_loss"):
+            yield sections.OF_BASE
 
-    if "trainable_params" in wanted:
-        yield sections.TRAINABLE_PARAMS
-    if "identity_at_start" in wanted:
-        tolerance = IDENTITY_TOLERANCE[method.base_dtype]
-        yield fill_in(sections.IDENTITY_AT_START, TOLERANCE=repr(tolerance))
+    def _call(self) -> str:
+        if self.method.base_dtype == "bfloat16":
+            return sections.CALL_IN_FLOAT32
+        if self.method.trains_batch_norm_statistics:
+            return sections.CALL_IN_EVAL_MODE
+        return sections.CALL
 
+    def _function(self) -> Iterator[str]:
+        """Yield what the adapter is and computes, at its start and filled."""
+        if self.wants("trainable_params"):
+            yield sections.TRAINABLE_PARAMS
+        if self.wants("identity_at_start"):
+            tolerance = _IDENTITY_TOLERANCE[self.method.base_dtype]
+            yield fill_in(sections.IDENTITY_AT_START, TOLERANCE=repr(tolerance))
+        if self.wants("filled_loss", "merged_equals_unmerged"):
+            assert isinstance(self.method, PeftAdapter)  # noqa: S101  (the facts are an adapter's)
+            yield filling(self.method, self.rank, self.network)
+        if self.wants("filled_loss"):
+            yield sections.FILLED_LOSS
 
-def _cost(method: Method, network: Network, wanted: Collection[str]) -> Iterator[str]:
-    """Yield one step, as far as it is needed, under whatever counts what is wanted of it."""
-    if "saved_for_backward_bytes" in wanted:
-        yield sections.SAVED
-    if "aten_ops" in wanted:
-        yield sections.OPERATORS
-    steps = isinstance(method, GaLore)
-    if steps or not _OF_A_STEP.isdisjoint(wanted):
-        forward = _under("forward", _counters(wanted, "forward"), sections.FORWARD)
-        if "forward_flops" in wanted:
-            forward += sections.FORWARD_FLOPS
-        if "saved_for_backward_bytes" in wanted:
-            forward += sections.SAVED_FOR_BACKWARD_BYTES
-        yield forward
-    if steps or not {"backward_flops", "aten_ops"}.isdisjoint(wanted):
-        backward = _under("backward", _counters(wanted, "backward"), sections.BACKWARD)
-        if "backward_flops" in wanted:
-            note = sections.GROUPED if network.has_grouped else ""
-            backward += note + sections.BACKWARD_FLOPS
-        yield backward
-    if steps:
-        yield _under("step", _counters(wanted, "step"), sections.STEP)
-    if "aten_ops" in wanted:
-        counted = "of the whole step" if steps else "of forward, loss and backward"
-        yield fill_in(sections.ATEN_OPS, COUNTED=counted)
+    def _step(self) -> Iterator[str]:
+        """Yield a forward and a backward pass under whatever counts what is wanted of them."""
+        if self.wants("saved_for_backward_bytes"):
+            # In a pass of its own: hooks on saved tensors make operators run that no step has.
+            yield sections.SAVED
+            hooks = "saved_tensors_hooks(keep, lambda tensor: tensor)"
+            kept = _under("forward", [hooks], sections.FORWARD)
+            yield kept + sections.SAVED_FOR_BACKWARD_BYTES
+        if self.wants("aten_ops"):
+            yield sections.OPERATORS
+        if self.wants("forward_flops", "backward_flops", "aten_ops", *_OF_AN_UPDATE):
+            forward = _under("forward", self._counters("forward"), sections.FORWARD)
+            if self.wants("forward_flops"):
+                forward += sections.FORWARD_FLOPS
+            yield forward
+        if self.wants("backward_flops", "aten_ops", *_OF_AN_UPDATE):
+            backward = _under("backward", self._counters("backward"), sections.BACKWARD)
+            if self.wants("backward_flops"):
+                note = sections.GROUPED if self.network.has_grouped else ""
+                backward += note + sections.BACKWARD_FLOPS
+            if self.wants("aten_ops"):
+                backward += sections.ATEN_OPS
+            yield backward
 
+    def _counters(self, phase: str) -> Iterator[str]:
+        # What counts operators comes last, which makes it the first to see them: the one that
+        # counts FLOPs takes some apart.
+        if self.wants(f"{phase}_flops"):
+            yield f"FlopCounterMode(display=False) as {phase}"
+        if self.wants("aten_ops"):
+            yield "operators"
 
-def _counters(wanted: Collection[str], phase: str) -> Iterator[str]:
-    """Yield the contexts that count in a phase. Operators last: they are seen before FLOPs are."""
-    if f"{phase}_flops" in wanted:
-        yield f"FlopCounterMode(display=False) as {phase}"
-    if phase == "forward" and "saved_for_backward_bytes" in wanted:
-        yield "saved_tensors_hooks(keep, lambda tensor: tensor)"
-    if "aten_ops" in wanted:
-        yield "operators"
+    def _update(self) -> Iterator[str]:
+        """Yield an update, what the optimizer holds then, and what the model computes."""
+        if not self.wants(*_OF_AN_UPDATE):
+            return
+        projects = isinstance(self.method, GaLore)  # its optimizer is there already
+        if not projects:
+            yield optimizing(self.method, self.rank) or ""
+        yield _under("step", (), sections.STEP)
+        if self.wants("optimizer_state_bytes"):
+            held = sections.HELD_AND_PROJECTION if projects else sections.HELD
+            yield fill_in(sections.OPTIMIZER_STATE_BYTES, HELD=held)
+        if self.wants("loss_after_step"):
+            yield sections.LOSS_AFTER_STEP
 
 
 def _under(phase: str, contexts: Iterable[str], statement: str) -> str:
@@ -219,26 +271,6 @@ def _under(phase: str, contexts: Iterable[str], statement: str) -> str:
     if len(line) > _LINE_LENGTH:
         line = "with (\n" + "".join(f"    {manager},\n" for manager in managers) + "):\n"
     return line + indent(statement, "    ")
-
-
-def _of_galore(wanted: Collection[str]) -> Iterator[str]:
-    """Yield what GaLore's optimizer holds and does."""
-    if "optimizer_state_bytes" in wanted:
-        yield sections.OPTIMIZER_STATE_BYTES
-    if "loss_after_step" in wanted:
-        yield sections.LOSS_AFTER_STEP
-
-
-def _of_adapter(method: PeftAdapter, head: str, wanted: Collection[str]) -> Iterator[str]:
-    """Yield what an adapter computes once it is filled."""
-    if {"filled_loss", "merged_equals_unmerged"}.isdisjoint(wanted):
-        return
-    yield fill_in(sections.FILL, HEAD=head, FILLING=indent(filling(method), " " * 12))
-    if "filled_loss" in wanted:
-        yield sections.FILLED_LOSS
-    if "merged_equals_unmerged" in wanted:
-        in_float32 = "" if method.base_dtype == "float32" else ".float()"
-        yield fill_in(sections.MERGED_EQUALS_UNMERGED, FLOAT=in_float32)
 
 
 def _joined(parts: Iterable[str]) -> str:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.methods import GaLore, PeftAdapter, Selective
-from peft_regress.methods.learning_rates import learning_rate
+from peft_regress.methods.learning_rates import LEARNING_RATES, learning_rate
 from peft_regress.methods.targets import bypassed_modules
-from peft_regress.upgrade import reproduction_sections as sections
-from peft_regress.upgrade.reproduction_sections import fill_in
+from peft_regress.policy import BFLOAT16_SUFFIX
+from peft_regress.upgrade import reproduction_method_sections as sections
+from peft_regress.upgrade.reproduction_sections import fill_in, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -25,12 +27,19 @@ if TYPE_CHECKING:
     from peft_regress.methods import Method
     from peft_regress.methods.targets import Targets
 
-__all__ = ["Network", "adapting", "filling", "package_of"]
+__all__ = ["Network", "adapting", "filling", "optimizing", "package_of"]
 
+_LONGEST: Final = 93  # columns of a condition, on a line of 100
 _NORMALIZATION: Final = "(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)"
 _CONVOLUTION_OR_LINEAR: Final = "isinstance(module, (nn.Conv2d, nn.Linear))"
 # What a method keeps its library from while it wraps, by the configuration's class.
 _BEFORE_WRAPPING: Final[dict[str, str]] = {"BOFTConfig": sections.WITHOUT_CUDA_EXTENSION}
+# Of the methods that have one of their own, by name.
+_OPTIMIZERS: Final[dict[str, str]] = {
+    "adalora": sections.ADALORA,
+    "loraplus": sections.LORA_PLUS,
+    "lorafa": sections.LORA_FA,
+}
 _SELECTIONS: Final[dict[str, str]] = {
     "all": sections.SELECT_ALL,
     "head": sections.SELECT,
@@ -85,17 +94,41 @@ def adapting(method: Method, rank: int | None, network: Network) -> str | None:
         return _wrapping(method, rank, network)
     if type(method) is Selective:
         return _selecting(method, network)
-    if type(method) is GaLore:
+    if type(method) is GaLore and _is_built_in(method):
         return _projecting(method, rank)
     return None
 
 
-def filling(method: PeftAdapter) -> str:
-    """Return the code that fills a parameter of an adapter, as the metric `filled_losses` does."""
-    if not method.scales:
-        return sections.FILLED_BY_FAN_IN
-    (scales,) = method.scales
-    return fill_in(sections.FILLED_BY_SCALE, SCALES=scales)
+def filling(method: PeftAdapter, rank: int | None, network: Network) -> str:
+    """Return the code that fills an adapter with seeded numbers, as for `filled_losses`."""
+    layers = method.targets.find(network.model, head=network.head).values()
+    names = {name for layer in layers for name in method.shapes(layer, rank or 0)}
+    parts = sorted({f".{name.partition('.')[0]}." for name in names})
+    code = sections.FILL_BY_FAN_IN
+    if method.scales:
+        scales_alone = set(parts) <= set(method.scales)
+        code = sections.FILL_SCALES_ALONE if scales_alone else sections.FILL_BY_SCALE
+    filling_one = fill_in(code, SCALES="".join(method.scales))
+    return fill_in(
+        sections.FILL,
+        PARTS=source(tuple(parts)),
+        FILLING=indent(filling_one, " " * 12),
+    )
+
+
+def optimizing(method: Method, rank: int | None) -> str | None:
+    """Return the code that makes `optimizer`; None where nothing here knows the method's own."""
+    own = getattr(method, "optimizer", None)
+    name = method.name.removesuffix(BFLOAT16_SUFFIX)
+    code = sections.ADAMW if own is None else _OPTIMIZERS.get(name)
+    if code is None or not _is_built_in(method):
+        return None
+    return fill_in(code, RATE=repr(learning_rate(method.name)), RANK=repr(rank))
+
+
+def _is_built_in(method: Method) -> bool:
+    """Tell whether there is a learning rate for it."""
+    return method.name.removesuffix(BFLOAT16_SUFFIX) in LEARNING_RATES
 
 
 def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | None:
@@ -103,16 +136,24 @@ def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | 
     layers = method.targets.find(network.model, head=network.head)
     if not layers or (method.wrapping is not nullcontext and not before):
         return None
-    settings = (f"        {name}={value!r},\n" for name, value in method.settings(rank).items())
+    settings = (
+        f"        {name}={source(value)},\n" for name, value in method.settings(rank).items()
+    )
     return fill_in(
         sections.WRAP,
-        RULE="\n    and ".join(_rule(method.targets, network, layers)),
+        RULE=_condition(list(_rule(method.targets, network, layers))),
         BEFORE=before,
         CONFIG=method.config,
         SETTINGS="".join(settings),
         HEAD=network.head,
         FREEZE=fill_in(sections.FREEZE, PART=method.frozen) if method.frozen else "",
     )
+
+
+def _condition(parts: list[str]) -> str:
+    """Return what must all hold, on one line where it fits without a comment inside."""
+    line = " and ".join(parts)
+    return line if len(line) <= _LONGEST and "#" not in line else "\n    and ".join(parts)
 
 
 def _rule(targets: Targets, network: Network, layers: Mapping[str, nn.Module]) -> Iterator[str]:
@@ -159,6 +200,6 @@ def _projecting(method: GaLore, rank: int | None) -> str:
     return fill_in(
         sections.GALORE,
         CLONE=sections.CLONE if method.clones_projection else "",
-        SETTINGS=repr(settings).replace("'", '"'),
+        SETTINGS=source(settings),
         RATE=repr(learning_rate(method.name)),
     )

@@ -17,6 +17,11 @@ def fill_in(section: str, **values: str) -> str:
     return Template(section).substitute({name: v.rstrip("\n") for name, v in values.items()})
 
 
+def source(value: object) -> str:
+    """Return a literal, with the quotes that formatters put."""
+    return repr(value).replace("'", '"')
+
+
 HEADER: Final = '''\
 """$TITLE: prints one fact a line, to compare releases by."""
 '''
@@ -31,7 +36,7 @@ def phase(name):
     try:
         yield
     except Exception as error:
-        message = (str(error).splitlines() or [""])[0]
+        message = (str(error).strip().splitlines() or [""])[0]
         print(f"error: {type(error).__name__}: {message} ({name})")
         raise SystemExit from None
 """
@@ -67,103 +72,9 @@ OF_BASE: Final = """\
 of_base = logits_of(model)
 """
 
-LOGITS_IN: Final = {
-    "float32": "model(images)",
-    "bfloat16": "copy.deepcopy(model).float()(images.float())",
-}
-
-# --- The method -----------------------------------------------------------------------------------
-
-WRAP: Final = """\
-targets = [
-    name
-    for name, module in model.named_modules()
-    if $RULE
-]
-
-with phase("wrap"):
-    import peft
-
-$BEFORE
-    config = peft.$CONFIG(
-        target_modules="|".join(re.escape(name) for name in targets),  # a pattern: matched in full
-$SETTINGS
-    )
-    head = model.get_submodule("$HEAD")
-    torch.manual_seed(0)
-    model = peft.get_peft_model(model, config)
-$FREEZE
-    head.requires_grad_(True)
-"""
-
-WITHOUT_CUDA_EXTENSION: Final = """\
-    import peft.tuners.boft.layer
-
-    peft.tuners.boft.layer._FBD_CUDA = False  # else it looks for a compiler at every layer
-
-"""
-
-FREEZE: Final = """\
-    for name, parameter in model.named_parameters():
-        if "$PART" in name:
-            parameter.requires_grad = False
-"""
-
-SELECT: Final = """\
-model.requires_grad_(False)
-model.get_submodule("$HEAD").requires_grad_(True)
-"""
-
-SELECT_ALL: Final = """\
-model.requires_grad_(True)
-"""
-
-SELECT_BIASES: Final = """\
-for name, parameter in model.named_parameters():
-    if name.endswith("bias"):
-        parameter.requires_grad = True
-"""
-
-SELECT_NORMALIZATION: Final = """\
-for module in model.modules():
-    if isinstance(module, $NORMALIZATION):
-        module.requires_grad_(True)
-"""
-
-FOLLOW_STATISTICS: Final = """\
-for module in model.modules():  # statistics follow the images
-    if isinstance(module, nn.BatchNorm2d):
-        module.train()
-"""
-
-GALORE: Final = """\
-with phase("wrap"):
-    from galore_torch import GaLoreAdamW
-    from galore_torch.galore_projector import GaLoreProjector
-
-    class Projector(GaLoreProjector):
-        # The library takes two dimensions; a convolution is (out, in * height * width).
-        def project(self, gradient, step):
-            self.shape = gradient.shape
-            return super().project(gradient.flatten(1), step)
-
-        def project_back(self, low_rank):
-            return super().project_back(low_rank).view(self.shape)
-$CLONE
-    settings = $SETTINGS
-    matrices = [p for p in model.parameters() if p.ndim in (2, 4)]
-    others = [p for p in model.parameters() if p.ndim not in (2, 4)]
-    groups = [{"params": matrices, **settings}, {"params": others}]
-    optimizer = GaLoreAdamW(groups, lr=$RATE, no_deprecation_warning=True)
-    for parameter in matrices:
-        optimizer.state[parameter]["projector"] = Projector(**settings)
-"""
-
-CLONE: Final = """\
-
-        def get_orthogonal_matrix(self, weights, rank, type):
-            return super().get_orthogonal_matrix(weights, rank, type).clone()
-"""
+CALL: Final = "model(images)"
+CALL_IN_EVAL_MODE: Final = "model.eval()(images)"
+CALL_IN_FLOAT32: Final = "copy.deepcopy(model).float()(images.float())"
 
 # --- What a step costs ----------------------------------------------------------------------------
 
@@ -195,7 +106,7 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-operators = Operators()
+operators = Operators()  # of forward, loss and backward
 """
 
 FORWARD: Final = """\
@@ -227,56 +138,43 @@ optimizer.step()
 """
 
 ATEN_OPS: Final = """\
-print("aten_ops:", operators.count)  # $COUNTED
+print("aten_ops:", operators.count)
 """
 
 OPTIMIZER_STATE_BYTES: Final = """\
 held = {}
 for state in optimizer.state.values():
-    for value in (*state.values(), getattr(state.get("projector"), "ortho_matrix", None)):
-        if isinstance(value, torch.Tensor):  # of a slice, the storage that it keeps alive
+    for value in $HELD:
+        if isinstance(value, torch.Tensor):
             held[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
 print("optimizer_state_bytes:", sum(held.values()))
 """
 
+HELD: Final = "state.values()"
+HELD_AND_PROJECTION: Final = (
+    '(*state.values(), getattr(state.get("projector"), "ortho_matrix", None))'
+)
+
+
 # --- What it computes -----------------------------------------------------------------------------
 
-LOSS_AFTER_STEP: Final = """\
-with phase("forward"), torch.no_grad():
-    logits = model(images).double()
-print(f"loss_after_step: {functional.cross_entropy(logits, torch.arange(4)):.4g}")
-"""
-
-FILL: Final = """\
-generator = torch.Generator().manual_seed(0)
-with torch.no_grad():
-    for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
-        if parameter.requires_grad and not name.startswith("base_model.model.$HEAD."):
-            drawn = torch.randn(parameter.shape, generator=generator)
-$FILLING
-with phase("forward"):
-    filled = logits_of(model)
-"""
-
-FILLED_BY_FAN_IN: Final = """\
-parameter.copy_(0.3 * drawn / math.prod(parameter.shape[1:]) ** 0.5)
-"""
-
-FILLED_BY_SCALE: Final = """\
-if "$SCALES" in name:
-    parameter.mul_(1 + 0.1 * drawn)
-else:
-    parameter.copy_(0.3 * drawn / math.prod(parameter.shape[1:]) ** 0.5)
-"""
-
+# Cross-entropy of logits that are so large that four digits show a small move.
 FILLED_LOSS: Final = """\
-logits = 10 * filled.double() / of_base.abs().max()  # so large that four digits show a small move
+with phase("forward"):
+    logits = 10 * logits_of(model).double() / of_base.abs().max()
 print(f"filled_loss: {functional.cross_entropy(logits, torch.arange(4)):.4g}")
+"""
+
+LOSS_AFTER_STEP: Final = """\
+with phase("forward"):
+    logits = logits_of(model).double()
+print(f"loss_after_step: {functional.cross_entropy(logits, torch.arange(4)):.3g}")
 """
 
 MERGED_EQUALS_UNMERGED: Final = """\
 with phase("merge"):
-    merged = logits_of(copy.deepcopy(model)$FLOAT.merge_and_unload())
-    difference = (merged - filled).abs().max()
-print("merged_equals_unmerged:", bool(difference <= 3e-5 * filled.abs().max()))
+    merged = copy.deepcopy(model)$FLOAT.merge_and_unload()
+    unmerged = logits_of(model)
+    difference = (logits_of(merged) - unmerged).abs().max()
+print("merged_equals_unmerged:", bool(difference <= 3e-5 * unmerged.abs().max()))
 """
