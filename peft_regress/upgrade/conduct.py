@@ -13,14 +13,15 @@ from peft_regress.environment import changed_packages, installed_packages
 from peft_regress.findings import find_causes
 from peft_regress.gate import RunVerdict, judge_case, observations_of
 from peft_regress.matrix import select_cases
-from peft_regress.run_files import write_run_file
+from peft_regress.run_files import without_host, write_run_file
 from peft_regress.store import read_runs
 from peft_regress.upgrade.alone import find_culprits
-from peft_regress.upgrade.crew import measure_cases, run_document_base
+from peft_regress.upgrade.crew import measure_cases
 from peft_regress.upgrade.overlay import opened_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
@@ -188,8 +189,25 @@ def _measured(
 
 
 def _save(path: Path, run: Run) -> None:
-    write_run_file(path, run, run_document_base())
+    write_run_file(path, run, _document_base())
     prune_adapters(adapters_of_run(path), run)
+
+
+def _document_base() -> dict[str, Any]:
+    """Return what pytest-benchmark would write besides the cases: the machine, and no times."""
+    import datetime as dt
+
+    import pytest_benchmark
+    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+    from pytest_benchmark.utils import get_commit_info
+
+    return {
+        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
+        "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
+        "benchmarks": [],
+        "datetime": dt.datetime.now(dt.UTC).isoformat(),
+        "version": pytest_benchmark.__version__,
+    }
 
 
 def _overlay_sentence(overlay: Overlay) -> str:
