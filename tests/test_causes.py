@@ -141,7 +141,7 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
     moved = {**VALUES, "first_losses": [[2.3, 9, 9, 9]] * 3, "accuracy": [0.1] * 3}
     new = [
         make_record(names[0], status="error"),
-        *(make_record(name, moved, invariants={n: False for n in facts}) for name in names[1:]),
+        *(make_record(name, moved, invariants=dict.fromkeys(facts, False)) for name in names[1:]),
     ]
     findings = found(old, new)
     assert [(one.cause.kind, one.cause.what, len(one.members)) for one in findings] == [

@@ -210,6 +210,10 @@ class _Search:
         after = self.releases.observe(new, cases, trains=trains) or {}
         findings = self._findings(before, after)
         versions = self.releases.versions
+        if not findings:
+            # Small moves add up: what is beyond the bound is so against the first release.
+            before = self.releases.observe(versions[0], cases, trains=trains) or {}
+            findings = self._findings(before, after)
         between = versions[versions.index(old) + 1 : versions.index(new)]
         any_before, any_after = next(iter(before.values())), next(iter(after.values()))
         return Transition(
@@ -277,9 +281,10 @@ class _Search:
 
 def _evidence(metric: str | None) -> tuple[bool, ...]:
     """Return whether to train, the cheapest way first."""
-    if metric is None:
+    if metric in {None, "status"}:
+        # A step may come through, and what follows it may not.
         return (False, True)
-    return (False,) if metric in COSTS or metric == "status" else (True,)
+    return (False,) if metric in COSTS else (True,)
 
 
 def _is_alike(one: Finding, other: Finding) -> bool:

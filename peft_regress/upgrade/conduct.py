@@ -39,7 +39,8 @@ class UpgradeSettings:
 
     base: what it is compared with: `auto` (the stored baseline where it was made with the very
     packages of the current environment, else a run of that), `run`, or an entry, a run file or a
-    folder by name. save: the candidate's run file.
+    folder by name. save: the candidate's run file. strict: what got better, and nobody accepted,
+    fails, too.
     """
 
     place: Workplace
@@ -47,6 +48,7 @@ class UpgradeSettings:
     matrix: str = "default"
     base: str = "auto"
     save: Path | None = None
+    strict: bool = False
     replace_torch: bool = False
     pre: bool = False
 
@@ -79,6 +81,12 @@ class Upgrade:
     culprits: tuple[Culprits, ...]
     remarks: tuple[str, ...]
     saved: Path | None
+    strict: bool
+
+    @property
+    def exit_code(self) -> int:
+        """Return that of the verdict; 1 also for what got better, where it is strict."""
+        return 1 if self.strict and self.verdict.unaccepted() else self.verdict.exit_code
 
 
 def upgrade(
@@ -120,7 +128,7 @@ def upgrade(
         before = installed_packages() if compared is None else compared.environment
         result = Upgrade(
             requirements=tuple(requirements),
-            base_origin="nothing" if compared is None else compared.origin,
+            base_origin=_origins(references),
             references=references,
             observed=observed,
             candidate=candidate,
@@ -133,9 +141,15 @@ def upgrade(
             ),
             remarks=overlay.remarks,
             saved=settings.save,
+            strict=settings.strict,
         )
         finish(result, overlay)
         return result
+
+
+def _origins(references: Mapping[str, Observation]) -> str:
+    found = dict.fromkeys(observation.origin for observation in references.values())
+    return ", ".join(found) or "nothing"
 
 
 def _judged(
