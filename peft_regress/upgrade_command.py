@@ -150,8 +150,8 @@ def teller() -> Callable[[str, Record, int, int], None]:
     """Return what prints a line a case on standard error, so that a long run is seen to go on."""
 
     def tell(side: str, record: Record, done: int, count: int) -> None:
-        state = "" if record.status == "ok" else f" {record.status_text}"
-        click.echo(f"[{done}/{count}] {side} {record.case.id}{clean(state)}", err=True)
+        state = "" if record.status == "ok" else f" {clean(record.status_text)}"
+        click.echo(f"[{done}/{count}] {side} {record.case.id}{state}", err=True)
 
     return tell
 

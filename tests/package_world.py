@@ -15,7 +15,7 @@ from peft_regress.metrics import COST_METRICS
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.upgrade import alone, conduct, overlay, releases
 from peft_regress.upgrade.crew import UnusableEnvironmentError, Workplace
-from peft_regress.upgrade.overlay import Overlay
+from peft_regress.upgrade.overlay import Overlay, ReplacesTorchError
 from peft_regress.upgrade.pip_calls import PipError, Planned
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ class World:
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
+    kept: list[Path | None] = field(default_factory=list)
+    replaces_torch: bool = False
 
     def versions_tried(self, package: str = "peft") -> list[str]:
         """Return the version of a package in each run, in order."""
@@ -69,7 +71,11 @@ class World:
         return [version for version in found if pre or not version.is_prerelease]
 
     @contextlib.contextmanager
-    def opened_overlay(self, requirements: Sequence[str], **_: Any) -> Iterator[Overlay]:
+    def opened_overlay(
+        self, requirements: Sequence[str], *, replace_torch: bool = False, **_: Any
+    ) -> Iterator[Overlay]:
+        if self.replaces_torch and not replace_torch:
+            raise ReplacesTorchError(" ".join(requirements), "2.0", "2.1")
         texts = [line for one in requirements for line in (one, *self.extra.get(one, ()))]
         wanted = {}
         for text in texts:
@@ -124,8 +130,10 @@ class World:
         trains: bool = True,
         tell: Callable[[Record], None] = lambda _: None,
         narrowed_by: Sequence[str] = (),
+        keep_adapters: Path | None = None,
         **_: Any,
     ) -> Run:
+        self.kept.append(keep_adapters)
         packages = self.environments.get(python, self.installed)
         problem = self.broken(versions_of(packages))
         if problem is not None:

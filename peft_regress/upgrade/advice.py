@@ -32,7 +32,7 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
     advice = [*_about_failing(failing, upgrade)] if failing else []
     if failing or better:
         which = "if the new numbers are right" if failing else "it got better"
-        advice.append((f"accept, {which}:", *_accept(upgrade)))
+        advice.append(_accepting(f"accept, {which}:", upgrade))
     if any(finding.cause.kind == "coverage" for finding in upgrade.findings):
         advice.append(("compare what was not compared: add", "--base run"))
     return advice or [("nothing: no number moved beyond its bound",)]
@@ -56,10 +56,11 @@ def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]
         yield ("find the release:", command)
 
 
-def _accept(upgrade: Upgrade) -> Advice:
-    saved = "run.json" if upgrade.saved is None else str(upgrade.saved)
-    command = f'peft-regress accept {_quoted(saved)} --reason "..."'
-    return ("", command) if upgrade.saved else ("add", "--save run.json", "and then", command)
+def _accepting(words: str, upgrade: Upgrade) -> Advice:
+    if upgrade.saved is None:
+        command = 'peft-regress accept run.json --reason "..."'
+        return (f"{words} add", "--save run.json", "and then", command)
+    return (words, f'peft-regress accept {_quoted(str(upgrade.saved))} --reason "..."')
 
 
 def _quoted(*texts: str) -> str:
