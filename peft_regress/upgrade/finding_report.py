@@ -34,6 +34,8 @@ __all__ = [
 
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
+_LONGEST_SET: Final = 2000
+_LONGEST_WORD: Final = 80
 _HOLES: Final = {
     "missing": "expected, and no record came",
     "new": "no accepted baseline holds it",
@@ -100,7 +102,9 @@ def case_set(ids: Sequence[str]) -> str:
     if {tuple(one) for one in product(*columns)} != set(parts):
         return " ".join(clean(name) for name in sorted(ids))
     shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in columns)
-    return clean("/".join(shown), longest=2000)
+    brief = clean("/".join(shown), longest=_LONGEST_SET)
+    # Where it fits no line it must have places to break it at.
+    return brief if len(brief) <= _LONGEST_WORD else brief.replace(",", ", ")
 
 
 def example_lines(
