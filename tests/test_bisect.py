@@ -10,6 +10,7 @@ from packaging.version import Version
 
 from peft_regress.cli import main
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.upgrade import reproduce as reproduce_module
 from peft_regress.upgrade.bisect import BisectSettings, bisect
 from peft_regress.upgrade.bisect_report import bisection_markdown, bisection_text, encode_bisection
@@ -156,15 +157,13 @@ def test_a_finding_is_searched_for_by_its_cheapest_case(world):
 
 
 def test_moves_that_add_up_are_told_against_the_first_release(world):
-    def moved(packages, _):
-        return {"peak_bytes": 10**6 + 3000 * packages["peft"].minor}
-
-    world.moved = moved
-    (transition,) = found(metric="peak_bytes").transitions
-    (finding,) = transition.findings
+    step = int(0.6 * DEFAULT_POLICY.bytes_bound * 10**9)
+    world.moved = lambda packages, _: {"peak_bytes": 10**9 + step * (packages["peft"].minor - 10)}
+    result = found(metric="peak_bytes")
+    assert boundaries(result) == [("0.11.0", "0.12.0")]
+    (finding,) = result.transitions[0].findings
     (reason,) = finding.example.reasons
-    assert (reason.metric, reason.old) == ("peak_bytes", 10**6 + 30_000)
-    assert abs(reason.relative_change) > reason.bound
+    assert (reason.old, reason.new) == (10**9, 10**9 + 2 * step)
 
 
 def test_without_a_case_one_of_each_method_and_architecture_is_taken(world):
