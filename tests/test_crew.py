@@ -291,6 +291,8 @@ from peft_regress.cli import main
 class Overlay:
     python: Path
     packages: dict = dataclasses.field(default_factory=dict)
+    planned: tuple = ()
+    remarks: tuple = ()
 
 @contextlib.contextmanager
 def opened(*_, **__):
@@ -301,18 +303,23 @@ main(sys.argv[1:])
 """
 
 
-def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(worker, tmp_path):
-    python = worker(how={SECOND: "hang"})
-    save = tmp_path / "run.json"
+def start_upgrade(python: str, *options: str, **streams) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", _UPGRADE.format(python=python), "upgrade", "peft==0.14.0"]
-    options = ["--cases", "*/lora-r4/resnet18", "--base", "run", "--save", str(save), "--jobs", "1"]
-    process = subprocess.Popen(
-        [*command, *options],
+    base = ["--cases", "*/lora-r4/resnet18", "--base", "run", "--jobs", "1"]
+    return subprocess.Popen(
+        [*command, *base, *options],
         stderr=subprocess.PIPE,
         cwd=ROOT,
         # What was started in the background ignores an interruption, and so do its children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+        **streams,
     )
+
+
+def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(worker, tmp_path):
+    python = worker(how={SECOND: "hang"})
+    save = tmp_path / "run.json"
+    process = start_upgrade(python, "--save", str(save))
     try:
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
@@ -328,6 +335,19 @@ def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(worker
     assert errors.endswith(b"interrupted\n")
     assert list(read_run_file(save).run.cases) == [BAD]
     assert all_gone(processes(python))
+
+
+@pytest.mark.parametrize("output", ["text", "json", "markdown"])
+def test_a_reader_that_has_gone_is_exit_2(worker, output):
+    read, write = os.pipe()
+    os.close(read)
+    # A base that is there: the current environment would be measured for real.
+    process = start_upgrade(worker(), "--base", "0003", "--format", output, stdout=write)
+    os.close(write)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"Traceback" not in errors
+    assert b"[2/2] candidate" in errors
 
 
 # --- the worker itself ---------------------------------------------------------------------------
