@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from peft_regress.files import write_atomic
 from peft_regress.options import (
-    NamedPath,
     baselines_option,
     format_option,
+    output_file,
     pip_seconds_option,
     print_json,
     time_limit_option,
@@ -20,6 +19,8 @@ from peft_regress.options import (
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from peft_regress.upgrade.bisect import Bisection
     from peft_regress.upgrade.reproduce import Reproduction
 
@@ -52,9 +53,7 @@ _ABSENT_EXIT = 3
 @click.option("--jobs", type=click.IntRange(1, 64), help="Cases at once (default: one a core).")
 @click.option("--pre", is_flag=True, help="Take pre-releases into account.")
 @click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
-@click.option(
-    "--summary", type=NamedPath(path_type=Path), help="Write the finding here, as Markdown."
-)
+@click.option("--summary", type=output_file, help="Write the finding here, as Markdown.")
 @time_limit_option
 @pip_seconds_option
 @format_option

@@ -37,7 +37,7 @@ class Cause(NamedTuple):
     """What strands of different cases have in common where one change is behind them.
 
     kind: which strand. what: the metric or invariant that tells it best, or the new state.
-    worse: whether it fails the gate, None where the gate cannot tell. where: what distinguishes
+    worse: whether that fails the gate, None where the gate cannot tell. where: what distinguishes
     it besides, such as the part of a layer and the operator, or the method.
     """
 
@@ -108,7 +108,7 @@ def find_causes(
 ) -> tuple[Finding, ...]:
     """Return the findings behind the verdicts of a run, the gravest and the widest first."""
     groups: dict[Cause, list[Member]] = defaultdict(list)
-    for case in verdicts:
+    for case in sorted(verdicts, key=lambda one: one.id):
         for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
             groups[cause].append(Member(case=case.id, reasons=reasons))
     findings = [
@@ -118,7 +118,7 @@ def find_causes(
     return tuple(
         sorted(
             findings,
-            key=lambda found: (VERDICTS.index(found.verdict), -len(found.members), found.cause[:3]),
+            key=lambda found: (VERDICTS.index(found.verdict), -len(found.members), found.cause[:4]),
         )
     )
 

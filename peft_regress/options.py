@@ -12,6 +12,7 @@ __all__ = [
     "NamedPath",
     "baselines_option",
     "format_option",
+    "output_file",
     "pip_seconds_option",
     "print_json",
     "time_limit_option",
@@ -28,6 +29,8 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+output_file = NamedPath(path_type=Path, dir_okay=False, readable=False, writable=True)
+"""A file to write: what is none is refused before minutes of work."""
 format_option = click.option(
     "--format",
     "output",

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from peft_regress.environment import installed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.options import (
-    NamedPath,
     baselines_option,
     format_option,
+    output_file,
     pip_seconds_option,
     print_json,
     time_limit_option,
@@ -45,10 +46,9 @@ __all__ = ["teller", "upgrade_command"]
     help="Compare with: `auto` (the stored baseline if it is of the installed packages, else a run "
     "of them), `run`, or an entry, a run file or a folder.",
 )
-@click.option("--save", type=NamedPath(path_type=Path), help="Write the candidate's run file here.")
-@click.option(
-    "--summary", type=NamedPath(path_type=Path), help="Write the findings here, as Markdown."
-)
+@click.option("--save", type=output_file, help="Write the candidate's run file here.")
+@click.option("--summary", type=output_file, help="Write the findings here, as Markdown.")
+@click.option("--strict", is_flag=True, help="Fail on improvements that were not accepted, too.")
 @click.option("--pre", is_flag=True, help="Take pre-releases into account.")
 @click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
 @click.option("--clean", "clean_up", is_flag=True, help="Remove every kept environment, and end.")
@@ -108,7 +108,7 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
         click.echo(report.upgrade_markdown(result, scripts), nl=False)
     else:
         click.echo(report.upgrade_text(result))
-    context.exit(result.verdict.exit_code)
+    context.exit(result.exit_code)
 
 
 def _upgraded(
@@ -125,7 +125,12 @@ def _upgraded(
         nonlocal scripts
         if wants_scripts:
             failing = [finding for finding in result.findings if finding.is_failing]
-            pythons = {"the packages before": Path(sys.executable), "those after": overlay.python}
+            # A stored run may be of other packages than those that are installed here.
+            is_here = all(
+                side.environment == installed_packages() for side in result.references.values()
+            )
+            before = "the packages before" if is_here else "the packages installed here"
+            pythons = {before: Path(sys.executable), "those after": overlay.python}
             scripts = reproduce(failing, pythons)
 
     told = Told(say=_say, record=teller())
@@ -135,7 +140,8 @@ def _upgraded(
         if not sys.stdin.isatty():
             raise
         question = f"torch {error.old} would be replaced by {error.new}. Go on?"
-        click.confirm(question, abort=True, err=True)
+        if not click.confirm(question, err=True):
+            raise
     agreed = dataclasses.replace(settings, replace_torch=True)
     return upgrade(requirements, agreed, tell=told, finish=finish), scripts
 
@@ -144,8 +150,8 @@ def teller() -> Callable[[str, Record, int, int], None]:
     """Return what prints a line a case on standard error, so that a long run is seen to go on."""
 
     def tell(side: str, record: Record, done: int, count: int) -> None:
-        state = "" if record.status == "ok" else f" {record.status_text}"
-        click.echo(f"[{done}/{count}] {side} {record.case.id}{clean(state)}", err=True)
+        state = "" if record.status == "ok" else f" {clean(record.status_text)}"
+        click.echo(f"[{done}/{count}] {side} {record.case.id}{state}", err=True)
 
     return tell
 

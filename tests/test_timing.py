@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from fake_interpreters import pids_of, write_program, write_worker
+from fake_interpreters import all_gone, pids_of, write_program, write_worker
 from slow_interpreter import write_slow_interpreter
 from tiny_network import TinyArchitecture
 
@@ -39,21 +39,8 @@ def timed(base: str, candidate: str, *, cases=(CASE,), **options):
     return time_cases(list(cases), base=base, candidate=candidate, **options)
 
 
-def all_gone(*paths: str) -> bool:
-    """Whether no process of these workers is left; a killed one takes a moment to go."""
-    deadline = time.monotonic() + 10
-    pids = [pid for path in paths for pid in pids_of(path)]
-    while any(map(is_alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not any(map(is_alive, pids))
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
+def gone(*paths: str) -> bool:
+    return all_gone(pid for path in paths for pid in pids_of(path))
 
 
 # --- the turns ------------------------------------------------------------------------------
@@ -88,7 +75,7 @@ def test_workers_are_fresh_for_each_launch_and_gone_at_the_end(tmp_path):
     assert {case.estimate.confidence for case in run.cases} == {0.975}
     pids = pids_of(worker)
     assert len(pids) == len(set(pids)) == 2 + 2 * 2 * LAUNCHES
-    assert all_gone(worker)
+    assert gone(worker)
 
 
 @pytest.mark.parametrize("pairs", [6, 7, 30, 31])
@@ -177,7 +164,7 @@ def test_a_worker_that_fails_is_a_failed_case_and_never_a_pass(tmp_path, at, how
     assert (case.verdict, run.exit_code) == ("failed", 3)
     assert message in case.problem
     assert bad in case.problem
-    assert all_gone(base, bad)
+    assert gone(base, bad)
 
 
 def test_a_time_that_is_none_is_a_failed_case(tmp_path):
@@ -197,7 +184,7 @@ def test_a_worker_is_ended_with_all_that_it_started(tmp_path):
     with TimingWorker(path, time_limit=1) as worker, pytest.raises(WorkerError):
         worker.prepare("case", baselines=tmp_path)
     assert len(pids_of(path)) == 2
-    assert all_gone(path)
+    assert gone(path)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +214,7 @@ def test_an_interruption_leaves_no_process_behind(tmp_path, sent, code):
         process.kill()
     assert process.returncode == code
     assert b"Traceback" not in errors
-    assert all_gone(path)
+    assert gone(path)
 
 
 # --- the worker itself -----------------------------------------------------------------------

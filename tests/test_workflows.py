@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import constraints
 import publish
 import pytest
@@ -208,9 +209,6 @@ def uses_of(value):
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    if name not in cli.commands:
-        assert name == "upgrade", f"no such command: {name}"
-        pytest.skip("`peft-regress upgrade` is not there yet")
     command = cli.commands[name]
     return command.make_context(name, list(words[1:])).params
 
@@ -219,9 +217,26 @@ def documented(name):
     return re.findall(rf"^\$ {name} (.*)$", PAGE, re.MULTILINE)
 
 
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+UPGRADES = re.compile(r"^\$ peft-regress ((?:upgrade|bisect) .*)$", re.MULTILINE)
+
+
 @pytest.mark.parametrize("line", documented("peft-regress"))
 def test_a_command_of_the_page_is_one(line):
     check_command(shlex.split(line, comments=True))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_an_upgrade_or_a_bisection_of_any_page_is_a_command(page):
+    for line in UPGRADES.findall(page.read_text()):
+        check_command(shlex.split(line.removesuffix("\\"), comments=True))
+
+
+def test_an_option_that_is_none_is_no_command():
+    bisection = "bisect peft --good 0.14.0 --bad 0.15.0 --case shift/dora-r4/resnet18"
+    assert check_command(shlex.split(bisection))["good"] == "0.14.0"
+    with pytest.raises(click.UsageError):
+        check_command(shlex.split(f"{bisection} --no-such"))
 
 
 @pytest.mark.parametrize("line", documented("python tools/publish.py"))
@@ -287,7 +302,17 @@ print('{{"exit_code": 1}}')
 sys.exit(int(os.environ["FAKE_CODE"]))
 """
 NO_INPUTS = dict.fromkeys(
-    ("REQUIREMENTS", "REQUIREMENTS_FILE", "CASES", "MATRIX", "BASE", "JOBS", "TIME_LIMIT"), ""
+    (
+        "REQUIREMENTS",
+        "REQUIREMENTS_FILE",
+        "CASES",
+        "MATRIX",
+        "BASE",
+        "JOBS",
+        "TIME_LIMIT",
+        "STRICT",
+    ),
+    "",
 )
 
 
@@ -359,6 +384,7 @@ ALL_INPUTS = {
     "BASE": "0004_peft-0.21.2",
     "JOBS": "2",
     "TIME_LIMIT": "600",
+    "STRICT": "true",
 }
 
 
@@ -369,7 +395,7 @@ def test_the_action_hands_its_inputs_to_the_command(runner):
     assert runner.call == [
         "upgrade",
         *("--cases", "shift/* or so", "--matrix", "extended", "--base", "0004_peft-0.21.2"),
-        *("--jobs", "2", "--time-limit", "600"),
+        *("--jobs", "2", "--time-limit", "600", "--strict"),
         *("--baselines", "/action of mine/baselines", "--yes", "--format", "json"),
         *("--save", f"{runner.results}/run.json", "--summary", f"{runner.results}/findings.md"),
         *("--", *requirements),
@@ -381,6 +407,19 @@ def test_the_action_hands_its_inputs_to_the_command(runner):
 def test_the_action_s_call_is_one_of_the_command(runner, inputs):
     runner.run(**inputs)
     check_command(runner.call)
+
+
+@pytest.mark.parametrize("value", ["", "false"])
+def test_the_action_is_strict_only_where_it_is_asked_to_be(runner, value):
+    assert runner.run(REQUIREMENTS=".", STRICT=value).returncode == 0
+    assert "--strict" not in runner.call
+
+
+def test_a_strictness_that_is_neither_fails_the_step(runner):
+    ended = runner.run(REQUIREMENTS=".", STRICT="yes")
+    assert ended.returncode == 2
+    assert "strict is 'yes'" in ended.stderr
+    assert not (runner.folder / "call").exists()
 
 
 def test_requirements_of_a_file_are_gated_with_those_of_the_input(runner):

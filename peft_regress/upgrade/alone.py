@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -12,6 +12,7 @@ from peft_regress.errors import InputError
 from peft_regress.findings import causes_of
 from peft_regress.gate import judge_case, observations_of
 from peft_regress.matrix import parse_case_id
+from peft_regress.text import clean
 from peft_regress.upgrade.crew import measure_cases
 from peft_regress.upgrade.overlay import opened_overlay, opened_part
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from peft_regress.upgrade.pip_calls import Planned
 
 __all__ = ["Culprits", "Trial", "find_culprits"]
+
+_LONGEST_SENTENCE: Final = 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,10 @@ class Culprits:
 
     @property
     def sentence(self) -> str:
-        """Return what follows from it."""
+        """Return what follows from it, in one line."""
+        return clean(self._sentence(), longest=_LONGEST_SENTENCE)
+
+    def _sentence(self) -> str:
         if self.alone:
             names = " and ".join(self.alone)
             return f"{names} alone {'does' if len(self.alone) == 1 else 'do'} it"

@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.utils import canonicalize_name
 
-from peft_regress.attribution import COSTS
 from peft_regress.environment import changed_packages
-from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.findings import find_causes
 from peft_regress.gate import judge_case
-from peft_regress.matrix import matrix_cases, parse_case_id, select_cases
-from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.matrix import parse_case_id
 from peft_regress.upgrade.alone import find_culprits
+from peft_regress.upgrade.choice import check_metric, chosen_cases, evidence_for
 from peft_regress.upgrade.releases import Releases, releases_between
 from peft_regress.upgrade.search import find_boundary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from packaging.version import Version
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["BisectSettings", "Bisection", "Transition", "bisect"]
 
 _INVARIANT: Final = "invariant "
-_PATTERN_CHARACTERS: Final = frozenset("*?[")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +94,8 @@ def bisect(settings: BisectSettings, *, say: Callable[[str], None] = lambda _: N
     cases train. Raises `InputError` where an end cannot be measured, `AbsentError` for what is not
     there, `UnknownNameError` for a name that is none.
     """
-    _check_metric(settings.metric)
-    cases = _chosen_cases(settings)
+    check_metric(settings.metric)
+    cases = chosen_cases(settings.case, matrix=settings.matrix)
     versions = releases_between(
         settings.package,
         settings.good,
@@ -135,7 +133,7 @@ class _Search:
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return the first change of each kind that the two ends differ in."""
         versions = self.releases.versions
-        for trains in _evidence(self.settings.metric):
+        for trains in evidence_for(self.settings.metric):
             ends = [
                 self._end(version, cases, trains=trains) for version in (versions[0], versions[-1])
             ]
@@ -147,7 +145,7 @@ class _Search:
 
     def every(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return every change between releases next to each other."""
-        trains = _evidence(self.settings.metric)[-1]
+        trains = evidence_for(self.settings.metric)[-1]
         usable = [
             version
             for version in self.releases.versions
@@ -185,12 +183,17 @@ class _Search:
                 )
 
             boundary = find_boundary(len(versions), changed)
-            ends = boundary.last_same, boundary.first_changed
-            by_boundary.setdefault(ends, set()).add(name)
+            places = boundary.last_same, boundary.first_changed
+            by_boundary.setdefault(places, set()).add(name)
         found = []
         for (low, high), names in sorted(by_boundary.items()):
             chosen = [parse_case_id(name) for name in sorted(names)]
-            found.append(self._transition(versions[low], versions[high], chosen, trains=trains))
+            ends = versions[low], versions[high]
+            transition = self._transition(*ends, chosen, trains=trains)
+            if not transition.findings:
+                # Small moves add up: what is beyond its bound is so against the first release.
+                transition = self._transition(*ends, chosen, trains=trains, against=versions[0])
+            found.append(transition)
         return found
 
     def _cheapest(self, finding: Finding, version: Version, *, trains: bool) -> str:
@@ -204,9 +207,16 @@ class _Search:
         return min(finding.cases, key=lambda name: (flops(name), name))
 
     def _transition(
-        self, old: Version, new: Version, cases: Sequence[Case], *, trains: bool
+        self,
+        old: Version,
+        new: Version,
+        cases: Sequence[Case],
+        *,
+        trains: bool,
+        against: Version | None = None,
     ) -> Transition:
-        before = self.releases.observe(old, cases, trains=trains) or {}
+        """Return what a release changes, compared with the one before it, or with another."""
+        before = self.releases.observe(against or old, cases, trains=trains) or {}
         after = self.releases.observe(new, cases, trains=trains) or {}
         findings = self._findings(before, after)
         versions = self.releases.versions
@@ -275,42 +285,9 @@ class _Search:
             raise AbsentError(msg)
 
 
-def _evidence(metric: str | None) -> tuple[bool, ...]:
-    """Return whether to train, the cheapest way first."""
-    if metric is None:
-        return (False, True)
-    return (False,) if metric in COSTS or metric == "status" else (True,)
-
-
 def _is_alike(one: Finding, other: Finding) -> bool:
     """Return whether two findings are of one kind; where a change is may differ on the way."""
     of_invariant = one.cause.kind == "invariant"
     return one.cause.kind == other.cause.kind and (
         not of_invariant or one.cause.what == other.cause.what
     )
-
-
-def _check_metric(metric: str | None) -> None:
-    if metric is not None and metric not in METRICS and metric not in {*INVARIANTS, "status"}:
-        kind = "metric or invariant"
-        raise UnknownNameError(kind, metric, [*METRICS, *INVARIANTS, "status"])
-
-
-def _chosen_cases(settings: BisectSettings) -> list[Case]:
-    if settings.case is None:
-        return _one_each(matrix_cases(settings.matrix))
-    if _PATTERN_CHARACTERS & set(settings.case):
-        return select_cases(settings.case, matrix=settings.matrix)
-    return [parse_case_id(settings.case)]
-
-
-def _one_each(cases: Iterable[Case]) -> list[Case]:
-    """Return one case of each method and architecture: its first task, the rank in the middle."""
-    groups: dict[tuple[str, str], list[Case]] = {}
-    for case in cases:
-        groups.setdefault((case.method, case.architecture), []).append(case)
-    chosen = []
-    for group in groups.values():
-        of_task = [case for case in group if case.task == group[0].task]
-        chosen.append(of_task[len(of_task) // 2])
-    return chosen

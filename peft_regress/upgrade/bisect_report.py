@@ -10,9 +10,10 @@ from peft_regress.text import clean
 from peft_regress.upgrade.finding_report import (
     case_set,
     encode_finding,
+    example_lines,
+    fenced,
     finding_details,
     finding_title,
-    reason_text,
     reproduction_blocks,
 )
 
@@ -120,18 +121,8 @@ def _transition_lines(found: Bisection, transition: Transition) -> Iterator[str]
             culprit = transition.culprits[index].sentence
             yield wrapped(f"    which package: {culprit}", indent="      ")
         yield wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
-        for line in _numbers(finding, transition):
-            yield f"      {line}"
-
-
-def _numbers(finding: Finding, transition: Transition) -> list[str]:
-    """Return the numbers of the example; an invariant's or a state's stand in the title."""
-    if finding.cause.kind in {"invariant", "status", "coverage"}:
-        return []
-    example = finding.example
-    return reason_text(
-        example, transition.references.get(example.case), transition.observed.get(example.case)
-    )
+        numbers = example_lines(finding, transition.references, transition.observed)
+        yield from (f"      {line}" for line in numbers)
 
 
 def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Iterator[str]:
@@ -142,9 +133,9 @@ def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Ite
         details.append(f"which package: {transition.culprits[index].sentence}")
     details.append(f"cases: {case_set(finding.cases)}")
     yield "\n".join(f"- {escape_markdown(line)}" for line in details)
-    lines = _numbers(finding, transition)
-    if lines:
-        yield "\n".join(["```text", *(line.replace("```", "'''") for line in lines), "```"])
+    numbers = example_lines(finding, transition.references, transition.observed)
+    if numbers:
+        yield fenced("\n".join(numbers), "text")
 
 
 def _nothing(found: Bisection) -> str:

@@ -13,14 +13,15 @@ from peft_regress.environment import changed_packages, installed_packages
 from peft_regress.findings import find_causes
 from peft_regress.gate import RunVerdict, judge_case, observations_of
 from peft_regress.matrix import select_cases
-from peft_regress.run_files import write_run_file
+from peft_regress.run_files import without_host, write_run_file
 from peft_regress.store import read_runs
 from peft_regress.upgrade.alone import find_culprits
-from peft_regress.upgrade.crew import measure_cases, run_document_base
+from peft_regress.upgrade.crew import measure_cases
 from peft_regress.upgrade.overlay import opened_overlay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
@@ -38,7 +39,8 @@ class UpgradeSettings:
 
     base: what it is compared with: `auto` (the stored baseline where it was made with the very
     packages of the current environment, else a run of that), `run`, or an entry, a run file or a
-    folder by name. save: the candidate's run file.
+    folder by name. save: the candidate's run file. strict: what got better, and nobody accepted,
+    fails, too.
     """
 
     place: Workplace
@@ -46,6 +48,7 @@ class UpgradeSettings:
     matrix: str = "default"
     base: str = "auto"
     save: Path | None = None
+    strict: bool = False
     replace_torch: bool = False
     pre: bool = False
 
@@ -78,6 +81,12 @@ class Upgrade:
     culprits: tuple[Culprits, ...]
     remarks: tuple[str, ...]
     saved: Path | None
+    strict: bool
+
+    @property
+    def exit_code(self) -> int:
+        """Return that of the verdict; 1 also for what got better, where it is strict."""
+        return 1 if self.strict and self.verdict.unaccepted() else self.verdict.exit_code
 
 
 def upgrade(
@@ -119,7 +128,7 @@ def upgrade(
         before = installed_packages() if compared is None else compared.environment
         result = Upgrade(
             requirements=tuple(requirements),
-            base_origin="nothing" if compared is None else compared.origin,
+            base_origin=_origins(references),
             references=references,
             observed=observed,
             candidate=candidate,
@@ -132,9 +141,15 @@ def upgrade(
             ),
             remarks=overlay.remarks,
             saved=settings.save,
+            strict=settings.strict,
         )
         finish(result, overlay)
         return result
+
+
+def _origins(references: Mapping[str, Observation]) -> str:
+    found = dict.fromkeys(observation.origin for observation in references.values())
+    return ", ".join(found) or "nothing"
 
 
 def _judged(
@@ -188,8 +203,25 @@ def _measured(
 
 
 def _save(path: Path, run: Run) -> None:
-    write_run_file(path, run, run_document_base())
+    write_run_file(path, run, _document_base())
     prune_adapters(adapters_of_run(path), run)
+
+
+def _document_base() -> dict[str, Any]:
+    """Return what pytest-benchmark would write besides the cases: the machine, and no times."""
+    import datetime as dt
+
+    import pytest_benchmark
+    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
+    from pytest_benchmark.utils import get_commit_info
+
+    return {
+        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
+        "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
+        "benchmarks": [],
+        "datetime": dt.datetime.now(dt.UTC).isoformat(),
+        "version": pytest_benchmark.__version__,
+    }
 
 
 def _overlay_sentence(overlay: Overlay) -> str:

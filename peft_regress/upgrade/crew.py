@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.errors import InputError
 from peft_regress.matrix import matrix_cases
-from peft_regress.records import SCHEMA_VERSION, Failure, Ledger, Record, Run, Selection
-from peft_regress.run_files import without_host
+from peft_regress.records import SCHEMA_VERSION, Ledger, Record, Run, Selection
 from peft_regress.upgrade.pip_calls import PIP_SECONDS
 from peft_regress.upgrade.process import CaseLostError, MeasuringWorker
 from peft_regress.workers.process import InterpreterError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from peft_regress.records import Case, Machine
+    from peft_regress.upgrade.messages import Imported
 
 __all__ = [
     "CASE_SECONDS",
@@ -35,7 +34,6 @@ __all__ = [
     "Workplace",
     "default_jobs",
     "measure_cases",
-    "run_document_base",
     "worker_environment",
 ]
 
@@ -103,11 +101,14 @@ class _Crew:
                 except queue.Empty:
                     return
                 for case in cases:
-                    worker = worker or self._new_worker()
-                    record = self._measured(worker, case)
-                    if not worker.is_alive:
-                        self._dismiss(worker)
-                        worker = None
+                    record = None
+                    while record is None:
+                        is_fresh = worker is None
+                        worker = worker or self._new_worker()
+                        record = self._measured(worker, case, is_fresh=is_fresh)
+                        if not worker.is_alive:
+                            self._dismiss(worker)
+                            worker = None
                     with self.lock:
                         self.records[case.id] = record
                         self.tell(record)
@@ -122,7 +123,8 @@ class _Crew:
             for worker in self.workers:
                 worker.kill()
 
-    def _measured(self, worker: MeasuringWorker, case: Case) -> Record:
+    def _measured(self, worker: MeasuringWorker, case: Case, *, is_fresh: bool) -> Record | None:
+        """Return the record of a case; None where an earlier one has left the worker unfit."""
         try:
             return worker.measure(
                 case,
@@ -134,22 +136,19 @@ class _Crew:
             worker.kill()
             if self.is_stopped.is_set():
                 raise
-            kind = "TimeoutError" if error.timed_out else "WorkerLost"
-            what = (
-                f"no result within {self.place.time_limit:g} s"
-                if error.timed_out
-                else error.problem
-            )
             return Record(
                 case=case,
                 definition=error.definition,
                 status="error",
-                error=Failure(type=kind, message=what),
+                error=error.failure,
                 metrics={},
                 invariants={},
                 ledger=Ledger(),
             )
         except WorkerError as error:
+            if not is_fresh and not self.is_stopped.is_set():
+                worker.kill()
+                return None
             msg = f"{case.id}: {error}"
             raise UnusableEnvironmentError(msg) from None
 
@@ -160,27 +159,44 @@ class _Crew:
                 time_limit=self.place.time_limit,
                 folder=self.folder,
                 environment=worker_environment(),
+                started=self._enlist,
             )
         except InterpreterError as error:
             raise UnusableEnvironmentError(str(error)) from None
+        try:
+            imported = worker.import_modules(_MODULES)
+            self._check(worker, imported)
+        except WorkerError as error:
+            self._dismiss(worker)
+            raise UnusableEnvironmentError(str(error)) from None
+        except BaseException:
+            self._dismiss(worker)
+            raise
+        return worker
+
+    def _enlist(self, worker: MeasuringWorker) -> None:
         with self.lock:
             self.workers.add(worker)
         if self.is_stopped.is_set():
             worker.kill()
-        try:
-            machine = worker.import_modules(_MODULES).machine
-        except WorkerError as error:
-            self._dismiss(worker)
-            raise UnusableEnvironmentError(str(error)) from None
+
+    def _check(self, worker: MeasuringWorker, imported: Imported) -> None:
+        """Raise `UnusableEnvironmentError` where what is measured is not what it is taken for."""
+        own = self.python.parent.parent
+        for name, file in imported.files.items():
+            # A folder of the user's PYTHONPATH comes before what is installed.
+            for installed in own.glob(f"lib/python*/site-packages/{name}/__init__.py"):
+                if installed.resolve() != Path(file).resolve():
+                    msg = (
+                        f"{worker.interpreter}: {name} is imported from {file}, not from where it "
+                        "is installed; unset PYTHONPATH"
+                    )
+                    raise UnusableEnvironmentError(msg)
         with self.lock:
             if self.environment not in ({}, worker.packages):
-                self._refuse_other_environment(worker)
-            self.environment, self.machine = worker.packages, machine
-        return worker
-
-    def _refuse_other_environment(self, worker: MeasuringWorker) -> None:
-        msg = f"{worker.interpreter}: its packages changed while it was measured; run it again"
-        raise UnusableEnvironmentError(msg)
+                msg = f"{worker.interpreter}: its packages changed meanwhile; run it again"
+                raise UnusableEnvironmentError(msg)
+            self.environment, self.machine = worker.packages, imported.machine
 
     def _dismiss(self, worker: MeasuringWorker) -> None:
         with self.lock:
@@ -248,23 +264,6 @@ def _run(crew: _Crew, machine: Machine, *, matrix: str, narrowed_by: Sequence[st
         ),
         cases=dict(sorted(crew.records.items())),
     )
-
-
-def run_document_base() -> dict[str, Any]:
-    """Return what pytest-benchmark would write besides the cases: the machine, and no times."""
-    import datetime as dt
-
-    import pytest_benchmark
-    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
-    from pytest_benchmark.utils import get_commit_info
-
-    return {
-        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
-        "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
-        "benchmarks": [],
-        "datetime": dt.datetime.now(dt.UTC).isoformat(),
-        "version": pytest_benchmark.__version__,
-    }
 
 
 def _let_work(crew: _Crew) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from peft_regress.text import clean
 from peft_regress.units import format_change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding, Member
     from peft_regress.gate import Observation, Reason
@@ -21,15 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = [
     "case_set",
+    "code_span",
     "encode_finding",
+    "encode_reason",
+    "example_lines",
+    "fenced",
     "finding_details",
     "finding_title",
-    "reason_text",
     "reproduction_blocks",
 ]
 
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
+_LONGEST_SET: Final = 2000
+_LONGEST_WORD: Final = 80
 _HOLES: Final = {
     "missing": "expected, and no record came",
     "new": "no accepted baseline holds it",
@@ -41,7 +47,7 @@ def finding_title(finding: Finding) -> str:
     """Return what moved and by how much, in one sentence."""
     cause = finding.cause
     if cause.kind == "coverage":
-        return _HOLES.get(cause.what, f"{cause.what} cannot be compared")
+        return _HOLES.get(cause.what, f"{clean(cause.what)} cannot be compared")
     if cause.kind == "status":
         return _status_title(finding.example)
     if cause.kind == "invariant":
@@ -50,7 +56,7 @@ def finding_title(finding: Finding) -> str:
             str(value).lower() if value is not None else "unchecked"
             for value in (reason.old, reason.new)
         )
-        return f"invariant {cause.what}: {old} -> {new}"
+        return f"invariant {clean(cause.what)}: {old} -> {new}"
     moved = finding.ranges()
     leading = [name for name in moved if not name.endswith(BATCH_SUFFIX)][:2] or list(moved)[:2]
     if cause.what in moved:
@@ -96,11 +102,22 @@ def case_set(ids: Sequence[str]) -> str:
     if {tuple(one) for one in product(*columns)} != set(parts):
         return " ".join(clean(name) for name in sorted(ids))
     shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in columns)
-    return clean("/".join(shown), longest=2000)
+    brief = clean("/".join(shown), longest=_LONGEST_SET)
+    # Where it fits no line it must have places to break it at.
+    return brief if len(brief) <= _LONGEST_WORD else brief.replace(",", ", ")
 
 
-def reason_text(member: Member, old: Observation | None, new: Observation | None) -> list[str]:
-    """Return the numbers of one case, with the modules behind each change."""
+def example_lines(
+    finding: Finding, references: Mapping[str, Observation], observed: Mapping[str, Observation]
+) -> list[str]:
+    """Return the numbers of a finding's example, with the modules behind each change.
+
+    None of an invariant, a state or a hole, of which the title says everything.
+    """
+    if finding.cause.kind in {"invariant", "status", "coverage"}:
+        return []
+    member = finding.example
+    old, new = references.get(member.case), observed.get(member.case)
     lines = []
     at_one = {reason.metric for reason in member.reasons}
     shown = [
@@ -122,10 +139,27 @@ def reason_text(member: Member, old: Observation | None, new: Observation | None
 def reproduction_blocks(made: Reproduction) -> Iterator[str]:
     """Return a script with what it prints on both sides."""
     yield f"A script that needs no more than {escape_markdown(made.needs)}:"
-    yield f"```python\n{made.script.rstrip()}\n```"
+    yield fenced(made.script.rstrip(), "python")
     for side, output in made.outputs.items():
         yield f"It prints, with {escape_markdown(side)}:"
-        yield f"```text\n{output.rstrip().replace('```', chr(39) * 3)}\n```"
+        yield fenced(output.rstrip(), "text")
+
+
+def fenced(text: str, language: str) -> str:
+    """Return a code block of Markdown that nothing in the text can end."""
+    fence = "`" * max(3, _longest_run(text) + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def code_span(text: str) -> str:
+    """Return code within a line of Markdown that nothing in the text can end."""
+    longest = _longest_run(text)
+    fence = "`" * (longest + 1)
+    return f"{fence} {text} {fence}" if longest else f"`{text}`"
+
+
+def _longest_run(text: str) -> int:
+    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:
@@ -143,11 +177,12 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
             name: {"smallest": low, "largest": high}
             for name, (low, high) in finding.ranges().items()
         },
-        "reasons": [_encode_reason(reason) for reason in finding.example.reasons],
+        "reasons": [encode_reason(reason) for reason in finding.example.reasons],
     }
 
 
-def _encode_reason(reason: Reason) -> dict[str, Any]:
+def encode_reason(reason: Reason) -> dict[str, Any]:
+    """Return a reason as JSON values, as `compare` prints it."""
     return {
         "metric": reason.title,
         "old": reason.old,

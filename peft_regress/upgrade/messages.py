@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from peft_regress.records import Machine, Record  # noqa: TC001  (msgspec reads them)
+from peft_regress.records import Failure, Machine, Record  # noqa: TC001  (msgspec reads them)
 from peft_regress.workers.messages import Refused
 
 __all__ = [
     "PROTOCOL",
     "Answer",
+    "Failed",
     "Import",
     "Imported",
     "Measure",
@@ -60,5 +61,11 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     record: Record
 
 
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The case has no record, since something failed that measuring has no state for."""
+
+    failure: Failure
+
+
 Request = Import | Measure
-Answer = Imported | Started | Measured | Refused
+Answer = Imported | Started | Measured | Failed | Refused

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
+from peft_regress.records import Failure
 from peft_regress.upgrade.messages import (
     PROTOCOL,
     Answer,
+    Failed,
     Import,
     Imported,
     Measure,
     Measured,
     Started,
 )
-from peft_regress.workers.process import WorkerError, WorkerProcess
+from peft_regress.workers.messages import Refused
+from peft_regress.workers.process import WorkerError, WorkerProcess, WorkerTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +27,20 @@ if TYPE_CHECKING:
 
 __all__ = ["CaseLostError", "MeasuringWorker"]
 
+_FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
+"""Of a path in a message: what differs from one machine, and one environment, to the next."""
+
 
 class CaseLostError(WorkerError):
-    """A worker that died, hung or babbled after it had begun to measure a case."""
+    """A worker that died, hung or babbled after it had begun to measure a case.
 
-    def __init__(self, problem: str, *, definition: str, timed_out: bool) -> None:
-        self.problem = problem
+    `failure` says so as the case's record does, without a path.
+    """
+
+    def __init__(self, failure: Failure, *, definition: str) -> None:
+        self.failure = failure
         self.definition = definition
-        self.timed_out = timed_out
-        super().__init__(problem)
+        super().__init__(f"{failure.type}: {failure.message}")
 
 
 class MeasuringWorker(WorkerProcess):
@@ -67,12 +76,21 @@ class MeasuringWorker(WorkerProcess):
             raise self._unexpected(begun)
         try:
             answer = self._next_answer()
+        except WorkerTimeoutError:
+            failure = Failure(
+                type="TimeoutError", message=f"no result within {self._time_limit:g} s"
+            )
         except WorkerError as error:
-            # It stands in a record, where the place of an interpreter says nothing.
-            problem = str(error).removeprefix(f"{self.interpreter}: ")
-            raise CaseLostError(
-                problem, definition=begun.definition, timed_out=self.is_alive
-            ) from None
-        if not isinstance(answer, Measured) or answer.record.case != case:
-            raise self._unexpected(answer)
-        return answer.record
+            failure = self._lost(error)
+        else:
+            if isinstance(answer, Measured) and answer.record.case == case:
+                return answer.record
+            if isinstance(answer, Refused):
+                raise self._unexpected(answer)
+            is_told = isinstance(answer, Failed)
+            failure = answer.failure if is_told else self._lost(self._unexpected(answer))
+        raise CaseLostError(failure, definition=begun.definition)
+
+    def _lost(self, error: WorkerError) -> Failure:
+        problem = str(error).removeprefix(f"{self.interpreter}: ")
+        return Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))

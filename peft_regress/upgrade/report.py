@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.records import SCHEMA_VERSION
@@ -10,16 +9,19 @@ from peft_regress.report.lines import (
     escape_markdown,
     known_defects,
     outcome_line,
-    short_verdict,
     wrapped,
 )
 from peft_regress.text import clean
+from peft_regress.upgrade.advice import SUSPECTS, advice_on
 from peft_regress.upgrade.finding_report import (
     case_set,
+    code_span,
     encode_finding,
+    encode_reason,
+    example_lines,
+    fenced,
     finding_details,
     finding_title,
-    reason_text,
     reproduction_blocks,
 )
 
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["encode_upgrade", "upgrade_markdown", "upgrade_text"]
 
 _MOST_DEFECT_LINES: Final = 6
-_SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
 
 
 def upgrade_text(upgrade: Upgrade) -> str:
@@ -48,19 +49,32 @@ def upgrade_text(upgrade: Upgrade) -> str:
             for what, ids in list(defects.items())[:_MOST_DEFECT_LINES]
         ]
         blocks.append("\n".join(["known defects, on both sides:", *lines]))
-    blocks.append(
-        "\n".join(["what to do:", *(wrapped(f"  {a}", indent="    ") for a in _advice(upgrade))])
-    )
-    blocks.append(outcome_line(upgrade.verdict))
+    advice = (wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
+    blocks.append("\n".join(["what to do:", *advice]))
+    blocks.append("\n".join([outcome_line(upgrade.verdict), *_strictness(upgrade)]))
     return "\n\n".join(blocks)
 
 
 def _heading(upgrade: Upgrade) -> Iterator[str]:
-    yield f"upgrade {' '.join(map(clean, upgrade.requirements))}: {outcome_line(upgrade.verdict)}"
-    yield f"  compared with: {clean(upgrade.base_origin)}"
+    asked = " ".join(map(clean, upgrade.requirements))
+    yield wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
+    yield wrapped(f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    ")
     yield wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
     for remark in upgrade.remarks:
         yield wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
+
+
+def _strictness(upgrade: Upgrade) -> list[str]:
+    better = len(upgrade.verdict.unaccepted())
+    if not upgrade.strict or not better:
+        return []
+    return [f"FAILED by --strict: {better} better than the baseline, and nobody has accepted that"]
+
+
+def _advice_lines(upgrade: Upgrade) -> Iterator[str]:
+    for parts in advice_on(upgrade):
+        shown = (f"`{part}`" if index % 2 else part for index, part in enumerate(parts))
+        yield " ".join(filter(None, shown))
 
 
 def _environment(upgrade: Upgrade) -> str:
@@ -68,7 +82,7 @@ def _environment(upgrade: Upgrade) -> str:
 
 
 def _moves(upgrade: Upgrade) -> list[str]:
-    ordered = sorted(upgrade.changed, key=lambda name: (name not in _SUSPECTS, name))
+    ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
     pairs = {name: [one or "absent" for one in upgrade.changed[name]] for name in ordered}
     return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
@@ -84,12 +98,10 @@ def _finding_lines(number: int, finding: Finding, upgrade: Upgrade) -> Iterator[
     if culprit:
         yield wrapped(f"   which package: {culprit}", indent="     ")
     yield wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
-    example = finding.example
-    if example.reasons and finding.cause.kind != "invariant":
-        yield f"   for example {clean(example.case)}:"
-        sides = upgrade.references.get(example.case), upgrade.observed.get(example.case)
-        for line in reason_text(example, *sides):
-            yield f"     {line}"
+    numbers = example_lines(finding, upgrade.references, upgrade.observed)
+    if numbers:
+        yield f"   for example {clean(finding.example.case)}:"
+        yield from (f"     {line}" for line in numbers)
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
@@ -105,49 +117,6 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
     )
 
 
-def _advice(upgrade: Upgrade) -> list[str]:
-    """Return the commands that may follow, by what was found."""
-    failing = [finding for finding in upgrade.findings if finding.is_failing]
-    better = [finding for finding in upgrade.findings if finding.is_better]
-    advice = []
-    asked = " ".join(shlex.quote(text) for text in upgrade.requirements)
-    if failing:
-        pins = [
-            f"{name}=={pair[0]}"
-            for name, pair in upgrade.changed.items()
-            if pair[0] and name in _SUSPECTS
-        ]
-        if pins:
-            advice.append(f"pin: stay with {' '.join(map(clean, pins))} until it is settled")
-        advice.append(
-            f"report: `peft-regress upgrade {asked} --summary issue.md` writes an issue for the "
-            "library's maintainers, with a script that runs without this project"
-        )
-        advice += [f"find the release: `{command}`" for command in _bisections(failing, upgrade)]
-    if failing or better:
-        run = shlex.quote(str(upgrade.saved)) if upgrade.saved else "run.json"
-        first = "" if upgrade.saved else "add `--save run.json`, then "
-        which = "if the new numbers are right" if failing else "it got better"
-        advice.append(f'accept, {which}: {first}`peft-regress accept {run} --reason "..."`')
-    if not advice:
-        advice.append("nothing: no number moved beyond its bound")
-    return advice
-
-
-def _bisections(failing: Sequence[Finding], upgrade: Upgrade) -> Iterator[str]:
-    for name in _SUSPECTS:
-        old, new = upgrade.changed.get(name, (None, None))
-        if old and new:
-            finding = failing[0]
-            metric = finding.cause.what if finding.cause.kind == "costs" else None
-            chosen = f" --metric {metric}" if metric else ""
-            yield (
-                f"peft-regress bisect {name} --good {clean(old)} --bad {clean(new)} "
-                f"--case {clean(finding.example.case)}{chosen}"
-            )
-            return
-
-
 def upgrade_markdown(upgrade: Upgrade, reproductions: Sequence[Reproduction] = ()) -> str:
     """Return the text of an issue: what moved, in which versions, how to see it, the numbers."""
     asked = " ".join(map(clean, upgrade.requirements))
@@ -161,13 +130,23 @@ def upgrade_markdown(upgrade: Upgrade, reproductions: Sequence[Reproduction] = (
         if made is not None:
             blocks += reproduction_blocks(made)
     blocks.append("### What to do")
-    # A command must be copied as it stands.
-    blocks.append("\n".join(f"- {line}" for line in _advice(upgrade)))
+    blocks.append("\n".join(_advice_markdown(upgrade)))
+    blocks += [escape_markdown(line) for line in _strictness(upgrade)]
     return "\n\n".join(blocks) + "\n"
 
 
+def _advice_markdown(upgrade: Upgrade) -> Iterator[str]:
+    for parts in advice_on(upgrade):
+        # A command must be copied as it stands.
+        shown = (
+            code_span(part) if index % 2 else escape_markdown(part)
+            for index, part in enumerate(parts)
+        )
+        yield f"- {' '.join(filter(None, shown))}"
+
+
 def _versions_table(upgrade: Upgrade) -> str:
-    named = ["python", *_SUSPECTS]
+    named = ["python", *SUSPECTS]
     sides = next(iter(upgrade.references.values())).environment if upgrade.references else {}
     names = [name for name in named if name in sides or name in upgrade.candidate.environment]
     names += [name for name in upgrade.changed if name not in names]
@@ -189,19 +168,17 @@ def _finding_blocks(number: int, finding: Finding, upgrade: Upgrade) -> Iterator
         details.append(f"which package: {culprit}")
     details.append(f"cases: {case_set(finding.cases)}")
     yield "\n".join(f"- {escape_markdown(line)}" for line in details)
-    example = finding.example
-    if example.reasons:
-        sides = upgrade.references.get(example.case), upgrade.observed.get(example.case)
-        lines = reason_text(example, *sides)
-        yield f"For example {escape_markdown(clean(example.case))}:"
-        yield "\n".join(["```text", *(line.replace("```", "'''") for line in lines), "```"])
+    numbers = example_lines(finding, upgrade.references, upgrade.observed)
+    if numbers:
+        yield f"For example {escape_markdown(clean(finding.example.case))}:"
+        yield fenced("\n".join(numbers), "text")
 
 
 def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, environment, findings, cases, ...}`."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "exit_code": upgrade.verdict.exit_code,
+        "exit_code": upgrade.exit_code,
         "requirements": list(upgrade.requirements),
         "compared_with": upgrade.base_origin,
         "environment": [
@@ -215,10 +192,14 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for finding in upgrade.findings
         ],
         "cases": [
-            {"id": case.id, "verdict": case.verdict, "in_words": short_verdict(case)}
+            {
+                "id": case.id,
+                "verdict": case.verdict,
+                "reasons": [encode_reason(reason) for reason in case.reasons],
+            }
             for case in upgrade.verdict.cases
         ],
-        "what_to_do": _advice(upgrade),
+        "what_to_do": list(_advice_lines(upgrade)),
     }
 
 

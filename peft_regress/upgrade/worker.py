@@ -6,10 +6,13 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.errors import PeftRegressError
 from peft_regress.methods.quiet_import import import_quietly
+from peft_regress.records import Failure
 from peft_regress.upgrade.messages import (
     PROTOCOL,
     Answer,
+    Failed,
     Import,
     Imported,
     Measure,
@@ -55,14 +58,22 @@ def _measure(request: Measure) -> Iterator[Answer]:
     case = parse_case_id(request.case)
     baselines = Path(request.baselines)
     yield Started(definition=define(case, baselines))
-    measurement = measure(
-        case,
-        baselines=baselines,
-        profiles=_profiles(),
-        timed=False,
-        trains=request.trains,
-        keep_adapters=None if request.keep_adapters is None else Path(request.keep_adapters),
-    )
+    try:
+        measurement = measure(
+            case,
+            baselines=baselines,
+            profiles=_profiles(),
+            timed=False,
+            trains=request.trains,
+            keep_adapters=None if request.keep_adapters is None else Path(request.keep_adapters),
+        )
+    except PeftRegressError:
+        # A bad source or a bad stored adapter: no case can be measured, whatever is installed.
+        raise
+    except Exception as error:  # noqa: BLE001  (a release may break what reads its modules, too)
+        told = str(error).encode("utf-8", "backslashreplace").decode().strip()
+        yield Failed(failure=Failure(type=type(error).__name__, message=told or "no message"))
+        return
     yield Measured(record=measurement.record)
 
 

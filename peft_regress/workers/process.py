@@ -21,15 +21,16 @@ from peft_regress.text import clean, printable
 from peft_regress.workers.messages import Hello, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
-__all__ = ["InterpreterError", "WorkerError", "WorkerProcess"]
+__all__ = ["InterpreterError", "WorkerError", "WorkerProcess", "WorkerTimeoutError"]
 
 _LONGEST_LINE: Final = 2**26
 _READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**13
 _DYING_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.5
 _WANTED: Final = "A Python interpreter is wanted, such as .venv/bin/python"
 
 
@@ -44,6 +45,10 @@ class InterpreterError(InputError):
 
 class WorkerError(PeftRegressError):
     """A worker that refused a case, died or hung in the middle of it, or said something else."""
+
+
+class WorkerTimeoutError(WorkerError):
+    """A worker that is alive and does not answer in time."""
 
 
 class WorkerProcess:
@@ -64,11 +69,13 @@ class WorkerProcess:
         time_limit: float,
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
+        started: Callable[[Self], None] = lambda _: None,
     ) -> None:
         """Start the process and wait for its greeting.
 
         No answer may take longer than `time_limit` seconds. `folder` is its working directory and
-        `environment` its variables, where they are to be others than here. Raises
+        `environment` its variables, where they are to be others than here. `started` is told of it
+        before the greeting, so that another thread can end that wait, too. Raises
         `InterpreterError` where the interpreter has no worker that speaks this protocol.
         """
         self.interpreter = interpreter
@@ -86,6 +93,7 @@ class WorkerProcess:
             self._errors.close()
             raise
         try:
+            started(self)
             self.packages = self._greeting().packages
         except BaseException:
             self.close()
@@ -185,7 +193,11 @@ class WorkerProcess:
             left = deadline - time.monotonic()
             if left <= 0 or len(self._received) > _LONGEST_LINE:
                 return None
-            if select.select([pipe], [], [], left)[0]:
+            if not select.select([pipe], [], [], min(left, _POLL_SECONDS))[0]:
+                # A process that it forked may hold the pipe open after its end.
+                if not self.is_alive:
+                    return None
+            else:
                 read = os.read(pipe.fileno(), _READ_BYTES)
                 if not read:
                     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -198,7 +210,7 @@ class WorkerProcess:
     def _silent(self) -> WorkerError:
         code = self._process.poll()
         if code is None:
-            return WorkerError(
+            return WorkerTimeoutError(
                 f"{self.interpreter}: no answer within {self._time_limit:g} s; "
                 "allow more with --time-limit SECONDS"
             )

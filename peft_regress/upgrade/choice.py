@@ -1,0 +1,55 @@
+"""Choose what a bisection looks at: the cases, and whether they must train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.attribution import COSTS
+from peft_regress.errors import UnknownNameError
+from peft_regress.matrix import matrix_cases, parse_case_id, select_cases
+from peft_regress.metrics import INVARIANTS, METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from peft_regress.records import Case
+
+__all__ = ["check_metric", "chosen_cases", "evidence_for"]
+
+_PATTERN_CHARACTERS: Final = frozenset("*?[")
+
+
+def chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
+    """Return the case of that id, those that a glob fits, or one of each kind of pairing."""
+    if text is None:
+        return _one_each(matrix_cases(matrix))
+    if _PATTERN_CHARACTERS & set(text):
+        return select_cases(text, matrix=matrix)
+    return [parse_case_id(text)]
+
+
+def _one_each(cases: Iterable[Case]) -> list[Case]:
+    """Return one case of each method and architecture: its first task, the rank in the middle."""
+    groups: dict[tuple[str, str], list[Case]] = {}
+    for case in cases:
+        groups.setdefault((case.method, case.architecture), []).append(case)
+    chosen = []
+    for group in groups.values():
+        of_task = [case for case in group if case.task == group[0].task]
+        chosen.append(of_task[len(of_task) // 2])
+    return chosen
+
+
+def check_metric(metric: str | None) -> None:
+    """Raise `UnknownNameError` for what is no metric, no invariant, and not `status`."""
+    if metric is not None and metric not in METRICS and metric not in {*INVARIANTS, "status"}:
+        kind = "metric or invariant"
+        raise UnknownNameError(kind, metric, [*METRICS, *INVARIANTS, "status"])
+
+
+def evidence_for(metric: str | None) -> tuple[bool, ...]:
+    """Return whether to train, the cheapest way first."""
+    if metric in {None, "status"}:
+        # A step may come through, and what follows it may not.
+        return (False, True)
+    return (False,) if metric in COSTS else (True,)

@@ -1,0 +1,177 @@
+"""Packages in memory: releases, environments of them, and what each case measures in those."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from builders import MACHINE, make_record
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from peft_regress.metrics import COST_METRICS
+from peft_regress.records import SCHEMA_VERSION, Run, Selection
+from peft_regress.upgrade import alone, conduct, overlay, releases
+from peft_regress.upgrade.crew import UnusableEnvironmentError, Workplace
+from peft_regress.upgrade.overlay import Overlay, ReplacesTorchError
+from peft_regress.upgrade.pip_calls import PipError, Planned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pytest
+
+    from peft_regress.errors import InputError
+    from peft_regress.records import Case, Record
+
+PLACE = Workplace(baselines=Path("baselines"), jobs=1)
+COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}
+FLAT: dict[str, Any] = {
+    "forward_flops": 1000,
+    "backward_flops": 2000,
+    "peak_bytes": 10**6,
+    "first_losses": [[2.3, 2.2, 2.1, 2.0]] * 3,
+    "accuracy": [0.9, 0.9, 0.9],
+}
+"""What a case measures where nothing moves."""
+
+
+@dataclass
+class World:
+    """What stands in for pip, its index and the workers.
+
+    moved: what a case measures that `FLAT` does not say, by the packages and the case's id: values,
+    `invariants`, a `status` with its `error`, or `fails_in_training`. broken:
+    why an environment cannot be installed (`PipError`) or imported, by its packages. extra: what
+    comes along with a requirement.
+    """
+
+    installed: dict[str, str]
+    index: dict[str, list[str]]
+    moved: Callable[[Mapping[str, Version], str], dict[str, Any]] = lambda *_: {}
+    broken: Callable[[Mapping[str, Version]], InputError | None] = lambda _: None
+    extra: dict[str, list[str]] = field(default_factory=dict)
+    yanked: set[str] = field(default_factory=set)
+    runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
+    environments: dict[Path, dict[str, str]] = field(default_factory=dict)
+    open_overlays: int = 0
+    kept: list[Path | None] = field(default_factory=list)
+    replaces_torch: bool = False
+
+    def versions_tried(self, package: str = "peft") -> list[str]:
+        """Return the version of a package in each run, in order."""
+        return [packages[package] for packages, _, _ in self.runs]
+
+    def released_versions(self, package: str, *, pre: bool, seconds: float) -> list[Version]:
+        if package not in self.index:
+            raise PipError(package, "the index has no such package")
+        found = sorted(map(Version, self.index[package]))
+        return [version for version in found if pre or not version.is_prerelease]
+
+    @contextlib.contextmanager
+    def opened_overlay(
+        self, requirements: Sequence[str], *, replace_torch: bool = False, **_: Any
+    ) -> Iterator[Overlay]:
+        if self.replaces_torch and not replace_torch:
+            raise ReplacesTorchError(" ".join(requirements), "2.0", "2.1")
+        texts = [line for one in requirements for line in (one, *self.extra.get(one, ()))]
+        wanted = {}
+        for text in texts:
+            requirement = Requirement(text)
+            (specifier,) = requirement.specifier
+            if specifier.version not in self.index.get(requirement.name, ()):
+                raise PipError(text, "the index has no such release")
+            wanted[requirement.name] = specifier.version
+        yield from self._open(wanted)
+
+    @contextlib.contextmanager
+    def opened_part(self, planned: Sequence[Planned], **_: Any) -> Iterator[Overlay]:
+        yield from self._open({one.name: one.version for one in planned})
+
+    def _open(self, wanted: Mapping[str, str]) -> Iterator[Overlay]:
+        changed = {n: v for n, v in wanted.items() if self.installed.get(n) != v}
+        packages = {**self.installed, **changed}
+        problem = self.broken(versions_of(packages))
+        if isinstance(problem, PipError):
+            raise problem
+        folder = Path("/overlays", "-".join(f"{n}{v}" for n, v in sorted(changed.items())))
+        python = folder / "bin" / "python"
+        self.environments[python] = packages
+        self.open_overlays += 1
+        try:
+            yield Overlay(
+                folder=folder,
+                python=python,
+                packages=changed,
+                planned=tuple(
+                    Planned(
+                        name=name,
+                        version=version,
+                        source=f"{name}=={version}",
+                        is_yanked=f"{name}=={version}" in self.yanked,
+                    )
+                    for name, version in sorted(changed.items())
+                ),
+                remarks=(),
+                size_bytes=1,
+                was_cached=True,
+            )
+        finally:
+            self.open_overlays -= 1
+
+    def measure_cases(
+        self,
+        cases: Sequence[Case],
+        *,
+        python: Path,
+        place: Workplace,
+        trains: bool = True,
+        tell: Callable[[Record], None] = lambda _: None,
+        narrowed_by: Sequence[str] = (),
+        keep_adapters: Path | None = None,
+        **_: Any,
+    ) -> Run:
+        self.kept.append(keep_adapters)
+        packages = self.environments.get(python, self.installed)
+        problem = self.broken(versions_of(packages))
+        if problem is not None:
+            raise UnusableEnvironmentError(f"{python}: {problem}")
+        self.runs.append((packages, [case.id for case in cases], trains))
+        records = [self.record(packages, case.id, trains=trains) for case in cases]
+        for record in records:
+            tell(record)
+        return Run(
+            schema_version=SCHEMA_VERSION,
+            environment=packages,
+            machine=MACHINE,
+            selection=Selection(complete=False, narrowed_by=list(narrowed_by)),
+            cases={record.case.id: record for record in records},
+        )
+
+    def record(self, packages: Mapping[str, str], name: str, *, trains: bool = True) -> Record:
+        moved = dict(self.moved(versions_of(packages), name))
+        fails_in_training = moved.pop("fails_in_training", False)
+        if moved.get("status") or (fails_in_training and trains):
+            return make_record(name, status=moved.get("status", "error"), error=moved.get("error"))
+        facts = moved.pop("invariants", {"frozen_unchanged": True})
+        values = {metric: v for metric, v in {**FLAT, **moved}.items() if v is not None}
+        if not trains:
+            facts = {}
+            values = {n: v for n, v in values.items() if n.removesuffix("_b32") in COSTS}
+        return make_record(name, values, invariants=facts)
+
+
+def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:
+    return {name: Version(version) for name, version in packages.items()}
+
+
+def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
+    """Let the upgrade work in it."""
+    for module in (releases, alone, conduct, overlay):
+        for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(world, name))
+    monkeypatch.setattr(conduct, "installed_packages", lambda: world.installed)
+    return world

@@ -1,0 +1,178 @@
+"""Which of several packages does it: each alone on top of the good environment."""
+
+from __future__ import annotations
+
+import pytest
+from package_world import PLACE, World, set_world
+from packaging.version import Version
+
+from peft_regress.errors import InputError
+from peft_regress.findings import find_causes
+from peft_regress.gate import judge_case, observations_of
+from peft_regress.matrix import parse_case_id
+from peft_regress.upgrade.alone import Culprits, find_culprits
+from peft_regress.upgrade.pip_calls import PipError, Planned
+
+IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
+OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
+NEW = {"peft": Version("0.20.0"), "transformers": Version("5.0")}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
+    return set_world(monkeypatch, World(installed=dict(OLD), index=index))
+
+
+def planned(**versions: str) -> tuple[Planned, ...]:
+    return tuple(Planned(name=n, version=v, source=f"{n}=={v}") for n, v in versions.items())
+
+
+def culprits(
+    world, candidate=("peft", "transformers"), base=(), *, say=lambda _: None, **options
+) -> tuple[Culprits, ...]:
+    """Measure both sides, and ask which of the packages does what differs."""
+    cases = [parse_case_id(name) for name in IDS]
+    new = {name: str(NEW[name]) for name in candidate}
+    sides = []
+    for requirements in ([f"{n}=={v}" for n, v in base], [f"{n}=={v}" for n, v in new.items()]):
+        with world.opened_overlay(requirements) as overlay:
+            run = world.measure_cases(cases, python=overlay.python, place=PLACE)
+            sides.append(observations_of(run, "a side"))
+    old, observed = sides
+    verdicts = [judge_case(name, old[name], observed[name]) for name in IDS]
+    findings = find_causes(verdicts, old, observed)
+    world.runs.clear()
+    return find_culprits(
+        findings,
+        planned(**dict(base)),
+        planned(**new),
+        old,
+        place=PLACE,
+        say=say,
+        **options,
+    )
+
+
+def moves(*needed: str, **moved):
+    """Return what moves where all of these packages are new."""
+    return lambda packages, _: moved if all(packages[name] >= NEW[name] for name in needed) else {}
+
+
+def test_one_of_two_does_it(world):
+    world.moved = moves("transformers", forward_flops=2000)
+    said = []
+    (found,) = culprits(world, say=said.append)
+    assert (found.alone, found.innocent, found.untried) == (("transformers",), ("peft",), ())
+    assert found.sentence == "transformers alone does it"
+    assert said == ["trying peft 0.20.0 alone", "trying transformers 5.0 alone"]
+    # Of the two cases that show it the example is enough, and costs need no training.
+    assert [(cases, trains) for _, cases, trains in world.runs] == [([IDS[0]], False)] * 2
+
+
+def test_each_of_two_does_it(world):
+    world.moved = lambda packages, _: (
+        {"forward_flops": 2000} if any(packages[n] >= v for n, v in NEW.items()) else {}
+    )
+    (found,) = culprits(world)
+    assert found.sentence == "peft and transformers alone do it"
+
+
+def test_only_together(world):
+    world.moved = moves("peft", "transformers", forward_flops=2000)
+    (found,) = culprits(world)
+    assert found.sentence == "none does it alone: only together (peft, transformers)"
+
+
+def test_each_finding_has_its_own_culprit(world):
+    one = moves("peft", forward_flops=2000)
+    other = moves("transformers", invariants={"frozen_unchanged": False})
+    world.moved = lambda packages, name: {**one(packages, name), **other(packages, name)}
+    sentences = {found.sentence for found in culprits(world)}
+    assert sentences == {"peft alone does it", "transformers alone does it"}
+    assert all(trains for _, _, trains in world.runs)
+
+
+def test_a_state_is_shown_by_the_same_state(world):
+    world.moved = moves("peft", status="error")
+    (found,) = culprits(world)
+    assert found.alone == ("peft",)
+
+
+def test_what_cannot_be_installed_or_imported_alone_says_why(world):
+    world.moved = moves("peft", forward_flops=2000)
+    world.broken = lambda packages: (
+        InputError("ImportError: HybridCache")
+        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+        else None
+    )
+    (found,) = culprits(world)
+    assert found.untried == (("peft", "ImportError: HybridCache"),)
+    assert found.sentence == (
+        "transformers alone: no; peft cannot be tried alone: ImportError: HybridCache"
+    )
+
+
+def test_nothing_that_can_be_tried_is_said_of_each(world):
+    world.moved = moves("peft", forward_flops=2000)
+    world.broken = lambda packages: (
+        None
+        if (packages["peft"] >= NEW["peft"]) == (packages["transformers"] >= NEW["transformers"])
+        else PipError("it", "no wheel")
+    )
+    (found,) = culprits(world)
+    assert (found.alone, found.innocent) == ((), ())
+    assert found.sentence.count("cannot be tried alone: it: no wheel") == 2
+
+
+def test_a_package_that_needs_another_is_tried_with_it(world):
+    """Of three that changed, one needs a second one and not the third."""
+    world.installed["tokenizers"] = "1.0"
+    world.index["tokenizers"] = ["1.0", "2.0"]
+    world.extra["transformers==5.0"] = ["tokenizers==2.0"]
+    NEW["tokenizers"] = Version("2.0")
+    world.broken = lambda packages: (
+        InputError("ImportError: tokenizers")
+        if packages["transformers"] >= NEW["transformers"]
+        and packages["tokenizers"] < NEW["tokenizers"]
+        else None
+    )
+    world.moved = moves("transformers", forward_flops=2000)
+    try:
+        (found,) = culprits(world, ("peft", "transformers", "tokenizers"))
+    finally:
+        del NEW["tokenizers"]
+    assert (found.alone, found.innocent) == (("transformers",), ("peft", "tokenizers"))
+
+
+def test_the_whole_candidate_says_nothing_of_one_package(world):
+    """What pip adds to it makes it the candidate: measured again, it would only repeat itself."""
+    world.extra["peft==0.20.0"] = ["transformers==5.0"]
+    world.broken = lambda packages: (
+        InputError("ImportError: HybridCache")
+        if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
+        else None
+    )
+    world.moved = moves("peft", forward_flops=2000)
+    (found,) = culprits(world)
+    assert (found.alone, found.innocent) == ((), ("transformers",))
+
+
+def test_a_package_that_goes_back_to_what_is_installed_is_tried_too(world):
+    """The good environment is an overlay: its transformers is not that of the running one."""
+    world.installed["transformers"] = "5.0"
+    world.moved = moves("transformers", forward_flops=2000)
+    (found,) = culprits(world, ("peft",), base=[("transformers", "4.0")])
+    assert (found.alone, found.innocent) == (("transformers",), ("peft",))
+
+
+@pytest.mark.parametrize("candidate", [("peft",), ()])
+def test_where_one_package_changed_there_is_no_question(world, candidate):
+    world.moved = moves("peft", forward_flops=2000)
+    assert culprits(world, candidate) == ()
+    assert world.runs == []
+
+
+def test_nothing_found_is_nothing_tried(world):
+    assert culprits(world) == ()
+    assert world.runs == []

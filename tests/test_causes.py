@@ -1,0 +1,286 @@
+"""What moved in many cases, grouped by its cause."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import VALUES, make_record, observe
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import IDS, observations
+
+from peft_regress.findings import find_causes
+from peft_regress.gate import FAILING, UNACCEPTED, judge_case
+from peft_regress.records import Failure, Ledger, ModuleCosts
+
+if TYPE_CHECKING:
+    from peft_regress.findings import Finding
+    from peft_regress.records import Record
+
+CONVOLUTION = "aten.convolution"
+DORA = [
+    f"{task}/dora-r{rank}/{architecture}"
+    for task in ("shift", "unseen")
+    for rank in (4, 16)
+    for architecture in ("mobilenet_v2", "resnet18")
+]
+
+
+def found(old: list[Record], new: list[Record], **sides) -> tuple[Finding, ...]:
+    before = {one.case.id: observe(one, **sides) for one in old}
+    after = {one.case.id: observe(one) for one in new}
+    names = sorted(before.keys() | after.keys())
+    verdicts = [judge_case(name, before.get(name), after.get(name)) for name in names]
+    return find_causes(verdicts, before, after)
+
+
+def dora(name: str, *, runs: int, **values) -> Record:
+    """Return a record of which each layer runs its base convolution some times in `forward`."""
+    rank = int(name.split("/")[1].rpartition("r")[2])
+    layers = {"resnet18": 20, "mobilenet_v2": 52}[name.rpartition("/")[2]]
+    modules = {}
+    for layer in range(layers):
+        base = 1000 * (layer + 1)
+        modules[f"l{layer}"] = ModuleCosts(forward_flops={"aten.mul": 8})
+        modules[f"l{layer}.base_layer"] = ModuleCosts(forward_flops={CONVOLUTION: runs * base})
+        modules[f"l{layer}.lora_A.default"] = ModuleCosts(forward_flops={CONVOLUTION: rank})
+    flops = sum(sum(costs.forward_flops.values()) for costs in modules.values())
+    metrics = {"forward_flops": flops, "trainable_params": 10 * rank, **values}
+    return make_record(name, metrics, ledger=Ledger(modules=modules))
+
+
+def valued(name: str, **values) -> Record:
+    return make_record(name, {**VALUES, **values})
+
+
+# --- one cause, many cases -----------------------------------------------------------------------
+
+
+def test_the_same_change_of_costs_in_every_layer_is_one_finding():
+    old = [dora(name, runs=1) for name in DORA]
+    (finding,) = found(old, [dora(name, runs=2) for name in DORA])
+    assert finding.cases == tuple(sorted(DORA))
+    assert (finding.verdict, finding.cause.kind) == ("regressed", "costs")
+    assert finding.cause.what == "forward_flops"
+    assert finding.cause.where == ("base_layer", "convolution")
+    assert finding.cause.base_runs == 1
+    assert finding.is_failing
+    assert not finding.is_better
+    low, high = finding.ranges()["forward_flops"]
+    assert 0.9 < low <= high < 1
+    assert finding.example.size == high
+
+
+def test_a_change_elsewhere_in_the_layers_is_another_finding():
+    old = [dora(name, runs=1) for name in DORA]
+    new = [dora(name, runs=2 if "resnet" in name else 1) for name in DORA]
+    other = "shift/dora-r4/mobilenet_v2"
+    at = next(index for index, record in enumerate(new) if record.case.id == other)
+    modules = dict(new[at].ledger.modules)
+    modules["l3.lora_B.default"] = ModuleCosts(forward_flops={CONVOLUTION: 77})
+    new[at] = make_record(
+        other,
+        {"forward_flops": new[at].metrics["forward_flops"].value + 77, "trainable_params": 40},
+        ledger=Ledger(modules=modules),
+    )
+    wide, narrow = found(old, new)
+    assert len(wide.members) == 4
+    assert narrow.cases == (other,)
+    assert narrow.cause.where == ("lora_B.default", "convolution")
+
+
+def test_less_is_another_finding_than_more_and_comes_later():
+    old = [dora(name, runs=2) for name in DORA]
+    new = [dora(name, runs=1 if "resnet" in name else 3) for name in DORA]
+    worse, better = found(old, new)
+    assert (worse.verdict, better.verdict) == ("regressed", "improved")
+    assert better.is_better
+    assert better.cause.base_runs == -1
+
+
+def test_parameters_lead_what_follows_from_them():
+    old, new = dora(DORA[0], runs=1), dora(DORA[0], runs=2, trainable_params=80)
+    (finding,) = found([old], [new])
+    assert finding.cause.what == "trainable_params"
+    assert set(finding.ranges()) == {"trainable_params", "forward_flops"}
+
+
+@pytest.mark.parametrize(
+    ("moved", "what"),
+    [
+        ({"peak_bytes": 10**9, "aten_ops": 1000}, "peak_bytes"),
+        ({"peak_bytes_b32": 10**10}, "peak_bytes"),
+        ({"aten_ops": 1000}, "aten_ops"),
+    ],
+)
+def test_costs_without_a_ledger_are_of_their_method(moved, what):
+    names = ("shift/lora-r4/resnet18", "shift/loha-r4/resnet18")
+    both = found([valued(name) for name in names], [valued(name, **moved) for name in names])
+    assert {(one.cause.what, one.cause.where) for one in both} == {
+        (what, ("lora",)),
+        (what, ("loha",)),
+    }
+
+
+def test_a_metric_that_was_not_there_has_no_ratio_and_is_a_finding():
+    values = {name: value for name, value in VALUES.items() if name != "backward_flops"}
+    (finding,) = found([make_record(DORA[0], values)], [valued(DORA[0])])
+    assert (finding.verdict, finding.cause.what) == ("regressed", "backward_flops")
+    assert finding.ranges() == {}
+
+
+# --- other strands -------------------------------------------------------------------------------
+
+
+def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
+    names = DORA[:3]
+    facts = {"frozen_unchanged": True, "merge_equals_unmerged": True}
+    old = [make_record(name, invariants=facts) for name in names]
+    moved = {**VALUES, "first_losses": [[2.3, 9, 9, 9]] * 3, "accuracy": [0.1] * 3}
+    new = [
+        make_record(names[0], status="error"),
+        *(make_record(name, moved, invariants=dict.fromkeys(facts, False)) for name in names[1:]),
+    ]
+    findings = found(old, new)
+    assert [(one.cause.kind, one.cause.what, len(one.members)) for one in findings] == [
+        ("status", "error", 1),
+        ("function", "function", 2),
+        ("invariant", "frozen_unchanged", 2),
+        ("invariant", "merge_equals_unmerged", 2),
+    ]
+    # Where the function moved, accuracy moves with it.
+    assert {reason.metric for reason in findings[1].example.reasons} == {
+        "first_losses",
+        "accuracy",
+    }
+
+
+def test_accuracy_alone_is_of_quality():
+    (finding,) = found([valued(DORA[0])], [valued(DORA[0], accuracy=[0.5] * 3)])
+    assert (finding.cause.kind, finding.cause.where) == ("quality", ("dora",))
+
+
+def test_times_are_their_own():
+    (finding,) = found([valued(DORA[0])], [valued(DORA[0], step_seconds=[1.0] * 3)])
+    assert finding.cause.kind == "time"
+
+
+def failed(name: str, message: str, *, kind: str = "ValueError", status: str = "error") -> Record:
+    return make_record(name, status=status, error=Failure(type=kind, message=message))
+
+
+def test_errors_that_differ_in_names_and_numbers_alone_are_one():
+    old = [make_record(name) for name in DORA]
+    messages = [f"layer{n}.0.conv 'l{n}' wants {n} channels of \"x{n}\"" for n in range(len(DORA))]
+    (finding,) = found(old, [failed(*pair) for pair in zip(DORA, messages, strict=True)])
+    assert len(finding.members) == len(DORA)
+    assert (finding.verdict, finding.cause.what) == ("newly_failing", "error")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"message": "the rank is zero"},
+        {"message": "no such layer", "kind": "KeyError"},
+        {"message": "no such layer", "status": "unsupported"},
+    ],
+)
+def test_other_errors_are_other_findings(other):
+    old = [make_record(name) for name in DORA[:2]]
+    new = [failed(DORA[0], "no such layer"), failed(DORA[1], **other)]
+    assert len(found(old, new)) == 2
+
+
+def test_a_state_that_is_mended_is_by_the_error_that_it_had():
+    old = [failed(DORA[0], "a"), failed(DORA[1], "b"), failed(DORA[2], "a")]
+    findings = found(old, [make_record(name) for name in DORA[:3]])
+    assert [len(one.members) for one in findings] == [2, 1]
+    assert all(one.is_better and one.cause.what == "ok" for one in findings)
+
+
+def test_known_defects_are_no_finding():
+    old = [failed(DORA[0], "x"), make_record(DORA[1], invariants={"frozen_unchanged": False})]
+    assert found(old, old) == ()
+
+
+def test_what_cannot_be_compared_is_coverage():
+    old = [make_record(DORA[0]), make_record(DORA[1]), valued(DORA[2])]
+    new = [
+        make_record(DORA[1], definition="sha256:another"),
+        valued(DORA[2], accuracy=[0.9] * 5),
+        make_record(DORA[3]),
+    ]
+    findings = found(old, new)
+    assert {(one.cause.what, one.verdict, one.cases) for one in findings} == {
+        ("missing", "missing", (DORA[0],)),
+        ("definition", "incomparable", (DORA[1],)),
+        ("accuracy.samples", "incomparable", (DORA[2],)),
+        ("new", "new", (DORA[3],)),
+    }
+    assert {one.cause.kind for one in findings} == {"coverage"}
+    assert not any(one.is_failing or one.is_better for one in findings)
+
+
+def test_the_gravest_come_first_then_the_widest():
+    old = [make_record(name) for name in DORA]
+    new = [
+        failed(DORA[0], "x"),
+        *(valued(name, aten_ops=899) for name in DORA[1:4]),
+        valued(DORA[4], accuracy=[0.5] * 3),
+        *(valued(name, aten_ops=901) for name in DORA[5:7]),
+    ]
+    findings = found(old, new)
+    assert [one.verdict for one in findings] == [
+        *("newly_failing", "regressed", "regressed", "missing", "improved"),
+    ]
+    assert [len(one.members) for one in findings] == [1, 2, 1, 1, 3]
+
+
+# --- whatever there is ---------------------------------------------------------------------------
+
+pairs = st.fixed_dictionaries(
+    {name: st.tuples(*[st.none() | observations(name)] * 2) for name in IDS}
+)
+
+
+@settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=150,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+@given(sides=pairs, seed=st.integers(0, 9))
+def test_each_reason_is_in_one_finding_of_its_verdict(sides, seed):
+    old = {name: pair[0] for name, pair in sides.items() if pair[0]}
+    new = {name: pair[1] for name, pair in sides.items() if pair[1]}
+    verdicts = [judge_case(name, old.get(name), new.get(name)) for name in IDS]
+    findings = find_causes(verdicts, old, new)
+
+    told = [
+        (member.case, reason)
+        for finding in findings
+        for member in finding.members
+        for reason in member.reasons
+    ]
+    wanted = [
+        (case.id, reason)
+        for case in verdicts
+        for reason in case.reasons
+        if reason.verdict != "known_defect"
+    ]
+    assert sorted(told, key=repr) == sorted(wanted, key=repr)
+    quiet = {"unchanged", "known_defect"}
+    in_any = {name for finding in findings for name in finding.cases}
+    assert in_any == {case.id for case in verdicts if case.verdict not in quiet}
+    assert any(f.is_failing for f in findings) == any(c.verdict in FAILING for c in verdicts)
+    for finding in findings:
+        assert len(finding.cases) == len(set(finding.cases))
+        assert finding.is_better == (finding.verdict in UNACCEPTED)
+        finding.ranges()
+        assert finding.example in finding.members
+
+    random.Random(seed).shuffle(verdicts)
+    shuffled = find_causes(verdicts, dict(reversed(old.items())), dict(reversed(new.items())))
+    assert shuffled == findings

@@ -1,0 +1,389 @@
+"""The command `upgrade`: what it compares with, what it prints and writes, how it ends."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import write_entry, write_run
+from package_world import World, set_world
+from packaging.version import Version
+
+from peft_regress import upgrade_command
+from peft_regress.cli import main
+from peft_regress.errors import InputError
+from peft_regress.records import Failure
+from peft_regress.run_files import read_run_file
+from peft_regress.upgrade import reproduce as reproduce_module
+from peft_regress.upgrade.pip_calls import PipError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GLOB = "*/lora-r4/resnet18"
+IDS = ["shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"]
+OLD = {"peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}
+CANDIDATE = ("peft==0.20.0",)
+BOTH = (*CANDIDATE, "transformers==5.0")
+
+
+@pytest.fixture
+def world(monkeypatch):
+    index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
+    made = set_world(monkeypatch, World(installed=dict(OLD), index=index))
+    monkeypatch.setattr(upgrade_command, "installed_packages", lambda: made.installed)
+    monkeypatch.setattr(reproduce_module, "_output", lambda *_: "printed")
+    return made
+
+
+def newer(**moved):
+    return lambda packages, _: moved if packages["peft"] >= Version("0.20.0") else {}
+
+
+@pytest.fixture
+def storage(tmp_path):
+    folder = tmp_path / "baselines"
+    folder.mkdir()
+    return folder
+
+
+def store(world, storage, *, number=1, names=IDS, environment=None, **how) -> Path:
+    """Store a baseline of what the installed packages measure."""
+    packages = world.installed if environment is None else environment
+    records = [world.record(packages, name) for name in names]
+    return write_entry(storage, number, *records, environment=packages, **how)
+
+
+@pytest.fixture
+def upgrade(world, storage, capsys):
+    """Call the command and return (exit code, stdout, stderr)."""
+
+    def call(*words: str, cases: str = GLOB) -> tuple[int, str, str]:
+        options = ["--cases", cases, "--baselines", str(storage)]
+        asked = words if any("==" in word for word in words) else (*CANDIDATE, *words)
+        with pytest.raises(SystemExit) as stopped:
+            main(["upgrade", *asked, *options])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        assert world.open_overlays == 0
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+# --- what it is compared with --------------------------------------------------------------------
+
+
+def test_a_baseline_of_the_installed_packages_stands_for_them(world, storage, upgrade):
+    store(world, storage)
+    code, out, _ = upgrade()
+    assert code == 0
+    assert world.versions_tried() == ["0.20.0"]
+    assert "compared with: 0001_peft-0.18.1" in out
+    assert "environment: peft 0.18.1 -> 0.20.0\n" in out
+    assert "nothing: no number moved" in out
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"environment": {**OLD, "torch": "1.9"}},
+        {"environment": {"peft": "0.18.1", "torch": "2.0"}},
+        {"names": IDS[:1]},
+        {"role": "history"},
+        None,
+    ],
+)
+def test_else_the_installed_packages_are_measured_too(world, storage, upgrade, how):
+    if how is not None:
+        store(world, storage, **how)
+    code, out, err = upgrade()
+    assert code == 0
+    assert world.versions_tried() == ["0.20.0", "0.18.1"]
+    assert "compared with: the current environment" in out
+    assert "[2/2] current unseen/lora-r4/resnet18" in err
+
+
+def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):
+    store(world, storage)
+    assert upgrade("--base", "run")[0] == 0
+    assert world.versions_tried() == ["0.20.0", "0.18.1"]
+
+
+def test_another_entry_or_a_file_can_be_named(world, storage, upgrade, tmp_path):
+    store(world, storage)
+    other = {**OLD, "peft": "0.14.0"}
+    store(world, storage, number=2, environment=other, role="history", title="peft-0.14.0")
+    code, out, _ = upgrade("--base", "0002")
+    assert code == 0
+    assert "compared with: 0002_peft-0.14.0" in out
+    assert "environment: peft 0.14.0 -> 0.20.0\n" in out
+    file = write_run(
+        tmp_path / "file.json",
+        read_run_file(
+            storage / next(path.relative_to(storage) for path in storage.rglob("0001*"))
+        ).run,
+    )
+    code, out, _ = upgrade("--base", str(file))
+    assert code == 0
+    assert str(file) in out
+    assert set(world.versions_tried()) == {"0.20.0"}
+
+
+def test_a_base_that_is_not_there_is_known_before_the_work(world, upgrade):
+    code, out, err = upgrade("--base", "0007_peft-9")
+    assert (code, out, world.runs) == (3, "", [])
+    assert "'0007_peft-9' is no file and no entry" in err
+
+
+def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
+    store(world, storage, names=IDS[:1])
+    code, out, _ = upgrade("--base", "0001")
+    assert code == 3
+    assert "INCOMPLETE" in out
+    assert "new in 1 case: no accepted baseline holds it" in out
+    assert "compare what was not compared: add `--base run`" in out
+    assert "nothing: no number moved" not in out
+
+
+# --- how it ends ---------------------------------------------------------------------------------
+
+
+def test_something_worse_is_exit_1_with_what_to_do(world, storage, upgrade):
+    store(world, storage)
+    world.moved = newer(forward_flops=2000)
+    code, out, _ = upgrade()
+    text = " ".join(out.split())
+    assert code == 1
+    assert text.startswith("upgrade peft==0.20.0: REGRESSED (2 regressed)")
+    assert "1. regressed in 2 cases: forward_flops +100 %" in text
+    assert "cases: {shift,unseen}/lora-r4/resnet18" in text
+    assert "which package: peft, the only one that changed" in text
+    assert "pin: stay with peft==0.18.1" in text
+    assert (
+        "`peft-regress bisect peft --good 0.18.1 --bad 0.20.0 --case shift/lora-r4/resnet18 "
+        "--metric forward_flops`"
+    ) in text
+    assert "add `--save run.json` and then `peft-regress accept run.json --reason" in text
+    assert max(map(len, out.splitlines())) <= 100
+
+
+BETTER = "FAILED by --strict: 2 better than the baseline, and nobody has accepted that"
+
+
+@pytest.mark.parametrize("output", ["text", "markdown"])
+@pytest.mark.parametrize("strict", [False, True])
+def test_something_better_passes_unless_it_is_strict(world, storage, upgrade, strict, output):
+    store(world, storage)
+    world.moved = newer(forward_flops=500)
+    code, out, _ = upgrade(*["--strict"] * strict, "--format", output)
+    assert code == int(strict)
+    assert (BETTER in out) == strict
+    assert "it got better" in out
+
+
+def test_strict_passes_what_is_the_same_and_json_has_its_exit_code(world, storage, upgrade):
+    store(world, storage)
+    assert upgrade("--strict")[0] == 0
+    world.moved = newer(status="ok", forward_flops=500)
+    code, out, _ = upgrade("--strict", "--format", "json")
+    assert code == json.loads(out)["exit_code"] == 1
+
+
+def test_a_case_that_the_candidate_crashes_in_is_exit_1(world, storage, upgrade):
+    store(world, storage)
+    failure = Failure(type="WorkerLost", message="its worker was killed by SIGSEGV")
+    world.moved = newer(status="error", error=failure)
+    code, out, err = upgrade()
+    assert code == 1
+    assert "newly failing in 2 cases: ok -> error (WorkerLost" in out
+    assert "--metric status" in out
+    assert "[1/2] candidate shift/lora-r4/resnet18 error (WorkerLost" in err
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (PipError("peft==0.20.0", "no wheel for this Python"), "no wheel for this Python"),
+        (InputError("ImportError: HybridCache"), "HybridCache"),
+    ],
+)
+def test_a_candidate_that_is_of_no_use_is_exit_2(world, upgrade, problem, message):
+    world.broken = lambda packages: problem if packages["peft"] > Version("0.19") else None
+    code, out, err = upgrade()
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("peft==0.99.0",), "no such release"),
+        (("--matrix", "no_such"), "no_such"),
+        (("--jobs", "0"), "1<=x"),
+        (("--time-limit", "0"), "1<=x"),
+        (("--save", "tests"), "is a directory"),
+        (("--save", ""), "the name is empty"),
+        (("--summary", "tests"), "is a directory"),
+        (("--base", ""), "the name is empty"),
+    ],
+)
+def test_wrong_use_is_exit_2_before_the_work(world, upgrade, words, message):
+    code, out, err = upgrade(*words)
+    assert (code, out, world.runs) == (2, "", [])
+    assert message in " ".join(err.split())
+
+
+def test_a_glob_that_fits_nothing_is_exit_2(world, upgrade):
+    code, _, err = upgrade(cases="nothing/*")
+    assert (code, world.runs) == (2, [])
+    assert "nothing/*" in err
+
+
+def test_no_requirement_is_exit_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["upgrade"])
+    assert stopped.value.code == 2
+    assert "name a requirement" in capsys.readouterr().err
+
+
+# --- torch ---------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_nobody_to_ask_is_a_refusal_to_replace_torch(world, upgrade):
+    world.replaces_torch = True
+    code, _, err = upgrade()
+    assert (code, world.runs) == (2, [])
+    assert "Add --yes" in err
+    assert upgrade("--yes")[0] == 0
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("", 130)])
+def test_who_can_be_asked_is_asked(world, upgrade, monkeypatch, answer, code):
+    world.replaces_torch = True
+    monkeypatch.setattr(sys, "stdin", Terminal(answer))
+    ended, _, err = upgrade()
+    assert ended == code
+    assert "torch 2.0 would be replaced by 2.1. Go on?" in err
+    assert bool(world.runs) == (code == 0)
+
+
+# --- several packages ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("doing", "sentence"),
+    [
+        (["peft"], "peft alone does it"),
+        (["transformers"], "transformers alone does it"),
+        (["peft", "transformers"], "none does it alone: only together (peft, transformers)"),
+    ],
+)
+def test_each_of_two_requirements_is_tried_alone(world, storage, upgrade, doing, sentence):
+    new = {"peft": Version("0.20.0"), "transformers": Version("5.0")}
+    store(world, storage)
+    world.moved = lambda packages, _: (
+        {"forward_flops": 2000} if all(packages[name] >= new[name] for name in doing) else {}
+    )
+    code, out, err = upgrade(*BOTH)
+    assert code == 1
+    assert f"which package: {sentence}" in " ".join(out.split())
+    assert "trying peft 0.20.0 alone" in err
+    code, out, _ = upgrade(*BOTH, "--format", "json")
+    (finding,) = json.loads(out)["findings"]
+    assert finding["which_package"]["sentence"] == sentence
+
+
+# --- what it writes ------------------------------------------------------------------------------
+
+
+def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, tmp_path, capsys):
+    store(world, storage)
+    world.moved = newer(forward_flops=2000)
+    save = tmp_path / "of mine" / "run.json"
+    code, out, _ = upgrade("--save", str(save))
+    assert code == 1
+    assert f"`peft-regress accept '{save}' --reason" in " ".join(out.split())
+    assert world.kept == [save.with_name("run.adapters")]
+    run = read_run_file(save).run
+    assert run.environment["peft"] == "0.20.0"
+    assert run.selection.narrowed_by == [f"--cases {GLOB}"]
+    for words, ended in (
+        (["compare", str(save), str(save)], 3),  # narrowed
+        (
+            ["accept", str(save), "--history", "--reason", "r", "--baselines", str(storage)],
+            0,
+        ),
+        (["history", "--baselines", str(storage), "--metric", "forward_flops"], 0),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        told = capsys.readouterr()
+        assert (stopped.value.code or 0) == ended, told
+    assert "+100 %" in told.out
+
+
+def test_only_the_candidate_s_adapters_are_kept(world, upgrade, tmp_path):
+    upgrade("--save", str(tmp_path / "run.json"))
+    assert world.kept == [tmp_path / "run.adapters", None]
+
+
+def test_json_has_every_case_with_its_reasons(world, storage, upgrade):
+    store(world, storage)
+    world.moved = lambda packages, name: (
+        {"forward_flops": 2000, "invariants": {"frozen_unchanged": False}}
+        if packages["peft"] >= Version("0.20.0") and name == IDS[0]
+        else {}
+    )
+    code, out, _ = upgrade("--format", "json")
+    told = json.loads(out)
+    assert code == told["exit_code"] == 1
+    assert (told["schema_version"], told["requirements"]) == (1, [*CANDIDATE])
+    assert told["environment"] == [{"package": "peft", "old": "0.18.1", "new": "0.20.0"}]
+    assert told["counts"] == {"regressed": 1, "unchanged": 1}
+    moved, same = told["cases"]
+    assert (moved["id"], moved["verdict"]) == (IDS[0], "regressed")
+    assert [reason["metric"] for reason in moved["reasons"]] == [
+        "forward_flops",
+        "invariant frozen_unchanged",
+    ]
+    assert moved["reasons"][0]["relative_change"] == 1
+    assert (same["verdict"], same["reasons"]) == ("unchanged", [])
+    assert {one["kind"] for one in told["findings"]} == {"costs", "invariant"}
+    assert any("peft-regress bisect" in line for line in told["what_to_do"])
+
+
+def test_the_summary_is_an_issue_with_a_script_of_both_sides(world, storage, upgrade, tmp_path):
+    store(world, storage)
+    world.moved = newer(forward_flops=2000)
+    summary = tmp_path / "issue.md"
+    code, out, err = upgrade("--summary", str(summary), "--format", "markdown")
+    assert code == 1
+    assert summary.read_text() == out
+    assert f"summary: {summary}" in err
+    assert "It prints, with the packages before:\n\n```text\nprinted\n```" in out
+    assert "It prints, with those after:" in out
+    assert "| peft | 0.18.1 | 0.20.0 |" in out
+
+
+def test_a_script_is_not_said_to_run_with_packages_that_are_not_here(world, storage, upgrade):
+    store(world, storage, environment={**OLD, "peft": "0.14.0"}, title="peft-0.14.0")
+    world.moved = newer(forward_flops=2000)
+    _, out, _ = upgrade("--base", "0001", "--format", "markdown")
+    assert "It prints, with the packages installed here:" in out
+
+
+@pytest.mark.parametrize("option", ["--summary", "--save"])
+def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
+    store(world, storage)
+    code, _, err = upgrade(option, "/dev/full")
+    assert code == 2
+    assert "/dev/full: cannot be written (No space left on device)" in err

@@ -1,0 +1,345 @@
+"""What an upgrade and a bisection say: short lines, an issue that nothing breaks out of."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from builders import ENVIRONMENT, LEDGER, VALUES, make_record, make_run, observe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+from package_world import PLACE
+from packaging.version import Version
+
+from peft_regress.findings import find_causes
+from peft_regress.gate import RunVerdict, judge_case, observations_of
+from peft_regress.matrix import matrix_cases
+from peft_regress.records import Failure
+from peft_regress.upgrade.advice import advice_on
+from peft_regress.upgrade.alone import Culprits
+from peft_regress.upgrade.bisect import Bisection, BisectSettings, Transition
+from peft_regress.upgrade.bisect_report import bisection_markdown, bisection_text, encode_bisection
+from peft_regress.upgrade.conduct import Upgrade
+from peft_regress.upgrade.finding_report import (
+    case_set,
+    code_span,
+    fenced,
+    finding_details,
+    finding_title,
+)
+from peft_regress.upgrade.report import encode_upgrade, upgrade_markdown, upgrade_text
+from peft_regress.upgrade.reproduce import Reproduction
+
+HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def made(old, new, *, changed=None, **fields) -> Upgrade:
+    """Return what came of an upgrade that measured these records."""
+    environment = {**ENVIRONMENT, "peft": "0.20.0"} if changed is None else changed
+    references = {record.case.id: observe(record) for record in old}
+    candidate = make_run(*new, environment=environment)
+    observed = observations_of(candidate, "the candidate")
+    names = sorted(references.keys() | observed.keys())
+    cases = tuple(judge_case(name, references.get(name), observed.get(name)) for name in names)
+    findings = find_causes(cases, references, observed)
+    moved = {
+        name: (ENVIRONMENT.get(name), environment.get(name))
+        for name in sorted(ENVIRONMENT.keys() | environment.keys())
+        if ENVIRONMENT.get(name) != environment.get(name)
+    }
+    return Upgrade(
+        **{
+            "requirements": ("peft==0.20.0",),
+            "base_origin": "0001_peft-0.18.1",
+            "references": references,
+            "observed": observed,
+            "candidate": candidate,
+            "changed": moved,
+            "verdict": RunVerdict(cases=cases, complete=True),
+            "findings": findings,
+            "suspected": tuple(one for one in findings if one.is_failing or one.is_better),
+            "culprits": (),
+            "remarks": (),
+            "saved": None,
+            "strict": False,
+            **fields,
+        }
+    )
+
+
+def bisection(upgrade: Upgrade, **fields) -> Bisection:
+    """Return a bisection that found what an upgrade did."""
+    old, new = Version("0.18.1"), Version("0.20.0")
+    transition = Transition(
+        old=old,
+        new=new,
+        between=(Version("0.19.0"),),
+        findings=upgrade.findings,
+        references=upgrade.references,
+        observed=upgrade.observed,
+        changed=upgrade.changed,
+        culprits=(),
+    )
+    settings = BisectSettings(package="peft", good=str(old), bad=str(new), place=PLACE)
+    return Bisection(
+        **{
+            "settings": settings,
+            "versions": (old, new),
+            "transitions": (transition,),
+            "skipped": {Version("0.19.0"): HOSTILE},
+            "tried": (old, new),
+            "cases": tuple(sorted(upgrade.observed)),
+            "trained": True,
+            **fields,
+        }
+    )
+
+
+def scripts(upgrade: Upgrade, text: str = HOSTILE) -> tuple[Reproduction, ...]:
+    return tuple(
+        Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text}, needs=text)
+        for one in upgrade.findings
+    )
+
+
+def hostile(text: str = HOSTILE) -> Upgrade:
+    """Return an upgrade in which each string that others choose is hostile."""
+    name = text.replace("/", " ").replace("\0", " ") or "x"
+    ids = [f"{name}/lora-r4/{name}", f"{name}/dora-r4/other", f"shift/head/{name}"]
+    new = [
+        make_record(ids[0], status="error", error=Failure(type=text, message=text)),
+        make_record(ids[1], {**VALUES, "backward_flops": 10**10, "accuracy": [0.1] * 3}),
+        make_record(ids[2], invariants={text: False}),
+    ]
+    old = [make_record(ids[0]), make_record(ids[1]), make_record(ids[2], invariants={text: True})]
+    environment = {**ENVIRONMENT, "peft": text, text: text}
+    upgrade = made(
+        old,
+        new,
+        changed=environment,
+        requirements=(text,),
+        base_origin=text,
+        remarks=(text,),
+        saved=Path(text.replace("\0", "") or "x"),
+    )
+    culprits = Culprits(alone=(), innocent=(text,), untried=((text, text),))
+    return Upgrade(**{**vars(upgrade), "culprits": (culprits,) * len(upgrade.suspected)})
+
+
+def flat(document: str) -> list:
+    tokens = MARKDOWN.parse(document)
+    return [*tokens, *(inner for token in tokens for inner in token.children or ())]
+
+
+def check_issue(document: str, *, headings: int, blocks: int) -> None:
+    """Hold that a document has the parts that were meant, and nothing that was smuggled in."""
+    tokens = flat(document)
+    kinds = [token.type for token in tokens]
+    assert not {"html_block", "html_inline", "link_open", "image", "code_block"} & set(kinds)
+    assert not {"em_open", "strong_open", "s_open", "hr"} & set(kinds)
+    assert kinds.count("heading_open") == headings
+    fences = [token for token in tokens if token.type == "fence"]
+    assert len(fences) == blocks
+    assert {token.info for token in fences} <= {"text", "python"}
+    rows = [token for token in tokens if token.type == "tr_open"]
+    lines = document.splitlines()
+    for token in rows:
+        cells = re.split(r"(?<!\\)\|", lines[token.map[0]])
+        assert len(cells) == 3 + 2, cells
+
+
+# --- nothing breaks out --------------------------------------------------------------------------
+
+
+def count_blocks(upgrade: Upgrade) -> int:
+    with_numbers = [
+        one for one in upgrade.findings if one.cause.kind not in {"invariant", "status", "coverage"}
+    ]
+    return len(with_numbers)
+
+
+def test_hostile_strings_stay_text_in_an_issue():
+    upgrade = hostile()
+    document = upgrade_markdown(upgrade, scripts(upgrade))
+    found = len(upgrade.findings)
+    assert found == 4
+    check_issue(document, headings=1 + found + 1, blocks=count_blocks(upgrade) + 2 * found)
+
+
+def test_hostile_strings_stay_text_in_a_bisection_s_issue():
+    upgrade = hostile()
+    document = bisection_markdown(bisection(upgrade), {0: scripts(upgrade)})
+    found = len(upgrade.findings)
+    check_issue(document, headings=1 + found, blocks=count_blocks(upgrade) + 2 * found)
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.text(st.sampled_from("`~#|<>*_[]()!&\\ \n\r\t-+=1.:/@ab"), max_size=12))
+def test_no_string_breaks_out_of_an_issue(text):
+    upgrade = hostile(text)
+    document = upgrade_markdown(upgrade)
+    check_issue(document, headings=2 + len(upgrade.findings), blocks=count_blocks(upgrade))
+
+
+@given(st.text(st.sampled_from("`~ a\n")))
+def test_a_code_block_ends_where_it_is_meant_to(text):
+    (token,) = MARKDOWN.parse(fenced(text, "text"))
+    assert (token.type, token.content) == ("fence", f"{text}\n")
+
+
+@given(st.text(st.sampled_from("` a"), min_size=1).filter(str.strip))
+def test_a_code_span_is_its_text(text):
+    text = text.strip()
+    inner = MARKDOWN.parse(f"- {code_span(text)}")[3].children
+    assert [(token.type, token.content) for token in inner] == [("code_inline", text)]
+
+
+def test_no_control_character_reaches_a_terminal():
+    upgrade = hostile()
+    for shown in (upgrade_text(upgrade), bisection_text(bisection(upgrade))):
+        assert all(character == "\n" or character.isprintable() for character in shown)
+
+
+def test_json_is_json_whatever_is_in_it():
+    upgrade = hostile()
+    for value in (encode_upgrade(upgrade), encode_bisection(bisection(upgrade))):
+        assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+# --- what is said --------------------------------------------------------------------------------
+
+
+def whole_matrix() -> Upgrade:
+    """Return an upgrade in which everything moves in every case of the default matrix."""
+    moved = {
+        **{name: 3 * value for name, value in VALUES.items() if isinstance(value, int)},
+        "first_losses": [[3.0, 2.2, 2.1, 2.0]] * 3,
+        "accuracy": [0.2, 0.3, 0.2],
+    }
+    names = [case.id for case in matrix_cases("default")]
+    old = [make_record(name, invariants={"frozen_unchanged": True}) for name in names]
+    failure = Failure(type="RuntimeError", message="the size of tensor a must match " * 20)
+    new = [
+        make_record(name, status="error", error=failure)
+        if "mobilenet" in name
+        else make_record(name, moved, invariants={"frozen_unchanged": False}, ledger=LEDGER)
+        for name in names
+    ]
+    return made(old, new, remarks=("transformers<5 was added: peft imports HybridCache " * 3,))
+
+
+def test_lines_fit_a_terminal():
+    upgrade = whole_matrix()
+    for shown in (upgrade_text(upgrade), bisection_text(bisection(upgrade, skipped={}))):
+        assert max(map(len, shown.splitlines())) <= 100
+
+
+def test_each_finding_has_a_number_its_cases_and_its_numbers():
+    text = upgrade_text(whole_matrix())
+    numbers = [int(one) for one in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert text.count("   cases: ") == len(numbers)
+    assert "newly failing in" in text
+    assert "invariant frozen_unchanged: true -> false" in text
+    assert "   for example shift/" in text
+    # A state and an invariant say everything in their title.
+    assert text.count("for example") == len(numbers) - 2
+
+
+def test_accuracy_is_told_in_points_and_both_ends_of_a_range():
+    names = ("shift/lora-r4/resnet18", "shift/lora-r16/resnet18")
+    old = [make_record(name) for name in names]
+    new = [
+        make_record(name, {**VALUES, "accuracy": [value] * 3})
+        for name, value in zip(names, (0.5, 0.6), strict=True)
+    ]
+    (finding,) = made(old, new).findings
+    assert finding_title(finding) == "accuracy -41.0 points to -31.0 points"
+
+
+def test_what_moves_with_it_is_told_once():
+    moved = {**VALUES, "backward_flops": 9 * 10**9, "peak_bytes": 10**9, "peak_bytes_b32": 10**10}
+    upgrade = made([make_record()], [make_record(metrics=moved)])
+    (finding,) = upgrade.findings
+    assert finding_title(finding).startswith("backward_flops +23.8 %, peak_bytes ")
+    assert finding_details(finding) == []
+
+
+@pytest.mark.parametrize(
+    ("ids", "shown"),
+    [
+        (["a/b/c"], "a/b/c"),
+        (["a/b/c", "a/b/d"], "a/b/{c,d}"),
+        ([f"{t}/{m}/c" for t in "xy" for m in "mn"], "{x,y}/{m,n}/c"),
+        (["x/m/c", "y/n/c"], "x/m/c y/n/c"),
+    ],
+)
+def test_ids_are_written_briefly_where_they_are_a_product(ids, shown):
+    assert case_set(ids) == case_set(list(reversed(ids))) == shown
+
+
+# --- advice --------------------------------------------------------------------------------------
+
+
+def commands(upgrade: Upgrade) -> list[str]:
+    return [part for parts in advice_on(upgrade) for part in parts[1::2]]
+
+
+WORSE = {**VALUES, "backward_flops": 10**10}
+
+
+def bisections(upgrade: Upgrade) -> list[str]:
+    return [line for line in commands(upgrade) if line.startswith("peft-regress bisect")]
+
+
+@pytest.mark.parametrize(
+    ("new", "metric"),
+    [
+        (make_record(metrics=WORSE), "backward_flops"),
+        (make_record(metrics={**VALUES, "peak_bytes_b32": 10**11}), "peak_bytes_b32"),
+        (make_record(status="error"), "status"),
+        (make_record(invariants={"frozen_unchanged": False}), "frozen_unchanged"),
+        (make_record(metrics={**VALUES, "accuracy": [0.1] * 3}), "accuracy"),
+        (make_record(metrics={**VALUES, "first_losses": [[9, 9, 9, 9]] * 3}), "first_losses"),
+    ],
+)
+def test_a_bisection_asks_for_what_was_found(new, metric):
+    (command,) = bisections(made([make_record()], [new]))
+    assert command == (
+        "peft-regress bisect peft --good 0.18.1 --bad 0.20.0 --case shift/lora-r4/resnet18 "
+        f"--metric {metric}"
+    )
+
+
+@pytest.mark.parametrize("version", ["0.20.1.dev0", "0.20.0+mine", "<script>"])
+def test_no_index_has_a_checkout_to_bisect_to(version):
+    upgrade = made(
+        [make_record()], [make_record(metrics=WORSE)], changed={**ENVIRONMENT, "peft": version}
+    )
+    assert bisections(upgrade) == []
+
+
+def test_nothing_is_advised_where_nothing_moved_and_not_where_nothing_was_compared():
+    same = made([make_record()], [make_record()])
+    assert commands(same) == []
+    assert "nothing: no number moved" in upgrade_text(same)
+    unknown = made([], [make_record()])
+    assert commands(unknown) == ["--base run"]
+    assert "nothing: no number moved" not in upgrade_text(unknown)
+
+
+def test_a_saved_run_is_accepted_by_its_name():
+    upgrade = made([make_record()], [make_record(metrics=WORSE)], saved=Path("a b.json"))
+    assert commands(upgrade)[-1] == "peft-regress accept 'a b.json' --reason \"...\""
+
+
+def test_a_bisection_without_a_boundary_says_where_it_looked():
+    upgrade = made([make_record()], [make_record()])
+    found = bisection(upgrade, transitions=(), skipped={})
+    text = " ".join(bisection_text(found).split())
+    assert "no boundary: between peft 0.18.1 and 0.20.0 anything of shift/lora-r4/" in text
+    assert "tried 2 of 2 releases, by fine-tuning: 0.18.1, 0.20.0" in text
