@@ -8,6 +8,7 @@ import io
 import socket
 import tarfile
 import threading
+import time
 import zipfile
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -81,13 +82,13 @@ class _File:
 class PackageIndex:
     """What is served, and what was asked for.
 
-    requests: the paths, in order. is_hanging: take requests and never answer.
+    requests: the paths, in order. hangs_at: take requests of paths with this end, and never answer.
     """
 
     url: str
     files: dict[str, dict[str, _File]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
-    is_hanging: threading.Event = field(default_factory=threading.Event)
+    hangs_at: str | None = None
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def add(
@@ -137,6 +138,13 @@ class PackageIndex:
         self._offer(name, f"{name}-{version}.tar.gz", _File(content=stream.getvalue()))
         return self
 
+    def wait_for(self, end: str, *, seconds: float = 30) -> None:
+        """Wait until a path with this end was asked for."""
+        give_up = time.monotonic() + seconds
+        while not any(path.endswith(end) for path in self.requests):
+            assert time.monotonic() < give_up, f"nobody asked for {end}"
+            time.sleep(0.02)
+
     def downloads(self) -> list[str]:
         """Return the names of the files that were fetched, metadata alone left out."""
         return [
@@ -180,10 +188,14 @@ def served_index() -> Iterator[PackageIndex]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             index.requests.append(self.path)
-            if index.is_hanging.is_set():
-                index.is_over.wait()
-                return
+            while index.hangs_at is not None and self.path.endswith(index.hangs_at):
+                if index.is_over.wait(0.02):
+                    return
             found = index.answer(self.path)
+            with contextlib.suppress(ConnectionError):
+                self._send(found)
+
+        def _send(self, found: bytes | None) -> None:
             self.send_response(404 if found is None else 200)
             is_page = self.path.startswith("/simple")
             self.send_header("Content-Type", "text/html" if is_page else "application/octet-stream")

@@ -271,7 +271,7 @@ def _call(
     # -P: a pip.py in the working directory is not pip.
     command = [str(python), "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
     # A process group of its own, so that nothing that a build started is left behind.
-    process = subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -281,15 +281,14 @@ def _call(
         env={**kept, **_SWITCHED_OFF},
         pass_fds=keep_open,
         start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        problem = f"pip gave no answer within {seconds:g} s"
-        remedy = "Is the index reachable? Allow more with --pip-time-limit SECONDS"
-        raise PipError(what, problem, remedy=remedy) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            problem = f"pip gave no answer within {seconds:g} s"
+            remedy = "Is the index reachable? Allow more with --pip-time-limit SECONDS"
+            raise PipError(what, problem, remedy=remedy) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)

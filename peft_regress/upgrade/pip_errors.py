@@ -11,7 +11,7 @@ __all__ = ["problem_in", "remedy_for"]
 
 _LONGEST: Final = 200
 # They say less than the other errors do.
-_EMPTY_PHRASES: Final = ("ResolutionImpossible", "No matching distribution found")
+_EMPTY_PHRASES: Final = ("ResolutionImpossible", "No matching distribution found", "Exception:")
 _CAUSE: Final = re.compile(r"^(fatal|error): |^[\w.]*(Error|Exception)\b", re.IGNORECASE)
 _UNREACHABLE: Final = (
     r"NewConnectionError|ConnectTimeout|ReadTimeout|Name or service not known|Max retries exceeded"
@@ -50,7 +50,8 @@ def problem_in(said: str) -> str:
     plain = [line for line in errors if line and not line.startswith(_EMPTY_PHRASES)]
     # What was ignored explains the error that comes after it.
     plain.sort(key=lambda line: line.startswith("Ignored the following"))
-    chosen = [*(plain or errors or lines[-1:]), *_causes(lines)]
+    last = [line.removeprefix("ERROR: ") for line in lines[-1:]]
+    chosen = [*(plain or last), *_causes(lines)]
     shown = "; ".join(clean(one, longest=_LONGEST).rstrip(".") for one in dict.fromkeys(chosen))
     return shown or "pip failed and said nothing"
 
