@@ -73,7 +73,7 @@ def test_releases_are_without_yanked_ones_and_with_pre_releases_on_request(index
     assert released_versions("candy", pre=True)[-1] == Version("2.0b1")
 
 
-@pytest.mark.parametrize("package", ["nosuch", "", "candy==1.0", "--help", "-e ."])
+@pytest.mark.parametrize("package", ["nosuch", "", "--help"])
 def test_what_is_no_package_of_the_index_has_no_releases(index, package):
     with pytest.raises(PipError):
         released_versions(package)
@@ -131,7 +131,7 @@ def test_a_folder_that_does_not_build_is_said(index, tmp_path):
     checkout.mkdir()
     (checkout / "pyproject.toml").write_text("[build-system\n")
 
-    with pytest.raises(PipError, match=r"checkout: TOMLDecodeError"):
+    with pytest.raises(PipError, match=r"checkout: .*TOMLDecodeError"):
         build_wheel(checkout, into=tmp_path / "wheels")
 
 

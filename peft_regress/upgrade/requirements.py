@@ -138,7 +138,7 @@ def _is_path(text: str) -> bool:
     """Return whether a text names a wheel or a folder: the bare name of a folder is a package."""
     if text.startswith((".", "/", "~")):
         return True
-    return " @ " not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
+    return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
 
 
 def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, seconds: float) -> Wanted:
