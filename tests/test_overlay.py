@@ -474,6 +474,7 @@ def test_one_that_is_killed_while_it_installs_leaves_nothing_trusted(index, open
     assert opening("candy==1.1").stdout.readline() == "False 2\n"
 
 
+@pytest.mark.slow
 def test_one_that_is_interrupted_leaves_no_folder_and_no_pip(index, opening, tmp_path):
     index.hangs_at = "sugar-1.5-py3-none-any.whl"
     process = opening("candy==1.1")
