@@ -80,6 +80,9 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     everything was compared.
     """
     if clean_up:
+        if requirements:
+            msg = "--clean takes no requirement"
+            raise click.UsageError(msg)
         _clean()
         return
     if not requirements:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 
 from peft_regress.cli import main
@@ -123,6 +125,12 @@ print(json.dumps({
 """
 
 
+FOUND_ORIGINS = """
+import importlib.util, json
+print(json.dumps([importlib.util.find_spec(name).origin for name in {names}]))
+"""
+
+
 def test_its_own_packages_come_first_and_all_others_from_here(built):
     overlay = built[0]
 
@@ -137,6 +145,57 @@ def test_its_own_packages_come_first_and_all_others_from_here(built):
     assert found["origins"]["peft_regress"].endswith("peft_regress/__init__.py")
     assert found["versions"]["candy"] == "1.1"
     assert not found["imported"]
+
+
+def test_what_is_installed_as_editable_here_is_found_behind_its_own(monkeypatch, tmp_path):
+    parent, checkout = tmp_path / "site-packages", tmp_path / "checkout"
+    for folder, modules in ((parent, ["candy"]), (checkout, ["candy", "salt"])):
+        folder.mkdir()
+        for name in modules:
+            (folder / f"{name}.py").write_text("")
+    (parent / "editable.pth").write_text(f"{checkout}\n")
+    monkeypatch.setattr(running, "site_folders", lambda: [str(parent)])
+    build_folder(tmp_path / "x", (), seconds=60)
+    own = next((tmp_path / "x").glob("lib/python*/site-packages"))
+    script = FOUND_ORIGINS.format(names=("candy", "salt"))
+
+    before = run_in(tmp_path / "x" / "bin" / "python", script)
+    (own / "candy.py").write_text("")
+    after = run_in(tmp_path / "x" / "bin" / "python", script)
+
+    assert before == [str(parent / "candy.py"), str(checkout / "salt.py")]
+    assert after == [str(own / "candy.py"), str(checkout / "salt.py")]
+
+
+@pytest.mark.slow
+def test_a_checkout_is_one_overlay_for_as_long_as_its_content_is_the_same(index, tmp_path):
+    checkout = write_checkout(tmp_path / "check out", "candy", "9.0")
+    seen = []
+    for content in ("x = 1\n", "x = 1\n", "x = 2\n"):
+        (checkout / "candy.py").write_text(content)
+        with opened_overlay([str(checkout)]) as overlay:
+            found = run_in(overlay.python, "import candy; print(candy.x)")
+            seen.append((overlay.folder, overlay.was_cached, found))
+            # It can be tried alone: its wheel is there for as long as the overlay is open.
+            with opened_part(overlay.planned) as part:
+                assert part.folder == overlay.folder
+
+    (first, *_), (again, was_cached, _), (changed, *_) = seen
+    assert first == again != changed
+    assert was_cached
+    assert [found for *_, found in seen] == [1, 1, 2]
+
+
+def test_a_cached_wheel_is_taken_from_where_it_is_now(built, tmp_path):
+    overlay = dataclasses.replace(
+        built[0],
+        planned=(pip_calls.Planned(name="candy", version="1.1", source="candy @ file:///gone"),),
+    )
+    wheel = write_wheel(tmp_path, "candy", "1.1")
+
+    told = overlays._of_request(overlay, read(str(wheel), tmp_path=tmp_path), ())
+
+    assert [one.source for one in told.planned] == [f"candy @ {wheel.as_uri()}"]
 
 
 def test_a_dependency_is_in_it_and_told(built):
@@ -513,6 +572,14 @@ def test_cleaning_removes_what_nobody_uses_and_says_what_stays(index, opening, c
     assert clean_overlays() == ([used.name], [])
     assert folders(tmp_path / "cache") == []
     assert clean_overlays() == ([], [])
+
+
+def test_cleaning_takes_no_requirement(index, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        main(["upgrade", "--clean", "peft==0.14.0"])
+
+    assert stopped.value.code == 2
+    assert "--clean takes no requirement" in capsys.readouterr().err
 
 
 def test_a_cache_that_is_not_there_is_clean(monkeypatch, tmp_path):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 from packaging.version import Version
 
@@ -152,8 +153,6 @@ def commit(folder, text):
 
 
 def test_a_branch_is_planned_as_its_commit_with_the_folder_in_it(index, tmp_path):
-    from checkouts import write_checkout
-
     repository = tmp_path / "repository"
     write_checkout(repository / "part", "candy", "9.0")
     git(repository, "init", "-q", "-b", "main")
@@ -168,6 +167,26 @@ def test_a_branch_is_planned_as_its_commit_with_the_folder_in_it(index, tmp_path
     assert before.source == f"{place}@{first}#subdirectory=part"
     assert after.source == f"{place}@{second}#subdirectory=part"
     assert after.is_direct
+
+
+@pytest.mark.parametrize(
+    ("revision", "said"),
+    [("", "does not appear to be a git repository"), ("@nosuch", "nosuch")],
+)
+def test_a_repository_or_revision_that_is_not_there_is_said(index, tmp_path, revision, said):
+    repository = tmp_path / "repository"
+    if revision:
+        write_checkout(repository / "part", "candy", "9.0")
+        git(repository, "init", "-q", "-b", "main")
+        commit(repository, "x = 1\n")
+
+    with pytest.raises(PipError) as caught:
+        plan([f"candy @ git+{repository.as_uri()}{revision}"], what="candy")
+
+    problem = caught.value.problem.rpartition("; ")[2]
+    assert problem.startswith(("fatal: ", "error: "))
+    assert said in problem
+    assert "git ls-remote" in str(caught.value)
 
 
 # What a shell or a configuration says.

@@ -45,6 +45,8 @@ def no_pip(monkeypatch):
         "peft @ https://localhost/x.whl\n--index-url http://evil",
         "peft==0.1\x1b[31m",
         "peft==0.1\udcff",
+        "peft @ https://localhost/\udcff",
+        "peft @ https://localhost/\x1b[31m",
         "--index-url http://evil",
         "-r requirements.txt",
         "-e .",

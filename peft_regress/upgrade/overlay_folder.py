@@ -166,7 +166,9 @@ def _new_conflicts(python: Path, planned: Sequence[Planned], *, seconds: float) 
 
 
 def _packages_folder(folder: Path) -> Path:
-    return Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+    # Of the scheme `venv`: a system's Python may install its own to another place, as Debian's.
+    places = {"base": str(folder), "platbase": str(folder)}
+    return Path(sysconfig.get_path("purelib", "venv", vars=places))
 
 
 def _versions_in(folder: Path) -> dict[str, str]:

@@ -12,7 +12,8 @@ __all__ = ["problem_in", "remedy_for"]
 _LONGEST: Final = 200
 # They say less than the other errors do.
 _EMPTY_PHRASES: Final = ("ResolutionImpossible", "No matching distribution found", "Exception:")
-_CAUSE: Final = re.compile(r"^(fatal|error): |^[\w.]*(Error|Exception)\b", re.IGNORECASE)
+_OF_GIT: Final = re.compile(r"^(fatal|error): (?!subprocess-exited)")
+_OF_BUILD: Final = re.compile(r"^[\w.]*(Error|Exception)\b|^error: ", re.IGNORECASE)
 _UNREACHABLE: Final = (
     r"NewConnectionError|ConnectTimeout|ReadTimeout|Name or service not known|Max retries exceeded"
     r"|Temporary failure in name resolution|connection broken|Connection refused"
@@ -29,6 +30,10 @@ _REMEDIES: Final = (
     (
         r"requires? a different python",
         "Take a release for this Python, or run in an environment of another Python",
+    ),
+    (
+        r"\bgit (clone|fetch|checkout|rev-parse)\b",
+        "Is it the right address and revision? See `git ls-remote URL`",
     ),
     (
         r"subprocess-exited-with-error",
@@ -58,13 +63,15 @@ def problem_in(said: str) -> str:
 
 def _causes(lines: list[str]) -> list[str]:
     """Return why a build failed, or what conflicts with what."""
+    of_git = [line for line in lines if _OF_GIT.search(line)]
+    if of_git and any("git " in line for line in lines):
+        # git names the cause first, a traceback last.
+        return of_git[:1]
     if "[end of output]" in lines:
         output = lines[: lines.index("[end of output]")]
         start = next((i for i, line in enumerate(output) if "lines of output]" in line), -1)
         output = output[start + 1 :]
-        named = [line for line in output if _CAUSE.search(line)]
-        # git names the cause first, a traceback last.
-        return named[:1] if named and named[0].startswith("fatal") else (named or output)[-1:]
+        return ([line for line in output if _OF_BUILD.search(line)] or output)[-1:]
     if "The conflict is caused by:" in lines:
         rest = lines[lines.index("The conflict is caused by:") + 1 :]
         return [line for line in rest[:8] if " depends on " in line or " requested " in line]
