@@ -158,7 +158,7 @@ def _say(text: str) -> None:
 
 
 def _clean() -> None:
-    from peft_regress.upgrade.overlay import cache_folder, clean_overlays
+    from peft_regress.upgrade.cache import cache_folder, clean_overlays
 
     try:
         removed, used = clean_overlays()

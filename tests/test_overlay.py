@@ -21,10 +21,10 @@ from peft_regress.cli import main
 from peft_regress.errors import InputError
 from peft_regress.upgrade import overlay as overlays
 from peft_regress.upgrade import overlay_folder, pip_calls, running
+from peft_regress.upgrade.cache import cache_folder, clean_overlays
 from peft_regress.upgrade.locks import held
 from peft_regress.upgrade.overlay import (
     ReplacesTorchError,
-    clean_overlays,
     opened_overlay,
     opened_part,
 )
@@ -270,6 +270,15 @@ def test_a_folder_of_pythonpath_that_hides_the_candidate_is_refused(shared, monk
         opened_overlay(["candy==1.1"]),
     ):
         pass
+
+
+def test_a_folder_of_tests_on_pythonpath_hides_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in ("tests", "candy"):
+        (tmp_path / f"{name}.py").write_text("")
+
+    assert running.hiding_folder({"tests"}, set()) is None
+    assert running.hiding_folder({"tests", "candy"}, set()) == (str(tmp_path), "candy")
 
 
 # What is resolved.
@@ -614,10 +623,10 @@ def test_the_cache_is_where_the_user_keeps_caches(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert overlays.cache_folder() == tmp_path / ".cache" / "peft-regress"
+    assert cache_folder() == tmp_path / ".cache" / "peft-regress"
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "own"))
-    assert overlays.cache_folder() == tmp_path / "own" / "peft-regress"
+    assert cache_folder() == tmp_path / "own" / "peft-regress"
 
 
 def test_only_conflicts_of_what_changed_are_told(monkeypatch):

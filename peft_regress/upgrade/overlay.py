@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from peft_regress.environment import installed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.upgrade import running
+from peft_regress.upgrade.cache import lock_file, made_folder
 from peft_regress.upgrade.locks import held
 from peft_regress.upgrade.overlay_folder import (
     SCHEMA,
@@ -28,7 +28,6 @@ from peft_regress.upgrade.overlay_folder import (
     build_folder,
     modules_in,
     read_folder,
-    remove_folder,
 )
 from peft_regress.upgrade.pip_calls import PIP_SECONDS, plan
 from peft_regress.upgrade.requirements import constraints_for, read_requirements
@@ -43,16 +42,12 @@ __all__ = [
     "GATED_PACKAGES",
     "Overlay",
     "ReplacesTorchError",
-    "cache_folder",
-    "clean_overlays",
     "opened_overlay",
     "opened_part",
 ]
 
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 """What pip must find a common solution for, whichever of them is asked for."""
-
-_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 
 class ReplacesTorchError(InputError):
@@ -75,23 +70,6 @@ class _Resolved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     remarks: list[str]
 
 
-def cache_folder() -> Path:
-    """Return where overlays are kept: `PEFT_REGRESS_CACHE`, or the user's cache folder."""
-    chosen = os.environ.get(_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        if chosen:
-            return Path(chosen).expanduser().absolute()
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "peft-regress"
-        # A relative one is to be ignored, by the XDG specification.
-        root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
-    except RuntimeError as error:
-        msg = f"no folder for overlays is known ({error}); set {_VARIABLE} to one"
-        raise InputError(msg) from error
-    return root / "peft-regress"
-
-
 @contextmanager
 def opened_overlay(
     requirements: Sequence[str],
@@ -107,7 +85,7 @@ def opened_overlay(
     install it, `ReplacesTorchError` where torch would change and `replace_torch` does not say that
     it may.
     """
-    root = _made_folder()
+    root = made_folder()
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
         wanted = read_requirements(requirements, scratch=Path(scratch), seconds=seconds, pre=pre)
         request = _request_file(root, wanted, pre=pre)
@@ -131,45 +109,8 @@ def opened_overlay(
 @contextmanager
 def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> Iterator[Overlay]:
     """Build the overlay of some of the packages of another one, whatever else they would need."""
-    with _built(_made_folder(), _key(planned), planned, seconds=seconds) as overlay:
+    with _built(made_folder(), _key(planned), planned, seconds=seconds) as overlay:
         yield _of_request(overlay, (), ())
-
-
-def clean_overlays() -> tuple[list[str], list[str]]:
-    """Remove every overlay that nobody uses; return those removed, and those in use."""
-    root = cache_folder()
-    removed: list[str] = []
-    used: list[str] = []
-    if not root.is_dir():
-        return removed, used
-    for name in sorted({entry.stem for entry in root.glob("overlays/*")}):
-        folder = root / "overlays" / name
-        with held(_lock_file(folder)) as lock:
-            if not lock.own_now():
-                used.append(name)
-            elif folder.exists():
-                remove_folder(folder)
-                removed.append(name)
-    for request in root.glob("requests/*"):
-        request.unlink(missing_ok=True)
-    return removed, used
-
-
-def _made_folder() -> Path:
-    root = cache_folder()
-    try:
-        for name in ("overlays", "requests"):
-            (root / name).mkdir(parents=True, exist_ok=True)
-            # A folder may be there and not be for this user, or on a full disk.
-            with tempfile.TemporaryFile(dir=root / name):
-                pass
-    except OSError as error:
-        msg = (
-            f"{root}: overlays cannot be kept there ({error.strerror or error}); "
-            f"set {_VARIABLE} to another folder"
-        )
-        raise InputError(msg) from error
-    return root
 
 
 def _resolved(
@@ -272,15 +213,11 @@ def _known(request: Path) -> _Resolved | None:
         return None
 
 
-def _lock_file(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
-
-
 @contextmanager
 def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
     """Hold an overlay that stands; None where it does not, or is not whole."""
     folder = root / "overlays" / key
-    with held(_lock_file(folder)) as lock:
+    with held(lock_file(folder)) as lock:
         lock.share()
         yield read_folder(folder, was_cached=True)
 
@@ -291,7 +228,7 @@ def _built(
 ) -> Iterator[Overlay]:
     """Build an overlay unless it stands, alone, then hold it together with others."""
     folder = root / "overlays" / key
-    with held(_lock_file(folder)) as lock:
+    with held(lock_file(folder)) as lock:
         while True:
             lock.share()
             overlay = read_folder(folder, was_cached=True)

@@ -9,10 +9,14 @@ import sysconfig
 from importlib.machinery import PathFinder
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import Final
 
 from packaging.utils import canonicalize_name
 
 __all__ = ["hiding_folder", "identity", "installed_names", "site_folders"]
+
+# Some packages install these by mistake, and many a checkout has them; nobody imports them.
+_BY_MISTAKE: Final = {"benchmarks", "docs", "examples", "scripts", "test", "tests", "tools"}
 
 
 def site_folders() -> list[str]:
@@ -52,7 +56,7 @@ def hiding_folder(modules: set[str], packages: set[str]) -> tuple[str, str] | No
     It comes before every environment's own packages.
     """
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        for module in sorted(modules):
+        for module in sorted(modules - _BY_MISTAKE):
             spec = PathFinder.find_spec(module, [folder])
             # A folder that is no package has no loader, and gives way.
             if spec is not None and spec.loader is not None:
