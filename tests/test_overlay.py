@@ -310,6 +310,20 @@ def test_a_known_constraint_is_added_and_said(index, monkeypatch, tmp_path):
     assert remarks[0].startswith("transformers<5 was added: peft 0.16 and 0.17 import")
 
 
+def test_what_was_added_is_said_of_the_request_and_not_of_all_that_share_its_overlay(
+    index, monkeypatch
+):
+    said = {"candy==1.1": ["sugar<2 was added"], "sugar==1.5": []}
+    monkeypatch.setattr(overlays, "_resolved", lambda wanted, **_: ((), said[wanted[0].text]))
+
+    seen = []
+    for requirement in ("candy==1.1", "candy==1.1", "sugar==1.5"):
+        with opened_overlay([requirement]) as overlay:
+            seen.append((overlay.was_cached, overlay.remarks))
+
+    assert seen == [(False, ("sugar<2 was added",)), (True, ("sugar<2 was added",)), (True, ())]
+
+
 def test_a_wheel_of_the_version_that_is_installed_is_tried_all_the_same(index, tmp_path):
     from importlib.metadata import version
 
