@@ -80,6 +80,9 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     everything was compared.
     """
     if clean_up:
+        if requirements:
+            msg = "--clean takes no requirement"
+            raise click.UsageError(msg)
         _clean()
         return
     if not requirements:
@@ -161,7 +164,7 @@ def _say(text: str) -> None:
 
 
 def _clean() -> None:
-    from peft_regress.upgrade.overlay import cache_folder, clean_overlays
+    from peft_regress.upgrade.cache import cache_folder, clean_overlays
 
     try:
         removed, used = clean_overlays()

@@ -18,20 +18,21 @@ class Lock:
     """A lock file that is open; see `held`."""
 
     def __init__(self, handle: int) -> None:
-        self._handle = handle
+        self.handle = handle
+        """The open file: a process that inherits it has the lock, too, for as long as it lives."""
 
     def share(self) -> None:
         """Wait until nobody has it alone, then have it together with others."""
-        fcntl.flock(self._handle, fcntl.LOCK_SH)
+        fcntl.flock(self.handle, fcntl.LOCK_SH)
 
     def own(self) -> None:
         """Wait until nobody else has it, then have it alone."""
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        fcntl.flock(self.handle, fcntl.LOCK_EX)
 
     def own_now(self) -> bool:
         """Have it alone if nobody else has it; return whether that is so."""
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True

@@ -23,6 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
 from peft_regress.text import clean, printable
+from peft_regress.upgrade.pip_errors import problem_in, remedy_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,20 +43,18 @@ PIP_SECONDS: Final = 600.0
 """How long one call of pip may take: an index that does not answer must not hold a run for ever."""
 
 _QUIET: Final = ("--disable-pip-version-check", "--no-input", "--no-color")
-# Where pip installs to is decided here: into the overlay, whatever the user's shell says.
-_REDIRECTIONS: Final = (
-    "PIP_TARGET",
-    "PIP_PREFIX",
-    "PIP_ROOT",
-    "PIP_USER",
-    "PIP_REQUIRE_VIRTUALENV",
+# What pip installs, and where to, is decided here, whatever the user's shell says.
+_DECIDED_HERE: Final = frozenset(
+    f"PIP_{name}"
+    for name in (
+        *("TARGET", "PREFIX", "ROOT", "PYTHON", "DRY_RUN", "REPORT", "REQUIREMENT", "EDITABLE"),
+        *("GROUP", "NO_DEPS", "ONLY_DEPS", "IGNORE_INSTALLED", "FORCE_REINSTALL", "UPGRADE"),
+        *("UPGRADE_STRATEGY", "REQUIRE_HASHES", "QUIET", "VERBOSE", "LOG"),
+    )
 )
-_UNREACHABLE: Final = re.compile(
-    r"NewConnectionError|ConnectTimeout|ReadTimeout|Name or service not known|Max retries exceeded"
-    r"|Temporary failure in name resolution|connection broken|Connection refused",
-    re.IGNORECASE,
-)
-_LONGEST: Final = 300
+# Not absent, since these overrule what a configuration file says.
+_SWITCHED_OFF: Final = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
+_REDIRECTED: Final = re.compile(r"^((?:global|install)\.(?:target|prefix|root))=", re.MULTILINE)
 
 
 class PipError(InputError):
@@ -72,7 +71,7 @@ class Planned:
     """One package that pip would install.
 
     `source` is what to hand pip to get just this: `peft==0.14.0`, or a name with a direct URL;
-    `digest` is the SHA-256 of the file where an index has it.
+    `digest` is the SHA-256 of the file where an index or an archive's URL has it.
     """
 
     name: str
@@ -80,6 +79,11 @@ class Planned:
     source: str
     digest: str | None = None
     is_yanked: bool = False
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether it comes from a URL of its own, and not from an index."""
+        return " @ " in self.source
 
 
 class _ArchiveInfo(msgspec.Struct):
@@ -95,6 +99,7 @@ class _DownloadInfo(msgspec.Struct):
     url: str
     archive_info: _ArchiveInfo | None = None
     vcs_info: _VcsInfo | None = None
+    subdirectory: str = ""
 
 
 class _Metadata(msgspec.Struct):
@@ -114,19 +119,25 @@ class _Report(msgspec.Struct):
 
 
 def plan(
-    requirements: Sequence[str], *, seconds: float = PIP_SECONDS, pre: bool = False
+    requirements: Sequence[str],
+    *,
+    what: str = "",
+    seconds: float = PIP_SECONDS,
+    pre: bool = False,
+    alone: bool = False,
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
 
-    What is installed and fits is left out. Raises `PipError` where pip finds no solution.
+    What is installed and fits is left out; `alone` leaves out what they depend on instead. Raises
+    `PipError` where pip finds no solution, which is said of `what`.
     """
+    options = ["--pre"] if pre else []
+    options += ["--no-deps", "--force-reinstall"] if alone else []
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         report = Path(folder) / "report.json"
         _run(
-            ["install", "--dry-run", "--quiet", "--report", str(report)]
-            + (["--pre"] if pre else [])
-            + ["--", *requirements],
-            what=" ".join(requirements),
+            ["install", "--dry-run", *options, "--report", str(report), "--", *requirements],
+            what=what or " ".join(requirements),
             seconds=seconds,
         )
         found = msgspec.json.decode(report.read_bytes(), type=_Report)
@@ -141,7 +152,8 @@ def _planned(item: _Item) -> Planned:
     source = f"{name}=={version}"
     if info.vcs_info is not None:
         # The commit, where a branch was named: the branch may move on before it is installed.
-        source = f"{name} @ {info.vcs_info.vcs}+{info.url}@{info.vcs_info.commit_id}"
+        part = f"#subdirectory={info.subdirectory}" if info.subdirectory else ""
+        source = f"{name} @ {info.vcs_info.vcs}+{info.url}@{info.vcs_info.commit_id}{part}"
     elif item.is_direct:
         source = f"{name} @ {info.url}"
     return Planned(
@@ -149,15 +161,23 @@ def _planned(item: _Item) -> Planned:
     )
 
 
-def install(python: Path, planned: Iterable[Planned], *, seconds: float = PIP_SECONDS) -> None:
+def install(
+    python: Path,
+    planned: Iterable[Planned],
+    *,
+    seconds: float = PIP_SECONDS,
+    keep_open: Sequence[int] = (),
+) -> None:
     """Install what was planned, and only that, into the environment of an interpreter.
 
-    Where the index says a file's digest, the file must have it. Raises `PipError`.
+    Where the index says a file's digest, the file must have it. pip has the open files `keep_open`,
+    too: a lock on the environment is held for as long as pip writes there. Raises `PipError`.
     """
+    _check_configuration(python, seconds=seconds)
     checked: list[str] = []
     unchecked: list[str] = []
     for package in planned:
-        if package.digest and " @ " not in package.source:
+        if package.digest and not package.is_direct:
             checked.append(f"{package.source} --hash=sha256:{package.digest}")
         else:
             unchecked.append(package.source)
@@ -172,7 +192,18 @@ def install(python: Path, planned: Iterable[Planned], *, seconds: float = PIP_SE
                 python=python,
                 what=" ".join(line.partition(" --hash")[0] for line in lines),
                 seconds=seconds,
+                keep_open=keep_open,
             )
+
+
+def _check_configuration(python: Path, *, seconds: float) -> None:
+    """Refuse a pip.conf by which pip would install to another place; nothing overrules it."""
+    listed = _call(python, ["config", "list"], what="pip config", seconds=seconds).stdout
+    found = _REDIRECTED.search(listed)
+    if found is not None:
+        what = f"pip's setting {found.group(1)}"
+        remedy = f"Take it away: `python -m pip config unset {found.group(1)}`"
+        raise PipError(what, "by it pip would install to another place", remedy=remedy)
 
 
 def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Path:
@@ -184,9 +215,9 @@ def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Pa
     return wheel
 
 
-def conflicts(python: Path) -> tuple[str, ...]:
+def conflicts(python: Path, *, seconds: float = PIP_SECONDS) -> tuple[str, ...]:
     """Return what does not fit together in an environment, in pip's words."""
-    done = _call(python, ["check"], seconds=PIP_SECONDS, what="pip check")
+    done = _call(python, ["check"], seconds=seconds, what="pip check")
     lines = done.stdout.splitlines() if done.returncode else []
     return tuple(clean(line) for line in lines if line.strip())
 
@@ -196,7 +227,7 @@ def released_versions(
 ) -> list[Version]:
     """Return the releases of a package that an index offers for this Python, oldest first.
 
-    Yanked ones may be among them: pip tells them when it plans one. Raises `PipError`.
+    Yanked ones are not among them, and pre-releases with `pre` alone. Raises `PipError`.
     """
     arguments = ["index", "versions", *(["--pre"] if pre else []), "--", package]
     done = _run(arguments, what=package, seconds=seconds)
@@ -211,59 +242,53 @@ def released_versions(
     return sorted({Version(version.public) for version in found})
 
 
-def _run(arguments: Sequence[str], *, what: str, seconds: float, python: Path | None = None) -> str:
+def _run(
+    arguments: Sequence[str],
+    *,
+    what: str,
+    seconds: float,
+    python: Path | None = None,
+    keep_open: Sequence[int] = (),
+) -> str:
     """Run pip and return its output; raises `PipError` where it fails."""
     interpreter = Path(sys.executable) if python is None else python
-    done = _call(interpreter, arguments, what=what, seconds=seconds)
+    done = _call(interpreter, arguments, what=what, seconds=seconds, keep_open=keep_open)
     if done.returncode:
-        raise PipError(what, _problem(done.stderr), remedy=_remedy(done.stderr))
+        said = f"{done.stdout}\n{done.stderr}"
+        raise PipError(what, problem_in(said), remedy=remedy_for(said))
     return done.stdout
 
 
 def _call(
-    python: Path, arguments: Sequence[str], *, what: str, seconds: float
+    python: Path,
+    arguments: Sequence[str],
+    *,
+    what: str,
+    seconds: float,
+    keep_open: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name not in _REDIRECTIONS}
-    command = [str(python), "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
+    kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
+    # -P: a pip.py in the working directory is not pip.
+    command = [str(python), "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
     # A process group of its own, so that nothing that a build started is left behind.
-    process = subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(  # noqa: S603
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env=environment,
+        env={**kept, **_SWITCHED_OFF},
+        pass_fds=keep_open,
         start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        problem = f"pip gave no answer within {seconds:g} s"
-        remedy = "Is the index reachable? Allow more with --pip-time-limit SECONDS"
-        raise PipError(what, problem, remedy=remedy) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            problem = f"pip gave no answer within {seconds:g} s"
+            remedy = "Is the index reachable? Allow more with --pip-time-limit SECONDS"
+            raise PipError(what, problem, remedy=remedy) from None
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def _problem(errors: str) -> str:
-    """Return what pip says is wrong: its own errors, or the last line of what failed in it."""
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    told = [line.partition("ERROR: ")[2] for line in lines if "ERROR: " in line]
-    told = [line for line in told if line and not line.startswith("ResolutionImpossible")]
-    chosen = told[-2:] if told else lines[-1:]
-    shown = clean(
-        "; ".join(dict.fromkeys(chosen)) or "pip failed and said nothing", longest=_LONGEST
-    )
-    return shown.rstrip(".")
-
-
-def _remedy(errors: str) -> str:
-    if "No module named pip" in errors:
-        return "Install pip here: `python -m ensurepip`"
-    if _UNREACHABLE.search(errors):
-        return "The index cannot be reached: check the network, PIP_INDEX_URL and proxies"
-    return ""

@@ -47,7 +47,10 @@ def releases_between(
         if end not in known:
             names = [str(version) for version in known]
             close = difflib.get_close_matches(str(end), names, n=3) or names[-3:]
-            msg = f"the index has no {package} {end} for this Python; near it: {', '.join(close)}"
+            msg = (
+                f"the index has no {package} {end} for this Python, or it was yanked; near it: "
+                f"{', '.join(close)}"
+            )
             raise AbsentError(msg)
     chosen = [v for v in known if min(ends) <= v <= max(ends)]
     if not pre:

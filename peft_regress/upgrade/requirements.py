@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from peft_regress.errors import InputError
+from peft_regress.files import is_folder
 from peft_regress.upgrade.pip_calls import build_wheel, released_versions
 
 if TYPE_CHECKING:
@@ -99,12 +103,12 @@ def read_requirements(
 
 
 def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
-    if "\0" in text or not text.strip():
+    # A line break would begin another line of the file that pip is handed.
+    if not text.isprintable() or not text.strip():
         msg = f"{text!r} is no requirement: write NAME==VERSION, a wheel or a checkout"
         raise InputError(msg)
-    path = Path(text)
-    if text.endswith(".whl") or path.is_dir() or text.startswith((".", "/", "~")):
-        return _read_path(path.expanduser(), text, scratch=scratch, seconds=seconds)
+    if _is_path(text):
+        return _read_path(Path(text), text, scratch=scratch, seconds=seconds)
     try:
         requirement = Requirement(text)
     except InvalidRequirement as error:
@@ -114,6 +118,8 @@ def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
     if requirement.marker is not None and not requirement.marker.evaluate():
         msg = f"{text!r} is not for this Python: its marker {requirement.marker} does not hold"
         raise InputError(msg)
+    if requirement.url is not None and requirement.url.startswith("file:"):
+        return _read_file_url(requirement, text, scratch=scratch, seconds=seconds)
     shown = text
     if requirement.url is None and not requirement.specifier:
         # Left to itself pip would keep what is installed.
@@ -128,6 +134,23 @@ def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
     )
 
 
+def _is_path(text: str) -> bool:
+    """Return whether a text names a wheel or a folder: the bare name of a folder is a package."""
+    if text.startswith((".", "/", "~")):
+        return True
+    return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
+
+
+def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, seconds: float) -> Wanted:
+    """Read `NAME @ file:///...`: as the path that it is, so that it is known by its content."""
+    parts = urlsplit(requirement.url or "")
+    wanted = _read_path(Path(url2pathname(parts.path)), text, scratch=scratch, seconds=seconds)
+    if wanted.name != canonicalize_name(requirement.name):
+        msg = f"{text!r}: what is there is {wanted.name}, not {requirement.name}"
+        raise InputError(msg)
+    return wanted
+
+
 def _always_means_the_same(requirement: Requirement) -> bool:
     if requirement.url is not None:
         return _COMMIT.search(requirement.url) is not None
@@ -136,14 +159,19 @@ def _always_means_the_same(requirement: Requirement) -> bool:
 
 
 def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wanted:
-    if path.is_dir():
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        msg = f"{text}: {error}"
+        raise InputError(msg) from None
+    if is_folder(path):
         if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
             msg = (
                 f"{text}: no checkout of a package, since it has no pyproject.toml and no setup.py"
             )
             raise InputError(msg)
         path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113  (`Path.is_file` raises where a name is too long)
         msg = f"{text}: no such file or folder"
         raise InputError(msg)
     try:

@@ -1,0 +1,238 @@
+"""A package index of one's own: tiny wheels, served over HTTP as pip wants them, good and bad."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import socket
+import tarfile
+import threading
+import time
+import zipfile
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pytest
+
+__all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_bytes", "write_wheel"]
+
+# What a shell or a machine may say to pip: none of it is meant for a test.
+_PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CONSTRAINT")
+
+
+def wheel_bytes(
+    name: str,
+    version: str,
+    *,
+    requires: Sequence[str] = (),
+    requires_python: str | None = None,
+    source: str = "",
+) -> bytes:
+    """Make a wheel of one module, which has its version and a line of source."""
+    module, info = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
+    files = {
+        f"{module}/__init__.py": f"__version__ = {version!r}\n{source}\n",
+        f"{info}/METADATA": metadata(
+            name, version, requires=requires, requires_python=requires_python
+        ),
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\n"
+        "Tag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,{len(text)}\n" for path, text in files.items())
+    files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n"
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(zipfile.ZipInfo(path), text)
+    return stream.getvalue()
+
+
+def metadata(
+    name: str, version: str, *, requires: Sequence[str] = (), requires_python: str | None = None
+) -> str:
+    """Return the core metadata of a package."""
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Python: {requires_python}"] if requires_python else []
+    return "\n".join([*lines, *(f"Requires-Dist: {one}" for one in requires), ""])
+
+
+def write_wheel(folder: Path, name: str, version: str, *, source: str = "") -> Path:
+    """Write a wheel into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name.replace('-', '_')}-{version}-py3-none-any.whl"
+    file.write_bytes(wheel_bytes(name, version, source=source))
+    return file
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    content: bytes
+    metadata: bytes | None = None
+    yanked: str | None = None
+    requires_python: str | None = None
+
+
+@dataclass
+class PackageIndex:
+    """What is served, and what was asked for.
+
+    requests: the paths, in order. hangs_at: take requests of paths with this end, and never answer.
+    """
+
+    url: str
+    files: dict[str, dict[str, _File]] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+    hangs_at: str | None = None
+    is_over: threading.Event = field(default_factory=threading.Event)
+
+    def add(
+        self,
+        name: str,
+        version: str,
+        *,
+        requires: Sequence[str] = (),
+        yanked: str | None = None,
+        requires_python: str | None = None,
+        source: str = "",
+    ) -> Self:
+        """Offer a wheel; `yanked` is the reason for which it was withdrawn."""
+        content = wheel_bytes(
+            name, version, requires=requires, requires_python=requires_python, source=source
+        )
+        said = metadata(name, version, requires=requires, requires_python=requires_python)
+        file = _File(
+            content=content,
+            metadata=said.encode(),
+            yanked=yanked,
+            requires_python=requires_python,
+        )
+        self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
+        return self
+
+    def add_broken_wheel(self, name: str, version: str) -> Self:
+        """Offer a file that has a wheel's name and metadata, and is none."""
+        file = _File(content=b"this is no zip", metadata=metadata(name, version).encode())
+        self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
+        return self
+
+    def add_failing_sdist(self, name: str, version: str) -> Self:
+        """Offer a source archive alone, whose build says that it lacks a compiler."""
+        files = {
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "failing"\n'
+            'backend-path = ["."]\n',
+            "failing.py": "raise RuntimeError('no compiler was found')\n",
+            "PKG-INFO": metadata(name, version),
+        }
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+            for path, text in files.items():
+                member = tarfile.TarInfo(f"{name}-{version}/{path}")
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text.encode()))
+        self._offer(name, f"{name}-{version}.tar.gz", _File(content=stream.getvalue()))
+        return self
+
+    def wait_for(self, end: str, *, seconds: float = 30) -> None:
+        """Wait until a path with this end was asked for."""
+        give_up = time.monotonic() + seconds
+        while not any(path.endswith(end) for path in self.requests):
+            assert time.monotonic() < give_up, f"nobody asked for {end}"
+            time.sleep(0.02)
+
+    def downloads(self) -> list[str]:
+        """Return the names of the files that were fetched, metadata alone left out."""
+        return [
+            path.rpartition("/")[2]
+            for path in self.requests
+            if path.startswith("/files/") and not path.endswith(".metadata")
+        ]
+
+    def _offer(self, name: str, file_name: str, file: _File) -> None:
+        self.files.setdefault(name, {})[file_name] = file
+
+    def answer(self, path: str) -> bytes | None:
+        """Return what a path has; None for what there is not."""
+        kind, _, rest = path.strip("/").partition("/")
+        if kind == "simple" and rest in self.files:
+            links = (_link(name, file) for name, file in self.files[rest].items())
+            return "<!DOCTYPE html>\n{}\n".format("\n".join(links)).encode()
+        if kind == "files":
+            wants_metadata = rest.endswith(".metadata")
+            for files in self.files.values():
+                file = files.get(rest.removesuffix(".metadata"))
+                if file is not None:
+                    return file.metadata if wants_metadata else file.content
+        return None
+
+
+def _link(name: str, file: _File) -> str:
+    attributes = "" if file.metadata is None else ' data-core-metadata="true"'
+    attributes += "" if file.yanked is None else f' data-yanked="{file.yanked}"'
+    if file.requires_python is not None:
+        quoted = file.requires_python.replace("<", "&lt;").replace(">", "&gt;")
+        attributes += f' data-requires-python="{quoted}"'
+    digest = hashlib.sha256(file.content).hexdigest()
+    return f'<a href="/files/{name}#sha256={digest}"{attributes}>{name}</a>'
+
+
+@contextlib.contextmanager
+def served_index() -> Iterator[PackageIndex]:
+    """Serve an empty index, on a port of its own, until the end."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            index.requests.append(self.path)
+            while index.hangs_at is not None and self.path.endswith(index.hangs_at):
+                if index.is_over.wait(0.02):
+                    return
+            found = index.answer(self.path)
+            with contextlib.suppress(ConnectionError):
+                self._send(found)
+
+        def _send(self, found: bytes | None) -> None:
+            self.send_response(404 if found is None else 200)
+            is_page = self.path.startswith("/simple")
+            self.send_header("Content-Type", "text/html" if is_page else "application/octet-stream")
+            self.send_header("Content-Length", str(len(found or b"")))
+            self.end_headers()
+            self.wfile.write(found or b"")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the requests are kept."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    index = PackageIndex(url=f"http://127.0.0.1:{server.server_address[1]}/simple")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield index
+    finally:
+        index.is_over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def unused_url() -> str:
+    """Return the address of an index that refuses the connection."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/simple"
+
+
+def use_index(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
+    """Let pip know this index alone, and overlays and pip's own cache be kept in a folder."""
+    for name in _PIP_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_INDEX_URL", url)
+    # One: with none pip does not say that it could not connect.
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PEFT_REGRESS_CACHE", str(cache))
