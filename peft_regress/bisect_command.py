@@ -21,8 +21,8 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.bisect import Bisection
-    from peft_regress.upgrade.reproduce import Reproduction
 
 __all__ = ["bisect_command"]
 
@@ -105,8 +105,8 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
     """Return the scripts of each transition, run with the packages of both its releases."""
-    from peft_regress.upgrade.overlay import opened_overlay
-    from peft_regress.upgrade.reproduce import reproduce
+    from peft_regress.overlays.overlay import opened_overlay
+    from peft_regress.reproduction.reproduce import reproduce
 
     settings = found.settings
     made = {}

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from peft_regress.overlays.overlay import Overlay
     from peft_regress.records import Record
+    from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.conduct import Upgrade, UpgradeSettings
-    from peft_regress.upgrade.overlay import Overlay
-    from peft_regress.upgrade.reproduce import Reproduction
 
 __all__ = ["teller", "upgrade_command"]
 
@@ -118,9 +118,9 @@ def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
 ) -> tuple[Upgrade, tuple[Reproduction, ...]]:
     """Run the upgrade; ask first where it would replace torch and somebody can be asked."""
+    from peft_regress.overlays.overlay import ReplacesTorchError
+    from peft_regress.reproduction.reproduce import reproduce
     from peft_regress.upgrade.conduct import Told, upgrade
-    from peft_regress.upgrade.overlay import ReplacesTorchError
-    from peft_regress.upgrade.reproduce import reproduce
 
     scripts: tuple[Reproduction, ...] = ()
 
@@ -164,7 +164,7 @@ def _say(text: str) -> None:
 
 
 def _clean() -> None:
-    from peft_regress.upgrade.cache import cache_folder, clean_overlays
+    from peft_regress.overlays.cache import cache_folder, clean_overlays
 
     try:
         removed, used = clean_overlays()

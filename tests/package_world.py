@@ -12,11 +12,12 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from peft_regress.metrics import COST_METRICS
+from peft_regress.overlays import overlay
+from peft_regress.overlays.overlay import Overlay, ReplacesTorchError
+from peft_regress.overlays.pip_calls import PipError, Planned
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
-from peft_regress.upgrade import alone, conduct, overlay, releases
+from peft_regress.upgrade import alone, conduct, releases
 from peft_regress.upgrade.crew import UnusableEnvironmentError, Workplace
-from peft_regress.upgrade.overlay import Overlay, ReplacesTorchError
-from peft_regress.upgrade.pip_calls import PipError, Planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

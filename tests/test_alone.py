@@ -10,8 +10,8 @@ from peft_regress.errors import InputError
 from peft_regress.findings import find_causes
 from peft_regress.gate import judge_case, observations_of
 from peft_regress.matrix import parse_case_id
+from peft_regress.overlays.pip_calls import PipError, Planned
 from peft_regress.upgrade.alone import Culprits, find_culprits
-from peft_regress.upgrade.pip_calls import PipError, Planned
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}

@@ -10,11 +10,11 @@ from packaging.version import Version
 
 from peft_regress.cli import main
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.overlays.pip_calls import PipError
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.upgrade import reproduce as reproduce_module
+from peft_regress.reproduction import reproduce as reproduce_module
 from peft_regress.upgrade.bisect import BisectSettings, bisect
 from peft_regress.upgrade.bisect_report import bisection_markdown, bisection_text, encode_bisection
-from peft_regress.upgrade.pip_calls import PipError
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
@@ -334,7 +334,7 @@ def test_what_stands_beside_is_in_every_environment(world):
         ({"bad": GOOD}, InputError, "both 0.10.0"),
         ({"bad": "0.10"}, InputError, "nothing between them"),
         ({"good": "newest"}, InputError, "'newest' is no version"),
-        ({"good": "0.10.7"}, AbsentError, r"no peft 0\.10\.7 for this Python; near it: 0\.10\.0"),
+        ({"good": "0.10.7"}, AbsentError, r"no peft 0\.10\.7 for this Python, or it was yanked; near it: 0\.10\.0"),
         ({"package": "pfet"}, InputError, "no such package"),
         ({"metric": "forward_flop"}, UnknownNameError, "Did you mean 'forward_flops'"),
         ({"metric": "frozen_unchangd"}, UnknownNameError, "Did you mean 'frozen_unchanged'"),

@@ -29,10 +29,10 @@ from peft_regress.upgrade.crew import (
     UnusableEnvironmentError,
     Workplace,
     measure_cases,
-    worker_environment,
 )
 from peft_regress.upgrade.messages import Failed, Import, Imported, Measure, Measured, Started
 from peft_regress.upgrade.worker import answers_to
+from peft_regress.workers.environment import variables
 
 ROOT = Path(__file__).parent.parent
 PLACE = Workplace(baselines=ROOT / "baselines", jobs=1, time_limit=20)
@@ -125,7 +125,7 @@ def test_a_test_runner_s_variables_stay_here(worker, monkeypatch):
     ((_, started),) = logged(python, "started")
     assert not [name for name in started["variables"] if name.startswith("PYTEST_")]
     assert {"HF_HOME", "HF_HUB_OFFLINE", "PYTHONHASHSEED"} <= set(started["variables"])
-    assert worker_environment()["PYTHONHASHSEED"] == "0"
+    assert variables()["PYTHONHASHSEED"] == "0"
 
 
 # --- cases that go wrong -------------------------------------------------------------------------

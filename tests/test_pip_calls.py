@@ -13,8 +13,8 @@ from package_index import served_index, unused_url, use_index, write_wheel
 from packaging.version import Version
 
 from peft_regress.errors import InputError
-from peft_regress.upgrade import pip_calls
-from peft_regress.upgrade.pip_calls import (
+from peft_regress.overlays import pip_calls
+from peft_regress.overlays.pip_calls import (
     PipError,
     Planned,
     build_wheel,
@@ -22,7 +22,7 @@ from peft_regress.upgrade.pip_calls import (
     plan,
     released_versions,
 )
-from peft_regress.upgrade.pip_errors import problem_in
+from peft_regress.overlays.pip_errors import problem_in
 
 
 @pytest.fixture(scope="module")

@@ -24,8 +24,8 @@ from peft_regress.errors import UnknownNameError
 from peft_regress.matrix import matrix_cases, parse_case_id
 from peft_regress.methods import LORA
 from peft_regress.metrics import METRICS
-from peft_regress.upgrade.reproduction import FACTS, facts_for, reproduction_script
-from peft_regress.upgrade.reproduction_methods import Network, adapting
+from peft_regress.reproduction.methods import Network, adapting
+from peft_regress.reproduction.script import FACTS, facts_for, reproduction_script
 
 BASELINES = Path(__file__).parents[1] / "baselines" / "Linux-CPython-3.11-64bit"
 COSTS = ("trainable_params", "forward_flops", "backward_flops", "optimizer_state_bytes")

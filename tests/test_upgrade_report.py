@@ -18,6 +18,7 @@ from peft_regress.findings import find_causes
 from peft_regress.gate import RunVerdict, judge_case, observations_of
 from peft_regress.matrix import matrix_cases
 from peft_regress.records import Failure
+from peft_regress.reproduction.reproduce import Reproduction
 from peft_regress.upgrade.advice import advice_on
 from peft_regress.upgrade.alone import Culprits
 from peft_regress.upgrade.bisect import Bisection, BisectSettings, Transition
@@ -31,7 +32,6 @@ from peft_regress.upgrade.finding_report import (
     finding_title,
 )
 from peft_regress.upgrade.report import encode_upgrade, upgrade_markdown, upgrade_text
-from peft_regress.upgrade.reproduce import Reproduction
 
 HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

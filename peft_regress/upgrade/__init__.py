@@ -1,5 +1,6 @@
-"""Measure in another environment, tell what moved and which release and package moved it.
+"""Measure in another environment, tell what moved, and which release and package moved it.
 
-`pip_calls` and `overlay` make the environment; `worker` measures in it, asked through `process` by
-`crew`; `findings` groups what moved by its cause. No torch here but in the worker.
+`crew` measures cases by `worker`s, which it asks through `process`; `conduct` takes a candidate
+through a matrix, `bisect` searches the `releases`, `alone` tries one package at a time; `report`,
+`bisect_report` and `advice` say what came of it. No torch here but in the worker.
 """

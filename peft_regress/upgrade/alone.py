@@ -12,9 +12,9 @@ from peft_regress.errors import InputError
 from peft_regress.findings import causes_of
 from peft_regress.gate import judge_case, observations_of
 from peft_regress.matrix import parse_case_id
+from peft_regress.overlays.overlay import opened_overlay, opened_part
 from peft_regress.text import clean
 from peft_regress.upgrade.crew import measure_cases
-from peft_regress.upgrade.overlay import opened_overlay, opened_part
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
+    from peft_regress.overlays.overlay import Overlay
+    from peft_regress.overlays.pip_calls import Planned
     from peft_regress.upgrade.crew import Workplace
-    from peft_regress.upgrade.overlay import Overlay
-    from peft_regress.upgrade.pip_calls import Planned
 
 __all__ = ["Culprits", "Trial", "find_culprits"]
 

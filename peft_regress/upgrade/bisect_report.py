@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding
+    from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.bisect import Bisection, Transition
-    from peft_regress.upgrade.reproduce import Reproduction
 
 __all__ = ["bisection_markdown", "bisection_text", "encode_bisection"]
 

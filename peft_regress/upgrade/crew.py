@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.errors import InputError
 from peft_regress.matrix import matrix_cases
+from peft_regress.overlays.pip_calls import PIP_SECONDS
 from peft_regress.records import SCHEMA_VERSION, Ledger, Record, Run, Selection
-from peft_regress.upgrade.pip_calls import PIP_SECONDS
 from peft_regress.upgrade.process import CaseLostError, MeasuringWorker
+from peft_regress.workers.environment import variables
 from peft_regress.workers.process import InterpreterError, WorkerError
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ __all__ = [
     "Workplace",
     "default_jobs",
     "measure_cases",
-    "worker_environment",
 ]
 
 CASE_SECONDS: Final = 600.0
@@ -42,8 +42,6 @@ CASE_SECONDS: Final = 600.0
 
 _MODULES: Final = ("torch", "torchvision", "peft", "galore_torch")
 _MOST_JOBS: Final = 8
-# What a test runner or a shell says to itself and not to the libraries.
-_PRIVATE_VARIABLES: Final = ("PYTEST_", "COV_CORE_", "PYTHONSTARTUP", "PYTHONINSPECT")
 
 
 class UnusableEnvironmentError(InputError):
@@ -158,7 +156,7 @@ class _Crew:
                 str(self.python),
                 time_limit=self.place.time_limit,
                 folder=self.folder,
-                environment=worker_environment(),
+                environment=variables(),
                 started=self._enlist,
             )
         except InterpreterError as error:
@@ -286,10 +284,3 @@ def _groups(cases: Sequence[Case]) -> list[list[Case]]:
         return case.architecture, case.method, case.rank or 0
 
     return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]
-
-
-def worker_environment() -> dict[str, str]:
-    """Return the variables of a worker: as here, and nothing of a test runner's."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(_PRIVATE_VARIABLES)}
-    # The hub is asked for nothing: what is measured must not depend on a network.
-    return {"HF_HUB_OFFLINE": "1", **kept, "PYTHONHASHSEED": "0"}

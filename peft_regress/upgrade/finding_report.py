@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding, Member
     from peft_regress.gate import Observation, Reason
-    from peft_regress.upgrade.reproduce import Reproduction
+    from peft_regress.reproduction.reproduce import Reproduction
 
 __all__ = [
     "case_set",

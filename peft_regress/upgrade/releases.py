@@ -10,17 +10,17 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate import observations_of
+from peft_regress.overlays.overlay import ReplacesTorchError, opened_overlay
+from peft_regress.overlays.pip_calls import released_versions
 from peft_regress.upgrade.crew import measure_cases
-from peft_regress.upgrade.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.upgrade.pip_calls import released_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from peft_regress.gate import Observation
+    from peft_regress.overlays.pip_calls import Planned
     from peft_regress.records import Case
     from peft_regress.upgrade.crew import Workplace
-    from peft_regress.upgrade.pip_calls import Planned
 
 __all__ = ["Releases", "YankedError", "releases_between"]
 

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from peft_regress.findings import Finding
+    from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.conduct import Upgrade
-    from peft_regress.upgrade.reproduce import Reproduction
 
 __all__ = ["encode_upgrade", "upgrade_markdown", "upgrade_text"]
 

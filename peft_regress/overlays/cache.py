@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from peft_regress.errors import InputError
-from peft_regress.upgrade.locks import held
-from peft_regress.upgrade.overlay_folder import remove_folder
+from peft_regress.overlays.folder import remove_folder
+from peft_regress.overlays.locks import held
 
 __all__ = ["cache_folder", "clean_overlays", "lock_file", "made_folder"]
 

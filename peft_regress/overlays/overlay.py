@@ -19,24 +19,24 @@ import msgspec
 from peft_regress.environment import installed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-from peft_regress.upgrade import running
-from peft_regress.upgrade.cache import lock_file, made_folder
-from peft_regress.upgrade.locks import held
-from peft_regress.upgrade.overlay_folder import (
+from peft_regress.overlays import running
+from peft_regress.overlays.cache import lock_file, made_folder
+from peft_regress.overlays.folder import (
     SCHEMA,
     Overlay,
     build_folder,
     modules_in,
     read_folder,
 )
-from peft_regress.upgrade.pip_calls import PIP_SECONDS, plan
-from peft_regress.upgrade.requirements import constraints_for, read_requirements
+from peft_regress.overlays.locks import held
+from peft_regress.overlays.pip_calls import PIP_SECONDS, plan
+from peft_regress.overlays.requirements import constraints_for, read_requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_regress.upgrade.pip_calls import Planned
-    from peft_regress.upgrade.requirements import Wanted
+    from peft_regress.overlays.pip_calls import Planned
+    from peft_regress.overlays.requirements import Wanted
 
 __all__ = [
     "GATED_PACKAGES",

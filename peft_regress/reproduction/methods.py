@@ -15,8 +15,8 @@ from peft_regress.methods import GaLore, PeftAdapter, Selective
 from peft_regress.methods.learning_rates import LEARNING_RATES, learning_rate
 from peft_regress.methods.targets import bypassed_modules
 from peft_regress.policy import BFLOAT16_SUFFIX
-from peft_regress.upgrade import reproduction_method_sections as sections
-from peft_regress.upgrade.reproduction_sections import fill_in, source
+from peft_regress.reproduction import method_sections as sections
+from peft_regress.reproduction.sections import fill_in, source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

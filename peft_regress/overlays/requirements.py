@@ -18,12 +18,12 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.upgrade.pip_calls import build_wheel, released_versions
+from peft_regress.overlays.pip_calls import build_wheel, released_versions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.upgrade.pip_calls import Planned
+    from peft_regress.overlays.pip_calls import Planned
 
 __all__ = ["KNOWN_CONSTRAINTS", "Constraint", "Wanted", "constraints_for", "read_requirements"]
 

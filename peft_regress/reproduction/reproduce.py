@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.matrix import parse_case_id
+from peft_regress.reproduction.script import facts_for, reproduction_script
 from peft_regress.text import clean
-from peft_regress.upgrade.crew import worker_environment
-from peft_regress.upgrade.reproduction import facts_for, reproduction_script
+from peft_regress.workers.environment import variables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def _output(python: Path, script: str) -> str:
             done = subprocess.run(  # noqa: S603
                 [str(python), "-W", "ignore", str(file)],
                 cwd=folder,
-                env=worker_environment(),
+                env=variables(),
                 capture_output=True,
                 text=True,
                 errors="replace",

@@ -22,8 +22,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import InputError
+from peft_regress.overlays.pip_errors import problem_in, remedy_for
 from peft_regress.text import clean, printable
-from peft_regress.upgrade.pip_errors import problem_in, remedy_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

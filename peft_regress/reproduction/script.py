@@ -15,15 +15,15 @@ from peft_regress.architectures.torchvision_models import TorchvisionModel
 from peft_regress.errors import UnknownNameError
 from peft_regress.methods import GaLore, PeftAdapter
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.upgrade import reproduction_sections as sections
-from peft_regress.upgrade.reproduction_methods import (
+from peft_regress.reproduction import sections
+from peft_regress.reproduction.methods import (
     Network,
     adapting,
     filling,
     optimizing,
     package_of,
 )
-from peft_regress.upgrade.reproduction_sections import fill_in, source
+from peft_regress.reproduction.sections import fill_in, source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-from peft_regress.upgrade import running
-from peft_regress.upgrade.pip_calls import PipError, Planned, conflicts, install
+from peft_regress.overlays import running
+from peft_regress.overlays.pip_calls import PipError, Planned, conflicts, install
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
