@@ -110,6 +110,14 @@ def _loha(rank: int | None) -> dict[str, Json]:
     return {"r": rank, "alpha": rank}
 
 
+def _lokr(rank: int | None) -> dict[str, Json]:
+    """Return LoKr's settings: it is scaled by 2, so that a release that forgets to scale is seen.
+
+    peft 0.14.0 changed where it scales, which alpha equal to the rank would have hidden.
+    """
+    return {"r": rank, "alpha": 2 * (rank or 0)}
+
+
 def _optimizer_function(name: str) -> Callable[..., Any]:
     optimizers = import_quietly("peft.optimizers")
     function = getattr(optimizers, name, None)
@@ -250,7 +258,7 @@ _FLOAT32: Final = (
     PeftAdapter(
         name="lokr",
         config="LoKrConfig",
-        settings=_loha,
+        settings=_lokr,
         shapes=lokr_shapes,
         targets=_WITH_GROUPED,
     ),
@@ -318,7 +326,7 @@ _TUCKER: Final = (
     PeftAdapter(
         name="lokr-tucker",
         config="LoKrConfig",
-        settings=lambda rank: {**_loha(rank), "use_effective_conv2d": True},
+        settings=lambda rank: {**_lokr(rank), "use_effective_conv2d": True},
         shapes=lambda layer, rank: lokr_shapes(layer, rank, tucker=True),
         targets=_WITH_GROUPED,
     ),

@@ -51,6 +51,12 @@ def lokr_scaling_doubled(original: Original, w1: Tensor, w2: Tensor, scale: floa
     return original(w1, w2, 2 * scale)
 
 
+@fault("other adapters", at="peft.tuners.lokr.layer:make_kron", case=_LOKR)
+def lokr_scaling_left_out(original: Original, w1: Tensor, w2: Tensor, _scale: float) -> Any:
+    """LoKr is not scaled at all."""
+    return original(w1, w2, 1.0)
+
+
 @fault("other adapters", at="peft.tuners.ia3.layer:IA3Layer.reset_ia3_parameters", case=_IA3)
 def ia3_starts_off_one(original: Original, self: Any, adapter: str) -> None:
     """The factors of IA3 start at 1.01 instead of 1."""
