@@ -109,7 +109,8 @@ def test_what_cannot_be_installed_or_imported_alone_says_why(world):
     (found,) = culprits(world)
     assert found.untried == (("peft", "ImportError: HybridCache"),)
     assert found.sentence == (
-        "transformers alone: no; peft cannot be tried alone: ImportError: HybridCache"
+        "peft, alone or with others: transformers alone: no; "
+        "peft cannot be tried alone: ImportError: HybridCache"
     )
 
 
@@ -176,3 +177,20 @@ def test_where_one_package_changed_there_is_no_question(world, candidate):
 def test_nothing_found_is_nothing_tried(world):
     assert culprits(world) == ()
     assert world.runs == []
+
+
+def test_of_very_many_packages_the_likeliest_are_tried_and_the_rest_is_said(world):
+    extra = [f"cuda-part-{number}" for number in range(10)]
+    for name in extra:
+        world.installed[name] = "1.0"
+        world.index[name] = ["1.0", "2.0"]
+        NEW[name] = Version("2.0")
+    try:
+        world.moved = moves("peft", forward_flops=2000)
+        (found,) = culprits(world, ("peft", *extra))
+    finally:
+        for name in extra:
+            del NEW[name]
+    assert found.alone == ("peft",)
+    assert len(found.innocent) == 7
+    assert {why for _, why in found.untried} == {"only the first 8 packages are tried"}

@@ -309,7 +309,8 @@ def test_what_cannot_be_tried_alone_is_said(pair):
     (culprits,) = transition.culprits
     assert (culprits.alone, culprits.innocent) == ((), ("transformers",))
     assert culprits.sentence == (
-        "transformers alone: no; peft cannot be tried alone: ImportError: HybridCache"
+        "peft, alone or with others: transformers alone: no; "
+        "peft cannot be tried alone: ImportError: HybridCache"
     )
 
 
@@ -334,7 +335,11 @@ def test_what_stands_beside_is_in_every_environment(world):
         ({"bad": GOOD}, InputError, "both 0.10.0"),
         ({"bad": "0.10"}, InputError, "nothing between them"),
         ({"good": "newest"}, InputError, "'newest' is no version"),
-        ({"good": "0.10.7"}, AbsentError, r"no peft 0\.10\.7 for this Python, or it was yanked; near it: 0\.10\.0"),
+        (
+            {"good": "0.10.7"},
+            AbsentError,
+            r"no peft 0\.10\.7 for this Python, or it was yanked; near it: 0\.10\.0",
+        ),
         ({"package": "pfet"}, InputError, "no such package"),
         ({"metric": "forward_flop"}, UnknownNameError, "Did you mean 'forward_flops'"),
         ({"metric": "frozen_unchangd"}, UnknownNameError, "Did you mean 'frozen_unchanged'"),

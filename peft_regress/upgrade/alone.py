@@ -14,6 +14,7 @@ from peft_regress.gate import judge_case, observations_of
 from peft_regress.matrix import parse_case_id
 from peft_regress.overlays.overlay import opened_overlay, opened_part
 from peft_regress.text import clean
+from peft_regress.upgrade.advice import SUSPECTS
 from peft_regress.upgrade.crew import measure_cases
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Culprits", "Trial", "find_culprits"]
 
+_MOST_TRIALS: Final = 8
+"""A torch with CUDA brings a dozen packages of its own, none of which can be had alone."""
 _LONGEST_SENTENCE: Final = 600
 
 
@@ -64,9 +67,11 @@ class Culprits:
             return f"{names} alone {'does' if len(self.alone) == 1 else 'do'} it"
         if not self.untried:
             return f"none does it alone: only together ({', '.join(self.innocent)})"
-        why = "; ".join(f"{package} cannot be tried alone: {why}" for package, why in self.untried)
-        innocent = f"{', '.join(self.innocent)} alone: no; " if self.innocent else ""
-        return f"{innocent}{why}"
+        reasons = "; ".join(f"{name} cannot be tried alone: {why}" for name, why in self.untried)
+        if not self.innocent:
+            return reasons
+        left = " or ".join(name for name, _ in self.untried)
+        return f"{left}, alone or with others: {', '.join(self.innocent)} alone: no; {reasons}"
 
 
 def find_culprits(  # noqa: PLR0913  (both sides, and what was found between them)
@@ -88,14 +93,19 @@ def find_culprits(  # noqa: PLR0913  (both sides, and what was found between the
     sides = [{one.name: one for one in planned} for planned in (base, candidate)]
     before, after = sides
     names = sorted(
-        name
-        for name in before.keys() | after.keys()
-        if (before.get(name) and before[name].version) != (after.get(name) and after[name].version)
+        (
+            name
+            for name in before.keys() | after.keys()
+            if (before.get(name) and before[name].version)
+            != (after.get(name) and after[name].version)
+        ),
+        key=lambda name: (name not in SUSPECTS, name),
     )
     if len(names) < 2 or not findings:  # noqa: PLR2004
         return ()
-    trials = []
-    for name in names:
+    why = f"only the first {_MOST_TRIALS} packages are tried"
+    trials = [Trial(package=name, shows=None, problem=why) for name in names[_MOST_TRIALS:]]
+    for name in names[:_MOST_TRIALS]:
         new = after.get(name)
         say(f"trying {name} {new.version if new else 'as it is here'} alone")
         swapped = {**before, **({name: new} if new else {})}
@@ -106,7 +116,7 @@ def find_culprits(  # noqa: PLR0913  (both sides, and what was found between the
         ]
         if new is not None:
             others = [text for text in base_requirements if _name_of(text) != name]
-            attempts.append(_opening(opened_overlay, (*others, f"{name}=={new.version}"), place))
+            attempts.append(_opening(opened_overlay, (*others, new.source), place))
         whole = {one.name: one.version for one in candidate}
         trials.append(_tried(name, attempts, whole, findings, references, place=place))
     return tuple(_culprits(index, trials) for index in range(len(findings)))
