@@ -294,8 +294,18 @@ def test_every_script_compiles_and_imports_what_it_names_and_no_more(pairing):
     assert script == script_of(pairing)
 
 
+# Every method on the smallest architecture, and on the one without grouped convolutions the default
+# ones; all 192 take far longer.
+MEASURED = [
+    pairing
+    for pairing, matrix in PAIRINGS.items()
+    if pairing.endswith("shufflenet_v2_x0_5")
+    or (matrix == "default" and "16/" not in pairing and pairing.endswith("resnet18"))
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("pairing", PAIRINGS)
+@pytest.mark.parametrize("pairing", MEASURED)
 def test_every_script_says_what_the_stored_run_says(pairing):
     record = stored(PAIRINGS[pairing])[pairing]
     facts = run(script_of(pairing))
