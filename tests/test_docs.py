@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from peft_regress import finetune, registry
+from peft_regress.cli import main
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.records import Run
@@ -112,3 +113,29 @@ def test_the_page_on_timing_has_the_policy():
     assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
     assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
     assert f"{finetune.STEPS // 2} steps" in page
+
+
+def test_the_story_of_the_releases_has_what_the_history_says(capsys):
+    """The lines of 0.14.0 to 0.20.0, which no later entry changes."""
+    page = (ROOT / "docs" / "upgrading.md").read_text()
+    command = re.search(r"^\$ peft-regress (history --by peft .*)$", page, re.MULTILINE)
+    arguments = [*command.group(1).split(), "--baselines", str(ROOT / "baselines")]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    told = capsys.readouterr().out.partition("    0001_")[0]
+    shown = page[command.end() :].partition("```")[0]
+    # The entries below it grow in number, and the first line counts them.
+    assert told.count("_peft-0.") == 5
+    assert told.splitlines()[2:] == shown.strip("\n").partition("    0001_")[0].splitlines()[2:]
+
+
+def test_every_story_says_the_releases_between_which_it_was_found():
+    page = (ROOT / "docs" / "upgrading.md").read_text()
+    stories = re.findall(
+        r"^### (0\.\d+\.\d+): .*?^\$ peft-regress bisect peft (.*?)$\n(.*?)^```",
+        page, re.MULTILINE | re.DOTALL,
+    )  # fmt: skip
+    assert len(stories) >= 5
+    for release, _, output in stories:
+        assert output.startswith(f"peft {release} is the first release that changes what ")

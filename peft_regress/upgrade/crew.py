@@ -54,7 +54,10 @@ class UnusableEnvironmentError(InputError):
 
 def default_jobs() -> int:
     """Return how many workers there are if nobody says: one a core, of which each trains on one."""
-    return max(1, min(len(os.sched_getaffinity(0)), _MOST_JOBS))
+    # Not every system can say which cores a process may use.
+    usable = getattr(os, "sched_getaffinity", None)
+    cores = os.cpu_count() if usable is None else len(usable(0))
+    return max(1, min(cores or 1, _MOST_JOBS))
 
 
 @dataclass(frozen=True, kw_only=True)
