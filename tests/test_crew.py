@@ -260,8 +260,16 @@ def test_what_fails_here_ends_every_worker_and_rescues_what_there_is(worker):
     assert all_gone(processes(python))
 
 
+@pytest.fixture
+def interruptible():
+    """Let Ctrl-C interrupt, which a run in the background is started to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("at", [SECOND, "greeting", "import"])
-def test_an_interrupt_ends_every_process_within_seconds(worker, at):
+def test_an_interrupt_ends_every_process_within_seconds(worker, interruptible, at):
     python = worker(how={at: "hang"})
     rescued = []
 
