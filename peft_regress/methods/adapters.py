@@ -113,7 +113,7 @@ def _loha(rank: int | None) -> dict[str, Json]:
 def _lokr(rank: int | None) -> dict[str, Json]:
     """Return LoKr's settings: it is scaled by 2, so that a release that forgets to scale is seen.
 
-    peft 0.14.0 changed where it scales, which alpha equal to the rank would have hidden.
+    peft before 0.14 forgot, which alpha equal to the rank would have hidden.
     """
     return {"r": rank, "alpha": 2 * (rank or 0)}
 

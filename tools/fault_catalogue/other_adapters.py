@@ -38,7 +38,7 @@ def loha_gradient_of_the_other_product(original: Original, ctx: Any, grad: Tenso
 
 @fault("other adapters", at="peft.tuners.lokr.layer:make_kron", case=_LOKR)
 def lokr_product_changed(_original: Original, w1: Tensor, w2: Tensor, scale: float) -> Tensor:
-    """LoKr's Kronecker product takes its factors in the other order, as peft 0.14 changed it."""
+    """LoKr's Kronecker product takes its factors in the other order."""
     if w2.ndim == 4:
         w1 = w1.unsqueeze(2).unsqueeze(2)
     plain = (factor.clone(memory_format=torch.contiguous_format) for factor in (w2, w1))
@@ -53,7 +53,7 @@ def lokr_scaling_doubled(original: Original, w1: Tensor, w2: Tensor, scale: floa
 
 @fault("other adapters", at="peft.tuners.lokr.layer:make_kron", case=_LOKR)
 def lokr_scaling_left_out(original: Original, w1: Tensor, w2: Tensor, _scale: float) -> Any:
-    """LoKr is not scaled at all."""
+    """LoKr is not scaled at all, as before peft 0.14."""
     return original(w1, w2, 1.0)
 
 
