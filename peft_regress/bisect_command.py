@@ -11,10 +11,13 @@ from peft_regress.files import write_atomic
 from peft_regress.options import (
     baselines_option,
     format_option,
+    jobs_option,
     output_file,
     pip_seconds_option,
+    pre_option,
     print_json,
     time_limit_option,
+    yes_option,
 )
 from peft_regress.text import clean
 
@@ -50,9 +53,9 @@ _ABSENT_EXIT = 3
     metavar="REQUIREMENT",
     help="Install this beside each release; may be repeated.",
 )
-@click.option("--jobs", type=click.IntRange(1, 64), help="Cases at once (default: one a core).")
-@click.option("--pre", is_flag=True, help="Take pre-releases into account.")
-@click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
+@jobs_option
+@pre_option
+@yes_option
 @click.option("--summary", type=output_file, help="Write the finding here, as Markdown.")
 @time_limit_option
 @pip_seconds_option

@@ -12,10 +12,13 @@ __all__ = [
     "NamedPath",
     "baselines_option",
     "format_option",
+    "jobs_option",
     "output_file",
     "pip_seconds_option",
+    "pre_option",
     "print_json",
     "time_limit_option",
+    "yes_option",
 ]
 
 
@@ -60,6 +63,11 @@ pip_seconds_option = click.option(
     show_default=True,
     help="Seconds that one call of pip may take.",
 )
+jobs_option = click.option(
+    "--jobs", type=click.IntRange(1, 64), help="Cases at once (default: one a core)."
+)
+pre_option = click.option("--pre", is_flag=True, help="Take pre-releases into account.")
+yes_option = click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
 
 
 def print_json(value: Any) -> None:

@@ -15,10 +15,13 @@ from peft_regress.files import write_atomic
 from peft_regress.options import (
     baselines_option,
     format_option,
+    jobs_option,
     output_file,
     pip_seconds_option,
+    pre_option,
     print_json,
     time_limit_option,
+    yes_option,
 )
 from peft_regress.text import clean
 
@@ -38,7 +41,7 @@ __all__ = ["teller", "upgrade_command"]
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
 @click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
 @click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
-@click.option("--jobs", type=click.IntRange(1, 64), help="Cases at once (default: one a core).")
+@jobs_option
 @click.option(
     "--base",
     default="auto",
@@ -49,8 +52,8 @@ __all__ = ["teller", "upgrade_command"]
 @click.option("--save", type=output_file, help="Write the candidate's run file here.")
 @click.option("--summary", type=output_file, help="Write the findings here, as Markdown.")
 @click.option("--strict", is_flag=True, help="Fail on improvements that were not accepted, too.")
-@click.option("--pre", is_flag=True, help="Take pre-releases into account.")
-@click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
+@pre_option
+@yes_option
 @click.option("--clean", "clean_up", is_flag=True, help="Remove every kept environment, and end.")
 @time_limit_option
 @pip_seconds_option

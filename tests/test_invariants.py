@@ -35,6 +35,7 @@ from peft_regress.methods import (
     PeftAdapter,
 )
 from peft_regress.methods.parts import cast_base
+from peft_regress.metrics import INVARIANTS
 from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.sources import build_source
 
@@ -44,22 +45,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BASELINES = Path(__file__).parent.parent / "baselines"
-NAMES = [
-    "identity_at_init",
-    "expected_trainable",
-    "frozen_unchanged",
-    "trainable_changed",
-    "projections_renewed",
-    "merge_equals_unmerged",
-    "disabled_equals_base",
-    "toggling_keeps_trainable",
-    "doubled_rank_not_smaller",
-    "dtypes_as_asked",
-    "channels_last_kept",
-    "saved_adapter_reloads",
-    "reload_keeps_trainable",
-    "stored_adapter_loads",
-]
+NAMES = list(INVARIANTS)
 # What there is of an adapter alone.
 OF_ADAPTERS = {
     "merge_equals_unmerged",

@@ -108,7 +108,7 @@ def build_folder(
         missing = {one.name for one in planned} - packages.keys()
         if missing:
             what = " ".join(sorted(missing))
-            raise PipError(what, f"pip installed nothing of that name into {folder}")  # noqa: TRY301
+            raise PipError(what, f"pip installed nothing of that name into {folder}")  # noqa: TRY301  (cleaned up below)
         marker = _Marker(
             schema_version=SCHEMA,
             packages=packages,
@@ -150,7 +150,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 
 def _is_whole(folder: Path, sizes: dict[str, int]) -> bool:
     try:
-        return all(os.stat(folder / name).st_size == size for name, size in sizes.items())  # noqa: PTH116
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except OSError:
         return False
 

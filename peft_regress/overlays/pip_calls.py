@@ -271,7 +271,7 @@ def _call(
     # -P: a pip.py in the working directory is not pip.
     command = [str(python), "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
     # A process group of its own, so that nothing that a build started is left behind.
-    with subprocess.Popen(  # noqa: S603
+    with subprocess.Popen(  # noqa: S603  (pip, by an interpreter of our choice)
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -44,7 +44,7 @@ def installed_names() -> list[str]:
     return sorted(
         entry.name
         for folder in site_folders()
-        if os.path.isdir(folder)  # noqa: PTH112
+        if Path(folder).is_dir()
         for entry in os.scandir(folder)
         if entry.name.endswith((".dist-info", ".egg-info"))
     )

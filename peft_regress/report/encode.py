@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peft_regress.attribution import Breakdown, MetricChange
-    from peft_regress.gate import Observation, RunVerdict
+    from peft_regress.gate import Observation, Reason, RunVerdict
 
-__all__ = ["encode_explanation", "encode_verdict"]
+__all__ = ["encode_explanation", "encode_reason", "encode_verdict"]
 
 
 def encode_verdict(verdict: RunVerdict) -> dict[str, Any]:
@@ -25,20 +25,22 @@ def encode_verdict(verdict: RunVerdict) -> dict[str, Any]:
             {
                 "id": case.id,
                 "verdict": case.verdict,
-                "reasons": [
-                    {
-                        "metric": reason.title,
-                        "old": reason.old,
-                        "new": reason.new,
-                        "relative_change": reason.relative_change,
-                        "bound": reason.bound,
-                        "verdict": reason.verdict,
-                    }
-                    for reason in case.reasons
-                ],
+                "reasons": [encode_reason(reason) for reason in case.reasons],
             }
             for case in verdict.cases
         ],
+    }
+
+
+def encode_reason(reason: Reason) -> dict[str, Any]:
+    """Return `{metric, old, new, relative_change, bound, verdict}`."""
+    return {
+        "metric": reason.title,
+        "old": reason.old,
+        "new": reason.new,
+        "relative_change": reason.relative_change,
+        "bound": reason.bound,
+        "verdict": reason.verdict,
     }
 
 

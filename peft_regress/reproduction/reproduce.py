@@ -67,7 +67,7 @@ def _output(python: Path, script: str) -> str:
         file = Path(folder) / "reproduction.py"
         file.write_text(script, encoding="utf-8")
         try:
-            done = subprocess.run(  # noqa: S603
+            done = subprocess.run(  # noqa: S603  (a script of our own)
                 [str(python), "-W", "ignore", str(file)],
                 cwd=folder,
                 env=variables(),

@@ -101,7 +101,7 @@ def find_culprits(  # noqa: PLR0913  (both sides, and what was found between the
         ),
         key=lambda name: (name not in SUSPECTS, name),
     )
-    if len(names) < 2 or not findings:  # noqa: PLR2004
+    if len(names) < 2 or not findings:  # noqa: PLR2004  (one needs no trial)
         return ()
     why = f"only the first {_MOST_TRIALS} packages are tried"
     trials = [Trial(package=name, shows=None, problem=why) for name in names[_MOST_TRIALS:]]
@@ -140,7 +140,7 @@ def _culprits(index: int, trials: Sequence[Trial]) -> Culprits:
     )
 
 
-def _tried(  # noqa: PLR0913
+def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
     name: str,
     attempts: Sequence[Callable[[], AbstractContextManager[Overlay]]],
     whole: Mapping[str, str],

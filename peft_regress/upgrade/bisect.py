@@ -151,7 +151,7 @@ class _Search:
             for version in self.releases.versions
             if self.releases.observe(version, cases, trains=trains) is not None
         ]
-        if len(usable) < 2:  # noqa: PLR2004
+        if len(usable) < 2:  # noqa: PLR2004  (a pair is compared)
             why = "; ".join(self.releases.skipped.values())
             msg = f"fewer than two releases of {self.settings.package} can be measured: {why}"
             raise InputError(msg)

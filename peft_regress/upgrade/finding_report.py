@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.matrix import split_case_id
 from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.report.encode import encode_reason
 from peft_regress.report.lines import escape_markdown, reason_cells
 from peft_regress.report.text import module_lines
 from peft_regress.text import clean
@@ -17,14 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding, Member
-    from peft_regress.gate import Observation, Reason
+    from peft_regress.gate import Observation
     from peft_regress.reproduction.reproduce import Reproduction
 
 __all__ = [
     "case_set",
     "code_span",
     "encode_finding",
-    "encode_reason",
     "example_lines",
     "fenced",
     "finding_details",
@@ -178,18 +178,6 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
             for name, (low, high) in finding.ranges().items()
         },
         "reasons": [encode_reason(reason) for reason in finding.example.reasons],
-    }
-
-
-def encode_reason(reason: Reason) -> dict[str, Any]:
-    """Return a reason as JSON values, as `compare` prints it."""
-    return {
-        "metric": reason.title,
-        "old": reason.old,
-        "new": reason.new,
-        "relative_change": reason.relative_change,
-        "bound": reason.bound,
-        "verdict": reason.verdict,
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.records import SCHEMA_VERSION
+from peft_regress.report.encode import encode_reason
 from peft_regress.report.lines import (
     escape_markdown,
     known_defects,
@@ -17,7 +18,6 @@ from peft_regress.upgrade.finding_report import (
     case_set,
     code_span,
     encode_finding,
-    encode_reason,
     example_lines,
     fenced,
     finding_details,
