@@ -387,3 +387,13 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
     code, _, err = upgrade(option, "/dev/full")
     assert code == 2
     assert "/dev/full: cannot be written (No space left on device)" in err
+
+
+@pytest.mark.parametrize("command", ["upgrade", "bisect"])
+def test_the_command_s_limits_are_those_of_the_library(command):
+    from peft_regress.commands import cli
+    from peft_regress.overlays.pip_calls import PIP_SECONDS
+    from peft_regress.upgrade.crew import CASE_SECONDS
+
+    defaults = {option.name: option.default for option in cli.commands[command].params}
+    assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)
