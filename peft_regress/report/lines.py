@@ -26,7 +26,6 @@ __all__ = [
     "contents_line",
     "counts_line",
     "environment_lines",
-    "escape_markdown",
     "known_defects",
     "outcome_line",
     "reason_cells",
@@ -38,14 +37,6 @@ __all__ = [
 _WIDTH = 100
 _SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
 """What the measured methods and architectures come from."""
-
-
-def escape_markdown(text: str) -> str:
-    """Keep text from a file out of Markdown and HTML syntax."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for character in "\\`*_[]|~#":
-        escaped = escaped.replace(character, "\\" + character)
-    return escaped
 
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:

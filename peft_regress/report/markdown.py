@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 from peft_regress.report.lines import (
     environment_lines,
-    escape_markdown,
     known_defects,
     outcome_line,
     reason_cells,
     short_verdict,
     times_lines,
 )
+from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.text import clean
 
 if TYPE_CHECKING:

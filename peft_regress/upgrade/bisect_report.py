@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.records import SCHEMA_VERSION
-from peft_regress.report.lines import environment_lines, escape_markdown, wrapped
-from peft_regress.text import clean
-from peft_regress.upgrade.finding_report import (
+from peft_regress.report.finding import (
     case_set,
     encode_finding,
     example_lines,
-    fenced,
     finding_details,
     finding_title,
-    reproduction_blocks,
 )
+from peft_regress.report.lines import environment_lines, wrapped
+from peft_regress.report.markdown_syntax import escape_markdown, fenced
+from peft_regress.text import clean
+from peft_regress.upgrade.reproduction_report import reproduction_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

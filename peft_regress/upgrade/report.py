@@ -6,24 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.encode import encode_reason
-from peft_regress.report.lines import (
-    escape_markdown,
-    known_defects,
-    outcome_line,
-    wrapped,
-)
-from peft_regress.text import clean
-from peft_regress.upgrade.advice import SUSPECTS, advice_on
-from peft_regress.upgrade.finding_report import (
+from peft_regress.report.finding import (
     case_set,
-    code_span,
     encode_finding,
     example_lines,
-    fenced,
     finding_details,
     finding_title,
-    reproduction_blocks,
 )
+from peft_regress.report.lines import known_defects, outcome_line, wrapped
+from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
+from peft_regress.text import clean
+from peft_regress.upgrade.advice import SUSPECTS, advice_on
+from peft_regress.upgrade.reproduction_report import reproduction_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

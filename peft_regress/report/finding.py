@@ -1,35 +1,30 @@
-"""One finding in sentences, which the reports of an upgrade and of a bisection share."""
+"""One finding in sentences, which all reports share: a change with one cause in many cases."""
 
 from __future__ import annotations
 
-import re
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.matrix import split_case_id
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.encode import encode_reason
-from peft_regress.report.lines import escape_markdown, reason_cells
+from peft_regress.report.lines import reason_cells
 from peft_regress.report.text import module_lines
 from peft_regress.text import clean
 from peft_regress.units import format_change
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from peft_regress.findings import Finding, Member
     from peft_regress.gate import Observation
-    from peft_regress.reproduction.reproduce import Reproduction
 
 __all__ = [
     "case_set",
-    "code_span",
     "encode_finding",
     "example_lines",
-    "fenced",
     "finding_details",
     "finding_title",
-    "reproduction_blocks",
 ]
 
 _MOST_REASONS: Final = 4
@@ -134,32 +129,6 @@ def example_lines(
     if left > 0:
         lines.append(f"and {left} more metrics")
     return lines
-
-
-def reproduction_blocks(made: Reproduction) -> Iterator[str]:
-    """Return a script with what it prints on both sides."""
-    yield f"A script that needs no more than {escape_markdown(made.needs)}:"
-    yield fenced(made.script.rstrip(), "python")
-    for side, output in made.outputs.items():
-        yield f"It prints, with {escape_markdown(side)}:"
-        yield fenced(output.rstrip(), "text")
-
-
-def fenced(text: str, language: str) -> str:
-    """Return a code block of Markdown that nothing in the text can end."""
-    fence = "`" * max(3, _longest_run(text) + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
-
-
-def code_span(text: str) -> str:
-    """Return code within a line of Markdown that nothing in the text can end."""
-    longest = _longest_run(text)
-    fence = "`" * (longest + 1)
-    return f"{fence} {text} {fence}" if longest else f"`{text}`"
-
-
-def _longest_run(text: str) -> int:
-    return max(map(len, re.findall("`+", text)), default=0)
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:
