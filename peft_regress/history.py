@@ -12,10 +12,12 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.baseline import by_date
 from peft_regress.errors import AbsentError, InputError
+from peft_regress.files import is_folder
 from peft_regress.metrics import METRICS
 from peft_regress.series import STATUS, Entry, Line, make_line
 from peft_regress.shards import read_run
 from peft_regress.store import read_runs
+from peft_regress.summaries import read_summaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,9 +40,9 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
     """Return every entry of a storage by date of acceptance, then the named runs as they stand.
 
     Raises `AbsentError` where there is nothing to read, `InputError` for a run that is among the
-    entries already.
+    entries already. No record has a ledger: what a history tells needs none.
     """
-    stored = by_date(read_runs(root))
+    stored = by_date(read_runs(root, ledgers=False))
     entries = [
         Entry(name=file.path.stem, date=found.date, role=found.role, run=file.run)
         for file in stored
@@ -52,7 +54,9 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
             msg = f"{path} is named twice, or is an entry of {root}; name it once"
             raise InputError(msg)
         known.add(path.resolve())
-        file = read_run(path)
+    read = iter(read_summaries([path for path in runs if not is_folder(path)]))
+    for path in runs:
+        file = read_run(path) if is_folder(path) else next(read)
         date = str(file.document.get("datetime", ""))
         entries.append(Entry(name=str(path), date=date, role="run", run=file.run))
     if not entries:

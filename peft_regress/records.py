@@ -39,10 +39,12 @@ __all__ = [
     "Selection",
     "Status",
     "canonical_digest",
+    "canonical_json",
     "check_acceptance",
     "check_consistent",
     "check_finite",
     "content_digest",
+    "digest_of",
 ]
 
 SCHEMA_VERSION = 1
@@ -220,10 +222,19 @@ class Run(
         return iter(self.cases.values())
 
 
+def canonical_json(value: Any) -> bytes:
+    """Return a JSON value in the one form that digests are taken of, whatever its keys' order."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def digest_of(content: bytes) -> str:
+    """Return 'sha256:<hex>'."""
+    return "sha256:" + hashlib.sha256(content).hexdigest()
+
+
 def canonical_digest(value: Any) -> str:
     """Return 'sha256:<hex>' of a JSON value, whatever the order of its keys."""
-    encoded = msgspec.json.encode(value, order="sorted")
-    return "sha256:" + hashlib.sha256(encoded).hexdigest()
+    return digest_of(canonical_json(value))
 
 
 def content_digest(run: Run) -> str:
