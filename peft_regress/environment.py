@@ -6,7 +6,7 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -16,7 +16,16 @@ from peft_regress.records import Machine, canonical_digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["TRAINING_THREADS", "changed_packages", "describe_machine", "installed_packages"]
+__all__ = [
+    "SUSPECTS",
+    "TRAINING_THREADS",
+    "changed_packages",
+    "describe_machine",
+    "installed_packages",
+]
+
+SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
+"""The packages that a number most likely moved with, the likeliest first."""
 
 TRAINING_THREADS = 1
 """The training loop pins itself to one thread: another count moves the last bits of every loss."""

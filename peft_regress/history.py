@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
@@ -23,9 +24,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from peft_regress.records import Record
+    from peft_regress.records import Record, Run
 
-__all__ = ["CaseHistory", "by_release", "read_entries", "select_histories"]
+__all__ = [
+    "CaseHistory",
+    "by_release",
+    "present_entries",
+    "present_run",
+    "read_entries",
+    "records_by_case",
+    "select_cases",
+    "select_histories",
+]
+
+
+_PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
+"""How much each role of an entry has to say about the present."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +58,7 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
     """
     stored = by_date(read_runs(root, ledgers=False))
     entries = [
-        Entry(name=file.path.stem, date=found.date, role=found.role, run=file.run)
+        Entry(name=file.path.stem, date=found.date, role=found.role, run=file.run, path=file.path)
         for file in stored
         if (found := file.run.accepted) is not None
     ]
@@ -58,7 +72,7 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
     for path in runs:
         file = read_run(path) if is_folder(path) else next(read)
         date = str(file.document.get("datetime", ""))
-        entries.append(Entry(name=str(path), date=date, role="run", run=file.run))
+        entries.append(Entry(name=str(path), date=date, role="run", run=file.run, path=path))
     if not entries:
         msg = (
             f"{root}: no entry there, and no run was named, so there is no history. "
@@ -66,6 +80,39 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
         )
         raise AbsentError(msg)
     return entries
+
+
+def records_by_case(entries: Sequence[Entry]) -> dict[str, dict[int, Record]]:
+    """Return the records of every case by the index of their entry, the cases by id.
+
+    A case that an entry retires is in none, unless a later entry holds it again.
+    """
+    found: dict[str, dict[int, Record]] = {}
+    for index, entry in enumerate(entries):
+        for name in entry.run.accepted.retired if entry.run.accepted else ():
+            found.pop(name, None)
+        for name, record in entry.run.cases.items():
+            found.setdefault(name, {})[index] = record
+    return dict(sorted(found.items()))
+
+
+def present_entries(entries: Sequence[Entry]) -> dict[str, int]:
+    """Return for each case the index of the entry that its present numbers are from.
+
+    The run that was named last, else the newest baseline, else the newest entry that has it.
+    """
+    return {
+        name: max(records, key=lambda index: (_PRESENCE[entries[index].role], index))
+        for name, records in records_by_case(entries).items()
+    }
+
+
+def present_run(entries: Sequence[Entry]) -> Run:
+    """Return the present numbers of all cases as one run, in the newest entry's environment."""
+    cases = {
+        name: entries[index].run.cases[name] for name, index in present_entries(entries).items()
+    }
+    return msgspec.structs.replace(entries[-1].run, cases=cases, accepted=None)
 
 
 def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
@@ -93,6 +140,29 @@ def _release(text: str) -> tuple[bool, Version]:
         return False, Version("0")
 
 
+def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
+    """Return the entries with the cases alone that a glob fits.
+
+    Raises `AbsentError` for a glob that fits none.
+    """
+    known = sorted({name for entry in entries for name in entry.run.cases})
+    chosen = set(_fitting(known, pattern))
+    selected = []
+    for entry in entries:
+        cases = {name: record for name, record in entry.run.cases.items() if name in chosen}
+        selected.append(replace(entry, run=msgspec.structs.replace(entry.run, cases=cases)))
+    return selected
+
+
+def _fitting(known: Sequence[str], pattern: str) -> list[str]:
+    chosen = [name for name in known if fnmatchcase(name, pattern)]
+    if not chosen:
+        examples = ", ".join(known[:3]) or "none"
+        msg = f"--case {pattern!r} fits none of the {len(known)} cases in the history, e.g. {examples}"
+        raise AbsentError(msg)
+    return chosen
+
+
 def select_histories(
     entries: Iterable[Entry], *, case: str = "*", metric: str = "*"
 ) -> list[CaseHistory]:
@@ -104,11 +174,7 @@ def select_histories(
     for entry in entries:
         for name, record in entry.run.cases.items():
             by_case.setdefault(name, []).append((entry, record))
-    chosen = sorted(name for name in by_case if fnmatchcase(name, case))
-    if not chosen:
-        known = ", ".join(sorted(by_case)[:3]) or "none"
-        msg = f"--case {case!r} fits none of the {len(by_case)} cases in the history, e.g. {known}"
-        raise AbsentError(msg)
+    chosen = _fitting(sorted(by_case), case)
     names = {name: _metrics_of(by_case[name]) for name in chosen}
     if not any(fnmatchcase(found, metric) for metrics in names.values() for found in metrics):
         known = ", ".join(dict.fromkeys(found for metrics in names.values() for found in metrics))

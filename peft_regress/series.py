@@ -15,12 +15,13 @@ from peft_regress.records import MIXED_MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from peft_regress.moves import Move
     from peft_regress.records import Metric, Record, Role, Run
     from peft_regress.units import Kind, Unit
 
-__all__ = ["STATUS", "Entry", "Line", "Point", "make_line"]
+__all__ = ["STATUS", "Entry", "Jump", "Line", "Point", "jumps_of", "make_line"]
 
 _SMALLEST = 1e-12
 STATUS = "status"
@@ -35,6 +36,8 @@ class Entry:
     date: str
     role: Role | Literal["run"]
     run: Run
+    path: Path | None = None
+    """The run file, or the folder of shards; None of a run that was never written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +134,53 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     return _with_levels(line, chains) if _is_noisy(kind, unit) else line
 
 
+@dataclass(frozen=True, kw_only=True)
+class Jump:
+    """A position where a metric changed, or is defined otherwise than before (without a move)."""
+
+    position: int
+    before: int | None = None
+    move: Move | None = None
+
+
+def jumps_of(
+    records: Sequence[tuple[Entry, Record]], metrics: Sequence[Metric | None], name: str
+) -> list[Jump]:
+    """Return where `make_line` has a change point or a break, and where noise left its bound.
+
+    Nothing is made of the points between: they are most of a long history. `metrics` are those of
+    that name in the records, oldest first.
+    """
+    chains, breaks = _chains(records, metrics)
+    found = {index: Jump(position=index) for index in breaks}
+    method = records[0][1].case.method
+    for chain in chains:
+        for before, index in itertools.pairwise(chain):
+            old, new = metrics[before], metrics[index]
+            if old is new or old is None or new is None:
+                continue
+            move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
+            if _is_jump(move, new):
+                found[index] = Jump(position=index, before=before, move=move)
+    newest = next((metric for metric in reversed(metrics) if metric is not None), None)
+    if newest is not None and _is_noisy(newest.kind, newest.unit):
+        values = [None if metric is None else value_of(metric) for metric in metrics]
+        for index, before in _levels(values, chains, newest.kind, newest.unit)[0].items():
+            old, new = metrics[before], metrics[index]
+            assert old is not None  # noqa: S101  (a chain holds measured points alone)
+            assert new is not None  # noqa: S101
+            move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
+            found.setdefault(index, Jump(position=index, before=before, move=move))
+    return [found[index] for index in sorted(found)]
+
+
+def _is_jump(move: Move, metric: Metric) -> bool:
+    """Return whether one step says something by itself: a cost moved, or noise left its bound."""
+    if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
+        return metric.kind != "info" and any(worse_or_better(move, metric))
+    return move.old != move.new
+
+
 def _move(
     name: str, old: Metric | None, new: Metric | None, *, method: str
 ) -> tuple[Move | None, bool]:
@@ -179,34 +229,45 @@ def _is_same(old: Metric | None, new: Metric | None) -> bool:
 
 def _with_levels(line: Line, chains: Sequence[Sequence[int]]) -> Line:
     """Mark the change points of a noisy metric, or say why there is no telling."""
-    noise = _noise(line)
-    found: set[int] = set()
-    longest = max(map(len, chains), default=0)
-    remark = None
-    if longest < FEWEST_POINTS:
-        remark = f"change points need {FEWEST_POINTS} comparable points, and there are {longest}"
-    elif not can_find_change_points():
-        remark = "change points need `pip install 'peft-regress[history]'`"
-    else:
-        for chain in chains:
-            if len(chain) >= FEWEST_POINTS:
-                values = [_level(line.points[index].value, line.unit) for index in chain]
-                found |= {chain[position] for position in find_change_points(values, noise=noise)}
+    values = [point.value for point in line.points]
+    found, remark = _levels(values, chains, line.kind, line.unit)
     points = tuple(
         replace(point, is_change_point=index in found) for index, point in enumerate(line.points)
     )
     return replace(line, points=points, remark=remark)
 
 
+def _levels(
+    values: Sequence[float | None],
+    chains: Sequence[Sequence[int]],
+    kind: Kind | None,
+    unit: Unit | None,
+) -> tuple[dict[int, int], str | None]:
+    """Return where another level begins, each with the position before it; or why not to tell."""
+    longest = max(map(len, chains), default=0)
+    if longest < FEWEST_POINTS:
+        return {}, f"change points need {FEWEST_POINTS} comparable points, and there are {longest}"
+    if not can_find_change_points():
+        return {}, "change points need `pip install 'peft-regress[history]'`"
+    noise = _noise(kind, unit)
+    found: dict[int, int] = {}
+    for chain in chains:
+        if len(chain) >= FEWEST_POINTS:
+            levels = [_level(values[index], unit) for index in chain]
+            positions = find_change_points(levels, noise=noise)
+            found |= {chain[position]: chain[position - 1] for position in positions}
+    return found, None
+
+
 def _is_noisy(kind: Kind | None, unit: Unit | None) -> bool:
     return kind in ("accuracy", "seconds") or unit == "ratio"
 
 
-def _noise(line: Line) -> float:
+def _noise(kind: Kind | None, unit: Unit | None) -> float:
     """Return the standard deviation of one value of a noisy metric, as the policy knows it."""
-    if line.unit == "fraction":
+    if unit == "fraction":
         return DEFAULT_POLICY.accuracy_noise
-    return DEFAULT_POLICY.loss_noise if line.kind == "accuracy" else DEFAULT_POLICY.seconds_noise
+    return DEFAULT_POLICY.loss_noise if kind == "accuracy" else DEFAULT_POLICY.seconds_noise
 
 
 def _level(value: float | None, unit: Unit | None) -> float:

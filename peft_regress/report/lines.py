@@ -7,7 +7,7 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from peft_regress.environment import changed_packages
+from peft_regress.environment import SUSPECTS, changed_packages
 from peft_regress.gate import INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import METRICS
 from peft_regress.records import MIXED_MACHINES
@@ -35,8 +35,6 @@ __all__ = [
 ]
 
 _WIDTH = 100
-_SUSPECTS = frozenset({"galore-torch", "peft", "torch", "torchvision"})
-"""What the measured methods and architectures come from."""
 
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
@@ -155,7 +153,7 @@ def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
     moved = changed_packages(old, new)
     return [
         clean(f"{package} {moved[package][0] or 'absent'} -> {moved[package][1] or 'absent'}")
-        for package in sorted(moved, key=lambda name: (name not in _SUSPECTS, name))
+        for package in sorted(moved, key=lambda name: (name not in SUSPECTS, name))
     ]
 
 

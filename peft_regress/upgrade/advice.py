@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.environment import SUSPECTS
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.text import clean, printable
 
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
     from peft_regress.findings import Finding
     from peft_regress.upgrade.conduct import Upgrade
 
-__all__ = ["SUSPECTS", "Advice", "advice_on"]
-
-SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
-"""What may be behind a finding, the likeliest first."""
+__all__ = ["Advice", "advice_on"]
 
 Advice = tuple[str, ...]
 """Words and commands in turns, words first."""

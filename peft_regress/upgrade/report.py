@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.environment import SUSPECTS
 from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.encode import encode_reason
 from peft_regress.report.finding import (
@@ -16,7 +17,7 @@ from peft_regress.report.finding import (
 from peft_regress.report.lines import known_defects, outcome_line, wrapped
 from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
 from peft_regress.text import clean
-from peft_regress.upgrade.advice import SUSPECTS, advice_on
+from peft_regress.upgrade.advice import advice_on
 from peft_regress.upgrade.reproduction_report import reproduction_blocks
 
 if TYPE_CHECKING:

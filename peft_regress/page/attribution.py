@@ -1,0 +1,124 @@
+"""Where the present numbers of a case come from, and where those that changed did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from peft_regress.attribution import explain_metric
+from peft_regress.ledger import rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from peft_regress.records import Record, Run
+    from peft_regress.series import Entry
+
+    WholeRun = Callable[[Entry], Run]
+
+__all__ = ["TRANSITION_METRICS", "Change", "explain_cases"]
+
+_PRESENT_METRICS: Final = (
+    "forward_flops",
+    "backward_flops",
+    "optimizer_flops",
+    "projection_flops",
+    "peak_bytes",
+    "peak_bytes_b32",
+    "adapter_bytes",
+)
+TRANSITION_METRICS: Final = (
+    *_PRESENT_METRICS,
+    "peak_activation_bytes",
+    "peak_temp_bytes",
+    "peak_grad_bytes",
+    "peak_optimizer_bytes",
+    "optimizer_state_bytes",
+    "peak_activation_bytes_b32",
+    "peak_temp_bytes_b32",
+)
+"""What is explained where it changed; the other metrics follow from these or have no rows."""
+
+_MOST_ROWS: Final = 10
+_MOST_CHANGED_ROWS: Final = 5
+_MOST_CHANGES: Final = 24
+"""Changes of one case that are explained."""
+_MOST_WHOLE_RUNS: Final = 16
+"""Entries whose ledgers are read: those of the present numbers, then the newest that changed."""
+
+
+class Change(NamedTuple):
+    """A metric of a case that changed, from one entry to another, by their indices."""
+
+    case: str
+    metric: str
+    old: int
+    new: int
+
+
+def explain_cases(
+    cases: Mapping[str, dict[str, Any]],
+    changes: Iterable[Change],
+    *,
+    indices: Mapping[str, int],
+    entries: Sequence[Entry],
+    whole_run: WholeRun,
+) -> None:
+    """Add to each case where its present numbers come from, and what is behind its changes.
+
+    `changes` are the newest first; `indices` are the metrics' positions on the page. `whole_run` is
+    asked once an entry, and for the first few entries alone.
+    """
+    read: dict[int, Run] = {}
+
+    def record_of(index: int, name: str) -> Record | None:
+        if index not in read:
+            if len(read) == _MOST_WHOLE_RUNS:
+                return None
+            read[index] = whole_run(entries[index])
+        return read[index].cases[name]
+
+    for name, case in cases.items():
+        present = record_of(case["current"], name)
+        if present is not None:
+            case["attribution"] = _present(present, indices)
+    for name, metric, before, after in changes:
+        explained = cases[name]["transitions"]
+        if len(explained) == _MOST_CHANGES:
+            continue
+        old, new = record_of(before, name), record_of(after, name)
+        if old is not None and new is not None:
+            sides = {"metric": indices[metric], "from": before, "to": after}
+            explained.append({**sides, **_changed(metric, old, new)})
+
+
+def _present(record: Record, indices: Mapping[str, int]) -> list[dict[str, Any]]:
+    """Return the largest rows of each metric: `rows` and `rest` add up to it."""
+    found = []
+    for name in _PRESENT_METRICS:
+        rows = rows_of(record.ledger, name)
+        if name not in indices or name not in record.metrics or not rows:
+            continue
+        ordered = sorted(rows.items(), key=lambda row: (-row[1], row[0]))
+        shown = ordered[:_MOST_ROWS]
+        total = record.metrics[name].value
+        found.append(
+            {
+                "metric": indices[name],
+                "rows": [[module, what, number] for (module, what), number in shown],
+                "rest": total - sum(number for _, number in shown),
+                "rest_rows": len(ordered) - len(shown),
+            }
+        )
+    return found
+
+
+def _changed(name: str, old: Record, new: Record) -> dict[str, Any]:
+    """Return what a metric was and is, and the largest rows of the change."""
+    change = explain_metric(name, old, new)
+    rows = change.shortest
+    return {
+        "old": change.old,
+        "new": change.new,
+        "rows": [[row.module, row.what, row.old, row.new] for row in rows[:_MOST_CHANGED_ROWS]],
+        "rest_rows": max(len(rows) - _MOST_CHANGED_ROWS, 0),
+    }

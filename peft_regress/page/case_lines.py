@@ -1,0 +1,135 @@
+"""One case over the entries of a history, brief: a value is said once and holds until the next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from peft_regress.moves import value_of
+from peft_regress.page.transitions import find_transitions
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from peft_regress.page.transitions import Transition
+    from peft_regress.records import Metric, Record
+    from peft_regress.series import Entry
+
+__all__ = ["CaseLines", "Held", "Records", "lines_of_case", "status_of_case", "thin"]
+
+_DIGITS: Final = 6
+
+Records = dict[int, "Record"]
+"""The records of one case, by the index of the entry that holds it; the oldest entry first."""
+
+
+class Held(NamedTuple):
+    """Values by entry: `values[k]` holds from entry `at[k]` on, until `at[k + 1]`; None: absent."""
+
+    at: list[int]
+    values: list[Any]
+
+
+class CaseLines(NamedTuple):
+    """The metrics of one case: what each is over the entries, and where it changed, by order."""
+
+    held: dict[str, Held]
+    transitions: dict[str, dict[str, list[Transition]]]
+    """By order and metric. Positions are indices of entries."""
+
+    def entries_of_changes(self, name: str) -> set[int]:
+        """Return the entries that a metric changed at, and those before them."""
+        return {
+            index
+            for found in self.transitions.values()
+            for one in found.get(name, ())
+            for index in (one.position, one.before)
+            if index is not None
+        }
+
+
+def lines_of_case(
+    records: Records,
+    entries: Sequence[Entry],
+    *,
+    names: Iterable[str],
+    orders: Mapping[str, Sequence[int]],
+) -> CaseLines:
+    """Return the lines of those metrics that any entry has of a case."""
+    held, last = {}, len(entries) - 1
+    for name in names:
+        metrics = {index: record.metrics.get(name) for index, record in records.items()}
+        if any(metric is not None for metric in metrics.values()):
+            held[name] = _hold(metrics, last=last)
+    transitions: dict[str, dict[str, list[Transition]]] = {}
+    for by, order in orders.items():
+        indices = [index for index in order if index in records]
+        chosen = [(entries[index], records[index]) for index in indices]
+        transitions[by] = {
+            name: [_at_entries(one, indices) for one in found]
+            for name in held
+            if (found := find_transitions(chosen, name))
+        }
+    return CaseLines(held=held, transitions=transitions)
+
+
+def status_of_case(records: Records, *, last: int) -> Held:
+    """Return the states of a case, with the error where there is one."""
+    return _run_lengths({index: record.status_text for index, record in records.items()}, last=last)
+
+
+def _at_entries(transition: Transition, indices: Sequence[int]) -> Transition:
+    before = None if transition.before is None else indices[transition.before]
+    return transition._replace(position=indices[transition.position], before=before)
+
+
+def _hold(metrics: Mapping[int, Metric | None], *, last: int) -> Held:
+    values: dict[int, Any] = {}
+    before: Metric | None = None
+    shown: Any = None
+    for index, metric in metrics.items():
+        if metric is not before:
+            # Most metrics are the very one of the entry before.
+            before, shown = metric, None if metric is None else _rounded(value_of(metric))
+        values[index] = shown
+    return _run_lengths(values, last=last)
+
+
+def _run_lengths(values: Mapping[int, Any], *, last: int) -> Held:
+    """Return runs of equal values; entries that have none end a run."""
+    at: list[int] = []
+    held: list[Any] = []
+    following = 0
+    for index, value in values.items():
+        if index > following and held and held[-1] is not None:
+            at.append(following)
+            held.append(None)
+        if not held or value != held[-1] or type(value) is not type(held[-1]):
+            at.append(index)
+            held.append(value)
+        following = index + 1
+    if following <= last and held and held[-1] is not None:
+        at.append(following)
+        held.append(None)
+    return Held(at, held)
+
+
+def _rounded(value: float) -> float:
+    """Return whole numbers as they are, others to as many digits as a page shows."""
+    return value if isinstance(value, int) else float(f"{value:.{_DIGITS}g}")
+
+
+def thin(line: Held, *, keep: Collection[int], most: int) -> Held:
+    """Return a line with `most` of its values, evenly chosen, and those of the entries `keep`.
+
+    The first value, the last, and each that is absent always stay.
+    """
+    count = len(line.at)
+    if count <= most:
+        return line
+    chosen = {round(step * (count - 1) / (most - 1)) for step in range(most)}
+    kept = [
+        position
+        for position in range(count)
+        if position in chosen or line.values[position] is None or line.at[position] in keep
+    ]
+    return Held([line.at[k] for k in kept], [line.values[k] for k in kept])

@@ -1,0 +1,228 @@
+"""Everything that the page shows, as one JSON value; numbers stay unscaled."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.environment import SUSPECTS
+from peft_regress.history import by_release, present_entries, records_by_case
+from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
+from peft_regress.page.case_lines import lines_of_case, status_of_case, thin
+from peft_regress.records import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from peft_regress.page.attribution import WholeRun
+    from peft_regress.page.case_lines import CaseLines, Records
+    from peft_regress.records import Case
+    from peft_regress.series import Entry
+
+__all__ = ["page_data"]
+
+_MOST_VALUES: Final = 250_000
+"""Values of all lines together, for a page of a few megabytes."""
+_FEWEST_VALUES: Final = 16
+
+
+def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
+    """Return the page's data: entries, metrics, and each case with its lines.
+
+    `entries` are in the order of `read_entries`; `whole_run` returns an entry's run with its
+    ledgers, which it is asked for once an entry, and of a few entries alone.
+    """
+    cases, present = records_by_case(entries), present_entries(entries)
+    orders = _orders(entries)
+    names, invariants = _metric_names(cases), _invariant_names(cases)
+    lines = {
+        name: lines_of_case(records, entries, names=names, orders=orders)
+        for name, records in cases.items()
+    }
+    indices = {name: index for index, name in enumerate(names)}
+    most = _most_values_a_line(lines)
+    encoded = {
+        name: {
+            **_encode_identity(records[present[name]].case),
+            "current": present[name],
+            "status": status_of_case(records, last=len(entries) - 1)._asdict(),
+            "invariants": [records[present[name]].invariants.get(one) for one in invariants],
+            **_encode_lines(lines[name], indices=indices, most=most),
+            "attribution": [],
+            "transitions": [],
+        }
+        for name, records in cases.items()
+    }
+    changes = _newest_changes(lines, *next(iter(orders.items())))
+    explain_cases(encoded, changes, indices=indices, entries=entries, whole_run=whole_run)
+    environments, differences = _environments(entries)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "peft_regress": version("peft-regress"),
+        "entries": [
+            _encode_entry(entry, environment)
+            for entry, environment in zip(entries, environments, strict=True)
+        ],
+        "environments": differences,
+        "orders": [{"by": by, "entries": order} for by, order in orders.items()],
+        "metrics": [_encode_metric(name, cases) for name in names],
+        "invariants": invariants,
+        "thinned": None if most is None else {"entries": len(entries), "points": most},
+        "cases": list(encoded.values()),
+    }
+
+
+def _orders(entries: Sequence[Entry]) -> dict[str, list[int]]:
+    """Return the orders of the entries: by the releases of each package that varies, by date."""
+    positions = {id(entry): index for index, entry in enumerate(entries)}
+    orders = {}
+    for package in SUSPECTS:
+        versions = {entry.run.environment.get(package) for entry in entries}
+        if len(versions) > 1 and None not in versions:
+            orders[package] = [positions[id(entry)] for entry in by_release(entries, package)]
+    return {**orders, "date": list(range(len(entries)))}
+
+
+def _metric_names(cases: Mapping[str, Records]) -> list[str]:
+    found = {
+        name for records in cases.values() for record in records.values() for name in record.metrics
+    }
+    return [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
+
+
+def _invariant_names(cases: Mapping[str, Records]) -> list[str]:
+    found = {
+        name
+        for records in cases.values()
+        for record in records.values()
+        for name in record.invariants
+    }
+    return [name for name in INVARIANTS if name in found] + sorted(found - set(INVARIANTS))
+
+
+def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
+    """Return what a metric is: as the table of metrics says, or else the newest record."""
+    spec = METRICS.get(name)
+    if spec is not None:
+        return {"name": name, "unit": spec.unit, "direction": spec.direction, "kind": spec.kind}
+    _, newest = max(
+        (
+            (index, metric)
+            for records in cases.values()
+            for index, record in records.items()
+            if (metric := record.metrics.get(name)) is not None
+        ),
+        key=lambda found: found[0],
+    )
+    return {"name": name, "unit": newest.unit, "direction": newest.direction, "kind": newest.kind}
+
+
+def _environments(
+    entries: Sequence[Entry],
+) -> tuple[list[int], list[Mapping[str, str | None]]]:
+    """Return each entry's index, and the environments: the first, and what in others differs."""
+    found: dict[int, int] = {}
+    distinct: list[Mapping[str, str]] = []
+    indices = []
+    for entry in entries:
+        environment = entry.run.environment
+        if id(environment) not in found:
+            if environment not in distinct:
+                distinct.append(environment)
+            found[id(environment)] = distinct.index(environment)
+        indices.append(found[id(environment)])
+    if not distinct:
+        return [], []
+    first = distinct[0]
+    differences = [
+        {
+            name: other.get(name)
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        }
+        for other in distinct[1:]
+    ]
+    return indices, [first, *differences]
+
+
+def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
+    run, machine = entry.run, entry.run.machine
+    return {
+        "name": entry.name,
+        "date": entry.date,
+        "role": entry.role,
+        "reason": run.accepted.reason if run.accepted else "",
+        "machine": (
+            f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
+            f"{machine.instruction_set}"
+        ),
+        "environment": environment,
+        "complete": run.selection.complete,
+        "narrowed_by": run.selection.narrowed_by,
+    }
+
+
+def _encode_identity(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "task": case.task,
+        "method": case.method,
+        "rank": case.rank,
+        "architecture": case.architecture,
+    }
+
+
+def _encode_lines(
+    lines: CaseLines, *, indices: Mapping[str, int], most: int | None
+) -> dict[str, Any]:
+    """Return the lines of a case, each with `most` of its values, and its changes by order."""
+    held = lines.held
+    if most is not None:
+        held = {
+            name: thin(line, keep=lines.entries_of_changes(name), most=most)
+            for name, line in held.items()
+        }
+    positions = {name: position for position, name in enumerate(held)}
+    return {
+        "lines": [{"metric": indices[name], **line._asdict()} for name, line in held.items()],
+        "marks": {
+            by: [
+                [positions[name], one.position, one.what, _brief(one.change)]
+                for name, transitions in found.items()
+                for one in transitions
+            ]
+            for by, found in lines.transitions.items()
+        },
+    }
+
+
+def _brief(change: float | None) -> float | None:
+    return None if change is None else float(f"{change:.4g}")
+
+
+def _most_values_a_line(lines: Mapping[str, CaseLines]) -> int | None:
+    """Return how many values a line may keep; None where all of them have room."""
+    lengths = sorted(len(held.at) for case in lines.values() for held in case.held.values())
+    if sum(lengths) <= _MOST_VALUES:
+        return None
+    room, left = _MOST_VALUES, len(lengths)
+    for length in lengths:
+        # The short ones leave their share to the long ones.
+        if length * left > room:
+            return max(room // left, _FEWEST_VALUES)
+        room, left = room - length, left - 1
+    return None
+
+
+def _newest_changes(lines: Mapping[str, CaseLines], by: str, order: Sequence[int]) -> list[Change]:
+    """Return the changes of costs in one order of the entries, the newest first."""
+    ranks = {index: rank for rank, index in enumerate(order)}
+    found = [
+        Change(case=name, metric=metric, old=one.before, new=one.position)
+        for name, case in lines.items()
+        for metric in TRANSITION_METRICS
+        for one in case.transitions[by].get(metric, ())
+        if one.before is not None
+    ]
+    return sorted(found, key=lambda change: -ranks[change.new])

@@ -1,0 +1,73 @@
+"""Where a metric changed over the entries of a history: what its plot and its table mark."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from peft_regress.moves import worse_or_better
+from peft_regress.series import jumps_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peft_regress.moves import Move
+    from peft_regress.records import Metric, Record
+    from peft_regress.series import Entry
+
+__all__ = ["Transition", "find_transitions"]
+
+What = Literal["worse", "better", "moved", "break"]
+
+
+class Transition(NamedTuple):
+    """One change of one metric.
+
+    `position` and `before` are positions in the records: where it changed, and the last one that it
+    can be compared with, None for a break. `change` is relative, of a fraction the difference.
+    """
+
+    position: int
+    what: What
+    before: int | None = None
+    change: float | None = None
+
+
+def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list[Transition]:
+    """Return the changes of one metric of one case, its records in the order to be looked at.
+
+    A cost changed where its number is another one; losses, accuracy and times where they moved
+    beyond the gate's bound or where another level begins.
+    """
+    metrics = [record.metrics.get(name) for _, record in records]
+    definition = records[0][1].definition
+    if all(metric is metrics[0] for metric in metrics) and all(
+        record.definition == definition for _, record in records
+    ):
+        return []
+    found = []
+    for jump in jumps_of(records, metrics, name):
+        metric = metrics[jump.position]
+        if jump.move is None or metric is None:
+            found.append(Transition(jump.position, "break"))
+            continue
+        judged = not name.startswith("aten_ops") or _same_torch(records, jump.before, jump.position)
+        what = _what(jump.move, metric) if judged else "moved"
+        found.append(Transition(jump.position, what, jump.before, jump.move.change))
+    return found
+
+
+def _same_torch(records: Sequence[tuple[Entry, Record]], *positions: int | None) -> bool:
+    """Return whether counts of operators can be judged: another torch has other operators."""
+    versions = {
+        records[position][0].run.environment.get("torch")
+        for position in positions
+        if position is not None
+    }
+    return len(versions) == 1
+
+
+def _what(move: Move, metric: Metric) -> What:
+    worse, better = worse_or_better(move, metric)
+    if metric.direction in {"same", "none"} or metric.kind == "info":
+        return "moved"
+    return "worse" if worse else "better" if better else "moved"

@@ -1,0 +1,85 @@
+"""The present numbers of all cases, and which of them no other one beats."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from peft_regress.report.lines import wrapped
+from peft_regress.report.markdown_syntax import escape_markdown
+from peft_regress.report.text import results_table
+from peft_regress.text import clean
+from peft_regress.units import format_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from peft_regress.records import Record, Run
+
+__all__ = ["overview_markdown", "overview_text", "pareto_front"]
+
+_COST = "peak_bytes"
+_FRONT = "best accuracy for its peak memory at batch 1: none is as accurate with less"
+
+
+def overview_text(run: Run, *, sources: str) -> str:
+    """Return the table of results and the fronts; `sources` says where the numbers are from."""
+    fronts = [
+        wrapped(f"  {place}: {', '.join(map(_point, front))}", indent="    ")
+        for place, front in _fronts(run)
+    ]
+    blocks = [wrapped(f"{len(run.cases)} cases, from {sources}"), results_table(run)]
+    if fronts:
+        blocks.append("\n".join([f"{_FRONT}:", *fronts]))
+    return "\n\n".join(blocks)
+
+
+def overview_markdown(run: Run, *, sources: str) -> str:
+    """Return the same as GitHub-flavoured Markdown."""
+    blocks = [f"{len(run.cases)} cases, from {escape_markdown(sources)}"]
+    blocks.append("\n".join(["```text", results_table(run), "```"]))
+    lines = [
+        f"- {escape_markdown(place)}: {escape_markdown(', '.join(map(_point, front)))}"
+        for place, front in _fronts(run)
+    ]
+    if lines:
+        blocks += [f"{_FRONT}:", "\n".join(lines)]
+    return "\n\n".join(blocks)
+
+
+def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
+    """Return the records that no other one beats: more accurate, or cheaper, by each other one.
+
+    Ascending by cost. Records without an accuracy or without that cost are on no front.
+    """
+    known = [
+        record
+        for record in records
+        if record.status == "ok" and {"accuracy", cost} <= record.metrics.keys()
+    ]
+    ordered = sorted(
+        known,
+        key=lambda record: (record.metrics[cost].value, -record.metrics["accuracy"].value),
+    )
+    front: list[Record] = []
+    for record in ordered:
+        accuracy = record.metrics["accuracy"].value
+        if not front or accuracy > front[-1].metrics["accuracy"].value:
+            front.append(record)
+    return front
+
+
+def _fronts(run: Run) -> list[tuple[str, Sequence[Record]]]:
+    def place(record: Record) -> tuple[str, str]:
+        return record.case.task, record.case.architecture
+
+    grouped = groupby(sorted(run, key=place), key=place)
+    fronts = [(clean(" on ".join(key[::-1])), pareto_front(found, _COST)) for key, found in grouped]
+    return [(name, front) for name, front in fronts if front]
+
+
+def _point(record: Record) -> str:
+    case = record.case
+    method = case.method if case.rank is None else f"{case.method}-r{case.rank}"
+    accuracy = format_value(record.metrics["accuracy"].value, "fraction")
+    return f"{clean(method)} ({accuracy}, {format_value(record.metrics[_COST].value, 'byte')})"

@@ -1,0 +1,82 @@
+"""The command `report`: the present numbers in the terminal, or everything as one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from peft_regress.options import (
+    NamedPath,
+    baselines_option,
+    format_option,
+    output_file,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from peft_regress.records import Run
+    from peft_regress.series import Entry
+
+__all__ = ["report_command"]
+
+
+@click.command("report")
+@click.argument("runs", metavar="[RUN]...", type=NamedPath(path_type=Path), nargs=-1)
+@click.option(
+    "--html", "page", type=output_file, metavar="OUT", help="Write one page to this file."
+)
+@format_option
+@baselines_option
+def report_command(
+    runs: tuple[Path, ...],
+    *,
+    page: Path | None,
+    pattern: str | None,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show what every pairing costs and how accurate it is, by the storage and the runs RUN.
+
+    Each case's present numbers are those of the run that is named last, else of its newest
+    baseline. The page has all entries: fronts, histories, memory, ranks, and what fits a device.
+    """
+    from peft_regress.history import read_entries, select_cases
+
+    entries = read_entries(baselines, runs)
+    if pattern is not None:
+        entries = select_cases(entries, pattern)
+    if page is not None:
+        _write_page(page, entries)
+        return
+    if output == "json":
+        from peft_regress.page.data import page_data
+
+        print_json(page_data(entries, _whole_run))
+        return
+    from peft_regress.history import present_entries, present_run
+    from peft_regress.report.overview import overview_markdown, overview_text
+
+    names = dict.fromkeys(entries[index].name for index in present_entries(entries).values())
+    show = overview_markdown if output == "markdown" else overview_text
+    click.echo(show(present_run(entries), sources=", ".join(names)))
+
+
+def _write_page(path: Path, entries: list[Entry]) -> None:
+    from peft_regress.files import write_atomic
+    from peft_regress.page.data import page_data
+    from peft_regress.page.render import render_page
+
+    data = page_data(entries, _whole_run)
+    content = render_page(data).encode()
+    write_atomic(path, content)
+    counted = f"{len(data['cases'])} cases, {len(entries)} entries"
+    click.echo(f"wrote {path}: {counted}, {len(content) / 1e6:.1f} MB")
+
+
+def _whole_run(entry: Entry) -> Run:
+    from peft_regress.shards import read_run
+
+    assert entry.path is not None  # noqa: S101  (it was read from there)
+    return read_run(entry.path).run
