@@ -157,8 +157,8 @@ def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
 def _fitting(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
-        examples = ", ".join(known[:3]) or "none"
-        msg = f"--case {pattern!r} fits none of the {len(known)} cases in the history, e.g. {examples}"
+        few = ", ".join(known[:3]) or "none"
+        msg = f"--case {pattern!r} fits none of the {len(known)} cases in the history, e.g. {few}"
         raise AbsentError(msg)
     return chosen
 

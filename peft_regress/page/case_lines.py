@@ -55,51 +55,71 @@ def lines_of_case(
     orders: Mapping[str, Sequence[int]],
 ) -> CaseLines:
     """Return the lines of those metrics that any entry has of a case."""
-    held, last = {}, len(entries) - 1
+    columns = {}
     for name in names:
-        metrics = {index: record.metrics.get(name) for index, record in records.items()}
-        if any(metric is not None for metric in metrics.values()):
-            held[name] = _hold(metrics, last=last)
-    transitions: dict[str, dict[str, list[Transition]]] = {}
+        column = [record.metrics.get(name) for record in records.values()]
+        if any(metric is not None for metric in column):
+            columns[name] = column
+    # What is the same in every entry changed nowhere, in whichever order.
+    defined_once = len({record.definition for record in records.values()}) == 1
+    moved = [name for name, column in columns.items() if not (defined_once and _is_still(column))]
+    by_order: dict[tuple[int, ...], dict[str, list[Transition]]] = {}
+    transitions = {}
     for by, order in orders.items():
-        indices = [index for index in order if index in records]
-        chosen = [(entries[index], records[index]) for index in indices]
-        transitions[by] = {
-            name: [_at_entries(one, indices) for one in found]
-            for name in held
-            if (found := find_transitions(chosen, name))
-        }
+        ordered = tuple(index for index in order if index in records)
+        if ordered not in by_order:
+            by_order[ordered] = {
+                name: found
+                for name in moved
+                if (found := _transitions(name, ordered, records, entries))
+            }
+        transitions[by] = by_order[ordered]
+    indices, last = list(records), len(entries) - 1
+    held = {name: _hold(column, indices, last=last) for name, column in columns.items()}
     return CaseLines(held=held, transitions=transitions)
 
 
 def status_of_case(records: Records, *, last: int) -> Held:
     """Return the states of a case, with the error where there is one."""
-    return _run_lengths({index: record.status_text for index, record in records.items()}, last=last)
+    return _run_lengths(list(records), [record.status_text for record in records.values()], last)
 
 
-def _at_entries(transition: Transition, indices: Sequence[int]) -> Transition:
-    before = None if transition.before is None else indices[transition.before]
-    return transition._replace(position=indices[transition.position], before=before)
+def _is_still(column: Sequence[Metric | None]) -> bool:
+    """Return whether a metric is the very same one throughout, as equal ones are where read."""
+    return len(set(map(id, column))) == 1
 
 
-def _hold(metrics: Mapping[int, Metric | None], *, last: int) -> Held:
-    values: dict[int, Any] = {}
+def _transitions(
+    name: str, order: Sequence[int], records: Records, entries: Sequence[Entry]
+) -> list[Transition]:
+    """Return the changes in an order of the entries, with their indices as positions."""
+    chosen = [(entries[index], records[index]) for index in order]
+    return [
+        one._replace(
+            position=order[one.position],
+            before=None if one.before is None else order[one.before],
+        )
+        for one in find_transitions(chosen, name)
+    ]
+
+
+def _hold(column: Sequence[Metric | None], indices: Sequence[int], *, last: int) -> Held:
+    values: list[Any] = []
     before: Metric | None = None
     shown: Any = None
-    for index, metric in metrics.items():
+    for metric in column:
         if metric is not before:
-            # Most metrics are the very one of the entry before.
             before, shown = metric, None if metric is None else _rounded(value_of(metric))
-        values[index] = shown
-    return _run_lengths(values, last=last)
+        values.append(shown)
+    return _run_lengths(indices, values, last)
 
 
-def _run_lengths(values: Mapping[int, Any], *, last: int) -> Held:
+def _run_lengths(indices: Sequence[int], values: Sequence[Any], last: int) -> Held:
     """Return runs of equal values; entries that have none end a run."""
     at: list[int] = []
     held: list[Any] = []
     following = 0
-    for index, value in values.items():
+    for index, value in zip(indices, values, strict=True):
         if index > following and held and held[-1] is not None:
             at.append(following)
             held.append(None)

@@ -39,11 +39,6 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
     beyond the gate's bound or where another level begins.
     """
     metrics = [record.metrics.get(name) for _, record in records]
-    definition = records[0][1].definition
-    if all(metric is metrics[0] for metric in metrics) and all(
-        record.definition == definition for _, record in records
-    ):
-        return []
     found = []
     for jump in jumps_of(records, metrics, name):
         metric = metrics[jump.position]
