@@ -82,6 +82,10 @@ class RunFileError(InputError):
         shown = clean(problem, longest=_LONGEST_PROBLEM)
         super().__init__(printable(f"{path}: {shown}. {remedy}"))
 
+    def __reduce__(self) -> tuple[type[RunFileError], tuple[Path | str, str, str]]:
+        # To come out of another process as it was raised there.
+        return type(self), (self.path, self.problem, self.remedy)
+
 
 class SourceError(AbsentError):
     """A source checkpoint that is missing or is not the recorded bytes."""
