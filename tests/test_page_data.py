@@ -24,7 +24,7 @@ from strategies import runs
 from peft_regress.history import read_entries
 from peft_regress.moves import value_of
 from peft_regress.page.case_lines import Held, thin
-from peft_regress.page.data import page_data
+from peft_regress.page.data import _share, page_data
 from peft_regress.page.transitions import find_transitions
 from peft_regress.records import Acceptance, Metric
 from peft_regress.series import Entry, make_line
@@ -228,15 +228,33 @@ def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, mo
 
 def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
     monkeypatch.setattr("peft_regress.page.data._MOST_VALUES", 300)
+    monkeypatch.setattr("peft_regress.page.data._MOST_MARKS", 40)
     entries = [
         entry(k, make_record(metrics={"peak_bytes": 100, "forward_flops": 100 + k % 7}))
         for k in range(28)
     ] * 20
     data = data_of(*entries)
-    still, moving = (line["values"] for line in data["cases"][0]["lines"])
-    assert data["thinned"] == {"entries": 560, "points": 299}
-    assert (len(still), len(moving) < 560) == (1, True)
+    case = data["cases"][0]
+    moving, still = (line["values"] for line in case["lines"])
+    assert data["thinned"] == {"entries": 560, "points": 299, "marks": 40}
+    assert still == [100]
+    assert 299 <= len(moving) <= 299 + 41
+    # The newest changes stay.
+    assert [mark[1] for mark in case["marks"]["date"]] == list(range(520, 560))
     assert data_of(*entries[:28])["thinned"] is None
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 300), st.integers(1, 5))
+def test_a_share_fills_the_room_and_no_more(lengths, room, fewest):
+    share = _share(lengths, room=room, fewest=fewest)
+    if share is None:
+        assert sum(lengths) <= room
+    else:
+        assert sum(lengths) > room
+        taken = sum(min(length, share) for length in lengths)
+        assert taken <= max(room, fewest * len(lengths))
+        more = sum(min(length, share + 1) for length in lengths)
+        assert more > room or share + 1 > max(lengths)
 
 
 def test_whole_runs_are_asked_for_once_an_entry_and_of_a_few_alone():

@@ -8,7 +8,7 @@ from peft_regress.moves import value_of
 from peft_regress.page.transitions import find_transitions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.page.transitions import Transition
     from peft_regress.records import Metric, Record
@@ -35,6 +35,21 @@ class CaseLines(NamedTuple):
     held: dict[str, Held]
     transitions: dict[str, dict[str, list[Transition]]]
     """By order and metric. Positions are indices of entries."""
+
+    def all_transitions(self) -> Iterator[list[Transition]]:
+        """Return the changes of each line in each order."""
+        for found in self.transitions.values():
+            yield from found.values()
+
+    def with_newest_transitions(self, most: int | None) -> CaseLines:
+        """Return the same with the newest changes alone where a line has more than `most`."""
+        if most is None:
+            return self
+        newest = {
+            by: {name: changes[-most:] for name, changes in found.items()}
+            for by, found in self.transitions.items()
+        }
+        return self._replace(transitions=newest)
 
     def entries_of_changes(self, name: str) -> set[int]:
         """Return the entries that a metric changed at, and those before them."""

@@ -13,7 +13,7 @@ from peft_regress.page.case_lines import lines_of_case, status_of_case, thin
 from peft_regress.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.page.attribution import WholeRun
     from peft_regress.page.case_lines import CaseLines, Records
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["page_data"]
 
 _MOST_VALUES: Final = 250_000
-"""Values of all lines together, for a page of a few megabytes."""
+_MOST_MARKS: Final = 40_000
+"""Values and marks of all lines together, for a page of a few megabytes."""
 _FEWEST_VALUES: Final = 16
+_FEWEST_MARKS: Final = 2
 
 
 def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
@@ -40,8 +42,18 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
         name: lines_of_case(records, entries, names=names, orders=orders)
         for name, records in cases.items()
     }
+    marks = _share(
+        (len(changes) for case in lines.values() for changes in case.all_transitions()),
+        room=_MOST_MARKS,
+        fewest=_FEWEST_MARKS,
+    )
+    lines = {name: case.with_newest_transitions(marks) for name, case in lines.items()}
+    most = _share(
+        (len(held.at) for case in lines.values() for held in case.held.values()),
+        room=_MOST_VALUES,
+        fewest=_FEWEST_VALUES,
+    )
     indices = {name: index for index, name in enumerate(names)}
-    most = _most_values_a_line(lines)
     encoded = {
         name: {
             **_encode_identity(records[present[name]].case),
@@ -68,9 +80,18 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
         "orders": [{"by": by, "entries": order} for by, order in orders.items()],
         "metrics": [_encode_metric(name, cases) for name in names],
         "invariants": invariants,
-        "thinned": None if most is None else {"entries": len(entries), "points": most},
+        "thinned": _encode_thinned(entries, most, marks),
         "cases": list(encoded.values()),
     }
+
+
+def _encode_thinned(
+    entries: Sequence[Entry], points: int | None, marks: int | None
+) -> dict[str, int | None] | None:
+    """Return how many values and changes a line may keep, where not all of them fit."""
+    if points is None and marks is None:
+        return None
+    return {"entries": len(entries), "points": points, "marks": marks}
 
 
 def _orders(entries: Sequence[Entry]) -> dict[str, list[int]]:
@@ -201,17 +222,18 @@ def _brief(change: float | None) -> float | None:
     return None if change is None else float(f"{change:.4g}")
 
 
-def _most_values_a_line(lines: Mapping[str, CaseLines]) -> int | None:
-    """Return how many values a line may keep; None where all of them have room."""
-    lengths = sorted(len(held.at) for case in lines.values() for held in case.held.values())
-    if sum(lengths) <= _MOST_VALUES:
+def _share(lengths: Iterable[int], *, room: int, fewest: int) -> int | None:
+    """Return how many items a line may keep; None where there is room for all of them.
+
+    The short lines leave to the long ones what they do not need.
+    """
+    ordered = sorted(lengths)
+    if sum(ordered) <= room:
         return None
-    room, left = _MOST_VALUES, len(lengths)
-    for length in lengths:
-        # The short ones leave their share to the long ones.
+    for left, length in zip(range(len(ordered), 0, -1), ordered, strict=True):
         if length * left > room:
-            return max(room // left, _FEWEST_VALUES)
-        room, left = room - length, left - 1
+            return max(room // left, fewest)
+        room -= length
     return None
 
 
