@@ -24,9 +24,8 @@ __all__ = ["report_command"]
 
 @click.command("report")
 @click.argument("runs", metavar="[RUN]...", type=NamedPath(path_type=Path), nargs=-1)
-@click.option(
-    "--html", "page", type=output_file, metavar="OUT", help="Write one page to this file."
-)
+@click.option("--html", "page", type=output_file, metavar="OUT", help="Write a page to this file.")
+@click.option("--cases", "--case", "pattern", metavar="GLOB", help="Only these ids.")
 @format_option
 @baselines_option
 def report_command(

@@ -214,6 +214,7 @@ def test_no_entry_holds_no_case_but_is_no_error():
     assert data_of(entry(0, environment={}))["environments"] == [{}]
 
 
+@settings(deadline=None)
 @given(st.integers(2, 400), st.integers(16, 60), st.sets(st.integers(0, 399), max_size=10))
 def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, most, keep):
     values = [None if k % 97 == 5 else k for k in range(count)]
@@ -244,6 +245,7 @@ def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
     assert data_of(*entries[:28])["thinned"] is None
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 300), st.integers(1, 5))
 def test_a_share_fills_the_room_and_no_more(lengths, room, fewest):
     share = _share(lengths, room=room, fewest=fewest)

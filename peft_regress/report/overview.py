@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from peft_regress.report.lines import wrapped
-from peft_regress.report.markdown_syntax import escape_markdown
+from peft_regress.report.markdown_syntax import escape_markdown, fenced
 from peft_regress.report.text import results_table
 from peft_regress.text import clean
 from peft_regress.units import format_value
@@ -28,7 +28,7 @@ def overview_text(run: Run, *, sources: str) -> str:
         wrapped(f"  {place}: {', '.join(map(_point, front))}", indent="    ")
         for place, front in _fronts(run)
     ]
-    blocks = [wrapped(f"{len(run.cases)} cases, from {sources}"), results_table(run)]
+    blocks = [wrapped(f"{_counted(run)}, from {clean(sources)}"), results_table(run)]
     if fronts:
         blocks.append("\n".join([f"{_FRONT}:", *fronts]))
     return "\n\n".join(blocks)
@@ -36,8 +36,8 @@ def overview_text(run: Run, *, sources: str) -> str:
 
 def overview_markdown(run: Run, *, sources: str) -> str:
     """Return the same as GitHub-flavoured Markdown."""
-    blocks = [f"{len(run.cases)} cases, from {escape_markdown(sources)}"]
-    blocks.append("\n".join(["```text", results_table(run), "```"]))
+    blocks = [f"{_counted(run)}, from {escape_markdown(clean(sources))}"]
+    blocks.append(fenced(results_table(run), "text"))
     lines = [
         f"- {escape_markdown(place)}: {escape_markdown(', '.join(map(_point, front)))}"
         for place, front in _fronts(run)
@@ -67,6 +67,10 @@ def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
         if not front or accuracy > front[-1].metrics["accuracy"].value:
             front.append(record)
     return front
+
+
+def _counted(run: Run) -> str:
+    return "1 case" if len(run.cases) == 1 else f"{len(run.cases)} cases"
 
 
 def _fronts(run: Run) -> list[tuple[str, Sequence[Record]]]:

@@ -1,0 +1,120 @@
+"""The present numbers in the terminal, and which pairings no other one beats."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from builders import FULL, GALORE, LORA, VALUES, make_record, make_run, write_entry, write_run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress.cli import main
+from peft_regress.records import Failure
+from peft_regress.report.overview import overview_markdown, overview_text, pareto_front
+
+METHODS = ("full", "head", "bn_head", "lora-r1", "lora-r4", "dora-r4", "galore-r4")
+
+
+def record(method, accuracy, peak, *, place="shift/{}/resnet18"):
+    metrics = {**VALUES, "accuracy": [accuracy] * 3, "peak_bytes": peak}
+    return make_record(place.format(method), metrics)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=len(METHODS)))
+def test_the_front_is_what_no_other_pairing_beats(points):
+    """Against the definition: no other is at least as accurate and as cheap, and better in one."""
+    records = [
+        record(method, a / 10, peak)
+        for method, (a, peak) in zip(METHODS, points, strict=False)
+    ]  # fmt: skip
+
+    def numbers(one):
+        return one.metrics["accuracy"].value, -one.metrics["peak_bytes"].value
+
+    def is_beaten(one):
+        mine = numbers(one)
+        return any(
+            all(a >= b for a, b in zip(numbers(other), mine, strict=True))
+            and numbers(other) != mine
+            for other in records
+        )
+
+    front = pareto_front(records, "peak_bytes")
+    assert {numbers(one) for one in front} == {numbers(o) for o in records if not is_beaten(o)}
+    assert len({numbers(one) for one in front}) == len(front)
+    costs = [one.metrics["peak_bytes"].value for one in front]
+    assert costs == sorted(costs)
+
+
+def test_what_did_not_come_through_is_on_no_front():
+    failed = make_record(LORA, status="error", error=Failure(type="KeyError", message="x"))
+    blind = make_record(FULL, {"peak_bytes": 1})
+    good = record("head", 0.5, 100)
+    assert pareto_front([failed, blind, good], "peak_bytes") == [good]
+    assert "none is as accurate" not in overview_text(make_run(failed), sources="x")
+
+
+def test_the_text_names_the_sources_the_numbers_and_the_front():
+    run = make_run(record("head", 0.5, 50 * 2**20), record("lora-r4", 0.9, 60 * 2**20))
+    text = overview_text(run, sources="0001_peft-0.21.2")
+    assert text.startswith("2 cases, from 0001_peft-0.21.2\n")
+    assert "shift/lora-r4/resnet18" in text
+    assert "resnet18 on shift: head (50.0 %, 50.00 MiB), lora-r4 (90.0 %, 60.00 MiB)" in text
+    assert all(len(line) <= 100 for line in text.splitlines())
+
+
+def test_names_stay_out_of_the_syntax_of_markdown():
+    place = "<b>*x*/{}/`a`|[l](x)"
+    text = overview_markdown(make_run(record("head", 0.5, 100, place=place)), sources="*s*")
+    assert "\\*s\\*" in text
+    assert "- \\`a\\`\\|\\[l\\](x) on &lt;b&gt;\\*x\\*: head" in text
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out, output.err
+
+
+def storage(tmp_path):
+    root = tmp_path / "baselines"
+    write_entry(root, 1, make_record(LORA), make_record(FULL))
+    return root
+
+
+def test_the_command_shows_the_newest_baseline_and_a_run_that_is_named(tmp_path, capsys):
+    root = storage(tmp_path)
+    code, out, _ = call(capsys, "report", "--baselines", root)
+    assert code == 0
+    assert out.startswith("2 cases, from 0001_")
+    run = write_run(tmp_path / "run.json", make_run(make_record(GALORE), make_record(FULL)))
+    code, out, _ = call(capsys, "report", run, "--baselines", root, "--format", "markdown")
+    assert code == 0
+    assert out.startswith(f"3 cases, from {str(run).replace('_', chr(92) + '_')}, 0001")
+    code, out, _ = call(capsys, "report", "--baselines", root, "--cases", "*/full/*")
+    assert out.startswith("1 case, from 0001_")
+    code, out, _ = call(capsys, "report", "--baselines", root, "--format", "json")
+    assert [case["id"] for case in json.loads(out)["cases"]] == [FULL, LORA]
+
+
+def test_what_is_not_there_is_exit_3_and_what_cannot_be_read_exit_2(tmp_path, capsys):
+    code, _, err = call(capsys, "report", "--baselines", tmp_path / "none")
+    assert (code, "no entry there, and no run was named" in err) == (3, True)
+    root = storage(tmp_path)
+    code, _, err = call(capsys, "report", "--baselines", root, "--cases", "nothing")
+    assert (code, "fits none of the 2 cases" in err) == (3, True)
+    newer = write_run(tmp_path / "newer.json")
+    newer.write_text(newer.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    code, _, err = call(capsys, "report", newer, "--baselines", root)
+    assert (code, "pip install -U peft-regress" in err) == (2, True)
+    twice = write_run(tmp_path / "run.json")
+    code, _, err = call(capsys, "report", twice, twice, "--baselines", root)
+    assert (code, "named twice" in err) == (2, True)
+    shards = tmp_path / "shards"
+    for name in ("a", "b"):
+        write_run(shards / f"{name}.json")
+    code, _, err = call(capsys, "report", shards, "--baselines", root)
+    assert (code, "stands in a.json and in b.json" in err) == (2, True)
