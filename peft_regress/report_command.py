@@ -41,6 +41,21 @@ def report_command(
     Each case's present numbers are those of the run that is named last, else of its newest
     baseline. The page has all entries: fronts, histories, memory, ranks, and what fits a device.
     """
+    from peft_regress.collector import quiet_collector
+
+    # What is read lives until the end, so that there is nothing to collect meanwhile.
+    with quiet_collector():
+        _report(runs, page=page, pattern=pattern, output=output, baselines=baselines)
+
+
+def _report(
+    runs: tuple[Path, ...],
+    *,
+    page: Path | None,
+    pattern: str | None,
+    output: str,
+    baselines: Path,
+) -> None:
     from peft_regress.history import read_entries, select_cases
 
     entries = read_entries(baselines, runs)
