@@ -24,9 +24,17 @@ SCRIPTS: tuple[str, ...] = (
     "figure.js",
     "pareto.js",
     "case_table.js",
+    "history_plot.js",
+    "memory_plot.js",
     "view_compare.js",
+    "view_history.js",
+    "view_memory.js",
+    "view_ranks.js",
     "view_table.js",
+    "view_case.js",
+    "view_fit.js",
     "view_overview.js",
+    "theme.js",
     "router.js",
 )
 """The page's own scripts, joined in this order: each uses those before it."""

@@ -6,8 +6,8 @@ const CASE_COLUMNS = [
   metricColumn("adapter_bytes", "ship MiB", "adapter and head to send to a device, MiB", 2 ** 20),
   metricColumn("forward_flops", "fwd GFLOP", "forward pass at batch 1, GFLOP", 1e9),
   metricColumn("backward_flops", "bwd GFLOP", "backward pass at batch 1, GFLOP", 1e9),
-  metricColumn("peak_bytes", "b1 MiB", "most memory alive at one moment, batch 1, MiB", 2 ** 20),
-  metricColumn("peak_bytes_b32", "b32 MiB", "most memory alive at one moment, batch 32, MiB", 2 ** 20),
+  metricColumn("peak_bytes", "peak b1 MiB", "most memory alive at one moment, batch 1, MiB", 2 ** 20),
+  metricColumn("peak_bytes_b32", "peak b32 MiB", "most memory alive at one moment, batch 32, MiB", 2 ** 20),
   metricColumn("accuracy", "accuracy %", "after the brief fine-tune, mean over the seeds", 0.01),
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
@@ -34,7 +34,7 @@ function cellText(value, unit, size) {
   if (unit === "fraction") return (value / size).toFixed(1);
   const scaled = value / size;
   if (unit === "nat") return scaled.toFixed(3);
-  return new Intl.NumberFormat("en-US", fixedDigits(unit === "flop" ? 3 : scaled < 10 ? 2 : 1)).format(scaled);
+  return new Intl.NumberFormat("en-US", fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1)).format(scaled);
 }
 
 function fixedDigits(digits) {

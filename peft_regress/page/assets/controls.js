@@ -41,16 +41,17 @@ function controlRow(route, fields, settings, changed) {
 function selectControl(name, { label, options }, value, changed) {
   const select = h(
     "select",
-    { name, onchange: () => changed(select.value) },
+    { name, id: `field-${name}`, onchange: () => changed(select.value) },
     options.map((o) => h("option", { value: o.value, selected: o.value === value }, o.label)),
   );
-  return h("label", { class: "control" }, h("span", {}, label), select);
+  return h("div", { class: "control" }, h("label", { for: `field-${name}` }, label), select);
 }
 
 function textControl(name, field, value, changed) {
   const problem = h("span", { class: "problem", id: `problem-${name}`, role: "alert" });
   const input = h("input", {
     name,
+    id: `field-${name}`,
     type: field.type ?? "text",
     inputmode: field.inputmode,
     placeholder: field.placeholder,
@@ -72,7 +73,14 @@ function textControl(name, field, value, changed) {
   const list = field.suggestions
     ? h("datalist", { id: `${name}-list` }, field.suggestions.map((text) => h("option", { value: text })))
     : null;
-  return h("label", { class: `control ${field.wide ? "wide" : ""}` }, h("span", {}, field.label), input, list, problem);
+  return h(
+    "div",
+    { class: `control ${field.wide ? "wide" : ""}` },
+    h("label", { for: `field-${name}` }, field.label),
+    input,
+    list,
+    problem,
+  );
 }
 
 function optionsOf(values, all = null) {
@@ -82,6 +90,16 @@ function optionsOf(values, all = null) {
 
 function taskField() {
   return { label: "Task", options: optionsOf(TASKS), initial: TASKS[0] };
+}
+
+// Patterns in which * stands for anything, any of which a method must be like; none is all.
+function methodsField(initial = "") {
+  return { label: "Methods: all, or patterns such as lora* full", initial, wide: true };
+}
+
+function isAsked(method, patterns) {
+  const asked = patterns.split(/[\s,]+/).filter(Boolean);
+  return asked.length === 0 || asked.some((pattern) => isLike(method, pattern));
 }
 
 function batchField() {

@@ -16,12 +16,10 @@ function replaceContent(node, ...children) {
 }
 
 // A table in a box of its own to scroll sideways in.
-// columns: [{label, number, cell(row) -> node or text, title(row)}], the first one names the row.
-function dataTable({ caption, columns, rows, header = (column) => column.label }) {
+// columns: [{label, number, words, cell(row) -> node or text, title(row)}]; the one at `names` names the row; `total` stands below.
+function dataTable({ caption, columns, rows, names = 0, total = null, header = (column) => column.label }) {
   const head = h("tr", {}, columns.map((column, index) => headerCell(column, header(column, index))));
-  const body = rows.map((row) =>
-    h("tr", {}, columns.map((column, index) => bodyCell(column, row, index === 0))),
-  );
+  const line = (row) => h("tr", {}, columns.map((column, index) => bodyCell(column, row, index === names)));
   return h(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
@@ -30,17 +28,22 @@ function dataTable({ caption, columns, rows, header = (column) => column.label }
       {},
       h("caption", { class: "unseen" }, caption),
       h("thead", {}, head),
-      h("tbody", {}, body),
+      h("tbody", {}, rows.map(line)),
+      total === null ? null : h("tfoot", {}, line(total)),
     ),
   );
 }
 
 function headerCell(column, content) {
-  return h("th", { scope: "col", class: column.number ? "number" : null, title: column.about }, content);
+  return h("th", { scope: "col", class: cellClass(column), title: column.about }, content);
+}
+
+function cellClass({ number, words }) {
+  return number ? "number" : words ? "words" : null;
 }
 
 function bodyCell(column, row, first) {
-  const attributes = { class: column.number ? "number" : null, title: column.title?.(row) };
+  const attributes = { class: cellClass(column), title: column.title?.(row) };
   const content = column.cell(row);
   return first
     ? h("th", { scope: "row", ...attributes }, content)

@@ -36,18 +36,35 @@ function plot(width, options) {
 }
 
 // Logarithmic where values span so much that a straight scale would put all but a few in a corner.
-function scaleType(values) {
+function scaleOf(values, { from = null, to = null } = {}) {
   const [least, most] = d3.extent(values);
-  return least > 0 && most / least > 50 ? "log" : "linear";
+  if (least > 0 && most / least > 50) return { type: "log", domain: [least / 1.4, most * 1.4] };
+  const room = most > least ? (most - least) * 0.08 : Math.abs(most) * 0.1 || 1;
+  const low = least >= 0 ? Math.max(0, least - room) : least - room;
+  return { type: "linear", domain: [Math.max(low, from ?? low), Math.min(most + room, to ?? Infinity)] };
 }
 
-// Round ticks that a person reads: powers of ten and their halves on a logarithmic scale.
-function axisOptions(values, { label, width, type = scaleType(values), ...others }) {
-  const options = { type, label, grid: true, ...others };
-  if (type !== "log") return { ticks: Math.max(2, Math.floor(width / 80)), tickFormat: plainTick, ...options };
-  return { ticks: Math.max(2, Math.floor(width / 120)), tickFormat: plainTick, ...options };
+// An axis with as many round ticks as there is room for; on a logarithmic one powers of ten.
+function axisOptions(scale, { label, room, ...others }) {
+  const ticks = scale.type === "log" ? logTicks(scale.domain, room) : Math.max(2, Math.floor(room / 80));
+  return { ...scale, ticks, tickFormat: plainTick, label, grid: true, ...others };
+}
+
+function logTicks([from, to], room) {
+  const powers = d3.range(Math.ceil(Math.log10(from)), Math.floor(Math.log10(to)) + 1);
+  const steps = powers.length >= 3 ? [1] : [1, 2, 5];
+  const all = d3
+    .range(Math.floor(Math.log10(from)), Math.ceil(Math.log10(to)) + 1)
+    .flatMap((power) => steps.map((step) => step * 10 ** power))
+    .filter((tick) => tick >= from && tick <= to);
+  const every = Math.ceil(all.length / Math.max(2, Math.floor(room / 45)));
+  return all.filter((_, index) => index % every === 0);
 }
 
 function plainTick(value) {
-  return new Intl.NumberFormat("en-US", { maximumSignificantDigits: 5 }).format(value);
+  const compact = Math.abs(value) >= 1e5;
+  return new Intl.NumberFormat("en-US", {
+    maximumSignificantDigits: 5,
+    notation: compact ? "compact" : "standard",
+  }).format(value);
 }

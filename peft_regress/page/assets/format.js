@@ -39,12 +39,6 @@ function plainDigits(value, digits) {
   }).format(value);
 }
 
-// Fixed to one unit, for columns and axes: 69,494,576 bytes in MiB -> "66.28".
-function formatScaled(value, size, digits = 4) {
-  if (value === null || value === undefined) return ABSENT;
-  return new Intl.NumberFormat("en-US", { maximumSignificantDigits: digits }).format(value / size);
-}
-
 function formatExact(value, unit) {
   if (value === null || value === undefined) return "absent";
   const name = UNIT_NAMES[unit];

@@ -68,17 +68,26 @@ function updateFlops(item, suffix) {
   return parts.length === 0 ? null : d3.sum(parts);
 }
 
+const environments = new Map();
+
 function environmentOf(entryIndex) {
-  const changes = DATA.environments[DATA.entries[entryIndex].environment];
-  return { ...DATA.environments[0], ...changes };
+  const index = DATA.entries[entryIndex].environment;
+  if (!environments.has(index)) {
+    environments.set(index, { ...DATA.environments[0], ...DATA.environments[index] });
+  }
+  return environments.get(index);
 }
 
 // Which packages differ between two entries, as [name, old, new]; null where one is absent.
 function packageChanges(from, to) {
   const [old, now] = [environmentOf(from), environmentOf(to)];
   return distinct([...Object.keys(old), ...Object.keys(now)])
-    .map((name) => [name, old[name] ?? null, now[name] ?? null])
+    .map((name) => [name, versionIn(old, name), versionIn(now, name)])
     .filter(([, before, after]) => before !== after);
+}
+
+function versionIn(environment, name) {
+  return Object.hasOwn(environment, name) ? environment[name] : null;
 }
 
 function orderBy(name) {
@@ -95,12 +104,65 @@ function entryBefore(line, order, entry) {
   return before.findLast((other) => heldAt(line, other) !== null) ?? null;
 }
 
+// What moved at entries of an order: what is "worse", "better", "moved" or "break".
 function marksOf(item, order) {
-  return (item.marks[order.by] ?? []).map(([line, entry, what, change]) => ({
-    line: item.lines[line],
-    metric: DATA.metrics[item.lines[line].metric],
-    entry,
-    what,
-    change,
-  }));
+  return (item.marks[order.by] ?? []).map(([index, entry, what, change]) => {
+    const line = item.lines[index];
+    return { item, line, metric: DATA.metrics[line.metric], entry, what, change };
+  });
+}
+
+// The newest entry of an order that anything moved at, and what did; null where nothing ever did.
+function lastMoves(order) {
+  const position = new Map(order.entries.map((entry, index) => [entry, index]));
+  let newest = -1;
+  for (const item of DATA.cases) {
+    for (const [, entry] of item.marks[order.by] ?? []) newest = Math.max(newest, position.get(entry) ?? -1);
+  }
+  if (newest < 0) return null;
+  const entry = order.entries[newest];
+  const moves = DATA.cases
+    .filter((item) => (item.marks[order.by] ?? []).some((mark) => mark[1] === entry))
+    .flatMap((item) => marksOf(item, order).filter((mark) => mark.entry === entry));
+  return { entry, moves };
+}
+
+// One point an entry that has a value; a new segment after a gap and after a break of definition.
+function seriesOf(item, metricName, order) {
+  const line = lineOf(item, metricName);
+  if (line === null) return [];
+  const marks = new Map(
+    marksOf(item, order)
+      .filter((mark) => mark.line === line)
+      .map((mark) => [mark.entry, mark]),
+  );
+  const points = [];
+  let segment = 0;
+  for (const entry of order.entries) {
+    const value = heldAt(line, entry);
+    const mark = marks.get(entry) ?? null;
+    const lost = value === null && heldAt(item.status, entry) !== null;
+    if (lost || mark?.what === "break") segment += 1;
+    if (value === null) continue;
+    points.push({ item, entry, value, segment, mark, before: points.at(-1) ?? null });
+  }
+  return points;
+}
+
+// Cases whose id is like a pattern, in which * stands for anything, as on the command line.
+function casesLike(pattern) {
+  const exact = CASES.get(pattern);
+  return exact ? [exact] : DATA.cases.filter((item) => isLike(item.id, pattern));
+}
+
+// Linear in the length but for going back to the last star, so that no pattern can stall the page.
+function isLike(text, pattern) {
+  let [at, wanted, star, resume] = [0, 0, -1, 0];
+  while (at < text.length) {
+    if (pattern[wanted] === "*") [star, resume, wanted] = [wanted, at, wanted + 1];
+    else if (pattern[wanted] === text[at] || pattern[wanted] === "?") [at, wanted] = [at + 1, wanted + 1];
+    else if (star < 0) return false;
+    else [resume, at, wanted] = [resume + 1, resume + 1, star + 1];
+  }
+  return /^\**$/.test(pattern.slice(wanted));
 }

@@ -29,7 +29,9 @@ function markIcon(shape, colour) {
     .attr("class", "icon")
     .attr("viewBox", "-8 -8 16 16")
     .attr("aria-hidden", "true");
-  svg.append("path").attr("d", d3.symbol(shape, 80)()).style("fill", colour);
+  const path = svg.append("path").attr("d", d3.symbol(shape, 80)());
+  if (shape === d3.symbolTimes) path.style("fill", "none").style("stroke", colour).style("stroke-width", "2.5");
+  else path.style("fill", colour);
   return svg.node();
 }
 

@@ -13,6 +13,7 @@ function compareFields() {
     batch: batchField(),
     task: taskField(),
     architecture: architectureField(),
+    methods: methodsField(),
   };
 }
 
@@ -30,13 +31,13 @@ function showCompare(main, route) {
   update();
 }
 
-function comparison({ cost: costName, batch, task, architecture }) {
+function comparison({ cost: costName, batch, task, architecture, methods }, { compact = false } = {}) {
   const cost = COSTS.find((item) => item.value === costName);
-  const all = DATA.cases.filter((item) => item.task === task);
+  const all = DATA.cases.filter((item) => item.task === task && isAsked(item.method, methods));
   const points = all
     .map((item) => ({ item, cost: cost.of(item, batchSuffix(batch)), gain: currentValue(item, "accuracy") }))
     .filter((point) => point.cost !== null && point.gain !== null);
-  if (points.length === 0) return [note("No case of this task has both an accuracy and this cost.")];
+  if (points.length === 0) return [note("No case of these choices has both an accuracy and this cost.")];
   const shown = architecture === "" ? ARCHITECTURES : [architecture];
   const lost = all.length - points.length;
   const title = cost.batch ? `${cost.label} at batch ${batch}` : cost.label;
@@ -44,7 +45,7 @@ function comparison({ cost: costName, batch, task, architecture }) {
     methodLegend(distinct(points.map((point) => point.item.method))),
     h(
       "div",
-      { class: shown.length > 1 ? "facets" : "" },
+      { class: shown.length === 1 ? "" : compact ? "facets compact" : "facets" },
       shown.map((name) => architecturePlot(name, points, cost, title, shown.length > 1)),
     ),
     lost > 0 ? note(`Left out for want of an accuracy or of this cost: ${plural(lost, "case")}.`) : null,
@@ -72,36 +73,63 @@ function drawCompare(width, own, front, everyPoint, cost, title, small) {
   const unit = axisUnit(own.map((point) => point.cost), cost.unit);
   const x = (point) => point.cost / unit.size;
   const y = (point) => 100 * point.gain;
+  const height = small ? Math.max(230, width * 0.55) : Math.min(460, Math.max(320, width * 0.5));
   const margins = { marginLeft: 42, marginRight: 24, marginTop: 26, marginBottom: 38 };
+  const xScale = scaleOf(own.map(x));
+  const yScale = scaleOf(everyPoint.map(y), { from: 0, to: 100 });
+  const label = `${title}${unit.name ? ` (${unit.name})` : ""} →`;
   return plot(width, {
-    height: small ? 300 : Math.min(460, Math.max(320, width * 0.5)),
+    height,
     ...margins,
-    x: axisOptions(own.map(x), { label: `${title}${unit.name ? ` (${unit.name})` : ""} →`, width, nice: true }),
-    y: { label: "↑ accuracy (%)", grid: true, nice: true, domain: paddedExtent(everyPoint.map(y)) },
+    x: axisOptions(xScale, { label, room: width }),
+    y: axisOptions(yScale, { label: "↑ accuracy (%)", room: 1.6 * height }),
     symbol: { type: "identity" },
+    color: { type: "identity" },
     marks: [
       Plot.line(front, { x, y, curve: "step-after", stroke: "var(--front)", strokeWidth: 2, strokeOpacity: 0.75 }),
-      Plot.dot(own, {
-        x,
-        y,
-        r: small ? 4.5 : 5.5,
-        symbol: (point) => methodMark(point.item.method).shape,
-        fill: (point) => methodMark(point.item.method).colour,
-        stroke: "var(--surface)",
-        strokeWidth: 1,
-      }),
+      Plot.dot(own, { x, y, ...methodChannels(), r: small ? 4.5 : 5.5, stroke: "var(--surface)", strokeWidth: 1 }),
       Plot.dot(front, { x, y, r: small ? 8 : 9, stroke: "var(--front)", strokeWidth: 1.5 }),
-      small ? null : Plot.text(front, { x, y, text: (point) => methodName(point.item), dy: -14, fill: "currentColor", stroke: "var(--surface)", strokeWidth: 4 }),
+      ...(small ? [] : frontLabels(front, x, y, pixels(xScale, width - 66), pixels(yScale, height - 64))),
       Plot.tip(own, Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
     ],
-    color: { type: "identity" },
   });
 }
 
-function paddedExtent(values) {
-  const [least, most] = d3.extent(values);
-  const room = Math.max((most - least) * 0.08, 1);
-  return [Math.max(0, least - room), Math.min(100, most + room)];
+function methodChannels() {
+  return {
+    symbol: (point) => methodMark(point.item.method).shape,
+    fill: (point) => methodMark(point.item.method).colour,
+  };
+}
+
+function pixels({ type, domain }, length) {
+  return (type === "log" ? d3.scaleLog : d3.scaleLinear)(domain, [0, length]);
+}
+
+// Names above the points, or below where that is taken; one that fits nowhere is in the list alone.
+function frontLabels(front, x, y, xPixels, yPixels) {
+  const placed = { above: [], below: [] };
+  const free = (side, point) =>
+    placed[side].every(
+      (other) =>
+        Math.abs(xPixels(x(point)) - xPixels(x(other))) > 85 ||
+        Math.abs(yPixels(y(point)) - yPixels(y(other))) > 16,
+    );
+  for (const point of front) {
+    const side = ["above", "below"].find((candidate) => free(candidate, point));
+    if (side) placed[side].push(point);
+  }
+  return [["above", -16], ["below", 17]].map(([side, dy]) =>
+    Plot.text(placed[side], {
+      x,
+      y,
+      dy,
+      text: (point) => shorten(methodName(point.item), 20),
+      fill: "currentColor",
+      stroke: "var(--surface)",
+      strokeWidth: 4,
+    }),
+  );
 }
 
 function pointText(point, cost) {
@@ -126,7 +154,7 @@ function frontInWords(front, cost) {
           {},
           markIcon(methodMark(point.item.method).shape, methodMark(point.item.method).colour),
           caseLink(point.item, methodName(point.item)),
-          ` ${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`,
+          h("span", { class: "numbers" }, `${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`),
         ),
       ),
     ),
