@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_GO = """route => new Promise(done => {
+  history.replaceState(null, "", "#/-");
+  addEventListener("hashchange", () => done(), {once: true});
+  location.hash = `#/${route}`;
+})"""
+_DRAWN = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -32,9 +38,9 @@ def browser_path() -> str:
     return found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Start one browser for all tests; no sandbox, since root has none."""
+    """Start one browser for a module's tests; no sandbox, since root has none."""
     path = browser_path()
     from playwright.sync_api import sync_playwright
 
@@ -64,7 +70,7 @@ class PageUnderTest:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.set_default_timeout(5000)
 
-    def __enter__(self) -> PageUnderTest:
+    def __enter__(self) -> Self:
         self.page.goto(self.file.as_uri())
         return self
 
@@ -79,14 +85,25 @@ class PageUnderTest:
         self.complaints.append(f"dialog: {dialog.message}")
         dialog.dismiss()
 
-    def go(self, route: str) -> None:
-        """Open a view by its address, anew even where it is shown already."""
+    def load(self, route: str) -> None:
+        """Load the page anew at an address."""
         self.page.goto("about:blank")
         self.page.goto(f"{self.file.as_uri()}#/{route}")
 
+    def go(self, route: str) -> None:
+        """Go to a view by its address, anew even where it is shown already, and see it drawn."""
+        self.page.evaluate(_GO, route)
+        self.page.wait_for_function(_DRAWN)
+
+    def unfold(self) -> None:
+        """Open the first part that is folded, and see its table made."""
+        self.locator("summary").first.click()
+        self.page.wait_for_selector("details[open] table")
+
     def locator(self, selector: str) -> Any:
         """Return what a selector finds in the view."""
-        return self.page.locator("main").locator(selector)
+        main = self.page.locator("main")
+        return main.locator(selector) if selector else main
 
     def texts(self, selector: str) -> list[str]:
         """Return the text of each element that a selector finds in the view."""

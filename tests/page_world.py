@@ -83,7 +83,7 @@ def long_history(*, entries: int = 500, cases: int = 100) -> dict[str, Any]:
     for case in data["cases"]:
         case |= {"current": entries - 1, "status": {"at": [0], "values": ["ok"]}}
         for line in case["lines"]:
-            value = line["values"][-1]
+            value = line["values"][0]
             line["at"] = at
             line["values"] = [value * (1 + 0.001 * (k % 7)) for k in range(len(at))]
         case["marks"] = {

@@ -6,7 +6,7 @@ const UNIT_STEPS = {
   second: [[1, "s"], [1e-3, "ms"], [1e-6, "us"]],
 };
 const UNIT_NAMES = { byte: "bytes", flop: "FLOP", second: "s", nat: "nat" };
-const ABSENT = "–";
+const ABSENT = "-";
 
 const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const everyDigit = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 17 });
@@ -51,7 +51,7 @@ function formatChange(change, unit) {
   if (change === 0) return unit === "fraction" ? "0 points" : "0 %";
   if (unit === "fraction") return `${signed(100 * change, (x) => x.toFixed(1))} points`;
   const percent = Math.abs(100 * change);
-  if (percent < 0.0001) return `${change < 0 ? "−" : "+"}<0.0001 %`;
+  if (percent < 0.0001) return `${change < 0 ? "-" : "+"}<0.0001 %`;
   return `${signed(100 * change, (x) => grouped4(x))} %`;
 }
 
@@ -64,7 +64,7 @@ function grouped4(value) {
 }
 
 function signed(value, show) {
-  return (value < 0 ? "−" : "+") + show(Math.abs(value));
+  return (value < 0 ? "-" : "+") + show(Math.abs(value));
 }
 
 function changeBetween(old, now, unit) {

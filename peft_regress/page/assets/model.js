@@ -127,6 +127,12 @@ function lastMoves(order) {
   return { entry, moves };
 }
 
+// The largest change; of breaks, which have none, that of accuracy.
+function telling(moves) {
+  const broken = moves.find((move) => move.what === "break" && move.metric.name === "accuracy");
+  return broken ?? d3.greatest(moves, (move) => Math.abs(move.change ?? 0));
+}
+
 // One point an entry that has a value; a new segment after a gap and after a break of definition.
 function seriesOf(item, metricName, order) {
   const line = lineOf(item, metricName);

@@ -50,3 +50,10 @@ function methodLegend(methods) {
 function methodName(item) {
   return item.rank === null ? item.method : `${item.method} r=${item.rank}`;
 }
+
+function methodChannels() {
+  return {
+    symbol: (point) => methodMark(point.item.method).shape,
+    fill: (point) => methodMark(point.item.method).colour,
+  };
+}

@@ -95,13 +95,6 @@ function drawCompare(width, own, front, everyPoint, cost, title, small) {
   });
 }
 
-function methodChannels() {
-  return {
-    symbol: (point) => methodMark(point.item.method).shape,
-    fill: (point) => methodMark(point.item.method).colour,
-  };
-}
-
 function pixels({ type, domain }, length) {
   return (type === "log" ? d3.scaleLog : d3.scaleLinear)(domain, [0, length]);
 }

@@ -61,12 +61,6 @@ function originText({ entry, moves }) {
   return before === null ? "" : `, ${packagesText(before, entry)}`;
 }
 
-// The largest change; of breaks, which have none, that of accuracy.
-function telling(moves) {
-  const broken = moves.find((move) => move.what === "break" && move.metric.name === "accuracy");
-  return broken ?? d3.greatest(moves, (move) => Math.abs(move.change ?? 0));
-}
-
 function moveItem(moves, order) {
   const greatest = telling(moves);
   const params = new URLSearchParams({ case: greatest.item.id.toWellFormed(), metric: greatest.metric.name.toWellFormed(), by: order.by.toWellFormed() });
