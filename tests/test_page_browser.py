@@ -257,7 +257,7 @@ def test_memory_is_stacked_by_category_sorted_by_its_peak(opened):
     cases = [c for c in DATA["cases"] if c["task"] == "shift" and c["architecture"] == "resnet18"]
     expected = sorted(cases, key=lambda case: (COSTS["memory"](case, "_b32"), case["id"]))
     assert opened.texts("tbody th") == [case["id"] for case in expected]
-    assert opened.locator("svg [aria-label=bar] rect").count() == 6 * len(cases)
+    assert opened.locator("svg [data-mark=bar] rect").count() == 6 * len(cases)
     cells = [float(cell.replace(",", "")) for cell in opened.texts("tbody tr:last-child td")]
     assert sum(cells[:6]) == pytest.approx(cells[6], abs=0.4)
     assert cells[7] == pytest.approx(COSTS["memory"](expected[-1], "_b32") / MIB, abs=0.06)
@@ -265,8 +265,8 @@ def test_memory_is_stacked_by_category_sorted_by_its_peak(opened):
 
 def test_rank_sweeps_have_a_line_a_method_and_levels_without_rank(opened):
     opened.go("ranks?metric=peak_bytes&architecture=resnet18")
-    assert opened.locator("svg [aria-label=line] path").count() == 3
-    assert opened.locator("svg [aria-label=rule] line").count() == 3
+    assert opened.locator("svg [data-mark=line] path").count() == 3
+    assert opened.locator("svg [data-mark=rule] line").count() == 3
     opened.unfold()
     lora = opened.locator("tbody tr").filter(has_text="lora").first.locator("td").all_inner_texts()
     shown = [
@@ -305,7 +305,7 @@ def test_history_marks_what_moved_in_the_order_chosen(opened):
 def test_a_break_of_definition_breaks_the_line(opened):
     opened.go("history?case=shift/head/resnet18&metric=accuracy")
     assert opened.texts("td:nth-child(2)") == ["defined otherwise"]
-    assert opened.locator("svg [aria-label=line] path").count() == 2
+    assert opened.locator("svg [data-mark=line] path").count() == 2
 
 
 @pytest.mark.parametrize(

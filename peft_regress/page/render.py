@@ -10,10 +10,13 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-__all__ = ["LIBRARIES", "SCRIPTS", "embed_json", "render_page"]
+__all__ = ["LIBRARIES", "SCRIPTS", "STYLES", "embed_json", "render_page"]
 
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order that they are loaded in."""
+
+STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "media.css")
+"""The style sheets, joined in this order."""
 
 SCRIPTS: tuple[str, ...] = (
     "model.js",
@@ -24,6 +27,7 @@ SCRIPTS: tuple[str, ...] = (
     "figure.js",
     "pareto.js",
     "case_table.js",
+    "history_table.js",
     "history_plot.js",
     "memory_plot.js",
     "view_compare.js",
@@ -54,7 +58,7 @@ def render_page(data: dict[str, Any]) -> str:
     ).from_string(_asset("assets", "page.html"))
     return template.render(
         policy=_content_security_policy(scripts),
-        style=_asset("assets", "style.css"),
+        style="\n".join(_asset("assets", name) for name in STYLES),
         scripts=scripts,
         data=embed_json(data),
     )

@@ -6,8 +6,18 @@ const CASE_COLUMNS = [
   metricColumn("adapter_bytes", "ship MiB", "adapter and head to send to a device, MiB", 2 ** 20),
   metricColumn("forward_flops", "fwd GFLOP", "forward pass at batch 1, GFLOP", 1e9),
   metricColumn("backward_flops", "bwd GFLOP", "backward pass at batch 1, GFLOP", 1e9),
-  metricColumn("peak_bytes", "peak b1 MiB", "most memory alive at one moment, batch 1, MiB", 2 ** 20),
-  metricColumn("peak_bytes_b32", "peak b32 MiB", "most memory alive at one moment, batch 32, MiB", 2 ** 20),
+  metricColumn(
+    "peak_bytes",
+    "peak b1 MiB",
+    "most memory alive at one moment, batch 1, MiB",
+    2 ** 20,
+  ),
+  metricColumn(
+    "peak_bytes_b32",
+    "peak b32 MiB",
+    "most memory alive at one moment, batch 32, MiB",
+    2 ** 20,
+  ),
   metricColumn("accuracy", "accuracy %", "after the brief fine-tune, mean over the seeds", 0.01),
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
@@ -34,7 +44,10 @@ function cellText(value, unit, size) {
   if (unit === "fraction") return (value / size).toFixed(1);
   const scaled = value / size;
   if (unit === "nat") return scaled.toFixed(3);
-  return new Intl.NumberFormat("en-US", fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1)).format(scaled);
+  return new Intl.NumberFormat(
+    "en-US",
+    fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1),
+  ).format(scaled);
 }
 
 function fixedDigits(digits) {
@@ -44,7 +57,11 @@ function fixedDigits(digits) {
 function statusBadge(item) {
   const status = statusOf(item);
   const kind = status === "ok" ? "good" : status.startsWith("unsupported") ? "plain" : "bad";
-  return h("span", { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) }, shorten(status, 28));
+  return h(
+    "span",
+    { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) },
+    shorten(status, 28),
+  );
 }
 
 // Absent values stand last, whichever way the others are sorted.
@@ -52,7 +69,8 @@ function sortCases(cases, column, descending) {
   const sign = descending ? -1 : 1;
   const keyed = cases.map((item) => ({ item, key: column.key(item) }));
   keyed.sort((a, b) => {
-    if (a.key === null || b.key === null) return (a.key === null) - (b.key === null) || compareText(a.item.id, b.item.id);
+    if (a.key === null || b.key === null)
+      return (a.key === null) - (b.key === null) || compareText(a.item.id, b.item.id);
     const order = typeof a.key === "number" ? a.key - b.key : compareText(a.key, b.key);
     return sign * order || compareText(a.item.id, b.item.id);
   });

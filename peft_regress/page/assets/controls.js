@@ -71,7 +71,11 @@ function textControl(name, field, value, changed) {
   input.value = value;
   check();
   const list = field.suggestions
-    ? h("datalist", { id: `${name}-list` }, field.suggestions.map((text) => h("option", { value: text })))
+    ? h(
+        "datalist",
+        { id: `${name}-list` },
+        field.suggestions.map((text) => h("option", { value: text })),
+      )
     : null;
   return h(
     "div",
@@ -84,7 +88,10 @@ function textControl(name, field, value, changed) {
 }
 
 function optionsOf(values, all = null) {
-  const options = values.map((value) => ({ value: String(value), label: shorten(String(value), 40) }));
+  const options = values.map((value) => ({
+    value: String(value),
+    label: shorten(String(value), 40),
+  }));
   return all === null ? options : [{ value: "", label: all }, ...options];
 }
 

@@ -17,9 +17,25 @@ function replaceContent(node, ...children) {
 
 // A table in a box of its own to scroll sideways in.
 // columns: [{label, number, words, cell(row) -> node or text, title(row)}]; the one at `names` names the row; `total` stands below.
-function dataTable({ caption, columns, rows, names = 0, total = null, header = (column) => column.label }) {
-  const head = h("tr", {}, columns.map((column, index) => headerCell(column, header(column, index))));
-  const line = (row) => h("tr", {}, columns.map((column, index) => bodyCell(column, row, index === names)));
+function dataTable({
+  caption,
+  columns,
+  rows,
+  names = 0,
+  total = null,
+  header = (column) => column.label,
+}) {
+  const head = h(
+    "tr",
+    {},
+    columns.map((column, index) => headerCell(column, header(column, index))),
+  );
+  const line = (row) =>
+    h(
+      "tr",
+      {},
+      columns.map((column, index) => bodyCell(column, row, index === names)),
+    );
   return h(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
@@ -45,9 +61,7 @@ function cellClass({ number, words }) {
 function bodyCell(column, row, first) {
   const attributes = { class: cellClass(column), title: column.title?.(row) };
   const content = column.cell(row);
-  return first
-    ? h("th", { scope: "row", ...attributes }, content)
-    : h("td", attributes, content);
+  return first ? h("th", { scope: "row", ...attributes }, content) : h("td", attributes, content);
 }
 
 // Its content is made when it is first opened.
@@ -66,7 +80,11 @@ function note(...content) {
 }
 
 function caseLink(item, text = item.id) {
-  return h("a", { href: caseAddress(item), class: "case", title: visible(item.id) }, shorten(text, 60));
+  return h(
+    "a",
+    { href: caseAddress(item), class: "case", title: visible(item.id) },
+    shorten(text, 60),
+  );
 }
 
 function caseAddress(item) {

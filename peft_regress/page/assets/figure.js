@@ -16,7 +16,12 @@ function figure({ title, label, draw, open = null, below = [] }) {
   return h("figure", {}, title ? h("figcaption", {}, title) : null, box, ...below);
 }
 
+// One image with one name: what Plot calls its parts is left out of it.
 function named(svg, label, open) {
+  for (const part of svg.querySelectorAll("[aria-label]")) {
+    part.dataset.mark = part.getAttribute("aria-label");
+    part.removeAttribute("aria-label");
+  }
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", label);
   svg.style.maxWidth = "100%";
@@ -41,12 +46,16 @@ function scaleOf(values, { from = null, to = null } = {}) {
   if (least > 0 && most / least > 50) return { type: "log", domain: [least / 1.4, most * 1.4] };
   const room = most > least ? (most - least) * 0.08 : Math.abs(most) * 0.1 || 1;
   const low = least >= 0 ? Math.max(0, least - room) : least - room;
-  return { type: "linear", domain: [Math.max(low, from ?? low), Math.min(most + room, to ?? Infinity)] };
+  return {
+    type: "linear",
+    domain: [Math.max(low, from ?? low), Math.min(most + room, to ?? Infinity)],
+  };
 }
 
 // An axis with as many round ticks as there is room for; on a logarithmic one powers of ten.
 function axisOptions(scale, { label, room, ...others }) {
-  const ticks = scale.type === "log" ? logTicks(scale.domain, room) : Math.max(2, Math.floor(room / 80));
+  const ticks =
+    scale.type === "log" ? logTicks(scale.domain, room) : Math.max(2, Math.floor(room / 80));
   return { ...scale, ticks, tickFormat: plainTick, label, grid: true, ...others };
 }
 

@@ -1,9 +1,24 @@
 // Values as a person reads them: the same text as peft_regress/units.py, which the tests hold.
 
 const UNIT_STEPS = {
-  byte: [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"], [1, "B"]],
-  flop: [[1e12, "TFLOP"], [1e9, "GFLOP"], [1e6, "MFLOP"], [1e3, "kFLOP"], [1, "FLOP"]],
-  second: [[1, "s"], [1e-3, "ms"], [1e-6, "us"]],
+  byte: [
+    [2 ** 30, "GiB"],
+    [2 ** 20, "MiB"],
+    [2 ** 10, "KiB"],
+    [1, "B"],
+  ],
+  flop: [
+    [1e12, "TFLOP"],
+    [1e9, "GFLOP"],
+    [1e6, "MFLOP"],
+    [1e3, "kFLOP"],
+    [1, "FLOP"],
+  ],
+  second: [
+    [1, "s"],
+    [1e-3, "ms"],
+    [1e-6, "us"],
+  ],
 };
 const UNIT_NAMES = { byte: "bytes", flop: "FLOP", second: "s", nat: "nat" };
 const ABSENT = "-";

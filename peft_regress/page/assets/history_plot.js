@@ -1,27 +1,15 @@
-// A metric over the entries: lines, where they moved, and by which packages.
+// A metric over the entries: lines, and marks where they moved.
 
-const MARK_KINDS = {
-  worse: { label: "worse", shape: d3.symbolTriangle2, colour: "var(--bad)", badge: "bad" },
-  better: { label: "better", shape: d3.symbolSquare2, colour: "var(--good)", badge: "good" },
-  moved: { label: "moved", shape: d3.symbolDiamond2, colour: "var(--moved)", badge: "moved" },
-  break: { label: "defined otherwise", shape: d3.symbolTimes, colour: "var(--text)", badge: "plain" },
-};
-const UNKNOWN_MARK = { ...MARK_KINDS.moved, label: "moved" };
 const MOST_LABELS = 8;
 const MOST_DOTS = 60;
-const MOST_ROWS = 500;
-
-function markKind(what) {
-  return Object.hasOwn(MARK_KINDS, what) ? MARK_KINDS[what] : UNKNOWN_MARK;
-}
-
 // The plot of some cases' metric with its legend, transitions and points.
 function historySection(cases, metricName, order) {
   const metric = DATA.metrics[METRIC_INDEX.get(metricName)];
   const series = cases.map((item) => seriesOf(item, metricName, order));
   const drawn = series.filter((points) => points.length > 0);
   const points = drawn.flat();
-  if (points.length === 0) return [note(`No entry has ${metricLabel(metricName)} of ${whichCases(cases)}.`)];
+  if (points.length === 0)
+    return [note(`No entry has ${metricLabel(metricName)} of ${whichCases(cases)}.`)];
   const marked = points.filter((point) => point.mark);
   const without = cases.length - drawn.length;
   return [
@@ -30,8 +18,12 @@ function historySection(cases, metricName, order) {
       label: historyLabel(metric, drawn, marked, order),
       draw: (width) => drawHistory(width, metric, drawn, order),
     }),
-    without > 0 ? note(`No entry has this metric of ${plural(without, "of the cases", "of the cases")}.`) : null,
-    points.length === drawn.length ? note(`One point only${drawn.length > 1 ? " each" : ""}: a line needs a second entry.`) : null,
+    without > 0
+      ? note(`No entry has this metric of ${plural(without, "of the cases", "of the cases")}.`)
+      : null,
+    points.length === drawn.length
+      ? note(`One point only${drawn.length > 1 ? " each" : ""}: a line needs a second entry.`)
+      : null,
     thinnedNote(),
     h("h2", {}, "Where it moved"),
     marked.length === 0
@@ -48,7 +40,9 @@ function whichCases(cases) {
 function thinnedNote() {
   if (!DATA.thinned) return null;
   const { entries, points } = DATA.thinned;
-  return note(`Lines are thinned: of ${plural(entries, "entry", "entries")} at most ${plural(points, "point")} are kept a line.`);
+  return note(
+    `Lines are thinned: of ${plural(entries, "entry", "entries")} at most ${plural(points, "point")} are kept a line.`,
+  );
 }
 
 function historyLabel(metric, series, marked, order) {
@@ -60,7 +54,10 @@ function historyLabel(metric, series, marked, order) {
 }
 
 function seriesMark(index) {
-  return { colour: `var(--series-${((index + 3) % COLOURS) + 1})`, shape: SHAPES[index % SHAPES.length] };
+  return {
+    colour: `var(--series-${((index + 3) % COLOURS) + 1})`,
+    shape: SHAPES[index % SHAPES.length],
+  };
 }
 
 function caseLegend(series) {
@@ -68,17 +65,27 @@ function caseLegend(series) {
     "ul",
     { class: "legend", "aria-label": "Cases" },
     series.map((points, index) =>
-      h("li", {}, markIcon(seriesMark(index).shape, seriesMark(index).colour), caseLink(points[0].item)),
+      h(
+        "li",
+        {},
+        markIcon(seriesMark(index).shape, seriesMark(index).colour),
+        caseLink(points[0].item),
+      ),
     ),
   );
 }
 
 function drawHistory(width, metric, series, order) {
-  const all = series.flatMap((points, index) => points.map((point) => ({ ...point, style: seriesMark(index) })));
+  const all = series.flatMap((points, index) =>
+    points.map((point) => ({ ...point, style: seriesMark(index) })),
+  );
   const held = new Set(all.map((point) => point.entry));
   const shown = order.entries.filter((entry) => held.has(entry));
   const position = new Map(shown.map((entry, index) => [entry, index]));
-  const unit = axisUnit(all.map((point) => point.value), metric.unit);
+  const unit = axisUnit(
+    all.map((point) => point.value),
+    metric.unit,
+  );
   const place = { x: (point) => position.get(point.entry), y: (point) => point.value / unit.size };
   const height = Math.min(380, Math.max(260, width * 0.42));
   const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
@@ -94,11 +101,25 @@ function drawHistory(width, metric, series, order) {
     symbol: { type: "identity" },
     color: { type: "identity" },
     marks: [
-      Plot.line(all, { ...place, z: (point) => `${point.item.id} ${point.segment}`, stroke: (point) => point.style.colour, strokeWidth: 1.75 }),
+      Plot.line(all, {
+        ...place,
+        z: (point) => `${point.item.id} ${point.segment}`,
+        stroke: (point) => point.style.colour,
+        strokeWidth: 1.75,
+      }),
       all.length > MOST_DOTS * series.length
         ? null
-        : Plot.dot(all, { ...place, r: 4, symbol: (point) => point.style.shape, fill: (point) => point.style.colour }),
-      ...markMarks(all.filter((point) => point.mark), place, metric),
+        : Plot.dot(all, {
+            ...place,
+            r: 4,
+            symbol: (point) => point.style.shape,
+            fill: (point) => point.style.colour,
+          }),
+      ...markMarks(
+        all.filter((point) => point.mark),
+        place,
+        metric,
+      ),
       Plot.tip(all, Plot.pointer({ ...place, title: (point) => pointTip(point, metric, order) })),
     ],
   });
@@ -148,78 +169,29 @@ function markText({ what, change }, metric) {
   return what === "break" ? "defined otherwise" : formatChange(change, metric.unit);
 }
 
-function entryText(entry, order) {
-  return order.by === "date" ? formatDate(DATA.entries[entry].date) : versionIn(environmentOf(entry), order.by) ?? "none";
-}
-
 // Each entry is named where there is room; else the first of each release or day, or some of them.
 function entryTicks(shown, order, width) {
   const room = Math.max(2, Math.floor(width / 95));
   const ticks = shown.map((entry, at) => ({ at, label: shorten(entryText(entry, order), 12) }));
   if (ticks.length <= room) return ticks;
-  const firsts = ticks.filter((tick, index) => index === 0 || tick.label !== ticks[index - 1].label);
+  const firsts = ticks.filter(
+    (tick, index) => index === 0 || tick.label !== ticks[index - 1].label,
+  );
   const step = Math.ceil(firsts.length / room);
   return firsts.filter((_, index) => index % step === 0);
 }
 
 function pointTip(point, metric, order) {
   const entry = DATA.entries[point.entry];
-  const lines = [shorten(point.item.id, 60), `${shorten(entry.name, 40)}, ${formatDate(entry.date)}`, formatValue(point.value, metric.unit)];
+  const lines = [
+    shorten(point.item.id, 60),
+    `${shorten(entry.name, 40)}, ${formatDate(entry.date)}`,
+    formatValue(point.value, metric.unit),
+  ];
   if (order.by !== "date") lines.push(`${order.by} ${shorten(entryText(point.entry, order), 30)}`);
-  if (point.mark) lines.push(`${markKind(point.mark.what).label} ${point.mark.change === null ? "" : formatChange(point.mark.change, metric.unit)}`);
+  if (point.mark)
+    lines.push(
+      `${markKind(point.mark.what).label} ${point.mark.change === null ? "" : formatChange(point.mark.change, metric.unit)}`,
+    );
   return lines.join("\n");
-}
-
-function whatBadge(what) {
-  const kind = markKind(what);
-  return h("span", { class: `badge ${kind.badge}` }, markIcon(kind.shape, kind.colour), kind.label);
-}
-
-function packagesText(from, to) {
-  const changes = packageChanges(from, to).map(
-    ([name, old, now]) => `${name} ${old ?? "absent"} → ${now ?? "absent"}`,
-  );
-  if (changes.length === 0) return "packages as before: the code under test";
-  const shown = changes.slice(0, 6).map((text) => shorten(text, 60)).join(", ");
-  return changes.length > 6 ? `${shown}, and ${changes.length - 6} more` : shown;
-}
-
-function transitionTable(marked, metric, order, several) {
-  const position = new Map(order.entries.map((entry, index) => [entry, index]));
-  const rows = d3.sort(marked, (point) => -position.get(point.entry)).slice(0, MOST_ROWS);
-  return dataTable({
-    caption: "Transitions, the newest first",
-    rows,
-    columns: [
-      { label: "entry", cell: (point) => entryName(point.entry) },
-      several ? { label: "case", cell: (point) => caseLink(point.item) } : null,
-      { label: "what", cell: (point) => whatBadge(point.mark.what) },
-      { label: "from", number: true, cell: (point) => formatValue(point.before?.value, metric.unit), title: (point) => formatExact(point.before?.value, metric.unit) },
-      { label: "to", number: true, cell: (point) => formatValue(point.value, metric.unit), title: (point) => formatExact(point.value, metric.unit) },
-      { label: "change", number: true, cell: (point) => formatChange(point.mark.change, metric.unit) },
-      { label: "what changed", words: true, cell: (point) => (point.before ? packagesText(point.before.entry, point.entry) : ABSENT) },
-      { label: "why it was accepted", words: true, cell: (point) => shorten(DATA.entries[point.entry].reason, 160) },
-    ].filter(Boolean),
-  });
-}
-
-function entryName(entry) {
-  const { name, date } = DATA.entries[entry];
-  return h("span", { class: "mono", title: visible(date) }, shorten(name, 40));
-}
-
-function pointTable(points, metric, order) {
-  const table = dataTable({
-    caption: "Points",
-    rows: points.slice(0, MOST_ROWS),
-    columns: [
-      { label: "entry", cell: (point) => entryName(point.entry) },
-      { label: order.by === "date" ? "date" : order.by, cell: (point) => shorten(entryText(point.entry, order), 30) },
-      { label: "case", cell: (point) => caseLink(point.item) },
-      { label: "value", number: true, cell: (point) => formatValue(point.value, metric.unit), title: (point) => formatExact(point.value, metric.unit) },
-      { label: "change", number: true, cell: (point) => (point.before ? formatChange(changeBetween(point.before.value, point.value, metric.unit), metric.unit) : ABSENT) },
-    ],
-  });
-  const more = points.length - MOST_ROWS;
-  return h("div", {}, table, more > 0 ? note(`And ${plural(more, "point")} more.`) : null);
 }

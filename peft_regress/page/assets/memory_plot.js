@@ -29,12 +29,21 @@ function memoryLegend() {
     "ul",
     { class: "legend", "aria-label": "Categories of memory, as they are stacked" },
     MEMORY_CATEGORIES.map((category) => h("li", {}, swatch(category), CATEGORY_LABELS[category])),
-    h("li", {}, h("span", { class: "peak-sample", "aria-hidden": "true" }), "most alive at one moment"),
+    h(
+      "li",
+      {},
+      h("span", { class: "peak-sample", "aria-hidden": "true" }),
+      "most alive at one moment",
+    ),
   );
 }
 
 function swatch(category) {
-  const svg = d3.create("svg").attr("class", "icon").attr("viewBox", "0 0 16 16").attr("aria-hidden", "true");
+  const svg = d3
+    .create("svg")
+    .attr("class", "icon")
+    .attr("viewBox", "0 0 16 16")
+    .attr("aria-hidden", "true");
   svg.append("rect").attr("width", 16).attr("height", 16).style("fill", categoryFill(category));
   return svg.node();
 }
@@ -47,7 +56,12 @@ function categoryFill(category) {
 const HATCHING = { buffer: [0, 2], grad: [45, 2.5], temp: [135, 2.5], optimizer: [90, 2] };
 
 function addMemoryPatterns() {
-  const svg = d3.create("svg").attr("class", "unseen").attr("aria-hidden", "true").attr("width", 0).attr("height", 0);
+  const svg = d3
+    .create("svg")
+    .attr("class", "unseen")
+    .attr("aria-hidden", "true")
+    .attr("width", 0)
+    .attr("height", 0);
   for (const category of MEMORY_CATEGORIES) {
     const pattern = svg
       .append("pattern")
@@ -55,7 +69,11 @@ function addMemoryPatterns() {
       .attr("patternUnits", "userSpaceOnUse")
       .attr("width", 7)
       .attr("height", 7);
-    pattern.append("rect").attr("width", 7).attr("height", 7).style("fill", `var(--memory-${category})`);
+    pattern
+      .append("rect")
+      .attr("width", 7)
+      .attr("height", 7)
+      .style("fill", `var(--memory-${category})`);
     const [angle, stripe] = HATCHING[category] ?? [];
     if (stripe === undefined) continue;
     pattern.attr("patternTransform", `rotate(${angle})`);
@@ -70,18 +88,36 @@ function memoryFigure(rows, label, name) {
 }
 
 function drawMemory(width, rows, name) {
-  const unit = axisUnit(rows.map((row) => Math.max(row.sum, row.peak ?? 0)), "byte");
+  const unit = axisUnit(
+    rows.map((row) => Math.max(row.sum, row.peak ?? 0)),
+    "byte",
+  );
   const names = new Map(rows.map((row, index) => [String(index), shorten(name(row), 22)]));
-  const parts = rows.flatMap((row, index) => row.parts.map((part) => ({ ...part, row, at: String(index) })));
-  const peaks = rows.map((row, index) => ({ ...row, at: String(index) })).filter((row) => row.peak !== null);
+  const parts = rows.flatMap((row, index) =>
+    row.parts.map((part) => ({ ...part, row, at: String(index) })),
+  );
+  const peaks = rows
+    .map((row, index) => ({ ...row, at: String(index) }))
+    .filter((row) => row.peak !== null);
   return plot(width, {
     height: rows.length * BAR_HEIGHT + 60,
     marginLeft: 14 + 7 * (d3.max([...names.values()], (text) => text.length) ?? 0),
     marginRight: 24,
     marginTop: 10,
     marginBottom: 40,
-    x: { label: `${unit.name} →`, grid: true, ticks: Math.max(2, Math.floor(width / 90)), tickFormat: plainTick },
-    y: { domain: [...names.keys()], tickFormat: (at) => names.get(at), label: null, tickSize: 0, padding: 0.25 },
+    x: {
+      label: `${unit.name} →`,
+      grid: true,
+      ticks: Math.max(2, Math.floor(width / 90)),
+      tickFormat: plainTick,
+    },
+    y: {
+      domain: [...names.keys()],
+      tickFormat: (at) => names.get(at),
+      label: null,
+      tickSize: 0,
+      padding: 0.25,
+    },
     color: { type: "identity" },
     marks: [
       Plot.barX(parts, {
@@ -92,9 +128,22 @@ function drawMemory(width, rows, name) {
         fill: (part) => categoryFill(part.category),
         insetRight: 0.75,
       }),
-      Plot.tickX(peaks, { x: (row) => row.peak / unit.size, y: "at", stroke: "var(--surface)", strokeWidth: 6 }),
-      Plot.tickX(peaks, { x: (row) => row.peak / unit.size, y: "at", stroke: "var(--text)", strokeWidth: 3 }),
-      Plot.tip(peaks, Plot.pointerY({ x: (row) => row.peak / unit.size, y: "at", title: memoryTip })),
+      Plot.tickX(peaks, {
+        x: (row) => row.peak / unit.size,
+        y: "at",
+        stroke: "var(--surface)",
+        strokeWidth: 6,
+      }),
+      Plot.tickX(peaks, {
+        x: (row) => row.peak / unit.size,
+        y: "at",
+        stroke: "var(--text)",
+        strokeWidth: 3,
+      }),
+      Plot.tip(
+        peaks,
+        Plot.pointerY({ x: (row) => row.peak / unit.size, y: "at", title: memoryTip }),
+      ),
     ],
   });
 }
@@ -103,7 +152,9 @@ function memoryTip(row) {
   return [
     shorten(row.item.id, 60),
     `peak ${formatValue(row.peak, "byte")}`,
-    ...row.parts.map((part) => `${CATEGORY_LABELS[part.category]} ${formatValue(part.bytes, "byte")}`),
+    ...row.parts.map(
+      (part) => `${CATEGORY_LABELS[part.category]} ${formatValue(part.bytes, "byte")}`,
+    ),
   ].join("\n");
 }
 
@@ -120,8 +171,18 @@ function memoryTable(rows, caption, nameColumn) {
         cell: (row) => bytes(partBytes(row, category)),
         title: (row) => formatExact(partBytes(row, category), "byte"),
       })),
-      { label: "sum", number: true, cell: (row) => bytes(row.sum), title: (row) => formatExact(row.sum, "byte") },
-      { label: "peak", number: true, cell: (row) => bytes(row.peak), title: (row) => formatExact(row.peak, "byte") },
+      {
+        label: "sum",
+        number: true,
+        cell: (row) => bytes(row.sum),
+        title: (row) => formatExact(row.sum, "byte"),
+      },
+      {
+        label: "peak",
+        number: true,
+        cell: (row) => bytes(row.peak),
+        title: (row) => formatExact(row.peak, "byte"),
+      },
     ],
   });
 }

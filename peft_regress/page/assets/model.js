@@ -15,9 +15,9 @@ const BATCHES = [
 const TASKS = distinct(DATA.cases.map((item) => item.task));
 const METHODS = distinct(DATA.cases.map((item) => item.method));
 const ARCHITECTURES = distinct(DATA.cases.map((item) => item.architecture));
-const RANKS = [...new Set(DATA.cases.map((item) => item.rank).filter((rank) => rank !== null))].sort(
-  (a, b) => a - b,
-);
+const RANKS = [
+  ...new Set(DATA.cases.map((item) => item.rank).filter((rank) => rank !== null)),
+].sort((a, b) => a - b);
 
 function distinct(values) {
   return [...new Set(values)].sort(compareText);
@@ -117,7 +117,8 @@ function lastMoves(order) {
   const position = new Map(order.entries.map((entry, index) => [entry, index]));
   let newest = -1;
   for (const item of DATA.cases) {
-    for (const [, entry] of item.marks[order.by] ?? []) newest = Math.max(newest, position.get(entry) ?? -1);
+    for (const [, entry] of item.marks[order.by] ?? [])
+      newest = Math.max(newest, position.get(entry) ?? -1);
   }
   if (newest < 0) return null;
   const entry = order.entries[newest];
@@ -166,7 +167,8 @@ function isLike(text, pattern) {
   let [at, wanted, star, resume] = [0, 0, -1, 0];
   while (at < text.length) {
     if (pattern[wanted] === "*") [star, resume, wanted] = [wanted, at, wanted + 1];
-    else if (pattern[wanted] === text[at] || pattern[wanted] === "?") [at, wanted] = [at + 1, wanted + 1];
+    else if (pattern[wanted] === text[at] || pattern[wanted] === "?")
+      [at, wanted] = [at + 1, wanted + 1];
     else if (star < 0) return false;
     else [resume, at, wanted] = [resume + 1, resume + 1, star + 1];
   }

@@ -1,4 +1,4 @@
-// A colour and a shape for each method, told apart without seeing colour; colours stand in style.css.
+// A colour and a shape for each method, told apart without seeing colour; colours stand in colours.css.
 
 const COLOURS = 8;
 const SHAPES = [
@@ -30,7 +30,8 @@ function markIcon(shape, colour) {
     .attr("viewBox", "-8 -8 16 16")
     .attr("aria-hidden", "true");
   const path = svg.append("path").attr("d", d3.symbol(shape, 80)());
-  if (shape === d3.symbolTimes) path.style("fill", "none").style("stroke", colour).style("stroke-width", "2.5");
+  if (shape === d3.symbolTimes)
+    path.style("fill", "none").style("stroke", colour).style("stroke-width", "2.5");
   else path.style("fill", colour);
   return svg.node();
 }

@@ -38,7 +38,11 @@ function showRoute({ moveFocus = true } = {}) {
 function showUnknown(main, route) {
   main.append(
     h("h1", {}, "No such view"),
-    note(`The address asks for "${shorten(route.name)}", which this page has not. `, h("a", { href: "#/" }, "Go to the overview"), "."),
+    note(
+      `The address asks for "${shorten(route.name)}", which this page has not. `,
+      h("a", { href: "#/" }, "Go to the overview"),
+      ".",
+    ),
   );
 }
 
@@ -73,7 +77,9 @@ function start() {
   document
     .getElementById("nav")
     .append(
-      ...VIEWS.filter((view) => view.label).map((view) => h("a", { href: `#/${view.name}`, "data-view": view.name }, view.label)),
+      ...VIEWS.filter((view) => view.label).map((view) =>
+        h("a", { href: `#/${view.name}`, "data-view": view.name }, view.label),
+      ),
     );
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();

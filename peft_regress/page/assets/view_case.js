@@ -5,7 +5,11 @@ function showCase(main, route) {
   if (!item) {
     main.append(
       h("h1", {}, "No such case"),
-      note(`This page has no case "${shorten(decodeId(route.rest) ?? route.rest)}". `, h("a", { href: "#/table" }, "All cases"), "."),
+      note(
+        `This page has no case "${shorten(decodeId(route.rest) ?? route.rest)}". `,
+        h("a", { href: "#/table" }, "All cases"),
+        ".",
+      ),
     );
     return;
   }
@@ -14,7 +18,11 @@ function showCase(main, route) {
   const address = { ...route, name: caseAddress(item).slice(2) };
   const changing = h("div");
   const update = () =>
-    replaceContent(changing, caseHistory(item, settings), metricSection(item, orderBy(settings.by)));
+    replaceContent(
+      changing,
+      caseHistory(item, settings),
+      metricSection(item, orderBy(settings.by)),
+    );
   main.append(
     h("h1", { class: "id" }, shorten(item.id, 400)),
     ...caseSummary(item),
@@ -61,7 +69,9 @@ function caseSummary(item) {
       `${shorten(methodName(item), 60)} on ${shorten(item.architecture, 60)}, task ${shorten(item.task, 60)}. Numbers of `,
       entryName(item.current),
       ` (${formatDate(entry.date)}): `,
-      status === "ok" ? h("strong", { class: "good" }, "ok") : h("strong", { class: "bad" }, shorten(status, 600)),
+      status === "ok"
+        ? h("strong", { class: "good" }, "ok")
+        : h("strong", { class: "bad" }, shorten(status, 600)),
     ),
   ];
 }
@@ -72,7 +82,9 @@ function caseHistory(item, { metric, by }) {
 }
 
 function metricSection(item, order) {
-  const changes = new Map(marksOf(item, order).map((mark) => [`${mark.metric.name} ${mark.entry}`, mark.what]));
+  const changes = new Map(
+    marksOf(item, order).map((mark) => [`${mark.metric.name} ${mark.entry}`, mark.what]),
+  );
   const rows = item.lines.map((line) => metricRow(item, line, order, changes));
   return h(
     "section",
@@ -83,10 +95,22 @@ function metricSection(item, order) {
       caption: "Metrics",
       rows,
       columns: [
-        { label: "metric", cell: (row) => h("span", { class: "mono" }, shorten(row.metric.name, 60)) },
+        {
+          label: "metric",
+          cell: (row) => h("span", { class: "mono" }, shorten(row.metric.name, 60)),
+        },
         { label: "value", number: true, cell: (row) => formatValue(row.value, row.metric.unit) },
-        { label: "exactly", number: true, cell: (row) => (row.value === null ? ABSENT : formatExact(row.value, row.metric.unit)) },
-        { label: "change", number: true, cell: (row) => (row.change === undefined ? ABSENT : formatChange(row.change, row.metric.unit)) },
+        {
+          label: "exactly",
+          number: true,
+          cell: (row) => (row.value === null ? ABSENT : formatExact(row.value, row.metric.unit)),
+        },
+        {
+          label: "change",
+          number: true,
+          cell: (row) =>
+            row.change === undefined ? ABSENT : formatChange(row.change, row.metric.unit),
+        },
         { label: "verdict", cell: (row) => (row.what ? whatBadge(row.what) : "") },
         { label: "better is", cell: (row) => DIRECTION_WORDS[row.metric.direction] ?? "" },
       ],
@@ -110,24 +134,39 @@ function metricRow(item, line, order, changes) {
 }
 
 function memoryOfCase(item) {
-  const rows = BATCHES.map(({ label, suffix }) => ({ ...memoryOf(item, suffix), batch: label })).filter(
-    (row) => row.parts.length > 0,
-  );
+  const rows = BATCHES.map(({ label, suffix }) => ({
+    ...memoryOf(item, suffix),
+    batch: label,
+  })).filter((row) => row.parts.length > 0);
   if (rows.length === 0) return [];
   return [
     h("h2", {}, "Memory by category"),
     memoryLegend(),
     ...rows.map((row) =>
-      memoryFigure([row], `Memory at batch ${row.batch}: sum ${formatValue(row.sum, "byte")}, peak ${formatValue(row.peak, "byte")}.`, () => `batch ${row.batch}`),
+      memoryFigure(
+        [row],
+        `Memory at batch ${row.batch}: sum ${formatValue(row.sum, "byte")}, peak ${formatValue(row.peak, "byte")}.`,
+        () => `batch ${row.batch}`,
+      ),
     ),
-    memoryTable(rows, "Memory by category, MiB", { label: "MiB at batch", cell: (row) => row.batch }),
+    memoryTable(rows, "Memory by category, MiB", {
+      label: "MiB at batch",
+      cell: (row) => row.batch,
+    }),
   ];
 }
 
-const INVARIANT_WORDS = new Map([[true, ["good", "holds"]], [false, ["bad", "does not hold"]], [null, ["plain", "does not apply"]]]);
+const INVARIANT_WORDS = new Map([
+  [true, ["good", "holds"]],
+  [false, ["bad", "does not hold"]],
+  [null, ["plain", "does not apply"]],
+]);
 
 function invariantSection(item) {
-  const rows = DATA.invariants.map((name, index) => ({ name, holds: item.invariants[index] ?? null }));
+  const rows = DATA.invariants.map((name, index) => ({
+    name,
+    holds: item.invariants[index] ?? null,
+  }));
   if (rows.length === 0) return [];
   return [
     h("h2", {}, "Invariants"),
@@ -136,7 +175,15 @@ function invariantSection(item) {
       rows,
       columns: [
         { label: "fact", cell: (row) => h("span", { class: "mono" }, shorten(row.name, 60)) },
-        { label: "state", cell: (row) => h("span", { class: `badge ${INVARIANT_WORDS.get(row.holds)[0]}` }, INVARIANT_WORDS.get(row.holds)[1]) },
+        {
+          label: "state",
+          cell: (row) =>
+            h(
+              "span",
+              { class: `badge ${INVARIANT_WORDS.get(row.holds)[0]}` },
+              INVARIANT_WORDS.get(row.holds)[1],
+            ),
+        },
       ],
     }),
   ];
@@ -144,14 +191,16 @@ function invariantSection(item) {
 
 function attributionSection(item) {
   const heading = h("h2", {}, "Where its numbers come from");
-  if (item.attribution.length === 0) return [heading, note("Its entry keeps no ledger of modules and operators.")];
+  if (item.attribution.length === 0)
+    return [heading, note("Its entry keeps no ledger of modules and operators.")];
   return [heading, ...item.attribution.map((part, index) => attributionFold(part, index === 0))];
 }
 
 function attributionFold({ metric: index, rows, rest, rest_rows: restRows }, open) {
   const { name, unit } = DATA.metrics[index];
   const total = d3.sum(rows, (row) => row[2]) + rest;
-  const every = restRows > 0 || rest !== 0 ? [...rows, [`${plural(restRows, "smaller row")}`, "", rest]] : rows;
+  const every =
+    restRows > 0 || rest !== 0 ? [...rows, [`${plural(restRows, "smaller row")}`, "", rest]] : rows;
   return fold(
     `${metricLabel(name)}: ${formatValue(total, unit)}`,
     () =>
@@ -162,8 +211,17 @@ function attributionFold({ metric: index, rows, rest, rest_rows: restRows }, ope
         columns: [
           moduleColumn(),
           operatorColumn(),
-          { label: "value", number: true, cell: (row) => formatValue(row[2], unit), title: (row) => formatExact(row[2], unit) },
-          { label: "share", number: true, cell: (row) => (total === 0 ? ABSENT : formatValue(row[2] / total, "fraction")) },
+          {
+            label: "value",
+            number: true,
+            cell: (row) => formatValue(row[2], unit),
+            title: (row) => formatExact(row[2], unit),
+          },
+          {
+            label: "share",
+            number: true,
+            cell: (row) => (total === 0 ? ABSENT : formatValue(row[2] / total, "fraction")),
+          },
         ],
       }),
     { open },
@@ -186,7 +244,10 @@ function transitionSection(item) {
   ];
 }
 
-function transitionFold({ metric: index, from, to, old, new: now, rows, rest_rows: restRows }, open) {
+function transitionFold(
+  { metric: index, from, to, old, new: now, rows, rest_rows: restRows },
+  open,
+) {
   const { name, unit } = DATA.metrics[index];
   const summary =
     `${metricLabel(name)}: ${formatValue(old, unit)} → ${formatValue(now, unit)}, ` +
@@ -198,9 +259,23 @@ function transitionFold({ metric: index, from, to, old, new: now, rows, rest_row
       columns: [
         moduleColumn(),
         operatorColumn(),
-        { label: "old", number: true, cell: (row) => formatValue(row[2], unit), title: (row) => formatExact(row[2], unit) },
-        { label: "new", number: true, cell: (row) => formatValue(row[3], unit), title: (row) => formatExact(row[3], unit) },
-        { label: "change", number: true, cell: (row) => signed(row[3] - row[2], (size) => formatValue(size, unit)) },
+        {
+          label: "old",
+          number: true,
+          cell: (row) => formatValue(row[2], unit),
+          title: (row) => formatExact(row[2], unit),
+        },
+        {
+          label: "new",
+          number: true,
+          cell: (row) => formatValue(row[3], unit),
+          title: (row) => formatExact(row[3], unit),
+        },
+        {
+          label: "change",
+          number: true,
+          cell: (row) => signed(row[3] - row[2], (size) => formatValue(size, unit)),
+        },
       ],
     });
   return fold(

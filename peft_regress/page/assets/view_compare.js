@@ -1,10 +1,26 @@
 // Accuracy against what it costs, by architecture, with the pairings that none other beats.
 
 const COSTS = [
-  { value: "memory", label: "peak memory", unit: "byte", batch: true, of: (item, suffix) => currentValue(item, `peak_bytes${suffix}`) },
+  {
+    value: "memory",
+    label: "peak memory",
+    unit: "byte",
+    batch: true,
+    of: (item, suffix) => currentValue(item, `peak_bytes${suffix}`),
+  },
   { value: "flops", label: "FLOPs of one update", unit: "flop", batch: true, of: updateFlops },
-  { value: "trained", label: "trained parameters", unit: "count", of: (item) => currentValue(item, "trainable_params") },
-  { value: "ship", label: "size to ship", unit: "byte", of: (item) => currentValue(item, "adapter_bytes") },
+  {
+    value: "trained",
+    label: "trained parameters",
+    unit: "count",
+    of: (item) => currentValue(item, "trainable_params"),
+  },
+  {
+    value: "ship",
+    label: "size to ship",
+    unit: "byte",
+    of: (item) => currentValue(item, "adapter_bytes"),
+  },
 ];
 
 function compareFields() {
@@ -24,20 +40,30 @@ function showCompare(main, route) {
   const update = () => replaceContent(output, comparison(settings));
   main.append(
     h("h1", {}, "Accuracy against cost"),
-    note("A pairing is on the front where no other is as cheap and as accurate. Up and to the left is better."),
+    note(
+      "A pairing is on the front where no other is as cheap and as accurate. Up and to the left is better.",
+    ),
     controlRow(route, fields, settings, update),
     output,
   );
   update();
 }
 
-function comparison({ cost: costName, batch, task, architecture, methods }, { compact = false } = {}) {
+function comparison(
+  { cost: costName, batch, task, architecture, methods },
+  { compact = false } = {},
+) {
   const cost = COSTS.find((item) => item.value === costName);
   const all = DATA.cases.filter((item) => item.task === task && isAsked(item.method, methods));
   const points = all
-    .map((item) => ({ item, cost: cost.of(item, batchSuffix(batch)), gain: currentValue(item, "accuracy") }))
+    .map((item) => ({
+      item,
+      cost: cost.of(item, batchSuffix(batch)),
+      gain: currentValue(item, "accuracy"),
+    }))
     .filter((point) => point.cost !== null && point.gain !== null);
-  if (points.length === 0) return [note("No case of these choices has both an accuracy and this cost.")];
+  if (points.length === 0)
+    return [note("No case of these choices has both an accuracy and this cost.")];
   const shown = architecture === "" ? ARCHITECTURES : [architecture];
   const lost = all.length - points.length;
   const title = cost.batch ? `${cost.label} at batch ${batch}` : cost.label;
@@ -48,13 +74,16 @@ function comparison({ cost: costName, batch, task, architecture, methods }, { co
       { class: shown.length === 1 ? "" : compact ? "facets compact" : "facets" },
       shown.map((name) => architecturePlot(name, points, cost, title, shown.length > 1)),
     ),
-    lost > 0 ? note(`Left out for want of an accuracy or of this cost: ${plural(lost, "case")}.`) : null,
+    lost > 0
+      ? note(`Left out for want of an accuracy or of this cost: ${plural(lost, "case")}.`)
+      : null,
   ];
 }
 
 function architecturePlot(name, points, cost, title, small) {
   const own = points.filter((point) => point.item.architecture === name);
-  if (own.length === 0) return h("figure", {}, h("figcaption", {}, shorten(name)), note("No case with both."));
+  if (own.length === 0)
+    return h("figure", {}, h("figcaption", {}, shorten(name)), note("No case with both."));
   const front = paretoFront(own);
   const cheapest = front[0];
   const best = front.at(-1);
@@ -65,12 +94,18 @@ function architecturePlot(name, points, cost, title, small) {
       `from ${pointText(cheapest, cost)} to ${pointText(best, cost)}.`,
     draw: (width) => drawCompare(width, own, front, points, cost, title, small),
     open: openCase,
-    below: [frontInWords(front, cost), fold("All of its numbers", () => compareTable(name, own, front, cost))],
+    below: [
+      frontInWords(front, cost),
+      fold("All of its numbers", () => compareTable(name, own, front, cost)),
+    ],
   });
 }
 
 function drawCompare(width, own, front, everyPoint, cost, title, small) {
-  const unit = axisUnit(own.map((point) => point.cost), cost.unit);
+  const unit = axisUnit(
+    own.map((point) => point.cost),
+    cost.unit,
+  );
   const x = (point) => point.cost / unit.size;
   const y = (point) => 100 * point.gain;
   const height = small ? Math.max(230, width * 0.55) : Math.min(460, Math.max(320, width * 0.5));
@@ -86,10 +121,26 @@ function drawCompare(width, own, front, everyPoint, cost, title, small) {
     symbol: { type: "identity" },
     color: { type: "identity" },
     marks: [
-      Plot.line(front, { x, y, curve: "step-after", stroke: "var(--front)", strokeWidth: 2, strokeOpacity: 0.75 }),
-      Plot.dot(own, { x, y, ...methodChannels(), r: small ? 4.5 : 5.5, stroke: "var(--surface)", strokeWidth: 1 }),
+      Plot.line(front, {
+        x,
+        y,
+        curve: "step-after",
+        stroke: "var(--front)",
+        strokeWidth: 2,
+        strokeOpacity: 0.75,
+      }),
+      Plot.dot(own, {
+        x,
+        y,
+        ...methodChannels(),
+        r: small ? 4.5 : 5.5,
+        stroke: "var(--surface)",
+        strokeWidth: 1,
+      }),
       Plot.dot(front, { x, y, r: small ? 8 : 9, stroke: "var(--front)", strokeWidth: 1.5 }),
-      ...(small ? [] : frontLabels(front, x, y, pixels(xScale, width - 66), pixels(yScale, height - 64))),
+      ...(small
+        ? []
+        : frontLabels(front, x, y, pixels(xScale, width - 66), pixels(yScale, height - 64))),
       Plot.tip(own, Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
     ],
   });
@@ -112,7 +163,10 @@ function frontLabels(front, x, y, xPixels, yPixels) {
     const side = ["above", "below"].find((candidate) => free(candidate, point));
     if (side) placed[side].push(point);
   }
-  return [["above", -16], ["below", 17]].map(([side, dy]) =>
+  return [
+    ["above", -16],
+    ["below", 17],
+  ].map(([side, dy]) =>
     Plot.text(placed[side], {
       x,
       y,
@@ -147,7 +201,11 @@ function frontInWords(front, cost) {
           {},
           markIcon(methodMark(point.item.method).shape, methodMark(point.item.method).colour),
           caseLink(point.item, methodName(point.item)),
-          h("span", { class: "numbers" }, `${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`),
+          h(
+            "span",
+            { class: "numbers" },
+            `${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`,
+          ),
         ),
       ),
     ),
@@ -161,7 +219,12 @@ function compareTable(name, own, front, cost) {
     rows: d3.sort(own, (point) => point.cost),
     columns: [
       { label: "case", cell: (point) => caseLink(point.item) },
-      { label: cost.label, number: true, cell: (point) => formatValue(point.cost, cost.unit), title: (point) => formatExact(point.cost, cost.unit) },
+      {
+        label: cost.label,
+        number: true,
+        cell: (point) => formatValue(point.cost, cost.unit),
+        title: (point) => formatExact(point.cost, cost.unit),
+      },
       { label: "accuracy", number: true, cell: (point) => formatValue(point.gain, "fraction") },
       { label: "on the front", cell: (point) => (onFront.has(point) ? "yes" : "no") },
     ],

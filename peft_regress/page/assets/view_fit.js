@@ -1,9 +1,33 @@
 // What fits a device: limits in, pairings out, the most accurate first.
 
 const LIMITS = [
-  { name: "ram", label: "RAM", unit: "byte", size: 2 ** 20, unitName: "MiB", example: "128", of: (item, suffix) => currentValue(item, `peak_bytes${suffix}`) },
-  { name: "flops", label: "FLOPs of one update", unit: "flop", size: 1e9, unitName: "GFLOP", example: "2.5", of: updateFlops },
-  { name: "ship", label: "Size to ship", unit: "byte", size: 2 ** 20, unitName: "MiB", example: "0.5", of: (item) => currentValue(item, "adapter_bytes") },
+  {
+    name: "ram",
+    label: "RAM",
+    unit: "byte",
+    size: 2 ** 20,
+    unitName: "MiB",
+    example: "128",
+    of: (item, suffix) => currentValue(item, `peak_bytes${suffix}`),
+  },
+  {
+    name: "flops",
+    label: "FLOPs of one update",
+    unit: "flop",
+    size: 1e9,
+    unitName: "GFLOP",
+    example: "2.5",
+    of: updateFlops,
+  },
+  {
+    name: "ship",
+    label: "Size to ship",
+    unit: "byte",
+    size: 2 ** 20,
+    unitName: "MiB",
+    example: "0.5",
+    of: (item) => currentValue(item, "adapter_bytes"),
+  },
 ];
 const NEAREST = 3;
 
@@ -58,17 +82,27 @@ function readLimit(text) {
 }
 
 function fitSection(settings) {
-  const wrong = LIMITS.filter(({ name, unitName, example }) => limitProblem(settings[name], unitName, example) !== "");
+  const wrong = LIMITS.filter(
+    ({ name, unitName, example }) => limitProblem(settings[name], unitName, example) !== "",
+  );
   if (wrong.length > 0) {
-    return [lead(`${wrong.map((limit) => limit.label).join(" and ")}: a number above 0 is wanted; see the field.`)];
+    return [
+      lead(
+        `${wrong.map((limit) => limit.label).join(" and ")}: a number above 0 is wanted; see the field.`,
+      ),
+    ];
   }
   const limits = LIMITS.map((limit) => ({ ...limit, most: limitOf(settings, limit) }));
   const asked = limits.filter((limit) => limit.most !== null);
   const { task, architecture } = settings;
   const rows = DATA.cases
-    .filter((item) => item.task === task && (architecture === "" || item.architecture === architecture))
+    .filter(
+      (item) => item.task === task && (architecture === "" || item.architecture === architecture),
+    )
     .map((item) => fitRow(item, limits, batchSuffix(settings.batch)));
-  const known = rows.filter((row) => isMeasured(row.item) && row.needs.every((need) => need.value !== null));
+  const known = rows.filter(
+    (row) => isMeasured(row.item) && row.needs.every((need) => need.value !== null),
+  );
   return [...answer(known, asked), unknownNote(rows.length - known.length)];
 }
 
@@ -103,7 +137,11 @@ function rankFits(rows) {
 function answer(known, asked) {
   if (known.length === 0) return [lead("No case of these choices has its costs measured.")];
   const fits = rankFits(known.filter((row) => row.fits));
-  if (fits.length === 0) return [lead(`Nothing fits. The nearest of ${plural(known.length, "pairing")}:`), nearestList(known)];
+  if (fits.length === 0)
+    return [
+      lead(`Nothing fits. The nearest of ${plural(known.length, "pairing")}:`),
+      nearestList(known),
+    ];
   const best = fits[0];
   return [
     lead(
@@ -122,13 +160,20 @@ function lead(...content) {
 function roomWords(row) {
   return row.needs
     .filter((need) => need.most !== null)
-    .map((need) => `${formatValue(need.most - need.value, need.unit)} of ${need.name === "ram" ? "RAM" : need.label.toLowerCase().replace("flops", "FLOPs")}`)
+    .map(
+      (need) =>
+        `${formatValue(need.most - need.value, need.unit)} of ${need.name === "ram" ? "RAM" : need.label.toLowerCase().replace("flops", "FLOPs")}`,
+    )
     .join(" and ");
 }
 
 function nearestList(known) {
   const nearest = d3.sort(known, (row) => row.over).slice(0, NEAREST);
-  return h("ol", { class: "nearest" }, nearest.map((row) => h("li", {}, caseLink(row.item), `: ${missWords(row)}`)));
+  return h(
+    "ol",
+    { class: "nearest" },
+    nearest.map((row) => h("li", {}, caseLink(row.item), `: ${missWords(row)}`)),
+  );
 }
 
 function missWords(row) {
@@ -168,11 +213,14 @@ function needColumns({ label, unit, size, unitName, most }, index) {
   const room = {
     label: `left, ${unitName}`,
     number: true,
-    cell: (row) => `${cellText(most - need(row).value, unit, size)} (${formatValue(1 - need(row).value / most, "fraction")})`,
+    cell: (row) =>
+      `${cellText(most - need(row).value, unit, size)} (${formatValue(1 - need(row).value / most, "fraction")})`,
   };
   return most === null ? [uses] : [uses, room];
 }
 
 function unknownNote(count) {
-  return count === 0 ? null : note(`Not ranked, since they failed or have no such cost: ${plural(count, "case")}.`);
+  return count === 0
+    ? null
+    : note(`Not ranked, since they failed or have no such cost: ${plural(count, "case")}.`);
 }

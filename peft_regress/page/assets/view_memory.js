@@ -21,8 +21,13 @@ function memorySection({ architecture, batch, task }) {
   const rows = DATA.cases
     .filter((item) => item.architecture === architecture && item.task === task)
     .map((item) => memoryOf(item, batchSuffix(batch)));
-  const known = d3.sort(rows.filter((row) => row.parts.length > 0), (row) => row.peak ?? row.sum, (row) => row.item.id);
-  if (known.length === 0) return [note("No case of this task and architecture has its memory by category.")];
+  const known = d3.sort(
+    rows.filter((row) => row.parts.length > 0),
+    (row) => row.peak ?? row.sum,
+    (row) => row.item.id,
+  );
+  if (known.length === 0)
+    return [note("No case of this task and architecture has its memory by category.")];
   const [least, most] = [known[0], known.at(-1)];
   const where = `${shorten(architecture)} at batch ${batch}`;
   const lost = rows.length - known.length;
@@ -34,7 +39,10 @@ function memorySection({ architecture, batch, task }) {
       (row) => methodName(row.item),
     ),
     fold("The numbers, in MiB", () =>
-      memoryTable(known, `Memory by category on ${where}, MiB`, { label: "case", cell: (row) => caseLink(row.item) }),
+      memoryTable(known, `Memory by category on ${where}, MiB`, {
+        label: "case",
+        cell: (row) => caseLink(row.item),
+      }),
     ),
     lost > 0 ? note(`Left out for want of a measurement: ${plural(lost, "case")}.`) : null,
   ];

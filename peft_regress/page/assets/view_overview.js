@@ -14,16 +14,33 @@ function showOverview(main) {
       "section",
       {},
       h("h2", {}, `Accuracy against peak memory, batch 1, task ${shorten(settings.task, 40)}`),
-      note("Ringed and joined: where no other pairing is as cheap and as accurate. ", h("a", { href: "#/compare" }, "Other costs, batch 32, other tasks"), "."),
+      note(
+        "Ringed and joined: where no other pairing is as cheap and as accurate. ",
+        h("a", { href: "#/compare" }, "Other costs, batch 32, other tasks"),
+        ".",
+      ),
       ...comparison({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
     ),
-    h("section", {}, h("h2", {}, "Cases"), firstCases(), h("p", {}, h("a", { href: "#/table" }, `All ${plural(DATA.cases.length, "case")}, to sort and filter`))),
+    h(
+      "section",
+      {},
+      h("h2", {}, "Cases"),
+      firstCases(),
+      h(
+        "p",
+        {},
+        h("a", { href: "#/table" }, `All ${plural(DATA.cases.length, "case")}, to sort and filter`),
+      ),
+    ),
   );
 }
 
 function firstCases() {
   const column = CASE_COLUMNS.find((item) => item.name === "accuracy");
-  return caseTable("The most accurate cases", sortCases(DATA.cases, column, true).slice(0, FIRST_ROWS));
+  return caseTable(
+    "The most accurate cases",
+    sortCases(DATA.cases, column, true).slice(0, FIRST_ROWS),
+  );
 }
 
 function countsText() {
@@ -40,18 +57,46 @@ function lastMoveWords() {
   const order = DATA.orders[0];
   const last = lastMoves(order);
   if (last === null) {
-    return [note(DATA.entries.length > 1 ? "Nothing has moved beyond its bound." : "One entry: nothing to compare it with yet.")];
+    return [
+      note(
+        DATA.entries.length > 1
+          ? "Nothing has moved beyond its bound."
+          : "One entry: nothing to compare it with yet.",
+      ),
+    ];
   }
-  const groups = d3.groups(last.moves, (move) => (move.what === "break" ? "break" : `${move.what} ${move.metric.name}`)).map(([, moves]) => moves);
-  const ranked = d3.sort(groups, (moves) => MOVE_ORDER.indexOf(moves[0].what), (moves) => -moves.length);
+  const groups = d3
+    .groups(last.moves, (move) =>
+      move.what === "break" ? "break" : `${move.what} ${move.metric.name}`,
+    )
+    .map(([, moves]) => moves);
+  const ranked = d3.sort(
+    groups,
+    (moves) => MOVE_ORDER.indexOf(moves[0].what),
+    (moves) => -moves.length,
+  );
   const more = ranked.length - MOST_MOVES;
   return [
     h(
       "section",
       { class: "moves", "aria-label": "What moved last" },
-      h("p", {}, `What moved last, by ${orderLabel(order.by)}: at `, entryName(last.entry), originText(last), "."),
-      DATA.entries[last.entry].reason === "" ? null : h("p", {}, `Why it was accepted: ${shorten(DATA.entries[last.entry].reason, 240)}`),
-      h("ul", {}, ranked.slice(0, MOST_MOVES).map((moves) => moveItem(moves, order)), more > 0 ? h("li", {}, `and ${plural(more, "more metric", "more metrics")}`) : null),
+      h(
+        "p",
+        {},
+        `What moved last, by ${orderLabel(order.by)}: at `,
+        entryName(last.entry),
+        originText(last),
+        ".",
+      ),
+      DATA.entries[last.entry].reason === ""
+        ? null
+        : h("p", {}, `Why it was accepted: ${shorten(DATA.entries[last.entry].reason, 240)}`),
+      h(
+        "ul",
+        {},
+        ranked.slice(0, MOST_MOVES).map((moves) => moveItem(moves, order)),
+        more > 0 ? h("li", {}, `and ${plural(more, "more metric", "more metrics")}`) : null,
+      ),
     ),
   ];
 }
@@ -63,8 +108,15 @@ function originText({ entry, moves }) {
 
 function moveItem(moves, order) {
   const greatest = telling(moves);
-  const params = new URLSearchParams({ case: greatest.item.id.toWellFormed(), metric: greatest.metric.name.toWellFormed(), by: order.by.toWellFormed() });
-  const size = greatest.change === null ? "" : `, by up to ${formatChange(greatest.change, greatest.metric.unit)}`;
+  const params = new URLSearchParams({
+    case: greatest.item.id.toWellFormed(),
+    metric: greatest.metric.name.toWellFormed(),
+    by: order.by.toWellFormed(),
+  });
+  const size =
+    greatest.change === null
+      ? ""
+      : `, by up to ${formatChange(greatest.change, greatest.metric.unit)}`;
   return h(
     "li",
     {},

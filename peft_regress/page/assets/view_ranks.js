@@ -5,7 +5,11 @@ function ranksFields() {
     .filter((metric) => metric.kind !== "fingerprint")
     .map((metric) => ({ value: metric.name, label: metricLabel(metric.name) }));
   return {
-    metric: { label: "Metric", options, initial: options.some((o) => o.value === "accuracy") ? "accuracy" : options[0].value },
+    metric: {
+      label: "Metric",
+      options,
+      initial: options.some((o) => o.value === "accuracy") ? "accuracy" : options[0].value,
+    },
     task: taskField(),
     architecture: architectureField(),
     methods: methodsField(sweptMethods()),
@@ -14,7 +18,11 @@ function ranksFields() {
 
 // Those with several ranks, and what to compare them with; all where nothing was swept.
 function sweptMethods() {
-  const ranks = d3.rollup(DATA.cases, (items) => new Set(items.map((item) => item.rank)).size, (item) => item.method);
+  const ranks = d3.rollup(
+    DATA.cases,
+    (items) => new Set(items.map((item) => item.rank)).size,
+    (item) => item.method,
+  );
   const swept = METHODS.filter((method) => ranks.get(method) > 1);
   const levels = METHODS.filter((method) => ["full", "head", "bn_head"].includes(method));
   return swept.length === 0 ? "" : [...swept, ...levels].join(" ");
@@ -47,14 +55,21 @@ function rankSections({ metric: name, task, architecture, methods }) {
     h(
       "div",
       { class: shown.length > 1 ? "facets" : "" },
-      shown.map((where) => rankFigure(where, points.filter((p) => p.item.architecture === where), metric)),
+      shown.map((where) =>
+        rankFigure(
+          where,
+          points.filter((p) => p.item.architecture === where),
+          metric,
+        ),
+      ),
     ),
   ];
 }
 
 function rankFigure(where, points, metric) {
   const title = h("h2", {}, shorten(where));
-  if (points.length === 0) return h("figure", {}, h("figcaption", {}, title), note("No case has this metric."));
+  if (points.length === 0)
+    return h("figure", {}, h("figcaption", {}, title), note("No case has this metric."));
   const swept = points.filter((point) => point.item.rank !== null);
   return figure({
     title,
@@ -69,9 +84,15 @@ function rankFigure(where, points, metric) {
 }
 
 function drawRanks(width, points, metric) {
-  const unit = axisUnit(points.map((point) => point.value), metric.unit);
+  const unit = axisUnit(
+    points.map((point) => point.value),
+    metric.unit,
+  );
   const y = (point) => point.value / unit.size;
-  const [swept, levels] = [points.filter((p) => p.item.rank !== null), points.filter((p) => p.item.rank === null)];
+  const [swept, levels] = [
+    points.filter((p) => p.item.rank !== null),
+    points.filter((p) => p.item.rank === null),
+  ];
   const ranks = RANKS.filter((rank) => swept.some((point) => point.item.rank === rank));
   const x = (point) => String(point.item.rank);
   const height = Math.min(420, Math.max(280, width * 0.5));
@@ -87,11 +108,45 @@ function drawRanks(width, points, metric) {
     symbol: { type: "identity" },
     color: { type: "identity" },
     marks: [
-      Plot.ruleY(levels, { y, stroke: (point) => methodMark(point.item.method).colour, strokeDasharray: "5 4", strokeWidth: 1.5 }),
-      Plot.text(spread(levels, y), { y, frameAnchor: "right", textAnchor: "start", dx: 6, text: (point) => shorten(point.item.method, 10), fill: (point) => methodMark(point.item.method).colour }),
-      Plot.line(swept, { x, y, z: (point) => point.item.method, sort: (point) => point.item.rank, stroke: (point) => methodMark(point.item.method).colour, strokeWidth: 2 }),
-      Plot.dot(swept, { x, y, ...methodChannels(), r: 5, stroke: "var(--surface)", strokeWidth: 1 }),
-      Plot.tip(swept, Plot.pointer({ x, y, title: (point) => `${shorten(point.item.id, 60)}\n${formatValue(point.value, metric.unit)}` })),
+      Plot.ruleY(levels, {
+        y,
+        stroke: (point) => methodMark(point.item.method).colour,
+        strokeDasharray: "5 4",
+        strokeWidth: 1.5,
+      }),
+      Plot.text(spread(levels, y), {
+        y,
+        frameAnchor: "right",
+        textAnchor: "start",
+        dx: 6,
+        text: (point) => shorten(point.item.method, 10),
+        fill: (point) => methodMark(point.item.method).colour,
+      }),
+      Plot.line(swept, {
+        x,
+        y,
+        z: (point) => point.item.method,
+        sort: (point) => point.item.rank,
+        stroke: (point) => methodMark(point.item.method).colour,
+        strokeWidth: 2,
+      }),
+      Plot.dot(swept, {
+        x,
+        y,
+        ...methodChannels(),
+        r: 5,
+        stroke: "var(--surface)",
+        strokeWidth: 1,
+      }),
+      Plot.tip(
+        swept,
+        Plot.pointer({
+          x,
+          y,
+          title: (point) =>
+            `${shorten(point.item.id, 60)}\n${formatValue(point.value, metric.unit)}`,
+        }),
+      ),
     ],
   });
 }
@@ -108,7 +163,9 @@ function spread(levels, y) {
 }
 
 function rankTable(where, points, metric) {
-  const ranks = [...new Set(points.map((point) => point.item.rank))].sort((a, b) => (a ?? -1) - (b ?? -1));
+  const ranks = [...new Set(points.map((point) => point.item.rank))].sort(
+    (a, b) => (a ?? -1) - (b ?? -1),
+  );
   const byMethod = d3.group(points, (point) => point.item.method);
   return dataTable({
     caption: `${metricLabel(metric.name)} by rank on ${shorten(where)}`,
@@ -126,5 +183,7 @@ function rankTable(where, points, metric) {
 
 function rankCell(points, rank, metric) {
   const point = points.find((candidate) => candidate.item.rank === rank);
-  return point ? h("a", { href: caseAddress(point.item) }, formatValue(point.value, metric.unit)) : ABSENT;
+  return point
+    ? h("a", { href: caseAddress(point.item) }, formatValue(point.value, metric.unit))
+    : ABSENT;
 }

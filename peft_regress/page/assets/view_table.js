@@ -15,7 +15,11 @@ function tableFields() {
     },
     status: {
       label: "Status",
-      options: [{ value: "", label: "any" }, { value: "ok", label: "ok" }, { value: "other", label: "not ok" }],
+      options: [
+        { value: "", label: "any" },
+        { value: "ok", label: "ok" },
+        { value: "other", label: "not ok" },
+      ],
       initial: "",
     },
   };
@@ -43,17 +47,26 @@ function showTable(main, route) {
     output.querySelector(`[data-column="${name}"]`).focus();
   };
   const update = () => {
-    const found = sortedCases(DATA.cases.filter((item) => matches(item, settings)), settings);
+    const found = sortedCases(
+      DATA.cases.filter((item) => matches(item, settings)),
+      settings,
+    );
     count.textContent = `${found.length} of ${plural(DATA.cases.length, "case")}`;
     const sorted = { name: settings.sort, descending: settings.down === "yes" };
     replaceContent(
       output,
-      found.length > 0 ? caseTable("Cases", found.slice(0, most), { sorted, sort }) : note("No case fits these choices."),
+      found.length > 0
+        ? caseTable("Cases", found.slice(0, most), { sorted, sort })
+        : note("No case fits these choices."),
       found.length > most ? moreButton(found.length - most) : null,
     );
   };
   const moreButton = (left) =>
-    h("button", { type: "button", onclick: () => ((most = Infinity), update()) }, `Show ${left} more`);
+    h(
+      "button",
+      { type: "button", onclick: () => ((most = Infinity), update()) },
+      `Show ${left} more`,
+    );
   main.append(
     h("h1", {}, "All cases"),
     controlRow({ ...route, fields: every }, fields, settings, () => {
