@@ -26,6 +26,7 @@ SCRIPTS: tuple[str, ...] = (
     "palette.js",
     "figure.js",
     "pareto.js",
+    "costs.js",
     "case_table.js",
     "history_table.js",
     "history_plot.js",

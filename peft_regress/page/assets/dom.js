@@ -64,6 +64,16 @@ function bodyCell(column, row, first) {
   return first ? h("th", { scope: "row", ...attributes }, content) : h("td", attributes, content);
 }
 
+// A column of values of one unit, each with its exact number in its title.
+function valueColumn(label, of, unit) {
+  return {
+    label,
+    number: true,
+    cell: (row) => formatValue(of(row), unit),
+    title: (row) => formatExact(of(row), unit),
+  };
+}
+
 // Its content is made when it is first opened.
 function fold(summary, makeContent, { open = false } = {}) {
   const node = h("details", { open }, h("summary", {}, summary));

@@ -51,18 +51,8 @@ function transitionTable(marked, metric, order, several) {
       { label: "entry", cell: (point) => entryName(point.entry) },
       several ? { label: "case", cell: (point) => caseLink(point.item) } : null,
       { label: "what", cell: (point) => whatBadge(point.mark.what) },
-      {
-        label: "from",
-        number: true,
-        cell: (point) => formatValue(point.before?.value, metric.unit),
-        title: (point) => formatExact(point.before?.value, metric.unit),
-      },
-      {
-        label: "to",
-        number: true,
-        cell: (point) => formatValue(point.value, metric.unit),
-        title: (point) => formatExact(point.value, metric.unit),
-      },
+      valueColumn("from", (point) => point.before?.value, metric.unit),
+      valueColumn("to", (point) => point.value, metric.unit),
       {
         label: "change",
         number: true,
@@ -98,12 +88,7 @@ function pointTable(points, metric, order) {
         cell: (point) => shorten(entryText(point.entry, order), 30),
       },
       { label: "case", cell: (point) => caseLink(point.item) },
-      {
-        label: "value",
-        number: true,
-        cell: (point) => formatValue(point.value, metric.unit),
-        title: (point) => formatExact(point.value, metric.unit),
-      },
+      valueColumn("value", (point) => point.value, metric.unit),
       {
         label: "change",
         number: true,

@@ -36,16 +36,23 @@ function markIcon(shape, colour) {
   return svg.node();
 }
 
+const MOST_IN_SIGHT = 12;
+
+// Where methods are many, their legend would push the plots out of sight.
 function methodLegend(methods) {
   const known = [...METHOD_MARKS.keys()].filter((method) => methods.includes(method));
-  return h(
-    "ul",
-    { class: "legend", "aria-label": "Methods" },
-    known.map((method) => {
-      const { shape, colour } = methodMark(method);
-      return h("li", {}, markIcon(shape, colour), shorten(method, 40));
-    }),
-  );
+  const list = () =>
+    h(
+      "ul",
+      { class: "legend", "aria-label": "Methods" },
+      known.map((method) => legendItem(method)),
+    );
+  return known.length > MOST_IN_SIGHT ? fold(`Marks of the ${known.length} methods`, list) : list();
+}
+
+function legendItem(method) {
+  const { shape, colour } = methodMark(method);
+  return h("li", {}, markIcon(shape, colour), shorten(method, 40));
 }
 
 function methodName(item) {

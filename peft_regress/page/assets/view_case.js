@@ -211,12 +211,7 @@ function attributionFold({ metric: index, rows, rest, rest_rows: restRows }, ope
         columns: [
           moduleColumn(),
           operatorColumn(),
-          {
-            label: "value",
-            number: true,
-            cell: (row) => formatValue(row[2], unit),
-            title: (row) => formatExact(row[2], unit),
-          },
+          valueColumn("value", (row) => row[2], unit),
           {
             label: "share",
             number: true,
@@ -259,18 +254,8 @@ function transitionFold(
       columns: [
         moduleColumn(),
         operatorColumn(),
-        {
-          label: "old",
-          number: true,
-          cell: (row) => formatValue(row[2], unit),
-          title: (row) => formatExact(row[2], unit),
-        },
-        {
-          label: "new",
-          number: true,
-          cell: (row) => formatValue(row[3], unit),
-          title: (row) => formatExact(row[3], unit),
-        },
+        valueColumn("old", (row) => row[2], unit),
+        valueColumn("new", (row) => row[3], unit),
         {
           label: "change",
           number: true,

@@ -1,28 +1,5 @@
 // Accuracy against what it costs, by architecture, with the pairings that none other beats.
 
-const COSTS = [
-  {
-    value: "memory",
-    label: "peak memory",
-    unit: "byte",
-    batch: true,
-    of: (item, suffix) => currentValue(item, `peak_bytes${suffix}`),
-  },
-  { value: "flops", label: "FLOPs of one update", unit: "flop", batch: true, of: updateFlops },
-  {
-    value: "trained",
-    label: "trained parameters",
-    unit: "count",
-    of: (item) => currentValue(item, "trainable_params"),
-  },
-  {
-    value: "ship",
-    label: "size to ship",
-    unit: "byte",
-    of: (item) => currentValue(item, "adapter_bytes"),
-  },
-];
-
 function compareFields() {
   return {
     cost: { label: "Cost", options: COSTS, initial: "memory" },
@@ -53,7 +30,7 @@ function comparison(
   { cost: costName, batch, task, architecture, methods },
   { compact = false } = {},
 ) {
-  const cost = COSTS.find((item) => item.value === costName);
+  const cost = costNamed(costName);
   const all = DATA.cases.filter((item) => item.task === task && isAsked(item.method, methods));
   const points = all
     .map((item) => ({
@@ -83,7 +60,12 @@ function comparison(
 function architecturePlot(name, points, cost, title, small) {
   const own = points.filter((point) => point.item.architecture === name);
   if (own.length === 0)
-    return h("figure", {}, h("figcaption", {}, shorten(name)), note("No case with both."));
+    return h(
+      "figure",
+      {},
+      h("figcaption", {}, h("h2", {}, shorten(name))),
+      note("No case with both."),
+    );
   const front = paretoFront(own);
   const cheapest = front[0];
   const best = front.at(-1);
@@ -179,6 +161,10 @@ function frontLabels(front, x, y, xPixels, yPixels) {
   );
 }
 
+function numbersText(point, cost) {
+  return `${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`;
+}
+
 function pointText(point, cost) {
   return `${shorten(methodName(point.item), 40)} (${formatValue(point.cost, cost.unit)}, ${formatValue(point.gain, "fraction")})`;
 }
@@ -200,11 +186,12 @@ function frontInWords(front, cost) {
           "li",
           {},
           markIcon(methodMark(point.item.method).shape, methodMark(point.item.method).colour),
-          caseLink(point.item, methodName(point.item)),
           h(
             "span",
-            { class: "numbers" },
-            `${formatValue(point.gain, "fraction")}, ${formatValue(point.cost, cost.unit)}`,
+            {},
+            caseLink(point.item, methodName(point.item)),
+            " ",
+            h("span", { class: "numbers" }, numbersText(point, cost)),
           ),
         ),
       ),
@@ -219,12 +206,7 @@ function compareTable(name, own, front, cost) {
     rows: d3.sort(own, (point) => point.cost),
     columns: [
       { label: "case", cell: (point) => caseLink(point.item) },
-      {
-        label: cost.label,
-        number: true,
-        cell: (point) => formatValue(point.cost, cost.unit),
-        title: (point) => formatExact(point.cost, cost.unit),
-      },
+      valueColumn(cost.label, (point) => point.cost, cost.unit),
       { label: "accuracy", number: true, cell: (point) => formatValue(point.gain, "fraction") },
       { label: "on the front", cell: (point) => (onFront.has(point) ? "yes" : "no") },
     ],

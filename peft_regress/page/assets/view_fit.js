@@ -1,32 +1,17 @@
 // What fits a device: limits in, pairings out, the most accurate first.
 
+const MIB = { size: 2 ** 20, unitName: "MiB" };
+const GFLOP = { size: 1e9, unitName: "GFLOP" };
 const LIMITS = [
+  { ...costNamed("memory"), ...MIB, name: "ram", label: "RAM", example: "128", left: "of RAM" },
+  { ...costNamed("flops"), ...GFLOP, name: "flops", example: "2.5", left: "of an update" },
   {
-    name: "ram",
-    label: "RAM",
-    unit: "byte",
-    size: 2 ** 20,
-    unitName: "MiB",
-    example: "128",
-    of: (item, suffix) => currentValue(item, `peak_bytes${suffix}`),
-  },
-  {
-    name: "flops",
-    label: "FLOPs of one update",
-    unit: "flop",
-    size: 1e9,
-    unitName: "GFLOP",
-    example: "2.5",
-    of: updateFlops,
-  },
-  {
+    ...costNamed("ship"),
+    ...MIB,
     name: "ship",
     label: "Size to ship",
-    unit: "byte",
-    size: 2 ** 20,
-    unitName: "MiB",
     example: "0.5",
-    of: (item) => currentValue(item, "adapter_bytes"),
+    left: "to ship",
   },
 ];
 const NEAREST = 3;
@@ -160,10 +145,7 @@ function lead(...content) {
 function roomWords(row) {
   return row.needs
     .filter((need) => need.most !== null)
-    .map(
-      (need) =>
-        `${formatValue(need.most - need.value, need.unit)} of ${need.name === "ram" ? "RAM" : need.label.toLowerCase().replace("flops", "FLOPs")}`,
-    )
+    .map((need) => `${formatValue(need.most - need.value, need.unit)} ${need.left}`)
     .join(" and ");
 }
 
