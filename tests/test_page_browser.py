@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from page_browser import PageUnderTest
 from page_world import (
@@ -139,6 +141,20 @@ def test_the_front_has_the_pairings_that_none_other_beats(opened, cost, batch):
         assert prices == sorted(prices)
 
 
+def test_the_front_is_right_for_ties_too(opened):
+    draw = random.Random(0)
+    for _ in range(200):
+        points = [[draw.randrange(6), draw.randrange(6)] for _ in range(draw.randrange(1, 12))]
+        found = opened.page.evaluate(
+            """all => paretoFront(all.map(([cost, gain]) => ({cost, gain})))
+            .map(({cost, gain}) => [cost, gain])""",
+            points,
+        )
+        beaten = [any(p != [c, g] and p[0] <= c and p[1] >= g for p in points) for c, g in points]
+        front = [point for point, lost in zip(points, beaten, strict=True) if not lost]
+        assert found == sorted(front), points
+
+
 def test_methods_can_be_chosen_by_pattern(opened):
     opened.go("compare")
     choose(opened, methods="*ora full")
@@ -259,6 +275,11 @@ def test_memory_is_stacked_by_category_sorted_by_its_peak(opened):
     assert opened.texts("tbody th") == [case["id"] for case in expected]
     assert opened.locator("svg [data-mark=bar] rect").count() == 6 * len(cases)
     cells = [float(cell.replace(",", "")) for cell in opened.texts("tbody tr:last-child td")]
+    parts = ("param", "buffer", "grad", "activation", "temp", "optimizer")
+    assert cells[:6] == pytest.approx(
+        [current_value(DATA, expected[-1], f"peak_{part}_bytes_b32") / MIB for part in parts],
+        abs=0.06,
+    )
     assert sum(cells[:6]) == pytest.approx(cells[6], abs=0.4)
     assert cells[7] == pytest.approx(COSTS["memory"](expected[-1], "_b32") / MIB, abs=0.06)
 
