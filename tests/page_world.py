@@ -67,6 +67,16 @@ def one_entry() -> dict[str, Any]:
     } | {"entries": [{**data["entries"][0], "environment": 0}]}
 
 
+def failing_page() -> dict[str, Any]:
+    """Return a page of cases that never came through: no entry has a metric."""
+    data = page_data(tasks=("shift",))
+    for case in data["cases"]:
+        case |= {"lines": [], "marks": {}, "attribution": [], "transitions": []}
+        case["status"] = {"at": [0], "values": [FAILED]}
+        case["invariants"] = [None] * len(INVARIANTS)
+    return {**data, "metrics": []}
+
+
 def empty_page() -> dict[str, Any]:
     """Return a page of a storage that holds nothing."""
     return _page([], entries=[], environments=[], orders=[{"by": "date", "entries": []}])

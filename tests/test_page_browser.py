@@ -11,6 +11,7 @@ from page_world import (
     FAILING,
     current_value,
     empty_page,
+    failing_page,
     long_history,
     one_case,
     one_entry,
@@ -204,6 +205,20 @@ def test_the_table_sorts_by_a_column_both_ways_with_absent_values_last(opened):
     assert opened.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
 
 
+def test_the_address_holds_filters_and_sorting(opened):
+    opened.go("table")
+    choose(opened, method="lora", architecture="resnet18")
+    opened.locator("[data-column=loss]").click()
+    opened.locator("[data-column=loss]").click()
+    choose(opened, task="unseen")
+    rows = opened.texts("tbody th")
+    assert len(rows) == 3
+    assert rows != sorted(rows)
+    opened.load(opened.page.url.partition("#/")[2])
+    assert opened.texts("tbody th") == rows
+    assert opened.locator("th[aria-sort=descending]").inner_text().startswith("loss")
+
+
 @pytest.mark.parametrize(
     "limits",
     [
@@ -385,10 +400,11 @@ def test_a_case_that_failed_says_how(opened):
     [
         (empty_page(), ["No entry is stored and no run file was named"]),
         ({**page_data(), "cases": []}, ["The 5 entries hold no case"]),
+        (failing_page(), ["48 cases, 48 of them not ok", "No case of these choices has both"]),
         (one_entry(), ["One entry: nothing to compare it with yet."]),
         (one_case(), ["1 case over 5 entries"]),
     ],
-    ids=["empty", "no case", "one entry", "one case"],
+    ids=["empty", "no case", "all failing", "one entry", "one case"],
 )
 def test_pages_with_little_on_them(browser, tmp_path, data, texts):
     with PageUnderTest(browser, data, tmp_path) as page:
@@ -399,6 +415,7 @@ def test_pages_with_little_on_them(browser, tmp_path, data, texts):
             assert page.locator("h1").count() == 1
         if data["cases"]:
             page.go("history?metric=peak_bytes&case=*")
+            assert page.texts("h1") == ["History"]
             page.go(f"case/{data['cases'][0]['id'].replace('/', '%2F')}")
             assert page.texts("h1") == [data["cases"][0]["id"]]
         assert page.complaints == []

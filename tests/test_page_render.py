@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from importlib import resources
 
 import pytest
+from page_browser import browser_path
 from page_world import empty_page, page_data
 
 from peft_regress.page import render_page
@@ -141,3 +142,17 @@ def test_every_script_is_in_the_page_and_makes_elements_by_hand():
             script,
         )
         assert unsafe == [], name
+
+
+@pytest.mark.parametrize(
+    ("environment", "outcome"),
+    [({}, pytest.skip.Exception), ({"CI": "true"}, pytest.fail.Exception)],
+    ids=["at home", "in CI"],
+)
+def test_without_a_browser_its_tests_are_skipped_but_fail_in_ci(monkeypatch, environment, outcome):
+    for name in ("CI", "PEFT_REGRESS_BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"PATH": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(outcome, match="apt-get install chromium"):
+        browser_path()

@@ -44,10 +44,9 @@ function cellText(value, unit, size) {
   if (unit === "fraction") return (value / size).toFixed(1);
   const scaled = value / size;
   if (unit === "nat") return scaled.toFixed(3);
-  return new Intl.NumberFormat(
-    "en-US",
-    fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1),
-  ).format(scaled);
+  return numberFormat(fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1)).format(
+    scaled,
+  );
 }
 
 function fixedDigits(digits) {

@@ -1,6 +1,7 @@
 // Choices of a view, which stand in the address so that what is seen can be sent.
 
-// fields: {name: {options: [{value, label}], initial} or {initial} for free text}.
+// fields: {name: {options: [{value, label}], initial} or {initial} for free text}; one that is
+// `hidden` stands in the address alone.
 function readSettings(route, fields) {
   const settings = {};
   for (const [name, { options, initial }] of Object.entries(fields)) {
@@ -27,10 +28,11 @@ function controlRow(route, fields, settings, changed) {
     writeSettings(route, fields, settings);
     changed();
   };
+  const visibleFields = Object.entries(fields).filter(([, field]) => !field.hidden);
   return h(
     "div",
     { class: "controls", role: "group", "aria-label": "Choices" },
-    Object.entries(fields).map(([name, field]) =>
+    visibleFields.map(([name, field]) =>
       field.options
         ? selectControl(name, field, settings[name], (value) => renew(name, value))
         : textControl(name, field, settings[name], (value) => renew(name, value)),

@@ -72,7 +72,7 @@ function logTicks([from, to], room) {
 
 function plainTick(value) {
   const compact = Math.abs(value) >= 1e5;
-  return new Intl.NumberFormat("en-US", {
+  return numberFormat({
     maximumSignificantDigits: 5,
     notation: compact ? "compact" : "standard",
   }).format(value);

@@ -23,8 +23,17 @@ const UNIT_STEPS = {
 const UNIT_NAMES = { byte: "bytes", flop: "FLOP", second: "s", nat: "nat" };
 const ABSENT = "-";
 
-const grouped = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
-const everyDigit = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 17 });
+// Making a formatter takes longer than using it, and tables use them by the thousand.
+const formatters = new Map();
+
+function numberFormat(options) {
+  const key = JSON.stringify(options);
+  if (!formatters.has(key)) formatters.set(key, new Intl.NumberFormat("en-US", options));
+  return formatters.get(key);
+}
+
+const grouped = numberFormat({ maximumFractionDigits: 0 });
+const everyDigit = numberFormat({ maximumSignificantDigits: 17 });
 
 function formatValue(value, unit) {
   if (value === null || value === undefined) return ABSENT;
@@ -48,7 +57,7 @@ function significant(value) {
 }
 
 function plainDigits(value, digits) {
-  return new Intl.NumberFormat("en-US", {
+  return numberFormat({
     maximumSignificantDigits: digits,
     useGrouping: false,
   }).format(value);
@@ -71,7 +80,7 @@ function formatChange(change, unit) {
 }
 
 function grouped4(value) {
-  return new Intl.NumberFormat("en-US", {
+  return numberFormat({
     maximumSignificantDigits: 4,
     maximumFractionDigits: 6,
     roundingPriority: "lessPrecision",

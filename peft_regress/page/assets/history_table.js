@@ -21,7 +21,7 @@ function markKind(what) {
 function entryText(entry, order) {
   return order.by === "date"
     ? formatDate(DATA.entries[entry].date)
-    : (versionIn(environmentOf(entry), order.by) ?? "none");
+    : (versionOf(environmentOf(entry), order.by) ?? "none");
 }
 
 function whatBadge(what) {

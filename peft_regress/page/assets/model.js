@@ -82,11 +82,11 @@ function environmentOf(entryIndex) {
 function packageChanges(from, to) {
   const [old, now] = [environmentOf(from), environmentOf(to)];
   return distinct([...Object.keys(old), ...Object.keys(now)])
-    .map((name) => [name, versionIn(old, name), versionIn(now, name)])
+    .map((name) => [name, versionOf(old, name), versionOf(now, name)])
     .filter(([, before, after]) => before !== after);
 }
 
-function versionIn(environment, name) {
+function versionOf(environment, name) {
   return Object.hasOwn(environment, name) ? environment[name] : null;
 }
 

@@ -8,7 +8,7 @@ function ranksFields() {
     metric: {
       label: "Metric",
       options,
-      initial: options.some((o) => o.value === "accuracy") ? "accuracy" : options[0].value,
+      initial: options.some((o) => o.value === "accuracy") ? "accuracy" : options[0]?.value,
     },
     task: taskField(),
     architecture: architectureField(),
@@ -43,6 +43,7 @@ function showRanks(main, route) {
 }
 
 function rankSections({ metric: name, task, architecture, methods }) {
+  if (name === undefined) return [note("No case has a metric.")];
   const metric = DATA.metrics[METRIC_INDEX.get(name)];
   const points = DATA.cases
     .filter((item) => item.task === task && isAsked(item.method, methods))

@@ -27,8 +27,12 @@ function tableFields() {
 
 function sortFields() {
   return {
-    sort: { options: CASE_COLUMNS.map((column) => ({ value: column.name })), initial: "id" },
-    down: { options: [{ value: "yes" }, { value: "no" }], initial: "no" },
+    sort: {
+      hidden: true,
+      options: CASE_COLUMNS.map((column) => ({ value: column.name })),
+      initial: "id",
+    },
+    down: { hidden: true, options: [{ value: "yes" }, { value: "no" }], initial: "no" },
   };
 }
 
@@ -67,15 +71,7 @@ function showTable(main, route) {
       { type: "button", onclick: () => ((most = Infinity), update()) },
       `Show ${left} more`,
     );
-  main.append(
-    h("h1", {}, "All cases"),
-    controlRow({ ...route, fields: every }, fields, settings, () => {
-      writeSettings(route, every, settings);
-      update();
-    }),
-    count,
-    output,
-  );
+  main.append(h("h1", {}, "All cases"), controlRow(route, every, settings, update), count, output);
   update();
 }
 
