@@ -200,6 +200,22 @@ def test_nothing_moves_for_those_who_want_no_motion(opened):
     assert opened.page.locator("#theme").evaluate(moving) == "0s"
 
 
+def test_a_point_under_the_pointer_is_named_legibly_and_leads_to_its_case(opened):
+    opened.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    opened.load("compare?architecture=resnet18")
+    opened.locator("[data-mark=dot] >> nth=0").locator("path").first.hover()
+    tip = opened.locator("[aria-label=tip]")
+    tip.wait_for()
+    assert "accuracy" in tip.text_content()
+    surface = opened.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert tip.locator("path").first.evaluate("node => getComputedStyle(node).fill") == surface
+    named = tip.locator("tspan").first.text_content().strip("\u200b")
+    opened.page.mouse.down()
+    opened.page.mouse.up()
+    opened.page.wait_for_selector("h1.id")
+    assert opened.texts("h1") == [named]
+
+
 def hostile_page():
     """The page of one task, where names of all sorts are hostile, and six cases have no other."""
     data = page_data(tasks=("shift",))
