@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from itertools import pairwise
 from pathlib import Path
@@ -135,7 +136,7 @@ def _page(cases: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "peft_regress": "0.1.0",
-        **parts,
+        **copy.deepcopy(parts),
         "metrics": [
             {"name": name, "unit": m.unit, "direction": m.direction, "kind": m.kind}
             for name, m in METRICS.items()

@@ -13,8 +13,7 @@ import pytest
 from page_browser import browser_path
 from page_world import empty_page, page_data
 
-from peft_regress.page import render_page
-from peft_regress.page.render import LIBRARIES, SCRIPTS, embed_json
+from peft_regress.page.render import LIBRARIES, SCRIPTS, embed_json, render_page
 
 PAGE = resources.files("peft_regress.page")
 VENDORED = {

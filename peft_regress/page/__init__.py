@@ -1,5 +1,1 @@
-"""The report as one self-contained HTML page: the values it shows, and how it is put together."""
-
-from peft_regress.page.render import render_page
-
-__all__ = ["render_page"]
+"""The page of `peft-regress report --html`: one file that needs nothing else."""
