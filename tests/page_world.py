@@ -109,7 +109,7 @@ def long_history(*, entries: int = 500, cases: int = 100) -> dict[str, Any]:
         "entries": [_entry(*name) for name in names],
         "environments": ENVIRONMENTS[:1],
         "orders": [{"by": "date", "entries": list(range(entries))}],
-        "thinned": {"entries": entries, "points": len(at)},
+        "thinned": {"entries": entries, "points": len(at), "marks": None},
     }
 
 

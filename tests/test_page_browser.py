@@ -338,6 +338,22 @@ def test_history_marks_what_moved_in_the_order_chosen(opened):
     ]
 
 
+@pytest.mark.parametrize(
+    ("points", "marks", "kept"),
+    [
+        (120, None, "at most 120 values"),
+        (None, 40, "its newest 40 transitions"),
+        (16, 2, "at most 16 values and its newest 2 transitions"),
+    ],
+)
+def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
+    thinned = {"entries": 500, "points": points, "marks": marks}
+    with PageUnderTest(browser, {**one_case(), "thinned": thinned}, tmp_path) as page:
+        page.go("history")
+        text = f"Lines are thinned: over 500 entries, each keeps {kept}."
+        assert page.locator(f"text={text}").count() == 1
+
+
 def test_a_break_of_definition_breaks_the_line(opened):
     opened.go("history?case=shift/head/resnet18&metric=accuracy")
     assert opened.texts("td:nth-child(2)") == ["defined otherwise"]
@@ -429,4 +445,7 @@ def test_a_page_of_500_entries_is_usable_within_2_seconds(browser, tmp_path):
             page.page.wait_for_selector("tbody tr")
             page.page.wait_for_selector("figure svg[role=img]")
             assert page.page.evaluate("performance.now()") < 2000
-        assert "Lines are thinned: of 500 entries" in page.locator("").inner_text()
+        assert (
+            "Lines are thinned: over 500 entries, each keeps at most"
+            in page.locator("").inner_text()
+        )

@@ -39,10 +39,13 @@ function whichCases(cases) {
 
 function thinnedNote() {
   if (!DATA.thinned) return null;
-  const { entries, points } = DATA.thinned;
-  return note(
-    `Lines are thinned: of ${plural(entries, "entry", "entries")} at most ${plural(points, "point")} are kept a line.`,
-  );
+  const { entries, points, marks } = DATA.thinned;
+  const kept = [
+    points === null ? null : `at most ${plural(points, "value")}`,
+    marks === null ? null : `its newest ${plural(marks, "transition")}`,
+  ];
+  const all = plural(entries, "entry", "entries");
+  return note(`Lines are thinned: over ${all}, each keeps ${kept.filter(Boolean).join(" and ")}.`);
 }
 
 function historyLabel(metric, series, marked, order) {
