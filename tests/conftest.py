@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "page_browser"]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,105 @@
+// The table of cases: one row each, sorted by any column.
+
+const CASE_COLUMNS = [
+  { name: "id", label: "case", cell: (item) => caseLink(item), key: (item) => item.id },
+  metricColumn("trainable_params", "trained", "trained parameters", 1),
+  metricColumn("adapter_bytes", "ship MiB", "adapter and head to send to a device, MiB", 2 ** 20),
+  metricColumn("forward_flops", "fwd GFLOP", "forward pass at batch 1, GFLOP", 1e9),
+  metricColumn("backward_flops", "bwd GFLOP", "backward pass at batch 1, GFLOP", 1e9),
+  metricColumn(
+    "peak_bytes",
+    "peak b1 MiB",
+    "most memory alive at one moment, batch 1, MiB",
+    2 ** 20,
+  ),
+  metricColumn(
+    "peak_bytes_b32",
+    "peak b32 MiB",
+    "most memory alive at one moment, batch 32, MiB",
+    2 ** 20,
+  ),
+  metricColumn("accuracy", "accuracy %", "after the brief fine-tune, mean over the seeds", 0.01),
+  metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
+  metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
+  { name: "status", label: "status", cell: (item) => statusBadge(item), key: statusOf },
+];
+
+function metricColumn(metric, label, about, size) {
+  const unit = DATA.metrics[METRIC_INDEX.get(metric)]?.unit;
+  return {
+    name: metric,
+    label,
+    about,
+    number: true,
+    key: (item) => currentValue(item, metric),
+    cell: (item) => cellText(currentValue(item, metric), unit, size),
+    title: (item) => formatExact(currentValue(item, metric), unit),
+  };
+}
+
+// As many decimals as the column needs, so that its numbers can be compared at a glance.
+function cellText(value, unit, size) {
+  if (value === null) return ABSENT;
+  if (unit === "count") return grouped.format(value);
+  if (unit === "fraction") return (value / size).toFixed(1);
+  const scaled = value / size;
+  if (unit === "nat") return scaled.toFixed(3);
+  return numberFormat(fixedDigits(unit === "flop" ? 3 : Math.abs(scaled) < 10 ? 2 : 1)).format(
+    scaled,
+  );
+}
+
+function fixedDigits(digits) {
+  return { minimumFractionDigits: digits, maximumFractionDigits: digits };
+}
+
+function statusBadge(item) {
+  const status = statusOf(item);
+  const kind = status === "ok" ? "good" : status.startsWith("unsupported") ? "plain" : "bad";
+  return h(
+    "span",
+    { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) },
+    shorten(status, 28),
+  );
+}
+
+// Absent values stand last, whichever way the others are sorted.
+function sortCases(cases, column, descending) {
+  const sign = descending ? -1 : 1;
+  const keyed = cases.map((item) => ({ item, key: column.key(item) }));
+  keyed.sort((a, b) => {
+    if (a.key === null || b.key === null)
+      return (a.key === null) - (b.key === null) || compareText(a.item.id, b.item.id);
+    const order = typeof a.key === "number" ? a.key - b.key : compareText(a.key, b.key);
+    return sign * order || compareText(a.item.id, b.item.id);
+  });
+  return keyed.map(({ item }) => item);
+}
+
+// sorted: {name, descending} and sort(name) make the headers buttons.
+function caseTable(caption, cases, { sorted = null, sort = null } = {}) {
+  const table = dataTable({
+    caption,
+    rows: cases,
+    columns: CASE_COLUMNS,
+    header: (column) => (sort ? sortButton(column, sorted, sort) : column.label),
+  });
+  if (sort) markSorted(table, sorted);
+  return table;
+}
+
+function sortButton(column, sorted, sort) {
+  const arrow = column.name !== sorted.name ? "↕" : sorted.descending ? "▼" : "▲";
+  return h(
+    "button",
+    { type: "button", class: "sort", "data-column": column.name, onclick: () => sort(column.name) },
+    column.label,
+    h("span", { class: "arrow", "aria-hidden": "true" }, arrow),
+  );
+}
+
+function markSorted(table, sorted) {
+  const headers = table.querySelectorAll("thead th");
+  const index = CASE_COLUMNS.findIndex((column) => column.name === sorted.name);
+  headers[index].setAttribute("aria-sort", sorted.descending ? "descending" : "ascending");
+}

@@ -1,0 +1,124 @@
+// Choices of a view, which stand in the address so that what is seen can be sent.
+
+// fields: {name: {options: [{value, label}], initial} or {initial} for free text}; one that is
+// `hidden` stands in the address alone.
+function readSettings(route, fields) {
+  const settings = {};
+  for (const [name, { options, initial }] of Object.entries(fields)) {
+    const asked = route.params.get(name);
+    const known = asked !== null && (!options || options.some((o) => o.value === asked));
+    settings[name] = known ? asked : initial;
+  }
+  return settings;
+}
+
+function writeSettings(route, fields, settings) {
+  const params = new URLSearchParams();
+  for (const [name, { initial }] of Object.entries(fields)) {
+    if (settings[name] !== initial) params.set(name, settings[name]);
+  }
+  const query = params.toString();
+  history.replaceState(null, "", `#/${route.name}${query ? `?${query}` : ""}`);
+}
+
+// A row of controls; `changed` is called after the settings and the address have been renewed.
+function controlRow(route, fields, settings, changed) {
+  const renew = (name, value) => {
+    settings[name] = value;
+    writeSettings(route, fields, settings);
+    changed();
+  };
+  const visibleFields = Object.entries(fields).filter(([, field]) => !field.hidden);
+  return h(
+    "div",
+    { class: "controls", role: "group", "aria-label": "Choices" },
+    visibleFields.map(([name, field]) =>
+      field.options
+        ? selectControl(name, field, settings[name], (value) => renew(name, value))
+        : textControl(name, field, settings[name], (value) => renew(name, value)),
+    ),
+  );
+}
+
+function selectControl(name, { label, options }, value, changed) {
+  const select = h(
+    "select",
+    { name, id: `field-${name}`, onchange: () => changed(select.value) },
+    options.map((o) => h("option", { value: o.value, selected: o.value === value }, o.label)),
+  );
+  return h("div", { class: "control" }, h("label", { for: `field-${name}` }, label), select);
+}
+
+function textControl(name, field, value, changed) {
+  const problem = h("span", { class: "problem", id: `problem-${name}`, role: "alert" });
+  const input = h("input", {
+    name,
+    id: `field-${name}`,
+    type: field.type ?? "text",
+    inputmode: field.inputmode,
+    placeholder: field.placeholder,
+    list: field.suggestions ? `${name}-list` : null,
+    autocomplete: "off",
+    spellcheck: "false",
+    "aria-describedby": `problem-${name}`,
+    oninput: () => {
+      check();
+      changed(input.value);
+    },
+  });
+  const check = () => {
+    problem.textContent = field.check?.(input.value) ?? "";
+    input.setAttribute("aria-invalid", problem.textContent !== "");
+  };
+  input.value = value;
+  check();
+  const list = field.suggestions
+    ? h(
+        "datalist",
+        { id: `${name}-list` },
+        field.suggestions.map((text) => h("option", { value: text })),
+      )
+    : null;
+  return h(
+    "div",
+    { class: `control ${field.wide ? "wide" : ""}` },
+    h("label", { for: `field-${name}` }, field.label),
+    input,
+    list,
+    problem,
+  );
+}
+
+function optionsOf(values, all = null) {
+  const options = values.map((value) => ({
+    value: String(value),
+    label: shorten(String(value), 40),
+  }));
+  return all === null ? options : [{ value: "", label: all }, ...options];
+}
+
+function taskField() {
+  return { label: "Task", options: optionsOf(TASKS), initial: TASKS[0] };
+}
+
+// Patterns in which * stands for anything, any of which a method must be like; none is all.
+function methodsField(initial = "") {
+  return { label: "Methods: all, or patterns such as lora* full", initial, wide: true };
+}
+
+function isAsked(method, patterns) {
+  const asked = patterns.split(/[\s,]+/).filter(Boolean);
+  return asked.length === 0 || asked.some((pattern) => isLike(method, pattern));
+}
+
+function batchField() {
+  return { label: "Batch", options: BATCHES, initial: "1" };
+}
+
+function architectureField(all = "all, side by side") {
+  return {
+    label: "Architecture",
+    options: optionsOf(ARCHITECTURES, all),
+    initial: all === null ? ARCHITECTURES[0] : "",
+  };
+}

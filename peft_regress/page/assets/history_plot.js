@@ -1,0 +1,200 @@
+// A metric over the entries: lines, and marks where they moved.
+
+const MOST_LABELS = 8;
+const MOST_DOTS = 60;
+// The plot of some cases' metric with its legend, transitions and points.
+function historySection(cases, metricName, order) {
+  const metric = DATA.metrics[METRIC_INDEX.get(metricName)];
+  const series = cases.map((item) => seriesOf(item, metricName, order));
+  const drawn = series.filter((points) => points.length > 0);
+  const points = drawn.flat();
+  if (points.length === 0)
+    return [note(`No entry has ${metricLabel(metricName)} of ${whichCases(cases)}.`)];
+  const marked = points.filter((point) => point.mark);
+  const without = cases.length - drawn.length;
+  return [
+    drawn.length > 1 ? caseLegend(drawn) : null,
+    figure({
+      label: historyLabel(metric, drawn, marked, order),
+      draw: (width) => drawHistory(width, metric, drawn, order),
+    }),
+    without > 0
+      ? note(`No entry has this metric of ${plural(without, "of the cases", "of the cases")}.`)
+      : null,
+    points.length === drawn.length
+      ? note(`One point only${drawn.length > 1 ? " each" : ""}: a line needs a second entry.`)
+      : null,
+    thinnedNote(),
+    h("h2", {}, "Where it moved"),
+    marked.length === 0
+      ? note("Nowhere: every change is within the metric's bound.")
+      : transitionTable(marked, metric, order, drawn.length > 1),
+    fold(`All ${plural(points.length, "point")}`, () => pointTable(points, metric, order)),
+  ];
+}
+
+function whichCases(cases) {
+  return cases.length === 1 ? shorten(cases[0].id) : plural(cases.length, "case");
+}
+
+function thinnedNote() {
+  if (!DATA.thinned) return null;
+  const { entries, points, marks } = DATA.thinned;
+  const kept = [
+    points === null ? null : `at most ${plural(points, "value")}`,
+    marks === null ? null : `its newest ${plural(marks, "transition")}`,
+  ];
+  const all = plural(entries, "entry", "entries");
+  return note(`Lines are thinned: over ${all}, each keeps ${kept.filter(Boolean).join(" and ")}.`);
+}
+
+function historyLabel(metric, series, marked, order) {
+  const last = series[0].at(-1);
+  return (
+    `${metricLabel(metric.name)} of ${whichCases(series.map((points) => points[0].item))} by ${orderLabel(order.by)}: ` +
+    `${plural(series[0].length, "point")}, now ${formatValue(last.value, metric.unit)}, ${plural(marked.length, "transition")}.`
+  );
+}
+
+function seriesMark(index) {
+  return {
+    colour: `var(--series-${((index + 3) % COLOURS) + 1})`,
+    shape: SHAPES[index % SHAPES.length],
+  };
+}
+
+function caseLegend(series) {
+  return h(
+    "ul",
+    { class: "legend", "aria-label": "Cases" },
+    series.map((points, index) =>
+      h(
+        "li",
+        {},
+        markIcon(seriesMark(index).shape, seriesMark(index).colour),
+        caseLink(points[0].item),
+      ),
+    ),
+  );
+}
+
+function drawHistory(width, metric, series, order) {
+  const all = series.flatMap((points, index) =>
+    points.map((point) => ({ ...point, style: seriesMark(index) })),
+  );
+  const held = new Set(all.map((point) => point.entry));
+  const shown = order.entries.filter((entry) => held.has(entry));
+  const position = new Map(shown.map((entry, index) => [entry, index]));
+  const unit = axisUnit(
+    all.map((point) => point.value),
+    metric.unit,
+  );
+  const place = { x: (point) => position.get(point.entry), y: (point) => point.value / unit.size };
+  const height = Math.min(380, Math.max(260, width * 0.42));
+  const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
+  const scale = scaleOf(all.map(place.y));
+  return plot(width, {
+    height,
+    marginLeft: 58,
+    marginRight: 34,
+    marginTop: 30,
+    marginBottom: 40,
+    x: entryAxis(shown, order, width),
+    y: axisOptions(scale, { label, room: 1.6 * height }),
+    symbol: { type: "identity" },
+    color: { type: "identity" },
+    marks: [
+      Plot.line(all, {
+        ...place,
+        z: (point) => `${point.item.id} ${point.segment}`,
+        stroke: (point) => point.style.colour,
+        strokeWidth: 1.75,
+      }),
+      all.length > MOST_DOTS * series.length
+        ? null
+        : Plot.dot(all, {
+            ...place,
+            r: 4,
+            symbol: (point) => point.style.shape,
+            fill: (point) => point.style.colour,
+          }),
+      ...markMarks(
+        all.filter((point) => point.mark),
+        place,
+        metric,
+      ),
+      Plot.tip(all, Plot.pointer({ ...place, title: (point) => pointTip(point, metric, order) })),
+    ],
+  });
+}
+
+function entryAxis(shown, order, width) {
+  const ticks = new Map(entryTicks(shown, order, width).map(({ at, label }) => [at, label]));
+  return {
+    domain: [-0.25, Math.max(shown.length - 0.75, 0.25)],
+    ticks: [...ticks.keys()],
+    tickFormat: (at) => ticks.get(at) ?? "",
+    label: `${orderLabel(order.by)} →`,
+  };
+}
+
+function markMarks(marked, place, metric) {
+  return [
+    Plot.dot(marked, {
+      ...place,
+      r: 7,
+      symbol: (point) => markKind(point.mark.what).shape,
+      fill: (point) => fillOfMark(point.mark),
+      stroke: (point) => markKind(point.mark.what).colour,
+      strokeWidth: 2,
+    }),
+    Plot.text(labelled(marked), {
+      ...place,
+      dy: -16,
+      text: (point) => markText(point.mark, metric),
+      fill: "currentColor",
+      stroke: "var(--surface)",
+      strokeWidth: 4,
+    }),
+  ];
+}
+
+function fillOfMark(mark) {
+  return mark.what === "break" ? "none" : markKind(mark.what).colour;
+}
+
+// Where there are more marks than fit, the greatest have their change written.
+function labelled(marked) {
+  return d3.sort(marked, (point) => -Math.abs(point.mark.change ?? Infinity)).slice(0, MOST_LABELS);
+}
+
+function markText({ what, change }, metric) {
+  return what === "break" ? "defined otherwise" : formatChange(change, metric.unit);
+}
+
+// Each entry is named where there is room; else the first of each release or day, or some of them.
+function entryTicks(shown, order, width) {
+  const room = Math.max(2, Math.floor(width / 95));
+  const ticks = shown.map((entry, at) => ({ at, label: shorten(entryText(entry, order), 12) }));
+  if (ticks.length <= room) return ticks;
+  const firsts = ticks.filter(
+    (tick, index) => index === 0 || tick.label !== ticks[index - 1].label,
+  );
+  const step = Math.ceil(firsts.length / room);
+  return firsts.filter((_, index) => index % step === 0);
+}
+
+function pointTip(point, metric, order) {
+  const entry = DATA.entries[point.entry];
+  const lines = [
+    shorten(point.item.id, 60),
+    `${shorten(entry.name, 40)}, ${formatDate(entry.date)}`,
+    formatValue(point.value, metric.unit),
+  ];
+  if (order.by !== "date") lines.push(`${order.by} ${shorten(entryText(point.entry, order), 30)}`);
+  if (point.mark)
+    lines.push(
+      `${markKind(point.mark.what).label} ${point.mark.change === null ? "" : formatChange(point.mark.change, metric.unit)}`,
+    );
+  return lines.join("\n");
+}

@@ -1,0 +1,104 @@
+// How a metric moved over the entries, in words: what moved, and which packages changed.
+
+const MARK_KINDS = {
+  worse: { label: "worse", shape: d3.symbolTriangle2, colour: "var(--bad)", badge: "bad" },
+  better: { label: "better", shape: d3.symbolSquare2, colour: "var(--good)", badge: "good" },
+  moved: { label: "moved", shape: d3.symbolDiamond2, colour: "var(--moved)", badge: "moved" },
+  break: {
+    label: "defined otherwise",
+    shape: d3.symbolTimes,
+    colour: "var(--text)",
+    badge: "plain",
+  },
+};
+const UNKNOWN_MARK = { ...MARK_KINDS.moved, label: "moved" };
+const MOST_ROWS = 500;
+
+function markKind(what) {
+  return Object.hasOwn(MARK_KINDS, what) ? MARK_KINDS[what] : UNKNOWN_MARK;
+}
+
+function entryText(entry, order) {
+  return order.by === "date"
+    ? formatDate(DATA.entries[entry].date)
+    : (versionOf(environmentOf(entry), order.by) ?? "none");
+}
+
+function whatBadge(what) {
+  const kind = markKind(what);
+  return h("span", { class: `badge ${kind.badge}` }, markIcon(kind.shape, kind.colour), kind.label);
+}
+
+function packagesText(from, to) {
+  const changes = packageChanges(from, to).map(
+    ([name, old, now]) => `${name} ${old ?? "absent"} → ${now ?? "absent"}`,
+  );
+  if (changes.length === 0) return "packages as before: the code under test";
+  const shown = changes
+    .slice(0, 6)
+    .map((text) => shorten(text, 60))
+    .join(", ");
+  return changes.length > 6 ? `${shown}, and ${changes.length - 6} more` : shown;
+}
+
+function transitionTable(marked, metric, order, several) {
+  const position = new Map(order.entries.map((entry, index) => [entry, index]));
+  const rows = d3.sort(marked, (point) => -position.get(point.entry)).slice(0, MOST_ROWS);
+  return dataTable({
+    caption: "Transitions, the newest first",
+    rows,
+    columns: [
+      { label: "entry", cell: (point) => entryName(point.entry) },
+      several ? { label: "case", cell: (point) => caseLink(point.item) } : null,
+      { label: "what", cell: (point) => whatBadge(point.mark.what) },
+      valueColumn("from", (point) => point.before?.value, metric.unit),
+      valueColumn("to", (point) => point.value, metric.unit),
+      {
+        label: "change",
+        number: true,
+        cell: (point) => formatChange(point.mark.change, metric.unit),
+      },
+      {
+        label: "what changed",
+        words: true,
+        cell: (point) => (point.before ? packagesText(point.before.entry, point.entry) : ABSENT),
+      },
+      {
+        label: "why it was accepted",
+        words: true,
+        cell: (point) => shorten(DATA.entries[point.entry].reason, 160),
+      },
+    ].filter(Boolean),
+  });
+}
+
+function entryName(entry) {
+  const { name, date } = DATA.entries[entry];
+  return h("span", { class: "mono", title: visible(date) }, shorten(name, 40));
+}
+
+function pointTable(points, metric, order) {
+  const table = dataTable({
+    caption: "Points",
+    rows: points.slice(0, MOST_ROWS),
+    columns: [
+      { label: "entry", cell: (point) => entryName(point.entry) },
+      {
+        label: order.by === "date" ? "date" : order.by,
+        cell: (point) => shorten(entryText(point.entry, order), 30),
+      },
+      { label: "case", cell: (point) => caseLink(point.item) },
+      valueColumn("value", (point) => point.value, metric.unit),
+      {
+        label: "change",
+        number: true,
+        cell: (point) =>
+          point.before
+            ? formatChange(changeBetween(point.before.value, point.value, metric.unit), metric.unit)
+            : ABSENT,
+      },
+    ],
+  });
+  const more = points.length - MOST_ROWS;
+  return h("div", {}, table, more > 0 ? note(`And ${plural(more, "point")} more.`) : null);
+}

@@ -1,0 +1,192 @@
+// Memory by category as stacked bars, each category at its own high, the true peak marked.
+
+const CATEGORY_LABELS = {
+  param: "parameters",
+  buffer: "buffers",
+  grad: "gradients",
+  activation: "activations",
+  temp: "temporaries",
+  optimizer: "optimizer",
+};
+const BAR_HEIGHT = 24;
+
+function memoryOf(item, suffix) {
+  const parts = MEMORY_CATEGORIES.map((category) => ({
+    item,
+    category,
+    bytes: currentValue(item, `peak_${category}_bytes${suffix}`),
+  })).filter((part) => part.bytes !== null);
+  return {
+    item,
+    parts,
+    sum: d3.sum(parts, (part) => part.bytes),
+    peak: currentValue(item, `peak_bytes${suffix}`),
+  };
+}
+
+function memoryLegend() {
+  return h(
+    "ul",
+    { class: "legend", "aria-label": "Categories of memory, as they are stacked" },
+    MEMORY_CATEGORIES.map((category) => h("li", {}, swatch(category), CATEGORY_LABELS[category])),
+    h(
+      "li",
+      {},
+      h("span", { class: "peak-sample", "aria-hidden": "true" }),
+      "most alive at one moment",
+    ),
+  );
+}
+
+function swatch(category) {
+  const svg = d3
+    .create("svg")
+    .attr("class", "icon")
+    .attr("viewBox", "0 0 16 16")
+    .attr("aria-hidden", "true");
+  svg.append("rect").attr("width", 16).attr("height", 16).style("fill", categoryFill(category));
+  return svg.node();
+}
+
+function categoryFill(category) {
+  return `url(#memory-${category})`;
+}
+
+// Hatching tells neighbours apart without colour: [angle, width of the stripes], none is plain.
+const HATCHING = { buffer: [0, 2], grad: [45, 2.5], temp: [135, 2.5], optimizer: [90, 2] };
+
+function addMemoryPatterns() {
+  const svg = d3
+    .create("svg")
+    .attr("class", "unseen")
+    .attr("aria-hidden", "true")
+    .attr("width", 0)
+    .attr("height", 0);
+  for (const category of MEMORY_CATEGORIES) {
+    const pattern = svg
+      .append("pattern")
+      .attr("id", `memory-${category}`)
+      .attr("patternUnits", "userSpaceOnUse")
+      .attr("width", 7)
+      .attr("height", 7);
+    pattern
+      .append("rect")
+      .attr("width", 7)
+      .attr("height", 7)
+      .style("fill", `var(--memory-${category})`);
+    const [angle, stripe] = HATCHING[category] ?? [];
+    if (stripe === undefined) continue;
+    pattern.attr("patternTransform", `rotate(${angle})`);
+    pattern.append("rect").attr("width", stripe).attr("height", 7).style("fill", "var(--hatch)");
+  }
+  document.body.append(svg.node());
+}
+
+// name(row) says what stands beside a bar.
+function memoryFigure(rows, label, name) {
+  return figure({ label, draw: (width) => drawMemory(width, rows, name), open: openCase });
+}
+
+function drawMemory(width, rows, name) {
+  const unit = axisUnit(
+    rows.map((row) => Math.max(row.sum, row.peak ?? 0)),
+    "byte",
+  );
+  const names = new Map(rows.map((row, index) => [String(index), shorten(name(row), 22)]));
+  const parts = rows.flatMap((row, index) =>
+    row.parts.map((part) => ({ ...part, row, at: String(index) })),
+  );
+  const peaks = rows
+    .map((row, index) => ({ ...row, at: String(index) }))
+    .filter((row) => row.peak !== null);
+  return plot(width, {
+    height: rows.length * BAR_HEIGHT + 60,
+    marginLeft: 14 + 7 * (d3.max([...names.values()], (text) => text.length) ?? 0),
+    marginRight: 24,
+    marginTop: 10,
+    marginBottom: 40,
+    x: {
+      label: `${unit.name} →`,
+      grid: true,
+      ticks: Math.max(2, Math.floor(width / 90)),
+      tickFormat: plainTick,
+    },
+    y: {
+      domain: [...names.keys()],
+      tickFormat: (at) => names.get(at),
+      label: null,
+      tickSize: 0,
+      padding: 0.25,
+    },
+    color: { type: "identity" },
+    marks: [
+      Plot.barX(parts, {
+        x: (part) => part.bytes / unit.size,
+        y: "at",
+        order: MEMORY_CATEGORIES.flatMap((category) => categoryFill(category)),
+        z: (part) => categoryFill(part.category),
+        fill: (part) => categoryFill(part.category),
+        insetRight: 0.75,
+      }),
+      Plot.tickX(peaks, {
+        x: (row) => row.peak / unit.size,
+        y: "at",
+        stroke: "var(--surface)",
+        strokeWidth: 6,
+      }),
+      Plot.tickX(peaks, {
+        x: (row) => row.peak / unit.size,
+        y: "at",
+        stroke: "var(--text)",
+        strokeWidth: 3,
+      }),
+      Plot.tip(
+        peaks,
+        Plot.pointerY({ x: (row) => row.peak / unit.size, y: "at", title: memoryTip }),
+      ),
+    ],
+  });
+}
+
+function memoryTip(row) {
+  return [
+    shorten(row.item.id, 60),
+    `peak ${formatValue(row.peak, "byte")}`,
+    ...row.parts.map(
+      (part) => `${CATEGORY_LABELS[part.category]} ${formatValue(part.bytes, "byte")}`,
+    ),
+  ].join("\n");
+}
+
+function memoryTable(rows, caption, nameColumn) {
+  const bytes = (value) => cellText(value, "byte", 2 ** 20);
+  return dataTable({
+    caption,
+    rows,
+    columns: [
+      nameColumn,
+      ...MEMORY_CATEGORIES.map((category) => ({
+        label: CATEGORY_LABELS[category],
+        number: true,
+        cell: (row) => bytes(partBytes(row, category)),
+        title: (row) => formatExact(partBytes(row, category), "byte"),
+      })),
+      {
+        label: "sum",
+        number: true,
+        cell: (row) => bytes(row.sum),
+        title: (row) => formatExact(row.sum, "byte"),
+      },
+      {
+        label: "peak",
+        number: true,
+        cell: (row) => bytes(row.peak),
+        title: (row) => formatExact(row.peak, "byte"),
+      },
+    ],
+  });
+}
+
+function partBytes(row, category) {
+  return row.parts.find((part) => part.category === category)?.bytes ?? null;
+}

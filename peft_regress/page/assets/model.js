@@ -1,0 +1,176 @@
+"use strict";
+// What the page is given, and how it is read. Strings in it may be anything: they are only ever text.
+
+const DATA = JSON.parse(document.getElementById("page-data").textContent);
+
+const COLLATOR = new Intl.Collator("en", { numeric: true });
+const METRIC_INDEX = new Map(DATA.metrics.map((metric, index) => [metric.name, index]));
+const CASES = new Map(DATA.cases.map((item) => [item.id.toWellFormed(), item]));
+
+const MEMORY_CATEGORIES = ["param", "buffer", "grad", "activation", "temp", "optimizer"];
+const BATCHES = [
+  { value: "1", label: "1", suffix: "" },
+  { value: "32", label: "32", suffix: "_b32" },
+];
+const TASKS = distinct(DATA.cases.map((item) => item.task));
+const METHODS = distinct(DATA.cases.map((item) => item.method));
+const ARCHITECTURES = distinct(DATA.cases.map((item) => item.architecture));
+const RANKS = [
+  ...new Set(DATA.cases.map((item) => item.rank).filter((rank) => rank !== null)),
+].sort((a, b) => a - b);
+
+function distinct(values) {
+  return [...new Set(values)].sort(compareText);
+}
+
+// Numbers in a text by their value: r4 before r16.
+function compareText(a, b) {
+  return COLLATOR.compare(a, b) || (a < b ? -1 : a > b ? 1 : 0);
+}
+
+function batchSuffix(batch) {
+  return BATCHES.find((item) => item.value === batch).suffix;
+}
+
+// Run-length values: at[k] is the first entry that values[k] holds in.
+function heldAt({ at, values }, entry) {
+  const k = d3.bisectRight(at, entry) - 1;
+  return k < 0 ? null : values[k];
+}
+
+function lineOf(item, metricName) {
+  const metric = METRIC_INDEX.get(metricName);
+  return item.lines.find((line) => line.metric === metric) ?? null;
+}
+
+function valueAt(item, metricName, entry) {
+  const line = lineOf(item, metricName);
+  return line === null ? null : heldAt(line, entry);
+}
+
+function currentValue(item, metricName) {
+  return valueAt(item, metricName, item.current);
+}
+
+function statusOf(item) {
+  return heldAt(item.status, item.current) ?? "not measured";
+}
+
+function isMeasured(item) {
+  return statusOf(item) === "ok";
+}
+
+// Forward, backward and optimizer; one that is absent adds nothing, and all absent is no number.
+function updateFlops(item, suffix) {
+  const parts = ["forward_flops", "backward_flops", "optimizer_flops"]
+    .map((name) => currentValue(item, name + suffix))
+    .filter((value) => value !== null);
+  return parts.length === 0 ? null : d3.sum(parts);
+}
+
+const environments = new Map();
+
+function environmentOf(entryIndex) {
+  const index = DATA.entries[entryIndex].environment;
+  if (!environments.has(index)) {
+    environments.set(index, { ...DATA.environments[0], ...DATA.environments[index] });
+  }
+  return environments.get(index);
+}
+
+// Which packages differ between two entries, as [name, old, new]; null where one is absent.
+function packageChanges(from, to) {
+  const [old, now] = [environmentOf(from), environmentOf(to)];
+  return distinct([...Object.keys(old), ...Object.keys(now)])
+    .map((name) => [name, versionOf(old, name), versionOf(now, name)])
+    .filter(([, before, after]) => before !== after);
+}
+
+function versionOf(environment, name) {
+  return Object.hasOwn(environment, name) ? environment[name] : null;
+}
+
+function orderBy(name) {
+  return DATA.orders.find((order) => order.by === name) ?? DATA.orders[0];
+}
+
+function orderLabel(by) {
+  return by === "date" ? "date of acceptance" : `releases of ${by}`;
+}
+
+// The last entry before this one, in an order, that has a value of the line.
+function entryBefore(line, order, entry) {
+  const before = order.entries.slice(0, Math.max(0, order.entries.indexOf(entry)));
+  return before.findLast((other) => heldAt(line, other) !== null) ?? null;
+}
+
+// What moved at entries of an order: what is "worse", "better", "moved" or "break".
+function marksOf(item, order) {
+  return (item.marks[order.by] ?? []).map(([index, entry, what, change]) => {
+    const line = item.lines[index];
+    return { item, line, metric: DATA.metrics[line.metric], entry, what, change };
+  });
+}
+
+// The newest entry of an order that anything moved at, and what did; null where nothing ever did.
+function lastMoves(order) {
+  const position = new Map(order.entries.map((entry, index) => [entry, index]));
+  let newest = -1;
+  for (const item of DATA.cases) {
+    for (const [, entry] of item.marks[order.by] ?? [])
+      newest = Math.max(newest, position.get(entry) ?? -1);
+  }
+  if (newest < 0) return null;
+  const entry = order.entries[newest];
+  const moves = DATA.cases
+    .filter((item) => (item.marks[order.by] ?? []).some((mark) => mark[1] === entry))
+    .flatMap((item) => marksOf(item, order).filter((mark) => mark.entry === entry));
+  return { entry, moves };
+}
+
+// The largest change; of breaks, which have none, that of accuracy.
+function telling(moves) {
+  const broken = moves.find((move) => move.what === "break" && move.metric.name === "accuracy");
+  return broken ?? d3.greatest(moves, (move) => Math.abs(move.change ?? 0));
+}
+
+// One point an entry that has a value; a new segment after a gap and after a break of definition.
+function seriesOf(item, metricName, order) {
+  const line = lineOf(item, metricName);
+  if (line === null) return [];
+  const marks = new Map(
+    marksOf(item, order)
+      .filter((mark) => mark.line === line)
+      .map((mark) => [mark.entry, mark]),
+  );
+  const points = [];
+  let segment = 0;
+  for (const entry of order.entries) {
+    const value = heldAt(line, entry);
+    const mark = marks.get(entry) ?? null;
+    const lost = value === null && heldAt(item.status, entry) !== null;
+    if (lost || mark?.what === "break") segment += 1;
+    if (value === null) continue;
+    points.push({ item, entry, value, segment, mark, before: points.at(-1) ?? null });
+  }
+  return points;
+}
+
+// Cases whose id is like a pattern, in which * stands for anything, as on the command line.
+function casesLike(pattern) {
+  const exact = CASES.get(pattern);
+  return exact ? [exact] : DATA.cases.filter((item) => isLike(item.id, pattern));
+}
+
+// Linear in the length but for going back to the last star, so that no pattern can stall the page.
+function isLike(text, pattern) {
+  let [at, wanted, star, resume] = [0, 0, -1, 0];
+  while (at < text.length) {
+    if (pattern[wanted] === "*") [star, resume, wanted] = [wanted, at, wanted + 1];
+    else if (pattern[wanted] === text[at] || pattern[wanted] === "?")
+      [at, wanted] = [at + 1, wanted + 1];
+    else if (star < 0) return false;
+    else [resume, at, wanted] = [resume + 1, resume + 1, star + 1];
+  }
+  return /^\**$/.test(pattern.slice(wanted));
+}

@@ -1,0 +1,208 @@
+// What fits a device: limits in, pairings out, the most accurate first.
+
+const MIB = { size: 2 ** 20, unitName: "MiB" };
+const GFLOP = { size: 1e9, unitName: "GFLOP" };
+const LIMITS = [
+  { ...costNamed("memory"), ...MIB, name: "ram", label: "RAM", example: "128", left: "of RAM" },
+  { ...costNamed("flops"), ...GFLOP, name: "flops", example: "2.5", left: "of an update" },
+  {
+    ...costNamed("ship"),
+    ...MIB,
+    name: "ship",
+    label: "Size to ship",
+    example: "0.5",
+    left: "to ship",
+  },
+];
+const NEAREST = 3;
+
+function fitFields() {
+  const limits = LIMITS.map(({ name, label, unitName, example }) => [
+    name,
+    {
+      label: `${label}, at most (${unitName})`,
+      initial: "",
+      inputmode: "decimal",
+      placeholder: `such as ${example}`,
+      check: (text) => limitProblem(text, unitName, example),
+    },
+  ]);
+  return {
+    ...Object.fromEntries(limits),
+    batch: batchField(),
+    task: taskField(),
+    architecture: architectureField("any"),
+  };
+}
+
+function showFit(main, route) {
+  const fields = fitFields();
+  const settings = readSettings(route, fields);
+  const output = h("div", { id: "fit" });
+  const update = () => {
+    replaceContent(output, fitSection(settings));
+    announce(output.querySelector(".lead").textContent);
+  };
+  main.append(
+    h("h1", {}, "Fits my device"),
+    note(
+      "RAM is that of the tensors of one training step; Python and torch come on top. An empty field is no limit. ",
+      "What fits is ranked by accuracy, then by FLOPs.",
+    ),
+    controlRow(route, fields, settings, update),
+    output,
+  );
+  update();
+}
+
+function limitProblem(text, unitName, example) {
+  if (text.trim() === "" || readLimit(text) !== null) return "";
+  return `A number of ${unitName} above 0 is wanted, such as ${example}.`;
+}
+
+// Digits, with a point where need be; null where it is none or no number above 0.
+function readLimit(text) {
+  const value = /^\s*\d{1,15}(\.\d{1,15})?\s*$/.test(text) ? Number(text) : 0;
+  return value > 0 ? value : null;
+}
+
+function fitSection(settings) {
+  const wrong = LIMITS.filter(
+    ({ name, unitName, example }) => limitProblem(settings[name], unitName, example) !== "",
+  );
+  if (wrong.length > 0) {
+    return [
+      lead(
+        `${wrong.map((limit) => limit.label).join(" and ")}: a number above 0 is wanted; see the field.`,
+      ),
+    ];
+  }
+  const limits = LIMITS.map((limit) => ({ ...limit, most: limitOf(settings, limit) }));
+  const asked = limits.filter((limit) => limit.most !== null);
+  const { task, architecture } = settings;
+  const rows = DATA.cases
+    .filter(
+      (item) => item.task === task && (architecture === "" || item.architecture === architecture),
+    )
+    .map((item) => fitRow(item, limits, batchSuffix(settings.batch)));
+  const known = rows.filter(
+    (row) => isMeasured(row.item) && row.needs.every((need) => need.value !== null),
+  );
+  return [...answer(known, asked), unknownNote(rows.length - known.length)];
+}
+
+function limitOf(settings, { name, size }) {
+  const limit = readLimit(settings[name]);
+  return limit === null ? null : limit * size;
+}
+
+function fitRow(item, limits, suffix) {
+  const needs = limits.map((limit) => ({ ...limit, value: limit.of(item, suffix) }));
+  const limited = needs.filter((need) => need.most !== null && need.value !== null);
+  return {
+    item,
+    needs,
+    fits: limited.every((need) => need.value <= need.most),
+    over: d3.max(limited, (need) => need.value / need.most) ?? 0,
+    accuracy: currentValue(item, "accuracy"),
+  };
+}
+
+function rankFits(rows) {
+  const flops = (row) => row.needs.find((need) => need.name === "flops").value;
+  return rows.toSorted(
+    (a, b) =>
+      (a.accuracy === null) - (b.accuracy === null) ||
+      b.accuracy - a.accuracy ||
+      flops(a) - flops(b) ||
+      compareText(a.item.id, b.item.id),
+  );
+}
+
+function answer(known, asked) {
+  if (known.length === 0) return [lead("No case of these choices has its costs measured.")];
+  const fits = rankFits(known.filter((row) => row.fits));
+  if (fits.length === 0)
+    return [
+      lead(`Nothing fits. The nearest of ${plural(known.length, "pairing")}:`),
+      nearestList(known),
+    ];
+  const best = fits[0];
+  return [
+    lead(
+      `${fits.length} of ${plural(known.length, "pairing")} fit. The most accurate is `,
+      caseLink(best.item),
+      `: ${formatValue(best.accuracy, "fraction")}${asked.length > 0 ? `, with ${roomWords(best)} left` : ""}.`,
+    ),
+    fitTable(fits),
+  ];
+}
+
+function lead(...content) {
+  return h("p", { class: "lead" }, ...content);
+}
+
+function roomWords(row) {
+  return row.needs
+    .filter((need) => need.most !== null)
+    .map((need) => `${formatValue(need.most - need.value, need.unit)} ${need.left}`)
+    .join(" and ");
+}
+
+function nearestList(known) {
+  const nearest = d3.sort(known, (row) => row.over).slice(0, NEAREST);
+  return h(
+    "ol",
+    { class: "nearest" },
+    nearest.map((row) => h("li", {}, caseLink(row.item), `: ${missWords(row)}`)),
+  );
+}
+
+function missWords(row) {
+  return row.needs
+    .filter((need) => need.most !== null && need.value > need.most)
+    .map(
+      (need) =>
+        `${need.label} ${formatValue(need.value, need.unit)}, ` +
+        `${formatValue(need.value - need.most, need.unit)} (${formatValue(need.value / need.most - 1, "fraction")}) too much`,
+    )
+    .join("; ");
+}
+
+function fitTable(fits) {
+  const place = new Map(fits.map((row, index) => [row, index + 1]));
+  return dataTable({
+    caption: "What fits, the most accurate first",
+    rows: fits,
+    names: 1,
+    columns: [
+      { label: "place", number: true, cell: (row) => String(place.get(row)) },
+      { label: "case", cell: (row) => caseLink(row.item) },
+      { label: "accuracy", number: true, cell: (row) => formatValue(row.accuracy, "fraction") },
+      ...fits[0].needs.flatMap((need, index) => needColumns(need, index)),
+    ],
+  });
+}
+
+function needColumns({ label, unit, size, unitName, most }, index) {
+  const need = (row) => row.needs[index];
+  const uses = {
+    label: `${label}, ${unitName}`,
+    number: true,
+    cell: (row) => cellText(need(row).value, unit, size),
+    title: (row) => formatExact(need(row).value, unit),
+  };
+  const room = {
+    label: `left, ${unitName}`,
+    number: true,
+    cell: (row) =>
+      `${cellText(most - need(row).value, unit, size)} (${formatValue(1 - need(row).value / most, "fraction")})`,
+  };
+  return most === null ? [uses] : [uses, room];
+}
+
+function unknownNote(count) {
+  return count === 0
+    ? null
+    : note(`Not ranked, since they failed or have no such cost: ${plural(count, "case")}.`);
+}

@@ -1,0 +1,128 @@
+// What a reader wants first: how much was measured, what moved last, a plot and some rows.
+
+const FIRST_ROWS = 8;
+const MOST_MOVES = 4;
+const MOVE_ORDER = ["worse", "break", "moved", "better"];
+
+function showOverview(main) {
+  const settings = readSettings({ params: new URLSearchParams() }, compareFields());
+  main.append(
+    h("h1", {}, "What fine-tuning costs, and what it gains"),
+    h("p", { class: "lead" }, countsText()),
+    ...lastMoveWords(),
+    h(
+      "section",
+      {},
+      h("h2", {}, `Accuracy against peak memory, batch 1, task ${shorten(settings.task, 40)}`),
+      note(
+        "Ringed and joined: where no other pairing is as cheap and as accurate. ",
+        h("a", { href: "#/compare" }, "Other costs, batch 32, other tasks"),
+        ".",
+      ),
+      ...comparison({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
+    ),
+    h(
+      "section",
+      {},
+      h("h2", {}, "Cases"),
+      firstCases(),
+      h(
+        "p",
+        {},
+        h("a", { href: "#/table" }, `All ${plural(DATA.cases.length, "case")}, to sort and filter`),
+      ),
+    ),
+  );
+}
+
+function firstCases() {
+  const column = CASE_COLUMNS.find((item) => item.name === "accuracy");
+  return caseTable(
+    "The most accurate cases",
+    sortCases(DATA.cases, column, true).slice(0, FIRST_ROWS),
+  );
+}
+
+function countsText() {
+  const failing = DATA.cases.filter((item) => !isMeasured(item)).length;
+  const newest = DATA.entries.at(-1);
+  const entries = plural(DATA.entries.length, "entry", "entries");
+  return (
+    `${plural(DATA.cases.length, "case")}${failing > 0 ? `, ${failing} of them not ok,` : ""} over ${entries}; ` +
+    `the newest is ${shorten(newest.name, 60)} of ${formatDate(newest.date)}.`
+  );
+}
+
+function lastMoveWords() {
+  const order = DATA.orders[0];
+  const last = lastMoves(order);
+  if (last === null) {
+    return [
+      note(
+        DATA.entries.length > 1
+          ? "Nothing has moved beyond its bound."
+          : "One entry: nothing to compare it with yet.",
+      ),
+    ];
+  }
+  const groups = d3
+    .groups(last.moves, (move) =>
+      move.what === "break" ? "break" : `${move.what} ${move.metric.name}`,
+    )
+    .map(([, moves]) => moves);
+  const ranked = d3.sort(
+    groups,
+    (moves) => MOVE_ORDER.indexOf(moves[0].what),
+    (moves) => -moves.length,
+  );
+  const more = ranked.length - MOST_MOVES;
+  return [
+    h(
+      "section",
+      { class: "moves", "aria-label": "What moved last" },
+      h(
+        "p",
+        {},
+        `What moved last, by ${orderLabel(order.by)}: at `,
+        entryName(last.entry),
+        originText(last),
+        ".",
+      ),
+      DATA.entries[last.entry].reason === ""
+        ? null
+        : h("p", {}, `Why it was accepted: ${shorten(DATA.entries[last.entry].reason, 240)}`),
+      h(
+        "ul",
+        {},
+        ranked.slice(0, MOST_MOVES).map((moves) => moveItem(moves, order)),
+        more > 0 ? h("li", {}, `and ${plural(more, "more metric", "more metrics")}`) : null,
+      ),
+    ),
+  ];
+}
+
+function originText({ entry, moves }) {
+  const before = entryBefore(moves[0].line, DATA.orders[0], entry);
+  return before === null ? "" : `, ${packagesText(before, entry)}`;
+}
+
+function moveItem(moves, order) {
+  const greatest = telling(moves);
+  const params = new URLSearchParams({
+    case: greatest.item.id.toWellFormed(),
+    metric: greatest.metric.name.toWellFormed(),
+    by: order.by.toWellFormed(),
+  });
+  const size =
+    greatest.change === null
+      ? ""
+      : `, by up to ${formatChange(greatest.change, greatest.metric.unit)}`;
+  return h(
+    "li",
+    {},
+    whatBadge(greatest.what),
+    greatest.what === "break" ? " " : ` ${metricLabel(greatest.metric.name)} of `,
+    `${plural(new Set(moves.map((move) => move.item)).size, "case")}${size}: `,
+    h("a", { href: `#/history?${params}` }, shorten(greatest.item.id, 60)),
+  );
+}

@@ -1,0 +1,190 @@
+// A metric over the rank, a line a method; methods without rank are levels to compare with.
+
+function ranksFields() {
+  const options = DATA.metrics
+    .filter((metric) => metric.kind !== "fingerprint")
+    .map((metric) => ({ value: metric.name, label: metricLabel(metric.name) }));
+  return {
+    metric: {
+      label: "Metric",
+      options,
+      initial: options.some((o) => o.value === "accuracy") ? "accuracy" : options[0]?.value,
+    },
+    task: taskField(),
+    architecture: architectureField(),
+    methods: methodsField(sweptMethods()),
+  };
+}
+
+// Those with several ranks, and what to compare them with; all where nothing was swept.
+function sweptMethods() {
+  const ranks = d3.rollup(
+    DATA.cases,
+    (items) => new Set(items.map((item) => item.rank)).size,
+    (item) => item.method,
+  );
+  const swept = METHODS.filter((method) => ranks.get(method) > 1);
+  const levels = METHODS.filter((method) => ["full", "head", "bn_head"].includes(method));
+  return swept.length === 0 ? "" : [...swept, ...levels].join(" ");
+}
+
+function showRanks(main, route) {
+  const fields = ranksFields();
+  const settings = readSettings(route, fields);
+  const output = h("div");
+  const update = () => replaceContent(output, rankSections(settings));
+  main.append(
+    h("h1", {}, "Rank sweeps"),
+    note("A line a method over its ranks. Methods without a rank are dashed levels."),
+    controlRow(route, fields, settings, update),
+    output,
+  );
+  update();
+}
+
+function rankSections({ metric: name, task, architecture, methods }) {
+  if (name === undefined) return [note("No case has a metric.")];
+  const metric = DATA.metrics[METRIC_INDEX.get(name)];
+  const points = DATA.cases
+    .filter((item) => item.task === task && isAsked(item.method, methods))
+    .map((item) => ({ item, value: currentValue(item, name) }))
+    .filter((point) => point.value !== null);
+  if (points.length === 0) return [note(`No case of these choices has ${metricLabel(name)}.`)];
+  const shown = architecture === "" ? ARCHITECTURES : [architecture];
+  return [
+    methodLegend(distinct(points.map((point) => point.item.method))),
+    h(
+      "div",
+      { class: shown.length > 1 ? "facets" : "" },
+      shown.map((where) =>
+        rankFigure(
+          where,
+          points.filter((p) => p.item.architecture === where),
+          metric,
+        ),
+      ),
+    ),
+  ];
+}
+
+function rankFigure(where, points, metric) {
+  const title = h("h2", {}, shorten(where));
+  if (points.length === 0)
+    return h("figure", {}, h("figcaption", {}, title), note("No case has this metric."));
+  const swept = points.filter((point) => point.item.rank !== null);
+  return figure({
+    title,
+    label:
+      `${metricLabel(metric.name)} over rank on ${shorten(where)}: ${plural(swept.length, "point")} of ` +
+      `${plural(new Set(swept.map((point) => point.item.method)).size, "method")} with ranks, ` +
+      `${points.length - swept.length} without.`,
+    draw: (width) => drawRanks(width, points, metric),
+    open: openCase,
+    below: [fold("Its numbers", () => rankTable(where, points, metric))],
+  });
+}
+
+function drawRanks(width, points, metric) {
+  const unit = axisUnit(
+    points.map((point) => point.value),
+    metric.unit,
+  );
+  const y = (point) => point.value / unit.size;
+  const [swept, levels] = [
+    points.filter((p) => p.item.rank !== null),
+    points.filter((p) => p.item.rank === null),
+  ];
+  const ranks = RANKS.filter((rank) => swept.some((point) => point.item.rank === rank));
+  const x = (point) => String(point.item.rank);
+  const height = Math.min(420, Math.max(280, width * 0.5));
+  const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
+  return plot(width, {
+    height,
+    marginLeft: 58,
+    marginRight: levels.length > 0 ? 74 : 24,
+    marginTop: 28,
+    marginBottom: 38,
+    x: { type: "point", domain: ranks.map(String), label: "rank →", padding: 0.25 },
+    y: axisOptions(scaleOf(points.map(y)), { label, room: 1.6 * height }),
+    symbol: { type: "identity" },
+    color: { type: "identity" },
+    marks: [
+      Plot.ruleY(levels, {
+        y,
+        stroke: (point) => methodMark(point.item.method).colour,
+        strokeDasharray: "5 4",
+        strokeWidth: 1.5,
+      }),
+      Plot.text(spread(levels, y), {
+        y,
+        frameAnchor: "right",
+        textAnchor: "start",
+        dx: 6,
+        text: (point) => shorten(point.item.method, 10),
+        fill: (point) => methodMark(point.item.method).colour,
+      }),
+      Plot.line(swept, {
+        x,
+        y,
+        z: (point) => point.item.method,
+        sort: (point) => point.item.rank,
+        stroke: (point) => methodMark(point.item.method).colour,
+        strokeWidth: 2,
+      }),
+      Plot.dot(swept, {
+        x,
+        y,
+        ...methodChannels(),
+        r: 5,
+        stroke: "var(--surface)",
+        strokeWidth: 1,
+      }),
+      Plot.tip(
+        swept,
+        Plot.pointer({
+          x,
+          y,
+          title: (point) =>
+            `${shorten(point.item.id, 60)}\n${formatValue(point.value, metric.unit)}`,
+        }),
+      ),
+    ],
+  });
+}
+
+// Of levels that lie on one another, one is named; the table below has all.
+function spread(levels, y) {
+  const [least, most] = d3.extent(levels, y);
+  const apart = (most - least) * 0.06;
+  const kept = [];
+  for (const level of d3.sort(levels, y)) {
+    if (kept.length === 0 || y(level) - y(kept.at(-1)) > apart) kept.push(level);
+  }
+  return kept;
+}
+
+function rankTable(where, points, metric) {
+  const ranks = [...new Set(points.map((point) => point.item.rank))].sort(
+    (a, b) => (a ?? -1) - (b ?? -1),
+  );
+  const byMethod = d3.group(points, (point) => point.item.method);
+  return dataTable({
+    caption: `${metricLabel(metric.name)} by rank on ${shorten(where)}`,
+    rows: [...byMethod.keys()],
+    columns: [
+      { label: "method", cell: (method) => shorten(method, 40) },
+      ...ranks.map((rank) => ({
+        label: rank === null ? "no rank" : `rank ${rank}`,
+        number: true,
+        cell: (method) => rankCell(byMethod.get(method), rank, metric),
+      })),
+    ],
+  });
+}
+
+function rankCell(points, rank, metric) {
+  const point = points.find((candidate) => candidate.item.rank === rank);
+  return point
+    ? h("a", { href: caseAddress(point.item) }, formatValue(point.value, metric.unit))
+    : ABSENT;
+}

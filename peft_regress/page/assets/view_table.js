@@ -1,0 +1,94 @@
+// Every case in one table, to be sorted and filtered.
+
+const ROWS_AT_ONCE = 250;
+
+function tableFields() {
+  return {
+    text: { label: "Text in the id or status", initial: "", type: "search", wide: true },
+    task: { label: "Task", options: optionsOf(TASKS, "any"), initial: "" },
+    method: { label: "Method", options: optionsOf(METHODS, "any"), initial: "" },
+    architecture: architectureField("any"),
+    rank: {
+      label: "Rank",
+      options: [...optionsOf(RANKS, "any"), { value: "none", label: "without rank" }],
+      initial: "",
+    },
+    status: {
+      label: "Status",
+      options: [
+        { value: "", label: "any" },
+        { value: "ok", label: "ok" },
+        { value: "other", label: "not ok" },
+      ],
+      initial: "",
+    },
+  };
+}
+
+function sortFields() {
+  return {
+    sort: {
+      hidden: true,
+      options: CASE_COLUMNS.map((column) => ({ value: column.name })),
+      initial: "id",
+    },
+    down: { hidden: true, options: [{ value: "yes" }, { value: "no" }], initial: "no" },
+  };
+}
+
+function showTable(main, route) {
+  const fields = tableFields();
+  const every = { ...fields, ...sortFields() };
+  const settings = readSettings(route, every);
+  const count = h("p", { class: "count", role: "status" });
+  const output = h("div");
+  let most = ROWS_AT_ONCE;
+  const sort = (name) => {
+    settings.down = settings.sort === name && settings.down === "no" ? "yes" : "no";
+    settings.sort = name;
+    writeSettings(route, every, settings);
+    update();
+    output.querySelector(`[data-column="${name}"]`).focus();
+  };
+  const update = () => {
+    const found = sortedCases(
+      DATA.cases.filter((item) => matches(item, settings)),
+      settings,
+    );
+    count.textContent = `${found.length} of ${plural(DATA.cases.length, "case")}`;
+    const sorted = { name: settings.sort, descending: settings.down === "yes" };
+    replaceContent(
+      output,
+      found.length > 0
+        ? caseTable("Cases", found.slice(0, most), { sorted, sort })
+        : note("No case fits these choices."),
+      found.length > most ? moreButton(found.length - most) : null,
+    );
+  };
+  const moreButton = (left) =>
+    h(
+      "button",
+      { type: "button", onclick: () => ((most = Infinity), update()) },
+      `Show ${left} more`,
+    );
+  main.append(h("h1", {}, "All cases"), controlRow(route, every, settings, update), count, output);
+  update();
+}
+
+function sortedCases(cases, { sort, down }) {
+  const column = CASE_COLUMNS.find((item) => item.name === sort);
+  return sortCases(cases, column, down === "yes");
+}
+
+function matches(item, { text, task, method, architecture, rank, status }) {
+  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
+  const where = `${item.id} ${statusOf(item)}`.toLowerCase();
+  return (
+    (task === "" || item.task === task) &&
+    (method === "" || item.method === method) &&
+    (architecture === "" || item.architecture === architecture) &&
+    (rank === "" || (rank === "none" ? item.rank === null : String(item.rank) === rank)) &&
+    (status === "" || (statusOf(item) === "ok") === (status === "ok")) &&
+    words.every((word) => where.includes(word))
+  );
+}

@@ -1,0 +1,114 @@
+"""A page opened in Chromium, watched for what it must not do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING, Any, Self
+
+import pytest
+
+from peft_regress.page.render import render_page
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_GO = """route => new Promise(done => {
+  history.replaceState(null, "", "#/-");
+  addEventListener("hashchange", () => done(), {once: true});
+  location.hash = `#/${route}`;
+})"""
+_DRAWN = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def browser_path() -> str:
+    """Return the browser to drive; without one skip, but fail where CI is set."""
+    named = os.environ.get("PEFT_REGRESS_BROWSER")
+    found = named or next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        message = (
+            "no Chromium: `apt-get install chromium`, or name one in the environment variable "
+            "PEFT_REGRESS_BROWSER"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Start one browser for a module's tests; no sandbox, since root has none."""
+    path = browser_path()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield running
+        running.close()
+
+
+class PageUnderTest:
+    """The page of some data: where it is, what it asked for, what it complained of."""
+
+    def __init__(self, browser: Any, data: dict[str, Any], folder: Path, **context: Any) -> None:
+        self.file = folder / "page.html"
+        self.file.write_text(render_page(data), encoding="utf-8")
+        self.context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
+        )
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", self._note_console)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"raised: {error}"))
+        self.page.on("dialog", self._note_dialog)
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.set_default_timeout(5000)
+
+    def __enter__(self) -> Self:
+        self.page.goto(self.file.as_uri())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+    def _note_console(self, message: Any) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(f"{message.type}: {message.text}")
+
+    def _note_dialog(self, dialog: Any) -> None:
+        self.complaints.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def load(self, route: str) -> None:
+        """Load the page anew at an address."""
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.file.as_uri()}#/{route}")
+
+    def go(self, route: str) -> None:
+        """Go to a view by its address, anew even where it is shown already, and see it drawn."""
+        self.page.evaluate(_GO, route)
+        self.page.wait_for_function(_DRAWN)
+
+    def unfold(self) -> None:
+        """Open the first part that is folded, and see its table made."""
+        self.locator("summary").first.click()
+        self.page.wait_for_selector("details[open] table")
+
+    def locator(self, selector: str) -> Any:
+        """Return what a selector finds in the view."""
+        main = self.page.locator("main")
+        return main.locator(selector) if selector else main
+
+    def texts(self, selector: str) -> list[str]:
+        """Return the text of each element that a selector finds in the view."""
+        return self.locator(selector).all_inner_texts()
+
+    def width_of_content(self) -> int:
+        """Return how wide the page is, what must be scrolled to included."""
+        return self.page.evaluate("document.documentElement.scrollWidth")

@@ -1,0 +1,451 @@
+"""The views of the page in a real browser, against what Python makes of the same data."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from page_browser import PageUnderTest
+from page_world import (
+    FAILED,
+    FAILING,
+    current_value,
+    empty_page,
+    failing_page,
+    long_history,
+    one_case,
+    one_entry,
+    page_data,
+)
+
+from peft_regress.units import format_value
+
+pytestmark = pytest.mark.browser
+DATA = page_data()
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def opened(browser, tmp_path_factory):
+    with PageUnderTest(browser, DATA, tmp_path_factory.mktemp("page")) as page:
+        yield page
+        assert page.complaints == []
+        assert set(page.requests) <= {page.file.as_uri(), "about:blank"}
+
+
+def update_flops(case, suffix):
+    names = ("forward_flops", "backward_flops", "optimizer_flops")
+    parts = [current_value(DATA, case, name + suffix) for name in names]
+    return None if parts == [None] * 3 else sum(part or 0 for part in parts)
+
+
+COSTS = {
+    "memory": lambda case, suffix: current_value(DATA, case, f"peak_bytes{suffix}"),
+    "flops": update_flops,
+    "trained": lambda case, suffix: current_value(DATA, case, "trainable_params"),
+    "ship": lambda case, suffix: current_value(DATA, case, "adapter_bytes"),
+}
+
+
+def case_of(case_id):
+    return next(case for case in DATA["cases"] if case["id"] == case_id)
+
+
+def accuracy_of(case):
+    return current_value(DATA, case, "accuracy")
+
+
+def ids_where(condition):
+    return sorted(case["id"] for case in DATA["cases"] if condition(case))
+
+
+def choose(opened, **choices):
+    for name, value in choices.items():
+        control = opened.locator(f"[name={name}]")
+        if control.evaluate("node => node.tagName") == "SELECT":
+            control.select_option(value)
+        else:
+            control.fill(value)
+
+
+def test_the_overview_says_how_much_there_is_and_what_moved_last(opened):
+    opened.go("")
+    assert opened.texts(".lead") == [
+        "96 cases, 1 of them not ok, over 5 entries; the newest is bench.json of 2026-11-20."
+    ]
+    moved, broken = opened.texts(".moves li")
+    galore = [mark for case in DATA["cases"] for mark in case["marks"]["peft"] if mark[1] == 3]
+    worse = [mark for mark in galore if mark[2] == "worse"]
+    assert moved.startswith(f"worse accuracy of {len(worse)} cases, by up to -12.0 points")
+    assert broken == "defined otherwise 1 case: shift/head/resnet18"
+    assert opened.locator("figure svg[role=img]").count() == 4
+    assert opened.locator("tbody tr").count() == 8
+
+
+def test_values_are_shown_as_everywhere_else(opened):
+    values = {
+        "byte": [0, 1, 1023, 1024, 20520, 69494576, 1426291360, 5e12],
+        "flop": [0, 999, 1000, 1041796, 706115232, 3764514816, 120464474112, 2e12],
+        "second": [0, 2e-7, 0.00042, 0.1255, 12.5],
+        "fraction": [0, 0.7766666, 1],
+        "count": [0, 5130, 11181642],
+        "nat": [0.6876456340154012, 7.481372992197673, 0],
+        "ratio": [0.25, 1.5],
+    }
+    for unit, numbers in values.items():
+        shown = opened.page.evaluate(
+            "([unit, numbers]) => numbers.map(number => formatValue(number, unit))", [unit, numbers]
+        )
+        assert shown == [format_value(number, unit) for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("change", "unit", "shown"),
+    [
+        (0.9412, "flop", "+94.12 %"),
+        (-0.4848, "flop", "-48.48 %"),
+        (3e-7, "nat", "+<0.0001 %"),
+        (12.3456789, "byte", "+1,235 %"),
+        (-0.12, "fraction", "-12.0 points"),
+        (0, "byte", "0 %"),
+        (None, "byte", "n/a"),
+    ],
+)
+def test_changes_are_shown_with_their_sign_and_never_an_exponent(opened, change, unit, shown):
+    call = "([change, unit]) => formatChange(change, unit)"
+    assert opened.page.evaluate(call, [change, unit]) == shown
+
+
+@pytest.mark.parametrize("cost", COSTS)
+@pytest.mark.parametrize("batch", ["1", "32"])
+def test_the_front_has_the_pairings_that_none_other_beats(opened, cost, batch):
+    suffix = {"1": "", "32": "_b32"}[batch]
+    opened.go(f"compare?cost={cost}&batch={batch}&task=unseen")
+    for figure in opened.locator("figure").all():
+        architecture = figure.locator("h2").inner_text()
+        points = {
+            case["id"]: (COSTS[cost](case, suffix), -accuracy_of(case))
+            for case in DATA["cases"]
+            if (case["task"], case["architecture"]) == ("unseen", architecture)
+            and accuracy_of(case) is not None
+        }
+        front = {
+            name
+            for name, (price, loss) in points.items()
+            if not any(
+                (p, g) != (price, loss) and p <= price and g <= loss for p, g in points.values()
+            )
+        }
+        shown = figure.locator(".front a").all()
+        assert {link.get_attribute("title") for link in shown} == front
+        prices = [points[link.get_attribute("title")][0] for link in shown]
+        assert prices == sorted(prices)
+
+
+def test_the_front_is_right_for_ties_too(opened):
+    draw = random.Random(0)
+    for _ in range(200):
+        points = [[draw.randrange(6), draw.randrange(6)] for _ in range(draw.randrange(1, 12))]
+        found = opened.page.evaluate(
+            """all => paretoFront(all.map(([cost, gain]) => ({cost, gain})))
+            .map(({cost, gain}) => [cost, gain])""",
+            points,
+        )
+        beaten = [any(p != [c, g] and p[0] <= c and p[1] >= g for p in points) for c, g in points]
+        front = [point for point, lost in zip(points, beaten, strict=True) if not lost]
+        assert found == sorted(front), points
+
+
+def test_methods_can_be_chosen_by_pattern(opened):
+    opened.go("compare")
+    choose(opened, methods="*ora full")
+    assert opened.texts(".legend li") == ["full", "lora", "dora"]
+    assert "methods=*ora+full" in opened.page.url
+
+
+@pytest.mark.parametrize(
+    ("choices", "condition"),
+    [
+        ({"task": "unseen", "method": "dora"}, lambda c: "unseen/dora" in c["id"]),
+        ({"architecture": "resnet18", "rank": "16"}, lambda c: "r16/resnet18" in c["id"]),
+        ({"rank": "none", "task": "shift"}, lambda c: c["rank"] is None and c["task"] == "shift"),
+        ({"text": "LORA shuffle"}, lambda c: "lora" in c["id"] and "shuffle" in c["id"]),
+        ({"text": "linalg"}, lambda c: c["id"] == FAILING),
+        ({"status": "other"}, lambda c: c["id"] == FAILING),
+        ({"status": "ok", "method": "head"}, lambda c: c["method"] == "head"),
+        ({"text": "no such text"}, lambda c: False),
+    ],
+    ids=range(8),
+)
+def test_the_table_filters(opened, choices, condition):
+    opened.go("table")
+    choose(opened, **choices)
+    expected = ids_where(condition)
+    assert sorted(opened.texts("tbody th")) == expected
+    assert opened.texts(".count") == [f"{len(expected)} of 96 cases"]
+    assert opened.locator("text=No case fits these choices.").count() == (not expected)
+
+
+def test_the_table_sorts_by_a_column_both_ways_with_absent_values_last(opened):
+    opened.go("table")
+    opened.locator("[data-column=accuracy]").click()
+    assert opened.locator("th[aria-sort=ascending]").inner_text().startswith("accuracy")
+    known = {case["id"]: accuracy_of(case) for case in DATA["cases"]}
+    rising = sorted((v, i) for i, v in known.items() if v is not None)
+    absent = [i for i, v in known.items() if v is None]
+    assert absent == [FAILING]
+    assert [i for i in opened.texts("tbody th") if i not in absent] == sorted(
+        (i for _, i in rising), key=lambda i: known[i]
+    )
+    assert opened.texts("tbody th")[-1] == FAILING
+    opened.locator("[data-column=accuracy]").click()
+    falling = opened.texts("tbody th")
+    assert [known[i] for i in falling[:-1]] == [v for v, _ in reversed(rising)]
+    assert falling[-1] == FAILING
+    assert opened.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+
+
+def test_the_address_holds_filters_and_sorting(opened):
+    opened.go("table")
+    choose(opened, method="lora", architecture="resnet18")
+    opened.locator("[data-column=loss]").click()
+    opened.locator("[data-column=loss]").click()
+    choose(opened, task="unseen")
+    rows = opened.texts("tbody th")
+    assert len(rows) == 3
+    assert rows != sorted(rows)
+    opened.load(opened.page.url.partition("#/")[2])
+    assert opened.texts("tbody th") == rows
+    assert opened.locator("th[aria-sort=descending]").inner_text().startswith("loss")
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {},
+        {"ram": "70"},
+        {"ram": "13.05", "flops": "0.2"},
+        {"flops": "7.5", "ship": "0.6"},
+        {"ram": "500", "batch": "32", "task": "unseen"},
+        {"ram": "30", "architecture": "mobilenet_v3_small"},
+    ],
+    ids=str,
+)
+def test_what_fits_a_device_is_ranked_by_accuracy_with_the_room_left(opened, limits):
+    opened.go("fit")
+    choose(opened, **limits)
+    suffix = {"1": "", "32": "_b32"}[limits.get("batch", "1")]
+    ram, flops, ship = (float(limits.get(name, "inf")) for name in ("ram", "flops", "ship"))
+    expected = []
+    for case in DATA["cases"]:
+        if case["task"] != limits.get("task", "shift") or case["id"] == FAILING:
+            continue
+        if case["architecture"] != limits.get("architecture", case["architecture"]):
+            continue
+        need = COSTS["memory"](case, suffix) / MIB
+        work = update_flops(case, suffix) / 1e9
+        if need <= ram and work <= flops and COSTS["ship"](case, "") / MIB <= ship:
+            expected.append((-accuracy_of(case), work, case["id"], ram - need))
+    expected.sort()
+    assert expected
+    assert opened.texts("tbody th") == [case_id for _, _, case_id, _ in expected]
+    if "ram" in limits:
+        left = [float(cell.split()[0].replace(",", "")) for cell in opened.texts("td:nth-child(5)")]
+        assert left == pytest.approx([room for *_, room in expected], abs=0.06)
+    assert opened.texts(".lead")[0].startswith(f"{len(expected)} of ")
+
+
+def test_where_nothing_fits_the_nearest_misses_are_named(opened):
+    opened.go("fit?ram=4&flops=0.0001")
+    assert opened.texts(".lead") == ["Nothing fits. The nearest of 48 pairings:"]
+    nearest = opened.texts(".nearest li")
+    assert len(nearest) == 3
+    least = min(
+        (case for case in DATA["cases"] if case["task"] == "shift"),
+        key=lambda case: update_flops(case, ""),
+    )
+    assert nearest[0].startswith(least["id"])
+    work = update_flops(least, "")
+    over = f"FLOPs of one update {format_value(work, 'flop')}, {format_value(work - 1e5, 'flop')}"
+    assert over in nearest[0]
+
+
+@pytest.mark.parametrize("text", ["0", "-3", "a lot", "1e3", "12,5", "NaN", "9" * 400, "٣"])
+def test_a_limit_that_is_no_number_above_0_is_said_to_be_wrong(opened, text):
+    opened.go("fit")
+    choose(opened, ram=text)
+    assert opened.texts("#problem-ram") == ["A number of MiB above 0 is wanted, such as 128."]
+    assert opened.locator("[name=ram]").get_attribute("aria-invalid") == "true"
+    assert opened.texts("tbody tr") == []
+    choose(opened, ram="100")
+    assert opened.locator("[name=ram]").get_attribute("aria-invalid") == "false"
+    assert opened.locator("tbody tr").count() > 0
+
+
+def test_memory_is_stacked_by_category_sorted_by_its_peak(opened):
+    opened.go("memory?architecture=resnet18&batch=32")
+    opened.unfold()
+    cases = [c for c in DATA["cases"] if c["task"] == "shift" and c["architecture"] == "resnet18"]
+    expected = sorted(cases, key=lambda case: (COSTS["memory"](case, "_b32"), case["id"]))
+    assert opened.texts("tbody th") == [case["id"] for case in expected]
+    assert opened.locator("svg [data-mark=bar] rect").count() == 6 * len(cases)
+    cells = [float(cell.replace(",", "")) for cell in opened.texts("tbody tr:last-child td")]
+    parts = ("param", "buffer", "grad", "activation", "temp", "optimizer")
+    assert cells[:6] == pytest.approx(
+        [current_value(DATA, expected[-1], f"peak_{part}_bytes_b32") / MIB for part in parts],
+        abs=0.06,
+    )
+    assert sum(cells[:6]) == pytest.approx(cells[6], abs=0.4)
+    assert cells[7] == pytest.approx(COSTS["memory"](expected[-1], "_b32") / MIB, abs=0.06)
+
+
+def test_rank_sweeps_have_a_line_a_method_and_levels_without_rank(opened):
+    opened.go("ranks?metric=peak_bytes&architecture=resnet18")
+    assert opened.locator("svg [data-mark=line] path").count() == 3
+    assert opened.locator("svg [data-mark=rule] line").count() == 3
+    opened.unfold()
+    lora = opened.locator("tbody tr").filter(has_text="lora").first.locator("td").all_inner_texts()
+    shown = [
+        format_value(COSTS["memory"](case_of(f"shift/lora-r{rank}/resnet18"), ""), "byte")
+        for rank in (1, 4, 16)
+    ]
+    assert lora == ["-", *shown]
+
+
+def test_history_marks_what_moved_in_the_order_chosen(opened):
+    opened.go("history?case=shift/dora-r4/resnet18&metric=forward_flops")
+    cells = opened.locator("tbody tr").all_inner_texts()
+    assert [cell.split("\t")[:6] for cell in cells] == [
+        [
+            "0003_peft-0.15.2",
+            "better",
+            "7.481 GFLOP",
+            "3.854 GFLOP",
+            "-48.49 %",
+            "peft 0.14.0 → 0.15.2",
+        ]
+    ]
+    choose(opened, by="date")
+    rows = [row.split("\t") for row in opened.locator("tbody tr").all_inner_texts()]
+    assert [row[:2] for row in rows] == [
+        ["0003_peft-0.15.2", "better"],
+        ["0002_peft-0.14.0", "worse"],
+    ]
+    assert rows[1][4:] == [
+        "+94.12 %",
+        "peft 0.21.2 → 0.14.0, torch 2.13.0 → 2.12.0",
+        "accepted as 0002_peft-0.14.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("points", "marks", "kept"),
+    [
+        (120, None, "at most 120 values"),
+        (None, 40, "its newest 40 transitions"),
+        (16, 2, "at most 16 values and its newest 2 transitions"),
+    ],
+)
+def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
+    thinned = {"entries": 500, "points": points, "marks": marks}
+    with PageUnderTest(browser, {**one_case(), "thinned": thinned}, tmp_path) as page:
+        page.go("history")
+        text = f"Lines are thinned: over 500 entries, each keeps {kept}."
+        assert page.locator(f"text={text}").count() == 1
+
+
+def test_a_break_of_definition_breaks_the_line(opened):
+    opened.go("history?case=shift/head/resnet18&metric=accuracy")
+    assert opened.texts("td:nth-child(2)") == ["defined otherwise"]
+    assert opened.locator("svg [data-mark=line] path").count() == 2
+
+
+@pytest.mark.parametrize(
+    ("route", "message"),
+    [
+        ("history?case=shift/lora-r4/resnet18&metric=step_seconds", "One point only"),
+        ("history?case=shift/lora-r4/resnet18&metric=projection_flops", "No entry has projection"),
+        ("history?case=no/such/case", 'No case is like "no/such/case"'),
+        ("history?case=shift/*&metric=peak_bytes", "48 cases are like this; the first 8 are shown"),
+        ("no-such-view", 'The address asks for "no-such-view"'),
+        ("case/no%2Fsuch%2Fcase", 'This page has no case "no/such/case"'),
+        ("case/%E0%A4%A", 'This page has no case "%E0%A4%A"'),
+        ("case/", 'This page has no case ""'),
+        ("case/constructor", 'This page has no case "constructor"'),
+    ],
+)
+def test_what_an_address_asks_for_in_vain_is_said(opened, route, message):
+    opened.go(route)
+    assert message in opened.locator("").inner_text()
+
+
+def test_unknown_choices_in_an_address_are_the_usual_ones(opened):
+    opened.go("compare?cost=gold&batch=7&task=__proto__&architecture=%00")
+    assert opened.locator("[name=cost]").input_value() == "memory"
+    assert opened.locator("figure svg[role=img]").count() == 4
+
+
+def test_a_case_has_all_its_numbers(opened):
+    opened.go("table?text=shift/dora-r4/resnet18")
+    opened.locator("tbody a").click()
+    opened.page.wait_for_selector("h1.id")
+    assert opened.texts("h1") == ["shift/dora-r4/resnet18"]
+    metrics = opened.locator("[aria-label=Metrics] tbody tr")
+    case = case_of("shift/dora-r4/resnet18")
+    assert metrics.count() == len(case["lines"])
+    peak = metrics.filter(has_text="peak_bytes").first.locator("td").all_inner_texts()
+    assert peak[:3] == ["111.8 MiB", "117,180,456 bytes", "0 %"]
+    states = dict(row.split("\t") for row in opened.texts("[aria-label=Invariants] tbody tr"))
+    assert states["channels_last_kept"] == "does not hold"
+    assert states["identity_at_init"] == "holds"
+    assert states["projections_renewed"] == "does not apply"
+    assert opened.texts("tfoot tr") == ["in all\t\t3.854 GFLOP\t100.0 %"]
+    assert opened.texts("details:has-text('0002_peft-0.14.0') tbody th") == [
+        "conv1.lora_magnitude_vector.default"
+    ]
+
+
+def test_a_case_that_failed_says_how(opened):
+    opened.go(f"case/{FAILING.replace('/', '%2F')}")
+    assert FAILED in opened.texts(".lead")[0]
+    assert "Its entry keeps no ledger" in opened.locator("").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("data", "texts"),
+    [
+        (empty_page(), ["No entry is stored and no run file was named"]),
+        ({**page_data(), "cases": []}, ["The 5 entries hold no case"]),
+        (failing_page(), ["48 cases, 48 of them not ok", "No case of these choices has both"]),
+        (one_entry(), ["One entry: nothing to compare it with yet."]),
+        (one_case(), ["1 case over 5 entries"]),
+    ],
+    ids=["empty", "no case", "all failing", "one entry", "one case"],
+)
+def test_pages_with_little_on_them(browser, tmp_path, data, texts):
+    with PageUnderTest(browser, data, tmp_path) as page:
+        for text in texts:
+            assert text in page.locator("").inner_text()
+        for view in ("compare", "history", "memory", "ranks", "table", "fit", "case/x"):
+            page.go(view)
+            assert page.locator("h1").count() == 1
+        if data["cases"]:
+            page.go("history?metric=peak_bytes&case=*")
+            assert page.texts("h1") == ["History"]
+            page.go(f"case/{data['cases'][0]['id'].replace('/', '%2F')}")
+            assert page.texts("h1") == [data["cases"][0]["id"]]
+        assert page.complaints == []
+
+
+def test_a_page_of_500_entries_is_usable_within_2_seconds(browser, tmp_path):
+    with PageUnderTest(browser, long_history(), tmp_path) as page:
+        assert page.file.stat().st_size < 6e6
+        for route in ("", "history"):
+            page.load(route)
+            page.page.wait_for_selector("tbody tr")
+            page.page.wait_for_selector("figure svg[role=img]")
+            assert page.page.evaluate("performance.now()") < 2000
+        assert (
+            "Lines are thinned: over 500 entries, each keeps at most"
+            in page.locator("").inner_text()
+        )

@@ -1,0 +1,157 @@
+"""How the page is put together: nothing in its data can be markup, nothing in it asks a network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+from importlib import resources
+
+import pytest
+from page_browser import browser_path
+from page_world import empty_page, page_data
+
+from peft_regress.page.render import LIBRARIES, SCRIPTS, embed_json, render_page
+
+PAGE = resources.files("peft_regress.page")
+VENDORED = {
+    "d3.min.js": "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
+    "plot.umd.min.js": "4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",
+}
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "</SCRIPT >",
+    "<!-- <script>",
+    "-->",
+    "]]>",
+    "&lt;b&gt; & \u2028 \u2029 \x00 \x1b[31m \u202e",
+    "\ud800 alone",
+    "{{ 7 * 7 }} {% raw %}",
+    "x" * 10_000,
+]
+
+
+class Elements(HTMLParser):
+    """The elements of a page, and what stands in its scripts."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__(convert_charrefs=False)
+        self.tags: list[tuple[str, tuple[tuple[str, str | None], ...]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.inside = False
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, tuple(attrs)))
+        self.inside = tag == "script"
+        if self.inside:
+            self.scripts.append((dict(attrs), ""))
+
+    def handle_endtag(self, tag):
+        self.inside = False
+
+    def handle_data(self, data):
+        if self.inside:
+            attributes, text = self.scripts[-1]
+            self.scripts[-1] = (attributes, text + data)
+
+    def data(self):
+        [text] = [text for attributes, text in self.scripts if "type" in attributes]
+        return json.loads(text)
+
+    def policy(self):
+        [content] = [
+            dict(attributes)["content"]
+            for tag, attributes in self.tags
+            if tag == "meta" and ("http-equiv", "Content-Security-Policy") in attributes
+        ]
+        parts = [part.split() for part in content.split(";")]
+        return {name: values for name, *values in parts}
+
+
+def with_hostile_strings(text):
+    data = page_data(tasks=("shift",))
+    case = data["cases"][0]
+    case |= {"id": text, "task": text, "method": text, "architecture": text}
+    case["status"] = {"at": [0], "values": [text]}
+    data["entries"][0] |= {"name": text, "reason": text, "machine": text, "narrowed_by": [text]}
+    data["metrics"][0]["name"] = text
+    data["environments"][0][text] = text
+    return data
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+def test_no_string_of_a_file_is_markup(text):
+    data = with_hostile_strings(text)
+    elements = Elements(render_page(data))
+    assert elements.tags == Elements(render_page(empty_page())).tags
+    assert elements.data() == data
+
+
+def test_embedded_json_has_none_of_the_characters_that_markup_is_made_of():
+    text = embed_json(HOSTILE)
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert text.isascii()
+    assert json.loads(text) == HOSTILE
+
+
+def test_what_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        render_page({**page_data(), "thinned": float("nan")})
+
+
+def test_the_policy_allows_the_scripts_of_the_page_and_no_others():
+    elements = Elements(render_page(page_data()))
+    policy = elements.policy()
+    scripts = [text for attributes, text in elements.scripts if not attributes]
+    assert len(scripts) == len(LIBRARIES) + 1
+    digests = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts
+    ]
+    assert policy["script-src"] == [f"'sha256-{digest}'" for digest in digests]
+    assert policy["default-src"] == ["'none'"]
+    assert policy.keys() == {"default-src", "script-src", "style-src", "base-uri", "form-action"}
+
+
+def test_without_its_data_the_page_is_small():
+    assert len(render_page(empty_page())) < 700_000
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_the_libraries_are_those_that_their_readme_names(name):
+    content = PAGE.joinpath("vendor", name).read_bytes()
+    assert hashlib.sha256(content).hexdigest() == VENDORED[name]
+    version = re.search(rb"v(\d+\.\d+\.\d+) Copyright", content[:200])[1].decode()
+    assert f"| {version} |" in PAGE.joinpath("vendor", "README.md").read_text()
+    assert PAGE.joinpath("vendor", f"{name.partition('.')[0]}.LICENSE").is_file()
+
+
+def test_every_script_is_in_the_page_and_makes_elements_by_hand():
+    found = {file.name for file in PAGE.joinpath("assets").iterdir() if file.name.endswith(".js")}
+    assert found == set(SCRIPTS)
+    assert len(SCRIPTS) == len(found)
+    for name in SCRIPTS:
+        script = PAGE.joinpath("assets", name).read_text(encoding="utf-8")
+        unsafe = re.findall(
+            r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|\.html\(|"
+            r"DOMParser|\bfetch\(|XMLHttpRequest|https?:",
+            script,
+        )
+        assert unsafe == [], name
+
+
+@pytest.mark.parametrize(
+    ("environment", "outcome"),
+    [({}, pytest.skip.Exception), ({"CI": "true"}, pytest.fail.Exception)],
+    ids=["at home", "in CI"],
+)
+def test_without_a_browser_its_tests_are_skipped_but_fail_in_ci(monkeypatch, environment, outcome):
+    for name in ("CI", "PEFT_REGRESS_BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"PATH": "", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(outcome, match="apt-get install chromium"):
+        browser_path()
