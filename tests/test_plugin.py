@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -322,6 +323,26 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
         assert {**other.invariants, "stored_adapter_loads": None} == invariants
         timed = {"step_seconds", "relative_step_seconds"}
         assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["serial", "xdist"])
+def test_pytest_s_own_junit_file_has_the_metrics_as_properties(accepted, workers):
+    done = accepted.run(*workers, "-k", "head", "--junitxml=junit.xml", "--regress-save=run.json")
+    assert done.returncode == 0
+    (record,) = accepted.saved().cases.values()
+    cases = ET.parse(accepted.root / "junit.xml").iter("testcase")
+    found = [{p.get("name"): p.get("value") for p in case.iter("property")} for case in cases]
+    expected = {name: str(metric.value) for name, metric in record.metrics.items()}
+    expected.pop("relative_step_seconds", None)
+    assert found == [expected]
+
+
+def test_the_properties_are_there_where_the_case_fails(accepted):
+    accepted.configure(extra=TWICE)
+    assert accepted.run("-k", "head", "--junitxml=junit.xml").returncode == 1
+    (case,) = ET.parse(accepted.root / "junit.xml").iter("testcase")
+    assert case.find("failure") is not None
+    assert "forward_flops" in {p.get("name") for p in case.iter("property")}
 
 
 def test_an_unknown_baseline_under_xdist_fails_every_case_with_the_reason(accepted):
