@@ -186,6 +186,14 @@ def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted
     assert document["machine_info"]["node"] == ""
 
 
+def test_pytest_benchmark_compares_and_plots_the_run_file(accepted):
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", "run.json", "--histogram=plot"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=accepted.root)
+    assert "test_case[shift/head/tiny]" in done.stdout
+    assert "test_case[shift/lora-r4/tiny]" in done.stdout
+    assert (accepted.root / "plot-shift_tiny.svg").exists()
+
+
 def test_every_invariant_of_lora_holds(accepted):
     invariants = accepted.saved().cases["shift/lora-r4/tiny"].invariants
     assert invariants.pop("stored_adapter_loads") is None
