@@ -7,164 +7,31 @@ import functools
 import io
 import itertools
 import json
-import os
 import re
 import shlex
-import shutil
-import stat
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from builders import make_case
 from check_jsonschema.builtin_schemas import get_builtin_schema
+from example_rules import RULES, Rule, constant, find_rule
+from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
 from examples import PAGES, ROOT, Block, Command, blocks, differences
 from jsonschema import validators
 
 from peft_regress.cli import main
-from peft_regress.run_files import read_run_file, write_run_file
+from peft_regress.run_files import read_run_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
-ENTRIES = ROOT / "baselines" / "Linux-CPython-3.11-64bit"
-FIRST = ENTRIES / "0001_peft-0.21.2.json"
-TIMED = ENTRIES / "0002_peft-0.21.2.json"
-NEWEST = ENTRIES / "0004_peft-0.21.2.json"
-OLD_PEFT = ENTRIES / "0007_peft-0.14.0.json"
 BLOCKS = list(blocks())
 
 
 # --- The rules: how each command is executed ------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rule:
-    """How a command whose whole text fits `pattern` is executed.
-
-    `here`: by the command line in this process. `shell`: by bash. `slow`: by bash in the slow test.
-    `instead` is what is run, with the groups of the pattern, where the command itself would take
-    too long or change this machine. `by` names what executes it as it stands: a file, and words
-    that must stand there. `codes` are the exit codes that are right. With `some` the page shows
-    some lines of what is printed, in their order.
-    """
-
-    pattern: str
-    how: str = "shell"
-    instead: str | None = None
-    by: tuple[str, ...] = ()
-    codes: frozenset[int] = frozenset({0})
-    some: bool = False
-
-
-def by(pattern: str, file: str, *words: str) -> Rule:
-    return Rule(pattern=pattern, how="by", by=(file, *words))
-
-
-PYTHON_TOX = r"(?:python -m )?tox run -e"
-PAPER = r"peft-regress cost .*--loss sum .*"
-RULES = (
-    Rule(
-        pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
-    ),
-    Rule(pattern=PAPER, how="here", some=True),
-    Rule(pattern=r"peft-regress cost .*", how="here"),
-    Rule(pattern=r"peft-regress sources --check", how="here"),
-    # What takes minutes or the package index.
-    Rule(pattern=r"peft-regress (bisect peft .*--(case|all) .*)", how="slow", some=True),
-    Rule(
-        pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*",
-        how="slow",
-        codes=frozenset({1}),
-        some=True,
-    ),
-    Rule(
-        pattern=r"(peft-regress upgrade (?:--yes .*)?peft==0\.\d+\.0)( transformers==5\.20\.0)?",
-        how="slow",
-        instead=r"\1\2 --cases shift/lora-r4/shufflenet_v2_x0_5",
-        codes=frozenset({0, 1}),
-    ),
-    Rule(
-        pattern=r"peft-regress upgrade peft",
-        how="slow",
-        instead=r"peft-regress upgrade peft --cases shift/lora-r4/shufflenet_v2_x0_5",
-        codes=frozenset({0, 1}),
-    ),
-    by(
-        r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'",
-        "tests/test_requirements.py",
-        "peft @ git+https://localhost/peft@main",
-    ),
-    by(
-        r"peft-regress upgrade \.\./peft",
-        "tests/test_overlay.py",
-        'write_checkout(tmp_path / "check out", "candy", "9.0")',
-    ),
-    Rule(
-        pattern=r"peft-regress time old/bin/python new/bin/python --cases .*",
-        how="slow",
-        instead="peft-regress time old/bin/python new/bin/python --pairs 6 "
-        "--cases shift/head/shufflenet_v2_x0_5",
-        codes=frozenset({0, 1, 3}),
-    ),
-    # tox: `.ci/run` runs the environments, and what is narrowed is collected here.
-    by(r"python -m pip install tox", ".ci/run", "python -m pip install --quiet tox"),
-    by(rf"{PYTHON_TOX} bench", ".ci/run", "\nrun bench -- "),
-    by(rf"{PYTHON_TOX} bench -- -n 2", ".ci/run", "\nrun bench -- -n 2 "),
-    by(rf"{PYTHON_TOX} py", ".ci/run", "\nrun py\n"),
-    by(rf"{PYTHON_TOX} lint,types,py", ".ci/run", "\nrun lint\nrun types\nrun py\n"),
-    by(rf"{PYTHON_TOX} faults", ".ci/run", "\nrun faults\n"),
-    by(rf"{PYTHON_TOX} bench-extended", ".github/workflows/ci.yml", "tox run -e bench-extended"),
-    Rule(pattern=rf"{PYTHON_TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
-    Rule(
-        pattern=rf"{PYTHON_TOX} bench-peft014 -- (.*)",
-        how="slow",
-        instead=r"peft-regress upgrade peft==0.14.0 \1",
-        codes=frozenset({1}),
-        some=True,
-    ),
-    Rule(
-        pattern=rf"{PYTHON_TOX} bench-peft014",
-        how="slow",
-        instead="peft-regress upgrade peft==0.14.0 --cases shift/dora-r4/shufflenet_v2_x0_5",
-        codes=frozenset({1}),
-    ),
-    Rule(pattern=rf"{PYTHON_TOX} faults -- --list", instead="python tools/faults.py --list"),
-    by(rf"{PYTHON_TOX} faults -- --only 'dora-\*'", "tests/test_faults.py", '["--only", "dora-*"]'),
-    by(rf"{PYTHON_TOX} faults -- --write", "tests/test_faults.py", 'main(["--write"])'),
-    # Tools.
-    Rule(
-        pattern=r"python tools/variants\.py(( \w+)*)", instead=r"python tools/variants.py --list\1"
-    ),
-    Rule(pattern=r"python tools/variation\.py .*"),
-    Rule(pattern=r"python tools/constraints\.py .*"),
-    Rule(pattern=r"python tools/publish\.py .* --dry-run"),
-    by(r"python tools/paper\.py --check", "tests/test_paper_tool.py", 'main(["--check"])'),
-    Rule(pattern=r"python tools/pictures\.py --check", how="slow"),
-    by(r"pytest benchmarks/test_paper\.py", ".ci/run", "\nrun bench -- "),
-    by(
-        r"python -m pip install --constraint constraints\.txt \.",
-        "action.yml",
-        'pip install --constraint "$RUNNER_TEMP/constraints.txt"',
-    ),
-    # The shell's own, and other programs.
-    Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
-    Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),
-    Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
-    Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
-    Rule(pattern=r"pytest-benchmark .*"),
-)
-
-VARIES = re.compile(r"^ *(compared with|environment|which package): ")
-"""Lines that depend on what else is installed, with the deeper lines below them."""
-
-
-def find_rule(command: Command) -> Rule | None:
-    return next((rule for rule in RULES if re.fullmatch(rule.pattern, command.typed)), None)
 
 
 def rule_of(command: Command) -> Rule:
@@ -184,58 +51,6 @@ def is_slow(command: Command) -> bool:
 # --- A copy of the repository to run them in ------------------------------------------------------
 
 
-def prepare(folder: Path) -> Path:
-    """Fill a folder with what the examples need, at the names that they use."""
-    for name in ("benchmarks", "tests", "tools", "docs", "pyproject.toml", "action.yml"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / "baselines").mkdir()
-    for source in (ROOT / "baselines").iterdir():
-        if source.is_dir():
-            shutil.copytree(source, folder / "baselines" / source.name)
-    for name, source in {
-        "runs/bench.json": TIMED,
-        "runs/variants/avx2.json": NEWEST,
-        "runs/variants/sse.json": NEWEST,
-        "results/run.json": OLD_PEFT,
-        "old.json": NEWEST,
-        "new.json": NEWEST,
-    }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, folder / name)
-    (folder / "results" / "findings.md").write_text("# upgrade peft==0.14.0: REGRESSED\n")
-    programs = {
-        "python": "", "pytest": "-m pytest", "peft-regress": "-m peft_regress",
-        "pytest-benchmark": "-m pytest_benchmark",
-    }  # fmt: skip
-    for name, module in programs.items():
-        write_program(folder / "bin" / name, f'exec {sys.executable} {module} "$@"')
-    for side in ("old", "new"):
-        write_program(folder / side / "bin" / "python", f'exec {sys.executable} "$@"')
-    return folder
-
-
-def write_program(path: Path, line: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{line}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Return the environment of a shell: the programs in front, no worker of pytest-xdist."""
-    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    identity = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org"}
-    identity |= {k.replace("AUTHOR", "COMMITTER"): v for k, v in identity.items()}
-    return (
-        outside
-        | identity
-        | {
-            "PATH": os.pathsep.join((str(folder / "bin"), os.environ["PATH"])),
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "PEFT_REGRESS_CACHE": str(folder / "cache"),
-        }
-    )
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> Path:
     """The copy for examples that leave the baselines as they are."""
@@ -253,33 +68,6 @@ def sandbox(request, tmp_path, shared) -> Path:
     if setup is not None:
         setup(folder)
     return folder
-
-
-def first_baseline(folder: Path) -> None:
-    """No entry is there yet, and the run kept the adapters of one case."""
-    for entry in (folder / "baselines").glob("*/0*.json"):
-        entry.unlink()
-    shutil.rmtree(folder / "baselines" / "adapters")
-
-
-def without_resnet18(folder: Path) -> None:
-    """The run no longer has the cases that the example retires."""
-    file = read_run_file(folder / "runs" / "bench.json")
-    for name in list(file.run.cases):
-        if make_case(name).architecture == "resnet18":
-            del file.run.cases[name]
-    write_run_file(file.path, file.run, file.document)
-
-
-SETUPS: dict[str, Callable[[Path], None]] = {
-    "First baseline": first_baseline,
-    "--retire": without_resnet18,
-}
-"""What changes the copy first, by words of the block."""
-
-
-def setup_of(block: Block) -> Callable[[Path], None] | None:
-    return next((setup for words, setup in SETUPS.items() if words in block.text), None)
 
 
 # --- Console blocks -------------------------------------------------------------------------------
@@ -317,7 +105,7 @@ def execute(command: Command, rule: Rule, folder: Path) -> None:
     """Run a command by its rule, and hold its exit code and what it printed against the page."""
     typed = command.typed
     if rule.instead is not None:
-        typed = re.sub(rule.pattern, rule.instead, typed)
+        typed = re.fullmatch(rule.pattern, typed).expand(rule.instead)
     if rule.how == "here":
         code, printed = (cost_output if typed.startswith("peft-regress cost") else command_line)(
             typed
@@ -337,19 +125,6 @@ def execute(command: Command, rule: Rule, folder: Path) -> None:
     if shown:
         wrong = differences(shown, lines, some=rule.some)
         assert wrong is None, f"`{command}`\n{wrong}"
-
-
-def constant(lines: list[str]) -> list[str]:
-    """Leave out the lines that vary, and what is indented below them."""
-    kept, depth = [], None
-    for line in lines:
-        indent = len(line) - len(line.lstrip())
-        if depth is not None and indent > depth and line.strip():
-            continue
-        depth = indent if VARIES.match(line) else None
-        if depth is None:
-            kept.append(line)
-    return kept
 
 
 @pytest.mark.parametrize("block", console_blocks(slow=False), ids=str)
