@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from builders import FULL, GALORE, LORA, UNSEEN_LORA, make_record, make_run, write_run
 from jsonschema import Draft7Validator
+from strategies import fuzz, runs
 
 from peft_regress import export
 from peft_regress.cli import main
@@ -502,3 +503,22 @@ def test_exporting_imports_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@fuzz(runs(), examples=150)
+def test_whatever_a_run_holds_every_format_has_all_of_it(run):
+    numbers = [metric.value for record in run for metric in record.metrics.values()]
+    rows = rows_of(export.csv_table(run))
+    assert [float(row["value"]) for row in rows if row["value"]] == [float(n) for n in numbers]
+    assert {row["case"] for row in rows} == set(run.cases)
+    root = check_junit(export.junit_xml(run))
+    found = [float(p.get("value")) for case in root.iter("testcase") for p in case.iter("property")]
+    assert found == [float(number) for number in numbers]
+    measures = json.loads(export.bencher_json(run)).values()
+    assert [m["value"] for case in measures for m in case.values()] == numbers
+    for direction in ("lower", "higher"):
+        entries = json.loads(export.github_action_benchmark_json(run, direction))
+        metrics = [m for record in run for m in record.metrics.values()]
+        assert [e["value"] for e in entries] == [
+            m.value for m in metrics if m.direction == direction
+        ]
