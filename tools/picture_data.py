@@ -7,6 +7,7 @@ No torch at import.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -178,7 +179,11 @@ def _on_a_terminal(command: list[str], folder: Path) -> str:
 
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, VERDICT_WIDTH, 0, 0))
-    kept = {name: value for name, value in os.environ.items() if name not in {"CI", "NO_COLOR"}}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not re.fullmatch(r"CI|GITHUB_.*|.*_COLORS?", name)
+    }
     settings = {"TERM": "xterm-256color", "COLUMNS": str(VERDICT_WIDTH), "LINES": "50"}
     done = subprocess.Popen(
         command, cwd=folder, env=kept | settings, stdout=theirs, stderr=theirs, stdin=theirs

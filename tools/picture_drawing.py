@@ -6,7 +6,9 @@ bytes. The remark names what a picture was drawn from and is kept in it.
 
 from __future__ import annotations
 
+import inspect
 import io
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
@@ -203,12 +205,11 @@ def draw_verdict(data: dict[str, Any], remark: str) -> str:
 
 
 def _terminal_format() -> str:
-    """Return rich's format without the fonts that it would fetch from the network."""
-    import re
+    """Return rich's own format without the fonts that it would fetch from the network."""
+    from rich.console import Console
 
-    from rich._export_format import CONSOLE_SVG_FORMAT
-
-    local = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    usual = inspect.signature(Console.export_svg).parameters["code_format"].default
+    local = re.sub(r"@font-face \{\{.*?\}\}", "", usual, flags=re.DOTALL)
     return local.replace("Fira Code, monospace", "ui-monospace, Menlo, Consolas, monospace")
 
 
