@@ -62,7 +62,7 @@ def sandbox(request, tmp_path, shared) -> Path:
     """Return the shared copy, or one as the block's `SETUPS` wants it."""
     block = request.getfixturevalue("block")
     setup = setup_of(block)
-    if setup is None and "accept" not in block.text:
+    if setup is None and "$ peft-regress accept" not in block.text:
         return shared
     folder = prepare(tmp_path)
     if setup is not None:
@@ -86,12 +86,6 @@ def console_blocks(*, slow: bool) -> list[Block]:
     ]
 
 
-@functools.cache
-def cost_output(typed: str) -> tuple[int, str]:
-    """Many examples of the paper are the same command."""
-    return command_line(typed)
-
-
 def command_line(typed: str) -> tuple[int, str]:
     """Run `peft-regress ...` in this process; return exit code and standard output."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
@@ -101,23 +95,31 @@ def command_line(typed: str) -> tuple[int, str]:
     return int(ended.value.code or 0), stream.buffer.getvalue().decode()
 
 
+def shell(typed: str, folder: Path) -> tuple[int, str]:
+    """Run a line by bash; return exit code and standard output, errors below it where it fails."""
+    done = subprocess.run(
+        ["bash", "-c", typed],
+        cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, f"{typed}\n{done.stderr}"
+    return done.returncode, done.stdout + (done.stderr if done.returncode else "")
+
+
+# Pages repeat commands that take seconds or minutes.
+command_line_once = functools.cache(command_line)
+shell_once = functools.cache(shell)
+
+
 def execute(command: Command, rule: Rule, folder: Path) -> None:
     """Run a command by its rule, and hold its exit code and what it printed against the page."""
     typed = command.typed
     if rule.instead is not None:
         typed = re.fullmatch(rule.pattern, typed).expand(rule.instead)
     if rule.how == "here":
-        code, printed = (cost_output if typed.startswith("peft-regress cost") else command_line)(
-            typed
-        )
+        is_cost = typed.startswith("peft-regress cost")
+        code, printed = (command_line_once if is_cost else command_line)(typed)
     else:
-        done = subprocess.run(
-            ["bash", "-c", typed],
-            cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        code, printed = done.returncode, done.stdout
-        assert "Traceback" not in done.stderr, f"{typed}\n{done.stderr}"
-        assert code in rule.codes, f"{typed}\n{done.stderr}\n{printed}"
+        code, printed = (shell_once if rule.how == "slow" else shell)(typed, folder)
     assert code in rule.codes, f"{typed}\n{printed}"
     shown, lines = list(command.shown), printed.splitlines()
     if rule.how == "slow":
