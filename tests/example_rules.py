@@ -45,7 +45,21 @@ RULES = (
     Rule(pattern=r"peft-regress cost .*", how="here"),
     Rule(pattern=r"peft-regress sources --check", how="here"),
     # What takes minutes or the package index.
-    Rule(pattern=r"peft-regress (bisect peft .*--(case|all) .*)", how="slow", some=True),
+    Rule(pattern=r"peft-regress bisect peft .* --all", how="slow", codes=frozenset({3}), some=True),
+    # By fine-tuning: between the two releases that are found, not over all of them.
+    Rule(
+        pattern=r"(peft-regress bisect peft) --good 0\.12\.0 --bad 0\.21\.2 (.* filled_losses)",
+        how="slow",
+        instead=r"\1 --good 0.13.2 --bad 0.14.0 \2",
+        some=True,
+    ),
+    Rule(
+        pattern=r"(peft-regress bisect peft) --good 0\.14\.0 --bad 0\.21\.2 (.* channels_last\w+)",
+        how="slow",
+        instead=r"\1 --good 0.15.2 --bad 0.16.0 \2",
+        some=True,
+    ),
+    Rule(pattern=r"peft-regress bisect peft .*", how="slow", some=True),
     Rule(
         pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*",
         how="slow",
@@ -134,18 +148,22 @@ def find_rule(command: Command) -> Rule | None:
     return next((rule for rule in RULES if re.fullmatch(rule.pattern, command.typed)), None)
 
 
-VARIES = re.compile(r"^ *(compared with|environment|which package): ")
-"""Lines that depend on what else is installed, with the deeper lines below them."""
+VARIES = r"compared with:|environment:|which package:"
+"""How lines begin that depend on what else is installed."""
+
+NARROWED = r"tried \d+ of \d+ releases"
+"""And one that depends on how much is tried."""
 
 
-def constant(lines: list[str]) -> list[str]:
+def constant(lines: list[str], *, narrowed: bool = False) -> list[str]:
     """Leave out the lines that vary, and what is indented below them."""
+    varies = re.compile(rf" *({VARIES}|{NARROWED})" if narrowed else rf" *({VARIES})")
     kept, depth = [], None
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if depth is not None and indent > depth and line.strip():
             continue
-        depth = indent if VARIES.match(line) else None
+        depth = indent if varies.match(line) else None
         if depth is None:
             kept.append(line)
     return kept
