@@ -128,7 +128,12 @@ RULES = (
     Rule(pattern=r"python tools/constraints\.py .*"),
     Rule(pattern=r"python tools/publish\.py .* --dry-run"),
     by(r"python tools/paper\.py --check", "tests/test_paper_tool.py", 'main(["--check"])'),
-    Rule(pattern=r"python tools/pictures\.py --check", how="slow"),
+    by(
+        r"python tools/pictures\.py --check",
+        "tests/test_pictures.py",
+        'main(["--check", "--only", name])',
+        'main(["--check", "--only", *MEASURED])',
+    ),
     by(r"pytest benchmarks/test_paper\.py", ".ci/run", "\nrun bench -- "),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
