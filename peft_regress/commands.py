@@ -12,6 +12,7 @@ import msgspec
 
 from peft_regress.bisect_command import bisect_command
 from peft_regress.errors import AbsentError
+from peft_regress.export_command import export_command
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
 from peft_regress.report_command import report_command
 from peft_regress.time_command import time_command
@@ -273,6 +274,7 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
 
 
 cli.add_command(report_command)
+cli.add_command(export_command)
 cli.add_command(time_command)
 cli.add_command(upgrade_command)
 cli.add_command(bisect_command)

@@ -15,6 +15,7 @@ import pytest
 
 from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.export import metric_properties
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
@@ -78,6 +79,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
             # Outside the handler, or pytest would print the error once more as its context.
             pytest.fail(str(problem), pytrace=False)
         request.node.stash[_RECORD] = measurement.record
+        request.node.user_properties.extend(metric_properties(measurement.record))
         verdict = judge_case(
             case.id,
             session.references().get(case.id),

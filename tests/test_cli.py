@@ -306,7 +306,17 @@ def test_the_stored_sources_are_the_recorded_bytes(run):
 def test_help_names_every_command(run):
     code, out, _ = run("--help")
     assert code == 0
-    for command in ("list", "cost", "compare", "explain", "history", "accept", "sources", "time"):
+    for command in (
+        "list",
+        "cost",
+        "compare",
+        "explain",
+        "history",
+        "accept",
+        "sources",
+        "time",
+        "export",
+    ):
         assert command in out
 
 

@@ -139,3 +139,18 @@ def test_every_story_says_the_releases_between_which_it_was_found():
     assert len(stories) >= 5
     for release, _, output in stories:
         assert output.startswith(f"peft {release} is the first release that changes what ")
+
+
+def test_the_page_on_other_tools_says_which_way_each_measure_gets_worse():
+    page = " ".join((ROOT / "docs" / "exports.md").read_text().split())
+    sides = re.search(
+        r"the lower one for (.*?), both for (.*?), none for (.*?), the upper one for all others",
+        page,
+    )
+    for named, direction in zip(sides.groups(), ("higher", "same", "none"), strict=True):
+        expected = {
+            name.replace("_", "-")
+            for name, spec in METRICS.items()
+            if spec.direction == direction and not name.endswith(BATCH_SUFFIX)
+        }
+        assert set(re.findall("`(.*?)`", named)) == expected

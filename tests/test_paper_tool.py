@@ -228,16 +228,3 @@ def test_a_command_s_shown_lines_are_renewed_and_no_others():
 def test_a_command_that_does_not_print_what_is_shown_is_an_error(line, shown, message):
     with pytest.raises(SystemExit, match=message):
         paper.renew_commands(f"$ peft-regress {line}\n{shown}")
-
-
-# --- The plot -------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_plot_is_drawn_the_same_twice(tmp_path):
-    from paper_plot import draw_ranks
-
-    plots = tmp_path / "a.svg", tmp_path / "b.svg"
-    for plot in plots:
-        draw_ranks(plot)
-    assert plots[0].read_bytes() == plots[1].read_bytes()

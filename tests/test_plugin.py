@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -185,6 +186,14 @@ def test_the_run_file_holds_every_metric_and_is_a_pytest_benchmark_file(accepted
     assert document["machine_info"]["node"] == ""
 
 
+def test_pytest_benchmark_compares_and_plots_the_run_file(accepted):
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", "run.json", "--histogram=plot"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=accepted.root)
+    assert "test_case[shift/head/tiny]" in done.stdout
+    assert "test_case[shift/lora-r4/tiny]" in done.stdout
+    assert (accepted.root / "plot-shift_tiny.svg").exists()
+
+
 def test_every_invariant_of_lora_holds(accepted):
     invariants = accepted.saved().cases["shift/lora-r4/tiny"].invariants
     assert invariants.pop("stored_adapter_loads") is None
@@ -322,6 +331,26 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
         assert {**other.invariants, "stored_adapter_loads": None} == invariants
         timed = {"step_seconds", "relative_step_seconds"}
         assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["serial", "xdist"])
+def test_pytest_s_own_junit_file_has_the_metrics_as_properties(accepted, workers):
+    done = accepted.run(*workers, "-k", "head", "--junitxml=junit.xml", "--regress-save=run.json")
+    assert done.returncode == 0
+    (record,) = accepted.saved().cases.values()
+    cases = ET.parse(accepted.root / "junit.xml").iter("testcase")
+    found = [{p.get("name"): p.get("value") for p in case.iter("property")} for case in cases]
+    expected = {name: str(metric.value) for name, metric in record.metrics.items()}
+    expected.pop("relative_step_seconds", None)
+    assert found == [expected]
+
+
+def test_the_properties_are_there_where_the_case_fails(accepted):
+    accepted.configure(extra=TWICE)
+    assert accepted.run("-k", "head", "--junitxml=junit.xml").returncode == 1
+    (case,) = ET.parse(accepted.root / "junit.xml").iter("testcase")
+    assert case.find("failure") is not None
+    assert "forward_flops" in {p.get("name") for p in case.iter("property")}
 
 
 def test_an_unknown_baseline_under_xdist_fails_every_case_with_the_reason(accepted):

@@ -1,14 +1,13 @@
-"""Write the tables and the plot of docs/paper.md from measurements, or check them.
+"""Write the tables of docs/paper.md from measurements, or check them.
 
     python tools/paper.py                 print every table
-    python tools/paper.py --write         put them into docs/paper.md, draw docs/paper_ranks.svg
+    python tools/paper.py --write         put them into docs/paper.md
     python tools/paper.py --check         exit 1 where the page differs from what is measured
     python tools/paper.py --only flops    one table; may name several
 
 The page's text is written by hand. A table stands between the comments `<!-- paper:NAME -->` and
 `<!-- /paper:NAME -->`. Below a line `$ peft-regress cost ...` stand those lines of its output that
-the page chooses to show; they are renewed as `commands`. The plot is drawn from what the table
-`ranks` shows; it is not checked.
+the page chooses to show; they are renewed as `commands`. `pictures.py` draws the page's pictures.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "paper.md"
-PLOT: Final = PAGE.with_name("paper_ranks.svg")
 COMMANDS: Final = "commands"
 _COMMAND: Final = re.compile(r"^\$ peft-regress (cost .+)\n((?:  \S.+\n)*)", re.MULTILINE)
 
@@ -89,10 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         page = renew_commands(page)
     if chosen.write:
         PAGE.write_text(page)
-        if "ranks" in tables:
-            from paper_plot import draw_ranks
-
-            draw_ranks(PLOT)
         return 0
     difference = difflib.unified_diff(
         before.splitlines(), page.splitlines(), str(PAGE), "measured now", lineterm=""

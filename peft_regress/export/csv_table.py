@@ -1,0 +1,80 @@
+"""CSV as RFC 4180 has it, one row a case and metric."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft_regress.records import Record, Run
+
+__all__ = ["COLUMNS", "csv_table"]
+
+COLUMNS: Final = (
+    "case",
+    "task",
+    "method",
+    "rank",
+    "architecture",
+    "status",
+    "metric",
+    "value",
+    "unit",
+    "direction",
+    "kind",
+    "samples",
+    "error",
+)
+
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  (they are meant)
+"""What a spreadsheet takes for a formula, in full width too."""
+
+
+def csv_table(run: Run) -> str:
+    """Return the header and the rows: numbers exact and unscaled, `samples` as JSON.
+
+    A case without metrics has one row, with its status and error. Text that a spreadsheet would
+    take for a formula has an apostrophe in front.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(COLUMNS)
+    for record in run:
+        writer.writerows([row[column] for column in COLUMNS] for row in _rows(record))
+    return stream.getvalue()
+
+
+def _rows(record: Record) -> Iterator[dict[str, Any]]:
+    case, error = record.case, record.error
+    common: dict[str, Any] = dict.fromkeys(COLUMNS, "") | {
+        "case": _text(case.id),
+        "task": _text(case.task),
+        "method": _text(case.method),
+        "rank": "" if case.rank is None else case.rank,
+        "architecture": _text(case.architecture),
+        "status": record.status,
+        "error": "" if error is None else _text(f"{error.type}: {error.message}"),
+    }
+    for name, metric in record.metrics.items():
+        yield common | {
+            "metric": _text(name),
+            "value": metric.value,
+            "unit": metric.unit,
+            "direction": metric.direction,
+            "kind": metric.kind,
+            "samples": "" if metric.samples is None else json.dumps(metric.samples),
+        }
+    if not record.metrics:
+        yield common
+
+
+def _text(text: str) -> str:
+    """Return text from a file as a cell on one line that is text in a spreadsheet, too."""
+    shown = printable(text)
+    return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown

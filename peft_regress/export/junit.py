@@ -1,0 +1,70 @@
+"""JUnit XML: a test case a case, its metrics as properties.
+
+There is no standard. Elements and attributes are those that Jenkins' schema has
+(https://github.com/jenkinsci/xunit-plugin, junit-10.xsd), and `properties` stand in a test case as
+pytest writes them and https://github.com/testmoapp/junitxml describes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+from xml.etree import ElementTree as ET
+
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from peft_regress.records import Record, Run
+
+__all__ = ["junit_xml", "metric_properties"]
+
+_TAGS: Final = {"error": "error", "unsupported": "skipped"}
+"""The element that says why a case has no metrics, by status."""
+
+
+def metric_properties(record: Record) -> list[tuple[str, int | float]]:
+    """Return the metrics as properties of a test: the name says the unit, the value is exact."""
+    return [(name, metric.value) for name, metric in record.metrics.items()]
+
+
+def junit_xml(run: Run) -> str:
+    """Return a run as one test suite: `error` for a case in error, `skipped` for an unsupported."""
+    counts = Counter(record.status for record in run)
+    suites = ET.Element("testsuites")
+    suite = ET.SubElement(
+        suites,
+        "testsuite",
+        name="peft_regress",
+        tests=str(len(run.cases)),
+        failures="0",
+        errors=str(counts["error"]),
+        skipped=str(counts["unsupported"]),
+    )
+    _add_properties(suite, run.environment.items())
+    for record in run:
+        _add_case(suite, record)
+    ET.indent(suites)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, "unicode") + "\n"
+
+
+def _add_case(suite: ET.Element, record: Record) -> None:
+    case = record.case
+    classname = printable(f"{case.task}.{case.architecture}")
+    element = ET.SubElement(suite, "testcase", classname=classname, name=printable(case.id))
+    _add_properties(element, metric_properties(record))
+    if record.error is not None:
+        tag = _TAGS[record.status]
+        message = printable(record.error.message)
+        why = ET.SubElement(element, tag, type=printable(record.error.type), message=message)
+        why.text = "\n".join(map(printable, record.error.message.splitlines()))
+
+
+def _add_properties(element: ET.Element, properties: Iterable[tuple[str, object]]) -> None:
+    """Add properties; what XML 1.0 has no character for stands as its escape."""
+    found = [(printable(name), printable(str(value))) for name, value in properties]
+    if found:
+        parent = ET.SubElement(element, "properties")
+        for name, value in found:
+            ET.SubElement(parent, "property", name=name, value=value)

@@ -1,0 +1,107 @@
+"""A copy of the repository for examples to run in, with what they need at the names they use."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from typing import TYPE_CHECKING
+
+from builders import make_case
+from examples import ROOT
+
+from peft_regress.run_files import read_run_file, write_run_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from examples import Block
+
+__all__ = ["FIRST", "NEWEST", "environment", "prepare", "setup_of"]
+
+ENTRIES = ROOT / "baselines" / "Linux-CPython-3.11-64bit"
+FIRST = ENTRIES / "0001_peft-0.21.2.json"
+TIMED = ENTRIES / "0002_peft-0.21.2.json"
+NEWEST = ENTRIES / "0004_peft-0.21.2.json"
+OLD_PEFT = ENTRIES / "0007_peft-0.14.0.json"
+
+
+def prepare(folder: Path) -> Path:
+    """Fill a folder with what the examples need, at the names that they use."""
+    for name in ("benchmarks", "tests", "tools", "docs", "pyproject.toml", "action.yml"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "baselines").mkdir()
+    for source in (ROOT / "baselines").iterdir():
+        if source.is_dir():
+            shutil.copytree(source, folder / "baselines" / source.name)
+    for name, source in {
+        "runs/bench.json": TIMED,
+        "runs/variants/avx2.json": NEWEST,
+        "runs/variants/sse.json": NEWEST,
+        "results/run.json": OLD_PEFT,
+        "old.json": NEWEST,
+        "new.json": NEWEST,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, folder / name)
+    (folder / "results" / "findings.md").write_text("# upgrade peft==0.14.0: REGRESSED\n")
+    programs = {
+        "python": "", "pytest": "-m pytest", "peft-regress": "-m peft_regress",
+        "pytest-benchmark": "-m pytest_benchmark",
+    }  # fmt: skip
+    for name, module in programs.items():
+        write_program(folder / "bin" / name, f'exec {sys.executable} {module} "$@"')
+    for side in ("old", "new"):
+        write_program(folder / side / "bin" / "python", f'exec {sys.executable} "$@"')
+    return folder
+
+
+def write_program(path: Path, line: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{line}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of a shell: the programs in front, no worker of pytest-xdist."""
+    outside = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    identity = {"GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org"}
+    identity |= {k.replace("AUTHOR", "COMMITTER"): v for k, v in identity.items()}
+    return (
+        outside
+        | identity
+        | {
+            "PATH": os.pathsep.join((str(folder / "bin"), os.environ["PATH"])),
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "PEFT_REGRESS_CACHE": str(folder / "cache"),
+        }
+    )
+
+
+def first_baseline(folder: Path) -> None:
+    """No entry is there yet, and the run kept the adapters of one case."""
+    for entry in (folder / "baselines").glob("*/0*.json"):
+        entry.unlink()
+    shutil.rmtree(folder / "baselines" / "adapters")
+
+
+def without_resnet18(folder: Path) -> None:
+    """The run no longer has the cases that the example retires."""
+    file = read_run_file(folder / "runs" / "bench.json")
+    for name in list(file.run.cases):
+        if make_case(name).architecture == "resnet18":
+            del file.run.cases[name]
+    write_run_file(file.path, file.run, file.document)
+
+
+SETUPS: dict[str, Callable[[Path], None]] = {
+    "First baseline": first_baseline,
+    "--retire": without_resnet18,
+}
+"""What changes the copy first, by words of the block."""
+
+
+def setup_of(block: Block) -> Callable[[Path], None] | None:
+    return next((setup for words, setup in SETUPS.items() if words in block.text), None)
