@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,7 +157,7 @@ class RegressSession:
         if self.adapters is not None:
             prune_adapters(self.adapters, run)
         if self.options.summary is not None and verdict is not None:
-            text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
+            text = report.verdict_markdown(verdict, *self._sides(run), typed=self._typed())
             try:
                 write_atomic(self.options.summary, text.encode())
             except InputError as error:
@@ -232,6 +233,18 @@ class RegressSession:
         usual = self.config.invocation_params.dir / "baselines"
         storage = self.options.baselines
         return accept_hint(saved, baselines=None if storage == usual else self._shown(storage))
+
+    def _typed(self) -> report.Typed:
+        """Return what is typed to compare this run once more, for who reads of it elsewhere."""
+        options, usual = self.options, self.config.invocation_params.dir / "baselines"
+        storage = self._shown(options.baselines)
+        return report.Typed(
+            old=options.baseline or storage,
+            new=None if options.save is None else self._shown(options.save),
+            suite=shlex.join(self.config.args),
+            baselines=None if options.baselines == usual else storage,
+            strict=options.strict,
+        )
 
     def _shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""
