@@ -16,11 +16,12 @@ from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.files import write_atomic
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
+from peft_regress.github import is_github, write_summary
 from peft_regress.matrix import matrices_of, matrix_cases
 from peft_regress.metrics import make_metric
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
+from peft_regress.report.annotations import annotation, verdict_annotations
 from peft_regress.report.lines import accept_hint
 from peft_regress.run_files import run_document, without_host, write_run_file
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from peft_regress.config import RegressOptions
     from peft_regress.gate import CaseVerdict, RunVerdict
     from peft_regress.records import Case, Machine, Record
+    from peft_regress.report.annotations import Place
 
 __all__ = ["RegressSession", "with_relative_times"]
 
@@ -46,6 +48,7 @@ class RegressSession:
         self.other_matrices: dict[str, int] = {}
         self.selected: set[str] = set()
         self.records: dict[str, Record] = {}
+        self.places: dict[str, Place] = {}
         self.benchmarks: list[Any] = []
         self.problems: list[str] = []
         self.refusal: PeftRegressError | None = None
@@ -159,7 +162,7 @@ class RegressSession:
         if self.options.summary is not None and verdict is not None:
             text = report.verdict_markdown(verdict, *self._sides(run), typed=self._typed())
             try:
-                write_atomic(self.options.summary, text.encode())
+                write_summary(self.options.summary, text)
             except InputError as error:
                 self.problems.append(str(error))
         if self.problems or verdict is None:
@@ -201,6 +204,15 @@ class RegressSession:
         if self.options.save is not None and not self.problems:
             parts.append(f"run file: {self._shown(self.options.save)}")
         return "\n\n".join([*parts, *self._left_out(), *self.problems])
+
+    def annotation_lines(self) -> list[str]:
+        """Return what marks the lines of tests on GitHub; nothing where this is not GitHub."""
+        if not is_github() or not self.is_gating:
+            return []
+        with contextlib.suppress(InputError):
+            verdict, sides = self.verdict(), self._sides(self.run())
+            return verdict_annotations(verdict, *sides, self.places, strict=self.options.strict)
+        return [annotation("error", " ".join(self.problems))]
 
     def _left_out(self) -> list[str]:
         return [
