@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,6 +18,8 @@ from peft_regress.run_files import read_run_file
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 MORE = {**VALUES, "forward_flops": 4_000_000_000}
 
 
@@ -247,6 +250,29 @@ def test_a_union_that_cannot_be_written_is_exit_2(run, storage, tmp_path):
     code, out, err = run("baselines", "shards", "--save", "file/run.json")
     assert (code, out) == (2, "")
     assert "cannot be written" in err
+
+
+# --- The stored runs ------------------------------------------------------------------------------
+
+
+def test_the_page_s_example_is_what_the_command_prints(run, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    example = README.partition("$ peft-regress compare 0004 0007 --format markdown\n")[2]
+    code, out, _ = run("0004", "0007", "--format", "markdown")
+    assert code == 1
+    assert out.startswith(example.partition("...\n```")[0])
+
+
+def test_a_release_that_regressed_is_told_with_its_layer_and_a_command_for_its_method(
+    run, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    _, out, _ = run("baselines", "0007", "--format", "markdown")
+    assert "packages: **peft 0.21.2 -&gt; 0.14.0**, the only one that changed" in out
+    assert "| `conv1.lora_magnitude_vector.default` aten.convolution +236.0 MFLOP" in out
+    assert "pytest benchmarks -m \"case(method='dora')\"\n" in out
+    assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
+    assert "Shortened" not in out
 
 
 # --- Strict ---------------------------------------------------------------------------------------

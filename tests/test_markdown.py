@@ -24,7 +24,7 @@ from markdown_it import MarkdownIt
 from peft_regress.gate import judge, observations_of
 from peft_regress.matrix import matrix_cases
 from peft_regress.metrics import METRICS
-from peft_regress.records import Failure, Ledger
+from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import Typed, verdict_markdown
 from peft_regress.report.markdown import LONGEST_BYTES, MARKER
 from peft_regress.report.markdown_syntax import cell, escape_markdown
@@ -212,6 +212,30 @@ def test_what_was_not_compared_is_told_by_its_id(old, new, words):
     assert "INCOMPLETE" in text
 
 
+def test_what_is_missing_is_retired_and_not_accepted():
+    text = page([make_record(LORA), make_record(FULL)], [make_record(FULL)])
+    assert 'peft-regress accept r.json --reason "..." --retire ID\n' in text
+    assert "If the new numbers are right" not in text
+
+
+def test_many_that_are_missing_are_folded():
+    ids = sorted(case.id for case in matrix_cases("default"))
+    text = page([make_record(name) for name in ids], [make_record(ids[0])])
+    check(text)
+    shown, _, folded = text.partition("<details><summary>89 cases more</summary>")
+    assert "\n".join(ids[1:7]) in shown
+    assert "\n".join(ids[7:]) in folded
+
+
+def test_a_partial_run_without_a_finding_has_nothing_to_type():
+    run = make_run(make_record(), selection=Selection(complete=False, narrowed_by=["-k lora"]))
+    sides = observe_all([make_record()]), observations_of(run, "this run")
+    verdict = judge(sides[0], run, expected=sides[0])
+    text = verdict_markdown(verdict, *sides, typed=Typed())
+    assert text.count("\n") == 3
+    assert "no regression in what was selected (1 unchanged)" in text
+
+
 def test_code_under_test_is_to_blame_where_no_package_moved():
     text = page([make_record()], [make_record(LORA, MORE_FLOPS)], environment=ENVIRONMENT)
     assert "packages: as in the baseline, so that the code under test moved it" in text
@@ -358,6 +382,17 @@ def test_nothing_breaks_out_of_table_code_details_or_marker(text):
     check(made)
     assert all(len(row) == 7 for row in cells(made))
     assert len(cells(made)) > 3
+
+
+@pytest.mark.parametrize("name", ["new", "missing"])
+def test_a_metric_with_the_name_of_a_hole_is_none(name):
+    """Both are findings of coverage, one with reasons and one without."""
+    old = [make_record(LORA, {name: make_metric("aten_ops", 1)}), make_record(FULL)]
+    new = [make_record(LORA, {name: make_metric("peak_bytes", 1)}), make_record(GALORE)]
+    text = page(old, new)
+    check(text)
+    for case in (LORA, FULL, GALORE):
+        assert case in text
 
 
 @hostile

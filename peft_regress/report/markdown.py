@@ -199,16 +199,21 @@ class _Page:
             yield "T" + "; ".join(untimed).removeprefix("t") + "."
 
     def _what_to_type(self) -> list[str]:
-        if not self.verdict.exit_code and not self.typed.strict:
+        moved = [one for one in self.findings if one.verdict != "missing"]
+        if self.typed.strict:
+            moved += self.better
+        if not moved and not self.findings:
             return []
         known = {**self.sides.observed, **self.sides.references}
-        commands = reproducing_commands(self.typed, self.findings, known)
-        return [
-            "### How to reproduce",
-            fenced("\n".join(commands), "sh"),
-            "### If the new numbers are right",
-            fenced(accept_command(self.typed), "sh"),
-        ]
+        commands = reproducing_commands(self.typed, self.findings or moved, known)
+        blocks = ["### How to reproduce", fenced("\n".join(commands), "sh")]
+        accept = accept_command(self.typed)
+        if moved:
+            blocks += ["### If the new numbers are right", fenced(accept, "sh")]
+        if len(moved) < len(self.findings):
+            retire = f"{accept} --retire ID"
+            blocks += ["### If what is missing is gone for good", fenced(retire, "sh")]
+        return blocks
 
 
 def _more(count: int) -> list[str]:

@@ -22,7 +22,7 @@ from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding, Member
     from peft_regress.gate import Observation, Reason
@@ -31,7 +31,7 @@ __all__ = ["Extent", "Sides", "cases_word", "finding_blocks", "packages_of"]
 
 _HEADING: Final = ("case", "metric", "old", "new", "change", "bound", "why")
 _NUMBERS: Final = (2, 3, 4, 5)
-_SHOWN_ROWS: Final = 6
+_SHOWN_CASES: Final = 6
 _LONGEST_LINE: Final = 300
 _LONGEST_VALUE: Final = 60
 _MOST_PACKAGES: Final = 6
@@ -105,18 +105,23 @@ def finding_blocks(number: int, finding: Finding, sides: Sides, extent: Extent) 
     why = bullets(_why_lines(finding, sides))
     if why:
         yield why
-    if not extent.rows or not any(member.reasons for member in finding.members):
-        yield fenced("\n".join(sides.names[name] for name in finding.cases), "text")
-    else:
-        leading = [(member, _leading(finding, member)) for member in finding.members]
-        rows = [_row(member.case, reason, sides, extent) for member, reason in leading]
-        # One more row is as short as the line that would fold it.
-        shown = len(rows) if len(rows) <= _SHOWN_ROWS + 1 else _SHOWN_ROWS
-        yield table(_HEADING, rows[:shown], numbers=_NUMBERS)
-        if rows[shown:]:
-            rest = table(_HEADING, rows[shown:], numbers=_NUMBERS)
-            yield details(f"{cases_word(len(rows) - shown)} more", rest)
+    # One more case is as short as the line that would fold it.
+    count = len(finding.members)
+    shown = count if count <= _SHOWN_CASES + 1 else _SHOWN_CASES
+    yield _cases(finding, finding.members[:shown], sides, extent)
+    if count > shown:
+        rest = _cases(finding, finding.members[shown:], sides, extent)
+        yield details(f"{cases_word(count - shown)} more", rest)
     yield from _folded(finding, sides, extent)
+
+
+def _cases(finding: Finding, members: Sequence[Member], sides: Sides, extent: Extent) -> str:
+    """Return a row a case, or the ids where there is nothing to say of them, or no room for it."""
+    if not extent.rows or not all(member.reasons for member in members):
+        return fenced("\n".join(sides.names[member.case] for member in members), "text")
+    leading = [(member.case, _leading(finding, member)) for member in members]
+    rows = [_row(case, reason, sides, extent) for case, reason in leading]
+    return table(_HEADING, rows, numbers=_NUMBERS)
 
 
 def _why_lines(finding: Finding, sides: Sides) -> Iterator[str]:
