@@ -135,7 +135,7 @@ def test_what_adds_up_over_entries_is_drift(run, storage, tmp_path):
 
 def test_an_unknown_matrix_is_wrong_use(run, storage, tmp_path):
     write_shards(tmp_path / "shards")
-    code, out, err = run("baselines", "shards", "--matrix", "defualt")
+    code, out, err = run("baselines", "shards", "--matrix", "none-such")
     assert (code, out) == (2, "")
     assert "default" in err
 
