@@ -105,7 +105,8 @@ def cells(text):
             rows.append(row)
             row = None
         elif token.type == "inline" and row is not None:
-            row.append("".join(child.content for child in token.children))
+            text = "".join(child.content for child in token.children)
+            row.append(text.replace("\xa0", " "))
     return rows
 
 
@@ -141,7 +142,7 @@ def test_a_regression_is_told_with_marker_headline_package_row_reason_and_comman
         "4.000 GFLOP",
         "+9.951 %",
         "0 %",
-        "layer1.conv.lora_A convolution +300.0 MFLOP, and 1 more module",
+        "layer1.conv.lora_A convolution +300.0 MFLOP, and 1 more",
     ]
     assert "packages: **peft 0.18.1 -&gt; 0.19.1**, the only one that changed" in text
     assert "pytest benchmarks -m \"case(method='lora')\"\n" in text
@@ -155,7 +156,7 @@ def test_the_other_metrics_and_the_modules_behind_them_are_folded():
     text = page([make_record(LORA, ledger=BEFORE)], [make_record(LORA, MORE_FLOPS, ledger=AFTER)])
     shown, _, folded = text.partition("<details>")
     assert "`backward_flops`" not in shown
-    assert "| `backward_flops` | 7.270 GFLOP | 8.000 GFLOP |" in folded
+    assert "| `backward_flops` | 7.270&nbsp;GFLOP | 8.000&nbsp;GFLOP |" in folded
     assert "    layer2.conv.lora_A convolution: +62.00 MFLOP" in folded
 
 

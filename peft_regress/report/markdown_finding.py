@@ -34,6 +34,7 @@ _NUMBERS: Final = (2, 3, 4, 5)
 _SHOWN_CASES: Final = 6
 _LONGEST_LINE: Final = 300
 _LONGEST_VALUE: Final = 60
+_LONGEST_NUMBER: Final = 16
 _MOST_PACKAGES: Final = 6
 
 
@@ -75,7 +76,7 @@ class Sides:
         value = format_value(abs(row.change), METRICS[metric].unit)
         moved = f"{clean(row.what)} {'+' if row.change > 0 else '-'}{value}"
         left = len(change.shortest) - 1
-        more = f", and {left} more {'module' if left == 1 else 'modules'}" if left else ""
+        more = f", and {left} more" if left else ""
         module = cell(clean(row.module) or "(no module)")
         return f"{module} {escape_markdown(moved)}{more}"
 
@@ -151,7 +152,13 @@ def _leading(finding: Finding, member: Member) -> Reason:
 def _row(case: str, reason: Reason, sides: Sides, extent: Extent) -> tuple[str, ...]:
     metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in reason_cells(reason))
     why = sides.why(case, reason.metric) if extent.modules else ""
-    return (cell(sides.names[case]), cell(metric), *map(escape_markdown, values), why)
+    return (cell(sides.names[case]), cell(metric), *map(_value, values), why)
+
+
+def _value(text: str) -> str:
+    """Return a value of a table; a short one, such as a number with its unit, in one piece."""
+    escaped = escape_markdown(text)
+    return escaped.replace(" ", "&nbsp;") if len(text) <= _LONGEST_NUMBER else escaped
 
 
 def _folded(finding: Finding, sides: Sides, extent: Extent) -> Iterator[str]:
