@@ -313,7 +313,6 @@ class _Hooks:
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(text)
-        terminalreporter.ensure_newline()
         for line in self.session.annotation_lines():
             terminalreporter.write_line(line)
 

@@ -34,7 +34,6 @@ _NUMBERS: Final = (2, 3, 4, 5)
 _SHOWN_CASES: Final = 6
 _LONGEST_LINE: Final = 300
 _LONGEST_VALUE: Final = 60
-_LONGEST_NUMBER: Final = 16
 _MOST_PACKAGES: Final = 6
 
 
@@ -152,13 +151,7 @@ def _leading(finding: Finding, member: Member) -> Reason:
 def _row(case: str, reason: Reason, sides: Sides, extent: Extent) -> tuple[str, ...]:
     metric, *values = (clean(text, longest=_LONGEST_VALUE) for text in reason_cells(reason))
     why = sides.why(case, reason.metric) if extent.modules else ""
-    return (cell(sides.names[case]), cell(metric), *map(_value, values), why)
-
-
-def _value(text: str) -> str:
-    """Return a value of a table; a short one, such as a number with its unit, in one piece."""
-    escaped = escape_markdown(text)
-    return escaped.replace(" ", "&nbsp;") if len(text) <= _LONGEST_NUMBER else escaped
+    return (cell(sides.names[case]), cell(metric), *map(escape_markdown, values), why)
 
 
 def _folded(finding: Finding, sides: Sides, extent: Extent) -> Iterator[str]:
