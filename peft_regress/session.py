@@ -253,7 +253,7 @@ class RegressSession:
         return report.Typed(
             old=options.baseline or storage,
             new=None if options.save is None else self._shown(options.save),
-            suite=shlex.join(self.config.args),
+            suite=shlex.join(self._shown(Path(argument)) for argument in self.config.args),
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
         )

@@ -764,8 +764,12 @@ def regressed_on_github(accepted, monkeypatch, *arguments):
 def test_on_github_the_test_s_line_is_annotated_with_what_regressed(
     accepted, monkeypatch, arguments
 ):
-    done = regressed_on_github(accepted, monkeypatch, *arguments)
+    done = regressed_on_github(accepted, monkeypatch, *arguments, "--regress-summary=s.md")
     assert done.returncode == 1
+    summary = (accepted.root / "s.md").read_text()
+    assert "REGRESSED (2 regressed)" in summary
+    assert "\npytest . " in summary
+    assert "peft-regress compare baselines run.json\n" in summary
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("::")]
     # The decorator's line, which pytest takes for the test's.
     place = f"file={accepted.root.name}/test_suite.py,line=5,"

@@ -25,7 +25,12 @@ from peft_regress.report.markdown_syntax import (
     fenced,
 )
 from peft_regress.report.names import short_names
-from peft_regress.report.next_steps import Typed, accept_command, reproducing_commands
+from peft_regress.report.next_steps import (
+    Typed,
+    accept_command,
+    compare_command,
+    reproducing_commands,
+)
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -157,8 +162,7 @@ class _Page:
             yield f"**Failed: {cases_word(better)} better than the baseline, not accepted.**"
 
     def _shortened(self) -> str:
-        old, new = (clean(name, longest=200) for name in (self.typed.old, self.typed.run))
-        command = code_span(f"peft-regress compare {old} {new}")
+        command = code_span(clean(compare_command(self.typed), longest=_LONGEST_LINE))
         return f"Shortened to what GitHub takes: {command} says everything."
 
     def _better(self) -> Iterator[str]:

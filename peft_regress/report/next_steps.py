@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from peft_regress.gate import Observation
     from peft_regress.records import Case
 
-__all__ = ["Typed", "accept_command", "marker_expression", "reproducing_commands"]
+__all__ = [
+    "Typed",
+    "accept_command",
+    "compare_command",
+    "marker_expression",
+    "reproducing_commands",
+]
 
 _FIELDS: Final = ("task", "method", "rank", "architecture")
 _TYPABLE: Final = re.compile(r"[\w.+-]+")
@@ -55,6 +61,11 @@ def accept_command(typed: Typed) -> str:
     return f'peft-regress accept {_quoted(typed.run)} --reason "..."{storage}'
 
 
+def compare_command(typed: Typed) -> str:
+    """Return the command that compares once more."""
+    return f"peft-regress compare {_quoted(typed.old)} {_quoted(typed.run)}"
+
+
 def reproducing_commands(
     typed: Typed, findings: Iterable[Finding], known: Mapping[str, Observation]
 ) -> list[str]:
@@ -69,8 +80,8 @@ def reproducing_commands(
     chosen = f' -m "{expression}"' if expression else ""
     kept = "" if typed.new else f" --regress-save {typed.run}"
     commands = [f"pytest {typed.suite}{chosen}{kept}"]
-    old, new = _quoted(typed.old), _quoted(typed.run)
-    commands.append(f"peft-regress compare {old} {new}")
+    new = _quoted(typed.run)
+    commands.append(compare_command(typed))
     commands += [
         f"peft-regress explain {_quoted(origin)} {new} {_quoted(case)} --metric {metric}"
         for origin, case, metric in _explainable(findings, known)
