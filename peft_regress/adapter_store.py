@@ -32,6 +32,7 @@ __all__ = [
     "StoredAdapter",
     "adapters_of_run",
     "choose_adapters",
+    "gather_adapters",
     "keep_adapter",
     "prune_adapters",
     "store_adapters",
@@ -115,6 +116,29 @@ class ChosenAdapter(NamedTuple):
     stored: StoredAdapter
 
 
+def gather_adapters(source: Path, run_file: Path) -> None:
+    """Copy the adapters that a run, or each of its shards, kept to beside another run file.
+
+    Raises `InputError` where they cannot be copied.
+    """
+    target = adapters_of_run(run_file)
+    try:
+        shutil.rmtree(target, ignore_errors=True)
+        for folder in _kept_beside(source):
+            shutil.copytree(folder, target, dirs_exist_ok=True)
+    except OSError as error:
+        msg = f"{target}: cannot be written ({error.strerror or error})"
+        raise InputError(msg) from error
+
+
+def _kept_beside(source: Path) -> list[Path]:
+    """Return the folders in which a run, or each of its shards, kept adapters."""
+    folders = [adapters_of_run(source)]
+    if is_folder(source):
+        folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
+    return [folder for folder in folders if is_folder(folder)]
+
+
 def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
     """Choose of each method the smallest adapter that a run, or each of its shards, kept.
 
@@ -122,11 +146,8 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
     `InputError` where what is kept is not of this run, or was altered.
     """
     run = read_run(source).run
-    folders = [adapters_of_run(source)]
-    if is_folder(source):
-        folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
     kept: dict[str, list[tuple[int, ChosenAdapter]]] = {}
-    for path in (path for folder in folders if is_folder(folder) for path in folder.iterdir()):
+    for path in (path for folder in _kept_beside(source) for path in folder.iterdir()):
         stored = _read_checked(path)
         record = run.cases.get(stored.case)
         if record is None or record.definition != stored.definition:

@@ -8,7 +8,7 @@ import difflib
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from peft_regress.drift import find_origins
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from peft_regress.run_files import RunFile
 
 __all__ = [
+    "Named",
     "by_date",
+    "find_named",
     "load_references",
     "named_case",
     "named_cases",
@@ -52,26 +54,45 @@ def load_references(root: Path, selector: str | None) -> dict[str, Observation]:
 
 
 def named_cases(root: Path, name: str) -> dict[str, Observation]:
-    """Return the cases of what is named, by id.
+    """Return the cases of what is named, by id; of a storage each case's newest baseline.
 
-    A run file, a folder of shards, a storage (of each case its newest baseline), or an entry of the
-    storage `root` (`0003`, or `0003_peft-0.21.2`). Raises `AbsentError` where it is none of these,
-    `InputError` for an empty name, which as a path would be the working directory.
+    Raises what `find_named` raises.
+    """
+    found = find_named(root, name)
+    if found.is_storage:
+        return newest_references(read_runs(found.path))
+    return observations_of(read_run(found.path).run, found.origin)
+
+
+class Named(NamedTuple):
+    """What a name stands for, and how reports call it."""
+
+    path: Path
+    origin: str
+    is_storage: bool
+
+
+def find_named(root: Path, name: str) -> Named:
+    """Find what is named: a run file, a folder of shards, a storage, or an entry of one.
+
+    An entry is one of the storage `root`: `0003`, or `0003_peft-0.21.2`. Raises `AbsentError` where
+    it is none of these, `InputError` for an empty name, which as a path would be the working
+    directory.
     """
     if not name:
         msg = f"the name is empty: a run file, a folder or an entry of {root} is wanted"
         raise InputError(msg)
     path = Path(name)
     if is_folder(path) and baseline_files(path):
-        return newest_references(read_runs(path))
+        return Named(path, str(path), is_storage=True)
     if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)
-        return observations_of(read_run(path).run, str(path))
+        return Named(path, str(path), is_storage=False)
     entries = baseline_files(root)
     named = [
         file for file in entries if name in (file.stem, file.name, file.stem.partition("_")[0])
     ]
     if len(named) == 1:
-        return observations_of(read_run(named[0]).run, named[0].stem)
+        return Named(named[0], named[0].stem, is_storage=False)
     known = ", ".join(file.stem for file in entries) or "none"
     what = "fits several entries" if named else "is no file and no entry"
     msg = f"{name!r} {what} of {root}. Entries: {known}."

@@ -5,21 +5,19 @@ from __future__ import annotations
 import datetime as dt
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
 from peft_regress.bisect_command import bisect_command
+from peft_regress.compare_command import compare_command
 from peft_regress.errors import AbsentError
 from peft_regress.export_command import export_command
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
 from peft_regress.report_command import report_command
 from peft_regress.time_command import time_command
 from peft_regress.upgrade_command import upgrade_command
-
-if TYPE_CHECKING:
-    from peft_regress.gate import RunVerdict
 
 __all__ = ["cli"]
 
@@ -99,35 +97,6 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
         click.echo(cost_markdown(adaptation, chosen, metrics))
     else:
         click.echo(cost_text(adaptation, chosen, metrics))
-
-
-@cli.command()
-@click.argument("old", type=NamedPath(path_type=Path))
-@click.argument("new", type=NamedPath(path_type=Path))
-@format_option
-@click.pass_context
-def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
-    """Judge run NEW by run OLD; each a run file, or a folder with the run files of shards."""
-    from peft_regress import report
-    from peft_regress.gate import judge, observations_of
-    from peft_regress.report.lines import accept_hint
-    from peft_regress.shards import read_run
-
-    before, after = read_run(old), read_run(new)
-    references = observations_of(before.run, str(old))
-    observed = observations_of(after.run, str(new))
-    verdict: RunVerdict = judge(references, after.run, expected=references)
-    hint = accept_hint(str(new))
-    if output == "json":
-        print_json(report.encode_verdict(verdict))
-    elif output == "markdown":
-        click.echo(report.verdict_markdown(verdict, references, observed, hint=hint))
-    else:
-        click.echo(report.verdict_text(verdict, references, observed, hint=hint))
-        if not after.run.selection.complete:
-            how = ", ".join(after.run.selection.narrowed_by) or "it did not finish"
-            click.echo(f"{new} is a partial run ({how})")
-    context.exit(verdict.exit_code)
 
 
 @cli.command()
@@ -273,6 +242,7 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
         click.echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
 
 
+cli.add_command(compare_command)
 cli.add_command(report_command)
 cli.add_command(export_command)
 cli.add_command(time_command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from peft_regress.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["is_folder", "read_bytes", "write_atomic"]
+__all__ = ["append_bytes", "is_folder", "read_bytes", "write_atomic"]
 
 _LARGEST_BYTES = 2**28
 """A hundred times the run file of the default matrix."""
@@ -23,6 +24,19 @@ def is_folder(path: Path) -> bool:
     """Return whether a path is a folder; one that is too long for the system is none."""
     # `Path.is_dir` raises for such a path.
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def _own_stream(path: Path) -> int | None:
+    """Return the number of the output or error stream that a path stands for, if of one."""
+    with contextlib.suppress(OSError):
+        wanted = os.stat(path)  # noqa: PTH116  (the other one is of a number)
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            with contextlib.suppress(OSError):
+                if os.path.samestat(wanted, os.fstat(number)):
+                    if stream is not None:
+                        stream.flush()
+                    return number
+    return None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -45,15 +59,29 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
+def append_bytes(path: Path, content: bytes) -> None:
+    """Write at the end of a file that others write to as well; raises `InputError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as stream:
+            stream.write(content)
+    except OSError as error:
+        msg = f"{path}: cannot be written ({error.strerror or error}). Choose another path."
+        raise InputError(msg) from error
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Replace a file in one step, or leave it as it was and raise `InputError`.
 
-    What is no regular file, such as /dev/stdout, is written to and never replaced.
+    What is no regular file, such as a FIFO, is written to and never replaced; nor is what this
+    process has as its output or error stream, by whatever name: /dev/stdout may be a file.
     """
     temporary: str | None = None
     try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(content)
+        mine = _own_stream(path)
+        if mine is not None or (path.exists() and not path.is_file()):
+            with path.open("wb") if mine is None else os.fdopen(os.dup(mine), "wb") as stream:
+                stream.write(content)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -17,6 +17,7 @@ from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.export import metric_properties
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
+from peft_regress.github import place_in_repository
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
@@ -135,6 +136,10 @@ def pytest_runtest_makereport(
     if report.when == "call" and record is not None:
         # As pytest's own reports do; pytest-xdist carries every attribute along.
         vars(report)["peft_regress_record"] = msgspec.json.encode(record).decode()
+    with contextlib.suppress(InputError):
+        case = _case_of(item)
+        if case is not None:
+            vars(report)["peft_regress_case"] = case.id
     return report
 
 
@@ -259,7 +264,12 @@ class _Hooks:
         self.session.refusal = error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the record that came with a report."""
+        """Take the record that came with a report, and where its test stands."""
+        name = getattr(report, "peft_regress_case", None)
+        if name is not None:
+            path, line, _ = report.location
+            base = self.session.config.rootpath
+            self.session.places[name] = place_in_repository(path, line, base=base)
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
             record = msgspec.json.decode(encoded, type=Record)
@@ -305,6 +315,8 @@ class _Hooks:
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(text)
+        for line in self.session.annotation_lines():
+            terminalreporter.write_line(line)
 
 
 class _ControllerHooks:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +16,12 @@ from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import load_references
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.files import write_atomic
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
+from peft_regress.github import is_github, write_summary
 from peft_regress.matrix import matrices_of, matrix_cases
 from peft_regress.metrics import make_metric
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
+from peft_regress.report.annotations import annotation, verdict_annotations
 from peft_regress.report.lines import accept_hint
 from peft_regress.run_files import run_document, without_host, write_run_file
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from peft_regress.config import RegressOptions
     from peft_regress.gate import CaseVerdict, RunVerdict
     from peft_regress.records import Case, Machine, Record
+    from peft_regress.report.annotations import Place
 
 __all__ = ["RegressSession", "with_relative_times"]
 
@@ -45,6 +48,7 @@ class RegressSession:
         self.other_matrices: dict[str, int] = {}
         self.selected: set[str] = set()
         self.records: dict[str, Record] = {}
+        self.places: dict[str, Place] = {}
         self.benchmarks: list[Any] = []
         self.problems: list[str] = []
         self.refusal: PeftRegressError | None = None
@@ -156,9 +160,9 @@ class RegressSession:
         if self.adapters is not None:
             prune_adapters(self.adapters, run)
         if self.options.summary is not None and verdict is not None:
-            text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
+            text = report.verdict_markdown(verdict, *self._sides(run), typed=self._typed())
             try:
-                write_atomic(self.options.summary, text.encode())
+                write_summary(self.options.summary, text)
             except InputError as error:
                 self.problems.append(str(error))
         if self.problems or verdict is None:
@@ -201,6 +205,15 @@ class RegressSession:
             parts.append(f"run file: {self._shown(self.options.save)}")
         return "\n\n".join([*parts, *self._left_out(), *self.problems])
 
+    def annotation_lines(self) -> list[str]:
+        """Return what marks the lines of tests on GitHub; nothing where this is not GitHub."""
+        if not is_github() or not self.is_gating:
+            return []
+        with contextlib.suppress(InputError):
+            verdict, sides = self.verdict(), self._sides(self.run())
+            return verdict_annotations(verdict, *sides, self.places, strict=self.options.strict)
+        return [annotation("error", " ".join(self.problems))]
+
     def _left_out(self) -> list[str]:
         return [
             f"{count} cases of the {matrix} matrix were left out: --regress-matrix {matrix}"
@@ -232,6 +245,18 @@ class RegressSession:
         usual = self.config.invocation_params.dir / "baselines"
         storage = self.options.baselines
         return accept_hint(saved, baselines=None if storage == usual else self._shown(storage))
+
+    def _typed(self) -> report.Typed:
+        """Return what is typed to compare this run once more, for who reads of it elsewhere."""
+        options, usual = self.options, self.config.invocation_params.dir / "baselines"
+        storage = self._shown(options.baselines)
+        return report.Typed(
+            old=options.baseline or storage,
+            new=None if options.save is None else self._shown(options.save),
+            suite=shlex.join(self._shown(Path(argument)) for argument in self.config.args),
+            baselines=None if options.baselines == usual else storage,
+            strict=options.strict,
+        )
 
     def _shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""

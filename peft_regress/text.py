@@ -9,9 +9,15 @@ _LONGEST_TEXT = 160
 
 def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
     """Make a string from a file fit for a terminal: one line, no controls, not endless."""
-    visible = "".join(c if c.isprintable() else " " for c in text)
-    flat = " ".join(visible.split())
+    # Of a text without end its beginning is enough, unless that is little but blanks.
+    flat = _flat(text[: 4 * longest])
+    if len(flat) <= longest:
+        flat = _flat(text)
     return flat if len(flat) <= longest else flat[: longest - 3] + "..."
+
+
+def _flat(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def printable(text: str) -> str:

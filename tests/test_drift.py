@@ -27,7 +27,7 @@ from peft_regress.gate import CaseVerdict, judge, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.records import Acceptance, Failure, Metric
-from peft_regress.report import case_text, encode_verdict, verdict_markdown
+from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
 from peft_regress.run_files import RunFile
 from peft_regress.store import read_runs
 
@@ -317,8 +317,12 @@ def test_a_drift_is_told_in_text_with_the_command_that_shows_the_steps() -> None
         "  baseline: 0002_peft",
         "  if the new numbers are right: accept it",
     ]
-    markdown = verdict_markdown(verdict, references, observed, hint="accept it")
-    assert "peak\\_bytes (drift since 0001\\_peft) | 95.37 MiB | 95.54 MiB | +0.18 %" in markdown
+    markdown = verdict_markdown(verdict, references, observed, typed=Typed(new="run.json"))
+    assert (
+        "`peak_bytes (drift since 0001_peft)` | 95.37 MiB | 95.54 MiB | +0.18 %"
+        in markdown.replace("&nbsp;", " ")
+    )
+    assert f"peft-regress history --case {LORA} --metric peak_bytes --all" in markdown
 
 
 def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_its_name() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +16,7 @@ from builders import (
 )
 
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
+from peft_regress.files import append_bytes, write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,3 +65,65 @@ def test_a_folder_that_is_a_file_is_no_place_to_write(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
         write_atomic(tmp_path / "file" / "run.json", b"{}")
+
+
+# --- Streams --------------------------------------------------------------------------------------
+
+WRITE = """
+import sys
+from pathlib import Path
+from peft_regress.files import append_bytes, write_atomic
+print("before")
+write_atomic(Path(sys.argv[1]), b"summary\\n")
+print("after")
+"""
+
+
+def in_a_process(where: str, **streams: Any) -> str:
+    done = subprocess.run(
+        (sys.executable, "-c", WRITE, where),
+        check=False,
+        text=True,
+        stderr=subprocess.PIPE,
+        **streams,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout or ""
+
+
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+def test_the_output_stream_is_written_to_whether_pipe_or_file(tmp_path: Path, name: str) -> None:
+    assert os.path.islink("/dev/stdout")  # noqa: PTH114
+    assert in_a_process(name, stdout=subprocess.PIPE) == "before\nsummary\nafter\n"
+    with (tmp_path / "out.txt").open("w") as out:
+        in_a_process(name, stdout=out)
+    assert (tmp_path / "out.txt").read_text() == "before\nsummary\nafter\n"
+    assert os.path.islink("/dev/stdout")  # noqa: PTH114
+
+
+def test_the_file_that_output_goes_to_is_not_replaced_by_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    with path.open("w") as out:
+        in_a_process(str(path), stdout=out)
+    assert path.read_text() == "before\nsummary\nafter\n"
+
+
+def test_a_fifo_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit((tmp_path / "fifo").read_bytes)
+        write_atomic(tmp_path / "fifo", b"summary")
+        assert read.result(10) == b"summary"
+    assert (tmp_path / "fifo").is_fifo()
+
+
+def test_what_is_appended_stands_after_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "summary.md"
+    append_bytes(path, b"one\n")
+    append_bytes(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_what_cannot_be_appended_to_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"):
+        append_bytes(tmp_path, b"one\n")

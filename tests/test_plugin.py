@@ -560,8 +560,27 @@ def test_a_run_file_that_cannot_be_written_fails_the_run(accepted):
 def test_the_summary_is_markdown_with_the_verdict(accepted):
     accepted.run(*SELECT, "--regress-summary=summary.md")
     text = (accepted.root / "summary.md").read_text()
-    assert text.startswith("## peft_regress")
-    assert "no regression in what was selected (2 unchanged)" in text
+    assert "\n## peft_regress: no regression in what was selected (2 unchanged)\n" in text
+
+
+def test_the_summary_of_a_step_on_github_is_added_to(accepted, monkeypatch):
+    path = accepted.root / "step.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(path))
+    path.write_text("what the step wrote before\n")
+    accepted.run(*SELECT, "--regress-summary=step.md")
+    before, _, mine = path.read_text().partition("\n")
+    assert before == "what the step wrote before"
+    assert mine.startswith("<!-- peft-regress -->\n\n## peft_regress: ")
+    # Another file is replaced.
+    for _ in range(2):
+        accepted.run(*SELECT, "--regress-summary=other.md")
+    assert (accepted.root / "other.md").read_text() == mine
+
+
+def test_a_summary_on_standard_output_stands_in_the_output(accepted):
+    done = accepted.pytester.runpytest_subprocess(*SELECT, "--regress-summary=/dev/stdout")
+    assert "## peft_regress: no regression" in done.stdout.str()
+    assert Path("/dev/stdout").is_symlink()
 
 
 def test_with_timing_off_all_seeds_run_and_no_time_is_claimed(accepted):
@@ -757,3 +776,45 @@ def test_an_unknown_matrix_is_refused_with_the_known_ones(two_matrices):
     done = two_matrices.run("--regress-matrix=othr")
     assert done.returncode == 4
     assert "unknown matrix 'othr'. Did you mean 'other'?" in done.stderr
+
+
+# --- On GitHub ------------------------------------------------------------------------------------
+
+
+def regressed_on_github(accepted, monkeypatch, *arguments):
+    """Run both cases with a model that works twice, as a step of GitHub Actions."""
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(accepted.root.parent))
+    accepted.configure(methods=("head", "lora"), extra=TWICE)
+    return accepted.run(*SELECT, *arguments)
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--regress-shard=1/1",), ("-q",)])
+def test_on_github_the_test_s_line_is_annotated_with_what_regressed(
+    accepted, monkeypatch, arguments
+):
+    done = regressed_on_github(accepted, monkeypatch, *arguments, "--regress-summary=s.md")
+    assert done.returncode == 1
+    summary = (accepted.root / "s.md").read_text()
+    assert "REGRESSED (2 regressed)" in summary
+    assert "\npytest . " in summary
+    assert "peft-regress compare baselines run.json\n" in summary
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("::")]
+    # The decorator's line, which pytest takes for the test's.
+    place = f"file={accepted.root.name}/test_suite.py,line=5,"
+    assert line.startswith(f"::error {place}title=peft_regress%3A 2 regressed::regressed in ")
+    assert line.endswith("%0Ashift/head/tiny%0Ashift/lora-r4/tiny")
+
+
+def test_elsewhere_nothing_is_annotated(accepted, monkeypatch):
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    accepted.configure(methods=("head", "lora"), extra=TWICE)
+    done = accepted.run(*SELECT)
+    assert done.returncode == 1
+    assert "::error" not in done.stdout
+
+
+def test_a_run_without_a_case_is_not_annotated(project, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    (project.root / "test_suite.py").write_text("def test_plain(): assert False\n")
+    assert "::error" not in project.run().stdout

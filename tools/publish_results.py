@@ -1,9 +1,10 @@
-"""What the tools that publish share: the gate's results, commands, and bodies that GitHub takes."""
+"""What the tools that publish share: results of a run, commands, and bodies that GitHub takes."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import stat
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -76,11 +77,11 @@ def _remedy(program: str) -> str:
 
 def read_results(folder: Path) -> Results:
     """Read the folder of results; raise `PublishError` where it is none."""
-    code = _text(folder / "exit-code").strip()
+    code = read_text(folder / "exit-code").strip()
     if not code.isdecimal():
         msg = f"{folder / 'exit-code'}: {code[:40]!r} is no exit code; gate the candidate anew"
         raise PublishError(msg)
-    requirements = tuple(_text(folder / "requirements.txt").split("\n"))
+    requirements = tuple(read_text(folder / "requirements.txt").split("\n"))
     requirements = tuple(line for line in requirements if line and line.isprintable())
     if not requirements:
         msg = f"{folder / 'requirements.txt'}: names no requirement; gate the candidate anew"
@@ -90,18 +91,29 @@ def read_results(folder: Path) -> Results:
         folder=folder,
         requirements=requirements,
         exit_code=int(code),
-        findings=_text(findings).strip() if findings.exists() else "",
+        findings=read_text(findings).strip() if os.path.lexists(findings) else "",
     )
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path, *, remedy: str = "Name the folder that the gate's action kept.") -> str:
+    """Read what a run left, as text, as far as it is of a sensible size.
+
+    Raises `PublishError` where it cannot be read, or is no file: a link could lead to a secret of
+    the machine that publishes.
+    """
+
+    def without_following(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+
     try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            return stream.read(_LARGEST_BYTES)
+        with open(path, "rb", opener=without_following) as stream:
+            if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return stream.read(_LARGEST_BYTES).decode(errors="replace")
+            problem = "it is no file"
     except OSError as error:
-        remedy = "Name the folder that the gate's action kept."
-        msg = f"{path}: cannot be read ({error.strerror}). {remedy}"
-        raise PublishError(msg) from error
+        problem = f"{error.strerror}"
+    msg = f"{path}: cannot be read ({problem}). {remedy}"
+    raise PublishError(msg)
 
 
 def fit(text: str, *, longest: int) -> str:

@@ -1,28 +1,61 @@
-"""A verdict as GitHub-flavoured Markdown, for a job summary or a pull request."""
+"""A verdict as GitHub-flavoured Markdown, for a job's page or a comment on a pull request.
+
+It stays below what GitHub takes by saying less of each regression, never by leaving one out.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from peft_regress.report.lines import (
-    environment_lines,
-    known_defects,
-    outcome_line,
-    reason_cells,
-    short_verdict,
-    times_lines,
+from peft_regress.findings import find_causes
+from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED
+from peft_regress.report.finding import finding_title
+from peft_regress.report.lines import known_defects, outcome_line, times_lines
+from peft_regress.report.markdown_finding import (
+    Extent,
+    Sides,
+    cases_word,
+    finding_blocks,
 )
-from peft_regress.report.markdown_syntax import escape_markdown
+from peft_regress.report.markdown_syntax import (
+    bullets,
+    code_span,
+    details,
+    escape_markdown,
+    fenced,
+)
+from peft_regress.report.names import short_names
+from peft_regress.report.next_steps import (
+    Typed,
+    accept_command,
+    compare_command,
+    reproducing_commands,
+)
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from peft_regress.gate import Observation, RunVerdict
 
-__all__ = ["verdict_markdown"]
+__all__ = ["LONGEST_BYTES", "MARKER", "verdict_markdown"]
 
-_LONGEST_IDS = 400
+MARKER: Final = "<!-- peft-regress -->"
+"""The first line: by it a comment is found again. It holds nothing of a file."""
+LONGEST_BYTES: Final = 60_000
+"""GitHub takes 65,536 characters as a comment; the rest is for who posts it to add to."""
+
+_EXTENTS: Final = (
+    Extent(),
+    Extent(modules=False),
+    Extent(modules=False, others=False),
+    Extent(modules=False, others=False, example=False),
+    Extent(modules=False, others=False, example=False, rows=False),
+)
+_NAME_LENGTHS: Final = (160, 80, 40, 24)
+_MOST_LINES: Final = 12
+_MOST_PACKAGES: Final = 4
+_LONGEST_LINE: Final = 400
 
 
 def verdict_markdown(
@@ -30,42 +63,171 @@ def verdict_markdown(
     references: Mapping[str, Observation],
     observed: Mapping[str, Observation],
     *,
-    hint: str,
+    typed: Typed,
 ) -> str:
-    """Return headline, the rows that moved, the environment difference and what to type."""
-    lines = ["## peft_regress", "", f"**{outcome_line(verdict)}**", ""]
-    rows = [
-        (case, reason)
-        for case in verdict.cases
-        if case.verdict not in {"unchanged", "known_defect"}
-        for reason in (case.reasons or (None,))
-        if reason is None or reason.verdict != "known_defect"
-    ]
-    if rows:
-        lines += [
-            "| case | verdict | metric | old | new | change | bound |",
-            "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    """Return marker, headline, the findings with their rows, what is folded, and what to type."""
+    page = _Page(verdict, references, observed, typed)
+    for extent in _EXTENTS:
+        text = page.text(extent)
+        if _fits(text):
+            return text
+    for longest in _NAME_LENGTHS:
+        text = page.ids_alone(longest)
+        if _fits(text):
+            return text
+    return page.as_many_ids_as_fit(_NAME_LENGTHS[-1])
+
+
+def _fits(text: str) -> bool:
+    return len(text.encode()) <= LONGEST_BYTES
+
+
+class _Page:
+    """One verdict, from which texts of several extents are made."""
+
+    def __init__(
+        self,
+        verdict: RunVerdict,
+        references: Mapping[str, Observation],
+        observed: Mapping[str, Observation],
+        typed: Typed,
+    ) -> None:
+        self.verdict = verdict
+        self.typed = typed
+        self.ids = [case.id for case in verdict.cases]
+        self.sides = Sides(references, observed, short_names(self.ids))
+        found = find_causes(verdict.cases, references, observed)
+        told = FAILING | INCOMPLETE
+        self.findings = [finding for finding in found if finding.verdict in told]
+        self.better = [finding for finding in found if finding.verdict in UNACCEPTED]
+
+    def text(self, extent: Extent) -> str:
+        """Return the whole page."""
+        blocks = list(self._head())
+        if extent != _EXTENTS[0]:
+            blocks.append(self._shortened())
+        for number, finding in enumerate(self.findings, start=1):
+            blocks += finding_blocks(number, finding, self.sides, extent)
+        blocks += self._better()
+        blocks += self._environment()
+        blocks += self._quiet()
+        return _joined([*blocks, *self._what_to_type()])
+
+    def ids_alone(self, longest: int) -> str:
+        """Return the page with nothing of a case but its id and verdict."""
+        names = short_names(self.ids, longest=longest)
+        blocks = [*self._head(), self._shortened()]
+        for name, ids in self._told().items():
+            blocks.append(f"### {name}: {cases_word(len(ids))}")
+            blocks.append(fenced("\n".join(names[one] for one in ids), "text"))
+        return _joined([*blocks, *self._what_to_type()])
+
+    def as_many_ids_as_fit(self, longest: int) -> str:
+        """Return the same where there are more ids than GitHub takes: the rest is counted."""
+        names = short_names(self.ids, longest=longest)
+        frame = [[*self._head(), self._shortened()], self._what_to_type()]
+        room = LONGEST_BYTES - sum(len(_joined(blocks).encode()) for blocks in frame)
+        blocks = []
+        for name, ids in self._told().items():
+            heading = f"### {name}: {cases_word(len(ids))}"
+            room -= len(heading) + 200
+            shown: list[str] = []
+            for one in ids:
+                room -= len(names[one].encode()) + 1
+                if room < 0:
+                    break
+                shown.append(names[one])
+            left = len(ids) - len(shown)
+            blocks += [heading, fenced("\n".join(shown), "text")] if shown else [heading]
+            blocks += [f"And {cases_word(left)} more, which the run file names."] if left else []
+        return _joined([*frame[0], *blocks, *frame[1]])
+
+    def _told(self) -> dict[str, list[str]]:
+        """Return the ids that fail the run, by verdict, the gravest first."""
+        return {
+            name.replace("_", " "): [case.id for case in self.verdict.cases if case.verdict == name]
+            for name in self.verdict.counts
+            if name in FAILING | INCOMPLETE
+        }
+
+    def _head(self) -> Iterator[str]:
+        yield MARKER
+        yield f"## peft_regress: {escape_markdown(outcome_line(self.verdict))}"
+        moved = self.sides.packages
+        if moved and self.findings:
+            more = f" and {len(moved) - _MOST_PACKAGES} more" if moved[_MOST_PACKAGES:] else ""
+            yield f"Packages: **{escape_markdown('; '.join(moved[:_MOST_PACKAGES]))}**{more}."
+        better = len(self.verdict.unaccepted())
+        if self.typed.strict and better:
+            yield f"**Failed: {cases_word(better)} better than the baseline, not accepted.**"
+
+    def _shortened(self) -> str:
+        command = code_span(clean(compare_command(self.typed), longest=_LONGEST_LINE))
+        return f"Shortened to what GitHub takes: {command} says everything."
+
+    def _better(self) -> Iterator[str]:
+        if not self.better:
+            return
+        lines = []
+        for finding in self.better[:_MOST_LINES]:
+            ids = _listed(self.sides.names[name] for name in finding.cases)
+            title = clean(finding_title(finding), longest=_LONGEST_LINE)
+            head = f"{finding.verdict} in {cases_word(len(finding.cases))}"
+            lines.append(f"{escape_markdown(f'{head}: {title}')}: {ids}")
+        lines += _more(len(self.better))
+        count = len({name for finding in self.better for name in finding.cases})
+        yield details(
+            f"Better than the baseline, not accepted: {cases_word(count)}", bullets(lines)
+        )
+
+    def _environment(self) -> Iterator[str]:
+        moved = self.sides.packages
+        if moved:
+            lines = [escape_markdown(line) for line in moved[:50]]
+            packages = "1 package" if len(moved) == 1 else f"{len(moved)} packages"
+            yield details(f"Environment: {packages} changed", bullets(lines))
+
+    def _quiet(self) -> Iterator[str]:
+        """Return what fails nothing: known defects, times that nothing judges."""
+        defects = known_defects(self.verdict)
+        lines = [
+            f"{escape_markdown(what)} ({len(ids)}): {_listed(ids)}"
+            for what, ids in list(defects.items())[:_MOST_LINES]
         ]
-        for case, reason in rows:
-            cells = ("",) * 5 if reason is None else reason_cells(reason)
-            named = (clean(case.id), short_verdict(case), *cells)
-            lines.append("| " + " | ".join(escape_markdown(cell) for cell in named) + " |")
-        lines.append("")
-    for what, ids in known_defects(verdict).items():
-        shown = clean(" ".join(ids), longest=_LONGEST_IDS)
-        lines += [escape_markdown(f"Known defect: {what} ({len(ids)}): {shown}"), ""]
-    # A dict keeps the order that `environment_lines` chose.
-    moved = dict.fromkeys(
-        line
-        for name, new in observed.items()
-        if name in references
-        for line in environment_lines(references[name].environment, new.environment)
-    )
-    if moved:
-        lines += ["Environment: " + escape_markdown("; ".join(moved)), ""]
-    untimed = times_lines(references, observed)
-    if untimed:
-        lines += ["T" + "; ".join(untimed).removeprefix("t") + ".", ""]
-    if verdict.exit_code:
-        lines += [f"If the new numbers are right: {hint}", ""]
-    return "\n".join(lines)
+        if lines:
+            count = len({name for ids in defects.values() for name in ids})
+            summary = f"Known defects, in the baseline too: {cases_word(count)}"
+            yield details(summary, bullets([*lines, *_more(len(defects))]))
+        untimed = times_lines(self.sides.references, self.sides.observed)
+        if untimed:
+            yield "T" + "; ".join(untimed).removeprefix("t") + "."
+
+    def _what_to_type(self) -> list[str]:
+        moved = [one for one in self.findings if one.verdict != "missing"]
+        if self.typed.strict:
+            moved += self.better
+        if not moved and not self.findings:
+            return []
+        known = {**self.sides.observed, **self.sides.references}
+        commands = reproducing_commands(self.typed, self.findings or moved, known)
+        blocks = ["### How to reproduce", fenced("\n".join(commands), "sh")]
+        accept = accept_command(self.typed)
+        if moved:
+            blocks += ["### If the new numbers are right", fenced(accept, "sh")]
+        if len(moved) < len(self.findings):
+            retire = f"{accept} --retire ID"
+            blocks += ["### If what is missing is gone for good", fenced(retire, "sh")]
+        return blocks
+
+
+def _more(count: int) -> list[str]:
+    return [f"and {count - _MOST_LINES} more"] if count > _MOST_LINES else []
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Return the first of names that fail nothing; whoever shows them counts them."""
+    return code_span(clean(" ".join(names), longest=_LONGEST_LINE))
+
+
+def _joined(blocks: list[str]) -> str:
+    return "\n\n".join(blocks) + "\n"

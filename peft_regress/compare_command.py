@@ -1,0 +1,133 @@
+"""The command `peft-regress compare`: judge one run by another, or by a baseline storage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.matrix import DEFAULT_MATRIX
+from peft_regress.options import baselines_option, format_option, output_file, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.gate import Observation, RunVerdict
+    from peft_regress.run_files import RunFile
+
+__all__ = ["compare_command"]
+
+
+@click.command("compare")
+@click.argument("old")
+@click.argument("new")
+@click.option(
+    "--matrix",
+    default=DEFAULT_MATRIX,
+    show_default=True,
+    help="Where OLD is a storage: the matrix whose cases are expected.",
+)
+@click.option("--strict", is_flag=True, help="Fail on improvements that were not accepted, too.")
+@click.option(
+    "--save", type=output_file, metavar="PATH", help="Write NEW, all shards, as one run file."
+)
+@format_option
+@baselines_option
+@click.pass_context
+def compare_command(  # noqa: PLR0913  (arguments and options)
+    context: click.Context,
+    /,
+    old: str,
+    new: str,
+    *,
+    matrix: str,
+    strict: bool,
+    save: Path | None,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Judge run NEW by OLD.
+
+    Each is a run file, a folder with the run files of shards, or an entry of the storage such as
+    0001. OLD may also be a baseline storage: NEW is then judged as `pytest benchmarks` judges, each
+    case by its newest baseline and by drift, and every case of the matrix is expected.
+    """
+    from peft_regress import report
+    from peft_regress.gate import judge, observations_of
+    from peft_regress.report.lines import accept_hint
+
+    after = _read_new(baselines, new)
+    if save is not None:
+        _save(after, save)
+    references, expected = _read_old(baselines, old, matrix)
+    observed = observations_of(after.run, new)
+    verdict: RunVerdict = judge(references, after.run, expected=expected)
+    run = new if save is None else str(save)
+    if output == "json":
+        print_json(report.encode_verdict(verdict))
+    elif output == "markdown":
+        typed = report.Typed(old=old, new=run, strict=strict)
+        click.echo(report.verdict_markdown(verdict, references, observed, typed=typed), nl=False)
+    else:
+        hint = accept_hint(run)
+        click.echo(report.verdict_text(verdict, references, observed, hint=hint))
+        if not after.run.selection.complete:
+            how = ", ".join(after.run.selection.narrowed_by) or "it did not finish"
+            click.echo(f"{new} is a partial run ({how})")
+        if strict and verdict.unaccepted():
+            click.echo(f"FAILED by --strict: {len(verdict.unaccepted())} better than OLD")
+    context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
+
+
+def _read_new(baselines: Path, name: str) -> RunFile:
+    from peft_regress.baseline import find_named
+    from peft_regress.shards import read_run
+
+    try:
+        found = find_named(baselines, name)
+    except AbsentError as error:
+        msg = f"{error} Make a run file with `pytest benchmarks --regress-save PATH`."
+        raise InputError(msg) from None
+    if found.is_storage:
+        msg = f"{name}: NEW is a baseline storage; a run file or one entry of it is wanted"
+        raise InputError(msg)
+    return read_run(found.path)
+
+
+def _read_old(baselines: Path, name: str, matrix: str) -> tuple[dict[str, Observation], set[str]]:
+    """Return what judges, and the ids of the cases that are expected."""
+    from peft_regress.baseline import find_named, references_with_drift
+    from peft_regress.gate import observations_of
+    from peft_regress.matrix import matrices_of, matrix_cases
+    from peft_regress.shards import read_run
+    from peft_regress.store import read_runs
+
+    try:
+        found = find_named(baselines, name)
+    except AbsentError as error:
+        msg = f"{error} Make a run file with `pytest benchmarks --regress-save PATH`."
+        raise InputError(msg) from None
+    if not found.is_storage:
+        references = observations_of(read_run(found.path).run, found.origin)
+        return references, set(references)
+    references = references_with_drift(read_runs(found.path))
+    mine = {
+        case
+        for case, old in references.items()
+        if matrix in (matrices_of(old.record.case) or {matrix})
+    }
+    return references, mine | {case.id for case in matrix_cases(matrix)}
+
+
+def _save(made: RunFile, path: Path) -> None:
+    from peft_regress.adapter_store import gather_adapters
+    from peft_regress.files import is_folder
+    from peft_regress.run_files import write_run_file
+
+    if is_folder(made.path) and path.parent.resolve() == made.path.resolve():
+        msg = f"{path}: lies among the shards, which would then hold every case twice"
+        raise InputError(msg)
+    write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)
+    gather_adapters(made.path, path)

@@ -1,0 +1,34 @@
+"""What GitHub Actions says of itself in the environment, and where it takes a run's verdict."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from peft_regress.files import append_bytes, write_atomic
+from peft_regress.report.annotations import Place
+
+__all__ = ["is_github", "place_in_repository", "write_summary"]
+
+
+def is_github() -> bool:
+    """Return whether this runs in a step of GitHub Actions, which reads annotations in the log."""
+    return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def place_in_repository(path: str, line: int | None, *, base: Path) -> Place:
+    """Return where a test stands in the checkout; `path` may be relative to `base`.
+
+    A file elsewhere is none that GitHub knows.
+    """
+    checkout = Path(os.environ.get("GITHUB_WORKSPACE") or base)
+    full = Path(os.path.normpath(base / path))
+    is_inside = full.is_relative_to(checkout)
+    return Place(full.relative_to(checkout).as_posix(), line) if is_inside else Place("", None)
+
+
+def write_summary(path: Path, text: str) -> None:
+    """Write a summary; that of a step is added to, as the other commands of the step do."""
+    of_step = os.environ.get("GITHUB_STEP_SUMMARY")
+    is_of_step = of_step is not None and os.path.realpath(path) == os.path.realpath(of_step)
+    (append_bytes if is_of_step else write_atomic)(path, text.encode())

@@ -1,0 +1,34 @@
+"""Case ids that are short enough to show, and still differ where the ids do."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["short_names"]
+
+_DIGITS: Final = 8
+
+
+def short_names(ids: Iterable[str], *, longest: int = 160) -> dict[str, str]:
+    """Return each id in at most so many characters; ids that would look alike get a digest.
+
+    Alike are those that are shortened to the same beginning, or differ in controls alone.
+    """
+    shown = {name: clean(name, longest=longest) for name in ids}
+    seen = Counter(shown.values())
+    return {
+        name: text if text and seen[text] == 1 else _with_digest(name, longest)
+        for name, text in shown.items()
+    }
+
+
+def _with_digest(name: str, longest: int) -> str:
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_DIGITS]
+    return f"{clean(name, longest=longest - _DIGITS - 1)}~{digest}"

@@ -1,0 +1,153 @@
+"""Annotations: read as GitHub's runner reads a log, whatever a file holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from builders import ENVIRONMENT, FULL, GALORE, LORA, VALUES, make_record, make_run, observe_all
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_markdown import HOSTILE, hostile_sides
+
+from peft_regress.gate import judge, observations_of
+from peft_regress.github import place_in_repository
+from peft_regress.report.annotations import Place, annotation, verdict_annotations
+
+NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
+MORE = {**VALUES, "forward_flops": 4_000_000_000}
+HERE = Place("benchmarks/test_shift.py", 6)
+
+
+def read(line):
+    """Read a line as actions/runner does (ActionCommand.TryParseV2): level, properties, message."""
+    assert "\n" not in line
+    assert "\r" not in line
+    assert line.startswith("::")
+    head, _, message = line[2:].partition("::")
+    level, _, told = head.partition(" ")
+    properties = {}
+    for pair in told.split(","):
+        name, _, value = pair.partition("=")
+        for code, letter in (("%3A", ":"), ("%2C", ","), ("%0D", "\r"), ("%0A", "\n")):
+            value = value.replace(code, letter)
+        properties[name] = value.replace("%25", "%")
+    message = message.replace("%0D", "\r").replace("%0A", "\n").replace("%25", "%")
+    return level, properties, message
+
+
+def made(old, new, places, *, environment=NEWER, strict=False):
+    references = observe_all(old)
+    run = make_run(*new, environment=environment)
+    verdict = judge(references, run, expected=references)
+    observed = observations_of(run, "this run")
+    return verdict_annotations(verdict, references, observed, places, strict=strict)
+
+
+def test_the_cases_of_one_test_are_one_error_on_its_line():
+    ids = [LORA, FULL]
+    lines = made(
+        [make_record(name) for name in ids],
+        [make_record(name, MORE) for name in ids],
+        dict.fromkeys(ids, HERE),
+    )
+    (line,) = lines
+    assert line.startswith("::error file=benchmarks/test_shift.py,line=7,title=peft_regress%3A 2 ")
+    level, properties, message = read(line)
+    assert (level, properties["title"]) == ("error", "peft_regress: 2 regressed")
+    assert message.split("\n") == [
+        "regressed in 1 case: forward_flops +9.951 %",
+        "regressed in 1 case: forward_flops +9.951 %",
+        "packages: peft 0.18.1 -> 0.19.1",
+        FULL,
+        LORA,
+    ]
+
+
+def test_tests_on_other_lines_have_annotations_of_their_own_the_widest_first():
+    ids = [LORA, FULL, GALORE]
+    places = {LORA: Place("a.py", 0), FULL: Place("b.py", 1), GALORE: Place("b.py", 1)}
+    lines = made(
+        [make_record(name) for name in ids], [make_record(name, MORE) for name in ids], places
+    )
+    assert [read(line)[1]["file"] for line in lines] == ["b.py", "a.py"]
+
+
+@pytest.mark.parametrize(("strict", "level"), [(False, "warning"), (True, "error")])
+def test_what_got_better_is_a_warning_unless_that_fails(strict, level):
+    better = make_record(LORA, {**VALUES, "forward_flops": 1})
+    (line,) = made([make_record()], [better], {LORA: HERE}, strict=strict)
+    assert read(line)[0] == level
+    assert read(line)[1]["title"] == "peft_regress: 1 improved"
+
+
+def test_what_was_not_compared_is_an_error_without_a_line_where_no_test_ran():
+    (line,) = made([make_record(), make_record(FULL)], [make_record(FULL)], {FULL: HERE})
+    level, properties, message = read(line)
+    assert (level, properties) == ("error", {"title": "peft_regress: 1 missing"})
+    assert message == f"missing in 1 case: expected, and no record came\n{LORA}"
+
+
+def test_a_clean_run_has_none():
+    assert made([make_record()], [make_record()], {LORA: HERE}) == []
+
+
+def test_no_more_than_ten_and_the_last_has_the_rest():
+    ids = [f"shift/m{n}/x" for n in range(25)]
+    places = {name: Place(f"test_{name.replace('/', '_')}.py", 1) for name in ids}
+    lines = made(
+        [make_record(name) for name in ids], [make_record(name, MORE) for name in ids], places
+    )
+    assert len(lines) == 10
+    assert read(lines[-1])[1] == {"title": "peft_regress: 16 regressed"}
+    told = "\n".join(read(line)[2] for line in lines)
+    for name in ids:
+        assert name in told
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+def test_nothing_in_a_message_begins_another_command(text):
+    old, new = hostile_sides(text)
+    places = {record.case.id: Place(text or "x", 3) for record in [*old, *new]}
+    for line in made(old, new, places, environment={"peft": text, text: "1"}):
+        level, properties, message = read(line)
+        assert level in {"error", "warning"}
+        assert properties["file"] == (text or "x")
+        assert properties["line"] == "4"
+        assert len(message) < 15_000
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(st.text(), st.text(), st.text(min_size=1))
+def test_a_reader_gets_back_what_was_said(message, title, path):
+    line = annotation("error", message, place=Place(path, 0), title=title)
+    assert read(line) == ("error", {"file": path, "line": "1", "title": title}, message)
+
+
+@pytest.mark.parametrize(
+    ("path", "base", "found"),
+    [
+        ("benchmarks/a.py", "/w/r", "benchmarks/a.py"),
+        ("a.py", "/w/r/benchmarks", "benchmarks/a.py"),
+        ("../b/a.py", "/w/r/benchmarks", "b/a.py"),
+        ("../../a.py", "/w/r/benchmarks", ""),
+        ("../a.py", "/w/r", ""),
+        ("/usr/a.py", "/w/r", ""),
+    ],
+)
+def test_a_place_is_as_seen_from_the_checkout(monkeypatch, path, base, found):
+    monkeypatch.setenv("GITHUB_WORKSPACE", "/w/r")
+    place = place_in_repository(path, 3, base=Path(base))
+    assert place == (Place(found, 3) if found else Place("", None))
+
+
+def test_without_a_checkout_a_place_is_as_seen_from_pytest_s_root(monkeypatch):
+    monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
+    assert place_in_repository("b/a.py", 3, base=Path("/w/r")) == Place("b/a.py", 3)
+
+
+def test_the_runner_s_older_syntax_is_read_from_no_line_of_ours():
+    """`##[...]` counts anywhere in a line, but not in one that is a command already."""
+    (line,) = made([make_record()], [make_record(LORA, MORE)], {LORA: HERE})
+    assert re.match(r"::(error|warning) ", line)

@@ -1,0 +1,424 @@
+"""The verdict as Markdown, parsed as GitHub does: what it says, its size, hostile strings."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from builders import (
+    ENVIRONMENT,
+    FULL,
+    GALORE,
+    LORA,
+    UNSEEN_LORA,
+    VALUES,
+    make_metric,
+    make_record,
+    make_run,
+    observe_all,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from peft_regress.gate import judge, observations_of
+from peft_regress.matrix import matrix_cases
+from peft_regress.metrics import METRICS
+from peft_regress.records import Failure, Ledger, Selection
+from peft_regress.report import Typed, verdict_markdown
+from peft_regress.report.markdown import LONGEST_BYTES, MARKER
+from peft_regress.report.markdown_syntax import cell, escape_markdown
+from peft_regress.report.names import short_names
+from peft_regress.text import clean
+
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
+MORE_FLOPS = {**VALUES, "forward_flops": 4_000_000_000, "backward_flops": 8_000_000_000}
+HOSTILE = {
+    "ansi": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
+    "controls": "a\x00b\rc\x08d\x7fe\x85f\u2028g\u202eh",
+    "lines": "one\ntwo\n\n# INJECTED\n\n- no regression",
+    "html": "<script>alert(1)</script><img src=x onerror=y></details></summary>&amp;",
+    "comment": "a --> b <!-- c --!> -->",
+    "markdown": "| a | b |\n# head **bold** [x](javascript:y) ![i](z) `code` ~~s~~ \\| \\",
+    "fence": "```\nout\n```\n~~~ ```` `",
+    "mention": "@octocat (@org/team) a@b.example",
+    "references": "#12 owner/repo#3 GH-4 http://e.example, https://e.example www.e.example [1]: /x",
+    "long": "x" * 10_000,
+    "surrogate": "\ud800",
+    "empty": "",
+    "pipes": "|" * 50 + "`|`" + "\\|" * 9,
+}
+hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+
+
+def page(old, new, *, environment=NEWER, typed=None):
+    """Return the Markdown of a run of records judged by others."""
+    references = observe_all(old)
+    run = make_run(*new, environment=environment)
+    verdict = judge(references, run, expected=references)
+    observed = observations_of(run, "this run")
+    return verdict_markdown(
+        verdict, references, observed, typed=Typed(**{"new": "r.json", **(typed or {})})
+    )
+
+
+def inline_tokens(text):
+    """Return the tokens within lines: text, code, breaks, and what must not be there."""
+    return [one for token in MARKDOWN.parse(text) for one in token.children or ()]
+
+
+def check(text):
+    """Assert that a page is of our structure alone, and that nothing in it is a link or mention."""
+    assert text.startswith(f"{MARKER}\n\n## peft_regress: ")
+    assert len(text.encode()) <= LONGEST_BYTES
+    opened = 0
+    for token in MARKDOWN.parse(text.removeprefix(MARKER)):
+        if token.type == "html_block":
+            assert re.fullmatch(
+                r"<details><summary>[^<>]*</summary>\n?|</details>\n?", token.content
+            )
+            opened += 1 if token.content.startswith("<details>") else -1
+            assert opened in (0, 1)
+        assert token.type not in {"hr", "blockquote_open", "ordered_list_open", "lheading"}
+        if token.type == "heading_open":
+            assert token.markup in {"##", "###"}
+    assert opened == 0
+    for token in inline_tokens(text):
+        assert token.type in {"text", "code_inline", "strong_open", "strong_close", "text_special"}
+    shown = "\n".join(
+        "".join(one.content if one.type.startswith("text") else " " for one in token.children or ())
+        for token in MARKDOWN.parse(text)
+    )
+    assert not re.search(r"@\w|#\d|://|\bwww\.|\bgh-\d", shown, re.IGNORECASE)
+    summaries = " ".join(re.findall(r"<summary>(.*?)</summary>", text))
+    assert not re.search(r"@\w|#\d|://|\bwww\.", summaries)
+
+
+def cells(text):
+    """Return the rows of all tables as their cells' text."""
+    rows, row = [], None
+    for token in MARKDOWN.parse(text):
+        if token.type == "tr_open":
+            row = []
+        elif token.type == "tr_close":
+            rows.append(row)
+            row = None
+        elif token.type == "inline" and row is not None:
+            row.append("".join(child.content for child in token.children))
+    return rows
+
+
+# --- what it says ---------------------------------------------------------------------------------
+
+BEFORE = Ledger(flops={"forward": {"layer1.conv": {"convolution": 3_638_000_000}}})
+AFTER = Ledger(
+    flops={
+        "forward": {
+            "layer1.conv": {"convolution": 3_638_000_000},
+            "layer1.conv.lora_A": {"convolution": 300_000_000},
+            "layer2.conv.lora_A": {"convolution": 62_000_000},
+        }
+    }
+)
+
+
+def test_a_regression_is_told_with_marker_headline_package_row_reason_and_commands():
+    old = [make_record(LORA, ledger=BEFORE), make_record(FULL)]
+    new = [make_record(LORA, MORE_FLOPS, ledger=AFTER), make_record(FULL)]
+    text = page(old, new)
+    check(text)
+    assert text.split("\n\n")[:4] == [
+        MARKER,
+        "## peft_regress: REGRESSED (1 regressed, 1 unchanged)",
+        "Packages: **peft 0.18.1 -&gt; 0.19.1**.",
+        "### 1. regressed in 1 case: forward\\_flops +9.951 %, backward\\_flops +10.04 %",
+    ]
+    assert cells(text)[1] == [
+        LORA,
+        "forward_flops",
+        "3.638 GFLOP",
+        "4.000 GFLOP",
+        "+9.951 %",
+        "0 %",
+        "layer1.conv.lora_A convolution +300.0 MFLOP, and 1 more",
+    ]
+    assert "packages: **peft 0.18.1 -&gt; 0.19.1**, the only one that changed" in text
+    assert "pytest benchmarks -m \"case(method='lora')\"\n" in text
+    assert "peft-regress compare baselines r.json\n" in text
+    explain = f"peft-regress explain 0001_peft-0.18.1 r.json {LORA} --metric forward_flops\n"
+    assert explain in text
+    assert 'peft-regress accept r.json --reason "..."\n' in text
+
+
+def test_the_other_metrics_and_the_modules_behind_them_are_folded():
+    text = page([make_record(LORA, ledger=BEFORE)], [make_record(LORA, MORE_FLOPS, ledger=AFTER)])
+    shown, _, folded = text.partition("<details>")
+    assert "`backward_flops`" not in shown
+    assert "| `backward_flops` | 7.270 GFLOP | 8.000 GFLOP |" in folded
+    assert "    layer2.conv.lora_A convolution: +62.00 MFLOP" in folded
+
+
+def test_the_same_change_in_many_cases_is_one_finding_with_the_rows_beyond_six_folded():
+    ids = [case.id for case in matrix_cases("default")][:20]
+    text = page(
+        [make_record(name) for name in ids], [make_record(name, MORE_FLOPS) for name in ids]
+    )
+    check(text)
+    assert "regressed in 20 cases" in text or text.count("###") > 3
+    rows = {row[0] for row in cells(text)}
+    assert set(ids) <= rows
+
+
+def test_a_green_run_is_the_headline_alone():
+    text = page([make_record()], [make_record()], environment=ENVIRONMENT)
+    assert text == f"{MARKER}\n\n## peft_regress: no regression (1 unchanged)\n"
+
+
+def test_a_package_that_moved_is_told_of_a_green_run_too():
+    text = page([make_record()], [make_record()])
+    check(text)
+    assert "- peft 0.18.1 -&gt; 0.19.1" in text
+    assert "accept" not in text
+
+
+def test_known_defects_improvements_and_times_are_folded_or_said_in_a_line():
+    broken = {"merge": False}
+    old = [make_record(LORA, invariants=broken), make_record(FULL)]
+    new = [make_record(LORA, invariants=broken), make_record(FULL, {**VALUES, "aten_ops": 1})]
+    text = page(old, new)
+    check(text)
+    assert "<summary>Known defects, in the baseline too: 1 case</summary>" in text
+    assert f"- invariant merge is false (1): `{LORA}`" in text
+    assert "<summary>Better than the baseline, not accepted: 1 case</summary>" in text
+    assert "**Failed" not in text
+    assert "**Failed: 1 case better than the baseline, not accepted.**" in page(
+        old, new, typed={"strict": True}
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ([LORA, FULL], [FULL], "missing in 1 case: expected, and no record came"),
+        ([FULL], [LORA, FULL], "new in 1 case: no accepted baseline holds it"),
+    ],
+)
+def test_what_was_not_compared_is_told_by_its_id(old, new, words):
+    text = page([make_record(name) for name in old], [make_record(name) for name in new])
+    check(text)
+    assert words in text
+    assert f"```text\n{LORA}\n```" in text
+    assert "INCOMPLETE" in text
+
+
+def test_what_is_missing_is_retired_and_not_accepted():
+    text = page([make_record(LORA), make_record(FULL)], [make_record(FULL)])
+    assert 'peft-regress accept r.json --reason "..." --retire ID\n' in text
+    assert "If the new numbers are right" not in text
+
+
+def test_many_that_are_missing_are_folded():
+    ids = sorted(case.id for case in matrix_cases("default"))
+    text = page([make_record(name) for name in ids], [make_record(ids[0])])
+    check(text)
+    shown, _, folded = text.partition("<details><summary>89 cases more</summary>")
+    assert "\n".join(ids[1:7]) in shown
+    assert "\n".join(ids[7:]) in folded
+
+
+def test_a_partial_run_without_a_finding_has_nothing_to_type():
+    run = make_run(make_record(), selection=Selection(complete=False, narrowed_by=["-k lora"]))
+    sides = observe_all([make_record()]), observations_of(run, "this run")
+    verdict = judge(sides[0], run, expected=sides[0])
+    text = verdict_markdown(verdict, *sides, typed=Typed())
+    assert text.count("\n") == 3
+    assert "no regression in what was selected (1 unchanged)" in text
+
+
+def test_code_under_test_is_to_blame_where_no_package_moved():
+    text = page([make_record()], [make_record(LORA, MORE_FLOPS)], environment=ENVIRONMENT)
+    assert "packages: as in the baseline, so that the code under test moved it" in text
+
+
+def test_another_storage_suite_and_run_are_in_the_commands():
+    typed = {"old": "my base", "suite": "tests/bench", "baselines": "my base", "new": "a b.json"}
+    text = page([make_record()], [make_record(LORA, MORE_FLOPS)], typed=typed)
+    assert "\npytest tests/bench\n" in text  # all cases that there are: nothing to choose
+    assert "peft-regress compare 'my base' 'a b.json'" in text
+    assert "peft-regress accept 'a b.json' --reason \"...\" --baselines 'my base'" in text
+
+
+def test_a_run_that_was_not_kept_is_to_be_kept_next_time():
+    text = page([make_record()], [make_record(LORA, MORE_FLOPS)], typed={"new": None})
+    assert "\npytest benchmarks --regress-save run.json\n" in text
+
+
+# --- GitHub's limits ------------------------------------------------------------------------------
+
+
+def regressed_everywhere(ids, metrics=None):
+    """Return (old, new) records in which all judged metrics of every case got worse."""
+    old, new = [], []
+    for name in ids:
+        values = {}
+        for metric, spec in METRICS.items():
+            if spec.kind in {"exact", "bytes"} and spec.direction == "lower":
+                values[metric] = 1000
+        old.append(make_record(name, values, invariants=dict.fromkeys(metrics or (), True)))
+        worse = {metric: 2 * value for metric, value in values.items()}
+        new.append(make_record(name, worse, invariants=dict.fromkeys(metrics or (), False)))
+    return old, new
+
+
+def test_every_metric_of_the_matrix_regressed_fits_and_names_every_case():
+    ids = [case.id for case in matrix_cases("default")]
+    old, new = regressed_everywhere(ids)
+    assert len(old[0].metrics) > 20
+    text = page(old, new)
+    check(text)
+    assert "REGRESSED (96 regressed)" in text
+    for name in ids:
+        assert name in text
+    assert "Shortened to what GitHub takes: `peft-regress compare baselines r.json`" in text
+    assert "### If the new numbers are right" in text
+
+
+@pytest.mark.parametrize("filling", ["x", "@", "&", "|", "`", "é", "漢", "\U0001f600", "\\", "#1"])
+def test_hostile_names_of_a_whole_matrix_fit_and_every_case_can_be_told_apart(filling):
+    """96 cases, 40 invariants each, all with names of 10,000 characters and the same beginning."""
+    long = filling * (10_000 // len(filling))
+    ids = [f"{long}/m/{index}" for index in range(96)]
+    names = [f"{long}{index}" for index in range(40)]
+    text = page(*regressed_everywhere(ids, names))
+    check(text)
+    assert "REGRESSED (96 regressed)" in text
+    digests = set(re.findall(r"~([0-9a-f]{8})", text))
+    assert len(digests) == 96
+
+
+def test_each_case_with_a_finding_of_its_own_fits():
+    ids = [case.id for case in matrix_cases("default")]
+    old = [make_record(name, invariants={f"{name} {n}": True for n in range(40)}) for name in ids]
+    new = [make_record(name, invariants={f"{name} {n}": False for n in range(40)}) for name in ids]
+    text = page(old, new)
+    check(text)
+    assert "### regressed: 96 cases" in text
+    fence = text.partition("```text\n")[2].partition("\n```")[0]
+    assert sorted(fence.split("\n")) == sorted(ids)
+
+
+def test_more_cases_than_fit_are_counted_to_the_last():
+    ids = [f"shift/a-method-of-some-length-r{n}/an_architecture" for n in range(3000)]
+    old = [make_record(name, {"aten_ops": 1}) for name in ids]
+    new = [make_record(name, {"aten_ops": 2}) for name in ids]
+    text = page(old, new)
+    check(text)
+    fence = text.partition("```text\n")[2].partition("\n```")[0].split("\n")
+    (left,) = re.findall(r"And ([\d,]+) cases more, which the run file names", text) or re.findall(
+        r"And ([\d,]+) cases", text
+    )
+    assert len(set(fence)) + int(left.replace(",", "")) == 3000
+    assert len(fence) > 1000
+
+
+def test_what_fits_as_characters_and_not_as_bytes_is_shortened():
+    ids = [f"{'漢' * 19}/m{n:04}/x" for n in range(1300)]
+    old = [make_record(name, {"aten_ops": 1}) for name in ids]
+    text = page(old, [make_record(name, {"aten_ops": 2}) for name in ids])
+    check(text)
+    assert "cases more, which the run file names" in text
+
+
+def test_a_small_verdict_is_not_shortened():
+    assert "Shortened" not in page([make_record()], [make_record(LORA, MORE_FLOPS)])
+
+
+# --- names that are short and still differ --------------------------------------------------------
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.lists(st.text(), unique=True, max_size=8), st.integers(20, 60))
+def test_short_names_are_short_and_as_many_as_the_ids(ids, longest):
+    names = short_names([*ids, *(f"{'p' * 100}{one}" for one in ids)], longest=longest)
+    assert len(set(names.values())) == len(names)
+    for name in names.values():
+        assert 0 < len(name) <= longest
+        assert name.isprintable()
+
+
+def test_a_name_that_is_short_stays_as_it_is():
+    assert short_names([LORA, FULL]) == {LORA: LORA, FULL: FULL}
+
+
+# --- hostile strings ------------------------------------------------------------------------------
+
+
+def hostile_sides(text):
+    name = text.replace("/", " ")
+    ids = [f"{name}/lora-r4/{name}", f"shift/{name}/x", GALORE, FULL, f"{name}/head/resnet18"]
+    ledger = Ledger(flops={"forward": {text: {text: 5}}})
+    metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
+    more = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
+    failed = Failure(type=text, message=text)
+    old = [
+        make_record(ids[0], metrics),
+        make_record(ids[1], invariants={text: True}),
+        make_record(GALORE),
+        make_record(FULL, status="error", error=failed),
+        make_record(UNSEEN_LORA, invariants={text: False}),
+    ]
+    new = [
+        make_record(ids[0], more, ledger=ledger),
+        make_record(ids[1], invariants={text: False}),
+        make_record(GALORE, status="error", error=failed),
+        make_record(FULL),
+        make_record(ids[4]),
+        make_record(UNSEEN_LORA, invariants={text: False}),
+    ]
+    return old, new
+
+
+def hostile_page(text, **typed):
+    old, new = hostile_sides(text)
+    return page(old, new, environment={"peft": text, text: "1"}, typed=typed)
+
+
+@hostile
+def test_nothing_breaks_out_of_table_code_details_or_marker(text):
+    made = hostile_page(text)
+    check(made)
+    assert all(len(row) == 7 for row in cells(made))
+    assert len(cells(made)) > 3
+
+
+@pytest.mark.parametrize("name", ["new", "missing"])
+def test_a_metric_with_the_name_of_a_hole_is_none(name):
+    """Both are findings of coverage, one with reasons and one without."""
+    old = [make_record(LORA, {name: make_metric("aten_ops", 1)}), make_record(FULL)]
+    new = [make_record(LORA, {name: make_metric("peak_bytes", 1)}), make_record(GALORE)]
+    text = page(old, new)
+    check(text)
+    for case in (LORA, FULL, GALORE):
+        assert case in text
+
+
+@hostile
+def test_what_was_typed_is_no_markdown_either(text):
+    check(hostile_page(text, old=text, new=text or None, suite=clean(text), baselines=text))
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.text(st.sampled_from("|`\\<>-!#@[]()*_~&;:/w.1 \n\t\x00a\u200b$"), max_size=25))
+def test_any_string_stays_text(text):
+    made = hostile_page(text)
+    check(made)
+    assert all(len(row) == 7 for row in cells(made))
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(st.text(st.sampled_from("|`\\<>-!#@[]()*_~&;:/w.1 aG")))
+def test_a_cell_shows_what_it_was_given(text):
+    flat = clean(text)
+    (row,) = cells(f"| {cell(flat)} | {escape_markdown(flat)} |\n| --- | --- |\n")
+    assert [one.replace("\u200b", "") for one in row] == [flat, flat]

@@ -1,0 +1,129 @@
+"""The commands under a verdict: they select what they say, and survive a shell."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+from _pytest.mark.expression import Expression
+from builders import FULL, GALORE, LORA, make_case, make_record, observe, observe_all
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress.findings import Cause, Finding, Member
+from peft_regress.gate import Reason
+from peft_regress.matrix import matrix_cases
+from peft_regress.records import Case
+from peft_regress.report.next_steps import (
+    Typed,
+    accept_command,
+    marker_expression,
+    reproducing_commands,
+)
+
+CASES = matrix_cases("default")
+
+
+def selected(expression, known):
+    """Return the ids that pytest selects by `-m`."""
+    if not expression:
+        return {case.id for case in known}
+    compiled = Expression.compile(expression)
+
+    def matcher(case):
+        def matches(name, /, **wanted):
+            fields = {n: getattr(case, n) for n in ("task", "method", "architecture", "rank")}
+            return name == "case" and all(fields[n] == value for n, value in wanted.items())
+
+        return matches
+
+    return {case.id for case in known if compiled.evaluate(matcher(case))}
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(st.sets(st.sampled_from([case.id for case in CASES]), min_size=1, max_size=40))
+def test_an_expression_selects_just_the_wanted_cases(ids):
+    wanted = [case for case in CASES if case.id in ids]
+    assert selected(marker_expression(wanted, CASES), CASES) == ids
+
+
+@pytest.mark.parametrize(
+    ("fits", "expression"),
+    [
+        (lambda case: case.method == "dora", "case(method='dora')"),
+        (lambda case: case.architecture == "resnet18", "case(architecture='resnet18')"),
+        (lambda case: case.rank == 4 and case.task == "shift", "case(task='shift', rank=4)"),
+        (lambda case: case.rank is None, "case(rank=None)"),
+        (
+            lambda case: case.method in ("dora", "head"),
+            "case(method='dora') or case(method='head')",
+        ),
+        (
+            lambda case: case.id == LORA,
+            "case(task='shift', method='lora', rank=4, architecture='resnet18')",
+        ),
+        (lambda _: True, ""),
+    ],
+)
+def test_an_expression_is_as_short_as_what_the_cases_have_in_common(fits, expression):
+    assert marker_expression([case for case in CASES if fits(case)], CASES) == expression
+
+
+@pytest.mark.parametrize("name", ["it's", 'a"b', "a b", "$(x)", "a\\b", "", "a`b", "n\nl"])
+def test_a_name_that_cannot_be_typed_in_an_expression_is_in_none(name):
+    odd = Case(task="shift", method=name, architecture="x")
+    assert marker_expression([odd], [odd, *CASES]) == ""
+
+
+def finding(*cases, metric="forward_flops", since=None):
+    reason = Reason(
+        metric=metric,
+        old=1,
+        new=2,
+        relative_change=1.0,
+        bound=0.0,
+        verdict="regressed",
+        since=since,
+    )
+    members = tuple(Member(case=case, reasons=(reason,)) for case in cases)
+    cause = Cause(kind="costs", what=metric, worse=True)
+    return Finding(cause=cause, verdict="regressed", members=members)
+
+
+def test_a_run_with_blanks_and_quotes_survives_a_shell():
+    typed = Typed(old="the base", new="it's $HOME.json", baselines="b;c")
+    known = observe_all([make_record(LORA), make_record(FULL)])
+    pytest_, compare, explain = reproducing_commands(typed, [finding(LORA)], known)
+    assert shlex.split(pytest_) == ["pytest", "benchmarks", "-m", "case(method='lora')"]
+    assert shlex.split(compare) == ["peft-regress", "compare", "the base", "it's $HOME.json"]
+    assert shlex.split(explain)[3] == "it's $HOME.json"
+    words = shlex.split(accept_command(typed))
+    assert words == ["peft-regress", "accept", "it's $HOME.json", "--reason", "...", *words[-2:]]
+    assert words[-2:] == ["--baselines", "b;c"]
+
+
+def test_what_no_ledger_explains_has_no_command_that_would_fail():
+    known = observe_all([make_record(LORA), make_record(FULL)])
+    commands = reproducing_commands(Typed(), [finding(LORA, metric="accuracy")], known)
+    assert not any("explain" in command for command in commands)
+
+
+def test_a_drift_is_shown_by_the_history():
+    known = observe_all([make_record(LORA), make_record(FULL)])
+    drifted = finding(LORA, metric="peak_bytes", since="0001")
+    commands = reproducing_commands(Typed(), [drifted], known)
+    assert commands[-1] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
+
+
+def test_a_long_list_of_terms_is_left_out():
+    known = {f"t/m{n}/a{n}": observe(make_record(f"t/m{n}/a{n}")) for n in range(100)}
+    odd = [name for index, name in enumerate(known) if index % 2]
+    (command, *_) = reproducing_commands(Typed(new="r.json"), [finding(*odd)], known)
+    assert command == "pytest benchmarks"
+
+
+def test_cases_that_nobody_knows_are_left_out():
+    known = observe_all([make_record(FULL), make_record(GALORE)])
+    (command, *_) = reproducing_commands(Typed(), [finding(FULL, LORA)], known)
+    assert command.startswith("pytest benchmarks -m \"case(task='shift')\"")
+    assert make_case(LORA).id not in command
