@@ -13,6 +13,8 @@ import msgspec
 from peft_regress.bisect_command import bisect_command
 from peft_regress.errors import AbsentError
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
+from peft_regress.terminal import echo, look_of_stdout
+from peft_regress.text import clean, printable
 from peft_regress.time_command import time_command
 from peft_regress.upgrade_command import upgrade_command
 
@@ -115,16 +117,21 @@ def compare(context: click.Context, old: Path, new: Path, output: str) -> None:
     references = observations_of(before.run, str(old))
     observed = observations_of(after.run, str(new))
     verdict: RunVerdict = judge(references, after.run, expected=references)
-    hint = accept_hint(str(new))
     if output == "json":
         print_json(report.encode_verdict(verdict))
     elif output == "markdown":
-        click.echo(report.verdict_markdown(verdict, references, observed, hint=hint))
+        hint = accept_hint(str(new))
+        echo(report.verdict_markdown(verdict, references, observed, hint=hint))
     else:
-        click.echo(report.verdict_text(verdict, references, observed, hint=hint))
+        notes = []
         if not after.run.selection.complete:
-            how = ", ".join(after.run.selection.narrowed_by) or "it did not finish"
-            click.echo(f"{new} is a partial run ({how})")
+            how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
+            notes = [printable(f"{new} is a partial run ({how})")]
+        names = report.RunNames(run=str(new))
+        look = look_of_stdout()
+        echo(
+            report.verdict_text(verdict, references, observed, names=names, look=look, notes=notes)
+        )
     context.exit(verdict.exit_code)
 
 

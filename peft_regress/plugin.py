@@ -8,6 +8,7 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +20,7 @@ from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judg
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
+from peft_regress.terminal import look_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -299,7 +301,9 @@ class _Hooks:
         """Print the verdict as one table."""
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        text = self.session.summary_text()
+        # What pytest says on colour is said: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
+        colour = terminalreporter.config.get_terminal_writer().hasmarkup
+        text = self.session.summary_text(look_of(sys.stdout, colour=colour))
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(text)

@@ -24,11 +24,14 @@ from peft_regress.report.lines import accept_hint
 from peft_regress.run_files import run_document, without_host, write_run_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pytest
 
     from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
     from peft_regress.gate import CaseVerdict, RunVerdict
+    from peft_regress.look import Look
     from peft_regress.records import Case, Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]
@@ -176,30 +179,52 @@ class RegressSession:
         )
         return report.case_text(case, self.references().get(case.id), new, hint=self._hint())
 
-    def summary_text(self) -> str:
-        """Return the table of results and the verdict, for the end of the terminal output."""
+    def summary_text(self, look: Look) -> str:
+        """Return the verdict for the end of the terminal output, its outcome last."""
         if not self.is_gating:
             return "\n".join([*self.problems, *self._left_out()])
         run = self.run()
-        parts = [report.results_table(run)] if run.cases else []
-        measured = [record for record in run if record.status == "ok"]
-        if measured and not any("step_seconds" in record.metrics for record in measured):
-            parts.append("times: not measured, because pytest-benchmark's timer is off")
+        verdict = None
         with contextlib.suppress(InputError):
             verdict = self.verdict()
-            parts.append(report.verdict_text(verdict, *self._sides(run), hint=self._hint()))
-            if self.options.strict and verdict.unaccepted():
-                better = len(verdict.unaccepted())
-                parts.append(
-                    f"FAILED by --regress-strict: {better} better than the baseline, and nobody "
-                    "has accepted that"
-                )
+        notes = [*self._notes(run), *self._left_out(), *self.problems]
+        if verdict is None:
+            return "\n\n".join(look.wrapped(note) for note in notes)
+        verbose = self.config.get_verbosity() > 0
+        references, observed = self._sides(run)
+        text = report.verdict_text(
+            verdict,
+            references,
+            observed,
+            names=self._names(),
+            look=look,
+            verbose=verbose,
+            strict=self.options.strict,
+            notes=notes,
+        )
+        # Where nothing judges them, the numbers themselves are what there is to read.
+        if run.cases and (verbose or not references.keys() & observed.keys()):
+            text = f"{report.results_table(run)}\n\n{text}"
+        return text
+
+    def _notes(self, run: Run) -> Iterator[str]:
+        """Yield what else there is to say on the run."""
+        measured = [record for record in run if record.status == "ok"]
+        if measured and not any("step_seconds" in record.metrics for record in measured):
+            yield "times: not measured, because pytest-benchmark's timer is off"
         if run.selection.narrowed_by:
             how = ", ".join(run.selection.narrowed_by)
-            parts.append(f"partial run ({how}): {len(run.selection.not_selected)} not selected")
+            yield f"partial run ({how}): {len(run.selection.not_selected)} not selected"
         if self.options.save is not None and not self.problems:
-            parts.append(f"run file: {self._shown(self.options.save)}")
-        return "\n\n".join([*parts, *self._left_out(), *self.problems])
+            yield f"run file: {self._shown(self.options.save)}"
+
+    def _names(self) -> report.RunNames:
+        saved = None if self.options.save is None else self._shown(self.options.save)
+        usual = self.config.invocation_params.dir / "baselines"
+        storage = self.options.baselines
+        return report.RunNames(
+            run=saved, baselines=None if storage == usual else self._shown(storage)
+        )
 
     def _left_out(self) -> list[str]:
         return [
@@ -228,10 +253,8 @@ class RegressSession:
         return self.references(), observations_of(run, "this run")
 
     def _hint(self) -> str:
-        saved = None if self.options.save is None else self._shown(self.options.save)
-        usual = self.config.invocation_params.dir / "baselines"
-        storage = self.options.baselines
-        return accept_hint(saved, baselines=None if storage == usual else self._shown(storage))
+        names = self._names()
+        return accept_hint(names.run, baselines=names.baselines)
 
     def _shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""

@@ -11,25 +11,20 @@ from peft_regress.gate import FAILING, INCOMPLETE
 from peft_regress.metrics import METRICS
 from peft_regress.report.lines import (
     environment_lines,
-    known_defects,
-    outcome_line,
     reason_cells,
     short_verdict,
-    times_lines,
     wrapped,
 )
 from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from rich.table import Table
 
-    from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
+    from peft_regress.gate import CaseVerdict, Observation, Reason
     from peft_regress.records import Record, Run
 
-__all__ = ["case_text", "module_lines", "results_table", "verdict_text"]
+__all__ = ["case_text", "module_lines", "results_table"]
 
 _WIDTH = 100
 _MOST_REASONS = 8
@@ -78,43 +73,6 @@ def case_text(
     if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {hint}")
     return "\n".join(lines)
-
-
-def verdict_text(
-    verdict: RunVerdict,
-    references: Mapping[str, Observation],
-    observed: Mapping[str, Observation],
-    *,
-    hint: str,
-) -> str:
-    """Return the cases worth reading, then the headline with the counts."""
-    quiet = {"unchanged", "known_defect"}
-    notable = [case for case in verdict.cases if case.verdict not in quiet]
-    told = [case for case in notable if case.reasons]
-    blocks = [
-        case_text(case, references.get(case.id), observed.get(case.id), hint=hint)
-        for case in told[:_MOST_CASES]
-    ]
-    if len(told) > _MOST_CASES:
-        rest = " ".join(clean(case.id) for case in told[_MOST_CASES:])
-        blocks.append(wrapped(f"and {len(told) - _MOST_CASES} more: {rest}"))
-    for name, meaning in _HOLES.items():
-        ids = [clean(case.id) for case in notable if case.verdict == name]
-        if ids:
-            blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
-            blocks[-1] += f"\n  {_REMEDIES[name]}:\n    {hint}"
-    defects = known_defects(verdict)
-    if defects:
-        lines = [
-            wrapped(f"  {what} ({len(ids)}): {' '.join(ids)}", indent="    ", most_lines=2)
-            for what, ids in defects.items()
-        ]
-        blocks.append("\n".join(["known defects, in the baseline too:", *lines]))
-    untimed = times_lines(references, observed)
-    if untimed:
-        blocks.append("\n  ".join(untimed))
-    blocks.append(outcome_line(verdict))
-    return "\n\n".join(blocks)
 
 
 def results_table(run: Run) -> str:

@@ -1,0 +1,128 @@
+"""The commands that a verdict leads to: see more, find the release, accept."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from packaging.version import InvalidVersion, Version
+
+from peft_regress.environment import changed_packages
+from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from peft_regress.findings import Finding
+    from peft_regress.gate import Observation
+
+__all__ = ["SUSPECTS", "RunNames", "Step", "accepting", "bisection", "next_steps", "quoted"]
+
+SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
+"""What may be behind a finding, the likeliest first."""
+
+_MOST_EXPLAINED: Final = 3
+
+Step = tuple[str, list[str]]
+"""What a command is for, and its words, each fit for a shell and with its value beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunNames:
+    """How a run and its baselines are named to a command.
+
+    run: the run file, None where none was written. baselines: the storage, where it is not the
+    usual one.
+    """
+
+    run: str | None
+    baselines: str | None = None
+
+
+def next_steps(
+    failing: Sequence[Finding],
+    references: Mapping[str, Observation],
+    observed: Mapping[str, Observation],
+    names: RunNames,
+) -> Iterator[Step]:
+    """Yield what to type about findings that fail: how to see more, how to find the release."""
+    storage = _storage(names)
+    explained = [finding for finding in failing if finding.cause.kind == "costs"]
+    if names.run is not None:
+        for finding in explained[:_MOST_EXPLAINED]:
+            case = finding.example.case
+            sides = (references[case].origin, names.run, case)
+            yield (
+                "which modules and operators",
+                ["peft-regress", "explain", *map(quoted, sides), *storage],
+            )
+    yield from _drifts(failing, storage)
+    for finding in failing[:1]:
+        case = finding.example.case
+        changed = changed_packages(references[case].environment, observed[case].environment)
+        # Beside another suspect the releases of one alone may not show it.
+        if len(changed.keys() & set(SUSPECTS)) == 1:
+            words = bisection(finding, changed)
+            if words:
+                yield "which release did it", words
+
+
+def accepting(names: RunNames) -> Step:
+    """Return how to accept the new numbers, with the run file to be written first if need be."""
+    run = quoted(names.run or "run.json")
+    first = "" if names.run else ", run again with `--regress-save run.json`, then"
+    words = ["peft-regress", "accept", run, '--reason "..."', *_storage(names)]
+    return f"if the new numbers are right{first}", words
+
+
+def bisection(
+    finding: Finding, changed: Mapping[str, tuple[str | None, str | None]]
+) -> list[str] | None:
+    """Return the bisection between two releases of the likeliest package that changed."""
+    for name in SUSPECTS:
+        old, new = changed.get(name, (None, None))
+        if old and new and _is_release(old) and _is_release(new):
+            ends = [f"--good {quoted(old)}", f"--bad {quoted(new)}"]
+            case = f"--case {quoted(finding.example.case)}"
+            return ["peft-regress", "bisect", name, *ends, case, *_metric(finding)]
+    return None
+
+
+def _storage(names: RunNames) -> list[str]:
+    return [] if names.baselines is None else [f"--baselines {quoted(names.baselines)}"]
+
+
+def _is_release(version: str) -> bool:
+    """Return whether an index may have it: no checkout, and no build of one's own."""
+    try:
+        found = Version(version)
+    except InvalidVersion:
+        return False
+    return not found.is_devrelease and found.local is None
+
+
+def _metric(finding: Finding) -> list[str]:
+    """Return the option that keeps a bisection to what the finding is about."""
+    moved = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
+    if finding.cause.kind == "time":
+        return []  # no release is timed
+    names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *moved[:1])
+    return next(([f"--metric {quoted(name)}"] for name in names if name in moved), [])
+
+
+def _drifts(failing: Sequence[Finding], storage: Sequence[str]) -> Iterator[Step]:
+    """Yield how to see the steps, none beyond its bound, that add up to a drift."""
+    for finding in failing:
+        reason = next((one for one in finding.example.reasons if one.since is not None), None)
+        if reason is not None:
+            case, metric = quoted(finding.example.case), quoted(reason.metric)
+            words = ["peft-regress", "history", f"--case {case}", f"--metric {metric}", "--all"]
+            yield "the steps, none beyond its bound, that add up", [*words, *storage]
+            return
+
+
+def quoted(text: str) -> str:
+    """Return text as one word of a shell, on one line."""
+    return shlex.quote(printable(text))

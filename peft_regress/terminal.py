@@ -1,0 +1,59 @@
+"""Standard output and error: what they can show, and writing to them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from typing import Any
+
+from peft_regress.look import PLAIN, Look
+
+__all__ = ["as_ascii", "echo", "forgive_letters", "look_of", "look_of_stdout"]
+
+_NARROWEST = 20
+
+
+def look_of_stdout() -> Look:
+    """Return what standard output can show; colour only on a terminal that wants it."""
+    stream = sys.stdout
+    coloured = (
+        stream is not None
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+    return look_of(stream, colour=coloured)
+
+
+def look_of(stream: Any, *, colour: bool, encoding: str | None = None) -> Look:
+    """Return the look of a stream: as wide as the terminal, but no wider than a page."""
+    # What is no terminal has no width; COLUMNS is believed of both.
+    columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
+    return Look(
+        width=min(max(columns, _NARROWEST), PLAIN.width),
+        colour=colour,
+        encoding=encoding or getattr(stream, "encoding", None) or PLAIN.encoding,
+    )
+
+
+def forgive_letters() -> None:
+    """Let what standard output cannot hold be written as an escape instead of raising."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def as_ascii() -> None:
+    """Let both streams write ASCII alone, the rest as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="ascii", errors="backslashreplace")
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print text, as it is and at once.
+
+    Not by `click.echo`, which writes UTF-8 to a stream that asks for ASCII.
+    """
+    print(text, file=sys.stderr if err else sys.stdout, end="\n" if nl else "", flush=True)
