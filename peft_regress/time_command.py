@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress.options import baselines_option, format_option, print_json
+from peft_regress.terminal import echo
 from peft_regress.timing.conduct import TIME_LIMIT_SECONDS
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ def time_command(  # noqa: PLR0913  (arguments and options)
         baselines=baselines,
         pairs=pairs,
         time_limit=time_limit,
-        tell=lambda case: click.echo(f"timed {case.id}: {case.verdict}", err=True),
+        tell=lambda case: echo(f"timed {case.id}: {case.verdict}", err=True),
     )
     if output == "json":
         print_json(report.encode_times(run))
     else:
-        click.echo((report.times_markdown if output == "markdown" else report.times_text)(run))
+        echo((report.times_markdown if output == "markdown" else report.times_text)(run))
     context.exit(run.exit_code)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from peft_regress.look import Look, Style
     from peft_regress.report.next_steps import RunNames, Step
 
-__all__ = ["verdict_text"]
+__all__ = ["style_of", "verdict_text"]
 
 _INDENT: Final = "   "
 _MOST_NAME_LINES: Final = 2
@@ -194,9 +194,14 @@ def _steps_block(steps: Iterable[Step], look: Look) -> str:
     return "\n".join(lines)
 
 
+def style_of(verdict: RunVerdict) -> Style:
+    """Return how the outcome is told: in the colour of its exit code."""
+    styles: dict[int, Style] = {0: "good", 1: "bad"}
+    return styles.get(verdict.exit_code, "open")
+
+
 def _outcome(verdict: RunVerdict, look: Look, *, strict: bool) -> str:
-    style: Style = {0: "good", 1: "bad"}.get(verdict.exit_code, "open")  # type: ignore[assignment]
-    lines = [look.styled(look.wrapped(outcome_line(verdict)), style)]
+    lines = [look.styled(look.wrapped(outcome_line(verdict)), style_of(verdict))]
     better = len(verdict.unaccepted())
     if strict and better:
         told = f"FAILED by --regress-strict: {better} better than the baseline, and nobody has "
