@@ -20,6 +20,7 @@ from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judg
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
+from peft_regress.status_line import ProgressHooks
 from peft_regress.terminal import look_of
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SESSION] = session
     config.pluginmanager.register(_Hooks(session), "peft_regress_session")
+    progress = ProgressHooks(config, case_of=_case_id_of, guess=session.has_storage)
+    config.pluginmanager.register(progress, "peft_regress_progress")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_ControllerHooks(session), "peft_regress_controller")
         # Pairings that share a cost profile go to one worker, unless another way was asked for.
@@ -152,6 +155,13 @@ def _case_of(item: pytest.Item) -> Case | None:
     except msgspec.ValidationError as error:
         msg = f"{item.nodeid}: marker case(...): {error}"
         raise InputError(msg) from None
+
+
+def _case_id_of(item: pytest.Item) -> str | None:
+    with contextlib.suppress(InputError):
+        case = _case_of(item)
+        return None if case is None else case.id
+    return None
 
 
 class _Hooks:
@@ -295,6 +305,7 @@ class _Hooks:
         if problem and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> None:
