@@ -8,7 +8,7 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 from __future__ import annotations
 
 import contextlib
-import sys
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +21,7 @@ from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
 from peft_regress.status_line import ProgressHooks
-from peft_regress.terminal import look_of
+from peft_regress.summary import failure_text, look_in, summary_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -95,7 +95,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         )
         failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
         if verdict.verdict in failing:
-            pytest.fail(session.explain(verdict, measurement.record), pytrace=False)
+            pytest.fail(failure_text(session, verdict, measurement.record), pytrace=False)
         return measurement
 
     return measure_and_judge
@@ -314,7 +314,7 @@ class _Hooks:
             return
         # What pytest says on colour is said: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
         colour = terminalreporter.config.get_terminal_writer().hasmarkup
-        text = self.session.summary_text(look_of(sys.stdout, colour=colour))
+        text = summary_text(self.session, look_in(self.session, colour=colour))
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(text)
@@ -325,6 +325,11 @@ class _ControllerHooks:
 
     def __init__(self, session: RegressSession) -> None:
         self.session = session
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker how wide the terminal is: what its tests say is printed there."""
+        node.workerinput["peft_regress_look"] = dataclasses.asdict(look_in(self.session))
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -24,14 +24,11 @@ from peft_regress.report.lines import accept_hint
 from peft_regress.run_files import run_document, without_host, write_run_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import pytest
 
     from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
-    from peft_regress.gate import CaseVerdict, RunVerdict
-    from peft_regress.look import Look
+    from peft_regress.gate import RunVerdict
     from peft_regress.records import Case, Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]
@@ -159,7 +156,7 @@ class RegressSession:
         if self.adapters is not None:
             prune_adapters(self.adapters, run)
         if self.options.summary is not None and verdict is not None:
-            text = report.verdict_markdown(verdict, *self._sides(run), hint=self._hint())
+            text = report.verdict_markdown(verdict, *self.sides(run), hint=self.hint())
             try:
                 write_atomic(self.options.summary, text.encode())
             except InputError as error:
@@ -168,69 +165,6 @@ class RegressSession:
             return True
         failing = FAILING | INCOMPLETE | (UNACCEPTED if self.options.strict else frozenset())
         return any(case.verdict in failing for case in verdict.cases)
-
-    def explain(self, case: CaseVerdict, record: Record) -> str:
-        """Return why a case fails, for its test's report."""
-        new = Observation(
-            record=record,
-            environment=self.environment(),
-            machine=self.machine(),
-            origin="this run",
-        )
-        return report.case_text(case, self.references().get(case.id), new, hint=self._hint())
-
-    def summary_text(self, look: Look) -> str:
-        """Return the verdict for the end of the terminal output, its outcome last."""
-        if not self.is_gating:
-            return "\n".join([*self.problems, *self._left_out()])
-        run = self.run()
-        verdict = None
-        with contextlib.suppress(InputError):
-            verdict = self.verdict()
-        notes = [*self._notes(run), *self._left_out(), *self.problems]
-        if verdict is None:
-            return "\n\n".join(look.wrapped(note) for note in notes)
-        verbose = self.config.get_verbosity() > 0
-        references, observed = self._sides(run)
-        text = report.verdict_text(
-            verdict,
-            references,
-            observed,
-            names=self._names(),
-            look=look,
-            verbose=verbose,
-            strict=self.options.strict,
-            notes=notes,
-        )
-        # Where nothing judges them, the numbers themselves are what there is to read.
-        if run.cases and (verbose or not references.keys() & observed.keys()):
-            text = f"{report.results_table(run)}\n\n{text}"
-        return text
-
-    def _notes(self, run: Run) -> Iterator[str]:
-        """Yield what else there is to say on the run."""
-        measured = [record for record in run if record.status == "ok"]
-        if measured and not any("step_seconds" in record.metrics for record in measured):
-            yield "times: not measured, because pytest-benchmark's timer is off"
-        if run.selection.narrowed_by:
-            how = ", ".join(run.selection.narrowed_by)
-            yield f"partial run ({how}): {len(run.selection.not_selected)} not selected"
-        if self.options.save is not None and not self.problems:
-            yield f"run file: {self._shown(self.options.save)}"
-
-    def _names(self) -> report.RunNames:
-        saved = None if self.options.save is None else self._shown(self.options.save)
-        usual = self.config.invocation_params.dir / "baselines"
-        storage = self.options.baselines
-        return report.RunNames(
-            run=saved, baselines=None if storage == usual else self._shown(storage)
-        )
-
-    def _left_out(self) -> list[str]:
-        return [
-            f"{count} cases of the {matrix} matrix were left out: --regress-matrix {matrix}"
-            for matrix, count in sorted(self.other_matrices.items())
-        ]
 
     def extend_document(self, document: dict[str, Any]) -> None:
         """Add the run to a document that pytest-benchmark is about to write itself."""
@@ -249,14 +183,25 @@ class RegressSession:
                 write_run_file(refuge, run, document)
                 self.problems.append(f"The run was kept in {refuge}")
 
-    def _sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
+    def sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
+        """Return what judges and what is judged, by case."""
         return self.references(), observations_of(run, "this run")
 
-    def _hint(self) -> str:
-        names = self._names()
+    def names(self) -> report.RunNames:
+        """Return how the run file and the storage are named to a command."""
+        saved = None if self.options.save is None else self.shown(self.options.save)
+        usual = self.config.invocation_params.dir / "baselines"
+        storage = self.options.baselines
+        return report.RunNames(
+            run=saved, baselines=None if storage == usual else self.shown(storage)
+        )
+
+    def hint(self) -> str:
+        """Return how to accept the new numbers."""
+        names = self.names()
         return accept_hint(names.run, baselines=names.baselines)
 
-    def _shown(self, path: Path) -> str:
+    def shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""
         here = self.config.invocation_params.dir
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

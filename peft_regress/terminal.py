@@ -27,14 +27,14 @@ def look_of_stdout() -> Look:
     return look_of(stream, colour=coloured)
 
 
-def look_of(stream: Any, *, colour: bool, encoding: str | None = None) -> Look:
+def look_of(stream: Any, *, colour: bool, ascii_only: bool = False) -> Look:
     """Return the look of a stream: as wide as the terminal, but no wider than a page."""
     # What is no terminal has no width; COLUMNS is believed of both.
     columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
     return Look(
         width=min(max(columns, _NARROWEST), PLAIN.width),
         colour=colour,
-        encoding=encoding or getattr(stream, "encoding", None) or PLAIN.encoding,
+        encoding="ascii" if ascii_only else getattr(stream, "encoding", None) or PLAIN.encoding,
     )
 
 

@@ -82,7 +82,7 @@ class Screen:
         self.lines.append([" "] * self.columns)
 
     def _move(self, final: str, numbers: str) -> None:
-        count = int(numbers or 1)  if final in "AB" else int(numbers or 0) if final == "K" else 0
+        count = int(numbers or 1) if final in "AB" else int(numbers or 0) if final == "K" else 0
         if final == "A":
             self.row = max(self.row - count, 0)
         elif final == "B":

@@ -58,6 +58,7 @@ def options_of(pytester: pytest.Pytester, *arguments: str) -> RegressOptions:
 
 def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
     assert options_of(pytester) == RegressOptions(
+        ascii=False,
         matrix="default",
         baselines=pytester.path / "baselines",
         baseline=None,
