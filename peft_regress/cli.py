@@ -7,14 +7,13 @@ or newly fails; else 3 incomplete, or a named thing is absent; else 0.
 from __future__ import annotations
 
 import io
-import os
 import sys
 
 import click
 
 from peft_regress.commands import cli
 from peft_regress.errors import AbsentError, PeftRegressError
-from peft_regress.terminal import echo, forgive_letters
+from peft_regress.terminal import echo, forget, forgive_letters
 from peft_regress.text import printable
 
 __all__ = ["cli", "main"]
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError:
         # The reader has gone, as after `| head`, or what is wrong cannot be said either; Python
         # would complain once more at exit.
-        _forget_output()
+        forget(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     sys.exit(code)
 
@@ -66,18 +65,10 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as error:
         # Standard output on a full disk, for instance: never a verdict's exit code.
         echo(f"error: {_place(error)}: {error.strerror or error}", err=True)
-        _forget_output()
+        forget(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0
 
 
 def _place(error: OSError) -> str:
     return "output" if error.filename is None else printable(str(error.filename))
-
-
-def _forget_output() -> None:
-    """Keep Python from trying once more, at exit, to write what could not be written."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            os.dup2(nowhere, stream.fileno())

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from peft_regress.look import Look
 
-__all__ = ["Progress", "seconds_left", "time_left"]
+__all__ = ["Pace", "Progress", "seconds_left", "time_left"]
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -95,6 +95,21 @@ def seconds_left(
         waits.append(max(seconds - spent, 0.0))
     # However many workers there are, none goes home before the longest case has ended.
     return max([sum(waits) / max(workers, 1), *waits])
+
+
+class Pace:
+    """How long the rest takes of cases that come to their end one by one."""
+
+    def __init__(self) -> None:
+        self.first = 0.0
+
+    def left(self, done: int, count: int, now: float) -> str:
+        """Return ', about 4 min left'; nothing of the first, which tells no time, and the last."""
+        if done <= 1:
+            self.first = now
+        if done <= 1 or done >= count:
+            return ""
+        return f", {time_left((now - self.first) / (done - 1) * (count - done))} left"
 
 
 def _expected(case: str, seconds: Mapping[str, float]) -> float | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from peft_regress.look import PLAIN, Look
 
-__all__ = ["as_ascii", "echo", "forgive_letters", "look_of", "look_of_stdout"]
+__all__ = ["as_ascii", "echo", "forget", "forgive_letters", "look_of", "look_of_stdout", "tell"]
 
 _NARROWEST = 20
 
@@ -49,6 +49,22 @@ def as_ascii() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="ascii", errors="backslashreplace")
+
+
+def forget(*streams: Any) -> None:
+    """Keep Python from trying once more, at exit, to write what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+
+
+def tell(text: str) -> None:
+    """Print on standard error how the work goes on; where nobody can read it the work does."""
+    try:
+        echo(text, err=True)
+    except OSError:
+        forget(sys.stderr)
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:

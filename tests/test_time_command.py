@@ -14,6 +14,7 @@ from peft_regress.gate import RunVerdict
 from peft_regress.paired_times import CaseTimes, Estimate, Interval, TimingRun
 from peft_regress.records import MIXED_MACHINES, Machine
 from peft_regress.report import (
+    RunNames,
     encode_times,
     times_markdown,
     times_text,
@@ -54,7 +55,7 @@ def test_a_slower_step_is_exit_1_with_the_interval_and_what_differs(time):
     assert "environment: peft 0.21.2 -> 0.14.0" in out
     assert "95 % each" in out
     assert out.endswith("SLOWER (1 slower)\n")
-    assert err == f"timed {CASE}: slower\n"
+    assert err == f"[1/1] {CASE}: slower\n"
 
 
 def test_an_equal_step_is_exit_0(time):
@@ -156,8 +157,11 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
     before = {LORA: observe(make_record(LORA, TIMED), **old)}
     after = {LORA: observe(make_record(LORA, TIMED), **new)}
     verdict = RunVerdict(cases=(), complete=True)
-    for show in (verdict_text, verdict_markdown):
-        shown = show(verdict, before, after, hint="").lower()
+    for show in (
+        verdict_text(verdict, before, after, names=RunNames(run=None)),
+        verdict_markdown(verdict, before, after, hint=""),
+    ):
+        shown = show.lower()
         assert f"times not judged: {why}" in shown
         assert "`peft-regress time base candidate" in shown
 

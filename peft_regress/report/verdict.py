@@ -148,7 +148,7 @@ def _defects(verdict: RunVerdict) -> dict[str, Sequence[str]]:
 def _folded(
     title: str, kept: Mapping[str, Sequence[str]], look: Look, *, most_lines: int | None
 ) -> str:
-    lines = [title]
+    lines = [look.wrapped(title)]
     for what, ids in kept.items():
         lines.append(look.wrapped(f"  {what}", indent="    "))
         lines.append(look.wrapped(f"    {case_set(ids)}", indent="    ", most_lines=most_lines))
