@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
 import re
-from typing import Final
+import struct
+import subprocess
+import termios
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OF_OTHERS: Final = {
+    "CI",
+    "BUILD_NUMBER",
+    "COLUMNS",
+    "LINES",
+    "NO_COLOR",
+    "FORCE_COLOR",
+    "PY_COLORS",
+}
 
 _TOKEN: Final = re.compile(
     r"\x1b\[(?P<numbers>[0-9;]*)(?P<final>[A-Za-z])"  # CSI
@@ -92,3 +112,48 @@ class Screen:
             self.lines[self.row][start:] = [" "] * (self.columns - start)
         elif final != "m":
             raise ValueError(f"unknown: CSI {numbers}{final}")
+
+
+class Terminal:
+    """Run a command in a terminal of that size, and look at what it shows."""
+
+    def __init__(self, *, rows: int = 24, columns: int = 80) -> None:
+        self.rows, self.columns = rows, columns
+        self.output = ""
+
+    def run(self, *command: str, cwd: Path, environment: dict[str, str] | None = None) -> int:
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", self.rows, self.columns, 0, 0))
+        kept = {name: text for name, text in os.environ.items() if name not in _OF_OTHERS}
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**kept, "TERM": "xterm-256color", **(environment or {})},
+        )
+        os.close(theirs)
+        chunks = []
+        # A terminal that nobody writes to any more raises on Linux and is at its end elsewhere.
+        with contextlib.suppress(OSError):
+            while chunk := os.read(ours, 65536):
+                chunks.append(chunk)
+        os.close(ours)
+        self.output = b"".join(chunks).decode()
+        return process.wait()
+
+    def screen(self) -> list[str]:
+        """Return what is left to be seen in the end."""
+        screen = Screen(rows=self.rows, columns=self.columns)
+        screen.feed(self.output)
+        return screen.text
+
+    def moments(self) -> list[list[str]]:
+        """Return what was to be seen each time that the cursor had been put back."""
+        screen = Screen(rows=self.rows, columns=self.columns)
+        shown = []
+        for part in self.output.split("\x1b8")[:-1]:
+            screen.feed(f"{part}\x1b8")
+            shown.append(screen.text)
+        return shown
