@@ -162,7 +162,9 @@ def test_a_hole_is_named_with_its_remedy(old, new, verdict, remedy):
 
 def test_another_definition_is_a_hole_with_its_remedy():
     text = told([make_record()], [make_record(definition="sha256:another")])
-    assert text.startswith("1 incomparable: defined otherwise than in what it is compared with")
+    assert text.startswith(
+        "incomparable in 1 case: defined otherwise than in what it is compared with"
+    )
     assert "until the new numbers are accepted" in text
 
 

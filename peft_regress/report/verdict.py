@@ -130,8 +130,8 @@ def _why(
 
 
 def _hole_block(finding: Finding, look: Look) -> str:
-    count = len(finding.members)
-    head = f"{count} {finding.verdict.replace('_', ' ')}: {finding_title(finding)}"
+    told = _count(finding) if finding.example.reasons else f"{len(finding.cases)} {finding.verdict}"
+    head = f"{told}: {finding_title(finding)}"
     below = (case_set(finding.cases), _REMEDIES[finding.verdict])
     lines = [look.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in below]
     return "\n".join([look.styled(look.wrapped(head, indent=_INDENT), "open"), *lines])
