@@ -423,7 +423,7 @@ def test_progress_that_finds_no_room_does_not_end_the_work(monkeypatch):
 @pytest.fixture
 def letters(tmp_path):
     """Two run files whose names and contents are not ASCII; the second fails."""
-    error = Failure(type="Fehler", message="gr\u00f6\u00dfer als \u6f22")
+    error = Failure(type="Fehler", message="gr\u00f6\u00dfer wie \u6f22")
     old = write_run(tmp_path / "\u00e9 old.json", make_run(make_record()))
     new = write_run(tmp_path / "\u6f22.json", make_run(make_record(status="error", error=error)))
     return str(old), str(new)
@@ -432,10 +432,10 @@ def letters(tmp_path):
 @pytest.mark.parametrize(
     ("options", "environment", "shown"),
     [
-        ((), {"PYTHONIOENCODING": "utf-8"}, "gr\u00f6\u00dfer als \u6f22"),
-        ((), {"PYTHONIOENCODING": "latin-1"}, "gr\u00f6\u00dfer als \\u6f22"),
-        ((), {"PYTHONIOENCODING": "ascii"}, "gr\\xf6\\xdfer als \\u6f22"),
-        (("--ascii",), {"PYTHONIOENCODING": "utf-8"}, "gr\\xf6\\xdfer als \\u6f22"),
+        ((), {"PYTHONIOENCODING": "utf-8"}, "gr\u00f6\u00dfer wie \u6f22"),
+        ((), {"PYTHONIOENCODING": "latin-1"}, "gr\u00f6\u00dfer wie \\u6f22"),
+        ((), {"PYTHONIOENCODING": "ascii"}, "gr\\xf6\\xdfer wie \\u6f22"),
+        (("--ascii",), {"PYTHONIOENCODING": "utf-8"}, "gr\\xf6\\xdfer wie \\u6f22"),
     ],
 )
 def test_letters_that_do_not_fit_are_escapes_and_never_a_traceback(

@@ -23,7 +23,13 @@ from peft_regress.gate import (
 )
 from peft_regress.metrics import METRICS
 from peft_regress.records import Failure, Metric, check_finite
-from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
+from peft_regress.report import (
+    RunNames,
+    case_text,
+    encode_verdict,
+    verdict_markdown,
+    verdict_text,
+)
 from peft_regress.report.lines import accept_hint
 
 if TYPE_CHECKING:
@@ -79,7 +85,7 @@ def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: s
     assert {case.id for case in verdict.cases} == {*references, *observed, *more}
     decoded = json.loads(json.dumps(encode_verdict(verdict), allow_nan=False))
     assert decoded["exit_code"] == verdict.exit_code
-    assert verdict_text(verdict, references, observed, hint=HINT)
+    assert verdict_text(verdict, references, observed, names=RunNames(run="run.json"))
     assert verdict_markdown(verdict, references, observed, hint=HINT)
 
 
