@@ -14,7 +14,8 @@ from peft_regress import terminal
 from peft_regress.look import Look, cells
 from peft_regress.text import clean
 
-texts = st.text(st.characters(), max_size=300).map(clean)
+words = st.text(st.characters() | st.sampled_from("az09-%"), min_size=1, max_size=9)
+texts = st.lists(words, max_size=30).map(" ".join).map(clean)
 
 
 @settings(deadline=None, derandomize=True, max_examples=300)

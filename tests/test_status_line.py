@@ -123,7 +123,9 @@ def test_a_worker_that_dies_leaves_no_line_behind_and_its_case_is_done(suite):
     screen = seen.screen()
     assert not any("cases done" in line for line in screen)
     assert any("node down" in line for line in screen)
-    assert any(line.startswith("3 of 4 cases done") for line in lines_of_progress(seen))
+    last = lines_of_progress(seen)[-1]
+    assert last.startswith("3 of 4 cases done, 1 left")
+    assert "a-r1" not in last
 
 
 @pytest.mark.parametrize(
