@@ -27,7 +27,8 @@ def look_in(session: RegressSession, *, colour: bool = False) -> Look:
     told = getattr(session.config, "workerinput", {}).get("peft_regress_look")
     if told is not None:
         return Look(**told)
-    return look_of(sys.stdout, colour=colour, ascii_only=session.options.ascii)
+    # Not `sys.stdout`, which is pytest's capture while a test runs.
+    return look_of(sys.__stdout__, colour=colour, ascii_only=session.options.ascii)
 
 
 def failure_text(session: RegressSession, case: CaseVerdict, record: Record) -> str:
@@ -50,11 +51,15 @@ def summary_text(session: RegressSession, look: Look) -> str:
     verdict = None
     with contextlib.suppress(InputError):
         verdict = session.verdict()
-    notes = [*_notes(session, run), *_left_out(session), *session.problems]
+    notes = [*_notes(session, run), *_left_out(session)]
     if verdict is None:
-        return "\n\n".join(look.wrapped(note) for note in notes)
+        return "\n\n".join(look.wrapped(line) for line in (*notes, *session.problems))
     verbose = session.config.get_verbosity() > 0
     references, observed = session.sides(run)
+    # Where nothing judges them, the numbers themselves are what there is to read.
+    with_numbers = bool(run.cases) and (verbose or not references.keys() & observed.keys())
+    if run.cases and not with_numbers:
+        notes.append("numbers of each case: `-v`")
     text = report.verdict_text(
         verdict,
         references,
@@ -64,11 +69,9 @@ def summary_text(session: RegressSession, look: Look) -> str:
         verbose=verbose,
         strict=session.options.strict,
         notes=notes,
+        problems=session.problems,
     )
-    # Where nothing judges them, the numbers themselves are what there is to read.
-    if run.cases and (verbose or not references.keys() & observed.keys()):
-        text = f"{report.results_table(run, look)}\n\n{text}"
-    return text
+    return f"{report.results_table(run, look)}\n\n{text}" if with_numbers else text
 
 
 def _notes(session: RegressSession, run: Run) -> Iterator[str]:

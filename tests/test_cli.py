@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from builders import FULL, LORA, make_record, make_run, write_entry, write_run
+from screen import Terminal
 
 from peft_regress import registry
 from peft_regress.adapter_store import adapters_of_run, keep_adapter
@@ -418,6 +419,19 @@ def test_progress_that_finds_no_room_does_not_end_the_work(monkeypatch):
             [sys.executable, "-c", lines], stdout=subprocess.PIPE, stderr=full, check=False
         )
     assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+@pytest.mark.parametrize(("columns", "no_color"), [(40, ""), (100, ""), (40, "1")])
+def test_a_terminal_gets_its_width_and_colour_unless_it_wants_none(tmp_path, columns, no_color):
+    for name, flops in (("old.json", 4 * 10**9), ("new.json", 6 * 10**9)):
+        write_run(tmp_path / name, make_run(make_record(LORA, {"forward_flops": flops})))
+    terminal = Terminal(columns=columns)
+    command = (sys.executable, "-m", "peft_regress", "compare", "old.json", "new.json")
+    assert terminal.run(*command, cwd=tmp_path, environment={"NO_COLOR": no_color}) == 1
+    assert ("\x1b[1;31mREGRESSED (1 regressed)\x1b[0m" in terminal.output) == (not no_color)
+    assert ("\x1b" in terminal.output) == (not no_color)
+    shown = next(line for line in terminal.screen() if LORA in line)
+    assert shown.split()[1:4] == ([] if columns == 40 else ["4.000", "GFLOP", "6.000"])
 
 
 @pytest.fixture

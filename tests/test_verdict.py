@@ -138,6 +138,12 @@ def test_of_one_finding_what_fails_is_a_row_and_what_got_better_is_folded():
     assert f"improved in 1 case: forward_flops -33.33 %\n    {LORA}\n" in folded
 
 
+def test_what_came_from_nothing_is_named_though_no_ratio_tells_of_it():
+    old = make_record(LORA, {"forward_flops": 4})
+    text = told([old], [make_record(LORA, {"forward_flops": 6, "projection_flops": 5})])
+    assert "   from or to nothing: projection_flops\n" in text
+
+
 def test_a_case_that_newly_fails_has_a_row_with_its_error():
     error = Failure(type="KeyError", message="'conv1'")
     text = told([make_record()], [make_record(status="error", error=error)])

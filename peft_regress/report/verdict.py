@@ -20,7 +20,7 @@ from peft_regress.report.sorting import leading_reason, sort_findings
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation, RunVerdict
@@ -50,12 +50,13 @@ def verdict_text(  # noqa: PLR0913  (what is told, and how)
     look: Look = PLAIN,
     verbose: bool = False,
     strict: bool = False,
-    notes: Iterable[str] = (),
+    notes: Sequence[str] = (),
+    problems: Sequence[str] = (),
 ) -> str:
     """Return what fell, what was not compared, the rest as counts, what to type, the outcome.
 
     verbose: name every case of what is folded. strict: what got better fails, too. notes: what
-    else there is to say, before the outcome.
+    else there is to say, before the outcome. problems: what fails the run besides, after it.
     """
     findings = find_causes(verdict.cases, references, observed)
     failing, holes, better = sort_findings(findings, strict=strict)
@@ -71,8 +72,8 @@ def verdict_text(  # noqa: PLR0913  (what is told, and how)
         *(_folded(title, kept, look, most_lines=most_lines) for title, kept in folded if kept),
         *_setting(references, observed, look),
         *([_steps_block(steps, look)] if steps else []),
-        *(look.wrapped(note) for note in notes),
-        _outcome(verdict, look, strict=strict),
+        *(["\n".join(look.wrapped(note) for note in notes)] if notes else []),
+        _outcome(verdict, look, problems, strict=strict),
     ]
     return "\n\n".join(blocks)
 
@@ -95,7 +96,11 @@ def _failing_blocks(
     for number, (finding, rows) in enumerate(zip(failing, tables, strict=True), start=1):
         head = f"{number}. {_count(finding)}: {finding_title(finding)}"
         style: Style = "bad" if finding.is_failing else "open"
-        about = [*finding_details(finding), f"why: {_why(finding, references, observed)}"]
+        about = [
+            *finding_details(finding),
+            *_from_nothing(finding, {row.title for row in rows}),
+            f"why: {_why(finding, references, observed)}",
+        ]
         yield "\n".join(
             [
                 look.styled(look.wrapped(head, indent=_INDENT), style),
@@ -103,6 +108,17 @@ def _failing_blocks(
                 rows_text(rows, look, common=common),
             ]
         )
+
+
+def _from_nothing(finding: Finding, told: Collection[str]) -> list[str]:
+    """Return the metrics that no ratio tells of, since they came, went, or were zero."""
+    found = {
+        clean(reason.title)
+        for member in finding.members
+        for reason in member.reasons
+        if reason.relative_change is None
+    }
+    return [f"from or to nothing: {', '.join(sorted(found - {*told}))}"] if found - {*told} else []
 
 
 def _count(finding: Finding) -> str:
@@ -200,10 +216,10 @@ def style_of(verdict: RunVerdict) -> Style:
     return styles.get(verdict.exit_code, "open")
 
 
-def _outcome(verdict: RunVerdict, look: Look, *, strict: bool) -> str:
+def _outcome(verdict: RunVerdict, look: Look, problems: Iterable[str], *, strict: bool) -> str:
     lines = [look.styled(look.wrapped(outcome_line(verdict)), style_of(verdict))]
     better = len(verdict.unaccepted())
     if strict and better:
         told = f"FAILED by --regress-strict: {better} better than the baseline, and nobody has "
-        lines.append(look.styled(look.wrapped(f"{told}accepted that"), "bad"))
-    return "\n".join(lines)
+        problems = [f"{told}accepted that", *problems]
+    return "\n".join([*lines, *(look.styled(look.wrapped(one), "bad") for one in problems)])
