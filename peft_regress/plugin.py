@@ -17,6 +17,7 @@ import pytest
 from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
+from peft_regress.look import Look
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _SESSION = pytest.StashKey[RegressSession]()
+_LOOK = pytest.StashKey[Look]()
 _RECORD = pytest.StashKey[Record]()
 
 
@@ -50,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SESSION] = session
+    config.stash[_LOOK] = look_in(config, session.options)
     config.pluginmanager.register(_Hooks(session), "peft_regress_session")
     progress = ProgressHooks(config, case_of=_case_id_of, guess=session.has_storage)
     config.pluginmanager.register(progress, "peft_regress_progress")
@@ -95,7 +98,8 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         )
         failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
         if verdict.verdict in failing:
-            pytest.fail(failure_text(session, verdict, measurement.record), pytrace=False)
+            look = request.config.stash[_LOOK]
+            pytest.fail(failure_text(session, verdict, measurement.record, look), pytrace=False)
         return measurement
 
     return measure_and_judge
@@ -313,8 +317,9 @@ class _Hooks:
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
         # What pytest says on colour is said: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
-        colour = terminalreporter.config.get_terminal_writer().hasmarkup
-        text = summary_text(self.session, look_in(self.session, colour=colour))
+        config = terminalreporter.config
+        colour = config.get_terminal_writer().hasmarkup
+        text = summary_text(self.session, look_in(config, self.session.options, colour=colour))
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(text)
@@ -329,7 +334,7 @@ class _ControllerHooks:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker how wide the terminal is: what its tests say is printed there."""
-        node.workerinput["peft_regress_look"] = dataclasses.asdict(look_in(self.session))
+        node.workerinput["peft_regress_look"] = dataclasses.asdict(node.config.stash[_LOOK])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

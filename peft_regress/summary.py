@@ -15,6 +15,9 @@ from peft_regress.terminal import look_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import pytest
+
+    from peft_regress.config import RegressOptions
     from peft_regress.gate import CaseVerdict
     from peft_regress.records import Record, Run
     from peft_regress.session import RegressSession
@@ -22,16 +25,18 @@ if TYPE_CHECKING:
 __all__ = ["failure_text", "look_in", "summary_text"]
 
 
-def look_in(session: RegressSession, *, colour: bool = False) -> Look:
-    """Return how text is laid out; a worker has no terminal but its controller's."""
-    told = getattr(session.config, "workerinput", {}).get("peft_regress_look")
+def look_in(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Look:
+    """Return how text is laid out; a worker has no terminal but its controller's.
+
+    Not while a test runs: pytest's capture is no terminal.
+    """
+    told = getattr(config, "workerinput", {}).get("peft_regress_look")
     if told is not None:
         return Look(**told)
-    # Not `sys.stdout`, which is pytest's capture while a test runs.
-    return look_of(sys.__stdout__, colour=colour, ascii_only=session.options.ascii)
+    return look_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
 
 
-def failure_text(session: RegressSession, case: CaseVerdict, record: Record) -> str:
+def failure_text(session: RegressSession, case: CaseVerdict, record: Record, look: Look) -> str:
     """Return why a case fails, for its test's report."""
     new = Observation(
         record=record,
@@ -40,7 +45,7 @@ def failure_text(session: RegressSession, case: CaseVerdict, record: Record) -> 
         origin="this run",
     )
     old = session.references().get(case.id)
-    return report.case_text(case, old, new, hint=session.hint(), look=look_in(session))
+    return report.case_text(case, old, new, hint=session.hint(), look=look)
 
 
 def summary_text(session: RegressSession, look: Look) -> str:

@@ -184,6 +184,8 @@ def test_a_terminal_shows_progress_and_the_verdict_in_colour_and_at_its_width(pr
     assert "0/1; now shift/head/tiny" in said, terminal.output
     shown = "\n".join(terminal.screen()).partition("= peft_regress =")[2]
     assert shown.index("1 new: no accepted baseline holds it") < shown.index("INCOMPLETE: not")
+    case = "\n".join(terminal.screen()).partition("shift/head/tiny: new\n")[2].split("=====")[0]
+    assert max(map(len, case.splitlines())) <= 40
     assert "\x1b[1;33mINCOMPLETE: not everything expected was\x1b[0m" in terminal.output
     took = project.root / ".pytest_cache" / "v" / "peft_regress" / "seconds"
     assert json.loads(took.read_text()).keys() == {"shift/head/tiny"}
