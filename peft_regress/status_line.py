@@ -143,7 +143,9 @@ class ProgressHooks:
 
     def _draw(self) -> None:
         if self._screen is not None and self.progress.cases and self.progress.left:
-            line = self.progress.line(time.monotonic(), look_of(sys.stdout, colour=False))
+            ascii_only = self.config.getoption("regress_ascii", default=False)
+            look = look_of(sys.stdout, colour=False, ascii_only=ascii_only)
+            line = self.progress.line(time.monotonic(), look)
             self._screen.write_raw(_DRAW.format(line), flush=True)
             self._is_drawn = True
 
