@@ -19,6 +19,7 @@ from peft_regress.options import (
     time_limit_option,
     yes_option,
 )
+from peft_regress.terminal import echo, look_of_stdout, tell
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -91,18 +92,18 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
         pip_seconds=pip_time_limit,
     )
     chosen = BisectSettings(place=place, replace_torch=yes, **settings)
-    found = bisect(chosen, say=lambda text: click.echo(clean(text, longest=400), err=True))
+    found = bisect(chosen, say=lambda text: tell(clean(text, longest=400)))
     wants_scripts = summary is not None or output == "markdown"
     text = bisect_report.bisection_markdown(found, _scripts(found)) if wants_scripts else ""
     if summary is not None:
         write_atomic(summary, text.encode())
-        click.echo(f"summary: {summary}", err=True)
+        tell(f"summary: {summary}")
     if output == "json":
         print_json(bisect_report.encode_bisection(found))
     elif output == "markdown":
-        click.echo(text, nl=False)
+        echo(text, nl=False)
     else:
-        click.echo(bisect_report.bisection_text(found))
+        echo(bisect_report.bisection_text(found, look_of_stdout()))
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
 

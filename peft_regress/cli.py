@@ -6,13 +6,15 @@ or newly fails; else 3 incomplete, or a named thing is absent; else 0.
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 
 import click
 
 from peft_regress.commands import cli
 from peft_regress.errors import AbsentError, PeftRegressError
+from peft_regress.terminal import echo, forget, forgive_letters
+from peft_regress.text import printable
 
 __all__ = ["cli", "main"]
 
@@ -22,11 +24,13 @@ _ABSENT_EXIT = 3
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error on purpose is one message and an exit code."""
+    forgive_letters()
     try:
         code = _run(arguments)
-    except BrokenPipeError:
-        # The reader has gone, as after `| head`; Python would complain once more at exit.
-        _forget_output()
+    except OSError:
+        # The reader has gone, as after `| head`, or what is wrong cannot be said either; Python
+        # would complain once more at exit.
+        forget(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     sys.exit(code)
 
@@ -43,30 +47,28 @@ def _run(arguments: list[str] | None) -> int:
             raise BrokenPipeError from None
         raise
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        echo(shown.getvalue(), err=True, nl=False)
         code = _USAGE_EXIT
     except click.exceptions.Abort:
-        click.echo("interrupted", err=True)
+        echo("interrupted", err=True)
         code = 130
     except BrokenPipeError:
         raise
     except AbsentError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         code = _ABSENT_EXIT
     except PeftRegressError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         code = _USAGE_EXIT
     except OSError as error:
         # Standard output on a full disk, for instance: never a verdict's exit code.
-        click.echo(f"error: {error}", err=True)
-        _forget_output()
+        echo(f"error: {_place(error)}: {error.strerror or error}", err=True)
+        forget(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0
 
 
-def _forget_output() -> None:
-    """Keep Python from trying once more, at exit, to write what could not be written."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            os.dup2(nowhere, stream.fileno())
+def _place(error: OSError) -> str:
+    return "output" if error.filename is None else printable(str(error.filename))

@@ -16,6 +16,7 @@ from peft_regress.errors import AbsentError
 from peft_regress.export_command import export_command
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
 from peft_regress.report_command import report_command
+from peft_regress.terminal import as_ascii, echo
 from peft_regress.time_command import time_command
 from peft_regress.upgrade_command import upgrade_command
 
@@ -24,12 +25,15 @@ __all__ = ["cli"]
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="peft-regress")
-def cli() -> None:
+@click.option("--ascii", "plain", is_flag=True, help="Write other letters than ASCII as escapes.")
+def cli(*, plain: bool) -> None:
     """Gate the cost and the function of parameter-efficient fine-tuning.
 
     Run the benchmarks with `pytest benchmarks` or `tox -e bench`; these commands list what is
     measured, profile a single pairing, and compare and accept run files.
     """
+    if plain:
+        as_ascii()
 
 
 @cli.command("list")
@@ -44,15 +48,13 @@ def list_command(pattern: str | None, matrix: str, output: str) -> None:
     if output == "json":
         print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in cases])
     elif output == "markdown":
-        click.echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
+        echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
         for case in cases:
             rank = "" if case.rank is None else case.rank
-            click.echo(
-                f"| {case.id} | {case.task} | {case.method} | {case.architecture} | {rank} |"
-            )
+            echo(f"| {case.id} | {case.task} | {case.method} | {case.architecture} | {rank} |")
     else:
         for case in cases:
-            click.echo(case.id)
+            echo(case.id)
 
 
 @cli.command()
@@ -90,13 +92,13 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
     with warnings.catch_warnings(record=True) as caught:
         metrics = cost_metrics(checked_cost(adaptation, chosen))
     for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
-        click.echo(f"warning: {text}", err=True)
+        echo(f"warning: {text}", err=True)
     if output == "json":
         print_json(encode_cost(adaptation, chosen, metrics))
     elif output == "markdown":
-        click.echo(cost_markdown(adaptation, chosen, metrics))
+        echo(cost_markdown(adaptation, chosen, metrics))
     else:
-        click.echo(cost_text(adaptation, chosen, metrics))
+        echo(cost_text(adaptation, chosen, metrics))
 
 
 @cli.command()
@@ -137,9 +139,9 @@ def explain(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_explanation(before, after, changes))
     elif output == "markdown":
-        click.echo(report.explanation_markdown(before, after, changes, top=top))
+        echo(report.explanation_markdown(before, after, changes, top=top))
     else:
-        click.echo(report.explanation_text(before, after, changes, top=top))
+        echo(report.explanation_text(before, after, changes, top=top))
 
 
 @cli.command()
@@ -172,7 +174,7 @@ def history(  # noqa: PLR0913  (arguments and options)
         print_json(report.encode_history(found, every_point=every_point))
     else:
         show = report.history_markdown if output == "markdown" else report.history_text
-        click.echo(show(found, every_point=every_point))
+        echo(show(found, every_point=every_point))
 
 
 @cli.command()
@@ -203,16 +205,16 @@ def accept(
     stored = accept_run(
         run, root=baselines, reason=reason, date=date, history=history, retired=retired
     )
-    click.echo(f"stored {stored}")
+    echo(f"stored {stored}")
     accepted = read_run_file(stored).run
-    click.echo(contents_line(accepted))
+    echo(contents_line(accepted))
     if adapters:
         cases = store_adapters(adapters, baselines)
-        click.echo(f"adapters stored: {' '.join(cases)}")
+        echo(f"adapters stored: {' '.join(cases)}")
     elif not history:
-        click.echo(f"no adapters stored: none was kept beside {run}")
+        echo(f"no adapters stored: none was kept beside {run}")
     if retired:
-        click.echo(f"{len(retired)} retired: {' '.join(retired)}")
+        echo(f"{len(retired)} retired: {' '.join(retired)}")
 
 
 @cli.command()
@@ -235,11 +237,11 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
         problems = check_sources(baselines, [architecture.name for architecture in chosen])
         if problems:
             raise AbsentError("\n".join(problems))
-        click.echo(f"{len(chosen)} sources are the recorded bytes")
+        echo(f"{len(chosen)} sources are the recorded bytes")
         return
     for architecture in chosen:
         trained = ensure_source(baselines, architecture, force=force)
-        click.echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
+        echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
 
 
 cli.add_command(compare_command)

@@ -10,6 +10,8 @@ import msgspec
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.matrix import DEFAULT_MATRIX
 from peft_regress.options import baselines_option, format_option, output_file, print_json
+from peft_regress.terminal import echo, look_of_stdout
+from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +58,6 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     """
     from peft_regress import report
     from peft_regress.gate import judge, observations_of
-    from peft_regress.report.lines import accept_hint
 
     after = _read_new(baselines, new)
     if save is not None:
@@ -64,20 +65,19 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     references, expected = _read_old(baselines, old, matrix)
     observed = observations_of(after.run, new)
     verdict: RunVerdict = judge(references, after.run, expected=expected)
-    run = new if save is None else str(save)
+    typed = report.Typed(old=old, new=new if save is None else str(save), strict=strict)
+    sides = (verdict, references, observed)
     if output == "json":
         print_json(report.encode_verdict(verdict))
     elif output == "markdown":
-        typed = report.Typed(old=old, new=run, strict=strict)
-        click.echo(report.verdict_markdown(verdict, references, observed, typed=typed), nl=False)
+        echo(report.verdict_markdown(*sides, typed=typed), nl=False)
     else:
-        hint = accept_hint(run)
-        click.echo(report.verdict_text(verdict, references, observed, hint=hint))
+        notes = []
         if not after.run.selection.complete:
-            how = ", ".join(after.run.selection.narrowed_by) or "it did not finish"
-            click.echo(f"{new} is a partial run ({how})")
-        if strict and verdict.unaccepted():
-            click.echo(f"FAILED by --strict: {len(verdict.unaccepted())} better than OLD")
+            how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
+            notes = [printable(f"{new} is a partial run ({how})")]
+        look = look_of_stdout()
+        echo(report.verdict_text(*sides, typed=typed, look=look, strict=strict, notes=notes))
     context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
 
 

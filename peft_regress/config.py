@@ -44,6 +44,7 @@ class Shard:
 class RegressOptions:
     """What the user asked of the gate."""
 
+    ascii: bool
     matrix: str
     baselines: Path
     baseline: str | None
@@ -58,6 +59,7 @@ class RegressOptions:
         option = config.getoption
         shard = option("regress_shard")
         return cls(
+            ascii=option("regress_ascii"),
             matrix=option("regress_matrix"),
             baselines=config.rootpath / str(config.getini("regress_baselines")),
             baseline=option("regress_baseline"),
@@ -71,6 +73,11 @@ class RegressOptions:
 def add_options(parser: pytest.Parser) -> None:
     """Declare the `--regress-...` options in a group of their own."""
     group = parser.getgroup("peft_regress", "peft_regress: gate on efficiency and function")
+    group.addoption(
+        "--regress-ascii",
+        action="store_true",
+        help="write other letters than ASCII as escapes",
+    )
     group.addoption(
         "--regress-baseline",
         metavar="NAME|PATH",

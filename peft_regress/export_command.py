@@ -10,6 +10,7 @@ import click
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, write_atomic
 from peft_regress.options import NamedPath
+from peft_regress.terminal import echo
 
 if TYPE_CHECKING:
     from peft_regress.records import Run
@@ -83,12 +84,12 @@ def _say_what_is_left_out(run: Run, target: str) -> None:
         msg = f"none of the {len(absent)} cases has a metric; --to csv and junit have their errors"
         raise AbsentError(msg)
     if absent:
-        click.echo(f"left out, without a metric: {clean(' '.join(absent), longest=2000)}", err=True)
+        echo(f"left out, without a metric: {clean(' '.join(absent), longest=2000)}", err=True)
     if target == _GITHUB:
         names = directed_metrics(run, "same") + directed_metrics(run, "none")
         if names:
             shown = clean(" ".join(names), longest=2000)
-            click.echo(f"left out, better neither smaller nor bigger: {shown}", err=True)
+            echo(f"left out, better neither smaller nor bigger: {shown}", err=True)
 
 
 def _of_direction(run: Run, name: str) -> str:
@@ -130,4 +131,4 @@ def _put(text: str, output: Path | None) -> None:
         msg = f"{output}: is a folder, and a file is wanted"
         raise InputError(msg)
     write_atomic(output, text.encode())
-    click.echo(f"wrote {output}", err=True)
+    echo(f"wrote {output}", err=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from peft_regress.terminal import echo
+
 __all__ = [
     "NamedPath",
     "baselines_option",
@@ -72,4 +74,4 @@ yes_option = click.option("--yes", is_flag=True, help="Replace torch by another 
 
 def print_json(value: Any) -> None:
     """Print a JSON value."""
-    click.echo(json.dumps(value, indent=2, allow_nan=False))
+    echo(json.dumps(value, indent=2, allow_nan=False))

@@ -8,6 +8,7 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,9 +19,12 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.export import metric_properties
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
 from peft_regress.github import place_in_repository
+from peft_regress.look import Look
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
+from peft_regress.status_line import ProgressHooks
+from peft_regress.summary import failure_text, look_in, summary_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _SESSION = pytest.StashKey[RegressSession]()
+_LOOK = pytest.StashKey[Look]()
 _RECORD = pytest.StashKey[Record]()
 
 
@@ -49,7 +54,10 @@ def pytest_configure(config: pytest.Config) -> None:
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SESSION] = session
+    config.stash[_LOOK] = look_in(config, session.options)
     config.pluginmanager.register(_Hooks(session), "peft_regress_session")
+    progress = ProgressHooks(config, case_of=_case_id_of, guess=session.has_storage)
+    config.pluginmanager.register(progress, "peft_regress_progress")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_ControllerHooks(session), "peft_regress_controller")
         # Pairings that share a cost profile go to one worker, unless another way was asked for.
@@ -93,7 +101,8 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         )
         failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
         if verdict.verdict in failing:
-            pytest.fail(session.explain(verdict, measurement.record), pytrace=False)
+            look = request.config.stash[_LOOK]
+            pytest.fail(failure_text(session, verdict, measurement.record, look), pytrace=False)
         return measurement
 
     return measure_and_judge
@@ -157,6 +166,13 @@ def _case_of(item: pytest.Item) -> Case | None:
     except msgspec.ValidationError as error:
         msg = f"{item.nodeid}: marker case(...): {error}"
         raise InputError(msg) from None
+
+
+def _case_id_of(item: pytest.Item) -> str | None:
+    with contextlib.suppress(InputError):
+        case = _case_of(item)
+        return None if case is None else case.id
+    return None
 
 
 class _Hooks:
@@ -305,13 +321,17 @@ class _Hooks:
         if problem and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(
         self, terminalreporter: pytest.TerminalReporter, exitstatus: int
     ) -> None:
         """Print the verdict as one table."""
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        text = self.session.summary_text()
+        # What pytest says on colour is said: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
+        config = terminalreporter.config
+        colour = config.get_terminal_writer().hasmarkup
+        text = summary_text(self.session, look_in(config, self.session.options, colour=colour))
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(text)
@@ -324,6 +344,11 @@ class _ControllerHooks:
 
     def __init__(self, session: RegressSession) -> None:
         self.session = session
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Tell a worker how wide the terminal is: what its tests say is printed there."""
+        node.workerinput["peft_regress_look"] = dataclasses.asdict(node.config.stash[_LOOK])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -14,6 +14,7 @@ from peft_regress.options import (
     output_file,
     print_json,
 )
+from peft_regress.terminal import echo
 
 if TYPE_CHECKING:
     from peft_regress.records import Run
@@ -74,7 +75,7 @@ def _report(
 
     names = dict.fromkeys(entries[index].name for index in present_entries(entries).values())
     show = overview_markdown if output == "markdown" else overview_text
-    click.echo(show(present_run(entries), sources=", ".join(names)))
+    echo(show(present_run(entries), sources=", ".join(names)))
 
 
 def _write_page(path: Path, entries: list[Entry]) -> None:
@@ -86,7 +87,7 @@ def _write_page(path: Path, entries: list[Entry]) -> None:
     content = render_page(data).encode()
     write_atomic(path, content)
     counted = f"{len(data['cases'])} cases, {len(entries)} entries"
-    click.echo(f"wrote {path}: {counted}, {len(content) / 1e6:.1f} MB")
+    echo(f"wrote {path}: {counted}, {len(content) / 1e6:.1f} MB")
 
 
 def _whole_run(entry: Entry) -> Run:

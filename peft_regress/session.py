@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
-    from peft_regress.gate import CaseVerdict, RunVerdict
+    from peft_regress.gate import RunVerdict
     from peft_regress.records import Case, Machine, Record
     from peft_regress.report.annotations import Place
 
@@ -160,7 +160,7 @@ class RegressSession:
         if self.adapters is not None:
             prune_adapters(self.adapters, run)
         if self.options.summary is not None and verdict is not None:
-            text = report.verdict_markdown(verdict, *self._sides(run), typed=self._typed())
+            text = report.verdict_markdown(verdict, *self.sides(run), typed=self.typed())
             try:
                 write_summary(self.options.summary, text)
             except InputError as error:
@@ -170,55 +170,14 @@ class RegressSession:
         failing = FAILING | INCOMPLETE | (UNACCEPTED if self.options.strict else frozenset())
         return any(case.verdict in failing for case in verdict.cases)
 
-    def explain(self, case: CaseVerdict, record: Record) -> str:
-        """Return why a case fails, for its test's report."""
-        new = Observation(
-            record=record,
-            environment=self.environment(),
-            machine=self.machine(),
-            origin="this run",
-        )
-        return report.case_text(case, self.references().get(case.id), new, hint=self._hint())
-
-    def summary_text(self) -> str:
-        """Return the table of results and the verdict, for the end of the terminal output."""
-        if not self.is_gating:
-            return "\n".join([*self.problems, *self._left_out()])
-        run = self.run()
-        parts = [report.results_table(run)] if run.cases else []
-        measured = [record for record in run if record.status == "ok"]
-        if measured and not any("step_seconds" in record.metrics for record in measured):
-            parts.append("times: not measured, because pytest-benchmark's timer is off")
-        with contextlib.suppress(InputError):
-            verdict = self.verdict()
-            parts.append(report.verdict_text(verdict, *self._sides(run), hint=self._hint()))
-            if self.options.strict and verdict.unaccepted():
-                better = len(verdict.unaccepted())
-                parts.append(
-                    f"FAILED by --regress-strict: {better} better than the baseline, and nobody "
-                    "has accepted that"
-                )
-        if run.selection.narrowed_by:
-            how = ", ".join(run.selection.narrowed_by)
-            parts.append(f"partial run ({how}): {len(run.selection.not_selected)} not selected")
-        if self.options.save is not None and not self.problems:
-            parts.append(f"run file: {self._shown(self.options.save)}")
-        return "\n\n".join([*parts, *self._left_out(), *self.problems])
-
     def annotation_lines(self) -> list[str]:
         """Return what marks the lines of tests on GitHub; nothing where this is not GitHub."""
         if not is_github() or not self.is_gating:
             return []
         with contextlib.suppress(InputError):
-            verdict, sides = self.verdict(), self._sides(self.run())
+            verdict, sides = self.verdict(), self.sides(self.run())
             return verdict_annotations(verdict, *sides, self.places, strict=self.options.strict)
         return [annotation("error", " ".join(self.problems))]
-
-    def _left_out(self) -> list[str]:
-        return [
-            f"{count} cases of the {matrix} matrix were left out: --regress-matrix {matrix}"
-            for matrix, count in sorted(self.other_matrices.items())
-        ]
 
     def extend_document(self, document: dict[str, Any]) -> None:
         """Add the run to a document that pytest-benchmark is about to write itself."""
@@ -237,28 +196,28 @@ class RegressSession:
                 write_run_file(refuge, run, document)
                 self.problems.append(f"The run was kept in {refuge}")
 
-    def _sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
+    def sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
+        """Return what judges and what is judged, by case."""
         return self.references(), observations_of(run, "this run")
 
-    def _hint(self) -> str:
-        saved = None if self.options.save is None else self._shown(self.options.save)
-        usual = self.config.invocation_params.dir / "baselines"
-        storage = self.options.baselines
-        return accept_hint(saved, baselines=None if storage == usual else self._shown(storage))
-
-    def _typed(self) -> report.Typed:
-        """Return what is typed to compare this run once more, for who reads of it elsewhere."""
+    def typed(self) -> report.Typed:
+        """Return what is typed to judge this run once more, and to accept it."""
         options, usual = self.options, self.config.invocation_params.dir / "baselines"
-        storage = self._shown(options.baselines)
+        storage = self.shown(options.baselines)
         return report.Typed(
             old=options.baseline or storage,
-            new=None if options.save is None else self._shown(options.save),
-            suite=shlex.join(self._shown(Path(argument)) for argument in self.config.args),
+            new=None if options.save is None else self.shown(options.save),
+            suite=shlex.join(self.shown(Path(argument)) for argument in self.config.args),
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
         )
 
-    def _shown(self, path: Path) -> str:
+    def hint(self) -> str:
+        """Return how to accept the new numbers."""
+        typed = self.typed()
+        return accept_hint(typed.new, baselines=typed.baselines)
+
+    def shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""
         here = self.config.invocation_params.dir
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

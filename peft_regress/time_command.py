@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import click
 
 from peft_regress.options import baselines_option, format_option, print_json
+from peft_regress.progress import Pace
+from peft_regress.terminal import echo, tell
 from peft_regress.timing.conduct import TIME_LIMIT_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from peft_regress.paired_times import CaseTimes
 
 __all__ = ["time_command"]
 
@@ -54,17 +60,32 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     from peft_regress.matrix import select_cases
     from peft_regress.timing import time_cases
 
+    cases = select_cases(pattern, matrix=matrix)
     run = time_cases(
-        select_cases(pattern, matrix=matrix),
+        cases,
         base=base,
         candidate=candidate,
         baselines=baselines,
         pairs=pairs,
         time_limit=time_limit,
-        tell=lambda case: click.echo(f"timed {case.id}: {case.verdict}", err=True),
+        tell=_teller(len(cases)),
     )
     if output == "json":
         print_json(report.encode_times(run))
     else:
-        click.echo((report.times_markdown if output == "markdown" else report.times_text)(run))
+        echo((report.times_markdown if output == "markdown" else report.times_text)(run))
     context.exit(run.exit_code)
+
+
+def _teller(count: int) -> Callable[[CaseTimes], None]:
+    """Return what prints a line a case on standard error."""
+    done = 0
+    pace = Pace()
+
+    def told(case: CaseTimes) -> None:
+        nonlocal done
+        done += 1
+        left = pace.left(done, count, time.monotonic())
+        tell(f"[{done}/{count}] {case.id}: {case.verdict}{left}")
+
+    return told

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ from peft_regress.options import (
     time_limit_option,
     yes_option,
 )
+from peft_regress.progress import Pace
+from peft_regress.terminal import echo, look_of_stdout, tell
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -107,13 +111,13 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
 
     if summary is not None:
         write_atomic(summary, report.upgrade_markdown(result, scripts).encode())
-        click.echo(f"summary: {summary}", err=True)
+        tell(f"summary: {summary}")
     if output == "json":
         print_json(report.encode_upgrade(result))
     elif output == "markdown":
-        click.echo(report.upgrade_markdown(result, scripts), nl=False)
+        echo(report.upgrade_markdown(result, scripts), nl=False)
     else:
-        click.echo(report.upgrade_text(result))
+        echo(report.upgrade_text(result, look_of_stdout()))
     context.exit(result.exit_code)
 
 
@@ -154,16 +158,18 @@ def _upgraded(
 
 def teller() -> Callable[[str, Record, int, int], None]:
     """Return what prints a line a case on standard error, so that a long run is seen to go on."""
+    paces: dict[str, Pace] = defaultdict(Pace)
 
-    def tell(side: str, record: Record, done: int, count: int) -> None:
+    def told(side: str, record: Record, done: int, count: int) -> None:
         state = "" if record.status == "ok" else f" {clean(record.status_text)}"
-        click.echo(f"[{done}/{count}] {side} {record.case.id}{state}", err=True)
+        left = paces[side].left(done, count, time.monotonic())
+        tell(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
 
-    return tell
+    return told
 
 
 def _say(text: str) -> None:
-    click.echo(clean(text, longest=400), err=True)
+    tell(clean(text, longest=400))
 
 
 def _clean() -> None:
@@ -174,6 +180,6 @@ def _clean() -> None:
     except OSError as error:
         msg = f"{error.filename}: cannot be removed ({error.strerror or error})"
         raise InputError(msg) from error
-    click.echo(f"{len(removed)} environments removed from {cache_folder()}")
+    echo(f"{len(removed)} environments removed from {cache_folder()}")
     if used:
-        click.echo(f"{len(used)} are in use and stay: {' '.join(used)}")
+        echo(f"{len(used)} are in use and stay: {' '.join(used)}")

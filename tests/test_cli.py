@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from builders import FULL, LORA, make_record, make_run, write_entry, write_run
+from screen import Terminal
 
 from peft_regress import registry
 from peft_regress.adapter_store import adapters_of_run, keep_adapter
 from peft_regress.baseline import newest_references
 from peft_regress.cli import main
 from peft_regress.matrix import matrix_cases
+from peft_regress.records import Failure
 from peft_regress.store import baseline_files, read_runs
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
@@ -379,6 +381,103 @@ def exit_with_a_closed_pipe(*arguments, errors_too):
     finally:
         os.close(writer)
     return done.returncode, (done.stderr or b"").decode()
+
+
+def command(*arguments, **how):
+    """Run the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "peft_regress", *arguments],
+        cwd=Path(__file__).parent.parent,
+        check=False,
+        **how,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("list",), id="list"),
+        pytest.param(("--help",), id="help"),
+        pytest.param(("--version",), id="version"),
+        pytest.param(("compare", RUN, RUN), id="compare"),
+        pytest.param(("compare", RUN, RUN, "--format", "json"), id="compare-json"),
+        pytest.param(("compare", RUN, RUN, "--format", "markdown"), id="compare-markdown"),
+        pytest.param(("explain", RUN, RUN, "shift/hra-r4/resnet18"), id="explain"),
+        pytest.param(("history", "--case", "shift/full/resnet18"), id="history"),
+        pytest.param(("sources", "--check"), id="sources"),
+        pytest.param(("upgrade", "--clean"), id="upgrade"),
+    ],
+)
+def test_a_full_disk_is_one_message_and_no_verdict(arguments, tmp_path):
+    kept = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    with Path("/dev/full").open("w") as full:
+        done = command(*arguments, stdout=full, stderr=subprocess.PIPE, text=True, env=kept)
+        assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+        assert command(*arguments, stdout=full, stderr=full, env=kept).returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [("compare", RUN, "no such.json"), ("compare", "--nothing")])
+def test_an_error_that_finds_no_room_is_no_verdict(arguments):
+    with Path("/dev/full").open("w") as full:
+        assert command(*arguments, stdout=subprocess.DEVNULL, stderr=full).returncode == 2
+
+
+def test_progress_that_finds_no_room_does_not_end_the_work(monkeypatch):
+    lines = "from peft_regress.terminal import tell\ntell('one')\ntell('two')\nprint('done')"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", lines], stdout=subprocess.PIPE, stderr=full, check=False
+        )
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+@pytest.mark.parametrize(("columns", "no_color"), [(40, ""), (100, ""), (40, "1")])
+def test_a_terminal_gets_its_width_and_colour_unless_it_wants_none(tmp_path, columns, no_color):
+    for name, flops in (("old.json", 4 * 10**9), ("new.json", 6 * 10**9)):
+        write_run(tmp_path / name, make_run(make_record(LORA, {"forward_flops": flops})))
+    terminal = Terminal(columns=columns)
+    command = (sys.executable, "-m", "peft_regress", "compare", "old.json", "new.json")
+    assert terminal.run(*command, cwd=tmp_path, environment={"NO_COLOR": no_color}) == 1
+    assert ("\x1b[1;31mREGRESSED (1 regressed)\x1b[0m" in terminal.output) == (not no_color)
+    assert ("\x1b" in terminal.output) == (not no_color)
+    shown = next(line for line in terminal.screen() if LORA in line)
+    assert shown.split()[1:4] == ([] if columns == 40 else ["4.000", "GFLOP", "6.000"])
+
+
+@pytest.fixture
+def letters(tmp_path):
+    """Two run files whose names and contents are not ASCII; the second fails."""
+    error = Failure(type="Fehler", message="gr\u00f6\u00dfer wie \u6f22")
+    old = write_run(tmp_path / "\u00e9 old.json", make_run(make_record()))
+    new = write_run(tmp_path / "\u6f22.json", make_run(make_record(status="error", error=error)))
+    return str(old), str(new)
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "shown"),
+    [
+        ((), {"PYTHONIOENCODING": "utf-8"}, "gr\u00f6\u00dfer wie \u6f22"),
+        ((), {"PYTHONIOENCODING": "latin-1"}, "gr\u00f6\u00dfer wie \\u6f22"),
+        ((), {"PYTHONIOENCODING": "ascii"}, "gr\\xf6\\xdfer wie \\u6f22"),
+        (("--ascii",), {"PYTHONIOENCODING": "utf-8"}, "gr\\xf6\\xdfer wie \\u6f22"),
+    ],
+)
+def test_letters_that_do_not_fit_are_escapes_and_never_a_traceback(
+    letters, options, environment, shown
+):
+    encoding = environment["PYTHONIOENCODING"]
+    how = {"capture_output": True, "encoding": encoding, "env": {**os.environ, **environment}}
+    for form in ((), ("--format", "markdown"), ("--format", "json")):
+        done = command(*options, "compare", *form, *letters, **how)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert done.stdout.isascii() or "--ascii" not in options
+    done = command(*options, "compare", *letters, **how)
+    assert f"Fehler: {shown}" in done.stdout
+    assert "COLUMNS" in os.environ or max(map(len, done.stdout.splitlines())) <= 100
+    done = command(*options, "compare", letters[0], "\u6f22.json", **how)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.isascii() or "--ascii" not in options
 
 
 def test_the_matrix_is_every_pairing_once():

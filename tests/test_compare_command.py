@@ -288,6 +288,6 @@ def test_strict_fails_what_got_better(run, tmp_path, output):
     code, out, _ = run(*arguments, "--strict")
     assert code == 1
     if output == "text":
-        assert "FAILED by --strict: 1 better than OLD" in out
+        assert "FAILED by strictness: 1 better than the baseline" in out
     if output == "markdown":
         assert "**Failed: 1 case better than the baseline, not accepted.**" in out

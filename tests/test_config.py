@@ -58,6 +58,7 @@ def options_of(pytester: pytest.Pytester, *arguments: str) -> RegressOptions:
 
 def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
     assert options_of(pytester) == RegressOptions(
+        ascii=False,
         matrix="default",
         baselines=pytester.path / "baselines",
         baseline=None,
@@ -71,12 +72,14 @@ def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
 def test_every_option_is_read(pytester: pytest.Pytester) -> None:
     options = options_of(
         pytester,
+        "--regress-ascii",
         "--regress-baseline=0003",
         "--regress-save=a run.json",
         "--regress-shard=2/3",
         "--regress-strict",
         "--regress-summary=summary.md",
     )
+    assert options.ascii
     assert options.baseline == "0003"
     assert options.save == pytester.path / "a run.json"
     assert options.shard == Shard(index=2, count=3)
@@ -115,7 +118,8 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester: pytest.
     group = config._parser.getgroup("peft_regress")
     names = [name for option in group.options for name in option.names()]
     assert sorted(names) == [
-        f"--regress-{name}" for name in ("baseline", "matrix", "save", "shard", "strict", "summary")
+        f"--regress-{name}"
+        for name in ("ascii", "baseline", "matrix", "save", "shard", "strict", "summary")
     ]
 
 

@@ -82,7 +82,7 @@ def test_the_page_says_how_many_steps_a_fine_tune_has():
 def test_every_option_is_in_the_readme():
     source = (ROOT / "peft_regress" / "config.py").read_text()
     options = set(re.findall(r'"(--regress-[a-z]+)"', source))
-    assert len(options) == 6
+    assert len(options) == 7
     for option in options:
         assert f"`{option}" in README
 

@@ -79,8 +79,9 @@ def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: s
     assert {case.id for case in verdict.cases} == {*references, *observed, *more}
     decoded = json.loads(json.dumps(encode_verdict(verdict), allow_nan=False))
     assert decoded["exit_code"] == verdict.exit_code
-    assert verdict_text(verdict, references, observed, hint=HINT)
-    assert verdict_markdown(verdict, references, observed, typed=Typed(new="run.json"))
+    typed = Typed(new="run.json")
+    assert verdict_text(verdict, references, observed, typed=typed)
+    assert verdict_markdown(verdict, references, observed, typed=typed)
 
 
 @fuzz(observations(), examples=200)

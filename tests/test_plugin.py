@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 from conftest import registry_restored
+from screen import Terminal
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
@@ -144,6 +145,51 @@ def test_a_run_against_its_own_baseline_is_clean(accepted):
     done = accepted.run(*SELECT)
     assert done.returncode == 0, done.stdout
     assert "no regression in what was selected (2 unchanged)" in done.stdout
+
+
+def test_a_clean_run_prints_its_counts_last_and_the_numbers_where_it_is_asked(accepted):
+    brief, verbose = (
+        done.stdout.partition("= peft_regress =")[2]
+        for done in (accepted.run(*SELECT), accepted.run(*SELECT, "-v"))
+    )
+    outcome = "\nno regression in what was selected (2 unchanged)\n"
+    for text in (brief, verbose):
+        assert re.search(rf"{re.escape(outcome)}=+ 2 passed", text), text
+    assert "accuracy" not in brief
+    assert re.search(r"^shift/head/tiny +130 ", verbose, re.MULTILINE)
+
+
+def test_where_nothing_judges_it_prints_the_numbers_first(project):
+    done = project.run("--regress-save=run.json")
+    shown = done.stdout.partition("= peft_regress =")[2]
+    assert re.search(r"^shift/head/tiny +130 .*1 new: ", shown, re.MULTILINE | re.DOTALL)
+
+
+def test_other_letters_than_ascii_are_escapes_where_that_is_asked(project):
+    project.configure(
+        methods=("odd",),
+        extra=METHOD.format(
+            name="odd", where="adapt", error="RuntimeError", message="h\u00e9 \u6f22"
+        ),
+    )
+    done = project.run("--regress-ascii", "-n", "1")
+    assert "RuntimeError: h\\xe9 \\u6f22" in done.stdout
+    assert done.stdout.isascii()
+    assert "RuntimeError: h\u00e9 \u6f22" in project.run().stdout
+
+
+def test_a_terminal_shows_progress_and_the_verdict_in_colour_and_at_its_width(project):
+    terminal = Terminal(columns=40)
+    terminal.run(sys.executable, "-m", "pytest", "--regress-save=run.json", cwd=project.root)
+    said = [line for moment in terminal.moments() for line in moment]
+    assert "0/1; now shift/head/tiny" in said, terminal.output
+    shown = "\n".join(terminal.screen()).partition("= peft_regress =")[2]
+    assert shown.index("1 new: no accepted baseline holds it") < shown.index("INCOMPLETE: not")
+    case = "\n".join(terminal.screen()).partition("shift/head/tiny: new\n")[2].split("=====")[0]
+    assert max(map(len, case.splitlines())) <= 40
+    assert "\x1b[1;33mINCOMPLETE: not everything expected was\x1b[0m" in terminal.output
+    took = project.root / ".pytest_cache" / "v" / "peft_regress" / "seconds"
+    assert json.loads(took.read_text()).keys() == {"shift/head/tiny"}
 
 
 def test_a_convolution_that_runs_twice_fails_and_names_metric_change_and_module(accepted):
@@ -282,7 +328,7 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
     assert done.returncode == 1
     assert "1 missing" in done.stdout
     assert "shift/head/tiny\n" in done.stdout
-    assert "1 without a baseline" in done.stdout
+    assert "1 new: no accepted baseline holds it" in done.stdout
     assert "shift/head/tiny2" in done.stdout
     assert "--retire ID" in done.stdout
     project.accept()
@@ -555,6 +601,18 @@ def test_a_run_file_that_cannot_be_written_fails_the_run(accepted):
     kept = Path(done.stdout.partition("The run was kept in ")[2].split()[0])
     assert read_run_file(kept).run.cases.keys() == {"shift/head/tiny", "shift/lora-r4/tiny"}
     shutil.rmtree(kept.parent)
+
+
+@pytest.mark.parametrize("option", ["--regress-save", "--regress-summary"])
+def test_a_full_disk_fails_the_run_with_one_message(accepted, option):
+    done = accepted.run("-k", "head", f"{option}=/dev/full")
+    assert done.returncode == 1
+    assert done.stdout.count("/dev/full: cannot be written (No space left on device)") == 1
+    assert "Traceback" not in done.stdout + done.stderr
+    kept = re.search(r"The run was kept in\s+(\S+)", done.stdout)
+    assert (kept is None) == (option == "--regress-summary")
+    if kept:
+        shutil.rmtree(Path(kept[1]).parent)
 
 
 def test_the_summary_is_markdown_with_the_verdict(accepted):

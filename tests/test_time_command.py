@@ -55,7 +55,7 @@ def test_a_slower_step_is_exit_1_with_the_interval_and_what_differs(time):
     assert "environment: peft 0.21.2 -> 0.14.0" in out
     assert "95 % each" in out
     assert out.endswith("SLOWER (1 slower)\n")
-    assert err == f"timed {CASE}: slower\n"
+    assert err == f"[1/1] {CASE}: slower\n"
 
 
 def test_an_equal_step_is_exit_0(time):
@@ -157,9 +157,11 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
     before = {LORA: observe(make_record(LORA, TIMED), **old)}
     after = {LORA: observe(make_record(LORA, TIMED), **new)}
     verdict = RunVerdict(cases=(), complete=True)
-    text = verdict_text(verdict, before, after, hint="")
-    markdown = verdict_markdown(verdict, before, after, typed=Typed())
-    for shown in (text.lower(), markdown.lower()):
+    for show in (
+        verdict_text(verdict, before, after, typed=Typed()),
+        verdict_markdown(verdict, before, after, typed=Typed()),
+    ):
+        shown = show.lower()
         assert f"times not judged: {why}" in shown
         assert "`peft-regress time base candidate" in shown
 

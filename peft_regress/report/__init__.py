@@ -6,8 +6,10 @@ from peft_regress.report.history import encode_history, history_markdown, histor
 from peft_regress.report.lines import contents_line
 from peft_regress.report.markdown import verdict_markdown
 from peft_regress.report.next_steps import Typed
-from peft_regress.report.text import case_text, results_table, verdict_text
+from peft_regress.report.results import results_table
+from peft_regress.report.text import case_text
 from peft_regress.report.times import encode_times, times_markdown, times_text
+from peft_regress.report.verdict import verdict_text
 
 __all__ = [
     "Typed",

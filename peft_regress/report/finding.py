@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.matrix import split_case_id
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.encode import encode_reason
 from peft_regress.report.lines import reason_cells
@@ -92,11 +91,12 @@ def case_set(ids: Sequence[str]) -> str:
 
     Ids that are no such product are listed.
     """
-    parts = [tuple(split_case_id(name)) for name in ids]
-    columns = [sorted({part[index] for part in parts}) for index in range(3)]
-    if {tuple(one) for one in product(*columns)} != set(parts):
+    parts = {tuple(name.split("/")) for name in ids}
+    columns = [sorted(set(column)) for column in zip(*parts, strict=False)]
+    if set(product(*columns)) != parts:
         return " ".join(clean(name) for name in sorted(ids))
-    shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in columns)
+    named = [[clean(name) for name in column] for column in columns]
+    shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in named)
     brief = clean("/".join(shown), longest=_LONGEST_SET)
     # Where it fits no line it must have places to break it at.
     return brief if len(brief) <= _LONGEST_WORD else brief.replace(",", ", ")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from peft_regress.environment import SUSPECTS, changed_packages
 from peft_regress.gate import INCOMPLETE, are_on_one_machine
+from peft_regress.look import PLAIN
 from peft_regress.metrics import METRICS
 from peft_regress.records import MIXED_MACHINES
 from peft_regress.text import clean
@@ -33,8 +33,6 @@ __all__ = [
     "times_lines",
     "wrapped",
 ]
-
-_WIDTH = 100
 
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
@@ -79,16 +77,8 @@ def short_verdict(case: CaseVerdict) -> str:
 
 
 def wrapped(text: str, *, indent: str = "  ", most_lines: int | None = None) -> str:
-    """Return text in lines that fit a terminal, no word broken."""
-    return textwrap.fill(
-        text,
-        _WIDTH,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        max_lines=most_lines,
-        placeholder=" ...",
-    )
+    """Return text in lines that fit a page, no word broken."""
+    return PLAIN.wrapped(text, indent=indent, most_lines=most_lines)
 
 
 def counts_line(verdict: RunVerdict) -> str:

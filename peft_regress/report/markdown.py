@@ -25,8 +25,7 @@ from peft_regress.report.markdown_syntax import (
     fenced,
 )
 from peft_regress.report.names import short_names
-from peft_regress.report.next_steps import (
-    Typed,
+from peft_regress.report.reproducing import (
     accept_command,
     compare_command,
     reproducing_commands,
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from peft_regress.gate import Observation, RunVerdict
+    from peft_regress.report.next_steps import Typed
 
 __all__ = ["LONGEST_BYTES", "MARKER", "verdict_markdown"]
 

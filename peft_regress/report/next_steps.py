@@ -1,37 +1,29 @@
-"""The commands that reproduce a verdict, look into it, and accept it."""
+"""The commands that a verdict leads to: see more, find the release, accept."""
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections import defaultdict
 from dataclasses import dataclass
-from itertools import combinations, islice
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.attribution import COSTS
+from packaging.version import InvalidVersion, Version
+
+from peft_regress.environment import SUSPECTS, changed_packages
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.text import clean, printable
+from peft_regress.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
-    from peft_regress.records import Case
 
-__all__ = [
-    "Typed",
-    "accept_command",
-    "compare_command",
-    "marker_expression",
-    "reproducing_commands",
-]
+__all__ = ["Step", "Typed", "accepting", "bisection", "next_steps", "quoted"]
 
-_FIELDS: Final = ("task", "method", "rank", "architecture")
-_TYPABLE: Final = re.compile(r"[\w.+-]+")
-_MOST_TERMS: Final = 40
-_LONGEST_NAME: Final = 200
+_MOST_EXPLAINED: Final = 3
+
+Step = tuple[str, list[str]]
+"""What a command is for, and its words, each fit for a shell and with its value beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,89 +47,88 @@ class Typed:
         return self.new or "run.json"
 
 
-def accept_command(typed: Typed) -> str:
-    """Return the command that accepts the new numbers."""
-    storage = "" if typed.baselines is None else f" --baselines {_quoted(typed.baselines)}"
-    return f'peft-regress accept {_quoted(typed.run)} --reason "..."{storage}'
+def next_steps(
+    failing: Sequence[Finding],
+    references: Mapping[str, Observation],
+    observed: Mapping[str, Observation],
+    typed: Typed,
+) -> Iterator[Step]:
+    """Yield what to type about findings that fail: how to see more, how to find the release."""
+    storage = _storage(typed)
+    explained = [finding for finding in failing if finding.cause.kind == "costs"]
+    if typed.new is not None:
+        for finding in explained[:_MOST_EXPLAINED]:
+            case = finding.example.case
+            sides = (references[case].origin, typed.new, case)
+            yield (
+                "which modules and operators",
+                ["peft-regress", "explain", *map(quoted, sides), *storage],
+            )
+    yield from _drifts(failing, storage)
+    for finding in failing[:1]:
+        case = finding.example.case
+        changed = changed_packages(references[case].environment, observed[case].environment)
+        # Beside another suspect the releases of one alone may not show it.
+        if len(changed.keys() & set(SUSPECTS)) == 1:
+            words = bisection(finding, changed)
+            if words:
+                yield "which release did it", words
 
 
-def compare_command(typed: Typed) -> str:
-    """Return the command that compares once more."""
-    return f"peft-regress compare {_quoted(typed.old)} {_quoted(typed.run)}"
+def accepting(typed: Typed) -> Step:
+    """Return how to accept the new numbers, with the run file to be written first if need be."""
+    run = quoted(typed.run)
+    first = "" if typed.new else ", run again with `--regress-save run.json`, then"
+    words = ["peft-regress", "accept", run, '--reason "..."', *_storage(typed)]
+    return f"if the new numbers are right{first}", words
 
 
-def reproducing_commands(
-    typed: Typed, findings: Iterable[Finding], known: Mapping[str, Observation]
-) -> list[str]:
-    """Return what measures the cases of some findings again, and what shows more of them.
-
-    `known` are all cases that there are, so that the others are left out.
-    """
-    findings = list(findings)
-    wanted = {name for finding in findings for name in finding.cases if name in known}
-    cases = {name: side.record.case for name, side in known.items()}
-    expression = marker_expression([cases[name] for name in wanted], cases.values())
-    chosen = f' -m "{expression}"' if expression else ""
-    kept = "" if typed.new else f" --regress-save {typed.run}"
-    commands = [f"pytest {typed.suite}{chosen}{kept}"]
-    new = _quoted(typed.run)
-    commands.append(compare_command(typed))
-    commands += [
-        f"peft-regress explain {_quoted(origin)} {new} {_quoted(case)} --metric {metric}"
-        for origin, case, metric in _explainable(findings, known)
-    ]
-    drifts = (
-        (finding.example.case, reason.metric)
-        for finding in findings
-        for reason in finding.example.reasons
-        if reason.since is not None
-    )
-    return commands + [
-        f"peft-regress history --case {_quoted(case)} --metric {_quoted(metric)} --all"
-        for case, metric in islice(drifts, 1)
-    ]
+def bisection(
+    finding: Finding, changed: Mapping[str, tuple[str | None, str | None]]
+) -> list[str] | None:
+    """Return the bisection between two releases of the likeliest package that changed."""
+    for name in SUSPECTS:
+        old, new = changed.get(name, (None, None))
+        if old and new and _is_release(old) and _is_release(new):
+            ends = [f"--good {quoted(old)}", f"--bad {quoted(new)}"]
+            case = f"--case {quoted(finding.example.case)}"
+            return ["peft-regress", "bisect", name, *ends, case, *_metric(finding)]
+    return None
 
 
-def marker_expression(wanted: Collection[Case], known: Collection[Case]) -> str:
-    """Return the expression of `-m` that selects the wanted cases and no other known one.
-
-    As few terms as a greedy choice finds: `case(method='dora')` where all of DoRA is wanted. Empty
-    where it would be too long, select all, or have a name that cannot be typed.
-    """
-    if len({case.id for case in wanted}) == len({case.id for case in known}):
-        return ""
-    if not all(_TYPABLE.fullmatch(str(getattr(c, name))) for c in wanted for name in _FIELDS):
-        return ""
-    ids = {case.id for case in wanted}
-    groups: dict[tuple[tuple[str, object], ...], set[str]] = defaultdict(set)
-    for case in known:
-        for count in range(1, len(_FIELDS) + 1):
-            for names in combinations(_FIELDS, count):
-                groups[tuple((name, getattr(case, name)) for name in names)].add(case.id)
-    fitting = [(term, found) for term, found in groups.items() if found <= ids]
-    # The widest first; of equals the one with the fewest words.
-    fitting.sort(key=lambda pair: (-len(pair[1]), len(pair[0])))
-    terms = []
-    for term, found in fitting:
-        if found & ids:
-            ids -= found
-            terms.append(f"case({', '.join(f'{name}={value!r}' for name, value in term)})")
-    return " or ".join(terms) if len(terms) <= _MOST_TERMS else ""
+def _storage(typed: Typed) -> list[str]:
+    return [] if typed.baselines is None else [f"--baselines {quoted(typed.baselines)}"]
 
 
-def _explainable(
-    findings: Iterable[Finding], known: Mapping[str, Observation]
-) -> Iterator[tuple[str, str, str]]:
-    """Return (reference, case, metric) of the first finding that a ledger says more about."""
-    for finding in findings:
-        example = finding.example
-        moved = [reason.metric for reason in example.reasons]
-        leading = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *moved)
-        metric = next((name for name in leading if name in moved and name in COSTS), None)
-        if metric and len(example.case) <= _LONGEST_NAME and example.case in known:
-            yield known[example.case].origin, example.case, metric
+def _is_release(version: str) -> bool:
+    """Return whether an index may have it: no checkout, and no build of one's own."""
+    try:
+        found = Version(version)
+    except InvalidVersion:
+        return False
+    return not found.is_devrelease and found.local is None
+
+
+def _metric(finding: Finding) -> list[str]:
+    """Return the option that keeps a bisection to what the finding is about."""
+    moved = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
+    if finding.cause.kind == "time":
+        return []  # no release is timed
+    names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *moved[:1])
+    return next(([f"--metric {quoted(name)}"] for name in names if name in moved), [])
+
+
+def _drifts(failing: Sequence[Finding], storage: Sequence[str]) -> Iterator[Step]:
+    """Yield how to see the steps, none beyond its bound, that add up to a drift."""
+    for finding in failing:
+        reason = next((one for one in finding.example.reasons if one.since is not None), None)
+        if reason is not None:
+            case, metric = quoted(finding.example.case), quoted(reason.metric)
+            words = ["peft-regress", "history", f"--case {case}", f"--metric {metric}", "--all"]
+            yield "the steps, none beyond its bound, that add up", [*words, *storage]
             return
 
 
-def _quoted(text: str) -> str:
-    return shlex.quote(printable(clean(text, longest=1000)))
+def quoted(text: str) -> str:
+    """Return text as one word of a shell, on one line."""
+    return shlex.quote(printable(text))

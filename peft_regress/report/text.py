@@ -1,56 +1,42 @@
-"""A verdict and a run as plain text that fits a terminal of 100 columns."""
+"""One case's verdict as text: what moved, which modules, what to type."""
 
 from __future__ import annotations
 
-import io
 import shlex
 from typing import TYPE_CHECKING
 
 from peft_regress.attribution import explain_metric
 from peft_regress.gate import FAILING, INCOMPLETE
-from peft_regress.metrics import METRICS
+from peft_regress.look import PLAIN
+from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.report.lines import (
     environment_lines,
-    known_defects,
-    outcome_line,
     reason_cells,
     short_verdict,
-    times_lines,
-    wrapped,
 )
 from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator
 
-    from rich.table import Table
+    from peft_regress.gate import CaseVerdict, Observation, Reason
+    from peft_regress.look import Look
 
-    from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
-    from peft_regress.records import Record, Run
+__all__ = ["case_text", "module_lines"]
 
-__all__ = ["case_text", "module_lines", "results_table", "verdict_text"]
-
-_WIDTH = 100
 _MOST_REASONS = 8
 _MOST_MODULES = 3
-_MOST_CASES = 40
-_MOST_ENVIRONMENT_LINES = 8
-_WIDEST = 1000
-_HOLES = {
-    "missing": "missing (expected, but no record: they did not run, or were renamed)",
-    "new": "without a baseline (no accepted entry holds them, so nothing judges them)",
-}
-
-
-_REMEDIES = {
-    "missing": "if they are gone for good, add `--retire ID` for each (or a glob) to",
-    "new": "if their numbers are right",
-}
+_MOST_LINES = 8
 
 
 def case_text(
-    case: CaseVerdict, old: Observation | None, new: Observation | None, *, hint: str
+    case: CaseVerdict,
+    old: Observation | None,
+    new: Observation | None,
+    *,
+    hint: str,
+    look: Look = PLAIN,
 ) -> str:
     """Explain one case's verdict: each reason with its modules, the environment, what to type."""
     lines = [f"{clean(case.id)}: {short_verdict(case)}"]
@@ -61,115 +47,39 @@ def case_text(
             lines.append(f"  {new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
         lines.append("  it was expected and has no record: it did not run, or it was renamed")
-    shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
-    for reason in shown[:_MOST_REASONS]:
-        lines.append("  " + _reason_line(reason))
-        below = module_lines if reason.since is None else _drift_lines
-        lines.extend("      " + line for line in below(reason, old, new))
-    if len(shown) > _MOST_REASONS:
-        rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
-        lines.append(f"  and {len(shown) - _MOST_REASONS} more: {clean(rest)}")
+    lines += _reasons_lines(case, old, new)
     if old is not None and new is not None:
-        moved = environment_lines(old.environment, new.environment)
         if case.reasons:
-            text = "  environment: " + ("; ".join(moved) or "as in the baseline")
-            lines.append(wrapped(text, indent="    ", most_lines=_MOST_ENVIRONMENT_LINES))
+            moved = environment_lines(old.environment, new.environment)
+            lines.append("  environment: " + ("; ".join(moved) or "as in the baseline"))
         lines.append(f"  baseline: {clean(old.origin)}")
     if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {hint}")
-    return "\n".join(lines)
-
-
-def verdict_text(
-    verdict: RunVerdict,
-    references: Mapping[str, Observation],
-    observed: Mapping[str, Observation],
-    *,
-    hint: str,
-) -> str:
-    """Return the cases worth reading, then the headline with the counts."""
-    quiet = {"unchanged", "known_defect"}
-    notable = [case for case in verdict.cases if case.verdict not in quiet]
-    told = [case for case in notable if case.reasons]
-    blocks = [
-        case_text(case, references.get(case.id), observed.get(case.id), hint=hint)
-        for case in told[:_MOST_CASES]
-    ]
-    if len(told) > _MOST_CASES:
-        rest = " ".join(clean(case.id) for case in told[_MOST_CASES:])
-        blocks.append(wrapped(f"and {len(told) - _MOST_CASES} more: {rest}"))
-    for name, meaning in _HOLES.items():
-        ids = [clean(case.id) for case in notable if case.verdict == name]
-        if ids:
-            blocks.append(wrapped(f"{len(ids)} {meaning}: {' '.join(ids)}"))
-            blocks[-1] += f"\n  {_REMEDIES[name]}:\n    {hint}"
-    defects = known_defects(verdict)
-    if defects:
-        lines = [
-            wrapped(f"  {what} ({len(ids)}): {' '.join(ids)}", indent="    ", most_lines=2)
-            for what, ids in defects.items()
-        ]
-        blocks.append("\n".join(["known defects, in the baseline too:", *lines]))
-    untimed = times_lines(references, observed)
-    if untimed:
-        blocks.append("\n  ".join(untimed))
-    blocks.append(outcome_line(verdict))
-    return "\n\n".join(blocks)
-
-
-def results_table(run: Run) -> str:
-    """Return what was measured, a row a case; 100 columns wide where the ids are as usual."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="")
-    table.add_column("case", no_wrap=True)
-    headings = ("trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "ms/step")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    failed = []
-    for name, record in sorted(run.cases.items()):
-        if record.status == "ok":
-            _add_row(table, name, record)
-        else:
-            failed.append(_failed_line(name, record))
-    stream = io.StringIO()
-    # Wide enough for any id: a table that is squeezed loses digits of its numbers.
-    console = Console(file=stream, width=_WIDEST, no_color=True, highlight=False)
-    if table.row_count:
-        console.print(table)
-    return "\n".join([*(line.rstrip() for line in stream.getvalue().splitlines()), *failed])
-
-
-def _failed_line(name: str, record: Record) -> str:
-    why = f"{record.error.type}: {record.error.message}" if record.error else ""
-    line = f"{clean(name)} {record.status}"
-    return f"{line} {clean(why, longest=max(_WIDTH - len(line) - 1, 40))}".rstrip()
-
-
-def _add_row(table: Table, name: str, record: Record) -> None:
-    from rich.text import Text
-
-    def value(metric: str) -> float | None:
-        found = record.metrics.get(metric)
-        return None if found is None else float(found.value)
-
-    def scaled(metric: str, scale: float, form: str) -> str:
-        found = value(metric)
-        return "-" if found is None else format(found / scale, form)
-
-    accuracy = record.metrics.get("accuracy")
-    table.add_row(
-        Text(clean(name)),
-        scaled("trainable_params", 1, ",.0f"),
-        scaled("adapter_bytes", 2**20, ".2f"),
-        scaled("forward_flops", 1e9, ".3f"),
-        scaled("backward_flops", 1e9, ".3f"),
-        scaled("peak_bytes", 2**20, ".1f"),
-        scaled("peak_bytes_b32", 2**20, ".0f"),
-        "-" if accuracy is None else format_value(accuracy.value, "fraction"),
-        scaled("step_seconds", 1e-3, ".1f"),
+    return "\n".join(
+        look.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines
     )
+
+
+def _reasons_lines(
+    case: CaseVerdict, old: Observation | None, new: Observation | None
+) -> Iterator[str]:
+    """Yield a line a reason, and below it what it comes from."""
+    shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
+    moved = {reason.metric for reason in shown}
+    for reason in shown[:_MOST_REASONS]:
+        yield f"  {_reason_line(reason)}"
+        if reason.since is not None:
+            yield from (f"      {line}" for line in _drift_lines(reason, new))
+        elif reason.metric.removesuffix(BATCH_SUFFIX) not in moved - {reason.metric}:
+            # At batch 32 the modules are those of batch 1.
+            yield from (f"      {line}" for line in module_lines(reason, old, new))
+    if len(shown) > _MOST_REASONS:
+        rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
+        yield f"  and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
+
+
+def _indent(line: str) -> str:
+    return " " * (len(line) - len(line.lstrip(" ")))
 
 
 def _reason_line(reason: Reason) -> str:
@@ -197,7 +107,7 @@ def module_lines(reason: Reason, old: Observation | None, new: Observation | Non
     return lines
 
 
-def _drift_lines(reason: Reason, _: Observation | None, new: Observation | None) -> list[str]:
+def _drift_lines(reason: Reason, new: Observation | None) -> list[str]:
     """Say why the newest baseline did not show it, and how to see the steps."""
     if new is None:
         return []

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
-from packaging.version import InvalidVersion, Version
-
 from peft_regress.environment import SUSPECTS
-from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.text import clean, printable
+from peft_regress.report.next_steps import bisection, quoted
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,51 +41,19 @@ def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]
     ]
     if pins:
         yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
+    asked = " ".join(map(quoted, upgrade.requirements))
     yield (
         "report:",
-        f"peft-regress upgrade {_quoted(*upgrade.requirements)} --summary issue.md",
+        f"peft-regress upgrade {asked} --summary issue.md",
         "writes an issue for the maintainers, with a script that runs without this project",
     )
-    command = _bisection(failing[0], upgrade)
-    if command:
-        yield ("find the release:", command)
+    words = bisection(failing[0], upgrade.changed)
+    if words:
+        yield ("find the release:", " ".join(words))
 
 
 def _accepting(words: str, upgrade: Upgrade) -> Advice:
     if upgrade.saved is None:
         command = 'peft-regress accept run.json --reason "..."'
         return (f"{words} add", "--save run.json", "and then", command)
-    return (words, f'peft-regress accept {_quoted(str(upgrade.saved))} --reason "..."')
-
-
-def _quoted(*texts: str) -> str:
-    return " ".join(shlex.quote(printable(text)) for text in texts)
-
-
-def _bisection(finding: Finding, upgrade: Upgrade) -> str | None:
-    """Return the bisection between two releases of the likeliest package that changed."""
-    for name in SUSPECTS:
-        old, new = upgrade.changed.get(name, (None, None))
-        if _is_release(old) and _is_release(new):
-            ends = f"--good {old} --bad {new}"
-            case = _quoted(finding.example.case)
-            return f"peft-regress bisect {name} {ends} --case {case}{_metric(finding)}"
-    return None
-
-
-def _is_release(version: str | None) -> bool:
-    """Return whether an index may have it: no checkout, and no build of one's own."""
-    try:
-        found = Version(version or "")
-    except InvalidVersion:
-        return False
-    return not found.is_devrelease and found.local is None
-
-
-def _metric(finding: Finding) -> str:
-    """Return the option that keeps a bisection to what the finding is about."""
-    moved = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
-    if finding.cause.kind == "time":
-        return ""  # no release is timed
-    names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *moved[:1])
-    return next((f" --metric {name}" for name in names if name in moved), "")
+    return (words, f'peft-regress accept {quoted(str(upgrade.saved))} --reason "..."')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.look import PLAIN
 from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.finding import (
     case_set,
@@ -12,7 +13,7 @@ from peft_regress.report.finding import (
     finding_details,
     finding_title,
 )
-from peft_regress.report.lines import environment_lines, wrapped
+from peft_regress.report.lines import environment_lines
 from peft_regress.report.markdown_syntax import escape_markdown, fenced
 from peft_regress.text import clean
 from peft_regress.upgrade.reproduction_report import reproduction_blocks
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from peft_regress.findings import Finding
+    from peft_regress.look import Look
     from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.bisect import Bisection, Transition
 
@@ -29,12 +31,12 @@ __all__ = ["bisection_markdown", "bisection_text", "encode_bisection"]
 _LONGEST_WHY: Final = 300
 
 
-def bisection_text(found: Bisection) -> str:
+def bisection_text(found: Bisection, look: Look = PLAIN) -> str:
     """Return each transition with what changes in it, and what was tried."""
-    blocks = ["\n".join(_transition_lines(found, transition)) for transition in found.transitions]
+    blocks = ["\n".join(_transition_lines(found, one, look)) for one in found.transitions]
     if not blocks:
-        blocks = [wrapped(_nothing(found))]
-    blocks.append("\n".join(wrapped(line, indent="  ") for line in _tried(found)))
+        blocks = [look.wrapped(_nothing(found))]
+    blocks.append("\n".join(look.wrapped(line, indent="  ") for line in _tried(found)))
     return "\n\n".join(blocks)
 
 
@@ -108,21 +110,21 @@ def _environment(transition: Transition) -> str:
     return f"environment: {'; '.join(environment_lines(before, after))}"
 
 
-def _transition_lines(found: Bisection, transition: Transition) -> Iterator[str]:
-    yield wrapped(_headline(found, transition))
+def _transition_lines(found: Bisection, transition: Transition, look: Look) -> Iterator[str]:
+    yield look.styled(look.wrapped(_headline(found, transition)), "strong")
     if len(transition.changed) > 1:
-        yield wrapped(f"  {_environment(transition)}", indent="    ")
+        yield look.wrapped(f"  {_environment(transition)}", indent="    ")
     for index, finding in enumerate(transition.findings):
         verdict = finding.verdict.replace("_", " ")
-        yield wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
+        yield look.wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
         for line in finding_details(finding):
-            yield wrapped(f"    {line}", indent="      ", most_lines=4)
+            yield look.wrapped(f"    {line}", indent="      ", most_lines=4)
         if transition.culprits:
             culprit = transition.culprits[index].sentence
-            yield wrapped(f"    which package: {culprit}", indent="      ")
-        yield wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
+            yield look.wrapped(f"    which package: {culprit}", indent="      ")
+        yield look.wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
         numbers = example_lines(finding, transition.references, transition.observed)
-        yield from (f"      {line}" for line in numbers)
+        yield from (look.wrapped(f"      {line}", indent="        ") for line in numbers)
 
 
 def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environment import SUSPECTS
+from peft_regress.look import PLAIN
 from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.encode import encode_reason
 from peft_regress.report.finding import (
@@ -14,8 +15,9 @@ from peft_regress.report.finding import (
     finding_details,
     finding_title,
 )
-from peft_regress.report.lines import known_defects, outcome_line, wrapped
+from peft_regress.report.lines import known_defects, outcome_line
 from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
+from peft_regress.report.verdict import style_of
 from peft_regress.text import clean
 from peft_regress.upgrade.advice import advice_on
 from peft_regress.upgrade.reproduction_report import reproduction_blocks
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from peft_regress.findings import Finding
+    from peft_regress.look import Look
     from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.conduct import Upgrade
 
@@ -32,31 +35,33 @@ __all__ = ["encode_upgrade", "upgrade_markdown", "upgrade_text"]
 _MOST_DEFECT_LINES: Final = 6
 
 
-def upgrade_text(upgrade: Upgrade) -> str:
+def upgrade_text(upgrade: Upgrade, look: Look = PLAIN) -> str:
     """Return headline, environment difference, each finding, and what to do."""
-    blocks = ["\n".join(_heading(upgrade))]
+    blocks = ["\n".join(_heading(upgrade, look))]
     for number, finding in enumerate(upgrade.findings, start=1):
-        blocks.append("\n".join(_finding_lines(number, finding, upgrade)))
+        blocks.append("\n".join(_finding_lines(number, finding, upgrade, look)))
     defects = known_defects(upgrade.verdict)
     if defects:
         lines = [
-            wrapped(f"  {what}: {case_set(ids)} ({len(ids)})", indent="    ", most_lines=3)
+            look.wrapped(f"  {what}: {case_set(ids)} ({len(ids)})", indent="    ", most_lines=3)
             for what, ids in list(defects.items())[:_MOST_DEFECT_LINES]
         ]
         blocks.append("\n".join(["known defects, on both sides:", *lines]))
-    advice = (wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
+    advice = (look.wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
     blocks.append("\n".join(["what to do:", *advice]))
-    blocks.append("\n".join([outcome_line(upgrade.verdict), *_strictness(upgrade)]))
+    outcome = look.styled(look.wrapped(outcome_line(upgrade.verdict)), style_of(upgrade.verdict))
+    blocks.append("\n".join([outcome, *map(look.wrapped, _strictness(upgrade))]))
     return "\n\n".join(blocks)
 
 
-def _heading(upgrade: Upgrade) -> Iterator[str]:
+def _heading(upgrade: Upgrade, look: Look) -> Iterator[str]:
     asked = " ".join(map(clean, upgrade.requirements))
-    yield wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
-    yield wrapped(f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    ")
-    yield wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
+    head = look.wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
+    yield look.styled(head, style_of(upgrade.verdict))
+    yield look.wrapped(f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    ")
+    yield look.wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
     for remark in upgrade.remarks:
-        yield wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
+        yield look.wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
 
 
 def _strictness(upgrade: Upgrade) -> list[str]:
@@ -82,21 +87,21 @@ def _moves(upgrade: Upgrade) -> list[str]:
     return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
 
-def _finding_lines(number: int, finding: Finding, upgrade: Upgrade) -> Iterator[str]:
+def _finding_lines(number: int, finding: Finding, upgrade: Upgrade, look: Look) -> Iterator[str]:
     count = len(finding.members)
     verdict = finding.verdict.replace("_", " ")
     head = f"{number}. {verdict} in {count} {'case' if count == 1 else 'cases'}"
-    yield wrapped(f"{head}: {finding_title(finding)}", indent="   ")
+    yield look.styled(look.wrapped(f"{head}: {finding_title(finding)}", indent="   "), "strong")
     for line in finding_details(finding):
-        yield wrapped(f"   {line}", indent="     ", most_lines=4)
+        yield look.wrapped(f"   {line}", indent="     ", most_lines=4)
     culprit = _culprit(finding, upgrade)
     if culprit:
-        yield wrapped(f"   which package: {culprit}", indent="     ")
-    yield wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
+        yield look.wrapped(f"   which package: {culprit}", indent="     ")
+    yield look.wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
     numbers = example_lines(finding, upgrade.references, upgrade.observed)
     if numbers:
-        yield f"   for example {clean(finding.example.case)}:"
-        yield from (f"     {line}" for line in numbers)
+        yield look.wrapped(f"   for example {clean(finding.example.case)}:", indent="     ")
+        yield from (look.wrapped(f"     {line}", indent="       ") for line in numbers)
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:

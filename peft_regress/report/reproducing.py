@@ -1,0 +1,121 @@
+"""The commands that reproduce a verdict elsewhere: pytest for its cases, then what tells more."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from itertools import combinations, islice
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.attribution import COSTS
+from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.report.next_steps import accepting, quoted
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from peft_regress.findings import Finding
+    from peft_regress.gate import Observation
+    from peft_regress.records import Case
+    from peft_regress.report.next_steps import Typed
+
+__all__ = [
+    "accept_command",
+    "compare_command",
+    "marker_expression",
+    "reproducing_commands",
+]
+
+_FIELDS: Final = ("task", "method", "rank", "architecture")
+_TYPABLE: Final = re.compile(r"[\w.+-]+")
+_MOST_TERMS: Final = 40
+_LONGEST_NAME: Final = 200
+
+
+def accept_command(typed: Typed) -> str:
+    """Return the command that accepts the new numbers."""
+    _, words = accepting(typed)
+    return " ".join(words)
+
+
+def compare_command(typed: Typed) -> str:
+    """Return the command that compares once more."""
+    return f"peft-regress compare {_quoted(typed.old)} {_quoted(typed.run)}"
+
+
+def reproducing_commands(
+    typed: Typed, findings: Iterable[Finding], known: Mapping[str, Observation]
+) -> list[str]:
+    """Return what measures the cases of some findings again, and what shows more of them.
+
+    `known` are all cases that there are, so that the others are left out.
+    """
+    findings = list(findings)
+    wanted = {name for finding in findings for name in finding.cases if name in known}
+    cases = {name: side.record.case for name, side in known.items()}
+    expression = marker_expression([cases[name] for name in wanted], cases.values())
+    chosen = f' -m "{expression}"' if expression else ""
+    kept = "" if typed.new else f" --regress-save {typed.run}"
+    commands = [f"pytest {typed.suite}{chosen}{kept}"]
+    new = _quoted(typed.run)
+    commands.append(compare_command(typed))
+    commands += [
+        f"peft-regress explain {_quoted(origin)} {new} {_quoted(case)} --metric {metric}"
+        for origin, case, metric in _explainable(findings, known)
+    ]
+    drifts = (
+        (finding.example.case, reason.metric)
+        for finding in findings
+        for reason in finding.example.reasons
+        if reason.since is not None
+    )
+    return commands + [
+        f"peft-regress history --case {_quoted(case)} --metric {_quoted(metric)} --all"
+        for case, metric in islice(drifts, 1)
+    ]
+
+
+def marker_expression(wanted: Collection[Case], known: Collection[Case]) -> str:
+    """Return the expression of `-m` that selects the wanted cases and no other known one.
+
+    As few terms as a greedy choice finds: `case(method='dora')` where all of DoRA is wanted. Empty
+    where it would be too long, select all, or have a name that cannot be typed.
+    """
+    if len({case.id for case in wanted}) == len({case.id for case in known}):
+        return ""
+    if not all(_TYPABLE.fullmatch(str(getattr(c, name))) for c in wanted for name in _FIELDS):
+        return ""
+    ids = {case.id for case in wanted}
+    groups: dict[tuple[tuple[str, object], ...], set[str]] = defaultdict(set)
+    for case in known:
+        for count in range(1, len(_FIELDS) + 1):
+            for names in combinations(_FIELDS, count):
+                groups[tuple((name, getattr(case, name)) for name in names)].add(case.id)
+    fitting = [(term, found) for term, found in groups.items() if found <= ids]
+    # The widest first; of equals the one with the fewest words.
+    fitting.sort(key=lambda pair: (-len(pair[1]), len(pair[0])))
+    terms = []
+    for term, found in fitting:
+        if found & ids:
+            ids -= found
+            terms.append(f"case({', '.join(f'{name}={value!r}' for name, value in term)})")
+    return " or ".join(terms) if len(terms) <= _MOST_TERMS else ""
+
+
+def _explainable(
+    findings: Iterable[Finding], known: Mapping[str, Observation]
+) -> Iterator[tuple[str, str, str]]:
+    """Return (reference, case, metric) of the first finding that a ledger says more about."""
+    for finding in findings:
+        example = finding.example
+        moved = [reason.metric for reason in example.reasons]
+        leading = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *moved)
+        metric = next((name for name in leading if name in moved and name in COSTS), None)
+        if metric and len(example.case) <= _LONGEST_NAME and example.case in known:
+            yield known[example.case].origin, example.case, metric
+            return
+
+
+def _quoted(text: str) -> str:
+    return quoted(clean(text, longest=1000))

@@ -1,0 +1,188 @@
+"""Show progress below pytest's own output, on a terminal alone, and remember how long cases took.
+
+The line lies under the cursor. It is erased before pytest writes and drawn again after, so that
+pytest's output is what it is without it. There is no thread that would keep it fresh: it would run
+beside what is timed.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from peft_regress.progress import Progress
+from peft_regress.terminal import look_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
+__all__ = ["ProgressHooks"]
+
+_CACHE_KEY: Final = "peft_regress/seconds"
+_CASE_IN_NAME: Final = re.compile(r"\[([^/\[\]]+/[^/\[\]]+/[^/\[\]]+)\]")
+
+# Move down one line, scrolling where there is none (IND), and up again; then draw below and return.
+_DRAW: Final = "\x1bD\x1b[A\x1b7\x1b[B\r{}\x1b[K\x1b8"
+_ERASE: Final = "\x1b7\x1b[B\r\x1b[2K\x1b8"
+
+
+class ProgressHooks:
+    """The hooks that follow a run; of pytest-xdist the controller's.
+
+    case_of: the case id of a test, None of an ordinary one. guess: whether tests whose names look
+    like those of cases are taken for such where only names are known.
+    """
+
+    def __init__(
+        self,
+        config: pytest.Config,
+        *,
+        case_of: Callable[[pytest.Item], str | None],
+        guess: bool,
+    ) -> None:
+        self.config = config
+        self.case_of = case_of
+        self.guess = guess
+        self.progress = Progress()
+        self.measured: set[str] = set()
+        self._nodes: set[Any] = set()
+        self._screen: pytest.TerminalReporter | None = None
+        self._is_drawn = False
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionstart(self) -> None:
+        """Find the terminal, which is known from here on."""
+        self._screen = _screen_of(self.config)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Take the cases that this process is to run."""
+        named = ((item.nodeid, self.case_of(item)) for item in session.items)
+        self._expect((name, case) for name, case in named if case is not None)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node: Any, ids: Iterable[str]) -> None:
+        """Take the cases of a worker: each collects all of them."""
+        found = ((name, _CASE_IN_NAME.search(name)) for name in ids if self.guess)
+        self._expect((name, match[1]) for name, match in found if match)
+        self._nodes.add(node)
+        self.progress.workers = len(self._nodes)
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Make way for what pytest-xdist says of a worker that died."""
+        self._erase()
+        self._nodes.discard(node)
+        self.progress.workers = max(len(self._nodes), 1)
+
+    def _expect(self, cases: Iterable[tuple[str, str]]) -> None:
+        self.progress.cases.update(cases)
+        self.progress.before = _seconds_before(self.config)
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logstart(self, nodeid: str) -> Generator[None, None, None]:
+        """Show which case starts."""
+        self._erase()
+        yield
+        self.progress.start(nodeid, time.monotonic())
+        self._draw()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Add up the phases of a test."""
+        self._erase()
+        yield
+        self.progress.spend(report.nodeid, report.duration)
+        if hasattr(report, "peft_regress_record"):
+            self.measured.add(report.nodeid)
+        if report.when not in {"setup", "call", "teardown"}:
+            # Of a worker that died: pytest-xdist says no more of the test.
+            self.progress.finish(report.nodeid)
+        self._draw()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logfinish(self, nodeid: str) -> Generator[None, None, None]:
+        """Count a case that came to its end."""
+        self._erase()
+        yield
+        self.progress.finish(nodeid)
+        self._draw()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_enter_pdb(self) -> None:
+        """Leave the terminal to the debugger."""
+        self._leave()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_internalerror(self) -> None:
+        """Make way for the traceback."""
+        self._leave()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Make way for the summary, and remember how long each case took that was measured."""
+        self._leave()
+        tests = self.progress.cases
+        took = {
+            tests[name]: self.progress.done[tests[name]]
+            for name in self.measured
+            if name in tests and tests[name] in self.progress.done
+        }
+        cache = getattr(self.config, "cache", None)
+        if took and cache is not None and not hasattr(self.config, "workerinput"):
+            cache.set(_CACHE_KEY, _seconds_before(self.config) | took)
+
+    def _leave(self) -> None:
+        self._erase()
+        self._screen = None
+
+    def _draw(self) -> None:
+        if self._screen is not None and self.progress.cases and self.progress.left:
+            ascii_only = self.config.getoption("regress_ascii", default=False)
+            look = look_of(sys.stdout, colour=False, ascii_only=ascii_only)
+            line = self.progress.line(time.monotonic(), look)
+            self._screen.write_raw(_DRAW.format(line), flush=True)
+            self._is_drawn = True
+
+    def _erase(self) -> None:
+        if self._screen is not None and self._is_drawn:
+            self._screen.write_raw(_ERASE, flush=True)
+            self._is_drawn = False
+
+
+def _screen_of(config: pytest.Config) -> pytest.TerminalReporter | None:
+    """Return the terminal that progress is shown on; None where it would disturb or be kept."""
+    reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+    option = config.getoption
+    # Others write between pytest's own lines: prints of the tests, live logs, the debugger.
+    shared = (
+        option("capture") == "no"
+        or option("usepdb")
+        or option("trace")
+        or option("setupshow")
+        or config.getini("log_cli")
+        or option("log_cli_level")
+    )
+    kept = os.environ.get("CI") or os.environ.get("BUILD_NUMBER")
+    if reporter is None or not reporter.isatty or hasattr(config, "workerinput"):
+        return None
+    if shared or kept or reporter.verbosity < 0 or os.environ.get("TERM") == "dumb":
+        return None
+    return reporter
+
+
+def _seconds_before(config: pytest.Config) -> dict[str, float]:
+    """Return how long cases took in earlier runs here; none without pytest's cache."""
+    cache = getattr(config, "cache", None)
+    found = None if cache is None else cache.get(_CACHE_KEY, None)
+    # A file that anybody can edit: what is no time is as good as nothing.
+    return {
+        case: float(seconds)
+        for case, seconds in (found.items() if isinstance(found, dict) else ())
+        if isinstance(seconds, int | float) and 0 <= seconds < math.inf
+    }

@@ -1,0 +1,103 @@
+"""What a pytest run says: why a test fails, and the verdict at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from peft_regress import report
+from peft_regress.errors import InputError
+from peft_regress.gate import Observation
+from peft_regress.look import Look
+from peft_regress.report.next_steps import quoted
+from peft_regress.terminal import look_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pytest
+
+    from peft_regress.config import RegressOptions
+    from peft_regress.gate import CaseVerdict
+    from peft_regress.records import Record, Run
+    from peft_regress.session import RegressSession
+
+__all__ = ["failure_text", "look_in", "summary_text"]
+
+
+def look_in(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Look:
+    """Return how text is laid out; a worker has no terminal but its controller's.
+
+    Not while a test runs: pytest's capture is no terminal.
+    """
+    told = getattr(config, "workerinput", {}).get("peft_regress_look")
+    if told is not None:
+        return Look(**told)
+    return look_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
+
+
+def failure_text(session: RegressSession, case: CaseVerdict, record: Record, look: Look) -> str:
+    """Return why a case fails, for its test's report."""
+    new = Observation(
+        record=record,
+        environment=session.environment(),
+        machine=session.machine(),
+        origin="this run",
+    )
+    old = session.references().get(case.id)
+    return report.case_text(case, old, new, hint=session.hint(), look=look)
+
+
+def summary_text(session: RegressSession, look: Look) -> str:
+    """Return the verdict for the end of the terminal output, its outcome last."""
+    if not session.is_gating:
+        return "\n".join(look.wrapped(line) for line in (*session.problems, *_left_out(session)))
+    run = session.run()
+    verdict = None
+    with contextlib.suppress(InputError):
+        verdict = session.verdict()
+    notes = [*_notes(session, run), *_left_out(session)]
+    if verdict is None:
+        return "\n\n".join(look.wrapped(line) for line in (*notes, *session.problems))
+    verbose = session.config.get_verbosity() > 0
+    references, observed = session.sides(run)
+    # Where nothing judges them, the numbers themselves are what there is to read.
+    with_numbers = bool(run.cases) and (verbose or not references.keys() & observed.keys())
+    if run.cases and not with_numbers:
+        saved = session.options.save
+        again = (
+            "" if saved is None else f", or `peft-regress report {quoted(session.shown(saved))}`"
+        )
+        notes.append(f"numbers of each case: `-v`{again}")
+    text = report.verdict_text(
+        verdict,
+        references,
+        observed,
+        typed=session.typed(),
+        look=look,
+        verbose=verbose,
+        strict=session.options.strict,
+        notes=notes,
+        problems=session.problems,
+    )
+    return f"{report.results_table(run, look)}\n\n{text}" if with_numbers else text
+
+
+def _notes(session: RegressSession, run: Run) -> Iterator[str]:
+    """Yield what else there is to say on the run."""
+    measured = [record for record in run if record.status == "ok"]
+    if measured and not any("step_seconds" in record.metrics for record in measured):
+        yield "times: not measured, because pytest-benchmark's timer is off"
+    if run.selection.narrowed_by:
+        how = ", ".join(run.selection.narrowed_by)
+        yield f"partial run ({how}): {len(run.selection.not_selected)} not selected"
+    if session.options.save is not None and not session.problems:
+        yield f"run file: {session.shown(session.options.save)}"
+
+
+def _left_out(session: RegressSession) -> list[str]:
+    return [
+        f"{count} cases of the {matrix} matrix were left out: --regress-matrix {matrix}"
+        for matrix, count in sorted(session.other_matrices.items())
+    ]

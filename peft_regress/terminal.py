@@ -1,0 +1,75 @@
+"""Standard output and error: what they can show, and writing to them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import sys
+from typing import Any
+
+from peft_regress.look import PLAIN, Look
+
+__all__ = ["as_ascii", "echo", "forget", "forgive_letters", "look_of", "look_of_stdout", "tell"]
+
+_NARROWEST = 20
+
+
+def look_of_stdout() -> Look:
+    """Return what standard output can show; colour only on a terminal that wants it."""
+    stream = sys.stdout
+    coloured = (
+        stream is not None
+        and stream.isatty()
+        and not os.environ.get("NO_COLOR")
+        and os.environ.get("TERM") != "dumb"
+    )
+    return look_of(stream, colour=coloured)
+
+
+def look_of(stream: Any, *, colour: bool, ascii_only: bool = False) -> Look:
+    """Return the look of a stream: as wide as the terminal, but no wider than a page."""
+    # What is no terminal has no width; COLUMNS is believed of both.
+    columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
+    return Look(
+        width=min(max(columns, _NARROWEST), PLAIN.width),
+        colour=colour,
+        encoding="ascii" if ascii_only else getattr(stream, "encoding", None) or PLAIN.encoding,
+    )
+
+
+def forgive_letters() -> None:
+    """Let what standard output cannot hold be written as an escape instead of raising."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def as_ascii() -> None:
+    """Let both streams write ASCII alone, the rest as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="ascii", errors="backslashreplace")
+
+
+def forget(*streams: Any) -> None:
+    """Keep Python from trying once more, at exit, to write what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in streams:
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+
+
+def tell(text: str) -> None:
+    """Print on standard error how the work goes on; where nobody can read it the work does."""
+    try:
+        echo(text, err=True)
+    except OSError:
+        forget(sys.stderr)
+
+
+def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print text, as it is and at once.
+
+    Not by `click.echo`, which writes UTF-8 to a stream that asks for ASCII.
+    """
+    print(text, file=sys.stderr if err else sys.stdout, end="\n" if nl else "", flush=True)

@@ -1,0 +1,206 @@
+"""Progress on a terminal: it comes and goes without a trace in what pytest prints."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from screen import Screen, Terminal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Without the gate, whose measuring takes seconds.
+CONFTEST = """
+import pytest
+from peft_regress.status_line import ProgressHooks
+
+def pytest_configure(config):
+    def case_of(item):
+        return item.callspec.id if hasattr(item, "callspec") else None
+    config.pluginmanager.register(ProgressHooks(config, case_of=case_of, guess=True))
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.when == "call" and hasattr(item, "callspec"):
+        report.peft_regress_record = "a record"
+    return report
+"""
+SUITE = """
+import os, pytest, time
+
+def test_plain():
+    pass
+
+@pytest.mark.parametrize("case", [f"shift/a-r{i}/net" for i in range(4)])
+def test_case(case):
+    print("printed by a test")
+    time.sleep(0.01)
+    if case == os.environ.get("FAILS"):
+        exec(os.environ["HOW"])
+"""
+FIRST = "0 of 4 cases done, 4 left; now shift/a-r0/net"
+
+
+@pytest.fixture
+def suite(tmp_path, monkeypatch):
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    return tmp_path
+
+
+def command(*arguments: str) -> list[str]:
+    plugins = ["-p", "no:peft_regress", "-p", "no:benchmark", "-p", "no:hypothesispytest"]
+    return [sys.executable, "-m", "pytest", *plugins, *arguments]
+
+
+def shown_by(suite: Path, *arguments: str, **environment: str) -> Terminal:
+    terminal = Terminal(rows=8)
+    terminal.run(*command(*arguments), cwd=suite, environment=environment)
+    return terminal
+
+
+def lines_of_progress(terminal: Terminal) -> list[str]:
+    """Return what the line said, each time that it said something new."""
+    said = [line for moment in terminal.moments() for line in moment if " cases done, " in line]
+    return list(dict.fromkeys(said))
+
+
+def without_times(lines: list[str]) -> list[str]:
+    return [re.sub(r"[0-9.]+s\b", "#s", line).strip("= ") for line in lines]
+
+
+def test_the_line_says_how_many_are_done_and_which_case_runs(suite):
+    said = lines_of_progress(shown_by(suite))
+    assert said[0].startswith("0 of 4 cases done, 4 left")
+    assert FIRST in said
+    assert "1 of 4 cases done, 3 left, about 5 s; now shift/a-r1/net" in said
+    assert "3 of 4 cases done, 1 left, about 5 s; now shift/a-r3/net" in said
+
+
+FAILS = {"FAILS": "shift/a-r1/net", "HOW": "raise ValueError('too bad')"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        ((), {}),
+        (("-v",), {}),
+        (("-vv", "--color=yes"), FAILS),
+        (("-x",), FAILS),
+        ((), {**FAILS, "HOW": "raise KeyboardInterrupt"}),
+        ((), {**FAILS, "HOW": "import warnings; warnings.warn('look out')"}),
+        (("-n", "2"), {}),
+        (("-p", "no:cacheprovider"), {}),
+    ],
+    ids=["dots", "names", "failure", "first-failure", "interrupt", "warning", "xdist", "no-cache"],
+)
+def test_in_the_end_the_screen_is_as_without_the_line(suite, arguments, environment):
+    seen = shown_by(suite, *arguments, **environment)
+    unseen = shown_by(suite, *arguments, **environment, CI="1")
+    assert lines_of_progress(seen)
+    assert "cases done" not in unseen.output
+    assert without_times(seen.screen()) == without_times(unseen.screen())
+
+
+def test_under_xdist_it_says_how_many_run_and_counts_each_case_once(suite):
+    said = lines_of_progress(shown_by(suite, "-n", "2"))
+    assert any(re.search(r"; 2 now: shift/a-r\d/net, \.\.\.$", line) for line in said)
+    assert all(" of 4 cases done" in line for line in said)
+    assert any(line.startswith("3 of 4 cases done, 1 left") for line in said)
+
+
+def test_a_worker_that_dies_leaves_no_line_behind_and_its_case_is_done(suite):
+    seen = shown_by(suite, "-n", "2", FAILS="shift/a-r1/net", HOW="os._exit(1)")
+    screen = seen.screen()
+    assert not any("cases done" in line for line in screen)
+    assert any("node down" in line for line in screen)
+    last = lines_of_progress(seen)[-1]
+    assert last.startswith("3 of 4 cases done, 1 left")
+    assert "a-r1" not in last
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment"),
+    [
+        (("-q",), {}),
+        (("-s",), {}),
+        (("-o", "log_cli=true"), {}),
+        (("--setup-show",), {}),
+        (("-p", "no:terminal"), {}),
+        ((), {"CI": "true"}),
+        ((), {"TERM": "dumb"}),
+    ],
+)
+def test_where_it_would_disturb_or_be_kept_there_is_no_line(suite, arguments, environment):
+    assert "\x1b7" not in shown_by(suite, *arguments, **environment).output
+
+
+def test_in_a_pipe_there_is_no_line(suite):
+    done = subprocess.run(command("--color=yes"), cwd=suite, capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"\x1b7" not in done.stdout
+
+
+def test_a_suite_without_cases_has_no_line(suite):
+    assert "\x1b7" not in shown_by(suite, "-k", "plain").output
+    assert "\x1b7" not in shown_by(suite, "-k", "plain", "-n", "2").output
+
+
+def cached(suite: Path) -> Path:
+    return suite / ".pytest_cache" / "v" / "peft_regress" / "seconds"
+
+
+def test_the_time_left_is_known_from_the_last_run_and_kept_a_case(suite):
+    shown_by(suite)
+    took = json.loads(cached(suite).read_text())
+    assert sorted(took) == [f"shift/a-r{i}/net" for i in range(4)]
+    assert all(0.01 <= seconds < 1 for seconds in took.values())
+    cached(suite).write_text(json.dumps(dict.fromkeys(took, 600)))
+    said = lines_of_progress(shown_by(suite, "-k", "plain or r0 or r1"))
+    assert said[1] == "0 of 2 cases done, 2 left, about 20 min; now shift/a-r0/net"
+    kept = json.loads(cached(suite).read_text())
+    assert kept["shift/a-r0/net"] < 1
+    assert kept["shift/a-r3/net"] == 600
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "7", '{"shift/a-r0/net": "soon", "b": [], "c": -1, "d": 1e999}']
+)
+def test_a_cache_that_holds_anything_else_is_as_good_as_none(suite, content):
+    cached(suite).parent.mkdir(parents=True)
+    cached(suite).write_text(content)
+    seen = shown_by(suite)
+    assert FIRST in lines_of_progress(seen)
+    assert any("5 passed" in line for line in seen.screen())
+
+
+def test_a_case_that_was_not_measured_is_not_remembered(suite):
+    (suite / "conftest.py").write_text(CONFTEST.replace('report.when == "call"', "False"))
+    shown_by(suite)
+    assert not cached(suite).exists()
+
+
+def test_the_line_fits_a_narrow_terminal(suite):
+    terminal = Terminal(rows=8, columns=40)
+    terminal.run(*command(), cwd=suite)
+    said = [line for moment in terminal.moments() for line in moment if line.startswith("1/4")]
+    assert "1/4, about 5 s; now shift/a-r1/net" in said
+
+
+def test_the_screen_of_these_tests_does_what_terminals_do():
+    screen = Screen(rows=3, columns=5)
+    screen.feed("abcdefg\r\nhi\x1bD\x1b[A\x1b7\x1b[B\rnote\x1b[K\x1b8!")
+    assert screen.text == ["abcde", "fg", "hi!", "note"]
+    screen.feed("\x1b7\x1b[B\r\x1b[2K\x1b8?\x1b[31mx\x1b[0m")
+    assert screen.text == ["abcde", "fg", "hi!?x"]
+    with pytest.raises(ValueError, match="unknown"):
+        screen.feed("\x1b[2J")
