@@ -203,7 +203,8 @@ def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -
     sizes = {
         metric: reason
         for metric, reason in moved.items()
-        if not metric.startswith(_OPERATIONS)
+        if metric in METRICS
+        and not metric.startswith(_OPERATIONS)
         and metric.removesuffix(BATCH_SUFFIX) not in {"peak_bytes", "category_sum_bytes"}
     }
     if sizes:

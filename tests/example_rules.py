@@ -38,6 +38,8 @@ def by(pattern: str, file: str, *words: str) -> Rule:
 PYTHON_TOX = r"(?:python -m )?tox run -e"
 PAPER = r"peft-regress cost .*--loss sum .*"
 RULES = (
+    Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
+    Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
@@ -99,10 +101,10 @@ RULES = (
     by(r"python -m pip install tox", ".ci/run", "python -m pip install --quiet tox"),
     by(rf"{PYTHON_TOX} bench", ".ci/run", "\nrun bench -- "),
     by(rf"{PYTHON_TOX} bench -- -n 2", ".ci/run", "\nrun bench -- -n 2 "),
-    by(rf"{PYTHON_TOX} py", ".ci/run", "\nrun py\n"),
-    by(rf"{PYTHON_TOX} lint,types,py", ".ci/run", "\nrun lint\nrun types\nrun py\n"),
-    by(rf"{PYTHON_TOX} faults", ".ci/run", "\nrun faults\n"),
-    by(rf"{PYTHON_TOX} bench-extended", ".github/workflows/ci.yml", "tox run -e bench-extended"),
+    by(rf"{PYTHON_TOX} py", ".ci/run", "\nrun py -- "),
+    by(rf"{PYTHON_TOX} lint,types,py", ".ci/run", "\nrun lint\nrun types\n", "\nrun py -- "),
+    by(rf"{PYTHON_TOX} faults", ".github/workflows/ci.yml", "slow, faults]"),
+    by(rf"{PYTHON_TOX} bench-extended", ".github/workflows/bench.yml", "tox run -e bench-extended"),
     Rule(pattern=rf"{PYTHON_TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
     Rule(
         pattern=rf"{PYTHON_TOX} bench-peft014 -- (.*)",
@@ -146,6 +148,7 @@ RULES = (
     Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
     Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
     Rule(pattern=r"pytest-benchmark .*"),
+    by(r"gh run download .* --name verdict .*", ".github/workflows/bench.yml", "name: verdict"),
 )
 
 

@@ -8,6 +8,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 from builders import make_case
 from examples import ROOT
 
@@ -46,6 +47,8 @@ def prepare(folder: Path) -> Path:
     }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, folder / name)
+    write_shards(folder / "shards")
+    (folder / "verdict").mkdir()
     (folder / "results" / "findings.md").write_text("# upgrade peft==0.14.0: REGRESSED\n")
     programs = {
         "python": "", "pytest": "-m pytest", "peft-regress": "-m peft_regress",
@@ -56,6 +59,16 @@ def prepare(folder: Path) -> Path:
     for side in ("old", "new"):
         write_program(folder / side / "bin" / "python", f'exec {sys.executable} "$@"')
     return folder
+
+
+def write_shards(folder: Path) -> None:
+    """Write the newest run as two shards would have."""
+    file = read_run_file(NEWEST)
+    names = sorted(file.run.cases)
+    for index in range(2):
+        cases = {name: file.run.cases[name] for name in names[index::2]}
+        run = msgspec.structs.replace(file.run, cases=cases, accepted=None)
+        write_run_file(folder / f"shard-{index + 1}.json", run, file.document)
 
 
 def write_program(path: Path, line: str) -> None:

@@ -48,8 +48,9 @@ class Block:
     @property
     def commands(self) -> list[Command]:
         """Return the commands of a console block in order; `a && b` is two, `b` shows the lines."""
-        # A line that ends in a backslash goes on in the next one.
-        lines = self.text.replace("\\\n", "").splitlines()
+        # A command that ends in a backslash goes on in the next line.
+        joined = re.sub(r"^\$ .*(?:\\\n.*)+", _join_lines, self.text, flags=re.MULTILINE)
+        lines = joined.splitlines()
         starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
         if not starts or starts[0]:
             msg = f"{self}: a console block starts with a line '$ <command>'"
@@ -60,6 +61,10 @@ class Block:
             found += [Command(typed=typed, shown=()) for typed in first]
             found.append(Command(typed=last, shown=tuple(lines[start + 1 : end])))
         return found
+
+
+def _join_lines(found: re.Match[str]) -> str:
+    return found[0].replace("\\\n", "")
 
 
 def blocks() -> Iterator[Block]:

@@ -195,7 +195,7 @@ def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(run, st
     keep(adapters_of_run(shards / "shard-2.json"), galore)
     code, out, _ = run("baselines", "shards", "--save", "out/run.json")
     assert code == 1  # also when red
-    assert "`peft-regress accept out/run.json" in out
+    assert "peft-regress accept out/run.json" in out
     union = read_run_file(tmp_path / "out" / "run.json").run
     assert list(union.cases) == sorted(IDS)
     assert union.selection == Selection(complete=True)

@@ -133,6 +133,7 @@ def execute(command: Command, rule: Rule, folder: Path) -> None:
 @pytest.mark.parametrize("block", console_blocks(slow=False), ids=str)
 def test_the_commands_of_a_console_block_run_and_print_what_it_shows(block, sandbox, monkeypatch):
     monkeypatch.chdir(sandbox)
+    monkeypatch.setenv("COLUMNS", "100")
     for command in block.commands:
         rule = rule_of(command)
         if rule.how in {"here", "shell"}:

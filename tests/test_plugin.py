@@ -330,7 +330,7 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
     assert "shift/head/tiny\n" in done.stdout
     assert "1 new: no accepted baseline holds it" in done.stdout
     assert "shift/head/tiny2" in done.stdout
-    assert "--retire ID" in done.stdout
+    assert "add `--retire ID`" in " ".join(done.stdout.split())
     project.accept()
     assert project.run().returncode == 1
     project.accept("--retire", "shift/*/tiny")

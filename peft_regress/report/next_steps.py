@@ -30,13 +30,15 @@ Step = tuple[str, list[str]]
 class Typed:
     """What was compared, as it is typed to compare it again.
 
-    old: a baseline storage, a run file or an entry. new: the run file; None where none was kept.
+    old: a baseline storage, a run file or an entry. new: the run file, or an entry; None where none
+    was kept. file: the run file where `new` names an entry.
     suite: what pytest is given to collect the tests. baselines: the storage, where it is another
     one than ./baselines. strict: whether what got better fails too.
     """
 
     old: str = "baselines"
     new: str | None = None
+    file: str | None = None
     suite: str = "benchmarks"
     baselines: str | None = None
     strict: bool = False
@@ -77,7 +79,7 @@ def next_steps(
 
 def accepting(typed: Typed) -> Step:
     """Return how to accept the new numbers, with the run file to be written first if need be."""
-    run = quoted(typed.run)
+    run = quoted(typed.file or typed.run)
     first = "" if typed.new else ", run again with `--regress-save run.json`, then"
     words = ["peft-regress", "accept", run, '--reason "..."', *_storage(typed)]
     return f"if the new numbers are right{first}", words
