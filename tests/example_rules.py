@@ -35,6 +35,15 @@ def by(pattern: str, file: str, *words: str) -> Rule:
     return Rule(pattern=pattern, how="by", by=(file, *words))
 
 
+def between(good: str, bad: str, what: str) -> Rule:
+    return Rule(
+        pattern=rf"(peft-regress bisect peft) --good \S+ --bad \S+ (--case shift/{what})",
+        how="slow",
+        instead=rf"\1 --good {good} --bad {bad} \2",
+        some=True,
+    )
+
+
 PYTHON_TOX = r"(?:python -m )?tox run -e"
 PAPER = r"peft-regress cost .*--loss sum .*"
 RULES = (
@@ -46,21 +55,20 @@ RULES = (
     Rule(pattern=PAPER, how="here", some=True),
     Rule(pattern=r"peft-regress cost .*", how="here"),
     Rule(pattern=r"peft-regress sources --check", how="here"),
-    # What takes minutes or the package index.
-    Rule(pattern=r"peft-regress bisect peft .* --all", how="slow", codes=frozenset({3}), some=True),
-    # By fine-tuning: between the two releases that are found, not over all of them.
+    # What takes minutes or the package index. Of bisections README's runs over all releases; the
+    # others between the two that they find.
     Rule(
-        pattern=r"(peft-regress bisect peft) --good 0\.12\.0 --bad 0\.21\.2 (.* filled_losses)",
+        pattern=r"(peft-regress bisect peft) --good \S+ (.* --all)",
         how="slow",
-        instead=r"\1 --good 0.13.2 --bad 0.14.0 \2",
+        instead=r"\1 --good 0.21.0 \2",
+        codes=frozenset({3}),
         some=True,
     ),
-    Rule(
-        pattern=r"(peft-regress bisect peft) --good 0\.14\.0 --bad 0\.21\.2 (.* channels_last\w+)",
-        how="slow",
-        instead=r"\1 --good 0.15.2 --bad 0.16.0 \2",
-        some=True,
-    ),
+    between("0.11.1", "0.12.0", "lora-bf16-r4/.* adapter_bytes"),
+    between("0.13.2", "0.14.0", "lokr-r4/.* filled_losses"),
+    between("0.14.0", "0.15.0", "dora-r4/resnet18"),
+    between("0.15.2", "0.16.0", "dora-r4/.* channels_last_kept"),
+    between("0.19.1", "0.20.0", "(?:loha|adalora)-r4/.* status"),
     Rule(pattern=r"peft-regress bisect peft .*", how="slow", some=True),
     Rule(
         pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*",
@@ -159,7 +167,7 @@ def find_rule(command: Command) -> Rule | None:
 VARIES = r"compared with:|environment:|which package:"
 """How lines begin that depend on what else is installed."""
 
-NARROWED = r"tried \d+ of \d+ releases"
+NARROWED = r"tried \d+ of \d+ releases|no boundary: between peft"
 """And one that depends on how much is tried."""
 
 

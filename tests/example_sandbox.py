@@ -88,6 +88,7 @@ def environment(folder: Path) -> dict[str, str]:
         | {
             "PATH": os.pathsep.join((str(folder / "bin"), os.environ["PATH"])),
             "GIT_CONFIG_GLOBAL": os.devnull,
+            "COLUMNS": "100",
             "PEFT_REGRESS_CACHE": str(folder / "cache"),
         }
     )
