@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from peft_regress.gate import Observation
     from peft_regress.records import Metric, Record, Run
 
-TIMES_AS_MANY = 5
+TIMES_AS_MANY = 2
 
 
 def fuzz(*drawn: st.SearchStrategy[Any], examples: int) -> Callable[..., Callable[..., None]]:
