@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -85,6 +86,9 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_verdict(verdict))
     elif output == "markdown":
+        from peft_regress.matrix import matrix_cases
+
+        typed = dataclasses.replace(typed, cases=tuple(matrix_cases(matrix)))
         echo(report.verdict_markdown(*sides, typed=typed), nl=False)
     else:
         notes = []

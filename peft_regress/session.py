@@ -212,6 +212,7 @@ class RegressSession:
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
             matrix=None if options.matrix == DEFAULT_MATRIX else options.matrix,
+            cases=tuple(matrix_cases(options.matrix)),
         )
 
     def hint(self) -> str:

@@ -334,6 +334,13 @@ def test_another_matrix_and_strictness_are_typed_again(run, storage, tmp_path):
     assert " --regress-matrix extended --regress-strict\n" in out
 
 
+def test_of_narrow_runs_no_more_is_measured_again(run, tmp_path):
+    written(tmp_path / "old.json", make_run(make_record(LORA)))
+    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    _, out, _ = run("old.json", "new.json", "--format", "markdown")
+    assert "case(task='shift', method='lora', rank=4, architecture='resnet18')" in out
+
+
 def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
     ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
     written(tmp_path / "old.json", make_run(*map(make_record, ids)))

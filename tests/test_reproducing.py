@@ -22,7 +22,7 @@ from peft_regress.report.reproducing import (
     reproducing_commands,
 )
 
-CASES = matrix_cases("default")
+CASES = tuple(matrix_cases("default"))
 
 
 def selected(expression, known):
@@ -126,6 +126,16 @@ def test_what_was_asked_for_is_asked_for_again():
     pytest_, compare, *_ = reproducing_commands(typed, [finding(LORA)], known)
     assert pytest_.endswith(" --regress-matrix extended --regress-strict")
     assert compare == "peft-regress compare baselines r.json --matrix extended --strict"
+
+
+def test_a_narrow_run_is_reproduced_without_the_rest_of_the_suite():
+    known = observe_all([make_record(LORA)])
+    alone, *_ = reproducing_commands(Typed(new="r.json"), [finding(LORA)], known)
+    assert alone == "pytest benchmarks"
+    narrow, *_ = reproducing_commands(Typed(new="r.json", cases=CASES), [finding(LORA)], known)
+    assert shlex.split(narrow)[-1] == (
+        "case(task='shift', method='lora', rank=4, architecture='resnet18')"
+    )
 
 
 def test_a_storage_that_judges_is_not_named_twice():

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
+    from peft_regress.records import Case
 
 __all__ = ["Step", "Typed", "accepting", "bisection", "next_steps", "quoted", "storage_words"]
 
@@ -34,7 +35,8 @@ class Typed:
     was kept. file: the run file where `new` names an entry.
     suite: what pytest is given to collect and judge the tests. baselines: the storage, where it is
     another one than ./baselines. strict: whether what got better fails too. matrix: the one whose
-    cases are expected, where it is not the default.
+    cases are expected, where it is not the default. cases: what the suite measures, as far as that
+    is known.
     """
 
     old: str = "baselines"
@@ -44,6 +46,7 @@ class Typed:
     baselines: str | None = None
     strict: bool = False
     matrix: str | None = None
+    cases: tuple[Case, ...] = ()
 
     @property
     def run(self) -> str:

@@ -54,12 +54,13 @@ def reproducing_commands(
 ) -> list[str]:
     """Return what measures the cases of some findings again, and what shows more of them.
 
-    `known` are all cases that there are, so that the others are left out.
+    `known` are the cases of both sides. The others, and those of the suite, are left out.
     """
     findings = list(findings)
     wanted = {name for finding in findings for name in finding.cases if name in known}
     cases = {name: side.record.case for name, side in known.items()}
-    expression = marker_expression([cases[name] for name in wanted], cases.values())
+    everything = {**{case.id: case for case in typed.cases}, **cases}
+    expression = marker_expression([cases[name] for name in wanted], everything.values())
     chosen = f' -m "{expression}"' if expression else ""
     matrix = "" if typed.matrix is None else f" --regress-matrix {_quoted(typed.matrix)}"
     strict = " --regress-strict" if typed.strict else ""
