@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,13 @@ import msgspec
 
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.matrix import DEFAULT_MATRIX
-from peft_regress.options import baselines_option, format_option, output_file, print_json
+from peft_regress.options import (
+    USUAL_STORAGE,
+    baselines_option,
+    format_option,
+    output_file,
+    print_json,
+)
 from peft_regress.terminal import echo, look_of_stdout
 from peft_regress.text import clean, printable
 
@@ -62,15 +69,26 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     after = _read_new(baselines, new)
     if save is not None:
         _save(after, save)
-    references, expected = _read_old(baselines, old, matrix)
+    references, expected, storage = _read_old(baselines, old, matrix)
     observed = observations_of(after.run, new)
     verdict: RunVerdict = judge(references, after.run, expected=expected)
-    named = new if save is None else str(save)
-    typed = report.Typed(old=old, new=named, file=str(save or after.path), strict=strict)
+    file = str(save or after.path)
+    typed = report.Typed(
+        old=old,
+        # An entry is found by its name in its own storage alone.
+        new=new if save is None and storage == baselines else file,
+        file=file,
+        baselines=None if storage == USUAL_STORAGE else str(storage),
+        strict=strict,
+        matrix=None if matrix == DEFAULT_MATRIX else matrix,
+    )
     sides = (verdict, references, observed)
     if output == "json":
         print_json(report.encode_verdict(verdict))
     elif output == "markdown":
+        from peft_regress.matrix import matrix_cases
+
+        typed = dataclasses.replace(typed, cases=tuple(matrix_cases(matrix)))
         echo(report.verdict_markdown(*sides, typed=typed), nl=False)
     else:
         notes = []
@@ -78,7 +96,10 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
         look = look_of_stdout()
-        echo(report.verdict_text(*sides, typed=typed, look=look, strict=strict, notes=notes))
+        from peft_regress.github import without_commands
+
+        text = report.verdict_text(*sides, typed=typed, look=look, strict=strict, notes=notes)
+        echo(without_commands(text))
     context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
 
 
@@ -97,8 +118,10 @@ def _read_new(baselines: Path, name: str) -> RunFile:
     return read_run(found.path)
 
 
-def _read_old(baselines: Path, name: str, matrix: str) -> tuple[dict[str, Observation], set[str]]:
-    """Return what judges, and the ids of the cases that are expected."""
+def _read_old(
+    baselines: Path, name: str, matrix: str
+) -> tuple[dict[str, Observation], set[str], Path]:
+    """Return what judges, the ids of the cases that are expected, and the storage of entries."""
     from peft_regress.baseline import find_named, references_with_drift
     from peft_regress.gate import observations_of
     from peft_regress.matrix import matrices_of, matrix_cases
@@ -112,14 +135,14 @@ def _read_old(baselines: Path, name: str, matrix: str) -> tuple[dict[str, Observ
         raise InputError(msg) from None
     if not found.is_storage:
         references = observations_of(read_run(found.path).run, found.origin)
-        return references, set(references)
+        return references, set(references), baselines
     references = references_with_drift(read_runs(found.path))
     mine = {
         case
         for case, old in references.items()
         if matrix in (matrices_of(old.record.case) or {matrix})
     }
-    return references, mine | {case.id for case in matrix_cases(matrix)}
+    return references, mine | {case.id for case in matrix_cases(matrix)}, found.path
 
 
 def _save(made: RunFile, path: Path) -> None:

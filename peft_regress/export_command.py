@@ -10,7 +10,7 @@ import click
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, write_atomic
 from peft_regress.options import NamedPath
-from peft_regress.terminal import echo
+from peft_regress.terminal import echo, standard_output
 
 if TYPE_CHECKING:
     from peft_regress.records import Run
@@ -125,7 +125,7 @@ def _put_both(run: Run, folder: Path) -> None:
 
 def _put(text: str, output: Path | None) -> None:
     if output is None:
-        click.echo(text.encode(), nl=False)
+        click.echo(text.encode(), file=standard_output(), nl=False)
         return
     if is_folder(output):
         msg = f"{output}: is a folder, and a file is wanted"

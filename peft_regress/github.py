@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from typing import Final
 
 from peft_regress.files import append_bytes, write_atomic
 from peft_regress.report.annotations import Place
 
-__all__ = ["is_github", "place_in_repository", "write_summary"]
+__all__ = ["is_github", "place_in_repository", "without_commands", "write_summary"]
+
+_COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
+"""What the runner takes for a command: `::error::` that begins a line, `##[error]` anywhere."""
 
 
 def is_github() -> bool:
     """Return whether this runs in a step of GitHub Actions, which reads annotations in the log."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
+
+
+def without_commands(text: str) -> str:
+    """Return text for the log of a step, where no name or message from a file is a command.
+
+    A blank parts what would begin one. Elsewhere text stays as it is.
+    """
+    if not is_github():
+        return text
+    return _COMMAND.sub(
+        lambda found: "## [" if found["blanks"] is None else f"{found['blanks']}: :", text
+    )
 
 
 def place_in_repository(path: str, line: int | None, *, base: Path) -> Place:

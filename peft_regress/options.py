@@ -11,6 +11,7 @@ import click
 from peft_regress.terminal import echo
 
 __all__ = [
+    "USUAL_STORAGE",
     "NamedPath",
     "baselines_option",
     "format_option",
@@ -22,6 +23,10 @@ __all__ = [
     "time_limit_option",
     "yes_option",
 ]
+
+
+USUAL_STORAGE = Path("baselines")
+"""The storage of the commands that name none."""
 
 
 class NamedPath(click.Path):
@@ -47,7 +52,7 @@ format_option = click.option(
 baselines_option = click.option(
     "--baselines",
     type=NamedPath(path_type=Path),
-    default=Path("baselines"),
+    default=USUAL_STORAGE,
     show_default=True,
     help="Folder of the baseline storage.",
 )

@@ -18,7 +18,7 @@ from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.export import metric_properties
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
-from peft_regress.github import place_in_repository
+from peft_regress.github import place_in_repository, without_commands
 from peft_regress.look import Look
 from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
@@ -86,7 +86,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
                 problem = error
         if problem is not None:
             # Outside the handler, or pytest would print the error once more as its context.
-            pytest.fail(str(problem), pytrace=False)
+            pytest.fail(without_commands(str(problem)), pytrace=False)
         request.node.stash[_RECORD] = measurement.record
         request.node.user_properties.extend(metric_properties(measurement.record))
         verdict = judge_case(
@@ -102,7 +102,8 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
         if verdict.verdict in failing:
             look = request.config.stash[_LOOK]
-            pytest.fail(failure_text(session, verdict, measurement.record, look), pytrace=False)
+            text = failure_text(session, verdict, measurement.record, look)
+            pytest.fail(without_commands(text), pytrace=False)
         return measurement
 
     return measure_and_judge
@@ -334,7 +335,7 @@ class _Hooks:
         text = summary_text(self.session, look_in(config, self.session.options, colour=colour))
         if text:
             terminalreporter.section("peft_regress", sep="=")
-            terminalreporter.write_line(text)
+            terminalreporter.write_line(without_commands(text))
         for line in self.session.annotation_lines():
             terminalreporter.write_line(line)
 

@@ -18,7 +18,7 @@ from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
 from peft_regress.github import is_github, write_summary
-from peft_regress.matrix import matrices_of, matrix_cases
+from peft_regress.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.metrics import make_metric
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.report.annotations import annotation, verdict_annotations
@@ -204,12 +204,15 @@ class RegressSession:
         """Return what is typed to judge this run once more, and to accept it."""
         options, usual = self.options, self.config.invocation_params.dir / "baselines"
         storage = self.shown(options.baselines)
+        judged_by = ["--regress-baseline", options.baseline] if options.baseline else []
         return report.Typed(
             old=options.baseline or storage,
             new=None if options.save is None else self.shown(options.save),
-            suite=shlex.join(self.shown(Path(argument)) for argument in self.config.args),
+            suite=shlex.join([*map(self.shown, map(Path, self.config.args)), *judged_by]),
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
+            matrix=None if options.matrix == DEFAULT_MATRIX else options.matrix,
+            cases=tuple(matrix_cases(options.matrix)),
         )
 
     def hint(self) -> str:

@@ -10,7 +10,7 @@ from peft_regress import report
 from peft_regress.errors import InputError
 from peft_regress.gate import Observation
 from peft_regress.look import Look
-from peft_regress.report.next_steps import quoted
+from peft_regress.report.next_steps import quoted, storage_words
 from peft_regress.terminal import look_of
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def failure_text(session: RegressSession, case: CaseVerdict, record: Record, loo
         origin="this run",
     )
     old = session.references().get(case.id)
-    return report.case_text(case, old, new, hint=session.hint(), look=look)
+    storage = storage_words(session.typed())
+    return report.case_text(case, old, new, hint=session.hint(), storage=storage, look=look)
 
 
 def summary_text(session: RegressSession, look: Look) -> str:

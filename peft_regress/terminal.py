@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 from peft_regress.look import PLAIN, Look
 
-__all__ = ["as_ascii", "echo", "forget", "forgive_letters", "look_of", "look_of_stdout", "tell"]
+__all__ = [
+    "as_ascii",
+    "echo",
+    "forget",
+    "forgive_letters",
+    "look_of",
+    "look_of_stdout",
+    "standard_output",
+    "tell",
+]
 
 _NARROWEST = 20
 
@@ -68,8 +78,19 @@ def tell(text: str) -> None:
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print text, as it is and at once.
+    """Print text, as it is and at once; on a closed error stream, nowhere.
 
-    Not by `click.echo`, which writes UTF-8 to a stream that asks for ASCII.
+    Not by `click.echo`, which writes UTF-8 to a stream that asks for ASCII. Raises `OSError` where
+    it cannot be written.
     """
-    print(text, file=sys.stderr if err else sys.stdout, end="\n" if nl else "", flush=True)
+    stream = sys.stderr if err else standard_output()
+    # `print` takes None for standard output, which may hold data that a message would spoil.
+    if stream is not None:
+        print(text, file=stream, end="\n" if nl else "", flush=True)
+
+
+def standard_output() -> TextIO:
+    """Return standard output; raises `OSError` where the process was started without one."""
+    if sys.stdout is None:
+        raise OSError(errno.EBADF, "closed")
+    return sys.stdout

@@ -416,6 +416,29 @@ def test_a_full_disk_is_one_message_and_no_verdict(arguments, tmp_path):
         assert command(*arguments, stdout=full, stderr=full, env=kept).returncode == 2
 
 
+def without(stream, *arguments):
+    """Run the command in a process that has no such stream at all."""
+    closing = ("sh", "-c", f'exec "$@" {stream}>&-', "sh", sys.executable, "-m", "peft_regress")
+    folder = Path(__file__).parent.parent
+    done = subprocess.run([*closing, *arguments], cwd=folder, capture_output=True, check=False)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    "arguments", [("compare", RUN, RUN), ("export", RUN, "--to", "csv"), ("list",)]
+)
+def test_without_an_output_there_is_one_message_and_no_verdict(arguments):
+    assert without(1, *arguments) == (2, "", "error: output: closed\n")
+
+
+def test_without_a_place_for_messages_the_output_holds_none():
+    target = ("--to", "github-action-benchmark", "--direction", "bigger")
+    code, out, _ = without(2, "export", RUN, *target)
+    assert code == 0
+    assert json.loads(out)
+    assert without(2, "compare", RUN, "no such.json")[:2] == (2, "")
+
+
 @pytest.mark.parametrize("arguments", [("compare", RUN, "no such.json"), ("compare", "--nothing")])
 def test_an_error_that_finds_no_room_is_no_verdict(arguments):
     with Path("/dev/full").open("w") as full:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import msgspec
 import pytest
-from builders import FULL, GALORE, LORA, OTHER_MACHINE, VALUES, make_record, make_run, write_entry
+from builders import (
+    FULL,
+    GALORE,
+    LEDGER,
+    LORA,
+    OTHER_MACHINE,
+    VALUES,
+    make_record,
+    make_run,
+    write_entry,
+)
 from builders import write_run as written
 
 from peft_regress.adapter_store import adapters_of_run, keep_adapter
@@ -273,6 +285,74 @@ def test_a_release_that_regressed_is_told_with_its_layer_and_a_command_for_its_m
     assert "pytest benchmarks -m \"case(method='dora')\"\n" in out
     assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
     assert "Shortened" not in out
+
+
+# --- What to type ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["text", "markdown"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("other/place", "new.json"),
+        ("0001", "new.json", "--baselines", "other/place"),
+        ("0001", "0002", "--baselines", "other/place"),
+        ("other/place", "0001", "--baselines", "another"),
+        ("old.json", "new.json"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_to_type_works_when_typed(run, tmp_path, capsys, named, output):
+    old, new = make_record(LORA, ledger=LEDGER), make_record(LORA, MORE, ledger=LEDGER)
+    for number, record in enumerate((old, new), start=1):
+        write_entry(
+            tmp_path / "other/place", number, record, role=("baseline", "history")[number - 1]
+        )
+    write_entry(tmp_path / "another", 1, new)
+    written(tmp_path / "old.json", make_run(old))
+    written(tmp_path / "new.json", make_run(new))
+    code, out, _ = run(*named, "--format", output)
+    assert code == 1
+    lines = out.replace("\\\n", "").splitlines()
+    typable = [line for line in lines if re.match(r" *peft-regress \w", line)]
+    commands = [shlex.split(line) for line in typable if not line.endswith(" --retire ID")]
+    assert {words[1] for words in commands} >= {"explain", "accept"}
+    for _, *words in commands:
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert int(stopped.value.code or 0) == (1 if words[0] == "compare" else 0), words
+        assert "error" not in capsys.readouterr().err
+    stored = tmp_path / ("baselines" if named[0] == "old.json" else "other/place")
+    assert list(stored.glob("*/*_peft-0.18.1.json"))
+
+
+def test_another_matrix_and_strictness_are_typed_again(run, storage, tmp_path):
+    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    arguments = ("baselines", "new.json", "--matrix", "extended", "--strict")
+    _, out, _ = run(*arguments, "--format", "markdown")
+    assert f"\npeft-regress compare {' '.join(arguments)}\n" in out
+    assert " --regress-matrix extended --regress-strict\n" in out
+
+
+def test_of_narrow_runs_no_more_is_measured_again(run, tmp_path):
+    written(tmp_path / "old.json", make_run(make_record(LORA)))
+    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    _, out, _ = run("old.json", "new.json", "--format", "markdown")
+    assert "case(task='shift', method='lora', rank=4, architecture='resnet18')" in out
+
+
+def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
+    ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
+    written(tmp_path / "old.json", make_run(*map(make_record, ids)))
+    written(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run("old.json", "new.json")
+    assert re.search(r"^ *::", out, re.MULTILINE)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    _, out, _ = run("old.json", "new.json")
+    # The runner looks for the one behind blanks, and for the other anywhere.
+    assert not re.search(r"^\s*::|##\[", out, re.MULTILINE)
+    assert ": :error::t" in out
 
 
 # --- Strict ---------------------------------------------------------------------------------------

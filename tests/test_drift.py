@@ -317,6 +317,12 @@ def test_a_drift_is_told_in_text_with_the_command_that_shows_the_steps() -> None
         "  baseline: 0002_peft",
         "  if the new numbers are right: accept it",
     ]
+    elsewhere = case_text(
+        verdict.cases[0], references[LORA], observed[LORA], hint="", storage=("--baselines there",)
+    )
+    assert f"--case {LORA} --metric peak_bytes --all --baselines there" in " ".join(
+        elsewhere.split()
+    )
     markdown = verdict_markdown(verdict, references, observed, typed=Typed(new="run.json"))
     assert (
         "`peak_bytes (drift since 0001_peft)` | 95.37 MiB | 95.54 MiB | +0.18 %"

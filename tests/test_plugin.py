@@ -864,6 +864,18 @@ def test_on_github_the_test_s_line_is_annotated_with_what_regressed(
     assert line.endswith("%0Ashift/head/tiny%0Ashift/lora-r4/tiny")
 
 
+@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
+def test_on_github_no_message_of_a_library_is_a_command(accepted, monkeypatch, arguments):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    said = f"raise RuntimeError('{'x ' * 50}::error::boom ##[error]bam {'::warning::x ' * 9}')"
+    accepted.configure(methods=("head", "lora"), extra=NETWORK.format(statement=said))
+    done = accepted.run(*SELECT, *arguments)
+    assert done.returncode == 1
+    ours = [line for line in done.stdout.splitlines() if not line.startswith("::error file=")]
+    assert "## [error]bam" in done.stdout
+    assert not [line for line in ours if line.lstrip().startswith("::") or "##[" in line]
+
+
 def test_elsewhere_nothing_is_annotated(accepted, monkeypatch):
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     accepted.configure(methods=("head", "lora"), extra=TWICE)

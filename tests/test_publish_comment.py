@@ -280,6 +280,7 @@ def test_what_is_huge_is_cut_and_the_run_is_still_named(github, verdict, text):
     assert body.endswith("`gh run download 12 --name proposed-baseline`")
 
 
+LIVE_TEXT = re.compile(r"@\w|#\d|\bgh-\d|://|\bwww\.", re.IGNORECASE)
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table"])
 ATTACK = """
 @octocat @org/team see #12 GH-3 o/r#4 https://evil.example www.evil.example ftp://x mailto:a@b.c
@@ -316,12 +317,33 @@ def test_what_the_report_writes_is_left_as_it_is():
     assert markdown.MARKER == MARKER
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "&#64;octocat", "&#x40;octocat", "&commat;octocat", "\\@octocat", "see &num;12", "&#35;12",
+        "GH\\-12", "gh&#45;12", "https&colon;//evil.example", "https:\\//evil.example",
+        "https:/\\/evil.example", "www\\.evil.example", "&#119;ww.evil.example",
+    ],
+)  # fmt: skip
+def test_what_is_live_once_it_is_shown_is_defused_too(text):
+    """GitHub looks at the text that it shows, where escapes and entities are gone."""
+    assert LIVE_TEXT.search(shown(text))
+    assert not LIVE_TEXT.search(shown(defused(text)))
+
+
+def shown(text):
+    """Return the text that a reader of a page sees, each piece of it by itself; code is none."""
+    inline = [one for token in MARKDOWN.parse(text) for one in (token, *(token.children or ()))]
+    return "".join(one.content if one.type in {"text", "text_special"} else "\n" for one in inline)
+
+
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.text(st.sampled_from("@#<>[](): !-/wW.ghGH1a`~\n\\&;\0\u200b"), max_size=40))
 def test_any_text_is_defused_and_reads_as_before(text):
     made = defused(text)
     assert made.replace("\u200b", "") == text.replace("\0", "").replace("\u200b", "")
     assert not re.search(r"@\w|#\d|\bgh-\d|://|\bwww\.|\]\(", made, re.IGNORECASE)
+    assert not LIVE_TEXT.search(shown(made))
     types = {one.type for token in MARKDOWN.parse(made) for one in (token, *(token.children or ()))}
     assert not types & {"link_open", "image", "html_inline", "html_block"}
 

@@ -17,11 +17,12 @@ from peft_regress.records import Case
 from peft_regress.report.next_steps import Typed
 from peft_regress.report.reproducing import (
     accept_command,
+    compare_command,
     marker_expression,
     reproducing_commands,
 )
 
-CASES = matrix_cases("default")
+CASES = tuple(matrix_cases("default"))
 
 
 def selected(expression, known):
@@ -95,8 +96,12 @@ def test_a_run_with_blanks_and_quotes_survives_a_shell():
     known = observe_all([make_record(LORA), make_record(FULL)])
     pytest_, compare, explain = reproducing_commands(typed, [finding(LORA)], known)
     assert shlex.split(pytest_) == ["pytest", "benchmarks", "-m", "case(method='lora')"]
-    assert shlex.split(compare) == ["peft-regress", "compare", "the base", "it's $HOME.json"]
+    storage = ["--baselines", "b;c"]
+    assert shlex.split(compare) == [
+        *("peft-regress", "compare", "the base", "it's $HOME.json"), *storage
+    ]  # fmt: skip
     assert shlex.split(explain)[3] == "it's $HOME.json"
+    assert shlex.split(explain)[-2:] == storage
     words = shlex.split(accept_command(typed))
     assert words == ["peft-regress", "accept", "it's $HOME.json", "--reason", "...", *words[-2:]]
     assert words[-2:] == ["--baselines", "b;c"]
@@ -113,6 +118,29 @@ def test_a_drift_is_shown_by_the_history():
     drifted = finding(LORA, metric="peak_bytes", since="0001")
     commands = reproducing_commands(Typed(), [drifted], known)
     assert commands[-1] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
+
+
+def test_what_was_asked_for_is_asked_for_again():
+    known = observe_all([make_record(LORA), make_record(FULL)])
+    typed = Typed(new="r.json", strict=True, matrix="extended")
+    pytest_, compare, *_ = reproducing_commands(typed, [finding(LORA)], known)
+    assert pytest_.endswith(" --regress-matrix extended --regress-strict")
+    assert compare == "peft-regress compare baselines r.json --matrix extended --strict"
+
+
+def test_a_narrow_run_is_reproduced_without_the_rest_of_the_suite():
+    known = observe_all([make_record(LORA)])
+    alone, *_ = reproducing_commands(Typed(new="r.json"), [finding(LORA)], known)
+    assert alone == "pytest benchmarks"
+    narrow, *_ = reproducing_commands(Typed(new="r.json", cases=CASES), [finding(LORA)], known)
+    assert shlex.split(narrow)[-1] == (
+        "case(task='shift', method='lora', rank=4, architecture='resnet18')"
+    )
+
+
+def test_a_storage_that_judges_is_not_named_twice():
+    typed = Typed(old="b", new="r.json", baselines="b")
+    assert compare_command(typed) == "peft-regress compare b r.json"
 
 
 def test_a_long_list_of_terms_is_left_out():

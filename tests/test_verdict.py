@@ -207,6 +207,15 @@ def test_folded_names_are_cut_and_whole_where_it_is_verbose():
         assert record.case.id in whole
 
 
+@pytest.mark.parametrize("missing", [False, True])
+def test_cases_that_would_look_alike_are_told_apart(missing):
+    ids = [f"t/{'x' * 200}{end}/a" for end in "pq"] + ["t/a\x01b/a", "t/a\x02b/a"]
+    old = [make_record(name, {"forward_flops": 1}) for name in ids]
+    new = [] if missing else [make_record(name, {"forward_flops": 2}) for name in ids]
+    text = told(old, [*new, make_record(LORA)])
+    assert len(set(re.findall(r"t/\S+(?: b/a)?~[0-9a-f]{8}", text))) == len(ids)
+
+
 def test_rank_4_stands_before_rank_16():
     ids = [f"shift/lora-r{rank}/resnet18" for rank in (1, 4, 16)]
     text = told([make_record(n, {"aten_ops": 1}) for n in ids], [make_record(n) for n in ids])

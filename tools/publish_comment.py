@@ -25,8 +25,9 @@ _NO_VERDICT: Final = """## peft_regress: no verdict
 The run did not come as far as a verdict. Its log says why."""
 _LIVE: Final = re.compile(
     r"@(?=\w)"  # mentions
-    r"|#(?=\d)|\bgh(?=-\d)"  # references to issues, which are told of it
-    r"|:(?=//)|\bwww(?=\.)|\](?=\(|:)"  # links and images
+    r"|#(?=\d)|\bgh(?=\\?-\d)"  # references to issues, which are told of it
+    r"|:(?=\\?/\\?/)|\bwww(?=\\?\.)|\](?=\(|:)"  # links and images
+    r"|&(?!(?:amp|lt|gt|#8203);)(?=#?\w)"  # any of these under another name: `&#64;`, `&commat;`
     r"|<(?!/?details>|/?summary>)",  # HTML but what folds
     re.IGNORECASE,
 )

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
+    from peft_regress.records import Case
 
-__all__ = ["Step", "Typed", "accepting", "bisection", "next_steps", "quoted"]
+__all__ = ["Step", "Typed", "accepting", "bisection", "next_steps", "quoted", "storage_words"]
 
 _MOST_EXPLAINED: Final = 3
 
@@ -32,8 +33,10 @@ class Typed:
 
     old: a baseline storage, a run file or an entry. new: the run file, or an entry; None where none
     was kept. file: the run file where `new` names an entry.
-    suite: what pytest is given to collect the tests. baselines: the storage, where it is another
-    one than ./baselines. strict: whether what got better fails too.
+    suite: what pytest is given to collect and judge the tests. baselines: the storage, where it is
+    another one than ./baselines. strict: whether what got better fails too. matrix: the one whose
+    cases are expected, where it is not the default. cases: what the suite measures, as far as that
+    is known.
     """
 
     old: str = "baselines"
@@ -42,6 +45,8 @@ class Typed:
     suite: str = "benchmarks"
     baselines: str | None = None
     strict: bool = False
+    matrix: str | None = None
+    cases: tuple[Case, ...] = ()
 
     @property
     def run(self) -> str:
@@ -56,7 +61,7 @@ def next_steps(
     typed: Typed,
 ) -> Iterator[Step]:
     """Yield what to type about findings that fail: how to see more, how to find the release."""
-    storage = _storage(typed)
+    storage = storage_words(typed)
     explained = [finding for finding in failing if finding.cause.kind == "costs"]
     if typed.new is not None:
         for finding in explained[:_MOST_EXPLAINED]:
@@ -81,7 +86,7 @@ def accepting(typed: Typed) -> Step:
     """Return how to accept the new numbers, with the run file to be written first if need be."""
     run = quoted(typed.file or typed.run)
     first = "" if typed.new else ", run again with `--regress-save run.json`, then"
-    words = ["peft-regress", "accept", run, '--reason "..."', *_storage(typed)]
+    words = ["peft-regress", "accept", run, '--reason "..."', *storage_words(typed)]
     return f"if the new numbers are right{first}", words
 
 
@@ -98,7 +103,8 @@ def bisection(
     return None
 
 
-def _storage(typed: Typed) -> list[str]:
+def storage_words(typed: Typed) -> list[str]:
+    """Return the option that names the storage, where it is not the usual one."""
     return [] if typed.baselines is None else [f"--baselines {quoted(typed.baselines)}"]
 
 

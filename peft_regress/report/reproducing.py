@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.attribution import COSTS
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.report.next_steps import accepting, quoted
+from peft_regress.report.next_steps import accepting, quoted, storage_words
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ def accept_command(typed: Typed) -> str:
 
 def compare_command(typed: Typed) -> str:
     """Return the command that compares once more."""
-    return f"peft-regress compare {_quoted(typed.old)} {_quoted(typed.run)}"
+    words = ["peft-regress", "compare", _quoted(typed.old), _quoted(typed.run)]
+    words += [] if typed.matrix is None else [f"--matrix {_quoted(typed.matrix)}"]
+    words += ["--strict"] if typed.strict else []
+    # A storage that judges is named already.
+    words += [] if typed.baselines == typed.old else storage_words(typed)
+    return " ".join(words)
 
 
 def reproducing_commands(
@@ -49,19 +54,23 @@ def reproducing_commands(
 ) -> list[str]:
     """Return what measures the cases of some findings again, and what shows more of them.
 
-    `known` are all cases that there are, so that the others are left out.
+    `known` are the cases of both sides. The others, and those of the suite, are left out.
     """
     findings = list(findings)
     wanted = {name for finding in findings for name in finding.cases if name in known}
     cases = {name: side.record.case for name, side in known.items()}
-    expression = marker_expression([cases[name] for name in wanted], cases.values())
+    everything = {**{case.id: case for case in typed.cases}, **cases}
+    expression = marker_expression([cases[name] for name in wanted], everything.values())
     chosen = f' -m "{expression}"' if expression else ""
+    matrix = "" if typed.matrix is None else f" --regress-matrix {_quoted(typed.matrix)}"
+    strict = " --regress-strict" if typed.strict else ""
     kept = "" if typed.new else f" --regress-save {typed.run}"
-    commands = [f"pytest {typed.suite}{chosen}{kept}"]
+    commands = [f"pytest {typed.suite}{chosen}{matrix}{strict}{kept}"]
+    storage = "".join(f" {word}" for word in storage_words(typed))
     new = _quoted(typed.run)
     commands.append(compare_command(typed))
     commands += [
-        f"peft-regress explain {_quoted(origin)} {new} {_quoted(case)} --metric {metric}"
+        f"peft-regress explain {_quoted(origin)} {new} {_quoted(case)} --metric {metric}{storage}"
         for origin, case, metric in _explainable(findings, known)
     ]
     drifts = (
@@ -71,7 +80,7 @@ def reproducing_commands(
         if reason.since is not None
     )
     return commands + [
-        f"peft-regress history --case {_quoted(case)} --metric {_quoted(metric)} --all"
+        f"peft-regress history --case {_quoted(case)} --metric {_quoted(metric)} --all{storage}"
         for case, metric in islice(drifts, 1)
     ]
 

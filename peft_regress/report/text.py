@@ -18,7 +18,7 @@ from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from peft_regress.gate import CaseVerdict, Observation, Reason
     from peft_regress.look import Look
@@ -30,15 +30,19 @@ _MOST_MODULES = 3
 _MOST_LINES = 8
 
 
-def case_text(
+def case_text(  # noqa: PLR0913  (what is told, and how)
     case: CaseVerdict,
     old: Observation | None,
     new: Observation | None,
     *,
     hint: str,
+    storage: Sequence[str] = (),
     look: Look = PLAIN,
 ) -> str:
-    """Explain one case's verdict: each reason with its modules, the environment, what to type."""
+    """Explain one case's verdict: each reason with its modules, the environment, what to type.
+
+    storage: the option that names the baseline storage, where it is not the usual one.
+    """
     lines = [f"{clean(case.id)}: {short_verdict(case)}"]
     if case.verdict == "new":
         lines.append("  no accepted baseline holds this case, so there is nothing to judge it by")
@@ -47,7 +51,7 @@ def case_text(
             lines.append(f"  {new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
         lines.append("  it was expected and has no record: it did not run, or it was renamed")
-    lines += _reasons_lines(case, old, new)
+    lines += _reasons_lines(case, old, new, storage)
     if old is not None and new is not None:
         if case.reasons:
             moved = environment_lines(old.environment, new.environment)
@@ -61,7 +65,10 @@ def case_text(
 
 
 def _reasons_lines(
-    case: CaseVerdict, old: Observation | None, new: Observation | None
+    case: CaseVerdict,
+    old: Observation | None,
+    new: Observation | None,
+    storage: Sequence[str],
 ) -> Iterator[str]:
     """Yield a line a reason, and below it what it comes from."""
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
@@ -69,7 +76,7 @@ def _reasons_lines(
     for reason in shown[:_MOST_REASONS]:
         yield f"  {_reason_line(reason)}"
         if reason.since is not None:
-            yield from (f"      {line}" for line in _drift_lines(reason, new))
+            yield from (f"      {line}" for line in _drift_lines(reason, new, storage))
         elif reason.metric.removesuffix(BATCH_SUFFIX) not in moved - {reason.metric}:
             # At batch 32 the modules are those of batch 1.
             yield from (f"      {line}" for line in module_lines(reason, old, new))
@@ -107,12 +114,11 @@ def module_lines(reason: Reason, old: Observation | None, new: Observation | Non
     return lines
 
 
-def _drift_lines(reason: Reason, new: Observation | None) -> list[str]:
+def _drift_lines(reason: Reason, new: Observation | None, storage: Sequence[str]) -> list[str]:
     """Say why the newest baseline did not show it, and how to see the steps."""
     if new is None:
         return []
     case = shlex.quote(clean(new.record.case.id))
-    command = (
-        f"peft-regress history --case {case} --metric {shlex.quote(clean(reason.metric))} --all"
-    )
-    return ["no step was beyond its bound, but they add up; they are shown by", command]
+    metric = shlex.quote(clean(reason.metric))
+    words = ["peft-regress history", f"--case {case}", f"--metric {metric}", "--all", *storage]
+    return ["no step was beyond its bound, but they add up; they are shown by", " ".join(words)]

@@ -14,6 +14,7 @@ from peft_regress.report.lines import (
     outcome_line,
     times_lines,
 )
+from peft_regress.report.names import short_names
 from peft_regress.report.next_steps import accepting, next_steps
 from peft_regress.report.rows import common_widths, reading_order, row_of, rows_text
 from peft_regress.report.sorting import leading_reason, sort_findings
@@ -59,6 +60,7 @@ def verdict_text(  # noqa: PLR0913  (what is told, and how)
     else there is to say, before the outcome. problems: what fails the run besides, after it.
     """
     findings = find_causes(verdict.cases, references, observed)
+    names = short_names(case.id for case in verdict.cases)
     failing, holes, better = sort_findings(findings, strict=strict)
     most_lines = None if verbose else _MOST_NAME_LINES
     folded = [("better than the baseline:", _better(better))]
@@ -67,8 +69,8 @@ def verdict_text(  # noqa: PLR0913  (what is told, and how)
     if failing or holes or better:
         steps.append(accepting(typed))
     blocks = [
-        *_failing_blocks(failing, references, observed, look),
-        *(_hole_block(finding, look) for finding in holes),
+        *_failing_blocks(failing, references, observed, names, look),
+        *(_hole_block(finding, names, look) for finding in holes),
         *(_folded(title, kept, look, most_lines=most_lines) for title, kept in folded if kept),
         *_setting(references, observed, look),
         *([_steps_block(steps, look)] if steps else []),
@@ -82,12 +84,16 @@ def _failing_blocks(
     failing: Sequence[Finding],
     references: Mapping[str, Observation],
     observed: Mapping[str, Observation],
+    names: Mapping[str, str],
     look: Look,
 ) -> Iterator[str]:
     """Yield each finding with its cause and a row a case: not one is left out."""
     tables = [
         sorted(
-            (row_of(member.case, leading_reason(finding, member)) for member in finding.members),
+            (
+                row_of(names[member.case], leading_reason(finding, member))
+                for member in finding.members
+            ),
             key=reading_order,
         )
         for finding in failing
@@ -145,10 +151,10 @@ def _why(
     return f"one of the {len(moved)} packages that changed (environment, below), or the code itself"
 
 
-def _hole_block(finding: Finding, look: Look) -> str:
+def _hole_block(finding: Finding, names: Mapping[str, str], look: Look) -> str:
     told = _count(finding) if finding.example.reasons else f"{len(finding.cases)} {finding.verdict}"
     head = f"{told}: {finding_title(finding)}"
-    below = (case_set(finding.cases), _REMEDIES[finding.verdict])
+    below = (case_set([names[case] for case in finding.cases]), _REMEDIES[finding.verdict])
     lines = [look.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in below]
     return "\n".join([look.styled(look.wrapped(head, indent=_INDENT), "open"), *lines])
 
