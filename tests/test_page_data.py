@@ -91,7 +91,10 @@ def test_every_value_of_every_entry_can_be_read_back(drawn):
                 elif isinstance(metric.value, int) and metric.kind != "seconds":
                     assert found == metric.value
                 else:
-                    assert math.isclose(found, value_of(metric), rel_tol=1e-5)
+                    assert math.isclose(found, value_of(metric), rel_tol=1e-6)
+                if index == case["current"] and name in lines:
+                    now = lines[name]["now"]
+                    assert now == (None if metric is None else value_of(metric))
 
 
 SERIES = st.lists(
@@ -143,7 +146,7 @@ def test_a_change_says_whether_it_is_worse_by_its_direction():
     data = data_of(entry(0, before), entry(1, after))
     (case,) = data["cases"]
     names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
-    found = {names[line]: (at, what) for line, at, what, _ in case["marks"]["date"]}
+    found = {names[line]: (at, what) for line, at, what, *_ in case["marks"]["date"]}
     assert found == {
         "forward_flops": (1, "better"),
         "peak_bytes": (1, "worse"),
@@ -220,7 +223,7 @@ def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, mo
     values = [None if k % 97 == 5 else k for k in range(count)]
     found = thin(Held(list(range(count)), values), keep=keep, most=most)
     assert {0, count - 1} <= set(found.at)
-    assert {k for k in keep if k < count} <= set(found.at)
+    assert all(found.at_entry(k) == values[min(k, count - 1)] for k in keep)
     assert {k for k in range(count) if values[k] is None} <= set(found.at)
     assert all(values[at] == value for at, value in zip(*found, strict=True))
     assert len(found.at) <= min(count, most + len(keep) + count // 97 + 1)
@@ -243,6 +246,27 @@ def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
     # The newest changes stay.
     assert [mark[1] for mark in case["marks"]["date"]] == list(range(520, 560))
     assert data_of(*entries[:28])["thinned"] is None
+
+
+def test_a_thinned_line_has_the_present_and_what_each_change_came_from(monkeypatch):
+    monkeypatch.setattr("peft_regress.page.data._MOST_VALUES", 20)
+    monkeypatch.setattr("peft_regress.page.data._MOST_MARKS", 3)
+    # Each value holds for two entries, and entries of a kind that says little follow the present.
+    values = [0.5 + k // 2 / 1000 for k in range(300)]
+    entries = [entry(k % 28, make_record(metrics={"loss": value})) for k, value in enumerate(values)]
+    entries += [
+        entry(27, make_record(metrics={"loss": value}), role="history") for value in (0.1, 0.2)
+    ]
+    data = data_of(*entries)
+    case = data["cases"][0]
+    [line] = case["lines"]
+    assert case["current"] == 299
+    assert line["thinned"]
+    assert len(line["at"]) < 40
+    assert line["now"] == values[299]
+    for told in (299, 298, *(index for mark in case["marks"]["date"] for index in (mark[1], mark[4]))):
+        exact = entries[told].run.cases[LORA].metrics["loss"].value
+        assert value_at(line, told) == pytest.approx(exact, rel=1e-6)
 
 
 @settings(deadline=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peft_regress.moves import value_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CaseLines", "Held", "Records", "lines_of_case", "status_of_case", "thin"]
 
-_DIGITS: Final = 6
+_DIGITS: Final = 7
 
 Records = dict[int, "Record"]
 """The records of one case, by the index of the entry that holds it; the oldest entry first."""
@@ -27,6 +28,15 @@ class Held(NamedTuple):
 
     at: list[int]
     values: list[Any]
+
+    def position(self, entry: int) -> int:
+        """Return which value holds at an entry; -1 before the first."""
+        return bisect_right(self.at, entry) - 1
+
+    def at_entry(self, entry: int) -> Any:
+        """Return the value at an entry; None where it is absent."""
+        position = self.position(entry)
+        return None if position < 0 else self.values[position]
 
 
 class CaseLines(NamedTuple):
@@ -51,15 +61,26 @@ class CaseLines(NamedTuple):
         }
         return self._replace(transitions=newest)
 
-    def entries_of_changes(self, name: str) -> set[int]:
-        """Return the entries that a metric changed at, and those before them."""
-        return {
-            index
-            for found in self.transitions.values()
-            for one in found.get(name, ())
-            for index in (one.position, one.before)
-            if index is not None
-        }
+    def entries_to_keep(
+        self, name: str, orders: Mapping[str, Sequence[int]], *, present: int
+    ) -> set[int]:
+        """Return the entries that a metric is told of however thin its line is.
+
+        Those of the present numbers and of the changes, each with what it is compared with: the
+        last one before it, in each order, that has a value.
+        """
+        line = self.held[name]
+        kept = {present}
+        for by, order in orders.items():
+            found = self.transitions[by].get(name, ())
+            told = {present, *(one.position for one in found)}
+            kept |= told | {one.before for one in found if one.before is not None}
+            last: int | None = None
+            for index in order:
+                if index in told and last is not None:
+                    kept.add(last)
+                last = last if line.at_entry(index) is None else index
+        return kept
 
 
 def lines_of_case(
@@ -154,7 +175,7 @@ def _rounded(value: float) -> float:
 
 
 def thin(line: Held, *, keep: Collection[int], most: int) -> Held:
-    """Return a line with `most` of its values, evenly chosen, and those of the entries `keep`.
+    """Return a line with `most` of its values, evenly chosen, and those at the entries `keep`.
 
     The first value, the last, and each that is absent always stay.
     """
@@ -162,9 +183,6 @@ def thin(line: Held, *, keep: Collection[int], most: int) -> Held:
     if count <= most:
         return line
     chosen = {round(step * (count - 1) / (most - 1)) for step in range(most)}
-    kept = [
-        position
-        for position in range(count)
-        if position in chosen or line.values[position] is None or line.at[position] in keep
-    ]
+    chosen |= {line.position(entry) for entry in keep}
+    kept = [k for k in range(count) if k in chosen or line.values[k] is None]
     return Held([line.at[k] for k in kept], [line.values[k] for k in kept])

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress.environment import SUSPECTS
 from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.moves import value_of
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.page.case_lines import lines_of_case, status_of_case, thin
-from peft_regress.records import SCHEMA_VERSION
+from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.page.attribution import WholeRun
     from peft_regress.page.case_lines import CaseLines, Records
-    from peft_regress.records import Case
+    from peft_regress.records import Case, Record
     from peft_regress.series import Entry
 
 __all__ = ["page_data"]
@@ -60,7 +61,9 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
             "current": present[name],
             "status": status_of_case(records, last=len(entries) - 1)._asdict(),
             "invariants": [records[present[name]].invariants.get(one) for one in invariants],
-            **_encode_lines(lines[name], indices=indices, most=most),
+            **_encode_lines(
+                lines[name], records[present[name]], present[name], indices, orders, most=most
+            ),
             "attribution": [],
             "transitions": [],
         }
@@ -178,6 +181,8 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
             f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
             f"{machine.instruction_set}"
         ),
+        # Times are compared on one machine alone.
+        "machine_digest": None if machine.digest == MIXED_MACHINES else machine.digest,
         "environment": environment,
         "complete": run.selection.complete,
         "narrowed_by": run.selection.narrowed_by,
@@ -195,21 +200,34 @@ def _encode_identity(case: Case) -> dict[str, Any]:
 
 
 def _encode_lines(
-    lines: CaseLines, *, indices: Mapping[str, int], most: int | None
+    lines: CaseLines,
+    present: Record,
+    position: int,
+    indices: Mapping[str, int],
+    orders: Mapping[str, Sequence[int]],
+    *,
+    most: int | None,
 ) -> dict[str, Any]:
-    """Return the lines of a case, each with `most` of its values, and its changes by order."""
-    held = lines.held
-    if most is not None:
-        held = {
-            name: thin(line, keep=lines.entries_of_changes(name), most=most)
-            for name, line in held.items()
-        }
-    positions = {name: position for position, name in enumerate(held)}
+    """Return the lines of a case, each with `most` of its values, and its changes by order.
+
+    `now` is the present value to the last digit.
+    """
+    encoded = []
+    for name, line in lines.held.items():
+        thinned = line
+        if most is not None:
+            keep = lines.entries_to_keep(name, orders, present=position)
+            thinned = thin(line, keep=keep, most=most)
+        metric = present.metrics.get(name)
+        now = None if metric is None else value_of(metric)
+        one = {"metric": indices[name], "now": now, **thinned._asdict()}
+        encoded.append(one if thinned is line else {**one, "thinned": True})
+    positions = {name: position for position, name in enumerate(lines.held)}
     return {
-        "lines": [{"metric": indices[name], **line._asdict()} for name, line in held.items()],
+        "lines": encoded,
         "marks": {
             by: [
-                [positions[name], one.position, one.what, _brief(one.change)]
+                [positions[name], one.position, one.what, _brief(one.change), one.before]
                 for name, transitions in found.items()
                 for one in transitions
             ]
