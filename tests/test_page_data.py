@@ -253,7 +253,9 @@ def test_a_thinned_line_has_the_present_and_what_each_change_came_from(monkeypat
     monkeypatch.setattr("peft_regress.page.data._MOST_MARKS", 3)
     # Each value holds for two entries, and entries of a kind that says little follow the present.
     values = [0.5 + k // 2 / 1000 for k in range(300)]
-    entries = [entry(k % 28, make_record(metrics={"loss": value})) for k, value in enumerate(values)]
+    entries = [
+        entry(k % 28, make_record(metrics={"loss": value})) for k, value in enumerate(values)
+    ]
     entries += [
         entry(27, make_record(metrics={"loss": value}), role="history") for value in (0.1, 0.2)
     ]
@@ -264,7 +266,11 @@ def test_a_thinned_line_has_the_present_and_what_each_change_came_from(monkeypat
     assert line["thinned"]
     assert len(line["at"]) < 40
     assert line["now"] == values[299]
-    for told in (299, 298, *(index for mark in case["marks"]["date"] for index in (mark[1], mark[4]))):
+    for told in (
+        299,
+        298,
+        *(index for mark in case["marks"]["date"] for index in (mark[1], mark[4])),
+    ):
         exact = entries[told].run.cases[LORA].metrics["loss"].value
         assert value_at(line, told) == pytest.approx(exact, rel=1e-6)
 

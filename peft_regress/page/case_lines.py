@@ -46,6 +46,9 @@ class CaseLines(NamedTuple):
     transitions: dict[str, dict[str, list[Transition]]]
     """By order and metric. Positions are indices of entries."""
 
+    thinned_names: frozenset[str] = frozenset()
+    """The metrics of which some values were left out."""
+
     def all_transitions(self) -> Iterator[list[Transition]]:
         """Return the changes of each line in each order."""
         for found in self.transitions.values():
@@ -61,26 +64,35 @@ class CaseLines(NamedTuple):
         }
         return self._replace(transitions=newest)
 
-    def entries_to_keep(
-        self, name: str, orders: Mapping[str, Sequence[int]], *, present: int
-    ) -> set[int]:
-        """Return the entries that a metric is told of however thin its line is.
+    def thinned(
+        self, most: int | None, orders: Mapping[str, Sequence[int]], *, present: int
+    ) -> CaseLines:
+        """Return the same with `most` of the values of each line, and all that is told of it."""
+        if most is None:
+            return self
+        long = {name: line for name, line in self.held.items() if len(line.at) > most}
+        held = {
+            name: thin(line, keep=self._told(name, line, orders, present=present), most=most)
+            for name, line in long.items()
+        }
+        return self._replace(held={**self.held, **held}, thinned_names=frozenset(held))
 
-        Those of the present numbers and of the changes, each with what it is compared with: the
-        last one before it, in each order, that has a value.
+    def _told(
+        self, name: str, line: Held, orders: Mapping[str, Sequence[int]], *, present: int
+    ) -> set[int]:
+        """Return the entries of the present value and of the changes, and what each is set against.
+
+        That is the entry it was compared with, and the last one before it that has a value.
         """
-        line = self.held[name]
-        kept = {present}
+        every = {present}
         for by, order in orders.items():
             found = self.transitions[by].get(name, ())
             told = {present, *(one.position for one in found)}
-            kept |= told | {one.before for one in found if one.before is not None}
-            last: int | None = None
-            for index in order:
-                if index in told and last is not None:
-                    kept.add(last)
-                last = last if line.at_entry(index) is None else index
-        return kept
+            every |= told | {one.before for one in found if one.before is not None}
+            for index in told:
+                earlier = reversed(order[: order.index(index)])
+                every.add(next((one for one in earlier if line.at_entry(one) is not None), index))
+        return every
 
 
 def lines_of_case(

@@ -10,7 +10,7 @@ from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.moves import value_of
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
-from peft_regress.page.case_lines import lines_of_case, status_of_case, thin
+from peft_regress.page.case_lines import lines_of_case, status_of_case
 from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page_data"]
 
-_MOST_VALUES: Final = 250_000
+_MOST_VALUES: Final = 170_000
 _MOST_MARKS: Final = 40_000
 """Values and marks of all lines together, for a page of a few megabytes."""
 _FEWEST_VALUES: Final = 16
@@ -54,6 +54,9 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
         room=_MOST_VALUES,
         fewest=_FEWEST_VALUES,
     )
+    lines = {
+        name: case.thinned(most, orders, present=present[name]) for name, case in lines.items()
+    }
     indices = {name: index for index, name in enumerate(names)}
     encoded = {
         name: {
@@ -61,9 +64,7 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
             "current": present[name],
             "status": status_of_case(records, last=len(entries) - 1)._asdict(),
             "invariants": [records[present[name]].invariants.get(one) for one in invariants],
-            **_encode_lines(
-                lines[name], records[present[name]], present[name], indices, orders, most=most
-            ),
+            **_encode_lines(lines[name], records[present[name]], indices=indices),
             "attribution": [],
             "transitions": [],
         }
@@ -200,28 +201,15 @@ def _encode_identity(case: Case) -> dict[str, Any]:
 
 
 def _encode_lines(
-    lines: CaseLines,
-    present: Record,
-    position: int,
-    indices: Mapping[str, int],
-    orders: Mapping[str, Sequence[int]],
-    *,
-    most: int | None,
+    lines: CaseLines, present: Record, *, indices: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the lines of a case, each with `most` of its values, and its changes by order.
-
-    `now` is the present value to the last digit.
-    """
+    """Return the lines of a case and its changes by order; `now` is exact, which lines are not."""
     encoded = []
     for name, line in lines.held.items():
-        thinned = line
-        if most is not None:
-            keep = lines.entries_to_keep(name, orders, present=position)
-            thinned = thin(line, keep=keep, most=most)
         metric = present.metrics.get(name)
         now = None if metric is None else value_of(metric)
-        one = {"metric": indices[name], "now": now, **thinned._asdict()}
-        encoded.append(one if thinned is line else {**one, "thinned": True})
+        thinned = {"thinned": True} if name in lines.thinned_names else {}
+        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned})
     positions = {name: position for position, name in enumerate(lines.held)}
     return {
         "lines": encoded,
