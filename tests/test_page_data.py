@@ -26,7 +26,7 @@ from peft_regress.moves import value_of
 from peft_regress.page.case_lines import Held, thin
 from peft_regress.page.data import _share, page_data
 from peft_regress.page.transitions import find_transitions
-from peft_regress.records import Acceptance, Metric
+from peft_regress.records import Acceptance, Failure, Metric
 from peft_regress.series import Entry, make_line
 from peft_regress.shards import read_run
 
@@ -82,7 +82,11 @@ def test_every_value_of_every_entry_can_be_read_back(drawn):
         for index, run in enumerate(drawn):
             record = run.cases.get(case["id"]) if index >= begins else None
             status = value_at(case["status"], index)
-            assert status == (None if record is None else record.status_text)
+            if record is None:
+                assert status is None
+            else:
+                is_present = index == case["current"]
+                assert status == (record.status_text if is_present else record.status)
             for name in names:
                 metric = None if record is None else record.metrics.get(name)
                 found = value_at(lines[name], index) if name in lines else None
@@ -228,6 +232,22 @@ def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, mo
     assert all(values[at] == value for at, value in zip(*found, strict=True))
     assert len(found.at) <= min(count, most + len(keep) + count // 97 + 1)
     assert found.at == sorted(found.at)
+
+
+def test_errors_of_the_past_and_texts_without_end_take_no_room():
+    failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 10_000}") for k in range(3)]
+    entries = [
+        entry(k, make_record(status="error", error=failure)) for k, failure in enumerate(failures)
+    ]
+    accepted = Acceptance(reason="y" * 10_000, date=DATE.format(9), role="baseline")
+    run = make_run(make_record(status="error", error=failures[1]), accepted=accepted)
+    entries.append(Entry(name="last", date=accepted.date, role="baseline", run=run))
+    data = data_of(*entries)
+    status = data["cases"][0]["status"]
+    assert status["at"] == [0, 3]
+    assert status["values"][0] == "error"
+    assert status["values"][1].startswith("error (RuntimeError: 1: xxx")
+    assert len(status["values"][1]) == len(data["entries"][3]["reason"]) == 2000
 
 
 def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):

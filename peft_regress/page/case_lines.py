@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from peft_regress.records import Metric, Record
     from peft_regress.series import Entry
 
-__all__ = ["CaseLines", "Held", "Records", "lines_of_case", "status_of_case", "thin"]
+__all__ = ["CaseLines", "Held", "Records", "clip", "lines_of_case", "status_of_case", "thin"]
 
 _DIGITS: Final = 7
+_MOST_CHARACTERS: Final = 2000
 
 Records = dict[int, "Record"]
 """The records of one case, by the index of the entry that holds it; the oldest entry first."""
@@ -127,9 +128,18 @@ def lines_of_case(
     return CaseLines(held=held, transitions=transitions)
 
 
-def status_of_case(records: Records, *, last: int) -> Held:
-    """Return the states of a case, with the error where there is one."""
-    return _run_lengths(list(records), [record.status_text for record in records.values()], last)
+def status_of_case(records: Records, *, present: int, last: int) -> Held:
+    """Return the states of a case; the present one with its error, where there is one."""
+    states = [
+        clip(record.status_text) if index == present else record.status
+        for index, record in records.items()
+    ]
+    return _run_lengths(list(records), states, last)
+
+
+def clip(text: str) -> str:
+    """Return a text that a file may hold without end as far as a page shows of any."""
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def _is_still(column: Sequence[Metric | None]) -> bool:

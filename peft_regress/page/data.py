@@ -10,7 +10,7 @@ from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.moves import value_of
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
-from peft_regress.page.case_lines import lines_of_case, status_of_case
+from peft_regress.page.case_lines import clip, lines_of_case, status_of_case
 from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
         name: {
             **_encode_identity(records[present[name]].case),
             "current": present[name],
-            "status": status_of_case(records, last=len(entries) - 1)._asdict(),
+            "status": status_of_case(
+                records, present=present[name], last=len(entries) - 1
+            )._asdict(),
             "invariants": [records[present[name]].invariants.get(one) for one in invariants],
             **_encode_lines(lines[name], records[present[name]], indices=indices),
             "attribution": [],
@@ -177,7 +179,7 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
         "name": entry.name,
         "date": entry.date,
         "role": entry.role,
-        "reason": run.accepted.reason if run.accepted else "",
+        "reason": clip(run.accepted.reason) if run.accepted else "",
         "machine": (
             f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
             f"{machine.instruction_set}"
