@@ -36,7 +36,7 @@ def opened(browser, tmp_path_factory):
 def update_flops(case, suffix):
     names = ("forward_flops", "backward_flops", "optimizer_flops")
     parts = [current_value(DATA, case, name + suffix) for name in names]
-    return None if parts == [None] * 3 else sum(part or 0 for part in parts)
+    return None if None in parts else sum(parts)
 
 
 COSTS = {
@@ -352,6 +352,21 @@ def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
         page.go("history")
         text = f"Lines are thinned: over 500 entries, each keeps {kept}."
         assert page.locator(f"text={text}").count() == 1
+
+
+def test_an_update_without_its_backward_pass_is_not_the_cheapest(browser, tmp_path):
+    data = page_data(tasks=("shift",))
+    case = data["cases"][0]
+    case["lines"] = [
+        line
+        for line in case["lines"]
+        if data["metrics"][line["metric"]]["name"] != "backward_flops"
+    ]
+    case["marks"] = {by: [] for by in case["marks"]}
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("fit?flops=100")
+        assert "of 47 pairings" in page.texts(".lead")[0]
+        assert page.texts("#fit .note")[-1].endswith("no such cost: 1 case.")
 
 
 def test_the_entries_of_the_present_numbers_are_named(browser, tmp_path):

@@ -50,7 +50,8 @@ def overview_markdown(run: Run, *, sources: str) -> str:
 def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
     """Return the records that no other one beats: as cheap and as accurate, and better in one.
 
-    Ascending by cost. Of equal ones each is there. Records without an accuracy or without that cost are on no front.
+    Ascending by cost. Of equal ones each is there. Records without an accuracy or without that cost
+    are on no front.
     """
     known = [
         record

@@ -56,12 +56,12 @@ function isMeasured(item) {
   return statusOf(item) === "ok";
 }
 
-// Forward, backward and optimizer; one that is absent adds nothing, and all absent is no number.
+// Forward, backward and optimizer; without one of them no number, or it would seem to be cheap.
 function updateFlops(item, suffix) {
-  const parts = ["forward_flops", "backward_flops", "optimizer_flops"]
-    .map((name) => currentValue(item, name + suffix))
-    .filter((value) => value !== null);
-  return parts.length === 0 ? null : d3.sum(parts);
+  const parts = ["forward_flops", "backward_flops", "optimizer_flops"].map((name) =>
+    currentValue(item, name + suffix),
+  );
+  return parts.includes(null) ? null : d3.sum(parts);
 }
 
 const environments = new Map();
