@@ -341,9 +341,9 @@ def test_history_marks_what_moved_in_the_order_chosen(opened):
 @pytest.mark.parametrize(
     ("points", "marks", "kept"),
     [
-        (120, None, "at most 120 values"),
+        (120, None, "120 values beside those at transitions"),
         (None, 40, "its newest 40 transitions"),
-        (16, 2, "at most 16 values and its newest 2 transitions"),
+        (16, 2, "16 values beside those at transitions and its newest 2 transitions"),
     ],
 )
 def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
