@@ -19,6 +19,7 @@ from peft_regress.series import STATUS, Entry, Line, make_line
 from peft_regress.shards import read_run
 from peft_regress.store import read_runs
 from peft_regress.summaries import read_summaries
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -125,7 +126,7 @@ def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
     found = list(entries)
     for entry in found:
         if name not in entry.run.environment:
-            known = ", ".join(get_close_matches(name, entry.run.environment, n=3))
+            known = ", ".join(map(clean, get_close_matches(name, entry.run.environment, n=3)))
             hint = f"; it has {known}" if known else ""
             msg = f"--by {package}: {entry.name} was made without that package{hint}"
             raise AbsentError(msg)
@@ -157,7 +158,7 @@ def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
 def _fitting(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
-        few = ", ".join(known[:3]) or "none"
+        few = ", ".join(map(clean, known[:3])) or "none"
         msg = f"--case {pattern!r} fits none of the {len(known)} cases in the history, e.g. {few}"
         raise AbsentError(msg)
     return chosen
@@ -177,7 +178,8 @@ def select_histories(
     chosen = _fitting(sorted(by_case), case)
     names = {name: _metrics_of(by_case[name]) for name in chosen}
     if not any(fnmatchcase(found, metric) for metrics in names.values() for found in metrics):
-        known = ", ".join(dict.fromkeys(found for metrics in names.values() for found in metrics))
+        every = dict.fromkeys(found for metrics in names.values() for found in metrics)
+        known = ", ".join(map(clean, every))
         msg = f"--metric {metric!r} fits none of the metrics of these cases: {known}"
         raise AbsentError(msg)
     return [

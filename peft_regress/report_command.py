@@ -83,11 +83,25 @@ def _write_page(path: Path, entries: list[Entry]) -> None:
     from peft_regress.page.data import page_data
     from peft_regress.page.render import render_page
 
+    _check_is_no_entry(path, entries)
     data = page_data(entries, _whole_run)
     content = render_page(data).encode()
     write_atomic(path, content)
-    counted = f"{len(data['cases'])} cases, {len(entries)} entries"
+    cases = "1 case" if len(data["cases"]) == 1 else f"{len(data['cases'])} cases"
+    counted = f"{cases}, {'1 entry' if len(entries) == 1 else f'{len(entries)} entries'}"
     echo(f"wrote {path}: {counted}, {len(content) / 1e6:.1f} MB")
+
+
+def _check_is_no_entry(path: Path, entries: list[Entry]) -> None:
+    """Raise `InputError` where a page would be written over a run that it shows."""
+    from peft_regress.errors import InputError
+
+    for entry in entries:
+        assert entry.path is not None  # noqa: S101  (it was read from there)
+        read = entry.path.resolve()
+        if path.resolve() == read or (read.is_dir() and path.resolve() in read.glob("*.json")):
+            msg = f"--html {path}: that is a run of this report; name another file for the page"
+            raise InputError(msg)
 
 
 def _whole_run(entry: Entry) -> Run:

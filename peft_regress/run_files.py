@@ -41,6 +41,8 @@ __all__ = ["RunFile", "read_run_file", "run_document", "without_host", "write_ru
 
 _KEY = b'":'
 """How a key of an object ends, in a file as it is written and as msgspec writes it."""
+_OTHER_SPELLINGS = (b" :", b"\t:", b"\n:", b"\r:", b"\\u0022", b"\\u003a", b"\\u003A")
+"""Other ways to end a key, or to write what looks like its end: none is in a file as written."""
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 
@@ -79,6 +81,8 @@ def _as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | None:
 
     Several times as fast as the way that can say what is wrong.
     """
+    if any(spelling in content for spelling in _OTHER_SPELLINGS):
+        return None  # the keys cannot be counted
     try:
         with quiet_collector():
             document = msgspec.json.decode(content)

@@ -57,8 +57,9 @@ def one_entry() -> dict[str, Any]:
         case |= {"current": 0, "marks": {"date": []}, "transitions": []}
         case["status"] = {"at": [0], "values": ["ok"]}
         case["lines"] = [
-            {"metric": line["metric"], "at": [0], "values": line["values"][-1:]}
+            {"metric": line["metric"], "now": now, "at": [0], "values": [now]}
             for line in case["lines"]
+            for now in line["values"][-1:]
         ]
     return {
         **data,
@@ -97,6 +98,7 @@ def long_history(*, entries: int = 500, cases: int = 100) -> dict[str, Any]:
             value = line["values"][0]
             line["at"] = at
             line["values"] = [value * (1 + 0.001 * (k % 7)) for k in range(len(at))]
+            line["now"] = line["values"][-1]
         case["marks"] = {
             "date": [[line, e, "worse", 0.001] for line in range(4) for e in at[1:]],
         }
@@ -154,6 +156,7 @@ def _entry(name: str, date: str, role: str, environment: int) -> dict[str, Any]:
         "role": role,
         "reason": "" if role == "run" else f"accepted as {name}",
         "machine": "Intel Xeon, 2 cores, 2 threads, AVX512",
+        "machine_digest": "sha256:machine",
         "environment": environment,
         "complete": role != "run",
         "narrowed_by": ["-k not slow"] if role == "run" else [],
@@ -168,6 +171,7 @@ def _case(row: dict[str, str], task: str) -> dict[str, Any]:
         {"metric": list(METRICS).index(name), **_history(name, value, method, failing=failing)}
         for name, value in _values(row, task).items()
     ]
+    lines = [{"now": line["values"][-1], **line} for line in lines]
     return {
         "id": case_id,
         "task": task,

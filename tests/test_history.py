@@ -400,6 +400,22 @@ def test_a_glob_that_fits_nothing_is_exit_3_with_what_there_is(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "arguments", [("--case", "nothing"), ("--metric", "nothing"), ("--by", "torch x")]
+)
+def test_what_a_refusal_lists_is_fit_for_a_terminal(
+    run: Any, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    bad = "\x1b[31m\u202e\a\n" + "x" * 10_000
+    metrics = {**VALUES, bad: make_metric("peak_bytes", 1)}
+    record = make_record(f"shift/{bad}/resnet18", metrics)
+    write_entry(tmp_path, 1, record, environment={"torch-x\x1b": "1"})
+    code, _, err = run("--baselines", tmp_path, *arguments)
+    assert code == 3
+    assert err.rstrip("\n").isprintable()
+    assert len(err) < 3000
+
+
 def test_the_contract_s_spelling_of_the_glob_is_understood_too(run: Any, storage: Path) -> None:
     assert run("--baselines", storage, "--cases", LORA) == run(
         "--baselines", storage, "--case", LORA

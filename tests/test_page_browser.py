@@ -36,7 +36,7 @@ def opened(browser, tmp_path_factory):
 def update_flops(case, suffix):
     names = ("forward_flops", "backward_flops", "optimizer_flops")
     parts = [current_value(DATA, case, name + suffix) for name in names]
-    return None if parts == [None] * 3 else sum(part or 0 for part in parts)
+    return None if None in parts else sum(parts)
 
 
 COSTS = {
@@ -341,9 +341,9 @@ def test_history_marks_what_moved_in_the_order_chosen(opened):
 @pytest.mark.parametrize(
     ("points", "marks", "kept"),
     [
-        (120, None, "at most 120 values"),
+        (120, None, "120 values beside those at transitions"),
         (None, 40, "its newest 40 transitions"),
-        (16, 2, "at most 16 values and its newest 2 transitions"),
+        (16, 2, "16 values beside those at transitions and its newest 2 transitions"),
     ],
 )
 def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
@@ -352,6 +352,96 @@ def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
         page.go("history")
         text = f"Lines are thinned: over 500 entries, each keeps {kept}."
         assert page.locator(f"text={text}").count() == 1
+
+
+def test_an_update_without_its_backward_pass_is_not_the_cheapest(browser, tmp_path):
+    data = page_data(tasks=("shift",))
+    case = data["cases"][0]
+    case["lines"] = [
+        line
+        for line in case["lines"]
+        if data["metrics"][line["metric"]]["name"] != "backward_flops"
+    ]
+    case["marks"] = {by: [] for by in case["marks"]}
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("fit?flops=100")
+        assert "of 47 pairings" in page.texts(".lead")[0]
+        assert page.texts("#fit .note")[-1].endswith("no such cost: 1 case.")
+
+
+def test_the_entries_of_the_present_numbers_are_named(browser, tmp_path):
+    data = page_data(tasks=("shift",))
+    for case in data["cases"][:5]:
+        case["current"] = 3
+    data["cases"][5]["current"] = 0
+    with PageUnderTest(browser, data, tmp_path) as page:
+        text = (
+            "Present numbers are of bench.json (42 cases), 0004_peft-0.21.2 (5 cases), "
+            "0001_peft-0.21.2 (1 case)."
+        )
+        assert page.texts(".note")[0] == text
+        page.go("table")
+        assert text in page.page.locator("#about").inner_text()
+
+
+def test_the_present_is_exact_where_lines_are_rounded(browser, tmp_path):
+    data = one_case()
+    [loss] = [
+        line
+        for line in data["cases"][0]["lines"]
+        if DATA["metrics"][line["metric"]]["name"] == "loss"
+    ]
+    loss |= {"at": [0], "values": [0.6876456], "now": 0.6876456340154012}
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("case/shift%2Flora-r4%2Fresnet18")
+        rows = {row.split("\t")[0]: row.split("\t") for row in page.texts("tbody tr")}
+        assert rows["loss"][1:4] == ["0.6876456 nat", "0.6876456340154012 nat", "0 %"]
+
+
+def test_a_thinned_line_has_no_point_where_its_value_was_left_out(browser, tmp_path):
+    data = one_case()
+    [case] = data["cases"]
+    [line] = [line for line in case["lines"] if data["metrics"][line["metric"]]["name"] == "loss"]
+    # Entry 1 was left out; what entry 3 changed from held since entry 2 or before.
+    line |= {"at": [0, 3], "values": [0.5, 0.6], "now": 0.6, "thinned": True}
+    case["marks"]["date"] = [[case["lines"].index(line), 3, "worse", 0.2, 2]]
+    case["marks"]["peft"] = []
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("history?metric=loss&by=date&case=" + case["id"])
+        page.unfold()
+        names = [row.split("\t")[0] for row in page.texts("details[open] tbody tr")]
+        kept = [data["entries"][k]["name"] for k in (0, 2, 3, 4)]
+        assert names == kept
+
+
+def test_a_change_that_cannot_be_judged_is_not_told(browser, tmp_path):
+    data = one_case()
+    [case] = data["cases"]
+    names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
+    for name, values in (("loss", [0.5, 0.7]), ("step_seconds", [0.5, 0.7])):
+        case["lines"][names.index(name)] |= {"at": [0, 4], "values": values, "now": values[-1]}
+    case["marks"] = {by: [[names.index("loss"), 4, "break", None, None]] for by in case["marks"]}
+    data["entries"][4]["machine_digest"] = "sha256:another"
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("case/shift%2Flora-r4%2Fresnet18")
+        rows = {row.split("\t")[0]: row.split("\t") for row in page.texts("tbody tr")}
+        assert rows["loss"][3:5] == ["-", "defined otherwise"]
+        assert rows["step_seconds"][3] == "-"
+        assert rows["peak_bytes"][3] == "0 %"
+
+
+def test_a_marked_time_is_told_with_what_it_was_compared_with(browser, tmp_path):
+    data = one_case()
+    [case] = data["cases"]
+    names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
+    at = names.index("step_seconds")
+    case["lines"][at] |= {"at": [0, 3, 4], "values": [0.5, 9.0, 1.0], "now": 1.0}
+    case["marks"] = {"date": [[at, 4, "worse", 1.0, 2]]}
+    data["entries"][3]["machine_digest"] = "sha256:another"
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("history?metric=step_seconds&by=date&case=" + case["id"])
+        [row] = page.texts("tbody tr")
+        assert row.split("\t")[1:5] == ["worse", "500.0 ms", "1.000 s", "+100 %"]
 
 
 def test_a_break_of_definition_breaks_the_line(opened):

@@ -26,7 +26,7 @@ from peft_regress.moves import value_of
 from peft_regress.page.case_lines import Held, thin
 from peft_regress.page.data import _share, page_data
 from peft_regress.page.transitions import find_transitions
-from peft_regress.records import Acceptance, Metric
+from peft_regress.records import Acceptance, Failure, Metric
 from peft_regress.series import Entry, make_line
 from peft_regress.shards import read_run
 
@@ -82,7 +82,11 @@ def test_every_value_of_every_entry_can_be_read_back(drawn):
         for index, run in enumerate(drawn):
             record = run.cases.get(case["id"]) if index >= begins else None
             status = value_at(case["status"], index)
-            assert status == (None if record is None else record.status_text)
+            if record is None:
+                assert status is None
+            else:
+                is_present = index == case["current"]
+                assert status == (record.status_text if is_present else record.status)
             for name in names:
                 metric = None if record is None else record.metrics.get(name)
                 found = value_at(lines[name], index) if name in lines else None
@@ -91,7 +95,10 @@ def test_every_value_of_every_entry_can_be_read_back(drawn):
                 elif isinstance(metric.value, int) and metric.kind != "seconds":
                     assert found == metric.value
                 else:
-                    assert math.isclose(found, value_of(metric), rel_tol=1e-5)
+                    assert math.isclose(found, value_of(metric), rel_tol=1e-6)
+                if index == case["current"] and name in lines:
+                    now = lines[name]["now"]
+                    assert now == (None if metric is None else value_of(metric))
 
 
 SERIES = st.lists(
@@ -143,7 +150,7 @@ def test_a_change_says_whether_it_is_worse_by_its_direction():
     data = data_of(entry(0, before), entry(1, after))
     (case,) = data["cases"]
     names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
-    found = {names[line]: (at, what) for line, at, what, _ in case["marks"]["date"]}
+    found = {names[line]: (at, what) for line, at, what, *_ in case["marks"]["date"]}
     assert found == {
         "forward_flops": (1, "better"),
         "peak_bytes": (1, "worse"),
@@ -220,11 +227,27 @@ def test_a_thinned_line_keeps_its_ends_what_changed_and_what_is_absent(count, mo
     values = [None if k % 97 == 5 else k for k in range(count)]
     found = thin(Held(list(range(count)), values), keep=keep, most=most)
     assert {0, count - 1} <= set(found.at)
-    assert {k for k in keep if k < count} <= set(found.at)
+    assert all(found.at_entry(k) == values[min(k, count - 1)] for k in keep)
     assert {k for k in range(count) if values[k] is None} <= set(found.at)
     assert all(values[at] == value for at, value in zip(*found, strict=True))
     assert len(found.at) <= min(count, most + len(keep) + count // 97 + 1)
     assert found.at == sorted(found.at)
+
+
+def test_errors_of_the_past_and_texts_without_end_take_no_room():
+    failures = [Failure(type="RuntimeError", message=f"{k}: {'x' * 10_000}") for k in range(3)]
+    entries = [
+        entry(k, make_record(status="error", error=failure)) for k, failure in enumerate(failures)
+    ]
+    accepted = Acceptance(reason="y" * 10_000, date=DATE.format(9), role="baseline")
+    run = make_run(make_record(status="error", error=failures[1]), accepted=accepted)
+    entries.append(Entry(name="last", date=accepted.date, role="baseline", run=run))
+    data = data_of(*entries)
+    status = data["cases"][0]["status"]
+    assert status["at"] == [0, 3]
+    assert status["values"][0] == "error"
+    assert status["values"][1].startswith("error (RuntimeError: 1: xxx")
+    assert len(status["values"][1]) == len(data["entries"][3]["reason"]) == 2000
 
 
 def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
@@ -243,6 +266,33 @@ def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
     # The newest changes stay.
     assert [mark[1] for mark in case["marks"]["date"]] == list(range(520, 560))
     assert data_of(*entries[:28])["thinned"] is None
+
+
+def test_a_thinned_line_has_the_present_and_what_each_change_came_from(monkeypatch):
+    monkeypatch.setattr("peft_regress.page.data._MOST_VALUES", 20)
+    monkeypatch.setattr("peft_regress.page.data._MOST_MARKS", 3)
+    # Each value holds for two entries, and entries of a kind that says little follow the present.
+    values = [0.5 + k // 2 / 1000 for k in range(300)]
+    entries = [
+        entry(k % 28, make_record(metrics={"loss": value})) for k, value in enumerate(values)
+    ]
+    entries += [
+        entry(27, make_record(metrics={"loss": value}), role="history") for value in (0.1, 0.2)
+    ]
+    data = data_of(*entries)
+    case = data["cases"][0]
+    [line] = case["lines"]
+    assert case["current"] == 299
+    assert line["thinned"]
+    assert len(line["at"]) < 40
+    assert line["now"] == values[299]
+    for told in (
+        299,
+        298,
+        *(index for mark in case["marks"]["date"] for index in (mark[1], mark[4])),
+    ):
+        exact = entries[told].run.cases[LORA].metrics["loss"].value
+        assert value_at(line, told) == pytest.approx(exact, rel=1e-6)
 
 
 @settings(deadline=None)

@@ -51,6 +51,25 @@ def test_a_file_that_was_formatted_anew_has_no_ledgers_either(tmp_path):
     assert read_run_file(path, ledgers=False).run == without_ledgers(path)
 
 
+@pytest.mark.parametrize(
+    ("once", "twice"),
+    [
+        ('"schema_version": 1,\n', '"schema_version" : 9, "schema_version": 1,\n'),
+        ('"schema_version": 1,\n', '"schema_version"\n: 9, "schema_version": 1,\n'),
+        ('"system": "\\":"', '"system": "\\u0022:", "system": "\\":"'),
+        ('"system": "\\":"', '"system": 0, "system": "\\"\\u003a"'),
+        ('"system": "\\":"', '"system": 0, "system": "\\"\\u003A"'),
+    ],
+)
+def test_no_spelling_hides_a_key_that_stands_twice(tmp_path, once, twice):
+    path = write_run(tmp_path / "run.json", rich_run())
+    text = path.read_text().replace('"system": "Linux"', r'"system": "\":"')
+    assert text.count(once) == 1
+    path.write_text(text.replace(once, twice))
+    with pytest.raises(RunFileError, match="stands twice"):
+        read_run_file(path, ledgers=False)
+
+
 def test_files_read_by_other_processes_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     paths = many(tmp_path, 60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peft_regress.moves import value_of
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from peft_regress.records import Metric, Record
     from peft_regress.series import Entry
 
-__all__ = ["CaseLines", "Held", "Records", "lines_of_case", "status_of_case", "thin"]
+__all__ = ["CaseLines", "Held", "Records", "clip", "lines_of_case", "status_of_case", "thin"]
 
-_DIGITS: Final = 6
+_DIGITS: Final = 7
+_MOST_CHARACTERS: Final = 2000
 
 Records = dict[int, "Record"]
 """The records of one case, by the index of the entry that holds it; the oldest entry first."""
@@ -28,6 +30,15 @@ class Held(NamedTuple):
     at: list[int]
     values: list[Any]
 
+    def position(self, entry: int) -> int:
+        """Return which value holds at an entry; -1 before the first."""
+        return bisect_right(self.at, entry) - 1
+
+    def at_entry(self, entry: int) -> Any:
+        """Return the value at an entry; None where it is absent."""
+        position = self.position(entry)
+        return None if position < 0 else self.values[position]
+
 
 class CaseLines(NamedTuple):
     """The metrics of one case: what each is over the entries, and where it changed, by order."""
@@ -35,6 +46,9 @@ class CaseLines(NamedTuple):
     held: dict[str, Held]
     transitions: dict[str, dict[str, list[Transition]]]
     """By order and metric. Positions are indices of entries."""
+
+    thinned_names: frozenset[str] = frozenset()
+    """The metrics of which some values were left out."""
 
     def all_transitions(self) -> Iterator[list[Transition]]:
         """Return the changes of each line in each order."""
@@ -51,15 +65,35 @@ class CaseLines(NamedTuple):
         }
         return self._replace(transitions=newest)
 
-    def entries_of_changes(self, name: str) -> set[int]:
-        """Return the entries that a metric changed at, and those before them."""
-        return {
-            index
-            for found in self.transitions.values()
-            for one in found.get(name, ())
-            for index in (one.position, one.before)
-            if index is not None
+    def thinned(
+        self, most: int | None, orders: Mapping[str, Sequence[int]], *, present: int
+    ) -> CaseLines:
+        """Return the same with `most` of the values of each line, and all that is told of it."""
+        if most is None:
+            return self
+        long = {name: line for name, line in self.held.items() if len(line.at) > most}
+        held = {
+            name: thin(line, keep=self._told(name, line, orders, present=present), most=most)
+            for name, line in long.items()
         }
+        return self._replace(held={**self.held, **held}, thinned_names=frozenset(held))
+
+    def _told(
+        self, name: str, line: Held, orders: Mapping[str, Sequence[int]], *, present: int
+    ) -> set[int]:
+        """Return the entries of the present value and of the changes, and what each is set against.
+
+        That is the entry it was compared with, and the last one before it that has a value.
+        """
+        every = {present}
+        for by, order in orders.items():
+            found = self.transitions[by].get(name, ())
+            told = {present, *(one.position for one in found)}
+            every |= told | {one.before for one in found if one.before is not None}
+            for index in told:
+                earlier = reversed(order[: order.index(index)])
+                every.add(next((one for one in earlier if line.at_entry(one) is not None), index))
+        return every
 
 
 def lines_of_case(
@@ -94,9 +128,18 @@ def lines_of_case(
     return CaseLines(held=held, transitions=transitions)
 
 
-def status_of_case(records: Records, *, last: int) -> Held:
-    """Return the states of a case, with the error where there is one."""
-    return _run_lengths(list(records), [record.status_text for record in records.values()], last)
+def status_of_case(records: Records, *, present: int, last: int) -> Held:
+    """Return the states of a case; the present one with its error, where there is one."""
+    states = [
+        clip(record.status_text) if index == present else record.status
+        for index, record in records.items()
+    ]
+    return _run_lengths(list(records), states, last)
+
+
+def clip(text: str) -> str:
+    """Return a text that a file may hold without end as far as a page shows of any."""
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def _is_still(column: Sequence[Metric | None]) -> bool:
@@ -154,7 +197,7 @@ def _rounded(value: float) -> float:
 
 
 def thin(line: Held, *, keep: Collection[int], most: int) -> Held:
-    """Return a line with `most` of its values, evenly chosen, and those of the entries `keep`.
+    """Return a line with `most` of its values, evenly chosen, and those at the entries `keep`.
 
     The first value, the last, and each that is absent always stay.
     """
@@ -162,9 +205,6 @@ def thin(line: Held, *, keep: Collection[int], most: int) -> Held:
     if count <= most:
         return line
     chosen = {round(step * (count - 1) / (most - 1)) for step in range(most)}
-    kept = [
-        position
-        for position in range(count)
-        if position in chosen or line.values[position] is None or line.at[position] in keep
-    ]
+    chosen |= {line.position(entry) for entry in keep}
+    kept = [k for k in range(count) if k in chosen or line.values[k] is None]
     return Held([line.at[k] for k in kept], [line.values[k] for k in kept])

@@ -8,21 +8,22 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress.environment import SUSPECTS
 from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.moves import value_of
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
-from peft_regress.page.case_lines import lines_of_case, status_of_case, thin
-from peft_regress.records import SCHEMA_VERSION
+from peft_regress.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.page.attribution import WholeRun
     from peft_regress.page.case_lines import CaseLines, Records
-    from peft_regress.records import Case
+    from peft_regress.records import Case, Record
     from peft_regress.series import Entry
 
 __all__ = ["page_data"]
 
-_MOST_VALUES: Final = 250_000
+_MOST_VALUES: Final = 170_000
 _MOST_MARKS: Final = 40_000
 """Values and marks of all lines together, for a page of a few megabytes."""
 _FEWEST_VALUES: Final = 16
@@ -53,14 +54,19 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
         room=_MOST_VALUES,
         fewest=_FEWEST_VALUES,
     )
+    lines = {
+        name: case.thinned(most, orders, present=present[name]) for name, case in lines.items()
+    }
     indices = {name: index for index, name in enumerate(names)}
     encoded = {
         name: {
             **_encode_identity(records[present[name]].case),
             "current": present[name],
-            "status": status_of_case(records, last=len(entries) - 1)._asdict(),
+            "status": status_of_case(
+                records, present=present[name], last=len(entries) - 1
+            )._asdict(),
             "invariants": [records[present[name]].invariants.get(one) for one in invariants],
-            **_encode_lines(lines[name], indices=indices, most=most),
+            **_encode_lines(lines[name], records[present[name]], indices=indices),
             "attribution": [],
             "transitions": [],
         }
@@ -173,11 +179,13 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
         "name": entry.name,
         "date": entry.date,
         "role": entry.role,
-        "reason": run.accepted.reason if run.accepted else "",
+        "reason": clip(run.accepted.reason) if run.accepted else "",
         "machine": (
             f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
             f"{machine.instruction_set}"
         ),
+        # Times are compared on one machine alone.
+        "machine_digest": None if machine.digest == MIXED_MACHINES else machine.digest,
         "environment": environment,
         "complete": run.selection.complete,
         "narrowed_by": run.selection.narrowed_by,
@@ -195,21 +203,21 @@ def _encode_identity(case: Case) -> dict[str, Any]:
 
 
 def _encode_lines(
-    lines: CaseLines, *, indices: Mapping[str, int], most: int | None
+    lines: CaseLines, present: Record, *, indices: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the lines of a case, each with `most` of its values, and its changes by order."""
-    held = lines.held
-    if most is not None:
-        held = {
-            name: thin(line, keep=lines.entries_of_changes(name), most=most)
-            for name, line in held.items()
-        }
-    positions = {name: position for position, name in enumerate(held)}
+    """Return the lines of a case and its changes by order; `now` is exact, which lines are not."""
+    encoded = []
+    for name, line in lines.held.items():
+        metric = present.metrics.get(name)
+        now = None if metric is None else value_of(metric)
+        thinned = {"thinned": True} if name in lines.thinned_names else {}
+        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned})
+    positions = {name: position for position, name in enumerate(lines.held)}
     return {
-        "lines": [{"metric": indices[name], **line._asdict()} for name, line in held.items()],
+        "lines": encoded,
         "marks": {
             by: [
-                [positions[name], one.position, one.what, _brief(one.change)]
+                [positions[name], one.position, one.what, _brief(one.change), one.before]
                 for name, transitions in found.items()
                 for one in transitions
             ]

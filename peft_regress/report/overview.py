@@ -48,9 +48,10 @@ def overview_markdown(run: Run, *, sources: str) -> str:
 
 
 def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
-    """Return the records that no other one beats: more accurate, or cheaper, by each other one.
+    """Return the records that no other one beats: as cheap and as accurate, and better in one.
 
-    Ascending by cost. Records without an accuracy or without that cost are on no front.
+    Ascending by cost. Of equal ones each is there. Records without an accuracy or without that cost
+    are on no front.
     """
     known = [
         record
@@ -63,8 +64,10 @@ def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
     )
     front: list[Record] = []
     for record in ordered:
-        accuracy = record.metrics["accuracy"].value
-        if not front or accuracy > front[-1].metrics["accuracy"].value:
+        best = front[-1] if front else record
+        gain = record.metrics["accuracy"].value - best.metrics["accuracy"].value
+        is_as_cheap = record.metrics[cost].value == best.metrics[cost].value
+        if gain > 0 or (gain == 0 and is_as_cheap):
             front.append(record)
     return front
 

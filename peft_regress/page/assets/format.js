@@ -132,6 +132,25 @@ function plural(count, one, many = `${one}s`) {
   return `${grouped.format(count)} ${count === 1 ? one : many}`;
 }
 
+const MOST_SOURCES = 4;
+
+// Which entries the present numbers are from, that of most cases first.
+function presentText() {
+  const counts = d3.rollups(
+    DATA.cases,
+    (items) => items.length,
+    (item) => item.current,
+  );
+  const [only] = counts;
+  if (counts.length === 1) return `Present numbers are of ${shorten(DATA.entries[only[0]].name, 40)}.`;
+  const sources = d3
+    .sort(counts, ([entry, count]) => -count, ([entry]) => -entry)
+    .map(([entry, count]) => `${shorten(DATA.entries[entry].name, 40)} (${plural(count, "case")})`);
+  const more = sources.length - MOST_SOURCES;
+  const others = more > 0 ? `, and ${plural(more, "more entry", "more entries")}` : "";
+  return `Present numbers are of ${sources.slice(0, MOST_SOURCES).join(", ")}${others}.`;
+}
+
 function metricLabel(name) {
   const short = name.endsWith("_b32") ? `${name.slice(0, -4)}, batch 32` : name;
   return shorten(short, 60);

@@ -41,7 +41,7 @@ function thinnedNote() {
   if (!DATA.thinned) return null;
   const { entries, points, marks } = DATA.thinned;
   const kept = [
-    points === null ? null : `at most ${plural(points, "value")}`,
+    points === null ? null : `${plural(points, "value")} beside those at transitions`,
     marks === null ? null : `its newest ${plural(marks, "transition")}`,
   ];
   const all = plural(entries, "entry", "entries");

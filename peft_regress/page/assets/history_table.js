@@ -51,17 +51,18 @@ function transitionTable(marked, metric, order, several) {
       { label: "entry", cell: (point) => entryName(point.entry) },
       several ? { label: "case", cell: (point) => caseLink(point.item) } : null,
       { label: "what", cell: (point) => whatBadge(point.mark.what) },
-      valueColumn("from", (point) => point.before?.value, metric.unit),
+      valueColumn("from", (point) => valueBefore(point), metric.unit),
       valueColumn("to", (point) => point.value, metric.unit),
       {
         label: "change",
         number: true,
-        cell: (point) => formatChange(point.mark.change, metric.unit),
+        cell: (point) => markedChange(point.mark, metric),
       },
       {
         label: "what changed",
         words: true,
-        cell: (point) => (point.before ? packagesText(point.before.entry, point.entry) : ABSENT),
+        cell: (point) =>
+          comparedWith(point) === null ? ABSENT : packagesText(comparedWith(point), point.entry),
       },
       {
         label: "why it was accepted",
@@ -70,6 +71,22 @@ function transitionTable(marked, metric, order, several) {
       },
     ].filter(Boolean),
   });
+}
+
+// The entry that a marked point was compared with; of a break the one before it.
+function comparedWith(point) {
+  return point.mark.before ?? point.before?.entry ?? null;
+}
+
+function valueBefore(point) {
+  const entry = comparedWith(point);
+  return entry === null ? null : heldAt(point.mark.line, entry);
+}
+
+// Losses of the first steps are judged one by one, and not by their mean, which is the value.
+function markedChange({ change }, metric) {
+  const text = formatChange(change, metric.unit);
+  return metric.kind === "fingerprint" && change !== null ? `${text} in one loss` : text;
 }
 
 function entryName(entry) {
@@ -92,10 +109,10 @@ function pointTable(points, metric, order) {
       {
         label: "change",
         number: true,
-        cell: (point) =>
-          point.before
-            ? formatChange(changeBetween(point.before.value, point.value, metric.unit), metric.unit)
-            : ABSENT,
+        cell: (point) => {
+          const change = changeOf(point, metric);
+          return change === undefined ? ABSENT : formatChange(change, metric.unit);
+        },
       },
     ],
   });

@@ -43,13 +43,9 @@ function lineOf(item, metricName) {
   return item.lines.find((line) => line.metric === metric) ?? null;
 }
 
-function valueAt(item, metricName, entry) {
-  const line = lineOf(item, metricName);
-  return line === null ? null : heldAt(line, entry);
-}
-
+// To the last digit, as lines are not.
 function currentValue(item, metricName) {
-  return valueAt(item, metricName, item.current);
+  return lineOf(item, metricName)?.now ?? null;
 }
 
 function statusOf(item) {
@@ -60,12 +56,12 @@ function isMeasured(item) {
   return statusOf(item) === "ok";
 }
 
-// Forward, backward and optimizer; one that is absent adds nothing, and all absent is no number.
+// Forward, backward and optimizer; without one of them no number, or it would seem to be cheap.
 function updateFlops(item, suffix) {
-  const parts = ["forward_flops", "backward_flops", "optimizer_flops"]
-    .map((name) => currentValue(item, name + suffix))
-    .filter((value) => value !== null);
-  return parts.length === 0 ? null : d3.sum(parts);
+  const parts = ["forward_flops", "backward_flops", "optimizer_flops"].map((name) =>
+    currentValue(item, name + suffix),
+  );
+  return parts.includes(null) ? null : d3.sum(parts);
 }
 
 const environments = new Map();
@@ -104,11 +100,12 @@ function entryBefore(line, order, entry) {
   return before.findLast((other) => heldAt(line, other) !== null) ?? null;
 }
 
-// What moved at entries of an order: what is "worse", "better", "moved" or "break".
+// What moved at entries of an order: what is "worse", "better", "moved" or "break"; before is the
+// entry that it was compared with, null of a break.
 function marksOf(item, order) {
-  return (item.marks[order.by] ?? []).map(([index, entry, what, change]) => {
+  return (item.marks[order.by] ?? []).map(([index, entry, what, change, before]) => {
     const line = item.lines[index];
-    return { item, line, metric: DATA.metrics[line.metric], entry, what, change };
+    return { item, line, metric: DATA.metrics[line.metric], entry, what, change, before };
   });
 }
 
@@ -134,7 +131,8 @@ function telling(moves) {
   return broken ?? d3.greatest(moves, (move) => Math.abs(move.change ?? 0));
 }
 
-// One point an entry that has a value; a new segment after a gap and after a break of definition.
+// One point an entry that has a value; a new segment after a gap and after a break of definition,
+// a new definition after the latter alone.
 function seriesOf(item, metricName, order) {
   const line = lineOf(item, metricName);
   if (line === null) return [];
@@ -143,17 +141,45 @@ function seriesOf(item, metricName, order) {
       .filter((mark) => mark.line === line)
       .map((mark) => [mark.entry, mark]),
   );
+  const kept = line.thinned ? keptEntries(item, line, marks, order) : null;
   const points = [];
-  let segment = 0;
+  let [segment, definition] = [0, 0];
   for (const entry of order.entries) {
     const value = heldAt(line, entry);
     const mark = marks.get(entry) ?? null;
     const lost = value === null && heldAt(item.status, entry) !== null;
     if (lost || mark?.what === "break") segment += 1;
-    if (value === null) continue;
-    points.push({ item, entry, value, segment, mark, before: points.at(-1) ?? null });
+    if (mark?.what === "break") definition += 1;
+    if (value === null || (kept !== null && !kept.has(entry))) continue;
+    points.push({ item, entry, value, segment, definition, mark, before: points.at(-1) ?? null });
   }
   return points;
+}
+
+// The entries whose value a thinned line still has.
+function keptEntries(item, line, marks, order) {
+  const told = new Set([...marks.keys(), item.current]);
+  const kept = new Set([...line.at, ...told]);
+  for (const { before } of marks.values()) kept.add(before);
+  let last = null;
+  for (const entry of order.entries) {
+    if (told.has(entry)) kept.add(last);
+    if (heldAt(line, entry) !== null) last = entry;
+  }
+  return kept;
+}
+
+// The change from the point before; undefined where the two cannot be compared.
+function changeOf(point, metric) {
+  const { before } = point;
+  if (before === null || before.definition !== point.definition) return undefined;
+  if (metric.kind === "seconds" && !areOnOneMachine(before.entry, point.entry)) return undefined;
+  return changeBetween(before.value, point.value, metric.unit);
+}
+
+function areOnOneMachine(...entries) {
+  const [first, second] = entries.map((entry) => DATA.entries[entry].machine_digest);
+  return first !== null && first === second;
 }
 
 // Cases whose id is like a pattern, in which * stands for anything, as on the command line.

@@ -73,6 +73,7 @@ function start() {
   addMemoryPatterns();
   document.getElementById("about").textContent =
     `Made by peft_regress ${shorten(DATA.peft_regress, 40)} from ${plural(DATA.entries.length, "entry", "entries")}. ` +
+    (DATA.cases.length > 0 ? `${presentText()} ` : "") +
     "1 multiply-add is 2 FLOPs; 1 MiB is 1,048,576 bytes. docs/metrics.md defines each metric and its bound.";
   document
     .getElementById("nav")

@@ -122,13 +122,11 @@ const DIRECTION_WORDS = { lower: "lower", higher: "higher", same: "the same", no
 
 function metricRow(item, line, order, changes) {
   const metric = DATA.metrics[line.metric];
-  const value = heldAt(line, item.current);
-  const before = entryBefore(line, order, item.current);
-  const comparable = value !== null && before !== null;
+  const point = seriesOf(item, metric.name, order).find(({ entry }) => entry === item.current);
   return {
     metric,
-    value,
-    change: comparable ? changeBetween(heldAt(line, before), value, metric.unit) : undefined,
+    value: line.now,
+    change: point === undefined ? undefined : changeOf(point, metric),
     what: changes.get(`${metric.name} ${item.current}`),
   };
 }

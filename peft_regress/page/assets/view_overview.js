@@ -9,6 +9,7 @@ function showOverview(main) {
   main.append(
     h("h1", {}, "What fine-tuning costs, and what it gains"),
     h("p", { class: "lead" }, countsText()),
+    note(presentText()),
     ...lastMoveWords(),
     h(
       "section",
