@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from peft_regress.collection import CollectionHooks, case_id_of, case_of
 from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.export import metric_properties
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
 from peft_regress.github import place_in_repository, without_commands
 from peft_regress.look import Look
-from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
 from peft_regress.status_line import ProgressHooks
 from peft_regress.summary import failure_text, look_in, summary_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
     from peft_regress.measure import Measurement
 
@@ -55,8 +55,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SESSION] = session
     config.stash[_LOOK] = look_in(config, session.options)
+    config.pluginmanager.register(CollectionHooks(session), "peft_regress_collection")
     config.pluginmanager.register(_Hooks(session), "peft_regress_session")
-    progress = ProgressHooks(config, case_of=_case_id_of, guess=session.has_storage)
+    progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
     config.pluginmanager.register(progress, "peft_regress_progress")
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(_ControllerHooks(session), "peft_regress_controller")
@@ -74,7 +75,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
     def measure_and_judge(case: Case) -> Measurement:
         problem = session.refusal
         # Not after a refusal, whose reason may be the marker itself.
-        if problem is None and _case_of(request.node) != case:
+        if problem is None and case_of(request.node) != case:
             problem = InputError(
                 f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say "
                 "so. Take cases and markers from peft_regress.case_params(), one case a test."
@@ -147,138 +148,17 @@ def pytest_runtest_makereport(
         # As pytest's own reports do; pytest-xdist carries every attribute along.
         vars(report)["peft_regress_record"] = msgspec.json.encode(record).decode()
     with contextlib.suppress(InputError):
-        case = _case_of(item)
+        case = case_of(item)
         if case is not None:
             vars(report)["peft_regress_case"] = case.id
     return report
 
 
-def _case_of(item: pytest.Item) -> Case | None:
-    """Return the pairing that a test measures by its marker, or None for an ordinary test."""
-    marker = item.get_closest_marker("case")
-    if marker is None or "peft_regress" not in getattr(item, "fixturenames", ()):
-        # A marker of that name in a suite that has nothing to do with this plugin.
-        return None
-    try:
-        if marker.args:
-            msg = f"{item.nodeid}: marker case(...) takes task, method, architecture, rank by name"
-            raise InputError(msg)
-        return msgspec.convert(marker.kwargs, Case)
-    except msgspec.ValidationError as error:
-        msg = f"{item.nodeid}: marker case(...): {error}"
-        raise InputError(msg) from None
-
-
-def _case_id_of(item: pytest.Item) -> str | None:
-    with contextlib.suppress(InputError):
-        case = _case_of(item)
-        return None if case is None else case.id
-    return None
-
-
 class _Hooks:
-    """The hooks of one pytest process, serial, worker or controller."""
+    """What one pytest process, serial, worker or controller, does with records and at its end."""
 
     def __init__(self, session: RegressSession) -> None:
         self.session = session
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, config: pytest.Config, items: list[pytest.Item]
-    ) -> None:
-        """Note what was collected before anything is deselected, then take this shard's part."""
-        try:
-            self._keep_matrix(config, items)
-            cases = self._mark(items)
-        except InputError as error:
-            self._refuse(config, error)
-            return
-        self.session.collected = set(cases)
-        if self.session.options.shard is not None and cases:
-            self._keep_shard(config, items, list(cases.values()))
-
-    def _keep_matrix(self, config: pytest.Config, items: list[pytest.Item]) -> None:
-        """Leave out the cases of other matrices: `benchmarks/` holds the tests of all of them."""
-        if self.session.options.matrix != DEFAULT_MATRIX:
-            # Here, where every conftest.py has registered what it has.
-            check_matrix(self.session.options.matrix)
-        kept: list[pytest.Item] = []
-        dropped: list[pytest.Item] = []
-        for item in items:
-            try:
-                case = _case_of(item)
-            except InputError:
-                case = None  # `_mark` says what is wrong with it
-            mine = case is None or self.session.is_of_matrix(case)
-            (kept if mine else dropped).append(item)
-            if case is not None and not mine:
-                self.session.note_left_out(case)
-        if dropped:
-            config.hook.pytest_deselected(items=dropped)
-            items[:] = kept
-
-    def _mark(self, items: list[pytest.Item]) -> dict[str, Case]:
-        """Return the cases by id, after giving each of their tests what it needs."""
-        cases: dict[str, Case] = {}
-        for item in items:
-            case = _case_of(item)
-            if case is None:
-                continue
-            if case.id in cases:
-                msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
-                raise InputError(msg)
-            cases[case.id] = case
-            item.add_marker(pytest.mark.xdist_group("/".join(map(str, case.adaptation))))
-            # A case that fails before its first timed round leaves the timer unused: no news.
-            item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
-        return cases
-
-    def _keep_shard(
-        self, config: pytest.Config, items: list[pytest.Item], cases: list[Case]
-    ) -> None:
-        shard = self.session.options.shard
-        assert shard is not None  # noqa: S101  (the caller checked)
-        try:
-            weights = {
-                name: float(old.record.metrics["step_seconds"].value)
-                for name, old in self.session.references().items()
-                if "step_seconds" in old.record.metrics
-            }
-            shards = shard_of(cases, count=shard.count, weights=weights)
-        except InputError as error:
-            self._refuse(config, error)
-            return
-        kept: list[pytest.Item] = []
-        dropped: list[pytest.Item] = []
-        for item in items:
-            case = _case_of(item)
-            mine = case is None or shards[case.id] == shard.index
-            (kept if mine else dropped).append(item)
-        if dropped:
-            config.hook.pytest_deselected(items=dropped)
-            items[:] = kept
-
-    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Note what was left out on purpose: by `-k`, `-m`, `--deselect`, `--lf`, a shard."""
-        with contextlib.suppress(InputError):
-            self.session.deselected |= {case.id for item in items if (case := _case_of(item))}
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Read the baselines before the first case runs: unreadable ones must not cost a run."""
-        if self.session.refusal is not None:
-            return
-        self.session.selected = {case.id for item in session.items if (case := _case_of(item))}
-        if self.session.selected and not session.config.getoption("collectonly"):
-            try:
-                self.session.references()
-            except InputError as error:
-                self._refuse(session.config, error)
-
-    def _refuse(self, config: pytest.Config, error: InputError) -> None:
-        """Stop the run; a worker cannot, so there every case fails with the reason instead."""
-        if not hasattr(config, "workerinput"):
-            raise pytest.UsageError(str(error)) from None
-        self.session.refusal = error
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take the record that came with a report, and where its test stands."""
