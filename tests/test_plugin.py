@@ -664,7 +664,7 @@ def test_a_malformed_marker_under_xdist_fails_with_the_reason_and_no_traceback(p
     assert done.returncode == 1
     assert "by name" in done.stdout
     assert "INTERNALERROR" not in done.stdout
-    assert "_case_of" not in done.stdout
+    assert "case_of(" not in done.stdout
 
 
 def test_two_tests_that_measure_one_case_are_refused(project):
