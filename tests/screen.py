@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _OF_OTHERS: Final = {
     "CI",
     "BUILD_NUMBER",
+    "PYTEST_ADDOPTS",
+    "TOX_ENV_DIR",
     "COLUMNS",
     "LINES",
     "NO_COLOR",
