@@ -124,7 +124,7 @@ def usable_seconds(page: Path) -> float | None:
                 tab = started.new_page()
                 begun = time.monotonic()
                 tab.goto(page.resolve().as_uri(), wait_until="commit")
-                tab.wait_for_selector("svg [aria-label] circle, svg path, svg circle")
+                tab.wait_for_selector("figure svg[role=img]")
                 tab.wait_for_selector("tbody tr")
                 seconds = time.monotonic() - begun
                 started.close()
