@@ -320,7 +320,7 @@ def test_whole_runs_are_asked_for_once_an_entry_and_of_a_few_alone():
         return one.run
 
     page_data(entries, whole)
-    assert len(asked) == len(set(asked)) == 16
+    assert len(asked) == len(set(asked)) == 8
     assert asked[0] == entries[-1].name
 
 

@@ -42,7 +42,7 @@ _MOST_ROWS: Final = 10
 _MOST_CHANGED_ROWS: Final = 5
 _MOST_CHANGES: Final = 24
 """Changes of one case that are explained."""
-_MOST_WHOLE_RUNS: Final = 16
+_MOST_WHOLE_RUNS: Final = 8
 """Entries whose ledgers are read: those of the present numbers, then the newest that changed."""
 
 
