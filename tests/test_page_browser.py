@@ -535,7 +535,4 @@ def test_a_page_of_500_entries_is_usable_within_2_seconds(browser, tmp_path):
             page.page.wait_for_selector("tbody tr")
             page.page.wait_for_selector("figure svg[role=img]")
             assert page.page.evaluate("performance.now()") < 2000
-        assert (
-            "Lines are thinned: over 500 entries, each keeps"
-            in page.locator("").inner_text()
-        )
+        assert "Lines are thinned: over 500 entries, each keeps" in page.locator("").inner_text()
