@@ -168,7 +168,7 @@ def jumps_of(
         for index, before in _levels(values, chains, newest.kind, newest.unit)[0].items():
             old, new = metrics[before], metrics[index]
             assert old is not None  # noqa: S101  (a chain holds measured points alone)
-            assert new is not None  # noqa: S101
+            assert new is not None  # noqa: S101  (nor is the other one absent)
             move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
             found.setdefault(index, Jump(position=index, before=before, move=move))
     return [found[index] for index in sorted(found)]

@@ -22,7 +22,7 @@ from peft_regress.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.metrics import make_metric
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.report.annotations import annotation, verdict_annotations
-from peft_regress.report.lines import accept_hint
+from peft_regress.report.next_steps import accept_hint
 from peft_regress.run_files import run_document, without_host, write_run_file
 
 if TYPE_CHECKING:
@@ -217,8 +217,7 @@ class RegressSession:
 
     def hint(self) -> str:
         """Return how to accept the new numbers."""
-        typed = self.typed()
-        return accept_hint(typed.new, baselines=typed.baselines)
+        return accept_hint(self.typed())
 
     def shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""

@@ -24,13 +24,13 @@ from peft_regress.gate import (
 from peft_regress.metrics import METRICS
 from peft_regress.records import Failure, Metric, check_finite
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.report.lines import accept_hint
+from peft_regress.report.next_steps import accept_hint
 
 if TYPE_CHECKING:
     from peft_regress.gate import Observation
     from peft_regress.records import Record, Run
 
-HINT = accept_hint("run.json")
+HINT = accept_hint(Typed(new="run.json"))
 
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
 """How far a metric moves: in points for a fraction, else relative to its size and at least to 1."""

@@ -35,10 +35,11 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.lines import accept_hint, environment_lines, reason_cells
+from peft_regress.report.lines import environment_lines, reason_cells
+from peft_regress.report.next_steps import accept_hint
 from peft_regress.text import clean
 
-HINT = accept_hint("run.json")
+HINT = accept_hint(Typed(new="run.json"))
 TYPED = Typed(new="run.json")
 LONG = "x" * 10_000
 HOSTILE = {
@@ -240,11 +241,11 @@ def test_a_missing_case_offers_nothing_to_accept() -> None:
     ],
 )
 def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
-    assert accept_hint(path) == f"`{command}`"
+    assert accept_hint(Typed(new=path)) == f"`{command}`"
 
 
 def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
-    assert "--regress-save run.json" in accept_hint(None)
+    assert "--regress-save run.json" in accept_hint(Typed())
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,8 @@ from peft_regress.findings import Cause, Finding, Member
 from peft_regress.gate import Reason
 from peft_regress.matrix import matrix_cases
 from peft_regress.records import Case
-from peft_regress.report.next_steps import Typed
+from peft_regress.report.next_steps import Typed, accept_command
 from peft_regress.report.reproducing import (
-    accept_command,
     compare_command,
     marker_expression,
     reproducing_commands,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from peft_regress.environment import SUSPECTS
 from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from peft_regress.page.attribution import WholeRun
     from peft_regress.page.case_lines import CaseLines, Records
-    from peft_regress.records import Case, Record
+    from peft_regress.records import Record
     from peft_regress.series import Entry
 
 __all__ = ["page_data"]
@@ -60,7 +62,8 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
     indices = {name: index for index, name in enumerate(names)}
     encoded = {
         name: {
-            **_encode_identity(records[present[name]].case),
+            "id": name,
+            **msgspec.to_builtins(records[present[name]].case),
             "current": present[name],
             "status": status_of_case(
                 records, present=present[name], last=len(entries) - 1
@@ -189,16 +192,6 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
         "environment": environment,
         "complete": run.selection.complete,
         "narrowed_by": run.selection.narrowed_by,
-    }
-
-
-def _encode_identity(case: Case) -> dict[str, Any]:
-    return {
-        "id": case.id,
-        "task": case.task,
-        "method": case.method,
-        "rank": case.rank,
-        "architecture": case.architecture,
     }
 
 

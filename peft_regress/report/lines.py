@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from peft_regress.records import Run
 
 __all__ = [
-    "accept_hint",
     "contents_line",
     "counts_line",
     "environment_lines",
@@ -145,11 +143,3 @@ def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[st
         clean(f"{package} {moved[package][0] or 'absent'} -> {moved[package][1] or 'absent'}")
         for package in sorted(moved, key=lambda name: (name not in SUSPECTS, name))
     ]
-
-
-def accept_hint(run_path: str | None, *, baselines: str | None = None) -> str:
-    """Return the command that accepts the new numbers, into another storage than ./baselines."""
-    run = shlex.quote(run_path or "run.json")
-    storage = "" if baselines is None else f" --baselines {shlex.quote(baselines)}"
-    command = f'`peft-regress accept {run} --reason "..."{storage}`'
-    return command if run_path else f"run again with `--regress-save run.json`, then {command}"

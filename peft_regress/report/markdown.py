@@ -26,8 +26,8 @@ from peft_regress.report.markdown_syntax import (
     fenced,
 )
 from peft_regress.report.names import short_names
+from peft_regress.report.next_steps import accept_command
 from peft_regress.report.reproducing import (
-    accept_command,
     compare_command,
     reproducing_commands,
 )

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from peft_regress.gate import Observation
     from peft_regress.records import Case
 
-__all__ = ["Step", "Typed", "accepting", "bisection", "next_steps", "quoted", "storage_words"]
+__all__ = [
+    "Step",
+    "Typed",
+    "accept_command",
+    "accept_hint",
+    "accepting",
+    "bisection",
+    "next_steps",
+    "quoted",
+    "storage_words",
+]
 
 _MOST_EXPLAINED: Final = 3
 
@@ -88,6 +98,18 @@ def accepting(typed: Typed) -> Step:
     first = "" if typed.new else ", run again with `--regress-save run.json`, then"
     words = ["peft-regress", "accept", run, '--reason "..."', *storage_words(typed)]
     return f"if the new numbers are right{first}", words
+
+
+def accept_command(typed: Typed) -> str:
+    """Return the command that accepts the new numbers."""
+    _, words = accepting(typed)
+    return " ".join(words)
+
+
+def accept_hint(typed: Typed) -> str:
+    """Return the same in a sentence, with the run that must be written first where none was."""
+    command = f"`{accept_command(typed)}`"
+    return command if typed.new else f"run again with `--regress-save {typed.run}`, then {command}"
 
 
 def bisection(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.attribution import COSTS
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.report.next_steps import accepting, quoted, storage_words
+from peft_regress.report.next_steps import quoted, storage_words
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from peft_regress.report.next_steps import Typed
 
 __all__ = [
-    "accept_command",
     "compare_command",
     "marker_expression",
     "reproducing_commands",
@@ -31,12 +30,6 @@ _FIELDS: Final = ("task", "method", "rank", "architecture")
 _TYPABLE: Final = re.compile(r"[\w.+-]+")
 _MOST_TERMS: Final = 40
 _LONGEST_NAME: Final = 200
-
-
-def accept_command(typed: Typed) -> str:
-    """Return the command that accepts the new numbers."""
-    _, words = accepting(typed)
-    return " ".join(words)
 
 
 def compare_command(typed: Typed) -> str:
