@@ -6,14 +6,14 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import VALUES, make_record, observe
+from builders import LORA, VALUES, make_record, observe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import IDS, observations
 
 from peft_regress.findings import find_causes
 from peft_regress.gate import FAILING, UNACCEPTED, judge_case
-from peft_regress.records import Failure, Ledger, ModuleCosts
+from peft_regress.records import Failure, Ledger, Metric, ModuleCosts
 
 if TYPE_CHECKING:
     from peft_regress.findings import Finding
@@ -284,3 +284,12 @@ def test_each_reason_is_in_one_finding_of_its_verdict(sides, seed):
     random.Random(seed).shuffle(verdicts)
     shuffled = find_causes(verdicts, dict(reversed(old.items())), dict(reversed(new.items())))
     assert shuffled == findings
+
+
+def test_a_metric_of_no_table_is_a_finding_of_its_method():
+    """As a newer release may write it: no ledger says where it comes from."""
+    old, new = (Metric(value=v, unit="byte", direction="lower", kind="bytes") for v in (100, 200))
+    before, after = (observe(make_record(LORA, {"of_tomorrow": metric})) for metric in (old, new))
+    (finding,) = find_causes([judge_case(LORA, before, after)], {LORA: before}, {LORA: after})
+    assert (finding.cause.kind, finding.cause.what) == ("costs", "of_tomorrow")
+    assert finding.cause.where == ("lora",)
