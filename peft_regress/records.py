@@ -302,8 +302,10 @@ def check_consistent(record: Record, where: str) -> None:
         msg = f"{where}: status {record.status!r} with {len(record.metrics)} metrics"
         raise InputError(msg)
     for name, metric in record.metrics.items():
+        if not metric.samples:
+            continue
         # Of a list of losses, one a step, the first counts.
-        heads = [s[0] if isinstance(s, list) and s else s for s in metric.samples or ()]
+        heads = [s[0] if isinstance(s, list) and s else s for s in metric.samples]
         numbers = [head for head in heads if not isinstance(head, list)]
         mean = sum(numbers) / len(numbers) if numbers else metric.value
         if not math.isclose(mean, metric.value, rel_tol=1e-9, abs_tol=1e-300):
