@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from peft_regress import registry
+from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
 from peft_regress.cost.attribution import module_names
 from peft_regress.errors import InputError
 from peft_regress.finetune import set_modes
 from peft_regress.ledger import pack
-from peft_regress.methods.parts import cast_base
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from peft_regress.architectures.protocol import Architecture
+    from peft_regress.catalogue.architectures.protocol import Architecture
+    from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.ledger import Rows
-    from peft_regress.methods.protocol import Method
     from peft_regress.records import Ledger, Metric
 
 __all__ = [

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.errors import InputError
-from peft_regress.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.records import Case
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def cli(*, plain: bool) -> None:
 @format_option
 def list_command(pattern: str | None, matrix: str, output: str) -> None:
     """List the cases of a matrix."""
-    from peft_regress.matrix import select_cases
+    from peft_regress.catalogue.matrix import select_cases
 
     cases = select_cases(pattern, matrix=matrix)
     if output == "json":
@@ -78,7 +78,7 @@ def list_command(pattern: str | None, matrix: str, output: str) -> None:
 def cost(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:
     """Profile what one training step costs; needs no data and no source model."""
     from peft_regress import registry
-    from peft_regress.matrix import check_rank
+    from peft_regress.catalogue.matrix import check_rank
 
     registry.get("architecture", architecture)
     check_rank(method, rank)

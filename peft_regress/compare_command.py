@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.matrix import DEFAULT_MATRIX
 from peft_regress.options import (
     USUAL_STORAGE,
     baselines_option,
@@ -86,7 +86,7 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_verdict(verdict))
     elif output == "markdown":
-        from peft_regress.matrix import matrix_cases
+        from peft_regress.catalogue.matrix import matrix_cases
 
         typed = dataclasses.replace(typed, cases=tuple(matrix_cases(matrix)))
         echo(report.verdict_markdown(*sides, typed=typed), nl=False)
@@ -123,8 +123,8 @@ def _read_old(
 ) -> tuple[dict[str, Observation], set[str], Path]:
     """Return what judges, the ids of the cases that are expected, and the storage of entries."""
     from peft_regress.baseline import find_named, references_with_drift
+    from peft_regress.catalogue.matrix import matrices_of, matrix_cases
     from peft_regress.gate import observations_of
-    from peft_regress.matrix import matrices_of, matrix_cases
     from peft_regress.shards import read_run
     from peft_regress.store import read_runs
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX
 from peft_regress.errors import InputError
-from peft_regress.matrix import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
     import pytest

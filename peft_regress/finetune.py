@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from peft_regress.catalogue.tasks.protocol import TaskData
     from peft_regress.records import Json
-    from peft_regress.tasks.protocol import TaskData
 
 __all__ = [
     "BATCH_SIZE",

@@ -23,6 +23,7 @@ from peft_regress.adaptation import (
     step_ledger,
 )
 from peft_regress.adapter_store import keep_adapter, stored_adapter
+from peft_regress.catalogue.matrix import checked_case
 from peft_regress.errors import (
     AbsentError,
     InputError,
@@ -31,7 +32,6 @@ from peft_regress.errors import (
 )
 from peft_regress.finetune import evaluate, loop_definition, single_thread
 from peft_regress.invariants import InvariantWatch, StoredOutput
-from peft_regress.matrix import checked_case
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
 from peft_regress.pairing import Pairing
 from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.finetune import TrainingRun
-    from peft_regress.methods.protocol import Method
     from peft_regress.records import Status
-    from peft_regress.tasks.protocol import Task, TaskData
 
 __all__ = [
     "FIRST_LOSSES",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peft_regress import registry
+from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.finetune import finetune, training_steps
-from peft_regress.methods.parts import cast_base
 from peft_regress.sources import build_source
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from peft_regress.architectures.protocol import Architecture
+    from peft_regress.catalogue.architectures.protocol import Architecture
+    from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.finetune import TrainingRun
-    from peft_regress.methods.protocol import Method
     from peft_regress.records import Case
-    from peft_regress.tasks.protocol import Task, TaskData
 
 __all__ = ["Pairing"]
 

@@ -14,11 +14,11 @@ import msgspec
 from peft_regress import report
 from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import load_references
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
 from peft_regress.github import is_github, write_summary
-from peft_regress.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.metrics import make_metric
 from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.report.annotations import annotation, verdict_annotations

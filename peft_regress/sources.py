@@ -19,17 +19,17 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 from peft_regress.errors import InputError, SourceError
 from peft_regress.files import write_atomic
 from peft_regress.finetune import evaluate, single_thread
-from peft_regress.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor
 
-    from peft_regress.architectures.protocol import Architecture
+    from peft_regress.catalogue.architectures.protocol import Architecture
 
 __all__ = [
     "RECIPE",

@@ -57,7 +57,7 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     turns on this machine; the exit code is 1 where a case is slower, 3 where that is not known.
     """
     from peft_regress import report
-    from peft_regress.matrix import select_cases
+    from peft_regress.catalogue.matrix import select_cases
     from peft_regress.timing import time_cases
 
     cases = select_cases(pattern, matrix=matrix)

@@ -44,7 +44,7 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("tiny_baselines")
     from tiny_network import tiny_network
 
-    from peft_regress.methods import LORA
+    from peft_regress.catalogue.methods import LORA
 
     # As a side effect the libraries are imported, see the note in test_plugin.py.
     LORA.adapt(tiny_network(), head="head", rank=4, seed=0)

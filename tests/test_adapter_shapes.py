@@ -10,9 +10,9 @@ import torch
 from tiny_methods import each, method_named, trainable
 from torch import nn
 
-from peft_regress.architectures import RESNET18
-from peft_regress.methods import ADAPTERS, LORA
-from peft_regress.methods.targets import Targets, normalization_layers
+from peft_regress.catalogue.architectures import RESNET18
+from peft_regress.catalogue.methods import ADAPTERS, LORA
+from peft_regress.catalogue.methods.targets import Targets, normalization_layers
 
 FLOAT32 = tuple(method for method in ADAPTERS if method.base_dtype == "float32")
 PRINCIPAL = (method_named("pissa"), method_named("olora"))

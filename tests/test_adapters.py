@@ -16,11 +16,11 @@ from tiny_network import tiny_data, tiny_network
 from torch import nn
 
 from peft_regress import finetune
+from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
+from peft_regress.catalogue.methods.adapter_shapes import BLOCK_SIZE
+from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.cost import profile_step
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods import ADAPTERS, DORA, LORA
-from peft_regress.methods.adapter_shapes import BLOCK_SIZE
-from peft_regress.methods.learning_rates import learning_rate
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress import registry
 from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost, checked_cost
-from peft_regress.architectures import (
+from peft_regress.catalogue.architectures import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
@@ -21,7 +21,7 @@ from peft_regress.architectures import (
     TORCHVISION,
     TorchvisionModel,
 )
-from peft_regress.architectures.output_layer import output_layer, without_weights
+from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.sources import train_source
 

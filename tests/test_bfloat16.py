@@ -11,10 +11,10 @@ from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trai
 from tiny_network import tiny_data, tiny_network
 from torch.nn import functional
 
+from peft_regress.catalogue.methods import ADAPTERS, FULL_BF16, Method, PeftAdapter
+from peft_regress.catalogue.methods.learning_rates import learning_rate
+from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.finetune import cross_entropy, finetune
-from peft_regress.methods import ADAPTERS, FULL_BF16, Method, PeftAdapter
-from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import cast_base
 
 if TYPE_CHECKING:
     from pathlib import Path

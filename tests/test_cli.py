@@ -15,8 +15,8 @@ from screen import Terminal
 from peft_regress import registry
 from peft_regress.adapter_store import adapters_of_run, keep_adapter
 from peft_regress.baseline import newest_references
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import main
-from peft_regress.matrix import matrix_cases
 from peft_regress.records import Failure
 from peft_regress.store import baseline_files, read_runs
 

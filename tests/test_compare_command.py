@@ -23,8 +23,8 @@ from builders import (
 from builders import write_run as written
 
 from peft_regress.adapter_store import adapters_of_run, keep_adapter
+from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli import main
-from peft_regress.matrix import matrix_cases, shard_of
 from peft_regress.records import MIXED_MACHINES, Selection
 from peft_regress.run_files import read_run_file
 

@@ -18,8 +18,8 @@ from tiny_network import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.adaptation import ProfileCache
+from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.errors import InputError
-from peft_regress.matrix import matrix_cases, parse_case_id
 from peft_regress.measure import measure
 from peft_regress.metrics import COST_METRICS
 from peft_regress.records import Case

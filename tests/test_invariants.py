@@ -18,12 +18,8 @@ from tiny_methods import ALL, each, method_named, rank_of, trained
 from tiny_network import tiny_data, tiny_network
 
 from peft_regress import registry
-from peft_regress.architectures import MOBILENET_V3_SMALL
-from peft_regress.errors import FilledLossError
-from peft_regress.finetune import finetune
-from peft_regress.invariants import InvariantWatch, StoredOutput
-from peft_regress.invariants.layers import dtypes_as_asked
-from peft_regress.methods import (
+from peft_regress.catalogue.architectures import MOBILENET_V3_SMALL
+from peft_regress.catalogue.methods import (
     BN_HEAD,
     DORA,
     FULL,
@@ -34,7 +30,11 @@ from peft_regress.methods import (
     Method,
     PeftAdapter,
 )
-from peft_regress.methods.parts import cast_base
+from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.errors import FilledLossError
+from peft_regress.finetune import finetune
+from peft_regress.invariants import InvariantWatch, StoredOutput
+from peft_regress.invariants.layers import dtypes_as_asked
 from peft_regress.metrics import INVARIANTS
 from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.sources import build_source

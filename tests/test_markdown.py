@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate import judge, observations_of
-from peft_regress.matrix import matrix_cases
 from peft_regress.metrics import METRICS
 from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import Typed, verdict_markdown

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import registry
-from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.matrix import (
+from peft_regress.catalogue.matrix import (
     case_params,
     check_rank,
     matrix_cases,
@@ -19,6 +18,7 @@ from peft_regress.matrix import (
     select_cases,
     shard_of,
 )
+from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.records import Case
 
 

@@ -16,10 +16,10 @@ from peft_regress.adaptation import (
     adaptation_cost,
     cost_metrics,
 )
+from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
 from peft_regress.ledger import LEDGER_METRICS, rows_of
 from peft_regress.measure import define, measure
-from peft_regress.methods import PeftAdapter
 from peft_regress.metrics import COST_METRICS, METRICS
 from peft_regress.records import Case
 

@@ -15,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trainable, trained
 from tiny_network import tiny_data, tiny_network
 
-from peft_regress.architectures import (
+from peft_regress.catalogue.architectures import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,
     SHUFFLENET_V2_X0_5,
 )
-from peft_regress.errors import InputError, UnsupportedCaseError
-from peft_regress.methods import (
+from peft_regress.catalogue.methods import (
     BN_HEAD,
     DORA,
     FULL,
@@ -34,9 +33,10 @@ from peft_regress.methods import (
     Method,
     PeftAdapter,
 )
-from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import cast_base
-from peft_regress.methods.quiet_import import import_quietly
+from peft_regress.catalogue.methods.learning_rates import learning_rate
+from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -373,7 +373,7 @@ def test_importing_the_libraries_prints_nothing() -> None:
     code = (
         "import torch\n"
         "from peft_regress import registry\n"
-        "from peft_regress.architectures import SHUFFLENET_V2_X0_5 as a\n"
+        "from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5 as a\n"
         "for name in 'dora', 'boft', 'adalora':\n"
         "    base = a.build(num_classes=10, seed=0)\n"
         "    registry.get('method', name).adapt(base, head='fc', rank=4, seed=0)\n"

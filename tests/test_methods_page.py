@@ -15,8 +15,8 @@ from method_notes import METHODS, OTHER_TYPES, TYPE_ARGUMENTS, VARIANTS
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from tiny_methods import ALL
 
-from peft_regress.matrix import matrix_cases
-from peft_regress.methods import ADAPTERS
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.records import Failure
 
 PAGE = tool.PAGE.read_text()

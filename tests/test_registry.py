@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from peft_regress import registry
+from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.matrix import matrices_of
 from peft_regress.records import Case
 
 BUILT_IN = {

@@ -23,8 +23,8 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
-from peft_regress.matrix import matrix_cases
 from peft_regress.metrics import METRICS
 from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import (

@@ -10,9 +10,9 @@ from builders import FULL, GALORE, LORA, make_case, make_record, observe, observ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.findings import Cause, Finding, Member
 from peft_regress.gate import Reason
-from peft_regress.matrix import matrix_cases
 from peft_regress.records import Case
 from peft_regress.report.next_steps import Typed, accept_command
 from peft_regress.report.reproducing import (

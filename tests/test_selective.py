@@ -10,8 +10,7 @@ from tiny_network import tiny_network
 from torch import nn
 from torchvision.models import swin_t
 
-from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods import (
+from peft_regress.catalogue.methods import (
     BITFIT,
     BITFIT_BF16,
     BN_HEAD,
@@ -22,6 +21,7 @@ from peft_regress.methods import (
     NORM_BF16,
     Method,
 )
+from peft_regress.errors import UnsupportedCaseError
 
 PARTS: dict[str, set[str]] = {
     "head": set(),

@@ -14,7 +14,8 @@ from tiny_network import TinyArchitecture
 from torch import nn
 
 from peft_regress import registry, sources
-from peft_regress.architectures import SHUFFLENET_V2_X0_5
+from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
+from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
 from peft_regress.errors import AbsentError, InputError, SourceError
 from peft_regress.finetune import evaluate
 from peft_regress.sources import (
@@ -28,7 +29,6 @@ from peft_regress.sources import (
     source_digest,
     train_source,
 )
-from peft_regress.tasks.digits import SOURCE_CLASSES, load_images
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torchvision.models import get_model_builder
 
-from peft_regress.architectures import TORCHVISION
-from peft_regress.architectures.output_layer import without_weights
-from peft_regress.methods.targets import bypassed_modules, eligible_layers
+from peft_regress.catalogue.architectures import TORCHVISION
+from peft_regress.catalogue.architectures.output_layer import without_weights
+from peft_regress.catalogue.methods.targets import bypassed_modules, eligible_layers
 
 # One of each class of model or more, where its blocks differ; the rest of them are slow.
 ONE_OF_A_KIND = (

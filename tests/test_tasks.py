@@ -14,10 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from peft_regress import registry
+from peft_regress.catalogue.tasks import SHIFT, UNSEEN, DigitsTask, digit_images
+from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 from peft_regress.errors import InputError
-from peft_regress.tasks import SHIFT, UNSEEN, DigitsTask, digit_images
-from peft_regress.tasks.digit_images import read_digits, render, split_indices
-from peft_regress.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

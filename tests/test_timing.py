@@ -18,9 +18,9 @@ from slow_interpreter import write_slow_interpreter
 from tiny_network import TinyArchitecture
 
 from peft_regress import registry
+from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.finetune import STEPS
-from peft_regress.matrix import parse_case_id
 from peft_regress.records import Case
 from peft_regress.timing import time_cases
 from peft_regress.timing.conduct import BLOCK_STEPS, LAUNCHES, turns

@@ -20,8 +20,8 @@ from builders import VALUES, make_record, write_entry
 from packaging.requirements import Requirement
 from test_compare_command import write_shards
 
+from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli import cli
-from peft_regress.matrix import matrix_cases, shard_of
 from peft_regress.run_files import read_run_file
 
 ROOT = Path(__file__).parent.parent

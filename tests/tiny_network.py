@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from peft_regress.tasks import TaskData
+from peft_regress.catalogue.tasks import TaskData
 
 
 class TinyNetwork(nn.Module):

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from peft_regress.methods.quiet_import import import_quietly
+from peft_regress.catalogue.methods.quiet_import import import_quietly
 
 for _name in ("peft", "peft.optimizers", "galore_torch"):
     import_quietly(_name)

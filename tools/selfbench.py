@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from peft_regress.matrix import matrix_cases
+from peft_regress.catalogue.matrix import matrix_cases
 
 _ROOT = Path(__file__).resolve().parent.parent
 _BASELINES = _ROOT / "baselines"

@@ -166,8 +166,8 @@ def _harness_part(case_id: str) -> dict[str, float]:
     """Compare what both do outside training and evaluation, whose own noise is larger than that."""
     from peft_regress import finetune, measure, pairing, registry
     from peft_regress.adaptation import ProfileCache
+    from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.finetune import single_thread
-    from peft_regress.matrix import parse_case_id
     from peft_regress.sources import build_source
 
     case = parse_case_id(case_id)
@@ -235,7 +235,7 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
     Both tasks, since a profile serves both.
     """
     from peft_regress.adaptation import ProfileCache
-    from peft_regress.matrix import matrix_cases
+    from peft_regress.catalogue.matrix import matrix_cases
     from peft_regress.measure import measure
 
     inside = [0.0]

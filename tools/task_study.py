@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from peft_regress.architectures import Architecture
-    from peft_regress.methods import Method
-    from peft_regress.tasks import Task
+    from peft_regress.catalogue.architectures import Architecture
+    from peft_regress.catalogue.methods import Method
+    from peft_regress.catalogue.tasks import Task
 
 BASELINES = Path(__file__).resolve().parents[1] / "baselines"
 COLUMNS = ("head", "bn_head", "lora-r4", "dora-r4", "galore-r4", "full")

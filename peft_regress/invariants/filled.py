@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from peft_regress.methods.protocol import Method
+    from peft_regress.catalogue.methods.protocol import Method
 
 __all__ = ["FILL_SEEDS", "Filled"]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from peft_regress.methods.protocol import BaseDtype
+    from peft_regress.catalogue.methods.protocol import BaseDtype
 
 __all__ = [
     "IDENTITY_TOLERANCE",

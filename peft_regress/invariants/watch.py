@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import Method
+    from peft_regress.catalogue.methods.protocol import Method
 
 __all__ = ["InvariantWatch", "StoredOutput"]
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.catalogue.methods import GaLore, PeftAdapter, Selective
+from peft_regress.catalogue.methods.learning_rates import LEARNING_RATES, learning_rate
+from peft_regress.catalogue.methods.targets import bypassed_modules
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods import GaLore, PeftAdapter, Selective
-from peft_regress.methods.learning_rates import LEARNING_RATES, learning_rate
-from peft_regress.methods.targets import bypassed_modules
 from peft_regress.policy import BFLOAT16_SUFFIX
 from peft_regress.reproduction import method_sections as sections
 from peft_regress.reproduction.sections import fill_in, source
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from peft_regress.architectures.torchvision_models import TorchvisionModel
-    from peft_regress.methods import Method
-    from peft_regress.methods.targets import Targets
+    from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
+    from peft_regress.catalogue.methods import Method
+    from peft_regress.catalogue.methods.targets import Targets
 
 __all__ = ["Network", "adapting", "filling", "optimizing", "package_of"]
 
@@ -58,7 +58,7 @@ class Network:
     @classmethod
     def of(cls, architecture: TorchvisionModel) -> Network:
         """Build the model, the largest in no memory to speak of."""
-        from peft_regress.architectures.output_layer import without_weights
+        from peft_regress.catalogue.architectures.output_layer import without_weights
 
         with without_weights():
             model = architecture.build(num_classes=10, seed=0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.matrix import parse_case_id
+from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.reproduction.script import facts_for, reproduction_script
 from peft_regress.text import clean
 from peft_regress.workers.environment import variables

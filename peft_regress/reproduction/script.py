@@ -11,9 +11,9 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
 from peft_regress import registry
-from peft_regress.architectures.torchvision_models import TorchvisionModel
+from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
+from peft_regress.catalogue.methods import GaLore, PeftAdapter
 from peft_regress.errors import UnknownNameError
-from peft_regress.methods import GaLore, PeftAdapter
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.reproduction import sections
 from peft_regress.reproduction.methods import (
@@ -28,8 +28,8 @@ from peft_regress.reproduction.sections import fill_in, source
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-    from peft_regress.methods import Method
-    from peft_regress.methods.protocol import BaseDtype
+    from peft_regress.catalogue.methods import Method
+    from peft_regress.catalogue.methods.protocol import BaseDtype
     from peft_regress.records import Case
 
 __all__ = ["FACTS", "facts_for", "reproduction_script"]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
+    from peft_regress.catalogue.tasks.protocol import TaskData
     from peft_regress.pairing import Pairing
-    from peft_regress.tasks.protocol import TaskData
 
 __all__ = ["answer_requests", "main"]
 
@@ -64,7 +64,7 @@ class _Trainer:
         return self._time(request)
 
     def _prepare(self, request: Prepare) -> Prepared:
-        from peft_regress.matrix import parse_case_id
+        from peft_regress.catalogue.matrix import parse_case_id
         from peft_regress.measure import define
         from peft_regress.pairing import Pairing
 

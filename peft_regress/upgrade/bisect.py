@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.utils import canonicalize_name
 
+from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environment import changed_packages
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.findings import find_causes
 from peft_regress.gate import judge_case
-from peft_regress.matrix import parse_case_id
 from peft_regress.upgrade.alone import find_culprits
 from peft_regress.upgrade.choice import check_metric, chosen_cases, evidence_for
 from peft_regress.upgrade.releases import Releases, releases_between

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import named_cases, newest_references
+from peft_regress.catalogue.matrix import select_cases
 from peft_regress.environment import changed_packages, installed_packages
 from peft_regress.findings import find_causes
 from peft_regress.gate import RunVerdict, judge_case, observations_of
-from peft_regress.matrix import select_cases
 from peft_regress.overlays.overlay import opened_overlay
 from peft_regress.run_files import without_host, write_run_file
 from peft_regress.store import read_runs

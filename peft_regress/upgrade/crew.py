@@ -15,8 +15,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
-from peft_regress.matrix import matrix_cases
 from peft_regress.overlays.pip_calls import PIP_SECONDS
 from peft_regress.records import SCHEMA_VERSION, Ledger, Record, Run, Selection
 from peft_regress.upgrade.process import CaseLostError, MeasuringWorker

@@ -6,8 +6,8 @@ import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import PeftRegressError
-from peft_regress.methods.quiet_import import import_quietly
 from peft_regress.records import Failure
 from peft_regress.upgrade.messages import (
     PROTOCOL,
@@ -52,7 +52,7 @@ def _import(request: Import) -> Imported:
 
 
 def _measure(request: Measure) -> Iterator[Answer]:
-    from peft_regress.matrix import parse_case_id
+    from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.measure import define, measure
 
     case = parse_case_id(request.case)

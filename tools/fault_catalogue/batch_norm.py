@@ -39,12 +39,16 @@ def statistics_not_re_estimated(
     original(model, batch_norm_statistics=False)
 
 
-@fault("BatchNorm", at="peft_regress.methods.selective:set_batch_norm_momentum", case=_OWN_MOMENTUM)
+@fault(
+    "BatchNorm",
+    at="peft_regress.catalogue.methods.selective:set_batch_norm_momentum",
+    case=_OWN_MOMENTUM,
+)
 def momentum_not_set(_original: Original, model: nn.Module, momentum: float) -> None:
     """The statistics follow at the architecture's own momentum, 0.01 instead of 0.1."""
 
 
-@fault("BatchNorm", at="peft_regress.methods.selective:Selective.adapt", case=_BN_HEAD)
+@fault("BatchNorm", at="peft_regress.catalogue.methods.selective:Selective.adapt", case=_BN_HEAD)
 def weights_of_batch_norm_train(original: Original, self: Any, model: Any, **kwargs: Any) -> Any:
     """Weight and bias of each BatchNorm train, where the statistics alone should follow."""
     from torch.nn.modules.batchnorm import _BatchNorm

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fault_catalogue.fault import Original
-    from peft_regress.tasks.protocol import TaskData
+    from peft_regress.catalogue.tasks.protocol import TaskData
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
-_LOAD: Final = "peft_regress.tasks.digits:DigitsTask.load"
+_LOAD: Final = "peft_regress.catalogue.tasks.digits:DigitsTask.load"
 _EVALUATE: Final = "peft_regress.measure:evaluate"
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
@@ -63,6 +63,6 @@ def order_of_images_ignores_the_seed(
     return original(count, batch_size=batch_size, seed=seed * 0)
 
 
-@fault("data", at="peft_regress.tasks.digits:DigitsTask.prepare", case=_UNSEEN)
+@fault("data", at="peft_regress.catalogue.tasks.digits:DigitsTask.prepare", case=_UNSEEN)
 def new_head_not_drawn(_original: Original, self: Any, model: Any, *, head: str, seed: int) -> None:
     """Unseen classes are trained from the source's own head instead of a new one."""

@@ -59,13 +59,15 @@ def names_changed_on_both_sides(original: Original, model: Any, *args: Any, **kw
     return original(model, renamed, **kwargs)
 
 
-@fault("serialisation", at="peft_regress.methods.peft_adapter:_head_state", case=_LORA)
+@fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:_head_state", case=_LORA)
 def head_not_saved(_original: Original, _model: Any) -> dict[str, Any]:
     """The trained head is not saved, so that a loaded adapter has the source's."""
     return {}
 
 
-@fault("serialisation", at="peft_regress.methods.peft_adapter:PeftAdapter.load", case=_LORA)
+@fault(
+    "serialisation", at="peft_regress.catalogue.methods.peft_adapter:PeftAdapter.load", case=_LORA
+)
 def head_drawn_anew_on_load(original: Original, *args: Any, **kwargs: Any) -> Any:
     """Loading draws the head anew, after its tensors were put in."""
     model = original(*args, **kwargs)
@@ -75,7 +77,7 @@ def head_drawn_anew_on_load(original: Original, *args: Any, **kwargs: Any) -> An
 
 @fault(
     "serialisation",
-    at="peft_regress.methods.selective:Selective.shipped_tensors",
+    at="peft_regress.catalogue.methods.selective:Selective.shipped_tensors",
     case=_BN_HEAD,
 )
 def running_statistics_not_saved(original: Original, *args: Any) -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """Networks to adapt: torchvision's, unmodified, and EfficientNet-Lite. No torch at import."""
 
-from peft_regress.architectures.efficientnet_lite import EFFICIENTNET_LITE0, EfficientNetLite0
-from peft_regress.architectures.protocol import Architecture
-from peft_regress.architectures.torchvision_models import (
+from peft_regress.catalogue.architectures.efficientnet_lite import (
+    EFFICIENTNET_LITE0,
+    EfficientNetLite0,
+)
+from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures.torchvision_models import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
     RESNET18,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import BaseDtype
+    from peft_regress.catalogue.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
 __all__ = [

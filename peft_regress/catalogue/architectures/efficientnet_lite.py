@@ -35,7 +35,9 @@ class EfficientNetLite0:
         """Build the model with random weights drawn under `seed`; global generators stay as is."""
         import torch  # listing names must not cost the import
 
-        from peft_regress.architectures.efficientnet_lite_network import EfficientNetLiteNetwork
+        from peft_regress.catalogue.architectures.efficientnet_lite_network import (
+            EfficientNetLiteNetwork,
+        )
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -59,7 +61,7 @@ class EfficientNetLite0:
             raise AbsentError(msg) from error
         import torch
 
-        from peft_regress.architectures.efficientnet_lite_network import renamed_weights
+        from peft_regress.catalogue.architectures.efficientnet_lite_network import renamed_weights
 
         model = self.build(num_classes=_IMAGENET_CLASSES, seed=0)
         # Never as a pickle that may run code: the file is another package's.

@@ -10,8 +10,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods.adapter_shapes import (
+from peft_regress.catalogue.methods.adapter_shapes import (
     BLOCK_SIZE,
     adalora_shapes,
     boft_shapes,
@@ -28,10 +27,11 @@ from peft_regress.methods.adapter_shapes import (
     norm_shapes,
     oft_shapes,
 )
-from peft_regress.methods.parts import ADAMW_SETTINGS, make_adamw
-from peft_regress.methods.peft_adapter import PeftAdapter
-from peft_regress.methods.quiet_import import import_quietly
-from peft_regress.methods.targets import Targets
+from peft_regress.catalogue.methods.parts import ADAMW_SETTINGS, make_adamw
+from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.catalogue.methods.targets import Targets
+from peft_regress.errors import UnsupportedCaseError
 from peft_regress.policy import BFLOAT16_SUFFIX
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.catalogue.tasks.protocol import TaskData
 from peft_regress.errors import InputError
-from peft_regress.tasks.protocol import TaskData
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from peft_regress.catalogue.tasks.digit_images import Scanner, Split
     from peft_regress.records import Json
-    from peft_regress.tasks.digit_images import Scanner, Split
 
 __all__ = ["NUM_CLASSES", "SHIFT", "SOURCE_CLASSES", "UNSEEN", "DigitsTask", "load_images"]
 
@@ -40,7 +40,7 @@ class DigitsTask:
 
     def definition(self) -> dict[str, Json]:
         """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
-        from peft_regress.tasks.digit_images import rendering_definition  # numpy
+        from peft_regress.catalogue.tasks.digit_images import rendering_definition  # numpy
 
         return {
             **rendering_definition(self.scanner),
@@ -104,7 +104,7 @@ def load_images(  # noqa: PLR0913  (each is one setting of the rendering)
     """Return the images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them."""
     import torch
 
-    from peft_regress.tasks.digit_images import (
+    from peft_regress.catalogue.tasks.digit_images import (
         read_digits,
         render,
         split_indices,

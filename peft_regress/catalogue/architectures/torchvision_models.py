@@ -71,7 +71,7 @@ class TorchvisionFamily:
         """Return the classifier of that name, or None; raises `InputError` without a clear head."""
         if name not in self.names():
             return None
-        from peft_regress.architectures.output_layer import output_layer
+        from peft_regress.catalogue.architectures.output_layer import output_layer
 
         head = output_layer(lambda num_classes: _build(name, num_classes))
         return TorchvisionModel(name=name, head=head, matrices=())

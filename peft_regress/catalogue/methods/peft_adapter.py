@@ -11,10 +11,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from peft_regress.errors import InputError, UnsupportedCaseError
-from peft_regress.methods.adapter_shapes import ADAPTER, Shapes
-from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import (
+from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
+from peft_regress.catalogue.methods.learning_rates import learning_rate
+from peft_regress.catalogue.methods.parts import (
     ADAMW_SETTINGS,
     check_names,
     find_head,
@@ -23,8 +22,9 @@ from peft_regress.methods.parts import (
     no_targets,
     save_tensors,
 )
-from peft_regress.methods.quiet_import import import_quietly
-from peft_regress.methods.targets import ALL_BUT_GROUPED, Targets
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
+from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import BaseDtype
+    from peft_regress.catalogue.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
 __all__ = ["PeftAdapter"]

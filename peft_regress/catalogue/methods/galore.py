@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peft_regress.catalogue.methods.learning_rates import learning_rate
+from peft_regress.catalogue.methods.parts import find_head
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.catalogue.methods.trained_in_place import InPlace
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.methods.in_place import InPlace
-from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import find_head
-from peft_regress.methods.quiet_import import import_quietly
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import BaseDtype
+    from peft_regress.catalogue.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
 __all__ = ["GALORE", "GALORE_BF16", "GALORE_CLONED", "GaLore"]
@@ -96,7 +96,10 @@ class GaLore(InPlace):
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return GaLoreAdamW, weights of 2 and 4 dimensions in a group with a rank."""
         galore_torch = import_quietly("galore_torch")
-        from peft_regress.methods.galore_projector import CloningProjector, FlatteningProjector
+        from peft_regress.catalogue.methods.galore_projector import (
+            CloningProjector,
+            FlatteningProjector,
+        )
 
         make_projector = CloningProjector if self.clones_projection else FlatteningProjector
 

@@ -1,10 +1,10 @@
 """Ways to fine-tune a model. No torch at import."""
 
-from peft_regress.methods.adapters import ADAPTERS, DORA, LORA
-from peft_regress.methods.galore import GALORE, GALORE_BF16, GALORE_CLONED, GaLore
-from peft_regress.methods.peft_adapter import PeftAdapter
-from peft_regress.methods.protocol import Method
-from peft_regress.methods.selective import (
+from peft_regress.catalogue.methods.adapters import ADAPTERS, DORA, LORA
+from peft_regress.catalogue.methods.galore import GALORE, GALORE_BF16, GALORE_CLONED, GaLore
+from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
+from peft_regress.catalogue.methods.protocol import Method
+from peft_regress.catalogue.methods.selective import (
     BITFIT,
     BITFIT_BF16,
     BN_HEAD,

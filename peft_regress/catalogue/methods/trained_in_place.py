@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peft_regress.methods.parts import MODEL_FILE, load_tensors, save_tensors
+from peft_regress.catalogue.methods.parts import MODEL_FILE, load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from peft_regress.methods.in_place import InPlace
-from peft_regress.methods.learning_rates import learning_rate
-from peft_regress.methods.parts import (
+from peft_regress.catalogue.methods.learning_rates import learning_rate
+from peft_regress.catalogue.methods.parts import (
     ADAMW_SETTINGS,
     find_head,
     make_adamw,
@@ -15,7 +14,8 @@ from peft_regress.methods.parts import (
     set_batch_norm_momentum,
     train_only,
 )
-from peft_regress.methods.targets import normalization_layers
+from peft_regress.catalogue.methods.targets import normalization_layers
+from peft_regress.catalogue.methods.trained_in_place import InPlace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.methods.protocol import BaseDtype
+    from peft_regress.catalogue.methods.protocol import BaseDtype
     from peft_regress.records import Json
 
 __all__ = [

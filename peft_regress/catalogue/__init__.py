@@ -1,0 +1,1 @@
+"""The built-in cases: tasks, methods, architectures, and the matrices made of them."""

@@ -1,6 +1,0 @@
-"""What a source model is adapted to. No torch at import."""
-
-from peft_regress.tasks.digits import SHIFT, UNSEEN, DigitsTask
-from peft_regress.tasks.protocol import Task, TaskData
-
-__all__ = ["SHIFT", "UNSEEN", "DigitsTask", "Task", "TaskData"]
