@@ -15,7 +15,7 @@ import torch
 from peft_regress import registry
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
-from peft_regress.cost.attribution import module_names
+from peft_regress.cost.module_trail import module_names
 from peft_regress.errors import InputError
 from peft_regress.finetune import set_modes
 from peft_regress.ledger import pack

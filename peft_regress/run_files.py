@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from peft_regress.collector import quiet_collector
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
+from peft_regress.gc_pause import quiet_collector
 from peft_regress.json_format import dump_json
 from peft_regress.json_reader import json_place, load_json, place_of_bad_text
 from peft_regress.records import (

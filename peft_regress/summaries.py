@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.collector import quiet_collector
+from peft_regress.gc_pause import quiet_collector
 from peft_regress.records import Run
 from peft_regress.run_files import RunFile, read_run_file
 

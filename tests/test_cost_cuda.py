@@ -17,8 +17,8 @@ from network_zoo import CLASSES, NETWORKS, adamw, adapted, fake_cost, real_step
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_regress.collector import quiet_collector
 from peft_regress.cost import StepCost, profile_step
+from peft_regress.gc_pause import quiet_collector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

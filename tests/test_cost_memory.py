@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress.cost import StepCost, profile_step
-from peft_regress.cost.ledger import Ledger
 from peft_regress.cost.memory import CATEGORIES, MemoryEvent, summarize_memory
+from peft_regress.cost.recorder import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ import torch
 from network_zoo import NETWORKS, adapted, fake_cost, pairings, real_step
 from torch.utils.hooks import RemovableHandle
 
-from peft_regress.collector import quiet_collector
+from peft_regress.gc_pause import quiet_collector
 
 if TYPE_CHECKING:
     from network_zoo import Method

@@ -18,7 +18,7 @@ from peft_regress.cost import (
     UnprofilableModelError,
     profile_step,
 )
-from peft_regress.cost.attribution import ModuleTrail
+from peft_regress.cost.module_trail import ModuleTrail
 from peft_regress.cost.storages import tensors_in
 from peft_regress.errors import PeftRegressError
 

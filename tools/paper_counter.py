@@ -31,7 +31,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from peft_regress.cost.swap import swapped_tensors
+from peft_regress.cost.stand_ins import swapped_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,17 +19,17 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from peft_regress.collector import quiet_collector
 from peft_regress.cost.checks import check_model, check_optimizer, check_step
-from peft_regress.cost.ledger import Ledger
+from peft_regress.cost.recorder import Ledger
 from peft_regress.cost.refusals import cannot_be_fake, checked_logits, checked_objective
+from peft_regress.cost.stand_ins import cloner, swapped_tensors
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
-from peft_regress.cost.swap import cloner, swapped_tensors
+from peft_regress.gc_pause import quiet_collector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from peft_regress.cost.ledger import Phase
+    from peft_regress.cost.recorder import Phase
 
 __all__ = ["profile_step"]
 

@@ -11,7 +11,7 @@ from peft_regress.cost.memory import ByteSite, summarize_memory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.cost.ledger import FlopEvent, Ledger, Phase
+    from peft_regress.cost.recorder import FlopEvent, Ledger, Phase
 
 __all__ = ["FlopSite", "Loss", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
 

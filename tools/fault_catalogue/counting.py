@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _FORMULA: Final = "peft_regress.cost.operators:formula_of"
-_LEDGER: Final = "peft_regress.cost.ledger:Ledger"
+_LEDGER: Final = "peft_regress.cost.recorder:Ledger"
 _BACKWARD: Final = torch.ops.aten.convolution_backward
 
 

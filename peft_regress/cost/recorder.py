@@ -17,9 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from peft_regress.cost.attribution import ModuleTrail, module_names
 from peft_regress.cost.formulas import UncountedOperatorError, checked_count, place_of
 from peft_regress.cost.memory import Category, MemoryEvent
+from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
 from peft_regress.cost.refusals import check_dtypes, check_is_seen, check_layout, check_outsider
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
