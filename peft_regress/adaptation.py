@@ -18,8 +18,8 @@ from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
 from peft_regress.cost.module_trail import module_names
 from peft_regress.errors import InputError
 from peft_regress.finetune import set_modes
-from peft_regress.ledger import pack
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
+from peft_regress.runs.ledger import pack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
-    from peft_regress.ledger import Rows
-    from peft_regress.records import Ledger, Metric
+    from peft_regress.runs.ledger import Rows
+    from peft_regress.runs.schema import Ledger, Metric
 
 __all__ = [
     "Adaptation",

@@ -19,12 +19,12 @@ import msgspec
 from peft_regress import registry
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
-from peft_regress.shards import read_run
+from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from peft_regress.records import Case, Run
+    from peft_regress.runs.schema import Case, Run
 
 __all__ = [
     "LARGEST_BYTES",

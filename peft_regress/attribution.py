@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.errors import UnknownNameError
-from peft_regress.ledger import LEDGER_METRICS, category_of, is_of_before, operator_rows_of, rows_of
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
+from peft_regress.runs.ledger import (
+    LEDGER_METRICS,
+    category_of,
+    is_of_before,
+    operator_rows_of,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from peft_regress.ledger import Rows
-    from peft_regress.records import Ledger, Record
+    from peft_regress.runs.ledger import Rows
+    from peft_regress.runs.schema import Ledger, Record
     from peft_regress.units import Unit
 
     View = Callable[[Ledger, str], Rows | None]

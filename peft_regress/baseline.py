@@ -16,13 +16,13 @@ from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.files import is_folder
 from peft_regress.gate import Observation, observations_of
 from peft_regress.policy import DEFAULT_POLICY, Policy
-from peft_regress.shards import read_run
+from peft_regress.runs.shards import read_run
 from peft_regress.store import baseline_files, read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.run_files import RunFile
+    from peft_regress.runs.run_file import RunFile
 
 __all__ = [
     "Named",

@@ -10,7 +10,7 @@ import pytest
 
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.errors import InputError
-from peft_regress.records import Case
+from peft_regress.runs.schema import Case
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -196,7 +196,7 @@ def accept(
     from peft_regress.adapter_store import choose_adapters, store_adapters
     from peft_regress.baseline import retirable_cases
     from peft_regress.report import contents_line
-    from peft_regress.run_files import read_run_file
+    from peft_regress.runs.run_file import read_run_file
     from peft_regress.store import accept_run
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.gate import Observation, RunVerdict
-    from peft_regress.run_files import RunFile
+    from peft_regress.runs.run_file import RunFile
 
 __all__ = ["compare_command"]
 
@@ -105,7 +105,7 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
 
 def _read_new(baselines: Path, name: str) -> RunFile:
     from peft_regress.baseline import find_named
-    from peft_regress.shards import read_run
+    from peft_regress.runs.shards import read_run
 
     try:
         found = find_named(baselines, name)
@@ -125,7 +125,7 @@ def _read_old(
     from peft_regress.baseline import find_named, references_with_drift
     from peft_regress.catalogue.matrix import matrices_of, matrix_cases
     from peft_regress.gate import observations_of
-    from peft_regress.shards import read_run
+    from peft_regress.runs.shards import read_run
     from peft_regress.store import read_runs
 
     try:
@@ -148,7 +148,7 @@ def _read_old(
 def _save(made: RunFile, path: Path) -> None:
     from peft_regress.adapter_store import gather_adapters
     from peft_regress.files import is_folder
-    from peft_regress.run_files import write_run_file
+    from peft_regress.runs.run_file import write_run_file
 
     if is_folder(made.path) and path.parent.resolve() == made.path.resolve():
         msg = f"{path}: lies among the shards, which would then hold every case twice"

@@ -16,7 +16,7 @@ from peft_regress.policy import DEFAULT_POLICY, Policy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.records import Metric, Record
+    from peft_regress.runs.schema import Metric, Record
     from peft_regress.units import Kind
 
 __all__ = ["Origin", "drift_of", "find_origins"]

@@ -13,7 +13,7 @@ from peft_regress.options import NamedPath
 from peft_regress.terminal import echo, standard_output
 
 if TYPE_CHECKING:
-    from peft_regress.records import Run
+    from peft_regress.runs.schema import Run
 
 __all__ = ["export_command"]
 
@@ -53,7 +53,7 @@ def export_command(  # noqa: PLR0913  (arguments and options)
 ) -> None:
     """Write RUN, a run file or a folder of shards, in the format of another tool."""
     from peft_regress import export
-    from peft_regress.shards import read_run
+    from peft_regress.runs.shards import read_run
 
     if direction is not None and target != _GITHUB:
         msg = f"--direction is for --to {_GITHUB}: the other formats hold all metrics"

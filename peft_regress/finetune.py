@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.catalogue.tasks.protocol import TaskData
-    from peft_regress.records import Json
+    from peft_regress.runs.schema import Json
 
 __all__ = [
     "BATCH_SIZE",

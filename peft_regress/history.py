@@ -15,17 +15,17 @@ from peft_regress.baseline import by_date
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.metrics import METRICS
+from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.shards import read_run
 from peft_regress.series import STATUS, Entry, Line, make_line
-from peft_regress.shards import read_run
 from peft_regress.store import read_runs
-from peft_regress.summaries import read_summaries
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = [
     "CaseHistory",

@@ -34,7 +34,7 @@ from peft_regress.finetune import evaluate, loop_definition, single_thread
 from peft_regress.invariants import InvariantWatch, StoredOutput
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
 from peft_regress.pairing import Pairing
-from peft_regress.records import Case, Failure, Ledger, Metric, Record, canonical_digest
+from peft_regress.runs.schema import Case, Failure, Ledger, Metric, Record, canonical_digest
 from peft_regress.sources import source_digest
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.finetune import TrainingRun
-    from peft_regress.records import Status
+    from peft_regress.runs.schema import Status
 
 __all__ = [
     "FIRST_LOSSES",

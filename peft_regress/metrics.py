@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.records import Metric
+from peft_regress.runs.schema import Metric
 
 if TYPE_CHECKING:
     from peft_regress.units import Direction, Kind, Unit

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.finetune import TrainingRun
-    from peft_regress.records import Case
+    from peft_regress.runs.schema import Case
 
 __all__ = ["Pairing"]
 

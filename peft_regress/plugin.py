@@ -21,7 +21,7 @@ from peft_regress.export import metric_properties
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
 from peft_regress.github import place_in_repository, without_commands
 from peft_regress.look import Look
-from peft_regress.records import SCHEMA_VERSION, Case, Record
+from peft_regress.runs.schema import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
 from peft_regress.status_line import ProgressHooks
 from peft_regress.summary import failure_text, look_in, summary_text

@@ -17,7 +17,7 @@ from peft_regress.options import (
 from peft_regress.terminal import echo
 
 if TYPE_CHECKING:
-    from peft_regress.records import Run
+    from peft_regress.runs.schema import Run
     from peft_regress.series import Entry
 
 __all__ = ["report_command"]
@@ -105,7 +105,7 @@ def _check_is_no_entry(path: Path, entries: list[Entry]) -> None:
 
 
 def _whole_run(entry: Entry) -> Run:
-    from peft_regress.shards import read_run
+    from peft_regress.runs.shards import read_run
 
     assert entry.path is not None  # noqa: S101  (it was read from there)
     return read_run(entry.path).run

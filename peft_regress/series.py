@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
-from peft_regress.environment import changed_packages
 from peft_regress.moves import are_comparable, move_of, value_of, worse_or_better
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.records import MIXED_MACHINES
+from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.schema import MIXED_MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from peft_regress.moves import Move
-    from peft_regress.records import Metric, Record, Role, Run
+    from peft_regress.runs.schema import Metric, Record, Role, Run
     from peft_regress.units import Kind, Unit
 
 __all__ = ["STATUS", "Entry", "Jump", "Line", "Point", "jumps_of", "make_line"]

@@ -15,15 +15,15 @@ from peft_regress import report
 from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import load_references
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
-from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
 from peft_regress.github import is_github, write_summary
 from peft_regress.metrics import make_metric
-from peft_regress.records import SCHEMA_VERSION, Run, Selection
 from peft_regress.report.annotations import annotation, verdict_annotations
 from peft_regress.report.next_steps import accept_hint
-from peft_regress.run_files import run_document, without_host, write_run_file
+from peft_regress.runs.environment import describe_machine, installed_packages
+from peft_regress.runs.run_file import run_document, without_host, write_run_file
+from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 
 if TYPE_CHECKING:
     import pytest
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
     from peft_regress.gate import RunVerdict
-    from peft_regress.records import Case, Machine, Record
     from peft_regress.report.annotations import Place
+    from peft_regress.runs.schema import Case, Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]
 

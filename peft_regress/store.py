@@ -10,17 +10,17 @@ import msgspec
 
 from peft_regress.errors import AbsentError, InputError, RunFileError
 from peft_regress.files import is_folder
-from peft_regress.records import Acceptance, check_acceptance
-from peft_regress.run_files import read_run_file, without_host, write_run_file
-from peft_regress.shards import read_run
-from peft_regress.summaries import read_summaries
+from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.run_file import read_run_file, without_host, write_run_file
+from peft_regress.runs.schema import Acceptance, check_acceptance
+from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from peft_regress.records import Role, Run
-    from peft_regress.run_files import RunFile
+    from peft_regress.runs.run_file import RunFile
+    from peft_regress.runs.schema import Role, Run
 
 __all__ = ["accept_run", "baseline_files", "read_runs"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from peft_regress.config import RegressOptions
     from peft_regress.gate import CaseVerdict
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
     from peft_regress.session import RegressSession
 
 __all__ = ["failure_text", "look_in", "summary_text"]

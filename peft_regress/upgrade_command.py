@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.environment import installed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.options import (
@@ -26,6 +25,7 @@ from peft_regress.options import (
     yes_option,
 )
 from peft_regress.progress import Pace
+from peft_regress.runs.environment import installed_packages
 from peft_regress.terminal import echo, look_of_stdout, tell
 from peft_regress.text import clean
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from peft_regress.overlays.overlay import Overlay
-    from peft_regress.records import Record
     from peft_regress.reproduction.reproduce import Reproduction
+    from peft_regress.runs.schema import Record
     from peft_regress.upgrade.conduct import Upgrade, UpgradeSettings
 
 __all__ = ["teller", "upgrade_command"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from peft_regress.gate import Observation
 from peft_regress.metrics import METRICS
-from peft_regress.records import (
+from peft_regress.runs.run_file import write_run_file
+from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
     BatchCosts,
@@ -23,7 +24,6 @@ from peft_regress.records import (
     Run,
     Selection,
 )
-from peft_regress.run_files import write_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

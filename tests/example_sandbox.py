@@ -12,7 +12,7 @@ import msgspec
 from builders import make_case
 from examples import ROOT
 
-from peft_regress.run_files import read_run_file, write_run_file
+from peft_regress.runs.run_file import read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable

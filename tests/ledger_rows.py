@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from peft_regress.ledger import LEDGER_METRICS
 from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.runs.ledger import LEDGER_METRICS
 
 if TYPE_CHECKING:
-    from peft_regress.ledger import Rows
+    from peft_regress.runs.ledger import Rows
 
 CATEGORIES = ("param", "buffer", "grad", "activation", "temp", "optimizer")
 OPERATORS = ("aten.convolution", "aten.mm", "activation")

@@ -15,7 +15,7 @@ from peft_regress.metrics import COST_METRICS
 from peft_regress.overlays import overlay
 from peft_regress.overlays.overlay import Overlay, ReplacesTorchError
 from peft_regress.overlays.pip_calls import PipError, Planned
-from peft_regress.records import SCHEMA_VERSION, Run, Selection
+from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 from peft_regress.upgrade import alone, conduct, releases
 from peft_regress.upgrade.crew import UnusableEnvironmentError, Workplace
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.errors import InputError
-    from peft_regress.records import Case, Record
+    from peft_regress.runs.schema import Case, Record
 
 PLACE = Workplace(baselines=Path("baselines"), jobs=1)
 COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}

@@ -17,7 +17,7 @@ from peft_regress.adaptation import (
 from peft_regress.metrics import BATCH_SUFFIX
 
 if TYPE_CHECKING:
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
 
 
 def profile(method: str, architecture: str, rank: int | None = None, **settings: Any) -> Record:

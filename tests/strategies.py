@@ -23,13 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peft_regress.metrics import METRICS
-from peft_regress.records import MIXED_MACHINES, Acceptance, Failure, Ledger, Machine, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Acceptance, Failure, Ledger, Machine, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peft_regress.gate import Observation
-    from peft_regress.records import Metric, Record, Run
+    from peft_regress.runs.schema import Metric, Record, Run
 
 TIMES_AS_MANY = 2
 

@@ -23,7 +23,7 @@ from peft_regress.errors import InputError
 from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
 
 BASELINES = Path(__file__).parent.parent / "baselines"
 LORA = "shift/lora-r1/resnet18"

@@ -13,14 +13,14 @@ from ledger_rows import all_rows
 
 from peft_regress.attribution import COSTS, changed_costs, explain_metric
 from peft_regress.errors import UnknownNameError
-from peft_regress.ledger import LEDGER_METRICS, pack, rows_of
 from peft_regress.metrics import METRICS
-from peft_regress.records import Ledger
+from peft_regress.runs.ledger import LEDGER_METRICS, pack, rows_of
+from peft_regress.runs.schema import Ledger
 
 if TYPE_CHECKING:
     from peft_regress.attribution import Breakdown, MetricChange
-    from peft_regress.ledger import Rows
-    from peft_regress.records import Record
+    from peft_regress.runs.ledger import Rows
+    from peft_regress.runs.schema import Record
 
 
 def record_of(rows: dict[str, Rows], *, off: int = 0, **phases: str) -> Record:

@@ -13,11 +13,11 @@ from strategies import IDS, observations
 
 from peft_regress.findings import find_causes
 from peft_regress.gate import FAILING, UNACCEPTED, judge_case
-from peft_regress.records import Failure, Ledger, Metric, ModuleCosts
+from peft_regress.runs.schema import Failure, Ledger, Metric, ModuleCosts
 
 if TYPE_CHECKING:
     from peft_regress.findings import Finding
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
 
 CONVOLUTION = "aten.convolution"
 DORA = [

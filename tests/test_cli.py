@@ -17,7 +17,7 @@ from peft_regress.adapter_store import adapters_of_run, keep_adapter
 from peft_regress.baseline import newest_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import main
-from peft_regress.records import Failure
+from peft_regress.runs.schema import Failure
 from peft_regress.store import baseline_files, read_runs
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"

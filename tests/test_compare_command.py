@@ -25,8 +25,8 @@ from builders import write_run as written
 from peft_regress.adapter_store import adapters_of_run, keep_adapter
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli import main
-from peft_regress.records import MIXED_MACHINES, Selection
-from peft_regress.run_files import read_run_file
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import MIXED_MACHINES, Selection
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]

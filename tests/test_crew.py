@@ -22,8 +22,8 @@ from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.measure import measure
 from peft_regress.metrics import COST_METRICS
-from peft_regress.records import Case
-from peft_regress.run_files import read_run_file
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Case
 from peft_regress.upgrade import conduct
 from peft_regress.upgrade.crew import (
     UnusableEnvironmentError,

@@ -11,7 +11,7 @@ from peft_regress import finetune, registry
 from peft_regress.cli import main
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.records import Run
+from peft_regress.runs.schema import Run
 
 ROOT = Path(__file__).parent.parent
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()

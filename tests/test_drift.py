@@ -26,15 +26,15 @@ from peft_regress.drift import find_origins
 from peft_regress.gate import CaseVerdict, judge, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.policy import DEFAULT_POLICY, Policy
-from peft_regress.records import Acceptance, Failure, Metric
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
-from peft_regress.run_files import RunFile
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Acceptance, Failure, Metric
 from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}

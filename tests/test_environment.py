@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from peft_regress import environment
-from peft_regress.environment import TRAINING_THREADS, describe_machine, installed_packages
+from peft_regress.runs.environment import TRAINING_THREADS, describe_machine, installed_packages
 
 if TYPE_CHECKING:
-    from peft_regress.records import Machine
+    from peft_regress.runs.schema import Machine
 
 
 @pytest.fixture
@@ -121,6 +121,6 @@ def test_the_cpus_model_is_one_line_of_text() -> None:
 
 
 def test_importing_the_module_imports_no_torch() -> None:
-    code = "import sys, peft_regress.environment; print('torch' in sys.modules)"
+    code = "import sys, peft_regress.runs.environment; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

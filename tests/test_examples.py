@@ -22,7 +22,7 @@ from examples import PAGES, ROOT, Block, Command, blocks, differences
 from jsonschema import validators
 
 from peft_regress.cli import main
-from peft_regress.run_files import read_run_file
+from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

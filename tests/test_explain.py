@@ -26,9 +26,9 @@ from step_records import cached
 
 from peft_regress.attribution import changed_costs
 from peft_regress.cli import main
-from peft_regress.ledger import pack
-from peft_regress.records import Failure
 from peft_regress.report import encode_explanation, explanation_markdown, explanation_text
+from peft_regress.runs.ledger import pack
+from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable

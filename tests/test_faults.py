@@ -19,7 +19,7 @@ from fault_table import line, table
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods.quiet_import import import_quietly
-from peft_regress.records import Failure
+from peft_regress.runs.schema import Failure
 
 CHEAPEST = "shift/head/shufflenet_v2_x0_5"
 HELD = {"held": True}

@@ -22,13 +22,13 @@ from peft_regress.gate import (
     observations_of,
 )
 from peft_regress.metrics import METRICS
-from peft_regress.records import Failure, Metric, check_finite
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.report.next_steps import accept_hint
+from peft_regress.runs.schema import Failure, Metric, check_finite
 
 if TYPE_CHECKING:
     from peft_regress.gate import Observation
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 HINT = accept_hint(Typed(new="run.json"))
 

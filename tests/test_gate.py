@@ -38,7 +38,7 @@ from peft_regress.gate import (
 )
 from peft_regress.metrics import METRICS
 from peft_regress.policy import DEFAULT_POLICY, Policy
-from peft_regress.records import MIXED_MACHINES, Failure, Machine, Metric, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Metric, Selection
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 

@@ -28,15 +28,15 @@ from hypothesis import strategies as st
 from peft_regress import series
 from peft_regress.cli import main
 from peft_regress.history import CaseHistory
-from peft_regress.records import Failure, Metric
 from peft_regress.report import encode_history, history_markdown, history_text
+from peft_regress.runs.schema import Failure, Metric
 from peft_regress.series import Entry, Line, make_line
 from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.records import Machine
+    from peft_regress.runs.schema import Machine
 
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
 NEWER = {**PEFT, "peft": "0.19.0"}

@@ -12,12 +12,12 @@ from builders import EARLIER_LEDGER, LEDGER
 from hypothesis import given, settings
 from ledger_rows import CATEGORIES, all_rows
 
-from peft_regress.ledger import LEDGER_METRICS, is_of_before, operator_rows_of, pack, rows_of
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
-from peft_regress.records import Ledger, ModuleCosts
+from peft_regress.runs.ledger import LEDGER_METRICS, is_of_before, operator_rows_of, pack, rows_of
+from peft_regress.runs.schema import Ledger, ModuleCosts
 
 if TYPE_CHECKING:
-    from peft_regress.ledger import Rows
+    from peft_regress.runs.ledger import Rows
 
 
 def nonzero(rows: Rows) -> Rows:

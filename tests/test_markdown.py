@@ -24,11 +24,11 @@ from markdown_it import MarkdownIt
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate import judge, observations_of
 from peft_regress.metrics import METRICS
-from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import Typed, verdict_markdown
 from peft_regress.report.markdown import LONGEST_BYTES, MARKER
 from peft_regress.report.markdown_syntax import cell, escape_markdown
 from peft_regress.report.names import short_names
+from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -19,7 +19,7 @@ from peft_regress.catalogue.matrix import (
     shard_of,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.records import Case
+from peft_regress.runs.schema import Case
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from peft_regress.adaptation import (
 )
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
-from peft_regress.ledger import LEDGER_METRICS, rows_of
 from peft_regress.measure import define, measure
 from peft_regress.metrics import COST_METRICS, METRICS
-from peft_regress.records import Case
+from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
+from peft_regress.runs.schema import Case
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from tiny_methods import ALL, each, method_named, rank_of
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, DORA, GALORE, LORA, Method
 from peft_regress.catalogue.methods.learning_rates import LEARNING_RATES
-from peft_regress.records import canonical_digest
+from peft_regress.runs.schema import canonical_digest
 
 
 @each(*ALL)

@@ -17,7 +17,7 @@ from tiny_methods import ALL
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
-from peft_regress.records import Failure
+from peft_regress.runs.schema import Failure
 
 PAGE = tool.PAGE.read_text()
 RELEASE = re.search(r"Every other type of the mapping of peft (\S+),", PAGE)[1]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.cli import main
-from peft_regress.records import Failure
 from peft_regress.report.overview import overview_markdown, overview_text, pareto_front
+from peft_regress.runs.schema import Failure
 
 METHODS = ("full", "head", "bn_head", "lora-r1", "lora-r4", "dora-r4", "galore-r4")
 

@@ -26,9 +26,9 @@ from peft_regress.moves import value_of
 from peft_regress.page.case_lines import Held, thin
 from peft_regress.page.data import _share, page_data
 from peft_regress.page.transitions import find_transitions
-from peft_regress.records import Acceptance, Failure, Metric
+from peft_regress.runs.schema import Acceptance, Failure, Metric
+from peft_regress.runs.shards import read_run
 from peft_regress.series import Entry, make_line
-from peft_regress.shards import read_run
 
 BASELINES = Path(__file__).parent.parent / "baselines"
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}

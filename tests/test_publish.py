@@ -361,7 +361,7 @@ def test_only_a_newer_release_is_offered(gh, repository, tmp_path, version):
 
 
 def test_a_partial_run_is_not_offered(gh, repository, tmp_path, capsys):
-    from peft_regress.records import Selection
+    from peft_regress.runs.schema import Selection
 
     selection = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[])
     assert baseline(release(tmp_path, selection=selection)) == 0

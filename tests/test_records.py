@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.errors import InputError
-from peft_regress.records import (
+from peft_regress.runs.schema import (
     Acceptance,
     Case,
     Failure,

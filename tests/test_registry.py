@@ -11,7 +11,7 @@ import pytest
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.records import Case
+from peft_regress.runs.schema import Case
 
 BUILT_IN = {
     "method": {"full", "head", "bn_head", "lora", "dora", "galore"},

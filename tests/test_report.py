@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
 from peft_regress.metrics import METRICS
-from peft_regress.records import Failure, Ledger, Selection
 from peft_regress.report import (
     Typed,
     case_text,
@@ -37,6 +36,7 @@ from peft_regress.report import (
 )
 from peft_regress.report.lines import environment_lines, reason_cells
 from peft_regress.report.next_steps import accept_hint
+from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
 
 HINT = accept_hint(Typed(new="run.json"))

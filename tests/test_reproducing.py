@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.findings import Cause, Finding, Member
 from peft_regress.gate import Reason
-from peft_regress.records import Case
 from peft_regress.report.next_steps import Typed, accept_command
 from peft_regress.report.reproducing import (
     compare_command,
     marker_expression,
     reproducing_commands,
 )
+from peft_regress.runs.schema import Case
 
 CASES = tuple(matrix_cases("default"))
 

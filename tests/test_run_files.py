@@ -32,8 +32,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.errors import InputError, PeftRegressError, RunFileError
-from peft_regress.json_format import dump_json
-from peft_regress.records import (
+from peft_regress.runs.json_layout import dump_json
+from peft_regress.runs.run_file import read_run_file, run_document
+from peft_regress.runs.schema import (
     Acceptance,
     Failure,
     Metric,
@@ -41,13 +42,12 @@ from peft_regress.records import (
     Run,
     canonical_digest,
 )
-from peft_regress.run_files import read_run_file, run_document
-from peft_regress.shards import read_run
+from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peft_regress.records import Role
+    from peft_regress.runs.schema import Role
 
 
 DATE = "2026-01-01T00:00:00+00:00"

@@ -21,11 +21,11 @@ from builders import (
 )
 
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.records import (
+from peft_regress.runs.schema import (
     MIXED_MACHINES,
     Selection,
 )
-from peft_regress.shards import read_run
+from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
     from pathlib import Path

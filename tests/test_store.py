@@ -30,10 +30,10 @@ from builders import (
 )
 
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.records import (
+from peft_regress.runs.run_file import read_run_file, write_run_file
+from peft_regress.runs.schema import (
     Acceptance,
 )
-from peft_regress.run_files import read_run_file, write_run_file
 from peft_regress.store import accept_run, baseline_files, read_runs
 
 DATE = "2026-01-01T00:00:00+00:00"

@@ -11,10 +11,10 @@ import pytest
 from builders import LEDGER, LORA, make_record, make_run, rich_run, write_run
 
 from peft_regress.errors import RunFileError
-from peft_regress.records import Ledger
-from peft_regress.run_files import _as_written, read_run_file
+from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.run_file import _as_written, read_run_file
+from peft_regress.runs.schema import Ledger
 from peft_regress.store import baseline_files
-from peft_regress.summaries import read_summaries
 
 BASELINES = Path(__file__).parent.parent / "baselines"
 
@@ -38,7 +38,7 @@ def test_a_stored_entry_is_read_the_quick_way_and_is_what_the_strict_way_reads(p
     assert quick is not None
     summary = read_run_file(path, ledgers=False).run
     assert summary == without_ledgers(path)
-    monkeypatch.setattr("peft_regress.run_files._as_written", lambda *_, **__: None)
+    monkeypatch.setattr("peft_regress.runs.run_file._as_written", lambda *_, **__: None)
     strict = read_run_file(path)
     assert quick == strict
     assert read_run_file(path, ledgers=False).run == summary

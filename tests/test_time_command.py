@@ -12,7 +12,6 @@ from fake_interpreters import write_worker
 from peft_regress.cli import main
 from peft_regress.gate import RunVerdict
 from peft_regress.paired_times import CaseTimes, Estimate, Interval, TimingRun
-from peft_regress.records import MIXED_MACHINES, Machine
 from peft_regress.report import (
     Typed,
     encode_times,
@@ -22,6 +21,7 @@ from peft_regress.report import (
     verdict_text,
 )
 from peft_regress.report.lines import times_lines
+from peft_regress.runs.schema import MIXED_MACHINES, Machine
 
 CASE = "shift/head/shufflenet_v2_x0_5"
 TIMED = {"step_seconds": [0.05, 0.05, 0.05]}

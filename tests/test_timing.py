@@ -21,7 +21,7 @@ from peft_regress import registry
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
 from peft_regress.finetune import STEPS
-from peft_regress.records import Case
+from peft_regress.runs.schema import Case
 from peft_regress.timing import time_cases
 from peft_regress.timing.conduct import BLOCK_STEPS, LAUNCHES, turns
 from peft_regress.timing.messages import Answer, Block, Prepare, Prepared, Restart, Timed

@@ -16,9 +16,9 @@ from peft_regress import upgrade_command
 from peft_regress.cli import main
 from peft_regress.errors import InputError
 from peft_regress.overlays.pip_calls import PipError
-from peft_regress.records import Failure
 from peft_regress.reproduction import reproduce as reproduce_module
-from peft_regress.run_files import read_run_file
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,10 +17,10 @@ from packaging.version import Version
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.findings import find_causes
 from peft_regress.gate import RunVerdict, judge_case, observations_of
-from peft_regress.records import Failure
 from peft_regress.report.finding import case_set, finding_details, finding_title
 from peft_regress.report.markdown_syntax import code_span, fenced
 from peft_regress.reproduction.reproduce import Reproduction
+from peft_regress.runs.schema import Failure
 from peft_regress.upgrade.advice import advice_on
 from peft_regress.upgrade.alone import Culprits
 from peft_regress.upgrade.bisect import Bisection, BisectSettings, Transition

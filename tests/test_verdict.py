@@ -24,9 +24,9 @@ from strategies import fuzz, runs
 
 from peft_regress.gate import FAILING, UNACCEPTED, judge, observations_of
 from peft_regress.look import Look, cells
-from peft_regress.records import Failure
 from peft_regress.report import Typed, verdict_text
-from peft_regress.shards import read_run
+from peft_regress.runs.schema import Failure
+from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
 
 STORAGE = Path(__file__).parent.parent / "baselines" / "Linux-CPython-3.11-64bit"

@@ -14,9 +14,9 @@ from fault_catalogue.injection import BrokenFaultError, injected
 
 from peft_regress.baseline import load_references
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.environment import describe_machine, installed_packages
 from peft_regress.gate import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason, judge_case
-from peft_regress.records import Ledger, Record
+from peft_regress.runs.environment import describe_machine, installed_packages
+from peft_regress.runs.schema import Ledger, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

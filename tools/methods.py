@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from peft_regress.catalogue.methods import Method, PeftAdapter
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 PAGE: Final = ROOT / "docs" / "methods.md"

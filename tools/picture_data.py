@@ -26,7 +26,7 @@ from paper_rows import (
     row,
 )
 
-from peft_regress.run_files import read_run_file, write_run_file
+from peft_regress.runs.run_file import read_run_file, write_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import picture_data as data
 
-from peft_regress.records import canonical_digest
+from peft_regress.runs.schema import canonical_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -25,8 +25,8 @@ from typing import Any, Final
 
 import msgspec
 
-from peft_regress.records import canonical_digest
-from peft_regress.run_files import read_run_file, run_document
+from peft_regress.runs.run_file import read_run_file, run_document
+from peft_regress.runs.schema import canonical_digest
 from peft_regress.store import baseline_files
 
 ROOT: Final = Path(__file__).resolve().parents[1]

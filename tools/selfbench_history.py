@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.metrics import METRICS, make_metric
-from peft_regress.records import (
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
     Case,
@@ -17,10 +18,9 @@ from peft_regress.records import (
     Run,
     Selection,
 )
-from peft_regress.run_files import RunFile
 
 if TYPE_CHECKING:
-    from peft_regress.records import Metric
+    from peft_regress.runs.schema import Metric
 
 __all__ = ["synthetic_history"]
 

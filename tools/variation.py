@@ -22,12 +22,12 @@ from peft_regress.gate import UNACCEPTED, judge, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.moves import move_of
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.shards import read_run
+from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.records import Metric, Record, Run
+    from peft_regress.runs.schema import Metric, Record, Run
 
 _MOST_NAMED: Final = 5
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peft_regress import registry
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.records import Case
 from peft_regress.registry import RegisteredKind
+from peft_regress.runs.schema import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

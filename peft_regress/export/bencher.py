@@ -15,7 +15,7 @@ from peft_regress.export.narrowing import add_once, seed_values
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
-    from peft_regress.records import Metric, Run
+    from peft_regress.runs.schema import Metric, Run
 
 __all__ = ["bencher_json"]
 

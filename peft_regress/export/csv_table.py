@@ -12,7 +12,7 @@ from peft_regress.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = ["COLUMNS", "csv_table"]
 

@@ -13,7 +13,7 @@ from peft_regress.export.narrowing import add_once, seed_values
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
-    from peft_regress.records import Metric, Run
+    from peft_regress.runs.schema import Metric, Run
     from peft_regress.units import Direction
 
 __all__ = ["DIRECTIONS", "directed_metrics", "github_action_benchmark_json"]

@@ -16,7 +16,7 @@ from peft_regress.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = ["junit_xml", "metric_properties"]
 

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from peft_regress.environment import installed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.overlays import running
@@ -31,6 +30,7 @@ from peft_regress.overlays.folder import (
 from peft_regress.overlays.locks import held
 from peft_regress.overlays.pip_calls import PIP_SECONDS, plan
 from peft_regress.overlays.requirements import constraints_for, read_requirements
+from peft_regress.runs.environment import installed_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peft_regress.attribution import explain_metric
-from peft_regress.ledger import rows_of
+from peft_regress.runs.ledger import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
     from peft_regress.series import Entry
 
     WholeRun = Callable[[Entry], Run]

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.environment import SUSPECTS
 from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.moves import value_of
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.page.case_lines import clip, lines_of_case, status_of_case
-from peft_regress.records import MIXED_MACHINES, SCHEMA_VERSION
+from peft_regress.runs.environment import SUSPECTS
+from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.page.attribution import WholeRun
     from peft_regress.page.case_lines import CaseLines, Records
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
     from peft_regress.series import Entry
 
 __all__ = ["page_data"]

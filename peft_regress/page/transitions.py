@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peft_regress.moves import Move
-    from peft_regress.records import Metric, Record
+    from peft_regress.runs.schema import Metric, Record
     from peft_regress.series import Entry
 
 __all__ = ["Transition", "find_transitions"]

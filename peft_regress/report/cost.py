@@ -12,7 +12,7 @@ from peft_regress.units import format_value
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.records import Metric
+    from peft_regress.runs.schema import Metric
 
 __all__ = ["cost_markdown", "cost_text", "encode_cost"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.records import SCHEMA_VERSION
+from peft_regress.runs.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from peft_regress.environment import SUSPECTS, changed_packages
 from peft_regress.gate import INCOMPLETE, are_on_one_machine
 from peft_regress.look import PLAIN
 from peft_regress.metrics import METRICS
-from peft_regress.records import MIXED_MACHINES
+from peft_regress.runs.environment import SUSPECTS, changed_packages
+from peft_regress.runs.schema import MIXED_MACHINES
 from peft_regress.text import clean
 from peft_regress.units import format_change, format_value
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
     from peft_regress.gate import Value as ReasonValue
-    from peft_regress.records import Run
+    from peft_regress.runs.schema import Run
 
 __all__ = [
     "contents_line",

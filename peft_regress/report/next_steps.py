@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.environment import SUSPECTS, changed_packages
 from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
-    from peft_regress.records import Case
+    from peft_regress.runs.schema import Case
 
 __all__ = [
     "Step",

@@ -14,7 +14,7 @@ from peft_regress.units import format_value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = ["overview_markdown", "overview_text", "pareto_front"]
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
-    from peft_regress.records import Case
     from peft_regress.report.next_steps import Typed
+    from peft_regress.runs.schema import Case
 
 __all__ = [
     "compare_command",

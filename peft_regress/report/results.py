@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peft_regress.look import Look
-    from peft_regress.records import Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = ["results_table"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.environment import changed_packages
 from peft_regress.policy import DEFAULT_POLICY
-from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.lines import environment_lines, wrapped
 from peft_regress.report.markdown_syntax import escape_markdown
+from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
 from peft_regress.units import format_value
 

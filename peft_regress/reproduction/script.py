@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.methods import Method
     from peft_regress.catalogue.methods.protocol import BaseDtype
-    from peft_regress.records import Case
+    from peft_regress.runs.schema import Case
 
 __all__ = ["FACTS", "facts_for", "reproduction_script"]
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from peft_regress.paired_times import TimePair
     from peft_regress.policy import Policy
-    from peft_regress.records import Case
+    from peft_regress.runs.schema import Case
 
 __all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]
 

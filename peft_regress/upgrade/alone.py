@@ -9,11 +9,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.environment import SUSPECTS
 from peft_regress.errors import InputError
 from peft_regress.findings import causes_of
 from peft_regress.gate import judge_case, observations_of
 from peft_regress.overlays.overlay import opened_overlay, opened_part
+from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
 from peft_regress.upgrade.crew import measure_cases
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Final
 from packaging.utils import canonicalize_name
 
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.environment import changed_packages
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.findings import find_causes
 from peft_regress.gate import judge_case
+from peft_regress.runs.environment import changed_packages
 from peft_regress.upgrade.alone import find_culprits
 from peft_regress.upgrade.choice import check_metric, chosen_cases, evidence_for
 from peft_regress.upgrade.releases import Releases, releases_between
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from peft_regress.findings import Finding
     from peft_regress.gate import Observation
-    from peft_regress.records import Case
+    from peft_regress.runs.schema import Case
     from peft_regress.upgrade.alone import Culprits
     from peft_regress.upgrade.crew import Workplace
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.look import PLAIN
-from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.finding import (
     case_set,
     encode_finding,
@@ -15,6 +14,7 @@ from peft_regress.report.finding import (
 )
 from peft_regress.report.lines import environment_lines
 from peft_regress.report.markdown_syntax import escape_markdown, fenced
+from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
 from peft_regress.upgrade.reproduction_report import reproduction_blocks
 

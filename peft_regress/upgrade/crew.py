@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.overlays.pip_calls import PIP_SECONDS
-from peft_regress.records import SCHEMA_VERSION, Ledger, Record, Run, Selection
+from peft_regress.runs.schema import SCHEMA_VERSION, Ledger, Record, Run, Selection
 from peft_regress.upgrade.process import CaseLostError, MeasuringWorker
 from peft_regress.workers.environment import variables
 from peft_regress.workers.process import InterpreterError, WorkerError
@@ -26,7 +26,7 @@ from peft_regress.workers.process import InterpreterError, WorkerError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peft_regress.records import Case, Machine
+    from peft_regress.runs.schema import Case, Machine
     from peft_regress.upgrade.messages import Imported
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from peft_regress.records import Failure, Machine, Record  # noqa: TC001  (msgspec reads them)
+from peft_regress.runs.schema import Failure, Machine, Record  # noqa: TC001  (msgspec reads them)
 from peft_regress.workers.messages import Refused
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.records import Failure
+from peft_regress.runs.schema import Failure
 from peft_regress.upgrade.messages import (
     PROTOCOL,
     Answer,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from peft_regress.records import Case, Record
+    from peft_regress.runs.schema import Case, Record
 
 __all__ = ["CaseLostError", "MeasuringWorker"]
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate import Observation
     from peft_regress.overlays.pip_calls import Planned
-    from peft_regress.records import Case
+    from peft_regress.runs.schema import Case
     from peft_regress.upgrade.crew import Workplace
 
 __all__ = ["Releases", "YankedError", "releases_between"]

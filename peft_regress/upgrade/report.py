@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.environment import SUSPECTS
 from peft_regress.look import PLAIN
-from peft_regress.records import SCHEMA_VERSION
 from peft_regress.report.encode import encode_reason
 from peft_regress.report.finding import (
     case_set,
@@ -18,6 +16,8 @@ from peft_regress.report.finding import (
 from peft_regress.report.lines import known_defects, outcome_line
 from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
 from peft_regress.report.verdict import style_of
+from peft_regress.runs.environment import SUSPECTS
+from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
 from peft_regress.upgrade.advice import advice_on
 from peft_regress.upgrade.reproduction_report import reproduction_blocks

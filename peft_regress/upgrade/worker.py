@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import PeftRegressError
-from peft_regress.records import Failure
+from peft_regress.runs.schema import Failure
 from peft_regress.upgrade.messages import (
     PROTOCOL,
     Answer,
@@ -44,7 +44,7 @@ def answers_to(request: Request) -> Iterator[Answer]:
 
 
 def _import(request: Import) -> Imported:
-    from peft_regress.environment import describe_machine
+    from peft_regress.runs.environment import describe_machine
 
     found = {name: import_quietly(name) for name in request.modules}
     files = {name: str(getattr(module, "__file__", None)) for name, module in found.items()}

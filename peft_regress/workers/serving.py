@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from peft_regress.environment import installed_packages
+from peft_regress.runs.environment import installed_packages
 from peft_regress.workers.messages import Hello, Refused
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.catalogue.methods.protocol import BaseDtype
-    from peft_regress.records import Json
+    from peft_regress.runs.schema import Json
 
 __all__ = ["PeftAdapter"]
 

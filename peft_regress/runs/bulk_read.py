@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peft_regress.gc_pause import quiet_collector
-from peft_regress.records import Run
-from peft_regress.run_files import RunFile, read_run_file
+from peft_regress.runs.schema import Run
+from peft_regress.runs.run_file import RunFile, read_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,9 +17,9 @@ from msgspec import UNSET
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gc_pause import quiet_collector
-from peft_regress.json_format import dump_json
-from peft_regress.json_reader import json_place, load_json, place_of_bad_text
-from peft_regress.records import (
+from peft_regress.runs.json_layout import dump_json
+from peft_regress.runs.strict_json import json_place, load_json, place_of_bad_text
+from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Ledger,
     Run,
@@ -35,7 +35,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.records import Record
+    from peft_regress.runs.schema import Record
 
 __all__ = ["RunFile", "read_run_file", "run_document", "without_host", "write_run_file"]
 

@@ -110,7 +110,7 @@ class BatchCosts(
 
     FLOPs are by operator; `optimizer_flops` are those of all operators. `high_bytes` are by
     category, each at the moment of that category's own high: `peak_<category>_bytes` sums them.
-    What follows from other numbers is left out; `peft_regress.ledger` has the rules.
+    What follows from other numbers is left out; `peft_regress.runs.ledger` has the rules.
     """
 
     forward_flops: dict[str, Amount] = {}

@@ -22,7 +22,7 @@ from typing import Any, Final
 from msgspec import UNSET
 
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
-from peft_regress.records import BatchCosts, Ledger, ModuleCosts
+from peft_regress.runs.schema import BatchCosts, Ledger, ModuleCosts
 
 __all__ = [
     "LEDGER_METRICS",

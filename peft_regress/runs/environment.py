@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from peft_regress.records import Machine, canonical_digest
+from peft_regress.runs.schema import Machine, canonical_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

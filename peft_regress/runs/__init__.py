@@ -1,0 +1,1 @@
+"""One run on disk: its schema, strict reading, atomic writing, shards, the ledger."""
