@@ -131,8 +131,8 @@ def explain(  # noqa: PLR0913  (arguments and options)
     as 0001.
     """
     from peft_regress import report
-    from peft_regress.attribution import changed_costs
     from peft_regress.baseline import named_case
+    from peft_regress.gate.attribution import changed_costs
 
     before, after = (named_case(baselines, name, case) for name in (old, new))
     changes = changed_costs(before.record, after.record, only=metrics)

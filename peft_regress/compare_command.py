@@ -23,7 +23,7 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.gate import Observation, RunVerdict
+    from peft_regress.gate.judge import Observation, RunVerdict
     from peft_regress.runs.run_file import RunFile
 
 __all__ = ["compare_command"]
@@ -64,7 +64,7 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     case by its newest baseline and by drift, and every case of the matrix is expected.
     """
     from peft_regress import report
-    from peft_regress.gate import judge, observations_of
+    from peft_regress.gate.judge import judge, observations_of
 
     after = _read_new(baselines, new)
     if save is not None:
@@ -124,7 +124,7 @@ def _read_old(
     """Return what judges, the ids of the cases that are expected, and the storage of entries."""
     from peft_regress.baseline import find_named, references_with_drift
     from peft_regress.catalogue.matrix import matrices_of, matrix_cases
-    from peft_regress.gate import observations_of
+    from peft_regress.gate.judge import observations_of
     from peft_regress.runs.shards import read_run
     from peft_regress.store import read_runs
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
-from peft_regress.moves import are_comparable, move_of, value_of, worse_or_better
-from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.gate.changes import are_comparable, move_of, value_of, worse_or_better
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from peft_regress.moves import Move
+    from peft_regress.gate.changes import Move
     from peft_regress.runs.schema import Metric, Record, Role, Run
     from peft_regress.units import Kind, Unit
 

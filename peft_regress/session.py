@@ -16,7 +16,14 @@ from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import load_references
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge, observations_of
+from peft_regress.gate.judge import (
+    FAILING,
+    INCOMPLETE,
+    UNACCEPTED,
+    Observation,
+    judge,
+    observations_of,
+)
 from peft_regress.github import is_github, write_summary
 from peft_regress.metrics import make_metric
 from peft_regress.report.annotations import annotation, verdict_annotations
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 
     from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
-    from peft_regress.gate import RunVerdict
+    from peft_regress.gate.judge import RunVerdict
     from peft_regress.report.annotations import Place
     from peft_regress.runs.schema import Case, Machine, Record
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress import report
 from peft_regress.errors import InputError
-from peft_regress.gate import Observation
+from peft_regress.gate.judge import Observation
 from peft_regress.look import Look
 from peft_regress.report.next_steps import quoted, storage_words
 from peft_regress.terminal import look_of
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.config import RegressOptions
-    from peft_regress.gate import CaseVerdict
+    from peft_regress.gate.judge import CaseVerdict
     from peft_regress.runs.schema import Record, Run
     from peft_regress.session import RegressSession
 

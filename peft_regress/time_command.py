@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from peft_regress.paired_times import CaseTimes
+    from peft_regress.gate.paired_times import CaseTimes
 
 __all__ = ["time_command"]
 

@@ -7,7 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.gate import Observation
+from peft_regress.gate.judge import Observation
 from peft_regress.metrics import METRICS
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (

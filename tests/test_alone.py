@@ -8,8 +8,8 @@ from packaging.version import Version
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
-from peft_regress.findings import find_causes
-from peft_regress.gate import judge_case, observations_of
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import judge_case, observations_of
 from peft_regress.overlays.pip_calls import PipError, Planned
 from peft_regress.upgrade.alone import Culprits, find_culprits
 

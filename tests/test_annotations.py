@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_markdown import HOSTILE, hostile_sides
 
-from peft_regress.gate import judge, observations_of
+from peft_regress.gate.judge import judge, observations_of
 from peft_regress.github import place_in_repository
 from peft_regress.report.annotations import Place, annotation, verdict_annotations
 

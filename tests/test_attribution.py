@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledger_rows import all_rows
 
-from peft_regress.attribution import COSTS, changed_costs, explain_metric
 from peft_regress.errors import UnknownNameError
+from peft_regress.gate.attribution import COSTS, changed_costs, explain_metric
 from peft_regress.metrics import METRICS
 from peft_regress.runs.ledger import LEDGER_METRICS, pack, rows_of
 from peft_regress.runs.schema import Ledger
 
 if TYPE_CHECKING:
-    from peft_regress.attribution import Breakdown, MetricChange
+    from peft_regress.gate.attribution import Breakdown, MetricChange
     from peft_regress.runs.ledger import Rows
     from peft_regress.runs.schema import Record
 

@@ -13,7 +13,7 @@ from peft_regress.errors import InputError, RunFileError, UnknownNameError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.gate import Observation
+    from peft_regress.gate.judge import Observation
 
 OLD, NEW = "2026-01-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00"
 

@@ -10,8 +10,8 @@ from packaging.version import Version
 
 from peft_regress.cli import main
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.overlays.pip_calls import PipError
-from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.reproduction import reproduce as reproduce_module
 from peft_regress.upgrade.bisect import BisectSettings, bisect
 from peft_regress.upgrade.bisect_report import bisection_markdown, bisection_text, encode_bisection

@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies import IDS, observations
 
-from peft_regress.findings import find_causes
-from peft_regress.gate import FAILING, UNACCEPTED, judge_case
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import FAILING, UNACCEPTED, judge_case
 from peft_regress.runs.schema import Failure, Ledger, Metric, ModuleCosts
 
 if TYPE_CHECKING:
-    from peft_regress.findings import Finding
+    from peft_regress.gate.findings import Finding
     from peft_regress.runs.schema import Record
 
 CONVOLUTION = "aten.convolution"

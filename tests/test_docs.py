@@ -9,8 +9,8 @@ import pytest
 
 from peft_regress import finetune, registry
 from peft_regress.cli import main
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
-from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.runs.schema import Run
 
 ROOT = Path(__file__).parent.parent

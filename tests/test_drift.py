@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 
 from peft_regress import drift
 from peft_regress.baseline import references_with_drift
-from peft_regress.drift import find_origins
-from peft_regress.gate import CaseVerdict, judge, observations_of
+from peft_regress.gate.drift import find_origins
+from peft_regress.gate.judge import CaseVerdict, judge, observations_of
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS
-from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
 from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Failure, Metric

@@ -24,8 +24,8 @@ from builders import (
 )
 from step_records import cached
 
-from peft_regress.attribution import changed_costs
 from peft_regress.cli import main
+from peft_regress.gate.attribution import changed_costs
 from peft_regress.report import encode_explanation, explanation_markdown, explanation_text
 from peft_regress.runs.ledger import pack
 from peft_regress.runs.schema import Failure

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import IDS, fuzz, metric_names, metrics_of, observations, records, runs
 
 from peft_regress.errors import InputError
-from peft_regress.gate import (
+from peft_regress.gate.judge import (
     FAILING,
     INCOMPLETE,
     VERDICTS,
@@ -27,7 +27,7 @@ from peft_regress.report.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Metric, check_finite
 
 if TYPE_CHECKING:
-    from peft_regress.gate import Observation
+    from peft_regress.gate.judge import Observation
     from peft_regress.runs.schema import Record, Run
 
 HINT = accept_hint(Typed(new="run.json"))

@@ -25,7 +25,7 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.gate import (
+from peft_regress.gate.judge import (
     FAILING,
     INCOMPLETE,
     UNACCEPTED,
@@ -36,8 +36,8 @@ from peft_regress.gate import (
     judge_case,
     observations_of,
 )
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS
-from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Metric, Selection
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)

@@ -33,10 +33,10 @@ from peft_regress.catalogue.methods import (
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.errors import FilledLossError
 from peft_regress.finetune import finetune
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.invariants import InvariantWatch, StoredOutput
 from peft_regress.invariants.layers import dtypes_as_asked
 from peft_regress.metrics import INVARIANTS
-from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.sources import build_source
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.gate import judge, observations_of
+from peft_regress.gate.judge import judge, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.report import Typed, verdict_markdown
 from peft_regress.report.markdown import LONGEST_BYTES, MARKER

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import runs
 
+from peft_regress.gate.changes import value_of
 from peft_regress.history import read_entries
-from peft_regress.moves import value_of
 from peft_regress.page.case_lines import Held, thin
 from peft_regress.page.data import _share, page_data
 from peft_regress.page.transitions import find_transitions

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.errors import InputError
-from peft_regress.paired_times import (
+from peft_regress.gate.paired_times import (
     CaseTimes,
     Estimate,
     Interval,
@@ -20,7 +20,7 @@ from peft_regress.paired_times import (
     fewest_pairs,
     judge_ratio,
 )
-from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY
 
 CONFIDENCE = 0.95
 PASSING = {"same", "faster"}

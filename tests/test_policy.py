@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from peft_regress.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 
 def losses(policy: Policy, method: str, *, steps: int = 4) -> list[float]:

@@ -24,7 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.gate import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
+from peft_regress.gate.judge import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
 from peft_regress.metrics import METRICS
 from peft_regress.report import (
     Typed,

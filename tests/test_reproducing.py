@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.findings import Cause, Finding, Member
-from peft_regress.gate import Reason
+from peft_regress.gate.findings import Cause, Finding, Member
+from peft_regress.gate.judge import Reason
 from peft_regress.report.next_steps import Typed, accept_command
 from peft_regress.report.reproducing import (
     compare_command,

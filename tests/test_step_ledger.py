@@ -18,16 +18,16 @@ from step_records import cached, profile
 from torch import Tensor, nn
 
 from peft_regress import registry
-from peft_regress.attribution import changed_costs, explain_metric
 from peft_regress.cost import ByteSite, profile_step
 from peft_regress.cost.memory import MemoryEvent, summarize_memory
+from peft_regress.gate.attribution import changed_costs, explain_metric
 from peft_regress.report import explanation_text
 from peft_regress.runs.ledger import LEDGER_METRICS, operator_rows_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peft_regress.attribution import MetricChange
+    from peft_regress.gate.attribution import MetricChange
     from peft_regress.runs.schema import Record
 
 EXPLAINED = sorted(LEDGER_METRICS)

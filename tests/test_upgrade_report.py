@@ -15,8 +15,8 @@ from package_world import PLACE
 from packaging.version import Version
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.findings import find_causes
-from peft_regress.gate import RunVerdict, judge_case, observations_of
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
 from peft_regress.report.finding import case_set, finding_details, finding_title
 from peft_regress.report.markdown_syntax import code_span, fenced
 from peft_regress.reproduction.reproduce import Reproduction

@@ -22,7 +22,7 @@ from builders import (
 from hypothesis import strategies as st
 from strategies import fuzz, runs
 
-from peft_regress.gate import FAILING, UNACCEPTED, judge, observations_of
+from peft_regress.gate.judge import FAILING, UNACCEPTED, judge, observations_of
 from peft_regress.look import Look, cells
 from peft_regress.report import Typed, verdict_text
 from peft_regress.runs.schema import Failure

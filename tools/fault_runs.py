@@ -14,7 +14,14 @@ from fault_catalogue.injection import BrokenFaultError, injected
 
 from peft_regress.baseline import load_references
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.gate import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason, judge_case
+from peft_regress.gate.judge import (
+    FAILING,
+    UNACCEPTED,
+    CaseVerdict,
+    Observation,
+    Reason,
+    judge_case,
+)
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.schema import Ledger, Record
 

@@ -34,7 +34,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.cost import profile_step
-from peft_regress.policy import BFLOAT16_SUFFIX
+from peft_regress.gate.policy import BFLOAT16_SUFFIX
 from peft_regress.store import read_runs
 
 if TYPE_CHECKING:

@@ -264,7 +264,7 @@ def _history_part(entries_text: str) -> dict[str, float]:
     from selfbench_history import synthetic_history
 
     from peft_regress.baseline import references_with_drift
-    from peft_regress.gate import judge
+    from peft_regress.gate.judge import judge
     from peft_regress.metrics import METRICS
 
     stored = synthetic_history(int(entries_text))

@@ -18,10 +18,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.gate import UNACCEPTED, judge, observations_of
+from peft_regress.gate.changes import move_of
+from peft_regress.gate.judge import UNACCEPTED, judge, observations_of
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS
-from peft_regress.moves import move_of
-from peft_regress.policy import DEFAULT_POLICY
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from peft_regress.attribution import explain_metric
+from peft_regress.gate.attribution import explain_metric
 from peft_regress.runs.ledger import rows_of
 
 if TYPE_CHECKING:

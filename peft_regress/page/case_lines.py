@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from peft_regress.moves import value_of
+from peft_regress.gate.changes import value_of
 from peft_regress.page.transitions import find_transitions
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from peft_regress.gate.changes import value_of
 from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
-from peft_regress.moves import value_of
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.page.case_lines import clip, lines_of_case, status_of_case
 from peft_regress.runs.environment import SUSPECTS

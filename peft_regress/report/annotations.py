@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from peft_regress.findings import find_causes
-from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED
 from peft_regress.report.finding import finding_title
 from peft_regress.report.lines import environment_lines
 from peft_regress.report.names import short_names
@@ -19,7 +19,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from peft_regress.gate import CaseVerdict, Observation, RunVerdict
+    from peft_regress.gate.judge import CaseVerdict, Observation, RunVerdict
 
 __all__ = ["Level", "Place", "annotation", "verdict_annotations"]
 

@@ -9,8 +9,8 @@ from peft_regress.runs.schema import SCHEMA_VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.attribution import Breakdown, MetricChange
-    from peft_regress.gate import Observation, Reason, RunVerdict
+    from peft_regress.gate.attribution import Breakdown, MetricChange
+    from peft_regress.gate.judge import Observation, Reason, RunVerdict
 
 __all__ = ["encode_explanation", "encode_reason", "encode_verdict"]
 

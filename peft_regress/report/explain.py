@@ -15,14 +15,14 @@ from peft_regress.units import format_change, format_value
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_regress.attribution import (
+    from peft_regress.gate.attribution import (
         Breakdown,
         Contribution,
         LayerChange,
         MetricChange,
         Side,
     )
-    from peft_regress.gate import Observation
+    from peft_regress.gate.judge import Observation
 
 __all__ = ["explanation_markdown", "explanation_text"]
 

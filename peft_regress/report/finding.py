@@ -15,8 +15,8 @@ from peft_regress.units import format_change
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from peft_regress.findings import Finding, Member
-    from peft_regress.gate import Observation
+    from peft_regress.gate.findings import Finding, Member
+    from peft_regress.gate.judge import Observation
 
 __all__ = [
     "case_set",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from peft_regress.gate import INCOMPLETE, are_on_one_machine
+from peft_regress.gate.judge import INCOMPLETE, are_on_one_machine
 from peft_regress.look import PLAIN
 from peft_regress.metrics import METRICS
 from peft_regress.runs.environment import SUSPECTS, changed_packages
@@ -16,8 +16,8 @@ from peft_regress.units import format_change, format_value
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.gate import CaseVerdict, Observation, Reason, RunVerdict
-    from peft_regress.gate import Value as ReasonValue
+    from peft_regress.gate.judge import CaseVerdict, Observation, Reason, RunVerdict
+    from peft_regress.gate.judge import Value as ReasonValue
     from peft_regress.runs.schema import Run
 
 __all__ = [

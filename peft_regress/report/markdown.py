@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.findings import find_causes
-from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED
 from peft_regress.report.finding import finding_title
 from peft_regress.report.lines import known_defects, outcome_line, times_lines
 from peft_regress.report.markdown_finding import (
@@ -36,7 +36,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from peft_regress.gate import Observation, RunVerdict
+    from peft_regress.gate.judge import Observation, RunVerdict
     from peft_regress.report.next_steps import Typed
 
 __all__ = ["LONGEST_BYTES", "MARKER", "verdict_markdown"]

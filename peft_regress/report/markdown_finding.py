@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from peft_regress.attribution import COSTS, explain_metric
-from peft_regress.gate import FAILING
+from peft_regress.gate.attribution import COSTS, explain_metric
+from peft_regress.gate.judge import FAILING
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.report.finding import example_lines, finding_details, finding_title
 from peft_regress.report.lines import environment_lines, reason_cells
@@ -24,8 +24,8 @@ from peft_regress.units import format_value
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from peft_regress.findings import Finding, Member
-    from peft_regress.gate import Observation, Reason
+    from peft_regress.gate.findings import Finding, Member
+    from peft_regress.gate.judge import Observation, Reason
 
 __all__ = ["Extent", "Sides", "cases_word", "finding_blocks", "packages_of"]
 

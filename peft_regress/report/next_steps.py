@@ -15,8 +15,8 @@ from peft_regress.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from peft_regress.findings import Finding
-    from peft_regress.gate import Observation
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
     from peft_regress.runs.schema import Case
 
 __all__ = [

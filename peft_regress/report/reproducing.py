@@ -7,7 +7,7 @@ from collections import defaultdict
 from itertools import combinations, islice
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.attribution import COSTS
+from peft_regress.gate.attribution import COSTS
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.next_steps import quoted, storage_words
 from peft_regress.text import clean
@@ -15,8 +15,8 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
-    from peft_regress.findings import Finding
-    from peft_regress.gate import Observation
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
     from peft_regress.report.next_steps import Typed
     from peft_regress.runs.schema import Case
 

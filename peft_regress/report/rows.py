@@ -13,7 +13,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from peft_regress.gate import Reason
+    from peft_regress.gate.judge import Reason
     from peft_regress.look import Look
 
 __all__ = ["Row", "Widths", "common_widths", "reading_order", "row_of", "rows_text"]

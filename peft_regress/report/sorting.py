@@ -6,14 +6,14 @@ import dataclasses
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
+from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
 from peft_regress.metrics import BATCH_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from peft_regress.findings import Finding, Member
-    from peft_regress.gate import Reason, Verdict
+    from peft_regress.gate.findings import Finding, Member
+    from peft_regress.gate.judge import Reason, Verdict
 
 __all__ = ["SortedFindings", "leading_reason", "sort_findings"]
 

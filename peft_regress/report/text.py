@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from peft_regress.attribution import explain_metric
-from peft_regress.gate import FAILING, INCOMPLETE
+from peft_regress.gate.attribution import explain_metric
+from peft_regress.gate.judge import FAILING, INCOMPLETE
 from peft_regress.look import PLAIN
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.report.lines import (
@@ -20,7 +20,7 @@ from peft_regress.units import format_value
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_regress.gate import CaseVerdict, Observation, Reason
+    from peft_regress.gate.judge import CaseVerdict, Observation, Reason
     from peft_regress.look import Look
 
 __all__ = ["case_text", "module_lines"]

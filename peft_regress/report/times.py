@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.report.lines import environment_lines, wrapped
 from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.runs.environment import changed_packages
@@ -14,7 +14,7 @@ from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
-    from peft_regress.paired_times import CaseTimes, Estimate, TimingRun
+    from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
 
 __all__ = ["encode_times", "times_markdown", "times_text"]
 

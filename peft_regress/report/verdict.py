@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.findings import find_causes
+from peft_regress.gate.findings import find_causes
 from peft_regress.look import PLAIN
 from peft_regress.report.finding import case_set, finding_details, finding_title
 from peft_regress.report.lines import (
@@ -23,8 +23,8 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-    from peft_regress.findings import Finding
-    from peft_regress.gate import Observation, RunVerdict
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation, RunVerdict
     from peft_regress.look import Look, Style
     from peft_regress.report.next_steps import Step, Typed
 

@@ -14,7 +14,7 @@ from peft_regress.catalogue.methods import GaLore, PeftAdapter, Selective
 from peft_regress.catalogue.methods.learning_rates import LEARNING_RATES, learning_rate
 from peft_regress.catalogue.methods.targets import bypassed_modules
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.policy import BFLOAT16_SUFFIX
+from peft_regress.gate.policy import BFLOAT16_SUFFIX
 from peft_regress.reproduction import method_sections as sections
 from peft_regress.reproduction.sections import fill_in, source
 

@@ -16,7 +16,7 @@ from peft_regress.workers.environment import variables
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from peft_regress.findings import Finding
+    from peft_regress.gate.findings import Finding
 
 __all__ = ["Reproduction", "reproduce"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.paired_times import (
+from peft_regress.gate.paired_times import (
     CaseTimes,
     TimingRun,
     confidence_of_each,
@@ -18,7 +18,7 @@ from peft_regress.paired_times import (
     fewest_pairs,
     judge_ratio,
 )
-from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.timing.process import TimingWorker
 from peft_regress.workers.process import WorkerError
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from peft_regress.paired_times import TimePair
-    from peft_regress.policy import Policy
+    from peft_regress.gate.paired_times import TimePair
+    from peft_regress.gate.policy import Policy
     from peft_regress.runs.schema import Case
 
 __all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]

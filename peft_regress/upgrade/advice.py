@@ -11,7 +11,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from peft_regress.findings import Finding
+    from peft_regress.gate.findings import Finding
     from peft_regress.upgrade.conduct import Upgrade
 
 __all__ = ["Advice", "advice_on"]

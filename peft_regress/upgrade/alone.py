@@ -10,8 +10,8 @@ from packaging.utils import canonicalize_name
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
-from peft_regress.findings import causes_of
-from peft_regress.gate import judge_case, observations_of
+from peft_regress.gate.findings import causes_of
+from peft_regress.gate.judge import judge_case, observations_of
 from peft_regress.overlays.overlay import opened_overlay, opened_part
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from peft_regress.findings import Finding
-    from peft_regress.gate import Observation
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
     from peft_regress.overlays.overlay import Overlay
     from peft_regress.overlays.pip_calls import Planned
     from peft_regress.upgrade.crew import Workplace

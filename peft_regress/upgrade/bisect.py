@@ -10,8 +10,8 @@ from packaging.utils import canonicalize_name
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.findings import find_causes
-from peft_regress.gate import judge_case
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import judge_case
 from peft_regress.runs.environment import changed_packages
 from peft_regress.upgrade.alone import find_culprits
 from peft_regress.upgrade.choice import check_metric, chosen_cases, evidence_for
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
-    from peft_regress.findings import Finding
-    from peft_regress.gate import Observation
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
     from peft_regress.runs.schema import Case
     from peft_regress.upgrade.alone import Culprits
     from peft_regress.upgrade.crew import Workplace

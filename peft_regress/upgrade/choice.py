@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.attribution import COSTS
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id, select_cases
 from peft_regress.errors import UnknownNameError
+from peft_regress.gate.attribution import COSTS
 from peft_regress.metrics import INVARIANTS, METRICS
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from peft_regress.adapter_store import adapters_of_run, prune_adapters
 from peft_regress.baseline import named_cases, newest_references
 from peft_regress.catalogue.matrix import select_cases
-from peft_regress.findings import find_causes
-from peft_regress.gate import RunVerdict, judge_case, observations_of
+from peft_regress.gate.findings import find_causes
+from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
 from peft_regress.overlays.overlay import opened_overlay
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.run_file import without_host, write_run_file
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
-    from peft_regress.findings import Finding
-    from peft_regress.gate import Observation
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
     from peft_regress.overlays.overlay import Overlay
     from peft_regress.runs.schema import Case, Record, Run
     from peft_regress.upgrade.alone import Culprits

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate import observations_of
+from peft_regress.gate.judge import observations_of
 from peft_regress.overlays.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.overlays.pip_calls import released_versions
 from peft_regress.upgrade.crew import measure_cases
@@ -17,7 +17,7 @@ from peft_regress.upgrade.crew import measure_cases
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peft_regress.gate import Observation
+    from peft_regress.gate.judge import Observation
     from peft_regress.overlays.pip_calls import Planned
     from peft_regress.runs.schema import Case
     from peft_regress.upgrade.crew import Workplace

@@ -25,7 +25,7 @@ from peft_regress.upgrade.reproduction_report import reproduction_blocks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_regress.findings import Finding
+    from peft_regress.gate.findings import Finding
     from peft_regress.look import Look
     from peft_regress.reproduction.reproduce import Reproduction
     from peft_regress.upgrade.conduct import Upgrade

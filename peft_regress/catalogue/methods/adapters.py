@@ -32,7 +32,7 @@ from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.policy import BFLOAT16_SUFFIX
+from peft_regress.gate.policy import BFLOAT16_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

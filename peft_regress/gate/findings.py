@@ -12,15 +12,15 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from peft_regress.attribution import explain_metric
-from peft_regress.gate import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
+from peft_regress.gate.attribution import explain_metric
+from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from peft_regress.attribution import MetricChange
-    from peft_regress.gate import CaseVerdict, Observation, Reason, Verdict
+    from peft_regress.gate.attribution import MetricChange
+    from peft_regress.gate.judge import CaseVerdict, Observation, Reason, Verdict
 
 __all__ = ["Cause", "Finding", "Kind", "Member", "causes_of", "find_causes"]
 

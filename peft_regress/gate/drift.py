@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from peft_regress.moves import Move, are_comparable, move_of, worse_or_better
-from peft_regress.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.changes import Move, are_comparable, move_of, worse_or_better
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

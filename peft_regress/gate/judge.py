@@ -10,16 +10,16 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from peft_regress.drift import drift_of
+from peft_regress.gate.changes import have_same_shape, move_of, worse_or_better
+from peft_regress.gate.drift import drift_of
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS
-from peft_regress.moves import have_same_shape, move_of, worse_or_better
-from peft_regress.policy import DEFAULT_POLICY, Policy
 from peft_regress.runs.schema import MIXED_MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from peft_regress.drift import Origin
+    from peft_regress.gate.drift import Origin
     from peft_regress.runs.schema import Machine, Metric, Record, Run
 
 __all__ = [

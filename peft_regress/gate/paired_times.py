@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.errors import InputError
-from peft_regress.policy import DEFAULT_POLICY
+from peft_regress.gate.policy import DEFAULT_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from peft_regress.policy import Policy
+    from peft_regress.gate.policy import Policy
 
 __all__ = [
     "CaseTimes",
