@@ -131,7 +131,7 @@ def explain(  # noqa: PLR0913  (arguments and options)
     as 0001.
     """
     from peft_regress import report
-    from peft_regress.baseline import named_case
+    from peft_regress.baselines.references import named_case
     from peft_regress.gate.attribution import changed_costs
 
     before, after = (named_case(baselines, name, case) for name in (old, new))
@@ -164,7 +164,7 @@ def history(  # noqa: PLR0913  (arguments and options)
 ) -> None:
     """Show how each metric moved over the stored entries, and over the run files RUN after them."""
     from peft_regress import report
-    from peft_regress.history import by_release, read_entries, select_histories
+    from peft_regress.baselines.history import by_release, read_entries, select_histories
 
     entries = read_entries(baselines, runs)
     if package is not None:
@@ -193,11 +193,11 @@ def accept(
     run: Path, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
 ) -> None:
     """Store RUN under baselines/, as what later runs are judged by."""
-    from peft_regress.adapter_store import choose_adapters, store_adapters
-    from peft_regress.baseline import retirable_cases
+    from peft_regress.baselines.adapters import choose_adapters, store_adapters
+    from peft_regress.baselines.entries import accept_run
+    from peft_regress.baselines.references import retirable_cases
     from peft_regress.report import contents_line
     from peft_regress.runs.run_file import read_run_file
-    from peft_regress.store import accept_run
 
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     retired = retirable_cases(baselines, patterns) if patterns else []

@@ -104,7 +104,7 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
 
 
 def _read_new(baselines: Path, name: str) -> RunFile:
-    from peft_regress.baseline import find_named
+    from peft_regress.baselines.references import find_named
     from peft_regress.runs.shards import read_run
 
     try:
@@ -122,11 +122,11 @@ def _read_old(
     baselines: Path, name: str, matrix: str
 ) -> tuple[dict[str, Observation], set[str], Path]:
     """Return what judges, the ids of the cases that are expected, and the storage of entries."""
-    from peft_regress.baseline import find_named, references_with_drift
+    from peft_regress.baselines.entries import read_runs
+    from peft_regress.baselines.references import find_named, references_with_drift
     from peft_regress.catalogue.matrix import matrices_of, matrix_cases
     from peft_regress.gate.judge import observations_of
     from peft_regress.runs.shards import read_run
-    from peft_regress.store import read_runs
 
     try:
         found = find_named(baselines, name)
@@ -146,7 +146,7 @@ def _read_old(
 
 
 def _save(made: RunFile, path: Path) -> None:
-    from peft_regress.adapter_store import gather_adapters
+    from peft_regress.baselines.adapters import gather_adapters
     from peft_regress.files import is_folder
     from peft_regress.runs.run_file import write_run_file
 

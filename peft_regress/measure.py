@@ -22,7 +22,7 @@ from peft_regress.adaptation import (
     cost_metrics,
     step_ledger,
 )
-from peft_regress.adapter_store import keep_adapter, stored_adapter
+from peft_regress.baselines.adapters import keep_adapter, stored_adapter
 from peft_regress.catalogue.matrix import checked_case
 from peft_regress.errors import (
     AbsentError,

@@ -17,8 +17,8 @@ from peft_regress.options import (
 from peft_regress.terminal import echo
 
 if TYPE_CHECKING:
+    from peft_regress.baselines.series import Entry
     from peft_regress.runs.schema import Run
-    from peft_regress.series import Entry
 
 __all__ = ["report_command"]
 
@@ -57,7 +57,7 @@ def _report(
     output: str,
     baselines: Path,
 ) -> None:
-    from peft_regress.history import read_entries, select_cases
+    from peft_regress.baselines.history import read_entries, select_cases
 
     entries = read_entries(baselines, runs)
     if pattern is not None:
@@ -70,7 +70,7 @@ def _report(
 
         print_json(page_data(entries, _whole_run))
         return
-    from peft_regress.history import present_entries, present_run
+    from peft_regress.baselines.history import present_entries, present_run
     from peft_regress.report.overview import overview_markdown, overview_text
 
     names = dict.fromkeys(entries[index].name for index in present_entries(entries).values())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from builders import make_case, make_record, make_run, write_run
 
-from peft_regress.adapter_store import (
+from peft_regress.baselines.adapters import (
     LARGEST_BYTES,
     adapters_of_run,
     choose_adapters,
@@ -18,9 +18,9 @@ from peft_regress.adapter_store import (
     store_adapters,
     stored_adapter,
 )
-from peft_regress.baseline import newest_references
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import newest_references
 from peft_regress.errors import InputError
-from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
     from peft_regress.runs.schema import Record

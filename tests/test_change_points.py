@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from peft_regress.change_points import FEWEST_POINTS, find_change_points
+from peft_regress.baselines.change_points import FEWEST_POINTS, find_change_points
 
 NOISE = 0.01
 
@@ -70,7 +70,7 @@ def test_too_few_values_are_refused(count: int) -> None:
 def test_the_library_is_imported_where_it_is_used_alone() -> None:
     code = (
         "import sys\n"
-        "import peft_regress.history, peft_regress.report, peft_regress.cli\n"
+        "import peft_regress.baselines.history, peft_regress.report, peft_regress.cli\n"
         "heavy = {'torch', 'ruptures', 'numpy', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -13,12 +13,12 @@ from builders import FULL, LORA, make_record, make_run, write_entry, write_run
 from screen import Terminal
 
 from peft_regress import registry
-from peft_regress.adapter_store import adapters_of_run, keep_adapter
-from peft_regress.baseline import newest_references
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.baselines.references import newest_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import main
 from peft_regress.runs.schema import Failure
-from peft_regress.store import baseline_files, read_runs
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from peft_regress.baselines.entries import baseline_files
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.store import baseline_files
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "architecture.md").read_text()

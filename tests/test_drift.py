@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import drift
-from peft_regress.baseline import references_with_drift
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import references_with_drift
 from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import CaseVerdict, judge, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
@@ -29,7 +30,6 @@ from peft_regress.metrics import METRICS
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
 from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Failure, Metric
-from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -17,14 +17,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import fuzz, runs
 
-from peft_regress.baseline import load_references
+from peft_regress.baselines.entries import accept_run
+from peft_regress.baselines.references import load_references
 from peft_regress.cli import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.run_file import read_run_file, run_document, write_run_file
 from peft_regress.runs.schema import Acceptance, Run, canonical_digest
 from peft_regress.runs.shards import read_run
-from peft_regress.store import accept_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

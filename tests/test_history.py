@@ -26,12 +26,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import series
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.history import CaseHistory
+from peft_regress.baselines.series import Entry, Line, make_line
 from peft_regress.cli import main
-from peft_regress.history import CaseHistory
 from peft_regress.report import encode_history, history_markdown, history_text
 from peft_regress.runs.schema import Failure, Metric
-from peft_regress.series import Entry, Line, make_line
-from peft_regress.store import read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,14 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import runs
 
+from peft_regress.baselines.history import read_entries
+from peft_regress.baselines.series import Entry, make_line
 from peft_regress.gate.changes import value_of
-from peft_regress.history import read_entries
 from peft_regress.page.case_lines import Held, thin
 from peft_regress.page.data import _share, page_data
 from peft_regress.page.transitions import find_transitions
 from peft_regress.runs.schema import Acceptance, Failure, Metric
 from peft_regress.runs.shards import read_run
-from peft_regress.series import Entry, make_line
 
 BASELINES = Path(__file__).parent.parent / "baselines"
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}

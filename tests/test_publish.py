@@ -15,7 +15,7 @@ from publish_baseline import newer_releases
 from publish_issue import LABEL
 from publish_results import LONGEST_BODY, fit
 
-from peft_regress.store import accept_run, baseline_files
+from peft_regress.baselines.entries import accept_run, baseline_files
 
 TOOL = Path(publish.__file__)
 FAKE_GH = """#!{python}

@@ -29,12 +29,12 @@ from builders import (
     write_run,
 )
 
+from peft_regress.baselines.entries import accept_run, baseline_files, read_runs
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.run_file import read_run_file, write_run_file
 from peft_regress.runs.schema import (
     Acceptance,
 )
-from peft_regress.store import accept_run, baseline_files, read_runs
 
 DATE = "2026-01-01T00:00:00+00:00"
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 from builders import LEDGER, LORA, make_record, make_run, rich_run, write_run
 
+from peft_regress.baselines.entries import baseline_files
 from peft_regress.errors import RunFileError
 from peft_regress.runs.bulk_read import read_summaries
 from peft_regress.runs.run_file import _as_written, read_run_file
 from peft_regress.runs.schema import Ledger
-from peft_regress.store import baseline_files
 
 BASELINES = Path(__file__).parent.parent / "baselines"
 

@@ -25,9 +25,9 @@ from typing import Any, Final
 
 import msgspec
 
+from peft_regress.baselines.entries import baseline_files
 from peft_regress.runs.run_file import read_run_file, run_document
 from peft_regress.runs.schema import canonical_digest
-from peft_regress.store import baseline_files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 _NOISE: Final = {"accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2}

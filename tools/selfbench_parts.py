@@ -263,7 +263,7 @@ def _history_part(entries_text: str) -> dict[str, float]:
     """Judge a run by a long history in memory, in which every metric with room moves each time."""
     from selfbench_history import synthetic_history
 
-    from peft_regress.baseline import references_with_drift
+    from peft_regress.baselines.references import references_with_drift
     from peft_regress.gate.judge import judge
     from peft_regress.metrics import METRICS
 

@@ -10,8 +10,8 @@ from peft_regress.runs.ledger import rows_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from peft_regress.baselines.series import Entry
     from peft_regress.runs.schema import Record, Run
-    from peft_regress.series import Entry
 
     WholeRun = Callable[[Entry], Run]
 

@@ -11,9 +11,9 @@ from peft_regress.page.transitions import find_transitions
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+    from peft_regress.baselines.series import Entry
     from peft_regress.page.transitions import Transition
     from peft_regress.runs.schema import Metric, Record
-    from peft_regress.series import Entry
 
 __all__ = ["CaseLines", "Held", "Records", "clip", "lines_of_case", "status_of_case", "thin"]
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from peft_regress.baselines.history import by_release, present_entries, records_by_case
 from peft_regress.gate.changes import value_of
-from peft_regress.history import by_release, present_entries, records_by_case
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.page.case_lines import clip, lines_of_case, status_of_case
@@ -18,10 +18,10 @@ from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from peft_regress.baselines.series import Entry
     from peft_regress.page.attribution import WholeRun
     from peft_regress.page.case_lines import CaseLines, Records
     from peft_regress.runs.schema import Record
-    from peft_regress.series import Entry
 
 __all__ = ["page_data"]
 

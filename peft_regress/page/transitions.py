@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from peft_regress.baselines.series import jumps_of
 from peft_regress.gate.changes import worse_or_better
-from peft_regress.series import jumps_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from peft_regress.baselines.series import Entry
     from peft_regress.gate.changes import Move
     from peft_regress.runs.schema import Metric, Record
-    from peft_regress.series import Entry
 
 __all__ = ["Transition", "find_transitions"]
 

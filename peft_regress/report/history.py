@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.baselines.series import STATUS
 from peft_regress.report.lines import environment_lines, wrapped
 from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.runs.schema import SCHEMA_VERSION
-from peft_regress.series import STATUS
 from peft_regress.text import clean
 from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from peft_regress.history import CaseHistory
-    from peft_regress.series import Line, Point
+    from peft_regress.baselines.history import CaseHistory
+    from peft_regress.baselines.series import Line, Point
 
 __all__ = ["encode_history", "history_markdown", "history_text"]
 

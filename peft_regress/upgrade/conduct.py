@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.adapter_store import adapters_of_run, prune_adapters
-from peft_regress.baseline import named_cases, newest_references
+from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import named_cases, newest_references
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
 from peft_regress.overlays.overlay import opened_overlay
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.run_file import without_host, write_run_file
-from peft_regress.store import read_runs
 from peft_regress.upgrade.alone import find_culprits
 from peft_regress.upgrade.crew import measure_cases
 

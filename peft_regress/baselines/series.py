@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from peft_regress.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
+from peft_regress.baselines.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
 from peft_regress.gate.changes import are_comparable, move_of, value_of, worse_or_better
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages

@@ -17,7 +17,7 @@ from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import Observation, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.runs.shards import read_run
-from peft_regress.store import baseline_files, read_runs
+from peft_regress.baselines.entries import baseline_files, read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

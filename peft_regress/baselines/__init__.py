@@ -1,0 +1,1 @@
+"""Accepted runs over time: entries, adapters, which one judges a case, histories."""
