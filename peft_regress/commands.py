@@ -83,7 +83,12 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
-    from peft_regress.adaptation import Adaptation, CostSettings, checked_cost, cost_metrics
+    from peft_regress.measure.step_profile import (
+        Adaptation,
+        CostSettings,
+        checked_cost,
+        cost_metrics,
+    )
     from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
@@ -231,7 +236,7 @@ def sources(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
         for name in names or registry.names("architecture")
         if names or registry.get("architecture", name).matrices
     ]
-    from peft_regress.sources import check_sources, ensure_source
+    from peft_regress.measure.sources import check_sources, ensure_source
 
     if check:
         problems = check_sources(baselines, [architecture.name for architecture in chosen])

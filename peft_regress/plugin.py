@@ -29,7 +29,7 @@ from peft_regress.summary import failure_text, look_in, summary_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from peft_regress.measure import Measurement
+    from peft_regress.measure.case import Measurement
 
 __all__: list[str] = []
 
@@ -112,7 +112,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
 
 def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement:
     """Measure with pytest-benchmark's timer where it runs, with a plain loop where it is off."""
-    from peft_regress.measure import measure, plain_rounds
+    from peft_regress.measure.case import measure, plain_rounds
 
     benchmark.group = f"{case.task}/{case.architecture}"
     benchmark.extra_info["peft_regress"] = {"schema_version": SCHEMA_VERSION, "case_id": case.id}

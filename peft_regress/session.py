@@ -35,9 +35,9 @@ from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 if TYPE_CHECKING:
     import pytest
 
-    from peft_regress.adaptation import ProfileCache
     from peft_regress.config import RegressOptions
     from peft_regress.gate.judge import RunVerdict
+    from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.report.annotations import Place
     from peft_regress.runs.schema import Case, Machine, Record
 
@@ -298,6 +298,6 @@ def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:
 
 
 def _new_profiles() -> ProfileCache:
-    from peft_regress.adaptation import ProfileCache
+    from peft_regress.measure.step_profile import ProfileCache
 
     return ProfileCache()

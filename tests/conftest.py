@@ -39,7 +39,7 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train and store a source for the tiny architectures, as `peft-regress sources` would."""
     from tiny_network import TinyArchitecture
 
-    from peft_regress.sources import save_source, train_source
+    from peft_regress.measure.sources import save_source, train_source
 
     root = tmp_path_factory.mktemp("tiny_baselines")
     from tiny_network import tiny_network

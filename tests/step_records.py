@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from builders import LORA, make_record
 
-from peft_regress.adaptation import (
+from peft_regress.measure.step_profile import (
     Adaptation,
     CostSettings,
     adaptation_cost,

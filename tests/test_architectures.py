@@ -12,7 +12,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress import registry
-from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost, checked_cost
 from peft_regress.catalogue.architectures import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
@@ -23,7 +22,13 @@ from peft_regress.catalogue.architectures import (
 )
 from peft_regress.catalogue.architectures.output_layer import output_layer, without_weights
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.sources import train_source
+from peft_regress.measure.sources import train_source
+from peft_regress.measure.step_profile import (
+    Adaptation,
+    CostSettings,
+    adaptation_cost,
+    checked_cost,
+)
 
 ALL = (RESNET18, MOBILENET_V2, MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5)
 each_architecture = pytest.mark.parametrize("architecture", ALL, ids=lambda item: item.name)

@@ -14,7 +14,7 @@ from torch.nn import functional
 from peft_regress.catalogue.methods import ADAPTERS, FULL_BF16, Method, PeftAdapter
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.finetune import cross_entropy, finetune
+from peft_regress.measure.training import cross_entropy, finetune
 
 if TYPE_CHECKING:
     from pathlib import Path

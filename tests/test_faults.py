@@ -245,7 +245,7 @@ def test_a_control_that_differs_or_has_no_baseline_is_not_quiet(record, complain
 
 
 def test_a_fault_that_does_nothing_is_uncaught_by_a_real_measurement():
-    nothing = make_fault(at="peft_regress.finetune:cross_entropy", cases=[CHEAPEST])
+    nothing = make_fault(at="peft_regress.measure.training:cross_entropy", cases=[CHEAPEST])
     outcome = judged(nothing, measure(nothing, nothing.cases), Judge())
     assert (outcome.state, outcome.remark) == ("uncaught", "nothing beyond its bound")
 

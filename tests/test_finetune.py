@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from peft_regress.errors import InputError, NonFiniteLossError
-from peft_regress.finetune import (
+from peft_regress.measure.training import (
     TrainingRun,
     evaluate,
     finetune,

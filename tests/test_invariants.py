@@ -32,12 +32,12 @@ from peft_regress.catalogue.methods import (
 )
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.errors import FilledLossError
-from peft_regress.finetune import finetune
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.invariants import InvariantWatch, StoredOutput
-from peft_regress.invariants.layers import dtypes_as_asked
+from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants.layers import dtypes_as_asked
+from peft_regress.measure.sources import build_source
+from peft_regress.measure.training import finetune
 from peft_regress.metrics import INVARIANTS
-from peft_regress.sources import build_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,10 +20,10 @@ from tiny_network import TinyArchitecture
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
 from peft_regress.errors import UnknownNameError
+from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 from peft_regress.metrics import METRICS
 from peft_regress.reproduction.methods import Network, adapting
 from peft_regress.reproduction.script import FACTS, facts_for, reproduction_script

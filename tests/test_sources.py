@@ -17,8 +17,7 @@ from peft_regress import registry, sources
 from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
 from peft_regress.errors import AbsentError, InputError, SourceError
-from peft_regress.finetune import evaluate
-from peft_regress.sources import (
+from peft_regress.measure.sources import (
     Recipe,
     build_source,
     check_sources,
@@ -29,6 +28,7 @@ from peft_regress.sources import (
     source_digest,
     train_source,
 )
+from peft_regress.measure.training import evaluate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,7 +20,7 @@ from tiny_network import TinyArchitecture
 from peft_regress import registry
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.errors import InputError
-from peft_regress.finetune import STEPS
+from peft_regress.measure.training import STEPS
 from peft_regress.runs.schema import Case
 from peft_regress.timing import time_cases
 from peft_regress.timing.conduct import BLOCK_STEPS, LAUNCHES, turns
@@ -241,7 +241,7 @@ def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
     hello, prepared, _, first, second, beyond = answers_of(
         Prepare(case=case.id, baselines=tiny), Restart(seed=0), *[Block(steps=BLOCK_STEPS)] * 3
     )
-    from peft_regress.measure import define
+    from peft_regress.measure.case import define
 
     assert hello.packages["torch"]
     assert prepared == Prepared(definition=define(case, Path(tiny)))

@@ -10,7 +10,7 @@ from tiny_network import tiny_data, tiny_network
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, Method
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.finetune import finetune
+from peft_regress.measure.training import finetune
 
 if TYPE_CHECKING:
     from pathlib import Path

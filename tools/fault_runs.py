@@ -83,8 +83,8 @@ def measure(fault: Fault | None, cases: Sequence[str]) -> Run:
 
 
 def _records(cases: Sequence[str]) -> tuple[Record, ...]:
-    from peft_regress.adaptation import ProfileCache
-    from peft_regress.measure import measure as measure_case
+    from peft_regress.measure.case import measure as measure_case
+    from peft_regress.measure.step_profile import ProfileCache
 
     profiles = ProfileCache()
     measured = [

@@ -29,8 +29,8 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
     """Return the losses of each case's fills, all that is drawn being `scale` times as large."""
     from peft_regress.catalogue.matrix import matrix_cases
     from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.invariants import filled
-    from peft_regress.pairing import Pairing
+    from peft_regress.measure.invariants import filled
+    from peft_regress.measure.recipe import Pairing
 
     vars(filled).update({name: scale * vars(filled)[name] for name in ("_SPREAD", "_SCALE_SPREAD")})
     found = {}

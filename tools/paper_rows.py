@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from peft_regress.adaptation import CostReport
+    from peft_regress.measure.step_profile import CostReport
 
 __all__ = [
     "CATEGORIES",
@@ -104,7 +104,7 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 @cache
 def measured(case: Row, batch: int = 1) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
-    from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 
     return adaptation_cost(
         Adaptation(method=case.method, architecture=case.architecture, rank=case.rank),
@@ -131,7 +131,7 @@ def counted(case: Row, batch: int = 1) -> PaperCount:
 
 def adapted(case: Row) -> nn.Module:
     """Build a row's model in the paper's setting, for what `adaptation_cost` does not measure."""
-    from peft_regress.finetune import set_modes
+    from peft_regress.measure.training import set_modes
 
     architecture = registry.get("architecture", case.architecture)
     model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)

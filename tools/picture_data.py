@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from paper_rows import Figure
 
-    from peft_regress.adaptation import CostReport
+    from peft_regress.measure.step_profile import CostReport
 
 __all__ = [
     "FLOP_METHODS",

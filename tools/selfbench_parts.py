@@ -27,7 +27,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
 
     from peft_regress import registry
     from peft_regress.cost import profile_step
-    from peft_regress.finetune import set_modes
+    from peft_regress.measure.training import set_modes
 
     torch.set_num_threads(1)
     rank = int(rank_text) or None
@@ -75,7 +75,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
     from torch.utils.hooks import RemovableHandle
 
     from peft_regress import registry
-    from peft_regress.finetune import set_modes
+    from peft_regress.measure.training import set_modes
 
     class Tracker(MemTracker):  # type: ignore[no-untyped-call]
         """MemTracker, which would hook frozen parameters too and fail."""
@@ -120,7 +120,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
 
 def _large_part(architecture_name: str) -> dict[str, float]:
     from peft_regress import registry
-    from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 
     # Everything is imported, and every cache of the libraries filled, by a small profile.
     small = Adaptation(method="full", architecture="shufflenet_v2_x0_5")
@@ -137,14 +137,14 @@ def _large_part(architecture_name: str) -> dict[str, float]:
 
 def _needed_part() -> dict[str, float]:
     """Do what `peft-regress cost` of this pairing cannot do without."""
-    from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 
     adaptation_cost(Adaptation(method="lora", architecture="resnet18", rank=4), CostSettings())
     return {}
 
 
 def _many_part() -> dict[str, float]:
-    from peft_regress.adaptation import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 
     methods = (("full", None), ("head", None), ("lora", 4), ("dora", 4), ("galore", 4))
     architectures = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "mobilenet_v2", "resnet18")
@@ -165,10 +165,10 @@ def _many_part() -> dict[str, float]:
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare what both do outside training and evaluation, whose own noise is larger than that."""
     from peft_regress import finetune, measure, pairing, registry
-    from peft_regress.adaptation import ProfileCache
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.finetune import single_thread
-    from peft_regress.sources import build_source
+    from peft_regress.measure.sources import build_source
+    from peft_regress.measure.step_profile import ProfileCache
+    from peft_regress.measure.training import single_thread
 
     case = parse_case_id(case_id)
     method = registry.get("method", case.method)
@@ -223,7 +223,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
 def _clock_signals(clocked: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """Wrap all that is done for invariants and filled losses in a clock."""
-    from peft_regress.invariants import InvariantWatch
+    from peft_regress.measure.invariants import InvariantWatch
 
     for name in ("__init__", "before_training", "after_training"):
         setattr(InvariantWatch, name, clocked(getattr(InvariantWatch, name)))
@@ -234,9 +234,9 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
 
     Both tasks, since a profile serves both.
     """
-    from peft_regress.adaptation import ProfileCache
     from peft_regress.catalogue.matrix import matrix_cases
-    from peft_regress.measure import measure
+    from peft_regress.measure.case import measure
+    from peft_regress.measure.step_profile import ProfileCache
 
     inside = [0.0]
 

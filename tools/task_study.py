@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress import registry
-from peft_regress.finetune import STEPS, evaluate, finetune, single_thread
-from peft_regress.sources import build_source
+from peft_regress.measure.sources import build_source
+from peft_regress.measure.training import STEPS, evaluate, finetune, single_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

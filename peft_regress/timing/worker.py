@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from peft_regress.catalogue.tasks.protocol import TaskData
-    from peft_regress.pairing import Pairing
+    from peft_regress.measure.recipe import Pairing
 
 __all__ = ["answer_requests", "main"]
 
@@ -65,8 +65,8 @@ class _Trainer:
 
     def _prepare(self, request: Prepare) -> Prepared:
         from peft_regress.catalogue.matrix import parse_case_id
-        from peft_regress.measure import define
-        from peft_regress.pairing import Pairing
+        from peft_regress.measure.case import define
+        from peft_regress.measure.recipe import Pairing
 
         case = parse_case_id(request.case)
         baselines = Path(request.baselines)
@@ -83,7 +83,7 @@ class _Trainer:
         return Restarted()
 
     def _time(self, block: Block) -> Timed:
-        from peft_regress.finetune import single_thread
+        from peft_regress.measure.training import single_thread
 
         with single_thread():
             taken = list(islice(self._steps, block.steps))

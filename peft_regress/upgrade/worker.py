@@ -25,7 +25,7 @@ from peft_regress.workers.serving import private_streams, serve
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from peft_regress.adaptation import ProfileCache
+    from peft_regress.measure.step_profile import ProfileCache
 
 __all__ = ["answers_to", "main"]
 
@@ -53,7 +53,7 @@ def _import(request: Import) -> Imported:
 
 def _measure(request: Measure) -> Iterator[Answer]:
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure import define, measure
+    from peft_regress.measure.case import define, measure
 
     case = parse_case_id(request.case)
     baselines = Path(request.baselines)
@@ -80,7 +80,7 @@ def _measure(request: Measure) -> Iterator[Answer]:
 @functools.cache
 def _profiles() -> ProfileCache:
     """Return the profiles that both tasks of a pairing share, as in a run of pytest."""
-    from peft_regress.adaptation import ProfileCache
+    from peft_regress.measure.step_profile import ProfileCache
 
     return ProfileCache()
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
 _LOAD: Final = "peft_regress.catalogue.tasks.digits:DigitsTask.load"
-_EVALUATE: Final = "peft_regress.measure:evaluate"
+_EVALUATE: Final = "peft_regress.measure.case:evaluate"
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
 
@@ -55,7 +55,7 @@ def test_split_cut(original: Original, model: Any, images: Tensor, labels: Tenso
     return original(model, images[:part], labels[:part])
 
 
-@fault("data", at="peft_regress.finetune:_batches", case=_HEAD)
+@fault("data", at="peft_regress.measure.training:_batches", case=_HEAD)
 def order_of_images_ignores_the_seed(
     original: Original, count: int, *, batch_size: int, seed: int
 ) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
-_FINETUNE: Final = "peft_regress.pairing:finetune"
+_FINETUNE: Final = "peft_regress.measure.recipe:finetune"
 
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
@@ -53,7 +53,7 @@ def schedule_left_out(
 @fault("training loop", at=_FINETUNE, case=_HEAD)
 def last_step_left_out(original: Original, *args: Any, **kwargs: Any) -> Any:
     """Training stops one step early."""
-    from peft_regress.finetune import STEPS
+    from peft_regress.measure.training import STEPS
 
     return original(*args, **{**kwargs, "steps": STEPS - 1})
 
@@ -65,7 +65,7 @@ def trained_under_autocast(original: Original, *args: Any, **kwargs: Any) -> Any
         return original(*args, **kwargs)
 
 
-@fault("training loop", at="peft_regress.finetune:cross_entropy", case=_HEAD)
+@fault("training loop", at="peft_regress.measure.training:cross_entropy", case=_HEAD)
 def labels_smoothed(_original: Original, logits: Tensor, labels: Tensor) -> Tensor:
     """The loss has label smoothing of 0.1."""
     return functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from peft_regress.gc_pause import quiet_collector
-from peft_regress.invariants.filled import Filled
-from peft_regress.invariants.layers import channels_last_kept, dtypes_as_asked
-from peft_regress.invariants.outputs import (
+from peft_regress.measure.invariants.filled import Filled
+from peft_regress.measure.invariants.layers import channels_last_kept, dtypes_as_asked
+from peft_regress.measure.invariants.outputs import (
     IDENTITY_TOLERANCE,
     MERGE_TOLERANCE,
     RELOAD_TOLERANCE,

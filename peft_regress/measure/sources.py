@@ -22,7 +22,7 @@ from torch.nn import functional
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 from peft_regress.errors import InputError, SourceError
 from peft_regress.files import write_atomic
-from peft_regress.finetune import evaluate, single_thread
+from peft_regress.measure.training import evaluate, single_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

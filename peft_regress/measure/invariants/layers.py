@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from peft_regress.invariants.outputs import output
+from peft_regress.measure.invariants.outputs import output
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -4,13 +4,13 @@ Each is true, false, or None where it does not apply. `watch` has the list. Chec
 since they are exact.
 """
 
-from peft_regress.invariants.outputs import (
+from peft_regress.measure.invariants.outputs import (
     IDENTITY_TOLERANCE,
     MERGE_TOLERANCE,
     RELOAD_TOLERANCE,
     STORED_TOLERANCE,
 )
-from peft_regress.invariants.watch import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants.watch import InvariantWatch, StoredOutput
 
 __all__ = [
     "IDENTITY_TOLERANCE",

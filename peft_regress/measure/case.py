@@ -15,13 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peft_regress import registry
-from peft_regress.adaptation import (
-    Adaptation,
-    CostSettings,
-    ProfileCache,
-    cost_metrics,
-    step_ledger,
-)
 from peft_regress.baselines.adapters import keep_adapter, stored_adapter
 from peft_regress.catalogue.matrix import checked_case
 from peft_regress.errors import (
@@ -30,12 +23,19 @@ from peft_regress.errors import (
     NonFiniteLossError,
     UnsupportedCaseError,
 )
-from peft_regress.finetune import evaluate, loop_definition, single_thread
-from peft_regress.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.recipe import Pairing
+from peft_regress.measure.sources import source_digest
+from peft_regress.measure.step_profile import (
+    Adaptation,
+    CostSettings,
+    ProfileCache,
+    cost_metrics,
+    step_ledger,
+)
+from peft_regress.measure.training import evaluate, loop_definition, single_thread
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
-from peft_regress.pairing import Pairing
 from peft_regress.runs.schema import Case, Failure, Ledger, Metric, Record, canonical_digest
-from peft_regress.sources import source_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
-    from peft_regress.finetune import TrainingRun
+    from peft_regress.measure.training import TrainingRun
     from peft_regress.runs.schema import Status
 
 __all__ = [

@@ -17,7 +17,7 @@ from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
 from peft_regress.cost.module_trail import module_names
 from peft_regress.errors import InputError
-from peft_regress.finetune import set_modes
+from peft_regress.measure.training import set_modes
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
 from peft_regress.runs.ledger import pack
 

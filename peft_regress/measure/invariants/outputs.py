@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
 
-from peft_regress.finetune import single_thread
+from peft_regress.measure.training import single_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 
 from peft_regress.errors import FilledLossError
-from peft_regress.invariants.outputs import in_float32, output
+from peft_regress.measure.invariants.outputs import in_float32, output
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

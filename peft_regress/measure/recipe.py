@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from peft_regress import registry
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.finetune import finetune, training_steps
-from peft_regress.sources import build_source
+from peft_regress.measure.sources import build_source
+from peft_regress.measure.training import finetune, training_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
-    from peft_regress.finetune import TrainingRun
+    from peft_regress.measure.training import TrainingRun
     from peft_regress.runs.schema import Case
 
 __all__ = ["Pairing"]
