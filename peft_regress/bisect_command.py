@@ -25,8 +25,8 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.reproduction.reproduce import Reproduction
-    from peft_regress.upgrade.bisect import Bisection
+    from peft_regress.environments.reproduction.reproduce import Reproduction
+    from peft_regress.environments.upgrade.bisect import Bisection
 
 __all__ = ["bisect_command"]
 
@@ -81,9 +81,9 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
     It looks at costs first, which need no training, and trains only where they say nothing. The
     exit code is 0 where a boundary was found, 3 where the two ends are the same.
     """
-    from peft_regress.upgrade import bisect_report
-    from peft_regress.upgrade.bisect import BisectSettings, bisect
-    from peft_regress.upgrade.crew import Workplace, default_jobs
+    from peft_regress.environments.upgrade import bisect_report
+    from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
+    from peft_regress.environments.upgrade.crew import Workplace, default_jobs
 
     place = Workplace(
         baselines=baselines,
@@ -109,8 +109,8 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
     """Return the scripts of each transition, run with the packages of both its releases."""
-    from peft_regress.overlays.overlay import opened_overlay
-    from peft_regress.reproduction.reproduce import reproduce
+    from peft_regress.environments.overlay.overlay import opened_overlay
+    from peft_regress.environments.reproduction.reproduce import reproduce
 
     settings = found.settings
     made = {}

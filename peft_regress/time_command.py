@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
 from peft_regress.options import baselines_option, format_option, print_json
 from peft_regress.progress import Pace
 from peft_regress.terminal import echo, tell
-from peft_regress.timing.conduct import TIME_LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     """
     from peft_regress import report
     from peft_regress.catalogue.matrix import select_cases
-    from peft_regress.timing import time_cases
+    from peft_regress.environments.timing import time_cases
 
     cases = select_cases(pattern, matrix=matrix)
     run = time_cases(

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from peft_regress.overlays.overlay import Overlay
-    from peft_regress.reproduction.reproduce import Reproduction
+    from peft_regress.environments.overlay.overlay import Overlay
+    from peft_regress.environments.reproduction.reproduce import Reproduction
+    from peft_regress.environments.upgrade.upgrade import Upgrade, UpgradeSettings
     from peft_regress.runs.schema import Record
-    from peft_regress.upgrade.conduct import Upgrade, UpgradeSettings
 
 __all__ = ["teller", "upgrade_command"]
 
@@ -95,8 +95,8 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     if not requirements:
         msg = "name a requirement, for instance `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    from peft_regress.upgrade.conduct import UpgradeSettings
-    from peft_regress.upgrade.crew import Workplace, default_jobs
+    from peft_regress.environments.upgrade.crew import Workplace, default_jobs
+    from peft_regress.environments.upgrade.upgrade import UpgradeSettings
 
     place = Workplace(
         baselines=baselines,
@@ -107,7 +107,7 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     chosen = UpgradeSettings(place=place, replace_torch=yes, **settings)
     wants_scripts = summary is not None or output == "markdown"
     result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
-    from peft_regress.upgrade import report
+    from peft_regress.environments.upgrade import report
 
     if summary is not None:
         write_atomic(summary, report.upgrade_markdown(result, scripts).encode())
@@ -125,9 +125,9 @@ def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
 ) -> tuple[Upgrade, tuple[Reproduction, ...]]:
     """Run the upgrade; ask first where it would replace torch and somebody can be asked."""
-    from peft_regress.overlays.overlay import ReplacesTorchError
-    from peft_regress.reproduction.reproduce import reproduce
-    from peft_regress.upgrade.conduct import Told, upgrade
+    from peft_regress.environments.overlay.overlay import ReplacesTorchError
+    from peft_regress.environments.reproduction.reproduce import reproduce
+    from peft_regress.environments.upgrade.upgrade import Told, upgrade
 
     scripts: tuple[Reproduction, ...] = ()
 
@@ -173,7 +173,7 @@ def _say(text: str) -> None:
 
 
 def _clean() -> None:
-    from peft_regress.overlays.cache import cache_folder, clean_overlays
+    from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
 
     try:
         removed, used = clean_overlays()

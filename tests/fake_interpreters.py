@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from builders import MACHINE, make_record
 
-from peft_regress.upgrade.messages import PROTOCOL
+from peft_regress.environments.upgrade.messages import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -11,13 +11,13 @@ from builders import MACHINE, make_record
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from peft_regress.environments.overlay import overlay
+from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
+from peft_regress.environments.overlay.pip import PipError, Planned
+from peft_regress.environments.upgrade import alone, conduct, releases
+from peft_regress.environments.upgrade.crew import UnusableEnvironmentError, Workplace
 from peft_regress.metrics import COST_METRICS
-from peft_regress.overlays import overlay
-from peft_regress.overlays.overlay import Overlay, ReplacesTorchError
-from peft_regress.overlays.pip_calls import PipError, Planned
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
-from peft_regress.upgrade import alone, conduct, releases
-from peft_regress.upgrade.crew import UnusableEnvironmentError, Workplace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -7,11 +7,11 @@ from package_world import PLACE, World, set_world
 from packaging.version import Version
 
 from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.environments.overlay.pip import PipError, Planned
+from peft_regress.environments.upgrade.culprits import Culprits, find_culprits
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case, observations_of
-from peft_regress.overlays.pip_calls import PipError, Planned
-from peft_regress.upgrade.alone import Culprits, find_culprits
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}

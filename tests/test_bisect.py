@@ -9,12 +9,16 @@ from package_world import PLACE, World, set_world
 from packaging.version import Version
 
 from peft_regress.cli import main
+from peft_regress.environments.overlay.pip import PipError
+from peft_regress.environments.reproduction import reproduce as reproduce_module
+from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
+from peft_regress.environments.upgrade.bisect_report import (
+    bisection_markdown,
+    bisection_text,
+    encode_bisection,
+)
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.overlays.pip_calls import PipError
-from peft_regress.reproduction import reproduce as reproduce_module
-from peft_regress.upgrade.bisect import BisectSettings, bisect
-from peft_regress.upgrade.bisect_report import bisection_markdown, bisection_text, encode_bisection
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"

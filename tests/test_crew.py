@@ -18,21 +18,28 @@ from tiny_network import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
+from peft_regress.environments.upgrade import conduct
+from peft_regress.environments.upgrade.crew import (
+    UnusableEnvironmentError,
+    Workplace,
+    measure_cases,
+)
+from peft_regress.environments.upgrade.messages import (
+    Failed,
+    Import,
+    Imported,
+    Measure,
+    Measured,
+    Started,
+)
+from peft_regress.environments.upgrade.worker import answers_to
+from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.errors import InputError
 from peft_regress.measure.case import measure
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Case
-from peft_regress.upgrade import conduct
-from peft_regress.upgrade.crew import (
-    UnusableEnvironmentError,
-    Workplace,
-    measure_cases,
-)
-from peft_regress.upgrade.messages import Failed, Import, Imported, Measure, Measured, Started
-from peft_regress.upgrade.worker import answers_to
-from peft_regress.workers.environment import variables
 
 ROOT = Path(__file__).parent.parent
 PLACE = Workplace(baselines=ROOT / "baselines", jobs=1, time_limit=20)
@@ -292,7 +299,7 @@ def test_an_interrupt_ends_every_process_within_seconds(worker, interruptible, a
 _UPGRADE = """
 import contextlib, dataclasses, sys
 from pathlib import Path
-from peft_regress.upgrade import conduct
+from peft_regress.environments.upgrade import conduct
 from peft_regress.cli import main
 
 @dataclasses.dataclass

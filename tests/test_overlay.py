@@ -18,19 +18,19 @@ from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 
 from peft_regress.cli import main
-from peft_regress.errors import InputError
-from peft_regress.overlays import folder as overlay_folder
-from peft_regress.overlays import overlay as overlays
-from peft_regress.overlays import pip_calls, running
-from peft_regress.overlays.cache import cache_folder, clean_overlays
-from peft_regress.overlays.folder import build_folder, read_folder, remove_folder
-from peft_regress.overlays.locks import held
-from peft_regress.overlays.overlay import (
+from peft_regress.environments.overlay import folder as overlay_folder
+from peft_regress.environments.overlay import overlay as overlays
+from peft_regress.environments.overlay import pip_calls, running
+from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
+from peft_regress.environments.overlay.folder import build_folder, read_folder, remove_folder
+from peft_regress.environments.overlay.locks import held
+from peft_regress.environments.overlay.overlay import (
     ReplacesTorchError,
     opened_overlay,
     opened_part,
 )
-from peft_regress.overlays.pip_calls import PipError
+from peft_regress.environments.overlay.pip import PipError
+from peft_regress.errors import InputError
 
 HERE = Path(sysconfig.get_path("purelib"))
 
@@ -237,7 +237,7 @@ def test_the_cache_is_not_asked_for_what_another_index_may_answer_differently(sh
 def test_an_overlay_can_be_made_from_inside_another_one(shared, tmp_path):
     script = f"""
 import json, subprocess, sys
-from peft_regress.overlays.overlay import opened_part
+from peft_regress.environments.overlay.overlay import opened_part
 with opened_part(()) as overlay:
     print(subprocess.run([overlay.python, "-P", "-c", {FOUND!r}], stdout=-1, text=True).stdout)
 """
@@ -495,7 +495,7 @@ def test_a_removal_that_is_stopped_leaves_nothing_trusted(monkeypatch, tmp_path)
 
 OPEN = """
 import sys
-from peft_regress.overlays.overlay import opened_overlay, opened_part
+from peft_regress.environments.overlay.overlay import opened_overlay, opened_part
 with opened_overlay(sys.argv[1:]) if sys.argv[1:] else opened_part(()) as overlay:
     print(overlay.was_cached, len(overlay.packages), flush=True)
     sys.stdin.read()

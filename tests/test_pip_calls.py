@@ -12,9 +12,8 @@ from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 from packaging.version import Version
 
-from peft_regress.errors import InputError
-from peft_regress.overlays import pip_calls
-from peft_regress.overlays.pip_calls import (
+from peft_regress.environments.overlay import pip_calls
+from peft_regress.environments.overlay.pip import (
     PipError,
     Planned,
     build_wheel,
@@ -22,7 +21,8 @@ from peft_regress.overlays.pip_calls import (
     plan,
     released_versions,
 )
-from peft_regress.overlays.pip_errors import problem_in
+from peft_regress.environments.overlay.pip_errors import problem_in
+from peft_regress.errors import InputError
 
 
 @pytest.fixture(scope="module")

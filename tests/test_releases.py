@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from package_index import served_index, use_index
 
+from peft_regress.environments.upgrade import releases
+from peft_regress.environments.upgrade.releases import releases_between
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.upgrade import releases
-from peft_regress.upgrade.releases import releases_between
 
 FINAL = ["0.9.0", "0.10.0", "0.10.1", "1.0"]
 WITH_PRE = ["0.9.0", "0.10.0rc1", "0.10.0", "0.10.1", "1.0.dev2", "1.0"]

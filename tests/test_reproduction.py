@@ -22,11 +22,11 @@ from torch import nn
 from peft_regress import registry
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
+from peft_regress.environments.reproduction.methods import Network, adapting
+from peft_regress.environments.reproduction.script import FACTS, facts_for, reproduction_script
 from peft_regress.errors import UnknownNameError
 from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 from peft_regress.metrics import METRICS
-from peft_regress.reproduction.methods import Network, adapting
-from peft_regress.reproduction.script import FACTS, facts_for, reproduction_script
 
 BASELINES = Path(__file__).parents[1] / "baselines" / "Linux-CPython-3.11-64bit"
 COSTS = ("trainable_params", "forward_flops", "backward_flops", "optimizer_state_bytes")

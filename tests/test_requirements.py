@@ -8,10 +8,14 @@ import pytest
 from checkouts import write_checkout
 from package_index import served_index, use_index, write_wheel
 
+from peft_regress.environments.overlay import requirements
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.environments.overlay.requirements import (
+    Wanted,
+    constraints_for,
+    read_requirements,
+)
 from peft_regress.errors import InputError
-from peft_regress.overlays import requirements
-from peft_regress.overlays.pip_calls import Planned
-from peft_regress.overlays.requirements import Wanted, constraints_for, read_requirements
 
 
 @pytest.fixture

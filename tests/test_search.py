@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peft_regress.upgrade.search import Boundary, find_boundary
+from peft_regress.environments.upgrade.boundary import Boundary, find_boundary
 
 
 def check(count: int, first_changed: int, untriable: frozenset[int]) -> None:

@@ -19,16 +19,23 @@ from tiny_network import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.environments.timing import time_cases
+from peft_regress.environments.timing.messages import (
+    Answer,
+    Block,
+    Prepare,
+    Prepared,
+    Restart,
+    Timed,
+)
+from peft_regress.environments.timing.time_cases import BLOCK_STEPS, LAUNCHES, turns
+from peft_regress.environments.timing.timing_worker import TimingWorker
+from peft_regress.environments.timing.worker import answer_requests
+from peft_regress.environments.worker.messages import Hello
+from peft_regress.environments.worker.process import InterpreterError, WorkerError
 from peft_regress.errors import InputError
 from peft_regress.measure.training import STEPS
 from peft_regress.runs.schema import Case
-from peft_regress.timing import time_cases
-from peft_regress.timing.conduct import BLOCK_STEPS, LAUNCHES, turns
-from peft_regress.timing.messages import Answer, Block, Prepare, Prepared, Restart, Timed
-from peft_regress.timing.process import TimingWorker
-from peft_regress.timing.worker import answer_requests
-from peft_regress.workers.messages import Hello
-from peft_regress.workers.process import InterpreterError, WorkerError
 
 ROOT = Path(__file__).parent.parent
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")

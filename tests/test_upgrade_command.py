@@ -14,9 +14,9 @@ from packaging.version import Version
 
 from peft_regress import upgrade_command
 from peft_regress.cli import main
+from peft_regress.environments.overlay.pip import PipError
+from peft_regress.environments.reproduction import reproduce as reproduce_module
 from peft_regress.errors import InputError
-from peft_regress.overlays.pip_calls import PipError
-from peft_regress.reproduction import reproduce as reproduce_module
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
 
@@ -392,8 +392,8 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
 @pytest.mark.parametrize("command", ["upgrade", "bisect"])
 def test_the_command_s_limits_are_those_of_the_library(command):
     from peft_regress.commands import cli
-    from peft_regress.overlays.pip_calls import PIP_SECONDS
-    from peft_regress.upgrade.crew import CASE_SECONDS
+    from peft_regress.environments.overlay.pip import PIP_SECONDS
+    from peft_regress.environments.upgrade.crew import CASE_SECONDS
 
     defaults = {option.name: option.default for option in cli.commands[command].params}
     assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)

@@ -15,18 +15,26 @@ from package_world import PLACE
 from packaging.version import Version
 
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.environments.reproduction.reproduce import Reproduction
+from peft_regress.environments.upgrade.advice import advice_on
+from peft_regress.environments.upgrade.bisect import Bisection, BisectSettings, Transition
+from peft_regress.environments.upgrade.bisect_report import (
+    bisection_markdown,
+    bisection_text,
+    encode_bisection,
+)
+from peft_regress.environments.upgrade.culprits import Culprits
+from peft_regress.environments.upgrade.upgrade import Upgrade
+from peft_regress.environments.upgrade.upgrade_report import (
+    encode_upgrade,
+    upgrade_markdown,
+    upgrade_text,
+)
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
 from peft_regress.report.finding import case_set, finding_details, finding_title
 from peft_regress.report.markdown_syntax import code_span, fenced
-from peft_regress.reproduction.reproduce import Reproduction
 from peft_regress.runs.schema import Failure
-from peft_regress.upgrade.advice import advice_on
-from peft_regress.upgrade.alone import Culprits
-from peft_regress.upgrade.bisect import Bisection, BisectSettings, Transition
-from peft_regress.upgrade.bisect_report import bisection_markdown, bisection_text, encode_bisection
-from peft_regress.upgrade.conduct import Upgrade
-from peft_regress.upgrade.report import encode_upgrade, upgrade_markdown, upgrade_text
 
 HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])

@@ -50,7 +50,7 @@ def main() -> None:
 
 def _overlay_seconds(requirement: str) -> float:
     """Return the time from a requirement to an environment in use."""
-    from peft_regress.overlays.overlay import opened_overlay
+    from peft_regress.environments.overlay.overlay import opened_overlay
 
     begun = time.monotonic()
     with opened_overlay([requirement]):

@@ -1,0 +1,1 @@
+"""Measure in another interpreter: overlays, workers, upgrades, bisections, paired times."""

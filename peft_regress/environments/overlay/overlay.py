@@ -1,0 +1,247 @@
+"""Environments in seconds and megabytes: a venv that holds what differs, over the running one.
+
+The overlay's own packages come first on its path, the running environment's after them, so that
+torch is shared unless it changes. Nothing is ever installed outside the overlay.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from peft_regress.environments.overlay import running
+from peft_regress.environments.overlay.cache import lock_file, made_folder
+from peft_regress.environments.overlay.folder import (
+    SCHEMA,
+    Overlay,
+    build_folder,
+    modules_in,
+    read_folder,
+)
+from peft_regress.environments.overlay.locks import held
+from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
+from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
+from peft_regress.errors import InputError
+from peft_regress.files import write_atomic
+from peft_regress.runs.environment import installed_packages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from peft_regress.environments.overlay.pip import Planned
+    from peft_regress.environments.overlay.requirements import Wanted
+
+__all__ = [
+    "GATED_PACKAGES",
+    "Overlay",
+    "ReplacesTorchError",
+    "opened_overlay",
+    "opened_part",
+]
+
+GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
+"""What pip must find a common solution for, whichever of them is asked for."""
+
+
+class ReplacesTorchError(InputError):
+    """A requirement that would replace torch by another build, which nobody has agreed to."""
+
+    def __init__(self, requirements: str, old: str, new: str) -> None:
+        self.old = old
+        self.new = new
+        super().__init__(
+            f"{requirements}: would replace torch {old} by {new}, a download of up to gigabytes. "
+            "Add --yes if that is wanted"
+        )
+
+
+class _Resolved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which overlay requirements that always mean the same were resolved to, and what was added."""
+
+    schema_version: int
+    key: str
+    remarks: list[str]
+
+
+@contextmanager
+def opened_overlay(
+    requirements: Sequence[str],
+    *,
+    replace_torch: bool = False,
+    pre: bool = False,
+    seconds: float = PIP_SECONDS,
+) -> Iterator[Overlay]:
+    """Build the overlay of some requirements, or take the one that stands, and keep it in use.
+
+    `seconds` is what one call of pip may take. Raises `InputError` for what is no requirement, or
+    would be hidden by a folder of PYTHONPATH, `PipError` where pip finds no solution or cannot
+    install it, `ReplacesTorchError` where torch would change and `replace_torch` does not say that
+    it may.
+    """
+    root = made_folder()
+    with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
+        wanted = read_requirements(requirements, scratch=Path(scratch), seconds=seconds, pre=pre)
+        request = _request_file(root, wanted, pre=pre)
+        known = None if request is None else _known(request)
+        if known is not None:
+            with _in_use(root, known.key) as overlay:
+                if overlay is not None:
+                    _check_torch(wanted, overlay.planned, replace_torch=replace_torch)
+                    yield _of_request(overlay, wanted, known.remarks)
+                    return
+        planned, remarks = _resolved(wanted, pre=pre, seconds=seconds)
+        _check_torch(wanted, planned, replace_torch=replace_torch)
+        key = _key(planned)
+        with _built(root, key, planned, seconds=seconds) as overlay:
+            if request is not None:
+                found = _Resolved(schema_version=SCHEMA, key=key, remarks=remarks)
+                write_atomic(request, msgspec.json.encode(found))
+            yield _of_request(overlay, wanted, remarks)
+
+
+@contextmanager
+def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> Iterator[Overlay]:
+    """Build the overlay of some of the packages of another one, whatever else they would need."""
+    with _built(made_folder(), _key(planned), planned, seconds=seconds) as overlay:
+        yield _of_request(overlay, (), ())
+
+
+def _resolved(
+    wanted: Sequence[Wanted], *, pre: bool, seconds: float
+) -> tuple[tuple[Planned, ...], list[str]]:
+    """Return what pip would install, and what was added to the requirements, in sentences."""
+    texts = [requirement.text for requirement in wanted]
+    named = {requirement.name for requirement in wanted}
+    shown = _shown(wanted)
+    # Else pip would break one of them for another: it does not look at what is installed already.
+    texts += [name for name in GATED_PACKAGES if name not in named]
+    planned = plan(texts, what=shown, seconds=seconds, pre=pre)
+    added = constraints_for(planned, wanted, installed_packages())
+    if added:
+        extra = [one.requirement for one in added]
+        what = f"{shown} with {' '.join(extra)} (added: {'; '.join(one.reason for one in added)})"
+        planned = plan([*texts, *extra], what=what, seconds=seconds, pre=pre)
+    planned = _sourced(planned + _left_out(wanted, planned, seconds=seconds), wanted)
+    remarks = [f"{one.requirement} was added: {one.reason}" for one in added]
+    remarks += [f"{one.name} {one.version} was yanked" for one in planned if one.is_yanked]
+    return planned, remarks
+
+
+def _left_out(
+    wanted: Sequence[Wanted], planned: Sequence[Planned], *, seconds: float
+) -> tuple[Planned, ...]:
+    """Plan the wheels, checkouts and commits that have the version which is installed here.
+
+    pip takes them for the same, and they need not be.
+    """
+    names = {one.name for one in planned}
+    lacking = [one for one in wanted if " @ " in one.text and one.name not in names]
+    if not lacking:
+        return ()
+    texts = [one.text for one in lacking]
+    return plan(texts, what=_shown(lacking), seconds=seconds, alone=True)
+
+
+def _sourced(planned: Sequence[Planned], wanted: Sequence[Wanted]) -> tuple[Planned, ...]:
+    """Let a wheel be known by its content, and be taken from where it is now."""
+    named = {one.name: one for one in wanted if " @ " in one.text and one.identity is not None}
+    return tuple(
+        dataclasses.replace(one, source=named[one.name].text, digest=named[one.name].identity)
+        if one.name in named
+        else one
+        for one in sorted(planned, key=lambda one: one.name)
+    )
+
+
+def _of_request(overlay: Overlay, wanted: Sequence[Wanted], remarks: Sequence[str]) -> Overlay:
+    hidden = running.hiding_folder(modules_in(overlay), set(overlay.packages))
+    if hidden is not None:
+        folder, name = hidden
+        msg = f"{folder}: its {name} would hide the one to be tried; take the folder off PYTHONPATH"
+        raise InputError(msg)
+    return dataclasses.replace(
+        overlay,
+        planned=_sourced(overlay.planned, wanted),
+        remarks=(*remarks, *overlay.remarks),
+    )
+
+
+def _shown(wanted: Sequence[Wanted]) -> str:
+    return " ".join(requirement.shown for requirement in wanted)
+
+
+def _check_torch(
+    wanted: Sequence[Wanted], planned: Sequence[Planned], *, replace_torch: bool
+) -> None:
+    for one in planned:
+        if one.name == "torch" and not replace_torch:
+            old = installed_packages().get("torch", "absent")
+            raise ReplacesTorchError(_shown(wanted), old, one.version)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(msgspec.json.encode([SCHEMA, value])).hexdigest()[:20]
+
+
+def _key(planned: Sequence[Planned]) -> str:
+    """Return the name of an overlay: by what is in it, and what it lies over."""
+    content = [(one.name, one.version, one.digest or one.source) for one in planned]
+    return _digest([running.identity(), sorted(content)])
+
+
+def _request_file(root: Path, wanted: Sequence[Wanted], *, pre: bool) -> Path | None:
+    identities = sorted(requirement.identity or "" for requirement in wanted)
+    if not all(identities):
+        return None
+    # What pip plans depends on what is installed, and on what the shell says to pip.
+    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("PIP_"))
+    given = [running.identity(), running.installed_names(), settings, pre, identities]
+    return root / "requests" / f"{_digest(given)}.json"
+
+
+def _known(request: Path) -> _Resolved | None:
+    try:
+        return msgspec.json.decode(request.read_bytes(), type=_Resolved)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+@contextmanager
+def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
+    """Hold an overlay that stands; None where it does not, or is not whole."""
+    folder = root / "overlays" / key
+    with held(lock_file(folder)) as lock:
+        lock.share()
+        yield read_folder(folder, was_cached=True)
+
+
+@contextmanager
+def _built(
+    root: Path, key: str, planned: Sequence[Planned], *, seconds: float
+) -> Iterator[Overlay]:
+    """Build an overlay unless it stands, alone, then hold it together with others."""
+    folder = root / "overlays" / key
+    with held(lock_file(folder)) as lock:
+        while True:
+            lock.share()
+            overlay = read_folder(folder, was_cached=True)
+            if overlay is not None:
+                yield overlay
+                return
+            lock.own()
+            # Another process may have built it while this one waited.
+            if read_folder(folder, was_cached=True) is None:
+                # pip shares the lock: should this process be killed, it may go on for a while.
+                build_folder(folder, planned, seconds=seconds, keep_open=[lock.handle])
+                lock.share()
+                made = read_folder(folder, was_cached=False)
+                if made is not None:
+                    yield made
+                    return

@@ -1,0 +1,191 @@
+"""Read the requirements of an upgrade, as they are typed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+from peft_regress.environments.overlay.pip import build_wheel, released_versions
+from peft_regress.errors import InputError
+from peft_regress.files import is_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from peft_regress.environments.overlay.pip import Planned
+
+__all__ = ["KNOWN_CONSTRAINTS", "Constraint", "Wanted", "constraints_for", "read_requirements"]
+
+_COMMIT: Final = re.compile(r"@[0-9a-f]{40}(#.*)?$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One requirement.
+
+    `text` is what pip is handed, `shown` what was typed, `identity` what it can be known by where
+    it always means the same files, else None: then pip must look again each time.
+    """
+
+    name: str
+    text: str
+    shown: str
+    identity: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """What releases of a package need and do not say in their own metadata."""
+
+    package: str
+    releases: SpecifierSet
+    requirement: str
+    reason: str
+
+
+KNOWN_CONSTRAINTS: Final = (
+    Constraint(
+        package="peft",
+        releases=SpecifierSet(">=0.16,<0.18"),
+        requirement="transformers<5",
+        reason="peft 0.16 and 0.17 import HybridCache, which transformers 5 has no more",
+    ),
+)
+"""Found by trying each release of peft from 0.10 to 0.21 beside transformers 5.24."""
+
+
+def constraints_for(
+    planned: Iterable[Planned], wanted: Iterable[Wanted], installed: dict[str, str]
+) -> list[Constraint]:
+    """Return the known constraints of what is planned that nothing else has seen to."""
+    versions = {**installed, **{package.name: package.version for package in planned}}
+    named = {requirement.name for requirement in wanted}
+    found = []
+    for constraint in KNOWN_CONSTRAINTS:
+        needed = Requirement(constraint.requirement)
+        version = versions.get(constraint.package)
+        other = versions.get(canonicalize_name(needed.name))
+        applies = version is not None and constraint.releases.contains(version, prereleases=True)
+        fits = other is not None and needed.specifier.contains(other, prereleases=True)
+        if applies and not fits and canonicalize_name(needed.name) not in named:
+            found.append(constraint)
+    return found
+
+
+def read_requirements(
+    texts: Iterable[str], *, scratch: Path, seconds: float, pre: bool = False
+) -> tuple[Wanted, ...]:
+    """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
+
+    A name alone is its newest release; with `pre` that may be a pre-release. The wheel of a
+    checkout is built into the folder `scratch`. Raises `InputError` for what is no requirement, for
+    a package that is named twice, and for a marker that leaves this Python out.
+    """
+    found: dict[str, Wanted] = {}
+    for text in texts:
+        wanted = _read(text, scratch=scratch / str(len(found)), seconds=seconds, pre=pre)
+        other = found.setdefault(wanted.name, wanted)
+        if other is not wanted:
+            msg = f"{wanted.name} is required twice: {other.shown!r} and {text!r}; name it once"
+            raise InputError(msg)
+    return tuple(found.values())
+
+
+def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
+    # A line break would begin another line of the file that pip is handed.
+    if not text.isprintable() or not text.strip():
+        msg = f"{text!r} is no requirement: write NAME==VERSION, a wheel or a checkout"
+        raise InputError(msg)
+    if _is_path(text):
+        return _read_path(Path(text), text, scratch=scratch, seconds=seconds)
+    try:
+        requirement = Requirement(text)
+    except InvalidRequirement as error:
+        problem = str(error).splitlines()[0]
+        msg = f"{text!r} is no requirement ({problem}): write NAME==VERSION, a wheel or a checkout"
+        raise InputError(msg) from None
+    if requirement.marker is not None and not requirement.marker.evaluate():
+        msg = f"{text!r} is not for this Python: its marker {requirement.marker} does not hold"
+        raise InputError(msg)
+    if requirement.url is not None and requirement.url.startswith("file:"):
+        return _read_file_url(requirement, text, scratch=scratch, seconds=seconds)
+    shown = text
+    if requirement.url is None and not requirement.specifier:
+        # Left to itself pip would keep what is installed.
+        newest = released_versions(requirement.name, pre=pre, seconds=seconds)[-1]
+        requirement.specifier = SpecifierSet(f"=={newest}")
+        text = str(requirement)
+    return Wanted(
+        name=canonicalize_name(requirement.name),
+        text=text,
+        shown=shown,
+        identity=text if _always_means_the_same(requirement) else None,
+    )
+
+
+def _is_path(text: str) -> bool:
+    """Return whether a text names a wheel or a folder: the bare name of a folder is a package."""
+    if text.startswith((".", "/", "~")):
+        return True
+    return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
+
+
+def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, seconds: float) -> Wanted:
+    """Read `NAME @ file:///...`: as the path that it is, so that it is known by its content."""
+    parts = urlsplit(requirement.url or "")
+    wanted = _read_path(Path(url2pathname(parts.path)), text, scratch=scratch, seconds=seconds)
+    if wanted.name != canonicalize_name(requirement.name):
+        msg = f"{text!r}: what is there is {wanted.name}, not {requirement.name}"
+        raise InputError(msg)
+    return wanted
+
+
+def _always_means_the_same(requirement: Requirement) -> bool:
+    if requirement.url is not None:
+        return _COMMIT.search(requirement.url) is not None
+    pins = list(requirement.specifier)
+    return len(pins) == 1 and pins[0].operator == "==" and "*" not in pins[0].version
+
+
+def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wanted:
+    try:
+        path = path.expanduser()
+    except RuntimeError as error:
+        msg = f"{text}: {error}"
+        raise InputError(msg) from None
+    if is_folder(path):
+        if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
+            msg = (
+                f"{text}: no checkout of a package, since it has no pyproject.toml and no setup.py"
+            )
+            raise InputError(msg)
+        path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
+    if not os.path.isfile(path):  # noqa: PTH113  (`Path.is_file` raises where a name is too long)
+        msg = f"{text}: no such file or folder"
+        raise InputError(msg)
+    try:
+        name, _, _, _ = parse_wheel_filename(path.name)
+        identity = _content_digest(path)
+    except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
+        msg = f"{text}: no wheel that pip could install ({error}); name a .whl file or a checkout"
+        raise InputError(msg) from None
+    url = path.resolve().as_uri()
+    return Wanted(name=name, text=f"{name} @ {url}", shown=text, identity=f"{name} {identity}")
+
+
+def _content_digest(wheel: Path) -> str:
+    """Return a digest of what is in a wheel; two builds of one checkout differ in times alone."""
+    with zipfile.ZipFile(wheel) as archive:
+        members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
+    return hashlib.sha256(repr(members).encode()).hexdigest()

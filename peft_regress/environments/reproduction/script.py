@@ -1,0 +1,292 @@
+"""Write the script that shows a library's maintainers what moved, without this project.
+
+It needs torch, torchvision and the library alone, runs on peft 0.10 to 0.21, and prints one fact a
+line, so that a plain diff tells two releases apart. No torch at import.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from textwrap import indent
+from typing import TYPE_CHECKING, Final
+
+from peft_regress import registry
+from peft_regress.catalogue.architectures.torchvision_models import TorchvisionModel
+from peft_regress.catalogue.methods import GaLore, PeftAdapter
+from peft_regress.environments.reproduction import sections
+from peft_regress.environments.reproduction.methods import (
+    Network,
+    adapting,
+    filling,
+    optimizing,
+    package_of,
+)
+from peft_regress.environments.reproduction.sections import fill_in, source
+from peft_regress.errors import UnknownNameError
+from peft_regress.metrics import BATCH_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+    from peft_regress.catalogue.methods import Method
+    from peft_regress.catalogue.methods.protocol import BaseDtype
+    from peft_regress.runs.schema import Case
+
+__all__ = ["FACTS", "facts_for", "reproduction_script"]
+
+FACTS: Final = (
+    "trainable_params",
+    "forward_flops",
+    "backward_flops",
+    "saved_for_backward_bytes",
+    "aten_ops",
+    "identity_at_start",
+    "filled_loss",
+    "merged_equals_unmerged",
+    "optimizer_state_bytes",
+    "loss_after_step",
+)
+"""What a script can print. The last two are of an update, the three before them of an adapter.
+
+FLOPs are torch's own, at batch 1 and 224x224: those of the metrics, but for grouped convolutions,
+which a comment says, and for products with a vector (0.001 % of BOFT's), which torch leaves out.
+Operators are those of forward, loss and backward. Losses are of noise: of a filled adapter in units
+of the source's logits, after one step as they are.
+"""
+
+_OF_AN_ADAPTER: Final = frozenset(FACTS[5:8])
+_OF_AN_UPDATE: Final = frozenset(FACTS[8:])
+_OF_VALUES: Final = _OF_AN_ADAPTER | {"loss_after_step"}
+
+# Relative to the largest logit. Wider than the invariant's, since untrained networks make more of
+# rounding than sources do: up to 1.1e-5 (HRA), and on bfloat16 0.12, of DoRA's rounded magnitude.
+_IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-4, "bfloat16": 0.2}
+
+_LINE_LENGTH: Final = 100
+_DEFINITION: Final = ("def ", "class ", "@")
+
+# Facts that show what moved a metric or an invariant, for whichever method they apply to.
+_FUNCTION: Final = ("identity_at_start", "filled_loss", "loss_after_step")
+_FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
+    "trainable_params": ("trainable_params",),
+    "total_params": ("trainable_params",),
+    "adapter_bytes": ("trainable_params",),
+    "expected_trainable": ("trainable_params",),
+    "forward_flops": ("forward_flops",),
+    "backward_flops": ("backward_flops",),
+    "paper_forward_flops": ("forward_flops",),
+    "paper_backward_flops": ("backward_flops",),
+    "peak_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
+    "peak_param_bytes": ("trainable_params",),
+    "peak_grad_bytes": ("trainable_params",),
+    "peak_activation_bytes": ("saved_for_backward_bytes",),
+    "peak_temp_bytes": ("saved_for_backward_bytes",),
+    "category_sum_bytes": ("saved_for_backward_bytes", "optimizer_state_bytes"),
+    "peak_optimizer_bytes": ("optimizer_state_bytes",),
+    "optimizer_state_bytes": ("optimizer_state_bytes",),
+    "aten_ops": ("aten_ops",),
+    "first_losses": _FUNCTION,
+    "accuracy": _FUNCTION,
+    "loss": _FUNCTION,
+    "filled_losses": ("filled_loss",),
+    "identity_at_init": ("identity_at_start",),
+    "merge_equals_unmerged": ("merged_equals_unmerged",),
+}
+
+# By what tells that they are used; the standard library's come first.
+_IMPORTS: Final[tuple[dict[str, str], ...]] = (
+    {
+        "contextlib.": "import contextlib",
+        "copy.": "import copy",
+        "math.": "import math",
+        "re.escape(": "import re",
+        "metadata.": "from importlib import metadata",
+    },
+    {
+        "torch.": "import torch",
+        "torchvision.": "import torchvision",
+        "nn.": "from torch import nn",
+        "saved_tensors_hooks(": "from torch.autograd.graph import saved_tensors_hooks",
+        "functional.": "from torch.nn import functional",
+        "TorchDispatchMode": "from torch.utils._python_dispatch import TorchDispatchMode",
+        "FlopCounterMode": "from torch.utils.flop_counter import FlopCounterMode",
+    },
+)
+
+
+def facts_for(moved: Iterable[str]) -> frozenset[str]:
+    """Return the facts that show a change of these metrics and invariants, for any method."""
+    return frozenset(
+        fact for name in moved for fact in _FACTS_OF.get(name.removesuffix(BATCH_SUFFIX), ())
+    )
+
+
+def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> str | None:
+    """Return a script that adapts what a case adapts and prints `FACTS` of it; None without one.
+
+    With `facts` it prints those that apply to the method, and leaves out what they do not need;
+    with an empty collection it adapts the model and ends. Where the library raises, it prints
+    `error: <type>: <first line> (<phase>)` and ends there; phases are wrap, forward, backward, step
+    and merge. No update is shown of a method whose optimizer or learning rate is not built in.
+
+    There is no script for an architecture that is not torchvision's, since the script would have to
+    bring it along; for a method that is no plain `PeftAdapter`, `Selective` or `GaLore`, or wraps
+    in a context of its own, since nothing here knows what it does; and where the architecture has
+    no layer for the method. The task is left out: the images are noise, and no fact is an accuracy.
+    Raises `UnknownNameError` for a name that nothing registers, and for one that is no fact.
+    """
+    method: Method = registry.get("method", case.method)
+    architecture = registry.get("architecture", case.architecture)
+    wanted = set(FACTS if facts is None else facts)
+    for unknown in sorted(wanted.difference(FACTS)):
+        kind = "fact"
+        raise UnknownNameError(kind, unknown, FACTS)
+    if type(architecture) is not TorchvisionModel:
+        return None
+    network = Network.of(architecture)
+    code = adapting(method, case.rank, network)
+    if code is None:
+        return None
+    if not isinstance(method, PeftAdapter):
+        wanted -= _OF_AN_ADAPTER
+    if not isinstance(method, GaLore) and optimizing(method, case.rank) is None:
+        wanted -= _OF_AN_UPDATE
+    script = _Script(method, case.rank, network, code, frozenset(wanted))
+    body = _joined(script.parts())
+    ranked = case.method if case.rank is None else f"{case.method}-r{case.rank}"
+    header = fill_in(sections.HEADER, TITLE=f"{ranked} on {case.architecture}")
+    return "\n".join([header, *_imports(body), body])
+
+
+@dataclass(frozen=True)
+class _Script:
+    """What stands in a script below its imports, each part as far as a fact is wanted of it."""
+
+    method: Method
+    rank: int | None
+    network: Network
+    adapting: str
+    wanted: frozenset[str]
+
+    def wants(self, *facts: str) -> bool:
+        return not self.wanted.isdisjoint(facts)
+
+    def parts(self) -> Iterator[str]:
+        """Yield pieces that a blank line sets apart."""
+        yield from self._model()
+        yield self.adapting
+        yield from self._function()
+        yield from self._step()
+        yield from self._update()
+        if self.wants("merged_equals_unmerged"):
+            in_float32 = ".float()" if self.method.base_dtype == "bfloat16" else ""
+            yield fill_in(sections.MERGED_EQUALS_UNMERGED, FLOAT=in_float32)
+
+    def _model(self) -> Iterator[str]:
+        architecture = self.network.architecture
+        packages = (*filter(None, [package_of(self.method)]), "torch", "torchvision")
+        yield fill_in(sections.VERSIONS, PACKAGES=source(packages))
+        options = (f", {name}={source(value)}" for name, value in architecture.options.items())
+        yield fill_in(sections.BUILD, ARCHITECTURE=architecture.name, OPTIONS="".join(options))
+        if self.network.has_batch_norm and self.wants(*_OF_VALUES):
+            yield sections.STATISTICS
+        if self.method.base_dtype == "bfloat16":
+            yield sections.BFLOAT16
+        if self.wants(*_OF_VALUES):
+            yield fill_in(sections.LOGITS, CALL=self._call())
+        if self.wants("identity_at_start", "filled_loss"):
+            yield sections.OF_BASE
+
+    def _call(self) -> str:
+        if self.method.base_dtype == "bfloat16":
+            return sections.CALL_IN_FLOAT32
+        if self.method.trains_batch_norm_statistics:
+            return sections.CALL_IN_EVAL_MODE
+        return sections.CALL
+
+    def _function(self) -> Iterator[str]:
+        """Yield what the adapter is and computes, at its start and filled."""
+        if self.wants("trainable_params"):
+            yield sections.TRAINABLE_PARAMS
+        if self.wants("identity_at_start"):
+            tolerance = _IDENTITY_TOLERANCE[self.method.base_dtype]
+            yield fill_in(sections.IDENTITY_AT_START, TOLERANCE=repr(tolerance))
+        if self.wants("filled_loss", "merged_equals_unmerged"):
+            assert isinstance(self.method, PeftAdapter)  # noqa: S101  (the facts are an adapter's)
+            yield filling(self.method, self.rank, self.network)
+        if self.wants("filled_loss"):
+            yield sections.FILLED_LOSS
+
+    def _step(self) -> Iterator[str]:
+        """Yield a forward and a backward pass under whatever counts what is wanted of them."""
+        if self.wants("saved_for_backward_bytes"):
+            # In a pass of its own: hooks on saved tensors make operators run that no step has.
+            yield sections.SAVED
+            hooks = "saved_tensors_hooks(keep, lambda tensor: tensor)"
+            kept = _under("forward", [hooks], sections.FORWARD)
+            yield kept + sections.SAVED_FOR_BACKWARD_BYTES
+        if self.wants("aten_ops"):
+            yield sections.OPERATORS
+        if self.wants("forward_flops", "backward_flops", "aten_ops", *_OF_AN_UPDATE):
+            forward = _under("forward", self._counters("forward"), sections.FORWARD)
+            if self.wants("forward_flops"):
+                forward += sections.FORWARD_FLOPS
+            yield forward
+        if self.wants("backward_flops", "aten_ops", *_OF_AN_UPDATE):
+            backward = _under("backward", self._counters("backward"), sections.BACKWARD)
+            if self.wants("backward_flops"):
+                note = sections.GROUPED if self.network.has_grouped else ""
+                backward += note + sections.BACKWARD_FLOPS
+            if self.wants("aten_ops"):
+                backward += sections.ATEN_OPS
+            yield backward
+
+    def _counters(self, phase: str) -> Iterator[str]:
+        # What counts operators comes last, which makes it the first to see them: the one that
+        # counts FLOPs takes some apart.
+        if self.wants(f"{phase}_flops"):
+            yield f"FlopCounterMode(display=False) as {phase}"
+        if self.wants("aten_ops"):
+            yield "operators"
+
+    def _update(self) -> Iterator[str]:
+        """Yield an update, what the optimizer holds then, and what the model computes."""
+        if not self.wants(*_OF_AN_UPDATE):
+            return
+        projects = isinstance(self.method, GaLore)  # its optimizer is there already
+        if not projects:
+            yield optimizing(self.method, self.rank) or ""
+        yield _under("step", (), sections.STEP)
+        if self.wants("optimizer_state_bytes"):
+            held = sections.HELD_AND_PROJECTION if projects else sections.HELD
+            yield fill_in(sections.OPTIMIZER_STATE_BYTES, HELD=held)
+        if self.wants("loss_after_step"):
+            yield sections.LOSS_AFTER_STEP
+
+
+def _under(phase: str, contexts: Iterable[str], statement: str) -> str:
+    """Return a statement under a phase and other contexts, on one line where they fit."""
+    managers = [f'phase("{phase}")', *contexts]
+    line = f"with {', '.join(managers)}:\n"
+    if len(line) > _LINE_LENGTH:
+        line = "with (\n" + "".join(f"    {manager},\n" for manager in managers) + "):\n"
+    return line + indent(statement, "    ")
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """Return the parts one below the other, with two blank lines before and after a definition."""
+    text = ""
+    after_definition = False
+    for part in parts:
+        statements = [line for line in part.splitlines() if line and line[0] not in " )#"]
+        before_definition = statements[0].startswith(_DEFINITION)
+        blank_lines = 2 if before_definition or after_definition else 1
+        text += "\n" * (blank_lines if text else 0) + part
+        after_definition = statements[-1].startswith(_DEFINITION)
+    return text
+
+
+def _imports(body: str) -> Iterator[str]:
+    """Yield the imports that a body needs, a block each."""
+    for block in _IMPORTS:
+        yield "".join(f"{line}\n" for mark, line in block.items() if mark in body)

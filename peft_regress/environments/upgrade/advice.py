@@ -1,0 +1,59 @@
+"""What to do about an upgrade: pin, report, find the release, accept; each with its command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_regress.report.next_steps import bisection, quoted
+from peft_regress.runs.environment import SUSPECTS
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft_regress.environments.upgrade.upgrade import Upgrade
+    from peft_regress.gate.findings import Finding
+
+__all__ = ["Advice", "advice_on"]
+
+Advice = tuple[str, ...]
+"""Words and commands in turns, words first."""
+
+
+def advice_on(upgrade: Upgrade) -> list[Advice]:
+    """Return what may follow from what was found."""
+    failing = [finding for finding in upgrade.findings if finding.is_failing]
+    better = [finding for finding in upgrade.findings if finding.is_better]
+    advice = [*_about_failing(failing, upgrade)] if failing else []
+    if failing or better:
+        which = "if the new numbers are right" if failing else "it got better"
+        advice.append(_accepting(f"accept, {which}:", upgrade))
+    if any(finding.cause.kind == "coverage" for finding in upgrade.findings):
+        advice.append(("compare what was not compared: add", "--base run"))
+    return advice or [("nothing: no number moved beyond its bound",)]
+
+
+def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]:
+    pins = [
+        f"{name}=={upgrade.changed[name][0]}"
+        for name in SUSPECTS
+        if name in upgrade.changed and upgrade.changed[name][0]
+    ]
+    if pins:
+        yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
+    asked = " ".join(map(quoted, upgrade.requirements))
+    yield (
+        "report:",
+        f"peft-regress upgrade {asked} --summary issue.md",
+        "writes an issue for the maintainers, with a script that runs without this project",
+    )
+    words = bisection(failing[0], upgrade.changed)
+    if words:
+        yield ("find the release:", " ".join(words))
+
+
+def _accepting(words: str, upgrade: Upgrade) -> Advice:
+    if upgrade.saved is None:
+        command = 'peft-regress accept run.json --reason "..."'
+        return (f"{words} add", "--save run.json", "and then", command)
+    return (words, f'peft-regress accept {quoted(str(upgrade.saved))} --reason "..."')

@@ -1,8 +1,0 @@
-"""Time the steps of two interpreters, which take turns, and tell which is slower. No torch here.
-
-`conduct` starts `worker`s through `process`; they speak `messages`.
-"""
-
-from peft_regress.timing.conduct import time_cases
-
-__all__ = ["time_cases"]
