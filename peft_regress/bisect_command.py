@@ -19,7 +19,7 @@ from peft_regress.options import (
     time_limit_option,
     yes_option,
 )
-from peft_regress.terminal import echo, look_of_stdout, tell
+from peft_regress.report.terminal import echo, look_of_stdout, tell
 from peft_regress.text import clean
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import click
 
 from peft_regress.commands import cli
 from peft_regress.errors import AbsentError, PeftRegressError
-from peft_regress.terminal import echo, forget, forgive_letters
+from peft_regress.report.terminal import echo, forget, forgive_letters
 from peft_regress.text import printable
 
 __all__ = ["cli", "main"]

@@ -15,8 +15,8 @@ from peft_regress.compare_command import compare_command
 from peft_regress.errors import AbsentError
 from peft_regress.export_command import export_command
 from peft_regress.options import NamedPath, baselines_option, format_option, print_json
+from peft_regress.report.terminal import as_ascii, echo
 from peft_regress.report_command import report_command
-from peft_regress.terminal import as_ascii, echo
 from peft_regress.time_command import time_command
 from peft_regress.upgrade_command import upgrade_command
 

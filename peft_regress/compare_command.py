@@ -17,7 +17,7 @@ from peft_regress.options import (
     output_file,
     print_json,
 )
-from peft_regress.terminal import echo, look_of_stdout
+from peft_regress.report.terminal import echo, look_of_stdout
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
         look = look_of_stdout()
-        from peft_regress.github import without_commands
+        from peft_regress.report.github import without_commands
 
         text = report.verdict_text(*sides, typed=typed, look=look, strict=strict, notes=notes)
         echo(without_commands(text))

@@ -10,7 +10,7 @@ import click
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, write_atomic
 from peft_regress.options import NamedPath
-from peft_regress.terminal import echo, standard_output
+from peft_regress.report.terminal import echo, standard_output
 
 if TYPE_CHECKING:
     from peft_regress.runs.schema import Run
@@ -74,7 +74,7 @@ def export_command(  # noqa: PLR0913  (arguments and options)
 
 def _say_what_is_left_out(run: Run, target: str) -> None:
     """Say on the error stream which cases and metrics the format has no place for."""
-    from peft_regress.export import directed_metrics, without_metrics
+    from peft_regress.report.export import directed_metrics, without_metrics
     from peft_regress.text import clean
 
     absent = without_metrics(run)
@@ -93,7 +93,11 @@ def _say_what_is_left_out(run: Run, target: str) -> None:
 
 
 def _of_direction(run: Run, name: str) -> str:
-    from peft_regress.export import DIRECTIONS, directed_metrics, github_action_benchmark_json
+    from peft_regress.report.export import (
+        DIRECTIONS,
+        directed_metrics,
+        github_action_benchmark_json,
+    )
 
     direction, tool = DIRECTIONS[name]
     if not directed_metrics(run, direction):
@@ -104,7 +108,7 @@ def _of_direction(run: Run, name: str) -> str:
 
 def _put_both(run: Run, folder: Path) -> None:
     """Write a file a direction, named as the tool's input `tool`."""
-    from peft_regress.export import DIRECTIONS, directed_metrics
+    from peft_regress.report.export import DIRECTIONS, directed_metrics
 
     if folder.exists() and not is_folder(folder):
         msg = f"{folder}: is a file, and a folder is wanted; or add --direction"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from peft_regress.terminal import echo
+from peft_regress.report.terminal import echo
 
 __all__ = [
     "USUAL_STORAGE",

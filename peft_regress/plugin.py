@@ -17,10 +17,10 @@ import pytest
 from peft_regress.collection import CollectionHooks, case_id_of, case_of
 from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.export import metric_properties
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
-from peft_regress.github import place_in_repository, without_commands
-from peft_regress.look import Look
+from peft_regress.report.export import metric_properties
+from peft_regress.report.github import place_in_repository, without_commands
+from peft_regress.report.layout import Look
 from peft_regress.runs.schema import SCHEMA_VERSION, Case, Record
 from peft_regress.session import RegressSession
 from peft_regress.status_line import ProgressHooks

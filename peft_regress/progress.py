@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.look import cells
+from peft_regress.report.layout import cells
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.look import Look
+    from peft_regress.report.layout import Look
 
 __all__ = ["Pace", "Progress", "seconds_left", "time_left"]
 

@@ -14,7 +14,7 @@ from peft_regress.options import (
     output_file,
     print_json,
 )
-from peft_regress.terminal import echo
+from peft_regress.report.terminal import echo
 
 if TYPE_CHECKING:
     from peft_regress.baselines.series import Entry
@@ -66,7 +66,7 @@ def _report(
         _write_page(page, entries)
         return
     if output == "json":
-        from peft_regress.page.data import page_data
+        from peft_regress.report.page.data import page_data
 
         print_json(page_data(entries, _whole_run))
         return
@@ -80,8 +80,8 @@ def _report(
 
 def _write_page(path: Path, entries: list[Entry]) -> None:
     from peft_regress.files import write_atomic
-    from peft_regress.page.data import page_data
-    from peft_regress.page.render import render_page
+    from peft_regress.report.page.data import page_data
+    from peft_regress.report.page.render import render_page
 
     _check_is_no_entry(path, entries)
     data = page_data(entries, _whole_run)

@@ -24,10 +24,10 @@ from peft_regress.gate.judge import (
     judge,
     observations_of,
 )
-from peft_regress.github import is_github, write_summary
 from peft_regress.metrics import make_metric
-from peft_regress.report.annotations import annotation, verdict_annotations
-from peft_regress.report.next_steps import accept_hint
+from peft_regress.report.github import is_github, write_summary
+from peft_regress.report.verdict.annotations import annotation, verdict_annotations
+from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.run_file import run_document, without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from peft_regress.config import RegressOptions
     from peft_regress.gate.judge import RunVerdict
     from peft_regress.measure.step_profile import ProfileCache
-    from peft_regress.report.annotations import Place
+    from peft_regress.report.verdict.annotations import Place
     from peft_regress.runs.schema import Case, Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from peft_regress.progress import Progress
-from peft_regress.terminal import look_of
+from peft_regress.report.terminal import look_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable

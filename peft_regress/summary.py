@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from peft_regress import report
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import Observation
-from peft_regress.look import Look
-from peft_regress.report.next_steps import quoted, storage_words
-from peft_regress.terminal import look_of
+from peft_regress.report.layout import Look
+from peft_regress.report.terminal import look_of
+from peft_regress.report.verdict.next_steps import quoted, storage_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

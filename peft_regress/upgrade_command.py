@@ -25,8 +25,8 @@ from peft_regress.options import (
     yes_option,
 )
 from peft_regress.progress import Pace
+from peft_regress.report.terminal import echo, look_of_stdout, tell
 from peft_regress.runs.environment import installed_packages
-from peft_regress.terminal import echo, look_of_stdout, tell
 from peft_regress.text import clean
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from peft_regress.page.render import render_page
+from peft_regress.report.page.render import render_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

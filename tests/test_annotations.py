@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_markdown import HOSTILE, hostile_sides
 
 from peft_regress.gate.judge import judge, observations_of
-from peft_regress.github import place_in_repository
-from peft_regress.report.annotations import Place, annotation, verdict_annotations
+from peft_regress.report.github import place_in_repository
+from peft_regress.report.verdict.annotations import Place, annotation, verdict_annotations
 
 NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
 MORE = {**VALUES, "forward_flops": 4_000_000_000}

@@ -23,7 +23,7 @@ from peft_regress.gate.judge import (
 )
 from peft_regress.metrics import METRICS
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.report.next_steps import accept_hint
+from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Metric, check_finite
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import terminal
-from peft_regress.look import Look, cells
+from peft_regress.report.layout import Look, cells
 from peft_regress.text import clean
 
 words = st.text(st.characters() | st.sampled_from("az09-%"), min_size=1, max_size=9)

@@ -25,9 +25,9 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.judge import judge, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.report import Typed, verdict_markdown
-from peft_regress.report.markdown import LONGEST_BYTES, MARKER
 from peft_regress.report.markdown_syntax import cell, escape_markdown
-from peft_regress.report.names import short_names
+from peft_regress.report.short_names import short_names
+from peft_regress.report.verdict.markdown import LONGEST_BYTES, MARKER
 from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
 

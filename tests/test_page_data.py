@@ -24,9 +24,9 @@ from strategies import runs
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.series import Entry, make_line
 from peft_regress.gate.changes import value_of
-from peft_regress.page.case_lines import Held, thin
-from peft_regress.page.data import _share, page_data
-from peft_regress.page.transitions import find_transitions
+from peft_regress.report.page.case_lines import Held, thin
+from peft_regress.report.page.data import _share, page_data
+from peft_regress.report.page.transitions import find_transitions
 from peft_regress.runs.schema import Acceptance, Failure, Metric
 from peft_regress.runs.shards import read_run
 
@@ -251,8 +251,8 @@ def test_errors_of_the_past_and_texts_without_end_take_no_room():
 
 
 def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
-    monkeypatch.setattr("peft_regress.page.data._MOST_VALUES", 300)
-    monkeypatch.setattr("peft_regress.page.data._MOST_MARKS", 40)
+    monkeypatch.setattr("peft_regress.report.page.data._MOST_VALUES", 300)
+    monkeypatch.setattr("peft_regress.report.page.data._MOST_MARKS", 40)
     entries = [
         entry(k, make_record(metrics={"peak_bytes": 100, "forward_flops": 100 + k % 7}))
         for k in range(28)
@@ -269,8 +269,8 @@ def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
 
 
 def test_a_thinned_line_has_the_present_and_what_each_change_came_from(monkeypatch):
-    monkeypatch.setattr("peft_regress.page.data._MOST_VALUES", 20)
-    monkeypatch.setattr("peft_regress.page.data._MOST_MARKS", 3)
+    monkeypatch.setattr("peft_regress.report.page.data._MOST_VALUES", 20)
+    monkeypatch.setattr("peft_regress.report.page.data._MOST_MARKS", 3)
     # Each value holds for two entries, and entries of a kind that says little follow the present.
     values = [0.5 + k // 2 / 1000 for k in range(300)]
     entries = [

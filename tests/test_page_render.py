@@ -13,9 +13,9 @@ import pytest
 from page_browser import browser_path
 from page_world import empty_page, page_data
 
-from peft_regress.page.render import LIBRARIES, SCRIPTS, embed_json, render_page
+from peft_regress.report.page.render import LIBRARIES, SCRIPTS, embed_json, render_page
 
-PAGE = resources.files("peft_regress.page")
+PAGE = resources.files("peft_regress.report.page")
 VENDORED = {
     "d3.min.js": "912111098ea99503a6f4967361d2bbdc9dbf58cf9c678c8e27e5b02d1a07f0c1",
     "plot.umd.min.js": "4358086467740777dd788d6b27a95cebdbaefdd50c730a3060117073bd7134cb",

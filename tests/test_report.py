@@ -34,8 +34,8 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.lines import environment_lines, reason_cells
-from peft_regress.report.next_steps import accept_hint
+from peft_regress.report.sentences import environment_lines, reason_cells
+from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
 

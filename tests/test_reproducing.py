@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.findings import Cause, Finding, Member
 from peft_regress.gate.judge import Reason
-from peft_regress.report.next_steps import Typed, accept_command
-from peft_regress.report.reproducing import (
+from peft_regress.report.verdict.next_steps import Typed, accept_command
+from peft_regress.report.verdict.reproducing import (
     compare_command,
     marker_expression,
     reproducing_commands,

@@ -20,7 +20,7 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.lines import times_lines
+from peft_regress.report.sentences import times_lines
 from peft_regress.runs.schema import MIXED_MACHINES, Machine
 
 CASE = "shift/head/shufflenet_v2_x0_5"

@@ -32,8 +32,8 @@ from peft_regress.environments.upgrade.upgrade_report import (
 )
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
-from peft_regress.report.finding import case_set, finding_details, finding_title
 from peft_regress.report.markdown_syntax import code_span, fenced
+from peft_regress.report.verdict.finding import case_set, finding_details, finding_title
 from peft_regress.runs.schema import Failure
 
 HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"

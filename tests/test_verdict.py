@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from strategies import fuzz, runs
 
 from peft_regress.gate.judge import FAILING, UNACCEPTED, judge, observations_of
-from peft_regress.look import Look, cells
 from peft_regress.report import Typed, verdict_text
+from peft_regress.report.layout import Look, cells
 from peft_regress.runs.schema import Failure
 from peft_regress.runs.shards import read_run
 from peft_regress.text import clean

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from publish_results import Commands
 
 MARKER: Final = "<!-- peft-regress -->"
-"""The first line of the comment, as `peft_regress.report.markdown` writes it."""
+"""The first line of the comment, as `peft_regress.report.verdict.markdown` writes it."""
 BOT: Final = "github-actions[bot]"
 """Whose comment it is where GitHub's own token posts it."""
 _NO_VERDICT: Final = """## peft_regress: no verdict

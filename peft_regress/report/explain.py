@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from peft_regress.report.lines import environment_lines, wrapped
 from peft_regress.report.markdown_syntax import escape_markdown
+from peft_regress.report.sentences import environment_lines, wrapped
 from peft_regress.runs.ledger import is_of_before
 from peft_regress.text import clean
 from peft_regress.units import format_change, format_value

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.look import PLAIN, cells
+from peft_regress.report.layout import PLAIN, cells
 from peft_regress.text import clean
 from peft_regress.units import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.look import Look
+    from peft_regress.report.layout import Look
     from peft_regress.runs.schema import Record, Run
 
 __all__ = ["results_table"]

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.report.lines import environment_lines, wrapped
 from peft_regress.report.markdown_syntax import escape_markdown
+from peft_regress.report.sentences import environment_lines, wrapped
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peft_regress.report.next_steps import bisection, quoted
+from peft_regress.report.verdict.next_steps import bisection, quoted
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.upgrade.reproduction_report import reproduction_blocks
-from peft_regress.look import PLAIN
-from peft_regress.report.finding import (
+from peft_regress.report.layout import PLAIN
+from peft_regress.report.markdown_syntax import escape_markdown, fenced
+from peft_regress.report.sentences import environment_lines
+from peft_regress.report.verdict.finding import (
     case_set,
     encode_finding,
     example_lines,
     finding_details,
     finding_title,
 )
-from peft_regress.report.lines import environment_lines
-from peft_regress.report.markdown_syntax import escape_markdown, fenced
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection, Transition
     from peft_regress.gate.findings import Finding
-    from peft_regress.look import Look
+    from peft_regress.report.layout import Look
 
 __all__ = ["bisection_markdown", "bisection_text", "encode_bisection"]
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.upgrade.advice import advice_on
 from peft_regress.environments.upgrade.reproduction_report import reproduction_blocks
-from peft_regress.look import PLAIN
-from peft_regress.report.encode import encode_reason
-from peft_regress.report.finding import (
+from peft_regress.report.layout import PLAIN
+from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
+from peft_regress.report.sentences import known_defects, outcome_line
+from peft_regress.report.verdict.finding import (
     case_set,
     encode_finding,
     example_lines,
     finding_details,
     finding_title,
 )
-from peft_regress.report.lines import known_defects, outcome_line
-from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
-from peft_regress.report.verdict import style_of
+from peft_regress.report.verdict.text import style_of
+from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.gate.findings import Finding
-    from peft_regress.look import Look
+    from peft_regress.report.layout import Look
 
 __all__ = ["encode_upgrade", "upgrade_markdown", "upgrade_text"]
 

@@ -6,13 +6,13 @@ from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from peft_regress.gate.changes import value_of
-from peft_regress.page.transitions import find_transitions
+from peft_regress.report.page.transitions import find_transitions
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.baselines.series import Entry
-    from peft_regress.page.transitions import Transition
+    from peft_regress.report.page.transitions import Transition
     from peft_regress.runs.schema import Metric, Record
 
 __all__ = ["CaseLines", "Held", "Records", "clip", "lines_of_case", "status_of_case", "thin"]

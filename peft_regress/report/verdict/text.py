@@ -6,18 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate.findings import find_causes
-from peft_regress.look import PLAIN
-from peft_regress.report.finding import case_set, finding_details, finding_title
-from peft_regress.report.lines import (
+from peft_regress.report.layout import PLAIN
+from peft_regress.report.sentences import (
     environment_lines,
     known_defects,
     outcome_line,
     times_lines,
 )
-from peft_regress.report.names import short_names
-from peft_regress.report.next_steps import accepting, next_steps
-from peft_regress.report.rows import common_widths, reading_order, row_of, rows_text
-from peft_regress.report.sorting import leading_reason, sort_findings
+from peft_regress.report.short_names import short_names
+from peft_regress.report.verdict.finding import case_set, finding_details, finding_title
+from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
+from peft_regress.report.verdict.next_steps import accepting, next_steps
+from peft_regress.report.verdict.rows import common_widths, reading_order, row_of, rows_text
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation, RunVerdict
-    from peft_regress.look import Look, Style
-    from peft_regress.report.next_steps import Step, Typed
+    from peft_regress.report.layout import Look, Style
+    from peft_regress.report.verdict.next_steps import Step, Typed
 
 __all__ = ["style_of", "verdict_text"]
 

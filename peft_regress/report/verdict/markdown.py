@@ -10,14 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED
-from peft_regress.report.finding import finding_title
-from peft_regress.report.lines import known_defects, outcome_line, times_lines
-from peft_regress.report.markdown_finding import (
-    Extent,
-    Sides,
-    cases_word,
-    finding_blocks,
-)
 from peft_regress.report.markdown_syntax import (
     bullets,
     code_span,
@@ -25,9 +17,17 @@ from peft_regress.report.markdown_syntax import (
     escape_markdown,
     fenced,
 )
-from peft_regress.report.names import short_names
-from peft_regress.report.next_steps import accept_command
-from peft_regress.report.reproducing import (
+from peft_regress.report.sentences import known_defects, outcome_line, times_lines
+from peft_regress.report.short_names import short_names
+from peft_regress.report.verdict.finding import finding_title
+from peft_regress.report.verdict.finding_markdown import (
+    Extent,
+    Sides,
+    cases_word,
+    finding_blocks,
+)
+from peft_regress.report.verdict.next_steps import accept_command
+from peft_regress.report.verdict.reproducing import (
     compare_command,
     reproducing_commands,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from peft_regress.gate.judge import Observation, RunVerdict
-    from peft_regress.report.next_steps import Typed
+    from peft_regress.report.verdict.next_steps import Typed
 
 __all__ = ["LONGEST_BYTES", "MARKER", "verdict_markdown"]
 

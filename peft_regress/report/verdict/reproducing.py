@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate.attribution import COSTS
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.report.next_steps import quoted, storage_words
+from peft_regress.report.verdict.next_steps import quoted, storage_words
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
-    from peft_regress.report.next_steps import Typed
+    from peft_regress.report.verdict.next_steps import Typed
     from peft_regress.runs.schema import Case
 
 __all__ = [

@@ -10,8 +10,8 @@ import msgspec
 from peft_regress.baselines.history import by_release, present_entries, records_by_case
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
-from peft_regress.page.attribution import TRANSITION_METRICS, Change, explain_cases
-from peft_regress.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.baselines.series import Entry
-    from peft_regress.page.attribution import WholeRun
-    from peft_regress.page.case_lines import CaseLines, Records
+    from peft_regress.report.page.case_lines import CaseLines, Records
+    from peft_regress.report.page.explanations import WholeRun
     from peft_regress.runs.schema import Record
 
 __all__ = ["page_data"]

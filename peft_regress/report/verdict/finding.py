@@ -6,9 +6,9 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.metrics import BATCH_SUFFIX
-from peft_regress.report.encode import encode_reason
-from peft_regress.report.lines import reason_cells
-from peft_regress.report.text import module_lines
+from peft_regress.report.sentences import reason_cells
+from peft_regress.report.verdict.case_text import module_lines
+from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.text import clean
 from peft_regress.units import format_change
 

@@ -1,14 +1,14 @@
 """Write a run in the formats of other tools. Pure: a run in, text out; no IO, no judgement."""
 
-from peft_regress.export.bencher import bencher_json
-from peft_regress.export.csv_table import csv_table
-from peft_regress.export.github_action_benchmark import (
+from peft_regress.report.export.bencher import bencher_json
+from peft_regress.report.export.csv_table import csv_table
+from peft_regress.report.export.github_action_benchmark import (
     DIRECTIONS,
     directed_metrics,
     github_action_benchmark_json,
 )
-from peft_regress.export.junit import junit_xml, metric_properties
-from peft_regress.export.narrowing import narrow, without_metrics
+from peft_regress.report.export.junit import junit_xml, metric_properties
+from peft_regress.report.export.narrowing import narrow, without_metrics
 
 __all__ = [
     "DIRECTIONS",

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED
-from peft_regress.report.finding import finding_title
-from peft_regress.report.lines import environment_lines
-from peft_regress.report.names import short_names
+from peft_regress.report.sentences import environment_lines
+from peft_regress.report.short_names import short_names
+from peft_regress.report.verdict.finding import finding_title
 from peft_regress.text import clean
 
 if TYPE_CHECKING:

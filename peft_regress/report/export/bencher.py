@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.errors import InputError
-from peft_regress.export.narrowing import add_once, seed_values
+from peft_regress.report.export.narrowing import add_once, seed_values
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:

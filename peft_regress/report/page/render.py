@@ -88,4 +88,8 @@ def _digest(script: str) -> str:
 
 
 def _asset(folder: str, name: str) -> str:
-    return resources.files("peft_regress.page").joinpath(folder, name).read_text(encoding="utf-8")
+    return (
+        resources.files("peft_regress.report.page")
+        .joinpath(folder, name)
+        .read_text(encoding="utf-8")
+    )

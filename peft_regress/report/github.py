@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from peft_regress.files import append_bytes, write_atomic
-from peft_regress.report.annotations import Place
+from peft_regress.report.verdict.annotations import Place
 
 __all__ = ["is_github", "place_in_repository", "without_commands", "write_summary"]
 

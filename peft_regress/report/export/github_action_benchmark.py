@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.export.narrowing import add_once, seed_values
+from peft_regress.report.export.narrowing import add_once, seed_values
 from peft_regress.text import printable
 
 if TYPE_CHECKING:

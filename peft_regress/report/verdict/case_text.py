@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.judge import FAILING, INCOMPLETE
-from peft_regress.look import PLAIN
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
-from peft_regress.report.lines import (
+from peft_regress.report.layout import PLAIN
+from peft_regress.report.sentences import (
     environment_lines,
     reason_cells,
     short_verdict,
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from peft_regress.gate.judge import CaseVerdict, Observation, Reason
-    from peft_regress.look import Look
+    from peft_regress.report.layout import Look
 
 __all__ = ["case_text", "module_lines"]
 

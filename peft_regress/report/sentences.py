@@ -6,8 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from peft_regress.gate.judge import INCOMPLETE, are_on_one_machine
-from peft_regress.look import PLAIN
 from peft_regress.metrics import METRICS
+from peft_regress.report.layout import PLAIN
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
 from peft_regress.text import clean

@@ -6,15 +6,15 @@ import re
 from itertools import groupby
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from peft_regress.look import cells
-from peft_regress.report.lines import reason_cells
+from peft_regress.report.layout import cells
+from peft_regress.report.sentences import reason_cells
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from peft_regress.gate.judge import Reason
-    from peft_regress.look import Look
+    from peft_regress.report.layout import Look
 
 __all__ = ["Row", "Widths", "common_widths", "reading_order", "row_of", "rows_text"]
 

@@ -9,7 +9,7 @@ import shutil
 import sys
 from typing import Any, TextIO
 
-from peft_regress.look import PLAIN, Look
+from peft_regress.report.layout import PLAIN, Look
 
 __all__ = [
     "as_ascii",
