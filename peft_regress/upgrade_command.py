@@ -24,7 +24,7 @@ from peft_regress.options import (
     time_limit_option,
     yes_option,
 )
-from peft_regress.progress import Pace
+from peft_regress.plugin.progress import Pace
 from peft_regress.report.terminal import echo, look_of_stdout, tell
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean

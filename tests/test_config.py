@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from peft_regress.config import RegressOptions, Shard
 from peft_regress.errors import InputError
+from peft_regress.plugin.options import RegressOptions, Shard
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.progress import Pace, Progress, seconds_left, time_left
+from peft_regress.plugin.progress import Pace, Progress, seconds_left, time_left
 from peft_regress.report.layout import Look
 
 A, B, C, D = "shift/a/net", "shift/b/net", "shift/c/wide", "shift/d/wide"

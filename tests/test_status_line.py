@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Without the gate, whose measuring takes seconds.
 CONFTEST = """
 import pytest
-from peft_regress.status_line import ProgressHooks
+from peft_regress.plugin.status_line import ProgressHooks
 
 def pytest_configure(config):
     def case_of(item):

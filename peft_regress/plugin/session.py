@@ -35,9 +35,9 @@ from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 if TYPE_CHECKING:
     import pytest
 
-    from peft_regress.config import RegressOptions
     from peft_regress.gate.judge import RunVerdict
     from peft_regress.measure.step_profile import ProfileCache
+    from peft_regress.plugin.options import RegressOptions
     from peft_regress.report.verdict.annotations import Place
     from peft_regress.runs.schema import Case, Machine, Record
 

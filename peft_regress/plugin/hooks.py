@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from peft_regress.collection import CollectionHooks, case_id_of, case_of
-from peft_regress.config import RegressOptions, add_options
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
+from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
+from peft_regress.plugin.options import RegressOptions, add_options
+from peft_regress.plugin.session import RegressSession
+from peft_regress.plugin.status_line import ProgressHooks
+from peft_regress.plugin.summary import failure_text, look_in, summary_text
 from peft_regress.report.export import metric_properties
 from peft_regress.report.github import place_in_repository, without_commands
 from peft_regress.report.layout import Look
 from peft_regress.runs.schema import SCHEMA_VERSION, Case, Record
-from peft_regress.session import RegressSession
-from peft_regress.status_line import ProgressHooks
-from peft_regress.summary import failure_text, look_in, summary_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

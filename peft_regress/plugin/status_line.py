@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from peft_regress.progress import Progress
+from peft_regress.plugin.progress import Progress
 from peft_regress.report.terminal import look_of
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from peft_regress.runs.schema import Case
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.session import RegressSession
+    from peft_regress.plugin.session import RegressSession
 
 __all__ = ["CollectionHooks", "case_id_of", "case_of"]
 

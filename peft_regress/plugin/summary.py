@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from peft_regress.config import RegressOptions
     from peft_regress.gate.judge import CaseVerdict
+    from peft_regress.plugin.options import RegressOptions
+    from peft_regress.plugin.session import RegressSession
     from peft_regress.runs.schema import Record, Run
-    from peft_regress.session import RegressSession
 
 __all__ = ["failure_text", "look_in", "summary_text"]
 
