@@ -1,5 +1,5 @@
 """`python -m peft_regress` is the command `peft-regress`."""
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 
 main()

@@ -8,7 +8,7 @@ import pytest
 from package_world import PLACE, World, set_world
 from packaging.version import Version
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.reproduction import reproduce as reproduce_module
 from peft_regress.environments.upgrade.bisect import BisectSettings, bisect

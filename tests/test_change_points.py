@@ -70,7 +70,7 @@ def test_too_few_values_are_refused(count: int) -> None:
 def test_the_library_is_imported_where_it_is_used_alone() -> None:
     code = (
         "import sys\n"
-        "import peft_regress.baselines.history, peft_regress.report, peft_regress.cli\n"
+        "import peft_regress.baselines.history, peft_regress.report, peft_regress.cli.main\n"
         "heavy = {'torch', 'ruptures', 'numpy', 'scipy'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )

@@ -17,7 +17,7 @@ from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import baseline_files, read_runs
 from peft_regress.baselines.references import newest_references
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.runs.schema import Failure
 
 RUN = "baselines/Linux-CPython-3.11-64bit/0003_peft-0.21.2.json"
@@ -329,7 +329,7 @@ def test_an_unknown_command_is_wrong_use(run):
 def test_listing_imports_no_torch():
     code = (
         "import sys\n"
-        "from peft_regress.cli import main\n"
+        "from peft_regress.cli.main import main\n"
         "try:\n    main(['list'])\n"
         "except SystemExit:\n    pass\n"
         "heavy = {'torch', 'peft', 'numpy', 'scipy', 'sklearn', 'pytest'} & set(sys.modules)\n"

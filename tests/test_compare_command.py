@@ -24,7 +24,7 @@ from builders import write_run as written
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import MIXED_MACHINES, Selection
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
 from peft_regress import registry
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.cost import (
     NothingToTrainError,
     StepCost,

@@ -300,7 +300,7 @@ _UPGRADE = """
 import contextlib, dataclasses, sys
 from pathlib import Path
 from peft_regress.environments.upgrade import conduct
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 
 @dataclasses.dataclass
 class Overlay:

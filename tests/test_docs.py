@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from peft_regress import finetune, registry
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.schema import Run

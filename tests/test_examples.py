@@ -21,7 +21,7 @@ from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
 from examples import PAGES, ROOT, Block, Command, blocks, differences
 from jsonschema import validators
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from builders import (
 )
 from step_records import cached
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.gate.attribution import changed_costs
 from peft_regress.report import encode_explanation, explanation_markdown, explanation_text
 from peft_regress.runs.ledger import pack
@@ -501,7 +501,7 @@ def test_explain_imports_no_torch(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.json", make_run(OLD))
     code = (
         "import sys\n"
-        "from peft_regress.cli import main\n"
+        "from peft_regress.cli.main import main\n"
         f"try:\n    main(['explain', {str(path)!r}, {str(path)!r}, {LORA!r}])\n"
         "except SystemExit as stopped:\n    assert not stopped.code, stopped.code\n"
         "assert not {'torch', 'peft', 'numpy', 'pytest'} & set(sys.modules)\n"

@@ -19,7 +19,7 @@ from jsonschema import Draft7Validator
 from strategies import fuzz, runs
 
 from peft_regress import export
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.errors import InputError
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure, Metric
@@ -497,7 +497,7 @@ def test_output_that_cannot_be_written_is_exit_2_without_a_traceback(sink):
 
 def test_exporting_imports_no_torch():
     script = (
-        "import sys; from peft_regress.cli import main\n"
+        "import sys; from peft_regress.cli.main import main\n"
         f"try: main(['export', {str(DEFAULT_ENTRY)!r}, '--to', 'csv', '--output', '/dev/null'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "assert 'torch' not in sys.modules"

@@ -19,7 +19,7 @@ from strategies import fuzz, runs
 
 from peft_regress.baselines.entries import accept_run
 from peft_regress.baselines.references import load_references
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.run_file import read_run_file, run_document, write_run_file

@@ -17,7 +17,7 @@ import pytest
 from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.environments.overlay import folder as overlay_folder
 from peft_regress.environments.overlay import overlay as overlays
 from peft_regress.environments.overlay import pip_calls, running

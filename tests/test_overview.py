@@ -9,7 +9,7 @@ from builders import FULL, GALORE, LORA, VALUES, make_record, make_run, write_en
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.report.overview import overview_markdown, overview_text, pareto_front
 from peft_regress.runs.schema import Failure
 

@@ -18,7 +18,7 @@ from screen import Terminal
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.runs.run_file import read_run_file, write_run_file
 
 CONFTEST = """

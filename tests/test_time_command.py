@@ -9,7 +9,7 @@ import pytest
 from builders import LORA, OTHER_MACHINE, make_record, observe
 from fake_interpreters import write_worker
 
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.gate.judge import RunVerdict
 from peft_regress.gate.paired_times import CaseTimes, Estimate, Interval, TimingRun
 from peft_regress.report import (

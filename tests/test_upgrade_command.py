@@ -13,7 +13,7 @@ from package_world import World, set_world
 from packaging.version import Version
 
 from peft_regress import upgrade_command
-from peft_regress.cli import main
+from peft_regress.cli.main import main
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.reproduction import reproduce as reproduce_module
 from peft_regress.errors import InputError
@@ -391,7 +391,7 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
 
 @pytest.mark.parametrize("command", ["upgrade", "bisect"])
 def test_the_command_s_limits_are_those_of_the_library(command):
-    from peft_regress.commands import cli
+    from peft_regress.cli.commands import cli
     from peft_regress.environments.overlay.pip import PIP_SECONDS
     from peft_regress.environments.upgrade.crew import CASE_SECONDS
 

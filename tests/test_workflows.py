@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from test_compare_command import write_shards
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
-from peft_regress.cli import cli
+from peft_regress.cli.main import cli
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parent.parent

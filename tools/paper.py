@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from click.testing import CliRunner
 from paper_tables import TABLES
 
-from peft_regress.cli import cli
+from peft_regress.cli.main import cli
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

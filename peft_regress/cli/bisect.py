@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from peft_regress.files import write_atomic
-from peft_regress.options import (
+from peft_regress.cli.options import (
     baselines_option,
     format_option,
     jobs_option,
@@ -19,6 +18,7 @@ from peft_regress.options import (
     time_limit_option,
     yes_option,
 )
+from peft_regress.files import write_atomic
 from peft_regress.report.terminal import echo, look_of_stdout, tell
 from peft_regress.text import clean
 

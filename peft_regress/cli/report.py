@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.options import (
+from peft_regress.cli.options import (
     NamedPath,
     baselines_option,
     format_option,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from peft_regress.cli.options import NamedPath
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, write_atomic
-from peft_regress.options import NamedPath
 from peft_regress.report.terminal import echo, standard_output
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import sys
 
 import click
 
-from peft_regress.commands import cli
+from peft_regress.cli.commands import cli
 from peft_regress.errors import AbsentError, PeftRegressError
 from peft_regress.report.terminal import echo, forget, forgive_letters
 from peft_regress.text import printable

@@ -9,14 +9,14 @@ import click
 import msgspec
 
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX
-from peft_regress.errors import AbsentError, InputError
-from peft_regress.options import (
+from peft_regress.cli.options import (
     USUAL_STORAGE,
     baselines_option,
     format_option,
     output_file,
     print_json,
 )
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.report.terminal import echo, look_of_stdout
 from peft_regress.text import clean, printable
 

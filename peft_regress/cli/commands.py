@@ -10,15 +10,15 @@ from typing import Any
 import click
 import msgspec
 
-from peft_regress.bisect_command import bisect_command
-from peft_regress.compare_command import compare_command
+from peft_regress.cli.bisect import bisect_command
+from peft_regress.cli.compare import compare_command
+from peft_regress.cli.export import export_command
+from peft_regress.cli.options import NamedPath, baselines_option, format_option, print_json
+from peft_regress.cli.report import report_command
+from peft_regress.cli.time import time_command
+from peft_regress.cli.upgrade import upgrade_command
 from peft_regress.errors import AbsentError
-from peft_regress.export_command import export_command
-from peft_regress.options import NamedPath, baselines_option, format_option, print_json
 from peft_regress.report.terminal import as_ascii, echo
-from peft_regress.report_command import report_command
-from peft_regress.time_command import time_command
-from peft_regress.upgrade_command import upgrade_command
 
 __all__ = ["cli"]
 

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
-from peft_regress.options import (
+from peft_regress.cli.options import (
     baselines_option,
     format_option,
     jobs_option,
@@ -24,6 +22,8 @@ from peft_regress.options import (
     time_limit_option,
     yes_option,
 )
+from peft_regress.errors import InputError
+from peft_regress.files import write_atomic
 from peft_regress.plugin.progress import Pace
 from peft_regress.report.terminal import echo, look_of_stdout, tell
 from peft_regress.runs.environment import installed_packages
