@@ -90,12 +90,12 @@ RULES = (
     ),
     by(
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'",
-        "tests/test_requirements.py",
+        "tests/environments/test_requirements.py",
         "peft @ git+https://localhost/peft@main",
     ),
     by(
         r"peft-regress upgrade \.\./peft",
-        "tests/test_overlay.py",
+        "tests/environments/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
     Rule(
@@ -127,20 +127,20 @@ RULES = (
         instead="peft-regress upgrade peft==0.14.0 --cases shift/dora-r4/shufflenet_v2_x0_5",
         codes=frozenset({1}),
     ),
-    Rule(pattern=rf"{PYTHON_TOX} faults -- --list", instead="python tools/faults.py --list"),
-    by(rf"{PYTHON_TOX} faults -- --only 'dora-\*'", "tests/test_faults.py", '["--only", "dora-*"]'),
-    by(rf"{PYTHON_TOX} faults -- --write", "tests/test_faults.py", 'main(["--write"])'),
+    Rule(pattern=rf"{PYTHON_TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
+    by(rf"{PYTHON_TOX} faults -- --only 'dora-\*'", "tests/tools/test_faults.py", '["--only", "dora-*"]'),
+    by(rf"{PYTHON_TOX} faults -- --write", "tests/tools/test_faults.py", 'main(["--write"])'),
     # Tools.
     Rule(
-        pattern=r"python tools/variants\.py(( \w+)*)", instead=r"python tools/variants.py --list\1"
+        pattern=r"python tools/variants\.py(( \w+)*)", instead=r"python tools/studies/variants.py --list\1"
     ),
     Rule(pattern=r"python tools/variation\.py .*"),
     Rule(pattern=r"python tools/constraints\.py .*"),
     Rule(pattern=r"python tools/publish\.py .* --dry-run"),
-    by(r"python tools/paper\.py --check", "tests/test_paper_tool.py", 'main(["--check"])'),
+    by(r"python tools/paper\.py --check", "tests/tools/test_paper_tool.py", 'main(["--check"])'),
     by(
         r"python tools/pictures\.py --check",
-        "tests/test_pictures.py",
+        "tests/tools/test_pictures.py",
         'main(["--check", "--only", name])',
         'main(["--check", "--only", *MEASURED])',
     ),

@@ -8,7 +8,7 @@ from peft_regress.gate.policy import BFLOAT16_SUFFIX
 
 __all__ = ["LEARNING_RATES", "learning_rate"]
 
-# Peak rates under the cosine of `finetune`. Found with `tools/task_study.py --learning-rates`, from
+# Peak rates under the cosine of `finetune`. Found with `tools/studies/task_study.py --learning-rates`, from
 # a quarter of each rate to twice, two seeds, on all architectures for LoRA and full fine-tuning and
 # on a part of them for the others; DoRA has LoRA's. One rate a method serves all architectures,
 # which is a compromise: LoRA gains up to 5e-3 and beyond on the mobile nets, where resnet18 already

@@ -1,0 +1,503 @@
+"""The history: what is shown, what is marked, what can be compared, and the command."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from builders import (
+    FULL,
+    LORA,
+    MACHINE,
+    OTHER_MACHINE,
+    VALUES,
+    make_metric,
+    make_record,
+    make_run,
+    write_entry,
+    write_run,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress import series
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.history import CaseHistory
+from peft_regress.baselines.series import Entry, Line, make_line
+from peft_regress.cli.main import main
+from peft_regress.report import encode_history, history_markdown, history_text
+from peft_regress.runs.schema import Failure, Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from peft_regress.runs.schema import Machine
+
+PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
+NEWER = {**PEFT, "peft": "0.19.0"}
+
+
+def history_of(
+    records: Iterable[Any],
+    name: str,
+    *,
+    environments: dict[int, dict[str, str]] | None = None,
+    machines: dict[int, Machine] | None = None,
+) -> Line:
+    """Return the line of a metric from records, or from values of that metric, in order."""
+    made = [
+        item if hasattr(item, "metrics") else make_record(metrics={name: item}) for item in records
+    ]
+    pairs = [
+        (
+            Entry(
+                name=f"{number:04d}_peft",
+                date=f"2026-01-{1 + number % 28:02d}T00:00:00+00:00",
+                role="baseline",
+                run=make_run(
+                    record,
+                    environment=(environments or {}).get(number, PEFT),
+                    machine=(machines or {}).get(number, MACHINE),
+                ),
+            ),
+            record,
+        )
+        for number, record in enumerate(made)
+    ]
+    return make_line(pairs, name)
+
+
+def marked(line: Line) -> list[int]:
+    return [index for index, point in enumerate(line.points) if point.is_change_point]
+
+
+def shown(line: Line) -> list[int]:
+    return [line.points.index(point) for point in line.notable()]
+
+
+def text_of(line: Line, **how: Any) -> list[str]:
+    return history_text([CaseHistory(id=LORA, lines=(line,))], **how).splitlines()
+
+
+def accuracies(*levels: tuple[int, float], noise: float = 0.002) -> list[list[float]]:
+    chance = random.Random(0)
+    return [
+        [level + chance.gauss(0, noise) for _ in range(3)]
+        for count, level in levels
+        for _ in range(count)
+    ]
+
+
+# --- points -----------------------------------------------------------------------------------
+
+
+def test_of_an_exact_metric_every_step_is_a_change_point() -> None:
+    line = history_of([5, 5, 6, 6, 6, 5, 5], "forward_flops")
+    assert marked(line) == [2, 5]
+    assert shown(line) == [0, 2, 5, 6]
+    assert [point.move and point.move.change for point in line.points] == [
+        None, 0, 1 / 5, 0, 0, -1 / 6, 0,
+    ]  # fmt: skip
+
+
+def test_bytes_are_exact_in_a_history_though_the_gate_gives_them_room() -> None:
+    line = history_of([100_000_000, 100_000_004], "peak_bytes")
+    assert marked(line) == [1]
+
+
+def test_first_losses_jump_where_the_gate_would_say_so_whichever_loss_it_was() -> None:
+    same = [[2.0, 1.9, 1.8, 1.7]] * 3
+    rounded = [[2.0000001, 1.9, 1.8, 1.7]] * 3
+    other = [[2.0, 1.9, 1.8, 1.2]] * 3
+    line = history_of([same, rounded, same, other, other, same], "first_losses")
+    assert marked(line) == [3, 5]
+    assert shown(line) == [0, 3, 5]
+    assert "-29.41 % in one loss, 1.7 nat -> 1.2 nat" in text_of(line)[3]
+
+
+def test_a_single_point_is_the_first_and_the_last() -> None:
+    line = history_of([5], "forward_flops")
+    assert shown(line) == [0]
+    assert text_of(line) == [LORA, "  the same at 1 point: forward_flops 5 FLOP"]
+
+
+def test_packages_are_those_that_changed_since_the_entry_before() -> None:
+    line = history_of([5, 5, 6, 6], "forward_flops", environments={2: NEWER, 3: NEWER})
+    assert [dict(point.packages) for point in line.points] == [
+        {}, {}, {"peft": ("0.18.1", "0.19.0")}, {},
+    ]  # fmt: skip
+    assert text_of(line) == [
+        LORA,
+        "  forward_flops: 4 points, 1 not shown",
+        "    0000_peft  2026-01-01  5 FLOP",
+        "    0002_peft  2026-01-03  6 FLOP  +20 %  change point",
+        "      peft 0.18.1 -> 0.19.0",
+        "    0003_peft  2026-01-04  6 FLOP  0 %",
+    ]
+
+
+# --- what can be compared -----------------------------------------------------------------------
+
+
+def test_a_changed_definition_breaks_the_line_visibly() -> None:
+    records = [
+        make_record(metrics={"forward_flops": value}, definition=definition)
+        for value, definition in (
+            (5, "sha256:a"),
+            (5, "sha256:a"),
+            (9, "sha256:b"),
+            (9, "sha256:b"),
+        )
+    ]
+    line = history_of(records, "forward_flops")
+    assert [point.is_comparable for point in line.points] == [True, True, False, True]
+    assert marked(line) == []
+    assert shown(line) == [0, 1, 2, 3]
+    assert line.points[2].move is None
+    assert [row[:6] for row in text_of(line)[2:]] == [
+        "    00",
+        "    00",
+        "    --",
+        "    00",
+        "    00",
+    ]
+
+
+def test_a_definition_that_changed_alone_is_not_the_same_throughout() -> None:
+    records = [
+        make_record(metrics={"forward_flops": 5}, definition=f"sha256:{number}")
+        for number in range(2)
+    ]
+    assert not history_of(records, "forward_flops").is_still
+
+
+def test_another_unit_or_number_of_seeds_breaks_the_line() -> None:
+    other = Metric(value=5, unit="count", direction="lower", kind="exact")
+    assert not history_of([5, other], "forward_flops").points[1].is_comparable
+    assert not history_of([[0.5] * 3, [0.5] * 2], "accuracy").points[1].is_comparable
+
+
+def test_seconds_are_compared_on_one_machine_alone() -> None:
+    values = [[0.05] * 3, [0.5] * 3, [0.1, 0.2, 0.3], [0.5] * 3]
+    line = history_of(values, "step_seconds", machines={1: OTHER_MACHINE, 3: OTHER_MACHINE})
+    assert [point.move and point.move.change for point in line.points] == [None, None, 1.0, 0.0]
+    assert line.points[2].value == 0.1
+    assert "the first on its machine" in text_of(line)[3]
+    assert line.remark == "change points need 6 comparable points, and there are 2"
+
+
+def test_a_metric_that_is_absent_for_a_while_is_shown_as_that() -> None:
+    records = [
+        make_record(metrics={"peak_bytes": 10, **({"projection_flops": 7} if there else {})})
+        for there in (True, False, False, True)
+    ]
+    line = history_of(records, "projection_flops")
+    assert shown(line) == [0, 1, 3]
+    assert "absent" in text_of(line)[3]
+
+
+def test_a_status_is_a_line_where_the_case_did_not_always_come_through() -> None:
+    failed = make_record(status="error", error=Failure(type="KeyError", message="no layer"))
+    line = history_of([make_record(), failed, failed, make_record()], "status")
+    assert shown(line) == [0, 1, 3]
+    assert text_of(line)[3].endswith("error (KeyError: no layer)")
+
+
+# --- noise --------------------------------------------------------------------------------------
+
+
+def test_change_points_of_accuracy_are_levels_and_no_noise() -> None:
+    line = history_of(accuracies((8, 0.75), (8, 0.65)), "accuracy")
+    assert marked(line) == [8]
+    assert shown(line) == [0, 8, 15]
+    assert line.remark is None
+
+
+def test_noise_is_not_shown_but_an_entry_without_the_metric_is() -> None:
+    values: list[Any] = accuracies((12, 0.75))
+    values[5] = make_record(metrics={"peak_bytes": 1})
+    line = history_of(values, "accuracy")
+    assert line.remark is None
+    assert shown(line) == [0, 5, 6, 11]
+
+
+def test_change_points_of_loss_and_seconds_are_relative() -> None:
+    for name, small in (("loss", 0.01), ("step_seconds", 0.00001)):
+        values = [
+            [value * small] * 3 for row in (accuracies((8, 1.0), (8, 2.0)),) for value, *_ in row
+        ]
+        assert marked(history_of(values, name)) == [8]
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_fewer_points_than_the_method_needs_are_said_to_be_too_few(count: int) -> None:
+    values = accuracies((1, 0.9), (count - 1, 0.1))
+    line = history_of(values, "accuracy")
+    assert marked(line) == []
+    assert line.remark == f"change points need 6 comparable points, and there are {count}"
+    assert shown(line) == list(range(count))
+    assert line.remark in text_of(line)[1]
+
+
+def test_points_on_two_sides_of_a_definition_are_not_counted_together() -> None:
+    records = [
+        make_record(
+            metrics={"accuracy": [0.5 + number / 100] * 3}, definition=f"sha256:{number // 4}"
+        )
+        for number in range(8)
+    ]
+    line = history_of(records, "accuracy")
+    assert line.remark == "change points need 6 comparable points, and there are 4"
+
+
+def test_without_the_library_the_remark_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(series, "can_find_change_points", lambda: False)
+    line = history_of(accuracies((8, 0.75), (8, 0.65)), "accuracy")
+    assert marked(line) == []
+    assert line.remark is not None
+    assert "pip install 'peft-regress[history]'" in line.remark
+
+
+samples = st.lists(st.floats(min_value=0, max_value=1e30), min_size=3, max_size=3)
+anything = {
+    "forward_flops": st.integers(0, 2**63),
+    "peak_bytes": st.integers(0, 2**63),
+    "first_losses": st.lists(samples, min_size=1, max_size=3),
+    "accuracy": samples,
+    "loss": samples,
+    "step_seconds": samples,
+    "relative_step_seconds": st.floats(0, 1e30),
+}
+
+
+@pytest.mark.parametrize("name", anything)
+@settings(deadline=None, derandomize=True, max_examples=40)
+@given(data=st.data())
+def test_whatever_the_numbers_a_history_can_be_shown(name: str, data: st.DataObject) -> None:
+    values = data.draw(st.lists(anything[name], min_size=1, max_size=9))
+    case = CaseHistory(id=LORA, lines=(history_of(values, name),))
+    for every_point in (False, True):
+        assert history_text([case], every_point=every_point).startswith(LORA)
+        assert history_markdown([case], every_point=every_point)
+        json.dumps(encode_history([case], every_point=every_point), allow_nan=False)
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def call(*arguments: Any) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(["history", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Three entries whose dates are not in the order of their numbers; FLOPs rise with the date."""
+    root = tmp_path / "baselines"
+    first, second, third = (
+        {**VALUES, "forward_flops": make_metric("forward_flops", value)} for value in (10, 20, 30)
+    )
+    write_entry(root, 1, make_record(metrics=second), date="2026-02-01T00:00:00+00:00")
+    write_entry(
+        root, 2, make_record(metrics=first), make_record(FULL), date="2026-01-01T00:00:00+00:00"
+    )
+    write_entry(
+        root, 3, make_record(metrics=third), date="2026-03-01T00:00:00+00:00",
+        role="history", environment=NEWER,
+    )  # fmt: skip
+    return root
+
+
+def test_entries_of_both_roles_stand_by_date_and_run_files_after_them(
+    run: Any, storage: Path, tmp_path: Path
+) -> None:
+    path = write_run(tmp_path / "my run.json", make_run(make_record(metrics={"forward_flops": 40})))
+    code, out, err = run(
+        path, "--baselines", storage, "--case", LORA, "--metric", "forward*", "--format", "json"
+    )
+    assert (code, err) == (0, "")
+    (case,) = json.loads(out)["cases"]
+    (line,) = case["lines"]
+    assert (case["id"], line["metric"], line["unit"]) == (LORA, "forward_flops", "flop")
+    assert [(point["value"], point["role"]) for point in line["points"]] == [
+        (10, "baseline"), (20, "baseline"), (30, "history"), (40, "run"),
+    ]  # fmt: skip
+    assert line["points"][2] == {
+        "entry": "0003_peft-0.18.1",
+        "date": "2026-03-01T00:00:00+00:00",
+        "role": "history",
+        "status": "ok",
+        "value": 30,
+        "relative_change": 0.5,
+        "comparable": True,
+        "change_point": True,
+        "packages": [{"package": "peft", "old": "0.18.1", "new": "0.19.0"}],
+    }
+    assert line["points"][3]["date"] == "2026-01-02T03:04:05+00:00"
+
+
+def test_a_folder_of_shards_is_one_run(run: Any, storage: Path, tmp_path: Path) -> None:
+    write_run(tmp_path / "shards" / "1.json", make_run(make_record(metrics={"forward_flops": 50})))
+    write_run(tmp_path / "shards" / "2.json", make_run(make_record(FULL)))
+    _, out, _ = run(tmp_path / "shards", "--baselines", storage, "--format", "json")
+    assert [case["id"] for case in json.loads(out)["cases"]] == [FULL, LORA]
+
+
+def test_text_has_what_moved_and_one_line_for_the_rest(run: Any, storage: Path) -> None:
+    code, out, _ = run("--baselines", storage, "--case", LORA)
+    assert code == 0
+    assert "  forward_flops: 3 points\n" in out
+    assert "30 FLOP  +50 %   change point\n      peft 0.18.1 -> 0.19.0\n" in out
+    assert "  the same at 3 points: trainable_params 150,000, adapter_bytes" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_all_prints_every_point_of_every_metric(run: Any, storage: Path) -> None:
+    _, out, _ = run("--baselines", storage, "--case", LORA, "--all")
+    assert out.count("0002_peft-0.18.1") == len(VALUES)
+    _, out, _ = run("--baselines", storage, "--all", "--format", "json")
+    for case in json.loads(out)["cases"]:
+        for line in case["lines"]:
+            assert len(line["points"]) == line["points_in_all"]
+
+
+def test_markdown_is_a_table_a_case(run: Any, storage: Path) -> None:
+    _, out, _ = run("--baselines", storage, "--metric", "forward_flops", "--format", "markdown")
+    assert out.count("## ") == 2
+    assert (
+        "| forward\\_flops | 0003\\_peft-0.18.1 | 2026-03-01 | 30 FLOP | +50 % | change point "
+        "| peft 0.18.1 -&gt; 0.19.0 |" in out
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--case", "shfit/*"), "fits none of the 2 cases in the history, e.g. shift/full"),
+        (("--case", "["), "fits none"),
+        (("--metric", "peak"), "fits none of the metrics of these cases: trainable_params, "),
+        (("--metric", ""), "fits none"),
+        (("--case", "x" * 5000), "fits none"),
+    ],
+)
+def test_a_glob_that_fits_nothing_is_exit_3_with_what_there_is(
+    run: Any, storage: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = run("--baselines", storage, *arguments)
+    assert (code, out) == (3, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--case", "nothing"), ("--metric", "nothing"), ("--by", "torch x")]
+)
+def test_what_a_refusal_lists_is_fit_for_a_terminal(
+    run: Any, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    bad = "\x1b[31m\u202e\a\n" + "x" * 10_000
+    metrics = {**VALUES, bad: make_metric("peak_bytes", 1)}
+    record = make_record(f"shift/{bad}/resnet18", metrics)
+    write_entry(tmp_path, 1, record, environment={"torch-x\x1b": "1"})
+    code, _, err = run("--baselines", tmp_path, *arguments)
+    assert code == 3
+    assert err.rstrip("\n").isprintable()
+    assert len(err) < 3000
+
+
+def test_the_contract_s_spelling_of_the_glob_is_understood_too(run: Any, storage: Path) -> None:
+    assert run("--baselines", storage, "--cases", LORA) == run(
+        "--baselines", storage, "--case", LORA
+    )
+
+
+def test_an_empty_history_is_exit_3_with_the_way_to_name_another(run: Any, tmp_path: Path) -> None:
+    for root in (tmp_path, tmp_path / "nowhere"):
+        code, out, err = run("--baselines", root)
+        assert (code, out) == (3, "")
+        assert f"{root}: no entry there" in err
+        assert "--baselines" in err
+
+
+def test_run_files_alone_are_a_history(run: Any, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.json")
+    code, out, _ = run(path, "--baselines", tmp_path / "nowhere", "--metric", "peak_bytes")
+    assert (code, out) == (0, f"{LORA}\n  the same at 1 point: peak_bytes 114.4 MiB\n")
+
+
+def test_a_run_that_is_an_entry_already_is_refused(run: Any, storage: Path) -> None:
+    (path,) = storage.glob("*/0001_*.json")
+    code, _, err = run(path, "--baselines", storage)
+    assert code == 2
+    assert "name it once" in err
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"peft_regress": {"schema_version": 9}}'])
+def test_an_unreadable_run_or_entry_is_exit_2(
+    run: Any, storage: Path, tmp_path: Path, content: str
+) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(content)
+    code, out, err = run(path, "--baselines", storage)
+    assert (code, out) == (2, "")
+    assert str(path) in err
+    (entry,) = storage.glob("*/0002_*.json")
+    entry.write_text(content)
+    assert run("--baselines", storage)[0] == 2
+    assert run(tmp_path / "absent.json", "--baselines", tmp_path / "nowhere")[0] == 2
+
+
+def test_hostile_names_of_runs_are_made_fit_for_a_terminal(run: Any, tmp_path: Path) -> None:
+    path = write_run(tmp_path / "a\x1b[31m\nb.json")
+    _, out, _ = run(path, "--baselines", tmp_path / "nowhere", "--all")
+    assert "\x1b" not in out
+
+
+def test_a_closed_pipe_is_no_traceback(storage: Path) -> None:
+    command = f"{sys.executable} -m peft_regress history --all --baselines {storage} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout == f"{FULL}\n"
+
+
+def test_the_stored_baselines_have_a_history(run: Any) -> None:
+    root = Path(__file__).parents[2] / "baselines"
+    code, out, _ = run("--baselines", root, "--case", "shift/head/*", "--metric", "*flops*")
+    assert code == 0
+    entries = [file for file in read_runs(root) if "shift/head/resnet18" in file.run.cases]
+    assert out.count(f"the same at {len(entries)} points") == 4
+
+
+def test_entries_can_stand_in_the_order_of_a_packages_releases(run: Any, tmp_path: Path) -> None:
+    root = tmp_path / "baselines"
+    for number, (release, value) in enumerate(
+        {"0.21.2": 30, "0.9.0": 10, "0.15.2": 20}.items(), start=1
+    ):
+        record = make_record(metrics={"forward_flops": value})
+        environment = {**PEFT, "peft": release}
+        date = f"2026-01-0{number}T00:00:00+00:00"
+        write_entry(root, number, record, date=date, role="history", environment=environment)
+    for package in ("peft", "PEFT"):
+        code, out, err = run("--baselines", root, "--by", package, "--format", "json")
+        assert (code, err) == (0, "")
+        (line,) = json.loads(out)["cases"][0]["lines"]
+        assert [point["value"] for point in line["points"]] == [10, 20, 30]
+        assert line["points"][1]["relative_change"] == 1.0
+    assert "peft 0.9.0 -> 0.15.2" in run("--baselines", root, "--by", "peft")[1]
+
+
+def test_an_entry_without_that_package_has_no_place_in_the_order(run: Any, storage: Path) -> None:
+    code, out, err = run("--baselines", storage, "--by", "torchh")
+    assert (code, out) == (3, "")
+    assert "--by torchh: 0002_peft-0.18.1 was made without that package; it has torch" in err

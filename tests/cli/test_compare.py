@@ -1,0 +1,373 @@
+"""`peft-regress compare`: by a run, an entry or the storage; shards, and their union."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import msgspec
+import pytest
+from builders import (
+    FULL,
+    GALORE,
+    LEDGER,
+    LORA,
+    OTHER_MACHINE,
+    VALUES,
+    make_record,
+    make_run,
+    write_entry,
+)
+from builders import write_run as written
+
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.catalogue.matrix import matrix_cases, shard_of
+from peft_regress.cli.main import main
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import MIXED_MACHINES, Selection
+
+CASES = matrix_cases("default")
+IDS = [case.id for case in CASES]
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+MORE = {**VALUES, "forward_flops": 4_000_000_000}
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Call the command in a folder of its own; return (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main(["compare", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def write_shards(folder, *, lost=(), skipped=(), count=4, metrics=VALUES, cases=CASES):
+    """Write the matrix as the files of its shards; `lost` vanish, `skipped` shards have no file."""
+    shards = shard_of(cases, count=count, weights={})
+    ids = {case.id for case in cases}
+    for index in range(1, count + 1):
+        mine = {name for name, shard in shards.items() if shard == index} - set(lost)
+        selection = Selection(
+            complete=False,
+            narrowed_by=[f"--regress-shard {index}/{count}"],
+            not_selected=sorted(ids - {n for n, shard in shards.items() if shard == index}),
+        )
+        records = [make_record(name, metrics) for name in sorted(mine)]
+        if index not in skipped:
+            machine = OTHER_MACHINE if index == 2 else None
+            more = {"machine": machine} if machine else {}
+            written(folder / f"shard-{index}.json", make_run(*records, selection=selection, **more))
+    return folder
+
+
+@pytest.fixture
+def storage(tmp_path):
+    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
+    return tmp_path / "baselines"
+
+
+# --- OLD is the storage ---------------------------------------------------------------------------
+
+
+def test_shards_are_judged_by_the_storage_as_one_run(run, storage, tmp_path):
+    write_shards(tmp_path / "shards")
+    code, out, err = run("baselines", "shards")
+    assert (code, err) == (0, "")
+    assert out.endswith("no regression (96 unchanged)\n")
+
+
+def test_a_regression_in_one_shard_is_seen(run, storage, tmp_path):
+    write_shards(tmp_path / "shards")
+    path = tmp_path / "shards" / "shard-3.json"
+    made = read_run_file(path).run
+    name = next(iter(made.cases))
+    worse = {**made.cases, name: make_record(name, MORE)}
+    written(path, msgspec.structs.replace(made, cases=worse))
+    code, out, _ = run("baselines", "shards", "--format", "json")
+    verdict = json.loads(out)
+    assert code == verdict["exit_code"] == 1
+    assert [case["id"] for case in verdict["cases"] if case["verdict"] == "regressed"] == [name]
+
+
+def test_a_case_that_no_shard_measured_is_missing(run, storage, tmp_path):
+    write_shards(tmp_path / "shards", lost=[LORA])
+    code, out, _ = run("baselines", "shards")
+    assert code == 3
+    assert "1 missing" in out
+    assert LORA in out
+
+
+def test_a_shard_that_did_not_come_is_missing_case_by_case(run, storage, tmp_path):
+    write_shards(tmp_path / "shards", skipped=[2])
+    code, out, _ = run("baselines", "shards", "--format", "json")
+    assert code == 3
+    assert json.loads(out)["counts"] == {"missing": 24, "unchanged": 72}
+
+
+def test_a_case_of_the_matrix_that_nobody_knows_of_is_missing_too(run, tmp_path):
+    """Neither the storage nor a shard holds it: `peft-regress list` does."""
+    write_entry(tmp_path / "baselines", 1, *(make_record(n) for n in IDS if n != LORA))
+    cases = [case for case in CASES if case.id != LORA]
+    write_shards(tmp_path / "shards", cases=cases)
+    code, out, _ = run("baselines", "shards", "--format", "json")
+    assert code == 3
+    assert json.loads(out)["counts"] == {"missing": 1, "unchanged": 95}
+
+
+def test_cases_of_other_matrices_are_not_expected_unless_asked_for(run, storage, tmp_path):
+    extended = [case.id for case in matrix_cases("extended")]
+    write_entry(storage, 2, *map(make_record, extended))
+    write_shards(tmp_path / "shards")
+    written(tmp_path / "extended.json", make_run(*map(make_record, extended)))
+    assert run("baselines", "shards")[0] == 0
+    assert run("baselines", "extended.json", "--matrix", "extended")[0] == 0
+    code, out, _ = run("baselines", "extended.json")
+    assert code == 3
+    assert "96 missing" in out
+
+
+def test_what_adds_up_over_entries_is_drift(run, storage, tmp_path):
+    newest = [make_record(name, {**VALUES, "peak_bytes": 120_108_000}) for name in IDS]
+    write_entry(storage, 2, *newest, date="2026-01-02T00:00:00+00:00")
+    write_shards(tmp_path / "shards", metrics={**VALUES, "peak_bytes": 120_216_000})
+    code, out, _ = run("baselines", "shards")
+    assert code == 1
+    assert "drift since 0001_peft-0.18.1" in out
+    # An entry that is named judges alone.
+    assert run("0002", "shards")[0] == 0
+
+
+def test_an_unknown_matrix_is_wrong_use(run, storage, tmp_path):
+    write_shards(tmp_path / "shards")
+    code, out, err = run("baselines", "shards", "--matrix", "none-such")
+    assert (code, out) == (2, "")
+    assert "default" in err
+
+
+# --- Names ----------------------------------------------------------------------------------------
+
+
+def test_entries_are_named_by_their_numbers(run, storage, tmp_path):
+    write_entry(storage, 2, *(make_record(name, MORE) for name in IDS))
+    code, out, _ = run("0001", "0002", "--format", "markdown")
+    assert code == 1
+    assert "peft-regress compare 0001 0002" in out
+    assert "peft-regress explain 0001_peft-0.18.1 0002 " in out
+
+
+def test_the_storage_is_no_new_run(run, storage, tmp_path):
+    code, out, err = run("0001", "baselines")
+    assert (code, out) == (2, "")
+    assert "baselines: NEW is a baseline storage" in err
+
+
+@pytest.mark.parametrize("names", [("0009", "0001"), ("0001", "no.json"), ("x" * 300, "0001")])
+def test_a_name_of_nothing_is_exit_2_with_what_there_is(run, storage, names):
+    code, out, err = run(*names)
+    assert (code, out) == (2, "")
+    assert "is no file and no entry of baselines. Entries: 0001_peft-0.18.1." in err
+    assert "--regress-save" in err
+
+
+def test_a_damaged_shard_is_exit_2_and_nothing_is_said_of_the_others(run, storage, tmp_path):
+    write_shards(tmp_path / "shards")
+    (tmp_path / "shards" / "shard-1.json").write_text("{")
+    code, out, err = run("baselines", "shards", "--save", "run.json")
+    assert (code, out) == (2, "")
+    assert "shard-1.json" in err
+    assert not (tmp_path / "run.json").exists()
+
+
+# --- The union ------------------------------------------------------------------------------------
+
+
+def keep(folder, name):
+    record = make_record(name)
+    keep_adapter(
+        folder,
+        record.case,
+        definition=record.definition,
+        output=[[0.0]],
+        save=lambda to: (to / "weights").write_bytes(name.encode()),
+    )
+
+
+def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(run, storage, tmp_path):
+    shards = write_shards(tmp_path / "shards", metrics=MORE)
+    lora, galore = "shift/lora-r1/resnet18", "unseen/galore-r1/mobilenet_v2"
+    keep(adapters_of_run(shards / "shard-1.json"), lora)
+    keep(adapters_of_run(shards / "shard-2.json"), galore)
+    code, out, _ = run("baselines", "shards", "--save", "out/run.json")
+    assert code == 1  # also when red
+    assert "peft-regress accept out/run.json" in out
+    union = read_run_file(tmp_path / "out" / "run.json").run
+    assert list(union.cases) == sorted(IDS)
+    assert union.selection == Selection(complete=True)
+    assert union.machine.digest == MIXED_MACHINES
+    kept = {path.name for path in (tmp_path / "out" / "run.adapters").iterdir()}
+    assert kept == {lora.replace("/", "--"), galore.replace("/", "--")}
+    with pytest.raises(SystemExit) as stopped:
+        main(["accept", "out/run.json", "--reason", "why"])
+    assert not stopped.value.code
+    assert {path.name for path in (storage / "adapters").iterdir()} == {"lora", "galore"}
+    assert run("baselines", "out/run.json")[0] == 0
+
+
+def test_the_union_of_an_incomplete_run_is_incomplete(run, storage, tmp_path):
+    write_shards(tmp_path / "shards", skipped=[4])
+    run("baselines", "shards", "--save", "run.json")
+    selection = read_run_file(tmp_path / "run.json").run.selection
+    assert not selection.complete
+    assert len(selection.not_selected) == 24
+
+
+def test_the_union_is_kept_where_there_is_nothing_to_judge_it_by(run, tmp_path):
+    write_shards(tmp_path / "shards")
+    assert run("baselines", "shards", "--save", "run.json")[0] == 2
+    assert len(read_run_file(tmp_path / "run.json").run.cases) == 96
+
+
+def test_adapters_of_an_earlier_union_do_not_stay(run, storage, tmp_path):
+    write_shards(tmp_path / "shards")
+    (tmp_path / "run.adapters" / "old").mkdir(parents=True)
+    run("baselines", "shards", "--save", "run.json")
+    assert not (tmp_path / "run.adapters").exists()
+
+
+def test_an_entry_that_is_saved_is_not_accepted(run, storage, tmp_path):
+    run("0001", "0001", "--save", "run.json")
+    assert read_run_file(tmp_path / "run.json").run.accepted is None
+
+
+@pytest.mark.parametrize("name", ["shards/run.json", "./shards/../shards/run.json"])
+def test_the_union_does_not_go_among_the_shards(run, storage, tmp_path, name):
+    write_shards(tmp_path / "shards")
+    code, _, err = run("baselines", "shards", "--save", name)
+    assert code == 2
+    assert "twice" in err
+    assert run("baselines", "shards")[0] == 0
+
+
+def test_a_union_that_cannot_be_written_is_exit_2(run, storage, tmp_path):
+    write_shards(tmp_path / "shards")
+    (tmp_path / "file").write_text("")
+    code, out, err = run("baselines", "shards", "--save", "file/run.json")
+    assert (code, out) == (2, "")
+    assert "cannot be written" in err
+
+
+# --- The stored runs ------------------------------------------------------------------------------
+
+
+def test_the_page_s_example_is_what_the_command_prints(run, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    example = README.partition("$ peft-regress compare 0004 0007 --format markdown\n")[2]
+    code, out, _ = run("0004", "0007", "--format", "markdown")
+    assert code == 1
+    assert out.startswith(example.partition("...\n```")[0])
+
+
+def test_a_release_that_regressed_is_told_with_its_layer_and_a_command_for_its_method(
+    run, monkeypatch
+):
+    monkeypatch.chdir(ROOT)
+    _, out, _ = run("baselines", "0007", "--format", "markdown")
+    assert "packages: **peft 0.21.2 -&gt; 0.14.0**, the only one that changed" in out
+    assert "| `conv1.lora_magnitude_vector.default` aten.convolution +236.0 MFLOP" in out
+    assert "pytest benchmarks -m \"case(method='dora')\"\n" in out
+    assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
+    assert "Shortened" not in out
+
+
+# --- What to type ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["text", "markdown"])
+@pytest.mark.parametrize(
+    "named",
+    [
+        ("other/place", "new.json"),
+        ("0001", "new.json", "--baselines", "other/place"),
+        ("0001", "0002", "--baselines", "other/place"),
+        ("other/place", "0001", "--baselines", "another"),
+        ("old.json", "new.json"),
+    ],
+    ids=" ".join,
+)
+def test_every_command_to_type_works_when_typed(run, tmp_path, capsys, named, output):
+    old, new = make_record(LORA, ledger=LEDGER), make_record(LORA, MORE, ledger=LEDGER)
+    for number, record in enumerate((old, new), start=1):
+        write_entry(
+            tmp_path / "other/place", number, record, role=("baseline", "history")[number - 1]
+        )
+    write_entry(tmp_path / "another", 1, new)
+    written(tmp_path / "old.json", make_run(old))
+    written(tmp_path / "new.json", make_run(new))
+    code, out, _ = run(*named, "--format", output)
+    assert code == 1
+    lines = out.replace("\\\n", "").splitlines()
+    typable = [line for line in lines if re.match(r" *peft-regress \w", line)]
+    commands = [shlex.split(line) for line in typable if not line.endswith(" --retire ID")]
+    assert {words[1] for words in commands} >= {"explain", "accept"}
+    for _, *words in commands:
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert int(stopped.value.code or 0) == (1 if words[0] == "compare" else 0), words
+        assert "error" not in capsys.readouterr().err
+    stored = tmp_path / ("baselines" if named[0] == "old.json" else "other/place")
+    assert list(stored.glob("*/*_peft-0.18.1.json"))
+
+
+def test_another_matrix_and_strictness_are_typed_again(run, storage, tmp_path):
+    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    arguments = ("baselines", "new.json", "--matrix", "extended", "--strict")
+    _, out, _ = run(*arguments, "--format", "markdown")
+    assert f"\npeft-regress compare {' '.join(arguments)}\n" in out
+    assert " --regress-matrix extended --regress-strict\n" in out
+
+
+def test_of_narrow_runs_no_more_is_measured_again(run, tmp_path):
+    written(tmp_path / "old.json", make_run(make_record(LORA)))
+    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    _, out, _ = run("old.json", "new.json", "--format", "markdown")
+    assert "case(task='shift', method='lora', rank=4, architecture='resnet18')" in out
+
+
+def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
+    ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
+    written(tmp_path / "old.json", make_run(*map(make_record, ids)))
+    written(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run("old.json", "new.json")
+    assert re.search(r"^ *::", out, re.MULTILINE)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    _, out, _ = run("old.json", "new.json")
+    # The runner looks for the one behind blanks, and for the other anywhere.
+    assert not re.search(r"^\s*::|##\[", out, re.MULTILINE)
+    assert ": :error::t" in out
+
+
+# --- Strict ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["text", "json", "markdown"])
+def test_strict_fails_what_got_better(run, tmp_path, output):
+    better = {**VALUES, "forward_flops": 1}
+    written(tmp_path / "old.json", make_run(make_record(FULL), make_record(GALORE)))
+    written(tmp_path / "new.json", make_run(make_record(FULL, better), make_record(GALORE)))
+    arguments = ("old.json", "new.json", "--format", output)
+    assert run(*arguments)[0] == 0
+    code, out, _ = run(*arguments, "--strict")
+    assert code == 1
+    if output == "text":
+        assert "FAILED by strictness: 1 better than the baseline" in out
+    if output == "markdown":
+        assert "**Failed: 1 case better than the baseline, not accepted.**" in out

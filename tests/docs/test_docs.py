@@ -1,0 +1,156 @@
+"""What the documents claim, held against the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from peft_regress import finetune, registry
+from peft_regress.cli.main import main
+from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.runs.schema import Run
+
+ROOT = Path(__file__).parents[2]
+METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
+FLAT_PAGE = " ".join(METRICS_PAGE.split())
+ARCHITECTURE_PAGE = (ROOT / "docs" / "architecture.md").read_text()
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("metric", [m for m in METRICS if not m.endswith(BATCH_SUFFIX)])
+def test_every_metric_is_explained_with_its_unit(metric):
+    rows = [line.split("|") for line in METRICS_PAGE.splitlines() if line.startswith("| `")]
+    (row,) = [row for row in rows if f"`{metric}`" in row[1]]
+    assert row[2].strip() == METRICS[metric].unit
+
+
+def test_every_bound_of_the_policy_is_on_the_page():
+    policy = DEFAULT_POLICY
+    assert f"{100 * policy.bytes_bound:g} %" in METRICS_PAGE
+    assert f"{100 * policy.accuracy_margin:g} points" in METRICS_PAGE
+    assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
+    assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
+    assert f"| `filled_losses` | more than {100 * policy.filled_bound:g} %" in METRICS_PAGE
+    assert policy.drift_budget == 1
+    assert "The drift budget is once the metric's own bound" in METRICS_PAGE
+    noise = (policy.accuracy_noise, policy.loss_noise, policy.seconds_noise)
+    assert re.search(r"noise, as .* {:g} of .* {:g} of .* {:g} of a time".format(*noise), FLAT_PAGE)
+    rows = {
+        "other methods": policy.fingerprint_bound,
+        "bfloat16 base": policy.bfloat16_fingerprint_bound,
+        **policy.fingerprint_bounds,
+    }
+    for method, bounds in rows.items():
+        cells = " | ".join(f"{bound:g}" for bound in bounds)
+        assert f"| {method} | {cells} |" in METRICS_PAGE
+
+
+def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
+    """Nor tighter than what was seen: of each method by the table of the evidence."""
+    policy = DEFAULT_POLICY
+    table = METRICS_PAGE.partition("<!-- seen -->")[2].partition("<!-- /seen -->")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.strip().splitlines()[2:]
+    ]
+    seen = {row[0]: [float(cell) for cell in row[1:5]] for row in rows}
+    assert seen.keys() == {m.name for m in registry.items("method") if "default" in m.matrices}
+    others = [seen[name] for name in seen.keys() - policy.fingerprint_bounds.keys()]
+    groups = {
+        **{name: seen[name] for name in policy.fingerprint_bounds if name in seen},
+        "lora": [max(column) for column in zip(*others, strict=True)],
+    }
+    for method, largest in groups.items():
+        bounds = [policy.fingerprint("first_losses", method, step=step) for step in range(4)]
+        for bound, value in zip(bounds, largest, strict=True):
+            assert value < bound <= 10 * value, (method, bound, value)
+    filled = max(float(row[5]) for row in rows if row[5] != "-")
+    assert filled < policy.fingerprint("filled_losses", "lora", step=0) <= 10 * filled
+    accuracy = max(float(row[6]) for row in rows) / 100
+    assert accuracy < policy.accuracy_margin <= 10 * accuracy
+    loss = max(float(row[7].removesuffix(" %")) for row in rows) / 100
+    assert loss < policy.loss_margin <= 10 * loss
+
+
+def test_the_page_says_how_many_steps_a_fine_tune_has():
+    assert f"{finetune.STEPS} steps of batch {finetune.BATCH_SIZE}" in METRICS_PAGE
+
+
+def test_every_option_is_in_the_readme():
+    source = (ROOT / "peft_regress" / "config.py").read_text()
+    options = set(re.findall(r'"(--regress-[a-z]+)"', source))
+    assert len(options) == 7
+    for option in options:
+        assert f"`{option}" in README
+
+
+def test_every_module_has_its_place_in_the_picture():
+    package = ROOT / "peft_regress"
+    names = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    names |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    for name in names:
+        assert f"`{name}`" in ARCHITECTURE_PAGE, name
+
+
+def test_every_key_of_the_run_file_is_explained():
+    for key in Run.__struct_fields__:
+        assert f"| `{key}` |" in ARCHITECTURE_PAGE
+
+
+def test_no_document_has_a_gap_left():
+    for page in (README, METRICS_PAGE, ARCHITECTURE_PAGE):
+        assert "@@" not in page
+        assert "TODO" not in page
+
+
+def test_the_page_on_timing_has_the_policy():
+    page = " ".join((ROOT / "docs" / "timing.md").read_text().split())
+    policy = DEFAULT_POLICY
+    assert f"the whole interval is above +{100 * policy.time_margin:g} %" in page
+    assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
+    assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
+    assert f"{finetune.STEPS // 2} steps" in page
+
+
+def test_the_story_of_the_releases_has_what_the_history_says(capsys):
+    """The lines of 0.14.0 to 0.20.0, which no later entry changes."""
+    page = (ROOT / "docs" / "upgrading.md").read_text()
+    command = re.search(r"^\$ peft-regress (history --by peft .*)$", page, re.MULTILINE)
+    arguments = [*command.group(1).split(), "--baselines", str(ROOT / "baselines")]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 0
+    told = capsys.readouterr().out.partition("    0001_")[0]
+    shown = page[command.end() :].partition("```")[0]
+    # The entries below it grow in number, and the first line counts them.
+    assert told.count("_peft-0.") == 5
+    assert told.splitlines()[2:] == shown.strip("\n").partition("    0001_")[0].splitlines()[2:]
+
+
+def test_every_story_says_the_releases_between_which_it_was_found():
+    page = (ROOT / "docs" / "upgrading.md").read_text()
+    stories = re.findall(
+        r"^### (0\.\d+\.\d+): .*?^\$ peft-regress bisect peft (.*?)$\n(.*?)^```",
+        page, re.MULTILINE | re.DOTALL,
+    )  # fmt: skip
+    assert len(stories) >= 5
+    for release, _, output in stories:
+        assert output.startswith(f"peft {release} is the first release that changes what ")
+
+
+def test_the_page_on_other_tools_says_which_way_each_measure_gets_worse():
+    page = " ".join((ROOT / "docs" / "exports.md").read_text().split())
+    sides = re.search(
+        r"the lower one for (.*?), both for (.*?), none for (.*?), the upper one for all others",
+        page,
+    )
+    for named, direction in zip(sides.groups(), ("higher", "same", "none"), strict=True):
+        expected = {
+            name.replace("_", "-")
+            for name, spec in METRICS.items()
+            if spec.direction == direction and not name.endswith(BATCH_SUFFIX)
+        }
+        assert set(re.findall("`(.*?)`", named)) == expected

@@ -1,0 +1,114 @@
+"""The sizes of run files on docs/architecture.md, held against the stored entries.
+
+After a run is accepted that moves them, the failing test shows the row to put there.
+"""
+
+from __future__ import annotations
+
+import copy
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.runs.json_layout import dump_json
+from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
+from peft_regress.runs.run_file import read_run_file
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+MATRICES = ("default", "extended")
+
+
+@cache
+def stored(matrix: str) -> Path:
+    """Return the newest baseline that holds every case of a matrix."""
+    wanted = {case.id for case in matrix_cases(matrix)}
+    for path in reversed(baseline_files(ROOT / "baselines")):
+        run = read_run_file(path).run
+        if run.accepted.role == "baseline" and wanted <= run.cases.keys():
+            return path
+    pytest.fail(f"no stored baseline holds the whole {matrix} matrix")
+
+
+@cache
+def content(matrix: str) -> Any:
+    return json.loads(stored(matrix).read_text())
+
+
+def ledgers(matrix: str) -> dict[str, Any]:
+    """Return the ledgers that stand in the file, by case."""
+    cases = content(matrix)["peft_regress"]["cases"]
+    return {name: case["ledger"] for name, case in cases.items() if "modules" in case["ledger"]}
+
+
+def text_with(matrix: str, *kept: str) -> bytes:
+    """Return the file with no ledgers but those of the cases that are named."""
+    value = copy.deepcopy(content(matrix))
+    for name, case in value["peft_regress"]["cases"].items():
+        if name not in kept:
+            case["ledger"] = {}
+    return dump_json(value).encode()
+
+
+def megabytes(text: bytes) -> str:
+    return f"{len(text) / 1e6:.2f} MB ({len(gzip.compress(text, 9)) / 1e6:.2f})"
+
+
+def row(matrix: str) -> str:
+    whole, bare = stored(matrix).read_bytes(), text_with(matrix)
+    modules = sum(len(ledger["modules"]) for ledger in ledgers(matrix).values())
+    of_ledgers = len(whole) - len(bare)
+    cells = (
+        matrix,
+        f"{len(content(matrix)['peft_regress']['cases'])}",
+        f"{len(whole.splitlines()):,}",
+        megabytes(whole),
+        megabytes(bare),
+        f"{len(ledgers(matrix))}",
+        f"{modules:,}",
+        f"{of_ledgers / len(ledgers(matrix)) / 1e3:.0f} KB",
+        f"{of_ledgers / modules:.0f} bytes",
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_the_sizes_of_a_run_file_are_those_of_the_stored_one(matrix: str) -> None:
+    table = PAGE.partition("<!-- run-file-sizes -->")[2].partition("<!-- /run-file-sizes -->")[0]
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {matrix} |")]
+    assert line == row(matrix)
+
+
+@pytest.mark.parametrize(
+    ("shown", "case"),
+    [
+        ("for head-only resnet18, {}", "shift/head/resnet18"),
+        ("for DoRA on mobilenet_v3_small, {}", "shift/dora-r4/mobilenet_v3_small"),
+    ],
+)
+def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown: str, case: str) -> None:
+    size = len(text_with("default", case)) - len(text_with("default"))
+    assert shown.format(f"{size / 1e3:.0f} KB") in " ".join(PAGE.split())
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix: str) -> None:
+    assert "would be four times as many numbers" in " ".join(PAGE.split())
+    records = read_run_file(stored(matrix)).run.cases
+    held = sum(numbers_in(ledger["modules"]) for ledger in ledgers(matrix).values())
+    written_out = sum(
+        len(rows_of(records[name].ledger, metric) or {})
+        for name in ledgers(matrix)
+        for metric in LEDGER_METRICS
+    )
+    assert round(written_out / held) == 4
+
+
+def numbers_in(value: Any) -> int:
+    return sum(map(numbers_in, value.values())) if isinstance(value, dict) else 1

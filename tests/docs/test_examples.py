@@ -1,0 +1,332 @@
+"""Every example of the documents is executed, or its rule says what executes it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import itertools
+import json
+import re
+import shlex
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+from example_rules import RULES, Rule, constant, find_rule
+from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
+from examples import PAGES, ROOT, Block, Command, blocks, differences
+from jsonschema import validators
+
+from peft_regress.cli.main import main
+from peft_regress.runs.run_file import read_run_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+BLOCKS = list(blocks())
+
+
+# --- The rules: how each command is executed ------------------------------------------------------
+
+
+def rule_of(command: Command) -> Rule:
+    """Return the rule of a command; one that has none fails."""
+    rule = find_rule(command)
+    if rule is None:
+        msg = f"nothing says how `{command}` is executed; if it cannot be as it is, add to RULES"
+        pytest.fail(msg, pytrace=False)
+    return rule
+
+
+def is_slow(command: Command) -> bool:
+    rule = find_rule(command)
+    return rule is not None and rule.how == "slow"
+
+
+# --- A copy of the repository to run them in ------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory) -> Path:
+    """The copy for examples that leave the baselines as they are."""
+    return prepare(tmp_path_factory.mktemp("examples"))
+
+
+@pytest.fixture
+def sandbox(request, tmp_path, shared) -> Path:
+    """Return the shared copy, or one as the block's `SETUPS` wants it."""
+    block = request.getfixturevalue("block")
+    setup = setup_of(block)
+    if setup is None and "$ peft-regress accept" not in block.text:
+        return shared
+    folder = prepare(tmp_path)
+    if setup is not None:
+        setup(folder)
+    return folder
+
+
+# --- Console blocks -------------------------------------------------------------------------------
+
+
+def of_language(language: str) -> list[Block]:
+    return [block for block in BLOCKS if block.language == language]
+
+
+def console_blocks(*, slow: bool) -> list[Block]:
+    """Return the blocks that have a command of the kind; one that no rule knows is not slow."""
+    return [
+        block
+        for block in of_language("console")
+        if any(is_slow(command) is slow for command in block.commands)
+    ]
+
+
+def command_line(typed: str) -> tuple[int, str]:
+    """Run `peft-regress ...` in this process; return exit code and standard output."""
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+    with contextlib.redirect_stdout(stream), pytest.raises(SystemExit) as ended:
+        main(shlex.split(typed)[1:])
+    stream.flush()
+    return int(ended.value.code or 0), stream.buffer.getvalue().decode()
+
+
+def shell(typed: str, folder: Path) -> tuple[int, str]:
+    """Run a line by bash; return exit code and standard output, errors below it where it fails."""
+    done = subprocess.run(
+        ["bash", "-c", typed],
+        cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, f"{typed}\n{done.stderr}"
+    return done.returncode, done.stdout + (done.stderr if done.returncode else "")
+
+
+# Pages repeat commands that take seconds or minutes.
+command_line_once = functools.cache(command_line)
+shell_once = functools.cache(shell)
+
+
+def execute(command: Command, rule: Rule, folder: Path) -> None:
+    """Run a command by its rule, and hold its exit code and what it printed against the page."""
+    typed = command.typed
+    if rule.instead is not None:
+        typed = re.fullmatch(rule.pattern, typed).expand(rule.instead)
+    if rule.how == "here":
+        is_cost = typed.startswith("peft-regress cost")
+        code, printed = (command_line_once if is_cost else command_line)(typed)
+    else:
+        code, printed = (shell_once if rule.how == "slow" else shell)(typed, folder)
+    assert code in rule.codes, f"{typed}\n{printed}"
+    shown, lines = list(command.shown), printed.splitlines()
+    if rule.how == "slow":
+        narrowed = rule.instead is not None
+        shown, lines = (constant(side, narrowed=narrowed) for side in (shown, lines))
+    if shown:
+        wrong = differences(shown, lines, some=rule.some)
+        assert wrong is None, f"`{command}`\n{wrong}"
+
+
+@pytest.mark.parametrize("block", console_blocks(slow=False), ids=str)
+def test_the_commands_of_a_console_block_run_and_print_what_it_shows(block, sandbox, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    monkeypatch.setenv("COLUMNS", "100")
+    for command in block.commands:
+        rule = rule_of(command)
+        if rule.how in {"here", "shell"}:
+            execute(command, rule, sandbox)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("examples")
+@pytest.mark.parametrize("block", console_blocks(slow=True), ids=str)
+def test_the_commands_that_take_minutes_run_and_print_what_the_block_shows(block, sandbox):
+    for command in block.commands:
+        rule = rule_of(command)
+        if rule.how == "slow":
+            execute(command, rule, sandbox)
+
+
+def test_what_executes_a_command_elsewhere_is_there():
+    for block, command in itertools.chain.from_iterable(
+        ((block, command) for command in block.commands) for block in of_language("console")
+    ):
+        rule = rule_of(command)
+        if rule.how == "by":
+            file, *words = rule.by
+            text = (ROOT / file).read_text()
+            for word in words:
+                assert word in text, f"{block}: `{command}` is said to be executed by {file}"
+
+
+def test_no_rule_is_without_a_command():
+    """But for the commands that a page may show at any time."""
+    typed = [command.typed for block in of_language("console") for command in block.commands]
+    idle = [
+        rule.pattern
+        for rule in RULES
+        if not any(re.fullmatch(rule.pattern, text) for text in typed)
+    ]
+    assert idle == []
+
+
+@pytest.mark.parametrize("name", ["bench", "py", "lint", "types", "faults", "bench-extended"])
+def test_an_environment_that_an_example_names_is_defined(name):
+    assert f"[testenv:{name}]" in (ROOT / "tox.ini").read_text()
+
+
+# --- Blocks of other languages --------------------------------------------------------------------
+
+
+TEXTS = {
+    r"case \(task, method": "a picture",
+    r"requirements -> pip": "a picture",
+    r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",
+    r"case +trained +ship": "test_the_table_of_a_clean_run_is_that_of_a_stored_run",
+    r"shift/head/shufflenet\S+: slower": "tests/cli/test_time.py",
+}
+"""What shows that a block of text is right, by its first line."""
+
+
+def test_every_block_is_of_a_language_that_is_executed():
+    for block in BLOCKS:
+        assert block.language in {"console", "python", "yaml", "json", "text"}, str(block)
+        if block.language == "text":
+            assert any(re.match(start, block.text) for start in TEXTS), str(block)
+
+
+@pytest.mark.parametrize("block", of_language("python"), ids=str)
+def test_a_block_of_python_runs(block, sandbox):
+    """A suite runs by pytest, narrowed to one case; anything else as a script."""
+    script = sandbox / "example.py"
+    script.write_text(block.text)
+    command = [sys.executable, str(script)]
+    if "def test_" in block.text:
+        command[1:] = [
+            "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-disable", str(script),
+            "-k", "shift and head and shufflenet_v2_x0_5 and not bn_head",
+        ]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=sandbox, env=environment(sandbox), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("block", of_language("yaml"), ids=str)
+def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
+    document = whole_workflow(yaml.safe_load(block.text))
+    schema = get_builtin_schema("vendor.github-workflows")
+    validators.validator_for(schema)(schema).validate(document)
+    for step in uses_of(document):
+        name = step["uses"].rpartition("@")[0].removeprefix("OWNER/peft_regress").strip("/")
+        if step["uses"].startswith("OWNER/peft_regress"):
+            assert step.get("with", {}).keys() <= inputs_of(name), str(block)
+    for run in (step["run"] for job in document["jobs"].values() for step in job.get("steps", ())
+                if "run" in step):  # fmt: skip
+        rule_of(Command(typed=run, shown=()))
+
+
+def whole_workflow(document: dict | list) -> dict:
+    """Put steps into a job, and jobs into a workflow, so that the schema can be asked."""
+    if isinstance(document, list):
+        document = {"jobs": {"job": {"runs-on": "ubuntu-24.04", "steps": document}}}
+    # YAML 1.1 reads the key `on` as true.
+    return {"on": document.pop(True, "push"), **document}
+
+
+def uses_of(document: dict) -> Iterator[dict]:
+    for job in document["jobs"].values():
+        yield from (step for step in (job, *job.get("steps", ())) if "uses" in step)
+
+
+def inputs_of(path: str) -> set[str]:
+    """Return the inputs of the action, or of a workflow that is called."""
+    if not path:
+        return set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
+    return set(yaml.safe_load((ROOT / path).read_text())[True]["workflow_call"]["inputs"])
+
+
+@pytest.mark.parametrize("block", of_language("json"), ids=str)
+def test_a_block_of_json_stands_in_a_run_file(block):
+    lines = {line.strip() for line in NEWEST.read_text().splitlines()}
+    text = block.text.strip()
+    assert text in lines
+    json.loads("{" + text.removesuffix(",") + "}")
+
+
+def test_the_table_of_a_clean_run_is_that_of_a_stored_run():
+    from peft_regress.report import results_table
+
+    (block,) = [block for block in BLOCKS if re.match(r"case +trained +ship", block.text)]
+    rows = results_table(read_run_file(FIRST).run).splitlines()
+    shown = block.text.partition("\n...")[0].splitlines()
+    assert len(shown) == 7
+    for row in shown:
+        assert row in rows
+
+
+# --- The reading ----------------------------------------------------------------------------------
+
+
+def test_the_pages_have_examples_of_every_kind():
+    assert len(PAGES) > 10
+    assert {"console", "python", "yaml", "json"} <= {block.language for block in BLOCKS}
+
+
+def console(text: str) -> list[Command]:
+    return Block(page="a.md", line=1, language="console", text=text).commands
+
+
+def test_a_command_goes_on_after_a_backslash_and_ends_before_its_comment():
+    (command,) = console("$ a 'b # c' \\\n      d#e  # a comment\nshown\n")
+    assert command == Command(typed="a 'b # c'       d#e", shown=("shown",))
+
+
+def test_commands_joined_are_two_and_the_last_one_prints():
+    first, last = console("$ a && b\nshown\n")
+    assert (first.typed, first.shown, last.typed, last.shown) == ("a", (), "b", ("shown",))
+
+
+def test_a_block_without_a_prompt_is_refused():
+    with pytest.raises(ValueError, match="starts with a line"):
+        console("a\n")
+
+
+def test_a_command_that_no_rule_knows_fails():
+    with pytest.raises(pytest.fail.Exception, match="nothing says how `rm -rf /`"):
+        rule_of(Command(typed="rm -rf /", shown=()))
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "right"),
+    [
+        (["a", "b"], ["a", "b"], True),
+        (["a"], ["a", "b"], False),
+        (["a", "b"], ["a"], False),
+        (["a", "c"], ["a", "b"], False),
+        (["a", "..."], ["a", "b", "c"], True),
+        (["a", "   ...", "c"], ["a", "b", "b", "c"], True),
+        (["a", "...", "c"], ["a", "b", "d"], False),
+        (["a ... c"], ["a b c"], True),
+        (["a ... c"], ["a b d"], False),
+        (["b  "], ["b"], True),
+    ],
+)
+def test_what_is_shown_is_what_was_printed(shown, printed, right):
+    assert (differences(shown, printed) is None) is right
+
+
+@pytest.mark.parametrize(
+    ("shown", "right"), [(["a", "c"], True), (["c", "a"], False), (["a", "x"], False), ([], True)]
+)
+def test_chosen_lines_stand_in_their_order(shown, right):
+    assert (differences(shown, ["a", "b", "c"], some=True) is None) is right
+
+
+def test_lines_that_vary_are_left_out_with_what_is_below_them():
+    lines = ["x", "  environment: a", "    b", "  y", "    z", "tried 2 of 3 releases:", "  c"]
+    assert constant(lines) == ["x", "  y", "    z", "tried 2 of 3 releases:", "  c"]
+    assert constant(lines, narrowed=True) == ["x", "  y", "    z"]

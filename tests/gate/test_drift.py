@@ -1,0 +1,378 @@
+"""Drift: small moves add up, accepted ones do not count, and noise between machines is none."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from builders import (
+    FULL,
+    LORA,
+    OTHER_MACHINE,
+    VALUES,
+    make_metric,
+    make_record,
+    make_run,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress import drift
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import references_with_drift
+from peft_regress.gate.drift import find_origins
+from peft_regress.gate.judge import CaseVerdict, judge, observations_of
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.metrics import METRICS
+from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
+from peft_regress.runs.run_file import RunFile
+from peft_regress.runs.schema import Acceptance, Failure, Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from peft_regress.runs.schema import Record
+
+quickly = settings(deadline=None, derandomize=True, max_examples=60)
+GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
+START = 100_000_000
+
+
+def entry(number: int, *records: Record, day: int | None = None, **run: Any) -> RunFile:
+    """Return an accepted entry in memory; the day of its date is its number, or another one."""
+    day = number if day is None else day
+    date = f"{2026 + day // 28}-01-{1 + day % 28:02d}T00:00:00+00:00"
+    accepted = Acceptance(reason="for a test", date=date, role=run.pop("role", "baseline"))
+    made = make_run(*records, accepted=accepted, **run)
+    return RunFile(path=Path(f"{number:04d}_peft.json"), run=made, document={})
+
+
+def record_of(metrics: Any, **more: Any) -> Record:
+    """Return a record with these metrics; a number alone is `peak_bytes`."""
+    return make_record(
+        metrics={"peak_bytes": metrics} if isinstance(metrics, int) else metrics, **more
+    )
+
+
+def judged(history: Sequence[Any], new: Any, *, policy: Policy = DEFAULT_POLICY) -> CaseVerdict:
+    """Judge a record by a history of records, each accepted in turn."""
+    stored = [
+        entry(number, item if hasattr(item, "metrics") else record_of(item))
+        for number, item in enumerate(history, 1)
+    ]
+    run = make_run(new if hasattr(new, "metrics") else record_of(new))
+    references = references_with_drift(stored, policy=policy)
+    (case,) = judge(references, run, expected=references, policy=policy).cases
+    return case
+
+
+# --- what is found --------------------------------------------------------------------------
+
+
+def test_moves_within_the_bound_that_add_up_are_a_regression_with_their_origin() -> None:
+    case = judged([START, START + 90_000], START + 180_000)
+    assert case.verdict == "regressed"
+    (reason,) = case.reasons
+    assert (reason.metric, reason.old, reason.new) == ("peak_bytes", START, START + 180_000)
+    assert (reason.relative_change, reason.bound) == (0.0018, DEFAULT_POLICY.bytes_bound)
+    assert reason.since == "0001_peft"
+    assert reason.title == "peak_bytes (drift since 0001_peft)"
+
+
+def test_drift_in_the_good_direction_is_an_improvement() -> None:
+    assert judged([START, START - 90_000], START - 180_000).verdict == "improved"
+
+
+def test_the_newest_alone_would_have_passed_it() -> None:
+    assert judged([START + 90_000], START + 180_000).verdict == "unchanged"
+
+
+@pytest.mark.parametrize(("budget", "found_at"), [(1, 2), (2, 3), (3, 4)])
+def test_creep_of_nine_hundredths_of_a_percent_is_found_where_the_budget_is_exceeded(
+    budget: float, found_at: int
+) -> None:
+    policy = dataclasses.replace(DEFAULT_POLICY, drift_budget=budget)
+    values = [round(START * 1.0009**times) for times in range(5)]
+    verdicts = [judged(values[:n], values[n], policy=policy).verdict for n in range(1, 5)]
+    assert verdicts.index("regressed") + 1 == found_at
+    # Once accepted there, it has as far to go again.
+    assert verdicts.count("regressed") == 4 // found_at
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [("accuracy", [-0.03] * 3), ("loss", [0.03] * 3), ("first_losses", [[0, 0.008, 0, 0]] * 3)],
+)
+def test_function_that_slips_below_its_margin_each_time_is_found(name: str, step: Any) -> None:
+    def moved(times: int) -> dict[str, Any]:
+        def add(value: Any, by: Any) -> Any:
+            pairs = isinstance(value, list)
+            return [add(*p) for p in zip(value, by, strict=True)] if pairs else value + times * by
+
+        return {name: add(VALUES[name], step)}
+
+    history = [moved(times) for times in range(2)]
+    assert judged(history[:1], moved(1)).verdict == "unchanged"
+    (reason,) = judged(history, moved(2)).reasons
+    assert (reason.metric, reason.since, reason.verdict) == (name, "0001_peft", "regressed")
+
+
+# --- what is none ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factor", [1.05, 0.95, 2.0])
+def test_an_accepted_step_never_alarms_again(factor: float) -> None:
+    after = round(START * factor)
+    history = [START] * 3 + [after] * 40
+    for count in range(4, len(history)):
+        assert judged(history[:count], after).verdict == "unchanged"
+
+
+def test_an_accepted_drift_never_alarms_again() -> None:
+    """Where the sum was reported and accepted, it counts from the entry that was accepted."""
+    history = [START, START + 90_000, START + 180_000]
+    assert judged(history, START + 180_000).verdict == "unchanged"
+    assert judged(history, START + 250_000).verdict == "unchanged"
+    (reason,) = judged([*history, START + 250_000], START + 300_000).reasons
+    assert reason.since == "0003_peft"
+
+
+def test_small_moves_count_from_an_accepted_step_on() -> None:
+    history = [START, 2 * START, 2 * START + 180_000]
+    (reason,) = judged(history, 2 * START + 360_000).reasons
+    assert (reason.since, reason.old) == ("0002_peft", 2 * START)
+
+
+@pytest.mark.parametrize("name", ["forward_flops", "trainable_params", "adapter_bytes", "aten_ops"])
+def test_an_exact_metric_does_not_drift(name: str) -> None:
+    value = VALUES[name]
+    assert judged([{name: value}, {name: value + 1}], {name: value + 1}).verdict == "unchanged"
+
+
+def test_seconds_do_not_drift() -> None:
+    slow = [{"step_seconds": [0.05 * factor] * 3} for factor in (1, 2, 4)]
+    assert judged(slow[:2], slow[2]).verdict == "unchanged"
+
+
+def test_a_move_beyond_the_bound_is_told_once_and_as_no_drift() -> None:
+    case = judged([START, START + 90_000], 2 * START)
+    assert [(reason.metric, reason.since) for reason in case.reasons] == [("peak_bytes", None)]
+
+
+CUTS = {
+    "definition": record_of(START + 90_000, definition="sha256:other"),
+    "error": make_record(status="error", error=Failure(type="KeyError", message="x")),
+    "absent": record_of({"forward_flops": 1}),
+    "unit": record_of(
+        {"peak_bytes": Metric(value=START + 90_000, unit="count", direction="lower", kind="bytes")}
+    ),
+}
+
+
+@pytest.mark.parametrize("between", CUTS.values(), ids=list(CUTS))
+def test_what_cannot_be_compared_cuts_the_history(between: Record) -> None:
+    history = [START, between, START + 90_000]
+    assert judged(history, START + 180_000).verdict == "unchanged"
+    assert judged([*history, START + 180_000], START + 270_000).verdict == "regressed"
+
+
+def test_another_number_of_seeds_cuts_the_history() -> None:
+    seeds = [{"accuracy": [0.9 - 0.03 * n] * count} for n, count in enumerate((3, 2, 3, 3))]
+    assert judged(seeds[:3], seeds[3]).verdict == "unchanged"
+
+
+def test_entries_of_role_history_are_no_origin() -> None:
+    stored = [
+        entry(1, record_of(START), role="history"),
+        entry(2, record_of(START + 90_000)),
+    ]
+    run = make_run(record_of(START + 180_000))
+    references = references_with_drift(stored)
+    assert judge(references, run, expected=references).exit_code == 0
+
+
+def test_an_entry_without_the_case_neither_cuts_nor_counts() -> None:
+    stored = [
+        entry(1, record_of(START)),
+        entry(2, make_record(FULL)),
+        entry(3, record_of(START + 90_000)),
+    ]
+    run = make_run(record_of(START + 180_000))
+    assert judge(references_with_drift(stored), run, expected=[LORA]).exit_code == 1
+
+
+def test_the_order_of_entries_is_that_of_their_dates_alone() -> None:
+    later = [entry(1, record_of(START + 90_000), day=9), entry(2, record_of(START), day=3)]
+    run = make_run(record_of(START + 180_000))
+    for stored in (later, later[::-1]):
+        references = references_with_drift(stored)
+        assert references[LORA].origin == "0001_peft"
+        (case,) = judge(references, run, expected=[LORA]).cases
+        assert [reason.since for reason in case.reasons] == ["0002_peft"]
+
+
+def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other() -> None:
+    """Whichever is the origin, the newest and the run: the budget is wider than machines differ."""
+    stored = read_runs(Path(__file__).parents[2] / "baselines")
+    first, second = (file for file in stored if file.path.stem[:4] in ("0001", "0002"))
+    assert first.run.machine.digest != second.run.machine.digest
+    for old, new in ((first, second), (second, first)):
+        history = [
+            dataclasses.replace(
+                file, path=Path(f"{number:04d}_x.json"), run=dated(file.run, number)
+            )
+            for number, file in enumerate((old, new), 1)
+        ]
+        references = references_with_drift(history)
+        assert sum(len(reference.drift_origins) for reference in references.values()) > 96
+        for run in (old.run, new.run):
+            verdict = judge(references, run, expected=references)
+            assert verdict.counts == {"unchanged": 96}
+
+
+def dated(run: Any, day: int) -> Any:
+    import msgspec
+
+    accepted = Acceptance(reason="x", date=f"2026-01-{day:02d}T00:00:00+00:00", role="baseline")
+    return msgspec.structs.replace(run, accepted=accepted)
+
+
+# --- properties -----------------------------------------------------------------------------
+
+KINDS = {
+    "peak_bytes": st.integers(99_900_000, 100_200_000),
+    "accuracy": st.lists(st.floats(0.5, 0.6), min_size=3, max_size=3),
+    "loss": st.lists(st.floats(0.5, 0.7), min_size=3, max_size=3),
+    "first_losses": st.lists(
+        st.lists(st.floats(2, 2.00003), min_size=1, max_size=1), min_size=3, max_size=3
+    ),
+}
+
+
+def worsened(name: str, value: Any, by: float) -> Any:
+    if isinstance(value, list):
+        return [worsened(name, item, by) for item in value]
+    return value - by if METRICS[name].direction == "higher" else value + by
+
+
+@pytest.mark.parametrize("name", ["peak_bytes", "accuracy", "loss"])
+@quickly
+@given(data=st.data())
+def test_worse_never_passes_where_better_fails(name: str, data: st.DataObject) -> None:
+    history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=5))]
+    value = data.draw(KINDS[name])
+    scale = 10_000 if name == "peak_bytes" else 0.01
+    amounts = sorted(scale * data.draw(st.integers(0, 20)) for _ in range(2))
+    less, more = (judged(history, {name: worsened(name, value, by)}).verdict for by in amounts)
+    assert GRAVITY[less] <= GRAVITY[more]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@quickly
+@given(data=st.data())
+def test_a_longer_history_never_makes_the_verdict_milder(name: str, data: st.DataObject) -> None:
+    history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=2, max_size=5))]
+    new = {name: data.draw(KINDS[name])}
+    newest, whole = judged(history[-1:], new).verdict, judged(history, new).verdict
+    assert newest in (whole, "unchanged")
+
+
+@pytest.mark.parametrize("name", KINDS)
+@quickly
+@given(data=st.data())
+def test_what_was_accepted_last_passes_whatever_came_before(name: str, data: st.DataObject) -> None:
+    """Or the gate would be red for ever, with nothing to do about it."""
+    history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=6))]
+    assert judged(history, history[-1]).verdict == "unchanged"
+
+
+@quickly
+@given(
+    count=st.integers(1, 30),
+    metrics=st.fixed_dictionaries(KINDS),
+)
+def test_a_history_of_identical_entries_never_alarms(count: int, metrics: dict[str, Any]) -> None:
+    assert judged([metrics] * count, metrics).reasons == ()
+
+
+# --- reports --------------------------------------------------------------------------------
+
+
+def test_a_drift_is_told_in_text_with_the_command_that_shows_the_steps() -> None:
+    stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
+    references = references_with_drift(stored)
+    run = make_run(record_of(START + 180_000))
+    observed = observations_of(run, "this run")
+    verdict = judge(references, run, expected=references)
+    text = case_text(verdict.cases[0], references[LORA], observed[LORA], hint="accept it")
+    assert text.splitlines() == [
+        f"{LORA}: regressed",
+        "  peak_bytes (drift since 0001_peft): 95.37 MiB -> 95.54 MiB  +0.18 % (budget 0.1 %)",
+        "      no step was beyond its bound, but they add up; they are shown by",
+        f"      peft-regress history --case {LORA} --metric peak_bytes --all",
+        "  environment: as in the baseline",
+        "  baseline: 0002_peft",
+        "  if the new numbers are right: accept it",
+    ]
+    elsewhere = case_text(
+        verdict.cases[0], references[LORA], observed[LORA], hint="", storage=("--baselines there",)
+    )
+    assert f"--case {LORA} --metric peak_bytes --all --baselines there" in " ".join(
+        elsewhere.split()
+    )
+    markdown = verdict_markdown(verdict, references, observed, typed=Typed(new="run.json"))
+    assert (
+        "`peak_bytes (drift since 0001_peft)` | 95.37 MiB | 95.54 MiB | +0.18 %"
+        in markdown.replace("&nbsp;", " ")
+    )
+    assert f"peft-regress history --case {LORA} --metric peak_bytes --all" in markdown
+
+
+def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_its_name() -> None:
+    stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
+    references = references_with_drift(stored)
+    verdict = judge(references, make_run(record_of(START + 180_000)), expected=references)
+    (case,) = json.loads(json.dumps(encode_verdict(verdict)))["cases"]
+    (reason,) = case["reasons"]
+    assert reason.keys() == {"metric", "old", "new", "relative_change", "bound", "verdict"}
+    assert reason["metric"] == "peak_bytes (drift since 0001_peft)"
+    assert reason["metric"].split(" ")[0] in METRICS
+
+
+# --- speed ----------------------------------------------------------------------------------
+
+
+def test_a_long_history_takes_two_comparisons_an_entry_and_metric_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counted = 0
+
+    def count(*sides: Any, **how: Any) -> Any:
+        nonlocal counted
+        counted += 1
+        return real(*sides, **how)
+
+    real = drift.move_of
+    monkeypatch.setattr(drift, "move_of", count)
+    names = [name for name, spec in METRICS.items() if spec.kind == "bytes"]
+    for length in (10, 300):
+        counted = 0
+        history = [
+            (
+                f"{number:04d}",
+                record_of({name: make_metric(name, START + number % 7) for name in names}),
+            )
+            for number in range(length)
+        ]
+        assert find_origins(history).keys() == set(names)
+        assert 0 < counted <= 2 * length * len(names)
+
+
+def test_of_a_long_history_the_references_keep_the_origins_alone() -> None:
+    stored = [entry(n, record_of(START + n), machine=OTHER_MACHINE) for n in range(50)]
+    (reference,) = references_with_drift(stored).values()
+    (origin,) = reference.drift_origins.values()
+    assert origin == (make_metric("peak_bytes", START), "0000_peft")

@@ -1,0 +1,258 @@
+"""Source checkpoints: the recorded bytes or an error that says what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import torch
+from tiny_network import TinyArchitecture
+from torch import nn
+
+from peft_regress import registry, sources
+from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
+from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
+from peft_regress.errors import AbsentError, InputError, SourceError
+from peft_regress.measure.sources import (
+    Recipe,
+    build_source,
+    check_sources,
+    ensure_source,
+    load_source,
+    read_manifest,
+    save_source,
+    source_digest,
+    train_source,
+)
+from peft_regress.measure.training import evaluate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TINY = TinyArchitecture()
+SHORT = Recipe(steps=2, batch_size=8, recalibration_batches=2)
+STORED = Path(__file__).resolve().parents[2] / "baselines"
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    """Return a source of two steps."""
+    return train_source(TINY, recipe=SHORT)
+
+
+@pytest.fixture
+def root(tmp_path: Path, state: dict[str, Tensor]) -> Path:
+    """Return a folder with one stored source."""
+    save_source(tmp_path, TINY, state, recipe=SHORT)
+    return tmp_path
+
+
+def _file(root: Path) -> Path:
+    return root / "sources" / "tiny.safetensors"
+
+
+def _refuse(*_: Any, **__: Any) -> Any:
+    pytest.fail("this must not be called")
+
+
+# Training
+
+
+def test_training_twice_gives_the_same_bits(state: dict[str, Tensor]) -> None:
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    again = train_source(TINY, recipe=SHORT)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+def test_state_is_in_half_precision_and_counters_stay_whole(state: dict[str, Tensor]) -> None:
+    assert {tensor.dtype for tensor in state.values()} == {torch.float16, torch.int64}
+
+
+def test_a_value_beyond_half_precision_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"conv\.weight does not fit half precision"):
+        sources._halve("conv.weight", torch.tensor([1.0, 7e4]))
+
+
+def test_recalibration_gives_the_plain_average_over_the_batches() -> None:
+    layer = nn.BatchNorm2d(3, momentum=0.01).train()
+    batches = [torch.randn(4, 3, 5, 5) + shift for shift in (1.0, 3.0)]
+    sources._recalibrate(layer, batches)
+    mean = torch.stack([batch.mean(dim=(0, 2, 3)) for batch in batches]).mean(dim=0)
+    torch.testing.assert_close(layer.running_mean, mean)
+    assert layer.momentum == 0.01
+
+
+# Storing
+
+
+def test_a_stored_source_is_loaded_in_single_precision(
+    root: Path, state: dict[str, Tensor]
+) -> None:
+    loaded = load_source(root, TINY)
+    assert loaded.keys() == state.keys()
+    for name, tensor in loaded.items():
+        assert tensor.dtype == (torch.int64 if name.endswith("tracked") else torch.float32)
+        assert torch.equal(tensor, state[name].to(tensor.dtype))
+    model = build_source(root, TINY)
+    assert not model.training
+    assert torch.equal(model.get_parameter("head.weight"), loaded["head.weight"])
+
+
+def test_manifest_records_digest_recipe_and_held_out_accuracy(root: Path) -> None:
+    entry = read_manifest(root)["tiny"]
+    content = _file(root).read_bytes()
+    assert entry.sha256 == hashlib.sha256(content).hexdigest() == source_digest(root, "tiny")
+    assert entry.bytes == len(content)
+    assert entry.recipe == SHORT
+    images, labels = load_images("mnist", "test", classes=SOURCE_CLASSES)
+    assert entry.accuracy == evaluate(build_source(root, TINY), images, labels)[0]
+
+
+def test_a_second_source_leaves_the_first_ones_entry(root: Path, state: dict[str, Tensor]) -> None:
+    first = read_manifest(root)["tiny"]
+    save_source(root, TinyArchitecture(name="other"), state, recipe=SHORT)
+    assert read_manifest(root) == {"other": first, "tiny": first}
+    assert check_sources(root, ["tiny", "other"]) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    root: Path, state: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path: path.read_bytes() for path in (root / "sources").iterdir()}
+
+    def fail(*_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    changed = {**state, "head.bias": state["head.bias"] + 1}
+    with pytest.raises(InputError, match="No space left on device"):
+        save_source(root, TINY, changed, recipe=SHORT)
+    assert {path: path.read_bytes() for path in (root / "sources").iterdir()} == before
+
+
+# Refusing
+
+
+def test_one_altered_byte_is_refused_with_both_digests_and_the_way_out(root: Path) -> None:
+    path = _file(root)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        load_source(root, TINY)
+    message = str(caught.value)
+    assert str(path) in message
+    assert hashlib.sha256(content).hexdigest() in message
+    assert source_digest(root, "tiny") in message
+    assert f"git checkout -- {path}" in message
+    assert "peft-regress sources" in message
+    assert check_sources(root, ["tiny"]) == [message]
+
+
+def test_a_missing_file_is_refused_with_the_expected_digest(root: Path) -> None:
+    expected = source_digest(root, "tiny")
+    _file(root).unlink()
+    with pytest.raises(SourceError, match=rf"tiny\.safetensors: missing, .*{expected}"):
+        load_source(root, TINY)
+
+
+def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"sources\.json: missing\. .*peft-regress sources"):
+        load_source(tmp_path, TINY)
+    assert len(check_sources(tmp_path, ["tiny", "other"])) == 2
+
+
+def test_a_missing_entry_names_those_that_are_there(root: Path) -> None:
+    with pytest.raises(SourceError, match=re.escape("no entry for 'other' (has tiny)")):
+        load_source(root, TinyArchitecture(name="other"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b'{"tiny": {"sha256": "0"}}', b"\xff"],
+    ids=["empty", "list", "short", "no text"],
+)
+def test_a_manifest_that_is_none_is_refused(root: Path, content: bytes) -> None:
+    (root / "sources" / "sources.json").write_bytes(content)
+    with pytest.raises(SourceError, match="not a manifest of sources"):
+        load_source(root, TINY)
+
+
+def test_a_manifest_with_an_unknown_key_is_refused(root: Path) -> None:
+    path = root / "sources" / "sources.json"
+    manifest = msgspec.json.decode(path.read_bytes())
+    manifest["tiny"]["surprise"] = 1
+    path.write_bytes(msgspec.json.encode(manifest))
+    with pytest.raises(SourceError, match="surprise"):
+        read_manifest(root)
+
+
+def test_a_source_that_is_absent_is_exit_code_three() -> None:
+    assert issubclass(SourceError, AbsentError)
+
+
+# Training only where nothing is stored
+
+
+def test_a_sound_source_is_not_trained_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "train_source", _refuse)
+    assert ensure_source(root, TINY) is False
+
+
+def test_an_absent_source_is_trained_and_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]
+) -> None:
+    monkeypatch.setattr(sources, "train_source", lambda _: state)
+    assert ensure_source(tmp_path, TINY) is True
+    assert check_sources(tmp_path, ["tiny"]) == []
+
+
+@pytest.mark.parametrize("damage", ["altered", "deleted", "unrecorded"])
+def test_a_damaged_source_is_neither_used_nor_overwritten(
+    root: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    if damage == "altered":
+        _file(root).write_bytes(b"other")
+    elif damage == "deleted":
+        _file(root).unlink()
+    else:
+        (root / "sources" / "sources.json").write_bytes(b"{}")
+    monkeypatch.setattr(sources, "train_source", _refuse)
+    with pytest.raises(SourceError):
+        ensure_source(root, TINY)
+
+
+def test_force_trains_a_source_that_is_damaged(
+    root: Path, monkeypatch: pytest.MonkeyPatch, state: dict[str, Tensor]
+) -> None:
+    _file(root).write_bytes(b"other")
+    monkeypatch.setattr(sources, "train_source", lambda _: state)
+    assert ensure_source(root, TINY, force=True) is True
+    assert check_sources(root, ["tiny"]) == []
+
+
+# The stored ones
+
+
+def test_the_stored_sources_are_sound_and_complete() -> None:
+    names = [item.name for item in registry.items("architecture") if item.matrices]
+    assert check_sources(STORED, names) == []
+    manifest = read_manifest(STORED)
+    assert manifest.keys() >= {"resnet18", "mobilenet_v2", SHUFFLENET_V2_X0_5.name}
+    assert {entry.recipe for entry in manifest.values()} == {sources.RECIPE}
+    assert all(entry.accuracy > 0.85 for entry in manifest.values())
+
+
+def test_a_stored_source_reads_its_own_digits_as_well_as_recorded() -> None:
+    images, labels = load_images("mnist", "test", classes=SOURCE_CLASSES)
+    accuracy, _ = evaluate(build_source(STORED, SHUFFLENET_V2_X0_5), images, labels)
+    recorded = read_manifest(STORED)[SHUFFLENET_V2_X0_5.name].accuracy
+    # Another processor may round one image over the edge.
+    assert accuracy == pytest.approx(recorded, abs=1.5 / len(labels))

@@ -1,0 +1,511 @@
+"""Reports: all that a reader needs, in 100 columns, whatever strings a file holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from builders import (
+    ENVIRONMENT,
+    FULL,
+    GALORE,
+    LORA,
+    VALUES,
+    make_metric,
+    make_record,
+    make_run,
+    observe,
+    observe_all,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.gate.judge import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
+from peft_regress.metrics import METRICS
+from peft_regress.report import (
+    Typed,
+    case_text,
+    encode_verdict,
+    results_table,
+    verdict_markdown,
+    verdict_text,
+)
+from peft_regress.report.sentences import environment_lines, reason_cells
+from peft_regress.report.verdict.next_steps import accept_hint
+from peft_regress.runs.schema import Failure, Ledger, Selection
+from peft_regress.text import clean
+
+HINT = accept_hint(Typed(new="run.json"))
+TYPED = Typed(new="run.json")
+LONG = "x" * 10_000
+HOSTILE = {
+    "ansi": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
+    "controls": "a\x00b\rc\x08d\x7fe\x85f\u2028g\u202eh",
+    "lines": "one\ntwo\n\nINJECTED: no regression",
+    "html": "<script>alert(1)</script><img src=x onerror=y>&amp;",
+    "markdown": "| a | b |\n# head **bold** [x](javascript:y) ![i](z) `code` ~~s~~ \\| <!--",
+    "rich": "[bold red]text[/bold red] [link=http://x]y[/link]",
+    "long": LONG,
+    "surrogate": "\ud800",
+    "empty": "",
+}
+hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
+
+BEFORE = Ledger(
+    flops={"forward": {"layer1.conv": {"convolution": 3_000_000_000}, "fc": {"mm": 5}}},
+    bytes={"activation": {"layer1.conv": 100_000_000}},
+)
+AFTER = Ledger(
+    flops={
+        "forward": {
+            "layer1.conv": {"convolution": 3_000_000_000},
+            "layer1.conv.lora_A": {"convolution": 706_115_232},
+            "fc": {"mm": 5},
+        }
+    },
+    bytes={"activation": {"layer1.conv": 100_000_000}},
+)
+
+
+def regressed(**more: Any) -> tuple[CaseVerdict, Any, Any]:
+    """Return a verdict with both sides: FLOPs went up in one module under another peft."""
+    old = observe(make_record(LORA, {"forward_flops": 3_000_000_005}, ledger=BEFORE))
+    new = observe(
+        make_record(LORA, {"forward_flops": 3_706_115_237}, ledger=AFTER),
+        environment={**ENVIRONMENT, "peft": "0.19.1"},
+        **more,
+    )
+    return judge_case(LORA, old, new), old, new
+
+
+def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
+    """Return every report there is of a run judged by some records."""
+    references = observe_all(old)
+    observed = observe_all(run, environment=run.environment)
+    verdict = judge(references, run, expected=references)
+    return (
+        verdict_text(verdict, references, observed, typed=TYPED),
+        verdict_markdown(verdict, references, observed, typed=TYPED),
+        results_table(run),
+        json.dumps(encode_verdict(verdict), allow_nan=False),
+    )
+
+
+# --- what the failing text names ------------------------------------------------------------
+
+
+def test_failing_text_names_all_that_a_reader_needs() -> None:
+    case, old, new = regressed()
+    assert case_text(case, old, new, hint=HINT).splitlines() == [
+        "shift/lora-r4/resnet18: regressed",
+        "  forward_flops: 3.000 GFLOP -> 3.706 GFLOP  +23.54 % (bound 0 %)",
+        "      layer1.conv.lora_A convolution: +706.1 MFLOP",
+        "  environment: peft 0.18.1 -> 0.19.1",
+        "  baseline: 0001_peft-0.18.1",
+        '  if the new numbers are right: `peft-regress accept run.json --reason "..."`',
+    ]
+
+
+def test_an_equal_environment_is_said_to_be_equal() -> None:
+    case, old, _ = regressed()
+    new = observe(make_record(LORA, {"forward_flops": 3_706_115_237}))
+    assert "environment: as in the baseline" in case_text(case, old, new, hint=HINT)
+
+
+def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> None:
+    before = {f"package-{i:02d}": "1.0" for i in range(25)} | {"torch": "2.12", "peft": "0.18"}
+    after = dict.fromkeys(before, "9.9")
+    old = observe(make_record(LORA, {"forward_flops": 1}), environment=before)
+    new = observe(make_record(LORA, {"forward_flops": 2}), environment=after)
+    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    assert "  environment: peft 0.18 -> 9.9; torch 2.12 -> 9.9; package-00" in text
+    assert "package-24 1.0 -> 9.9" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_package_that_came_or_went_is_named() -> None:
+    assert environment_lines({"a": "1", "same": "1"}, {"b": "2", "same": "1"}) == [
+        "a 1 -> absent",
+        "b absent -> 2",
+    ]
+
+
+def test_modules_beyond_the_largest_are_counted() -> None:
+    ledger = Ledger(flops={"forward": {f"m{i}": {"conv": 10 + i} for i in range(7)}})
+    old = observe(make_record(LORA, {"forward_flops": 0}))
+    new = observe(make_record(LORA, {"forward_flops": 91}, ledger=ledger))
+    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    assert re.findall(r"m\d", text) == ["m6", "m5", "m4"]
+    assert "and 4 more modules" in text
+
+
+def test_a_crash_is_named_with_its_error() -> None:
+    old = observe(make_record())
+    error = Failure(type="KeyError", message="'conv1'")
+    new = observe(make_record(status="error", error=error))
+    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    assert text.startswith("shift/lora-r4/resnet18: newly failing\n")
+    assert "status: ok -> error (KeyError: 'conv1')" in text
+
+
+def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
+    reason = Reason(
+        metric="forward_flops",
+        old=706_115_232,
+        new=706_115_233,
+        relative_change=1.4e-9,
+        bound=0.0,
+        verdict="regressed",
+    )
+    _, old, new, change, _ = reason_cells(reason)
+    assert (old, new, change) == ("706115232", "706115233", "+1.4e-09")
+
+
+def test_accuracy_moves_in_points() -> None:
+    old, new = (observe(make_record(LORA, {"accuracy": [a] * 3})) for a in (0.919, 0.719))
+    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    assert "accuracy: 91.9 % -> 71.9 %  -20.0 points (bound 5.0 points)" in text
+
+
+def test_a_metric_that_vanished_is_absent() -> None:
+    old, new = observe(make_record()), observe(make_record(metrics={}))
+    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    assert "forward_flops: 3.638 GFLOP -> absent" in text
+
+
+def test_reasons_beyond_the_first_are_named() -> None:
+    old, new = observe(make_record()), observe(make_record(metrics={}))
+    case = judge_case(LORA, old, new)
+    text = case_text(case, old, new, hint=HINT)
+    for reason in case.reasons:
+        assert reason.metric in text
+
+
+def test_a_known_defect_is_not_told_again() -> None:
+    old = observe(make_record(invariants={"merge": False, "frozen": True}))
+    new = observe(make_record(invariants={"merge": False, "frozen": False}))
+    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    assert "invariant frozen: true -> false" in text
+    assert "merge" not in text
+
+
+def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
+    broken = {"merge": False}
+    records = [
+        make_record(LORA, invariants=broken),
+        make_record(FULL, invariants=broken),
+        make_record(GALORE, status="error", error=Failure(type="KeyError", message="conv1")),
+    ]
+    text, markdown = reports(records, make_run(*records))[:2]
+    assert "invariant merge is false in 2 cases\n    shift/{full,lora-r4}/resnet18\n" in text
+    assert f"error (KeyError: conv1) in 1 case\n    {GALORE}\n" in text
+    assert text.splitlines()[-1] == "no regression (3 known defect)"
+    assert "invariant merge is false (2)" in markdown
+    assert "error (KeyError: conv1) (1)" in markdown
+
+
+def test_known_defects_of_a_whole_matrix_fit() -> None:
+    broken = [
+        make_record(case.id, invariants={"saved_adapter_reloads": False})
+        for case in matrix_cases("extended")
+    ]
+    text = reports(broken, make_run(*broken))[0]
+    assert widest(text) <= 100
+    assert len(text.splitlines()) < 10
+
+
+def test_a_case_without_baseline_says_so_with_what_to_type() -> None:
+    new = observe(make_record())
+    text = case_text(judge_case(LORA, None, new), None, new, hint=HINT)
+    assert "no accepted baseline holds this case" in text
+    assert "peft-regress accept run.json" in text
+
+
+def test_a_missing_case_offers_nothing_to_accept() -> None:
+    old = observe(make_record())
+    text = case_text(judge_case(LORA, old, None), old, None, hint=HINT)
+    assert "has no record" in text
+    assert "accept" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("run.json", 'peft-regress accept run.json --reason "..."'),
+        ("my runs/a.json", "peft-regress accept 'my runs/a.json' --reason \"...\""),
+        ("a;rm -rf $HOME", "peft-regress accept 'a;rm -rf $HOME' --reason \"...\""),
+    ],
+)
+def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
+    assert accept_hint(Typed(new=path)) == f"`{command}`"
+
+
+def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
+    assert "--regress-save run.json" in accept_hint(Typed())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ([LORA], [LORA], "no regression (1 unchanged)"),
+        ([LORA, FULL], [LORA], "INCOMPLETE: not everything expected was compared"),
+        ([], [], "INCOMPLETE: not everything expected was compared (nothing compared)"),
+    ],
+)
+def test_headline_says_the_outcome(old: list[str], new: list[str], words: str) -> None:
+    run = make_run()
+    run = make_run(*map(make_record, new)) if new else type(run)(**{**_fields(run), "cases": {}})
+    text, markdown, *_ = reports([make_record(name) for name in old], run)
+    assert words in text
+    assert words in markdown
+
+
+def _fields(run: Any) -> dict[str, Any]:
+    return {name: getattr(run, name) for name in run.__struct_fields__}
+
+
+def test_a_partial_run_without_regression_is_not_said_to_be_whole() -> None:
+    run = make_run(selection=Selection(complete=False, narrowed_by=["-k x"]))
+    text = reports([make_record()], run)[0]
+    assert "no regression in what was selected (1 unchanged)" in text
+
+
+def test_a_regression_is_the_headline() -> None:
+    text = reports([make_record(LORA, {"forward_flops": 1})], make_run())[0]
+    assert text.splitlines()[-1] == "REGRESSED (1 regressed)"
+
+
+# --- 100 columns ----------------------------------------------------------------------------
+
+WIDE = {
+    **VALUES,
+    "trainable_params": 11_181_642,
+    "adapter_bytes": 44_782_576,
+    "forward_flops": 3_638_757_376,
+    "backward_flops": 7_270_757_376,
+    "peak_bytes": 320 * 2**20,
+    "peak_bytes_b32": 12_900 * 2**20,
+    "accuracy": [1.0, 1.0, 1.0],
+    "step_seconds": [1.23456] * 3,
+}
+
+
+def widest(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def test_the_table_of_the_default_matrix_fits_and_cuts_nothing_off() -> None:
+    table = results_table(make_run(*(make_record(case.id, WIDE) for case in matrix_cases())))
+    assert widest(table) <= 100
+    assert "\u2026" not in table
+    rows = table.splitlines()[1:]
+    assert [row.split()[0] for row in rows] == sorted(case.id for case in matrix_cases())
+    assert rows[0].split()[1:] == [
+        "11,181,642", "42.71", "3.639", "7.271", "320.0", "12900", "100.0", "%", "1234.6",
+    ]  # fmt: skip
+
+
+def test_a_case_that_failed_does_not_squeeze_the_table() -> None:
+    error = Failure(type="ValueError", message="Target modules not found in the base model " * 5)
+    failed = make_record(FULL, status="unsupported", error=error)
+    table = results_table(
+        make_run(failed, *(make_record(case.id, WIDE) for case in matrix_cases()[1:9]))
+    )
+    assert widest(table) <= 100
+    assert "11,181,642" in table
+    assert f"{FULL} unsupported ValueError: Target modules not found" in table
+
+
+def test_a_table_of_failed_cases_alone_has_no_heading() -> None:
+    table = results_table(make_run(make_record(FULL, status="error")))
+    assert table == f"{FULL} error ValueError: no eligible module"
+
+
+def test_a_long_id_costs_no_number() -> None:
+    identifier = f"task/method/{'a' * 80}"
+    table = results_table(make_run(make_record(identifier, WIDE)))
+    assert identifier in table
+    assert "11,181,642" in table
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    row = results_table(make_run(make_record(LORA, {}))).splitlines()[1]
+    assert row.split() == [LORA, *8 * ["-"]]
+
+
+def test_the_table_is_plain_text_in_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    table = results_table(make_run())
+    assert "\x1b" not in table
+    assert "150,000" in table
+
+
+@pytest.mark.parametrize("change", [{}, {"forward_flops": 3_999_999_999}, None])
+def test_the_text_of_the_default_matrix_fits(change: dict[str, int] | None) -> None:
+    """All new, all regressed, or all without metrics."""
+    old = [] if change == {} else [make_record(case.id) for case in matrix_cases()]
+    metrics = {} if change is None else {**VALUES, **change}
+    text = reports(old, make_run(*(make_record(case.id, metrics) for case in matrix_cases())))[0]
+    assert widest(text) <= 100
+    if old:
+        for case in matrix_cases():
+            assert len(re.findall(rf"^ +{case.id}(?= |$)", text, re.MULTILINE))
+    else:
+        assert "96 new" in text
+
+
+def test_the_text_of_a_run_that_holds_nothing_fits() -> None:
+    run = make_run(make_record("a/b/c"))
+    text = reports([make_record(case.id) for case in matrix_cases()], run)[0]
+    assert widest(text) <= 100
+    assert "96 missing" in text
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_the_line_of_every_metric_fits(name: str) -> None:
+    def value(of: float) -> Any:
+        if METRICS[name].kind == "fingerprint":
+            return [[of, of]] * 3
+        return [of] * 3 if METRICS[name].kind in ("accuracy", "seconds") else of
+
+    old, new = (observe(make_record(LORA, {name: value(v)})) for v in (0.0001, 0.98765))
+    case = judge_case(LORA, old, new)
+    assert case.verdict in ("regressed", "improved") or METRICS[name].kind == "info"
+    assert widest(case_text(case, old, new, hint=HINT)) <= 100
+
+
+# --- hostile strings ------------------------------------------------------------------------
+
+
+def hostile_run(text: str) -> Any:
+    """Return a run that carries a text wherever a file can carry one."""
+    ledger = Ledger(flops={"forward": {text: {text: 5}}})
+    metrics = {"forward_flops": 9, text: make_metric("backward_flops", 9)}
+    return make_run(
+        make_record(LORA, metrics, definition="d", invariants={text: False}, ledger=ledger),
+        make_record(FULL, status="error", error=Failure(type=text, message=text)),
+        make_record(f"{text.replace('/', '')}/head/resnet18"),
+        environment={"peft": text, text: "1"},
+    )
+
+
+def hostile_references(text: str) -> list[Any]:
+    metrics = {"forward_flops": 4, text: make_metric("backward_flops", 4)}
+    return [make_record(LORA, metrics, definition="d"), make_record(FULL)]
+
+
+@hostile
+def test_text_and_table_hold_no_control_character(text: str) -> None:
+    plain, _, table, _ = reports(hostile_references(text), hostile_run(text))
+    for report in (plain, table):
+        assert all(line.isprintable() for line in report.split("\n"))
+        report.encode()
+
+
+@hostile
+def test_a_string_from_a_file_cannot_forge_a_line(text: str) -> None:
+    plain, markdown, table, _ = reports(hostile_references(text), hostile_run(text))
+    for report in (plain, markdown, table):
+        assert not re.search(r"^INJECTED", report, re.MULTILINE)
+
+
+@hostile
+def test_no_line_is_endless(text: str) -> None:
+    plain, markdown, table, _ = reports(hostile_references(text), hostile_run(text))
+    assert max(map(widest, (plain, table))) <= 500
+    assert widest(markdown) <= 3000
+    assert len(plain) < 5000
+
+
+@hostile
+def test_json_holds_any_string_as_it_is(text: str) -> None:
+    decoded = json.loads(reports(hostile_references(text), hostile_run(text))[3])
+    assert text in {reason["metric"] for case in decoded["cases"] for reason in case["reasons"]}
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(st.text(st.characters()), st.integers(3, 200))
+def test_clean_is_one_printable_line_of_a_limited_length(text: str, longest: int) -> None:
+    cleaned = clean(text, longest=longest)
+    assert cleaned.isprintable()
+    assert len(cleaned) <= longest
+    assert cleaned == cleaned.strip()
+    cleaned.encode()
+
+
+def test_clean_leaves_ordinary_text_alone() -> None:
+    assert clean("peft 0.18.1 -> 0.19.1 (é, 漢)") == "peft 0.18.1 -> 0.19.1 (é, 漢)"
+
+
+# --- JSON -----------------------------------------------------------------------------------
+
+
+def test_json_has_the_shape_of_the_contract() -> None:
+    case, _, _ = regressed()
+    other = CaseVerdict(id=FULL, verdict="unchanged")
+    assert encode_verdict(RunVerdict(cases=(case, other), complete=True)) == {
+        "schema_version": 1,
+        "exit_code": 1,
+        "counts": {"regressed": 1, "unchanged": 1},
+        "cases": [
+            {
+                "id": LORA,
+                "verdict": "regressed",
+                "reasons": [
+                    {
+                        "metric": "forward_flops",
+                        "old": 3_000_000_005,
+                        "new": 3_706_115_237,
+                        "relative_change": 706_115_232 / 3_000_000_005,
+                        "bound": 0.0,
+                        "verdict": "regressed",
+                    }
+                ],
+            },
+            {"id": FULL, "verdict": "unchanged", "reasons": []},
+        ],
+    }
+
+
+def test_verdicts_are_those_of_the_contract() -> None:
+    design = {
+        "regressed", "improved", "unchanged", "fixed", "known_defect", "newly_failing",
+        "incomparable", "missing", "new",
+    }  # fmt: skip
+    assert set(get_args(Verdict)) == design
+
+
+@pytest.mark.parametrize("old", [0, 1])
+def test_json_has_no_infinity_where_something_came_from_nothing(old: int) -> None:
+    record = make_record(LORA, {"forward_flops": old})
+    decoded = json.loads(
+        reports([record], make_run(make_record(LORA, {"forward_flops": 10**50})))[3]
+    )
+    (reason,) = decoded["cases"][0]["reasons"]
+    assert reason["relative_change"] == (None if old == 0 else pytest.approx(1e50))
+
+
+def test_json_has_no_infinity_where_a_ratio_overflows() -> None:
+    old = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 5e-324)})
+    new = make_record(LORA, {"peak_bytes": make_metric("peak_bytes", 1e99)})
+    decoded = json.loads(reports([old], make_run(new))[3])
+    assert decoded["cases"][0]["verdict"] == "regressed"
+
+
+# --- purity ---------------------------------------------------------------------------------
+
+
+def test_reports_do_no_input_or_output() -> None:
+    folder = Path(__file__).parents[2] / "peft_regress" / "report"
+    for file in folder.glob("*.py"):
+        assert not re.search(r"\bopen\(|read_text|write_text|print\(", _code(file)), file.name
+
+
+def _code(file: Path) -> str:
+    return file.read_text().replace("console.print(", "").replace(".print(table)", "")

@@ -1,0 +1,277 @@
+"""The verdict for a terminal: every failure has a row, the rest is folded, and it fits."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import (
+    ENVIRONMENT,
+    FULL,
+    GALORE,
+    LEDGER,
+    LORA,
+    UNSEEN_LORA,
+    make_record,
+    make_run,
+    observe_all,
+)
+from hypothesis import strategies as st
+from strategies import fuzz, runs
+
+from peft_regress.gate.judge import FAILING, UNACCEPTED, judge, observations_of
+from peft_regress.report import Typed, verdict_text
+from peft_regress.report.layout import Look, cells
+from peft_regress.runs.schema import Failure
+from peft_regress.runs.shards import read_run
+from peft_regress.text import clean
+
+STORAGE = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
+TYPED = Typed(new="run.json")
+NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
+OUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def told(old: list[Any], new: list[Any], *, environment: Any = None, **how: Any) -> str:
+    """Return the text on a run of records judged by others."""
+    references = observe_all(old)
+    run = make_run(*new, environment=environment)
+    verdict = judge(references, run, expected=references)
+    observed = observations_of(run, "this run")
+    return verdict_text(verdict, references, observed, **{"typed": TYPED, **how})
+
+
+def rows_of(text: str, case: str) -> list[str]:
+    return re.findall(rf"^ +{re.escape(case)}(?: .*)?$", text, re.MULTILINE)
+
+
+def too_wide(text: str, width: int) -> list[str]:
+    """Return the lines that are too wide though they could have been broken.
+
+    A number stays with its unit, and an option with its value.
+    """
+    found = []
+    for line in text.split("\n"):
+        joined = re.sub(r"(?<=\d) (?=%|points|\w*FLOP|\w*B\b|nat|m?s\b)", "_", line.strip())
+        joined = re.sub(r"(--\w+) ", r"\1=", joined.removesuffix(" \\"))
+        if cells(line) > width and " " in joined:
+            found.append(line)
+    return found
+
+
+# --- what it says -----------------------------------------------------------------------------
+
+
+def test_a_regression_is_told_with_its_cause_its_row_and_what_to_type():
+    old = make_record(LORA, {"forward_flops": 3_000_000_000}, ledger=LEDGER)
+    new = make_record(LORA, {"forward_flops": 3_706_000_000}, ledger=LEDGER)
+    assert told([old], [new], environment=NEWER).splitlines() == [
+        "1. regressed in 1 case: forward_flops +23.53 %",
+        "   why: peft 0.18.1 -> 0.19.1, the only package that changed",
+        "   forward_flops of           baseline     this run    change  bound",
+        "   shift/lora-r4/resnet18  3.000 GFLOP  3.706 GFLOP  +23.53 %    0 %",
+        "",
+        "baseline: 0001_peft-0.18.1",
+        "environment: peft 0.18.1 -> 0.19.1",
+        "",
+        "what to type:",
+        "  which modules and operators:",
+        "    peft-regress explain 0001_peft-0.18.1 run.json shift/lora-r4/resnet18",
+        "  which release did it:",
+        "    peft-regress bisect peft --good 0.18.1 --bad 0.19.1 --case shift/lora-r4/resnet18 \\",
+        "      --metric forward_flops",
+        "  if the new numbers are right:",
+        '    peft-regress accept run.json --reason "..."',
+        "",
+        "REGRESSED (1 regressed)",
+    ]
+
+
+def test_in_the_same_environment_the_code_did_it_and_no_release_is_looked_for():
+    text = told([make_record(LORA, {"forward_flops": 1})], [make_record(LORA)])
+    assert "why: no package changed: the code under test did it" in text
+    assert "environment: as in the baseline" in text
+    assert "bisect" not in text
+
+
+def test_of_several_packages_none_is_blamed():
+    environment = {**NEWER, "torch": "2.14.0"}
+    old, new = make_record(LORA, {"forward_flops": 1}), make_record(LORA)
+    text = told([old], [new], environment=environment)
+    assert "why: one of the 2 packages that changed" in text
+    assert "environment: peft 0.18.1 -> 0.19.1; torch 2.13.0 -> 2.14.0" in text
+    assert "bisect" not in text
+
+
+def test_a_run_that_is_as_its_baseline_is_told_in_three_lines():
+    assert told([make_record(), make_record(FULL)], [make_record(), make_record(FULL)]) == (
+        "baseline: 0001_peft-0.18.1\nenvironment: as in the baseline\n\nno regression (2 unchanged)"
+    )
+
+
+def test_better_is_folded_and_a_row_where_it_fails():
+    old, new = make_record(LORA), make_record(LORA, {"forward_flops": 3_000_000_000})
+    old = make_record(LORA, {"forward_flops": 3_638_000_000})
+    folded = told([old], [new])
+    assert "better than the baseline:\n  improved in 1 case: forward_flops -17.54 %" in folded
+    assert folded.splitlines()[-1] == "no regression (1 improved)"
+    strict = told([old], [new], strict=True)
+    assert strict.startswith("1. improved in 1 case: forward_flops -17.54 %")
+    assert re.search(r"^   shift/lora-r4/resnet18 +3.638 GFLOP +3.000 GFLOP", strict, re.MULTILINE)
+    assert "FAILED by strictness: 1 better than the baseline" in strict
+
+
+def test_of_one_finding_what_fails_is_a_row_and_what_got_better_is_folded():
+    """Both moved at the same place: FLOPs fell in both, and in one of them the peak rose."""
+    before = {"forward_flops": 3_000_000_000, "peak_bytes": 100_000_000}
+    after = {**before, "forward_flops": 2_000_000_000}
+    worse = {**after, "peak_bytes": 200_000_000}
+    old = [make_record(LORA, before), make_record(UNSEEN_LORA, before)]
+    text = told(old, [make_record(LORA, after), make_record(UNSEEN_LORA, worse)])
+    failing, _, folded = text.partition("better than the baseline:")
+    assert failing.startswith("1. regressed in 1 case: peak_bytes +100 %")
+    assert rows_of(failing, UNSEEN_LORA)
+    assert not rows_of(failing, LORA)
+    assert f"improved in 1 case: forward_flops -33.33 %\n    {LORA}\n" in folded
+
+
+def test_what_came_from_nothing_is_named_though_no_ratio_tells_of_it():
+    old = make_record(LORA, {"forward_flops": 4})
+    text = told([old], [make_record(LORA, {"forward_flops": 6, "projection_flops": 5})])
+    assert "   from or to nothing: projection_flops\n" in text
+
+
+def test_a_case_that_newly_fails_has_a_row_with_its_error():
+    error = Failure(type="KeyError", message="'conv1'")
+    text = told([make_record()], [make_record(status="error", error=error)])
+    assert text.startswith("1. newly failing in 1 case: ok -> error (KeyError: 'conv1')")
+    (row,) = rows_of(text, LORA)
+    assert row.split() == [LORA, "ok", "error", "(KeyError:", "'conv1')"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "verdict", "remedy"),
+    [
+        ([LORA, FULL], [LORA], "1 missing: expected, and no record came", "accept --retire ID"),
+        ([LORA], [LORA, FULL], "1 new: no accepted baseline holds it", "until their numbers are"),
+    ],
+)
+def test_a_hole_is_named_with_its_remedy(old, new, verdict, remedy):
+    text = told([make_record(name) for name in old], [make_record(name) for name in new])
+    assert f"{verdict}\n   {FULL}\n" in text
+    assert remedy in " ".join(text.split()).replace("`--retire ID` for each", "accept --retire ID")
+    assert "peft-regress accept run.json" in text
+
+
+def test_another_definition_is_a_hole_with_its_remedy():
+    text = told([make_record()], [make_record(definition="sha256:another")])
+    assert text.startswith(
+        "incomparable in 1 case: defined otherwise than in what it is compared with"
+    )
+    assert "until the new numbers are accepted" in text
+
+
+def test_without_a_run_file_it_is_written_first():
+    text = told([make_record(LORA, {"forward_flops": 1})], [make_record()], typed=Typed())
+    assert "explain" not in text
+    assert "run again with `--regress-save run.json`, then:" in text
+
+
+def test_a_storage_that_is_not_the_usual_one_is_named_in_every_command():
+    typed = Typed(new="my run.json", baselines="other place")
+    old, new = [make_record(LORA, {"forward_flops": 1})], [make_record(LORA, {"forward_flops": 2})]
+    text = told(old, new, typed=typed).replace("\\\n", "")
+    commands = [shlex.split(line) for line in text.splitlines() if "peft-regress " in line]
+    assert commands == [
+        [
+            "peft-regress", "explain", "0001_peft-0.18.1", "my run.json", LORA,
+            "--baselines", "other place",
+        ],
+        [
+            "peft-regress", "accept", "my run.json", "--reason", "...",
+            "--baselines", "other place",
+        ],
+    ]  # fmt: skip
+
+
+def test_folded_names_are_cut_and_whole_where_it_is_verbose():
+    broken = {"merge": False}
+    records = [make_record(f"task{'x' * i}/m{i}/net{i}", invariants=broken) for i in range(40)]
+    brief, whole = told(records, records), told(records, records, verbose=True)
+    assert " ..." in brief
+    assert "invariant merge is false in 40 cases" in brief
+    for record in records:
+        assert record.case.id in whole
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_cases_that_would_look_alike_are_told_apart(missing):
+    ids = [f"t/{'x' * 200}{end}/a" for end in "pq"] + ["t/a\x01b/a", "t/a\x02b/a"]
+    old = [make_record(name, {"forward_flops": 1}) for name in ids]
+    new = [] if missing else [make_record(name, {"forward_flops": 2}) for name in ids]
+    text = told(old, [*new, make_record(LORA)])
+    assert len(set(re.findall(r"t/\S+(?: b/a)?~[0-9a-f]{8}", text))) == len(ids)
+
+
+def test_rank_4_stands_before_rank_16():
+    ids = [f"shift/lora-r{rank}/resnet18" for rank in (1, 4, 16)]
+    text = told([make_record(n, {"aten_ops": 1}) for n in ids], [make_record(n) for n in ids])
+    assert re.findall(r"^ +(shift/\S+) ", text, re.MULTILINE)[: len(ids)] == ids
+
+
+# --- the real regression of peft 0.14.0 -------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [100, 80, 40, 20])
+def test_the_release_that_doubled_a_convolution_is_told_at_any_width(width):
+    (old,), (new,) = STORAGE.glob("0004_*"), STORAGE.glob("0007_*")
+    before, after = read_run(old).run, read_run(new).run
+    references, observed = observations_of(before, "0004"), observations_of(after, "0007")
+    verdict = judge(references, after, expected=references)
+    text = verdict_text(verdict, references, observed, typed=TYPED, look=Look(width=width))
+    regressed = [case.id for case in verdict.cases if case.verdict == "regressed"]
+    assert len(regressed) == 24
+    for case in regressed:
+        assert len(rows_of(text.partition("what to type:")[0], case)) == 1
+    flat = " ".join(text.split())
+    for number in ("3.854 GFLOP", "7.481 GFLOP", "+94.12 %", "peft 0.21.2 -> 0.14.0"):
+        assert number in flat
+    assert "REGRESSED (24 regressed, 72 unchanged)" in flat
+    assert not too_wide(text, width)
+    if width >= 80:
+        assert re.search(
+            r"^   shift/dora-r4/resnet18 +3.854 GFLOP +7.481 GFLOP", text, re.MULTILINE
+        )
+
+
+# --- whatever is in the files ------------------------------------------------------------------
+
+hostile_ids = (LORA, UNSEEN_LORA, FULL, GALORE, f"shift/{'m' * 300}/resnet18", "a\x1b[31m/b\n/漢字")
+looks = st.builds(
+    Look,
+    width=st.integers(20, 200),
+    colour=st.booleans(),
+    encoding=st.sampled_from(["utf-8", "ascii", "latin-1"]),
+)
+
+
+@fuzz(runs(ids=hostile_ids), runs(ids=hostile_ids), looks, st.booleans(), examples=150)
+def test_whatever_two_runs_hold_every_failure_is_told_and_it_fits(old, new, look, strict):
+    references, observed = observations_of(old, "old\x1brun"), observations_of(new, "new")
+    verdict = judge(references, new, expected=references)
+    text = verdict_text(verdict, references, observed, typed=TYPED, look=look, strict=strict)
+    plain = OUR_CODES.sub("", text) if look.colour else text
+    assert all(line.isprintable() for line in plain.split("\n"))
+    text.encode(look.encoding)
+    assert not too_wide(plain, look.width)
+    failing = FAILING | UNACCEPTED if strict else FAILING
+    for case in verdict.cases:
+        if case.verdict in failing:
+            # A hostile id may have blanks, and be broken there.
+            assert look.shown(clean(case.id)) in " ".join(plain.split()), case
+        elif case.verdict in ("missing", "new", "incomparable"):
+            assert case.verdict in plain
+    assert plain.rstrip().split("\n\n")[-1].startswith(("REGRESSED", "INCOMPLETE", "no regression"))

@@ -1,0 +1,106 @@
+"""Many run files without their ledgers: the same runs, however they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+from builders import LEDGER, LORA, make_record, make_run, rich_run, write_run
+
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.errors import RunFileError
+from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.run_file import _as_written, read_run_file
+from peft_regress.runs.schema import Ledger
+
+BASELINES = Path(__file__).parents[2] / "baselines"
+
+
+def without_ledgers(path):
+    run = read_run_file(path).run
+    cases = {
+        name: msgspec.structs.replace(record, ledger=Ledger()) for name, record in run.cases.items()
+    }
+    return msgspec.structs.replace(run, cases=cases)
+
+
+def many(folder: Path, count: int) -> list[Path]:
+    records = (make_record(metrics={"peak_bytes": 5 + k // 9}) for k in range(count))
+    return [write_run(folder / f"{k:03d}.json", make_run(r)) for k, r in enumerate(records)]
+
+
+@pytest.mark.parametrize("path", baseline_files(BASELINES), ids=lambda path: path.stem)
+def test_a_stored_entry_is_read_the_quick_way_and_is_what_the_strict_way_reads(path, monkeypatch):
+    quick = _as_written(path, path.read_bytes(), ledgers=True)
+    assert quick is not None
+    summary = read_run_file(path, ledgers=False).run
+    assert summary == without_ledgers(path)
+    monkeypatch.setattr("peft_regress.runs.run_file._as_written", lambda *_, **__: None)
+    strict = read_run_file(path)
+    assert quick == strict
+    assert read_run_file(path, ledgers=False).run == summary
+
+
+def test_a_file_that_was_formatted_anew_has_no_ledgers_either(tmp_path):
+    path = write_run(tmp_path / "run.json", rich_run())
+    path.write_text(json.dumps(json.loads(path.read_text()), separators=(" , ", " : ")))
+    assert _as_written(path, path.read_bytes(), ledgers=False) is None
+    assert read_run_file(path, ledgers=False).run == without_ledgers(path)
+
+
+@pytest.mark.parametrize(
+    ("once", "twice"),
+    [
+        ('"schema_version": 1,\n', '"schema_version" : 9, "schema_version": 1,\n'),
+        ('"schema_version": 1,\n', '"schema_version"\n: 9, "schema_version": 1,\n'),
+        ('"system": "\\":"', '"system": "\\u0022:", "system": "\\":"'),
+        ('"system": "\\":"', '"system": 0, "system": "\\"\\u003a"'),
+        ('"system": "\\":"', '"system": 0, "system": "\\"\\u003A"'),
+    ],
+)
+def test_no_spelling_hides_a_key_that_stands_twice(tmp_path, once, twice):
+    path = write_run(tmp_path / "run.json", rich_run())
+    text = path.read_text().replace('"system": "Linux"', r'"system": "\":"')
+    assert text.count(once) == 1
+    path.write_text(text.replace(once, twice))
+    with pytest.raises(RunFileError, match="stands twice"):
+        read_run_file(path, ledgers=False)
+
+
+def test_files_read_by_other_processes_are_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    paths = many(tmp_path, 60)
+    assert [file.run for file in read_summaries(paths)] == [without_ledgers(p) for p in paths]
+    assert [file.path for file in read_summaries(paths)] == paths
+    assert all(file.document["datetime"] for file in read_summaries(paths))
+
+
+def test_what_is_equal_in_neighbours_is_held_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    found = [
+        file.run.cases[LORA].metrics["peak_bytes"] for file in read_summaries(many(tmp_path, 60))
+    ]
+    assert len({id(metric) for metric in found}) == 7
+
+
+@pytest.mark.parametrize("cores", [{0}, {0, 1}])
+def test_the_first_file_that_is_wrong_is_refused_by_name(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+    paths = many(tmp_path, 60)
+    for number in (51, 17):
+        text = paths[number].read_text()
+        paths[number].write_text(
+            text.replace('"peak_bytes": {"value": ', '"peak_bytes": {"value": 9')
+        )
+    with pytest.raises(RunFileError, match=r"017\.json: was altered .*git checkout"):
+        read_summaries(paths)
+
+
+def test_a_ledger_that_is_read_by_nobody_is_checked_by_the_digest_all_the_same(tmp_path):
+    path = write_run(tmp_path / "run.json", make_run(make_record(ledger=LEDGER)))
+    path.write_text(path.read_text().replace("123", "124"))
+    with pytest.raises(RunFileError, match="was altered"):
+        read_run_file(path, ledgers=False)

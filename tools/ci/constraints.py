@@ -1,0 +1,70 @@
+"""Print the versions that the newest baseline was accepted with, as constraints of pip.
+
+    python tools/ci/constraints.py baselines > constraints.txt
+    python -m pip install --constraint constraints.txt .
+
+So the gate runs in the environment that its baseline was made in, and a candidate is all that
+differs. Runs before anything is installed, so by the standard library alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+_NOT_INSTALLED: Final = frozenset({"peft-regress", "python"})
+"""What an environment names beside the packages that pip takes from an index."""
+
+
+class ConstraintsError(Exception):
+    """No baseline to take the versions of."""
+
+
+def main() -> int:
+    """Print the constraints; 2 where there is no baseline that can be read."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"))
+    try:
+        entry, environment = newest_baseline(parser.parse_args().baselines)
+    except ConstraintsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"# of {entry.as_posix()}")
+    for name, version in sorted(environment.items()):
+        if name not in _NOT_INSTALLED:
+            print(f"{name}=={version}")
+    return 0
+
+
+def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
+    """Return the newest entry that judges, by date, and its environment.
+
+    Raises `ConstraintsError` where there is none, or one cannot be read.
+    """
+    dated = []
+    for path in sorted(root.glob("*/[0-9]*_*.json")):
+        accepted, environment = _acceptance(path)
+        if accepted["role"] == "baseline":
+            dated.append((dt.datetime.fromisoformat(accepted["date"]), path, environment))
+    if not dated:
+        msg = f"{root}: no accepted baseline. Name the folder that `peft-regress accept` writes to."
+        raise ConstraintsError(msg)
+    _, path, environment = max(dated, key=lambda entry: entry[:2])
+    return path, environment
+
+
+def _acceptance(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
+        return run["accepted"], run["environment"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path}: is no accepted entry ({error!r}). `git checkout` brings it back."
+        raise ConstraintsError(msg) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,362 @@
+"""Write the tables of docs/methods.md from the code and from measurements, or check them.
+
+    python tools/docs/methods.py                   print every table
+    python tools/docs/methods.py --write           put them into docs/methods.md
+    python tools/docs/methods.py --check           exit 1 where the page differs
+    python tools/docs/methods.py --only costs      one table; may name several
+    python tools/docs/methods.py --run RUN         take the states from a run file, not from baselines/
+
+The page's text is written by hand. A table stands between the comments `<!-- methods:NAME -->` and
+`<!-- /methods:NAME -->`. The costs take two minutes of one core; the rest is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+import warnings
+from collections import defaultdict
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import torch
+from method_notes import METHODS, OTHER_TYPES, TYPE_ARGUMENTS, VARIANTS
+from torch import nn
+
+from peft_regress import registry
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import named_cases, newest_references
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.catalogue.methods import ADAPTERS
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.cost import profile_step
+from peft_regress.gate.policy import BFLOAT16_SUFFIX
+from peft_regress.measure.step_profile import Adaptation, CostReport, CostSettings, adaptation_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from peft_regress.catalogue.methods import Method, PeftAdapter
+    from peft_regress.runs.schema import Record
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = ROOT / "docs" / "methods.md"
+BASELINES: Final = ROOT / "baselines"
+RANK: Final = 4
+ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
+_BATCHES: Final = (1, 32)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, names: int) -> str:
+    """Return a Markdown table whose first columns are text, the others numbers."""
+    rules = ["---"] * names + ["---:"] * (len(header) - names)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows))
+
+
+def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
+    """Return the methods of the notes, or those named, in that order."""
+    return {name: registry.get("method", name) for name in names}
+
+
+# --- What the methods are -------------------------------------------------------------------------
+
+
+def methods() -> str:
+    """Give what each method is, what it trains, where, and how it is set."""
+    rows = []
+    for name, method in by_name().items():
+        note = METHODS[name]
+        declared = method.hyperparameters(RANK if method.ranks else None)
+        ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
+        known = by_name(item for item in ids if item in registry.names("method"))
+        rows.append(
+            [
+                ", ".join(
+                    f"`{item}`" if its.matrices else f"`{item}` (no matrix)"
+                    for item, its in known.items()
+                ),
+                f"{note.title} ({note.source})" if note.source else note.title,
+                note.trains,
+                str(declared.get("targets", "none")),
+                ", ".join(map(str, method.ranks)) or "none",
+                f"{declared['optimizer']}, {declared['learning_rate']:g}",
+            ]
+        )
+    header = ["id", "method", "trained besides the head", "layers", "ranks", "optimizer, rate"]
+    return table(header, rows, names=len(header))
+
+
+# --- What they come to in a run -------------------------------------------------------------------
+
+
+def states(records: Mapping[str, Record]) -> str:
+    """Give the state of every method on every architecture of the matrices, equal ones together."""
+    wanted = [
+        case
+        for matrix in ("default", "extended")
+        for case in matrix_cases(matrix, task="shift")
+        if case.rank in {None, RANK}
+    ]
+    absent = [case.id for case in wanted if case.id not in records]
+    if absent:
+        sys.exit(
+            f"{len(absent)} of {len(wanted)} cases have no record, such as {absent[0]}. Make them "
+            "with `tox run -e bench-extended`, and accept the run or name it with --run."
+        )
+    architectures = list(dict.fromkeys(case.architecture for case in wanted))
+    messages: dict[str, int] = {}
+    cells: defaultdict[str, list[str]] = defaultdict(list)
+    for case in sorted(wanted, key=lambda case: architectures.index(case.architecture)):
+        cells[case.method].append(_state(records[case.id], messages))
+    together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
+    for method, states_of_it in cells.items():
+        together[tuple(states_of_it)].append(f"`{method}`")
+    rows = [[", ".join(sorted(names)), *found] for found, names in together.items()]
+    rows.sort(key=lambda row: (row[1:] != ["ok"] * len(architectures), row[0]))
+    notes = "\n".join(f"{number}. {message}" for message, number in messages.items())
+    return table(["method", *architectures], rows, names=1 + len(architectures)) + f"\n\n{notes}"
+
+
+def _state(record: Record, messages: dict[str, int]) -> str:
+    if record.error is not None:
+        message = f"`{record.error.type}: {record.error.message}`"
+        number = messages.setdefault(message, len(messages) + 1)
+        return f"{record.status} ({number})"
+    false = [f"`{name}`" for name, value in record.invariants.items() if value is False]
+    return f"false: {', '.join(false)}" if false else "ok"
+
+
+def recorded(run: Path | None) -> dict[str, Record]:
+    """Return the records of a run, or the newest accepted ones."""
+    found = newest_references(read_runs(BASELINES)) if run is None else named_cases(ROOT, str(run))
+    return {name: observation.record for name, observation in found.items()}
+
+
+# --- What they cost -------------------------------------------------------------------------------
+
+
+@cache
+def cost(method: str, architecture: str, batch: int) -> CostReport | None:
+    """Profile a step; None where the library cannot make one."""
+    rank = RANK if registry.get("method", method).ranks else None
+    adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
+    try:
+        return adaptation_cost(adaptation, CostSettings(batch=batch))
+    except (RuntimeError, ValueError):
+        return None
+
+
+def cost_row(method: str, architecture: str) -> list[str]:
+    """Give the cells of a method: parameters, and its costs over those of full fine-tuning."""
+    reports = [cost(method, architecture, batch) for batch in _BATCHES]
+    small, large = reports
+    if small is None or large is None:
+        return [f"`{method}`", *["-"] * 7]
+    full = [cast("CostReport", cost("full", architecture, batch)) for batch in _BATCHES]
+    cells = [f"`{method}`", f"{small.trainable_params:,}"]
+    for report, whole in zip((small, large), full, strict=True):
+        cells.append(_ratio(report.step.forward_flops, whole.step.forward_flops))
+        cells.append(_ratio(report.step.backward_flops, whole.step.backward_flops))
+    whole_bytes = full[1].step.peak_bytes
+    cells.append(_ratio(large.step.peak_bytes, whole_bytes))
+    half = f"{method}{BFLOAT16_SUFFIX}"
+    report_on_half = (
+        cost(half, architecture, _BATCHES[1]) if half in registry.names("method") else None
+    )
+    cells.append(
+        "" if report_on_half is None else _ratio(report_on_half.step.peak_bytes, whole_bytes)
+    )
+    return cells
+
+
+def _ratio(part: int, whole: int) -> str:
+    share = part / whole
+    return f"{share:.2f}" if share < 10 else f"{share:.0f}"
+
+
+def costs() -> str:
+    """Give what one step costs, on two architectures."""
+    header = [
+        "method",
+        "trained",
+        *(f"{phase}, batch {batch}" for batch in _BATCHES for phase in ("forward", "backward")),
+        "peak, batch 32",
+        "peak on bfloat16",
+    ]
+    blocks = []
+    for architecture in ARCHITECTURES:
+        full = [cast("CostReport", cost("full", architecture, batch)).step for batch in _BATCHES]
+        figures = "; ".join(
+            f"batch {batch}: {step.forward_flops / 1e9:.2f} GFLOP forward, "
+            f"{step.backward_flops / 1e9:.2f} backward, peak {step.peak_bytes / 2**20:.1f} MiB"
+            for batch, step in zip(_BATCHES, full, strict=True)
+        )
+        rows = [cost_row(method, architecture) for method in METHODS]
+        blocks.append(
+            f"{architecture}, r = {RANK}, over full fine-tuning, which takes at {figures}\n\n"
+            + table(header, rows, names=1)
+        )
+    return "\n\n".join(blocks)
+
+
+def wide() -> str:
+    """Give what HRA and BOFT would cost on every layer of resnet18, wide ones too."""
+    architecture = registry.get("architecture", "resnet18")
+    full = [cast("CostReport", cost("full", architecture.name, batch)).step for batch in _BATCHES]
+    rows = []
+    for name, limited in by_name(("hra", "boft")).items():
+        method = cast("PeftAdapter", limited)
+        everywhere = replace(method, targets=replace(method.targets, most_inputs=None))
+        rank = RANK if method.ranks else None
+        cells = [f"`{name}`"]
+        for batch, whole in zip(_BATCHES, full, strict=True):
+            model = architecture.build(num_classes=10, seed=0)
+            step = profile_step(
+                everywhere.adapt(model, head=architecture.head, rank=rank, seed=0).eval(),
+                partial(everywhere.make_optimizer, rank=rank),
+                input_shape=(batch, 3, 224, 224),
+                num_classes=10,
+            )
+            cells.append(f"{step.forward_flops / 1e9:,.0f}")
+            cells.append(_ratio(step.forward_flops, whole.forward_flops))
+            cells.append(_ratio(step.peak_bytes, whole.peak_bytes))
+        rows.append(cells)
+    header = ["method"]
+    for batch in _BATCHES:
+        header += [f"GFLOP forward, batch {batch}", "over full", "peak over full"]
+    return table(header, rows, names=1)
+
+
+# --- What is not here -----------------------------------------------------------------------------
+
+
+class Convolution(nn.Module):
+    """A convolution to adapt, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, kernel_size=3)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, 4) for images (batch, 4, height, width)."""
+        hidden: torch.Tensor = self.conv(images)  # (batch, 8, height - 2, width - 2)
+        logits: torch.Tensor = self.head(hidden.mean(dim=(2, 3)))
+        return logits
+
+
+def what_peft_says(make_config: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """Put an adapter on a convolution and return what comes of it: an error, or what trains."""
+    peft = import_quietly("peft")
+    if "target_modules" in make_config.__dataclass_fields__:  # type: ignore[attr-defined]
+        arguments = {"target_modules": ["conv"], **arguments}
+    network = Convolution()
+    layer = repr(network.conv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            model = peft.get_peft_model(network, make_config(**arguments))
+        except Exception as error:  # noqa: BLE001  (whatever it says is wanted)
+            message = " ".join(str(error).split()).replace(layer, "Conv2d(...)")
+            return f"`{type(error).__name__}: {message.replace('`', '')}`"
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return f"takes it, trains {count} parameters"
+
+
+def others() -> str:
+    """Give the types of peft's own mapping that are no method here, and what they say."""
+    mapping = import_quietly("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
+    here = {method.config for method in ADAPTERS}
+    rows = [
+        [
+            f"`{kind.value}`",
+            OTHER_TYPES.get(kind.value, ""),
+            what_peft_says(make_config, TYPE_ARGUMENTS.get(kind.value, {})),
+        ]
+        for kind, make_config in sorted(mapping.items(), key=lambda item: item[0].value)
+        if make_config.__name__ not in here
+    ]
+    return table(["type", "why not", "what it says to a Conv2d"], rows, names=3)
+
+
+def variants() -> str:
+    """Give the settings of LoRA that are no method here, and what comes of them."""
+    peft = import_quietly("peft")
+    config = import_quietly("peft.tuners.lora.config")
+    rows = []
+    for name, variant in VARIANTS.items():
+        known = name.partition("=")[0] in peft.LoraConfig.__dataclass_fields__
+        said = (
+            what_peft_says(peft.LoraConfig, {"r": RANK, **variant.arguments(config)})
+            if known
+            else "not in this release"
+        )
+        rows.append([f"`{name}`", variant.reason, said])
+    return table(["setting of LoraConfig", "why not", "on a Conv2d"], rows, names=3)
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+TABLES: Final = ("methods", "states", "costs", "wide", "others", "variants")
+
+
+def made(name: str, *, run: Path | None = None) -> str:
+    """Return a table by its name."""
+    if name == "states":
+        return states(recorded(run))
+    makers: dict[str, Callable[[], str]] = {
+        "methods": methods,
+        "costs": costs,
+        "wide": wide,
+        "others": others,
+        "variants": variants,
+    }
+    return makers[name]()
+
+
+def put(page: str, name: str, content: str) -> str:
+    """Return the page with a table in its place.
+
+    Raises `SystemExit` with the markers to add where the page has no such place.
+    """
+    start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
+    place = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    if len(place.findall(page)) != 1:
+        sys.exit(f"{PAGE} must have one place for the table {name!r}: add {start} and {end}")
+    return place.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print, write or check the chosen tables; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="put the tables into docs/methods.md")
+    mode.add_argument("--check", action="store_true", help="exit 1 where the page differs")
+    parser.add_argument("--only", nargs="+", choices=TABLES, metavar="TABLE", help="which")
+    parser.add_argument("--run", type=Path, help="the run file, or folder, with the states")
+    chosen = parser.parse_args(arguments)
+    tables = {name: made(name, run=chosen.run) for name in chosen.only or TABLES}
+    if not (chosen.write or chosen.check):
+        for name, content in tables.items():
+            print(f"## {name}\n\n{content}\n")
+        return 0
+    before = page = PAGE.read_text()
+    for name, content in tables.items():
+        page = put(page, name, content)
+    if chosen.write:
+        PAGE.write_text(page)
+        return 0
+    difference = difflib.unified_diff(
+        before.splitlines(), page.splitlines(), str(PAGE), "made now", lineterm=""
+    )
+    print("\n".join(difference) or f"{PAGE} is what is made now")
+    return int(before != page)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())

@@ -1,0 +1,188 @@
+"""The figures that arXiv 2507.23536 prints, and the same training steps measured here.
+
+The published figures stand in benchmarks/paper_tables.json, with the setting that they belong to.
+No torch at import: the figures are listed when tests are collected.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from paper_counter import PaperCount
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from peft_regress.measure.step_profile import CostReport
+
+__all__ = [
+    "CATEGORIES",
+    "FLOP_FIGURES",
+    "GIGA",
+    "MEMORY_FIGURES",
+    "MIB",
+    "PAPER_RANK",
+    "ROWS",
+    "Figure",
+    "Row",
+    "adapted",
+    "counted",
+    "measured",
+    "memory_bytes",
+    "row",
+]
+
+MIB: Final = 2**20
+GIGA: Final = 10**9
+PAPER_RANK: Final = 4
+CATEGORIES: Final = ("param", "buffer", "grad", "activation", "temp", "optimizer", "total")
+_TABLES: Final = Path(__file__).resolve().parents[2] / "benchmarks" / "paper_tables.json"
+_RESOLUTION: Final = 224
+_CLASSES: Final = 2
+
+
+@dataclass(frozen=True, order=True)
+class Row:
+    """One row of the paper's tables, or one that could stand there."""
+
+    architecture: str
+    method: str
+    rank: int | None = None
+
+    @property
+    def freezes_head(self) -> bool:
+        """Whether the head is frozen, as it is beside an adapter in the paper's profiles."""
+        return self.method in {"lora", "dora"}
+
+    def __str__(self) -> str:
+        """Give the row as it stands in a test's id."""
+        rank = "" if self.rank is None else f"-r{self.rank}"
+        return f"{self.architecture}-{self.method}{rank}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A printed number with its digits: MiB of a memory category, GFLOP of a phase."""
+
+    row: Row
+    name: str
+    printed: Decimal
+
+    @property
+    def half_digit(self) -> float:
+        """Return half a unit of the last printed digit, all that rounding explains."""
+        return float(Decimal(5).scaleb(int(self.printed.as_tuple().exponent) - 1))
+
+    def measured_mib(self) -> float:
+        """Measure a memory figure."""
+        return memory_bytes(measured(self.row), self.name) / MIB
+
+    def counted_gflops(self) -> float:
+        """Count a FLOP figure with the paper's counter."""
+        flops: int = getattr(counted(self.row), self.name)
+        return flops / GIGA
+
+    def __str__(self) -> str:
+        """Give the figure as it stands in a test's id."""
+        return f"{self.row}-{self.name}"
+
+
+def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
+    """Return a row, its rank left out where the method has none."""
+    return Row(architecture, method, rank if registry.get("method", method).ranks else None)
+
+
+@cache
+def measured(case: Row, batch: int = 1) -> CostReport:
+    """Profile a row's step in the paper's setting, once."""
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+
+    return adaptation_cost(
+        Adaptation(method=case.method, architecture=case.architecture, rank=case.rank),
+        CostSettings(
+            batch=batch,
+            resolution=_RESOLUTION,
+            classes=_CLASSES,
+            loss="sum",
+            bn="train",
+            freeze_head=case.freezes_head,
+        ),
+    )
+
+
+@cache
+def counted(case: Row, batch: int = 1) -> PaperCount:
+    """Count a row's step with the paper's counter, once."""
+    from paper_counter import count_step
+
+    return count_step(
+        adapted(case), paper_optimizer(case), input_shape=(batch, 3, _RESOLUTION, _RESOLUTION)
+    )
+
+
+def adapted(case: Row) -> nn.Module:
+    """Build a row's model in the paper's setting, for what `adaptation_cost` does not measure."""
+    from peft_regress.measure.training import set_modes
+
+    architecture = registry.get("architecture", case.architecture)
+    model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
+    method = registry.get("method", case.method)
+    model = method.adapt(model, head=architecture.head, rank=case.rank, seed=0)
+    if case.freezes_head:
+        for name, parameter in model.named_parameters():
+            if f".{architecture.head}." in f".{name}":
+                parameter.requires_grad = False
+    set_modes(model, batch_norm_statistics=True)
+    return model
+
+
+def paper_optimizer(case: Row) -> Callable[[nn.Module], Optimizer]:
+    """Return what makes a row's optimizer: AdamW as torch has it, weight decay included.
+
+    The registered methods decay nothing, which takes a product a parameter off the step.
+    """
+
+    def make(model: nn.Module) -> Optimizer:
+        if case.method == "galore":
+            optimizer: Optimizer = registry.get("method", "galore").make_optimizer(
+                model, rank=case.rank
+            )
+            return optimizer
+        from torch.optim import AdamW
+
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return AdamW(trained, foreach=False)
+
+    return make
+
+
+def memory_bytes(report: CostReport, category: str) -> int:
+    """Return a category's own high, or the sum of them all, which the paper calls the total."""
+    name = "category_sum_bytes" if category == "total" else f"peak_{category}_bytes"
+    size: int = getattr(report.step, name)
+    return size
+
+
+def _figures(table: dict[str, Any]) -> tuple[Figure, ...]:
+    return tuple(
+        Figure(row(architecture, method), name, printed)
+        for architecture, methods in table.items()
+        for method, figures in methods.items()
+        for name, printed in figures.items()
+    )
+
+
+# Decimals keep the digits that are printed: 11.7 says less than 11.70.
+_published = json.loads(_TABLES.read_text(), parse_float=Decimal)
+MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
+FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])
+ROWS: Final = tuple(dict.fromkeys(figure.row for figure in (*MEMORY_FIGURES, *FLOP_FIGURES)))

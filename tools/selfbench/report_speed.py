@@ -1,0 +1,136 @@
+"""How fast a report of many run files is made, how large it is, and how soon it can be used.
+
+    python tools/selfbench/report_speed.py                 500 run files of the default matrix
+    python tools/selfbench/report_speed.py --files 50
+
+The files are made from the newest entry of the default matrix, ledgers and all: accuracy, loss,
+first losses and times are a little different in each, and now and then peft has a new release, of
+which every second one doubles DoRA's FLOPs. They take 2.3 MB each, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.runs.run_file import read_run_file, run_document
+from peft_regress.runs.schema import canonical_digest
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+_NOISE: Final = {"accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2}
+_RUNS_A_RELEASE: Final = 20
+_BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def main() -> None:
+    """Make the files, write the page, open it, and print what is promised and what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--files", type=int, default=500, help="how many run files")
+    count = parser.parse_args().files
+    with tempfile.TemporaryDirectory() as folder:
+        runs = make_runs(Path(folder) / "runs", count=count)
+        page = Path(folder) / "page.html"
+        begun = time.monotonic()
+        command = [sys.executable, "-m", "peft_regress", "report", "--html", str(page)]
+        nothing = ["--baselines", str(Path(folder) / "none")]
+        subprocess.run([*command, *nothing, *map(str, runs)], cwd=ROOT, check=True)
+        print(f"report of {count} run files: {time.monotonic() - begun:.1f} s (promised: under 10)")
+        print(f"the page: {page.stat().st_size / 1e6:.1f} MB (promised: under 6)")
+        seconds = usable_seconds(page)
+        shown = "no browser to measure it" if seconds is None else f"{seconds:.2f} s"
+        print(f"usable, its first plot and table row drawn: {shown} (promised: under 2)")
+
+
+def make_runs(folder: Path, *, count: int) -> list[Path]:
+    """Write run files that differ as those of a long history do."""
+    folder.mkdir(parents=True)
+    template = _template()
+    rng = random.Random(0)  # noqa: S311  (noise, no secret)
+    paths = []
+    for number in range(count):
+        ours = template["peft_regress"]
+        release = number // _RUNS_A_RELEASE
+        cases = {
+            name: {**record, "metrics": _drawn(name, record["metrics"], rng, release=release)}
+            for name, record in ours["cases"].items()
+        }
+        environment = {**ours["environment"], "peft": f"1.{release}.0"}
+        content = {**ours, "environment": environment, "cases": cases}
+        content["content_digest"] = canonical_digest(content)
+        moment = f"2026-01-{1 + number // 24 % 28:02d}T{number % 24:02d}:00:00+00:00"
+        document = {**template, "datetime": moment, "peft_regress": content}
+        paths.append(folder / f"run{number:04d}.json")
+        paths[-1].write_bytes(msgspec.json.encode(document))
+    return paths
+
+
+def _template() -> dict[str, Any]:
+    """Return the newest whole entry, with a time a step where it was not timed."""
+    entries = [read_run_file(path) for path in baseline_files(ROOT / "baselines")]
+    whole = [file for file in entries if "unseen/full/resnet18" in file.run.cases]
+    file = max(whole, key=lambda one: one.run.accepted.date if one.run.accepted else "")
+    run = msgspec.structs.replace(file.run, accepted=None)
+    document = json.loads(json.dumps(run_document(run, file.document)))
+    document["peft_regress"].pop("content_digest")
+    for record in document["peft_regress"]["cases"].values():
+        samples = [0.05, 0.05, 0.05]
+        timed = {"value": 0.05, "unit": "second", "direction": "lower", "kind": "seconds"}
+        record["metrics"]["step_seconds"] = {**timed, "samples": samples}
+    return dict(document)
+
+
+def _drawn(
+    name: str, metrics: dict[str, Any], rng: random.Random, *, release: int
+) -> dict[str, Any]:
+    found = dict(metrics)
+    for metric, noise in _NOISE.items():
+        samples = [
+            [one * (1 + rng.gauss(0, noise)) for one in sample]
+            if isinstance(sample, list)
+            else sample * (1 + rng.gauss(0, noise))
+            for sample in metrics[metric]["samples"]
+        ]
+        heads = [sample[0] if isinstance(sample, list) else sample for sample in samples]
+        found[metric] = {**metrics[metric], "samples": samples, "value": sum(heads) / len(heads)}
+    if "/dora" in name and release % 2:
+        for metric in ("forward_flops", "backward_flops"):
+            found[metric] = {**metrics[metric], "value": 2 * metrics[metric]["value"]}
+    return found
+
+
+def usable_seconds(page: Path) -> float | None:
+    """Return how long a page takes to show its first plot and table row; None without a browser."""
+    named = [os.environ.get("PEFT_REGRESS_BROWSER", ""), *_BROWSERS]
+    browser = next((found for name in named if (found := shutil.which(name))), None)
+    with contextlib.suppress(ImportError):
+        from playwright.sync_api import sync_playwright
+
+        if browser is not None:
+            with sync_playwright() as playwright:
+                started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+                tab = started.new_page()
+                begun = time.monotonic()
+                tab.goto(page.resolve().as_uri(), wait_until="commit")
+                tab.wait_for_selector("figure svg[role=img]")
+                tab.wait_for_selector("tbody tr")
+                seconds = time.monotonic() - begun
+                started.close()
+                return seconds
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""The measurements of `selfbench`, each run in a process where nothing else has been imported.
+
+`python tools/selfbench/selfbench_parts.py PART ARGUMENT...` prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BASELINES = Path(__file__).resolve().parents[2] / "baselines"
+_PAIRS = 3
+
+
+def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> dict[str, float]:
+    import torch
+
+    from peft_regress import registry
+    from peft_regress.cost import profile_step
+    from peft_regress.measure.training import set_modes
+
+    torch.set_num_threads(1)
+    rank = int(rank_text) or None
+    method = registry.get("method", method_name)
+    architecture = registry.get("architecture", architecture_name)
+
+    def profile(*, batch: int, fake: bool) -> float:
+        model = architecture.build(num_classes=10, seed=0)
+        model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
+        set_modes(model, batch_norm_statistics=False)
+        started = time.perf_counter()
+        profile_step(
+            model,
+            lambda wrapped: method.make_optimizer(wrapped, rank=rank),
+            input_shape=(batch, 3, 224, 224),
+            num_classes=10,
+            fake=fake,
+        )
+        return time.perf_counter() - started
+
+    model = architecture.build(num_classes=10, seed=0)
+    method.adapt(model, head=architecture.head, rank=rank, seed=0)
+    imports = _resident_megabytes()
+    profile(batch=32, fake=True)
+    megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports
+    ones, many = [], []
+    for _ in range(_PAIRS):
+        ones.append(profile(batch=1, fake=True))
+        many.append(profile(batch=32, fake=True))
+    return {
+        "fake_seconds": min(many),
+        "real_seconds": profile(batch=32, fake=False),
+        "peers_seconds": _peers_seconds(method_name, rank, architecture_name),
+        "batch_ratio": min(many) / min(ones),
+        "megabytes": megabytes,
+    }
+
+
+def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -> float:
+    """Time the usual recipe: one real step under FlopCounterMode, two under torch's MemTracker."""
+    import torch
+    from torch.distributed._tools.mem_tracker import MemTracker
+    from torch.nn import functional
+    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.hooks import RemovableHandle
+
+    from peft_regress import registry
+    from peft_regress.measure.training import set_modes
+
+    class Tracker(MemTracker):  # type: ignore[no-untyped-call]
+        """MemTracker, which would hook frozen parameters too and fail."""
+
+        def _track_module_params_and_buffers(
+            self,
+            module: Any,
+            install_grad_hooks: bool = True,  # noqa: FBT001, FBT002  (torch's signature)
+        ) -> tuple[int, int]:
+            no_hook = RemovableHandle(OrderedDict())
+            handles: Any = self._param_to_grad_hook_handles
+            for parameter in module.parameters():
+                if not parameter.requires_grad:
+                    # It installs no second hook where it finds one.
+                    handles.setdefault(parameter, (no_hook, no_hook))
+            return super()._track_module_params_and_buffers(module, install_grad_hooks)
+
+    method = registry.get("method", method_name)
+    architecture = registry.get("architecture", architecture_name)
+    model = architecture.build(num_classes=10, seed=0)
+    model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
+    set_modes(model, batch_norm_statistics=False)
+    optimizer = method.make_optimizer(model, rank=rank)
+    images, labels = torch.randn(32, 3, 224, 224), torch.randint(10, (32,))
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        functional.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    started = time.perf_counter()
+    with FlopCounterMode(display=False):
+        step()
+    tracker = Tracker()
+    tracker.track_external(model, optimizer, images, labels)
+    with tracker:
+        step()
+        tracker.reset_mod_stats()
+        step()
+    return time.perf_counter() - started
+
+
+def _large_part(architecture_name: str) -> dict[str, float]:
+    from peft_regress import registry
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+
+    # Everything is imported, and every cache of the libraries filled, by a small profile.
+    small = Adaptation(method="full", architecture="shufflenet_v2_x0_5")
+    adaptation_cost(small, CostSettings(resolution=64))
+    registry.get("architecture", architecture_name)
+    imports = _resident_megabytes()
+    adaptation = Adaptation(method="full", architecture=architecture_name)
+    report = adaptation_cost(adaptation, CostSettings(batch=64))
+    return {
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports,
+        "parameter_megabytes": report.step.peak_param_bytes / 1e6,
+    }
+
+
+def _needed_part() -> dict[str, float]:
+    """Do what `peft-regress cost` of this pairing cannot do without."""
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+
+    adaptation_cost(Adaptation(method="lora", architecture="resnet18", rank=4), CostSettings())
+    return {}
+
+
+def _many_part() -> dict[str, float]:
+    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+
+    methods = (("full", None), ("head", None), ("lora", 4), ("dora", 4), ("galore", 4))
+    architectures = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "mobilenet_v2", "resnet18")
+    pairings = [
+        Adaptation(method=method, rank=rank, architecture=architecture)
+        for method, rank in methods
+        for architecture in architectures
+    ]
+    early = 0.0
+    for number in range(10):
+        for pairing in pairings:
+            adaptation_cost(pairing, CostSettings(resolution=64))
+        if number == 0:
+            early = _resident_megabytes()
+    return {"early_megabytes": early, "late_megabytes": _resident_megabytes()}
+
+
+def _harness_part(case_id: str) -> dict[str, float]:
+    """Compare what both do outside training and evaluation, whose own noise is larger than that."""
+    from peft_regress import finetune, measure, pairing, registry
+    from peft_regress.catalogue.matrix import parse_case_id
+    from peft_regress.measure.sources import build_source
+    from peft_regress.measure.step_profile import ProfileCache
+    from peft_regress.measure.training import single_thread
+
+    case = parse_case_id(case_id)
+    method = registry.get("method", case.method)
+    architecture = registry.get("architecture", case.architecture)
+    task = registry.get("task", case.task)
+    inside = [0.0]
+
+    def clocked(action: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            try:
+                return action(*arguments, **options)
+            finally:
+                inside[0] += time.perf_counter() - started
+
+        return call
+
+    train, test = clocked(finetune.finetune), clocked(finetune.evaluate)
+    vars(pairing).update(finetune=train)
+    vars(measure).update(evaluate=test)
+    _clock_signals(clocked)
+
+    def bare() -> None:
+        data = task.load()
+        for seed in measure.SEEDS:
+            model = build_source(_BASELINES, architecture)
+            task.prepare(model, head=architecture.head, seed=seed)
+            model = method.adapt(model, head=architecture.head, rank=case.rank, seed=seed)
+            optimizer = method.make_optimizer(model, rank=case.rank)
+            train(model, optimizer, data, seed=seed, first=measure.FIRST_LOSSES)
+            test(model, data.test_images, data.test_labels)
+
+    profiles = ProfileCache()
+
+    def harnessed() -> None:
+        measure.measure(case, baselines=_BASELINES, profiles=profiles)
+
+    def outside_and_all(action: Callable[[], None]) -> tuple[float, float]:
+        inside[0] = 0.0
+        seconds = _seconds(action)
+        return seconds - inside[0], seconds
+
+    extras = []
+    with single_thread():
+        harnessed()  # fills the profile cache and every other cache
+        for _ in range(_PAIRS):
+            ours, _ = outside_and_all(harnessed)
+            theirs, whole = outside_and_all(bare)
+            extras.append((ours - theirs) / whole)
+    return {"extra": statistics.median(extras)}
+
+
+def _clock_signals(clocked: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Wrap all that is done for invariants and filled losses in a clock."""
+    from peft_regress.measure.invariants import InvariantWatch
+
+    for name in ("__init__", "before_training", "after_training"):
+        setattr(InvariantWatch, name, clocked(getattr(InvariantWatch, name)))
+
+
+def _signals_part(architecture_name: str) -> dict[str, float]:
+    """Return the processor time of the default matrix's cases of an architecture, and of signals.
+
+    Both tasks, since a profile serves both.
+    """
+    from peft_regress.catalogue.matrix import matrix_cases
+    from peft_regress.measure.case import measure
+    from peft_regress.measure.step_profile import ProfileCache
+
+    inside = [0.0]
+
+    def clocked(action: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.process_time()
+            try:
+                return action(*arguments, **options)
+            finally:
+                inside[0] += time.process_time() - started
+
+        return call
+
+    _clock_signals(clocked)
+    profiles = ProfileCache()
+    started = time.process_time()
+    for case in matrix_cases():
+        if case.architecture == architecture_name:
+            measure(case, baselines=_BASELINES, profiles=profiles)
+    return {"signals": inside[0], "all": time.process_time() - started}
+
+
+def _history_part(entries_text: str) -> dict[str, float]:
+    """Judge a run by a long history in memory, in which every metric with room moves each time."""
+    from selfbench_history import synthetic_history
+
+    from peft_regress.baselines.references import references_with_drift
+    from peft_regress.gate.judge import judge
+    from peft_regress.metrics import METRICS
+
+    stored = synthetic_history(int(entries_text))
+    exit_codes = set()
+
+    def judge_all() -> None:
+        references = references_with_drift(stored)
+        exit_codes.add(judge(references, stored[0].run, expected=references).exit_code)
+
+    seconds = min(_seconds(judge_all) for _ in range(_PAIRS))
+    if exit_codes != {0}:
+        msg = f"a history of noise within the bounds was judged with exit codes {exit_codes}"
+        raise RuntimeError(msg)
+    return {"seconds": seconds, "metrics": len(METRICS)}
+
+
+def _seconds(action: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def _resident_megabytes() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+_PARTS: dict[str, Callable[..., dict[str, float]]] = {
+    "profile": _profile_part,
+    "harness": _harness_part,
+    "large": _large_part,
+    "needed": _needed_part,
+    "many": _many_part,
+    "signals": _signals_part,
+    "history": _history_part,
+}
+
+if __name__ == "__main__":
+    print(json.dumps(_PARTS[sys.argv[1]](*sys.argv[2:])))

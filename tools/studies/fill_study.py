@@ -1,0 +1,99 @@
+"""Show how far the losses of filled adapters move by rounding, and how far by a wrong factor.
+
+    python tools/studies/fill_study.py
+
+Every adapter of both matrices is filled as `measure` fills it: here, with ATen, oneDNN and MKL held
+to AVX2 and to SSE4, and here again with all that is drawn 1 % larger. Prints Markdown: for each
+method the largest movement by rounding, over its cases, and the largest movement by that 1 % in the
+case that sees it least. The evidence for `policy.filled_bound`; some three minutes of one core.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import Final
+
+from variants import VARIANTS
+
+_BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
+_WRONG: Final = 1.01
+
+
+def losses(scale: float) -> dict[str, tuple[float, ...]]:
+    """Return the losses of each case's fills, all that is drawn being `scale` times as large."""
+    from peft_regress.catalogue.matrix import matrix_cases
+    from peft_regress.catalogue.methods import PeftAdapter
+    from peft_regress.measure.invariants import filled
+    from peft_regress.measure.recipe import Pairing
+
+    vars(filled).update({name: scale * vars(filled)[name] for name in ("_SPREAD", "_SCALE_SPREAD")})
+    found = {}
+    for case in (case for matrix in ("default", "extended") for case in matrix_cases(matrix)):
+        pairing = Pairing.of(case, _BASELINES)
+        method, head = pairing.method, pairing.architecture.head
+        if not isinstance(method, PeftAdapter):
+            continue
+        data, base = pairing.load_data(), pairing.base_model(0)
+        expected = method.expected_trainable(base, head=head, rank=case.rank)
+        adapter = [n for n in expected if not f".{n.rpartition('.')[0]}".endswith(f".{head}")]
+        try:
+            made = filled.Filled(
+                pairing.adapt(base, 0),
+                method=method,
+                adapter=adapter,
+                probe=data.test_images[:4],
+                labels=data.test_labels[:4],
+            )
+        except (RuntimeError, ValueError):
+            continue  # a pairing that its library cannot do
+        found[case.id] = made.losses
+    return found
+
+
+def _elsewhere(variant: str) -> dict[str, list[float]]:
+    """Return the losses as another process computes them, held to other instructions."""
+    done = subprocess.run(
+        [sys.executable, __file__, "losses"],
+        env={**os.environ, **VARIANTS[variant].environment},
+        stdout=subprocess.PIPE,
+        check=True,
+    )
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Print the table, or, asked by itself, the losses as JSON."""
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if sys.argv[1:] == ["losses"]:
+        print(json.dumps(losses(1.0)))
+        return
+    here, others = losses(1.0), [_elsewhere(variant) for variant in ("avx2", "sse")]
+    wrong = losses(_WRONG)
+    moved: dict[str, float] = defaultdict(float)
+    seen: dict[str, float] = {}
+    for case, values in here.items():
+        method = case.split("/")[1]
+        moved[method] = max(moved[method], *(_change(values, other[case]) for other in others))
+        seen[method] = min(seen.get(method, 1.0), _change(values, wrong[case]))
+    print(f"{len(here)} cases; the largest movement by rounding is {max(moved.values()):.1e}\n")
+    print("| method | by rounding | by 1 % |\n| --- | ---: | ---: |")
+    for method in sorted(moved):
+        print(f"| {method} | {moved[method]:.1e} | {seen[method]:.1e} |")
+
+
+def _change(old: tuple[float, ...], new: tuple[float, ...] | list[float]) -> float:
+    return max(abs(b - a) / abs(a) for a, b in zip(old, new, strict=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Compare the ledger's peak with what the CPU allocator hands out in real training steps.
+
+    python tools/studies/memory_check.py
+    python tools/studies/memory_check.py --batch 32 --resolution 32
+    python tools/studies/memory_check.py --architecture resnet18 --architecture swin_t
+
+Prints Markdown: by how much `peak_bytes` differs from the allocator's own peak, for each
+architecture and method, and what makes the largest difference, by operator. The allocator counts
+every byte that torch's CPU allocator is asked for, an operator's own buffers included, which the
+ledger does not see: they differ between machines and releases of oneDNN, and so does the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import torch
+from torch import nn
+from torch._C._profiler import _EventType, _RecordFunctionFast
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from peft_regress import registry
+from peft_regress.cost import profile_step
+from peft_regress.measure.training import set_modes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+__all__ = ["AllocatorPeak", "allocator_peak"]
+
+ARCHITECTURES: Final = (
+    "resnet18",
+    "resnet50",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "shufflenet_v2_x0_5",
+    "shufflenet_v2_x1_0",
+    "squeezenet1_1",
+    "mnasnet1_0",
+    "convnext_tiny",
+    "regnet_y_400mf",
+    "vit_b_16",
+    "swin_t",
+)
+METHODS: Final[Mapping[str, int | None]] = {"full": None, "head": None, "lora": 4}
+CLASSES: Final = 10
+
+_MARK: Final = "ledger sees: "
+_MEASURED: Final = "measured step"
+# A Python number that takes part in an operator becomes a tensor of this size at most, in C++.
+_NUMBER_BYTES: Final = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllocatorPeak:
+    """The most that the CPU allocator had handed out at one moment of a step, in bytes."""
+
+    peak_bytes: int
+    """Everything."""
+    tensor_peak_bytes: int
+    """Without the two that follow, at the moment when that is highest: what a ledger can see."""
+    own_bytes: Mapping[str, int]
+    """By operator, what it allocates and frees again before it returns; at the peak."""
+    number_bytes: int
+    """Python numbers that autograd has saved as tensors of 8 bytes or fewer; at the peak."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One pairing: the ledger on fake tensors beside the allocator on real ones."""
+
+    architecture: str
+    method: str
+    ledger_bytes: int
+    allocator: AllocatorPeak
+
+    @property
+    def relative(self) -> float:
+        """Return the ledger's difference, relative to the allocator's peak."""
+        return self.ledger_bytes / self.allocator.peak_bytes - 1
+
+    def explanation(self) -> str:
+        """Say what the difference consists of."""
+        largest_first = sorted(self.allocator.own_bytes.items(), key=lambda item: -item[1])
+        own = [f"{size:,} in buffers of {operator}" for operator, size in largest_first]
+        own.append(f"{self.allocator.number_bytes:,} in Python numbers that autograd keeps")
+        return (
+            f"{self.architecture} {self.method}: {self.ledger_bytes:,} bytes by the ledger, "
+            f"{self.allocator.peak_bytes:,} by the allocator; at the latter's peak "
+            f"{' and '.join(own)}. Without those its peak is {self.allocator.tensor_peak_bytes:,}."
+        )
+
+
+class _Call(NamedTuple):
+    """One operator call, as the profiler timed it."""
+
+    operator: str
+    start_ns: int
+
+
+class _Event(NamedTuple):
+    """One allocation, or a free with negative bytes, and the call that it happened in."""
+
+    time_ns: int
+    delta_bytes: int
+    address: int
+    call: _Call | None
+
+
+class _Marks(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Mark in the profile what reaches a dispatch mode: the operators that a ledger sees whole."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        with _RecordFunctionFast(f"{_MARK}{func._overloadpacket}"):  # noqa: SLF001
+            return func(*args, **(kwargs or {}))
+
+
+def allocator_peak(make_step: Callable[[], Callable[[], object]]) -> AllocatorPeak:
+    """Run a training step for real, twice, and measure the second by the allocator's own events.
+
+    Args:
+        make_step: makes all that the step needs, model and data too, and returns the step. All of
+            it is made under the profiler, so that nothing is alive that the allocator's events do
+            not tell of.
+    """
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = make_step()
+        step()
+        gc.collect()
+        gc.disable()
+        try:
+            with _RecordFunctionFast(_MEASURED), _Marks():  # type: ignore[no-untyped-call]
+                step()
+        finally:
+            gc.enable()
+    del step
+    roots = profiler.profiler.kineto_results.experimental_event_tree()
+    return _peak(*_events(roots))
+
+
+def _events(roots: Sequence[Any]) -> tuple[list[_Event], int]:
+    """Flatten the profiler's tree: all allocator events in order, and how many come before."""
+    events: list[_Event] = []
+    start_ns = 0
+    waiting: list[tuple[Any, _Call | None]] = [(root, None) for root in roots]
+    while waiting:
+        node, call = waiting.pop()
+        if node.tag == _EventType.Allocation:
+            fields = node.extra_fields
+            events.append(_Event(node.start_time_ns, fields.alloc_size, fields.ptr, call))
+        elif node.name == _MEASURED:
+            start_ns = node.start_time_ns
+        elif node.name.startswith(_MARK):
+            call = _Call(node.name.removeprefix(_MARK), node.start_time_ns)
+        waiting.extend((child, call) for child in node.children)
+    events.sort(key=lambda event: event.time_ns)
+    return events, sum(event.time_ns < start_ns for event in events)
+
+
+def _peak(events: Sequence[_Event], start: int) -> AllocatorPeak:
+    unseen = dict(_unseen(events, start))
+    total = sum(event.delta_bytes for event in events[:start])
+    tensors = total
+    peak = tensor_peak = total
+    held: Counter[str] = Counter()
+    at_peak: Counter[str] = Counter()
+    for index, event in enumerate(events[start:], start):
+        total += event.delta_bytes
+        if index in unseen:
+            held[unseen[index]] += event.delta_bytes
+        else:
+            tensors += event.delta_bytes
+        tensor_peak = max(tensor_peak, tensors)
+        if total > peak:
+            peak, at_peak = total, held.copy()
+    return AllocatorPeak(
+        peak_bytes=peak,
+        tensor_peak_bytes=tensor_peak,
+        own_bytes={name: size for name, size in at_peak.items() if name and size},
+        number_bytes=at_peak[""],
+    )
+
+
+def _unseen(events: Sequence[_Event], start: int) -> Iterator[tuple[int, str]]:
+    """Find the events of the step that no ledger can see, with their operator; '' for numbers."""
+    born: dict[int, int] = {}
+    for index, event in enumerate(events[start:], start):
+        if event.delta_bytes >= 0:
+            born[event.address] = index
+            if event.call is None and event.delta_bytes <= _NUMBER_BYTES:
+                yield index, ""
+            continue
+        birth = born.pop(event.address, None)
+        if birth is None:
+            continue  # it was there before the step
+        call = events[birth].call
+        if call is None and -event.delta_bytes <= _NUMBER_BYTES:
+            yield index, ""
+        elif call is not None and call == event.call:
+            yield birth, call.operator
+            yield index, call.operator
+
+
+def _real_step(architecture: str, method: str, shape: tuple[int, ...]) -> Callable[[], object]:
+    model = _adapted(architecture, method)
+    optimizer = _make_optimizer(method, model)
+    images, labels = torch.randn(shape), torch.randint(CLASSES, shape[:1])
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return step
+
+
+def _adapted(architecture: str, method: str) -> nn.Module:
+    network, adapter = registry.get("architecture", architecture), registry.get("method", method)
+    model: nn.Module = adapter.adapt(
+        network.build(num_classes=CLASSES, seed=0),
+        head=network.head,
+        rank=METHODS[method],
+        seed=0,
+    )
+    set_modes(model, batch_norm_statistics=adapter.trains_batch_norm_statistics)
+    return model
+
+
+def _make_optimizer(method: str, model: nn.Module) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = registry.get("method", method).make_optimizer(
+        model, rank=METHODS[method]
+    )
+    return optimizer
+
+
+def _compare(architecture: str, method: str, shape: tuple[int, ...]) -> Comparison:
+    cost = profile_step(
+        _adapted(architecture, method),
+        partial(_make_optimizer, method),
+        input_shape=shape,
+        num_classes=CLASSES,
+    )
+    return Comparison(
+        architecture=architecture,
+        method=method,
+        ledger_bytes=cost.peak_bytes,
+        allocator=allocator_peak(partial(_real_step, architecture, method, shape)),
+    )
+
+
+def _takes(architecture: str, resolution: int) -> bool:
+    """Tell whether a network can be given images of this size: a ViT is built for one."""
+    model = registry.get("architecture", architecture).build(num_classes=CLASSES, seed=0)
+    return getattr(model, "image_size", resolution) == resolution
+
+
+def _percent(fraction: float) -> str:
+    return f"{round(100 * fraction, 2) + 0.0:.2f} %"  # plus 0.0, for there is a -0.0
+
+
+def main() -> None:
+    """Print the table for one shape of input."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--architecture", action="append", help="only this one; may be repeated")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--resolution", type=int, default=224)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    shape = (chosen.batch, 3, chosen.resolution, chosen.resolution)
+    print(f"{chosen.batch} images of {chosen.resolution}x{chosen.resolution}\n")
+    print("| architecture | " + " | ".join(METHODS) + " | worst |")
+    print("| --- |" + " ---: |" * (len(METHODS) + 1))
+    found: list[Comparison] = []
+    for architecture in chosen.architecture or ARCHITECTURES:
+        if not _takes(architecture, chosen.resolution):
+            print(f"| {architecture} |" + " |" * (len(METHODS) + 1))
+            continue
+        row = [_compare(architecture, method, shape) for method in METHODS]
+        found += row
+        worst = max(row, key=lambda comparison: abs(comparison.relative))
+        cells = [_percent(comparison.relative) for comparison in [*row, worst]]
+        print(f"| {architecture} | " + " | ".join(cells) + " |", flush=True)
+    if found:
+        print("\n" + max(found, key=lambda comparison: abs(comparison.relative)).explanation())
+
+
+if __name__ == "__main__":
+    main()
