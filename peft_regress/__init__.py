@@ -10,8 +10,8 @@ Importing this package imports no torch.
 """
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import case_params, matrix_cases
 from peft_regress.errors import PeftRegressError
-from peft_regress.runs.schema import Case
 
 __all__ = ["Case", "PeftRegressError", "case_params", "matrix_cases", "registry"]

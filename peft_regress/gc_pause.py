@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["quiet_collector"]
+__all__ = ["paused_gc"]
 
 
 @contextmanager
-def quiet_collector() -> Iterator[None]:
+def paused_gc() -> Iterator[None]:
     """Keep the collector from running meanwhile.
 
     It would choose the moment at which a cycle's memory is freed, and a full collection of a

@@ -1,22 +1,51 @@
-"""The metrics of a case: name, unit, direction and kind of each, in one table.
+"""The metrics of a case: name, unit, direction and kind of each, and how a value is shown.
 
-docs/metrics.md explains each one. The kind decides how the gate judges it (see `policy`).
+docs/metrics.md explains each one. The kind decides how the gate judges it (see `gate.policy`).
+Values are stored unscaled (bytes, FLOPs, fractions); scaling happens on display alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
-from peft_regress.runs.schema import Metric
+import msgspec
 
-if TYPE_CHECKING:
-    from peft_regress.units import Direction, Kind, Unit
+__all__ = [
+    "BATCH_SUFFIX",
+    "COST_METRICS",
+    "INVARIANTS",
+    "METRICS",
+    "Direction",
+    "Kind",
+    "Metric",
+    "MetricSpec",
+    "Unit",
+    "format_change",
+    "format_value",
+    "make_metric",
+]
 
-__all__ = ["BATCH_SUFFIX", "COST_METRICS", "INVARIANTS", "METRICS", "MetricSpec", "make_metric"]
+Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
+Direction = Literal["lower", "higher", "same", "none"]
+Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "seconds", "info"]
+
+Sample = float | list[float]
 
 BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
+
+
+class Metric(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """One measured number. `samples` has one item a seed; `value` is their mean."""
+
+    value: int | float
+    unit: Unit
+    direction: Direction
+    kind: Kind
+    samples: list[Sample] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +123,45 @@ def make_metric(name: str, value: float, samples: list[Any] | None = None) -> Me
     return Metric(
         value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
     )
+
+
+_STEPS: dict[str, tuple[tuple[float, str], ...]] = {
+    "byte": ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")),
+    "flop": ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"), (1, "FLOP")),
+    "second": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")),
+}
+
+
+def format_value(value: float, unit: Unit) -> str:
+    """Show a stored value the way a person reads it: 706,115,232 flop -> '706.1 MFLOP'."""
+    if unit in _STEPS:
+        for size, name in _STEPS[unit]:
+            if abs(value) >= size:
+                shown = f"{value:,.0f}" if size == 1 and unit != "second" else None
+                return f"{shown or _significant(value / size)} {name}"
+        smallest, name = _STEPS[unit][-1]
+        return f"{value / smallest:.3g} {name}"
+    if unit == "fraction":
+        return f"{100 * value:.1f} %"
+    if unit == "count":
+        return f"{value:,.0f}"
+    if unit == "nat":
+        return f"{value:.7g} nat"
+    return f"{value:.3f}"
+
+
+def _significant(value: float) -> str:
+    """Show four significant digits, and never an exponent: 3.854, 706.1, 1298."""
+    whole = len(f"{abs(value):.0f}")
+    return f"{value:.{max(4 - whole, 0)}f}"
+
+
+def format_change(relative_change: float | None) -> str:
+    """Show a relative change with its sign: 0.838 -> '+83.8 %', 3e-07 -> '+3.0e-07'."""
+    if relative_change is None:
+        return "n/a"
+    if relative_change == 0:
+        return "0 %"
+    if abs(relative_change) < 1e-4:  # noqa: PLR2004  (below 0.01 % a percentage shows nothing)
+        return f"{relative_change:+.1e}"
+    return f"{100 * relative_change:+.4g} %"

@@ -7,18 +7,17 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.cases import Case
 from peft_regress.gate.judge import Observation
-from peft_regress.metrics import METRICS
+from peft_regress.metrics import METRICS, Metric
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
     BatchCosts,
-    Case,
     Failure,
     Ledger,
     Machine,
-    Metric,
     ModuleCosts,
     Record,
     Run,

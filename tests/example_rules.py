@@ -128,11 +128,16 @@ RULES = (
         codes=frozenset({1}),
     ),
     Rule(pattern=rf"{PYTHON_TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
-    by(rf"{PYTHON_TOX} faults -- --only 'dora-\*'", "tests/tools/test_faults.py", '["--only", "dora-*"]'),
+    by(
+        rf"{PYTHON_TOX} faults -- --only 'dora-\*'",
+        "tests/tools/test_faults.py",
+        '["--only", "dora-*"]',
+    ),
     by(rf"{PYTHON_TOX} faults -- --write", "tests/tools/test_faults.py", 'main(["--write"])'),
     # Tools.
     Rule(
-        pattern=r"python tools/variants\.py(( \w+)*)", instead=r"python tools/studies/variants.py --list\1"
+        pattern=r"python tools/variants\.py(( \w+)*)",
+        instead=r"python tools/studies/variants.py --list\1",
     ),
     Rule(pattern=r"python tools/variation\.py .*"),
     Rule(pattern=r"python tools/constraints\.py .*"),

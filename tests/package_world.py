@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from peft_regress.cases import Case
     from peft_regress.errors import InputError
-    from peft_regress.runs.schema import Case, Record
+    from peft_regress.runs.schema import Record
 
 PLACE = Workplace(baselines=Path("baselines"), jobs=1)
 COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peft_regress.gate.judge import Observation
-    from peft_regress.runs.schema import Metric, Record, Run
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Record, Run
 
 TIMES_AS_MANY = 2
 

@@ -6,8 +6,7 @@ from typing import get_args
 
 import pytest
 
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
-from peft_regress.units import Direction, Kind, Unit
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, Direction, Kind, Unit
 
 CONTRACT = {
     "trainable_params",

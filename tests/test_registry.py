@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.runs.schema import Case
 
 BUILT_IN = {
     "method": {"full", "head", "bn_head", "lora", "dora", "galore"},

@@ -24,7 +24,8 @@ from peft_regress.runs.shards import read_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from peft_regress.runs.schema import Case, Run
+    from peft_regress.cases import Case
+    from peft_regress.runs.schema import Run
 
 __all__ = [
     "LARGEST_BYTES",

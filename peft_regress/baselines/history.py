@@ -11,14 +11,14 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import by_date
+from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.metrics import METRICS
 from peft_regress.runs.bulk_read import read_summaries
 from peft_regress.runs.shards import read_run
-from peft_regress.baselines.series import STATUS, Entry, Line, make_line
-from peft_regress.baselines.entries import read_runs
 from peft_regress.text import clean
 
 if TYPE_CHECKING:

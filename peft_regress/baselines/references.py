@@ -10,14 +10,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from peft_regress.catalogue.matrix import split_case_id
+from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.files import is_folder
 from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import Observation, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.runs.shards import read_run
-from peft_regress.baselines.entries import baseline_files, read_runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,11 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from peft_regress.baselines.change_points import FEWEST_POINTS, can_find_change_points, find_change_points
+from peft_regress.baselines.change_points import (
+    FEWEST_POINTS,
+    can_find_change_points,
+    find_change_points,
+)
 from peft_regress.gate.changes import are_comparable, move_of, value_of, worse_or_better
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
@@ -18,8 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.gate.changes import Move
-    from peft_regress.runs.schema import Metric, Record, Role, Run
-    from peft_regress.units import Kind, Unit
+    from peft_regress.metrics import Kind, Metric, Unit
+    from peft_regress.runs.schema import Record, Role, Run
 
 __all__ = ["STATUS", "Entry", "Jump", "Line", "Point", "jumps_of", "make_line"]
 

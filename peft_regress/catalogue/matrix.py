@@ -13,9 +13,9 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peft_regress import registry
+from peft_regress.cases import Case, split_case_id
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.registry import RegisteredKind
-from peft_regress.runs.schema import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,7 +31,6 @@ __all__ = [
     "parse_case_id",
     "select_cases",
     "shard_of",
-    "split_case_id",
 ]
 
 DEFAULT_MATRIX: Final = "default"
@@ -105,15 +104,6 @@ def case_params(task: str | None = None, *, matrix: str = DEFAULT_MATRIX) -> lis
         )
         for case in matrix_cases(matrix, task=task)
     ]
-
-
-def split_case_id(text: str) -> list[str]:
-    """Return the three parts of a case id, or raise `InputError`; no name is looked up."""
-    parts = text.split("/")
-    if len(parts) != 3 or not all(parts):  # noqa: PLR2004  (the three parts of an id)
-        msg = f"{text!r} is not a case id: <task>/<method>-r<rank>/<architecture> is wanted"
-        raise InputError(msg)
-    return parts
 
 
 def parse_case_id(text: str) -> Case:

@@ -42,10 +42,10 @@ def report_command(
     Each case's present numbers are those of the run that is named last, else of its newest
     baseline. The page has all entries: fronts, histories, memory, ranks, and what fits a device.
     """
-    from peft_regress.gc_pause import quiet_collector
+    from peft_regress.gc_pause import paused_gc
 
     # What is read lives until the end, so that there is nothing to collect meanwhile.
-    with quiet_collector():
+    with paused_gc():
         _report(runs, page=page, pattern=pattern, output=output, baselines=baselines)
 
 

@@ -9,7 +9,7 @@ import click
 
 from peft_regress.cli.options import baselines_option, format_option, print_json
 from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
-from peft_regress.plugin.progress import Pace
+from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import echo, tell
 
 if TYPE_CHECKING:

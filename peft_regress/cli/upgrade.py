@@ -24,7 +24,7 @@ from peft_regress.cli.options import (
 )
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-from peft_regress.plugin.progress import Pace
+from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import echo, look_of_stdout, tell
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean

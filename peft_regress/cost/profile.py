@@ -24,7 +24,7 @@ from peft_regress.cost.recorder import Ledger
 from peft_regress.cost.refusals import cannot_be_fake, checked_logits, checked_objective
 from peft_regress.cost.stand_ins import cloner, swapped_tensors
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
-from peft_regress.gc_pause import quiet_collector
+from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -76,7 +76,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
     ledger = Ledger(mode)
     device = next(model.parameters()).device
     with (
-        quiet_collector(),
+        paused_gc(),
         _without_attention_fast_path(),
         _without_log_of_failures(),
         torch.random.fork_rng([device] if device.type == "cuda" else []),

@@ -23,9 +23,9 @@ from peft_regress.runs.ledger import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from peft_regress.metrics import Unit
     from peft_regress.runs.ledger import Rows
     from peft_regress.runs.schema import Ledger, Record
-    from peft_regress.units import Unit
 
     View = Callable[[Ledger, str], Rows | None]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from peft_regress.gate.policy import Policy
-    from peft_regress.runs.schema import Metric
+    from peft_regress.metrics import Metric
 
 __all__ = ["Move", "are_comparable", "have_same_shape", "move_of", "value_of", "worse_or_better"]
 

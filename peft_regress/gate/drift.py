@@ -16,8 +16,8 @@ from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.runs.schema import Metric, Record
-    from peft_regress.units import Kind
+    from peft_regress.metrics import Kind, Metric
+    from peft_regress.runs.schema import Record
 
 __all__ = ["Origin", "drift_of", "find_origins"]
 

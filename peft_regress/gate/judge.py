@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from peft_regress.gate.drift import Origin
-    from peft_regress.runs.schema import Machine, Metric, Record, Run
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Machine, Record, Run
 
 __all__ = [
     "FAILING",

@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from peft_regress.cases import BFLOAT16_SUFFIX
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BFLOAT16_SUFFIX", "DEFAULT_POLICY", "Policy"]
-
-BFLOAT16_SUFFIX = "-bf16"
-"""Ends the name of a method whose base model is in bfloat16."""
+__all__ = ["DEFAULT_POLICY", "Policy"]
 
 # With all convolutions frozen nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
 # 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peft_regress import registry
 from peft_regress.baselines.adapters import keep_adapter, stored_adapter
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import checked_case
 from peft_regress.errors import (
     AbsentError,
@@ -34,8 +35,8 @@ from peft_regress.measure.step_profile import (
     step_ledger,
 )
 from peft_regress.measure.training import evaluate, loop_definition, single_thread
-from peft_regress.metrics import BATCH_SUFFIX, METRICS, make_metric
-from peft_regress.runs.schema import Case, Failure, Ledger, Metric, Record, canonical_digest
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, Metric, make_metric
+from peft_regress.runs.schema import Failure, Ledger, Record, canonical_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

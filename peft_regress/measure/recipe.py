@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from peft_regress.cases import Case
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.measure.training import TrainingRun
-    from peft_regress.runs.schema import Case
 
 __all__ = ["Pairing"]
 

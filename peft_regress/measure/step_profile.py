@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.metrics import Metric
     from peft_regress.runs.ledger import Rows
-    from peft_regress.runs.schema import Ledger, Metric
+    from peft_regress.runs.schema import Ledger
 
 __all__ = [
     "Adaptation",

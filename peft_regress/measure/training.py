@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from peft_regress.cases import Json
     from peft_regress.catalogue.tasks.protocol import TaskData
-    from peft_regress.runs.schema import Json
 
 __all__ = [
     "BATCH_SIZE",

@@ -1,0 +1,1 @@
+"""The pytest plugin: options, the fixture `peft_regress`, progress, the verdict at the end."""

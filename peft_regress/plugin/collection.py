@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_matrix, shard_of
 from peft_regress.errors import InputError
-from peft_regress.runs.schema import Case
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
@@ -24,7 +25,7 @@ from peft_regress.plugin.summary import failure_text, look_in, summary_text
 from peft_regress.report.export import metric_properties
 from peft_regress.report.github import place_in_repository, without_commands
 from peft_regress.report.layout import Look
-from peft_regress.runs.schema import SCHEMA_VERSION, Case, Record
+from peft_regress.runs.schema import SCHEMA_VERSION, Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

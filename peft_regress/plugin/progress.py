@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from peft_regress.report.layout import cells
+from peft_regress.report.pace import seconds_left, time_left
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -13,11 +14,7 @@ if TYPE_CHECKING:
 
     from peft_regress.report.layout import Look
 
-__all__ = ["Pace", "Progress", "seconds_left", "time_left"]
-
-_MINUTE: Final = 60
-_HOUR: Final = 3600
-_ROUND_SECONDS: Final = 5
+__all__ = ["Progress"]
 
 
 @dataclass
@@ -69,64 +66,6 @@ class Progress:
         lines = [look.shown(f"{text}; {which}" if spent else text) for text in (long, brief)]
         fitting = (line for line in lines if cells(line) < look.width)
         return next(fitting, None) or _cut(lines[-1], look.width - 1)
-
-
-def seconds_left(
-    left: Mapping[str, float],
-    done: Mapping[str, float],
-    before: Mapping[str, float],
-    *,
-    workers: int,
-) -> float | None:
-    """Return how long cases that are left may take; None where nothing says so.
-
-    left: seconds that each has run already. A case takes what it took before, scaled by how this
-    run compares with that so far; else the mean of its architecture; else that of all cases.
-    """
-    known = [case for case in done if case in before]
-    then = sum(before[case] for case in known)
-    scale = sum(done[case] for case in known) / then if then else 1.0
-    expected = {**{case: seconds * scale for case, seconds in before.items()}, **done}
-    waits = []
-    for case, spent in left.items():
-        seconds = _expected(case, expected)
-        if seconds is None:
-            return None
-        waits.append(max(seconds - spent, 0.0))
-    # However many workers there are, none goes home before the longest case has ended.
-    return max([sum(waits) / max(workers, 1), *waits])
-
-
-class Pace:
-    """How long the rest takes of cases that come to their end one by one."""
-
-    def __init__(self) -> None:
-        self.first = 0.0
-
-    def left(self, done: int, count: int, now: float) -> str:
-        """Return ', about 4 min left'; nothing of the first, which tells no time, and the last."""
-        if done <= 1:
-            self.first = now
-        if done <= 1 or done >= count:
-            return ""
-        return f", {time_left((now - self.first) / (done - 1) * (count - done))} left"
-
-
-def _expected(case: str, seconds: Mapping[str, float]) -> float | None:
-    if case in seconds:
-        return seconds[case]
-    architecture = case.rpartition("/")[2]
-    alike = [spent for name, spent in seconds.items() if name.rpartition("/")[2] == architecture]
-    found = alike or list(seconds.values())
-    return sum(found) / len(found) if found else None
-
-
-def time_left(seconds: float) -> str:
-    """Return a time as people say it: 'about 40 s', 'about 12 min', 'about 1 h 10 min'."""
-    if seconds < _MINUTE - _ROUND_SECONDS / 2:
-        return f"about {max(_ROUND_SECONDS * round(seconds / _ROUND_SECONDS), _ROUND_SECONDS)} s"
-    hours, minutes = divmod(round(seconds / _MINUTE), _HOUR // _MINUTE)
-    return f"about {hours} h {minutes} min" if hours else f"about {minutes} min"
 
 
 def _cut(line: str, width: int) -> str:

@@ -35,11 +35,12 @@ from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 if TYPE_CHECKING:
     import pytest
 
+    from peft_regress.cases import Case
     from peft_regress.gate.judge import RunVerdict
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.plugin.options import RegressOptions
     from peft_regress.report.verdict.annotations import Place
-    from peft_regress.runs.schema import Case, Machine, Record
+    from peft_regress.runs.schema import Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]
 

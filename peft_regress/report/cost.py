@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from peft_regress.units import format_value
+from peft_regress.metrics import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.runs.schema import Metric
+    from peft_regress.metrics import Metric
 
 __all__ = ["cost_markdown", "cost_text", "encode_cost"]
 

@@ -6,11 +6,11 @@ import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from peft_regress.metrics import format_change, format_value
 from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.report.sentences import environment_lines, wrapped
 from peft_regress.runs.ledger import is_of_before
 from peft_regress.text import clean
-from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

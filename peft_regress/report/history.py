@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.baselines.series import STATUS
+from peft_regress.metrics import format_change, format_value
 from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.report.sentences import environment_lines, wrapped
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
-from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from peft_regress.metrics import format_value
 from peft_regress.report.markdown_syntax import escape_markdown, fenced
 from peft_regress.report.results import results_table
 from peft_regress.report.sentences import wrapped
 from peft_regress.text import clean
-from peft_regress.units import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.metrics import format_value
 from peft_regress.report.layout import PLAIN, cells
 from peft_regress.text import clean
-from peft_regress.units import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

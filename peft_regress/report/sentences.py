@@ -6,12 +6,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from peft_regress.gate.judge import INCOMPLETE, are_on_one_machine
-from peft_regress.metrics import METRICS
+from peft_regress.metrics import METRICS, format_change, format_value
 from peft_regress.report.layout import PLAIN
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
 from peft_regress.text import clean
-from peft_regress.units import format_change, format_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.metrics import format_value
 from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.report.sentences import environment_lines, wrapped
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
-from peft_regress.units import format_value
 
 if TYPE_CHECKING:
     from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.gc_pause import quiet_collector
-from peft_regress.runs.schema import Run
+from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.schema import Run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ def read_summaries(paths: Sequence[Path]) -> list[RunFile]:
     with ProcessPoolExecutor(processes) as pool:
         encoded = pool.map(_read_encoded, paths, chunksize=_CHUNK)
         found: list[RunFile] = []
-        with quiet_collector():
+        with paused_gc():
             for path, summary in zip(paths, encoded, strict=True):
                 found.append(_decoded(path, summary, like=found[-1].run if found else None))
     return found

@@ -16,9 +16,8 @@ from msgspec import UNSET
 
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
-from peft_regress.gc_pause import quiet_collector
+from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.json_layout import dump_json
-from peft_regress.runs.strict_json import json_place, load_json, place_of_bad_text
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Ledger,
@@ -30,6 +29,7 @@ from peft_regress.runs.schema import (
     content_digest,
     digest_of,
 )
+from peft_regress.runs.strict_json import json_place, load_json, place_of_bad_text
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | None:
     if any(spelling in content for spelling in _OTHER_SPELLINGS):
         return None  # the keys cannot be counted
     try:
-        with quiet_collector():
+        with paused_gc():
             document = msgspec.json.decode(content)
             ours = document.pop("peft_regress")
             digest = ours.pop("content_digest")

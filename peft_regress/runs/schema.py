@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from peft_regress.cases import Case  # noqa: TC001  (msgspec reads it)
 from peft_regress.errors import InputError
-from peft_regress.units import Direction, Kind, Unit  # noqa: TC001  (msgspec reads them)
+from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,12 +27,9 @@ __all__ = [
     "Acceptance",
     "Amount",
     "BatchCosts",
-    "Case",
     "Failure",
-    "Json",
     "Ledger",
     "Machine",
-    "Metric",
     "ModuleCosts",
     "Record",
     "Role",
@@ -52,48 +50,11 @@ SCHEMA_VERSION = 1
 MIXED_MACHINES = "mixed"
 """Machine digest of a union of shards from several machines: its times are never judged."""
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
-Sample = float | list[float]
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
-
-
-class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One pairing of the matrix."""
-
-    task: str
-    method: str
-    architecture: str
-    rank: int | None = None
-
-    @property
-    def id(self) -> str:
-        """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` where there is no rank."""
-        ranked = self.method if self.rank is None else f"{self.method}-r{self.rank}"
-        return f"{self.task}/{ranked}/{self.architecture}"
-
-    def __str__(self) -> str:
-        return self.id
-
-    @property
-    def adaptation(self) -> tuple[str, int | None, str]:
-        """Return what the cost of a step depends on: method, rank and architecture, no task."""
-        return (self.method, self.rank, self.architecture)
-
-
-class Metric(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """One measured number. `samples` has one item a seed; `value` is their mean."""
-
-    value: int | float
-    unit: Unit
-    direction: Direction
-    kind: Kind
-    samples: list[Sample] | None = None
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

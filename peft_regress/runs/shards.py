@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from peft_regress.runs.environment import changed_packages
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION, Run, Selection
+from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.run_file import RunFile, read_run_file
+from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION, Run, Selection
 
 if TYPE_CHECKING:
     from pathlib import Path

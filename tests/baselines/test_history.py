@@ -30,8 +30,9 @@ from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.history import CaseHistory
 from peft_regress.baselines.series import Entry, Line, make_line
 from peft_regress.cli.main import main
+from peft_regress.metrics import Metric
 from peft_regress.report import encode_history, history_markdown, history_text
-from peft_regress.runs.schema import Failure, Metric
+from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import (
     case_params,
     check_rank,
@@ -19,7 +20,6 @@ from peft_regress.catalogue.matrix import (
     shard_of,
 )
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.runs.schema import Case
 
 
 @dataclass(frozen=True)

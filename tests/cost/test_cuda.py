@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress.cost import StepCost, profile_step
-from peft_regress.gc_pause import quiet_collector
+from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -109,7 +109,7 @@ def test_the_peak_is_what_the_allocator_is_asked_for(name: str, method: Method) 
     )
     assert kept >= 0
     torch.cuda.reset_peak_memory_stats()
-    with quiet_collector(), BetweenOperators() as watched:
+    with paused_gc(), BetweenOperators() as watched:
         step.run()
     # AdamW's step counters stay on the CPU, and the ledger counts all devices.
     counters = FLOAT * sum(parameter.requires_grad for parameter in parameters)

@@ -10,7 +10,7 @@ import torch
 from network_zoo import NETWORKS, adapted, fake_cost, pairings, real_step
 from torch.utils.hooks import RemovableHandle
 
-from peft_regress.gc_pause import quiet_collector
+from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
     from network_zoo import Method
@@ -75,7 +75,7 @@ def tracked(name: str, method: Method) -> tuple[Counter[str], Counter[str]]:
     step.run()
     tracker = Tracker()
     tracker.track_external(step.model, step.optimizer, step.images, step.labels)
-    with quiet_collector(), tracker:
+    with paused_gc(), tracker:
         step.run()
     return by_category(tracker.get_tracker_snapshot("peak")), tracker.highs
 

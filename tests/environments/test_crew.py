@@ -17,6 +17,7 @@ from fake_interpreters import all_gone, logged, write_measuring_worker, write_pr
 from tiny_network import TinyArchitecture
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.environments.upgrade import conduct
 from peft_regress.environments.upgrade.crew import (
@@ -39,7 +40,6 @@ from peft_regress.measure.case import measure
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Case
 
 ROOT = Path(__file__).parents[2]
 PLACE = Workplace(baselines=ROOT / "baselines", jobs=1, time_limit=20)

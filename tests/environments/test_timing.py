@@ -18,6 +18,7 @@ from slow_interpreter import write_slow_interpreter
 from tiny_network import TinyArchitecture
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.timing import time_cases
 from peft_regress.environments.timing.messages import (
@@ -35,7 +36,6 @@ from peft_regress.environments.worker.messages import Hello
 from peft_regress.environments.worker.process import InterpreterError, WorkerError
 from peft_regress.errors import InputError
 from peft_regress.measure.training import STEPS
-from peft_regress.runs.schema import Case
 
 ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")

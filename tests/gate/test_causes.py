@@ -13,7 +13,8 @@ from strategies import IDS, observations
 
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import FAILING, UNACCEPTED, judge_case
-from peft_regress.runs.schema import Failure, Ledger, Metric, ModuleCosts
+from peft_regress.metrics import Metric
+from peft_regress.runs.schema import Failure, Ledger, ModuleCosts
 
 if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding

@@ -26,10 +26,10 @@ from peft_regress.baselines.references import references_with_drift
 from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import CaseVerdict, judge, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.metrics import METRICS
+from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
 from peft_regress.runs.run_file import RunFile
-from peft_regress.runs.schema import Acceptance, Failure, Metric
+from peft_regress.runs.schema import Acceptance, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

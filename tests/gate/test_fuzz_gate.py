@@ -21,10 +21,10 @@ from peft_regress.gate.judge import (
     judge_case,
     observations_of,
 )
-from peft_regress.metrics import METRICS
+from peft_regress.metrics import METRICS, Metric
 from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown, verdict_text
 from peft_regress.report.verdict.next_steps import accept_hint
-from peft_regress.runs.schema import Failure, Metric, check_finite
+from peft_regress.runs.schema import Failure, check_finite
 
 if TYPE_CHECKING:
     from peft_regress.gate.judge import Observation

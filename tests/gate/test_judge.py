@@ -37,8 +37,8 @@ from peft_regress.gate.judge import (
     observations_of,
 )
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.metrics import METRICS
-from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Metric, Selection
+from peft_regress.metrics import METRICS, Metric
+from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Selection
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
 

@@ -9,6 +9,7 @@ from tiny_network import TinyArchitecture
 
 from peft_regress import adaptation, pairing, registry
 from peft_regress import measure as measuring
+from peft_regress.cases import Case
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
 from peft_regress.measure.case import define, measure
@@ -21,7 +22,6 @@ from peft_regress.measure.step_profile import (
 )
 from peft_regress.metrics import COST_METRICS, METRICS
 from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
-from peft_regress.runs.schema import Case
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from strategies import fuzz, runs
 from peft_regress import export
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError
+from peft_regress.metrics import Metric
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Failure, Metric
+from peft_regress.runs.schema import Failure
 
 ENTRIES = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
 DEFAULT_ENTRY = ENTRIES / "0004_peft-0.21.2.json"

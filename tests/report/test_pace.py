@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.plugin.progress import Pace, Progress, seconds_left, time_left
+from peft_regress.plugin.progress import Progress
 from peft_regress.report.layout import Look
+from peft_regress.report.pace import Pace, seconds_left, time_left
 
 A, B, C, D = "shift/a/net", "shift/b/net", "shift/c/wide", "shift/d/wide"
 

@@ -18,7 +18,7 @@ from page_world import (
     page_data,
 )
 
-from peft_regress.units import format_value
+from peft_regress.metrics import format_value
 
 pytestmark = pytest.mark.browser
 DATA = page_data()

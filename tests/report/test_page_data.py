@@ -24,10 +24,11 @@ from strategies import runs
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.series import Entry, make_line
 from peft_regress.gate.changes import value_of
+from peft_regress.metrics import Metric
 from peft_regress.report.page.case_lines import Held, thin
 from peft_regress.report.page.data import _share, page_data
 from peft_regress.report.page.transitions import find_transitions
-from peft_regress.runs.schema import Acceptance, Failure, Metric
+from peft_regress.runs.schema import Acceptance, Failure
 from peft_regress.runs.shards import read_run
 
 BASELINES = Path(__file__).parents[2] / "baselines"

@@ -10,6 +10,7 @@ from builders import FULL, GALORE, LORA, make_case, make_record, observe, observ
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.findings import Cause, Finding, Member
 from peft_regress.gate.judge import Reason
@@ -19,7 +20,6 @@ from peft_regress.report.verdict.reproducing import (
     marker_expression,
     reproducing_commands,
 )
-from peft_regress.runs.schema import Case
 
 CASES = tuple(matrix_cases("default"))
 

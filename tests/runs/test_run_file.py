@@ -32,16 +32,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.errors import InputError, PeftRegressError, RunFileError
+from peft_regress.metrics import Metric
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.run_file import read_run_file, run_document
-from peft_regress.runs.schema import (
-    Acceptance,
-    Failure,
-    Metric,
-    Record,
-    Run,
-    canonical_digest,
-)
+from peft_regress.runs.schema import Acceptance, Failure, Record, Run, canonical_digest
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from builders import LORA, make_case, make_metric, make_record, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peft_regress.cases import Case
 from peft_regress.errors import InputError
+from peft_regress.metrics import Metric
 from peft_regress.runs.schema import (
     Acceptance,
-    Case,
     Failure,
-    Metric,
     Record,
     Run,
     Selection,

@@ -36,7 +36,9 @@ def chosen_faults(pattern: str) -> list[Fault]:
     """Return the faults that a glob fits; raises `SystemExit` where it fits none."""
     found = [fault for name, fault in FAULTS.items() if fnmatchcase(name, pattern)]
     if not found:
-        sys.exit(f"no fault fits {pattern!r}; `python tools/faults/faults.py --list` prints their names")
+        sys.exit(
+            f"no fault fits {pattern!r}; `python tools/faults/faults.py --list` prints their names"
+        )
     return found
 
 

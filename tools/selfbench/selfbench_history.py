@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.cases import Case
 from peft_regress.metrics import METRICS, make_metric
 from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
-    Case,
     Ledger,
     Machine,
     Record,
@@ -20,7 +20,7 @@ from peft_regress.runs.schema import (
 )
 
 if TYPE_CHECKING:
-    from peft_regress.runs.schema import Metric
+    from peft_regress.metrics import Metric
 
 __all__ = ["synthetic_history"]
 

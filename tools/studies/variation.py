@@ -27,7 +27,8 @@ from peft_regress.runs.shards import read_run
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.runs.schema import Metric, Record, Run
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Record, Run
 
 _MOST_NAMED: Final = 5
 

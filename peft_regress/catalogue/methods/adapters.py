@@ -10,6 +10,7 @@ import itertools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.catalogue.methods.adapter_shapes import (
     BLOCK_SIZE,
     adalora_shapes,
@@ -32,7 +33,6 @@ from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.gate.policy import BFLOAT16_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from peft_regress.runs.schema import Json
+    from peft_regress.cases import Json
 
 __all__ = ["ADAPTERS", "DORA", "LORA"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from peft_regress.gate.policy import BFLOAT16_SUFFIX
+from peft_regress.cases import BFLOAT16_SUFFIX
 
 __all__ = ["LEARNING_RATES", "learning_rate"]
 

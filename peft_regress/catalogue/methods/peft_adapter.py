@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from peft_regress.cases import Json
     from peft_regress.catalogue.methods.protocol import BaseDtype
-    from peft_regress.runs.schema import Json
 
 __all__ = ["PeftAdapter"]
 

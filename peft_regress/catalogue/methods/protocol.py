@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.runs.schema import Json
+    from peft_regress.cases import Json
 
 __all__ = ["BaseDtype", "Method"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from peft_regress.runs.schema import Json
+    from peft_regress.cases import Json
 
 __all__ = [
     "IMAGE_SIZE",

@@ -16,8 +16,8 @@ from peft_regress.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from peft_regress.cases import Json
     from peft_regress.catalogue.tasks.digit_images import Scanner, Split
-    from peft_regress.runs.schema import Json
 
 __all__ = ["NUM_CLASSES", "SHIFT", "SOURCE_CLASSES", "UNSEEN", "DigitsTask", "load_images"]
 

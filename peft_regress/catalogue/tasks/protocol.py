@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from peft_regress.runs.schema import Json
+    from peft_regress.cases import Json
 
 __all__ = ["Task", "TaskData"]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.cases import BFLOAT16_SUFFIX
 from peft_regress.catalogue.methods import GaLore, PeftAdapter, Selective
 from peft_regress.catalogue.methods.learning_rates import LEARNING_RATES, learning_rate
 from peft_regress.catalogue.methods.targets import bypassed_modules
 from peft_regress.environments.reproduction import method_sections as sections
 from peft_regress.environments.reproduction.sections import fill_in, source
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.gate.policy import BFLOAT16_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

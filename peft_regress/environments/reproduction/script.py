@@ -28,9 +28,9 @@ from peft_regress.metrics import BATCH_SUFFIX
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
+    from peft_regress.cases import Case
     from peft_regress.catalogue.methods import Method
     from peft_regress.catalogue.methods.protocol import BaseDtype
-    from peft_regress.runs.schema import Case
 
 __all__ = ["FACTS", "facts_for", "reproduction_script"]
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from peft_regress.cases import Case
     from peft_regress.gate.paired_times import TimePair
     from peft_regress.gate.policy import Policy
-    from peft_regress.runs.schema import Case
 
 __all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]
 

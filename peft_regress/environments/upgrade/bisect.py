@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
     from packaging.version import Version
 
+    from peft_regress.cases import Case
     from peft_regress.environments.upgrade.crew import Workplace
     from peft_regress.environments.upgrade.culprits import Culprits
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
-    from peft_regress.runs.schema import Case
 
 __all__ = ["BisectSettings", "Bisection", "Transition", "bisect"]
 

@@ -12,7 +12,7 @@ from peft_regress.metrics import INVARIANTS, METRICS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from peft_regress.runs.schema import Case
+    from peft_regress.cases import Case
 
 __all__ = ["check_metric", "chosen_cases", "evidence_for"]
 

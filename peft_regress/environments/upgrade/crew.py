@@ -26,8 +26,9 @@ from peft_regress.runs.schema import SCHEMA_VERSION, Ledger, Record, Run, Select
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from peft_regress.cases import Case
     from peft_regress.environments.upgrade.messages import Imported
-    from peft_regress.runs.schema import Case, Machine
+    from peft_regress.runs.schema import Machine
 
 __all__ = [
     "CASE_SECONDS",

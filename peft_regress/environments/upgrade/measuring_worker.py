@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from peft_regress.runs.schema import Case, Record
+    from peft_regress.cases import Case
+    from peft_regress.runs.schema import Record
 
 __all__ = ["CaseLostError", "MeasuringWorker"]
 

@@ -17,10 +17,10 @@ from peft_regress.gate.judge import observations_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.crew import Workplace
     from peft_regress.gate.judge import Observation
-    from peft_regress.runs.schema import Case
 
 __all__ = ["Releases", "YankedError", "releases_between"]
 

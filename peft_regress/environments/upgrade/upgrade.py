@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
+    from peft_regress.cases import Case
     from peft_regress.environments.overlay.overlay import Overlay
     from peft_regress.environments.upgrade.crew import Workplace
     from peft_regress.environments.upgrade.culprits import Culprits
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
-    from peft_regress.runs.schema import Case, Record, Run
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = ["Told", "Upgrade", "UpgradeSettings", "upgrade"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from peft_regress.gc_pause import quiet_collector
+from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.invariants.filled import Filled
 from peft_regress.measure.invariants.layers import channels_last_kept, dtypes_as_asked
 from peft_regress.measure.invariants.outputs import (
@@ -102,7 +102,7 @@ class InvariantWatch:
         self._after_first_step: dict[str, bool] = {}
         self._projections: dict[str, Tensor] = {}
 
-    @quiet_collector()
+    @paused_gc()
     def before_training(self, adapted: nn.Module) -> None:
         """Check the model as adapted, and keep what it holds.
 
@@ -142,7 +142,7 @@ class InvariantWatch:
 
         handle = optimizer.register_step_post_hook(check)
 
-    @quiet_collector()
+    @paused_gc()
     def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, bool | None]:
         """Check the trained model and return every invariant."""
         after = _named_tensors(adapted)

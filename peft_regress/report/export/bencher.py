@@ -15,7 +15,8 @@ from peft_regress.report.export.narrowing import add_once, seed_values
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
-    from peft_regress.runs.schema import Metric, Run
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Run
 
 __all__ = ["bencher_json"]
 

@@ -13,8 +13,8 @@ from peft_regress.report.export.narrowing import add_once, seed_values
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
-    from peft_regress.runs.schema import Metric, Run
-    from peft_regress.units import Direction
+    from peft_regress.metrics import Direction, Metric
+    from peft_regress.runs.schema import Run
 
 __all__ = ["DIRECTIONS", "directed_metrics", "github_action_benchmark_json"]
 

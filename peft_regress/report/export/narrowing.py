@@ -11,7 +11,8 @@ from peft_regress.errors import AbsentError, InputError
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from peft_regress.runs.schema import Metric, Record, Run
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Record, Run
 
 __all__ = ["add_once", "narrow", "seed_values", "without_metrics"]
 

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.baselines.series import Entry
+    from peft_regress.metrics import Metric
     from peft_regress.report.page.transitions import Transition
-    from peft_regress.runs.schema import Metric, Record
+    from peft_regress.runs.schema import Record
 
 __all__ = ["CaseLines", "Held", "Records", "clip", "lines_of_case", "status_of_case", "thin"]
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from peft_regress.baselines.series import Entry
     from peft_regress.gate.changes import Move
-    from peft_regress.runs.schema import Metric, Record
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Record
 
 __all__ = ["Transition", "find_transitions"]
 

@@ -1,0 +1,1 @@
+"""A verdict on a run as text, Markdown, JSON values or annotations."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.judge import FAILING, INCOMPLETE
-from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.layout import PLAIN
 from peft_regress.report.sentences import (
     environment_lines,
@@ -15,7 +15,6 @@ from peft_regress.report.sentences import (
     short_verdict,
 )
 from peft_regress.text import clean
-from peft_regress.units import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,12 +5,11 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.metrics import BATCH_SUFFIX, format_change
 from peft_regress.report.sentences import reason_cells
 from peft_regress.report.verdict.case_text import module_lines
 from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.text import clean
-from peft_regress.units import format_change
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

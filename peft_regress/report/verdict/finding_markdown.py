@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from peft_regress.gate.attribution import COSTS, explain_metric
 from peft_regress.gate.judge import FAILING
-from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.markdown_syntax import (
     bullets,
     cell,
@@ -19,7 +19,6 @@ from peft_regress.report.markdown_syntax import (
 from peft_regress.report.sentences import environment_lines, reason_cells
 from peft_regress.report.verdict.finding import example_lines, finding_details, finding_title
 from peft_regress.text import clean
-from peft_regress.units import format_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -15,9 +15,9 @@ from peft_regress.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from peft_regress.cases import Case
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
-    from peft_regress.runs.schema import Case
 
 __all__ = [
     "Step",

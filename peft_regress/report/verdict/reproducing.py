@@ -15,10 +15,10 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
+    from peft_regress.cases import Case
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
     from peft_regress.report.verdict.next_steps import Typed
-    from peft_regress.runs.schema import Case
 
 __all__ = [
     "compare_command",

@@ -1,4 +1,4 @@
-// Values as a person reads them: the same text as peft_regress/units.py, which the tests hold.
+// Values as a person reads them: the same text as peft_regress/metrics.py, which the tests hold.
 
 const UNIT_STEPS = {
   byte: [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.units import Unit, format_change, format_value
+from peft_regress.metrics import Unit, format_change, format_value
 
 
 @pytest.mark.parametrize(
