@@ -14,7 +14,8 @@ from packaging.version import Version
 from peft_regress.environments.overlay import overlay
 from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.environments.overlay.pip import PipError, Planned
-from peft_regress.environments.upgrade import alone, conduct, releases
+from peft_regress.environments.upgrade import culprits, releases
+from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.crew import UnusableEnvironmentError, Workplace
 from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
@@ -171,9 +172,9 @@ def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:
 
 def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
     """Let the upgrade work in it."""
-    for module in (releases, alone, conduct, overlay):
+    for module in (releases, culprits, upgrading, overlay):
         for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))
-    monkeypatch.setattr(conduct, "installed_packages", lambda: world.installed)
+    monkeypatch.setattr(upgrading, "installed_packages", lambda: world.installed)
     return world

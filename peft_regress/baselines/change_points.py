@@ -2,7 +2,8 @@
 
 The penalty is 4 log(n) in units of the noise's variance: of series without a change less than one
 in a hundred gets a change point, and a step of four times the noise is found in three of four
-series of 6 points and in nearly all of 12 or more. tests/baselines/test_change_points.py measures both.
+series of 6 points and in nearly all of 12 or more.
+tests/baselines/test_change_points.py measures both.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def export_command(  # noqa: PLR0913  (arguments and options)
     direction: str | None,
 ) -> None:
     """Write RUN, a run file or a folder of shards, in the format of another tool."""
-    from peft_regress import export
+    from peft_regress.report import export
     from peft_regress.runs.shards import read_run
 
     if direction is not None and target != _GITHUB:

@@ -107,7 +107,7 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     chosen = UpgradeSettings(place=place, replace_torch=yes, **settings)
     wants_scripts = summary is not None or output == "markdown"
     result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
-    from peft_regress.environments.upgrade import report
+    from peft_regress.environments.upgrade import upgrade_report as report
 
     if summary is not None:
         write_atomic(summary, report.upgrade_markdown(result, scripts).encode())

@@ -3,9 +3,9 @@
 A bound is a relative change unless its name says otherwise. docs/metrics.md repeats them for
 readers; a test holds the two together. "Seen" below is the largest difference between runs of the
 same code, over all cases and seeds of the default matrix: on two processors under AVX-512, and on
-one of them with ATen, oneDNN and MKL held to AVX2 and to SSE4, as `tools/studies/variants.py` makes them
-and `tools/studies/variation.py` prints it. No bound that has such evidence is wider than ten times what was
-seen.
+one of them with ATen, oneDNN and MKL held to AVX2 and to SSE4, as `tools/studies/variants.py`
+makes them and `tools/studies/variation.py` prints it. No bound that has such evidence is wider than
+ten times what was seen.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from peft_regress import registry
 from peft_regress.baselines.adapters import keep_adapter, stored_adapter
-from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import checked_case
 from peft_regress.errors import (
     AbsentError,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from peft_regress.cases import Case
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.measure.training import TrainingRun

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from peft_regress.cases import Case
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
@@ -30,6 +29,7 @@ from peft_regress.runs.schema import SCHEMA_VERSION, Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+    from peft_regress.cases import Case
     from peft_regress.measure.case import Measurement
 
 __all__: list[str] = []

@@ -25,7 +25,7 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress import series
+from peft_regress.baselines import series
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.history import CaseHistory
 from peft_regress.baselines.series import Entry, Line, make_line

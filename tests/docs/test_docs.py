@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from peft_regress import finetune, registry
+from peft_regress import registry
 from peft_regress.cli.main import main
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.measure import training
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.schema import Run
 
@@ -76,7 +77,7 @@ def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
 
 
 def test_the_page_says_how_many_steps_a_fine_tune_has():
-    assert f"{finetune.STEPS} steps of batch {finetune.BATCH_SIZE}" in METRICS_PAGE
+    assert f"{training.STEPS} steps of batch {training.BATCH_SIZE}" in METRICS_PAGE
 
 
 def test_every_option_is_in_the_readme():
@@ -112,7 +113,7 @@ def test_the_page_on_timing_has_the_policy():
     assert f"the whole interval is above +{100 * policy.time_margin:g} %" in page
     assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
     assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
-    assert f"{finetune.STEPS // 2} steps" in page
+    assert f"{training.STEPS // 2} steps" in page
 
 
 def test_the_story_of_the_releases_has_what_the_history_says(capsys):

@@ -19,7 +19,7 @@ from tiny_network import TinyArchitecture
 from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
-from peft_regress.environments.upgrade import conduct
+from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.crew import (
     UnusableEnvironmentError,
     Workplace,
@@ -299,7 +299,7 @@ def test_an_interrupt_ends_every_process_within_seconds(worker, interruptible, a
 _UPGRADE = """
 import contextlib, dataclasses, sys
 from pathlib import Path
-from peft_regress.environments.upgrade import conduct
+from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.cli.main import main
 
 @dataclasses.dataclass
@@ -313,7 +313,7 @@ class Overlay:
 def opened(*_, **__):
     yield Overlay(Path({python!r}))
 
-conduct.opened_overlay = opened
+upgrading.opened_overlay = opened
 main(sys.argv[1:])
 """
 
@@ -393,14 +393,14 @@ def test_without_training_a_record_has_costs_alone_and_can_be_stored(tiny, tmp_p
     assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
     assert names <= {*COST_METRICS, "trainable_params", "total_params", "adapter_bytes"}
     assert (record.status, record.invariants) == ("ok", {})
-    conduct._save(tmp_path / "run.json", make_run(record))
+    upgrading._save(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
     trained = measure(TINY, baselines=tiny, profiles=ProfileCache(), timed=False).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
 
 def test_what_breaks_the_measuring_itself_is_the_case_s_failure(tiny, monkeypatch):
-    from peft_regress import measure as module
+    from peft_regress.measure import case as module
 
     def broken(*_):
         raise AttributeError("no scaling")

@@ -18,9 +18,9 @@ from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 
 from peft_regress.cli.main import main
+from peft_regress.environments.overlay import base_environment, pip
 from peft_regress.environments.overlay import folder as overlay_folder
 from peft_regress.environments.overlay import overlay as overlays
-from peft_regress.environments.overlay import pip_calls, running
 from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
 from peft_regress.environments.overlay.folder import build_folder, read_folder, remove_folder
 from peft_regress.environments.overlay.locks import held
@@ -57,7 +57,7 @@ def index(served, monkeypatch, tmp_path):
 def installed_files():
     """Return what is installed in the running environment, to see that it stays so."""
     found = {}
-    for folder in map(Path, running.site_folders()):
+    for folder in map(Path, base_environment.site_folders()):
         for entry in folder.iterdir():
             state = entry.stat()
             found[str(entry)] = (state.st_size, state.st_mtime_ns)
@@ -98,7 +98,7 @@ def no_pip(monkeypatch):
     def refuse(*_, **__):
         pytest.fail("pip was called")
 
-    monkeypatch.setattr(pip_calls, "_call", refuse)
+    monkeypatch.setattr(pip, "_call", refuse)
 
 
 def run_in(python, source, **variables):
@@ -155,7 +155,7 @@ def test_what_is_installed_as_editable_here_is_found_behind_its_own(monkeypatch,
         for name in modules:
             (folder / f"{name}.py").write_text("")
     (parent / "editable.pth").write_text(f"{checkout}\n")
-    monkeypatch.setattr(running, "site_folders", lambda: [str(parent)])
+    monkeypatch.setattr(base_environment, "site_folders", lambda: [str(parent)])
     build_folder(tmp_path / "x", (), seconds=60)
     own = next((tmp_path / "x").glob("lib/python*/site-packages"))
     script = FOUND_ORIGINS.format(names=("candy", "salt"))
@@ -190,7 +190,7 @@ def test_a_checkout_is_one_overlay_for_as_long_as_its_content_is_the_same(index,
 def test_a_cached_wheel_is_taken_from_where_it_is_now(built, tmp_path):
     overlay = dataclasses.replace(
         built[0],
-        planned=(pip_calls.Planned(name="candy", version="1.1", source="candy @ file:///gone"),),
+        planned=(pip.Planned(name="candy", version="1.1", source="candy @ file:///gone"),),
     )
     wheel = write_wheel(tmp_path, "candy", "1.1")
 
@@ -278,8 +278,8 @@ def test_a_folder_of_tests_on_pythonpath_hides_nothing(monkeypatch, tmp_path):
     for name in ("tests", "candy"):
         (tmp_path / f"{name}.py").write_text("")
 
-    assert running.hiding_folder({"tests"}, set()) is None
-    assert running.hiding_folder({"tests", "candy"}, set()) == (str(tmp_path), "candy")
+    assert base_environment.hiding_folder({"tests"}, set()) is None
+    assert base_environment.hiding_folder({"tests", "candy"}, set()) == (str(tmp_path), "candy")
 
 
 # What is resolved.
@@ -654,7 +654,7 @@ def test_only_conflicts_of_what_changed_are_told(monkeypatch):
     )
     monkeypatch.setattr(overlay_folder, "conflicts", lambda *_, **__: lines)
     planned = [
-        pip_calls.Planned(name=name, version="1", source=name) for name in ("peft", "galore-torch")
+        pip.Planned(name=name, version="1", source=name) for name in ("peft", "galore-torch")
     ]
 
     told = overlay_folder._new_conflicts(Path("python"), planned, seconds=1)

@@ -12,7 +12,7 @@ from checkouts import write_checkout
 from package_index import served_index, unused_url, use_index, write_wheel
 from packaging.version import Version
 
-from peft_regress.environments.overlay import pip_calls
+from peft_regress.environments.overlay import pip
 from peft_regress.environments.overlay.pip import (
     PipError,
     Planned,
@@ -204,7 +204,7 @@ def test_pip_is_not_told_where_to_install_to_by_the_shell(monkeypatch, tmp_path,
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PIP_INDEX_URL", "http://localhost/simple")
 
-    told = pip_calls._run(["install"], what="x", seconds=10, python=echo).splitlines()
+    told = pip._run(["install"], what="x", seconds=10, python=echo).splitlines()
 
     assert not any(line.startswith(f"{variable}=") for line in told)
     assert "PIP_USER=0" in told
@@ -238,7 +238,7 @@ def test_an_interpreter_without_pip_is_told_how_to_get_it(tmp_path):
     bare.chmod(0o755)
 
     with pytest.raises(PipError, match=r"No module named pip.*ensurepip"):
-        pip_calls._run(["check"], what="x", seconds=10, python=bare)
+        pip._run(["check"], what="x", seconds=10, python=bare)
 
 
 def test_an_install_is_without_what_was_not_planned_and_of_the_planned_bytes(
@@ -246,7 +246,7 @@ def test_an_install_is_without_what_was_not_planned_and_of_the_planned_bytes(
 ):
     wanted = []
     monkeypatch.setattr(
-        pip_calls,
+        pip,
         "_call",
         lambda python, arguments, **_: (
             wanted.append((arguments, [Path(a).read_text() for a in arguments if "/" in a])),

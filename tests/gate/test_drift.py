@@ -20,9 +20,9 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress import drift
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import references_with_drift
+from peft_regress.gate import drift
 from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import CaseVerdict, judge, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy

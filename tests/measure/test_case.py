@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 from tiny_network import TinyArchitecture
 
-from peft_regress import adaptation, pairing, registry
-from peft_regress import measure as measuring
+from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
+from peft_regress.measure import case as measuring
+from peft_regress.measure import recipe, step_profile
 from peft_regress.measure.case import define, measure
 from peft_regress.measure.step_profile import (
     Adaptation,
@@ -180,9 +181,9 @@ def test_untimed_measuring_claims_no_time(tiny):
 
 def test_both_tasks_of_a_pairing_share_one_profile(tiny, monkeypatch):
     profiles, calls = ProfileCache(), []
-    profile = adaptation.profile_step
+    profile = step_profile.profile_step
     monkeypatch.setattr(
-        adaptation, "profile_step", lambda *a, **k: calls.append(k) or profile(*a, **k)
+        step_profile, "profile_step", lambda *a, **k: calls.append(k) or profile(*a, **k)
     )
     for task in ("shift", "unseen"):
         measured(tiny, case(task=task), profiles=profiles)
@@ -211,7 +212,7 @@ def test_an_error_in_training_is_an_error_of_the_case(tiny, monkeypatch):
     def explode(*args, **kwargs):
         raise ValueError("a kernel refused")
 
-    monkeypatch.setattr(pairing, "finetune", explode)
+    monkeypatch.setattr(recipe, "finetune", explode)
     record = measured(tiny, case()).record
     assert (record.status, record.error.type, record.error.message) == (
         "error",
@@ -236,7 +237,7 @@ def test_a_model_without_an_eligible_module_is_unsupported(tiny):
     with pytest.MonkeyPatch.context() as patch:
         architecture = registry.get("architecture", "tiny")
         built = architecture.build(num_classes=10, seed=0)
-        patch.setattr(pairing, "build_source", lambda *a: built)
+        patch.setattr(recipe, "build_source", lambda *a: built)
         record = measured(tiny, case()).record
     assert record.status == "unsupported"
     assert record.error.type == "UnsupportedCaseError"

@@ -13,10 +13,11 @@ import torch
 from tiny_network import TinyArchitecture
 from torch import nn
 
-from peft_regress import registry, sources
+from peft_regress import registry
 from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
 from peft_regress.errors import AbsentError, InputError, SourceError
+from peft_regress.measure import sources
 from peft_regress.measure.sources import (
     Recipe,
     build_source,

@@ -18,10 +18,10 @@ from builders import FULL, GALORE, LORA, UNSEEN_LORA, make_record, make_run, wri
 from jsonschema import Draft7Validator
 from strategies import fuzz, runs
 
-from peft_regress import export
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
+from peft_regress.report import export
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Failure
 

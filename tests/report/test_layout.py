@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress import terminal
+from peft_regress.report import terminal
 from peft_regress.report.layout import Look, cells
 from peft_regress.text import clean
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from peft_regress import environment
+from peft_regress.runs import environment
 from peft_regress.runs.environment import TRAINING_THREADS, describe_machine, installed_packages
 
 if TYPE_CHECKING:

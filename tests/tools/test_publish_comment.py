@@ -17,7 +17,7 @@ from publish_comment import BOT, MARKER, defused
 from publish_results import LONGEST_BODY
 from test_publish import TOOL
 
-from peft_regress.report import markdown
+from peft_regress.report.verdict import markdown
 
 GH = """#!{python}
 import json, pathlib, re, sys

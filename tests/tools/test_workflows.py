@@ -18,7 +18,7 @@ import pytest
 import yaml
 from builders import VALUES, make_record, write_entry
 from packaging.requirements import Requirement
-from test_compare_command import write_shards
+from test_compare import write_shards
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import cli

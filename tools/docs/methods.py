@@ -4,7 +4,7 @@
     python tools/docs/methods.py --write           put them into docs/methods.md
     python tools/docs/methods.py --check           exit 1 where the page differs
     python tools/docs/methods.py --only costs      one table; may name several
-    python tools/docs/methods.py --run RUN         take the states from a run file, not from baselines/
+    python tools/docs/methods.py --run RUN         take the states from a run file
 
 The page's text is written by hand. A table stands between the comments `<!-- methods:NAME -->` and
 `<!-- /methods:NAME -->`. The costs take two minutes of one core; the rest is quick.

@@ -3,7 +3,7 @@
     python tools/docs/pictures.py                      draw those that are out of date
     python tools/docs/pictures.py --check              exit 1 where one is out of date
     python tools/docs/pictures.py --only verdict       one picture; may name several
-    python tools/docs/pictures.py --force              draw them anew, after a change in how they look
+    python tools/docs/pictures.py --force              draw them anew, after a change in looks
 
 A picture holds a digest of the numbers or the text that it was drawn from. The paper's are
 measured, which takes a minute; the others come from `baselines/`.

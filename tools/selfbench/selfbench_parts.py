@@ -164,8 +164,10 @@ def _many_part() -> dict[str, float]:
 
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare what both do outside training and evaluation, whose own noise is larger than that."""
-    from peft_regress import finetune, measure, pairing, registry
+    from peft_regress import registry
     from peft_regress.catalogue.matrix import parse_case_id
+    from peft_regress.measure import case as measuring
+    from peft_regress.measure import recipe, training
     from peft_regress.measure.sources import build_source
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.measure.training import single_thread
@@ -186,25 +188,25 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
         return call
 
-    train, test = clocked(finetune.finetune), clocked(finetune.evaluate)
-    vars(pairing).update(finetune=train)
-    vars(measure).update(evaluate=test)
+    train, test = clocked(training.finetune), clocked(training.evaluate)
+    vars(recipe).update(finetune=train)
+    vars(measuring).update(evaluate=test)
     _clock_signals(clocked)
 
     def bare() -> None:
         data = task.load()
-        for seed in measure.SEEDS:
+        for seed in measuring.SEEDS:
             model = build_source(_BASELINES, architecture)
             task.prepare(model, head=architecture.head, seed=seed)
             model = method.adapt(model, head=architecture.head, rank=case.rank, seed=seed)
             optimizer = method.make_optimizer(model, rank=case.rank)
-            train(model, optimizer, data, seed=seed, first=measure.FIRST_LOSSES)
+            train(model, optimizer, data, seed=seed, first=measuring.FIRST_LOSSES)
             test(model, data.test_images, data.test_labels)
 
     profiles = ProfileCache()
 
     def harnessed() -> None:
-        measure.measure(case, baselines=_BASELINES, profiles=profiles)
+        measuring.measure(case, baselines=_BASELINES, profiles=profiles)
 
     def outside_and_all(action: Callable[[], None]) -> tuple[float, float]:
         inside[0] = 0.0

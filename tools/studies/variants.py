@@ -1,7 +1,7 @@
 """Run the matrix again under other numerics: nothing but rounding may move, and nothing fail.
 
     python tools/studies/variants.py --list
-    python tools/studies/variants.py                      all of them into runs/variants/: most of an hour
+    python tools/studies/variants.py                      all, into runs/variants/: most of an hour
     python tools/studies/variants.py avx2 shuffled        some of them
     python tools/studies/variation.py runs/bench.json runs/variants/*.json    what they say
 

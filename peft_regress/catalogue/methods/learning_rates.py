@@ -8,13 +8,14 @@ from peft_regress.cases import BFLOAT16_SUFFIX
 
 __all__ = ["LEARNING_RATES", "learning_rate"]
 
-# Peak rates under the cosine of `finetune`. Found with `tools/studies/task_study.py --learning-rates`, from
-# a quarter of each rate to twice, two seeds, on all architectures for LoRA and full fine-tuning and
-# on a part of them for the others; DoRA has LoRA's. One rate a method serves all architectures,
-# which is a compromise: LoRA gains up to 5e-3 and beyond on the mobile nets, where resnet18 already
-# scatters; full fine-tuning is best at 5e-4 on unseen classes and below that on mobilenet_v2 under
-# shift; for the head, with and without BatchNorm statistics, accuracy is flat around the rate.
-# They are chosen for a stable measurement, not for the best accuracy a method can reach.
+# Peak rates under the cosine of `finetune`. Found with `tools/studies/task_study.py
+# --learning-rates`, from a quarter of each rate to twice, two seeds, on all architectures for LoRA
+# and full fine-tuning and on a part of them for the others; DoRA has LoRA's. One rate a method
+# serves all architectures, which is a compromise: LoRA gains up to 5e-3 and beyond on the mobile
+# nets, where resnet18 already scatters; full fine-tuning is best at 5e-4 on unseen classes and
+# below that on mobilenet_v2 under shift; for the head, with and without BatchNorm statistics,
+# accuracy is flat around the rate. They are chosen for a stable measurement, not for the best
+# accuracy a method can reach.
 LEARNING_RATES: Final[dict[str, float]] = {
     "full": 4e-4,
     "head": 1e-2,

@@ -23,7 +23,8 @@ __all__ = [
 # Modules whose forward hands these children's weights to a function and never calls the children:
 # an adapter there would get no gradient, and the model would be as if it were not there. By the
 # class's qualified name, so that torchvision need not be imported to look for its classes.
-# Checked against forward hooks on every classifier of torchvision, in tests/catalogue/test_architectures.py.
+# Checked against forward hooks on every classifier of torchvision, in
+# tests/catalogue/test_architectures.py.
 _WEIGHTS_READ: Final[dict[str, tuple[str, ...]]] = {
     "torch.nn.modules.activation.MultiheadAttention": ("out_proj",),
     "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),

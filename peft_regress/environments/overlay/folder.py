@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from packaging.utils import canonicalize_name
 
-from peft_regress.environments.overlay import running
+from peft_regress.environments.overlay import base_environment
 from peft_regress.environments.overlay.pip import PipError, Planned, conflicts, install
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
@@ -99,7 +99,9 @@ def build_folder(
         venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
         # `addsitedir`, so that what is installed there as editable is found, too. It appends: the
         # overlay's own packages stay in front.
-        lines = [f"import site; site.addsitedir({path!r})" for path in running.site_folders()]
+        lines = [
+            f"import site; site.addsitedir({path!r})" for path in base_environment.site_folders()
+        ]
         (_packages_folder(folder) / _PATH_FILE).write_text("\n".join([*lines, ""]))
         python = folder / "bin" / "python"
         if planned:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from peft_regress.environments.overlay import running
+from peft_regress.environments.overlay import base_environment
 from peft_regress.environments.overlay.cache import lock_file, made_folder
 from peft_regress.environments.overlay.folder import (
     SCHEMA,
@@ -161,7 +161,7 @@ def _sourced(planned: Sequence[Planned], wanted: Sequence[Wanted]) -> tuple[Plan
 
 
 def _of_request(overlay: Overlay, wanted: Sequence[Wanted], remarks: Sequence[str]) -> Overlay:
-    hidden = running.hiding_folder(modules_in(overlay), set(overlay.packages))
+    hidden = base_environment.hiding_folder(modules_in(overlay), set(overlay.packages))
     if hidden is not None:
         folder, name = hidden
         msg = f"{folder}: its {name} would hide the one to be tried; take the folder off PYTHONPATH"
@@ -193,7 +193,7 @@ def _digest(value: object) -> str:
 def _key(planned: Sequence[Planned]) -> str:
     """Return the name of an overlay: by what is in it, and what it lies over."""
     content = [(one.name, one.version, one.digest or one.source) for one in planned]
-    return _digest([running.identity(), sorted(content)])
+    return _digest([base_environment.identity(), sorted(content)])
 
 
 def _request_file(root: Path, wanted: Sequence[Wanted], *, pre: bool) -> Path | None:
@@ -202,7 +202,13 @@ def _request_file(root: Path, wanted: Sequence[Wanted], *, pre: bool) -> Path | 
         return None
     # What pip plans depends on what is installed, and on what the shell says to pip.
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("PIP_"))
-    given = [running.identity(), running.installed_names(), settings, pre, identities]
+    given = [
+        base_environment.identity(),
+        base_environment.installed_names(),
+        settings,
+        pre,
+        identities,
+    ]
     return root / "requests" / f"{_digest(given)}.json"
 
 

@@ -1,4 +1,7 @@
-"""Train blocks of steps of one case on request: `python -m peft_regress.environments.timing.worker`."""
+"""Train blocks of steps of one case on request.
+
+Started as `python -m peft_regress.environments.timing.worker`.
+"""
 
 from __future__ import annotations
 
