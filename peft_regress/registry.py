@@ -17,9 +17,9 @@ from typing import Any, Literal, Protocol, get_args
 
 from peft_regress.errors import InputError, UnknownNameError
 
-__all__ = ["Family", "Named", "RegisteredKind", "add", "get", "items", "names", "remove"]
+__all__ = ["Family", "Named", "RegistryName", "add", "get", "items", "names", "remove"]
 
-RegisteredKind = Literal["method", "architecture", "task"]
+RegistryName = Literal["method", "architecture", "task"]
 
 
 class Named(Protocol):
@@ -42,12 +42,12 @@ class Family(Protocol):
 
 _RANK_SUFFIX = re.compile(r"-r[0-9]+$")
 
-_added: dict[str, dict[str, Any]] = {kind: {} for kind in get_args(RegisteredKind)}
+_added: dict[str, dict[str, Any]] = {kind: {} for kind in get_args(RegistryName)}
 _loaded: set[str] = set()
 _found: dict[tuple[str, str], Any] = {}
 
 
-def add(kind: RegisteredKind, item: Named) -> None:
+def add(kind: RegistryName, item: Named) -> None:
     """Register a method, architecture or task, so that cases can name it.
 
     Raises `InputError` where the name is taken already, or cannot stand in a case id.
@@ -60,7 +60,7 @@ def add(kind: RegisteredKind, item: Named) -> None:
     _insert(kind, name, item)
 
 
-def get(kind: RegisteredKind, name: str) -> Any:
+def get(kind: RegistryName, name: str) -> Any:
     """Return what is registered under a name, or else what a family has under it.
 
     Raises `UnknownNameError` with the registered names, and the closest one of the families' too.
@@ -73,19 +73,19 @@ def get(kind: RegisteredKind, name: str) -> Any:
     return _found[kind, name]
 
 
-def names(kind: RegisteredKind) -> tuple[str, ...]:
+def names(kind: RegistryName) -> tuple[str, ...]:
     """List the registered names of a kind, in order of registration; none of a family's."""
     _load(kind)
     return tuple(_added[kind])
 
 
-def items(kind: RegisteredKind) -> tuple[Any, ...]:
+def items(kind: RegistryName) -> tuple[Any, ...]:
     """List what is registered of a kind, in order of registration; nothing of a family's."""
     _load(kind)
     return tuple(_added[kind].values())
 
 
-def remove(kind: RegisteredKind, name: str) -> None:
+def remove(kind: RegistryName, name: str) -> None:
     """Take a registration back, for a test suite that must leave no trace."""
     _load(kind)
     if name not in _added[kind]:

@@ -16,7 +16,7 @@ from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchErro
 from peft_regress.environments.overlay.pip import PipError, Planned
 from peft_regress.environments.upgrade import culprits, releases
 from peft_regress.environments.upgrade import upgrade as upgrading
-from peft_regress.environments.upgrade.crew import UnusableEnvironmentError, Workplace
+from peft_regress.environments.upgrade.crew import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peft_regress.errors import InputError
     from peft_regress.runs.schema import Record
 
-PLACE = Workplace(baselines=Path("baselines"), jobs=1)
+PLACE = MeasuringSetup(baselines=Path("baselines"), jobs=1)
 COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}
 FLAT: dict[str, Any] = {
     "forward_flops": 1000,
@@ -129,7 +129,7 @@ class World:
         cases: Sequence[Case],
         *,
         python: Path,
-        place: Workplace,
+        place: MeasuringSetup,
         trains: bool = True,
         tell: Callable[[Record], None] = lambda _: None,
         narrowed_by: Sequence[str] = (),

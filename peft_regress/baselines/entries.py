@@ -10,7 +10,7 @@ import msgspec
 
 from peft_regress.errors import AbsentError, InputError, RunFileError
 from peft_regress.files import is_folder
-from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.run_file import read_run_file, without_host, write_run_file
 from peft_regress.runs.schema import Acceptance, check_acceptance
 from peft_regress.runs.shards import read_run
@@ -65,7 +65,7 @@ def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
     Without ledgers, hundreds of entries are read in seconds (see `summaries`).
     """
     paths = baseline_files(root)
-    stored = [read_run_file(path) for path in paths] if ledgers else read_summaries(paths)
+    stored = [read_run_file(path) for path in paths] if ledgers else read_without_ledgers(paths)
     for entry in stored:
         if entry.run.accepted is None:
             raise RunFileError(

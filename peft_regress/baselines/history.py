@@ -17,7 +17,7 @@ from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.metrics import METRICS
-from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
 
@@ -69,7 +69,7 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
             msg = f"{path} is named twice, or is an entry of {root}; name it once"
             raise InputError(msg)
         known.add(path.resolve())
-    read = iter(read_summaries([path for path in runs if not is_folder(path)]))
+    read = iter(read_without_ledgers([path for path in runs if not is_folder(path)]))
     for path in runs:
         file = read_run(path) if is_folder(path) else next(read)
         date = str(file.document.get("datetime", ""))

@@ -12,7 +12,7 @@ from peft_regress.baselines.change_points import (
     can_find_change_points,
     find_change_points,
 )
-from peft_regress.gate.changes import are_comparable, move_of, value_of, worse_or_better
+from peft_regress.gate.changes import are_comparable, change_of, value_of, worse_or_better
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from peft_regress.gate.changes import Move
+    from peft_regress.gate.changes import Change
     from peft_regress.metrics import Kind, Metric, Unit
     from peft_regress.runs.schema import Record, Role, Run
 
@@ -61,7 +61,7 @@ class Point:
     is_comparable: bool
     """False where the case, the metric or its samples are defined otherwise than before."""
 
-    move: Move | None
+    move: Change | None
     """From the last point that it can be compared with, as the gate takes it."""
 
     is_change_point: bool = False
@@ -144,7 +144,7 @@ class Jump:
 
     position: int
     before: int | None = None
-    move: Move | None = None
+    move: Change | None = None
 
 
 def jumps_of(
@@ -163,7 +163,7 @@ def jumps_of(
             old, new = metrics[before], metrics[index]
             if old is new or old is None or new is None:
                 continue
-            move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
+            move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
             if _is_jump(move, new):
                 found[index] = Jump(position=index, before=before, move=move)
     newest = next((metric for metric in reversed(metrics) if metric is not None), None)
@@ -173,12 +173,12 @@ def jumps_of(
             old, new = metrics[before], metrics[index]
             assert old is not None  # noqa: S101  (a chain holds measured points alone)
             assert new is not None  # noqa: S101  (nor is the other one absent)
-            move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
+            move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
             found.setdefault(index, Jump(position=index, before=before, move=move))
     return [found[index] for index in sorted(found)]
 
 
-def _is_jump(move: Move, metric: Metric) -> bool:
+def _is_jump(move: Change, metric: Metric) -> bool:
     """Return whether one step says something by itself: a cost moved, or noise left its bound."""
     if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
         return metric.kind != "info" and any(worse_or_better(move, metric))
@@ -187,11 +187,11 @@ def _is_jump(move: Move, metric: Metric) -> bool:
 
 def _move(
     name: str, old: Metric | None, new: Metric | None, *, method: str
-) -> tuple[Move | None, bool]:
+) -> tuple[Change | None, bool]:
     """Return how far a metric moved, and whether that is a change point without any statistics."""
     if old is None or new is None:
         return None, False
-    move = move_of(name, old, new, method=method, policy=DEFAULT_POLICY)
+    move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
     if new.kind == "fingerprint":
         return move, any(worse_or_better(move, new))
     return move, old.value != new.value

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from peft_regress import registry
 from peft_regress.cases import Case, split_case_id
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.registry import RegisteredKind
+from peft_regress.registry import RegistryName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,7 +62,7 @@ def check_matrix(matrix: str) -> None:
     """Raise `UnknownNameError` for a matrix that no method, architecture or task names."""
     known = {
         name
-        for kind in get_args(RegisteredKind)
+        for kind in get_args(RegistryName)
         for item in registry.items(kind)
         for name in item.matrices
     }

@@ -19,7 +19,7 @@ from peft_regress.cli.options import (
     yes_option,
 )
 from peft_regress.files import write_atomic
-from peft_regress.report.terminal import echo, look_of_stdout, tell
+from peft_regress.report.terminal import echo, print_progress, stdout_layout
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -83,27 +83,27 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
     """
     from peft_regress.environments.upgrade import bisect_report
     from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
-    from peft_regress.environments.upgrade.crew import Workplace, default_jobs
+    from peft_regress.environments.upgrade.crew import MeasuringSetup, default_jobs
 
-    place = Workplace(
+    place = MeasuringSetup(
         baselines=baselines,
         jobs=jobs or default_jobs(),
         time_limit=time_limit,
         pip_seconds=pip_time_limit,
     )
     chosen = BisectSettings(place=place, replace_torch=yes, **settings)
-    found = bisect(chosen, say=lambda text: tell(clean(text, longest=400)))
+    found = bisect(chosen, say=lambda text: print_progress(clean(text, longest=400)))
     wants_scripts = summary is not None or output == "markdown"
     text = bisect_report.bisection_markdown(found, _scripts(found)) if wants_scripts else ""
     if summary is not None:
         write_atomic(summary, text.encode())
-        tell(f"summary: {summary}")
+        print_progress(f"summary: {summary}")
     if output == "json":
         print_json(bisect_report.encode_bisection(found))
     elif output == "markdown":
         echo(text, nl=False)
     else:
-        echo(bisect_report.bisection_text(found, look_of_stdout()))
+        echo(bisect_report.bisection_text(found, stdout_layout()))
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
 

@@ -17,7 +17,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.report.terminal import echo, look_of_stdout
+from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
@@ -95,10 +95,10 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
         if not after.run.selection.complete:
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
-        look = look_of_stdout()
+        layout = stdout_layout()
         from peft_regress.report.github import without_commands
 
-        text = report.verdict_text(*sides, typed=typed, look=look, strict=strict, notes=notes)
+        text = report.verdict_text(*sides, typed=typed, layout=layout, strict=strict, notes=notes)
         echo(without_commands(text))
     context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
 

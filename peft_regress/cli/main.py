@@ -13,7 +13,7 @@ import click
 
 from peft_regress.cli.commands import cli
 from peft_regress.errors import AbsentError, PeftRegressError
-from peft_regress.report.terminal import echo, forget, forgive_letters
+from peft_regress.report.terminal import discard_stream, echo, escape_unencodable
 from peft_regress.text import printable
 
 __all__ = ["cli", "main"]
@@ -24,13 +24,13 @@ _ABSENT_EXIT = 3
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error on purpose is one message and an exit code."""
-    forgive_letters()
+    escape_unencodable()
     try:
         code = _run(arguments)
     except OSError:
         # The reader has gone, as after `| head`, or what is wrong cannot be said either; Python
         # would complain once more at exit.
-        forget(sys.stdout, sys.stderr)
+        discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     sys.exit(code)
 
@@ -65,7 +65,7 @@ def _run(arguments: list[str] | None) -> int:
     except OSError as error:
         # Standard output on a full disk, for instance: never a verdict's exit code.
         echo(f"error: {_place(error)}: {error.strerror or error}", err=True)
-        forget(sys.stdout, sys.stderr)
+        discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0
 

@@ -10,7 +10,7 @@ import click
 from peft_regress.cli.options import baselines_option, format_option, print_json
 from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, tell
+from peft_regress.report.terminal import echo, print_progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +86,6 @@ def _teller(count: int) -> Callable[[CaseTimes], None]:
         nonlocal done
         done += 1
         left = pace.left(done, count, time.monotonic())
-        tell(f"[{done}/{count}] {case.id}: {case.verdict}{left}")
+        print_progress(f"[{done}/{count}] {case.id}: {case.verdict}{left}")
 
     return told

@@ -25,7 +25,7 @@ from peft_regress.cli.options import (
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, look_of_stdout, tell
+from peft_regress.report.terminal import echo, print_progress, stdout_layout
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean
 
@@ -95,10 +95,10 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     if not requirements:
         msg = "name a requirement, for instance `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    from peft_regress.environments.upgrade.crew import Workplace, default_jobs
+    from peft_regress.environments.upgrade.crew import MeasuringSetup, default_jobs
     from peft_regress.environments.upgrade.upgrade import UpgradeSettings
 
-    place = Workplace(
+    place = MeasuringSetup(
         baselines=baselines,
         jobs=jobs or default_jobs(),
         time_limit=time_limit,
@@ -111,13 +111,13 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
 
     if summary is not None:
         write_atomic(summary, report.upgrade_markdown(result, scripts).encode())
-        tell(f"summary: {summary}")
+        print_progress(f"summary: {summary}")
     if output == "json":
         print_json(report.encode_upgrade(result))
     elif output == "markdown":
         echo(report.upgrade_markdown(result, scripts), nl=False)
     else:
-        echo(report.upgrade_text(result, look_of_stdout()))
+        echo(report.upgrade_text(result, stdout_layout()))
     context.exit(result.exit_code)
 
 
@@ -163,13 +163,13 @@ def teller() -> Callable[[str, Record, int, int], None]:
     def told(side: str, record: Record, done: int, count: int) -> None:
         state = "" if record.status == "ok" else f" {clean(record.status_text)}"
         left = paces[side].left(done, count, time.monotonic())
-        tell(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
+        print_progress(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
 
     return told
 
 
 def _say(text: str) -> None:
-    tell(clean(text, longest=400))
+    print_progress(clean(text, longest=400))
 
 
 def _clean() -> None:

@@ -129,7 +129,7 @@ def _registrar(
 
 
 def formula_of(packet: Any) -> Callable[..., int] | None:
-    """Look up the correct formula of an operator packet; None where it has none."""
+    """Layout up the correct formula of an operator packet; None where it has none."""
     return _FORMULAS.get(packet)
 
 
@@ -145,7 +145,7 @@ def checked_count(flops: Any, *, operator: str, place: str) -> int:
 
 
 def paper_formula_of(packet: Any) -> Callable[..., int] | None:
-    """Look up what torch's own counter would apply to a packet; None where it counts nothing."""
+    """Layout up what torch's own counter would apply to a packet; None where it counts nothing."""
     return _PAPER_FORMULAS.get(packet)
 
 

@@ -52,7 +52,7 @@ class Operator(NamedTuple):
 
 
 def describe(func: Any) -> Operator:
-    """Look up what there is to know of an overload."""
+    """Layout up what there is to know of an overload."""
     packet = func._overloadpacket  # noqa: SLF001
     name = str(packet)
     formula = formula_of(packet)

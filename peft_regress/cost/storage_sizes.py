@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 def real_sizes_of(packet: Any) -> Callable[[tuple[Any, ...], Any], Sizes] | None:
-    """Look up which outputs have a storage of how many bytes at least, from arguments and result.
+    """Layout up which outputs have a storage of how many bytes at least, from arguments and result.
 
     None where the fake kernel is right.
     """

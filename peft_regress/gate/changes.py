@@ -9,10 +9,17 @@ if TYPE_CHECKING:
     from peft_regress.gate.policy import Policy
     from peft_regress.metrics import Metric
 
-__all__ = ["Move", "are_comparable", "have_same_shape", "move_of", "value_of", "worse_or_better"]
+__all__ = [
+    "Change",
+    "are_comparable",
+    "change_of",
+    "have_same_shape",
+    "value_of",
+    "worse_or_better",
+]
 
 
-class Move(NamedTuple):
+class Change(NamedTuple):
     """From where to where a metric moved, the relative change (None from zero), and its bound."""
 
     old: float
@@ -21,7 +28,7 @@ class Move(NamedTuple):
     bound: float
 
 
-def worse_or_better(move: Move, metric: Metric) -> tuple[bool, bool]:
+def worse_or_better(move: Change, metric: Metric) -> tuple[bool, bool]:
     """Return (is worse, is better) of a metric that moved."""
     if move.change is None:
         # From zero to something: no ratio says how far, so any move is beyond every bound.
@@ -39,10 +46,10 @@ def worse_or_better(move: Move, metric: Metric) -> tuple[bool, bool]:
     return beyond and signed > 0, beyond and signed < 0
 
 
-def move_of(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
+def change_of(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Change:
     """Return how far a metric of that name moved and how far it may, as its kind has it."""
     if old.kind == "bytes":
-        return Move(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
+        return Change(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
     if old.kind == "fingerprint":
         return _fingerprint_move(name, old, new, method=method, policy=policy)
     if old.kind == "accuracy":
@@ -50,22 +57,24 @@ def move_of(name: str, old: Metric, new: Metric, *, method: str, policy: Policy)
         pairs = list(zip(_flat(old), _flat(new), strict=True))
         difference = sum(b - a for a, b in pairs) / len(pairs)
         if old.unit == "fraction":
-            return Move(old.value, new.value, difference, policy.accuracy_margin)
+            return Change(old.value, new.value, difference, policy.accuracy_margin)
         change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
-        return Move(old.value, new.value, change, policy.loss_margin)
+        return Change(old.value, new.value, change, policy.loss_margin)
     if old.kind == "seconds":
         # The fastest seed of each side: noise only ever adds time.
         before, after = value_of(old), value_of(new)
-        return Move(before, after, _relative(before, after), policy.seconds_bound)
-    return Move(old.value, new.value, _relative(old.value, new.value), 0.0)
+        return Change(before, after, _relative(before, after), policy.seconds_bound)
+    return Change(old.value, new.value, _relative(old.value, new.value), 0.0)
 
 
-def _fingerprint_move(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Move:
+def _fingerprint_move(
+    name: str, old: Metric, new: Metric, *, method: str, policy: Policy
+) -> Change:
     """Return the move of the loss, of any seed and step, that comes nearest to its bound.
 
     Training amplifies rounding, so that each step has a bound of its own.
     """
-    nearest = Move(old.value, new.value, 0.0, policy.fingerprint(name, method, step=0))
+    nearest = Change(old.value, new.value, 0.0, policy.fingerprint(name, method, step=0))
     of_bound = 0.0
     bounds: list[float] = []
     for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
@@ -76,7 +85,7 @@ def _fingerprint_move(name: str, old: Metric, new: Metric, *, method: str, polic
         for a, b, bound in zip(before, after, bounds, strict=False):
             change = (b - a) / max(abs(a), policy.fingerprint_floor_nats)
             if abs(change) / bound > of_bound:
-                nearest, of_bound = Move(a, b, change, bound), abs(change) / bound
+                nearest, of_bound = Change(a, b, change, bound), abs(change) / bound
     return nearest
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from peft_regress.gate.changes import Move, are_comparable, move_of, worse_or_better
+from peft_regress.gate.changes import Change, are_comparable, change_of, worse_or_better
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def find_origins(
     return {name: origin for name, origin in origins.items() if origin.metric is not newest[name]}
 
 
-def drift_of(name: str, origin: Origin, new: Metric, *, method: str, policy: Policy) -> Move:
+def drift_of(name: str, origin: Origin, new: Metric, *, method: str, policy: Policy) -> Change:
     """Return how far a metric of that name is from its origin; its bound is the budget."""
-    move = move_of(name, origin.metric, new, method=method, policy=policy)
-    return Move(move.old, move.new, move.change, move.bound * policy.drift_budget)
+    move = change_of(name, origin.metric, new, method=method, policy=policy)
+    return Change(move.old, move.new, move.change, move.bound * policy.drift_budget)
 
 
 def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
@@ -83,7 +83,7 @@ def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
         return here
     if metric == before:
         return origin
-    step = move_of(name, before, metric, method=method, policy=policy)
+    step = change_of(name, before, metric, method=method, policy=policy)
     if any(worse_or_better(step, metric)):
         return here
     # The step from the origin itself is judged already, by the bound.

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from peft_regress.gate.changes import have_same_shape, move_of, worse_or_better
+from peft_regress.gate.changes import change_of, have_same_shape, worse_or_better
 from peft_regress.gate.drift import drift_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS
@@ -274,7 +274,7 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
         what = f"{name}.samples"
         yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
         return
-    move = move_of(name, old, new, method=method, policy=policy)
+    move = change_of(name, old, new, method=method, policy=policy)
     worse, better = worse_or_better(move, old)
     if worse or better:
         verdict: Verdict = "regressed" if worse else "improved"

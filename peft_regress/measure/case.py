@@ -24,7 +24,7 @@ from peft_regress.errors import (
     UnsupportedCaseError,
 )
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
-from peft_regress.measure.recipe import Pairing
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.sources import source_digest
 from peft_regress.measure.step_profile import (
     Adaptation,
@@ -220,7 +220,7 @@ class _Trial:
     def __init__(
         self, case: Case, baselines: Path, *, definition: str, keep_adapters: Path | None
     ) -> None:
-        self._pairing = Pairing.of(case, baselines)
+        self._pairing = Recipe.of(case, baselines)
         self.runs: list[TrainingRun] = []
         self.evaluations: list[tuple[float, float]] = []
         self.invariants: dict[str, bool | None] = {}

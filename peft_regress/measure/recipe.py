@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.measure.training import TrainingRun
 
-__all__ = ["Pairing"]
+__all__ = ["Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairing:
+class Recipe:
     """A case with its parts looked up; `baselines` is the folder with `sources/`."""
 
     case: Case
@@ -37,8 +37,8 @@ class Pairing:
     task: Task
 
     @classmethod
-    def of(cls, case: Case, baselines: Path) -> Pairing:
-        """Look the parts up by name; raises `UnknownNameError`."""
+    def of(cls, case: Case, baselines: Path) -> Recipe:
+        """Layout the parts up by name; raises `UnknownNameError`."""
         return cls(
             case=case,
             baselines=baselines,

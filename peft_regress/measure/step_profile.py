@@ -128,7 +128,7 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
 def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
     """Profile for a user: whatever a library says of wrong settings becomes an `InputError`.
 
-    Pairing and settings are named as `peft-regress cost` takes them.
+    Recipe and settings are named as `peft-regress cost` takes them.
     """
     try:
         return adaptation_cost(adaptation, settings)

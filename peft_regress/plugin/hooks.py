@@ -16,14 +16,14 @@ import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
+from peft_regress.plugin.closing_text import failure_text, layout_for, summary_text
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
-from peft_regress.plugin.summary import failure_text, look_in, summary_text
 from peft_regress.report.export import metric_properties
-from peft_regress.report.github import place_in_repository, without_commands
-from peft_regress.report.layout import Look
+from peft_regress.report.github import line_in_repository, without_commands
+from peft_regress.report.layout import Layout
 from peft_regress.runs.schema import SCHEMA_VERSION, Record
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__: list[str] = []
 
 _SESSION = pytest.StashKey[RegressSession]()
-_LOOK = pytest.StashKey[Look]()
+_LAYOUT = pytest.StashKey[Layout]()
 _RECORD = pytest.StashKey[Record]()
 
 
@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[_SESSION] = session
-    config.stash[_LOOK] = look_in(config, session.options)
+    config.stash[_LAYOUT] = layout_for(config, session.options)
     config.pluginmanager.register(CollectionHooks(session), "peft_regress_collection")
     config.pluginmanager.register(_Hooks(session), "peft_regress_session")
     progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
@@ -103,8 +103,8 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         )
         failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
         if verdict.verdict in failing:
-            look = request.config.stash[_LOOK]
-            text = failure_text(session, verdict, measurement.record, look)
+            layout = request.config.stash[_LAYOUT]
+            text = failure_text(session, verdict, measurement.record, layout)
             pytest.fail(without_commands(text), pytrace=False)
         return measurement
 
@@ -167,7 +167,7 @@ class _Hooks:
         if name is not None:
             path, line, _ = report.location
             base = self.session.config.rootpath
-            self.session.places[name] = place_in_repository(path, line, base=base)
+            self.session.places[name] = line_in_repository(path, line, base=base)
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
             record = msgspec.json.decode(encoded, type=Record)
@@ -213,7 +213,7 @@ class _Hooks:
         # What pytest says on colour is said: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
         config = terminalreporter.config
         colour = config.get_terminal_writer().hasmarkup
-        text = summary_text(self.session, look_in(config, self.session.options, colour=colour))
+        text = summary_text(self.session, layout_for(config, self.session.options, colour=colour))
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(without_commands(text))
@@ -230,7 +230,7 @@ class _ControllerHooks:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Tell a worker how wide the terminal is: what its tests say is printed there."""
-        node.workerinput["peft_regress_look"] = dataclasses.asdict(node.config.stash[_LOOK])
+        node.workerinput["peft_regress_layout"] = dataclasses.asdict(node.config.stash[_LAYOUT])
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:

@@ -12,7 +12,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.report.layout import Look
+    from peft_regress.report.layout import Layout
 
 __all__ = ["Progress"]
 
@@ -52,7 +52,7 @@ class Progress:
         """Return how many cases have not come to their end."""
         return len(self.cases) - len(self.done)
 
-    def line(self, now: float, look: Look) -> str:
+    def line(self, now: float, layout: Layout) -> str:
         """Return one line that fits: counts first, since what is cut is the end of an id."""
         done, count = len(self.done), len(self.cases)
         waiting = {case: 0.0 for case in self.cases.values() if case not in self.done}
@@ -63,9 +63,9 @@ class Progress:
         which = f"{len(spent)} now: {first}, ..." if len(spent) > 1 else f"now {first}"
         long = ", ".join([f"{done} of {count} cases done", f"{self.left} left", *time])
         brief = ", ".join([f"{done}/{count}", *time])
-        lines = [look.shown(f"{text}; {which}" if spent else text) for text in (long, brief)]
-        fitting = (line for line in lines if cells(line) < look.width)
-        return next(fitting, None) or _cut(lines[-1], look.width - 1)
+        lines = [layout.shown(f"{text}; {which}" if spent else text) for text in (long, brief)]
+        fitting = (line for line in lines if cells(line) < layout.width)
+        return next(fitting, None) or _cut(lines[-1], layout.width - 1)
 
 
 def _cut(line: str, width: int) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from peft_regress.plugin.progress import Progress
-from peft_regress.report.terminal import look_of
+from peft_regress.report.terminal import layout_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -144,8 +144,8 @@ class ProgressHooks:
     def _draw(self) -> None:
         if self._screen is not None and self.progress.cases and self.progress.left:
             ascii_only = self.config.getoption("regress_ascii", default=False)
-            look = look_of(sys.stdout, colour=False, ascii_only=ascii_only)
-            line = self.progress.line(time.monotonic(), look)
+            layout = layout_of(sys.stdout, colour=False, ascii_only=ascii_only)
+            line = self.progress.line(time.monotonic(), layout)
             self._screen.write_raw(_DRAW.format(line), flush=True)
             self._is_drawn = True
 

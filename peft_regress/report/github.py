@@ -10,7 +10,7 @@ from typing import Final
 from peft_regress.files import append_bytes, write_atomic
 from peft_regress.report.verdict.annotations import Place
 
-__all__ = ["is_github", "place_in_repository", "without_commands", "write_summary"]
+__all__ = ["is_github", "line_in_repository", "without_commands", "write_summary"]
 
 _COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
 """What the runner takes for a command: `::error::` that begins a line, `##[error]` anywhere."""
@@ -33,7 +33,7 @@ def without_commands(text: str) -> str:
     )
 
 
-def place_in_repository(path: str, line: int | None, *, base: Path) -> Place:
+def line_in_repository(path: str, line: int | None, *, base: Path) -> Place:
     """Return where a test stands in the checkout; `path` may be relative to `base`.
 
     A file elsewhere is none that GitHub knows.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLAIN", "Look", "Style", "cells"]
+__all__ = ["PLAIN", "Layout", "Style", "cells"]
 
 Style = Literal["bad", "open", "good", "strong"]
 
@@ -24,7 +24,7 @@ _GLUE: Final = "\xa0"  # no text from a file has one: `text.clean` makes blanks 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Layout:
     """What a reader's terminal, file or log can show.
 
     width: columns. colour: whether codes for it may be written. encoding: of the stream; what it
@@ -94,7 +94,7 @@ class Look:
         return f"{' '.join(kept)} {_CUT}"
 
 
-PLAIN: Final = Look()
+PLAIN: Final = Layout()
 """For a file, a pipe or a log."""
 
 

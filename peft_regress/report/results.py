@@ -11,7 +11,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.report.layout import Look
+    from peft_regress.report.layout import Layout
     from peft_regress.runs.schema import Record, Run
 
 __all__ = ["results_table"]
@@ -21,19 +21,21 @@ _HEADINGS: Final = (
 )  # fmt: skip
 
 
-def results_table(run: Run, look: Look = PLAIN) -> str:
+def results_table(run: Run, layout: Layout = PLAIN) -> str:
     """Return what was measured; 100 columns wide where the ids are as usual."""
     rows, failed = [], []
     for name, record in sorted(run.cases.items()):
         if record.status == "ok":
-            rows.append((look.shown(clean(name)), *_numbers(record)))
+            rows.append((layout.shown(clean(name)), *_numbers(record)))
         else:
-            failed.append(_failed_line(name, record, look))
+            failed.append(_failed_line(name, record, layout))
     if not rows:
         return "\n".join(failed)
     widths = [max(map(cells, column)) for column in zip(_HEADINGS, *rows, strict=True)]
-    fits = sum(widths) + len(widths) - 1 <= look.width
-    lines = [_aligned(row, widths) for row in (_HEADINGS, *rows)] if fits else _stacked(rows, look)
+    fits = sum(widths) + len(widths) - 1 <= layout.width
+    lines = (
+        [_aligned(row, widths) for row in (_HEADINGS, *rows)] if fits else _stacked(rows, layout)
+    )
     return "\n".join([*lines, *failed])
 
 
@@ -43,18 +45,18 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     return " ".join([first + " " * (widths[0] - cells(first)), *padded])
 
 
-def _stacked(rows: Sequence[Sequence[str]], look: Look) -> list[str]:
+def _stacked(rows: Sequence[Sequence[str]], layout: Layout) -> list[str]:
     lines = []
     for first, *numbers in rows:
         named = zip(_HEADINGS[1:], numbers, strict=True)
         told = ", ".join(f"{heading} {number}" for heading, number in named)
-        lines += [look.wrapped(first), look.wrapped(f"  {told}", indent="    ")]
+        lines += [layout.wrapped(first), layout.wrapped(f"  {told}", indent="    ")]
     return lines
 
 
-def _failed_line(name: str, record: Record, look: Look) -> str:
+def _failed_line(name: str, record: Record, layout: Layout) -> str:
     why = clean(f"{record.error.type}: {record.error.message}") if record.error else ""
-    return look.wrapped(f"{clean(name)} {record.status} {why}".rstrip())
+    return layout.wrapped(f"{clean(name)} {record.status} {why}".rstrip())
 
 
 def _numbers(record: Record) -> list[str]:

@@ -9,23 +9,23 @@ import shutil
 import sys
 from typing import Any, TextIO
 
-from peft_regress.report.layout import PLAIN, Look
+from peft_regress.report.layout import PLAIN, Layout
 
 __all__ = [
     "as_ascii",
+    "discard_stream",
     "echo",
-    "forget",
-    "forgive_letters",
-    "look_of",
-    "look_of_stdout",
+    "escape_unencodable",
+    "layout_of",
+    "print_progress",
     "standard_output",
-    "tell",
+    "stdout_layout",
 ]
 
 _NARROWEST = 20
 
 
-def look_of_stdout() -> Look:
+def stdout_layout() -> Layout:
     """Return what standard output can show; colour only on a terminal that wants it."""
     stream = sys.stdout
     coloured = (
@@ -34,21 +34,21 @@ def look_of_stdout() -> Look:
         and not os.environ.get("NO_COLOR")
         and os.environ.get("TERM") != "dumb"
     )
-    return look_of(stream, colour=coloured)
+    return layout_of(stream, colour=coloured)
 
 
-def look_of(stream: Any, *, colour: bool, ascii_only: bool = False) -> Look:
+def layout_of(stream: Any, *, colour: bool, ascii_only: bool = False) -> Layout:
     """Return the look of a stream: as wide as the terminal, but no wider than a page."""
     # What is no terminal has no width; COLUMNS is believed of both.
     columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
-    return Look(
+    return Layout(
         width=min(max(columns, _NARROWEST), PLAIN.width),
         colour=colour,
         encoding="ascii" if ascii_only else getattr(stream, "encoding", None) or PLAIN.encoding,
     )
 
 
-def forgive_letters() -> None:
+def escape_unencodable() -> None:
     """Let what standard output cannot hold be written as an escape instead of raising."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -61,7 +61,7 @@ def as_ascii() -> None:
             stream.reconfigure(encoding="ascii", errors="backslashreplace")
 
 
-def forget(*streams: Any) -> None:
+def discard_stream(*streams: Any) -> None:
     """Keep Python from trying once more, at exit, to write what could not be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
@@ -69,12 +69,12 @@ def forget(*streams: Any) -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def tell(text: str) -> None:
+def print_progress(text: str) -> None:
     """Print on standard error how the work goes on; where nobody can read it the work does."""
     try:
         echo(text, err=True)
     except OSError:
-        forget(sys.stderr)
+        discard_stream(sys.stderr)
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:

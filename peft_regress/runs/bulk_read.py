@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["read_summaries"]
+__all__ = ["read_without_ledgers"]
 
 _WORTH_A_POOL: Final = 24
 """Files that take longer to read here than other processes take to start."""
 _CHUNK: Final = 8
 
 
-def read_summaries(paths: Sequence[Path]) -> list[RunFile]:
+def read_without_ledgers(paths: Sequence[Path]) -> list[RunFile]:
     """Read run files, each without its ledgers, on all cores.
 
     Of pytest-benchmark's part `datetime` alone is kept. Raises what `read_run_file` raises, for the

@@ -446,7 +446,8 @@ def test_an_error_that_finds_no_room_is_no_verdict(arguments):
 
 
 def test_progress_that_finds_no_room_does_not_end_the_work(monkeypatch):
-    lines = "from peft_regress.report.terminal import tell\ntell('one')\ntell('two')\nprint('done')"
+    lines = "from peft_regress.report.terminal import print_progress as show\n"
+    lines += "show('one')\nshow('two')\nprint('done')"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             [sys.executable, "-c", lines], stdout=subprocess.PIPE, stderr=full, check=False

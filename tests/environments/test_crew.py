@@ -21,8 +21,8 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.crew import (
+    MeasuringSetup,
     UnusableEnvironmentError,
-    Workplace,
     measure_cases,
 )
 from peft_regress.environments.upgrade.messages import (
@@ -42,7 +42,7 @@ from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
-PLACE = Workplace(baselines=ROOT / "baselines", jobs=1, time_limit=20)
+PLACE = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=20)
 IDS = ("shift/lora-r4/resnet18", "unseen/lora-r4/resnet18", "shift/head/resnet18")
 BAD, SECOND, OTHER = IDS
 CASES = [parse_case_id(name) for name in IDS]

@@ -355,8 +355,8 @@ def test_a_long_history_takes_two_comparisons_an_entry_and_metric_at_most(
         counted += 1
         return real(*sides, **how)
 
-    real = drift.move_of
-    monkeypatch.setattr(drift, "move_of", count)
+    real = drift.change_of
+    monkeypatch.setattr(drift, "change_of", count)
     names = [name for name, spec in METRICS.items() if spec.kind == "bytes"]
     for length in (10, 300):
         counted = 0

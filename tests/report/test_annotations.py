@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_markdown import HOSTILE, hostile_sides
 
 from peft_regress.gate.judge import judge, observations_of
-from peft_regress.report.github import place_in_repository
+from peft_regress.report.github import line_in_repository
 from peft_regress.report.verdict.annotations import Place, annotation, verdict_annotations
 
 NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
@@ -138,13 +138,13 @@ def test_a_reader_gets_back_what_was_said(message, title, path):
 )
 def test_a_place_is_as_seen_from_the_checkout(monkeypatch, path, base, found):
     monkeypatch.setenv("GITHUB_WORKSPACE", "/w/r")
-    place = place_in_repository(path, 3, base=Path(base))
+    place = line_in_repository(path, 3, base=Path(base))
     assert place == (Place(found, 3) if found else Place("", None))
 
 
 def test_without_a_checkout_a_place_is_as_seen_from_pytest_s_root(monkeypatch):
     monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
-    assert place_in_repository("b/a.py", 3, base=Path("/w/r")) == Place("b/a.py", 3)
+    assert line_in_repository("b/a.py", 3, base=Path("/w/r")) == Place("b/a.py", 3)
 
 
 def test_the_runner_s_older_syntax_is_read_from_no_line_of_ours():

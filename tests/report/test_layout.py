@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.report import terminal
-from peft_regress.report.layout import Look, cells
+from peft_regress.report.layout import Layout, cells
 from peft_regress.text import clean
 
 words = st.text(st.characters() | st.sampled_from("az09-%"), min_size=1, max_size=9)
@@ -21,38 +21,38 @@ texts = st.lists(words, max_size=30).map(" ".join).map(clean)
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(texts, st.integers(20, 200), st.sampled_from(["utf-8", "ascii", "latin-1", "cp437"]))
 def test_no_line_is_wider_than_the_width_but_for_one_word(text, width, encoding):
-    look = Look(width=width, encoding=encoding)
-    lines = look.wrapped(text, indent="    ").split("\n")
+    layout = Layout(width=width, encoding=encoding)
+    lines = layout.wrapped(text, indent="    ").split("\n")
     for line in lines:
         assert cells(line) <= width or " " not in re.sub(r"(\d) \S+$", r"\1", line.strip())
-    assert "".join("".join(lines).split()) == "".join(look.shown(text).split())
+    assert "".join("".join(lines).split()) == "".join(layout.shown(text).split())
     "\n".join(lines).encode(encoding)
 
 
 def test_a_number_keeps_its_unit():
     text = "forward_flops: 618.4 MFLOP -> 1.176 GFLOP  +90.15 % (bound 0 %)"
     for width in range(20, 70):
-        lines = Look(width=width).wrapped(text).split("\n")
+        lines = Layout(width=width).wrapped(text).split("\n")
         assert not any(re.match(r" *([MG]FLOP|%)", line) for line in lines), width
         assert " ".join(text.split()) == " ".join(" ".join(lines).split())
 
 
 def test_lines_beyond_the_most_are_cut_with_dots():
-    look = Look(width=20)
-    shown = look.wrapped("one two three four five six seven eight nine ten", most_lines=2)
+    layout = Layout(width=20)
+    shown = layout.wrapped("one two three four five six seven eight nine ten", most_lines=2)
     assert shown == "one two three four\n  five six seven ..."
-    assert look.wrapped("one two three four", most_lines=1) == "one two three four"
+    assert layout.wrapped("one two three four", most_lines=1) == "one two three four"
 
 
 def test_a_wide_letter_takes_two_columns():
-    shown = Look(width=20).wrapped("漢漢漢漢 漢漢漢漢 漢漢漢漢 漢漢漢漢")
+    shown = Layout(width=20).wrapped("漢漢漢漢 漢漢漢漢 漢漢漢漢 漢漢漢漢")
     assert [cells(line) for line in shown.split("\n")] == [17, 19]
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.lists(texts.map(shlex.quote), min_size=1, max_size=8), st.integers(20, 120))
 def test_a_command_is_what_it_was_to_a_shell_however_it_is_broken(words, width):
-    shown = Look(width=width).command(words, indent="    ")
+    shown = Layout(width=width).command(words, indent="    ")
     assert shlex.split(shown.replace("\\\n", "")) == shlex.split(" ".join(words))
     for line in shown.split("\n"):
         words_of_line = shlex.split(line.removesuffix("\\"))
@@ -61,13 +61,13 @@ def test_a_command_is_what_it_was_to_a_shell_however_it_is_broken(words, width):
 
 def test_ascii_means_ascii_and_an_unknown_encoding_too():
     for encoding in ("ascii", "no such"):
-        assert Look(encoding=encoding).shown("résumé 漢") == "r\\xe9sum\\xe9 \\u6f22"
-    assert Look(encoding="latin-1").shown("résumé 漢") == "résumé \\u6f22"
+        assert Layout(encoding=encoding).shown("résumé 漢") == "r\\xe9sum\\xe9 \\u6f22"
+    assert Layout(encoding="latin-1").shown("résumé 漢") == "résumé \\u6f22"
 
 
 def test_colour_is_written_a_line_and_only_where_it_is_wanted():
-    assert Look().styled("a\n\nb", "bad") == "a\n\nb"
-    assert Look(colour=True).styled("a\n\nb", "bad") == "\x1b[1;31ma\x1b[0m\n\n\x1b[1;31mb\x1b[0m"
+    assert Layout().styled("a\n\nb", "bad") == "a\n\nb"
+    assert Layout(colour=True).styled("a\n\nb", "bad") == "\x1b[1;31ma\x1b[0m\n\n\x1b[1;31mb\x1b[0m"
 
 
 class Stream(io.StringIO):
@@ -98,11 +98,11 @@ def test_colour_is_for_a_terminal_that_wants_it(monkeypatch, is_terminal, enviro
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("sys.stdout", Stream(is_terminal=is_terminal))
-    assert terminal.look_of_stdout().colour is coloured
+    assert terminal.stdout_layout().colour is coloured
 
 
 @pytest.mark.parametrize(("columns", "width"), [("40", 40), ("5", 20), ("300", 100), ("x", 100)])
 def test_the_width_is_the_terminals_and_no_more_than_a_page(monkeypatch, columns, width):
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.__stdout__", None)
-    assert terminal.look_of(Stream(is_terminal=False), colour=False).width == width
+    assert terminal.layout_of(Stream(is_terminal=False), colour=False).width == width

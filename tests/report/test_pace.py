@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.plugin.progress import Progress
-from peft_regress.report.layout import Look
+from peft_regress.report.layout import Layout
 from peft_regress.report.pace import Pace, seconds_left, time_left
 
 A, B, C, D = "shift/a/net", "shift/b/net", "shift/c/wide", "shift/d/wide"
@@ -94,23 +94,23 @@ def progress(*, count: int = 96, done: int = 12, running: int = 1) -> Progress:
     ],
 )
 def test_the_line_has_counts_time_and_case_as_far_as_they_fit(running, width, line):
-    assert progress(running=running).line(100.0, Look(width=width)) == line
+    assert progress(running=running).line(100.0, Layout(width=width)) == line
     assert len(line) < width
 
 
 def test_before_the_first_case_has_ended_no_time_is_claimed():
-    assert progress(done=0).line(100.0, Look()) == (
+    assert progress(done=0).line(100.0, Layout()) == (
         "0 of 96 cases done, 96 left; now shift/lora-r0/resnet18"
     )
 
 
 def test_a_test_that_is_no_case_counts_for_nothing():
     found = progress(count=3, done=1, running=0)
-    before = found.line(0.0, Look())
+    before = found.line(0.0, Layout())
     found.start("other", 0.0)
     found.spend("other", 1e9)
     found.finish("other")
-    assert found.line(0.0, Look()) == before
+    assert found.line(0.0, Layout()) == before
     assert found.left == 2
 
 
@@ -119,7 +119,7 @@ def test_a_test_that_is_no_case_counts_for_nothing():
 def test_whatever_a_case_is_called_the_line_is_one_line_that_fits(name, width):
     found = Progress(cases={"t": name, "u": "v"})
     found.start("t", 0.0)
-    line = found.line(1.0, Look(width=width, encoding="ascii"))
+    line = found.line(1.0, Layout(width=width, encoding="ascii"))
     assert line.isprintable()
     assert line.isascii()
     assert len(line) < width

@@ -24,7 +24,7 @@ from strategies import fuzz, runs
 
 from peft_regress.gate.judge import FAILING, UNACCEPTED, judge, observations_of
 from peft_regress.report import Typed, verdict_text
-from peft_regress.report.layout import Look, cells
+from peft_regress.report.layout import Layout, cells
 from peft_regress.runs.schema import Failure
 from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
@@ -231,7 +231,7 @@ def test_the_release_that_doubled_a_convolution_is_told_at_any_width(width):
     before, after = read_run(old).run, read_run(new).run
     references, observed = observations_of(before, "0004"), observations_of(after, "0007")
     verdict = judge(references, after, expected=references)
-    text = verdict_text(verdict, references, observed, typed=TYPED, look=Look(width=width))
+    text = verdict_text(verdict, references, observed, typed=TYPED, layout=Layout(width=width))
     regressed = [case.id for case in verdict.cases if case.verdict == "regressed"]
     assert len(regressed) == 24
     for case in regressed:
@@ -251,7 +251,7 @@ def test_the_release_that_doubled_a_convolution_is_told_at_any_width(width):
 
 hostile_ids = (LORA, UNSEEN_LORA, FULL, GALORE, f"shift/{'m' * 300}/resnet18", "a\x1b[31m/b\n/漢字")
 looks = st.builds(
-    Look,
+    Layout,
     width=st.integers(20, 200),
     colour=st.booleans(),
     encoding=st.sampled_from(["utf-8", "ascii", "latin-1"]),
@@ -259,19 +259,19 @@ looks = st.builds(
 
 
 @fuzz(runs(ids=hostile_ids), runs(ids=hostile_ids), looks, st.booleans(), examples=150)
-def test_whatever_two_runs_hold_every_failure_is_told_and_it_fits(old, new, look, strict):
+def test_whatever_two_runs_hold_every_failure_is_told_and_it_fits(old, new, layout, strict):
     references, observed = observations_of(old, "old\x1brun"), observations_of(new, "new")
     verdict = judge(references, new, expected=references)
-    text = verdict_text(verdict, references, observed, typed=TYPED, look=look, strict=strict)
-    plain = OUR_CODES.sub("", text) if look.colour else text
+    text = verdict_text(verdict, references, observed, typed=TYPED, layout=layout, strict=strict)
+    plain = OUR_CODES.sub("", text) if layout.colour else text
     assert all(line.isprintable() for line in plain.split("\n"))
-    text.encode(look.encoding)
-    assert not too_wide(plain, look.width)
+    text.encode(layout.encoding)
+    assert not too_wide(plain, layout.width)
     failing = FAILING | UNACCEPTED if strict else FAILING
     for case in verdict.cases:
         if case.verdict in failing:
             # A hostile id may have blanks, and be broken there.
-            assert look.shown(clean(case.id)) in " ".join(plain.split()), case
+            assert layout.shown(clean(case.id)) in " ".join(plain.split()), case
         elif case.verdict in ("missing", "new", "incomparable"):
             assert case.verdict in plain
     assert plain.rstrip().split("\n\n")[-1].startswith(("REGRESSED", "INCOMPLETE", "no regression"))

@@ -12,7 +12,7 @@ from builders import LEDGER, LORA, make_record, make_run, rich_run, write_run
 
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.errors import RunFileError
-from peft_regress.runs.bulk_read import read_summaries
+from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.run_file import _as_written, read_run_file
 from peft_regress.runs.schema import Ledger
 
@@ -73,15 +73,16 @@ def test_no_spelling_hides_a_key_that_stands_twice(tmp_path, once, twice):
 def test_files_read_by_other_processes_are_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     paths = many(tmp_path, 60)
-    assert [file.run for file in read_summaries(paths)] == [without_ledgers(p) for p in paths]
-    assert [file.path for file in read_summaries(paths)] == paths
-    assert all(file.document["datetime"] for file in read_summaries(paths))
+    assert [file.run for file in read_without_ledgers(paths)] == [without_ledgers(p) for p in paths]
+    assert [file.path for file in read_without_ledgers(paths)] == paths
+    assert all(file.document["datetime"] for file in read_without_ledgers(paths))
 
 
 def test_what_is_equal_in_neighbours_is_held_once(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     found = [
-        file.run.cases[LORA].metrics["peak_bytes"] for file in read_summaries(many(tmp_path, 60))
+        file.run.cases[LORA].metrics["peak_bytes"]
+        for file in read_without_ledgers(many(tmp_path, 60))
     ]
     assert len({id(metric) for metric in found}) == 7
 
@@ -96,7 +97,7 @@ def test_the_first_file_that_is_wrong_is_refused_by_name(tmp_path, monkeypatch, 
             text.replace('"peak_bytes": {"value": ', '"peak_bytes": {"value": 9')
         )
     with pytest.raises(RunFileError, match=r"017\.json: was altered .*git checkout"):
-        read_summaries(paths)
+        read_without_ledgers(paths)
 
 
 def test_a_ledger_that_is_read_by_nobody_is_checked_by_the_digest_all_the_same(tmp_path):

@@ -30,12 +30,12 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
     from peft_regress.catalogue.matrix import matrix_cases
     from peft_regress.catalogue.methods import PeftAdapter
     from peft_regress.measure.invariants import filled
-    from peft_regress.measure.recipe import Pairing
+    from peft_regress.measure.recipe import Recipe
 
     vars(filled).update({name: scale * vars(filled)[name] for name in ("_SPREAD", "_SCALE_SPREAD")})
     found = {}
     for case in (case for matrix in ("default", "extended") for case in matrix_cases(matrix)):
-        pairing = Pairing.of(case, _BASELINES)
+        pairing = Recipe.of(case, _BASELINES)
         method, head = pairing.method, pairing.architecture.head
         if not isinstance(method, PeftAdapter):
             continue

@@ -18,7 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.gate.changes import move_of
+from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import UNACCEPTED, judge, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import METRICS
@@ -109,7 +109,7 @@ def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
     for old, new in pairs:
         for name, metric in old.metrics.items():
             if metric.kind in {"bytes", "fingerprint", "accuracy"} and name in new.metrics:
-                move = move_of(
+                move = change_of(
                     name, metric, new.metrics[name], method=old.case.method, policy=DEFAULT_POLICY
                 )
                 share = abs(move.change or 0.0) / move.bound

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import IO
 
     from peft_regress.catalogue.tasks.protocol import TaskData
-    from peft_regress.measure.recipe import Pairing
+    from peft_regress.measure.recipe import Recipe
 
 __all__ = ["answer_requests", "main"]
 
@@ -54,7 +54,7 @@ class _Trainer:
     """The case that is being timed; torch is imported with it."""
 
     def __init__(self) -> None:
-        self._pairing: Pairing
+        self._pairing: Recipe
         self._data: TaskData
         self._steps: Iterator[tuple[float, float]] = iter(())
 
@@ -69,12 +69,12 @@ class _Trainer:
     def _prepare(self, request: Prepare) -> Prepared:
         from peft_regress.catalogue.matrix import parse_case_id
         from peft_regress.measure.case import define
-        from peft_regress.measure.recipe import Pairing
+        from peft_regress.measure.recipe import Recipe
 
         case = parse_case_id(request.case)
         baselines = Path(request.baselines)
         definition = define(case, baselines)
-        self._pairing = Pairing.of(case, baselines)
+        self._pairing = Recipe.of(case, baselines)
         self._data = self._pairing.load_data()
         return Prepared(definition=definition)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from peft_regress.cases import Case
-    from peft_regress.environments.upgrade.crew import Workplace
+    from peft_regress.environments.upgrade.crew import MeasuringSetup
     from peft_regress.environments.upgrade.culprits import Culprits
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
@@ -46,7 +46,7 @@ class BisectSettings:
     package: str
     good: str
     bad: str
-    place: Workplace
+    place: MeasuringSetup
     case: str | None = None
     metric: str | None = None
     matrix: str = "default"

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection, Transition
     from peft_regress.gate.findings import Finding
-    from peft_regress.report.layout import Look
+    from peft_regress.report.layout import Layout
 
 __all__ = ["bisection_markdown", "bisection_text", "encode_bisection"]
 
 _LONGEST_WHY: Final = 300
 
 
-def bisection_text(found: Bisection, look: Look = PLAIN) -> str:
+def bisection_text(found: Bisection, layout: Layout = PLAIN) -> str:
     """Return each transition with what changes in it, and what was tried."""
-    blocks = ["\n".join(_transition_lines(found, one, look)) for one in found.transitions]
+    blocks = ["\n".join(_transition_lines(found, one, layout)) for one in found.transitions]
     if not blocks:
-        blocks = [look.wrapped(_nothing(found))]
-    blocks.append("\n".join(look.wrapped(line, indent="  ") for line in _tried(found)))
+        blocks = [layout.wrapped(_nothing(found))]
+    blocks.append("\n".join(layout.wrapped(line, indent="  ") for line in _tried(found)))
     return "\n\n".join(blocks)
 
 
@@ -110,21 +110,21 @@ def _environment(transition: Transition) -> str:
     return f"environment: {'; '.join(environment_lines(before, after))}"
 
 
-def _transition_lines(found: Bisection, transition: Transition, look: Look) -> Iterator[str]:
-    yield look.styled(look.wrapped(_headline(found, transition)), "strong")
+def _transition_lines(found: Bisection, transition: Transition, layout: Layout) -> Iterator[str]:
+    yield layout.styled(layout.wrapped(_headline(found, transition)), "strong")
     if len(transition.changed) > 1:
-        yield look.wrapped(f"  {_environment(transition)}", indent="    ")
+        yield layout.wrapped(f"  {_environment(transition)}", indent="    ")
     for index, finding in enumerate(transition.findings):
         verdict = finding.verdict.replace("_", " ")
-        yield look.wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
+        yield layout.wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
         for line in finding_details(finding):
-            yield look.wrapped(f"    {line}", indent="      ", most_lines=4)
+            yield layout.wrapped(f"    {line}", indent="      ", most_lines=4)
         if transition.culprits:
             culprit = transition.culprits[index].sentence
-            yield look.wrapped(f"    which package: {culprit}", indent="      ")
-        yield look.wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
+            yield layout.wrapped(f"    which package: {culprit}", indent="      ")
+        yield layout.wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
         numbers = example_lines(finding, transition.references, transition.observed)
-        yield from (look.wrapped(f"      {line}", indent="        ") for line in numbers)
+        yield from (layout.wrapped(f"      {line}", indent="        ") for line in numbers)
 
 
 def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Iterator[str]:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CASE_SECONDS",
+    "MeasuringSetup",
     "UnusableEnvironmentError",
-    "Workplace",
     "default_jobs",
     "measure_cases",
 ]
@@ -62,7 +62,7 @@ def default_jobs() -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workplace:
+class MeasuringSetup:
     """How cases are measured, whichever environment they are measured in.
 
     baselines: the folder with `sources/`. jobs: how many cases at once. time_limit: seconds that a
@@ -80,7 +80,7 @@ class _Crew:
     """What the threads of one run share: each has a worker at a time, and takes the next cases."""
 
     python: Path
-    place: Workplace
+    place: MeasuringSetup
     trains: bool
     keep_adapters: Path | None
     folder: Path
@@ -210,7 +210,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     cases: Sequence[Case],
     *,
     python: Path,
-    place: Workplace,
+    place: MeasuringSetup,
     narrowed_by: Sequence[str] = (),
     matrix: str = "default",
     trains: bool = True,

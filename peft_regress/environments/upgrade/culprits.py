@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from peft_regress.environments.overlay.overlay import Overlay
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.crew import Workplace
+    from peft_regress.environments.upgrade.crew import MeasuringSetup
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
 
@@ -81,7 +81,7 @@ def find_culprits(  # noqa: PLR0913  (both sides, and what was found between the
     references: Mapping[str, Observation],
     *,
     base_requirements: Sequence[str] = (),
-    place: Workplace,
+    place: MeasuringSetup,
     say: Callable[[str], None],
 ) -> tuple[Culprits, ...]:
     """Try each package that differs alone in the good environment, on each finding's example.
@@ -123,7 +123,9 @@ def find_culprits(  # noqa: PLR0913  (both sides, and what was found between the
 
 
 def _opening(
-    opener: Callable[..., AbstractContextManager[Overlay]], what: Sequence[object], place: Workplace
+    opener: Callable[..., AbstractContextManager[Overlay]],
+    what: Sequence[object],
+    place: MeasuringSetup,
 ) -> Callable[[], AbstractContextManager[Overlay]]:
     return lambda: opener(what, seconds=place.pip_seconds)
 
@@ -147,7 +149,7 @@ def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
     findings: Sequence[Finding],
     references: Mapping[str, Observation],
     *,
-    place: Workplace,
+    place: MeasuringSetup,
 ) -> Trial:
     """Try a package with nothing else; where that cannot be imported, with what pip says it needs.
 
@@ -172,7 +174,7 @@ def _shown(
     overlay: Overlay,
     references: Mapping[str, Observation],
     *,
-    place: Workplace,
+    place: MeasuringSetup,
 ) -> tuple[bool, ...]:
     """Return which findings an overlay shows."""
     examples = {finding.example.case: finding for finding in findings}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.crew import Workplace
+    from peft_regress.environments.upgrade.crew import MeasuringSetup
     from peft_regress.gate.judge import Observation
 
 __all__ = ["Releases", "YankedError", "releases_between"]
@@ -76,7 +76,7 @@ class Releases:
 
     package: str
     versions: tuple[Version, ...]
-    place: Workplace
+    place: MeasuringSetup
     beside: tuple[str, ...] = ()
     replace_torch: bool = False
     say: Callable[[str], None] = lambda _: None

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.overlay import Overlay
-    from peft_regress.environments.upgrade.crew import Workplace
+    from peft_regress.environments.upgrade.crew import MeasuringSetup
     from peft_regress.environments.upgrade.culprits import Culprits
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
@@ -44,7 +44,7 @@ class UpgradeSettings:
     fails, too.
     """
 
-    place: Workplace
+    place: MeasuringSetup
     pattern: str | None = None
     matrix: str = "default"
     base: str = "auto"

@@ -28,40 +28,44 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.gate.findings import Finding
-    from peft_regress.report.layout import Look
+    from peft_regress.report.layout import Layout
 
 __all__ = ["encode_upgrade", "upgrade_markdown", "upgrade_text"]
 
 _MOST_DEFECT_LINES: Final = 6
 
 
-def upgrade_text(upgrade: Upgrade, look: Look = PLAIN) -> str:
+def upgrade_text(upgrade: Upgrade, layout: Layout = PLAIN) -> str:
     """Return headline, environment difference, each finding, and what to do."""
-    blocks = ["\n".join(_heading(upgrade, look))]
+    blocks = ["\n".join(_heading(upgrade, layout))]
     for number, finding in enumerate(upgrade.findings, start=1):
-        blocks.append("\n".join(_finding_lines(number, finding, upgrade, look)))
+        blocks.append("\n".join(_finding_lines(number, finding, upgrade, layout)))
     defects = known_defects(upgrade.verdict)
     if defects:
         lines = [
-            look.wrapped(f"  {what}: {case_set(ids)} ({len(ids)})", indent="    ", most_lines=3)
+            layout.wrapped(f"  {what}: {case_set(ids)} ({len(ids)})", indent="    ", most_lines=3)
             for what, ids in list(defects.items())[:_MOST_DEFECT_LINES]
         ]
         blocks.append("\n".join(["known defects, on both sides:", *lines]))
-    advice = (look.wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
+    advice = (layout.wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
     blocks.append("\n".join(["what to do:", *advice]))
-    outcome = look.styled(look.wrapped(outcome_line(upgrade.verdict)), style_of(upgrade.verdict))
-    blocks.append("\n".join([outcome, *map(look.wrapped, _strictness(upgrade))]))
+    outcome = layout.styled(
+        layout.wrapped(outcome_line(upgrade.verdict)), style_of(upgrade.verdict)
+    )
+    blocks.append("\n".join([outcome, *map(layout.wrapped, _strictness(upgrade))]))
     return "\n\n".join(blocks)
 
 
-def _heading(upgrade: Upgrade, look: Look) -> Iterator[str]:
+def _heading(upgrade: Upgrade, layout: Layout) -> Iterator[str]:
     asked = " ".join(map(clean, upgrade.requirements))
-    head = look.wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
-    yield look.styled(head, style_of(upgrade.verdict))
-    yield look.wrapped(f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    ")
-    yield look.wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
+    head = layout.wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
+    yield layout.styled(head, style_of(upgrade.verdict))
+    yield layout.wrapped(
+        f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    "
+    )
+    yield layout.wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
     for remark in upgrade.remarks:
-        yield look.wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
+        yield layout.wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
 
 
 def _strictness(upgrade: Upgrade) -> list[str]:
@@ -87,21 +91,23 @@ def _moves(upgrade: Upgrade) -> list[str]:
     return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
 
-def _finding_lines(number: int, finding: Finding, upgrade: Upgrade, look: Look) -> Iterator[str]:
+def _finding_lines(
+    number: int, finding: Finding, upgrade: Upgrade, layout: Layout
+) -> Iterator[str]:
     count = len(finding.members)
     verdict = finding.verdict.replace("_", " ")
     head = f"{number}. {verdict} in {count} {'case' if count == 1 else 'cases'}"
-    yield look.styled(look.wrapped(f"{head}: {finding_title(finding)}", indent="   "), "strong")
+    yield layout.styled(layout.wrapped(f"{head}: {finding_title(finding)}", indent="   "), "strong")
     for line in finding_details(finding):
-        yield look.wrapped(f"   {line}", indent="     ", most_lines=4)
+        yield layout.wrapped(f"   {line}", indent="     ", most_lines=4)
     culprit = _culprit(finding, upgrade)
     if culprit:
-        yield look.wrapped(f"   which package: {culprit}", indent="     ")
-    yield look.wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
+        yield layout.wrapped(f"   which package: {culprit}", indent="     ")
+    yield layout.wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
     numbers = example_lines(finding, upgrade.references, upgrade.observed)
     if numbers:
-        yield look.wrapped(f"   for example {clean(finding.example.case)}:", indent="     ")
-        yield from (look.wrapped(f"     {line}", indent="       ") for line in numbers)
+        yield layout.wrapped(f"   for example {clean(finding.example.case)}:", indent="     ")
+        yield from (layout.wrapped(f"     {line}", indent="       ") for line in numbers)
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:

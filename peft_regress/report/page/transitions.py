@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peft_regress.baselines.series import Entry
-    from peft_regress.gate.changes import Move
+    from peft_regress.gate.changes import Change
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record
 
@@ -62,7 +62,7 @@ def _same_torch(records: Sequence[tuple[Entry, Record]], *positions: int | None)
     return len(versions) == 1
 
 
-def _what(move: Move, metric: Metric) -> What:
+def _what(move: Change, metric: Metric) -> What:
     worse, better = worse_or_better(move, metric)
     if metric.direction in {"same", "none"} or metric.kind == "info":
         return "moved"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from peft_regress.gate.judge import CaseVerdict, Observation, Reason
-    from peft_regress.report.layout import Look
+    from peft_regress.report.layout import Layout
 
 __all__ = ["case_text", "module_lines"]
 
@@ -36,7 +36,7 @@ def case_text(  # noqa: PLR0913  (what is told, and how)
     *,
     hint: str,
     storage: Sequence[str] = (),
-    look: Look = PLAIN,
+    layout: Layout = PLAIN,
 ) -> str:
     """Explain one case's verdict: each reason with its modules, the environment, what to type.
 
@@ -59,7 +59,7 @@ def case_text(  # noqa: PLR0913  (what is told, and how)
     if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {hint}")
     return "\n".join(
-        look.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines
+        layout.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines
     )
 
 

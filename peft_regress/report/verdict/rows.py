@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from peft_regress.gate.judge import Reason
-    from peft_regress.report.layout import Look
+    from peft_regress.report.layout import Layout
 
 __all__ = ["Row", "Widths", "common_widths", "reading_order", "row_of", "rows_text"]
 
@@ -46,52 +46,52 @@ def reading_order(row: Row) -> tuple[str, tuple[tuple[int, str], ...]]:
     return row.title, tuple((len(part) if part[0] in "0123456789" else 0, part) for part in parts)
 
 
-def common_widths(tables: Iterable[Sequence[Row]], look: Look) -> Widths | None:
+def common_widths(tables: Iterable[Sequence[Row]], layout: Layout) -> Widths | None:
     """Return the widths of columns that tables share: of those that fit, if all of them do."""
-    measured = [_widths(rows, look) for rows in tables]
-    fitting = [widths for widths in measured if _total(widths) <= look.width]
+    measured = [_widths(rows, layout) for rows in tables]
+    fitting = [widths for widths in measured if _total(widths) <= layout.width]
     common = tuple(map(max, zip(*fitting, strict=True)))
-    return common if fitting and _total(common) <= look.width else None
+    return common if fitting and _total(common) <= layout.width else None
 
 
-def rows_text(rows: Sequence[Row], look: Look, *, common: Widths | None) -> str:
+def rows_text(rows: Sequence[Row], layout: Layout, *, common: Widths | None) -> str:
     """Return a line a row under a heading a metric; several lines each where that is too wide."""
-    own = _widths(rows, look)
+    own = _widths(rows, layout)
     widths = tuple(map(max, zip(own, common or own, strict=True)))
-    if _total(widths) > look.width:
+    if _total(widths) > layout.width:
         widths = own
-    draw = _stacked if _total(widths) > look.width else _aligned
+    draw = _stacked if _total(widths) > layout.width else _aligned
     lines = []
     for title, group in groupby(rows, key=lambda row: row.title):
-        lines += draw(title, list(group), widths, look)
+        lines += draw(title, list(group), widths, layout)
     return "\n".join(lines)
 
 
-def _aligned(title: str, rows: Sequence[Row], widths: Widths, look: Look) -> list[str]:
+def _aligned(title: str, rows: Sequence[Row], widths: Widths, layout: Layout) -> list[str]:
     table = [(f"{title} of", *_HEADINGS), *((row.case, *row.cells) for row in rows)]
     used = [index for index in range(len(widths)) if any(line[index] for line in table[1:])]
     lines = []
     for line in table:
-        padded = [_padded(look.shown(line[index]), widths[index], index) for index in used]
+        padded = [_padded(layout.shown(line[index]), widths[index], index) for index in used]
         lines.append((_INDENT + _GAP.join(padded)).rstrip())
     return lines
 
 
-def _stacked(title: str, rows: Sequence[Row], _: Widths, look: Look) -> list[str]:
+def _stacked(title: str, rows: Sequence[Row], _: Widths, layout: Layout) -> list[str]:
     lines = [f"{title} of"]
     for row in rows:
         old, new, change, bound = row.cells
         lines += [row.case, f"  {old} -> {new}"]
         if change or bound:
             lines.append(f"  {change} (bound {bound})" if bound else f"  {change}")
-    return [look.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}    ") for line in lines]
+    return [layout.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}    ") for line in lines]
 
 
-def _widths(rows: Sequence[Row], look: Look) -> Widths:
+def _widths(rows: Sequence[Row], layout: Layout) -> Widths:
     table = [(f"{row.title} of", *_HEADINGS) for row in rows]
     table += [(row.case, *row.cells) for row in rows]
     return tuple(
-        max(cells(look.shown(cell)) for cell in column) for column in zip(*table, strict=False)
+        max(cells(layout.shown(cell)) for cell in column) for column in zip(*table, strict=False)
     )
 
 

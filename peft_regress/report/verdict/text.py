@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation, RunVerdict
-    from peft_regress.report.layout import Look, Style
+    from peft_regress.report.layout import Layout, Style
     from peft_regress.report.verdict.next_steps import Step, Typed
 
 __all__ = ["style_of", "verdict_text"]
@@ -48,7 +48,7 @@ def verdict_text(  # noqa: PLR0913  (what is told, and how)
     observed: Mapping[str, Observation],
     *,
     typed: Typed,
-    look: Look = PLAIN,
+    layout: Layout = PLAIN,
     verbose: bool = False,
     strict: bool = False,
     notes: Sequence[str] = (),
@@ -69,13 +69,13 @@ def verdict_text(  # noqa: PLR0913  (what is told, and how)
     if failing or holes or better:
         steps.append(accepting(typed))
     blocks = [
-        *_failing_blocks(failing, references, observed, names, look),
-        *(_hole_block(finding, names, look) for finding in holes),
-        *(_folded(title, kept, look, most_lines=most_lines) for title, kept in folded if kept),
-        *_setting(references, observed, look),
-        *([_steps_block(steps, look)] if steps else []),
-        *(["\n".join(look.wrapped(note) for note in notes)] if notes else []),
-        _outcome(verdict, look, problems, strict=strict),
+        *_failing_blocks(failing, references, observed, names, layout),
+        *(_hole_block(finding, names, layout) for finding in holes),
+        *(_folded(title, kept, layout, most_lines=most_lines) for title, kept in folded if kept),
+        *_setting(references, observed, layout),
+        *([_steps_block(steps, layout)] if steps else []),
+        *(["\n".join(layout.wrapped(note) for note in notes)] if notes else []),
+        _outcome(verdict, layout, problems, strict=strict),
     ]
     return "\n\n".join(blocks)
 
@@ -85,7 +85,7 @@ def _failing_blocks(
     references: Mapping[str, Observation],
     observed: Mapping[str, Observation],
     names: Mapping[str, str],
-    look: Look,
+    layout: Layout,
 ) -> Iterator[str]:
     """Yield each finding with its cause and a row a case: not one is left out."""
     tables = [
@@ -98,7 +98,7 @@ def _failing_blocks(
         )
         for finding in failing
     ]
-    common = common_widths(tables, look)
+    common = common_widths(tables, layout)
     for number, (finding, rows) in enumerate(zip(failing, tables, strict=True), start=1):
         head = f"{number}. {_count(finding)}: {finding_title(finding)}"
         style: Style = "bad" if finding.is_failing else "open"
@@ -109,9 +109,9 @@ def _failing_blocks(
         ]
         yield "\n".join(
             [
-                look.styled(look.wrapped(head, indent=_INDENT), style),
-                *(look.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in about),
-                rows_text(rows, look, common=common),
+                layout.styled(layout.wrapped(head, indent=_INDENT), style),
+                *(layout.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in about),
+                rows_text(rows, layout, common=common),
             ]
         )
 
@@ -151,12 +151,12 @@ def _why(
     return f"one of the {len(moved)} packages that changed (environment, below), or the code itself"
 
 
-def _hole_block(finding: Finding, names: Mapping[str, str], look: Look) -> str:
+def _hole_block(finding: Finding, names: Mapping[str, str], layout: Layout) -> str:
     told = _count(finding) if finding.example.reasons else f"{len(finding.cases)} {finding.verdict}"
     head = f"{told}: {finding_title(finding)}"
     below = (case_set([names[case] for case in finding.cases]), _REMEDIES[finding.verdict])
-    lines = [look.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in below]
-    return "\n".join([look.styled(look.wrapped(head, indent=_INDENT), "open"), *lines])
+    lines = [layout.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in below]
+    return "\n".join([layout.styled(layout.wrapped(head, indent=_INDENT), "open"), *lines])
 
 
 def _better(findings: Iterable[Finding]) -> dict[str, Sequence[str]]:
@@ -168,17 +168,17 @@ def _defects(verdict: RunVerdict) -> dict[str, Sequence[str]]:
 
 
 def _folded(
-    title: str, kept: Mapping[str, Sequence[str]], look: Look, *, most_lines: int | None
+    title: str, kept: Mapping[str, Sequence[str]], layout: Layout, *, most_lines: int | None
 ) -> str:
-    lines = [look.wrapped(title)]
+    lines = [layout.wrapped(title)]
     for what, ids in kept.items():
-        lines.append(look.wrapped(f"  {what}", indent="    "))
-        lines.append(look.wrapped(f"    {case_set(ids)}", indent="    ", most_lines=most_lines))
+        lines.append(layout.wrapped(f"  {what}", indent="    "))
+        lines.append(layout.wrapped(f"    {case_set(ids)}", indent="    ", most_lines=most_lines))
     return "\n".join(lines)
 
 
 def _setting(
-    references: Mapping[str, Observation], observed: Mapping[str, Observation], look: Look
+    references: Mapping[str, Observation], observed: Mapping[str, Observation], layout: Layout
 ) -> Iterator[str]:
     """Yield what was compared with what: entries, environments, and why times were not judged."""
     pairs = [(references[name], new) for name, new in observed.items() if name in references]
@@ -194,12 +194,12 @@ def _setting(
             ),
         ]
         most = _MOST_ENVIRONMENT_LINES
-        yield "\n".join(look.wrapped(line, most_lines=most) for line in lines)
+        yield "\n".join(layout.wrapped(line, most_lines=most) for line in lines)
     untimed = times_lines(references, observed)
     if untimed:
         first, *rest = untimed
         lines = [first, *(f"  {line}" for line in rest)]
-        yield "\n".join(look.wrapped(line, indent="    ") for line in lines)
+        yield "\n".join(layout.wrapped(line, indent="    ") for line in lines)
 
 
 def _counted(title: str, found: Mapping[str, int]) -> list[str]:
@@ -208,11 +208,11 @@ def _counted(title: str, found: Mapping[str, int]) -> list[str]:
     return [f"{title} of {count} cases: {text}" for text, count in found.items()]
 
 
-def _steps_block(steps: Iterable[Step], look: Look) -> str:
+def _steps_block(steps: Iterable[Step], layout: Layout) -> str:
     lines = ["what to type:"]
     for what, words in steps:
-        lines.append(look.wrapped(f"  {what}:", indent="    "))
-        lines.append(look.command(words, indent="    "))
+        lines.append(layout.wrapped(f"  {what}:", indent="    "))
+        lines.append(layout.command(words, indent="    "))
     return "\n".join(lines)
 
 
@@ -222,10 +222,10 @@ def style_of(verdict: RunVerdict) -> Style:
     return styles.get(verdict.exit_code, "open")
 
 
-def _outcome(verdict: RunVerdict, look: Look, problems: Iterable[str], *, strict: bool) -> str:
-    lines = [look.styled(look.wrapped(outcome_line(verdict)), style_of(verdict))]
+def _outcome(verdict: RunVerdict, layout: Layout, problems: Iterable[str], *, strict: bool) -> str:
+    lines = [layout.styled(layout.wrapped(outcome_line(verdict)), style_of(verdict))]
     better = len(verdict.unaccepted())
     if strict and better:
         told = f"FAILED by strictness: {better} better than the baseline, and nobody has "
         problems = [f"{told}accepted that", *problems]
-    return "\n".join([*lines, *(look.styled(look.wrapped(one), "bad") for one in problems)])
+    return "\n".join([*lines, *(layout.styled(layout.wrapped(one), "bad") for one in problems)])

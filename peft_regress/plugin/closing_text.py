@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from peft_regress import report
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import Observation
-from peft_regress.report.layout import Look
-from peft_regress.report.terminal import look_of
+from peft_regress.report.layout import Layout
+from peft_regress.report.terminal import layout_of
 from peft_regress.report.verdict.next_steps import quoted, storage_words
 
 if TYPE_CHECKING:
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from peft_regress.plugin.session import RegressSession
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["failure_text", "look_in", "summary_text"]
+__all__ = ["failure_text", "layout_for", "summary_text"]
 
 
-def look_in(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Look:
+def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:
     """Return how text is laid out; a worker has no terminal but its controller's.
 
     Not while a test runs: pytest's capture is no terminal.
     """
-    told = getattr(config, "workerinput", {}).get("peft_regress_look")
+    told = getattr(config, "workerinput", {}).get("peft_regress_layout")
     if told is not None:
-        return Look(**told)
-    return look_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
+        return Layout(**told)
+    return layout_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
 
 
-def failure_text(session: RegressSession, case: CaseVerdict, record: Record, look: Look) -> str:
+def failure_text(session: RegressSession, case: CaseVerdict, record: Record, layout: Layout) -> str:
     """Return why a case fails, for its test's report."""
     new = Observation(
         record=record,
@@ -47,20 +47,20 @@ def failure_text(session: RegressSession, case: CaseVerdict, record: Record, loo
     )
     old = session.references().get(case.id)
     storage = storage_words(session.typed())
-    return report.case_text(case, old, new, hint=session.hint(), storage=storage, look=look)
+    return report.case_text(case, old, new, hint=session.hint(), storage=storage, layout=layout)
 
 
-def summary_text(session: RegressSession, look: Look) -> str:
+def summary_text(session: RegressSession, layout: Layout) -> str:
     """Return the verdict for the end of the terminal output, its outcome last."""
     if not session.is_gating:
-        return "\n".join(look.wrapped(line) for line in (*session.problems, *_left_out(session)))
+        return "\n".join(layout.wrapped(line) for line in (*session.problems, *_left_out(session)))
     run = session.run()
     verdict = None
     with contextlib.suppress(InputError):
         verdict = session.verdict()
     notes = [*_notes(session, run), *_left_out(session)]
     if verdict is None:
-        return "\n\n".join(look.wrapped(line) for line in (*notes, *session.problems))
+        return "\n\n".join(layout.wrapped(line) for line in (*notes, *session.problems))
     verbose = session.config.get_verbosity() > 0
     references, observed = session.sides(run)
     # Where nothing judges them, the numbers themselves are what there is to read.
@@ -76,13 +76,13 @@ def summary_text(session: RegressSession, look: Look) -> str:
         references,
         observed,
         typed=session.typed(),
-        look=look,
+        layout=layout,
         verbose=verbose,
         strict=session.options.strict,
         notes=notes,
         problems=session.problems,
     )
-    return f"{report.results_table(run, look)}\n\n{text}" if with_numbers else text
+    return f"{report.results_table(run, layout)}\n\n{text}" if with_numbers else text
 
 
 def _notes(session: RegressSession, run: Run) -> Iterator[str]:
