@@ -31,6 +31,10 @@ TRAINING_THREADS = 1
 """The training loop pins itself to one thread: another count moves the last bits of every loss."""
 
 
+_SHOWN_WITH: Final = frozenset({"platformdirs", "wcwidth"})
+"""Requirements of this project that cannot move a number: they find folders and measure text."""
+
+
 def installed_packages(root: str = "peft-regress") -> dict[str, str]:
     """Return the version of every installed package that `root` depends on, and of Python.
 
@@ -38,7 +42,7 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
     """
     versions = {"python": platform.python_version()}
     waiting = [root]
-    seen: set[str] = set()
+    seen: set[str] = set(_SHOWN_WITH)
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name in seen:
