@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
-from peft_regress import registry
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.shards import read_run
@@ -91,11 +90,8 @@ def keep_adapter(
 ) -> None:
     """Let `save` write a case's files into a folder of its own below `folder`, if small enough.
 
-    Of a method with ranks only those of the lowest. Where nothing can be written nothing is kept:
-    `accept` says so, and a run is not lost for it.
+    If the folder cannot be written nothing is kept: `accept` says so, and no run is lost for it.
     """
-    if case.rank is not None and case.rank != min(registry.get("method", case.method).ranks):
-        return
     target = folder / case.id.replace("/", "--")
     # First: what an earlier run kept must not stand for this one, whatever comes.
     shutil.rmtree(target, ignore_errors=True)

@@ -1,5 +1,7 @@
-"""Measure a case: cost of one training step, a brief fine-tune per seed, invariants."""
+"""Measure a case: cost of one training step, a brief fine-tune for each seed, invariants."""
 
 from peft_regress.measure.case import Measurement, define, measure
+from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.step_profile import ProfileCache
 
-__all__ = ["Measurement", "define", "measure"]
+__all__ = ["Measurement", "ProfileCache", "Recipe", "define", "measure"]

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.architectures.protocol import Architecture
 
 __all__ = [
-    "RECIPE",
-    "Recipe",
+    "SOURCE_TRAINING",
     "SourceEntry",
+    "SourceTraining",
     "build_source",
     "check_sources",
     "ensure_source",
@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SourceTraining(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every hyperparameter of source training."""
 
     scanner: str = "mnist"
@@ -60,7 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: int = 0
 
 
-RECIPE: Final = Recipe()
+SOURCE_TRAINING: Final = SourceTraining()
 
 
 class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,32 +69,34 @@ class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sha256: str
     bytes: int
     accuracy: float
-    recipe: Recipe
+    settings: SourceTraining = msgspec.field(name="recipe")
     packages: dict[str, str]
 
 
 @single_thread()
-def train_source(architecture: Architecture, *, recipe: Recipe = RECIPE) -> dict[str, Tensor]:
+def train_source(
+    architecture: Architecture, *, settings: SourceTraining = SOURCE_TRAINING
+) -> dict[str, Tensor]:
     """Train a source model from random weights and return its state, floats in half precision.
 
     Deterministic on one machine; only as far as rounding goes across machines. Raises `InputError`
     where the architecture does not take images of that size.
     """
-    images, labels = load_images("mnist", "source", classes=recipe.classes)
-    model = architecture.build(num_classes=NUM_CLASSES, seed=recipe.seed)
+    images, labels = load_images("mnist", "source", classes=settings.classes)
+    model = architecture.build(num_classes=NUM_CLASSES, seed=settings.seed)
     _check_takes(architecture.name, model, images[:1])
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=recipe.learning_rate, total_steps=recipe.steps
+        optimizer, max_lr=settings.learning_rate, total_steps=settings.steps
     )
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     model.train()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # dropout draws from the global generator
-        for _ in range(recipe.steps):
-            chosen = torch.randint(len(images), (recipe.batch_size,), generator=generator)
+        torch.manual_seed(settings.seed)  # dropout draws from the global generator
+        for _ in range(settings.steps):
+            chosen = torch.randint(len(images), (settings.batch_size,), generator=generator)
             optimizer.zero_grad(set_to_none=True)
             loss = functional.cross_entropy(model(images[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -103,8 +105,8 @@ def train_source(architecture: Architecture, *, recipe: Recipe = RECIPE) -> dict
         _recalibrate(
             model,
             [
-                images[torch.randint(len(images), (recipe.batch_size,), generator=generator)]
-                for _ in range(recipe.recalibration_batches)
+                images[torch.randint(len(images), (settings.batch_size,), generator=generator)]
+                for _ in range(settings.recalibration_batches)
             ],
         )
     return {name: _halve(name, tensor) for name, tensor in model.state_dict().items()}
@@ -149,18 +151,22 @@ def _halve(name: str, tensor: Tensor) -> Tensor:
 
 
 def save_source(
-    root: Path, architecture: Architecture, state: Mapping[str, Tensor], *, recipe: Recipe = RECIPE
+    root: Path,
+    architecture: Architecture,
+    state: Mapping[str, Tensor],
+    *,
+    settings: SourceTraining = SOURCE_TRAINING,
 ) -> SourceEntry:
     """Write a source and enter it in the manifest, each atomically; return the entry."""
     model = _model_of(architecture, state)
-    images, labels = load_images("mnist", "test", classes=recipe.classes)
+    images, labels = load_images("mnist", "test", classes=settings.classes)
     accuracy, _ = evaluate(model, images, labels)
     content = safetensors.torch.save(dict(state))
     entry = SourceEntry(
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
         accuracy=accuracy,
-        recipe=recipe,
+        settings=settings,
         packages={"torch": torch.__version__.partition("+")[0]},
     )
     manifest = read_manifest(root) if _manifest_path(root).exists() else {}

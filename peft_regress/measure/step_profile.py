@@ -1,7 +1,7 @@
 """Profile what one training step of a method on an architecture costs; no task, no data.
 
-What a case and `peft-regress cost` share: the step's settings, its metrics, and the ledger that a
-run file keeps of it.
+A case and `peft-regress cost` share this: the settings of the step, its metrics, and the ledger
+that a run file keeps.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from peft_regress import registry
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
 from peft_regress.cost.module_trail import module_names
 from peft_regress.errors import InputError
+from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.training import set_modes
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
 from peft_regress.runs.ledger import pack
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peft_regress.cases import Adaptation
-    from peft_regress.catalogue.architectures.protocol import Architecture
-    from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.metrics import Metric
     from peft_regress.runs.ledger import Rows
     from peft_regress.runs.schema import Ledger
@@ -40,6 +38,7 @@ __all__ = [
     "adaptation_cost",
     "checked_cost",
     "cost_metrics",
+    "profile_recipe",
     "step_ledger",
 ]
 
@@ -60,7 +59,7 @@ class CostSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CostReport:
-    """The cost of a step, and the sizes that no step is needed for."""
+    """The cost of a step, and the sizes that are known without a step."""
 
     step: StepCost
     trainable_params: int
@@ -71,35 +70,41 @@ class CostReport:
 
 
 class ProfileCache:
-    """Cost reports by adaptation and settings: both tasks of a pairing share one profile."""
+    """Cost reports by recipe and settings: cases that differ only in their task share a profile."""
 
     def __init__(self) -> None:
         self._reports: dict[tuple[Adaptation, CostSettings], CostReport] = {}
 
-    def get(self, adaptation: Adaptation, settings: CostSettings) -> CostReport:
+    def get(self, recipe: ModelRecipe, settings: CostSettings) -> CostReport:
         """Return the report, profiling on first use."""
-        key = (adaptation, settings)
+        key = (recipe.names, settings)
         if key not in self._reports:
-            self._reports[key] = adaptation_cost(adaptation, settings)
+            self._reports[key] = profile_recipe(recipe, settings)
         return self._reports[key]
 
 
-def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
-    """Profile one training step of a method on an architecture; needs no data and no source."""
-    method: Method = registry.get("method", adaptation.method)
-    architecture: Architecture = registry.get("architecture", adaptation.architecture)
-    model = architecture.build(num_classes=settings.classes, seed=_COST_SEED)
-    model = cast_base(model, method.base_dtype)
-    model = method.adapt(model, head=architecture.head, rank=adaptation.rank, seed=_COST_SEED)
+def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
+    """Profile one training step of a method on an architecture, both by name.
+
+    Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
+    """
+    return profile_recipe(ModelRecipe.of(names), settings)
+
+
+def profile_recipe(recipe: ModelRecipe, settings: CostSettings) -> CostReport:
+    """Profile one training step on random weights and images; needs no data and no source."""
+    method, head = recipe.method, recipe.architecture.head
+    model = recipe.architecture.build(num_classes=settings.classes, seed=_COST_SEED)
+    model = recipe.adapt(cast_base(model, method.base_dtype), seed=_COST_SEED)
     if settings.freeze_head:
-        _freeze_head(model, architecture.head)
+        _freeze_head(model, head)
     train_statistics = (
         method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
     )
     set_modes(model, batch_norm_statistics=train_statistics)
     step = profile_step(
         model,
-        lambda wrapped: method.make_optimizer(wrapped, rank=adaptation.rank),
+        recipe.make_optimizer,
         input_shape=(settings.batch, 3, settings.resolution, settings.resolution),
         num_classes=settings.classes,
         loss=settings.loss,
@@ -117,9 +122,9 @@ def adaptation_cost(adaptation: Adaptation, settings: CostSettings) -> CostRepor
 
 
 def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
-    """Profile for a user: whatever a library says of wrong settings becomes an `InputError`.
+    """Profile for a user: an error that a library raises for wrong settings is an `InputError`.
 
-    Recipe and settings are named as `peft-regress cost` takes them.
+    Its message names the settings as options of `peft-regress cost`.
     """
     try:
         return adaptation_cost(adaptation, settings)
@@ -144,7 +149,7 @@ def checked_cost(adaptation: Adaptation, settings: CostSettings) -> CostReport:
 
 
 def _typed(chosen: Adaptation | CostSettings) -> str:
-    """Return what is not at its default as options of the command."""
+    """Return the settings that differ from their defaults, as options of the command."""
     words = []
     for field in fields(chosen):
         value = getattr(chosen, field.name)
@@ -186,7 +191,7 @@ def step_ledger(one: CostReport, many: CostReport) -> Ledger:
 
 
 def _bytes_by_module(model: nn.Module, tensors: Iterable[Tensor]) -> dict[str, int]:
-    """Return the bytes of tensors by the module that has them; '' has what none has."""
+    """Return the bytes of tensors by module; '' holds tensors that no module has."""
     owners = {
         tensor.untyped_storage().data_ptr(): name
         for module, name in module_names(model).items()

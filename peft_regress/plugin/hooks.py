@@ -113,7 +113,8 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
 
 def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement:
     """Measure with pytest-benchmark's timer where it runs, with a plain loop where it is off."""
-    from peft_regress.measure.case import measure, plain_rounds
+    from peft_regress.measure import Recipe, measure
+    from peft_regress.measure.fine_tunes import plain_rounds
 
     benchmark.group = f"{case.task}/{case.architecture}"
     benchmark.extra_info["peft_regress"] = {"schema_version": SCHEMA_VERSION, "case_id": case.id}
@@ -126,8 +127,7 @@ def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement
             benchmark.pedantic(target, **rounds)
 
     measurement = measure(
-        case,
-        baselines=session.options.baselines,
+        Recipe.of(case, session.options.baselines),
         profiles=session.profiles(),
         run_rounds=run_rounds,
         timed=not benchmark.disabled,

@@ -36,7 +36,7 @@ from peft_regress.environments.upgrade.messages import (
 from peft_regress.environments.upgrade.worker import answers_to
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.errors import InputError
-from peft_regress.measure.case import measure
+from peft_regress.measure import Recipe, measure
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.run_file import read_run_file
@@ -395,7 +395,7 @@ def test_without_training_a_record_has_costs_alone_and_can_be_stored(tiny, tmp_p
     assert (record.status, record.invariants) == ("ok", {})
     upgrading._save(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
-    trained = measure(TINY, baselines=tiny, profiles=ProfileCache(), timed=False).record
+    trained = measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record
     assert {name: trained.metrics[name] for name in record.metrics} == record.metrics
 
 
@@ -416,5 +416,5 @@ def test_a_real_worker_measures_what_this_process_does():
     case = parse_case_id("shift/head/shufflenet_v2_x0_5")
     run = measured(sys.executable, cases=[case], time_limit=300)
     baselines = ROOT / "baselines"
-    here = measure(case, baselines=baselines, profiles=ProfileCache(), timed=False).record
+    here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
     assert run.cases == {case.id: here}

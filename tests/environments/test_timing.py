@@ -248,10 +248,10 @@ def test_the_worker_takes_the_steps_of_the_brief_fine_tune(tiny):
     hello, prepared, _, first, second, beyond = answers_of(
         Prepare(case=case.id, baselines=tiny), Restart(seed=0), *[Block(steps=BLOCK_STEPS)] * 3
     )
-    from peft_regress.measure.case import define
+    from peft_regress.measure import Recipe, define
 
     assert hello.packages["torch"]
-    assert prepared == Prepared(definition=define(case, Path(tiny)))
+    assert prepared == Prepared(definition=define(Recipe.of(case, Path(tiny))))
     assert len(first.step_seconds) == len(second.step_seconds) == BLOCK_STEPS
     assert all(seconds > 0 for seconds in first.step_seconds + second.step_seconds)
     assert beyond == Timed(step_seconds=[])

@@ -14,6 +14,7 @@ from peft_regress.errors import AbsentError, SourceError, UnknownNameError
 from peft_regress.measure import case as measuring
 from peft_regress.measure import recipe, step_profile
 from peft_regress.measure.case import define, measure
+from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import (
     CostSettings,
     ProfileCache,
@@ -35,7 +36,7 @@ def case(method="lora", rank=4, task="shift", architecture="tiny") -> Case:
 
 
 def measured(root, of: Case, **options):
-    return measure(of, baselines=root, profiles=options.pop("profiles", ProfileCache()), **options)
+    return measure(Recipe.of(of, root), profiles=options.pop("profiles", ProfileCache()), **options)
 
 
 DEFAULT = ("full", "head", "bn_head", "lora", "dora", "galore")
@@ -253,26 +254,26 @@ def test_a_method_that_a_release_has_no_optimizer_for_is_unsupported(tiny, monke
 
 class TestDefinition:
     def test_is_stable(self, tiny):
-        assert define(case(), tiny) == define(case(), tiny)
+        assert define(Recipe.of(case(), tiny)) == define(Recipe.of(case(), tiny))
 
     def test_differs_by_case(self, tiny):
         cases = [case(), case(rank=1), case(method="dora"), case(task="unseen")]
         cases += [case(method="lora-bf16"), case(method="loha"), case(method="lokr")]
-        assert len({define(one, tiny) for one in cases}) == len(cases)
+        assert len({define(Recipe.of(one, tiny)) for one in cases}) == len(cases)
 
     @pytest.mark.parametrize(
         ("name", "value"),
         [("PROTOCOL_VERSION", 99), ("SEEDS", (0, 1, 3)), ("FIRST_LOSSES", 5)],
     )
     def test_changes_with_what_defines_the_measurement(self, tiny, monkeypatch, name, value):
-        before = define(case(), tiny)
+        before = define(Recipe.of(case(), tiny))
         monkeypatch.setattr(measuring, name, value)
-        assert define(case(), tiny) != before
+        assert define(Recipe.of(case(), tiny)) != before
 
     def test_changes_with_the_source_bytes(self, tiny, monkeypatch):
-        before = define(case(), tiny)
+        before = define(Recipe.of(case(), tiny))
         monkeypatch.setattr(measuring, "source_digest", lambda *a: "other")
-        assert define(case(), tiny) != before
+        assert define(Recipe.of(case(), tiny)) != before
 
 
 class TestCost:

@@ -19,7 +19,7 @@ from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
 from peft_regress.errors import AbsentError, InputError, SourceError
 from peft_regress.measure import sources
 from peft_regress.measure.sources import (
-    Recipe,
+    SourceTraining,
     build_source,
     check_sources,
     ensure_source,
@@ -35,20 +35,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TINY = TinyArchitecture()
-SHORT = Recipe(steps=2, batch_size=8, recalibration_batches=2)
+SHORT = SourceTraining(steps=2, batch_size=8, recalibration_batches=2)
 STORED = Path(__file__).resolve().parents[2] / "baselines"
 
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, Tensor]:
     """Return a source of two steps."""
-    return train_source(TINY, recipe=SHORT)
+    return train_source(TINY, settings=SHORT)
 
 
 @pytest.fixture
 def root(tmp_path: Path, state: dict[str, Tensor]) -> Path:
     """Return a folder with one stored source."""
-    save_source(tmp_path, TINY, state, recipe=SHORT)
+    save_source(tmp_path, TINY, state, settings=SHORT)
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def _refuse(*_: Any, **__: Any) -> Any:
 def test_training_twice_gives_the_same_bits(state: dict[str, Tensor]) -> None:
     torch.manual_seed(99)
     before = torch.get_rng_state()
-    again = train_source(TINY, recipe=SHORT)
+    again = train_source(TINY, settings=SHORT)
     assert torch.equal(torch.get_rng_state(), before)
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name], again[name]) for name in state)
@@ -111,14 +111,14 @@ def test_manifest_records_digest_recipe_and_held_out_accuracy(root: Path) -> Non
     content = _file(root).read_bytes()
     assert entry.sha256 == hashlib.sha256(content).hexdigest() == source_digest(root, "tiny")
     assert entry.bytes == len(content)
-    assert entry.recipe == SHORT
+    assert entry.settings == SHORT
     images, labels = load_images("mnist", "test", classes=SOURCE_CLASSES)
     assert entry.accuracy == evaluate(build_source(root, TINY), images, labels)[0]
 
 
 def test_a_second_source_leaves_the_first_ones_entry(root: Path, state: dict[str, Tensor]) -> None:
     first = read_manifest(root)["tiny"]
-    save_source(root, TinyArchitecture(name="other"), state, recipe=SHORT)
+    save_source(root, TinyArchitecture(name="other"), state, settings=SHORT)
     assert read_manifest(root) == {"other": first, "tiny": first}
     assert check_sources(root, ["tiny", "other"]) == []
 
@@ -134,7 +134,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
     monkeypatch.setattr("os.replace", fail)
     changed = {**state, "head.bias": state["head.bias"] + 1}
     with pytest.raises(InputError, match="No space left on device"):
-        save_source(root, TINY, changed, recipe=SHORT)
+        save_source(root, TINY, changed, settings=SHORT)
     assert {path: path.read_bytes() for path in (root / "sources").iterdir()} == before
 
 
@@ -247,7 +247,7 @@ def test_the_stored_sources_are_sound_and_complete() -> None:
     assert check_sources(STORED, names) == []
     manifest = read_manifest(STORED)
     assert manifest.keys() >= {"resnet18", "mobilenet_v2", SHUFFLENET_V2_X0_5.name}
-    assert {entry.recipe for entry in manifest.values()} == {sources.RECIPE}
+    assert {entry.settings for entry in manifest.values()} == {sources.SOURCE_TRAINING}
     assert all(entry.accuracy > 0.85 for entry in manifest.values())
 
 

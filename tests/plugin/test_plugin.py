@@ -84,7 +84,7 @@ class Project:
         self, *, methods=("head",), tasks=("shift",), architectures=("tiny",), extra=""
     ) -> None:
         text = CONFTEST.format(
-            tests=str(Path(__file__).parent),
+            tests=str(Path(__file__).parents[1]),
             methods=methods,
             tasks=tasks,
             architectures=architectures,

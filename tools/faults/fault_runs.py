@@ -83,12 +83,12 @@ def measure(fault: Fault | None, cases: Sequence[str]) -> Run:
 
 
 def _records(cases: Sequence[str]) -> tuple[Record, ...]:
-    from peft_regress.measure.case import measure as measure_case
-    from peft_regress.measure.step_profile import ProfileCache
+    from peft_regress.measure import ProfileCache, Recipe
+    from peft_regress.measure import measure as measure_case
 
     profiles = ProfileCache()
     measured = [
-        measure_case(parse_case_id(name), baselines=BASELINES, profiles=profiles, timed=False)
+        measure_case(Recipe.of(parse_case_id(name), BASELINES), profiles=profiles, timed=False)
         for name in cases
     ]
     # The gate reads no ledger, and it is most of a record.

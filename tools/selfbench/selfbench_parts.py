@@ -167,18 +167,12 @@ def _many_part() -> dict[str, float]:
 
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare what both do outside training and evaluation, whose own noise is larger than that."""
-    from peft_regress import registry
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure import case as measuring
-    from peft_regress.measure import recipe, training
-    from peft_regress.measure.sources import build_source
-    from peft_regress.measure.step_profile import ProfileCache
+    from peft_regress.measure import ProfileCache, Recipe, fine_tunes, measure, training
+    from peft_regress.measure import recipe as recipes
     from peft_regress.measure.training import single_thread
 
-    case = parse_case_id(case_id)
-    method = registry.get("method", case.method)
-    architecture = registry.get("architecture", case.architecture)
-    task = registry.get("task", case.task)
+    recipe = Recipe.of(parse_case_id(case_id), _BASELINES)
     inside = [0.0]
 
     def clocked(action: Callable[..., Any]) -> Callable[..., Any]:
@@ -192,24 +186,22 @@ def _harness_part(case_id: str) -> dict[str, float]:
         return call
 
     train, test = clocked(training.finetune), clocked(training.evaluate)
-    vars(recipe).update(finetune=train)
-    vars(measuring).update(evaluate=test)
+    vars(recipes).update(finetune=train)
+    vars(fine_tunes).update(evaluate=test)
     _clock_signals(clocked)
 
     def bare() -> None:
-        data = task.load()
-        for seed in measuring.SEEDS:
-            model = build_source(_BASELINES, architecture)
-            task.prepare(model, head=architecture.head, seed=seed)
-            model = method.adapt(model, head=architecture.head, rank=case.rank, seed=seed)
-            optimizer = method.make_optimizer(model, rank=case.rank)
-            train(model, optimizer, data, seed=seed, first=measuring.FIRST_LOSSES)
+        data = recipe.load_data()
+        for seed in fine_tunes.SEEDS:
+            model = recipe.adapted_model(seed)
+            optimizer = recipe.model.make_optimizer(model)
+            train(model, optimizer, data, seed=seed, first=fine_tunes.FIRST_LOSSES)
             test(model, data.test_images, data.test_labels)
 
     profiles = ProfileCache()
 
     def harnessed() -> None:
-        measuring.measure(case, baselines=_BASELINES, profiles=profiles)
+        measure(recipe, profiles=profiles)
 
     def outside_and_all(action: Callable[[], None]) -> tuple[float, float]:
         inside[0] = 0.0
@@ -240,8 +232,7 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
     Both tasks, since a profile serves both.
     """
     from peft_regress.catalogue.matrix import matrix_cases
-    from peft_regress.measure.case import measure
-    from peft_regress.measure.step_profile import ProfileCache
+    from peft_regress.measure import ProfileCache, Recipe, measure
 
     inside = [0.0]
 
@@ -260,7 +251,7 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
     started = time.process_time()
     for case in matrix_cases():
         if case.architecture == architecture_name:
-            measure(case, baselines=_BASELINES, profiles=profiles)
+            measure(Recipe.of(case, _BASELINES), profiles=profiles)
     return {"signals": inside[0], "all": time.process_time() - started}
 
 

@@ -35,16 +35,16 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
     vars(filled).update({name: scale * vars(filled)[name] for name in ("_SPREAD", "_SCALE_SPREAD")})
     found = {}
     for case in (case for matrix in ("default", "extended") for case in matrix_cases(matrix)):
-        pairing = Recipe.of(case, _BASELINES)
-        method, head = pairing.method, pairing.architecture.head
+        recipe = Recipe.of(case, _BASELINES)
+        method, head = recipe.model.method, recipe.model.architecture.head
         if not isinstance(method, PeftAdapter):
             continue
-        data, base = pairing.load_data(), pairing.base_model(0)
+        data, base = recipe.load_data(), recipe.base_model(0)
         expected = method.expected_trainable(base, head=head, rank=case.rank)
         adapter = [n for n in expected if not f".{n.rpartition('.')[0]}".endswith(f".{head}")]
         try:
             made = filled.Filled(
-                pairing.adapt(base, 0),
+                recipe.model.adapt(base, seed=0),
                 method=method,
                 adapter=adapter,
                 probe=data.test_images[:4],

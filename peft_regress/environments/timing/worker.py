@@ -54,7 +54,7 @@ class _Trainer:
     """The case that is being timed; torch is imported with it."""
 
     def __init__(self) -> None:
-        self._pairing: Recipe
+        self._recipe: Recipe
         self._data: TaskData
         self._steps: Iterator[tuple[float, float]] = iter(())
 
@@ -68,19 +68,16 @@ class _Trainer:
 
     def _prepare(self, request: Prepare) -> Prepared:
         from peft_regress.catalogue.matrix import parse_case_id
-        from peft_regress.measure.case import define
-        from peft_regress.measure.recipe import Recipe
+        from peft_regress.measure import Recipe, define
 
-        case = parse_case_id(request.case)
-        baselines = Path(request.baselines)
-        definition = define(case, baselines)
-        self._pairing = Recipe.of(case, baselines)
-        self._data = self._pairing.load_data()
+        self._recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
+        definition = define(self._recipe)
+        self._data = self._recipe.load_data()
         return Prepared(definition=definition)
 
     def _restart(self, request: Restart) -> Restarted:
         # What a model has become shows in its times: rates fall, projections are refreshed.
-        self._steps = self._pairing.steps(self._data, seed=request.seed)
+        self._steps = self._recipe.steps(self._data, seed=request.seed)
         # The model before this one is in cycles; collected now, and not in the middle of a step.
         gc.collect()
         return Restarted()

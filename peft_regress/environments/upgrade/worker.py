@@ -53,15 +53,13 @@ def _import(request: Import) -> Imported:
 
 def _measure(request: Measure) -> Iterator[Answer]:
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure.case import define, measure
+    from peft_regress.measure import Recipe, define, measure
 
-    case = parse_case_id(request.case)
-    baselines = Path(request.baselines)
-    yield Started(definition=define(case, baselines))
+    recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
+    yield Started(definition=define(recipe))
     try:
         measurement = measure(
-            case,
-            baselines=baselines,
+            recipe,
             profiles=_profiles(),
             timed=False,
             trains=request.trains,

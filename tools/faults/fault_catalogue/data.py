@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
 _LOAD: Final = "peft_regress.catalogue.tasks.digits:DigitsTask.load"
-_EVALUATE: Final = "peft_regress.measure.case:evaluate"
+_EVALUATE: Final = "peft_regress.measure.fine_tunes:evaluate"
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
 
