@@ -37,7 +37,7 @@ def clean_registry() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train and store a source for the tiny architectures, as `peft-regress sources` would."""
-    from tiny_network import TinyArchitecture
+    from tiny_architecture import TinyArchitecture
 
     from peft_regress.measure.sources import save_source, train_source
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -28,19 +26,6 @@ class TinyNetwork(nn.Module):
         hidden = self.depthwise(hidden).mean(dim=(2, 3))  # (batch, 8)
         hidden = torch.tanh(self.linear(hidden))  # (batch, 12)
         return self.head(self.dropout(hidden))  # (batch, num_classes)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TinyArchitecture:
-    """`TinyNetwork` as an architecture."""
-
-    name: str = "tiny"
-    head: str = "head"
-    matrices: tuple[str, ...] = ()
-
-    def build(self, *, num_classes: int, seed: int) -> nn.Module:
-        """Build under a seed."""
-        return tiny_network(num_classes=num_classes, seed=seed)
 
 
 def tiny_network(*, num_classes: int = 4, seed: int = 0) -> TinyNetwork:

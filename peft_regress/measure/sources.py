@@ -1,8 +1,8 @@
 """Source checkpoints: train them once, store them, and refuse any other bytes.
 
-A source trained on another machine differs in its last bits, and so does everything after it: the
-stored file is what is measured. `baselines/sources/` holds one safetensors file an architecture,
-in half precision, and `sources.json` with their digests.
+A source that was trained on another machine differs in its last bits, and so does every number
+after it, so every machine measures the stored file. `baselines/sources/` holds one safetensors file
+for each architecture, in half precision, and `sources.json` with their digests.
 """
 
 from __future__ import annotations
@@ -64,11 +64,12 @@ SOURCE_TRAINING: Final = SourceTraining()
 
 
 class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the manifest says of one file; `accuracy` is on held-out images of the source task."""
+    """The manifest's entry for one file."""
 
     sha256: str
     bytes: int
     accuracy: float
+    """On held-out images of the source task."""
     settings: SourceTraining = msgspec.field(name="recipe")
     packages: dict[str, str]
 
@@ -79,8 +80,9 @@ def train_source(
 ) -> dict[str, Tensor]:
     """Train a source model from random weights and return its state, floats in half precision.
 
-    Deterministic on one machine; only as far as rounding goes across machines. Raises `InputError`
-    where the architecture does not take images of that size.
+    The result is the same on one machine, and differs by rounding between machines.
+
+    Raises `InputError` if the architecture does not take images of that size.
     """
     images, labels = load_images("mnist", "source", classes=settings.classes)
     model = architecture.build(num_classes=NUM_CLASSES, seed=settings.seed)
@@ -157,7 +159,7 @@ def save_source(
     *,
     settings: SourceTraining = SOURCE_TRAINING,
 ) -> SourceEntry:
-    """Write a source and enter it in the manifest, each atomically; return the entry."""
+    """Write a source file, then its manifest entry, each atomically; return the entry."""
     model = _model_of(architecture, state)
     images, labels = load_images("mnist", "test", classes=settings.classes)
     accuracy, _ = evaluate(model, images, labels)
@@ -171,7 +173,7 @@ def save_source(
     )
     manifest = read_manifest(root) if _manifest_path(root).exists() else {}
     manifest[architecture.name] = entry
-    # The file first: interrupted between the two, the digest no longer matches, and that is seen.
+    # The file comes first: after an interruption the digests differ, and reading refuses it.
     write_atomic(_source_path(root, architecture.name), content)
     encoded = msgspec.json.encode(dict(sorted(manifest.items())))
     write_atomic(_manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
@@ -179,10 +181,10 @@ def save_source(
 
 
 def ensure_source(root: Path, architecture: Architecture, *, force: bool = False) -> bool:
-    """Train and store a source where it is not recorded at all, or if forced; say if it was.
+    """Train and store a source if none is recorded, or if forced; return whether it was trained.
 
-    Raises `SourceError` where the stored file is not the recorded bytes: overwriting it silently
-    would void every baseline made with it.
+    Raises `SourceError` if the stored file is not the recorded bytes: replacing it silently would
+    void every baseline made with it.
     """
     name = architecture.name
     known = _manifest_path(root).exists() and name in read_manifest(root)
@@ -194,9 +196,9 @@ def ensure_source(root: Path, architecture: Architecture, *, force: bool = False
 
 
 def load_source(root: Path, architecture: Architecture) -> dict[str, Tensor]:
-    """Return the state of a stored source in single precision, its bytes checked.
+    """Return the state of a stored source in single precision, after checking its bytes.
 
-    Raises `SourceError` where the file or its entry is missing, or the digest is another one.
+    Raises `SourceError` if the file or its entry is missing, or the digest differs.
     """
     content = _read_checked(root, architecture.name)
     return {
@@ -216,7 +218,7 @@ def source_digest(root: Path, name: str) -> str:
 
 
 def check_sources(root: Path, names: Iterable[str]) -> list[str]:
-    """Return a line for each source that is missing or altered; empty where all are sound."""
+    """Return a line for each source that is missing or altered."""
     problems = []
     for name in names:
         try:
@@ -271,7 +273,7 @@ def _remedy(path: Path, name: str | None = None) -> str:
     usual = root.resolve() == Path("baselines").resolve()
     option = "" if usual else f" --baselines {shlex.quote(str(root))}"
     if name is not None:
-        # Without it only those of a matrix are trained.
+        # Without it `sources` trains only the architectures of a matrix.
         option = f" --architecture {shlex.quote(name)}{option}"
     return (
         f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or train it with "

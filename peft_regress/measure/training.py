@@ -48,29 +48,28 @@ _EVALUATION_BATCH: Final = 200
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What one fine-tuning run left besides the model.
-
-    `losses` are nats, one a step, each before that step's update; `step_seconds` the wall time of
-    each step, from the zeroing of gradients to the end of the update.
-    """
+    """The numbers of one fine-tuning run."""
 
     losses: tuple[float, ...]
+    """In nats, one for each step, measured before that step's update."""
     step_seconds: tuple[float, ...]
+    """Wall time of each step, from zeroing the gradients to the end of the update."""
     first: int
+    """How many losses serve as a fingerprint."""
 
     @property
     def first_losses(self) -> tuple[float, ...]:
-        """The losses that serve as a fingerprint: later ones amplify rounding."""
+        """The losses that serve as a fingerprint; later ones amplify rounding."""
         return self.losses[: self.first]
 
     @property
     def median_step_seconds(self) -> float:
-        """The median over the steps; the first, which allocates, is left out if it can be."""
+        """The median over the steps, without the first, which allocates memory."""
         return statistics.median(self.step_seconds[1:] or self.step_seconds)
 
 
 def loop_definition(*, steps: int = STEPS, batch_size: int = BATCH_SIZE) -> dict[str, Json]:
-    """Return all that is set by hand in the loop, for a case's definition."""
+    """Return all settings of the loop, for a case's definition."""
     return {
         "steps": steps,
         "batch_size": batch_size,
@@ -82,7 +81,7 @@ def loop_definition(*, steps: int = STEPS, batch_size: int = BATCH_SIZE) -> dict
 
 @contextlib.contextmanager
 def single_thread() -> Iterator[None]:
-    """Compute on one intra-op thread: the order of sums, hence the losses, depend on the count."""
+    """Compute on one intra-op thread: more threads change the order of sums, hence the losses."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,7 +91,7 @@ def single_thread() -> Iterator[None]:
 
 
 def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
-    """Put the model in eval mode, and its BatchNorm layers in train mode if asked."""
+    """Put the model in eval mode, and its BatchNorm layers in train mode on request."""
     model.eval()
     if batch_norm_statistics:
         for module in model.modules():
@@ -101,7 +100,10 @@ def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean loss in nats, of logits in half precision as of their float32 values."""
+    """Return the mean loss in nats, computed in float32.
+
+    logits: (batch, classes), labels: (batch,)
+    """
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -117,9 +119,10 @@ def finetune(  # noqa: PLR0913  (each is one setting of the loop)
     first: int,
     batch_norm_statistics: bool = False,
 ) -> TrainingRun:
-    """Train for some steps, so that what the method does to a real model can be seen.
+    """Train for some steps, to see what the method does to a real model.
 
-    `first` is the number of losses kept as a fingerprint; the rest is as in `training_steps`.
+    first: the number of losses kept as a fingerprint. The other arguments are those of
+    `training_steps`.
     """
     taken = list(
         training_steps(
@@ -149,11 +152,12 @@ def training_steps(  # noqa: PLR0913  (each is one setting of the loop)
     seed: int,
     batch_norm_statistics: bool = False,
 ) -> Iterator[tuple[float, float]]:
-    """Take a training step each time one is asked for, and yield its loss (nats) and seconds.
+    """Take one training step for each request, and yield its loss (nats) and seconds.
 
-    `seed` fixes the order of the images. The learning rates the optimizer comes with are the peaks
-    of a cosine that ends at zero. Raises `NonFiniteLossError` at the first loss that is NaN or
-    infinite. On how many threads it computes is the caller's to say.
+    seed: fixes the order of the images. The optimizer's learning rates are the peaks of a cosine
+    that ends at zero. The caller sets the number of threads.
+
+    Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
     """
     set_modes(model, batch_norm_statistics=batch_norm_statistics)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -190,7 +194,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
 
 
 def _batches(count: int, *, batch_size: int, seed: int) -> Iterator[Tensor]:
-    """Yield indices of full batches for ever, each pass over the images in a new order."""
+    """Yield indices of full batches without end; each pass over the images has a new order."""
     if count < batch_size:
         msg = f"a batch of {batch_size} needs as many training images, the task has {count}"
         raise InputError(msg)

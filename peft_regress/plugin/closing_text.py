@@ -1,104 +1,94 @@
-"""What a pytest run says: why a test fails, and the verdict at the end."""
+"""What a pytest run prints at its end: the verdict, or why there is none."""
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from typing import TYPE_CHECKING
 
 from peft_regress import report
-from peft_regress.errors import InputError
-from peft_regress.gate.judge import Observation
+from peft_regress.report.github import is_github
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
-from peft_regress.report.verdict.next_steps import quoted, storage_words
+from peft_regress.report.verdict.annotations import annotation, verdict_annotations
+from peft_regress.report.verdict.next_steps import quoted
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pytest
 
-    from peft_regress.gate.judge import CaseVerdict
     from peft_regress.plugin.options import RegressOptions
-    from peft_regress.plugin.session import RegressSession
-    from peft_regress.runs.schema import Record, Run
+    from peft_regress.plugin.outcome import RunOutcome
+    from peft_regress.report.verdict.annotations import SourceLine
 
-__all__ = ["failure_text", "layout_for", "summary_text"]
+__all__ = ["annotation_lines", "closing_text", "layout_for", "left_out"]
 
 
 def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:
-    """Return how text is laid out; a worker has no terminal but its controller's.
+    """Return how text is laid out; a worker of pytest-xdist uses its controller's layout.
 
-    Not while a test runs: pytest's capture is no terminal.
+    Call it while no test runs: pytest's capture is no terminal.
     """
-    told = getattr(config, "workerinput", {}).get("peft_regress_layout")
-    if told is not None:
-        return Layout(**told)
+    given = getattr(config, "workerinput", {}).get("peft_regress_layout")
+    if given is not None:
+        return Layout(**given)
     return layout_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
 
 
-def failure_text(session: RegressSession, case: CaseVerdict, record: Record, layout: Layout) -> str:
-    """Return why a case fails, for its test's report."""
-    new = Observation(
-        record=record,
-        environment=session.environment(),
-        machine=session.machine(),
-        origin="this run",
-    )
-    old = session.references().get(case.id)
-    storage = storage_words(session.typed())
-    return report.case_text(case, old, new, hint=session.hint(), storage=storage, layout=layout)
+def closing_text(
+    outcome: RunOutcome, layout: Layout, *, saved: str | None, verbose: bool, notes: Sequence[str]
+) -> str:
+    """Return the verdict for the end of the terminal output, its last line the outcome.
 
-
-def summary_text(session: RegressSession, layout: Layout) -> str:
-    """Return the verdict for the end of the terminal output, its outcome last."""
-    if not session.is_gating:
-        return "\n".join(layout.wrapped(line) for line in (*session.problems, *_left_out(session)))
-    run = session.run()
-    verdict = None
-    with contextlib.suppress(InputError):
-        verdict = session.verdict()
-    notes = [*_notes(session, run), *_left_out(session)]
-    if verdict is None:
-        return "\n\n".join(layout.wrapped(line) for line in (*notes, *session.problems))
-    verbose = session.config.get_verbosity() > 0
-    references, observed = session.sides(run)
-    # Where nothing judges them, the numbers themselves are what there is to read.
-    with_numbers = bool(run.cases) and (verbose or not references.keys() & observed.keys())
+    saved: the run file as it is shown, None if none was asked for. verbose: print the numbers of
+    each case. notes: lines to add.
+    """
+    run, comparison = outcome.run, outcome.comparison
+    notes = [*_notes(outcome, saved), *notes]
+    if comparison is None:
+        return "\n\n".join(layout.wrapped(line) for line in (*notes, *outcome.problems))
+    # Without references the numbers themselves are the result.
+    are_judged = bool(comparison.references.keys() & run.cases.keys())
+    with_numbers = bool(run.cases) and (verbose or not are_judged)
     if run.cases and not with_numbers:
-        saved = session.options.save
-        again = (
-            "" if saved is None else f", or `peft-regress report {quoted(session.shown(saved))}`"
-        )
-        notes.append(f"numbers of each case: `-v`{again}")
+        command = "" if saved is None else f", or `peft-regress report {quoted(saved)}`"
+        notes.append(f"numbers of each case: `-v`{command}")
     text = report.verdict_text(
-        verdict,
-        references,
-        observed,
-        typed=session.typed(),
-        layout=layout,
-        verbose=verbose,
-        strict=session.options.strict,
-        notes=notes,
-        problems=session.problems,
+        comparison, layout=layout, verbose=verbose, notes=notes, problems=outcome.problems
     )
     return f"{report.results_table(run, layout)}\n\n{text}" if with_numbers else text
 
 
-def _notes(session: RegressSession, run: Run) -> Iterator[str]:
-    """Yield what else there is to say on the run."""
+def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
+    """Yield what else a reader must know of the run."""
+    run = outcome.run
     measured = [record for record in run if record.status == "ok"]
     if measured and not any("step_seconds" in record.metrics for record in measured):
         yield "times: not measured, because pytest-benchmark's timer is off"
     if run.selection.narrowed_by:
         how = ", ".join(run.selection.narrowed_by)
         yield f"partial run ({how}): {len(run.selection.not_selected)} not selected"
-    if session.options.save is not None and not session.problems:
-        yield f"run file: {session.shown(session.options.save)}"
+    if saved is not None and not outcome.problems:
+        yield f"run file: {saved}"
 
 
-def _left_out(session: RegressSession) -> list[str]:
+def left_out(other_matrices: Mapping[str, int]) -> list[str]:
+    """Return a line for each other matrix whose cases this run did not measure."""
     return [
-        f"{count} cases of the {matrix} matrix were left out: --regress-matrix {matrix}"
-        for matrix, count in sorted(session.other_matrices.items())
+        f"{count_of(count, 'case')} of the {matrix} matrix not measured: "
+        f"use --regress-matrix {matrix}"
+        for matrix, count in sorted(other_matrices.items())
     ]
+
+
+def annotation_lines(outcome: RunOutcome, lines: Mapping[str, SourceLine]) -> list[str]:
+    """Return what marks the tests' source lines on GitHub; nothing elsewhere.
+
+    lines: the source line of each case's test.
+    """
+    if not is_github():
+        return []
+    if outcome.comparison is None:
+        return [annotation("error", " ".join(outcome.problems))]
+    return verdict_annotations(outcome.comparison, lines)

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_matrix, shard_of
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_matrix, matrices_of, shard_of
 from peft_regress.errors import InputError
+from peft_regress.plugin.coverage import Collected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from peft_regress.plugin.session import RegressSession
+    from peft_regress.gate import Observation
+    from peft_regress.plugin.options import RegressOptions, Shard
 
 __all__ = ["CollectionHooks", "case_id_of", "case_of"]
 
+_CASE = pytest.StashKey[Case | None]()
+
 
 def case_of(item: pytest.Item) -> Case | None:
-    """Return the pairing that a test measures by its marker, or None for an ordinary test."""
+    """Return the case that a test measures, by its marker; None for a test without a case.
+
+    Raises `InputError` if the marker's arguments are wrong.
+    """
+    if _CASE not in item.stash:
+        item.stash[_CASE] = _read_marker(item)
+    return item.stash[_CASE]
+
+
+def _read_marker(item: pytest.Item) -> Case | None:
     marker = item.get_closest_marker("case")
     if marker is None or "peft_regress" not in getattr(item, "fixturenames", ()):
-        # A marker of that name in a suite that has nothing to do with this plugin.
+        # Another suite may have a marker of that name.
         return None
     try:
         if marker.args:
@@ -37,7 +51,7 @@ def case_of(item: pytest.Item) -> Case | None:
 
 
 def case_id_of(item: pytest.Item) -> str | None:
-    """Return the pairing's id; None also where the marker is wrong, which is told elsewhere."""
+    """Return the id of a test's case; None also for a wrong marker, which collection reports."""
     with contextlib.suppress(InputError):
         case = case_of(item)
         return None if case is None else case.id
@@ -45,105 +59,142 @@ def case_id_of(item: pytest.Item) -> str | None:
 
 
 class CollectionHooks:
-    """Keep the cases of this run's matrix and shard, and note what was left out, and by whom."""
+    """Keep the cases of this run's matrix and shard, and note which cases were left out."""
 
-    def __init__(self, session: RegressSession) -> None:
-        self.session = session
+    def __init__(
+        self, options: RegressOptions, references: Callable[[], Mapping[str, Observation]]
+    ) -> None:
+        """Collect by the options; `references` reads the baselines."""
+        self._options = options
+        self._references = references
+        self._cases: frozenset[str] = frozenset()
+        self._deselected: set[str] = set()
+        self._selected: frozenset[str] = frozenset()
+        self._other_matrices: Counter[str] = Counter()
+        self._of_workers = Collected()
+        self._refusal: InputError | None = None
+
+    @property
+    def collected(self) -> Collected:
+        """What this process and its workers have collected so far."""
+        return self._of_workers | Collected(
+            cases=self._cases,
+            deselected=frozenset(self._deselected),
+            selected=self._selected,
+            other_matrices=dict(self._other_matrices),
+        )
+
+    @property
+    def refusal(self) -> InputError | None:
+        """Why no case of this worker can be measured; None if they can."""
+        return self._refusal
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
-        """Note what was collected before anything is deselected, then take this shard's part."""
+        """Note the cases before anything is deselected, then keep those of this shard."""
         try:
             self._keep_matrix(config, items)
-            cases = self._mark(items)
+            cases = _marked_cases(items)
+            self._cases = frozenset(cases)
+            if self._options.shard is not None and cases:
+                self._keep_shard(config, items, self._options.shard)
         except InputError as error:
             self._refuse(config, error)
-            return
-        self.session.collected = set(cases)
-        if self.session.options.shard is not None and cases:
-            self._keep_shard(config, items, list(cases.values()))
 
     def _keep_matrix(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out the cases of other matrices: `benchmarks/` holds the tests of all of them."""
-        if self.session.options.matrix != DEFAULT_MATRIX:
-            # Here, where every conftest.py has registered what it has.
-            check_matrix(self.session.options.matrix)
-        kept: list[pytest.Item] = []
-        dropped: list[pytest.Item] = []
-        for item in items:
-            try:
+        if self._options.matrix != DEFAULT_MATRIX:
+            # Only now has every conftest.py registered its parts.
+            check_matrix(self._options.matrix)
+
+        def is_mine(item: pytest.Item) -> bool:
+            with contextlib.suppress(InputError):  # `_marked_cases` reports a wrong marker
                 case = case_of(item)
-            except InputError:
-                case = None  # `_mark` says what is wrong with it
-            mine = case is None or self.session.is_of_matrix(case)
-            (kept if mine else dropped).append(item)
-            if case is not None and not mine:
-                self.session.note_left_out(case)
-        if dropped:
-            config.hook.pytest_deselected(items=dropped)
-            items[:] = kept
+                if case is not None and not self._options.is_of_matrix(case):
+                    self._other_matrices.update(matrices_of(case))
+                    return False
+            return True
 
-    def _mark(self, items: list[pytest.Item]) -> dict[str, Case]:
-        """Return the cases by id, after giving each of their tests what it needs."""
-        cases: dict[str, Case] = {}
-        for item in items:
-            case = case_of(item)
-            if case is None:
-                continue
-            if case.id in cases:
-                msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
-                raise InputError(msg)
-            cases[case.id] = case
-            item.add_marker(pytest.mark.xdist_group(str(case.adaptation)))
-            # A case that fails before its first timed round leaves the timer unused: no news.
-            item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
-        return cases
+        _keep(config, items, is_mine)
 
-    def _keep_shard(
-        self, config: pytest.Config, items: list[pytest.Item], cases: list[Case]
-    ) -> None:
-        shard = self.session.options.shard
-        assert shard is not None  # noqa: S101  (the caller checked)
-        try:
-            weights = {
-                name: float(old.record.metrics["step_seconds"].value)
-                for name, old in self.session.references().items()
-                if "step_seconds" in old.record.metrics
-            }
-            shards = shard_of(cases, count=shard.count, weights=weights)
-        except InputError as error:
-            self._refuse(config, error)
-            return
-        kept: list[pytest.Item] = []
-        dropped: list[pytest.Item] = []
-        for item in items:
+    def _keep_shard(self, config: pytest.Config, items: list[pytest.Item], shard: Shard) -> None:
+        weights = {
+            name: float(old.record.metrics["step_seconds"].value)
+            for name, old in self._references().items()
+            if "step_seconds" in old.record.metrics
+        }
+        cases = [case for item in items if (case := case_of(item))]
+        shards = shard_of(cases, count=shard.count, weights=weights)
+
+        def is_mine(item: pytest.Item) -> bool:
             case = case_of(item)
-            mine = case is None or shards[case.id] == shard.index
-            (kept if mine else dropped).append(item)
-        if dropped:
-            config.hook.pytest_deselected(items=dropped)
-            items[:] = kept
+            return case is None or shards[case.id] == shard.index
+
+        _keep(config, items, is_mine)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
-        """Note what was left out on purpose: by `-k`, `-m`, `--deselect`, `--lf`, a shard."""
-        with contextlib.suppress(InputError):
-            self.session.deselected |= {case.id for item in items if (case := case_of(item))}
+        """Note the cases that were left out on purpose."""
+        self._deselected |= {name for item in items if (name := case_id_of(item))}
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Read the baselines before the first case runs: unreadable ones must not cost a run."""
-        if self.session.refusal is not None:
+        """Read the baselines before the first case runs: an unreadable one must not cost a run."""
+        if self._refusal is not None:
             return
-        self.session.selected = {case.id for item in session.items if (case := case_of(item))}
-        if self.session.selected and not session.config.getoption("collectonly"):
+        self._selected = frozenset(case.id for item in session.items if (case := case_of(item)))
+        if self._selected and not session.config.getoption("collectonly"):
             try:
-                self.session.references()
+                self._references()
             except InputError as error:
                 self._refuse(session.config, error)
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """In a worker of pytest-xdist, send what was collected to the controller."""
+        workeroutput = getattr(session.config, "workeroutput", None)
+        if workeroutput is not None:
+            workeroutput["peft_regress_collected"] = self.collected.to_plain()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """In the controller, take what a worker collected; one that died has sent nothing."""
+        plain = getattr(node, "workeroutput", {}).get("peft_regress_collected")
+        if plain is not None:
+            self._of_workers |= Collected.from_plain(plain)
+
     def _refuse(self, config: pytest.Config, error: InputError) -> None:
-        """Stop the run; a worker cannot, so there every case fails with the reason instead."""
+        """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""
         if not hasattr(config, "workerinput"):
             raise pytest.UsageError(str(error)) from None
-        self.session.refusal = error
+        self._refusal = error
+
+
+def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
+    """Return the case ids, after giving each of their tests the marks that it needs."""
+    cases: set[str] = set()
+    for item in items:
+        case = case_of(item)
+        if case is None:
+            continue
+        if case.id in cases:
+            msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
+            raise InputError(msg)
+        cases.add(case.id)
+        names = case.adaptation
+        group = f"{names.method}/{names.rank}/{names.architecture}"
+        item.add_marker(pytest.mark.xdist_group(group))
+        # A case that fails before its first timed round leaves the timer unused.
+        item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
+    return cases
+
+
+def _keep(
+    config: pytest.Config, items: list[pytest.Item], is_mine: Callable[[pytest.Item], bool]
+) -> None:
+    """Deselect the other tests."""
+    mine = [is_mine(item) for item in items]
+    dropped = [item for item, kept in zip(items, mine, strict=True) if not kept]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item, kept in zip(items, mine, strict=True) if kept]

@@ -7,34 +7,40 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
-from peft_regress.plugin.closing_text import failure_text, layout_for, summary_text
+from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
+from peft_regress.plugin.coverage import Coverage, narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
+from peft_regress.report import case_text
 from peft_regress.report.export import metric_properties
 from peft_regress.report.github import line_in_repository, without_commands
 from peft_regress.report.layout import Layout
-from peft_regress.runs.schema import SCHEMA_VERSION, Record
+from peft_regress.runs.run_file import run_document
+from peft_regress.runs.schema import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from peft_regress.cases import Case
-    from peft_regress.measure.case import Measurement
+    from peft_regress.measure import Measurement
+    from peft_regress.plugin.outcome import RunOutcome
+    from peft_regress.report.verdict.annotations import SourceLine
+    from peft_regress.runs.schema import Run
 
 __all__: list[str] = []
 
 _SESSION = pytest.StashKey[RegressSession]()
+_COLLECTION = pytest.StashKey[CollectionHooks]()
 _LAYOUT = pytest.StashKey[Layout]()
 _RECORD = pytest.StashKey[Record]()
 
@@ -48,21 +54,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Parse the options and register the hooks that need this run's state."""
     config.addinivalue_line(
-        "markers", "case(task, method, architecture, rank): the pairing that a test measures"
+        "markers", "case(task, method, architecture, rank): the case that a test measures"
     )
     try:
-        session = RegressSession(config, RegressOptions.of(config))
+        options = RegressOptions.of(config)
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
+    session = RegressSession(config, options)
+    collection = CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
-    config.stash[_LAYOUT] = layout_for(config, session.options)
-    config.pluginmanager.register(CollectionHooks(session), "peft_regress_collection")
-    config.pluginmanager.register(_Hooks(session), "peft_regress_session")
+    config.stash[_COLLECTION] = collection
+    config.stash[_LAYOUT] = layout_for(config, options)
     progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
-    config.pluginmanager.register(progress, "peft_regress_progress")
+    register = config.pluginmanager.register
+    register(collection, "peft_regress_collection")
+    register(_RunHooks(config, session, collection), "peft_regress_run")
+    register(progress, "peft_regress_progress")
     if config.pluginmanager.hasplugin("xdist"):
-        config.pluginmanager.register(_ControllerHooks(session), "peft_regress_controller")
-        # Pairings that share a cost profile go to one worker, unless another way was asked for.
+        # Cases that share a cost profile go to one worker, unless the user chose another way.
         typed = any(str(word).startswith("--dist") for word in config.invocation_params.args)
         if config.getoption("dist") == "load" and not typed and session.has_storage:
             config.option.dist = "loadgroup"
@@ -70,137 +79,126 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:
-    """Measure a case, judge it by its baseline, and fail the test where it got worse."""
+    """Measure a case, judge it by its baseline, and fail the test if it got worse."""
     session = request.config.stash[_SESSION]
 
     def measure_and_judge(case: Case) -> Measurement:
-        problem = session.refusal
-        # Not after a refusal, whose reason may be the marker itself.
-        if problem is None and case_of(request.node) != case:
-            problem = InputError(
-                f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say "
-                "so. Take cases and markers from peft_regress.case_params(), one case a test."
-            )
-        if problem is None:
-            try:
-                measurement = _measure(session, case, benchmark)
-            except PeftRegressError as error:
-                problem = error
+        try:
+            _check_may_measure(request, case)
+            measurement = session.measure(case, benchmark)
+            problem = None
+        except PeftRegressError as error:
+            problem = error
         if problem is not None:
-            # Outside the handler, or pytest would print the error once more as its context.
+            # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(without_commands(str(problem)), pytrace=False)
         request.node.stash[_RECORD] = measurement.record
         request.node.user_properties.extend(metric_properties(measurement.record))
-        verdict = judge_case(
-            case.id,
-            session.references().get(case.id),
-            Observation(
-                record=measurement.record,
-                environment=session.environment(),
-                machine=session.machine(),
-                origin="this run",
-            ),
-        )
-        failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
-        if verdict.verdict in failing:
-            layout = request.config.stash[_LAYOUT]
-            text = failure_text(session, verdict, measurement.record, layout)
+        comparison = session.judge_record(measurement.record)
+        for red in comparison.red:
+            text = case_text(red, comparison, request.config.stash[_LAYOUT])
             pytest.fail(without_commands(text), pytrace=False)
         return measurement
 
     return measure_and_judge
 
 
-def _measure(session: RegressSession, case: Case, benchmark: Any) -> Measurement:
-    """Measure with pytest-benchmark's timer where it runs, with a plain loop where it is off."""
-    from peft_regress.measure import Recipe, measure
-    from peft_regress.measure.fine_tunes import plain_rounds
-
-    benchmark.group = f"{case.task}/{case.architecture}"
-    benchmark.extra_info["peft_regress"] = {"schema_version": SCHEMA_VERSION, "case_id": case.id}
-
-    def run_rounds(target: Any, **rounds: Any) -> None:
-        if benchmark.disabled:
-            # A disabled `pedantic` calls its target once, and the seeds are no matter of timing.
-            benchmark.pedantic(lambda: plain_rounds(target, **rounds))
-        else:
-            benchmark.pedantic(target, **rounds)
-
-    measurement = measure(
-        Recipe.of(case, session.options.baselines),
-        profiles=session.profiles(),
-        run_rounds=run_rounds,
-        timed=not benchmark.disabled,
-        keep_adapters=session.adapters,
-    )
-    if benchmark.stats is not None:
-        session.benchmarks.append(benchmark.stats)
-    return measurement
+def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
+    """Raise `InputError` if this worker refused the run, or the test's marker is another case's."""
+    refusal = request.config.stash[_COLLECTION].refusal
+    if refusal is not None:
+        # First: its reason may be the marker itself.
+        raise refusal
+    if case_of(request.node) != case:
+        msg = (
+            f"{request.node.nodeid} measures {case.id}, but its marker case(...) does not say so. "
+            "Take cases and markers from peft_regress.case_params(), one case a test."
+        )
+        raise InputError(msg)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let the record travel with the test's report, from a worker to the controller too."""
+    """Send the record along with the test's report, also from a worker to the controller."""
     report = yield
     record = item.stash.get(_RECORD, None)
     if report.when == "call" and record is not None:
-        # As pytest's own reports do; pytest-xdist carries every attribute along.
+        # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(record).decode()
-    with contextlib.suppress(InputError):
-        case = case_of(item)
-        if case is not None:
-            vars(report)["peft_regress_case"] = case.id
+    name = case_id_of(item)
+    if name is not None:
+        vars(report)["peft_regress_case"] = name
     return report
 
 
-class _Hooks:
-    """What one pytest process, serial, worker or controller, does with records and at its end."""
+class _RunHooks:
+    """Gather records, and at the end write the run file and print the verdict."""
 
-    def __init__(self, session: RegressSession) -> None:
-        self.session = session
+    def __init__(
+        self, config: pytest.Config, session: RegressSession, collection: CollectionHooks
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._collection = collection
+        self._records: dict[str, Record] = {}
+        self._source_lines: dict[str, SourceLine] = {}
+        self._outcome: RunOutcome | None = None
+        self._problems: tuple[str, ...] = ()
+        # Asked for after the last test alone, and made once.
+        self._coverage = functools.cache(self._make_coverage)
+        self._run = functools.cache(self._make_run)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Take the record that came with a report, and where its test stands."""
+        """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
             path, line, _ = report.location
-            base = self.session.config.rootpath
-            self.session.places[name] = line_in_repository(path, line, base=base)
+            found = line_in_repository(path, line, base=self._config.rootpath)
+            self._source_lines[name] = found
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
             record = msgspec.json.decode(encoded, type=Record)
-            self.session.records[record.case.id] = record
+            self._records[record.case.id] = record
+
+    @property
+    def _has_cases(self) -> bool:
+        if self._config.getoption("collectonly"):
+            return False
+        return bool(self._collection.collected.cases or self._records)
+
+    def _make_coverage(self) -> Coverage:
+        return Coverage(
+            known=self._session.known_cases(),
+            measured=frozenset(self._records),
+            collected=self._collection.collected,
+            narrowing=narrowing_of(self._config, self._session.options.shard),
+        )
+
+    def _make_run(self) -> Run:
+        return self._session.run_of(self._coverage(), self._records)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Make files of `--benchmark-json` and `--benchmark-save` run files as well."""
-        self.session.extend_document(output_json)
+        if self._has_cases:
+            output_json.update(run_document(self._run(), output_json))
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the run file, and fail the run where a case is missing."""
-        workeroutput = getattr(session.config, "workeroutput", None)
-        if workeroutput is not None:
-            workeroutput["peft_regress_collected"] = sorted(self.session.collected)
-            workeroutput["peft_regress_deselected"] = sorted(self.session.deselected)
-            workeroutput["peft_regress_selected"] = sorted(self.session.selected)
-            workeroutput["peft_regress_other_matrices"] = self.session.other_matrices
+        """Write the run file, and fail the run if a case is missing."""
+        is_worker = hasattr(self._config, "workerinput")
+        if is_worker or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        if session.exitstatus == pytest.ExitCode.USAGE_ERROR:
-            return
-        if not self.session.is_gating:
-            collecting = session.config.getoption("collectonly")
-            if self.session.was_asked_for and not collecting:
-                self.session.problems.append(
-                    "a --regress-... option was given, but no test with a case was collected"
-                )
-                if session.exitstatus == pytest.ExitCode.OK:
-                    session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            return
-        problem = self.session.finish()
-        if problem and session.exitstatus == pytest.ExitCode.OK:
+        if self._has_cases:
+            self._outcome = self._session.finish(self._run(), self._coverage())
+        elif self._session.options.was_given and not self._config.getoption("collectonly"):
+            self._problems = (
+                "a --regress-... option was given, but no test with a case was collected",
+            )
+        failed = bool(self._problems) if self._outcome is None else self._outcome.failed
+        if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(trylast=True)
@@ -210,34 +208,30 @@ class _Hooks:
         """Print the verdict as one table."""
         if exitstatus == pytest.ExitCode.USAGE_ERROR:
             return
-        # What pytest says on colour is said: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
-        config = terminalreporter.config
-        colour = config.get_terminal_writer().hasmarkup
-        text = summary_text(self.session, layout_for(config, self.session.options, colour=colour))
+        # pytest's own decision on colour holds: --color, NO_COLOR, FORCE_COLOR, PY_COLORS.
+        colour = self._config.get_terminal_writer().hasmarkup
+        session, outcome = self._session, self._outcome
+        layout = layout_for(self._config, session.options, colour=colour)
+        notes = left_out(self._collection.collected.other_matrices)
+        if outcome is None:
+            text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
+        else:
+            saved = session.options.save
+            text = closing_text(
+                outcome,
+                layout,
+                saved=None if saved is None else session.shown(saved),
+                verbose=self._config.get_verbosity() > 0,
+                notes=notes,
+            )
         if text:
             terminalreporter.section("peft_regress", sep="=")
             terminalreporter.write_line(without_commands(text))
-        for line in self.session.annotation_lines():
-            terminalreporter.write_line(line)
-
-
-class _ControllerHooks:
-    """What the controller of pytest-xdist learns from its workers."""
-
-    def __init__(self, session: RegressSession) -> None:
-        self.session = session
+        if outcome is not None:
+            for line in annotation_lines(outcome, self._source_lines):
+                terminalreporter.write_line(line)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell a worker how wide the terminal is: what its tests say is printed there."""
+        """Tell a worker of pytest-xdist how wide the controller's terminal is."""
         node.workerinput["peft_regress_layout"] = dataclasses.asdict(node.config.stash[_LAYOUT])
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """Take what a worker collected and was to run."""
-        output = getattr(node, "workeroutput", {})
-        self.session.collected |= set(output.get("peft_regress_collected", ()))
-        self.session.deselected |= set(output.get("peft_regress_deselected", ()))
-        self.session.selected |= set(output.get("peft_regress_selected", ()))
-        # Every worker collects everything, so each has the same counts.
-        self.session.other_matrices |= output.get("peft_regress_other_matrices", {})

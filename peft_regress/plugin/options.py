@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
     import pytest
+
+    from peft_regress.cases import Case
 
 __all__ = ["RegressOptions", "Shard", "add_options"]
 
@@ -42,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class RegressOptions:
-    """What the user asked of the gate."""
+    """The options of one run."""
 
     ascii: bool
     matrix: str
@@ -52,6 +54,16 @@ class RegressOptions:
     shard: Shard | None
     strict: bool
     summary: Path | None
+
+    @property
+    def was_given(self) -> bool:
+        """Whether an option was given that makes sense only for a run with cases."""
+        given = (self.baseline, self.save, self.shard, self.summary)
+        return self.strict or any(value is not None for value in given)
+
+    def is_of_matrix(self, case: Case) -> bool:
+        """Return whether a case belongs to the matrix of this run, or to no matrix."""
+        return self.matrix in (matrices_of(case) or {self.matrix})
 
     @classmethod
     def of(cls, config: pytest.Config) -> RegressOptions:
@@ -76,20 +88,19 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--regress-ascii",
         action="store_true",
-        help="write other letters than ASCII as escapes",
+        help="escape non-ASCII characters",
     )
     group.addoption(
         "--regress-baseline",
         metavar="NAME|PATH",
-        help="judge by this baseline entry, run file or folder of shards "
-        "alone (default: for each case the "
-        "newest accepted baseline, and of drift the older entry that it counts from)",
+        help="judge only by this entry, run file or folder of shards (default: each case by its "
+        "newest accepted baseline, and its drift by an older one)",
     )
     group.addoption(
         "--regress-matrix",
         metavar="NAME",
         default=DEFAULT_MATRIX,
-        help="measure the cases of this matrix: default, or extended (default: %(default)s)",
+        help="measure the cases of this matrix, for instance extended (default: %(default)s)",
     )
     group.addoption(
         "--regress-save",
@@ -99,12 +110,12 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--regress-shard",
         metavar="I/N",
-        help="measure part I of N; an architecture is never split",
+        help="measure part I of N; all cases of an architecture are in one part",
     )
     group.addoption(
         "--regress-strict",
         action="store_true",
-        help="fail on improvements that were not accepted, too",
+        help="also fail on improvements that were not accepted",
     )
     group.addoption(
         "--regress-summary", metavar="PATH", help="write the verdict as Markdown to this file"
@@ -113,5 +124,5 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def _path(config: pytest.Config, text: str | None) -> Path | None:
-    # Relative to where the command was typed, as pytest does for its own output files.
+    # Relative to the folder that pytest was started in, as for its own output files.
     return None if text is None else config.invocation_params.dir / Path(text)

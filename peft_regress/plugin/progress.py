@@ -1,4 +1,4 @@
-"""Progress while a run measures: how far it is, how long it may take, which case runs. Pure."""
+"""The progress line: how far a run is, how long it may take, which case runs. Pure."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["Progress"]
 
 @dataclass
 class Progress:
-    """Where a run is, told by what starts and ends; times are seconds of any one clock.
-
-    cases: case ids by the name of their test. before: seconds that a case took the last time.
-    running: when each test started. done: seconds of each case that came to its end.
-    """
+    """How far a run is; all times are seconds of one clock."""
 
     cases: dict[str, str] = field(default_factory=dict)
+    """Case ids by the name of their test."""
     before: Mapping[str, float] = field(default_factory=dict)
+    """Seconds that each case took in the last run."""
     workers: int = 1
     running: dict[str, float] = field(default_factory=dict)
+    """When each running test started."""
     done: dict[str, float] = field(default_factory=dict)
+    """Seconds of each finished case."""
     _seconds: dict[str, float] = field(default_factory=dict)
 
     def start(self, test: str, now: float) -> None:
-        """Note that a test starts; one that is no case's is none of ours."""
+        """Note that a test starts. Tests without a case are ignored."""
         if test in self.cases:
             self.running[test] = now
 
@@ -42,18 +42,18 @@ class Progress:
         self._seconds[test] = self._seconds.get(test, 0.0) + seconds
 
     def finish(self, test: str) -> None:
-        """Note that a test came to its end."""
+        """Note that a test has finished."""
         if test in self.cases:
             self.running.pop(test, None)
             self.done[self.cases[test]] = self._seconds.get(test, 0.0)
 
     @property
     def left(self) -> int:
-        """Return how many cases have not come to their end."""
+        """Return how many cases have not finished."""
         return len(self.cases) - len(self.done)
 
     def line(self, now: float, layout: Layout) -> str:
-        """Return one line that fits: counts first, since what is cut is the end of an id."""
+        """Return one line that fits the width; counts come first, since the end may be cut."""
         done, count = len(self.done), len(self.cases)
         waiting = {case: 0.0 for case in self.cases.values() if case not in self.done}
         spent = {self.cases[test]: now - start for test, start in self.running.items()}

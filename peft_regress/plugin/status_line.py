@@ -1,8 +1,7 @@
-"""Show progress below pytest's own output, on a terminal alone, and remember how long cases took.
+"""Show progress below pytest's own output on a terminal, and remember how long cases took.
 
-The line lies under the cursor. It is erased before pytest writes and drawn again after, so that
-pytest's output is what it is without it. There is no thread that would keep it fresh: it would run
-beside what is timed.
+The line is below the cursor. It is erased before pytest writes and drawn again afterwards, so that
+pytest's own output does not change. No thread refreshes it, since a thread would disturb timing.
 """
 
 from __future__ import annotations
@@ -33,11 +32,7 @@ _ERASE: Final = "\x1b7\x1b[B\r\x1b[2K\x1b8"
 
 
 class ProgressHooks:
-    """The hooks that follow a run; of pytest-xdist the controller's.
-
-    case_of: the case id of a test, None of an ordinary one. guess: whether tests whose names look
-    like those of cases are taken for such where only names are known.
-    """
+    """The hooks that follow a run; under pytest-xdist, in the controller."""
 
     def __init__(
         self,
@@ -46,50 +41,55 @@ class ProgressHooks:
         case_of: Callable[[pytest.Item], str | None],
         guess: bool,
     ) -> None:
-        self.config = config
-        self.case_of = case_of
-        self.guess = guess
-        self.progress = Progress()
-        self.measured: set[str] = set()
+        """Follow the run of `config`.
+
+        case_of: returns the case id of a test, None for a test without a case. guess: whether a
+        test counts as a case by its name if only its name is known, as of a worker's tests.
+        """
+        self._config = config
+        self._case_of = case_of
+        self._guess = guess
+        self._progress = Progress()
+        self._measured: set[str] = set()
         self._nodes: set[Any] = set()
         self._screen: pytest.TerminalReporter | None = None
         self._is_drawn = False
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionstart(self) -> None:
-        """Find the terminal, which is known from here on."""
-        self._screen = _screen_of(self.config)
+        """Find the terminal: earlier it is not known."""
+        self._screen = _screen_of(self._config)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        """Take the cases that this process is to run."""
-        named = ((item.nodeid, self.case_of(item)) for item in session.items)
+        """Take the cases that this process will run."""
+        named = ((item.nodeid, self._case_of(item)) for item in session.items)
         self._expect((name, case) for name, case in named if case is not None)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: Any, ids: Iterable[str]) -> None:
-        """Take the cases of a worker: each collects all of them."""
-        found = ((name, _CASE_IN_NAME.search(name)) for name in ids if self.guess)
+        """Take the cases of a worker: every worker collects all of them."""
+        found = ((name, _CASE_IN_NAME.search(name)) for name in ids if self._guess)
         self._expect((name, match[1]) for name, match in found if match)
         self._nodes.add(node)
-        self.progress.workers = len(self._nodes)
+        self._progress.workers = len(self._nodes)
 
     @pytest.hookimpl(optionalhook=True, tryfirst=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Make way for what pytest-xdist says of a worker that died."""
+        """Erase the line before pytest-xdist reports a worker that died."""
         self._erase()
         self._nodes.discard(node)
-        self.progress.workers = max(len(self._nodes), 1)
+        self._progress.workers = max(len(self._nodes), 1)
 
     def _expect(self, cases: Iterable[tuple[str, str]]) -> None:
-        self.progress.cases.update(cases)
-        self.progress.before = _seconds_before(self.config)
+        self._progress.cases.update(cases)
+        self._progress.before = _seconds_before(self._config)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logstart(self, nodeid: str) -> Generator[None, None, None]:
         """Show which case starts."""
         self._erase()
         yield
-        self.progress.start(nodeid, time.monotonic())
+        self._progress.start(nodeid, time.monotonic())
         self._draw()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -97,20 +97,20 @@ class ProgressHooks:
         """Add up the phases of a test."""
         self._erase()
         yield
-        self.progress.spend(report.nodeid, report.duration)
+        self._progress.spend(report.nodeid, report.duration)
         if hasattr(report, "peft_regress_record"):
-            self.measured.add(report.nodeid)
+            self._measured.add(report.nodeid)
         if report.when not in {"setup", "call", "teardown"}:
-            # Of a worker that died: pytest-xdist says no more of the test.
-            self.progress.finish(report.nodeid)
+            # The worker died, and pytest-xdist reports nothing more of the test.
+            self._progress.finish(report.nodeid)
         self._draw()
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_logfinish(self, nodeid: str) -> Generator[None, None, None]:
-        """Count a case that came to its end."""
+        """Count a finished case."""
         self._erase()
         yield
-        self.progress.finish(nodeid)
+        self._progress.finish(nodeid)
         self._draw()
 
     @pytest.hookimpl(tryfirst=True)
@@ -120,32 +120,32 @@ class ProgressHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_internalerror(self) -> None:
-        """Make way for the traceback."""
+        """Erase the line before the traceback."""
         self._leave()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Make way for the summary, and remember how long each case took that was measured."""
+        """Erase the line, and remember how long each measured case took."""
         self._leave()
-        tests = self.progress.cases
+        tests = self._progress.cases
         took = {
-            tests[name]: self.progress.done[tests[name]]
-            for name in self.measured
-            if name in tests and tests[name] in self.progress.done
+            tests[name]: self._progress.done[tests[name]]
+            for name in self._measured
+            if name in tests and tests[name] in self._progress.done
         }
-        cache = getattr(self.config, "cache", None)
-        if took and cache is not None and not hasattr(self.config, "workerinput"):
-            cache.set(_CACHE_KEY, _seconds_before(self.config) | took)
+        cache = getattr(self._config, "cache", None)
+        if took and cache is not None and not hasattr(self._config, "workerinput"):
+            cache.set(_CACHE_KEY, _seconds_before(self._config) | took)
 
     def _leave(self) -> None:
         self._erase()
         self._screen = None
 
     def _draw(self) -> None:
-        if self._screen is not None and self.progress.cases and self.progress.left:
-            ascii_only = self.config.getoption("regress_ascii", default=False)
+        if self._screen is not None and self._progress.cases and self._progress.left:
+            ascii_only = self._config.getoption("regress_ascii", default=False)
             layout = layout_of(sys.stdout, colour=False, ascii_only=ascii_only)
-            line = self.progress.line(time.monotonic(), layout)
+            line = self._progress.line(time.monotonic(), layout)
             self._screen.write_raw(_DRAW.format(line), flush=True)
             self._is_drawn = True
 
@@ -156,10 +156,10 @@ class ProgressHooks:
 
 
 def _screen_of(config: pytest.Config) -> pytest.TerminalReporter | None:
-    """Return the terminal that progress is shown on; None where it would disturb or be kept."""
+    """Return the terminal to show progress on; None if it would disturb or be stored."""
     reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
     option = config.getoption
-    # Others write between pytest's own lines: prints of the tests, live logs, the debugger.
+    # The tests' prints, live logs and the debugger write between pytest's own lines.
     shared = (
         option("capture") == "no"
         or option("usepdb")
@@ -177,10 +177,10 @@ def _screen_of(config: pytest.Config) -> pytest.TerminalReporter | None:
 
 
 def _seconds_before(config: pytest.Config) -> dict[str, float]:
-    """Return how long cases took in earlier runs here; none without pytest's cache."""
+    """Return how long cases took in earlier runs; empty without pytest's cache."""
     cache = getattr(config, "cache", None)
     found = None if cache is None else cache.get(_CACHE_KEY, None)
-    # A file that anybody can edit: what is no time is as good as nothing.
+    # Anybody can edit that file: skip what is not a time.
     return {
         case: float(seconds)
         for case, seconds in (found.items() if isinstance(found, dict) else ())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from builders import make_run
 from fake_interpreters import all_gone, logged, write_measuring_worker, write_program
-from tiny_network import TinyArchitecture
+from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Case

@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from tiny_network import TinyArchitecture
+from tiny_architecture import TinyArchitecture
 from torch import nn
 
 from peft_regress import registry

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from fake_interpreters import all_gone, pids_of, write_program, write_worker
 from slow_interpreter import write_slow_interpreter
-from tiny_network import TinyArchitecture
+from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Case

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from tiny_network import TinyArchitecture
+from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import torch
-from tiny_network import TinyArchitecture
+from tiny_architecture import TinyArchitecture
 from torch import nn
 
 from peft_regress import registry

@@ -14,19 +14,24 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 from conftest import registry_restored
+from measured_once import FOLDER
 from screen import Terminal
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
 from peft_regress.cli.main import main
+from peft_regress.plugin import session
+from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.run_file import read_run_file, write_run_file
 
 CONFTEST = """
 import sys
 sys.path.insert(0, {tests!r})  # for the workers of pytest-xdist
+import measured_once
 from peft_regress import registry
-from tiny_network import TinyArchitecture as Architecture, TinyNetwork, tiny_network
+from tiny_architecture import TinyArchitecture as Architecture
 
+measured_once.install({extra!r})
 for kind, kept in (("architecture", ()), ("method", {methods!r}), ("task", {tasks!r})):
     for name in registry.names(kind):
         if name not in kept:
@@ -46,6 +51,8 @@ def test_case(case, peft_regress):
 """
 
 NETWORK = """
+from tiny_network import TinyNetwork, tiny_network
+
 class Network(TinyNetwork):
     def forward(self, images):
         {statement}
@@ -113,21 +120,43 @@ class Project:
         return read_run_file(self.root / name).run
 
 
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    """The folder of what inner runs measured (see `measured_once`)."""
+    return tmp_path_factory.mktemp("measured")
+
+
 @pytest.fixture
-def project(pytester, tiny_sources, monkeypatch) -> Project:
+def project(pytester, tiny_sources, measured, monkeypatch) -> Project:
+    monkeypatch.setenv(FOLDER, str(measured))
+    # The inner conftest.py replaces it in this process, too.
+    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
+    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
     # An outer run under pytest-xdist must not make the inner ones think that they are workers.
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
         monkeypatch.delenv(name, raising=False)
     return Project(pytester, tiny_sources)
 
 
+@pytest.fixture(scope="module")
+def accepted_files(tmp_path_factory) -> Path:
+    """The folder for what a run left that was accepted; the first test that needs it fills it."""
+    return tmp_path_factory.mktemp("accepted")
+
+
 @pytest.fixture
-def accepted(project) -> Project:
+def accepted(project, accepted_files) -> Project:
     """A project whose two cases, head and lora, have a baseline."""
     project.configure(methods=("head", "lora"))
-    done = project.run("--regress-save=run.json", "-k", "head or lora-r4")
-    assert done.returncode == 1, done.stdout
-    project.accept()
+    if not any(accepted_files.iterdir()):
+        done = project.run("--regress-save=run.json", "-k", "head or lora-r4")
+        assert done.returncode == 1, done.stdout
+        project.accept()
+        for name in ("run.json", "run.adapters", "baselines"):
+            copy = shutil.copytree if (project.root / name).is_dir() else shutil.copy
+            copy(project.root / name, accepted_files / name)
+        return project
+    shutil.copytree(accepted_files, project.root, dirs_exist_ok=True)
     return project
 
 

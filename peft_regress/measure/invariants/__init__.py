@@ -1,7 +1,7 @@
-"""Facts that must hold whatever a library's version: costs alone miss silent changes of function.
+"""Facts that must hold in every version of a library: costs alone miss changed functions.
 
-Each is true, false, or None where it does not apply. `watch` has the list. Checked on one seed,
-since they are exact.
+Each is true, false, or None if it does not apply. `InvariantWatch` lists them. They are exact, so
+one seed is enough.
 """
 
 from peft_regress.measure.invariants.outputs import (

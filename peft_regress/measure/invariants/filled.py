@@ -1,8 +1,7 @@
-"""What an adapter computes once its parameters are numbers that nobody trained: its function.
+"""The function of an adapter: what it computes after seeded numbers fill its parameters.
 
-Most adapters start as nothing at all, and a few steps move them little. Filled with seeded numbers
-they show what their library makes of them: a product taken another way, a scaling, a factor that is
-left out.
+Most adapters start as zero, and a few steps move them little. A filled adapter shows what its
+library computes: a changed product, a changed scaling, a missing factor.
 """
 
 from __future__ import annotations
@@ -35,11 +34,7 @@ _SCALE_SPREAD: Final = 0.1
 
 
 class Filled:
-    """A copy of an adapted model, in float32, whose adapter holds seeded numbers.
-
-    losses: cross-entropy in nats, the mean over the probe images, one a fill. In float64 of the
-    float32 logits, so that no rounding of the loss itself is in them.
-    """
+    """A copy of an adapted model, in float32, with seeded numbers in its adapter."""
 
     def __init__(
         self,
@@ -50,14 +45,18 @@ class Filled:
         probe: Tensor,
         labels: Tensor,
     ) -> None:
-        """Fill the parameters named in `adapter`, once a seed; the last fill stays.
+        """Fill the parameters named in `adapter` once for each seed; the last fill stays.
 
-        Raises `FilledLossError` where a loss is NaN or infinite.
+        Raises `FilledLossError` if a loss is NaN or infinite.
         """
         copied, self._probe = in_float32(adapted, probe)
         self.model = copy.deepcopy(copied) if copied is adapted else copied
         self._method = method
         self.losses = tuple(self._losses(adapter, labels))
+        """Cross-entropy in nats, the mean over the probe images, one for each fill.
+
+        Computed in float64 of the float32 logits, so that the loss adds no rounding of its own.
+        """
 
     def _losses(self, adapter: Collection[str], labels: Tensor) -> Iterator[float]:
         parameters = {name: self.model.get_parameter(name) for name in sorted(adapter)}
@@ -85,6 +84,6 @@ class Filled:
     def disabled_output(self) -> Tensor:
         """Return the logits with the adapter off."""
         disabled = self._method.disabled(self.model)
-        assert disabled is not None  # noqa: S101  (only what has an adapter is filled)
+        assert disabled is not None  # noqa: S101  (only an adapted model is filled)
         with disabled:
             return output(self.model, self._probe)

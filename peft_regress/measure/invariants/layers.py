@@ -1,4 +1,4 @@
-"""What the layers of an adapted model hand on: in the types and in the memory format asked for."""
+"""Types and memory formats of layer outputs: those of the base model must be kept."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ __all__ = ["channels_last_kept", "dtypes_as_asked"]
 def dtypes_as_asked(
     adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor, has_adapter: bool
 ) -> bool:
-    """Return whether base weights and activations have the base's type, the adapter float32.
+    """Return whether base weights and activations have the base's type, and the adapter float32.
 
-    Activations layer by layer: an adapter that hands on float32 where the base hands on bfloat16
-    doubles what all layers after it keep for the backward pass.
+    Activations are checked for each layer: an adapter that returns float32 instead of the base's
+    bfloat16 doubles what all later layers keep for the backward pass.
     """
     prefix = _prefix(adapted, head)
     of_base = {name: parameter.dtype for name, parameter in base.named_parameters()}
@@ -36,7 +36,7 @@ def dtypes_as_asked(
 
 
 def channels_last_kept(adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor) -> bool:
-    """Return whether layers hand on images channels last where the base does, on copies."""
+    """Return whether each layer that is channels last in the base is so in the adapted model."""
     adapted, base = (
         copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for model in (adapted, base)
@@ -58,7 +58,7 @@ _IMAGES = 4  # dimensions: (count, channels, height, width)
 
 
 def _prefix(adapted: nn.Module, head: str) -> str:
-    """Return what a library puts in front of the base's names, found from the head's."""
+    """Return the prefix that a library puts before the base's names, found by the head's name."""
     named: list[str] = [
         name for name, _ in adapted.named_modules() if f".{name}".endswith(f".{head}")
     ]
@@ -73,7 +73,7 @@ def _as_in_base(
     probe: Tensor,
     fact: Callable[[Tensor], Any],
 ) -> bool:
-    """Return whether a fact of each layer's output is the same where the base has that layer."""
+    """Return whether each layer of the base has the same fact in the adapted model."""
     wanted = _facts(base, "", probe, fact)
     found = _facts(adapted, prefix, probe, fact)
     return all(found.get(name) == value for name, value in wanted.items() if value)
@@ -82,7 +82,7 @@ def _as_in_base(
 def _facts(
     model: nn.Module, prefix: str, probe: Tensor, fact: Callable[[Tensor], Any]
 ) -> dict[str, Any]:
-    """Return a fact of what each layer hands on, by its name without the prefix."""
+    """Return a fact of each layer's output, by the layer's name without the prefix."""
     facts: dict[str, Any] = {}
 
     def note(name: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""Watch one fine-tuning run and say which facts hold of it."""
+"""Watch one fine-tuning run and check which facts hold."""
 
 from __future__ import annotations
 
@@ -39,42 +39,44 @@ _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredOutput:
-    """A folder that an earlier release saved, and the logits (count, classes) it then gave."""
+    """An adapter that an earlier release saved."""
 
     folder: Path
     logits: list[list[float]]
+    """(images, classes), computed by that release."""
 
 
 class InvariantWatch:
-    """Watch one fine-tuning run: made from the base, told of the adapted model, then asked.
+    """Watch one fine-tuning run: give it the base, then the adapted model, then ask it.
 
-    The watch keeps copies of the base model and of what must not move, for the run's length.
+    It keeps copies of the base model and of all frozen tensors until the run ends.
 
-    - `identity_at_init`: adapted but untrained, the model computes what the base does.
-    - `expected_trainable`: what trains, by name and shape, is what the method's own rule derives
-      from the base model; after wrapping, after one step and after training.
-    - `frozen_unchanged`: all else, buffers included, is bit-identical after one step and after
-      training; running statistics are excepted where the method re-estimates them.
-    - `trainable_changed`: every tensor that must train moved, but for those that a method prunes.
-    - `projections_renewed`: after training the optimizer projects gradients by other vectors than
-      after the first step; None where it projects none.
-    - `merge_equals_unmerged`: folding the adapter in leaves the trained output as it is.
-    - `disabled_equals_base`: a filled adapter that is off leaves the base's output; None where
-      wrapping alters the base.
-    - `toggling_keeps_trainable`: off and on again, the adapter leaves what trains as it was.
+    - `identity_at_init`: the adapted, untrained model computes the base's output.
+    - `expected_trainable`: the trainable parameters have the names and shapes that the method's own
+      rule derives from the base model; after wrapping, after one step and after training.
+    - `frozen_unchanged`: all other tensors, buffers included, are bit-identical after one step and
+      after training; except running statistics, if the method trains them.
+    - `trainable_changed`: every trainable tensor moved, except those that the method prunes.
+    - `projections_renewed`: after training the optimizer projects gradients with other vectors than
+      after the first step; None if it has no projections.
+    - `merge_equals_unmerged`: merging the adapter keeps the trained output.
+    - `disabled_equals_base`: with a filled, disabled adapter the model computes the base's output;
+      None if wrapping alters the base.
+    - `toggling_keeps_trainable`: disabling and enabling the adapter keeps the trainable set.
     - `doubled_rank_not_smaller`: at twice the rank no fewer parameters train.
     - `dtypes_as_asked`: base weights and all layers' outputs have the base's type, the adapter
       float32.
-    - `channels_last_kept`: layers hand on images channels last where the base does.
+    - `channels_last_kept`: each layer that is channels last in the base stays so.
     - `saved_adapter_reloads`: saved and loaded into a fresh base, it gives the trained output.
-    - `reload_keeps_trainable`: loaded to be trained, what must train does; else nothing does.
-    - `stored_adapter_loads`: what an earlier release saved loads, and gives its stored output.
+    - `reload_keeps_trainable`: loaded for training, the same parameters train; else none does.
+    - `stored_adapter_loads`: an adapter saved by an earlier release loads and gives its stored
+      output.
     """
 
     filled_losses: tuple[float, ...] | None = None
-    """The losses of a filled adapter (see `Filled`); None where there is no adapter."""
+    """The losses of a filled adapter (see `Filled`); None without an adapter."""
 
-    def __init__(  # noqa: PLR0913  (what a case consists of)
+    def __init__(  # noqa: PLR0913  (the parts of a case)
         self,
         *,
         method: Method,
@@ -104,9 +106,9 @@ class InvariantWatch:
 
     @paused_gc()
     def before_training(self, adapted: nn.Module) -> None:
-        """Check the model as adapted, and keep what it holds.
+        """Check the adapted model, and copy its tensors.
 
-        Raises `FilledLossError` where a filled adapter's loss is NaN or infinite.
+        Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
         """
         of_base = output(*in_float32(self._base, self._probe))
         self._at_start = {
@@ -128,7 +130,7 @@ class InvariantWatch:
         }
 
     def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
-        """Check once more right after the first update, whenever that comes."""
+        """Check again right after the first update."""
 
         def check(*_: object) -> None:
             handle.remove()
@@ -204,7 +206,7 @@ class InvariantWatch:
         now = self._method.projections(optimizer)
         if not now:
             return None
-        # Not of every layer: where no gradient comes through, the same vectors come out again.
+        # Any layer is enough: a layer without a gradient gives the same vectors again.
         return now.keys() == self._projections.keys() and any(
             not torch.equal(tensor, self._projections[name]) for name, tensor in now.items()
         )
@@ -218,7 +220,7 @@ class InvariantWatch:
         filled = Filled(
             adapted,
             method=self._method,
-            # Of what must be there what is there: the rest is for `expected_trainable` to say.
+            # Parameters that are missing are a matter of `expected_trainable`.
             adapter=[
                 name
                 for name, _ in adapted.named_parameters()
@@ -243,7 +245,7 @@ class InvariantWatch:
         return f".{name.rpartition('.')[0]}".endswith(f".{self._head}")
 
     def _doubled_rank_not_smaller(self, adapted: nn.Module) -> bool | None:
-        """Compare counts of what trains; None where the rank is none of the parameters'."""
+        """Compare the counts of trainable parameters; None for a method without an adapter."""
         if self._rank is None or not self._has_adapter(adapted):
             return None
         base, twice = copy.deepcopy(self._base), 2 * self._rank
@@ -259,18 +261,18 @@ class InvariantWatch:
         return worked and bool(holds)
 
     def _merged_outputs(self, adapted: nn.Module) -> tuple[Tensor, Tensor] | None:
-        """Return the logits merged and unmerged, in float32; None where there is no adapter."""
+        """Return the logits merged and unmerged, in float32; None without an adapter."""
         model, probe = in_float32(adapted, self._probe)
         merged = self._method.merge(model)
         if merged is None:
             return None
         if model is not adapted and (own := self._method.merge(adapted)) is not None:
-            # In its own type, where rounding hides what it computes, it must still compute.
+            # In its own type it must still compute, although rounding hides the result.
             output(own, self._probe)
         return output(merged, probe), output(model, probe)
 
     def _after_reloading(self, adapted: nn.Module, folder: Path) -> dict[str, bool | None]:
-        """Check what comes back through the files that would be shipped, in either mode."""
+        """Check what loads from the saved files, for inference and for training."""
         saved, _ = attempt(lambda: self._method.save(adapted, folder))
         if not saved:
             return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), False)
@@ -316,5 +318,5 @@ def _trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _count(model: nn.Module) -> int:
-    """Return how many numbers train."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

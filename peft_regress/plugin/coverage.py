@@ -1,0 +1,141 @@
+"""Which cases a run measures: what was collected, how the user narrowed it, what is missing. Pure.
+
+`narrowing_of` alone asks pytest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peft_regress.runs.schema import Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    import pytest
+
+    from peft_regress.plugin.options import Shard
+
+__all__ = ["Collected", "Coverage", "Narrowing", "narrowing_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """The case ids that a pytest process collected; `|` joins those of several processes."""
+
+    cases: frozenset[str] = frozenset()
+    """All of this run's matrix, before anything was deselected."""
+    deselected: frozenset[str] = frozenset()
+    """Left out on purpose: by `-k`, `-m`, `--deselect`, `--lf` or a shard."""
+    selected: frozenset[str] = frozenset()
+    """To be measured."""
+    other_matrices: Mapping[str, int] = field(default_factory=dict)
+    """How many cases belong to other matrices only, by matrix."""
+
+    def __or__(self, other: Collected) -> Collected:
+        """Join two processes: every worker of pytest-xdist collects everything."""
+        return Collected(
+            cases=self.cases | other.cases,
+            deselected=self.deselected | other.deselected,
+            selected=self.selected | other.selected,
+            other_matrices={**self.other_matrices, **other.other_matrices},
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain lists, which pytest-xdist can send."""
+        return {
+            "cases": sorted(self.cases),
+            "deselected": sorted(self.deselected),
+            "selected": sorted(self.selected),
+            "other_matrices": dict(self.other_matrices),
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Collected:
+        """Read what `to_plain` returned."""
+        return cls(
+            cases=frozenset(plain["cases"]),
+            deselected=frozenset(plain["deselected"]),
+            selected=frozenset(plain["selected"]),
+            other_matrices=plain["other_matrices"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrowing:
+    """How the user narrowed a run, in the words that were typed."""
+
+    before_collection: tuple[str, ...] = ()
+    """Kept tests from being collected at all: paths, `--ignore`, `--lf`."""
+    after_collection: tuple[str, ...] = ()
+    """Chose among the collected tests."""
+
+    @property
+    def typed(self) -> list[str]:
+        """All of it, as text that JSON can hold."""
+        found = (*self.before_collection, *self.after_collection)
+        return [how.encode("utf-8", "backslashreplace").decode() for how in found]
+
+
+def narrowing_of(config: pytest.Config, shard: Shard | None) -> Narrowing:
+    """Read from a pytest run how the user narrowed it."""
+    option = config.getoption
+    before = [f"--ignore {path}" for path in option("ignore") or ()]
+    before += [f"--ignore-glob {path}" for path in option("ignore_glob") or ()]
+    before += [f"--{name}" for name in ("lf", "stepwise") if option(name, default=False)]
+    if config.args_source is config.ArgsSource.ARGS:
+        typed = [str(argument) for argument in config.args]
+        before += [text for text in typed if "::" in text or Path(text).is_file()]
+    after = [f"-k {option('keyword')}"] if option("keyword") else []
+    after += [f"-m {option('markexpr')}"] if option("markexpr") else []
+    after += [f"--deselect {prefix}" for prefix in option("deselect") or ()]
+    after += [] if shard is None else [f"--regress-shard {shard.index}/{shard.count}"]
+    return Narrowing(before_collection=tuple(before), after_collection=tuple(after))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What a run was to measure, and what it measured; all by case id."""
+
+    known: frozenset[str]
+    """Every case of the matrix and of its baselines."""
+    measured: frozenset[str]
+    collected: Collected
+    narrowing: Narrowing
+
+    @property
+    def not_selected(self) -> frozenset[str]:
+        """The known cases that nothing selected."""
+        return (self.known | self.collected.cases) - self.collected.selected - self.measured
+
+    @property
+    def selection(self) -> Selection:
+        """What the run file says of this."""
+        left_out = self.not_selected
+        return Selection(
+            complete=not left_out and self.collected.selected <= self.measured,
+            narrowed_by=self.narrowing.typed if left_out else [],
+            not_selected=sorted(left_out),
+        )
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """The cases that need a record: those selected, and those left out by nobody's wish."""
+        return self.collected.selected | self._holes()
+
+    def _holes(self) -> frozenset[str]:
+        """Return the cases that were left out although the user did not ask for it.
+
+        `-k`, `-m`, `--deselect` and a shard choose among collected cases. Only a path and the like
+        explain why a case was not collected. Nothing explains a case that was collected and then
+        vanished without being reported as deselected.
+        """
+        collected = self.collected
+        vanished = collected.cases - collected.selected - collected.deselected - self.measured
+        if self.narrowing.before_collection:
+            return vanished
+        lost = self.known - collected.cases - self.measured
+        if self.narrowing.after_collection:
+            return vanished | lost
+        return vanished | lost | self.not_selected

@@ -1,0 +1,28 @@
+"""The end of a pytest run, as one value that is made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.runs.schema import Run
+
+__all__ = ["RunOutcome"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOutcome:
+    """What a run measured, what the gate makes of it, and what went wrong besides."""
+
+    run: Run
+    comparison: Comparison | None
+    """None if the baselines cannot be read."""
+    problems: tuple[str, ...] = ()
+    """What fails the run besides verdicts: unreadable baselines, a file that was not written."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the pytest run must fail."""
+        return bool(self.problems) or self.comparison is None or bool(self.comparison.red)
