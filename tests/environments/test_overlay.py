@@ -23,7 +23,6 @@ from peft_regress.environments.overlay import folder as overlay_folder
 from peft_regress.environments.overlay import overlay as overlays
 from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
 from peft_regress.environments.overlay.folder import build_folder, read_folder, remove_folder
-from peft_regress.environments.overlay.locks import held
 from peft_regress.environments.overlay.overlay import (
     ReplacesTorchError,
     opened_overlay,
@@ -31,6 +30,7 @@ from peft_regress.environments.overlay.overlay import (
 )
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.errors import InputError
+from peft_regress.files import opened_lock
 
 HERE = Path(sysconfig.get_path("purelib"))
 
@@ -551,7 +551,7 @@ def test_one_that_is_killed_while_it_installs_leaves_nothing_trusted(index, open
     (folder,) = folders(tmp_path / "cache")
     assert read_folder(folder, was_cached=True) is None
     # Its pip goes on, and must not write into what the next one builds.
-    with held(folder.with_suffix(".lock")) as lock:
+    with opened_lock(folder.with_suffix(".lock")) as lock:
         assert not lock.own_now()
 
     index.hangs_at = None
@@ -570,7 +570,7 @@ def test_one_that_is_interrupted_leaves_no_folder_and_no_pip(index, opening, tmp
     assert "KeyboardInterrupt" in process.communicate(timeout=20)[1]
     assert folders(tmp_path / "cache") == []
     for file in (tmp_path / "cache" / "overlays").glob("*.lock"):
-        with held(file) as lock:
+        with opened_lock(file) as lock:
             assert lock.own_now()
 
 

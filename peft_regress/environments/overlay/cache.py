@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from peft_regress.environments.overlay.folder import remove_folder
-from peft_regress.environments.overlay.locks import held
 from peft_regress.errors import InputError
+from peft_regress.files import opened_lock
 
 __all__ = ["cache_folder", "clean_overlays", "lock_file", "made_folder"]
 
@@ -66,7 +66,7 @@ def clean_overlays() -> tuple[list[str], list[str]]:
         return removed, used
     for name in sorted({entry.stem for entry in root.glob("overlays/*")}):
         folder = root / "overlays" / name
-        with held(lock_file(folder)) as lock:
+        with opened_lock(lock_file(folder)) as lock:
             if not lock.own_now():
                 used.append(name)
             elif folder.exists():

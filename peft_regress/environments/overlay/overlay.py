@@ -25,11 +25,10 @@ from peft_regress.environments.overlay.folder import (
     modules_in,
     read_folder,
 )
-from peft_regress.environments.overlay.locks import held
 from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
 from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
+from peft_regress.files import opened_lock, write_atomic
 from peft_regress.runs.environment import installed_packages
 
 if TYPE_CHECKING:
@@ -223,7 +222,7 @@ def _known(request: Path) -> _Resolved | None:
 def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
     """Hold an overlay that stands; None where it does not, or is not whole."""
     folder = root / "overlays" / key
-    with held(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder)) as lock:
         lock.share()
         yield read_folder(folder, was_cached=True)
 
@@ -234,7 +233,7 @@ def _built(
 ) -> Iterator[Overlay]:
     """Build an overlay unless it stands, alone, then hold it together with others."""
     folder = root / "overlays" / key
-    with held(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder)) as lock:
         while True:
             lock.share()
             overlay = read_folder(folder, was_cached=True)
