@@ -84,7 +84,7 @@ def test_a_baseline_of_the_installed_packages_stands_for_them(world, storage, up
     assert world.versions_tried() == ["0.20.0"]
     assert "compared with: 0001_peft-0.18.1" in out
     assert "environment: peft 0.18.1 -> 0.20.0\n" in out
-    assert "nothing: no number moved" in out
+    assert "nothing: no number changed" in out
 
 
 def test_another_release_of_this_project_changes_no_number(world, storage, upgrade):
@@ -156,7 +156,7 @@ def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
     assert "INCOMPLETE" in out
     assert "new in 1 case: no accepted baseline holds it" in out
     assert "compare what was not compared: add `--base run`" in out
-    assert "nothing: no number moved" not in out
+    assert "nothing: no number changed" not in out
 
 
 # --- how it ends ---------------------------------------------------------------------------------

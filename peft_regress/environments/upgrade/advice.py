@@ -30,7 +30,7 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
         advice.append(_accepting(f"accept, {which}:", upgrade))
     if any(finding.cause.kind == "coverage" for finding in upgrade.findings):
         advice.append(("compare what was not compared: add", "--base run"))
-    return advice or [("nothing: no number moved beyond its bound",)]
+    return advice or [("nothing: no number changed beyond its bound",)]
 
 
 def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]:
