@@ -1,4 +1,4 @@
-"""Read files without waiting for ever; write them whole, or not at all."""
+"""Read files without waiting for ever; write them whole, or not at all; lock them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["append_bytes", "is_folder", "read_bytes", "write_atomic"]
+__all__ = ["Lock", "append_bytes", "is_folder", "opened_lock", "read_bytes", "write_atomic"]
 
 _LARGEST_BYTES = 2**28
 """A hundred times the run file of the default matrix."""
@@ -104,3 +105,43 @@ def write_atomic(path: Path, content: bytes) -> None:
             "Free some space or choose another path, then run the same command again."
         )
         raise InputError(msg) from error
+
+
+class Lock:
+    """A lock file that is open; see `opened_lock`. The system drops a lock with its last holder."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        """The open file. A process that inherits it holds the lock too, for as long as it lives."""
+
+    def share(self) -> None:
+        """Wait until nobody owns the lock, then share it."""
+        self._take()
+
+    def own(self) -> None:
+        """Wait until nobody else has the lock, then own it."""
+        self._take(alone=True)
+
+    def own_now(self) -> bool:
+        """Own the lock if nobody else has it; return whether that worked."""
+        try:
+            self._take(alone=True, wait=False)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _take(self, *, alone: bool = False, wait: bool = True) -> None:
+        import fcntl  # Windows has none, and there the rest of this module works
+
+        how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        fcntl.flock(self.handle, how if wait else how | fcntl.LOCK_NB)
+
+
+@contextlib.contextmanager
+def opened_lock(path: Path) -> Iterator[Lock]:
+    """Open a lock file, and close it at the end, which drops the lock. Raises `OSError`."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        yield Lock(handle)
+    finally:
+        os.close(handle)

@@ -1,4 +1,4 @@
-"""A package index of one's own: tiny wheels, served over HTTP as pip wants them, good and bad."""
+"""A package index for tests: tiny wheels, good and bad, served over HTTP as pip expects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PackageIndex", "served_index", "unused_url", "use_index", "wheel_bytes", "write_wheel"]
 
-# What a shell or a machine may say to pip: none of it is meant for a test.
+# Settings of a shell that must not reach a test.
 _PIP_VARIABLES = ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX", "PIP_CONSTRAINT")
 
 
@@ -80,15 +80,14 @@ class _File:
 
 @dataclass
 class PackageIndex:
-    """What is served, and what was asked for.
-
-    requests: the paths, in order. hangs_at: take requests of paths with this end, and never answer.
-    """
+    """What is served, and what was asked for."""
 
     url: str
     files: dict[str, dict[str, _File]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    """The paths, in order."""
     hangs_at: str | None = None
+    """Never answer requests of paths with this end."""
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def add(
@@ -116,13 +115,13 @@ class PackageIndex:
         return self
 
     def add_broken_wheel(self, name: str, version: str) -> Self:
-        """Offer a file that has a wheel's name and metadata, and is none."""
+        """Offer a file that has a wheel's name and metadata, but is not a zip file."""
         file = _File(content=b"this is no zip", metadata=metadata(name, version).encode())
         self._offer(name, f"{name.replace('-', '_')}-{version}-py3-none-any.whl", file)
         return self
 
     def add_failing_sdist(self, name: str, version: str) -> Self:
-        """Offer a source archive alone, whose build says that it lacks a compiler."""
+        """Offer only a source archive, whose build fails for lack of a compiler."""
         files = {
             "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "failing"\n'
             'backend-path = ["."]\n',
@@ -138,15 +137,15 @@ class PackageIndex:
         self._offer(name, f"{name}-{version}.tar.gz", _File(content=stream.getvalue()))
         return self
 
-    def wait_for(self, end: str, *, seconds: float = 30) -> None:
-        """Wait until a path with this end was asked for."""
+    def wait_for(self, end: str, *, seconds: float = 120) -> None:
+        """Wait until a path with this end was requested; the limit only ends an endless test."""
         give_up = time.monotonic() + seconds
         while not any(path.endswith(end) for path in self.requests):
             assert time.monotonic() < give_up, f"nobody asked for {end}"
             time.sleep(0.02)
 
     def downloads(self) -> list[str]:
-        """Return the names of the files that were fetched, metadata alone left out."""
+        """Return the names of the files that were fetched, without metadata files."""
         return [
             path.rpartition("/")[2]
             for path in self.requests
@@ -157,7 +156,7 @@ class PackageIndex:
         self.files.setdefault(name, {})[file_name] = file
 
     def answer(self, path: str) -> bytes | None:
-        """Return what a path has; None for what there is not."""
+        """Return the content of a path; None if there is none."""
         kind, _, rest = path.strip("/").partition("/")
         if kind == "simple" and rest in self.files:
             links = (_link(name, file) for name, file in self.files[rest].items())
@@ -183,7 +182,7 @@ def _link(name: str, file: _File) -> str:
 
 @contextlib.contextmanager
 def served_index() -> Iterator[PackageIndex]:
-    """Serve an empty index, on a port of its own, until the end."""
+    """Serve an empty index on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -204,7 +203,7 @@ def served_index() -> Iterator[PackageIndex]:
             self.wfile.write(found or b"")
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the requests are kept."""
+            """Print nothing: `requests` has them."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     index = PackageIndex(url=f"http://127.0.0.1:{server.server_address[1]}/simple")
@@ -227,12 +226,12 @@ def unused_url() -> str:
 
 
 def use_index(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
-    """Let pip know this index alone, and overlays and pip's own cache be kept in a folder."""
+    """Let pip ask only this index, without its own cache, and keep overlays in a folder."""
     for name in _PIP_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_INDEX_URL", url)
-    # One: with none pip does not say that it could not connect.
+    # With 0 retries pip does not report that it could not connect.
     monkeypatch.setenv("PIP_RETRIES", "1")
     monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
     monkeypatch.setenv("PEFT_REGRESS_CACHE", str(cache))

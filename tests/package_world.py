@@ -14,9 +14,9 @@ from packaging.version import Version
 from peft_regress.environments.overlay import overlay
 from peft_regress.environments.overlay.overlay import Overlay, ReplacesTorchError
 from peft_regress.environments.overlay.pip import PipError, Planned
-from peft_regress.environments.upgrade import culprits, releases
+from peft_regress.environments.upgrade import releases, responsible
 from peft_regress.environments.upgrade import upgrade as upgrading
-from peft_regress.environments.upgrade.crew import MeasuringSetup, UnusableEnvironmentError
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.metrics import COST_METRICS
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from peft_regress.errors import InputError
     from peft_regress.runs.schema import Record
 
-PLACE = MeasuringSetup(baselines=Path("baselines"), jobs=1)
+SETUP = MeasuringSetup(baselines=Path("baselines"), jobs=1)
 COSTS = {"trainable_params", "total_params", "adapter_bytes", *COST_METRICS}
 FLAT: dict[str, Any] = {
     "forward_flops": 1000,
@@ -129,9 +129,9 @@ class World:
         cases: Sequence[Case],
         *,
         python: Path,
-        place: MeasuringSetup,
+        setup: MeasuringSetup,
         trains: bool = True,
-        tell: Callable[[Record], None] = lambda _: None,
+        on_record: Callable[[Record], None] = lambda _: None,
         narrowed_by: Sequence[str] = (),
         keep_adapters: Path | None = None,
         **_: Any,
@@ -144,7 +144,7 @@ class World:
         self.runs.append((packages, [case.id for case in cases], trains))
         records = [self.record(packages, case.id, trains=trains) for case in cases]
         for record in records:
-            tell(record)
+            on_record(record)
         return Run(
             schema_version=SCHEMA_VERSION,
             environment=packages,
@@ -172,7 +172,7 @@ def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:
 
 def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
     """Let the upgrade work in it."""
-    for module in (releases, culprits, upgrading, overlay):
+    for module in (releases, responsible, upgrading, overlay):
         for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, getattr(world, name))

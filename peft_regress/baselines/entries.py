@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-import filelock
 import msgspec
 
 from peft_regress.errors import AbsentError, InputError, RunFileError
-from peft_regress.files import is_folder
+from peft_regress.files import is_folder, opened_lock
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.run_file import read_run_file, without_host, write_run_file
 from peft_regress.runs.schema import Acceptance, check_acceptance
@@ -115,7 +114,8 @@ def accept_run(  # noqa: PLR0913  (what an entry says of itself, each by its nam
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Two accepts at once must not take the same number.
-        with filelock.FileLock(root / ".lock"):
+        with opened_lock(root / ".lock") as lock:
+            lock.own()
             number = 1 + max((_entry_number(path) for path in baseline_files(root)), default=0)
             target = folder / f"{number:04d}_{_entry_title(run)}.json"
             write_run_file(target, run, document)

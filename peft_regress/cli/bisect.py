@@ -49,7 +49,7 @@ _ABSENT_EXIT = 3
 @click.option("--matrix", default="default", show_default=True, help="Where a glob looks.")
 @click.option(
     "--with",
-    "beside",
+    "also_install",
     multiple=True,
     metavar="REQUIREMENT",
     help="Install this beside each release; may be repeated.",
@@ -83,16 +83,16 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
     """
     from peft_regress.environments.upgrade import bisect_report
     from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
-    from peft_regress.environments.upgrade.crew import MeasuringSetup, default_jobs
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup, default_jobs
 
-    place = MeasuringSetup(
+    setup = MeasuringSetup(
         baselines=baselines,
         jobs=jobs or default_jobs(),
         time_limit=time_limit,
         pip_seconds=pip_time_limit,
     )
-    chosen = BisectSettings(place=place, replace_torch=yes, **settings)
-    found = bisect(chosen, say=lambda text: print_progress(clean(text, longest=400)))
+    chosen = BisectSettings(setup=setup, replace_torch=yes, **settings)
+    found = bisect(chosen, progress=lambda text: print_progress(clean(text, longest=400)))
     wants_scripts = summary is not None or output == "markdown"
     text = bisect_report.bisection_markdown(found, _scripts(found)) if wants_scripts else ""
     if summary is not None:
@@ -120,11 +120,11 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
             for version in (transition.old, transition.new):
                 overlay = stack.enter_context(
                     opened_overlay(
-                        [f"{settings.package}=={version}", *settings.beside],
+                        [f"{settings.package}=={version}", *settings.also_install],
                         replace_torch=settings.replace_torch,
-                        seconds=settings.place.pip_seconds,
+                        seconds=settings.setup.pip_seconds,
                     )
                 )
                 pythons[f"{settings.package} {version}"] = overlay.python
-            made[number] = reproduce(transition.findings, pythons)
+            made[number] = reproduce(transition.findings, transition.observed, pythons)
     return made

@@ -68,7 +68,7 @@ def time_command(  # noqa: PLR0913  (arguments and options)
         baselines=baselines,
         pairs=pairs,
         time_limit=time_limit,
-        tell=_teller(len(cases)),
+        on_result=_teller(len(cases)),
     )
     if output == "json":
         print_json(report.encode_times(run))

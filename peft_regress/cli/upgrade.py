@@ -95,16 +95,16 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     if not requirements:
         msg = "name a requirement, for instance `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    from peft_regress.environments.upgrade.crew import MeasuringSetup, default_jobs
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup, default_jobs
     from peft_regress.environments.upgrade.upgrade import UpgradeSettings
 
-    place = MeasuringSetup(
+    setup = MeasuringSetup(
         baselines=baselines,
         jobs=jobs or default_jobs(),
         time_limit=time_limit,
         pip_seconds=pip_time_limit,
     )
-    chosen = UpgradeSettings(place=place, replace_torch=yes, **settings)
+    chosen = UpgradeSettings(setup=setup, replace_torch=yes, **settings)
     wants_scripts = summary is not None or output == "markdown"
     result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     from peft_regress.environments.upgrade import upgrade_report as report
@@ -127,7 +127,7 @@ def _upgraded(
     """Run the upgrade; ask first where it would replace torch and somebody can be asked."""
     from peft_regress.environments.overlay.overlay import ReplacesTorchError
     from peft_regress.environments.reproduction.reproduce import reproduce
-    from peft_regress.environments.upgrade.upgrade import Told, upgrade
+    from peft_regress.environments.upgrade.upgrade import has_same_libraries, upgrade
 
     scripts: tuple[Reproduction, ...] = ()
 
@@ -136,24 +136,28 @@ def _upgraded(
         if wants_scripts:
             failing = [finding for finding in result.findings if finding.is_failing]
             # A stored run may be of other packages than those that are installed here.
+            here = installed_packages()
             is_here = all(
-                side.environment == installed_packages() for side in result.references.values()
+                has_same_libraries(side.environment, here) for side in result.references.values()
             )
             before = "the packages before" if is_here else "the packages installed here"
             pythons = {before: Path(sys.executable), "those after": overlay.python}
-            scripts = reproduce(failing, pythons)
+            scripts = reproduce(failing, result.observed, pythons)
 
-    told = Told(say=_say, record=teller())
+    def upgraded(settings: UpgradeSettings) -> tuple[Upgrade, tuple[Reproduction, ...]]:
+        on_record = teller()
+        result = upgrade(requirements, settings, progress=_say, on_record=on_record, finish=finish)
+        return result, scripts
+
     try:
-        return upgrade(requirements, settings, tell=told, finish=finish), scripts
+        return upgraded(settings)
     except ReplacesTorchError as error:
         if not sys.stdin.isatty():
             raise
         question = f"torch {error.old} would be replaced by {error.new}. Go on?"
         if not click.confirm(question, err=True):
             raise
-    agreed = dataclasses.replace(settings, replace_torch=True)
-    return upgrade(requirements, agreed, tell=told, finish=finish), scripts
+    return upgraded(dataclasses.replace(settings, replace_torch=True))
 
 
 def teller() -> Callable[[str, Record, int, int], None]:

@@ -1,1 +1,1 @@
-"""Measure in another interpreter: overlays, workers, upgrades, bisections, paired times."""
+"""Measure in another interpreter: overlays, workers, upgrades, timing, reproductions."""

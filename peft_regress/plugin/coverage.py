@@ -13,6 +13,7 @@ from peft_regress.runs.schema import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
     import pytest
 
     from peft_regress.plugin.options import Shard

@@ -31,10 +31,11 @@ TIMED = {"step_seconds": [0.05, 0.05, 0.05]}
 def time(capsys, tmp_path):
     """Call `peft-regress time` on two workers and return (exit code, stdout, stderr)."""
 
-    def call(*options: str, base: str | None = None, candidate: str | None = None, **how):
+    def call(*options: str, base: str | None = None, candidate: str | None = None, **worker):
         sides = (
             base or write_worker(tmp_path / "base", packages={"peft": "0.21.2"}),
-            candidate or write_worker(tmp_path / "candidate", packages={"peft": "0.14.0"}, **how),
+            candidate
+            or write_worker(tmp_path / "candidate", packages={"peft": "0.14.0"}, **worker),
         )
         chosen = options if "--cases" in options else (*options, "--cases", CASE)
         with pytest.raises(SystemExit) as stopped:
@@ -81,14 +82,14 @@ def test_json_has_everything_that_the_verdict_follows_from(time):
 
 
 def test_a_case_that_cannot_be_timed_is_exit_3_in_every_format(time):
-    problem = "ValueError: no such layer"
-    code, out, _ = time("--format", "json", prepare="refuse")
+    problem = "ImportError: cannot import name 'HybridCache'"
+    code, out, _ = time("--format", "json", how={"prepare": "refuse"})
     assert code == 3
     (case,) = json.loads(out)["cases"]
     assert problem in case["problem"]
     assert (case["verdict"], case["ratio"], case["interval"]) == ("failed", None, None)
     for output in ("text", "markdown"):
-        code, out, _ = time("--format", output, prepare="refuse")
+        code, out, _ = time("--format", output, how={"prepare": "refuse"})
         assert code == 3
         assert problem in " ".join(out.split())
         assert "INCOMPLETE" in out

@@ -84,7 +84,17 @@ def test_a_baseline_of_the_installed_packages_stands_for_them(world, storage, up
     assert world.versions_tried() == ["0.20.0"]
     assert "compared with: 0001_peft-0.18.1" in out
     assert "environment: peft 0.18.1 -> 0.20.0\n" in out
-    assert "nothing: no number moved" in out
+    assert "nothing: no number changed" in out
+
+
+def test_another_release_of_this_project_changes_no_number(world, storage, upgrade):
+    store(world, storage, environment={**OLD, "peft-regress": "0.1.0"})
+    world.installed["peft-regress"] = "0.2.0"
+    world.moved = newer(forward_flops=2000)
+    _, out, _ = upgrade("--format", "markdown")
+    assert world.versions_tried() == ["0.20.0"]
+    assert "which package: peft, the only one that changed" in out
+    assert "It prints, with the packages before:" in out
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,7 @@ def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
     assert "INCOMPLETE" in out
     assert "new in 1 case: no accepted baseline holds it" in out
     assert "compare what was not compared: add `--base run`" in out
-    assert "nothing: no number moved" not in out
+    assert "nothing: no number changed" not in out
 
 
 # --- how it ends ---------------------------------------------------------------------------------
@@ -284,7 +294,7 @@ def test_who_can_be_asked_is_asked(world, upgrade, monkeypatch, answer, code):
     [
         (["peft"], "peft alone does it"),
         (["transformers"], "transformers alone does it"),
-        (["peft", "transformers"], "none does it alone: only together (peft, transformers)"),
+        (["peft", "transformers"], "no package alone does it, only together: peft, transformers"),
     ],
 )
 def test_each_of_two_requirements_is_tried_alone(world, storage, upgrade, doing, sentence):
@@ -393,7 +403,7 @@ def test_a_full_disk_is_one_message_and_exit_2(world, storage, upgrade, option):
 def test_the_command_s_limits_are_those_of_the_library(command):
     from peft_regress.cli.commands import cli
     from peft_regress.environments.overlay.pip import PIP_SECONDS
-    from peft_regress.environments.upgrade.crew import CASE_SECONDS
+    from peft_regress.environments.upgrade.measuring import CASE_SECONDS
 
     defaults = {option.name: option.default for option in cli.commands[command].params}
     assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)

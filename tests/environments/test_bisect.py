@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from package_world import PLACE, World, set_world
+from package_world import SETUP, World, set_world
 from packaging.version import Version
 
 from peft_regress.cli.main import main
@@ -41,7 +41,7 @@ def world(monkeypatch):
 
 def found(**settings):
     settings = {"package": "peft", "good": GOOD, "bad": BAD, "case": CASE, **settings}
-    return bisect(BisectSettings(place=PLACE, **settings))
+    return bisect(BisectSettings(setup=SETUP, **settings))
 
 
 def boundaries(bisection) -> list[tuple[str, str]]:
@@ -284,7 +284,7 @@ NEW = {"peft": Version("0.21.0"), "transformers": Version("5.0")}
     [
         (["peft"], "peft alone does it"),
         (["transformers"], "transformers alone does it"),
-        (["peft", "transformers"], "none does it alone: only together (peft, transformers)"),
+        (["peft", "transformers"], "no package alone does it, only together: peft, transformers"),
     ],
 )
 def test_packages_that_changed_with_it_are_tried_alone(pair, doing, sentence):
@@ -295,7 +295,7 @@ def test_packages_that_changed_with_it_are_tried_alone(pair, doing, sentence):
     assert boundaries(result) == [("0.20.0", "0.21.0")]
     (transition,) = result.transitions
     assert set(transition.changed) == {"peft", "transformers"}
-    assert [one.sentence for one in transition.culprits] == [sentence]
+    assert [one.sentence for one in transition.responsible] == [sentence]
     assert sentence in " ".join(bisection_text(result).split())
     assert sentence in bisection_markdown(result, {}).replace("\\", "")
     (told,) = encode_bisection(result)["transitions"][0]["findings"]
@@ -310,9 +310,9 @@ def test_what_cannot_be_tried_alone_is_said(pair):
         else None
     )
     (transition,) = found().transitions
-    (culprits,) = transition.culprits
-    assert (culprits.alone, culprits.innocent) == ((), ("transformers",))
-    assert culprits.sentence == (
+    (packages,) = transition.responsible
+    assert (packages.alone, packages.without_effect) == ((), ("transformers",))
+    assert packages.sentence == (
         "peft, alone or with others: transformers alone: no; "
         "peft cannot be tried alone: ImportError: HybridCache"
     )
@@ -320,13 +320,13 @@ def test_what_cannot_be_tried_alone_is_said(pair):
 
 def test_one_package_that_changed_is_not_tried_again(world):
     world.moved = since("0.21.0", forward_flops=2000)
-    assert found().transitions[0].culprits == ()
+    assert found().transitions[0].responsible == ()
 
 
-def test_what_stands_beside_is_in_every_environment(world):
+def test_further_requirements_are_in_every_environment(world):
     world.index["transformers"] = ["4.0"]
     world.moved = since("0.21.0", forward_flops=2000)
-    found(beside=("transformers==4.0",))
+    found(also_install=("transformers==4.0",))
     assert {packages["transformers"] for packages, _, _ in world.runs} == {"4.0"}
 
 
@@ -338,7 +338,7 @@ def test_what_stands_beside_is_in_every_environment(world):
     [
         ({"bad": GOOD}, InputError, "both 0.10.0"),
         ({"bad": "0.10"}, InputError, "nothing between them"),
-        ({"good": "newest"}, InputError, "'newest' is no version"),
+        ({"good": "newest"}, InputError, "'newest' is not a version"),
         (
             {"good": "0.10.7"},
             AbsentError,
@@ -347,9 +347,9 @@ def test_what_stands_beside_is_in_every_environment(world):
         ({"package": "pfet"}, InputError, "no such package"),
         ({"metric": "forward_flop"}, UnknownNameError, "Did you mean 'forward_flops'"),
         ({"metric": "frozen_unchangd"}, UnknownNameError, "Did you mean 'frozen_unchanged'"),
-        ({"metric": "projection_flops"}, AbsentError, "none of these cases has it"),
-        ({"metric": "projection_flops", "every": True}, AbsentError, "none of these cases has it"),
-        ({"metric": "stored_adapter_loads"}, AbsentError, "none of these cases has it"),
+        ({"metric": "projection_flops"}, AbsentError, "no case has it"),
+        ({"metric": "projection_flops", "every": True}, AbsentError, "no case has it"),
+        ({"metric": "stored_adapter_loads"}, AbsentError, "no case has it"),
         ({"case": "shift/dora-r4/resnet81"}, UnknownNameError, "Did you mean 'resnet18'"),
         ({"case": "shift/dora"}, InputError, "is not a case id"),
         ({"case": "nothing*"}, InputError, r"nothing\*"),
@@ -387,7 +387,7 @@ def test_a_boundary_is_exit_0_and_none_is_exit_3(world, command):
     assert code == 0
     assert out.startswith("peft 0.21.0 is the first release that changes what 0.20.0 does\n")
     assert "regressed: forward_flops +100 %" in out
-    assert "peft 0.20.0: costs of 1 case(s)" in err
+    assert "peft 0.20.0: costs of 1 case\n" in err
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -421,7 +421,7 @@ def test_the_summary_is_an_issue_with_a_script(world, command, tmp_path):
     ("options", "code", "message"),
     [
         (("--metric", "nothing"), 2, "unknown metric or invariant 'nothing'"),
-        (("--metric", "projection_flops"), 3, "none of these cases has it"),
+        (("--metric", "projection_flops"), 3, "no case has it"),
         (("--summary", ""), 2, "the name is empty"),
         (("--summary", "tests"), 2, "is a directory"),
         (("--jobs", "0"), 2, "1<=x"),

@@ -1,15 +1,13 @@
-"""What pip is asked, what it is not told, and what is said where it fails."""
+"""How pip is called, which settings it does not get, and how its failures are explained."""
 
 from __future__ import annotations
 
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from checkouts import write_checkout
-from package_index import served_index, unused_url, use_index, write_wheel
+from package_index import unused_url, write_wheel
 from packaging.version import Version
 
 from peft_regress.environments.overlay import pip
@@ -25,24 +23,6 @@ from peft_regress.environments.overlay.pip_errors import problem_in
 from peft_regress.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def served():
-    with served_index() as index:
-        index.add("candy", "1.0").add("candy", "1.1", requires=["sugar>=1"])
-        index.add("candy", "1.2", yanked="too sweet").add("candy", "2.0b1").add("sugar", "1.5")
-        index.add("oldpy", "1.0", requires_python="<3")
-        index.add("bitter", "1.0", requires=["sugar<1"]).add("sugar", "0.9")
-        index.add_failing_sdist("failing", "1.0")
-        yield index
-
-
-@pytest.fixture
-def index(served, monkeypatch, tmp_path):
-    use_index(monkeypatch, served.url, tmp_path)
-    served.requests.clear()
-    return served
-
-
 def names_of(planned):
     return [(one.name, one.version) for one in planned]
 
@@ -55,12 +35,12 @@ def test_a_plan_has_what_is_needed_too_and_downloads_nothing(index):
     assert index.downloads() == []
 
 
-def test_what_is_installed_and_fits_is_no_part_of_a_plan(index):
+def test_an_installed_package_that_fits_is_not_planned(index):
     assert plan(["packaging"]) == ()
     assert index.requests == []
 
 
-def test_a_yanked_release_is_planned_only_where_it_is_pinned_and_said(index):
+def test_a_yanked_release_is_planned_only_if_it_is_pinned(index):
     (pinned,) = plan(["candy==1.2"])
     loose = plan(["candy"])
 
@@ -74,8 +54,8 @@ def test_releases_are_without_yanked_ones_and_with_pre_releases_on_request(index
     assert released_versions("candy", pre=True)[-1] == Version("2.0b1")
 
 
-@pytest.mark.parametrize("package", ["nosuch", "", "--help"])
-def test_what_is_no_package_of_the_index_has_no_releases(index, package):
+@pytest.mark.parametrize("package", ["nosuch", "--help"])
+def test_a_name_that_the_index_lacks_has_no_releases(index, package):
     with pytest.raises(PipError):
         released_versions(package)
 
@@ -83,13 +63,12 @@ def test_what_is_no_package_of_the_index_has_no_releases(index, package):
 @pytest.mark.parametrize(
     ("requirement", "said", "remedy"),
     [
-        ("nosuch==1", "requirement nosuch==1 (from versions: none)", "PIP_INDEX_URL"),
         ("candy==7", "(from versions: 1.0, 1.1, 2.0b1)", "pip index versions"),
         ("oldpy==1.0", "1.0 Requires-Python <3", "another Python"),
         ("failing==1.0", "RuntimeError: no compiler was found", "a release that has a wheel"),
     ],
 )
-def test_a_failure_is_one_line_with_what_pip_said_and_a_remedy(index, requirement, said, remedy):
+def test_a_failure_is_one_line_with_pips_message_and_a_remedy(index, requirement, said, remedy):
     with pytest.raises(PipError) as caught:
         plan([requirement, "packaging"], what=requirement)
 
@@ -102,12 +81,12 @@ def test_a_failure_is_one_line_with_what_pip_said_and_a_remedy(index, requiremen
     assert len(message) < 600
 
 
-def test_a_conflict_says_who_wants_what(index):
+def test_a_conflict_names_the_packages(index):
     with pytest.raises(PipError, match=r"bitter 1\.0 depends on sugar<1"):
         plan(["bitter==1.0", "sugar==1.5"])
 
 
-def test_an_index_that_cannot_be_reached_is_said(index, monkeypatch):
+def test_an_index_that_cannot_be_reached_is_named(index, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", unused_url())
 
     for ask in (lambda: plan(["candy==1.0"]), lambda: released_versions("candy")):
@@ -119,15 +98,12 @@ def test_an_index_that_cannot_be_reached_is_said(index, monkeypatch):
 
 def test_an_index_that_does_not_answer_is_given_up(index, monkeypatch):
     monkeypatch.setattr(index, "hangs_at", "/candy/")
-    begun = time.monotonic()
 
-    with pytest.raises(PipError, match=r"candy==1\.0: pip gave no answer within 1\.5 s.*limit"):
-        plan(["candy==1.0"], seconds=1.5)
-
-    assert time.monotonic() - begun < 10
+    with pytest.raises(PipError, match=r"candy==1\.0: pip gave no answer within 0\.5 s.*limit"):
+        plan(["candy==1.0"], seconds=0.5)
 
 
-def test_a_folder_that_does_not_build_is_said(index, tmp_path):
+def test_a_checkout_that_does_not_build_is_explained(index, tmp_path):
     checkout = tmp_path / "checkout"
     checkout.mkdir()
     (checkout / "pyproject.toml").write_text("[build-system\n")
@@ -156,47 +132,49 @@ def test_a_branch_is_planned_as_its_commit_with_the_folder_in_it(index, tmp_path
     repository = tmp_path / "repository"
     write_checkout(repository / "part", "candy", "9.0")
     git(repository, "init", "-q", "-b", "main")
-    first = commit(repository, "x = 1\n")
-    requirement = f"candy @ git+{repository.as_uri()}@main#subdirectory=part"
+    revision = commit(repository, "x = 1\n")
+    url = f"candy @ git+{repository.as_uri()}"
 
-    (before,) = plan([requirement])
-    second = commit(repository, "x = 2\n")
-    (after,) = plan([requirement])
+    (planned,) = plan([f"{url}@main#subdirectory=part"])
 
-    place = f"candy @ git+{repository.as_uri()}"
-    assert before.source == f"{place}@{first}#subdirectory=part"
-    assert after.source == f"{place}@{second}#subdirectory=part"
-    assert after.is_direct
+    assert planned.source == f"{url}@{revision}#subdirectory=part"
+    assert planned.is_direct
 
 
-@pytest.mark.parametrize(
-    ("revision", "said"),
-    [("", "does not appear to be a git repository"), ("@nosuch", "nosuch")],
-)
-def test_a_repository_or_revision_that_is_not_there_is_said(index, tmp_path, revision, said):
+def test_a_revision_that_does_not_exist_is_explained(index, tmp_path):
     repository = tmp_path / "repository"
-    if revision:
-        write_checkout(repository / "part", "candy", "9.0")
-        git(repository, "init", "-q", "-b", "main")
-        commit(repository, "x = 1\n")
+    write_checkout(repository / "part", "candy", "9.0")
+    git(repository, "init", "-q", "-b", "main")
+    commit(repository, "x = 1\n")
 
     with pytest.raises(PipError) as caught:
-        plan([f"candy @ git+{repository.as_uri()}{revision}"], what="candy")
+        plan([f"candy @ git+{repository.as_uri()}@nosuch"], what="candy")
 
     problem = caught.value.problem.rpartition("; ")[2]
-    assert problem.startswith(("fatal: ", "error: "))
-    assert said in problem
+    assert problem.startswith("error: ")
+    assert "nosuch" in problem
     assert "git ls-remote" in str(caught.value)
 
 
-# What a shell or a configuration says.
+def test_a_repository_that_does_not_exist_is_explained():
+    output = """
+  Running command git clone --filter=blob:none --quiet file:///nowhere /tmp/pip-install/candy
+  fatal: '/nowhere' does not appear to be a git repository
+  fatal: Could not read from remote repository.
+  error: subprocess-exited-with-error
+"""
+
+    assert problem_in(output).endswith("fatal: '/nowhere' does not appear to be a git repository")
+
+
+# Settings of a shell or a configuration file.
 
 
 @pytest.mark.parametrize(
     "variable",
     ["PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_DRY_RUN", "PIP_NO_DEPS"],
 )
-def test_pip_is_not_told_where_to_install_to_by_the_shell(monkeypatch, tmp_path, variable):
+def test_a_shell_cannot_redirect_installations(monkeypatch, tmp_path, variable):
     echo = tmp_path / "python"
     echo.write_text("#!/bin/sh\nenv\n")
     echo.chmod(0o755)
@@ -204,7 +182,7 @@ def test_pip_is_not_told_where_to_install_to_by_the_shell(monkeypatch, tmp_path,
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PIP_INDEX_URL", "http://localhost/simple")
 
-    told = pip._run(["install"], what="x", seconds=10, python=echo).splitlines()
+    told = pip._run(["install"], what="x", seconds=600, python=echo).splitlines()
 
     assert not any(line.startswith(f"{variable}=") for line in told)
     assert "PIP_USER=0" in told
@@ -212,36 +190,34 @@ def test_pip_is_not_told_where_to_install_to_by_the_shell(monkeypatch, tmp_path,
 
 
 @pytest.mark.parametrize("option", ["target", "prefix", "root"])
-def test_a_configuration_that_installs_to_another_place_is_refused(
-    index, monkeypatch, tmp_path, option
-):
-    other = tmp_path / "other"
-    (tmp_path / "pip.conf").write_text(f"[install]\n{option} = {other}\n")
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+@pytest.mark.parametrize("section", ["install", "global"])
+def test_a_configuration_that_redirects_installations_is_refused(tmp_path, section, option):
+    setting = f"{section}.{option}"
+    pip_config = tmp_path / "python"
+    pip_config.write_text(f"#!/bin/sh\necho \"install.user='1'\"; echo \"{setting}='/x'\"\n")
+    pip_config.chmod(0o755)
 
-    with pytest.raises(PipError, match=rf"install\.{option}: .*config unset install\.{option}"):
-        install(Path(sys.executable), [Planned(name="candy", version="1.0", source="candy==1.0")])
-
-    assert not other.exists()
+    with pytest.raises(PipError, match=rf"{setting}: .*config unset {setting}"):
+        install(pip_config, [Planned(name="candy", version="1.0", source="candy==1.0")])
 
 
-def test_a_pip_in_the_working_directory_is_not_run(index, monkeypatch, tmp_path):
+def test_a_pip_in_the_working_directory_is_not_run(monkeypatch, tmp_path):
     (tmp_path / "pip.py").write_text("raise SystemExit('not this one')\n")
     monkeypatch.chdir(tmp_path)
 
-    assert names_of(plan(["candy==1.0"])) == [("candy", "1.0")]
+    assert pip._run(["--version"], what="x", seconds=600).startswith("pip ")
 
 
-def test_an_interpreter_without_pip_is_told_how_to_get_it(tmp_path):
+def test_an_interpreter_without_pip_gets_a_remedy(tmp_path):
     bare = tmp_path / "python"
     bare.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
     bare.chmod(0o755)
 
     with pytest.raises(PipError, match=r"No module named pip.*ensurepip"):
-        pip._run(["check"], what="x", seconds=10, python=bare)
+        pip._run(["check"], what="x", seconds=600, python=bare)
 
 
-def test_an_install_is_without_what_was_not_planned_and_of_the_planned_bytes(
+def test_only_what_was_planned_is_installed_and_with_the_planned_digest(
     index, monkeypatch, tmp_path
 ):
     wanted = []
@@ -269,13 +245,13 @@ def test_an_install_is_without_what_was_not_planned_and_of_the_planned_bytes(
     assert all("--no-deps" in arguments for arguments, _ in calls)
 
 
-def test_what_pip_says_is_one_line_however_much_it_is():
+def test_a_long_output_becomes_one_line():
     said = "ERROR: first\x1b[31m\nERROR: " + "x" * 5000 + "\nERROR: ResolutionImpossible: see\n"
 
     assert problem_in(said).startswith("first")
     assert len(problem_in(said)) < 500
     assert problem_in(said).isprintable()
-    assert problem_in("") == "pip failed and said nothing"
+    assert problem_in("") == "pip failed without a message"
 
 
 def test_a_pip_error_is_bad_input():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from package_index import served_index, use_index
 
 from peft_regress.environments.upgrade import releases
 from peft_regress.environments.upgrade.releases import releases_between
@@ -26,40 +25,28 @@ def between(monkeypatch):
     return call
 
 
-def test_they_go_from_the_good_one_to_the_bad_one(between):
+def test_releases_are_ordered_from_the_good_one_to_the_bad_one(between):
     assert between("0.9.0", "0.10.1") == ["0.9.0", "0.10.0", "0.10.1"]
     assert between("0.10.1", "0.9.0") == ["0.10.1", "0.10.0", "0.9.0"]
     assert between(" v0.10 ", "1") == ["0.10.0", "0.10.1", "1.0"]
 
 
-def test_pre_releases_are_between_on_request_and_where_they_are_an_end(between):
+def test_pre_releases_are_included_on_request_or_as_an_end(between):
     assert between("0.9.0", "1.0", pre=True) == WITH_PRE
     assert between("0.10.0rc1", "1.0") == ["0.10.0rc1", "0.10.0", "0.10.1", "1.0"]
 
 
 @pytest.mark.parametrize("good", ["", "newest", "==0.9.0", "0.9.0,1.0", "0.9.0\0", "0.9.*"])
-def test_what_is_no_version_is_refused(between, good):
-    with pytest.raises(InputError, match="is no version"):
+def test_a_text_that_is_not_a_version_is_refused(between, good):
+    with pytest.raises(InputError, match="is not a version"):
         between(good, "1.0")
 
 
-def test_one_and_the_same_release_is_refused(between):
+def test_two_equal_releases_are_refused(between):
     with pytest.raises(InputError, match="both"):
         between("1.0", "1.0.0")
 
 
-def test_a_release_that_is_not_there_is_absent_and_those_near_it_are_named(between):
+def test_an_absent_release_names_the_nearest_ones(between):
     with pytest.raises(AbsentError, match=r"no candy 0\.10\.2 for this Python.* 0\.10\.1"):
         between("0.9.0", "0.10.2")
-
-
-def test_a_yanked_release_is_not_between(monkeypatch, tmp_path):
-    with served_index() as index:
-        use_index(monkeypatch, index.url, tmp_path)
-        index.add("candy", "1.0").add("candy", "1.1", yanked="sour").add("candy", "1.2")
-
-        found = releases_between("candy", "1.0", "1.2", pre=False, seconds=60)
-        with pytest.raises(AbsentError, match="or it was yanked"):
-            releases_between("candy", "1.0", "1.1", pre=False, seconds=60)
-
-    assert [str(version) for version in found] == ["1.0", "1.2"]

@@ -1,4 +1,4 @@
-"""How requirements are read as they are typed, and which known constraints they bring along."""
+"""How the requirements that a user types are read, and which known constraints they need."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 from checkouts import write_checkout
-from package_index import served_index, use_index, write_wheel
+from package_index import use_index, write_wheel
 
 from peft_regress.environments.overlay import requirements
 from peft_regress.environments.overlay.pip import Planned
@@ -68,7 +68,7 @@ def no_pip(monkeypatch):
         "/dev/null",
     ],
 )
-def test_what_is_no_requirement_is_refused_in_one_line(read, no_pip, text):
+def test_a_text_that_is_no_requirement_is_refused_in_one_line(read, no_pip, text):
     with pytest.raises(InputError) as caught:
         read(text)
 
@@ -85,7 +85,7 @@ def test_a_wheel_that_is_no_zip_is_refused(read, no_pip, tmp_path, content):
     file = tmp_path / "candy-1.0-py3-none-any.whl"
     file.write_bytes(content)
 
-    with pytest.raises(InputError, match="no wheel that pip could install"):
+    with pytest.raises(InputError, match="not a wheel that pip could install"):
         read(str(file))
 
 
@@ -93,7 +93,7 @@ def test_a_zip_with_another_name_than_a_wheels_is_refused(read, no_pip, tmp_path
     with zipfile.ZipFile(tmp_path / "candy.whl", "w") as archive:
         archive.writestr("candy.py", "")
 
-    with pytest.raises(InputError, match="no wheel that pip could install"):
+    with pytest.raises(InputError, match="not a wheel that pip could install"):
         read(str(tmp_path / "candy.whl"))
 
 
@@ -121,26 +121,26 @@ def test_a_pinned_release_is_taken_as_it_is(read, no_pip):
         "peft @ https://localhost/peft-1.0-py3-none-any.whl",
     ],
 )
-def test_what_may_mean_something_else_tomorrow_is_not_known_by_its_text(read, no_pip, text):
+def test_a_requirement_whose_files_may_change_has_no_identity(read, no_pip, text):
     (found,) = read(text)
 
     assert found.identity is None
 
 
-def test_a_commit_is_known_by_its_text(read, no_pip):
+def test_a_commit_is_identified_by_its_text(read, no_pip):
     (found,) = read(f"peft @ git+https://localhost/peft@{'0a' * 20}#subdirectory=x")
 
     assert found.identity is not None
 
 
-def test_a_name_alone_is_its_newest_release(read, monkeypatch, tmp_path):
-    with served_index() as index:
-        use_index(monkeypatch, index.url, tmp_path)
-        index.add("candy", "1.9").add("candy", "1.10").add("candy", "1.11", yanked="sour")
-        index.add("candy", "2.0b1")
+def test_a_name_without_a_version_is_its_newest_release(read, monkeypatch):
+    def released(_, *, pre, seconds):
+        return ["1.9", "1.10", *(["2.0b1"] if pre else [])]
 
-        assert [one.text for one in read("candy")] == ["candy==1.10"]
-        assert [one.text for one in read("candy[x]", pre=True)] == ["candy[x]==2.0b1"]
+    monkeypatch.setattr(requirements, "released_versions", released)
+
+    assert [one.text for one in read("candy")] == ["candy==1.10"]
+    assert [one.text for one in read("candy[x]", pre=True)] == ["candy[x]==2.0b1"]
 
 
 def test_the_bare_name_of_a_folder_here_is_the_package(read, monkeypatch, tmp_path):
@@ -151,7 +151,7 @@ def test_the_bare_name_of_a_folder_here_is_the_package(read, monkeypatch, tmp_pa
     assert [one.text for one in read("candy")] == ["candy==7.0"]
 
 
-# Wheels and checkouts are known by their content.
+# Wheels and checkouts are identified by their content.
 
 
 def test_a_wheel_is_the_same_wherever_it_lies_and_however_it_is_named(
@@ -182,21 +182,20 @@ def test_a_wheel_is_the_same_wherever_it_lies_and_however_it_is_named(
 def test_a_wheel_under_another_packages_name_is_refused(read, no_pip, tmp_path):
     wheel = write_wheel(tmp_path, "candy", "1.0")
 
-    with pytest.raises(InputError, match="what is there is candy, not peft"):
+    with pytest.raises(InputError, match="the package there is candy, not peft"):
         read(f"peft @ {wheel.as_uri()}")
 
 
-def test_a_checkout_is_built_and_known_by_its_content(read, monkeypatch, tmp_path):
+def test_a_checkout_is_built_into_a_wheel(read, monkeypatch, tmp_path):
     use_index(monkeypatch, "http://localhost:1/simple", tmp_path)
     folder = write_checkout(tmp_path / "check out", "candy-bar", "1.0")
 
-    first, again = (read(text)[0] for text in (str(folder), f"candy-bar @ {folder.as_uri()}"))
-    (folder / "candy_bar.py").write_text("x = 1\n")
-    changed = read(str(folder))[0]
+    (built,) = read(f"candy-bar @ {folder.as_uri()}")
 
-    assert first.name == "candy-bar"
-    assert first.identity == again.identity != changed.identity
-    assert first.text.startswith("candy-bar @ file:///")
+    assert built.name == "candy-bar"
+    assert built.text.startswith("candy-bar @ file:///")
+    assert built.text.endswith(".whl")
+    assert built.identity.startswith("candy-bar ")
 
 
 # Known constraints.

@@ -11,7 +11,7 @@ from builders import ENVIRONMENT, LEDGER, VALUES, make_record, make_run, observe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
-from package_world import PLACE
+from package_world import SETUP
 from packaging.version import Version
 
 from peft_regress.catalogue.matrix import matrix_cases
@@ -23,7 +23,7 @@ from peft_regress.environments.upgrade.bisect_report import (
     bisection_text,
     encode_bisection,
 )
-from peft_regress.environments.upgrade.culprits import Culprits
+from peft_regress.environments.upgrade.responsible import ResponsiblePackages
 from peft_regress.environments.upgrade.upgrade import Upgrade
 from peft_regress.environments.upgrade.upgrade_report import (
     encode_upgrade,
@@ -57,7 +57,7 @@ def made(old, new, *, changed=None, **fields) -> Upgrade:
     return Upgrade(
         **{
             "requirements": ("peft==0.20.0",),
-            "base_origin": "0001_peft-0.18.1",
+            "compared_with": "0001_peft-0.18.1",
             "references": references,
             "observed": observed,
             "candidate": candidate,
@@ -65,7 +65,7 @@ def made(old, new, *, changed=None, **fields) -> Upgrade:
             "verdict": RunVerdict(cases=cases, complete=True),
             "findings": findings,
             "suspected": tuple(one for one in findings if one.is_failing or one.is_better),
-            "culprits": (),
+            "responsible": (),
             "remarks": (),
             "saved": None,
             "strict": False,
@@ -85,9 +85,9 @@ def bisection(upgrade: Upgrade, **fields) -> Bisection:
         references=upgrade.references,
         observed=upgrade.observed,
         changed=upgrade.changed,
-        culprits=(),
+        responsible=(),
     )
-    settings = BisectSettings(package="peft", good=str(old), bad=str(new), place=PLACE)
+    settings = BisectSettings(package="peft", good=str(old), bad=str(new), setup=SETUP)
     return Bisection(
         **{
             "settings": settings,
@@ -125,12 +125,12 @@ def hostile(text: str = HOSTILE) -> Upgrade:
         new,
         changed=environment,
         requirements=(text,),
-        base_origin=text,
+        compared_with=text,
         remarks=(text,),
         saved=Path(text.replace("\0", "") or "x"),
     )
-    culprits = Culprits(alone=(), innocent=(text,), untried=((text, text),))
-    return Upgrade(**{**vars(upgrade), "culprits": (culprits,) * len(upgrade.suspected)})
+    packages = ResponsiblePackages(alone=(), without_effect=(text,), untried=((text, text),))
+    return Upgrade(**{**vars(upgrade), "responsible": (packages,) * len(upgrade.suspected)})
 
 
 def flat(document: str) -> list:

@@ -1,5 +1,6 @@
-"""Environments in seconds and megabytes: what differs from the running one, over it. No torch here.
+"""Environments made in seconds, of megabytes: they hold only what differs from the running one.
 
-`requirements` reads what was asked for, `pip_calls` asks pip, `running` describes what lies below,
-`folder` builds one and reads it, `cache` keeps them, and `overlay` is what others use.
+`requirements` reads what a user typed, `pip` plans and installs, `base_environment` describes the
+running environment, `folder` builds and reads an overlay, `cache` finds the folder for all of them;
+`overlay` is what other packages use. Nothing here imports torch.
 """

@@ -1,4 +1,4 @@
-"""The running environment, as far as an overlay lies over it."""
+"""Describe the running environment, which every overlay lies over."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from packaging.utils import canonicalize_name
 
 __all__ = ["hiding_folder", "identity", "installed_names", "site_folders"]
 
-# Some packages install these by mistake, and many a checkout has them; nobody imports them.
-_BY_MISTAKE: Final = {"benchmarks", "docs", "examples", "scripts", "test", "tests", "tools"}
+# Some packages install these by mistake, and many checkouts have them; nothing imports them.
+_NEVER_IMPORTED: Final = {"benchmarks", "docs", "examples", "scripts", "test", "tests", "tools"}
 
 
 def site_folders() -> list[str]:
-    """Return where the running interpreter finds its packages, in its order."""
+    """Return the folders in which the running interpreter finds packages, in order."""
     own = [*site.getsitepackages(), sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
     if site.ENABLE_USER_SITE:
         own.append(site.getusersitepackages())
@@ -35,12 +35,12 @@ def site_folders() -> list[str]:
 
 
 def identity() -> list[str]:
-    """Return what tells this environment from others."""
+    """Return what distinguishes this environment from others."""
     return [sys.version, sys.prefix, *site_folders()]
 
 
 def installed_names() -> list[str]:
-    """Return name and version of every package that can be seen from here, cheaply."""
+    """Return name and version of every package that is installed here, from file names only."""
     return sorted(
         entry.name
         for folder in site_folders()
@@ -51,14 +51,14 @@ def installed_names() -> list[str]:
 
 
 def hiding_folder(modules: set[str], packages: set[str]) -> tuple[str, str] | None:
-    """Return the folder of PYTHONPATH and what it has of these modules and packages, if any.
+    """Return the first folder of PYTHONPATH with one of these modules or packages, and its name.
 
-    It comes before every environment's own packages.
+    Python looks there before it looks in any environment.
     """
     for folder in filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        for module in sorted(modules - _BY_MISTAKE):
+        for module in sorted(modules - _NEVER_IMPORTED):
             spec = PathFinder.find_spec(module, [folder])
-            # A folder that is no package has no loader, and gives way.
+            # A folder without `__init__.py` has no loader: a package elsewhere is preferred.
             if spec is not None and spec.loader is not None:
                 return folder, module
         found = {canonicalize_name(one.name) for one in distributions(path=[folder])}

@@ -1,16 +1,17 @@
-"""Where overlays are kept, and how they are removed."""
+"""Find the folder that overlays are kept in, make it, and remove overlays from it."""
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
+import platformdirs
+
 from peft_regress.environments.overlay.folder import remove_folder
-from peft_regress.environments.overlay.locks import held
 from peft_regress.errors import InputError
+from peft_regress.files import opened_lock
 
 __all__ = ["cache_folder", "clean_overlays", "lock_file", "made_folder"]
 
@@ -18,29 +19,27 @@ _VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return where overlays are kept: `PEFT_REGRESS_CACHE`, or the user's cache folder."""
+    """Return the folder for overlays: `PEFT_REGRESS_CACHE`, or one in the user's cache folder.
+
+    Raises `InputError` if the user has no home folder.
+    """
     chosen = os.environ.get(_VARIABLE)
-    base = os.environ.get("XDG_CACHE_HOME")
+    folder = Path(chosen or platformdirs.user_cache_dir("peft-regress", appauthor=False))
     try:
-        if chosen:
-            return Path(chosen).expanduser().absolute()
-        if sys.platform == "darwin":
-            return Path.home() / "Library" / "Caches" / "peft-regress"
-        # A relative one is to be ignored, by the XDG specification.
-        root = Path(base) if base and Path(base).is_absolute() else Path.home() / ".cache"
+        folder = folder.expanduser()
     except RuntimeError as error:
         msg = f"no folder for overlays is known ({error}); set {_VARIABLE} to one"
         raise InputError(msg) from error
-    return root / "peft-regress"
+    return folder.absolute()
 
 
 def made_folder() -> Path:
-    """Make the folders for overlays and requests; raises `InputError` where they cannot be used."""
+    """Make the folders for overlays and requests; raises `InputError` if they cannot be used."""
     root = cache_folder()
     try:
         for name in ("overlays", "requests"):
             (root / name).mkdir(parents=True, exist_ok=True)
-            # A folder may be there and not be for this user, or on a full disk.
+            # The folder may belong to another user, or its disk may be full.
             with tempfile.TemporaryFile(dir=root / name):
                 pass
     except OSError as error:
@@ -53,12 +52,12 @@ def made_folder() -> Path:
 
 
 def lock_file(folder: Path) -> Path:
-    """Return the file by which an overlay is locked: beside it, so that it outlives it."""
+    """Return the lock file of an overlay; it is not in its folder, so it outlives the overlay."""
     return folder.with_name(f"{folder.name}.lock")
 
 
 def clean_overlays() -> tuple[list[str], list[str]]:
-    """Remove every overlay that nobody uses; return those removed, and those in use."""
+    """Remove every overlay that nobody uses; return the names of removed and of used ones."""
     root = cache_folder()
     removed: list[str] = []
     used: list[str] = []
@@ -66,7 +65,7 @@ def clean_overlays() -> tuple[list[str], list[str]]:
         return removed, used
     for name in sorted({entry.stem for entry in root.glob("overlays/*")}):
         folder = root / "overlays" / name
-        with held(lock_file(folder)) as lock:
+        with opened_lock(lock_file(folder)) as lock:
             if not lock.own_now():
                 used.append(name)
             elif folder.exists():

@@ -1,4 +1,4 @@
-"""The folder of an overlay: built whole or not at all, and read only where it is whole."""
+"""Build the folder of an overlay, completely or not at all; read it only if it is complete."""
 
 from __future__ import annotations
 
@@ -26,46 +26,44 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "Overlay", "build_folder", "modules_in", "read_folder", "remove_folder"]
 
 SCHEMA: Final = 3
-"""Raised when the form of an overlay changes: one of another form has another name."""
+"""Raised when the layout of an overlay changes: it is part of the folder's name."""
 
 _MARKER: Final = "overlay.json"
-# The last in the alphabet: what the overlay's own packages put on the path comes before.
+# The last file in the alphabet: the `.pth` files of the overlay's own packages come first.
 _PATH_FILE: Final = "zzz_running_environment.pth"
 
 
 class _Marker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stands in a finished overlay, written last: without it nothing is trusted.
-
-    files: the size in bytes of each file, by its path in the overlay.
-    """
+    """The content of a complete overlay, written last: a folder without it is not used."""
 
     schema_version: int
     packages: dict[str, str]
+    """Versions by name."""
     planned: list[Planned]
     conflicts: list[str]
     files: dict[str, int]
+    """Size in bytes of each file, by its path in the overlay."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """A finished overlay, in use for as long as `opened_overlay` lasts.
-
-    packages: the versions installed in it, by name; empty where the running environment is what
-    was asked for. planned: the same with where pip took them from. remarks: what was added, or does
-    not fit together, in sentences. was_cached: whether it stood already.
-    """
+    """A complete overlay; nobody removes it while `opened_overlay` lasts."""
 
     folder: Path
     python: Path
     packages: dict[str, str]
+    """Versions installed in it, by name; empty if the running environment has all of them."""
     planned: tuple[Planned, ...]
+    """The same packages with their sources."""
     remarks: tuple[str, ...]
+    """Sentences about added requirements and about conflicts."""
     size_bytes: int
     was_cached: bool
+    """Whether it existed already."""
 
 
 def read_folder(folder: Path, *, was_cached: bool) -> Overlay | None:
-    """Return a finished overlay, or None: absent, half built, of another form, or damaged."""
+    """Return a complete overlay; None if it is absent, incomplete, damaged or of another schema."""
     python = folder / "bin" / "python"
     try:
         marker = msgspec.json.decode((folder / _MARKER).read_bytes(), type=_Marker)
@@ -89,16 +87,16 @@ def read_folder(folder: Path, *, was_cached: bool) -> Overlay | None:
 def build_folder(
     folder: Path, planned: Sequence[Planned], *, seconds: float, keep_open: Sequence[int] = ()
 ) -> None:
-    """Make the venv, install what was planned, and write the marker; all of it, or nothing.
+    """Make the venv, install what was planned, and write the marker; or leave no folder.
 
-    `keep_open` are files that pip holds open while it installs. Raises `PipError`, and `InputError`
-    where the folder cannot be written.
+    `keep_open` are files that pip holds open while it installs. Raises `PipError` if pip fails,
+    `InputError` if the folder cannot be written.
     """
     try:
         remove_folder(folder)
         venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
-        # `addsitedir`, so that what is installed there as editable is found, too. It appends: the
-        # overlay's own packages stay in front.
+        # `addsitedir` also finds editable installs there. It appends to the path: the overlay's own
+        # packages stay in front.
         lines = [
             f"import site; site.addsitedir({path!r})" for path in base_environment.site_folders()
         ]
@@ -120,7 +118,7 @@ def build_folder(
         )
         write_atomic(folder / _MARKER, msgspec.json.encode(marker))
     except BaseException as error:
-        # An interrupt leaves nothing half built either.
+        # An interrupt leaves no incomplete folder either.
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, OSError):
             msg = f"{folder}: cannot be built ({error.strerror or error})"
@@ -129,20 +127,20 @@ def build_folder(
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove an overlay, its marker first: what is left by an interrupt is not trusted."""
+    """Remove an overlay, its marker first: what an interrupted removal leaves is not used."""
     (folder / _MARKER).unlink(missing_ok=True)
     if folder.exists():
         shutil.rmtree(folder)
 
 
 def modules_in(overlay: Overlay) -> set[str]:
-    """Return the names of the modules that an overlay itself has."""
+    """Return the names of the modules in an overlay, without those of the running environment."""
     names = {entry.name.partition(".")[0] for entry in _packages_folder(overlay.folder).iterdir()}
     return {name for name in names if name.isidentifier()}
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    # What Python compiles comes and goes.
+    # Python adds and removes compiled files.
     return {
         str(file.relative_to(folder)): file.stat().st_size
         for file in sorted(folder.rglob("*"))
@@ -158,7 +156,7 @@ def _is_whole(folder: Path, sizes: dict[str, int]) -> bool:
 
 
 def _new_conflicts(python: Path, planned: Sequence[Planned], *, seconds: float) -> list[str]:
-    """Return what `pip check` says of the packages that change; of the rest it is no news."""
+    """Return the lines of `pip check` about the planned packages: other conflicts are not new."""
     names = {one.name for one in planned}
     return [
         f"pip check: {line}"
@@ -168,12 +166,12 @@ def _new_conflicts(python: Path, planned: Sequence[Planned], *, seconds: float) 
 
 
 def _packages_folder(folder: Path) -> Path:
-    # Of the scheme `venv`: a system's Python may install its own to another place, as Debian's.
-    places = {"base": str(folder), "platbase": str(folder)}
-    return Path(sysconfig.get_path("purelib", "venv", vars=places))
+    # The scheme `venv`: the default one of a system's Python may differ, as Debian's does.
+    folders = {"base": str(folder), "platbase": str(folder)}
+    return Path(sysconfig.get_path("purelib", "venv", vars=folders))
 
 
 def _versions_in(folder: Path) -> dict[str, str]:
-    """Return name and version of what is installed in an overlay itself."""
+    """Return name and version of each package in an overlay itself."""
     found = distributions(path=[str(_packages_folder(folder))])
     return dict(sorted((canonicalize_name(one.name), one.version) for one in found))

@@ -1,7 +1,7 @@
-"""Environments in seconds and megabytes: a venv that holds what differs, over the running one.
+"""Open an overlay: a venv with the packages that differ, over the running environment.
 
-The overlay's own packages come first on its path, the running environment's after them, so that
-torch is shared unless it changes. Nothing is ever installed outside the overlay.
+Its own packages come first on its path and those of the running environment after them: torch is
+shared unless it changes. Nothing is ever installed outside of the overlay.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from peft_regress.environments.overlay.folder import (
     modules_in,
     read_folder,
 )
-from peft_regress.environments.overlay.locks import held
 from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
 from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
+from peft_regress.files import opened_lock, write_atomic
 from peft_regress.runs.environment import installed_packages
 
 if TYPE_CHECKING:
@@ -47,26 +46,27 @@ __all__ = [
 ]
 
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
-"""What pip must find a common solution for, whichever of them is asked for."""
+"""pip must find a common solution for all of them, whichever one a user names."""
 
 
 class ReplacesTorchError(InputError):
-    """A requirement that would replace torch by another build, which nobody has agreed to."""
+    """A requirement that would replace torch, and nobody has agreed to that."""
 
     def __init__(self, requirements: str, old: str, new: str) -> None:
         self.old = old
         self.new = new
         super().__init__(
             f"{requirements}: would replace torch {old} by {new}, a download of up to gigabytes. "
-            "Add --yes if that is wanted"
+            "Add --yes to agree"
         )
 
 
 class _Resolved(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which overlay requirements that always mean the same were resolved to, and what was added."""
+    """The overlay that some requirements led to; pip need not resolve them again."""
 
     schema_version: int
     key: str
+    """The name of the overlay's folder."""
     remarks: list[str]
 
 
@@ -78,12 +78,11 @@ def opened_overlay(
     pre: bool = False,
     seconds: float = PIP_SECONDS,
 ) -> Iterator[Overlay]:
-    """Build the overlay of some requirements, or take the one that stands, and keep it in use.
+    """Build the overlay of some requirements, or take an existing one, and keep it from removal.
 
-    `seconds` is what one call of pip may take. Raises `InputError` for what is no requirement, or
-    would be hidden by a folder of PYTHONPATH, `PipError` where pip finds no solution or cannot
-    install it, `ReplacesTorchError` where torch would change and `replace_torch` does not say that
-    it may.
+    `seconds` is what one call of pip may take. Raises `InputError` if a text is no requirement or a
+    folder of PYTHONPATH would hide a package, `PipError` if pip finds no solution or cannot install
+    it, `ReplacesTorchError` if torch would change without `replace_torch`.
     """
     root = made_folder()
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as scratch:
@@ -108,7 +107,7 @@ def opened_overlay(
 
 @contextmanager
 def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> Iterator[Overlay]:
-    """Build the overlay of some of the packages of another one, whatever else they would need."""
+    """Build an overlay of some packages of another one, without what else they would need."""
     with _built(made_folder(), _key(planned), planned, seconds=seconds) as overlay:
         yield _of_request(overlay, (), ())
 
@@ -116,11 +115,11 @@ def opened_part(planned: Sequence[Planned], *, seconds: float = PIP_SECONDS) -> 
 def _resolved(
     wanted: Sequence[Wanted], *, pre: bool, seconds: float
 ) -> tuple[tuple[Planned, ...], list[str]]:
-    """Return what pip would install, and what was added to the requirements, in sentences."""
+    """Return what pip would install, and sentences about what was added to the requirements."""
     texts = [requirement.text for requirement in wanted]
     named = {requirement.name for requirement in wanted}
     shown = _shown(wanted)
-    # Else pip would break one of them for another: it does not look at what is installed already.
+    # pip ignores what installed packages need: without these names it may break one of them.
     texts += [name for name in GATED_PACKAGES if name not in named]
     planned = plan(texts, what=shown, seconds=seconds, pre=pre)
     added = constraints_for(planned, wanted, installed_packages())
@@ -137,9 +136,9 @@ def _resolved(
 def _left_out(
     wanted: Sequence[Wanted], planned: Sequence[Planned], *, seconds: float
 ) -> tuple[Planned, ...]:
-    """Plan the wheels, checkouts and commits that have the version which is installed here.
+    """Plan the wheels, checkouts and commits whose version is the installed one.
 
-    pip takes them for the same, and they need not be.
+    pip skips them because the versions are equal, but their content may differ.
     """
     names = {one.name for one in planned}
     lacking = [one for one in wanted if " @ " in one.text and one.name not in names]
@@ -150,7 +149,7 @@ def _left_out(
 
 
 def _sourced(planned: Sequence[Planned], wanted: Sequence[Wanted]) -> tuple[Planned, ...]:
-    """Let a wheel be known by its content, and be taken from where it is now."""
+    """Identify each wheel by its content, and take it from its current path."""
     named = {one.name: one for one in wanted if " @ " in one.text and one.identity is not None}
     return tuple(
         dataclasses.replace(one, source=named[one.name].text, digest=named[one.name].identity)
@@ -164,7 +163,7 @@ def _of_request(overlay: Overlay, wanted: Sequence[Wanted], remarks: Sequence[st
     hidden = base_environment.hiding_folder(modules_in(overlay), set(overlay.packages))
     if hidden is not None:
         folder, name = hidden
-        msg = f"{folder}: its {name} would hide the one to be tried; take the folder off PYTHONPATH"
+        msg = f"{folder}: its {name} would hide the one to try; take the folder off PYTHONPATH"
         raise InputError(msg)
     return dataclasses.replace(
         overlay,
@@ -191,7 +190,7 @@ def _digest(value: object) -> str:
 
 
 def _key(planned: Sequence[Planned]) -> str:
-    """Return the name of an overlay: by what is in it, and what it lies over."""
+    """Return the name of an overlay: a digest of its packages and of the running environment."""
     content = [(one.name, one.version, one.digest or one.source) for one in planned]
     return _digest([base_environment.identity(), sorted(content)])
 
@@ -200,7 +199,7 @@ def _request_file(root: Path, wanted: Sequence[Wanted], *, pre: bool) -> Path | 
     identities = sorted(requirement.identity or "" for requirement in wanted)
     if not all(identities):
         return None
-    # What pip plans depends on what is installed, and on what the shell says to pip.
+    # pip's plan depends on the installed packages and on pip's environment variables.
     settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("PIP_"))
     given = [
         base_environment.identity(),
@@ -221,9 +220,9 @@ def _known(request: Path) -> _Resolved | None:
 
 @contextmanager
 def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
-    """Hold an overlay that stands; None where it does not, or is not whole."""
+    """Hold an existing overlay; None if it is absent or incomplete."""
     folder = root / "overlays" / key
-    with held(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder)) as lock:
         lock.share()
         yield read_folder(folder, was_cached=True)
 
@@ -232,9 +231,9 @@ def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
 def _built(
     root: Path, key: str, planned: Sequence[Planned], *, seconds: float
 ) -> Iterator[Overlay]:
-    """Build an overlay unless it stands, alone, then hold it together with others."""
+    """Build an overlay unless it exists, then hold it together with other processes."""
     folder = root / "overlays" / key
-    with held(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder)) as lock:
         while True:
             lock.share()
             overlay = read_folder(folder, was_cached=True)
@@ -244,7 +243,7 @@ def _built(
             lock.own()
             # Another process may have built it while this one waited.
             if read_folder(folder, was_cached=True) is None:
-                # pip shares the lock: should this process be killed, it may go on for a while.
+                # pip shares the lock: it may go on for a while if this process is killed.
                 build_folder(folder, planned, seconds=seconds, keep_open=[lock.handle])
                 lock.share()
                 made = read_folder(folder, was_cached=False)

@@ -1,7 +1,7 @@
-"""Ask pip: what would be installed, install that, which releases there are.
+"""Call pip: plan, install, build a wheel, list releases.
 
-pip is a program of the user's with settings of its own (indexes, proxies, certificates), which hold
-here too; what is said of a failure is what pip says.
+pip runs with the user's settings (indexes, proxies, certificates), and its own messages explain a
+failure.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ __all__ = [
 ]
 
 PIP_SECONDS: Final = 600.0
-"""How long one call of pip may take: an index that does not answer must not hold a run for ever."""
+"""How long one call of pip may take: an index that does not answer must not block for ever."""
 
 _QUIET: Final = ("--disable-pip-version-check", "--no-input", "--no-color")
-# What pip installs, and where to, is decided here, whatever the user's shell says.
+# Variables of the user's shell that are ignored: this module decides what is installed and where.
 _DECIDED_HERE: Final = frozenset(
     f"PIP_{name}"
     for name in (
@@ -52,13 +52,13 @@ _DECIDED_HERE: Final = frozenset(
         *("UPGRADE_STRATEGY", "REQUIRE_HASHES", "QUIET", "VERBOSE", "LOG"),
     )
 )
-# Not absent, since these overrule what a configuration file says.
+# Set, not removed: a variable overrules a configuration file.
 _SWITCHED_OFF: Final = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0"}
 _REDIRECTED: Final = re.compile(r"^((?:global|install)\.(?:target|prefix|root))=", re.MULTILINE)
 
 
 class PipError(InputError):
-    """What pip could not do: an unknown package or version, a failed build, no network."""
+    """pip failed: an unknown package or version, a failed build, no network."""
 
     def __init__(self, what: str, problem: str, *, remedy: str = "") -> None:
         self.what = what
@@ -68,21 +68,19 @@ class PipError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """One package that pip would install.
-
-    `source` is what to hand pip to get just this: `peft==0.14.0`, or a name with a direct URL;
-    `digest` is the SHA-256 of the file where an index or an archive's URL has it.
-    """
+    """One package that pip would install."""
 
     name: str
     version: str
     source: str
+    """The requirement of exactly this: `peft==0.14.0`, or a name with a direct URL."""
     digest: str | None = None
+    """The SHA-256 of the file, if the index or the URL of an archive has it."""
     is_yanked: bool = False
 
     @property
     def is_direct(self) -> bool:
-        """Whether it comes from a URL of its own, and not from an index."""
+        """Whether it comes from a direct URL, not from an index."""
         return " @ " in self.source
 
 
@@ -128,8 +126,9 @@ def plan(
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
 
-    What is installed and fits is left out; `alone` leaves out what they depend on instead. Raises
-    `PipError` where pip finds no solution, which is said of `what`.
+    Installed packages that meet them are left out. With `alone`, the requirements are planned even
+    if they are installed, without their dependencies. Raises `PipError` about `what` if pip finds
+    no solution.
     """
     options = ["--pre"] if pre else []
     options += ["--no-deps", "--force-reinstall"] if alone else []
@@ -151,7 +150,7 @@ def _planned(item: _Item) -> Planned:
     digest = info.archive_info.hashes.get("sha256") if info.archive_info else None
     source = f"{name}=={version}"
     if info.vcs_info is not None:
-        # The commit, where a branch was named: the branch may move on before it is installed.
+        # The commit even if a branch was named: a branch may move before the installation.
         part = f"#subdirectory={info.subdirectory}" if info.subdirectory else ""
         source = f"{name} @ {info.vcs_info.vcs}+{info.url}@{info.vcs_info.commit_id}{part}"
     elif item.is_direct:
@@ -170,8 +169,9 @@ def install(
 ) -> None:
     """Install what was planned, and only that, into the environment of an interpreter.
 
-    Where the index says a file's digest, the file must have it. pip has the open files `keep_open`,
-    too: a lock on the environment is held for as long as pip writes there. Raises `PipError`.
+    A file must have the digest of the plan, if the plan has one. pip inherits the open files
+    `keep_open`, so that a lock on the environment is held as long as pip writes there. Raises
+    `PipError`.
     """
     _check_configuration(python, seconds=seconds)
     checked: list[str] = []
@@ -185,7 +185,7 @@ def install(
         with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
             file = Path(folder) / "requirements.txt"
             file.write_text("\n".join([*lines, ""]), encoding="utf-8")
-            # Compiled when first imported, as it is not worth seconds now.
+            # Python compiles a module when it is first imported; compiling all takes seconds.
             arguments = ["--no-deps", "--ignore-installed", "--no-compile", "--quiet"]
             _run(
                 ["install", *arguments, "--no-warn-script-location", "-r", str(file)],
@@ -197,13 +197,13 @@ def install(
 
 
 def _check_configuration(python: Path, *, seconds: float) -> None:
-    """Refuse a pip.conf by which pip would install to another place; nothing overrules it."""
+    """Refuse a pip.conf that redirects installations: no option overrules it."""
     listed = _call(python, ["config", "list"], what="pip config", seconds=seconds).stdout
     found = _REDIRECTED.search(listed)
     if found is not None:
         what = f"pip's setting {found.group(1)}"
-        remedy = f"Take it away: `python -m pip config unset {found.group(1)}`"
-        raise PipError(what, "by it pip would install to another place", remedy=remedy)
+        remedy = f"Remove it: `python -m pip config unset {found.group(1)}`"
+        raise PipError(what, "pip would install into another folder", remedy=remedy)
 
 
 def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Path:
@@ -216,7 +216,7 @@ def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Pa
 
 
 def conflicts(python: Path, *, seconds: float = PIP_SECONDS) -> tuple[str, ...]:
-    """Return what does not fit together in an environment, in pip's words."""
+    """Return the conflicts of an environment, one line of `pip check` each."""
     done = _call(python, ["check"], seconds=seconds, what="pip check")
     lines = done.stdout.splitlines() if done.returncode else []
     return tuple(clean(line) for line in lines if line.strip())
@@ -225,9 +225,9 @@ def conflicts(python: Path, *, seconds: float = PIP_SECONDS) -> tuple[str, ...]:
 def released_versions(
     package: str, *, pre: bool = False, seconds: float = PIP_SECONDS
 ) -> list[Version]:
-    """Return the releases of a package that an index offers for this Python, oldest first.
+    """Return the releases of a package that the index offers for this Python, oldest first.
 
-    Yanked ones are not among them, and pre-releases with `pre` alone. Raises `PipError`.
+    Yanked releases are left out, and pre-releases too unless `pre`. Raises `PipError`.
     """
     arguments = ["index", "versions", *(["--pre"] if pre else []), "--", package]
     done = _run(arguments, what=package, seconds=seconds)
@@ -238,7 +238,7 @@ def released_versions(
             found.add(Version(text.strip()))
     if not found:
         raise PipError(package, "the index offers no release of it for this Python")
-    # A local build, such as 2.13.0+cpu, is the same release.
+    # A local build such as 2.13.0+cpu is the release 2.13.0.
     return sorted({Version(version.public) for version in found})
 
 
@@ -250,12 +250,12 @@ def _run(
     python: Path | None = None,
     keep_open: Sequence[int] = (),
 ) -> str:
-    """Run pip and return its output; raises `PipError` where it fails."""
+    """Run pip and return its output; raises `PipError` if it fails."""
     interpreter = Path(sys.executable) if python is None else python
     done = _call(interpreter, arguments, what=what, seconds=seconds, keep_open=keep_open)
     if done.returncode:
-        said = f"{done.stdout}\n{done.stderr}"
-        raise PipError(what, problem_in(said), remedy=remedy_for(said))
+        output = f"{done.stdout}\n{done.stderr}"
+        raise PipError(what, problem_in(output), remedy=remedy_for(output))
     return done.stdout
 
 
@@ -268,10 +268,10 @@ def _call(
     keep_open: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
-    # -P: a pip.py in the working directory is not pip.
+    # -P: a pip.py in the working directory must not be imported.
     command = [str(python), "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
-    # A process group of its own, so that nothing that a build started is left behind.
-    with subprocess.Popen(  # noqa: S603  (pip, by an interpreter of our choice)
+    # A process group of its own, so that the processes of a build end with it.
+    with subprocess.Popen(  # noqa: S603  (pip, in a known interpreter)
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Read the requirements of an upgrade, as they are typed."""
+"""Read the requirements of an upgrade as a user types them."""
 
 from __future__ import annotations
 
@@ -32,21 +32,20 @@ _COMMIT: Final = re.compile(r"@[0-9a-f]{40}(#.*)?$")
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """One requirement.
-
-    `text` is what pip is handed, `shown` what was typed, `identity` what it can be known by where
-    it always means the same files, else None: then pip must look again each time.
-    """
+    """One requirement."""
 
     name: str
     text: str
+    """What pip gets."""
     shown: str
+    """What the user typed."""
     identity: str | None
+    """Always means the same files; None if they may change: pip must resolve it each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """What releases of a package need and do not say in their own metadata."""
+    """A requirement that the metadata of some releases lacks."""
 
     package: str
     releases: SpecifierSet
@@ -59,16 +58,16 @@ KNOWN_CONSTRAINTS: Final = (
         package="peft",
         releases=SpecifierSet(">=0.16,<0.18"),
         requirement="transformers<5",
-        reason="peft 0.16 and 0.17 import HybridCache, which transformers 5 has no more",
+        reason="peft 0.16 and 0.17 import HybridCache, which transformers 5 no longer has",
     ),
 )
-"""Found by trying each release of peft from 0.10 to 0.21 beside transformers 5.24."""
+"""Found by trying each release of peft from 0.10 to 0.21 with transformers 5.24."""
 
 
 def constraints_for(
     planned: Iterable[Planned], wanted: Iterable[Wanted], installed: dict[str, str]
 ) -> list[Constraint]:
-    """Return the known constraints of what is planned that nothing else has seen to."""
+    """Return the known constraints that the planned and installed packages do not meet."""
     versions = {**installed, **{package.name: package.version for package in planned}}
     named = {requirement.name for requirement in wanted}
     found = []
@@ -88,9 +87,9 @@ def read_requirements(
 ) -> tuple[Wanted, ...]:
     """Read requirements: `peft==0.14.0`, `peft @ git+https://...`, a wheel, a checkout.
 
-    A name alone is its newest release; with `pre` that may be a pre-release. The wheel of a
-    checkout is built into the folder `scratch`. Raises `InputError` for what is no requirement, for
-    a package that is named twice, and for a marker that leaves this Python out.
+    A name without a version means its newest release, which may be a pre-release with `pre`. The
+    wheel of a checkout is built into the folder `scratch`. Raises `InputError` if a text is no
+    requirement, a package is named twice, or a marker excludes this Python.
     """
     found: dict[str, Wanted] = {}
     for text in texts:
@@ -103,9 +102,9 @@ def read_requirements(
 
 
 def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
-    # A line break would begin another line of the file that pip is handed.
+    # A line break would start another line in the requirements file.
     if not text.isprintable() or not text.strip():
-        msg = f"{text!r} is no requirement: write NAME==VERSION, a wheel or a checkout"
+        msg = f"{text!r} is not a requirement: write NAME==VERSION, a wheel or a checkout"
         raise InputError(msg)
     if _is_path(text):
         return _read_path(Path(text), text, scratch=scratch, seconds=seconds)
@@ -113,16 +112,18 @@ def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         problem = str(error).splitlines()[0]
-        msg = f"{text!r} is no requirement ({problem}): write NAME==VERSION, a wheel or a checkout"
+        msg = (
+            f"{text!r} is not a requirement ({problem}): write NAME==VERSION, a wheel or a checkout"
+        )
         raise InputError(msg) from None
     if requirement.marker is not None and not requirement.marker.evaluate():
-        msg = f"{text!r} is not for this Python: its marker {requirement.marker} does not hold"
+        msg = f"{text!r} is not for this Python: its marker {requirement.marker} is false"
         raise InputError(msg)
     if requirement.url is not None and requirement.url.startswith("file:"):
         return _read_file_url(requirement, text, scratch=scratch, seconds=seconds)
     shown = text
     if requirement.url is None and not requirement.specifier:
-        # Left to itself pip would keep what is installed.
+        # pip itself would keep the installed release.
         newest = released_versions(requirement.name, pre=pre, seconds=seconds)[-1]
         requirement.specifier = SpecifierSet(f"=={newest}")
         text = str(requirement)
@@ -135,18 +136,18 @@ def _read(text: str, *, scratch: Path, seconds: float, pre: bool) -> Wanted:
 
 
 def _is_path(text: str) -> bool:
-    """Return whether a text names a wheel or a folder: the bare name of a folder is a package."""
+    """Return whether a text is a path; the bare name of a folder is the name of a package."""
     if text.startswith((".", "/", "~")):
         return True
     return "://" not in text and (text.endswith(".whl") or ("/" in text and is_folder(Path(text))))
 
 
 def _read_file_url(requirement: Requirement, text: str, *, scratch: Path, seconds: float) -> Wanted:
-    """Read `NAME @ file:///...`: as the path that it is, so that it is known by its content."""
+    """Read `NAME @ file:///...` like a path, so that its content identifies it."""
     parts = urlsplit(requirement.url or "")
     wanted = _read_path(Path(url2pathname(parts.path)), text, scratch=scratch, seconds=seconds)
     if wanted.name != canonicalize_name(requirement.name):
-        msg = f"{text!r}: what is there is {wanted.name}, not {requirement.name}"
+        msg = f"{text!r}: the package there is {wanted.name}, not {requirement.name}"
         raise InputError(msg)
     return wanted
 
@@ -166,9 +167,7 @@ def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wante
         raise InputError(msg) from None
     if is_folder(path):
         if not any((path / name).is_file() for name in ("pyproject.toml", "setup.py")):
-            msg = (
-                f"{text}: no checkout of a package, since it has no pyproject.toml and no setup.py"
-            )
+            msg = f"{text}: not a checkout of a package, it has no pyproject.toml and no setup.py"
             raise InputError(msg)
         path = build_wheel(path.resolve(), into=scratch, seconds=seconds)
     if not os.path.isfile(path):  # noqa: PTH113  (`Path.is_file` raises where a name is too long)
@@ -178,14 +177,16 @@ def _read_path(path: Path, text: str, *, scratch: Path, seconds: float) -> Wante
         name, _, _, _ = parse_wheel_filename(path.name)
         identity = _content_digest(path)
     except (InvalidWheelFilename, zipfile.BadZipFile, OSError) as error:
-        msg = f"{text}: no wheel that pip could install ({error}); name a .whl file or a checkout"
+        msg = (
+            f"{text}: not a wheel that pip could install ({error}); name a .whl file or a checkout"
+        )
         raise InputError(msg) from None
     url = path.resolve().as_uri()
     return Wanted(name=name, text=f"{name} @ {url}", shown=text, identity=f"{name} {identity}")
 
 
 def _content_digest(wheel: Path) -> str:
-    """Return a digest of what is in a wheel; two builds of one checkout differ in times alone."""
+    """Return a digest of a wheel's files without their times: builds of one checkout are equal."""
     with zipfile.ZipFile(wheel) as archive:
         members = sorted((info.filename, info.CRC, info.file_size) for info in archive.infolist())
     return hashlib.sha256(repr(members).encode()).hexdigest()

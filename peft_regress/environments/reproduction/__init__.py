@@ -1,4 +1,5 @@
-"""Scripts that show what moved without this project, for a library's maintainers. No torch here.
+"""Stand-alone scripts that show a change to a library's maintainers. No torch at import.
 
-`script` writes one, from `sections` and what `methods` knows; `reproduce` runs it on both sides.
+`script` writes one from `sections` and from the pieces of `methods`; `reproduce` runs it with the
+packages of both sides.
 """

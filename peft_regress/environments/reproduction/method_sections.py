@@ -1,4 +1,4 @@
-"""The text of a reproduction that is a method's own: how it adapts, fills and updates a model."""
+"""The parts of a script that depend on the method: adapting, filling and updating a model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ $FREEZE
 WITHOUT_CUDA_EXTENSION: Final = """\
     import peft.tuners.boft.layer
 
-    peft.tuners.boft.layer._FBD_CUDA = False  # else it looks for a compiler at every layer
+    peft.tuners.boft.layer._FBD_CUDA = False  # or it looks for a compiler at every layer
 
 """
 
@@ -150,6 +150,6 @@ else:
     parameter.copy_(0.3 * drawn / math.prod(parameter.shape[1:]) ** 0.5)
 """
 
-FILL_SCALES_ALONE: Final = """\
+FILL_ONLY_SCALES: Final = """\
 parameter.mul_(1 + 0.1 * drawn)
 """

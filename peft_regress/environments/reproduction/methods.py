@@ -1,4 +1,4 @@
-"""How a reproduction adapts its model: a piece of the script for each kind of method.
+"""Write the piece of a script that adapts the model, for each kind of method.
 
 No torch at import.
 """
@@ -32,9 +32,9 @@ __all__ = ["Network", "adapting", "filling", "optimizing", "package_of"]
 _LONGEST: Final = 93  # columns of a condition, on a line of 100
 _NORMALIZATION: Final = "(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)"
 _CONVOLUTION_OR_LINEAR: Final = "isinstance(module, (nn.Conv2d, nn.Linear))"
-# What a method keeps its library from while it wraps, by the configuration's class.
+# By the configuration's class: code that must run before wrapping.
 _BEFORE_WRAPPING: Final[dict[str, str]] = {"BOFTConfig": sections.WITHOUT_CUDA_EXTENSION}
-# Of the methods that have one of their own, by name.
+# Of the methods with an optimizer of their own, by name.
 _OPTIMIZERS: Final[dict[str, str]] = {
     "adalora": sections.ADALORA,
     "loraplus": sections.LORA_PLUS,
@@ -50,14 +50,14 @@ _SELECTIONS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """An architecture of torchvision, and its model without weights for the rules to look at."""
+    """An architecture of torchvision, with its model without weights, which the rules inspect."""
 
     architecture: TorchvisionModel
     model: nn.Module
 
     @classmethod
     def of(cls, architecture: TorchvisionModel) -> Network:
-        """Build the model, the largest in no memory to speak of."""
+        """Build the model; without weights even the largest needs almost no memory."""
         from peft_regress.catalogue.architectures.output_layer import without_weights
 
         with without_weights():
@@ -71,7 +71,7 @@ class Network:
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether it normalizes by statistics that it keeps."""
+        """Whether it has batch normalization."""
         from torch import nn
 
         return any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
@@ -83,13 +83,13 @@ class Network:
 
 
 def package_of(method: Method) -> str | None:
-    """Return the library that a method of a known kind uses besides torch."""
+    """Return the library that a method uses besides torch, if its kind is known."""
     return {PeftAdapter: "peft", GaLore: "galore-torch"}.get(type(method))
 
 
 def adapting(method: Method, rank: int | None, network: Network) -> str | None:
-    """Return the code that makes `model` train as the method does; None where there is none."""
-    # By exact class: what a class derived from one of them does besides is not known here.
+    """Return the code that adapts `model` as the method does; None if that is not known."""
+    # By exact class: what a derived class does is not known here.
     if type(method) is PeftAdapter:
         return _wrapping(method, rank, network)
     if type(method) is Selective:
@@ -100,14 +100,14 @@ def adapting(method: Method, rank: int | None, network: Network) -> str | None:
 
 
 def filling(method: PeftAdapter, rank: int | None, network: Network) -> str:
-    """Return the code that fills an adapter with seeded numbers, as for `filled_losses`."""
+    """Return the code that fills an adapter with seeded numbers, as `filled_losses` does."""
     layers = method.targets.find(network.model, head=network.head).values()
     names = {name for layer in layers for name in method.shapes(layer, rank or 0)}
     parts = sorted({f".{name.partition('.')[0]}." for name in names})
     code = sections.FILL_BY_FAN_IN
     if method.scales:
-        scales_alone = set(parts) <= set(method.scales)
-        code = sections.FILL_SCALES_ALONE if scales_alone else sections.FILL_BY_SCALE
+        only_scales = set(parts) <= set(method.scales)
+        code = sections.FILL_ONLY_SCALES if only_scales else sections.FILL_BY_SCALE
     filling_one = fill_in(code, SCALES="".join(method.scales))
     return fill_in(
         sections.FILL,
@@ -117,7 +117,7 @@ def filling(method: PeftAdapter, rank: int | None, network: Network) -> str:
 
 
 def optimizing(method: Method, rank: int | None) -> str | None:
-    """Return the code that makes `optimizer`; None where nothing here knows the method's own."""
+    """Return the code that makes `optimizer`; None if the method has an unknown one."""
     own = getattr(method, "optimizer", None)
     name = method.name.removesuffix(BFLOAT16_SUFFIX)
     code = sections.ADAMW if own is None else _OPTIMIZERS.get(name)
@@ -127,7 +127,7 @@ def optimizing(method: Method, rank: int | None) -> str | None:
 
 
 def _is_built_in(method: Method) -> bool:
-    """Tell whether there is a learning rate for it."""
+    """Return whether a learning rate is known for the method."""
     return method.name.removesuffix(BFLOAT16_SUFFIX) in LEARNING_RATES
 
 
@@ -151,7 +151,7 @@ def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | 
 
 
 def _condition(parts: list[str]) -> str:
-    """Return what must all hold, on one line where it fits without a comment inside."""
+    """Return the conjunction of conditions, on one line if it fits and has no comment."""
     line = " and ".join(parts)
     return line if len(line) <= _LONGEST and "#" not in line else "\n    and ".join(parts)
 
@@ -163,7 +163,7 @@ def _rule(targets: Targets, network: Network, layers: Mapping[str, nn.Module]) -
     if targets.normalization:
         yield f"isinstance(module, {_NORMALIZATION})"
         return
-    # Linear layers first means these alone, where there are any: which of the two, is known here.
+    # `linear_first` means: only linear layers, if the network has any.
     only_linear = targets.linear_first and any(
         isinstance(layer, nn.Linear) for layer in layers.values()
     )

@@ -1,4 +1,4 @@
-"""Run a finding's stand-alone script on both sides, so that the report says what it prints."""
+"""Run the stand-alone script of a finding with the packages of both sides, for the report."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.reproduction.script import facts_for, reproduction_script
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.text import clean
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
 
 __all__ = ["Reproduction", "reproduce"]
 
@@ -27,23 +27,30 @@ _LONGEST_OUTPUT: Final = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class Reproduction:
-    """A script, and what it prints with each side's packages."""
+    """A script that shows a finding."""
 
     finding: Finding
     script: str
     outputs: Mapping[str, str]
+    """What the script prints, by the name of the side."""
     needs: str = "torch, torchvision and the library"
+    """What must be installed to run it."""
 
 
-def reproduce(findings: Sequence[Finding], pythons: Mapping[str, Path]) -> tuple[Reproduction, ...]:
+def reproduce(
+    findings: Sequence[Finding],
+    observed: Mapping[str, Observation],
+    pythons: Mapping[str, Path],
+) -> tuple[Reproduction, ...]:
     """Write and run the scripts of the gravest findings that have one.
 
-    `pythons` are the interpreters of the sides, by what a side is called.
+    `observed` are observations of their cases, by id; `pythons` are the interpreters of the two
+    sides, by the name of the side.
     """
     made = []
     for finding in findings[:_MOST]:
-        case = parse_case_id(finding.example.case)
-        script = reproduction_script(case, facts=facts_for(_telling(finding)))
+        case = observed[finding.example.case].record.case
+        script = reproduction_script(case, facts=facts_for(_shown(finding)))
         if script is None:
             continue
         outputs = {side: _output(python, script) for side, python in pythons.items()}
@@ -51,18 +58,18 @@ def reproduce(findings: Sequence[Finding], pythons: Mapping[str, Path]) -> tuple
     return tuple(made)
 
 
-def _telling(finding: Finding) -> set[str]:
-    """Return the metrics or the invariant to show: of costs not those that follow from others."""
+def _shown(finding: Finding) -> set[str]:
+    """Return the metrics or the invariant to show, without costs that follow from other costs."""
     if finding.cause.kind != "costs":
         return {reason.metric.removeprefix("invariant ") for reason in finding.example.reasons}
-    moved = {
+    changed = {
         reason.metric for reason in finding.example.reasons if reason.metric.endswith("_flops")
     }
-    return moved | {finding.cause.what}
+    return changed | {finding.cause.what}
 
 
 def _output(python: Path, script: str) -> str:
-    """Return what a script prints; what goes wrong is told in its place."""
+    """Return what a script prints, or why it printed nothing."""
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         file = Path(folder) / "reproduction.py"
         file.write_text(script, encoding="utf-8")

@@ -1,7 +1,7 @@
-"""Write the script that shows a library's maintainers what moved, without this project.
+"""Write a script that shows a change to a library's maintainers without this project.
 
-It needs torch, torchvision and the library alone, runs on peft 0.10 to 0.21, and prints one fact a
-line, so that a plain diff tells two releases apart. No torch at import.
+It needs only torch, torchvision and the library, runs with peft 0.10 to 0.21, and prints one fact
+per line, so that a plain diff compares two releases. No torch at import.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ FACTS: Final = (
     "optimizer_state_bytes",
     "loss_after_step",
 )
-"""What a script can print. The last two are of an update, the three before them of an adapter.
+"""What a script can print. The last two describe an update, the three before them an adapter.
 
-FLOPs are torch's own, at batch 1 and 224x224: those of the metrics, but for grouped convolutions,
-which a comment says, and for products with a vector (0.001 % of BOFT's), which torch leaves out.
-Operators are those of forward, loss and backward. Losses are of noise: of a filled adapter in units
-of the source's logits, after one step as they are.
+torch itself counts the FLOPs, at batch 1 and 224x224. They equal the metrics, except for grouped
+convolutions (a comment in the script says so) and for products with a vector, which torch leaves
+out (0.001 % of BOFT's). `aten_ops` counts operators of forward, loss and backward. Losses are those
+of noise; the logits of a filled adapter are divided by the largest logit of the source.
 """
 
 _OF_AN_ADAPTER: Final = frozenset(FACTS[5:8])
 _OF_AN_UPDATE: Final = frozenset(FACTS[8:])
 _OF_VALUES: Final = _OF_AN_ADAPTER | {"loss_after_step"}
 
-# Relative to the largest logit. Wider than the invariant's, since untrained networks make more of
-# rounding than sources do: up to 1.1e-5 (HRA), and on bfloat16 0.12, of DoRA's rounded magnitude.
+# Relative to the largest logit. Wider than the invariant's: untrained networks amplify rounding
+# more than sources do, up to 1.1e-5 (HRA), and to 0.12 on bfloat16 (DoRA's rounded magnitude).
 _IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-4, "bfloat16": 0.2}
 
 _LINE_LENGTH: Final = 100
 _DEFINITION: Final = ("def ", "class ", "@")
 
-# Facts that show what moved a metric or an invariant, for whichever method they apply to.
+# Facts that show why a metric or an invariant changed.
 _FUNCTION: Final = ("identity_at_start", "filled_loss", "loss_after_step")
 _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "trainable_params": ("trainable_params",),
@@ -93,7 +93,7 @@ _FACTS_OF: Final[dict[str, tuple[str, ...]]] = {
     "merge_equals_unmerged": ("merged_equals_unmerged",),
 }
 
-# By what tells that they are used; the standard library's come first.
+# By the text that needs them; those of the standard library come first.
 _IMPORTS: Final[tuple[dict[str, str], ...]] = (
     {
         "contextlib.": "import contextlib",
@@ -114,26 +114,25 @@ _IMPORTS: Final[tuple[dict[str, str], ...]] = (
 )
 
 
-def facts_for(moved: Iterable[str]) -> frozenset[str]:
+def facts_for(changed: Iterable[str]) -> frozenset[str]:
     """Return the facts that show a change of these metrics and invariants, for any method."""
     return frozenset(
-        fact for name in moved for fact in _FACTS_OF.get(name.removesuffix(BATCH_SUFFIX), ())
+        fact for name in changed for fact in _FACTS_OF.get(name.removesuffix(BATCH_SUFFIX), ())
     )
 
 
 def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> str | None:
-    """Return a script that adapts what a case adapts and prints `FACTS` of it; None without one.
+    """Return a script that adapts the model of a case and prints `FACTS`; None if there is none.
 
-    With `facts` it prints those that apply to the method, and leaves out what they do not need;
-    with an empty collection it adapts the model and ends. Where the library raises, it prints
-    `error: <type>: <first line> (<phase>)` and ends there; phases are wrap, forward, backward, step
-    and merge. No update is shown of a method whose optimizer or learning rate is not built in.
+    With `facts` it prints only those, as far as they apply to the method; with an empty collection
+    it only adapts the model. If the library raises, the script prints
+    `error: <type>: <first line> (<phase>)` and ends; phases are wrap, forward, backward, step and
+    merge. It shows no update if the method's optimizer or learning rate is not built in.
 
-    There is no script for an architecture that is not torchvision's, since the script would have to
-    bring it along; for a method that is no plain `PeftAdapter`, `Selective` or `GaLore`, or wraps
-    in a context of its own, since nothing here knows what it does; and where the architecture has
-    no layer for the method. The task is left out: the images are noise, and no fact is an accuracy.
-    Raises `UnknownNameError` for a name that nothing registers, and for one that is no fact.
+    There is no script if the architecture is not torchvision's, if the method is not exactly a
+    `PeftAdapter`, `Selective` or `GaLore` or wraps in a context of its own, or if the architecture
+    has no layer for the method. The task does not matter: the images are noise and no fact is an
+    accuracy. Raises `UnknownNameError` for an unregistered name or an unknown fact.
     """
     method: Method = registry.get("method", case.method)
     architecture = registry.get("architecture", case.architecture)
@@ -160,7 +159,7 @@ def reproduction_script(case: Case, *, facts: Collection[str] | None = None) -> 
 
 @dataclass(frozen=True)
 class _Script:
-    """What stands in a script below its imports, each part as far as a fact is wanted of it."""
+    """The body of a script below its imports: the parts that the wanted facts need."""
 
     method: Method
     rank: int | None
@@ -172,7 +171,7 @@ class _Script:
         return not self.wanted.isdisjoint(facts)
 
     def parts(self) -> Iterator[str]:
-        """Yield pieces that a blank line sets apart."""
+        """Yield parts, which blank lines separate."""
         yield from self._model()
         yield self.adapting
         yield from self._function()
@@ -205,22 +204,22 @@ class _Script:
         return sections.CALL
 
     def _function(self) -> Iterator[str]:
-        """Yield what the adapter is and computes, at its start and filled."""
+        """Yield what describes the adapter and its output, at its start and filled."""
         if self.wants("trainable_params"):
             yield sections.TRAINABLE_PARAMS
         if self.wants("identity_at_start"):
             tolerance = _IDENTITY_TOLERANCE[self.method.base_dtype]
             yield fill_in(sections.IDENTITY_AT_START, TOLERANCE=repr(tolerance))
         if self.wants("filled_loss", "merged_equals_unmerged"):
-            assert isinstance(self.method, PeftAdapter)  # noqa: S101  (the facts are an adapter's)
+            assert isinstance(self.method, PeftAdapter)  # noqa: S101  (these facts exist only for adapters)
             yield filling(self.method, self.rank, self.network)
         if self.wants("filled_loss"):
             yield sections.FILLED_LOSS
 
     def _step(self) -> Iterator[str]:
-        """Yield a forward and a backward pass under whatever counts what is wanted of them."""
+        """Yield a forward and a backward pass, inside the counters of the wanted facts."""
         if self.wants("saved_for_backward_bytes"):
-            # In a pass of its own: hooks on saved tensors make operators run that no step has.
+            # In a pass of its own: hooks on saved tensors run operators that a step does not have.
             yield sections.SAVED
             hooks = "saved_tensors_hooks(keep, lambda tensor: tensor)"
             kept = _under("forward", [hooks], sections.FORWARD)
@@ -242,18 +241,18 @@ class _Script:
             yield backward
 
     def _counters(self, phase: str) -> Iterator[str]:
-        # What counts operators comes last, which makes it the first to see them: the one that
-        # counts FLOPs takes some apart.
+        # The operator counter comes last, so it sees operators first: the FLOP counter decomposes
+        # some of them.
         if self.wants(f"{phase}_flops"):
             yield f"FlopCounterMode(display=False) as {phase}"
         if self.wants("aten_ops"):
             yield "operators"
 
     def _update(self) -> Iterator[str]:
-        """Yield an update, what the optimizer holds then, and what the model computes."""
+        """Yield an update, the size of the optimizer's state, and the loss after it."""
         if not self.wants(*_OF_AN_UPDATE):
             return
-        projects = isinstance(self.method, GaLore)  # its optimizer is there already
+        projects = isinstance(self.method, GaLore)  # `adapting` has made its optimizer
         if not projects:
             yield optimizing(self.method, self.rank) or ""
         yield _under("step", (), sections.STEP)
@@ -265,7 +264,7 @@ class _Script:
 
 
 def _under(phase: str, contexts: Iterable[str], statement: str) -> str:
-    """Return a statement under a phase and other contexts, on one line where they fit."""
+    """Return a statement inside a phase and other contexts, on one line if they fit."""
     managers = [f'phase("{phase}")', *contexts]
     line = f"with {', '.join(managers)}:\n"
     if len(line) > _LINE_LENGTH:
@@ -274,7 +273,7 @@ def _under(phase: str, contexts: Iterable[str], statement: str) -> str:
 
 
 def _joined(parts: Iterable[str]) -> str:
-    """Return the parts one below the other, with two blank lines before and after a definition."""
+    """Join the parts, with two blank lines before and after a definition."""
     text = ""
     after_definition = False
     for part in parts:

@@ -1,6 +1,6 @@
-"""The text that a reproduction is put together from, in the order in which it stands there.
+"""The parts of a script that do not depend on the method, in their order in the script.
 
-What is in capitals after a dollar sign is filled in, by `fill_in`.
+`fill_in` replaces the names in capitals after a dollar sign.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 
 
 def fill_in(section: str, **values: str) -> str:
-    """Return a section with its values; a line that is nothing but an empty value goes."""
+    """Return a section with its values; a line that has only an empty value is removed."""
     for name, value in values.items():
         if not value:
             section = section.replace(f"${name}\n", "")
@@ -18,7 +18,7 @@ def fill_in(section: str, **values: str) -> str:
 
 
 def source(value: object) -> str:
-    """Return a literal, with the quotes that formatters put."""
+    """Return a literal with double quotes, as formatters write it."""
     return repr(value).replace("'", '"')
 
 

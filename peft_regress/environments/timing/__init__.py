@@ -1,6 +1,6 @@
-"""Time the steps of two interpreters, which take turns, and tell which is slower. No torch here.
+"""Time the training steps of two interpreters in turns and judge which is slower. No torch here.
 
-`conduct` starts `worker`s through `process`; they speak `messages`.
+`time_cases` starts a `worker` in each interpreter; `messages` has what they exchange.
 """
 
 from peft_regress.environments.timing.time_cases import time_cases

@@ -1,4 +1,4 @@
-"""Let the workers of two interpreters take turns, case by case, and judge the pairs of times."""
+"""Time each case in two interpreters that take turns, and judge the pairs of times."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.environments.timing.timing_worker import TimingWorker
-from peft_regress.environments.worker.process import WorkerError
+from peft_regress.environments.timing.messages import Restart, Restarted, Timed, TimeSteps
+from peft_regress.environments.worker.process import WorkerError, WorkerProcess
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.gate.paired_times import (
     CaseTimes,
@@ -33,18 +33,20 @@ if TYPE_CHECKING:
 __all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]
 
 _SEEDS: Final = (0, 1, 2)
-_BLOCKS: Final = 2  # of a fine-tune
+_BLOCKS: Final = 2  # of a fine-tuning
 
 BLOCK_STEPS: Final = 11
-"""Steps of a block: half of the brief fine-tune. The first, which finds the caches cold, is left
-out of the block's median. Turns of single steps were tried: on a busy machine their ratios vary ten
-times as much, and a step 10 % slower appears as one of 13 to 20 %."""
+"""Steps of a block: half of the brief fine-tuning. The first one finds the caches cold and is left
+out of the block's median. With turns of single steps, the ratios on a busy machine vary ten times
+as much, and a step that is 10 % slower appears as 13 to 20 % slower."""
 
 LAUNCHES: Final = 3
-"""How often a case's workers are started anew: by where its code and memory come to lie, one and
-the same process can be slower than another by up to 3 % for as long as it lives."""
+"""How often the workers of a case are started: a process can be up to 3 % slower than an equal one
+for as long as it lives, depending on where its code and memory lie."""
 
 TIME_LIMIT_SECONDS: Final = 300
+
+_MODULE: Final = "peft_regress.environments.timing.worker"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +70,15 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     pairs: int | None = None,
     time_limit: float = TIME_LIMIT_SECONDS,
     policy: Policy = DEFAULT_POLICY,
-    tell: Callable[[CaseTimes], None] = lambda _: None,
+    on_result: Callable[[CaseTimes], None] = lambda _: None,
 ) -> TimingRun:
-    """Time each case in both interpreters, and tell each result as it comes.
+    """Time each case in both interpreters.
 
     `base` and `candidate` are paths of Python interpreters with peft_regress installed;
-    `baselines` is the folder with `sources/`; `time_limit` is seconds, of one block or the start
-    of a worker. A case that cannot be timed is a result with its problem. Raises
-    `InterpreterError` where an interpreter cannot be used at all, `InputError` where there is no
-    case, or so few pairs that they can show nothing.
+    `baselines` is the folder with `sources/`; `time_limit` is the seconds that one block, or the
+    start of a worker, may take; `on_result` gets each result when it is made. A case that cannot be
+    timed is a result with a problem. Raises `InterpreterError` if an interpreter cannot be used,
+    `InputError` if there are no cases, or too few pairs to show anything.
     """
     if not cases:
         msg = "there is no case to time"
@@ -100,7 +102,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
     found = []
     for case in cases:
         found.append(_timed_case(case, plan))
-        tell(found[-1])
+        on_result(found[-1])
     return TimingRun(
         base=base,
         candidate=candidate,
@@ -111,10 +113,10 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
 
 
 def turns(pairs: int, *, draw: random.Random) -> list[bool]:
-    """Return, for each pair, whether the base goes first: of two pairs it does so once.
+    """Return for each pair whether the base goes first: it does so in one of every two pairs.
 
-    So a drift of the machine cancels. Which of the two comes first is drawn, so that nothing
-    that the machine does at regular times meets the same side each time.
+    That cancels a drift of the machine. Which of the two pairs it is, is drawn: what the machine
+    does at regular times must not always meet the same side.
     """
     order: list[bool] = []
     while len(order) < pairs:
@@ -124,22 +126,22 @@ def turns(pairs: int, *, draw: random.Random) -> list[bool]:
 
 
 def _packages_of(interpreter: str, time_limit: float) -> dict[str, str]:
-    with TimingWorker(interpreter, time_limit=time_limit) as worker:
+    with WorkerProcess(interpreter, _MODULE, time_limit=time_limit) as worker:
         return worker.packages
 
 
 def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
-    """Time one case in fresh processes; what goes wrong is its result."""
-    draw = random.Random(case.id)  # noqa: S311  (an order, no secret)
+    """Time one case in fresh processes; an error is its result."""
+    draw = random.Random(case.id)  # noqa: S311  (an order, not a secret)
     order = turns(plan.pairs, draw=draw)
-    # An even number a launch, so that in each one both sides go first as often.
+    # An even number per launch: in each launch both sides go first equally often.
     each = 2 * math.ceil(plan.pairs / LAUNCHES / 2)
     times: list[TimePair] = []
     try:
         while len(times) < plan.pairs:
             times += _launch(case, plan, order[len(times) : len(times) + each])
         estimate = estimate_ratio(times, confidence=plan.confidence)
-    except _OtherDefinitionError as error:
+    except _DefinitionDiffersError as error:
         return CaseTimes(id=case.id, verdict="incomparable", problem=str(error))
     except (WorkerError, InputError) as error:
         return CaseTimes(id=case.id, verdict="failed", problem=str(error))
@@ -147,29 +149,29 @@ def _timed_case(case: Case, plan: _Plan) -> CaseTimes:
     return CaseTimes(id=case.id, verdict=verdict, pairs=tuple(times), estimate=estimate)
 
 
-class _OtherDefinitionError(PeftRegressError):
-    """The two sides do not measure the same thing."""
+class _DefinitionDiffersError(PeftRegressError):
+    """The two sides measure different things."""
 
 
 def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
-    """Start both workers and let them take turns; only one of them computes at a time."""
+    """Start both workers and let them compute in turns, one at a time."""
     with ExitStack() as stack:
         base, candidate = (
-            stack.enter_context(TimingWorker(interpreter, time_limit=plan.time_limit))
+            stack.enter_context(WorkerProcess(interpreter, _MODULE, time_limit=plan.time_limit))
             for interpreter in plan.interpreters
         )
         before, after = (
-            worker.prepare(case.id, baselines=plan.baselines) for worker in (base, candidate)
+            worker.prepare(case, baselines=plan.baselines) for worker in (base, candidate)
         )
         if before != after:
             msg = (
-                f"it is not the same case in {base.interpreter} (definition {before[:15]}) and in "
-                f"{candidate.interpreter} ({after[:15]}): install the same peft_regress in both"
+                f"not comparable: the definition differs, {before[:15]} in {base.interpreter} and "
+                f"{after[:15]} in {candidate.interpreter}; install the same peft_regress in both"
             )
-            raise _OtherDefinitionError(msg)
+            raise _DefinitionDiffersError(msg)
         _restart(base, candidate, seed=_SEEDS[0])
         for worker in (base, candidate):
-            worker.time_block(steps=BLOCK_STEPS)  # warms up, and is not looked at
+            _time_block(worker)  # to warm up
         times = []
         for number, base_first in enumerate(order):
             if number % _BLOCKS == 0:
@@ -178,14 +180,23 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
         return times
 
 
-def _restart(base: TimingWorker, candidate: TimingWorker, *, seed: int) -> None:
+def _restart(base: WorkerProcess, candidate: WorkerProcess, *, seed: int) -> None:
     for worker in (base, candidate):
-        worker.restart(seed=seed)
+        worker.call(Restart(seed=seed), Restarted)
 
 
-def _pair(base: TimingWorker, candidate: TimingWorker, *, base_first: bool) -> TimePair:
+def _time_block(worker: WorkerProcess) -> list[float]:
+    """Let a worker take a block of steps, and return the seconds of each."""
+    seconds = worker.call(TimeSteps(steps=BLOCK_STEPS), Timed).step_seconds
+    if len(seconds) != BLOCK_STEPS:
+        msg = f"{worker.interpreter}: it timed {len(seconds)} steps instead of {BLOCK_STEPS}"
+        raise WorkerError(msg)
+    return seconds
+
+
+def _pair(base: WorkerProcess, candidate: WorkerProcess, *, base_first: bool) -> TimePair:
     seconds = {
-        worker: statistics.median(worker.time_block(steps=BLOCK_STEPS)[1:])
+        worker: statistics.median(_time_block(worker)[1:])
         for worker in ((base, candidate) if base_first else (candidate, base))
     }
     return seconds[base], seconds[candidate]

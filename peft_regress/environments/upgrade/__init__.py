@@ -1,6 +1,7 @@
-"""Measure in another environment, tell what moved, and which release and package moved it.
+"""Measure another environment, show what changed, and find the release and the package behind it.
 
-`crew` measures cases by `worker`s, which it asks through `process`; `conduct` takes a candidate
-through a matrix, `bisect` searches the `releases`, `alone` tries one package at a time; `report`,
-`bisect_report` and `advice` say what came of it. No torch here but in the worker.
+`measuring` measures cases by several `worker`s at once; `upgrade` compares a candidate with the
+current environment, `bisect` searches the `releases` of a package, `responsible` tries one package
+at a time; `upgrade_report`, `bisect_report` and `advice` show the result. Only `worker` imports
+torch.
 """

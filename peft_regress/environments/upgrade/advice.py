@@ -1,4 +1,4 @@
-"""What to do about an upgrade: pin, report, find the release, accept; each with its command."""
+"""What to do after an upgrade: pin, report, find the release, accept; each with its command."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["Advice", "advice_on"]
 
 Advice = tuple[str, ...]
-"""Words and commands in turns, words first."""
+"""Words and commands alternate, words first."""
 
 
 def advice_on(upgrade: Upgrade) -> list[Advice]:
-    """Return what may follow from what was found."""
+    """Return what a user can do about the findings."""
     failing = [finding for finding in upgrade.findings if finding.is_failing]
     better = [finding for finding in upgrade.findings if finding.is_better]
     advice = [*_about_failing(failing, upgrade)] if failing else []
@@ -30,7 +30,7 @@ def advice_on(upgrade: Upgrade) -> list[Advice]:
         advice.append(_accepting(f"accept, {which}:", upgrade))
     if any(finding.cause.kind == "coverage" for finding in upgrade.findings):
         advice.append(("compare what was not compared: add", "--base run"))
-    return advice or [("nothing: no number moved beyond its bound",)]
+    return advice or [("nothing: no number changed beyond its bound",)]
 
 
 def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.utils import canonicalize_name
 
-from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.upgrade.bisect_cases import check_metric, chosen_cases, evidence_for
 from peft_regress.environments.upgrade.boundary import find_boundary
-from peft_regress.environments.upgrade.culprits import find_culprits
 from peft_regress.environments.upgrade.releases import Releases, releases_between
+from peft_regress.environments.upgrade.responsible import find_responsible
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case
@@ -24,10 +23,11 @@ if TYPE_CHECKING:
     from packaging.version import Version
 
     from peft_regress.cases import Case
-    from peft_regress.environments.upgrade.crew import MeasuringSetup
-    from peft_regress.environments.upgrade.culprits import Culprits
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.environments.upgrade.responsible import ResponsiblePackages
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
+    from peft_regress.runs.schema import Record
 
 __all__ = ["BisectSettings", "Bisection", "Transition", "bisect"]
 
@@ -36,63 +36,67 @@ _INVARIANT: Final = "invariant "
 
 @dataclass(frozen=True, kw_only=True)
 class BisectSettings:
-    """What is searched for, and among which releases.
-
-    case: an id or a glob; None for one pairing of each method and architecture. metric: the metric
-    or the invariant that is to have moved; None for any. every: look at each release, and report
-    each transition. beside: requirements that hold next to each release.
-    """
+    """What a bisection searches for, and among which releases."""
 
     package: str
     good: str
     bad: str
-    place: MeasuringSetup
+    setup: MeasuringSetup
     case: str | None = None
+    """An id or a glob; None for one case per method and architecture."""
     metric: str | None = None
+    """The metric or invariant whose change is searched for, or `status`; None for any."""
     matrix: str = "default"
     every: bool = False
+    """Measure each release, and report each change."""
     pre: bool = False
-    beside: tuple[str, ...] = ()
+    """Measure pre-releases too."""
+    also_install: tuple[str, ...] = ()
+    """Requirements of every environment, besides the release."""
     replace_torch: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Transition:
-    """A release that changes something, the one before it, and what changes.
-
-    between: releases in between that could not be tried. culprits: of each finding, which of the
-    packages that changed does it; none where only one changed.
-    """
+    """A release that changes something, and the release before it."""
 
     old: Version
     new: Version
     between: tuple[Version, ...]
+    """Releases between them that could not be measured."""
     findings: tuple[Finding, ...]
     references: Mapping[str, Observation]
     observed: Mapping[str, Observation]
     changed: Mapping[str, tuple[str | None, str | None]]
-    culprits: tuple[Culprits, ...]
+    """(old version, new version) of each package that changed."""
+    responsible: tuple[ResponsiblePackages, ...]
+    """Of each finding, which packages cause it; empty if only one package changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bisection:
-    """What came of it. `trained`: whether it took fine-tuning to see a change, not costs alone."""
+    """The result of a bisection."""
 
     settings: BisectSettings
     versions: tuple[Version, ...]
     transitions: tuple[Transition, ...]
     skipped: Mapping[Version, str]
+    """Releases that could not be measured, with the reason."""
     tried: tuple[Version, ...]
     cases: tuple[str, ...]
+    """Ids."""
     trained: bool
+    """Whether the cases were fine-tuned; otherwise costs showed a change."""
 
 
-def bisect(settings: BisectSettings, *, say: Callable[[str], None] = lambda _: None) -> Bisection:
-    """Find the release, or with `every` each one, in which the verdict changes.
+def bisect(
+    settings: BisectSettings, *, progress: Callable[[str], None] = lambda _: None
+) -> Bisection:
+    """Find the release, or with `every` each release, in which the verdict changes.
 
-    Costs come first, since they need no training; only where they are the same at both ends do the
-    cases train. Raises `InputError` where an end cannot be measured, `AbsentError` for what is not
-    there, `UnknownNameError` for a name that is none.
+    Costs are compared first, since they need no training; the cases train only if the costs are
+    the same at both ends. Raises `InputError` if an end cannot be measured, `AbsentError` for an
+    absent release or metric, `UnknownNameError` for an unknown name.
     """
     check_metric(settings.metric)
     cases = chosen_cases(settings.case, matrix=settings.matrix)
@@ -101,17 +105,17 @@ def bisect(settings: BisectSettings, *, say: Callable[[str], None] = lambda _: N
         settings.good,
         settings.bad,
         pre=settings.pre,
-        seconds=settings.place.pip_seconds,
+        seconds=settings.setup.pip_seconds,
     )
     releases = Releases(
         package=canonicalize_name(settings.package),
         versions=versions,
-        place=settings.place,
-        beside=settings.beside,
+        setup=settings.setup,
+        also_install=settings.also_install,
         replace_torch=settings.replace_torch,
-        say=say,
+        progress=progress,
     )
-    search = _Search(settings=settings, releases=releases, say=say)
+    search = _Search(settings=settings, releases=releases, progress=progress)
     found, trained = search.every(cases) if settings.every else search.first(cases)
     return Bisection(
         settings=settings,
@@ -128,10 +132,10 @@ def bisect(settings: BisectSettings, *, say: Callable[[str], None] = lambda _: N
 class _Search:
     settings: BisectSettings
     releases: Releases
-    say: Callable[[str], None]
+    progress: Callable[[str], None]
 
     def first(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
-        """Return the first change of each kind that the two ends differ in."""
+        """Return the first release of each change between the two ends."""
         versions = self.releases.versions
         for trains in evidence_for(self.settings.metric):
             ends = [
@@ -144,14 +148,14 @@ class _Search:
         return [], trains
 
     def every(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
-        """Return every change between releases next to each other."""
+        """Return every change between neighbouring releases."""
         trains = evidence_for(self.settings.metric)[-1]
         usable = [
             version
             for version in self.releases.versions
             if self.releases.observe(version, cases, trains=trains) is not None
         ]
-        if len(usable) < 2:  # noqa: PLR2004  (a pair is compared)
+        if len(usable) < 2:  # noqa: PLR2004  (two are compared)
             why = "; ".join(self.releases.skipped.values())
             msg = f"fewer than two releases of {self.settings.package} can be measured: {why}"
             raise InputError(msg)
@@ -163,18 +167,18 @@ class _Search:
         return [transition for transition in found if transition.findings], trains
 
     def _located(self, findings: Sequence[Finding], *, trains: bool) -> list[Transition]:
-        """Bisect for each finding by its cheapest case; those of one release are told together."""
+        """Bisect for each finding by its cheapest case, and group the findings by release."""
         versions = self.releases.versions
         examples = {
             finding: self._cheapest(finding, versions[0], trains=trains) for finding in findings
         }
-        cases = [parse_case_id(name) for name in dict.fromkeys(examples.values())]
+        cases = list(dict.fromkeys(examples.values()))
         first = self.releases.observe(versions[0], cases, trains=trains) or {}
-        by_boundary: dict[tuple[int, int], set[str]] = {}
-        for finding, name in examples.items():
+        by_boundary: dict[tuple[int, int], set[Case]] = {}
+        for finding, case in examples.items():
 
-            def changed(place: int, finding: Finding = finding, name: str = name) -> bool | None:
-                observed = self.releases.observe(versions[place], cases, trains=trains)
+            def changed(index: int, finding: Finding = finding, name: str = case.id) -> bool | None:
+                observed = self.releases.observe(versions[index], cases, trains=trains)
                 if observed is None:
                     return None
                 return any(
@@ -183,28 +187,29 @@ class _Search:
                 )
 
             boundary = find_boundary(len(versions), changed)
-            places = boundary.last_same, boundary.first_changed
-            by_boundary.setdefault(places, set()).add(name)
+            ends = boundary.last_same, boundary.first_changed
+            by_boundary.setdefault(ends, set()).add(case)
         found = []
-        for (low, high), names in sorted(by_boundary.items()):
-            chosen = [parse_case_id(name) for name in sorted(names)]
-            ends = versions[low], versions[high]
-            transition = self._transition(*ends, chosen, trains=trains)
+        for (low, high), shown_by in sorted(by_boundary.items(), key=lambda item: item[0]):
+            chosen = sorted(shown_by, key=lambda case: case.id)
+            old, new = versions[low], versions[high]
+            transition = self._transition(old, new, chosen, trains=trains)
             if not transition.findings:
-                # Small moves add up: what is beyond its bound is so against the first release.
-                transition = self._transition(*ends, chosen, trains=trains, against=versions[0])
+                # Small changes add up: only against the first release they exceed the bound.
+                transition = self._transition(old, new, chosen, trains=trains, against=versions[0])
             found.append(transition)
         return found
 
-    def _cheapest(self, finding: Finding, version: Version, *, trains: bool) -> str:
-        """Return the case of a finding that has the fewest FLOPs a step."""
-        known = self.releases.measured[version, trains]
+    def _cheapest(self, finding: Finding, version: Version, *, trains: bool) -> Case:
+        """Return the case of a finding with the fewest FLOPs per step."""
+        measured = self.releases.measured[version, trains]
 
-        def flops(name: str) -> float:
-            metric = known[name].record.metrics.get("forward_flops")
+        def flops(record: Record) -> float:
+            metric = record.metrics.get("forward_flops")
             return float("inf") if metric is None else metric.value
 
-        return min(finding.cases, key=lambda name: (flops(name), name))
+        records = [measured[name].record for name in finding.cases]
+        return min(records, key=lambda record: (flops(record), record.case.id)).case
 
     def _transition(
         self,
@@ -215,7 +220,7 @@ class _Search:
         trains: bool,
         against: Version | None = None,
     ) -> Transition:
-        """Return what a release changes, compared with the one before it, or with another."""
+        """Return what a release changes against the one before it, or against another one."""
         before = self.releases.observe(against or old, cases, trains=trains) or {}
         after = self.releases.observe(new, cases, trains=trains) or {}
         findings = self._findings(before, after)
@@ -230,14 +235,14 @@ class _Search:
             references=before,
             observed=after,
             changed=changed_packages(any_before.environment, any_after.environment),
-            culprits=find_culprits(
+            responsible=find_responsible(
                 findings,
                 self.releases.planned.get(old, ()),
                 self.releases.planned.get(new, ()),
                 before,
                 base_requirements=self.releases.requirements_of(old),
-                place=self.settings.place,
-                say=self.say,
+                setup=self.settings.setup,
+                progress=self.progress,
             ),
         )
 
@@ -254,7 +259,7 @@ class _Search:
     def _findings(
         self, old: Mapping[str, Observation], new: Mapping[str, Observation]
     ) -> tuple[Finding, ...]:
-        """Return what differs between two releases, of the metric that was asked for."""
+        """Return the findings between two releases that contain the requested metric."""
         verdicts = [judge_case(name, old[name], new[name]) for name in sorted(old)]
         metric = self.settings.metric
         return tuple(
@@ -269,7 +274,7 @@ class _Search:
         )
 
     def _check_absent(self, ends: Sequence[Mapping[str, Observation]]) -> None:
-        """Raise `AbsentError` where what is asked for is in no record of either end."""
+        """Raise `AbsentError` if no record of either end has the requested metric."""
         metric = self.settings.metric
         if metric is None or metric == "status":
             return
@@ -278,15 +283,15 @@ class _Search:
             for observation in end.values():
                 record = observation.record
                 if record.status != "ok":
-                    return  # it may appear, or vanish, with the state
+                    return  # the metric may appear or disappear with the status
                 known |= record.metrics.keys() | record.invariants.keys()
         if metric not in known:
-            msg = f"--metric {metric}: none of these cases has it, at either end"
+            msg = f"--metric {metric}: no case has it in any of these releases"
             raise AbsentError(msg)
 
 
 def _is_alike(one: Finding, other: Finding) -> bool:
-    """Return whether two findings are of one kind; where a change is may differ on the way."""
+    """Return whether two findings are alike: the same strand, in whichever layer."""
     of_invariant = one.cause.kind == "invariant"
     return one.cause.kind == other.cause.kind and (
         not of_invariant or one.cause.what == other.cause.what

@@ -1,4 +1,4 @@
-"""Choose what a bisection looks at: the cases, and whether they must train."""
+"""Choose the cases of a bisection, and whether they must train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATTERN_CHARACTERS: Final = frozenset("*?[")
 
 
 def chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
-    """Return the case of that id, those that a glob fits, or one of each kind of pairing."""
+    """Return the case of an id, the cases that match a glob, or one per method and architecture."""
     if text is None:
         return _one_each(matrix_cases(matrix))
     if _PATTERN_CHARACTERS & set(text):
@@ -29,7 +29,7 @@ def chosen_cases(text: str | None, *, matrix: str) -> list[Case]:
 
 
 def _one_each(cases: Iterable[Case]) -> list[Case]:
-    """Return one case of each method and architecture: its first task, the rank in the middle."""
+    """Return one case per method and architecture: the first task, the middle rank."""
     groups: dict[tuple[str, str], list[Case]] = {}
     for case in cases:
         groups.setdefault((case.method, case.architecture), []).append(case)
@@ -41,7 +41,7 @@ def _one_each(cases: Iterable[Case]) -> list[Case]:
 
 
 def check_metric(metric: str | None) -> None:
-    """Raise `UnknownNameError` for what is no metric, no invariant, and not `status`."""
+    """Raise `UnknownNameError` for a name that is no metric, no invariant and not `status`."""
     if metric is not None and metric not in METRICS and metric not in {*INVARIANTS, "status"}:
         kind = "metric or invariant"
         raise UnknownNameError(kind, metric, [*METRICS, *INVARIANTS, "status"])
@@ -50,6 +50,6 @@ def check_metric(metric: str | None) -> None:
 def evidence_for(metric: str | None) -> tuple[bool, ...]:
     """Return whether to train, the cheapest way first."""
     if metric in {None, "status"}:
-        # A step may come through, and what follows it may not.
+        # A case may fail after its first step.
         return (False, True)
     return (False,) if metric in COSTS else (True,)

@@ -78,7 +78,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
 
 
 def _encode_transition(one: Transition) -> dict[str, Any]:
-    culprits = one.culprits or (None,) * len(one.findings)
+    culprits = one.responsible or (None,) * len(one.findings)
     return {
         "last_good": str(one.old),
         "first_bad": str(one.new),
@@ -119,8 +119,8 @@ def _transition_lines(found: Bisection, transition: Transition, layout: Layout) 
         yield layout.wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
         for line in finding_details(finding):
             yield layout.wrapped(f"    {line}", indent="      ", most_lines=4)
-        if transition.culprits:
-            culprit = transition.culprits[index].sentence
+        if transition.responsible:
+            culprit = transition.responsible[index].sentence
             yield layout.wrapped(f"    which package: {culprit}", indent="      ")
         yield layout.wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
         numbers = example_lines(finding, transition.references, transition.observed)
@@ -131,8 +131,8 @@ def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Ite
     verdict = finding.verdict.replace("_", " ")
     yield f"### {escape_markdown(f'{verdict}: {finding_title(finding)}')}"
     details = [*finding_details(finding)]
-    if transition.culprits:
-        details.append(f"which package: {transition.culprits[index].sentence}")
+    if transition.responsible:
+        details.append(f"which package: {transition.responsible[index].sentence}")
     details.append(f"cases: {case_set(finding.cases)}")
     yield "\n".join(f"- {escape_markdown(line)}" for line in details)
     numbers = example_lines(finding, transition.references, transition.observed)

@@ -1,4 +1,4 @@
-"""Find where a row of releases changes, by trying as few of them as possible. Pure."""
+"""Find where a sequence of releases changes, by testing as few of them as possible. Pure."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ __all__ = ["Boundary", "find_boundary"]
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """The last place that is as the first one, and the first that is not.
-
-    `between` are the places in between that could not be tried, so that each of them may be the
-    first as well.
-    """
+    """Where a sequence changes."""
 
     last_same: int
+    """The last position that is like the first one."""
     first_changed: int
+    """The first position that is not."""
     between: tuple[int, ...] = ()
+    """Positions between them that could not be tested: one of them may be the first to change."""
 
 
 def find_boundary(count: int, changed: Callable[[int], bool | None]) -> Boundary:
-    """Bisect `count` places, of which the first is known not to have changed and the last to have.
+    """Bisect `count` positions; the last one is known to differ from the first one.
 
-    `changed` says whether a place differs from the first one; None where it cannot be tried, and
-    then its neighbours are tried, the nearest first. Each place is tried once at most: with n
-    places between the ends, log2(n) + 1 tries or less where every one can be tried.
+    `changed` returns whether a position differs from the first one, or None if it cannot be tested;
+    then the positions next to it are tested, the nearest first. Each position is tested at most
+    once: with n positions between the ends, at most log2(n) + 1 tests if all can be tested.
     """
     low, high = 0, count - 1
-    untried: set[int] = set()
-    while candidates := [place for place in range(low + 1, high) if place not in untried]:
+    untested: set[int] = set()
+    while candidates := [index for index in range(low + 1, high) if index not in untested]:
         middle = (low + high) / 2
-        place = min(candidates, key=lambda one: (abs(one - middle), one))
-        verdict = changed(place)
+        index = min(candidates, key=lambda one: (abs(one - middle), one))
+        verdict = changed(index)
         if verdict is None:
-            untried.add(place)
+            untested.add(index)
         elif verdict:
-            high = place
+            high = index
         else:
-            low = place
+            low = index
     return Boundary(last_same=low, first_changed=high, between=tuple(range(low + 1, high)))

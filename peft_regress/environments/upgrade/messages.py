@@ -1,26 +1,18 @@
-"""What the conductor of an upgrade and its workers say to each other: one JSON object a line."""
+"""The messages of a worker that measures cases, besides those of every worker."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from peft_regress.environments.worker.messages import Refused
-from peft_regress.runs.schema import Failure, Machine, Record  # noqa: TC001  (msgspec reads them)
+from peft_regress.runs.schema import Ledger, Machine, Record
 
-__all__ = [
-    "PROTOCOL",
-    "Answer",
-    "Failed",
-    "Import",
-    "Imported",
-    "Measure",
-    "Measured",
-    "Request",
-    "Started",
-]
+if TYPE_CHECKING:
+    from peft_regress.cases import Case
+    from peft_regress.runs.schema import Failure
 
-PROTOCOL = 1
-"""Raised when the messages change: both sides must have the same."""
+__all__ = ["Import", "Imported", "Measure", "Measured", "error_record"]
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag="import"):
@@ -29,43 +21,37 @@ class Import(msgspec.Struct, frozen=True, kw_only=True, tag="import"):
     modules: list[str]
 
 
-class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
-    """Measure a case; `baselines` is the folder with `sources/`.
-
-    Without `trains` the record has the costs of a step alone. Adapters are kept in the folder
-    `keep_adapters`.
-    """
-
-    case: str
-    baselines: str
-    trains: bool
-    keep_adapters: str | None = None
-
-
 class Imported(msgspec.Struct, frozen=True, kw_only=True, tag="imported"):
-    """What was asked for can be imported; `files` are where the modules came from, by name."""
+    """The modules can be imported."""
 
     machine: Machine
     files: dict[str, str]
+    """Where each module comes from, by name."""
 
 
-class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
-    """The case is known here, and is defined by this digest; its record is what comes next."""
+class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+    """Measure the prepared case."""
 
-    definition: str
+    trains: bool
+    """Without, the record has only the costs of a step."""
+    keep_adapters: str | None = None
+    """The folder to keep adapters in."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
-    """The record of the case."""
+    """The case was measured, or failed."""
 
     record: Record
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """The case has no record, since something failed that measuring has no state for."""
-
-    failure: Failure
-
-
-Request = Import | Measure
-Answer = Imported | Started | Measured | Failed | Refused
+def error_record(case: Case, definition: str, failure: Failure) -> Record:
+    """Return the record of a case that could not be measured."""
+    return Record(
+        case=case,
+        definition=definition,
+        status="error",
+        error=failure,
+        metrics={},
+        invariants={},
+        ledger=Ledger(),
+    )

@@ -1,4 +1,4 @@
-"""Measure the releases of one package, each once, on the cases that a search asks for."""
+"""Measure the releases of one package on the cases that a search asks for, each once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.environments.overlay.pip import released_versions
-from peft_regress.environments.upgrade.crew import measure_cases
+from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.judge import observations_of
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.crew import MeasuringSetup
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.judge import Observation
 
 __all__ = ["Releases", "YankedError", "releases_between"]
 
 
 class YankedError(InputError):
-    """A release that its maintainers have withdrawn."""
+    """A release that its maintainers have withdrawn from the index."""
 
 
 def releases_between(
@@ -34,8 +35,8 @@ def releases_between(
 ) -> tuple[Version, ...]:
     """Return the releases from the good one to the bad one, in that order.
 
-    Raises `InputError` for what is no version or one and the same, `AbsentError` for a release that
-    the index does not have, `PipError` where there is no index or no such package.
+    Raises `InputError` if a text is not a version or both are the same, `AbsentError` if the index
+    does not have a release, `PipError` if there is no index or no such package.
     """
     ends = [_version(text) for text in (good, bad)]
     if ends[0] == ends[1]:
@@ -62,33 +63,32 @@ def _version(text: str) -> Version:
     try:
         return Version(text)
     except InvalidVersion:
-        msg = f"{text!r} is no version: write it as in `pip index versions PACKAGE`"
+        msg = f"{text!r} is not a version: write it as `pip index versions PACKAGE` does"
         raise InputError(msg) from None
 
 
 @dataclass
 class Releases:
-    """The releases of a package as they are measured, each case of each at most once.
-
-    beside: requirements that hold in each environment, next to the release. skipped: what cannot be
-    installed or imported, with the reason.
-    """
+    """The releases of a package; each case of each release is measured at most once."""
 
     package: str
     versions: tuple[Version, ...]
-    place: MeasuringSetup
-    beside: tuple[str, ...] = ()
+    setup: MeasuringSetup
+    also_install: tuple[str, ...] = ()
+    """Requirements of every environment, besides the release."""
     replace_torch: bool = False
-    say: Callable[[str], None] = lambda _: None
+    progress: Callable[[str], None] = lambda _: None
     skipped: dict[Version, str] = field(default_factory=dict)
+    """Releases that cannot be installed or imported, with the reason."""
     measured: dict[tuple[Version, bool], dict[str, Observation]] = field(default_factory=dict)
+    """By version and whether the cases trained."""
     planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
     tried: list[Version] = field(default_factory=list)
 
     def observe(
         self, version: Version, cases: Sequence[Case], *, trains: bool
     ) -> dict[str, Observation] | None:
-        """Return what a release measures for some cases; None where it cannot be used."""
+        """Return what a release measures for some cases; None if it cannot be used."""
         if version in self.skipped:
             return None
         known = self.measured.setdefault((version, trains), {})
@@ -100,29 +100,29 @@ class Releases:
                 raise
             except InputError as error:
                 self.skipped[version] = str(error)
-                self.say(f"{self.package} {version}: skipped ({error})")
+                self.progress(f"{self.package} {version}: skipped ({error})")
                 return None
         return {case.id: known[case.id] for case in cases}
 
     def requirements_of(self, version: Version) -> list[str]:
-        """Return what the environment of a release is asked to have."""
-        return [f"{self.package}=={version}", *self.beside]
+        """Return the requirements that the environment of a release is made of."""
+        return [f"{self.package}=={version}", *self.also_install]
 
     def _measure(
         self, version: Version, cases: Sequence[Case], *, trains: bool
     ) -> dict[str, Observation]:
         what = "fine-tuning" if trains else "costs"
-        self.say(f"{self.package} {version}: {what} of {len(cases)} case(s)")
+        self.progress(f"{self.package} {version}: {what} of {count_of(len(cases), 'case')}")
         with opened_overlay(
             self.requirements_of(version),
             replace_torch=self.replace_torch,
-            seconds=self.place.pip_seconds,
+            seconds=self.setup.pip_seconds,
         ) as overlay:
             if any(one.name == self.package and one.is_yanked for one in overlay.planned):
                 msg = "yanked by its maintainers"
                 raise YankedError(msg)
             self.planned[version] = overlay.planned
-            run = measure_cases(cases, python=overlay.python, place=self.place, trains=trains)
+            run = measure_cases(cases, python=overlay.python, setup=self.setup, trains=trains)
         if version not in self.tried:
             self.tried.append(version)
         return observations_of(run, f"{self.package} {version}")

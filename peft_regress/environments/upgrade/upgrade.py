@@ -1,7 +1,8 @@
-"""Take a candidate environment through a matrix, and tell what moved against the current one."""
+"""Measure a candidate environment on a matrix, and compare it with the current one."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import named_cases, newest_references
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.upgrade.crew import measure_cases
-from peft_regress.environments.upgrade.culprits import find_culprits
+from peft_regress.environments.upgrade.measuring import measure_cases
+from peft_regress.environments.upgrade.responsible import find_responsible
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
 from peft_regress.runs.environment import changed_packages, installed_packages
@@ -25,68 +26,62 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.overlay import Overlay
-    from peft_regress.environments.upgrade.crew import MeasuringSetup
-    from peft_regress.environments.upgrade.culprits import Culprits
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.environments.upgrade.responsible import ResponsiblePackages
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["Told", "Upgrade", "UpgradeSettings", "upgrade"]
+    OnRecord = Callable[[str, Record, int, int], None]
+
+__all__ = ["Upgrade", "UpgradeSettings", "has_same_libraries", "upgrade"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpgradeSettings:
-    """How a candidate is taken through the matrix.
+    """What a candidate is measured on, and compared with."""
 
-    base: what it is compared with: `auto` (the stored baseline where it was made with the very
-    packages of the current environment, else a run of that), `run`, or an entry, a run file or a
-    folder by name. save: the candidate's run file. strict: what got better, and nobody accepted,
-    fails, too.
-    """
-
-    place: MeasuringSetup
+    setup: MeasuringSetup
     pattern: str | None = None
+    """A glob on case ids; None for all cases of the matrix."""
     matrix: str = "default"
     base: str = "auto"
+    """What it is compared with: `auto` (the stored baseline if it was made with the packages of the
+    current environment, otherwise a run of that environment), `run`, or the name of an entry, a run
+    file or a folder."""
     save: Path | None = None
+    """Where to write the candidate's run file."""
     strict: bool = False
+    """Whether unaccepted improvements fail too."""
     replace_torch: bool = False
     pre: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Told:
-    """What an upgrade tells while it works: sentences, and each record as it comes."""
-
-    say: Callable[[str], None] = lambda _: None
-    record: Callable[[str, Record, int, int], None] = lambda *_: None
-    """(which side, the record, how many there are now, how many there will be)."""
+    """Whether pre-releases count."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upgrade:
-    """What came of an upgrade.
-
-    culprits: of each finding in `suspected`, which package does it; none where only one changed.
-    """
+    """The result of an upgrade."""
 
     requirements: tuple[str, ...]
-    base_origin: str
+    compared_with: str
     references: Mapping[str, Observation]
     observed: Mapping[str, Observation]
     candidate: Run
     changed: Mapping[str, tuple[str | None, str | None]]
+    """(old version, new version) of each package that changed."""
     verdict: RunVerdict
     findings: tuple[Finding, ...]
     suspected: tuple[Finding, ...]
-    culprits: tuple[Culprits, ...]
+    """The findings that got worse or better."""
+    responsible: tuple[ResponsiblePackages, ...]
+    """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
     remarks: tuple[str, ...]
     saved: Path | None
     strict: bool
 
     @property
     def exit_code(self) -> int:
-        """Return that of the verdict; 1 also for what got better, where it is strict."""
+        """Return the exit code of the verdict; with `strict` 1 for unaccepted improvements too."""
         return 1 if self.strict and self.verdict.unaccepted() else self.verdict.exit_code
 
 
@@ -94,31 +89,33 @@ def upgrade(
     requirements: Sequence[str],
     settings: UpgradeSettings,
     *,
-    tell: Told,
+    progress: Callable[[str], None] = lambda _: None,
+    on_record: OnRecord = lambda *_: None,
     finish: Callable[[Upgrade, Overlay], None] = lambda *_: None,
 ) -> Upgrade:
-    """Measure the candidate and what it is compared with, judge, and group what moved.
+    """Measure the candidate and what it is compared with, judge, and find the causes.
 
-    `finish` is called while the candidate's environment still stands. Raises `InputError` where
-    the requirements or the environment cannot be used, `UnknownNameError` for a glob that no case
-    fits.
+    `progress` gets a sentence per step; `on_record` gets the side, each record, how many records
+    there are and how many there will be; `finish` is called while the candidate's environment still
+    exists. Raises `InputError` if the requirements or the environment cannot be used, or if no case
+    matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
-    # Before minutes of work: what is unreadable, or named and absent, is known at once.
+    # First, since it fails at once on an unreadable or absent base; the rest takes minutes.
     stored = _stored_references(cases, settings)
     with opened_overlay(
         requirements,
         replace_torch=settings.replace_torch,
         pre=settings.pre,
-        seconds=settings.place.pip_seconds,
+        seconds=settings.setup.pip_seconds,
     ) as overlay:
-        tell.say(_overlay_sentence(overlay))
-        candidate = _measured("candidate", cases, overlay.python, settings, tell=tell)
+        progress(_overlay_sentence(overlay))
+        candidate = _measured("candidate", cases, overlay.python, settings, on_record)
         if settings.save is not None:
             _save(settings.save, candidate)
         if stored is None:
-            tell.say("measuring the current environment: no stored baseline is of these packages")
-            base = _measured("current", cases, Path(sys.executable), settings, tell=tell)
+            progress("measuring the current environment: no stored baseline has its packages")
+            base = _measured("current", cases, Path(sys.executable), settings, on_record)
             stored = observations_of(base, "the current environment")
         names = [case.id for case in cases]
         references = {name: stored[name] for name in names if name in stored}
@@ -129,16 +126,21 @@ def upgrade(
         before = installed_packages() if compared is None else compared.environment
         result = Upgrade(
             requirements=tuple(requirements),
-            base_origin=_origins(references),
+            compared_with=_run_names(references),
             references=references,
             observed=observed,
             candidate=candidate,
-            changed=changed_packages(before, candidate.environment),
+            changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
             verdict=verdict,
             findings=findings,
             suspected=suspected,
-            culprits=find_culprits(
-                suspected, (), overlay.planned, references, place=settings.place, say=tell.say
+            responsible=find_responsible(
+                suspected,
+                (),
+                overlay.planned,
+                references,
+                setup=settings.setup,
+                progress=progress,
             ),
             remarks=overlay.remarks,
             saved=settings.save,
@@ -148,7 +150,7 @@ def upgrade(
         return result
 
 
-def _origins(references: Mapping[str, Observation]) -> str:
+def _run_names(references: Mapping[str, Observation]) -> str:
     found = dict.fromkeys(observation.origin for observation in references.values())
     return ", ".join(found) or "nothing"
 
@@ -160,7 +162,7 @@ def _judged(
 ) -> tuple[RunVerdict, tuple[Finding, ...]]:
     verdict = RunVerdict(
         cases=tuple(judge_case(name, references.get(name), observed.get(name)) for name in names),
-        # What was asked for is all there is to compare here.
+        # Only the selected cases are compared.
         complete=True,
     )
     return verdict, find_causes(verdict.cases, references, observed)
@@ -169,37 +171,50 @@ def _judged(
 def _stored_references(
     cases: Sequence[Case], settings: UpgradeSettings
 ) -> Mapping[str, Observation] | None:
-    """Return what stands for the current environment without a run of it; None for a run."""
+    """Return stored observations of the current environment; None if it must be measured."""
     if settings.base == "run":
         return None
     if settings.base != "auto":
-        return named_cases(settings.place.baselines, settings.base)
-    found = newest_references(read_runs(settings.place.baselines))
+        return named_cases(settings.setup.baselines, settings.base)
+    found = newest_references(read_runs(settings.setup.baselines))
     here = installed_packages()
-    stands = all(case.id in found and found[case.id].environment == here for case in cases)
-    return found if stands else None
+    is_of_here = all(
+        case.id in found and has_same_libraries(found[case.id].environment, here) for case in cases
+    )
+    return found if is_of_here else None
+
+
+def has_same_libraries(environment: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Return whether two environments differ in nothing but the release of this project.
+
+    Such a release changes no number; if it measures something else, the definitions differ.
+    """
+    return _libraries(environment) == _libraries(other)
+
+
+def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: version for name, version in environment.items() if name != "peft-regress"}
 
 
 def _measured(
-    side: str, cases: Sequence[Case], python: Path, settings: UpgradeSettings, *, tell: Told
+    side: str,
+    cases: Sequence[Case],
+    python: Path,
+    settings: UpgradeSettings,
+    on_record: OnRecord,
 ) -> Run:
-    done = 0
-
-    def told(record: Record) -> None:
-        nonlocal done
-        done += 1
-        tell.record(side, record, done, len(cases))
+    done = itertools.count(1)
 
     save = settings.save if side == "candidate" else None
     return measure_cases(
         cases,
         python=python,
-        place=settings.place,
+        setup=settings.setup,
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
         keep_adapters=None if save is None else adapters_of_run(save),
-        tell=told,
-        rescue=lambda run: None if save is None else _save(save, run),
+        on_record=lambda record: on_record(side, record, next(done), len(cases)),
+        on_interrupt=lambda run: None if save is None else _save(save, run),
     )
 
 
@@ -209,7 +224,7 @@ def _save(path: Path, run: Run) -> None:
 
 
 def _document_base() -> dict[str, Any]:
-    """Return what pytest-benchmark would write besides the cases: the machine, and no times."""
+    """Return what pytest-benchmark writes besides the cases: the machine, and no times."""
     import datetime as dt
 
     import pytest_benchmark
@@ -227,7 +242,7 @@ def _document_base() -> dict[str, Any]:
 
 def _overlay_sentence(overlay: Overlay) -> str:
     if not overlay.packages:
-        return "candidate: everything that was asked for is installed here already"
+        return "candidate: all requirements are installed here already"
     packages = ", ".join(f"{name} {version}" for name, version in overlay.packages.items())
     how = "cached" if overlay.was_cached else f"built, {overlay.size_bytes / 2**20:.1f} MiB"
     return f"candidate: {packages} over the current environment ({how})"

@@ -61,7 +61,7 @@ def _heading(upgrade: Upgrade, layout: Layout) -> Iterator[str]:
     head = layout.wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
     yield layout.styled(head, style_of(upgrade.verdict))
     yield layout.wrapped(
-        f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    "
+        f"  compared with: {clean(upgrade.compared_with, longest=400)}", indent="    "
     )
     yield layout.wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
     for remark in upgrade.remarks:
@@ -114,8 +114,8 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
     """Return which package does it, as far as that is a question and has an answer."""
     if finding not in upgrade.suspected:
         return None
-    if upgrade.culprits:
-        return upgrade.culprits[upgrade.suspected.index(finding)].sentence
+    if upgrade.responsible:
+        return upgrade.responsible[upgrade.suspected.index(finding)].sentence
     return (
         f"{next(iter(upgrade.changed))}, the only one that changed"
         if len(upgrade.changed) == 1
@@ -186,7 +186,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "exit_code": upgrade.exit_code,
         "requirements": list(upgrade.requirements),
-        "compared_with": upgrade.base_origin,
+        "compared_with": upgrade.compared_with,
         "environment": [
             {"package": name, "old": old, "new": new}
             for name, (old, new) in upgrade.changed.items()
@@ -210,12 +210,12 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
 
 
 def _encode_culprit(finding: Finding, upgrade: Upgrade) -> dict[str, Any] | None:
-    if finding not in upgrade.suspected or not upgrade.culprits:
+    if finding not in upgrade.suspected or not upgrade.responsible:
         return None
-    found = upgrade.culprits[upgrade.suspected.index(finding)]
+    found = upgrade.responsible[upgrade.suspected.index(finding)]
     return {
         "alone": list(found.alone),
-        "not_alone": list(found.innocent),
+        "not_alone": list(found.without_effect),
         "untried": dict(found.untried),
         "sentence": found.sentence,
     }

@@ -2,45 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.environments.upgrade.messages import (
-    PROTOCOL,
-    Answer,
-    Failed,
     Import,
     Imported,
     Measure,
     Measured,
-    Request,
-    Started,
+    error_record,
 )
-from peft_regress.environments.worker.serve import private_streams, serve
+from peft_regress.environments.worker.messages import Prepare, Prepared
+from peft_regress.environments.worker.serve import failure_of, recipe_of, serve
 from peft_regress.errors import PeftRegressError
-from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
+    import msgspec
+
+    from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
 
-__all__ = ["answers_to", "main"]
+__all__ = ["handlers"]
 
 
-def main() -> None:
-    """Answer requests until there are no more."""
-    serve(*private_streams(), protocol=PROTOCOL, request_type=Request, answer=answers_to)
-
-
-def answers_to(request: Request) -> Iterator[Answer]:
-    """Do what is asked, and tell each part as soon as it is done."""
-    if isinstance(request, Import):
-        yield _import(request)
-        return
-    yield from _measure(request)
+def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
+    """Return what answers each request; together they keep one case, and the cost profiles."""
+    measurer = _Measurer()
+    return {Import: _import, Prepare: measurer.prepare, Measure: measurer.measure}
 
 
 def _import(request: Import) -> Imported:
@@ -51,37 +43,43 @@ def _import(request: Import) -> Imported:
     return Imported(machine=describe_machine(), files=files)
 
 
-def _measure(request: Measure) -> Iterator[Answer]:
-    from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure import Recipe, define, measure
+class _Measurer:
+    """The case that is being measured; `prepare` imports torch."""
 
-    recipe = Recipe.of(parse_case_id(request.case), Path(request.baselines))
-    yield Started(definition=define(recipe))
-    try:
-        measurement = measure(
-            recipe,
-            profiles=_profiles(),
-            timed=False,
-            trains=request.trains,
-            keep_adapters=None if request.keep_adapters is None else Path(request.keep_adapters),
-        )
-    except PeftRegressError:
-        # A bad source or a bad stored adapter: no case can be measured, whatever is installed.
-        raise
-    except Exception as error:  # noqa: BLE001  (a release may break what reads its modules, too)
-        told = str(error).encode("utf-8", "backslashreplace").decode().strip()
-        yield Failed(failure=Failure(type=type(error).__name__, message=told or "no message"))
-        return
-    yield Measured(record=measurement.record)
+    def __init__(self) -> None:
+        self._recipe: Recipe
+        self._definition: str
+        self._profiles: ProfileCache | None = None
 
+    def prepare(self, request: Prepare) -> Prepared:
+        from peft_regress.measure import define
 
-@functools.cache
-def _profiles() -> ProfileCache:
-    """Return the profiles that both tasks of a pairing share, as in a run of pytest."""
-    from peft_regress.measure.step_profile import ProfileCache
+        self._recipe = recipe_of(request)
+        self._definition = define(self._recipe)
+        return Prepared(definition=self._definition)
 
-    return ProfileCache()
+    def measure(self, request: Measure) -> Measured:
+        from peft_regress.measure import ProfileCache, measure
+
+        # Both tasks of a pairing share its profile, as in a run of pytest.
+        self._profiles = self._profiles or ProfileCache()
+        keep_adapters = None if request.keep_adapters is None else Path(request.keep_adapters)
+        try:
+            measurement = measure(
+                self._recipe,
+                profiles=self._profiles,
+                timed=False,
+                trains=request.trains,
+                keep_adapters=keep_adapters,
+            )
+        except PeftRegressError:
+            # A bad source or stored adapter: no case can be measured, in any environment.
+            raise
+        except Exception as error:  # noqa: BLE001  (a release may break the code that measures)
+            failure = failure_of(error)
+            return Measured(record=error_record(self._recipe.case, self._definition, failure))
+        return Measured(record=measurement.record)
 
 
 if __name__ == "__main__":
-    main()
+    serve(handlers())

@@ -1,4 +1,5 @@
-"""Programs that work in another interpreter and are asked by lines of JSON. No torch here.
+"""Programs that work in another interpreter and answer requests, one JSON object a line. No torch.
 
-`process` is one of them as its conductor sees it, `serving` its own side, `messages` what both say.
+`process` starts a worker and asks it, `serve` is the worker's own side, `messages` has what they
+exchange.
 """

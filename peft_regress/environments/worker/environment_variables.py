@@ -1,4 +1,4 @@
-"""The variables of a program that is to measure, or to show, what libraries do."""
+"""The environment variables of a program that measures, or shows, what libraries do."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 __all__ = ["variables"]
 
-# What a test runner or a shell says to itself and not to the libraries.
+# They are for a test runner or a shell, not for the libraries.
 _PRIVATE: Final = ("PYTEST_", "COV_CORE_", "PYTHONSTARTUP", "PYTHONINSPECT")
 
 
 def variables() -> dict[str, str]:
-    """Return the variables as here, without those of a test runner."""
+    """Return the variables of this process without those of a test runner."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_PRIVATE)}
-    # The hub is asked for nothing: what is measured must not depend on a network.
+    # No request to the hub: what is measured must not depend on a network.
     return {"HF_HUB_OFFLINE": "1", **kept, "PYTHONHASHSEED": "0"}

@@ -1,20 +1,41 @@
-"""What every worker says, whatever it is for: a greeting, and that something cannot be done."""
+"""The messages that every kind of worker exchanges: greeting, preparation of a case, refusal."""
 
 from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Hello", "Refused"]
+__all__ = ["PROTOCOL", "Hello", "Prepare", "Prepared", "Refused"]
+
+PROTOCOL = 2
+"""Raised when a message or the way of timing changes: both sides must have the same."""
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """The first line of a worker; `packages` are the versions that a number can depend on."""
+    """The first line of a worker."""
 
     protocol: int
     packages: dict[str, str]
+    """The version of each package that a number can depend on."""
+
+
+class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
+    """Look up a case; the requests that follow are about it."""
+
+    case: str
+    """Its id."""
+    baselines: str
+    """The folder with `sources/`."""
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):
+    """The worker knows the case."""
+
+    definition: str
+    """The digest that defines the case."""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True, tag="refused"):
-    """What was asked for cannot be done here: the error's type and message."""
+    """The worker cannot do what was asked."""
 
     error: str
+    """The exception's type and message."""

@@ -1,4 +1,4 @@
-"""One worker process as the conductor sees it: started, asked, and never left behind."""
+"""A worker process, seen from the process that starts it, asks it and always ends it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
-from peft_regress.environments.worker.messages import Hello, Refused
+from peft_regress.environments.worker.messages import (
+    PROTOCOL,
+    Hello,
+    Prepare,
+    Prepared,
+    Refused,
+)
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
 
@@ -24,18 +30,28 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import TracebackType
 
-__all__ = ["InterpreterError", "WorkerError", "WorkerProcess", "WorkerTimeoutError"]
+    from peft_regress.cases import Case
+
+__all__ = [
+    "InterpreterError",
+    "RequestRefusedError",
+    "WorkerError",
+    "WorkerProcess",
+    "WorkerTimeoutError",
+]
+
+_Answer = TypeVar("_Answer", bound=msgspec.Struct)
 
 _LONGEST_LINE: Final = 2**26
 _READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**13
 _DYING_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.5
-_WANTED: Final = "A Python interpreter is wanted, such as .venv/bin/python"
+_REMEDY: Final = "Name a Python interpreter, such as .venv/bin/python"
 
 
 class InterpreterError(InputError):
-    """An interpreter that cannot be used at all: absent, or without this peft_regress."""
+    """An interpreter that cannot be used: it is absent, or has no peft_regress of this protocol."""
 
     def __init__(self, interpreter: str, problem: str, remedy: str) -> None:
         self.interpreter = interpreter
@@ -44,47 +60,45 @@ class InterpreterError(InputError):
 
 
 class WorkerError(PeftRegressError):
-    """A worker that refused a case, died or hung in the middle of it, or said something else."""
+    """A worker that refused a request, died, hung, or gave an answer of another kind."""
 
 
 class WorkerTimeoutError(WorkerError):
     """A worker that is alive and does not answer in time."""
 
 
+class RequestRefusedError(WorkerError):
+    """A worker that answered that it cannot do what was asked."""
+
+
 class WorkerProcess:
-    """A worker process; as a context manager it is gone at the end, whatever happens.
+    """A worker process; as a context manager it is gone at the end, whatever happens."""
 
-    A subclass says which module is run, which protocol and which answers it speaks, and has a
-    method for each request.
-    """
-
-    module: ClassVar[str]
-    protocol: ClassVar[int]
-    answers: ClassVar[Any]
-
-    def __init__(
+    def __init__(  # noqa: PLR0913  (each is one setting)
         self,
         interpreter: str,
+        module: str,
         *,
         time_limit: float,
         folder: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        started: Callable[[Self], None] = lambda _: None,
+        on_start: Callable[[Self], None] = lambda _: None,
     ) -> None:
-        """Start the process and wait for its greeting.
+        """Start `interpreter -m module` and wait for its greeting.
 
         No answer may take longer than `time_limit` seconds. `folder` is its working directory and
-        `environment` its variables, where they are to be others than here. `started` is told of it
-        before the greeting, so that another thread can end that wait, too. Raises
-        `InterpreterError` where the interpreter has no worker that speaks this protocol.
+        `environment` its variables; by default both are those of this process. `on_start` is called
+        before the wait for the greeting, so that another thread can end that wait. Raises
+        `InterpreterError` if the interpreter has no such worker, or one of another protocol.
         """
         self.interpreter = interpreter
-        self._time_limit = time_limit
-        self._received = b""
+        self.module = module
+        self.time_limit = time_limit
+        self._received = bytearray()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         try:
             self._process = _start(
-                [interpreter, "-P", "-m", self.module],
+                [interpreter, "-P", "-m", module],
                 errors=self._errors,
                 folder=folder,
                 environment=environment,
@@ -93,7 +107,7 @@ class WorkerProcess:
             self._errors.close()
             raise
         try:
-            started(self)
+            on_start(self)
             self.packages = self._greeting().packages
         except BaseException:
             self.close()
@@ -116,14 +130,14 @@ class WorkerProcess:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """End the process and all that it started; another thread may be waiting for an answer."""
+        """End the process and its children, also while another thread waits for an answer."""
         with contextlib.suppress(ProcessLookupError):
             # It leads a group of its own: an interpreter may be a script that starts another one.
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def close(self) -> None:
-        """End the process and all that it started, and close its streams."""
+        """End the process and its children, and close its streams."""
         self.kill()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
@@ -132,69 +146,75 @@ class WorkerProcess:
                     stream.close()
 
     def _greeting(self) -> Hello:
-        """Skip what a start-up file may print, and return the first line that is a greeting."""
-        deadline = time.monotonic() + self._time_limit
+        """Return the first line that is a greeting: a start-up file may print others before it."""
+        deadline = time.monotonic() + self.time_limit
         while (line := self._line(deadline)) is not None:
             try:
                 hello = msgspec.json.decode(line, type=Hello)
             except msgspec.DecodeError:
                 continue
-            if hello.protocol != self.protocol:
+            if hello.protocol != PROTOCOL:
                 version = hello.packages.get("peft-regress", "unknown")
                 problem = (
-                    f"its peft-regress {version} speaks protocol {hello.protocol}, this one "
-                    f"{self.protocol}"
+                    f"its peft-regress {version} has protocol {hello.protocol}, this one has "
+                    f"{PROTOCOL}"
                 )
                 raise InterpreterError(self.interpreter, problem, self._install())
             return hello
         if self._process.poll() is None:
-            problem = f"no greeting of `-m {self.module}` within {self._time_limit:g} s"
-            raise InterpreterError(self.interpreter, problem, "Name a Python interpreter")
-        problem = f"cannot run `-m {self.module}`: {self._last_words()}"
+            problem = f"no greeting of `-m {self.module}` within {self.time_limit:g} s"
+            raise InterpreterError(self.interpreter, problem, _REMEDY)
+        problem = f"cannot run `-m {self.module}`: {self._last_error_line()}"
         raise InterpreterError(self.interpreter, problem, self._install())
 
     def _install(self) -> str:
         command = f"{shlex.quote(self.interpreter)} -m pip install ."
         return f"Install this peft_regress there, from its checkout: `{command}`"
 
-    def _ask(self, request: msgspec.Struct) -> Any:
-        """Send a request and return its first answer, one of `answers`; raises `WorkerError`."""
-        stream = self._process.stdin
-        deadline = time.monotonic() + self._time_limit
-        if stream is not None:
-            # A worker that has died is told by its answer, which does not come.
+    def prepare(self, case: Case, *, baselines: Path) -> str:
+        """Let the worker look up a case and return its definition; raises `WorkerError`."""
+        request = Prepare(case=case.id, baselines=str(baselines.absolute()))
+        return self.call(request, Prepared).definition
+
+    def call(self, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:
+        """Send a request and return its answer, which must be of the type `answer`.
+
+        Raises `RequestRefusedError` if the worker cannot do it, `WorkerTimeoutError` if it is
+        silent for too long, `WorkerError` if it has ended or answers anything else.
+        """
+        deadline = time.monotonic() + self.time_limit
+        if self._process.stdin is not None:
+            # If the worker has ended, the missing answer says so.
             with contextlib.suppress(BrokenPipeError):
-                stream.write(msgspec.json.encode(request) + b"\n")
-                stream.flush()
-            return self._answer(deadline)
-        raise self._silent()
-
-    def _next_answer(self) -> Any:
-        """Return what it says next to the same request; raises `WorkerError`."""
-        return self._answer(time.monotonic() + self._time_limit)
-
-    def _answer(self, deadline: float) -> Any:
+                self._process.stdin.write(msgspec.json.encode(request) + b"\n")
+                self._process.stdin.flush()
         line = self._line(deadline)
         if line is None:
-            raise self._silent()
+            raise self._no_answer()
         try:
-            return msgspec.json.decode(line, type=self.answers)
+            received: _Answer | Refused = msgspec.json.decode(line, type=answer | Refused)
         except msgspec.DecodeError:
-            said = clean(line.decode(errors="replace"))
-            msg = f"{self.interpreter}: its worker answered {said!r}"
+            text = clean(line.decode(errors="replace"))
+            msg = f"{self.interpreter}: its worker answered {text!r}"
             raise WorkerError(msg) from None
+        if isinstance(received, Refused):
+            msg = f"{self.interpreter}: {clean(received.error)}"
+            raise RequestRefusedError(msg)
+        return received
 
     def _line(self, deadline: float) -> bytes | None:
-        """Return the next line; None at the deadline, or where there will be no more."""
+        """Return the next line; None at the deadline, or if there will be no more lines."""
         pipe = self._process.stdout
         if pipe is None:
             return None
-        while b"\n" not in self._received[:_LONGEST_LINE]:
+        searched = 0
+        while (end := self._received.find(b"\n", searched)) < 0:
+            searched = len(self._received)
             left = deadline - time.monotonic()
-            if left <= 0 or len(self._received) > _LONGEST_LINE:
+            if left <= 0 or searched > _LONGEST_LINE:
                 return None
             if not select.select([pipe], [], [], min(left, _POLL_SECONDS))[0]:
-                # A process that it forked may hold the pipe open after its end.
+                # A child of the worker may hold the pipe open after the worker has ended.
                 if not self.is_alive:
                     return None
             else:
@@ -204,31 +224,28 @@ class WorkerProcess:
                         self._process.wait(_DYING_SECONDS)
                     return None
                 self._received += read
-        line, _, self._received = self._received.partition(b"\n")
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
         return line if time.monotonic() < deadline else None
 
-    def _silent(self) -> WorkerError:
+    def _no_answer(self) -> WorkerError:
         code = self._process.poll()
         if code is None:
             return WorkerTimeoutError(
-                f"{self.interpreter}: no answer within {self._time_limit:g} s; "
+                f"{self.interpreter}: no answer within {self.time_limit:g} s; "
                 "allow more with --time-limit SECONDS"
             )
         ended = (
             f"was killed by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         )
-        return WorkerError(f"{self.interpreter}: its worker {ended}: {self._last_words()}")
+        return WorkerError(f"{self.interpreter}: its worker {ended}: {self._last_error_line()}")
 
-    def _unexpected(self, answer: Any) -> WorkerError:
-        said = answer.error if isinstance(answer, Refused) else f"answered {answer}"
-        return WorkerError(f"{self.interpreter}: {clean(said)}")
-
-    def _last_words(self) -> str:
-        """Return the last line of its standard error, where an error's message stands."""
+    def _last_error_line(self) -> str:
+        """Return the last line of its standard error: an exception's message."""
         end = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(end - _TAIL_BYTES, 0))
         lines = self._errors.read().decode(errors="replace").splitlines()
-        return clean(next((line for line in reversed(lines) if line.strip()), "it said nothing"))
+        return clean(next((line for line in reversed(lines) if line.strip()), "no error message"))
 
 
 def _start(
@@ -240,15 +257,15 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     """Start the worker in a process group of its own, out of reach of Ctrl-C.
 
-    `-P` keeps the working directory off its path: what is measured is what is installed there.
+    `-P` keeps the working directory off `sys.path`: the installed packages are what is measured.
     """
     interpreter = command[0]
     if os.name != "posix":
-        msg = f"another interpreter is asked by the process groups of POSIX; this is {os.name!r}"
+        msg = f"another interpreter needs the process groups of POSIX; this is {os.name!r}"
         raise InputError(msg)
     _check_program(interpreter)
     try:
-        return subprocess.Popen(  # noqa: S603  (to run what was named is the purpose)
+        return subprocess.Popen(  # noqa: S603  (the user named this program)
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -259,13 +276,13 @@ def _start(
         )
     except OSError as error:
         problem = f"cannot be started: {error.strerror or error}"
-        raise InterpreterError(interpreter, problem, _WANTED) from None
+        raise InterpreterError(interpreter, problem, _REMEDY) from None
 
 
 def _check_program(interpreter: str) -> None:
     path = Path(interpreter)
     if "\0" in interpreter or not interpreter:
-        problem = "is no name of a program"
+        problem = "is not the name of a program"
     elif path.is_dir():
         problem = "is a folder"
     elif shutil.which(interpreter) is not None:
@@ -274,7 +291,7 @@ def _check_program(interpreter: str) -> None:
         problem = "is not executable"
     else:
         problem = "there is no such program"
-    raise InterpreterError(interpreter, problem, _WANTED)
+    raise InterpreterError(interpreter, problem, _REMEDY)
 
 
 def _signal_name(number: int) -> str:

@@ -1,28 +1,78 @@
-"""A worker's own side: answer the requests of standard input, a line each, on standard output.
+"""A worker's own side: answer the requests of standard input, one a line, on standard output.
 
-A library that prints, from Python or from C, writes to standard error: it must not break into an
-answer. A worker ends with its standard input, so that it never outlives who started it.
+What a library prints, from Python or from C, goes to standard error: it must not break into an
+answer. A worker ends when its standard input ends, so it never outlives the process that started
+it.
 """
 
 from __future__ import annotations
 
+import functools
+import operator
 import os
 import sys
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import msgspec
 
-from peft_regress.environments.worker.messages import Hello, Refused
+from peft_regress.environments.worker.messages import PROTOCOL, Hello, Prepare, Refused
 from peft_regress.runs.environment import installed_packages
+from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Mapping
 
-__all__ = ["private_streams", "serve"]
+    from peft_regress.measure.recipe import Recipe
+
+__all__ = ["failure_of", "recipe_of", "serve"]
 
 
-def private_streams() -> tuple[IO[bytes], IO[bytes]]:
-    """Take standard input and output away from everyone else."""
+def serve(
+    handlers: Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]],
+    *,
+    streams: tuple[IO[bytes], IO[bytes]] | None = None,
+) -> None:
+    """Send a greeting, then answer each request by the handler of its type, until there are none.
+
+    An exception in a handler is the answer `Refused`. `streams` are requests and answers, by
+    default standard input and output, which nothing else in this process can use from then on.
+    """
+    requests, answers = streams or _private_streams()
+    request_type: Any = functools.reduce(operator.or_, handlers)
+
+    def send(message: msgspec.Struct) -> None:
+        answers.write(msgspec.json.encode(message) + b"\n")
+        answers.flush()
+
+    # A start-up file may have left a line unfinished.
+    answers.write(b"\n")
+    send(Hello(protocol=PROTOCOL, packages=installed_packages()))
+    for line in requests:
+        try:
+            request = msgspec.json.decode(line, type=request_type)
+            send(handlers[type(request)](request))
+        except Exception as error:  # noqa: BLE001  (a library may raise anything)
+            failure = failure_of(error)
+            send(Refused(error=f"{failure.type}: {failure.message}"))
+
+
+def recipe_of(request: Prepare) -> Recipe:
+    """Return the case of a request with its parts looked up; raises `UnknownNameError`."""
+    from peft_regress.catalogue.matrix import parse_case_id
+    from peft_regress.measure.recipe import Recipe
+
+    return Recipe.of(parse_case_id(request.case), Path(request.baselines))
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return type and message of an exception, as a record states them."""
+    message = str(error).encode("utf-8", "backslashreplace").decode().strip()
+    return Failure(type=type(error).__name__, message=message or "no message")
+
+
+def _private_streams() -> tuple[IO[bytes], IO[bytes]]:
+    """Take standard input and output away from every other code in this process."""
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -30,32 +80,3 @@ def private_streams() -> tuple[IO[bytes], IO[bytes]]:
     os.dup2(nothing, 0)
     os.close(nothing)
     return requests, answers
-
-
-def serve(
-    requests: IO[bytes],
-    answers: IO[bytes],
-    *,
-    protocol: int,
-    request_type: Any,
-    answer: Callable[[Any], Iterable[msgspec.Struct]],
-) -> None:
-    """Say hello, then answer each request in turn; whatever goes wrong is an answer too.
-
-    `answer` may say several things of one request, each as soon as it knows it.
-    """
-
-    def say(message: msgspec.Struct) -> None:
-        answers.write(msgspec.json.encode(message) + b"\n")
-        answers.flush()
-
-    # A start-up file may have left a line unfinished.
-    answers.write(b"\n")
-    say(Hello(protocol=protocol, packages=installed_packages()))
-    for line in requests:
-        try:
-            for message in answer(msgspec.json.decode(line, type=request_type)):
-                say(message)
-        except Exception as error:  # noqa: BLE001  (what a library raises is the case's state)
-            told = str(error).encode("utf-8", "backslashreplace").decode().strip()
-            say(Refused(error=f"{type(error).__name__}: {told or 'no message'}"))

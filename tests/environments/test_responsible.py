@@ -1,14 +1,14 @@
-"""Which of several packages does it: each alone on top of the good environment."""
+"""Which of several packages is responsible: each is tried alone in the good environment."""
 
 from __future__ import annotations
 
 import pytest
-from package_world import PLACE, World, set_world
+from package_world import SETUP, World, set_world
 from packaging.version import Version
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.overlay.pip import PipError, Planned
-from peft_regress.environments.upgrade.culprits import Culprits, find_culprits
+from peft_regress.environments.upgrade.responsible import ResponsiblePackages, find_responsible
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import judge_case, observations_of
@@ -28,28 +28,28 @@ def planned(**versions: str) -> tuple[Planned, ...]:
     return tuple(Planned(name=n, version=v, source=f"{n}=={v}") for n, v in versions.items())
 
 
-def culprits(
-    world, candidate=("peft", "transformers"), base=(), *, say=lambda _: None, **options
-) -> tuple[Culprits, ...]:
+def responsible(
+    world, candidate=("peft", "transformers"), base=(), *, progress=lambda _: None, **options
+) -> tuple[ResponsiblePackages, ...]:
     """Measure both sides, and ask which of the packages does what differs."""
     cases = [parse_case_id(name) for name in IDS]
     new = {name: str(NEW[name]) for name in candidate}
     sides = []
     for requirements in ([f"{n}=={v}" for n, v in base], [f"{n}=={v}" for n, v in new.items()]):
         with world.opened_overlay(requirements) as overlay:
-            run = world.measure_cases(cases, python=overlay.python, place=PLACE)
+            run = world.measure_cases(cases, python=overlay.python, setup=SETUP)
             sides.append(observations_of(run, "a side"))
     old, observed = sides
     verdicts = [judge_case(name, old[name], observed[name]) for name in IDS]
     findings = find_causes(verdicts, old, observed)
     world.runs.clear()
-    return find_culprits(
+    return find_responsible(
         findings,
         planned(**dict(base)),
         planned(**new),
         old,
-        place=PLACE,
-        say=say,
+        setup=SETUP,
+        progress=progress,
         **options,
     )
 
@@ -61,12 +61,12 @@ def moves(*needed: str, **moved):
 
 def test_one_of_two_does_it(world):
     world.moved = moves("transformers", forward_flops=2000)
-    said = []
-    (found,) = culprits(world, say=said.append)
-    assert (found.alone, found.innocent, found.untried) == (("transformers",), ("peft",), ())
+    steps = []
+    (found,) = responsible(world, progress=steps.append)
+    assert (found.alone, found.without_effect, found.untried) == (("transformers",), ("peft",), ())
     assert found.sentence == "transformers alone does it"
-    assert said == ["trying peft 0.20.0 alone", "trying transformers 5.0 alone"]
-    # Of the two cases that show it the example is enough, and costs need no training.
+    assert steps == ["trying peft 0.20.0 alone", "trying transformers 5.0 alone"]
+    # One of the two cases that show it is enough, and costs need no training.
     assert [(cases, trains) for _, cases, trains in world.runs] == [([IDS[0]], False)] * 2
 
 
@@ -74,39 +74,39 @@ def test_each_of_two_does_it(world):
     world.moved = lambda packages, _: (
         {"forward_flops": 2000} if any(packages[n] >= v for n, v in NEW.items()) else {}
     )
-    (found,) = culprits(world)
+    (found,) = responsible(world)
     assert found.sentence == "peft and transformers alone do it"
 
 
 def test_only_together(world):
     world.moved = moves("peft", "transformers", forward_flops=2000)
-    (found,) = culprits(world)
-    assert found.sentence == "none does it alone: only together (peft, transformers)"
+    (found,) = responsible(world)
+    assert found.sentence == "no package alone does it, only together: peft, transformers"
 
 
-def test_each_finding_has_its_own_culprit(world):
+def test_each_finding_has_its_own_package(world):
     one = moves("peft", forward_flops=2000)
     other = moves("transformers", invariants={"frozen_unchanged": False})
     world.moved = lambda packages, name: {**one(packages, name), **other(packages, name)}
-    sentences = {found.sentence for found in culprits(world)}
+    sentences = {found.sentence for found in responsible(world)}
     assert sentences == {"peft alone does it", "transformers alone does it"}
     assert all(trains for _, _, trains in world.runs)
 
 
 def test_a_state_is_shown_by_the_same_state(world):
     world.moved = moves("peft", status="error")
-    (found,) = culprits(world)
+    (found,) = responsible(world)
     assert found.alone == ("peft",)
 
 
-def test_what_cannot_be_installed_or_imported_alone_says_why(world):
+def test_a_package_that_cannot_be_installed_or_imported_alone_says_why(world):
     world.moved = moves("peft", forward_flops=2000)
     world.broken = lambda packages: (
         InputError("ImportError: HybridCache")
         if packages["peft"] >= NEW["peft"] and packages["transformers"] < NEW["transformers"]
         else None
     )
-    (found,) = culprits(world)
+    (found,) = responsible(world)
     assert found.untried == (("peft", "ImportError: HybridCache"),)
     assert found.sentence == (
         "peft, alone or with others: transformers alone: no; "
@@ -114,15 +114,15 @@ def test_what_cannot_be_installed_or_imported_alone_says_why(world):
     )
 
 
-def test_nothing_that_can_be_tried_is_said_of_each(world):
+def test_each_package_that_cannot_be_tried_says_why(world):
     world.moved = moves("peft", forward_flops=2000)
     world.broken = lambda packages: (
         None
         if (packages["peft"] >= NEW["peft"]) == (packages["transformers"] >= NEW["transformers"])
         else PipError("it", "no wheel")
     )
-    (found,) = culprits(world)
-    assert (found.alone, found.innocent) == ((), ())
+    (found,) = responsible(world)
+    assert (found.alone, found.without_effect) == ((), ())
     assert found.sentence.count("cannot be tried alone: it: no wheel") == 2
 
 
@@ -140,13 +140,13 @@ def test_a_package_that_needs_another_is_tried_with_it(world):
     )
     world.moved = moves("transformers", forward_flops=2000)
     try:
-        (found,) = culprits(world, ("peft", "transformers", "tokenizers"))
+        (found,) = responsible(world, ("peft", "transformers", "tokenizers"))
     finally:
         del NEW["tokenizers"]
-    assert (found.alone, found.innocent) == (("transformers",), ("peft", "tokenizers"))
+    assert (found.alone, found.without_effect) == (("transformers",), ("peft", "tokenizers"))
 
 
-def test_the_whole_candidate_says_nothing_of_one_package(world):
+def test_the_whole_candidate_shows_nothing_about_one_package(world):
     """What pip adds to it makes it the candidate: measured again, it would only repeat itself."""
     world.extra["peft==0.20.0"] = ["transformers==5.0"]
     world.broken = lambda packages: (
@@ -155,31 +155,31 @@ def test_the_whole_candidate_says_nothing_of_one_package(world):
         else None
     )
     world.moved = moves("peft", forward_flops=2000)
-    (found,) = culprits(world)
-    assert (found.alone, found.innocent) == ((), ("transformers",))
+    (found,) = responsible(world)
+    assert (found.alone, found.without_effect) == ((), ("transformers",))
 
 
 def test_a_package_that_goes_back_to_what_is_installed_is_tried_too(world):
     """The good environment is an overlay: its transformers is not that of the running one."""
     world.installed["transformers"] = "5.0"
     world.moved = moves("transformers", forward_flops=2000)
-    (found,) = culprits(world, ("peft",), base=[("transformers", "4.0")])
-    assert (found.alone, found.innocent) == (("transformers",), ("peft",))
+    (found,) = responsible(world, ("peft",), base=[("transformers", "4.0")])
+    assert (found.alone, found.without_effect) == (("transformers",), ("peft",))
 
 
 @pytest.mark.parametrize("candidate", [("peft",), ()])
-def test_where_one_package_changed_there_is_no_question(world, candidate):
+def test_if_only_one_package_changed_nothing_is_tried(world, candidate):
     world.moved = moves("peft", forward_flops=2000)
-    assert culprits(world, candidate) == ()
+    assert responsible(world, candidate) == ()
     assert world.runs == []
 
 
 def test_nothing_found_is_nothing_tried(world):
-    assert culprits(world) == ()
+    assert responsible(world) == ()
     assert world.runs == []
 
 
-def test_of_very_many_packages_the_likeliest_are_tried_and_the_rest_is_said(world):
+def test_of_many_packages_the_most_likely_are_tried_and_the_rest_is_listed(world):
     extra = [f"cuda-part-{number}" for number in range(10)]
     for name in extra:
         world.installed[name] = "1.0"
@@ -187,10 +187,10 @@ def test_of_very_many_packages_the_likeliest_are_tried_and_the_rest_is_said(worl
         NEW[name] = Version("2.0")
     try:
         world.moved = moves("peft", forward_flops=2000)
-        (found,) = culprits(world, ("peft", *extra))
+        (found,) = responsible(world, ("peft", *extra))
     finally:
         for name in extra:
             del NEW[name]
     assert found.alone == ("peft",)
-    assert len(found.innocent) == 7
+    assert len(found.without_effect) == 7
     assert {why for _, why in found.untried} == {"only the first 8 packages are tried"}

@@ -1,4 +1,4 @@
-"""Of several packages that changed at once, find which one does it: each is tried alone."""
+"""Find which of several packages that changed together is responsible: try each one by itself."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.overlay.overlay import opened_overlay, opened_part
-from peft_regress.environments.upgrade.crew import measure_cases
+from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import causes_of
 from peft_regress.gate.judge import judge_case, observations_of
@@ -23,42 +22,42 @@ if TYPE_CHECKING:
 
     from peft_regress.environments.overlay.overlay import Overlay
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.crew import MeasuringSetup
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.judge import Observation
 
-__all__ = ["Culprits", "Trial", "find_culprits"]
+__all__ = ["ResponsiblePackages", "SinglePackageTrial", "find_responsible"]
 
 _MOST_TRIALS: Final = 8
-"""A torch with CUDA brings a dozen packages of its own, none of which can be had alone."""
+"""A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""
 _LONGEST_SENTENCE: Final = 600
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One package alone on top of the good environment.
-
-    `shows`: for each finding whether it is there; None where the package cannot be tried alone,
-    which `problem` then says.
-    """
+class SinglePackageTrial:
+    """One package by itself on top of the good environment."""
 
     package: str
     shows: tuple[bool, ...] | None
+    """For each finding whether it is there; None if the package cannot be tried by itself."""
     problem: str | None = None
+    """Why it cannot be tried."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Culprits:
-    """Which packages show a finding alone, which do not, and which could not be tried."""
+class ResponsiblePackages:
+    """Which of the packages that changed are responsible for one finding."""
 
     alone: tuple[str, ...]
-    innocent: tuple[str, ...]
+    """Each of these shows the finding by itself."""
+    without_effect: tuple[str, ...]
+    """None of these shows it by itself."""
     untried: tuple[tuple[str, str], ...]
-    """(package, why)."""
+    """(package, why it cannot be tried by itself)."""
 
     @property
     def sentence(self) -> str:
-        """Return what follows from it, in one line."""
+        """Return the conclusion in one line."""
         return clean(self._sentence(), longest=_LONGEST_SENTENCE)
 
     def _sentence(self) -> str:
@@ -66,32 +65,33 @@ class Culprits:
             names = " and ".join(self.alone)
             return f"{names} alone {'does' if len(self.alone) == 1 else 'do'} it"
         if not self.untried:
-            return f"none does it alone: only together ({', '.join(self.innocent)})"
+            return f"no package alone does it, only together: {', '.join(self.without_effect)}"
         reasons = "; ".join(f"{name} cannot be tried alone: {why}" for name, why in self.untried)
-        if not self.innocent:
+        if not self.without_effect:
             return reasons
         left = " or ".join(name for name, _ in self.untried)
-        return f"{left}, alone or with others: {', '.join(self.innocent)} alone: no; {reasons}"
+        return (
+            f"{left}, alone or with others: {', '.join(self.without_effect)} alone: no; {reasons}"
+        )
 
 
-def find_culprits(  # noqa: PLR0913  (both sides, and what was found between them)
+def find_responsible(  # noqa: PLR0913  (both sides, and what was found between them)
     findings: Sequence[Finding],
     base: Sequence[Planned],
     candidate: Sequence[Planned],
     references: Mapping[str, Observation],
     *,
     base_requirements: Sequence[str] = (),
-    place: MeasuringSetup,
-    say: Callable[[str], None],
-) -> tuple[Culprits, ...]:
-    """Try each package that differs alone in the good environment, on each finding's example.
+    setup: MeasuringSetup,
+    progress: Callable[[str], None],
+) -> tuple[ResponsiblePackages, ...]:
+    """Try each package that differs by itself in the good environment, on each finding's example.
 
     `base` and `candidate` are what the two environments have over the running one, `references`
-    what the good one measured, `base_requirements` what it was asked to have. Returns one result a
-    finding; none where only one package changed, or nothing did.
+    what the good one measured, `base_requirements` the requirements it was made of. Returns one
+    result per finding; nothing if fewer than two packages changed.
     """
-    sides = [{one.name: one for one in planned} for planned in (base, candidate)]
-    before, after = sides
+    before, after = ({one.name: one for one in planned} for planned in (base, candidate))
     names = sorted(
         (
             name
@@ -101,43 +101,46 @@ def find_culprits(  # noqa: PLR0913  (both sides, and what was found between the
         ),
         key=lambda name: (name not in SUSPECTS, name),
     )
-    if len(names) < 2 or not findings:  # noqa: PLR2004  (one needs no trial)
+    if len(names) < 2 or not findings:  # noqa: PLR2004  (one package needs no trial)
         return ()
     why = f"only the first {_MOST_TRIALS} packages are tried"
-    trials = [Trial(package=name, shows=None, problem=why) for name in names[_MOST_TRIALS:]]
+    trials = [
+        SinglePackageTrial(package=name, shows=None, problem=why) for name in names[_MOST_TRIALS:]
+    ]
     for name in names[:_MOST_TRIALS]:
         new = after.get(name)
-        say(f"trying {name} {new.version if new else 'as it is here'} alone")
+        progress(f"trying {name} {new.version if new else 'as it is here'} alone")
         swapped = {**before, **({name: new} if new else {})}
         if new is None:
             del swapped[name]
         attempts: list[Callable[[], AbstractContextManager[Overlay]]] = [
-            _opening(opened_part, tuple(swapped.values()), place)
+            _opening(opened_part, tuple(swapped.values()), setup)
         ]
         if new is not None:
             others = [text for text in base_requirements if _name_of(text) != name]
-            attempts.append(_opening(opened_overlay, (*others, new.source), place))
+            attempts.append(_opening(opened_overlay, (*others, new.source), setup))
         whole = {one.name: one.version for one in candidate}
-        trials.append(_tried(name, attempts, whole, findings, references, place=place))
-    return tuple(_culprits(index, trials) for index in range(len(findings)))
+        trials.append(_tried(name, attempts, whole, findings, references, setup=setup))
+    return tuple(_conclusion(index, trials) for index in range(len(findings)))
 
 
 def _opening(
     opener: Callable[..., AbstractContextManager[Overlay]],
-    what: Sequence[object],
-    place: MeasuringSetup,
+    content: Sequence[object],
+    setup: MeasuringSetup,
 ) -> Callable[[], AbstractContextManager[Overlay]]:
-    return lambda: opener(what, seconds=place.pip_seconds)
+    return lambda: opener(content, seconds=setup.pip_seconds)
 
 
 def _name_of(requirement: str) -> str:
     return canonicalize_name(Requirement(requirement).name)
 
 
-def _culprits(index: int, trials: Sequence[Trial]) -> Culprits:
-    return Culprits(
-        alone=tuple(t.package for t in trials if t.shows is not None and t.shows[index]),
-        innocent=tuple(t.package for t in trials if t.shows is not None and not t.shows[index]),
+def _conclusion(index: int, trials: Sequence[SinglePackageTrial]) -> ResponsiblePackages:
+    tried = [(trial.package, trial.shows[index]) for trial in trials if trial.shows is not None]
+    return ResponsiblePackages(
+        alone=tuple(package for package, shows in tried if shows),
+        without_effect=tuple(package for package, shows in tried if not shows),
         untried=tuple((t.package, t.problem or "") for t in trials if t.shows is None),
     )
 
@@ -149,24 +152,24 @@ def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
     findings: Sequence[Finding],
     references: Mapping[str, Observation],
     *,
-    place: MeasuringSetup,
-) -> Trial:
-    """Try a package with nothing else; where that cannot be imported, with what pip says it needs.
+    setup: MeasuringSetup,
+) -> SinglePackageTrial:
+    """Try a package with nothing else; if that fails to import, with what pip says it needs.
 
-    With that it must be less than the whole candidate, of which it would else say nothing.
+    An attempt that equals the whole candidate is skipped: it would show nothing about one package.
     """
-    problem = "it comes with the whole change"
+    problem = "it needs the whole change"
     for open_attempt in attempts:
         try:
             with open_attempt() as overlay:
                 if overlay.packages == whole:
                     continue
-                shows = _shown(findings, overlay, references, place=place)
+                shows = _shown(findings, overlay, references, setup=setup)
         except InputError as error:
             problem = str(error).rpartition("bin/python: ")[2]
             continue
-        return Trial(package=name, shows=shows)
-    return Trial(package=name, shows=None, problem=problem)
+        return SinglePackageTrial(package=name, shows=shows)
+    return SinglePackageTrial(package=name, shows=None, problem=problem)
 
 
 def _shown(
@@ -174,14 +177,14 @@ def _shown(
     overlay: Overlay,
     references: Mapping[str, Observation],
     *,
-    place: MeasuringSetup,
+    setup: MeasuringSetup,
 ) -> tuple[bool, ...]:
     """Return which findings an overlay shows."""
-    examples = {finding.example.case: finding for finding in findings}
+    examples = dict.fromkeys(finding.example.case for finding in findings)
     run = measure_cases(
-        [parse_case_id(name) for name in examples],
+        [references[name].record.case for name in examples],
         python=overlay.python,
-        place=place,
+        setup=setup,
         trains=any(finding.cause.kind != "costs" for finding in findings),
     )
     observed = observations_of(run, "alone")

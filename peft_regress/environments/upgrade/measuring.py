@@ -1,0 +1,316 @@
+"""Measure cases in another interpreter, by several workers at once.
+
+A case in which the libraries crash, hang or garble the answers gets a record in error; the other
+cases go on.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import tempfile
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.environments.overlay.pip import PIP_SECONDS
+from peft_regress.environments.upgrade.messages import (
+    Import,
+    Imported,
+    Measure,
+    Measured,
+    error_record,
+)
+from peft_regress.environments.worker.environment_variables import variables
+from peft_regress.environments.worker.process import (
+    InterpreterError,
+    RequestRefusedError,
+    WorkerError,
+    WorkerProcess,
+    WorkerTimeoutError,
+)
+from peft_regress.errors import InputError
+from peft_regress.runs.schema import SCHEMA_VERSION, Failure, Run, Selection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from peft_regress.cases import Case
+    from peft_regress.runs.schema import Machine, Record
+
+__all__ = [
+    "CASE_SECONDS",
+    "MeasuringSetup",
+    "UnusableEnvironmentError",
+    "default_jobs",
+    "measure_cases",
+]
+
+CASE_SECONDS: Final = 600.0
+"""How long one case may take: thirty times the slowest one on two idle cores."""
+
+_MODULE: Final = "peft_regress.environments.upgrade.worker"
+_LIBRARIES: Final = ("torch", "torchvision", "peft", "galore_torch")
+_MOST_JOBS: Final = 8
+# Folders in a message: they differ between machines and between environments.
+_FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
+
+
+class UnusableEnvironmentError(InputError):
+    """An environment in which nothing can be measured, for example because peft fails to import."""
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(problem)
+
+
+def default_jobs() -> int:
+    """Return how many workers there are by default: one per core, since each trains on one core."""
+    # Not every system can say which cores a process may use.
+    usable = getattr(os, "sched_getaffinity", None)
+    cores = os.cpu_count() if usable is None else len(usable(0))
+    return max(1, min(cores or 1, _MOST_JOBS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuringSetup:
+    """Where and how workers measure, in whichever environment."""
+
+    baselines: Path
+    """The folder with `sources/`."""
+    jobs: int
+    """How many cases are measured at once."""
+    time_limit: float = CASE_SECONDS
+    """Seconds that one case may take."""
+    pip_seconds: float = PIP_SECONDS
+    """Seconds that one call of pip may take."""
+
+
+@dataclass
+class MeasuringWorkers:
+    """What the threads of one run share: each has one worker at a time and takes the next cases."""
+
+    python: Path
+    setup: MeasuringSetup
+    trains: bool
+    keep_adapters: Path | None
+    folder: Path
+    """The working directory of the workers."""
+    waiting: queue.SimpleQueue[list[Case]]
+    on_record: Callable[[Record], None]
+    records: dict[str, Record] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    machine: Machine | None = None
+    is_stopped: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    workers: set[WorkerProcess] = field(default_factory=set)
+
+    def run(self) -> None:
+        """Measure all that is waiting; end every process on an error or an interrupt."""
+        jobs = self.setup.jobs
+        with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="measuring") as pool:
+            try:
+                running = [pool.submit(self._work) for _ in range(jobs)]
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                for thread in done:
+                    thread.result()
+            except BaseException:
+                self._stop()
+                raise
+
+    def _work(self) -> None:
+        """Measure cases until none is waiting; each thread runs this."""
+        worker: WorkerProcess | None = None
+        try:
+            while not self.is_stopped.is_set():
+                try:
+                    cases = self.waiting.get_nowait()
+                except queue.Empty:
+                    return
+                for case in cases:
+                    record = None
+                    while record is None:
+                        is_fresh = worker is None
+                        worker = worker or self._new_worker()
+                        record = self._measured(worker, case, is_fresh=is_fresh)
+                        if not worker.is_alive:
+                            self._remove(worker)
+                            worker = None
+                    with self.lock:
+                        self.records[case.id] = record
+                        self.on_record(record)
+        finally:
+            if worker is not None:
+                self._remove(worker)
+
+    def _stop(self) -> None:
+        """End every worker; the threads then end by themselves."""
+        self.is_stopped.set()
+        with self.lock:
+            for worker in self.workers:
+                worker.kill()
+
+    def _measured(self, worker: WorkerProcess, case: Case, *, is_fresh: bool) -> Record | None:
+        """Return the record of a case; None if an earlier case has left the worker unusable."""
+        try:
+            definition = worker.prepare(case, baselines=self.setup.baselines)
+            try:
+                return self._answered(worker, case)
+            except RequestRefusedError:
+                raise
+            except WorkerTimeoutError:
+                limit = f"no result within {worker.time_limit:g} s"
+                failure = Failure(type="TimeoutError", message=limit)
+            except WorkerError as error:
+                problem = str(error).removeprefix(f"{worker.interpreter}: ")
+                failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
+        except WorkerError as error:
+            if not is_fresh and not self.is_stopped.is_set():
+                worker.kill()
+                return None
+            msg = f"{case.id}: {error}"
+            raise UnusableEnvironmentError(msg) from None
+        worker.kill()
+        if self.is_stopped.is_set():
+            msg = f"{case.id}: interrupted"
+            raise WorkerError(msg)
+        return error_record(case, definition, failure)
+
+    def _answered(self, worker: WorkerProcess, case: Case) -> Record:
+        folder = None if self.keep_adapters is None else str(self.keep_adapters.absolute())
+        record = worker.call(Measure(trains=self.trains, keep_adapters=folder), Measured).record
+        if record.case != case:
+            msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
+            raise WorkerError(msg)
+        return record
+
+    def _new_worker(self) -> WorkerProcess:
+        try:
+            worker = WorkerProcess(
+                str(self.python),
+                _MODULE,
+                time_limit=self.setup.time_limit,
+                folder=self.folder,
+                environment=variables(),
+                on_start=self._add,
+            )
+        except InterpreterError as error:
+            raise UnusableEnvironmentError(str(error)) from None
+        try:
+            self._check(worker, worker.call(Import(modules=list(_LIBRARIES)), Imported))
+        except WorkerError as error:
+            self._remove(worker)
+            raise UnusableEnvironmentError(str(error)) from None
+        except BaseException:
+            self._remove(worker)
+            raise
+        return worker
+
+    def _add(self, worker: WorkerProcess) -> None:
+        with self.lock:
+            self.workers.add(worker)
+        if self.is_stopped.is_set():
+            worker.kill()
+
+    def _remove(self, worker: WorkerProcess) -> None:
+        with self.lock:
+            self.workers.discard(worker)
+        worker.close()
+
+    def _check(self, worker: WorkerProcess, imported: Imported) -> None:
+        """Raise `UnusableEnvironmentError` if the worker imports other code than is installed."""
+        own = self.python.parent.parent
+        for name, file in imported.files.items():
+            # A folder of the user's PYTHONPATH comes before what is installed.
+            for installed in own.glob(f"lib/python*/site-packages/{name}/__init__.py"):
+                if installed.resolve() != Path(file).resolve():
+                    msg = (
+                        f"{worker.interpreter}: {name} is imported from {file}, not from where it "
+                        "is installed; unset PYTHONPATH"
+                    )
+                    raise UnusableEnvironmentError(msg)
+        with self.lock:
+            if self.environment not in ({}, worker.packages):
+                msg = f"{worker.interpreter}: its packages changed during the run; run it again"
+                raise UnusableEnvironmentError(msg)
+            self.environment, self.machine = worker.packages, imported.machine
+
+
+def measure_cases(  # noqa: PLR0913  (each is one setting)
+    cases: Sequence[Case],
+    *,
+    python: Path,
+    setup: MeasuringSetup,
+    narrowed_by: Sequence[str] = (),
+    matrix: str = "default",
+    trains: bool = True,
+    keep_adapters: Path | None = None,
+    on_record: Callable[[Record], None] = lambda _: None,
+    on_interrupt: Callable[[Run], None] = lambda _: None,
+) -> Run:
+    """Measure cases in an interpreter that has this peft_regress, and return the run.
+
+    `narrowed_by` states how the cases were selected from the matrix. Without `trains` a record has
+    only the costs of a step. `on_record` gets each record when it is made; `on_interrupt` gets the
+    run so far if an error or Ctrl-C ends it. Raises `UnusableEnvironmentError` if nothing can be
+    measured there, `InputError` if there are no cases.
+    """
+    if not cases:
+        msg = "there is no case to measure"
+        raise InputError(msg)
+    with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as folder:
+        workers = MeasuringWorkers(
+            # Not resolved: the link's target is the interpreter without the environment.
+            python=python.absolute(),
+            setup=setup,
+            trains=trains,
+            keep_adapters=keep_adapters,
+            # A library that writes into its working directory writes into this one.
+            folder=Path(folder),
+            waiting=queue.SimpleQueue(),
+            on_record=on_record,
+        )
+        for group in _groups(cases):
+            workers.waiting.put(group)
+        try:
+            workers.run()
+        except BaseException:
+            if workers.records and workers.machine is not None:
+                run = _run(workers, workers.machine, matrix=matrix, narrowed_by=["interrupted"])
+                on_interrupt(run)
+            raise
+    if workers.machine is None:
+        msg = f"{python}: no worker described its machine"
+        raise UnusableEnvironmentError(msg)
+    return _run(workers, workers.machine, matrix=matrix, narrowed_by=narrowed_by)
+
+
+def _run(
+    workers: MeasuringWorkers, machine: Machine, *, matrix: str, narrowed_by: Sequence[str]
+) -> Run:
+    left_out = {case.id for case in matrix_cases(matrix)} - workers.records.keys()
+    return Run(
+        schema_version=SCHEMA_VERSION,
+        environment=workers.environment,
+        machine=machine,
+        selection=Selection(
+            complete=not left_out,
+            narrowed_by=list(narrowed_by) if left_out else [],
+            not_selected=sorted(left_out),
+        ),
+        cases=dict(sorted(workers.records.items())),
+    )
+
+
+def _groups(cases: Sequence[Case]) -> list[list[Case]]:
+    """Return the cases in groups that share a cost profile, ordered by architecture."""
+
+    def key(case: Case) -> tuple[str, str, int]:
+        return case.architecture, case.method, case.rank or 0
+
+    return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]

@@ -1,0 +1,80 @@
+"""Real releases of peft through the commands, as a user types them: one bisection, one upgrade."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from peft_regress.runs.run_file import read_run_file
+
+ROOT = Path(__file__).parents[2]
+LORA, DORA = (f"shift/{method}-r4/shufflenet_v2_x0_5" for method in ("lora", "dora"))
+
+# One worker for both: they share the cache of environments.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("releases")]
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
+    """Run peft-regress with a cache of its own, from the root of the repository."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST_")}
+    environment["PEFT_REGRESS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+    def run(*arguments: str) -> tuple[int, dict]:
+        done = subprocess.run(
+            [sys.executable, "-m", "peft_regress", *arguments, "--format", "json"],
+            cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.stdout, done.stderr
+        return done.returncode, json.loads(done.stdout)
+
+    return run
+
+
+def test_bisection_finds_the_release_that_convolves_twice_and_writes_a_script(command, tmp_path):
+    summary = tmp_path / "issue.md"
+
+    code, found = command(
+        "bisect", "peft", "--good", "0.15.2", "--bad", "0.14.0", "--case", DORA,
+        "--metric", "forward_flops", "--summary", str(summary),
+    )  # fmt: skip
+
+    assert code == 0
+    assert found["releases"] == ["0.15.2", "0.15.1", "0.15.0", "0.14.0"]
+    assert found["evidence"] == "costs"
+    (transition,) = found["transitions"]
+    assert (transition["last_good"], transition["first_bad"]) == ("0.15.0", "0.14.0")
+    assert transition["environment"] == [{"package": "peft", "old": "0.15.0", "new": "0.14.0"}]
+    (finding,) = transition["findings"]
+    assert (finding["kind"], finding["what"]) == ("costs", "forward_flops")
+    assert finding["where"] == ["lora_magnitude_vector.default", "convolution"]
+    assert finding["base_runs"] == 1
+    text = summary.read_text()
+    script = text.partition("```python\n")[2].partition("```")[0]
+    assert "import peft" in script
+    assert "peft_regress" not in script
+    printed = [line for line in text.splitlines() if line.startswith("forward_flops: ")]
+    # In both releases the figures of this project's own ledger.
+    assert [line for line in printed if line.count(" ") == 1] == [
+        "forward_flops: 94642816",
+        "forward_flops: 169906816",
+    ]
+
+
+def test_an_upgrade_adds_what_a_release_needs_and_trains_in_its_environment(command, tmp_path):
+    file = tmp_path / "run.json"
+
+    code, verdict = command("upgrade", "peft==0.16.0", "--cases", LORA, "--save", str(file))
+
+    assert code in {0, 1}
+    assert {"peft", "transformers"} <= {row["package"] for row in verdict["environment"]}
+    assert any("transformers<5 was added" in remark for remark in verdict["remarks"])
+    run = read_run_file(file).run
+    assert run.environment["peft"] == "0.16.0"
+    assert run.cases[LORA].status == "ok"
+    assert "accuracy" in run.cases[LORA].metrics
