@@ -79,7 +79,10 @@ def find_named(root: Path, name: str) -> Named:
         return Named(fitting[0], fitting[0].stem, is_storage=False)
     known = ", ".join(file.stem for file in entries) or "none"
     problem = "fits several entries" if fitting else "is no file and no entry"
-    msg = f"{name!r} {problem} of {root}. Entries: {known}."
+    msg = (
+        f"{name!r} {problem} of {root}. Entries: {known}. "
+        "Make a run file with `pytest benchmarks --regress-save PATH`."
+    )
     raise AbsentError(msg)
 
 
@@ -88,8 +91,7 @@ def find_input(root: Path, name: str) -> Named:
     try:
         return find_named(root, name)
     except AbsentError as error:
-        msg = f"{error} Make a run file with `pytest benchmarks --regress-save PATH`."
-        raise InputError(msg) from None
+        raise InputError(*error.args) from None
 
 
 def named_cases(root: Path, name: str) -> dict[str, Observation]:

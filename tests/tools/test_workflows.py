@@ -261,7 +261,7 @@ def uses_of(value):
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    command = cli.commands[name]
+    command = cli.get_command(click.Context(cli), name)
     return command.make_context(name, list(words[1:])).params
 
 
