@@ -1,4 +1,4 @@
-"""Keep the baseline storage: entries, accepted once and never altered."""
+"""Keep the baseline storage: entries that are accepted once and never altered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from peft_regress.errors import AbsentError, InputError, RunFileError
+from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, opened_lock
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.run_file import read_run_file, without_host, write_run_file
@@ -30,8 +30,8 @@ _OTHER_FOLDERS = frozenset({"sources", "adapters"})
 def baseline_files(root: Path) -> list[Path]:
     """List the entries of a baseline storage, `<machine id>/NNNN_<name>.json`, oldest first.
 
-    Raises `RunFileError` for a JSON file that is no entry, `InputError` for a folder that cannot be
-    read: either could be the newest baseline, which must not be passed over in silence.
+    Raises `RunFileError` for a JSON file that is no entry, `InputError` for an unreadable folder:
+    either could hide the newest baseline.
     """
     if not is_folder(root):
         return []
@@ -52,16 +52,17 @@ def baseline_files(root: Path) -> list[Path]:
         if not _ENTRY_NAME.match(path.name):
             raise RunFileError(
                 path,
-                "is no entry: <machine id>/NNNN_<name>.json is",
-                "Give it back its name, or move it out of the baselines.",
+                "is no entry: the name of an entry is <machine id>/NNNN_<name>.json",
+                "Rename it, or move it out of the baselines.",
             )
     return sorted(entries, key=lambda path: (_entry_number(path), path.as_posix()))
 
 
 def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
-    """Read every entry of a baseline storage; one that cannot be trusted fails the whole read.
+    """Read every entry of a baseline storage, oldest first.
 
-    Without ledgers, hundreds of entries are read in seconds (see `summaries`).
+    Without ledgers it reads hundreds of entries in seconds. Raises `RunFileError` for an entry that
+    cannot be trusted.
     """
     paths = baseline_files(root)
     stored = [read_run_file(path) for path in paths] if ledgers else read_without_ledgers(paths)
@@ -69,13 +70,13 @@ def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
         if entry.run.accepted is None:
             raise RunFileError(
                 entry.path,
-                "stands among the baselines but was never accepted",
+                "is among the baselines but was never accepted",
                 f"Move it away and type `peft-regress accept {entry.path.name} --reason TEXT`.",
             )
     return stored
 
 
-def accept_run(  # noqa: PLR0913  (what an entry says of itself, each by its name)
+def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     source: Path,
     *,
     root: Path,
@@ -88,18 +89,15 @@ def accept_run(  # noqa: PLR0913  (what an entry says of itself, each by its nam
 
     Cases with the ids `retired` are expected no longer, until an entry holds them again.
 
-    Raises `AbsentError` where there is no such run, `InputError` where it holds no case or a
-    retired one, cannot be trusted, or the reason is empty.
+    Raises `InputError` if the run cannot be trusted, holds no case or a retired case, or if the
+    reason is empty.
     """
     if not reason.strip():
         msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
         raise InputError(msg)
     if not reason.isprintable():
-        msg = f"--reason {reason!a}: plain text on one line is wanted"
+        msg = f"--reason {reason!a}: write plain text on one line"
         raise InputError(msg)
-    if not is_folder(source) and not source.exists():
-        msg = f"{source}: no such run file. Make one with `tox run -e bench`."
-        raise AbsentError(msg)
     made = read_run(source)
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
@@ -113,7 +111,7 @@ def accept_run(  # noqa: PLR0913  (what an entry says of itself, each by its nam
     folder = root / _machine_id(document)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Two accepts at once must not take the same number.
+        # Two processes that accept at once must not take the same number.
         with opened_lock(root / ".lock") as lock:
             lock.own()
             number = 1 + max((_entry_number(path) for path in baseline_files(root)), default=0)
@@ -136,10 +134,10 @@ def _entry_title(run: Run) -> str:
 
 
 def _machine_id(document: dict[str, Any]) -> str:
-    """Name the storage folder as pytest-benchmark does, of the machine that made the run."""
+    """Name the folder of the machine that made the run, as pytest-benchmark does."""
     info = document.get("machine_info", {})
     python = ".".join(str(info.get("python_version", "0.0")).split(".")[:2])
     bits = "64bit" if "64" in str(info.get("machine", "64")) else "32bit"
     parts = (info.get("system", "Unknown"), info.get("python_implementation", "CPython"), python)
     name = re.sub(r"[^A-Za-z0-9._-]", "-", "-".join([*map(str, parts), bits]))
-    return name.lstrip(".")  # or the storage would take the folder for a hidden one
+    return name.lstrip(".")  # a storage ignores hidden folders

@@ -1,4 +1,4 @@
-"""The history of the cases: which entries there are, and the lines that globs select of them."""
+"""The history of cases: all entries, and the lines of the cases and metrics that globs select."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.named import find_input
 from peft_regress.baselines.references import by_date
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
 from peft_regress.metrics import METRICS
 from peft_regress.runs.bulk_read import read_without_ledgers
-from peft_regress.runs.shards import read_run
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -40,22 +40,22 @@ __all__ = [
 
 
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
-"""How much each role of an entry has to say about the present."""
+"""Which role of an entry shows a case's present numbers first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseHistory:
-    """All lines of one case, in the order of the table of metrics."""
+    """All lines of one case, in the order of `METRICS`."""
 
     id: str
     lines: tuple[Line, ...]
 
 
-def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
-    """Return every entry of a storage by date of acceptance, then the named runs as they stand.
+def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
+    """Return the entries of a storage by date of acceptance, then the named runs in their order.
 
-    Raises `AbsentError` where there is nothing to read, `InputError` for a run that is among the
-    entries already. No record has a ledger: what a history tells needs none.
+    Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
+    to read, `InputError` for a name of nothing and for a run that is among the entries already.
     """
     stored = by_date(read_runs(root, ledgers=False))
     entries = [
@@ -63,30 +63,31 @@ def read_entries(root: Path, runs: Sequence[Path]) -> list[Entry]:
         for file in stored
         if (found := file.run.accepted) is not None
     ]
+    named = [find_input(root, name) for name in runs]
     known = {file.path.resolve() for file in stored}
-    for path in runs:
-        if path.resolve() in known:
-            msg = f"{path} is named twice, or is an entry of {root}; name it once"
+    for found in named:
+        if found.path.resolve() in known:
+            msg = f"{found.name} is named twice, or is an entry of {root}; name it once"
             raise InputError(msg)
-        known.add(path.resolve())
-    read = iter(read_without_ledgers([path for path in runs if not is_folder(path)]))
-    for path in runs:
-        file = read_run(path) if is_folder(path) else next(read)
+        known.add(found.path.resolve())
+    read = iter(read_without_ledgers([run.path for run in named if not is_folder(run.path)]))
+    for run in named:
+        file = run.read() if is_folder(run.path) else next(read)
         date = str(file.document.get("datetime", ""))
-        entries.append(Entry(name=str(path), date=date, role="run", run=file.run, path=path))
+        entries.append(Entry(name=run.name, date=date, role="run", run=file.run, path=run.path))
     if not entries:
         msg = (
             f"{root}: no entry there, and no run was named, so there is no history. "
-            "Name another storage with --baselines, or run files."
+            "Name another storage with --baselines, or name run files."
         )
         raise AbsentError(msg)
     return entries
 
 
 def records_by_case(entries: Sequence[Entry]) -> dict[str, dict[int, Record]]:
-    """Return the records of every case by the index of their entry, the cases by id.
+    """Return the records of each case, by its id and then by the index of the entry.
 
-    A case that an entry retires is in none, unless a later entry holds it again.
+    A case that an entry retires is left out, unless a later entry holds it again.
     """
     found: dict[str, dict[int, Record]] = {}
     for index, entry in enumerate(entries):
@@ -98,9 +99,9 @@ def records_by_case(entries: Sequence[Entry]) -> dict[str, dict[int, Record]]:
 
 
 def present_entries(entries: Sequence[Entry]) -> dict[str, int]:
-    """Return for each case the index of the entry that its present numbers are from.
+    """Return for each case the index of the entry with its present numbers.
 
-    The run that was named last, else the newest baseline, else the newest entry that has it.
+    That is the run that was named last, else the newest baseline, else the newest entry.
     """
     return {
         name: max(records, key=lambda index: (_PRESENCE[entries[index].role], index))
@@ -117,10 +118,10 @@ def present_run(entries: Sequence[Entry]) -> Run:
 
 
 def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
-    """Return the entries in the order of a package's releases; of one release, as they came.
+    """Sort entries by the release of a package; entries of one release keep their order.
 
-    Runs of old releases are made and accepted long after those of newer ones. Raises `AbsentError`
-    where an entry's environment has no such package: it has no place in that order.
+    Use it if runs of old releases were accepted after those of newer ones. Raises `AbsentError` if
+    the environment of an entry has no such package.
     """
     name = canonicalize_name(package)
     found = list(entries)
@@ -134,7 +135,7 @@ def by_release(entries: Iterable[Entry], package: str) -> list[Entry]:
 
 
 def _release(text: str) -> tuple[bool, Version]:
-    """Return what sorts a version; what is none, as a file may hold it, comes first."""
+    """Return a sort key; strings that are not versions sort first."""
     try:
         return True, Version(text)
     except InvalidVersion:
@@ -142,12 +143,12 @@ def _release(text: str) -> tuple[bool, Version]:
 
 
 def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
-    """Return the entries with the cases alone that a glob fits.
+    """Return the entries with only the cases that match a glob.
 
-    Raises `AbsentError` for a glob that fits none.
+    Raises `AbsentError` if none matches.
     """
     known = sorted({name for entry in entries for name in entry.run.cases})
-    chosen = set(_fitting(known, pattern))
+    chosen = set(_matching(known, pattern))
     selected = []
     for entry in entries:
         cases = {name: record for name, record in entry.run.cases.items() if name in chosen}
@@ -155,11 +156,13 @@ def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
     return selected
 
 
-def _fitting(known: Sequence[str], pattern: str) -> list[str]:
+def _matching(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
         few = ", ".join(map(clean, known[:3])) or "none"
-        msg = f"--case {pattern!r} fits none of the {len(known)} cases in the history, e.g. {few}"
+        msg = (
+            f"--cases {pattern!r} matches none of the {len(known)} cases in the history, e.g. {few}"
+        )
         raise AbsentError(msg)
     return chosen
 
@@ -169,18 +172,18 @@ def select_histories(
 ) -> list[CaseHistory]:
     """Return the histories of the cases and metrics that two globs select.
 
-    Raises `AbsentError` for a glob that fits none.
+    Raises `AbsentError` if a glob matches none.
     """
     by_case: dict[str, list[tuple[Entry, Record]]] = {}
     for entry in entries:
         for name, record in entry.run.cases.items():
             by_case.setdefault(name, []).append((entry, record))
-    chosen = _fitting(sorted(by_case), case)
+    chosen = _matching(sorted(by_case), case)
     names = {name: _metrics_of(by_case[name]) for name in chosen}
     if not any(fnmatchcase(found, metric) for metrics in names.values() for found in metrics):
         every = dict.fromkeys(found for metrics in names.values() for found in metrics)
         known = ", ".join(map(clean, every))
-        msg = f"--metric {metric!r} fits none of the metrics of these cases: {known}"
+        msg = f"--metric {metric!r} matches none of the metrics of these cases: {known}"
         raise AbsentError(msg)
     return [
         CaseHistory(
@@ -196,7 +199,7 @@ def select_histories(
 
 
 def _metrics_of(records: Sequence[tuple[Entry, Record]]) -> list[str]:
-    """Return the names of a case's lines: its status where that is news, then its metrics."""
+    """Return the names of a case's lines: its status unless always ok, then its metrics."""
     found = {name for _, record in records for name in record.metrics}
     ordered = [name for name in METRICS if name in found] + sorted(found - METRICS.keys())
     always_ok = all(record.status == "ok" for _, record in records)

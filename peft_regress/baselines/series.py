@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.baselines.change_points import (
@@ -28,20 +28,21 @@ if TYPE_CHECKING:
 __all__ = ["STATUS", "Entry", "Jump", "Line", "Point", "jumps_of", "make_line"]
 
 _SMALLEST = 1e-12
+"""Stands for zero in a logarithm."""
 STATUS = "status"
-"""The line of a case that did not always come through."""
+"""The name of the line that shows the status of a case that was not always ok."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A run in the history: an entry of the storage, or a run file that was named."""
+    """A run in the history: an entry of the storage, or a run that was named."""
 
     name: str
     date: str
     role: Role | Literal["run"]
     run: Run
     path: Path | None = None
-    """The run file, or the folder of shards; None of a run that was never written."""
+    """The run file or the folder of shards; None if the run was never written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +56,16 @@ class Point:
     packages: Mapping[str, tuple[str | None, str | None]]
     """Version before and here, of every package that differs from the entry before."""
 
-    moved: bool
+    differs: bool
     """Whether it differs at all from the entry before."""
 
     is_comparable: bool
-    """False where the case, the metric or its samples are defined otherwise than before."""
+    """False if the definition of the case, the metric or its samples changed."""
 
-    move: Change | None
-    """From the last point that it can be compared with, as the gate takes it."""
+    change: Change | None
+    """From the last comparable point, as the gate computes it."""
 
-    is_change_point: bool = False
+    is_change_point: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,24 +75,24 @@ class Line:
     metric: str
     unit: Unit | None
     kind: Kind | None
-    """Unit and kind in the newest entry that has it."""
+    """Unit and kind in the newest entry that has the metric."""
 
     points: tuple[Point, ...]
     remark: str | None = None
-    """Why change points were not looked for, where they were not."""
+    """Why nobody looked for change points, if so."""
 
     @property
     def is_still(self) -> bool:
-        """Whether nothing ever moved, nor was defined otherwise."""
-        return not any(point.moved or not point.is_comparable for point in self.points)
+        """Whether neither the metric nor its definition ever changed."""
+        return not any(point.differs or not point.is_comparable for point in self.points)
 
     def notable(self) -> tuple[Point, ...]:
         """Return the first point, the last, and those between where something changed.
 
-        Rounding and noise change at every point: where it is known what stands out from them, that
-        alone counts.
+        Rounding and noise change at every point. Where change points tell them from a real change,
+        only change points count.
         """
-        stands_out = self.kind == "fingerprint" or (
+        has_rounding = self.kind == "fingerprint" or (
             _is_noisy(self.kind, self.unit) and self.remark is None
         )
         points = self.points
@@ -100,23 +101,30 @@ class Line:
             for index, point in enumerate(points)
             if index in (0, len(points) - 1)
             or point.is_change_point
-            or (point.moved and not stands_out)
+            or (point.differs and not has_rounding)
             or (point.value is None) != (points[index - 1].value is None)
             or not point.is_comparable
             or not points[index + 1].is_comparable
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Jump:
+    """A position where a metric changed, or its definition did."""
+
+    position: int
+    before: int | None = None
+    change: Change | None = None
+    """From `before`, the last comparable position; both are None if the definition changed."""
+
+
 def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     """Return the line of one metric of one case from its records, oldest first."""
-    metrics = [record.metrics.get(name) for _, record in records]
-    chains, breaks = _chains(records, metrics)
-    before = {after: old for chain in chains for old, after in itertools.pairwise(chain)}
+    walk = _Walk(name, records, [record.metrics.get(name) for _, record in records])
     points = []
-    for index, ((entry, record), metric) in enumerate(zip(records, metrics, strict=True)):
+    for index, ((entry, record), metric) in enumerate(zip(records, walk.metrics, strict=True)):
         earlier_entry, earlier = records[max(index - 1, 0)]
-        old = metrics[before[index]] if index in before else None
-        move, jumped = _move(name, old, metric, method=record.case.method)
+        change = walk.change_at(index)
         points.append(
             Point(
                 entry=entry,
@@ -124,27 +132,19 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
                 value=None if metric is None else value_of(metric),
                 unit=None if metric is None else metric.unit,
                 packages=changed_packages(earlier_entry.run.environment, entry.run.environment),
-                moved=metric != metrics[max(index - 1, 0)]
+                differs=metric != walk.metrics[max(index - 1, 0)]
                 or (name == STATUS and earlier.status_text != record.status_text),
-                is_comparable=index not in breaks,
-                move=move,
-                is_change_point=jumped,
+                is_comparable=index not in walk.breaks,
+                change=change,
+                # One step of a noisy metric proves nothing.
+                is_change_point=index in walk.levels
+                if walk.is_noisy
+                else walk.is_jump(index, change),
             )
         )
-    newest = next((metric for metric in reversed(metrics) if metric is not None), None)
-    kind, unit = (None, None) if newest is None else (newest.kind, newest.unit)
-    line = Line(metric=name, unit=unit, kind=kind, points=tuple(points))
-    # Of what is noisy, one step says nothing.
-    return _with_levels(line, chains) if _is_noisy(kind, unit) else line
-
-
-@dataclass(frozen=True, kw_only=True)
-class Jump:
-    """A position where a metric changed, or is defined otherwise than before (without a move)."""
-
-    position: int
-    before: int | None = None
-    move: Change | None = None
+    return Line(
+        metric=name, unit=walk.unit, kind=walk.kind, points=tuple(points), remark=walk.remark
+    )
 
 
 def jumps_of(
@@ -152,57 +152,67 @@ def jumps_of(
 ) -> list[Jump]:
     """Return where `make_line` has a change point or a break, and where noise left its bound.
 
-    Nothing is made of the points between: they are most of a long history. `metrics` are those of
-    that name in the records, oldest first.
+    It makes no points, since most of a long history never changes. `metrics` are those of that name
+    in the records, oldest first.
     """
-    chains, breaks = _chains(records, metrics)
-    found = {index: Jump(position=index) for index in breaks}
-    method = records[0][1].case.method
-    for chain in chains:
-        for before, index in itertools.pairwise(chain):
-            old, new = metrics[before], metrics[index]
-            if old is new or old is None or new is None:
-                continue
-            move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
-            if _is_jump(move, new):
-                found[index] = Jump(position=index, before=before, move=move)
-    newest = next((metric for metric in reversed(metrics) if metric is not None), None)
-    if newest is not None and _is_noisy(newest.kind, newest.unit):
-        values = [None if metric is None else value_of(metric) for metric in metrics]
-        for index, before in _levels(values, chains, newest.kind, newest.unit)[0].items():
-            old, new = metrics[before], metrics[index]
-            assert old is not None  # noqa: S101  (a chain holds measured points alone)
-            assert new is not None  # noqa: S101  (nor is the other one absent)
-            move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
-            found.setdefault(index, Jump(position=index, before=before, move=move))
-    return [found[index] for index in sorted(found)]
+    walk = _Walk(name, records, metrics)
+    found = [Jump(position=index) for index in walk.breaks]
+    for index, before in walk.before.items():
+        if metrics[index] is metrics[before] and index not in walk.levels:
+            continue  # entries that agree share the metric
+        change = walk.change_at(index)
+        if index in walk.levels or walk.is_jump(index, change):
+            found.append(Jump(position=index, before=before, change=change))
+    return sorted(found, key=lambda jump: jump.position)
 
 
-def _is_jump(move: Change, metric: Metric) -> bool:
-    """Return whether one step says something by itself: a cost moved, or noise left its bound."""
-    if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
-        return metric.kind != "info" and any(worse_or_better(move, metric))
-    return move.old != move.new
+class _Walk:
+    """One walk along the records of a metric: what is comparable, and where a level begins."""
 
+    def __init__(
+        self,
+        name: str,
+        records: Sequence[tuple[Entry, Record]],
+        metrics: Sequence[Metric | None],
+    ) -> None:
+        self.name = name
+        self.method = records[0][1].case.method
+        self.metrics = metrics
+        chains, self.breaks = _chains(records, metrics)
+        self.before = {new: old for chain in chains for old, new in itertools.pairwise(chain)}
+        """For each position the last one before it that it can be compared with."""
+        newest = next((metric for metric in reversed(metrics) if metric is not None), None)
+        self.kind, self.unit = (None, None) if newest is None else (newest.kind, newest.unit)
+        self.is_noisy = _is_noisy(self.kind, self.unit)
+        self.levels: set[int] = set()
+        """The positions at which a noisy metric reaches another level."""
+        self.remark: str | None = None
+        if self.is_noisy:
+            self.levels, self.remark = _levels(metrics, chains, self.kind, self.unit)
 
-def _move(
-    name: str, old: Metric | None, new: Metric | None, *, method: str
-) -> tuple[Change | None, bool]:
-    """Return how far a metric moved, and whether that is a change point without any statistics."""
-    if old is None or new is None:
-        return None, False
-    move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
-    if new.kind == "fingerprint":
-        return move, any(worse_or_better(move, new))
-    return move, old.value != new.value
+    def change_at(self, index: int) -> Change | None:
+        """Return how far the metric changed since the last comparable position."""
+        old, new = self.metrics[self.before.get(index, index)], self.metrics[index]
+        if index not in self.before or old is None or new is None:
+            return None
+        return change_of(self.name, old, new, method=self.method, policy=DEFAULT_POLICY)
+
+    def is_jump(self, index: int, change: Change | None) -> bool:
+        """Return whether one step is news by itself: a cost changed, or noise left its bound."""
+        metric = self.metrics[index]
+        if change is None or metric is None:
+            return False
+        if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
+            return metric.kind != "info" and any(worse_or_better(change, metric))
+        return change.old != change.new
 
 
 def _chains(
     records: Sequence[tuple[Entry, Record]], metrics: Sequence[Metric | None]
 ) -> tuple[list[list[int]], set[int]]:
-    """Return the positions that can be compared with each other, and those where that ended.
+    """Return chains of comparable positions, and the positions where the definition changed.
 
-    Seconds can be compared on one machine alone, so that there is a chain a machine.
+    Seconds are comparable only on one machine, so each machine has its own chain.
     """
     chains: list[list[int]] = []
     current: dict[str, list[int]] = {}
@@ -227,39 +237,31 @@ def _chains(
 
 
 def _is_same(old: Metric | None, new: Metric | None) -> bool:
-    """Return whether a metric is defined as before; an absent one is not defined otherwise."""
+    """Return whether the definition of a metric is unchanged; an absent metric changes nothing."""
     return old is None or new is None or are_comparable(old, new)
 
 
-def _with_levels(line: Line, chains: Sequence[Sequence[int]]) -> Line:
-    """Mark the change points of a noisy metric, or say why there is no telling."""
-    values = [point.value for point in line.points]
-    found, remark = _levels(values, chains, line.kind, line.unit)
-    points = tuple(
-        replace(point, is_change_point=index in found) for index, point in enumerate(line.points)
-    )
-    return replace(line, points=points, remark=remark)
-
-
 def _levels(
-    values: Sequence[float | None],
+    metrics: Sequence[Metric | None],
     chains: Sequence[Sequence[int]],
     kind: Kind | None,
     unit: Unit | None,
-) -> tuple[dict[int, int], str | None]:
-    """Return where another level begins, each with the position before it; or why not to tell."""
+) -> tuple[set[int], str | None]:
+    """Return the positions at which another level begins, or why nobody looked for them."""
     longest = max(map(len, chains), default=0)
     if longest < FEWEST_POINTS:
-        return {}, f"change points need {FEWEST_POINTS} comparable points, and there are {longest}"
+        return (
+            set(),
+            f"change points need {FEWEST_POINTS} comparable points, and there are {longest}",
+        )
     if not can_find_change_points():
-        return {}, "change points need `pip install 'peft-regress[history]'`"
+        return set(), "change points need `pip install 'peft-regress[history]'`"
     noise = _noise(kind, unit)
-    found: dict[int, int] = {}
+    found: set[int] = set()
     for chain in chains:
         if len(chain) >= FEWEST_POINTS:
-            levels = [_level(values[index], unit) for index in chain]
-            positions = find_change_points(levels, noise=noise)
-            found |= {chain[position]: chain[position - 1] for position in positions}
+            values = [_level(metrics[index], unit) for index in chain]
+            found |= {chain[position] for position in find_change_points(values, noise=noise)}
     return found, None
 
 
@@ -268,13 +270,14 @@ def _is_noisy(kind: Kind | None, unit: Unit | None) -> bool:
 
 
 def _noise(kind: Kind | None, unit: Unit | None) -> float:
-    """Return the standard deviation of one value of a noisy metric, as the policy knows it."""
+    """Return the policy's standard deviation of one value of a noisy metric."""
     if unit == "fraction":
         return DEFAULT_POLICY.accuracy_noise
     return DEFAULT_POLICY.loss_noise if kind == "accuracy" else DEFAULT_POLICY.seconds_noise
 
 
-def _level(value: float | None, unit: Unit | None) -> float:
-    """Return a value on the scale that its noise is even on: all but fractions are relative."""
-    assert value is not None  # noqa: S101  (a chain holds measured points alone)
+def _level(metric: Metric | None, unit: Unit | None) -> float:
+    """Return a value on the scale where its noise is even: a logarithm, except for fractions."""
+    assert metric is not None  # noqa: S101  (a chain holds only measured points)
+    value = value_of(metric)
     return value if unit == "fraction" else math.log(max(value, _SMALLEST))

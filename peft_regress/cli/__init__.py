@@ -1,4 +1,4 @@
-"""The command `peft-regress`: one module a command, shared options, exit codes."""
+"""The command `peft-regress`: one module for each command, shared options, exit codes."""
 
 from peft_regress.cli.main import cli, main
 

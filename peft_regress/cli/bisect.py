@@ -1,4 +1,4 @@
-"""The command `peft-regress bisect`: thin, no logic of its own."""
+"""The command `peft-regress bisect`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from peft_regress.cli.options import (
-    baselines_option,
+    cases_option,
+    environment_options,
+    examples,
     format_option,
-    jobs_option,
-    output_file,
-    pip_seconds_option,
-    pre_option,
+    matrix_option,
     print_json,
-    time_limit_option,
-    yes_option,
 )
+from peft_regress.environments.overlay import overlay as overlays
+from peft_regress.environments.reproduction.reproduce import reproduce
+from peft_regress.environments.upgrade import bisect_report
+from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
 from peft_regress.files import write_atomic
 from peft_regress.report.terminal import echo, print_progress, stdout_layout
 from peft_regress.text import clean
@@ -27,72 +28,60 @@ if TYPE_CHECKING:
 
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection
+    from peft_regress.environments.upgrade.crew import MeasuringSetup
 
-__all__ = ["bisect_command"]
+__all__ = ["command"]
 
 _ABSENT_EXIT = 3
 
 
-@click.command("bisect")
+@click.command(
+    "bisect",
+    epilog=examples("peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops"),
+)
 @click.argument("package")
 @click.option("--good", required=True, metavar="VERSION", help="A release before the change.")
-@click.option("--bad", required=True, metavar="VERSION", help="A release after it.")
-@click.option(
-    "--case",
-    metavar="ID",
-    help="A case, or a glob (default: of each method and architecture one case).",
+@click.option("--bad", required=True, metavar="VERSION", help="A release after the change.")
+@cases_option(
+    "Try cases whose id matches, such as shift/dora-r4/resnet18 (default: one case of each method "
+    "and architecture)."
 )
 @click.option(
-    "--metric", metavar="NAME", help="A metric, an invariant, or `status`; any by default."
+    "--metric",
+    metavar="NAME",
+    help="Look for a change of this metric or invariant, or of `status` (default: any change).",
 )
-@click.option("--all", "every", is_flag=True, help="Try each release, and report every change.")
-@click.option("--matrix", default="default", show_default=True, help="Where a glob looks.")
+@click.option("--all", "every", is_flag=True, help="Try every release, and report every change.")
+@matrix_option
 @click.option(
     "--with",
     "also_install",
     multiple=True,
     metavar="REQUIREMENT",
-    help="Install this beside each release; may be repeated.",
+    help="Install this requirement with each release; may be repeated.",
 )
-@jobs_option
-@pre_option
-@yes_option
-@click.option("--summary", type=output_file, help="Write the finding here, as Markdown.")
-@time_limit_option
-@pip_seconds_option
+@environment_options
 @format_option
-@baselines_option
 @click.pass_context
-def bisect_command(  # noqa: PLR0913  (arguments and options)
+def command(
     context: click.Context,
     /,
     *,
-    jobs: int | None,
-    yes: bool,
+    cases: str | None,
+    setup: MeasuringSetup,
     summary: Path | None,
-    time_limit: int,
-    pip_time_limit: int,
     output: str,
-    baselines: Path,
     **settings: Any,
 ) -> None:
-    """Find the release of PACKAGE that changes a case, trying as few as possible.
+    """Find the release of PACKAGE that changes a case, with as few tries as possible.
 
-    It looks at costs first, which need no training, and trains only where they say nothing. The
-    exit code is 0 where a boundary was found, 3 where the two ends are the same.
+    Costs come first, since they need no training; the cases train only if the costs are equal at
+    both ends. The exit code is 0 if a boundary was found, 3 if both ends are the same.
     """
-    from peft_regress.environments.upgrade import bisect_report
-    from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup, default_jobs
-
-    setup = MeasuringSetup(
-        baselines=baselines,
-        jobs=jobs or default_jobs(),
-        time_limit=time_limit,
-        pip_seconds=pip_time_limit,
+    found = bisect(
+        BisectSettings(setup=setup, case=cases, **settings),
+        progress=lambda text: print_progress(clean(text, longest=400)),
     )
-    chosen = BisectSettings(setup=setup, replace_torch=yes, **settings)
-    found = bisect(chosen, progress=lambda text: print_progress(clean(text, longest=400)))
     wants_scripts = summary is not None or output == "markdown"
     text = bisect_report.bisection_markdown(found, _scripts(found)) if wants_scripts else ""
     if summary is not None:
@@ -109,9 +98,6 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
 
 def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
     """Return the scripts of each transition, run with the packages of both its releases."""
-    from peft_regress.environments.overlay.overlay import opened_overlay
-    from peft_regress.environments.reproduction.reproduce import reproduce
-
     settings = found.settings
     made = {}
     for number, transition in enumerate(found.transitions):
@@ -119,7 +105,7 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
             pythons = {}
             for version in (transition.old, transition.new):
                 overlay = stack.enter_context(
-                    opened_overlay(
+                    overlays.opened_overlay(
                         [f"{settings.package}=={version}", *settings.also_install],
                         replace_torch=settings.replace_torch,
                         seconds=settings.setup.pip_seconds,

@@ -1,4 +1,4 @@
-"""The command `peft-regress compare`: judge one run by another, or by a baseline storage."""
+"""The command `peft-regress compare`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX
+from peft_regress import report
+from peft_regress.baselines.adapters import gather_adapters
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.named import find_input
+from peft_regress.baselines.references import references_with_drift
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.cli.options import (
     USUAL_STORAGE,
     baselines_option,
+    examples,
     format_option,
     output_file,
     print_json,
+    strict_option,
 )
-from peft_regress.errors import AbsentError, InputError
+from peft_regress.errors import InputError
+from peft_regress.files import is_folder
+from peft_regress.gate.judge import judge, observations_of
+from peft_regress.report.github import without_commands
 from peft_regress.report.terminal import echo, stdout_layout
+from peft_regress.runs.run_file import write_run_file
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
@@ -26,26 +37,34 @@ if TYPE_CHECKING:
     from peft_regress.gate.judge import Observation, RunVerdict
     from peft_regress.runs.run_file import RunFile
 
-__all__ = ["compare_command"]
+__all__ = ["command"]
 
 
-@click.command("compare")
+@click.command(
+    "compare",
+    epilog=examples(
+        "peft-regress compare baselines runs/bench.json", "peft-regress compare 0004 0007"
+    ),
+)
 @click.argument("old")
 @click.argument("new")
 @click.option(
     "--matrix",
     default=DEFAULT_MATRIX,
     show_default=True,
-    help="Where OLD is a storage: the matrix whose cases are expected.",
+    help="If OLD is a storage: expect the cases of this matrix.",
 )
-@click.option("--strict", is_flag=True, help="Fail on improvements that were not accepted, too.")
+@strict_option
 @click.option(
-    "--save", type=output_file, metavar="PATH", help="Write NEW, all shards, as one run file."
+    "--save",
+    type=output_file,
+    metavar="PATH",
+    help="Write NEW to this file; the shards of a folder become one run.",
 )
 @format_option
 @baselines_option
 @click.pass_context
-def compare_command(  # noqa: PLR0913  (arguments and options)
+def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
     /,
     old: str,
@@ -59,14 +78,11 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
 ) -> None:
     """Judge run NEW by OLD.
 
-    Each is a run file, a folder with the run files of shards, or an entry of the storage such as
-    0001. OLD may also be a baseline storage: NEW is then judged as `pytest benchmarks` judges, each
-    case by its newest baseline and by drift, and every case of the matrix is expected.
+    Each is a run file, a folder of shards, or an entry of the storage such as 0001. OLD may also be
+    a baseline storage. It then judges as in `pytest benchmarks`: each case by its newest baseline
+    and by drift, and every case of the matrix is expected.
     """
-    from peft_regress import report
-    from peft_regress.gate.judge import judge, observations_of
-
-    after = _read_new(baselines, new)
+    after = find_input(baselines, new).read()
     if save is not None:
         _save(after, save)
     references, expected, storage = _read_old(baselines, old, matrix)
@@ -75,7 +91,7 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     file = str(save or after.path)
     typed = report.Typed(
         old=old,
-        # An entry is found by its name in its own storage alone.
+        # The name of an entry works only in its own storage.
         new=new if save is None and storage == baselines else file,
         file=file,
         baselines=None if storage == USUAL_STORAGE else str(storage),
@@ -86,8 +102,6 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_verdict(verdict))
     elif output == "markdown":
-        from peft_regress.catalogue.matrix import matrix_cases
-
         typed = dataclasses.replace(typed, cases=tuple(matrix_cases(matrix)))
         echo(report.verdict_markdown(*sides, typed=typed), nl=False)
     else:
@@ -96,62 +110,33 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
         layout = stdout_layout()
-        from peft_regress.report.github import without_commands
-
         text = report.verdict_text(*sides, typed=typed, layout=layout, strict=strict, notes=notes)
         echo(without_commands(text))
     context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
 
 
-def _read_new(baselines: Path, name: str) -> RunFile:
-    from peft_regress.baselines.references import find_named
-    from peft_regress.runs.shards import read_run
-
-    try:
-        found = find_named(baselines, name)
-    except AbsentError as error:
-        msg = f"{error} Make a run file with `pytest benchmarks --regress-save PATH`."
-        raise InputError(msg) from None
-    if found.is_storage:
-        msg = f"{name}: NEW is a baseline storage; a run file or one entry of it is wanted"
-        raise InputError(msg)
-    return read_run(found.path)
-
-
 def _read_old(
     baselines: Path, name: str, matrix: str
 ) -> tuple[dict[str, Observation], set[str], Path]:
-    """Return what judges, the ids of the cases that are expected, and the storage of entries."""
-    from peft_regress.baselines.entries import read_runs
-    from peft_regress.baselines.references import find_named, references_with_drift
-    from peft_regress.catalogue.matrix import matrices_of, matrix_cases
-    from peft_regress.gate.judge import observations_of
-    from peft_regress.runs.shards import read_run
-
-    try:
-        found = find_named(baselines, name)
-    except AbsentError as error:
-        msg = f"{error} Make a run file with `pytest benchmarks --regress-save PATH`."
-        raise InputError(msg) from None
+    """Return what judges each case, the ids of the expected cases, and the storage of entries."""
+    found = find_input(baselines, name)
     if not found.is_storage:
-        references = observations_of(read_run(found.path).run, found.origin)
+        references = found.observations()
         return references, set(references), baselines
     references = references_with_drift(read_runs(found.path))
-    mine = {
-        case
-        for case, old in references.items()
+    expected = {case.id for case in matrix_cases(matrix)}
+    # A stored case that belongs to no matrix is expected too.
+    expected |= {
+        name
+        for name, old in references.items()
         if matrix in (matrices_of(old.record.case) or {matrix})
     }
-    return references, mine | {case.id for case in matrix_cases(matrix)}, found.path
+    return references, expected, found.path
 
 
 def _save(made: RunFile, path: Path) -> None:
-    from peft_regress.baselines.adapters import gather_adapters
-    from peft_regress.files import is_folder
-    from peft_regress.runs.run_file import write_run_file
-
     if is_folder(made.path) and path.parent.resolve() == made.path.resolve():
-        msg = f"{path}: lies among the shards, which would then hold every case twice"
+        msg = f"{path}: is in the folder of the shards, which would then hold every case twice"
         raise InputError(msg)
     write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)
     gather_adapters(made.path, path)

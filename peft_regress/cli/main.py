@@ -1,48 +1,102 @@
-"""The command `peft-regress`: run one of `commands`, and end as documented.
+"""The command `peft-regress`: find the command that was typed, run it, end with its exit code.
 
-Exit codes: 2 wrong use, unreadable input, output that cannot be written; else 1 something regressed
-or newly fails; else 3 incomplete, or a named thing is absent; else 0.
+Exit codes: 2 wrong use, unreadable input, or output that cannot be written; else 1 something
+regressed or newly fails; else 3 incomplete, or a named thing is absent; else 0.
 """
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
+from typing import Final
 
 import click
 
-from peft_regress.cli.commands import cli
 from peft_regress.errors import AbsentError, PeftRegressError
-from peft_regress.report.terminal import discard_stream, echo, escape_unencodable
+from peft_regress.report.terminal import as_ascii, discard_stream, echo, escape_unencodable
 from peft_regress.text import printable
 
-__all__ = ["cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
 
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
 
+COMMANDS: Final = {
+    "list": "List the cases of a matrix.",
+    "cost": "Show what one training step costs, without data or a trained source model.",
+    "compare": "Judge run NEW by OLD.",
+    "explain": "Show which modules and operators changed the costs of CASE.",
+    "accept": "Store RUN in the baseline storage, so that it judges later runs.",
+    "history": "Show how each metric changed over the stored entries.",
+    "report": "Show what every case costs and how accurate it is.",
+    "sources": "Train the source models that are missing, or check the stored ones.",
+    "upgrade": "Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.",
+    "bisect": "Find the release of PACKAGE that changes a case, with as few tries as possible.",
+    "time": "Test whether a training step is slower in CANDIDATE than in BASE.",
+    "export": "Write RUN in the format of another tool.",
+}
+"""Every command, with the first sentence of its help: `--help` shows it and imports no command.
+
+The module `peft_regress.cli.<name>` holds it as `command`.
+"""
+
+
+class _LazyGroup(click.Group):
+    """A group that imports the module of a command when somebody calls that command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  (click passes it)
+        """Return the names in the order of `COMMANDS`."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import a command; None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"peft_regress.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """Write the table of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="peft-regress")
+@click.option("--ascii", "ascii_only", is_flag=True, help="Escape non-ASCII characters.")
+def cli(*, ascii_only: bool) -> None:
+    """Gate the cost and the function of parameter-efficient fine-tuning.
+
+    `pytest benchmarks --regress-save runs/bench.json` or `tox -e bench` measures all cases. These
+    commands list the cases, compare and accept runs, and try upgrades.
+    """
+    if ascii_only:
+        as_ascii()
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every error on purpose is one message and an exit code."""
+    """Run the command line. An error that the package raises becomes a message and an exit code."""
     escape_unencodable()
     try:
         code = _run(arguments)
     except OSError:
-        # The reader has gone, as after `| head`, or what is wrong cannot be said either; Python
-        # would complain once more at exit.
+        # Nobody reads the output, as after `| head`, or the error message itself cannot be written.
+        # Without this, Python would complain at exit.
         discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     sys.exit(code)
 
 
 def _run(arguments: list[str] | None) -> int:
-    """Return the exit code, with the error printed; a closed pipe alone is left to the caller."""
+    """Return the exit code, with any error printed. A closed pipe is left to the caller."""
     try:
         code = cli.main(args=arguments, prog_name="peft-regress", standalone_mode=False)
         if sys.stdout is not None:
             sys.stdout.flush()
     except SystemExit as stopped:
-        # Verdicts are returned: a 1 by this way is what click makes of a closed pipe.
+        # Commands return their exit codes; click exits with 1 only when a pipe is closed.
         if stopped.code == 1:
             raise BrokenPipeError from None
         raise
@@ -63,12 +117,9 @@ def _run(arguments: list[str] | None) -> int:
         echo(f"error: {error}", err=True)
         code = _USAGE_EXIT
     except OSError as error:
-        # Standard output on a full disk, for instance: never a verdict's exit code.
-        echo(f"error: {_place(error)}: {error.strerror or error}", err=True)
+        # For example a full disk under standard output, which must not look like a verdict.
+        file = "output" if error.filename is None else printable(str(error.filename))
+        echo(f"error: {file}: {error.strerror or error}", err=True)
         discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0
-
-
-def _place(error: OSError) -> str:
-    return "output" if error.filename is None else printable(str(error.filename))

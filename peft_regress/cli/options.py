@@ -1,53 +1,67 @@
-"""What several commands share: options, and how JSON is printed."""
+"""Options that several commands share, and how they print JSON."""
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX
 from peft_regress.report.terminal import echo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = [
     "USUAL_STORAGE",
     "NamedPath",
     "baselines_option",
+    "cases_option",
+    "environment_options",
+    "examples",
     "format_option",
-    "jobs_option",
+    "matrix_option",
     "output_file",
-    "pip_seconds_option",
-    "pre_option",
     "print_json",
-    "time_limit_option",
-    "yes_option",
+    "strict_option",
 ]
 
 
 USUAL_STORAGE = Path("baselines")
-"""The storage of the commands that name none."""
+"""The storage that commands use unless another one is named."""
 
 
 class NamedPath(click.Path):
-    """A path that may not be empty, since `Path("")` is the working directory."""
+    """A path that may not be empty: `Path("")` would be the working directory."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path."""
         if value == "":
-            self.fail("the name is empty: a file or a folder is wanted", param, ctx)
+            self.fail("the name is empty: name a file or a folder", param, ctx)
         return super().convert(value, param, ctx)
 
 
+class _CasesOption(click.Option):
+    """`--cases`, with `--case` as an alias that no help shows."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser accept both."""
+        super().add_to_parser(parser, ctx)
+        parser.add_option(self, ["--case"], dest=self.name)
+
+
 output_file = NamedPath(path_type=Path, dir_okay=False, readable=False, writable=True)
-"""A file to write: what is none is refused before minutes of work."""
+"""A file to write; a folder is refused before minutes of work."""
 format_option = click.option(
     "--format",
     "output",
     type=click.Choice(["text", "json", "markdown"]),
     default="text",
     show_default=True,
-    help="How to print.",
+    help="Output format.",
 )
 baselines_option = click.option(
     "--baselines",
@@ -56,25 +70,79 @@ baselines_option = click.option(
     show_default=True,
     help="Folder of the baseline storage.",
 )
-time_limit_option = click.option(
-    "--time-limit",
-    type=click.IntRange(1, 86400),
-    default=600,
+matrix_option = click.option(
+    "--matrix",
+    default=DEFAULT_MATRIX,
     show_default=True,
-    help="Seconds that one case may take.",
+    help="Take the cases of this matrix: `default`, `extended`, or your own.",
 )
-pip_seconds_option = click.option(
-    "--pip-time-limit",
-    type=click.IntRange(1, 86400),
-    default=600,
-    show_default=True,
-    help="Seconds that one call of pip may take.",
+strict_option = click.option(
+    "--strict", is_flag=True, help="Fail also on improvements that nobody has accepted."
 )
-jobs_option = click.option(
-    "--jobs", type=click.IntRange(1, 64), help="Cases at once (default: one a core)."
-)
-pre_option = click.option("--pre", is_flag=True, help="Take pre-releases into account.")
-yes_option = click.option("--yes", is_flag=True, help="Replace torch by another build if need be.")
+
+
+def examples(*lines: str) -> str:
+    """Return the end of a help text: commands, on lines that click does not wrap."""
+    return "\n".join(
+        ("\b", "Examples:" if lines[1:] else "Example:", *(f"  {line}" for line in lines))
+    )
+
+
+def cases_option(
+    help_text: str = "Only cases whose id matches, such as 'shift/*'.", **settings: Any
+) -> Callable[[Any], Any]:
+    """Return the option `--cases`; `settings` are those of `click.option`."""
+    return click.option("--cases", cls=_CasesOption, metavar="GLOB", help=help_text, **settings)
+
+
+def environment_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of commands that measure in other environments.
+
+    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch` and `summary`.
+    """
+
+    @functools.wraps(command)
+    def with_setup(
+        *arguments: Any,
+        baselines: Path,
+        jobs: int | None,
+        time_limit: int,
+        pip_time_limit: int,
+        **others: Any,
+    ) -> None:
+        from peft_regress.environments.upgrade.crew import MeasuringSetup, default_jobs
+
+        setup = MeasuringSetup(
+            baselines=baselines,
+            jobs=jobs or default_jobs(),
+            time_limit=time_limit,
+            pip_seconds=pip_time_limit,
+        )
+        command(*arguments, setup=setup, **others)
+
+    seconds = click.IntRange(1, 86400)
+    limits = {"type": seconds, "default": 600, "show_default": True}
+    options = (
+        click.option(
+            "--jobs",
+            type=click.IntRange(1, 64),
+            help="Measure this many cases at once (default: one per core).",
+        ),
+        click.option("--pre", is_flag=True, help="Allow pre-releases."),
+        click.option(
+            "--yes",
+            "replace_torch",
+            is_flag=True,
+            help="Allow another build of torch without asking.",
+        ),
+        click.option(
+            "--summary", type=output_file, help="Write the findings to this file, as Markdown."
+        ),
+        click.option("--time-limit", help="Seconds that one case may take.", **limits),
+        click.option("--pip-time-limit", help="Seconds that one call of pip may take.", **limits),
+        baselines_option,
+    )
+    return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)
 
 
 def print_json(value: Any) -> None:

@@ -1,111 +1,115 @@
-"""The command `report`: the present numbers in the terminal, or everything as one page."""
+"""The command `peft-regress report`."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from gettext import ngettext
 from typing import TYPE_CHECKING
 
 import click
 
+from peft_regress.baselines.history import (
+    present_entries,
+    present_run,
+    read_entries,
+    select_cases,
+)
 from peft_regress.cli.options import (
-    NamedPath,
     baselines_option,
+    cases_option,
+    examples,
     format_option,
     output_file,
     print_json,
 )
+from peft_regress.errors import InputError
+from peft_regress.files import write_atomic
+from peft_regress.gc_pause import paused_gc
+from peft_regress.report.overview import overview_markdown, overview_text
+from peft_regress.report.page.data import page_data
+from peft_regress.report.page.render import render_page
 from peft_regress.report.terminal import echo
+from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from peft_regress.baselines.series import Entry
     from peft_regress.runs.schema import Run
 
-__all__ = ["report_command"]
+__all__ = ["command"]
 
 
-@click.command("report")
-@click.argument("runs", metavar="[RUN]...", type=NamedPath(path_type=Path), nargs=-1)
-@click.option("--html", "page", type=output_file, metavar="OUT", help="Write a page to this file.")
-@click.option("--cases", "--case", "pattern", metavar="GLOB", help="Only these ids.")
+@click.command(
+    "report", epilog=examples("peft-regress report", "peft-regress report --html report.html")
+)
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option(
+    "--html",
+    "page",
+    type=output_file,
+    metavar="FILE",
+    help="Write a page for a browser to this file.",
+)
+@cases_option()
 @format_option
 @baselines_option
-def report_command(
-    runs: tuple[Path, ...],
+def command(
+    runs: tuple[str, ...],
     *,
     page: Path | None,
-    pattern: str | None,
+    cases: str | None,
     output: str,
     baselines: Path,
 ) -> None:
-    """Show what every pairing costs and how accurate it is, by the storage and the runs RUN.
+    """Show what every case costs and how accurate it is.
 
-    Each case's present numbers are those of the run that is named last, else of its newest
-    baseline. The page has all entries: fronts, histories, memory, ranks, and what fits a device.
+    The numbers of a case are those of the run RUN that is named last, else of its newest baseline.
+    The page also shows all entries: histories, fronts of cost and accuracy, memory, ranks, and what
+    fits on a device.
     """
-    from peft_regress.gc_pause import paused_gc
-
-    # What is read lives until the end, so that there is nothing to collect meanwhile.
+    # The objects live until the end, so the garbage collector would search them in vain.
     with paused_gc():
-        _report(runs, page=page, pattern=pattern, output=output, baselines=baselines)
-
-
-def _report(
-    runs: tuple[Path, ...],
-    *,
-    page: Path | None,
-    pattern: str | None,
-    output: str,
-    baselines: Path,
-) -> None:
-    from peft_regress.baselines.history import read_entries, select_cases
-
-    entries = read_entries(baselines, runs)
-    if pattern is not None:
-        entries = select_cases(entries, pattern)
-    if page is not None:
-        _write_page(page, entries)
-        return
-    if output == "json":
-        from peft_regress.report.page.data import page_data
-
-        print_json(page_data(entries, _whole_run))
-        return
-    from peft_regress.baselines.history import present_entries, present_run
-    from peft_regress.report.overview import overview_markdown, overview_text
-
-    names = dict.fromkeys(entries[index].name for index in present_entries(entries).values())
-    show = overview_markdown if output == "markdown" else overview_text
-    echo(show(present_run(entries), sources=", ".join(names)))
+        entries = read_entries(baselines, runs)
+        if cases is not None:
+            entries = select_cases(entries, cases)
+        if page is not None:
+            _write_page(page, entries)
+        elif output == "json":
+            print_json(page_data(entries, _whole_run))
+        else:
+            shown = {index: entries[index].name for index in present_entries(entries).values()}
+            show = overview_markdown if output == "markdown" else overview_text
+            sources = ", ".join(dict.fromkeys(shown.values()))
+            echo(show(present_run(entries), sources=sources))
 
 
 def _write_page(path: Path, entries: list[Entry]) -> None:
-    from peft_regress.files import write_atomic
-    from peft_regress.report.page.data import page_data
-    from peft_regress.report.page.render import render_page
-
-    _check_is_no_entry(path, entries)
+    _check_is_no_run(path, entries)
     data = page_data(entries, _whole_run)
     content = render_page(data).encode()
     write_atomic(path, content)
-    cases = "1 case" if len(data["cases"]) == 1 else f"{len(data['cases'])} cases"
-    counted = f"{cases}, {'1 entry' if len(entries) == 1 else f'{len(entries)} entries'}"
-    echo(f"wrote {path}: {counted}, {len(content) / 1e6:.1f} MB")
+    cases, count = len(data["cases"]), len(entries)
+    echo(
+        f"wrote {path}: {cases} {ngettext('case', 'cases', cases)}, "
+        f"{count} {ngettext('entry', 'entries', count)}, {len(content) / 1e6:.1f} MB"
+    )
 
 
-def _check_is_no_entry(path: Path, entries: list[Entry]) -> None:
-    """Raise `InputError` where a page would be written over a run that it shows."""
-    from peft_regress.errors import InputError
-
+def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
+    """Raise `InputError` if the page would replace a run that it shows."""
+    target = path.resolve()
     for entry in entries:
-        assert entry.path is not None  # noqa: S101  (it was read from there)
-        read = entry.path.resolve()
-        if path.resolve() == read or (read.is_dir() and path.resolve() in read.glob("*.json")):
+        read = _path_of(entry).resolve()
+        if target == read or (read.is_dir() and target in read.glob("*.json")):
             msg = f"--html {path}: that is a run of this report; name another file for the page"
             raise InputError(msg)
 
 
 def _whole_run(entry: Entry) -> Run:
-    from peft_regress.runs.shards import read_run
+    """Read a run again, now with its ledgers."""
+    return read_run(_path_of(entry)).run
 
-    assert entry.path is not None  # noqa: S101  (it was read from there)
-    return read_run(entry.path).run
+
+def _path_of(entry: Entry) -> Path:
+    assert entry.path is not None  # noqa: S101  (`read_entries` read it from there)
+    return entry.path

@@ -1,4 +1,4 @@
-"""The command `peft-regress time`: thin, no logic of its own."""
+"""The command `peft-regress time`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.cli.options import baselines_option, format_option, print_json
+from peft_regress import report
+from peft_regress.catalogue.matrix import select_cases
+from peft_regress.cli.options import (
+    baselines_option,
+    cases_option,
+    examples,
+    format_option,
+    matrix_option,
+    print_json,
+)
+from peft_regress.environments.timing import time_cases
 from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import echo, print_progress
@@ -18,17 +28,22 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.paired_times import CaseTimes
 
-__all__ = ["time_command"]
+__all__ = ["command"]
 
 
-@click.command("time")
+@click.command(
+    "time",
+    epilog=examples("peft-regress time old/bin/python new/bin/python --cases '*-r4/resnet18'"),
+)
 @click.argument("base")
 @click.argument("candidate")
+@cases_option("Time cases whose id matches, such as '*-r4/resnet18'.", required=True)
+@matrix_option
 @click.option(
-    "--cases", "pattern", metavar="GLOB", required=True, help="Ids, e.g. '*-r4/resnet18'."
+    "--pairs",
+    type=click.IntRange(1, 10000),
+    help="Time this many pairs of blocks per case (default: as many as the bound needs).",
 )
-@click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
-@click.option("--pairs", type=click.IntRange(1, 10000), help="Pairs of blocks a case.")
 @click.option(
     "--time-limit",
     type=click.IntRange(1, 86400),
@@ -39,11 +54,11 @@ __all__ = ["time_command"]
 @format_option
 @baselines_option
 @click.pass_context
-def time_command(  # noqa: PLR0913  (arguments and options)
+def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
     base: str,
     candidate: str,
-    pattern: str,
+    cases: str,
     matrix: str,
     *,
     pairs: int | None,
@@ -51,24 +66,20 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     output: str,
     baselines: Path,
 ) -> None:
-    """Tell whether a training step is slower in CANDIDATE than in BASE.
+    """Test whether a training step is slower in CANDIDATE than in BASE.
 
-    Both are Python interpreters, such as venv/bin/python, with peft-regress installed. They take
-    turns on this machine; the exit code is 1 where a case is slower, 3 where that is not known.
+    Both are Python interpreters with peft-regress installed, such as venv/bin/python. They take
+    turns on this machine. The exit code is 1 if a case is slower, 3 if a case stays undecided.
     """
-    from peft_regress import report
-    from peft_regress.catalogue.matrix import select_cases
-    from peft_regress.environments.timing import time_cases
-
-    cases = select_cases(pattern, matrix=matrix)
+    chosen = select_cases(cases, matrix=matrix)
     run = time_cases(
-        cases,
+        chosen,
         base=base,
         candidate=candidate,
         baselines=baselines,
         pairs=pairs,
         time_limit=time_limit,
-        on_result=_teller(len(cases)),
+        on_result=_progress_printer(len(chosen)),
     )
     if output == "json":
         print_json(report.encode_times(run))
@@ -77,15 +88,15 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     context.exit(run.exit_code)
 
 
-def _teller(count: int) -> Callable[[CaseTimes], None]:
-    """Return what prints a line a case on standard error."""
+def _progress_printer(count: int) -> Callable[[CaseTimes], None]:
+    """Return a function that prints a line on standard error for each of `count` cases."""
     done = 0
     pace = Pace()
 
-    def told(case: CaseTimes) -> None:
+    def print_case(case: CaseTimes) -> None:
         nonlocal done
         done += 1
         left = pace.left(done, count, time.monotonic())
         print_progress(f"[{done}/{count}] {case.id}: {case.verdict}{left}")
 
-    return told
+    return print_case

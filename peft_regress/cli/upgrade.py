@@ -1,4 +1,4 @@
-"""The command `peft-regress upgrade`: thin, no logic of its own."""
+"""The command `peft-regress upgrade`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress.cli.options import (
-    baselines_option,
+    cases_option,
+    environment_options,
+    examples,
     format_option,
-    jobs_option,
+    matrix_option,
     output_file,
-    pip_seconds_option,
-    pre_option,
     print_json,
-    time_limit_option,
-    yes_option,
+    strict_option,
+)
+from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
+from peft_regress.environments.overlay.overlay import ReplacesTorchError
+from peft_regress.environments.reproduction.reproduce import reproduce
+from peft_regress.environments.upgrade import upgrade_report
+from peft_regress.environments.upgrade.upgrade import (
+    UpgradeSettings,
+    has_same_libraries,
+    upgrade,
 )
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
@@ -31,59 +39,60 @@ from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from peft_regress.environments.overlay.overlay import Overlay
     from peft_regress.environments.reproduction.reproduce import Reproduction
-    from peft_regress.environments.upgrade.upgrade import Upgrade, UpgradeSettings
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.runs.schema import Record
 
-__all__ = ["teller", "upgrade_command"]
+__all__ = ["command"]
 
 
-@click.command("upgrade")
+@click.command(
+    "upgrade", epilog=examples("peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'")
+)
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
-@click.option("--cases", "pattern", metavar="GLOB", help="Only ids that match, e.g. 'shift/*'.")
-@click.option("--matrix", default="default", show_default=True, help="Or `extended`, or your own.")
-@jobs_option
+@cases_option()
+@matrix_option
 @click.option(
     "--base",
     default="auto",
     show_default=True,
-    help="Compare with: `auto` (the stored baseline if it is of the installed packages, else a run "
-    "of them), `run`, or an entry, a run file or a folder.",
+    metavar="NAME",
+    help="Compare with `auto` (the stored baseline if it has the installed packages, else `run`), "
+    "`run` (a new run of the installed packages), an entry, a run file or a folder.",
 )
-@click.option("--save", type=output_file, help="Write the candidate's run file here.")
-@click.option("--summary", type=output_file, help="Write the findings here, as Markdown.")
-@click.option("--strict", is_flag=True, help="Fail on improvements that were not accepted, too.")
-@pre_option
-@yes_option
-@click.option("--clean", "clean_up", is_flag=True, help="Remove every kept environment, and end.")
-@time_limit_option
-@pip_seconds_option
+@click.option("--save", type=output_file, help="Write the candidate's run to this file.")
+@strict_option
+@click.option(
+    "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."
+)
+@environment_options
 @format_option
-@baselines_option
 @click.pass_context
-def upgrade_command(  # noqa: PLR0913  (arguments and options)
+def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
     /,
     requirements: tuple[str, ...],
     *,
-    jobs: int | None,
-    summary: Path | None,
-    yes: bool,
+    cases: str | None,
+    matrix: str,
+    base: str,
+    save: Path | None,
+    strict: bool,
     clean_up: bool,
-    time_limit: int,
-    pip_time_limit: int,
+    setup: MeasuringSetup,
+    pre: bool,
+    replace_torch: bool,
+    summary: Path | None,
     output: str,
-    baselines: Path,
-    **settings: Any,
 ) -> None:
-    """Tell what REQUIREMENT, such as peft==0.14.0, would move.
+    """Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.
 
-    A REQUIREMENT is as pip takes it: a release, `peft @ git+https://...`, a wheel or a checkout. It
-    is installed into an environment over this one, which stays as it is; the cases run in both, and
-    what moved is grouped by cause. The exit code is 1 where something regressed, 3 where not
+    A REQUIREMENT is anything that pip installs: a release, `peft @ git+https://...`, a wheel or a
+    checkout. It goes into an environment over this one, which stays as it is. The cases run in
+    both, and changes are grouped by cause. The exit code is 1 if something regressed, 3 if not
     everything was compared.
     """
     if clean_up:
@@ -93,49 +102,44 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
         _clean()
         return
     if not requirements:
-        msg = "name a requirement, for instance `peft-regress upgrade peft==0.14.0`, or --clean"
+        msg = "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    from peft_regress.environments.upgrade.measuring import MeasuringSetup, default_jobs
-    from peft_regress.environments.upgrade.upgrade import UpgradeSettings
-
-    setup = MeasuringSetup(
-        baselines=baselines,
-        jobs=jobs or default_jobs(),
-        time_limit=time_limit,
-        pip_seconds=pip_time_limit,
+    settings = UpgradeSettings(
+        setup=setup,
+        pattern=cases,
+        matrix=matrix,
+        base=base,
+        save=save,
+        strict=strict,
+        pre=pre,
+        replace_torch=replace_torch,
     )
-    chosen = UpgradeSettings(setup=setup, replace_torch=yes, **settings)
     wants_scripts = summary is not None or output == "markdown"
-    result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
-    from peft_regress.environments.upgrade import upgrade_report as report
-
+    result, scripts = _upgraded(requirements, settings, wants_scripts=wants_scripts)
+    text = upgrade_report.upgrade_markdown(result, scripts) if wants_scripts else ""
     if summary is not None:
-        write_atomic(summary, report.upgrade_markdown(result, scripts).encode())
+        write_atomic(summary, text.encode())
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(report.encode_upgrade(result))
+        print_json(upgrade_report.encode_upgrade(result))
     elif output == "markdown":
-        echo(report.upgrade_markdown(result, scripts), nl=False)
+        echo(text, nl=False)
     else:
-        echo(report.upgrade_text(result, stdout_layout()))
+        echo(upgrade_report.upgrade_text(result, stdout_layout()))
     context.exit(result.exit_code)
 
 
 def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
 ) -> tuple[Upgrade, tuple[Reproduction, ...]]:
-    """Run the upgrade; ask first where it would replace torch and somebody can be asked."""
-    from peft_regress.environments.overlay.overlay import ReplacesTorchError
-    from peft_regress.environments.reproduction.reproduce import reproduce
-    from peft_regress.environments.upgrade.upgrade import has_same_libraries, upgrade
-
+    """Run the upgrade. If it would replace torch, ask first if somebody can answer."""
     scripts: tuple[Reproduction, ...] = ()
 
     def finish(result: Upgrade, overlay: Overlay) -> None:
         nonlocal scripts
         if wants_scripts:
             failing = [finding for finding in result.findings if finding.is_failing]
-            # A stored run may be of other packages than those that are installed here.
+            # A stored run may be of other packages than the installed ones.
             here = installed_packages()
             is_here = all(
                 has_same_libraries(side.environment, here) for side in result.references.values()
@@ -145,8 +149,10 @@ def _upgraded(
             scripts = reproduce(failing, result.observed, pythons)
 
     def upgraded(settings: UpgradeSettings) -> tuple[Upgrade, tuple[Reproduction, ...]]:
-        on_record = teller()
-        result = upgrade(requirements, settings, progress=_say, on_record=on_record, finish=finish)
+        on_record = _progress_printer()
+        result = upgrade(
+            requirements, settings, progress=_print_sentence, on_record=on_record, finish=finish
+        )
         return result, scripts
 
     try:
@@ -154,31 +160,29 @@ def _upgraded(
     except ReplacesTorchError as error:
         if not sys.stdin.isatty():
             raise
-        question = f"torch {error.old} would be replaced by {error.new}. Go on?"
+        question = f"This replaces torch {error.old} by {error.new}. Go on?"
         if not click.confirm(question, err=True):
             raise
     return upgraded(dataclasses.replace(settings, replace_torch=True))
 
 
-def teller() -> Callable[[str, Record, int, int], None]:
-    """Return what prints a line a case on standard error, so that a long run is seen to go on."""
+def _print_sentence(text: str) -> None:
+    print_progress(clean(text, longest=400))
+
+
+def _progress_printer() -> Callable[[str, Record, int, int], None]:
+    """Return a function that prints a line on standard error for each case of each side."""
     paces: dict[str, Pace] = defaultdict(Pace)
 
-    def told(side: str, record: Record, done: int, count: int) -> None:
+    def print_record(side: str, record: Record, done: int, count: int) -> None:
         state = "" if record.status == "ok" else f" {clean(record.status_text)}"
         left = paces[side].left(done, count, time.monotonic())
         print_progress(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
 
-    return told
-
-
-def _say(text: str) -> None:
-    print_progress(clean(text, longest=400))
+    return print_record
 
 
 def _clean() -> None:
-    from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
-
     try:
         removed, used = clean_overlays()
     except OSError as error:

@@ -13,7 +13,7 @@ import msgspec
 
 from peft_regress import report
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
-from peft_regress.baselines.references import load_references
+from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrix_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Invocation

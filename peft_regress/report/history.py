@@ -105,7 +105,7 @@ def _encode_point(point: Point) -> dict[str, Any]:
         "role": point.entry.role,
         "status": point.status,
         "value": point.value,
-        "relative_change": None if point.move is None else point.move.change,
+        "relative_change": None if point.change is None else point.change.change,
         "comparable": point.is_comparable,
         "change_point": point.is_change_point,
         "packages": [
@@ -166,7 +166,7 @@ def _value(point: Point, line: Line) -> str:
 
 
 def _change(point: Point, line: Line) -> str:
-    move = point.move
+    move = point.change
     if move is None:
         is_late = point is not line.points[0] and point.is_comparable and point.value is not None
         return "the first on its machine" if line.kind == "seconds" and is_late else ""
@@ -174,7 +174,7 @@ def _change(point: Point, line: Line) -> str:
         return f"from {move.old:g}"
     if line.unit == "fraction":
         return f"{100 * move.change:+.1f} points"
-    if line.kind == "fingerprint" and point.moved and point.unit is not None:
+    if line.kind == "fingerprint" and point.differs and point.unit is not None:
         pair = (format_value(value, point.unit) for value in (move.old, move.new))
         return f"{format_change(move.change)} in one loss, {' -> '.join(pair)}"
     return format_change(move.change)

@@ -101,7 +101,7 @@ def test_of_an_exact_metric_every_step_is_a_change_point() -> None:
     line = history_of([5, 5, 6, 6, 6, 5, 5], "forward_flops")
     assert marked(line) == [2, 5]
     assert shown(line) == [0, 2, 5, 6]
-    assert [point.move and point.move.change for point in line.points] == [
+    assert [point.change and point.change.change for point in line.points] == [
         None, 0, 1 / 5, 0, 0, -1 / 6, 0,
     ]  # fmt: skip
 
@@ -159,7 +159,7 @@ def test_a_changed_definition_breaks_the_line_visibly() -> None:
     assert [point.is_comparable for point in line.points] == [True, True, False, True]
     assert marked(line) == []
     assert shown(line) == [0, 1, 2, 3]
-    assert line.points[2].move is None
+    assert line.points[2].change is None
     assert [row[:6] for row in text_of(line)[2:]] == [
         "    00",
         "    00",
@@ -186,7 +186,7 @@ def test_another_unit_or_number_of_seeds_breaks_the_line() -> None:
 def test_seconds_are_compared_on_one_machine_alone() -> None:
     values = [[0.05] * 3, [0.5] * 3, [0.1, 0.2, 0.3], [0.5] * 3]
     line = history_of(values, "step_seconds", machines={1: OTHER_MACHINE, 3: OTHER_MACHINE})
-    assert [point.move and point.move.change for point in line.points] == [None, None, 1.0, 0.0]
+    assert [point.change and point.change.change for point in line.points] == [None, None, 1.0, 0.0]
     assert line.points[2].value == 0.1
     assert "the first on its machine" in text_of(line)[3]
     assert line.remark == "change points need 6 comparable points, and there are 2"
@@ -325,7 +325,7 @@ def test_entries_of_both_roles_stand_by_date_and_run_files_after_them(
 ) -> None:
     path = write_run(tmp_path / "my run.json", make_run(make_record(metrics={"forward_flops": 40})))
     code, out, err = run(
-        path, "--baselines", storage, "--case", LORA, "--metric", "forward*", "--format", "json"
+        path, "--baselines", storage, "--cases", LORA, "--metric", "forward*", "--format", "json"
     )
     assert (code, err) == (0, "")
     (case,) = json.loads(out)["cases"]
@@ -356,7 +356,7 @@ def test_a_folder_of_shards_is_one_run(run: Any, storage: Path, tmp_path: Path) 
 
 
 def test_text_has_what_moved_and_one_line_for_the_rest(run: Any, storage: Path) -> None:
-    code, out, _ = run("--baselines", storage, "--case", LORA)
+    code, out, _ = run("--baselines", storage, "--cases", LORA)
     assert code == 0
     assert "  forward_flops: 3 points\n" in out
     assert "30 FLOP  +50 %   change point\n      peft 0.18.1 -> 0.19.0\n" in out
@@ -365,7 +365,7 @@ def test_text_has_what_moved_and_one_line_for_the_rest(run: Any, storage: Path) 
 
 
 def test_all_prints_every_point_of_every_metric(run: Any, storage: Path) -> None:
-    _, out, _ = run("--baselines", storage, "--case", LORA, "--all")
+    _, out, _ = run("--baselines", storage, "--cases", LORA, "--all")
     assert out.count("0002_peft-0.18.1") == len(VALUES)
     _, out, _ = run("--baselines", storage, "--all", "--format", "json")
     for case in json.loads(out)["cases"]:
@@ -385,11 +385,11 @@ def test_markdown_is_a_table_a_case(run: Any, storage: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--case", "shfit/*"), "fits none of the 2 cases in the history, e.g. shift/full"),
-        (("--case", "["), "fits none"),
-        (("--metric", "peak"), "fits none of the metrics of these cases: trainable_params, "),
-        (("--metric", ""), "fits none"),
-        (("--case", "x" * 5000), "fits none"),
+        (("--cases", "shfit/*"), "matches none of the 2 cases in the history, e.g. shift/full"),
+        (("--cases", "["), "matches none"),
+        (("--metric", "peak"), "matches none of the metrics of these cases: trainable_params, "),
+        (("--metric", ""), "matches none"),
+        (("--cases", "x" * 5000), "matches none"),
     ],
 )
 def test_a_glob_that_fits_nothing_is_exit_3_with_what_there_is(
@@ -402,7 +402,7 @@ def test_a_glob_that_fits_nothing_is_exit_3_with_what_there_is(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--case", "nothing"), ("--metric", "nothing"), ("--by", "torch x")]
+    "arguments", [("--cases", "nothing"), ("--metric", "nothing"), ("--by", "torch x")]
 )
 def test_what_a_refusal_lists_is_fit_for_a_terminal(
     run: Any, tmp_path: Path, arguments: tuple[str, ...]
@@ -474,7 +474,7 @@ def test_a_closed_pipe_is_no_traceback(storage: Path) -> None:
 
 def test_the_stored_baselines_have_a_history(run: Any) -> None:
     root = Path(__file__).parents[2] / "baselines"
-    code, out, _ = run("--baselines", root, "--case", "shift/head/*", "--metric", "*flops*")
+    code, out, _ = run("--baselines", root, "--cases", "shift/head/*", "--metric", "*flops*")
     assert code == 0
     entries = [file for file in read_runs(root) if "shift/head/resnet18" in file.run.cases]
     assert out.count(f"the same at {len(entries)} points") == 4

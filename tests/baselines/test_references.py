@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from builders import FULL, GALORE, LORA, make_record, make_run, write_entry, write_run
 
-from peft_regress.baselines.references import load_references, retirable_cases
+from peft_regress.baselines.named import load_references
+from peft_regress.baselines.references import retirable_cases
 from peft_regress.errors import InputError, RunFileError, UnknownNameError
 
 if TYPE_CHECKING:

@@ -105,7 +105,7 @@ def test_what_is_not_there_is_exit_3_and_what_cannot_be_read_exit_2(tmp_path, ca
     assert (code, "no entry there, and no run was named" in err) == (3, True)
     root = storage(tmp_path)
     code, _, err = call(capsys, "report", "--baselines", root, "--cases", "nothing")
-    assert (code, "fits none of the 2 cases" in err) == (3, True)
+    assert (code, "matches none of the 2 cases" in err) == (3, True)
     newer = write_run(tmp_path / "newer.json")
     newer.write_text(newer.read_text().replace('"schema_version": 1', '"schema_version": 2'))
     code, _, err = call(capsys, "report", newer, "--baselines", root)

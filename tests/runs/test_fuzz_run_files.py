@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from strategies import fuzz, runs
 
 from peft_regress.baselines.entries import accept_run
-from peft_regress.baselines.references import load_references
+from peft_regress.baselines.named import load_references
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.json_layout import dump_json

@@ -16,9 +16,8 @@ import constraints
 import publish
 import pytest
 import yaml
-from builders import VALUES, make_record, write_entry
+from builders import VALUES, make_record, write_entry, write_shards
 from packaging.requirements import Requirement
-from test_compare import write_shards
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import cli
@@ -261,7 +260,7 @@ def uses_of(value):
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    command = cli.commands[name]
+    command = cli.get_command(click.Context(cli), name)
     return command.make_context(name, list(words[1:])).params
 
 

@@ -29,7 +29,8 @@ from torch import nn
 
 from peft_regress import registry
 from peft_regress.baselines.entries import read_runs
-from peft_regress.baselines.references import named_cases, newest_references
+from peft_regress.baselines.named import named_cases
+from peft_regress.baselines.references import newest_references
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS

@@ -12,7 +12,7 @@ import msgspec
 from fault_catalogue import FAULTS
 from fault_catalogue.injection import BrokenFaultError, injected
 
-from peft_regress.baselines.references import load_references
+from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.gate.judge import (
     FAILING,

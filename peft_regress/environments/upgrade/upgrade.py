@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.entries import read_runs
-from peft_regress.baselines.references import named_cases, newest_references
+from peft_regress.baselines.named import named_cases
+from peft_regress.baselines.references import newest_references
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.upgrade.measuring import measure_cases

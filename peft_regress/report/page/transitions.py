@@ -43,12 +43,12 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
     found = []
     for jump in jumps_of(records, metrics, name):
         metric = metrics[jump.position]
-        if jump.move is None or metric is None:
+        if jump.change is None or metric is None:
             found.append(Transition(jump.position, "break"))
             continue
         judged = not name.startswith("aten_ops") or _same_torch(records, jump.before, jump.position)
-        what = _what(jump.move, metric) if judged else "moved"
-        found.append(Transition(jump.position, what, jump.before, jump.move.change))
+        what = _what(jump.change, metric) if judged else "moved"
+        found.append(Transition(jump.position, what, jump.before, jump.change.change))
     return found
 
 

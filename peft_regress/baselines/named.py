@@ -1,0 +1,130 @@
+"""From a name to a run: the one place that reads what a user names.
+
+A name is a run file, a folder of shards, a baseline storage, or an entry of the storage.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.baselines.references import newest_references, references_with_drift
+from peft_regress.cases import split_case_id
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.files import is_folder
+from peft_regress.gate.judge import observations_of
+from peft_regress.runs.shards import read_run
+
+if TYPE_CHECKING:
+    from peft_regress.gate.judge import Observation
+    from peft_regress.runs.run_file import RunFile
+
+__all__ = [
+    "Named",
+    "find_input",
+    "find_named",
+    "load_references",
+    "named_case",
+    "named_cases",
+]
+
+
+class Named(NamedTuple):
+    """What a name stands for; nothing is read yet."""
+
+    path: Path
+    """A run file, a folder of shards, or a storage."""
+
+    name: str
+    """The name that reports show: of an entry `0003_peft-0.21.2`, else the path."""
+
+    is_storage: bool
+
+    def read(self) -> RunFile:
+        """Read the one run. Raises `InputError` for a storage, which holds several."""
+        if self.is_storage:
+            msg = f"{self.name}: is a baseline storage. Name a run file or one entry of it."
+            raise InputError(msg)
+        return read_run(self.path)
+
+    def observations(self) -> dict[str, Observation]:
+        """Return the cases by id; of a storage, each case's newest baseline."""
+        if self.is_storage:
+            return newest_references(read_runs(self.path))
+        return observations_of(read_run(self.path).run, self.name)
+
+
+def find_named(root: Path, name: str) -> Named:
+    """Find what a name stands for; an entry, such as `0003`, is one of the storage `root`.
+
+    Raises `AbsentError` if the name is none of the four, `InputError` if it is empty: as a path, an
+    empty name would be the working directory.
+    """
+    if not name:
+        msg = f"the name is empty: name a run file, a folder or an entry of {root}"
+        raise InputError(msg)
+    path = Path(name)
+    if is_folder(path) and baseline_files(path):
+        return Named(path, str(path), is_storage=True)
+    if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)
+        return Named(path, str(path), is_storage=False)
+    entries = baseline_files(root)
+    fitting = [
+        file for file in entries if name in (file.stem, file.name, file.stem.partition("_")[0])
+    ]
+    if len(fitting) == 1:
+        return Named(fitting[0], fitting[0].stem, is_storage=False)
+    known = ", ".join(file.stem for file in entries) or "none"
+    problem = "fits several entries" if fitting else "is no file and no entry"
+    msg = (
+        f"{name!r} {problem} of {root}. Entries: {known}. "
+        "Make a run file with `pytest benchmarks --regress-save PATH`."
+    )
+    raise AbsentError(msg)
+
+
+def find_input(root: Path, name: str) -> Named:
+    """Find what a name stands for, as `find_named` does; a name of nothing is an `InputError`."""
+    try:
+        return find_named(root, name)
+    except AbsentError as error:
+        raise InputError(*error.args) from None
+
+
+def named_cases(root: Path, name: str) -> dict[str, Observation]:
+    """Return the cases of what is named, by id. Raises what `find_named` raises."""
+    return find_named(root, name).observations()
+
+
+def named_case(root: Path, name: str, case: str) -> Observation:
+    """Return one case of what is named.
+
+    Raises `InputError` if `case` is no case id, `AbsentError` if there is no such case.
+    """
+    split_case_id(case)
+    cases = named_cases(root, name)
+    if case not in cases:
+        close = difflib.get_close_matches(case, sorted(cases), n=3) or sorted(cases)[:3]
+        hint = f" There are: {', '.join(close)}." if close else ""
+        msg = f"{name} holds no case {case!r}; it holds {len(cases)}.{hint}"
+        raise AbsentError(msg)
+    return cases[case]
+
+
+def load_references(root: Path, name: str | None) -> dict[str, Observation]:
+    """Return what judges each case, by id.
+
+    Without a name: the newest entry of role `baseline` in the storage `root` that holds the case,
+    with the older entries that its drift counts from. With a name: only what is named, without
+    drift. Raises `InputError` if the name stands for nothing.
+    """
+    if name is None:
+        return references_with_drift(read_runs(root))
+    try:
+        return named_cases(root, name)
+    except AbsentError as error:
+        msg = f"--regress-baseline {error}"
+        raise InputError(msg) from None

@@ -1,0 +1,68 @@
+"""The command `peft-regress explain`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from peft_regress import report
+from peft_regress.baselines.named import named_case
+from peft_regress.cli.options import (
+    baselines_option,
+    examples,
+    format_option,
+    print_json,
+)
+from peft_regress.gate.attribution import changed_costs
+from peft_regress.report.terminal import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+@click.command("explain", epilog=examples("peft-regress explain 0004 0007 shift/dora-r1/resnet18"))
+@click.argument("old")
+@click.argument("new")
+@click.argument("case")
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="Only this metric, such as peak_bytes; may be repeated.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Print this many layers per metric and the rest as one line; JSON has all layers.",
+)
+@format_option
+@baselines_option
+def command(  # noqa: PLR0913  (arguments and options)
+    old: str,
+    new: str,
+    case: str,
+    metrics: tuple[str, ...],
+    *,
+    top: int,
+    output: str,
+    baselines: Path,
+) -> None:
+    """Show which modules and operators changed the costs of CASE.
+
+    OLD and NEW are run files, folders of shards, baseline storages, or entries of the storage. CASE
+    is an id.
+    """
+    before, after = (named_case(baselines, name, case) for name in (old, new))
+    changes = changed_costs(before.record, after.record, only=metrics)
+    if output == "json":
+        print_json(report.encode_explanation(before, after, changes))
+    elif output == "markdown":
+        echo(report.explanation_markdown(before, after, changes, top=top))
+    else:
+        echo(report.explanation_text(before, after, changes, top=top))

@@ -1,0 +1,37 @@
+"""The command `peft-regress list`."""
+
+from __future__ import annotations
+
+import click
+import msgspec
+
+from peft_regress.catalogue.matrix import select_cases
+from peft_regress.cli.options import (
+    cases_option,
+    examples,
+    format_option,
+    matrix_option,
+    print_json,
+)
+from peft_regress.report.terminal import echo
+
+__all__ = ["command"]
+
+
+@click.command("list", epilog=examples("peft-regress list --cases 'shift/*'"))
+@cases_option()
+@matrix_option
+@format_option
+def command(cases: str | None, matrix: str, output: str) -> None:
+    """List the cases of a matrix."""
+    found = select_cases(cases, matrix=matrix)
+    if output == "json":
+        print_json([{"id": case.id, **msgspec.to_builtins(case)} for case in found])
+    elif output == "markdown":
+        echo("| id | task | method | architecture | rank |\n| --- | --- | --- | --- | ---: |")
+        for case in found:
+            rank = "" if case.rank is None else case.rank
+            echo(f"| {case.id} | {case.task} | {case.method} | {case.architecture} | {rank} |")
+    else:
+        for case in found:
+            echo(case.id)

@@ -1,0 +1,56 @@
+"""The command `peft-regress sources`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from peft_regress import registry
+from peft_regress.cli.options import (
+    baselines_option,
+    examples,
+)
+from peft_regress.errors import AbsentError
+from peft_regress.report.terminal import echo
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["command"]
+
+
+@click.command("sources", epilog=examples("peft-regress sources --check"))
+@click.option("--check", is_flag=True, help="Train nothing; check the bytes of the stored files.")
+@click.option(
+    "--force", is_flag=True, help="Train stored sources again, which voids all baselines."
+)
+@click.option(
+    "--architecture",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this architecture, such as resnet18; may be repeated.",
+)
+@baselines_option
+def command(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool) -> None:
+    """Train the source models that are missing, or check the stored ones.
+
+    Every case starts from the source model of its architecture.
+    """
+    chosen = [
+        registry.get("architecture", name)
+        for name in names or registry.names("architecture")
+        if names or registry.get("architecture", name).matrices
+    ]
+    from peft_regress.measure.sources import check_sources, ensure_source  # torch
+
+    if check:
+        problems = check_sources(baselines, [architecture.name for architecture in chosen])
+        if problems:
+            raise AbsentError("\n".join(problems))
+        echo(f"{len(chosen)} sources are the recorded bytes")
+        return
+    for architecture in chosen:
+        trained = ensure_source(baselines, architecture, force=force)
+        echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
