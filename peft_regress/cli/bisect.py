@@ -18,8 +18,7 @@ from peft_regress.cli.options import (
     time_limit_option,
     yes_option,
 )
-from peft_regress.files import write_atomic
-from peft_regress.report.terminal import echo, print_progress, stdout_layout
+from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -94,16 +93,14 @@ def bisect_command(  # noqa: PLR0913  (arguments and options)
     chosen = BisectSettings(place=place, replace_torch=yes, **settings)
     found = bisect(chosen, say=lambda text: print_progress(clean(text, longest=400)))
     wants_scripts = summary is not None or output == "markdown"
-    text = bisect_report.bisection_markdown(found, _scripts(found)) if wants_scripts else ""
+    issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})
     if summary is not None:
-        write_atomic(summary, text.encode())
+        write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
         print_json(bisect_report.encode_bisection(found))
-    elif output == "markdown":
-        echo(text, nl=False)
     else:
-        echo(bisect_report.bisection_text(found, stdout_layout()))
+        show(bisect_report.bisection_document(found) if output == "text" else issue, output)
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
 

@@ -18,7 +18,7 @@ from peft_regress.cli.report import report_command
 from peft_regress.cli.time import time_command
 from peft_regress.cli.upgrade import upgrade_command
 from peft_regress.errors import AbsentError
-from peft_regress.report.terminal import as_ascii, echo
+from peft_regress.report.terminal import as_ascii, echo, show
 
 __all__ = ["cli"]
 
@@ -89,7 +89,7 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
         checked_cost,
         cost_metrics,
     )
-    from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
+    from peft_regress.report.cost import cost_document, encode_cost
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
@@ -100,10 +100,8 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
         echo(f"warning: {text}", err=True)
     if output == "json":
         print_json(encode_cost(adaptation, chosen, metrics))
-    elif output == "markdown":
-        echo(cost_markdown(adaptation, chosen, metrics))
     else:
-        echo(cost_text(adaptation, chosen, metrics))
+        show(cost_document(adaptation, chosen, metrics), output)
 
 
 @cli.command()
@@ -143,10 +141,8 @@ def explain(  # noqa: PLR0913  (arguments and options)
     changes = changed_costs(before.record, after.record, only=metrics)
     if output == "json":
         print_json(report.encode_explanation(before, after, changes))
-    elif output == "markdown":
-        echo(report.explanation_markdown(before, after, changes, top=top))
     else:
-        echo(report.explanation_text(before, after, changes, top=top))
+        show(report.explanation(before, after, changes, top=top), output)
 
 
 @cli.command()
@@ -178,8 +174,7 @@ def history(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_history(found, every_point=every_point))
     else:
-        show = report.history_markdown if output == "markdown" else report.history_text
-        echo(show(found, every_point=every_point))
+        show(report.history_document(found, every_point=every_point), output)
 
 
 @cli.command()

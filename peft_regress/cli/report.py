@@ -14,7 +14,7 @@ from peft_regress.cli.options import (
     output_file,
     print_json,
 )
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import echo, show
 
 if TYPE_CHECKING:
     from peft_regress.baselines.series import Entry
@@ -71,11 +71,10 @@ def _report(
         print_json(page_data(entries, _whole_run))
         return
     from peft_regress.baselines.history import present_entries, present_run
-    from peft_regress.report.overview import overview_markdown, overview_text
+    from peft_regress.report.overview import overview
 
     names = dict.fromkeys(entries[index].name for index in present_entries(entries).values())
-    show = overview_markdown if output == "markdown" else overview_text
-    echo(show(present_run(entries), sources=", ".join(names)))
+    show(overview(present_run(entries), sources=", ".join(names)), output)
 
 
 def _write_page(path: Path, entries: list[Entry]) -> None:

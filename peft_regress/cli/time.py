@@ -10,7 +10,7 @@ import click
 from peft_regress.cli.options import baselines_option, format_option, print_json
 from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, print_progress
+from peft_regress.report.terminal import print_progress, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def time_command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_times(run))
     else:
-        echo((report.times_markdown if output == "markdown" else report.times_text)(run))
+        show(report.times_document(run), output)
     context.exit(run.exit_code)
 
 

@@ -23,9 +23,8 @@ from peft_regress.cli.options import (
     yes_option,
 )
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, print_progress, stdout_layout
+from peft_regress.report.terminal import echo, print_progress, show, write_markdown
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean
 
@@ -110,14 +109,12 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
     from peft_regress.environments.upgrade import upgrade_report as report
 
     if summary is not None:
-        write_atomic(summary, report.upgrade_markdown(result, scripts).encode())
+        write_markdown(summary, report.upgrade_document(result, scripts))
         print_progress(f"summary: {summary}")
     if output == "json":
         print_json(report.encode_upgrade(result))
-    elif output == "markdown":
-        echo(report.upgrade_markdown(result, scripts), nl=False)
     else:
-        echo(report.upgrade_text(result, stdout_layout()))
+        show(report.upgrade_document(result, None if output == "text" else scripts), output)
     context.exit(result.exit_code)
 
 
