@@ -80,8 +80,8 @@ def _headline(found: Bisection, transition: Transition) -> str:
     first = f"{package} {transition.new}"
     if transition.between:
         maybe = ", ".join(map(str, transition.between))
-        return f"{first}, or one of {maybe} before it, changes the results of {transition.old}"
-    return f"{first} is the first release that changes the results of {transition.old}"
+        return f"{first}, or one of {maybe} before it, changes what {transition.old} does"
+    return f"{first} is the first release that changes what {transition.old} does"
 
 
 def _environment(transition: Transition) -> str:
