@@ -128,12 +128,18 @@ def test_the_commands_take_the_width_of_the_terminal(monkeypatch, capsys, storag
 
 
 def test_commands_that_show_stored_results_import_no_torch(storage):
-    commands = [["report"], ["history"], ["explain", "0000", "0002", LORA]]
+    options = ["--baselines", str(storage)]
+    commands = [
+        ["report", *options],
+        ["history", *options],
+        ["explain", "0000", "0002", LORA, *options],
+        ["export", str(ENTRY), "--to", "csv", "--output", "/dev/null"],
+    ]
     code = (
         "import sys\n"
         "from peft_regress.cli.main import main\n"
         f"for words in {commands!r}:\n"
-        f"    try: main([*words, '--baselines', {str(storage)!r}])\n"
+        "    try: main(words)\n"
         "    except SystemExit as stopped: assert not stopped.code, stopped.code\n"
         "assert not {'torch', 'peft', 'numpy', 'pytest'} & set(sys.modules)\n"
     )
