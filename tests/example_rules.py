@@ -172,7 +172,7 @@ def find_rule(command: Command) -> Rule | None:
 VARIES = r"compared with:|environment:|which package:"
 """How lines begin that depend on what else is installed."""
 
-NARROWED = r"tried \d+ of \d+ releases|no boundary: between peft"
+NARROWED = r"tried \d+ of \d+ releases|no boundary between peft"
 """And one that depends on how much is tried."""
 
 

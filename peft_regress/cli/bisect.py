@@ -19,8 +19,7 @@ from peft_regress.environments.overlay import overlay as overlays
 from peft_regress.environments.reproduction.reproduce import reproduce
 from peft_regress.environments.upgrade import bisect_report
 from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
-from peft_regress.files import write_atomic
-from peft_regress.report.terminal import echo, print_progress, stdout_layout
+from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection
-    from peft_regress.environments.upgrade.crew import MeasuringSetup
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
 __all__ = ["command"]
 
@@ -83,16 +82,14 @@ def command(
         progress=lambda text: print_progress(clean(text, longest=400)),
     )
     wants_scripts = summary is not None or output == "markdown"
-    text = bisect_report.bisection_markdown(found, _scripts(found)) if wants_scripts else ""
+    issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})
     if summary is not None:
-        write_atomic(summary, text.encode())
+        write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
         print_json(bisect_report.encode_bisection(found))
-    elif output == "markdown":
-        echo(text, nl=False)
     else:
-        echo(bisect_report.bisection_text(found, stdout_layout()))
+        show(bisect_report.bisection_document(found) if output == "text" else issue, output)
     context.exit(0 if found.transitions else _ABSENT_EXIT)
 
 

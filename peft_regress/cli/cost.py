@@ -15,8 +15,8 @@ from peft_regress.cli.options import (
     format_option,
     print_json,
 )
-from peft_regress.report.cost import cost_markdown, cost_text, encode_cost
-from peft_regress.report.terminal import echo
+from peft_regress.report.cost import cost_document, encode_cost
+from peft_regress.report.terminal import echo, show
 
 __all__ = ["command"]
 
@@ -80,7 +80,5 @@ def command(architecture: str, method: str, rank: int | None, output: str, **set
         echo(f"warning: {text}", err=True)
     if output == "json":
         print_json(encode_cost(adaptation, chosen, metrics))
-    elif output == "markdown":
-        echo(cost_markdown(adaptation, chosen, metrics))
     else:
-        echo(cost_text(adaptation, chosen, metrics))
+        show(cost_document(adaptation, chosen, metrics), output)

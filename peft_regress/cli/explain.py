@@ -15,7 +15,7 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.gate.attribution import changed_costs
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,5 @@ def command(  # noqa: PLR0913  (arguments and options)
     changes = changed_costs(before.record, after.record, only=metrics)
     if output == "json":
         print_json(report.encode_explanation(before, after, changes))
-    elif output == "markdown":
-        echo(report.explanation_markdown(before, after, changes, top=top))
     else:
-        echo(report.explanation_text(before, after, changes, top=top))
+        show(report.explanation(before, after, changes, top=top), output)

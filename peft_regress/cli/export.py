@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,19 +14,17 @@ from peft_regress.cli.options import (
     cases_option,
     examples,
 )
-from peft_regress.errors import AbsentError, InputError
+from peft_regress.errors import InputError
 from peft_regress.files import is_folder, write_atomic
-from peft_regress.report import export
+from peft_regress.report.export import EXPORTERS, directions, left_out, narrow, texts_of
 from peft_regress.report.terminal import echo, standard_output
-from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from peft_regress.runs.schema import Run
+    from collections.abc import Collection
+
+    from peft_regress.report.export import Exporter
 
 __all__ = ["command"]
-
-_GITHUB: Final = "github-action-benchmark"
-_NUMBERS_ONLY: Final = (_GITHUB, "bencher")
 
 
 @click.command(
@@ -37,14 +35,14 @@ _NUMBERS_ONLY: Final = (_GITHUB, "bencher")
     "--to",
     "target",
     required=True,
-    type=click.Choice([_GITHUB, "bencher", "csv", "junit"]),
+    type=click.Choice([*EXPORTERS]),
     help="The tool that reads the output.",
 )
 @click.option(
     "--output",
     type=NamedPath(path_type=Path),
-    help=f"Write to this file instead of the terminal; for {_GITHUB} without --direction, to this "
-    "folder.",
+    help="Write to this file instead of the terminal; to this folder if the tool takes several "
+    "files and there is no --direction.",
 )
 @cases_option(default="*")
 @click.option(
@@ -52,8 +50,8 @@ _NUMBERS_ONLY: Final = (_GITHUB, "bencher")
 )
 @click.option(
     "--direction",
-    type=click.Choice(["smaller", "bigger"]),
-    help=f"For {_GITHUB}: only the metrics of which less, or more, is better.",
+    type=click.Choice(directions()),
+    help="Only the metrics that are better smaller, or bigger, for a tool with a file for each.",
 )
 @baselines_option
 def command(  # noqa: PLR0913  (arguments and options)
@@ -70,68 +68,39 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     RUN is a run file, a folder of shards, or an entry of the storage.
     """
-    if direction is not None and target != _GITHUB:
-        msg = f"--direction is for --to {_GITHUB}: the other formats hold all metrics"
+    exporter = EXPORTERS[target]
+    if direction is not None and direction not in exporter.files:
+        owners = " or ".join(name for name, one in EXPORTERS.items() if direction in one.files)
+        msg = f"--direction {direction} is for --to {owners}: {target} writes one file"
         raise click.UsageError(msg)
-    if target == _GITHUB and direction is None and output is None:
-        msg = f"--to {_GITHUB} writes two files: add --output FOLDER or --direction"
+    has_many = bool(exporter.files) and direction is None
+    if has_many and output is None:
+        msg = f"--to {target} writes a file for each direction: add --output FOLDER or --direction"
         raise click.UsageError(msg)
-    made = find_input(baselines, run).read().run
-    chosen = export.narrow(made, cases=cases, metric=metric)
-    if target in _NUMBERS_ONLY:
-        _name_left_out(chosen, target)
-    if target != _GITHUB:
-        write = {"bencher": export.bencher_json, "csv": export.csv_table, "junit": export.junit_xml}
-        _put(write[target](chosen), output)
-    elif direction is not None:
-        _put(_of_direction(chosen, direction), output)
-    elif output is not None:
-        _put_both(chosen, output)
+    chosen = narrow(find_input(baselines, run).read().run, cases=cases, metric=metric)
+    for sentence in left_out(exporter, chosen):
+        echo(sentence, err=True)
+    texts = texts_of(exporter, chosen, direction)
+    if has_many and output is not None:
+        _check_folder(output, exporter, texts)
+        for file, text in texts.items():
+            _put(text, output / file)
+    else:
+        _put(*texts.values(), output)
 
 
-def _name_left_out(run: Run, target: str) -> None:
-    """Name on standard error the cases and metrics that a format of numbers cannot hold."""
-    absent = export.without_metrics(run)
-    if len(absent) == len(run.cases):
-        msg = f"none of the {len(absent)} cases has a metric; --to csv and junit have their errors"
-        raise AbsentError(msg)
-    if absent:
-        echo(f"left out, without a metric: {clean(' '.join(absent), longest=2000)}", err=True)
-    if target == _GITHUB:
-        names = [
-            *export.directed_metrics(run, "same"),
-            *export.directed_metrics(run, "none"),
-        ]
-        if names:
-            shown = clean(" ".join(names), longest=2000)
-            echo(f"left out, neither less nor more is better: {shown}", err=True)
-
-
-def _of_direction(run: Run, name: str) -> str:
-    direction, tool = export.DIRECTIONS[name]
-    if not export.directed_metrics(run, direction):
-        msg = f"no metric here is better {name}, and {_GITHUB} refuses an empty file of {tool}"
-        raise AbsentError(msg)
-    return export.github_action_benchmark_json(run, direction)
-
-
-def _put_both(run: Run, folder: Path) -> None:
-    """Write a file for each direction, named as the tool's input `tool`."""
+def _check_folder(folder: Path, exporter: Exporter, texts: Collection[str]) -> None:
+    """Raise `InputError` for a file, and for a folder with a file that would not be replaced."""
     if folder.exists() and not is_folder(folder):
         msg = f"{folder}: is a file; name a folder, or add --direction"
         raise InputError(msg)
-    files = {name: folder / f"{tool}.json" for name, (_, tool) in export.DIRECTIONS.items()}
-    present = {name for name in files if export.directed_metrics(run, export.DIRECTIONS[name][0])}
-    for name in files.keys() - present:
-        if files[name].exists():
+    for direction, file in exporter.files.items():
+        if file not in texts and (folder / file).exists():
             msg = (
-                f"{files[name]}: is left from an earlier export; no metric here is better {name}. "
-                "Remove it, or choose another folder."
+                f"{folder / file}: is left from an earlier export; no metric here is better "
+                f"{direction}. Remove it, or choose another folder."
             )
             raise InputError(msg)
-    texts = {files[name]: _of_direction(run, name) for name in files if name in present}
-    for path, text in texts.items():
-        _put(text, path)
 
 
 def _put(text: str, output: Path | None) -> None:

@@ -15,7 +15,7 @@ from peft_regress.cli.options import (
     format_option,
     print_json,
 )
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import show
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,5 +58,4 @@ def command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_history(found, every_point=every_point))
     else:
-        show = report.history_markdown if output == "markdown" else report.history_text
-        echo(show(found, every_point=every_point))
+        show(report.history_document(found, every_point=every_point), output)

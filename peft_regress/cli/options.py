@@ -110,7 +110,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         pip_time_limit: int,
         **others: Any,
     ) -> None:
-        from peft_regress.environments.upgrade.crew import MeasuringSetup, default_jobs
+        from peft_regress.environments.upgrade.measuring import MeasuringSetup, default_jobs
 
         setup = MeasuringSetup(
             baselines=baselines,

@@ -24,10 +24,10 @@ from peft_regress.cli.options import (
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
 from peft_regress.gc_pause import paused_gc
-from peft_regress.report.overview import overview_markdown, overview_text
+from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import echo, show
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
@@ -77,10 +77,8 @@ def command(
         elif output == "json":
             print_json(page_data(entries, _whole_run))
         else:
-            shown = {index: entries[index].name for index in present_entries(entries).values()}
-            show = overview_markdown if output == "markdown" else overview_text
-            sources = ", ".join(dict.fromkeys(shown.values()))
-            echo(show(present_run(entries), sources=sources))
+            names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
+            show(overview(present_run(entries), sources=", ".join(names)), output)
 
 
 def _write_page(path: Path, entries: list[Entry]) -> None:

@@ -20,7 +20,7 @@ from peft_regress.cli.options import (
 from peft_regress.environments.timing import time_cases
 from peft_regress.environments.timing.time_cases import TIME_LIMIT_SECONDS
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, print_progress
+from peft_regress.report.terminal import print_progress, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,7 +84,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_times(run))
     else:
-        echo((report.times_markdown if output == "markdown" else report.times_text)(run))
+        show(report.times_document(run), output)
     context.exit(run.exit_code)
 
 

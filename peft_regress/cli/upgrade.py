@@ -31,9 +31,8 @@ from peft_regress.environments.upgrade.upgrade import (
     upgrade,
 )
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, print_progress, stdout_layout
+from peft_regress.report.terminal import echo, print_progress, show, write_markdown
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean
 
@@ -116,16 +115,14 @@ def command(  # noqa: PLR0913  (arguments and options)
     )
     wants_scripts = summary is not None or output == "markdown"
     result, scripts = _upgraded(requirements, settings, wants_scripts=wants_scripts)
-    text = upgrade_report.upgrade_markdown(result, scripts) if wants_scripts else ""
     if summary is not None:
-        write_atomic(summary, text.encode())
+        write_markdown(summary, upgrade_report.upgrade_document(result, scripts))
         print_progress(f"summary: {summary}")
     if output == "json":
         print_json(upgrade_report.encode_upgrade(result))
-    elif output == "markdown":
-        echo(text, nl=False)
     else:
-        echo(upgrade_report.upgrade_text(result, stdout_layout()))
+        shown = None if output == "text" else scripts
+        show(upgrade_report.upgrade_document(result, shown), output)
     context.exit(result.exit_code)
 
 

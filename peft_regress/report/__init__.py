@@ -1,10 +1,11 @@
 """Turn verdicts and explanations into text, Markdown or JSON values. No IO, no judgement."""
 
-from peft_regress.report.explain import explanation_markdown, explanation_text
-from peft_regress.report.history import encode_history, history_markdown, history_text
+from peft_regress.report.document import as_markdown, as_text
+from peft_regress.report.explain import explanation
+from peft_regress.report.history import encode_history, history_document
 from peft_regress.report.results import results_table
 from peft_regress.report.sentences import contents_line
-from peft_regress.report.times import encode_times, times_markdown, times_text
+from peft_regress.report.times import encode_times, times_document
 from peft_regress.report.verdict.case_text import case_text
 from peft_regress.report.verdict.markdown import verdict_markdown
 from peft_regress.report.verdict.next_steps import Typed
@@ -13,19 +14,18 @@ from peft_regress.report.verdict.to_json import encode_explanation, encode_verdi
 
 __all__ = [
     "Typed",
+    "as_markdown",
+    "as_text",
     "case_text",
     "contents_line",
     "encode_explanation",
     "encode_history",
     "encode_times",
     "encode_verdict",
-    "explanation_markdown",
-    "explanation_text",
-    "history_markdown",
-    "history_text",
+    "explanation",
+    "history_document",
     "results_table",
-    "times_markdown",
-    "times_text",
+    "times_document",
     "verdict_markdown",
     "verdict_text",
 ]

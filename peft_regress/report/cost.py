@@ -1,4 +1,4 @@
-"""The cost of one training step, as `peft-regress cost` prints it."""
+"""The cost of one training step: the report of `peft-regress cost`, and its JSON."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from peft_regress.metrics import format_value
+from peft_regress.report.document import Section
+from peft_regress.report.table import Row, Table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from peft_regress.metrics import Metric
 
-__all__ = ["cost_markdown", "cost_text", "encode_cost"]
+__all__ = ["cost_document", "encode_cost"]
 
 
 def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> dict[str, Any]:
@@ -26,24 +28,20 @@ def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -
     }
 
 
-def cost_text(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> str:
-    """Return a line a metric: name, shown value, exact value."""
-    lines = [_title(adaptation, settings)]
-    for name, metric in metrics.items():
-        exact = "" if metric.unit == "count" else f"{metric.value:>16,d}"
-        lines.append(f"  {name:<24} {format_value(metric.value, metric.unit):>16} {exact}".rstrip())
-    return "\n".join(lines)
-
-
-def cost_markdown(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> str:
-    """Return the same as a Markdown table."""
-    lines = [f"**{_title(adaptation, settings)}**", "", "| metric | shown | exact |"]
-    lines.append("| --- | ---: | ---: |")
-    lines += [
-        f"| {name} | {format_value(metric.value, metric.unit)} | {metric.value} |"
+def cost_document(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> list[Section]:
+    """Return a row for each metric: its name, its value with a unit, its exact value."""
+    rows = tuple(
+        Row(
+            cells=(
+                name,
+                format_value(metric.value, metric.unit),
+                "" if metric.unit == "count" else f"{metric.value:,d}",
+            )
+        )
         for name, metric in metrics.items()
-    ]
-    return "\n".join(lines)
+    )
+    table = Table(headings=("metric", "value", "exact"), rows=rows, numbers=(1, 2))
+    return [Section(title=_title(adaptation, settings), body=(table,), level=2)]
 
 
 def _title(adaptation: Any, settings: Any) -> str:

@@ -1,15 +1,17 @@
-"""The history of cases as text, Markdown or the JSON that `history --format json` prints."""
+"""The history of cases: the report of `peft-regress history`, and its JSON."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.baselines.series import STATUS
 from peft_regress.metrics import format_change, format_value
-from peft_regress.report.markdown_syntax import escape_markdown
-from peft_regress.report.sentences import environment_lines, wrapped
+from peft_regress.report.document import Section
+from peft_regress.report.sentences import environment_lines
+from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import SCHEMA_VERSION
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,58 +19,46 @@ if TYPE_CHECKING:
     from peft_regress.baselines.history import CaseHistory
     from peft_regress.baselines.series import Line, Point
 
-__all__ = ["encode_history", "history_markdown", "history_text"]
+__all__ = ["encode_history", "history_document"]
 
-_BREAK = "defined otherwise from here on: not comparable with what came before"
-_MOST_PACKAGE_LINES = 3
+_BREAK = "not comparable with earlier entries: definition changed"
 _DAY = len("2026-01-01")
 
 
-def history_text(histories: Sequence[CaseHistory], *, every_point: bool = False) -> str:
-    """Return a block a case; metrics that never moved share one line, unless all points count."""
-    blocks = []
+def history_document(
+    histories: Sequence[CaseHistory], *, every_point: bool = False
+) -> list[Section]:
+    """Return a section for each case, with a table for each metric that changed.
+
+    Unless every point is asked for, metrics that never changed share a line.
+    """
+    sections = []
     for case in histories:
-        lines = [clean(case.id)]
         still = [line for line in case.lines if line.is_still and not every_point]
+        body: list[str | Table] = []
         for line in case.lines:
             if line not in still:
-                lines += _text_line(line, every_point=every_point)
-        for count in sorted({len(line.points) for line in still}):
-            same = [line for line in still if len(line.points) == count]
-            points = "1 point" if count == 1 else f"{count} points"
-            values = ", ".join(
-                f"{clean(line.metric)} {_value(line.points[-1], line)}" for line in same
-            )
-            lines.append(wrapped(f"  the same at {points}: {values}", indent="    "))
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
+                body += [
+                    _counted(line, every_point=every_point),
+                    _table(line, every_point=every_point),
+                ]
+        sections.append(Section(title=clean(case.id), body=(*body, *_still_lines(still)), level=2))
+    return sections
 
 
-def history_markdown(histories: Sequence[CaseHistory], *, every_point: bool = False) -> str:
-    """Return the same as a table a case, in GitHub-flavoured Markdown."""
-    blocks = []
-    for case in histories:
-        rows = [
-            "| metric | entry | date | value | change | | packages |",
-            "| --- | --- | --- | ---: | ---: | --- | --- |",
-        ]
-        for line in case.lines:
-            for point in _shown(line, every_point=every_point):
-                entry = point.entry
-                notes = "; ".join(_notes(point))
-                packages = "; ".join(_packages(point))
-                cells = (
-                    line.metric, entry.name, entry.date[:_DAY], _value(point, line),
-                    _change(point, line), notes, packages,
-                )  # fmt: skip
-                rows.append(f"| {' | '.join(escape_markdown(clean(cell)) for cell in cells)} |")
-        remarks = [
-            f"{escape_markdown(clean(line.metric))}: {escape_markdown(line.remark)}"
-            for line in case.lines
-            if line.remark is not None and not line.is_still
-        ]
-        blocks += [f"## {escape_markdown(clean(case.id))}", "\n".join(rows), *remarks]
-    return "\n\n".join(blocks)
+def _still_lines(lines: Sequence[Line]) -> Iterator[str]:
+    """Yield one line for all metrics that have the same points and never changed."""
+
+    def place(line: Line) -> tuple[int, str]:
+        first, last = line.points[0].entry, line.points[-1].entry
+        ends = [f"{clean(one.name)} ({clean(one.date[:_DAY])})" for one in (first, last)]
+        return len(line.points), " to ".join(dict.fromkeys(ends))
+
+    for (count, entries), found in groupby(sorted(lines, key=place), key=place):
+        values = ", ".join(
+            f"{clean(line.metric)} {_value(line.points[-1], line)}" for line in found
+        )
+        yield f"the same at {count_of(count, 'point')}, {entries}: {values}"
 
 
 def encode_history(
@@ -118,37 +108,43 @@ def _shown(line: Line, *, every_point: bool) -> tuple[Point, ...]:
     return line.points if every_point else line.notable()
 
 
-def _text_line(line: Line, *, every_point: bool) -> Iterator[str]:
-    points = _shown(line, every_point=every_point)
-    left_out = len(line.points) - len(points)
-    counted = f"{len(line.points)} points" + (f", {left_out} not shown" if left_out else "")
+def _counted(line: Line, *, every_point: bool) -> str:
+    left_out = len(line.points) - len(_shown(line, every_point=every_point))
+    counted = count_of(len(line.points), "point") + (f", {left_out} not shown" if left_out else "")
     remark = f"; {line.remark}" if line.remark is not None else ""
-    yield wrapped(f"  {clean(line.metric)}: {counted}{remark}", indent="    ")
-    cells = [
-        (clean(p.entry.name), clean(p.entry.date[:_DAY]), _value(p, line), _change(p, line))
-        for p in points
-    ]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for point, (name, date, value, change) in zip(points, cells, strict=True):
-        if not point.is_comparable:
-            yield f"    -- {_BREAK}"
-        row = f"    {name:<{widths[0]}}  {date:<{widths[1]}}  {value:>{widths[2]}}  {change}"
-        mark = "  change point" if point.is_change_point else ""
-        yield (row.rstrip() if not mark else f"{row:<{sum(widths) + 10}}{mark}")
-        packages = "; ".join(_packages(point))
-        if packages:
-            yield wrapped(f"      {packages}", indent="      ", most_lines=_MOST_PACKAGE_LINES)
+    return f"{clean(line.metric)}: {counted}{remark}"
+
+
+def _table(line: Line, *, every_point: bool) -> Table:
+    return Table(
+        headings=("entry", "date", "value", "change", ""),
+        rows=tuple(
+            Row(
+                cells=(
+                    clean(point.entry.name),
+                    clean(point.entry.date[:_DAY]),
+                    _value(point, line),
+                    _change(point, line),
+                    "change point" if point.is_change_point else "",
+                ),
+                notes=tuple(_notes(point)),
+            )
+            for point in _shown(line, every_point=every_point)
+        ),
+        numbers=(2,),
+    )
 
 
 def _notes(point: Point) -> Iterator[str]:
     if not point.is_comparable:
         yield _BREAK
-    if point.is_change_point:
-        yield "change point"
+    packages = "; ".join(_packages(point))
+    if packages:
+        yield packages
 
 
 def _packages(point: Point) -> list[str]:
-    """Return 'peft 0.21.2 -> 0.22.0' for each package that differs, the likely causes first."""
+    """Return 'peft 0.21.2 -> 0.22.0' for each changed package, the likely causes first."""
     sides: tuple[dict[str, str], dict[str, str]] = ({}, {})
     for name, versions in point.packages.items():
         for side, version in zip(sides, versions, strict=True):
@@ -169,7 +165,7 @@ def _change(point: Point, line: Line) -> str:
     move = point.change
     if move is None:
         is_late = point is not line.points[0] and point.is_comparable and point.value is not None
-        return "the first on its machine" if line.kind == "seconds" and is_late else ""
+        return "first on its machine" if line.kind == "seconds" and is_late else ""
     if move.change is None:
         return f"from {move.old:g}"
     if line.unit == "fraction":

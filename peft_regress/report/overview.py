@@ -1,4 +1,4 @@
-"""The present numbers of all cases, and which of them no other one beats."""
+"""The newest numbers of all cases, and which cases no other one beats."""
 
 from __future__ import annotations
 
@@ -6,52 +6,37 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from peft_regress.metrics import format_value
-from peft_regress.report.markdown_syntax import escape_markdown, fenced
-from peft_regress.report.results import results_table
-from peft_regress.report.sentences import wrapped
-from peft_regress.text import clean
+from peft_regress.report.document import Section
+from peft_regress.report.results import results
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from peft_regress.report.table import Table
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["overview_markdown", "overview_text", "pareto_front"]
+__all__ = ["overview", "pareto_front"]
 
 _COST = "peak_bytes"
-_FRONT = "best accuracy for its peak memory at batch 1: none is as accurate with less"
+_FRONT = "best accuracy for its peak memory at batch 1 (no other case is as accurate with less)"
 
 
-def overview_text(run: Run, *, sources: str) -> str:
-    """Return the table of results and the fronts; `sources` says where the numbers are from."""
-    fronts = [
-        wrapped(f"  {place}: {', '.join(map(_point, front))}", indent="    ")
-        for place, front in _fronts(run)
+def overview(run: Run, *, sources: str) -> list[Section | Table]:
+    """Return the results and the fronts; `sources` names the runs that the numbers come from."""
+    fronts = tuple(f"{name}: {', '.join(map(_point, front))}" for name, front in _fronts(run))
+    return [
+        Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
+        results(run),
+        *([Section(title=f"{_FRONT}:", body=fronts)] if fronts else []),
     ]
-    blocks = [wrapped(f"{_counted(run)}, from {clean(sources)}"), results_table(run)]
-    if fronts:
-        blocks.append("\n".join([f"{_FRONT}:", *fronts]))
-    return "\n\n".join(blocks)
-
-
-def overview_markdown(run: Run, *, sources: str) -> str:
-    """Return the same as GitHub-flavoured Markdown."""
-    blocks = [f"{_counted(run)}, from {escape_markdown(clean(sources))}"]
-    blocks.append(fenced(results_table(run), "text"))
-    lines = [
-        f"- {escape_markdown(place)}: {escape_markdown(', '.join(map(_point, front)))}"
-        for place, front in _fronts(run)
-    ]
-    if lines:
-        blocks += [f"{_FRONT}:", "\n".join(lines)]
-    return "\n\n".join(blocks)
 
 
 def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
-    """Return the records that no other one beats: as cheap and as accurate, and better in one.
+    """Return the records that no other record beats, the cheapest first.
 
-    Ascending by cost. Of equal ones each is there. Records without an accuracy or without that cost
-    are on no front.
+    One record beats another if it is at least as cheap and as accurate, and better in one of the
+    two. Equal records are all returned; records without accuracy or without that cost are not.
     """
     known = [
         record
@@ -72,15 +57,11 @@ def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:
     return front
 
 
-def _counted(run: Run) -> str:
-    return "1 case" if len(run.cases) == 1 else f"{len(run.cases)} cases"
-
-
 def _fronts(run: Run) -> list[tuple[str, Sequence[Record]]]:
-    def place(record: Record) -> tuple[str, str]:
+    def group(record: Record) -> tuple[str, str]:
         return record.case.task, record.case.architecture
 
-    grouped = groupby(sorted(run, key=place), key=place)
+    grouped = groupby(sorted(run, key=group), key=group)
     fronts = [(clean(" on ".join(key[::-1])), pareto_front(found, _COST)) for key, found in grouped]
     return [(name, front) for name, front in fronts if front]
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from peft_regress.gate.judge import INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import METRICS, format_change, format_value
-from peft_regress.report.layout import PLAIN
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
 from peft_regress.text import clean
@@ -28,7 +27,6 @@ __all__ = [
     "reason_cells",
     "short_verdict",
     "times_lines",
-    "wrapped",
 ]
 
 
@@ -71,11 +69,6 @@ def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:
 def short_verdict(case: CaseVerdict) -> str:
     """Return a verdict as words: 'newly failing'."""
     return case.verdict.replace("_", " ")
-
-
-def wrapped(text: str, *, indent: str = "  ", most_lines: int | None = None) -> str:
-    """Return text in lines that fit a page, no word broken."""
-    return PLAIN.wrapped(text, indent=indent, most_lines=most_lines)
 
 
 def counts_line(verdict: RunVerdict) -> str:

@@ -1,4 +1,4 @@
-"""Standard output and error: what they can show, and writing to them."""
+"""Standard output and standard error: what they can show, and how to write to them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ import io
 import os
 import shutil
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
+from peft_regress.files import write_atomic
+from peft_regress.report.document import as_markdown, as_text
 from peft_regress.report.layout import PLAIN, Layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.report.document import Document
 
 __all__ = [
     "as_ascii",
@@ -18,15 +25,17 @@ __all__ = [
     "escape_unencodable",
     "layout_of",
     "print_progress",
+    "show",
     "standard_output",
     "stdout_layout",
+    "write_markdown",
 ]
 
 _NARROWEST = 20
 
 
 def stdout_layout() -> Layout:
-    """Return what standard output can show; colour only on a terminal that wants it."""
+    """Return the layout of standard output; with colour only on a terminal that wants it."""
     stream = sys.stdout
     coloured = (
         stream is not None
@@ -38,31 +47,31 @@ def stdout_layout() -> Layout:
 
 
 def layout_of(stream: Any, *, colour: bool, ascii_only: bool = False) -> Layout:
-    """Return the look of a stream: as wide as the terminal, but no wider than a page."""
-    # What is no terminal has no width; COLUMNS is believed of both.
+    """Return the layout of a stream: as wide as the terminal."""
+    # A stream that is no terminal has no width. The variable COLUMNS counts for both.
     columns = shutil.get_terminal_size(fallback=(PLAIN.width, 24)).columns
     return Layout(
-        width=min(max(columns, _NARROWEST), PLAIN.width),
+        width=max(columns, _NARROWEST),
         colour=colour,
         encoding="ascii" if ascii_only else getattr(stream, "encoding", None) or PLAIN.encoding,
     )
 
 
 def escape_unencodable() -> None:
-    """Let what standard output cannot hold be written as an escape instead of raising."""
+    """Escape letters that standard output cannot hold, instead of raising."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def as_ascii() -> None:
-    """Let both streams write ASCII alone, the rest as escapes."""
+    """Escape non-ASCII characters on both streams."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="ascii", errors="backslashreplace")
 
 
 def discard_stream(*streams: Any) -> None:
-    """Keep Python from trying once more, at exit, to write what could not be written."""
+    """Keep Python from writing again, at exit, what could not be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         if stream is not None:
@@ -70,7 +79,7 @@ def discard_stream(*streams: Any) -> None:
 
 
 def print_progress(text: str) -> None:
-    """Print on standard error how the work goes on; where nobody can read it the work does."""
+    """Print progress on standard error. If nobody reads it, the work goes on."""
     try:
         echo(text, err=True)
     except OSError:
@@ -78,19 +87,29 @@ def print_progress(text: str) -> None:
 
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print text, as it is and at once; on a closed error stream, nowhere.
+    """Print text unchanged and at once; on a closed error stream, nowhere.
 
-    Not by `click.echo`, which writes UTF-8 to a stream that asks for ASCII. Raises `OSError` where
-    it cannot be written.
+    `click.echo` would write UTF-8 to a stream that asks for ASCII. Raises `OSError` if standard
+    output cannot be written.
     """
     stream = sys.stderr if err else standard_output()
-    # `print` takes None for standard output, which may hold data that a message would spoil.
+    # `print` takes None for standard output, and a message would spoil the data there.
     if stream is not None:
         print(text, file=stream, end="\n" if nl else "", flush=True)
 
 
+def show(document: Document, form: str) -> None:
+    """Print a document: as `markdown`, else as text that fits the terminal."""
+    echo(as_markdown(document) if form == "markdown" else as_text(document, stdout_layout()))
+
+
+def write_markdown(path: Path, document: Document) -> None:
+    """Write a document to a file as Markdown."""
+    write_atomic(path, f"{as_markdown(document)}\n".encode())
+
+
 def standard_output() -> TextIO:
-    """Return standard output; raises `OSError` where the process was started without one."""
+    """Return standard output. Raises `OSError` if the process was started without it."""
     if sys.stdout is None:
         raise OSError(errno.EBADF, "closed")
     return sys.stdout

@@ -1,4 +1,4 @@
-"""Paired times as text, Markdown and JSON values."""
+"""Paired times: the report of `peft-regress time`, and its JSON."""
 
 from __future__ import annotations
 
@@ -7,42 +7,38 @@ from typing import TYPE_CHECKING, Any
 
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.metrics import format_value
-from peft_regress.report.markdown_syntax import escape_markdown
-from peft_regress.report.sentences import environment_lines, wrapped
+from peft_regress.report.document import Section
+from peft_regress.report.sentences import environment_lines
+from peft_regress.report.table import Row, Table
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
+    from peft_regress.report.layout import Style
 
-__all__ = ["encode_times", "times_markdown", "times_text"]
+__all__ = ["encode_times", "times_document"]
 
-_MORE_PAIRS = 4  # half of an interval's width
-
-
-def times_text(run: TimingRun) -> str:
-    """Return a block a case, what differs between the interpreters, and the outcome."""
-    blocks = ["\n".join([_case_line(case), *_below(case)]) for case in run.cases]
-    return "\n".join([*blocks, "", *_sides(run), "", _outcome(run)])
+_HEADINGS = ("case", "verdict", "base", "candidate", "change", "interval", "pairs")
+_STYLES: dict[int, Style] = {0: "good", 1: "bad", 3: "open"}
+_MORE_PAIRS = 4
+"""Times as many pairs halve the width of an interval."""
 
 
-def times_markdown(run: TimingRun) -> str:
-    """Return the same with a table row a case."""
-    lines = [
-        f"**{escape_markdown(_outcome(run))}**",
-        "",
-        "| case | verdict | base | candidate | change | interval | pairs |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+def times_document(run: TimingRun) -> list[Section | Table]:
+    """Return a row for each case, what differs between the interpreters, and the outcome."""
+    rows = tuple(
+        Row(cells=(clean(case.id), case.verdict, *_cells(case)), notes=tuple(_notes(case)))
+        for case in run.cases
+    )
+    return [
+        Table(headings=_HEADINGS, rows=rows, numbers=(2, 3, 4, 5, 6)),
+        Section(title="interpreters:", body=tuple(_sides(run))),
+        Section(title=_outcome(run), style=_STYLES[run.exit_code]),
     ]
-    for case in run.cases:
-        cells = (case.id, case.verdict, *_cells(case))
-        lines.append("| " + " | ".join(escape_markdown(clean(cell)) for cell in cells) + " |")
-    for case in run.cases:
-        below = " ".join(line.strip() for line in _below(case))
-        if below:
-            lines += ["", escape_markdown(f"{clean(case.id)}: {below}")]
-    return "\n".join([*lines, "", escape_markdown("; ".join(_sides(run))), ""])
 
 
 def encode_times(run: TimingRun) -> dict[str, Any]:
@@ -80,16 +76,8 @@ def _encode_case(case: CaseTimes) -> dict[str, Any]:
     return {"id": case.id, "verdict": case.verdict, **found, "problem": case.problem or None}
 
 
-def _case_line(case: CaseTimes) -> str:
-    line = f"{clean(case.id)}: {case.verdict}"
-    base, candidate, change, interval, pairs = _cells(case)
-    if change:
-        line += f"  {base} -> {candidate} a step, {change} {interval}, {pairs} pairs"
-    return line
-
-
 def _cells(case: CaseTimes) -> tuple[str, str, str, str, str]:
-    """Return (base, candidate, change, interval, pairs), each ready to show."""
+    """Return (base, candidate, change, interval, pairs), each as text."""
     if case.estimate is None or case.step_seconds is None:
         return ("",) * 5
     base, candidate = (format_value(seconds, "second") for seconds in case.step_seconds)
@@ -105,34 +93,36 @@ def _percent(ratio: float) -> str:
     return f"{100 * (ratio - 1):+.1f} %" if math.isfinite(ratio) else "no bound"
 
 
-def _below(case: CaseTimes) -> list[str]:
-    """Say what went wrong, or what would tell more."""
+def _notes(case: CaseTimes) -> Iterator[str]:
+    """Yield what went wrong, or how to learn more."""
     if case.problem:
-        return [wrapped(f"  {clean(case.problem, longest=1000)}", indent="    ")]
-    if case.verdict == "undetermined" and case.estimate is not None:
+        yield clean(case.problem, longest=1000)
+    elif case.verdict == "undetermined" and case.estimate is not None:
         more = _MORE_PAIRS * case.estimate.pairs
-        what = f"  a step {100 * DEFAULT_POLICY.time_effect:g} % slower is not excluded"
-        return [f"{what}: time it again with --pairs {more}, or with less else running"]
-    return []
+        effect = f"{100 * DEFAULT_POLICY.time_effect:g} %"
+        yield (
+            f"a step may still be {effect} slower: time it again with --pairs {more}, or with a "
+            "lower load on this machine"
+        )
 
 
-def _sides(run: TimingRun) -> list[str]:
+def _sides(run: TimingRun) -> Iterator[str]:
+    yield f"base: {clean(run.base)}"
+    yield f"candidate: {clean(run.candidate)}"
     moved = environment_lines(run.base_packages, run.candidate_packages)
-    lines = [f"base: {clean(run.base)}", f"candidate: {clean(run.candidate)}"]
-    lines.append(wrapped("environment: " + ("; ".join(moved) or "the same packages")))
+    yield f"environment: {'; '.join(moved) or 'the same packages'}"
     estimates = [case.estimate for case in run.cases if case.estimate is not None]
     if estimates:
         each = f"{100 * estimates[0].confidence:.4g} %"
         together = f"{100 * (1 - DEFAULT_POLICY.time_error_rate):g} %"
-        lines.append(f"intervals: {each} each, so that all {len(run.cases)} hold with {together}")
-    return lines
+        yield f"intervals: {each} each, so that all {len(run.cases)} hold with {together}"
 
 
 def _outcome(run: TimingRun) -> str:
     words = {
         0: "no step is slower",
         1: "SLOWER",
-        3: "INCOMPLETE: not everything could be told",
+        3: "INCOMPLETE: some cases have no verdict",
     }[run.exit_code]
     counted = ", ".join(f"{count} {verdict}" for verdict, count in sorted(run.counts.items()))
     return f"{words} ({counted or 'nothing timed'})"

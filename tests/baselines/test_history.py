@@ -31,7 +31,7 @@ from peft_regress.baselines.history import CaseHistory
 from peft_regress.baselines.series import Entry, Line, make_line
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
-from peft_regress.report import encode_history, history_markdown, history_text
+from peft_regress.report import as_markdown, as_text, encode_history, history_document
 from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def shown(line: Line) -> list[int]:
 
 
 def text_of(line: Line, **how: Any) -> list[str]:
-    return history_text([CaseHistory(id=LORA, lines=(line,))], **how).splitlines()
+    return as_text(history_document([CaseHistory(id=LORA, lines=(line,))], **how)).splitlines()
 
 
 def accuracies(*levels: tuple[int, float], noise: float = 0.002) -> list[list[float]]:
@@ -118,13 +118,16 @@ def test_first_losses_jump_where_the_gate_would_say_so_whichever_loss_it_was() -
     line = history_of([same, rounded, same, other, other, same], "first_losses")
     assert marked(line) == [3, 5]
     assert shown(line) == [0, 3, 5]
-    assert "-29.41 % in one loss, 1.7 nat -> 1.2 nat" in text_of(line)[3]
+    assert "-29.41 % in one loss, 1.7 nat -> 1.2 nat" in text_of(line)[4]
 
 
 def test_a_single_point_is_the_first_and_the_last() -> None:
     line = history_of([5], "forward_flops")
     assert shown(line) == [0]
-    assert text_of(line) == [LORA, "  the same at 1 point: forward_flops 5 FLOP"]
+    assert text_of(line) == [
+        LORA,
+        "  the same at 1 point, 0000_peft (2026-01-01): forward_flops 5 FLOP",
+    ]
 
 
 def test_packages_are_those_that_changed_since_the_entry_before() -> None:
@@ -135,8 +138,9 @@ def test_packages_are_those_that_changed_since_the_entry_before() -> None:
     assert text_of(line) == [
         LORA,
         "  forward_flops: 4 points, 1 not shown",
+        "    entry      date         value  change",
         "    0000_peft  2026-01-01  5 FLOP",
-        "    0002_peft  2026-01-03  6 FLOP  +20 %  change point",
+        "    0002_peft  2026-01-03  6 FLOP  +20 %   change point",
         "      peft 0.18.1 -> 0.19.0",
         "    0003_peft  2026-01-04  6 FLOP  0 %",
     ]
@@ -160,12 +164,9 @@ def test_a_changed_definition_breaks_the_line_visibly() -> None:
     assert marked(line) == []
     assert shown(line) == [0, 1, 2, 3]
     assert line.points[2].change is None
-    assert [row[:6] for row in text_of(line)[2:]] == [
-        "    00",
-        "    00",
-        "    --",
-        "    00",
-        "    00",
+    assert text_of(line)[5:7] == [
+        "    0002_peft  2026-01-03  9 FLOP",
+        "      not comparable with earlier entries: definition changed",
     ]
 
 
@@ -188,7 +189,7 @@ def test_seconds_are_compared_on_one_machine_alone() -> None:
     line = history_of(values, "step_seconds", machines={1: OTHER_MACHINE, 3: OTHER_MACHINE})
     assert [point.change and point.change.change for point in line.points] == [None, None, 1.0, 0.0]
     assert line.points[2].value == 0.1
-    assert "the first on its machine" in text_of(line)[3]
+    assert "first on its machine" in text_of(line)[4]
     assert line.remark == "change points need 6 comparable points, and there are 2"
 
 
@@ -199,14 +200,14 @@ def test_a_metric_that_is_absent_for_a_while_is_shown_as_that() -> None:
     ]
     line = history_of(records, "projection_flops")
     assert shown(line) == [0, 1, 3]
-    assert "absent" in text_of(line)[3]
+    assert "absent" in text_of(line)[4]
 
 
 def test_a_status_is_a_line_where_the_case_did_not_always_come_through() -> None:
     failed = make_record(status="error", error=Failure(type="KeyError", message="no layer"))
     line = history_of([make_record(), failed, failed, make_record()], "status")
     assert shown(line) == [0, 1, 3]
-    assert text_of(line)[3].endswith("error (KeyError: no layer)")
+    assert text_of(line)[4].endswith("error (KeyError: no layer)")
 
 
 # --- noise --------------------------------------------------------------------------------------
@@ -283,8 +284,8 @@ def test_whatever_the_numbers_a_history_can_be_shown(name: str, data: st.DataObj
     values = data.draw(st.lists(anything[name], min_size=1, max_size=9))
     case = CaseHistory(id=LORA, lines=(history_of(values, name),))
     for every_point in (False, True):
-        assert history_text([case], every_point=every_point).startswith(LORA)
-        assert history_markdown([case], every_point=every_point)
+        assert as_text(history_document([case], every_point=every_point)).startswith(LORA)
+        assert as_markdown(history_document([case], every_point=every_point))
         json.dumps(encode_history([case], every_point=every_point), allow_nan=False)
 
 
@@ -360,7 +361,8 @@ def test_text_has_what_moved_and_one_line_for_the_rest(run: Any, storage: Path) 
     assert code == 0
     assert "  forward_flops: 3 points\n" in out
     assert "30 FLOP  +50 %   change point\n      peft 0.18.1 -> 0.19.0\n" in out
-    assert "  the same at 3 points: trainable_params 150,000, adapter_bytes" in out
+    assert "  the same at 3 points, 0002_peft-0.18.1 (2026-01-01) to 0003_peft-0.18.1 (2026" in out
+    assert "trainable_params 150,000, adapter_bytes" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -373,11 +375,11 @@ def test_all_prints_every_point_of_every_metric(run: Any, storage: Path) -> None
             assert len(line["points"]) == line["points_in_all"]
 
 
-def test_markdown_is_a_table_a_case(run: Any, storage: Path) -> None:
+def test_markdown_has_a_table_for_each_metric(run: Any, storage: Path) -> None:
     _, out, _ = run("--baselines", storage, "--metric", "forward_flops", "--format", "markdown")
     assert out.count("## ") == 2
     assert (
-        "| forward\\_flops | 0003\\_peft-0.18.1 | 2026-03-01 | 30 FLOP | +50 % | change point "
+        "| 0003\\_peft-0.18.1 | 2026-03-01 | 30 FLOP | +50 % | change point "
         "| peft 0.18.1 -&gt; 0.19.0 |" in out
     )
 
@@ -434,7 +436,9 @@ def test_an_empty_history_is_exit_3_with_the_way_to_name_another(run: Any, tmp_p
 def test_run_files_alone_are_a_history(run: Any, tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.json")
     code, out, _ = run(path, "--baselines", tmp_path / "nowhere", "--metric", "peak_bytes")
-    assert (code, out) == (0, f"{LORA}\n  the same at 1 point: peak_bytes 114.4 MiB\n")
+    assert code == 0
+    assert out.startswith(f"{LORA}\n  the same at 1 point, {path}")
+    assert out.endswith("(2026-01-02): peak_bytes 114.4 MiB\n")
 
 
 def test_a_run_that_is_an_entry_already_is_refused(run: Any, storage: Path) -> None:

@@ -13,12 +13,12 @@ from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.reproduction import reproduce as reproduce_module
 from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
 from peft_regress.environments.upgrade.bisect_report import (
-    bisection_markdown,
-    bisection_text,
+    bisection_document,
     encode_bisection,
 )
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.report import as_markdown, as_text
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
@@ -129,7 +129,7 @@ def test_the_same_at_both_ends_is_no_boundary(world):
     result = found()
     assert result.transitions == ()
     assert len(world.runs) == 4
-    assert "no boundary" in bisection_text(result)
+    assert "no boundary" in as_text(bisection_document(result))
 
 
 def test_findings_with_boundaries_of_their_own_are_transitions_of_their_own(world):
@@ -199,7 +199,10 @@ def test_what_cannot_be_installed_or_imported_is_skipped_and_listed(world):
     assert boundaries(result) == [("0.23.0", "0.26.0")]
     assert list(map(str, result.transitions[0].between)) == ["0.24.0", "0.25.0"]
     assert {str(version) for version in result.skipped} == {"0.24.0", "0.25.0"}
-    for shown in (bisection_text(result), bisection_markdown(result, {}).replace("\\", "")):
+    for shown in (
+        as_text(bisection_document(result)),
+        as_markdown(bisection_document(result, {})).replace("\\", ""),
+    ):
         text = " ".join(shown.split())
         assert "peft 0.26.0, or one of 0.24.0, 0.25.0 before it, changes what 0.23.0 does" in text
         assert "skipped 0.24.0: " in text
@@ -253,7 +256,7 @@ def test_all_finds_what_comes_and_goes(world):
     ]
     assert len(world.runs) == len(RELEASES) - 1
     assert [str(version) for version in result.skipped] == ["0.30.0"]
-    assert "improved" in bisection_text(result)
+    assert "improved" in as_text(bisection_document(result))
 
 
 def test_all_of_nothing_usable_is_an_error(world):
@@ -296,8 +299,8 @@ def test_packages_that_changed_with_it_are_tried_alone(pair, doing, sentence):
     (transition,) = result.transitions
     assert set(transition.changed) == {"peft", "transformers"}
     assert [one.sentence for one in transition.responsible] == [sentence]
-    assert sentence in " ".join(bisection_text(result).split())
-    assert sentence in bisection_markdown(result, {}).replace("\\", "")
+    assert sentence in " ".join(as_text(bisection_document(result)).split())
+    assert sentence in as_markdown(bisection_document(result, {})).replace("\\", "")
     (told,) = encode_bisection(result)["transitions"][0]["findings"]
     assert told["which_package"] == sentence
 

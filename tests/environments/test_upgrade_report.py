@@ -19,19 +19,19 @@ from peft_regress.environments.reproduction.reproduce import Reproduction
 from peft_regress.environments.upgrade.advice import advice_on
 from peft_regress.environments.upgrade.bisect import Bisection, BisectSettings, Transition
 from peft_regress.environments.upgrade.bisect_report import (
-    bisection_markdown,
-    bisection_text,
+    bisection_document,
     encode_bisection,
 )
 from peft_regress.environments.upgrade.responsible import ResponsiblePackages
 from peft_regress.environments.upgrade.upgrade import Upgrade
 from peft_regress.environments.upgrade.upgrade_report import (
     encode_upgrade,
-    upgrade_markdown,
-    upgrade_text,
+    upgrade_document,
 )
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
+from peft_regress.report import as_markdown, as_text
+from peft_regress.report.layout import Layout
 from peft_regress.report.markdown_syntax import code_span, fenced
 from peft_regress.report.verdict.finding import case_set, finding_details, finding_title
 from peft_regress.runs.schema import Failure
@@ -167,7 +167,7 @@ def count_blocks(upgrade: Upgrade) -> int:
 
 def test_hostile_strings_stay_text_in_an_issue():
     upgrade = hostile()
-    document = upgrade_markdown(upgrade, scripts(upgrade))
+    document = as_markdown(upgrade_document(upgrade, scripts(upgrade)))
     found = len(upgrade.findings)
     assert found == 4
     check_issue(document, headings=1 + found + 1, blocks=count_blocks(upgrade) + 2 * found)
@@ -175,7 +175,7 @@ def test_hostile_strings_stay_text_in_an_issue():
 
 def test_hostile_strings_stay_text_in_a_bisection_s_issue():
     upgrade = hostile()
-    document = bisection_markdown(bisection(upgrade), {0: scripts(upgrade)})
+    document = as_markdown(bisection_document(bisection(upgrade), {0: scripts(upgrade)}))
     found = len(upgrade.findings)
     check_issue(document, headings=1 + found, blocks=count_blocks(upgrade) + 2 * found)
 
@@ -184,7 +184,7 @@ def test_hostile_strings_stay_text_in_a_bisection_s_issue():
 @given(st.text(st.sampled_from("`~#|<>*_[]()!&\\ \n\r\t-+=1.:/@ab"), max_size=12))
 def test_no_string_breaks_out_of_an_issue(text):
     upgrade = hostile(text)
-    document = upgrade_markdown(upgrade)
+    document = as_markdown(upgrade_document(upgrade, ()))
     check_issue(document, headings=2 + len(upgrade.findings), blocks=count_blocks(upgrade))
 
 
@@ -203,7 +203,8 @@ def test_a_code_span_is_its_text(text):
 
 def test_no_control_character_reaches_a_terminal():
     upgrade = hostile()
-    for shown in (upgrade_text(upgrade), bisection_text(bisection(upgrade))):
+    for document in (upgrade_document(upgrade), bisection_document(bisection(upgrade))):
+        shown = as_text(document)
         assert all(character == "\n" or character.isprintable() for character in shown)
 
 
@@ -235,20 +236,21 @@ def whole_matrix() -> Upgrade:
     return made(old, new, remarks=("transformers<5 was added: peft imports HybridCache " * 3,))
 
 
-def test_lines_fit_a_terminal():
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_line_is_longer_than_the_terminal_is_wide(width):
     upgrade = whole_matrix()
-    for shown in (upgrade_text(upgrade), bisection_text(bisection(upgrade, skipped={}))):
-        assert max(map(len, shown.splitlines())) <= 100
+    for document in (upgrade_document(upgrade), bisection_document(bisection(upgrade, skipped={}))):
+        assert max(map(len, as_text(document, Layout(width=width)).splitlines())) <= width
 
 
 def test_each_finding_has_a_number_its_cases_and_its_numbers():
-    text = upgrade_text(whole_matrix())
+    text = as_text(upgrade_document(whole_matrix()))
     numbers = [int(one) for one in re.findall(r"^(\d+)\. ", text, re.MULTILINE)]
     assert numbers == list(range(1, len(numbers) + 1))
-    assert text.count("   cases: ") == len(numbers)
+    assert text.count("  cases: ") == len(numbers)
     assert "newly failing in" in text
     assert "invariant frozen_unchanged: true -> false" in text
-    assert "   for example shift/" in text
+    assert "  for example shift/" in text
     # A state and an invariant say everything in their title.
     assert text.count("for example") == len(numbers) - 2
 
@@ -329,10 +331,10 @@ def test_no_index_has_a_checkout_to_bisect_to(version):
 def test_nothing_is_advised_where_nothing_moved_and_not_where_nothing_was_compared():
     same = made([make_record()], [make_record()])
     assert commands(same) == []
-    assert "nothing: no number moved" in upgrade_text(same)
+    assert "nothing: no number moved" in as_text(upgrade_document(same))
     unknown = made([], [make_record()])
     assert commands(unknown) == ["--base run"]
-    assert "nothing: no number moved" not in upgrade_text(unknown)
+    assert "nothing: no number moved" not in as_text(upgrade_document(unknown))
 
 
 def test_a_saved_run_is_accepted_by_its_name():
@@ -343,6 +345,6 @@ def test_a_saved_run_is_accepted_by_its_name():
 def test_a_bisection_without_a_boundary_says_where_it_looked():
     upgrade = made([make_record()], [make_record()])
     found = bisection(upgrade, transitions=(), skipped={})
-    text = " ".join(bisection_text(found).split())
-    assert "no boundary: between peft 0.18.1 and 0.20.0 anything of shift/lora-r4/" in text
+    text = " ".join(as_text(bisection_document(found)).split())
+    assert "no boundary between peft 0.18.1 and 0.20.0: everything of shift/lora-r4/" in text
     assert "tried 2 of 2 releases, by fine-tuning: 0.18.1, 0.20.0" in text

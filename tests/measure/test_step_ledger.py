@@ -21,7 +21,7 @@ from peft_regress import registry
 from peft_regress.cost import ByteSite, profile_step
 from peft_regress.cost.memory import MemoryEvent, summarize_memory
 from peft_regress.gate.attribution import changed_costs, explain_metric
-from peft_regress.report import explanation_text
+from peft_regress.report import as_text, explanation
 from peft_regress.runs.ledger import LEDGER_METRICS, operator_rows_of, rows_of
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ def test_a_base_convolution_that_runs_twice_is_told_as_such(
         layers = found[metric].breakdowns[0].layers
         assert {(layer.what, layer.base_runs) for layer in layers} == {(operator, 1)}
         assert len(layers) == count
-    text = explanation_text(observe(old), observe(new), tuple(found.values()), top=30)
-    assert "    as much as one more run of layer3.0.conv1.base_layer's aten.convolution\n" in text
+    text = as_text(explanation(observe(old), observe(new), tuple(found.values()), top=30))
+    assert "costs 1 extra run of layer3.0.conv1.base_layer's aten.convolution\n" in text
     back = {change.metric: change for change in changed_costs(new, old)}
     assert {layer.base_runs for layer in back["forward_flops"].breakdowns[0].layers} == {-1}
 

@@ -101,8 +101,8 @@ def test_colour_is_for_a_terminal_that_wants_it(monkeypatch, is_terminal, enviro
     assert terminal.stdout_layout().colour is coloured
 
 
-@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("5", 20), ("300", 100), ("x", 100)])
-def test_the_width_is_the_terminals_and_no_more_than_a_page(monkeypatch, columns, width):
+@pytest.mark.parametrize(("columns", "width"), [("40", 40), ("5", 20), ("300", 300), ("x", 100)])
+def test_the_width_is_that_of_the_terminal(monkeypatch, columns, width):
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("sys.__stdout__", None)
     assert terminal.layout_of(Stream(is_terminal=False), colour=False).width == width

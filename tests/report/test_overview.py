@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.cli.main import main
-from peft_regress.report.overview import overview_markdown, overview_text, pareto_front
+from peft_regress.report import as_markdown, as_text
+from peft_regress.report.overview import overview, pareto_front
 from peft_regress.runs.schema import Failure
 
 METHODS = ("full", "head", "bn_head", "lora-r1", "lora-r4", "dora-r4", "galore-r4")
@@ -53,12 +54,12 @@ def test_what_did_not_come_through_is_on_no_front():
     blind = make_record(FULL, {"peak_bytes": 1})
     good = record("head", 0.5, 100)
     assert pareto_front([failed, blind, good], "peak_bytes") == [good]
-    assert "none is as accurate" not in overview_text(make_run(failed), sources="x")
+    assert "none is as accurate" not in as_text(overview(make_run(failed), sources="x"))
 
 
 def test_the_text_names_the_sources_the_numbers_and_the_front():
     run = make_run(record("head", 0.5, 50 * 2**20), record("lora-r4", 0.9, 60 * 2**20))
-    text = overview_text(run, sources="0001_peft-0.21.2")
+    text = as_text(overview(run, sources="0001_peft-0.21.2"))
     assert text.startswith("2 cases, from 0001_peft-0.21.2\n")
     assert "shift/lora-r4/resnet18" in text
     assert "resnet18 on shift: head (50.0 %, 50.00 MiB), lora-r4 (90.0 %, 60.00 MiB)" in text
@@ -67,7 +68,7 @@ def test_the_text_names_the_sources_the_numbers_and_the_front():
 
 def test_names_stay_out_of_the_syntax_of_markdown():
     place = "<b>*x*/{}/`a`|[l](x)"
-    text = overview_markdown(make_run(record("head", 0.5, 100, place=place)), sources="*s*")
+    text = as_markdown(overview(make_run(record("head", 0.5, 100, place=place)), sources="*s*"))
     assert "\\*s\\*" in text
     assert "- \\`a\\`\\|\\[l\\](x) on &lt;b&gt;\\*x\\*: head" in text
 

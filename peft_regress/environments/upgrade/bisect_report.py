@@ -1,62 +1,44 @@
-"""What a bisection found, as text, as an issue for a library's maintainers, as JSON."""
+"""What a bisection found: the report, an issue for a library's maintainers, and JSON."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.environments.upgrade.reproduction_report import reproduction_blocks
-from peft_regress.report.layout import PLAIN
-from peft_regress.report.markdown_syntax import escape_markdown, fenced
+from peft_regress.environments.upgrade.finding_report import finding_section, reproduction_sections
+from peft_regress.report.document import Section
 from peft_regress.report.sentences import environment_lines
-from peft_regress.report.verdict.finding import (
-    case_set,
-    encode_finding,
-    example_lines,
-    finding_details,
-    finding_title,
-)
+from peft_regress.report.verdict.finding import case_set, encode_finding
 from peft_regress.runs.schema import SCHEMA_VERSION
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection, Transition
-    from peft_regress.gate.findings import Finding
-    from peft_regress.report.layout import Layout
 
-__all__ = ["bisection_markdown", "bisection_text", "encode_bisection"]
+__all__ = ["bisection_document", "encode_bisection"]
 
 _LONGEST_WHY: Final = 300
 
 
-def bisection_text(found: Bisection, layout: Layout = PLAIN) -> str:
-    """Return each transition with what changes in it, and what was tried."""
-    blocks = ["\n".join(_transition_lines(found, one, layout)) for one in found.transitions]
-    if not blocks:
-        blocks = [layout.wrapped(_nothing(found))]
-    blocks.append("\n".join(layout.wrapped(line, indent="  ") for line in _tried(found)))
-    return "\n\n".join(blocks)
+def bisection_document(
+    found: Bisection, scripts: Mapping[int, Sequence[Reproduction]] | None = None
+) -> list[Section]:
+    """Return each transition with what changes in it, then what was tried.
 
-
-def bisection_markdown(
-    found: Bisection, reproductions: Mapping[int, Sequence[Reproduction]]
-) -> str:
-    """Return the text of an issue; `reproductions` are by the number of the transition."""
-    blocks = []
+    `scripts` show the findings of a transition, by its number, in an issue for maintainers.
+    """
+    sections: list[Section] = []
     for number, transition in enumerate(found.transitions):
-        blocks.append(f"## {escape_markdown(_headline(found, transition))}")
-        if len(transition.changed) > 1:
-            blocks.append(escape_markdown(_environment(transition)))
-        for index, finding in enumerate(transition.findings):
-            blocks += _finding_blocks(finding, transition, index)
-        for made in reproductions.get(number, ()):
-            blocks += reproduction_blocks(made)
-    if not found.transitions:
-        blocks.append(escape_markdown(_nothing(found)))
-    blocks.append("\n".join(f"- {escape_markdown(line)}" for line in _tried(found)))
-    return "\n\n".join(blocks) + "\n"
+        sections += _transition(found, transition)
+        for made in (scripts or {}).get(number, ()):
+            sections += reproduction_sections(made)
+    title, *skipped = _tried(found)
+    return [
+        *(sections or [Section(title=_nothing(found))]),
+        Section(title=title, body=tuple(skipped)),
+    ]
 
 
 def encode_bisection(found: Bisection) -> dict[str, Any]:
@@ -110,49 +92,35 @@ def _environment(transition: Transition) -> str:
     return f"environment: {'; '.join(environment_lines(before, after))}"
 
 
-def _transition_lines(found: Bisection, transition: Transition, layout: Layout) -> Iterator[str]:
-    yield layout.styled(layout.wrapped(_headline(found, transition)), "strong")
-    if len(transition.changed) > 1:
-        yield layout.wrapped(f"  {_environment(transition)}", indent="    ")
-    for index, finding in enumerate(transition.findings):
-        verdict = finding.verdict.replace("_", " ")
-        yield layout.wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
-        for line in finding_details(finding):
-            yield layout.wrapped(f"    {line}", indent="      ", most_lines=4)
-        if transition.responsible:
-            culprit = transition.responsible[index].sentence
-            yield layout.wrapped(f"    which package: {culprit}", indent="      ")
-        yield layout.wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
-        numbers = example_lines(finding, transition.references, transition.observed)
-        yield from (layout.wrapped(f"      {line}", indent="        ") for line in numbers)
-
-
-def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Iterator[str]:
-    verdict = finding.verdict.replace("_", " ")
-    yield f"### {escape_markdown(f'{verdict}: {finding_title(finding)}')}"
-    details = [*finding_details(finding)]
-    if transition.responsible:
-        details.append(f"which package: {transition.responsible[index].sentence}")
-    details.append(f"cases: {case_set(finding.cases)}")
-    yield "\n".join(f"- {escape_markdown(line)}" for line in details)
-    numbers = example_lines(finding, transition.references, transition.observed)
-    if numbers:
-        yield fenced("\n".join(numbers), "text")
+def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
+    changed = [_environment(transition)] if len(transition.changed) > 1 else []
+    title = _headline(found, transition)
+    yield Section(title=title, body=tuple(changed), level=2, style="strong")
+    culprits = transition.responsible or (None,) * len(transition.findings)
+    for finding, culprit in zip(transition.findings, culprits, strict=True):
+        yield finding_section(
+            finding.verdict.replace("_", " "),
+            finding,
+            transition.references,
+            transition.observed,
+            package=culprit.sentence if culprit else None,
+        )
 
 
 def _nothing(found: Bisection) -> str:
     settings = found.settings
-    what = settings.metric or "anything"
-    where = "any two neighbours" if settings.every else "the two ends"
+    what = settings.metric or "everything"
+    where = "any two neighbouring releases" if settings.every else "the two ends"
     return (
-        f"no boundary: between {settings.package} {settings.good} and {settings.bad} {what} of "
-        f"{case_set(found.cases)} is the same, to its bound, in {where}"
+        f"no boundary between {settings.package} {settings.good} and {settings.bad}: {what} of "
+        f"{case_set(found.cases)} is the same within its bound in {where}"
     )
 
 
 def _tried(found: Bisection) -> Iterator[str]:
     tried = ", ".join(map(str, found.tried))
-    how = "by fine-tuning" if found.trained else "by costs alone, without training"
-    yield f"tried {len(found.tried)} of {len(found.versions)} releases, {how}: {tried}"
+    how = "by fine-tuning" if found.trained else "by costs only, without training"
+    releases = count_of(len(found.versions), "release")
+    yield f"tried {len(found.tried)} of {releases}, {how}: {tried}"
     for version, why in found.skipped.items():
         yield f"skipped {version}: {clean(why, longest=_LONGEST_WHY)}"

@@ -1,26 +1,20 @@
-"""What came of an upgrade, as text, as an issue for a library's maintainers, as JSON."""
+"""What an upgrade changes: the report, an issue for a library's maintainers, and JSON."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.upgrade.advice import advice_on
-from peft_regress.environments.upgrade.reproduction_report import reproduction_blocks
-from peft_regress.report.layout import PLAIN
-from peft_regress.report.markdown_syntax import code_span, escape_markdown, fenced
+from peft_regress.environments.upgrade.finding_report import finding_section, reproduction_sections
+from peft_regress.report.document import Code, Line, Section, plain
 from peft_regress.report.sentences import known_defects, outcome_line
-from peft_regress.report.verdict.finding import (
-    case_set,
-    encode_finding,
-    example_lines,
-    finding_details,
-    finding_title,
-)
+from peft_regress.report.table import Row, Table
+from peft_regress.report.verdict.finding import case_set, encode_finding
 from peft_regress.report.verdict.text import style_of
 from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import SCHEMA_VERSION
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,156 +22,113 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.gate.findings import Finding
-    from peft_regress.report.layout import Layout
 
-__all__ = ["encode_upgrade", "upgrade_markdown", "upgrade_text"]
+__all__ = ["encode_upgrade", "upgrade_document"]
 
-_MOST_DEFECT_LINES: Final = 6
-
-
-def upgrade_text(upgrade: Upgrade, layout: Layout = PLAIN) -> str:
-    """Return headline, environment difference, each finding, and what to do."""
-    blocks = ["\n".join(_heading(upgrade, layout))]
-    for number, finding in enumerate(upgrade.findings, start=1):
-        blocks.append("\n".join(_finding_lines(number, finding, upgrade, layout)))
-    defects = known_defects(upgrade.verdict)
-    if defects:
-        lines = [
-            layout.wrapped(f"  {what}: {case_set(ids)} ({len(ids)})", indent="    ", most_lines=3)
-            for what, ids in list(defects.items())[:_MOST_DEFECT_LINES]
-        ]
-        blocks.append("\n".join(["known defects, on both sides:", *lines]))
-    advice = (layout.wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
-    blocks.append("\n".join(["what to do:", *advice]))
-    outcome = layout.styled(
-        layout.wrapped(outcome_line(upgrade.verdict)), style_of(upgrade.verdict)
-    )
-    blocks.append("\n".join([outcome, *map(layout.wrapped, _strictness(upgrade))]))
-    return "\n\n".join(blocks)
+_MOST_DEFECTS: Final = 6
 
 
-def _heading(upgrade: Upgrade, layout: Layout) -> Iterator[str]:
+def upgrade_document(
+    upgrade: Upgrade, scripts: Sequence[Reproduction] | None = None
+) -> list[Section]:
+    """Return the outcome, the environment, each finding, and what to do.
+
+    With `scripts` it is an issue for a library's maintainers: scripts that show the findings, and
+    the versions of all packages that matter.
+    """
+    return [
+        *_heading(upgrade, for_issue=scripts is not None),
+        *_findings(upgrade, scripts or ()),
+        *_known_defects(upgrade),
+        Section(title="what to do:", body=tuple(_advice(upgrade)), level=3),
+        Section(
+            title=outcome_line(upgrade.verdict),
+            body=tuple(_strictness(upgrade)),
+            style=style_of(upgrade.verdict),
+        ),
+    ]
+
+
+def _heading(upgrade: Upgrade, *, for_issue: bool) -> Iterator[Section]:
     asked = " ".join(map(clean, upgrade.requirements))
-    head = layout.wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
-    yield layout.styled(head, style_of(upgrade.verdict))
-    yield layout.wrapped(
-        f"  compared with: {clean(upgrade.compared_with, longest=400)}", indent="    "
+    remarks = (f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks)
+    environment = "; ".join(_changes(upgrade)) or "the same packages on both sides"
+    yield Section(
+        title=f"upgrade {asked}: {outcome_line(upgrade.verdict)}",
+        body=(
+            f"compared with: {clean(upgrade.compared_with, longest=400)}",
+            _versions(upgrade) if for_issue else f"environment: {environment}",
+            *remarks,
+        ),
+        level=2,
+        style=style_of(upgrade.verdict),
     )
-    yield layout.wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
-    for remark in upgrade.remarks:
-        yield layout.wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
+
+
+def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
+    by_finding = {id(made.finding): made for made in scripts}
+    for number, finding in enumerate(upgrade.findings, start=1):
+        verdict = finding.verdict.replace("_", " ")
+        yield finding_section(
+            f"{number}. {verdict} in {count_of(len(finding.members), 'case')}",
+            finding,
+            upgrade.references,
+            upgrade.observed,
+            package=_culprit(finding, upgrade),
+        )
+        made = by_finding.get(id(finding))
+        if made is not None:
+            yield from reproduction_sections(made)
+
+
+def _known_defects(upgrade: Upgrade) -> Iterator[Section]:
+    lines = [
+        Line(f"{what}: {case_set(ids)} ({len(ids)})", most_lines=3)
+        for what, ids in list(known_defects(upgrade.verdict).items())[:_MOST_DEFECTS]
+    ]
+    if lines:
+        yield Section(title="known defects, on both sides:", body=tuple(lines), level=3)
 
 
 def _strictness(upgrade: Upgrade) -> list[str]:
     better = len(upgrade.verdict.unaccepted())
     if not upgrade.strict or not better:
         return []
-    return [f"FAILED by --strict: {better} better than the baseline, and nobody has accepted that"]
+    return [f"FAILED by --strict: {count_of(better, 'improvement')} not accepted"]
 
 
-def _advice_lines(upgrade: Upgrade) -> Iterator[str]:
+def _advice(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
     for parts in advice_on(upgrade):
-        shown = (f"`{part}`" if index % 2 else part for index, part in enumerate(parts))
-        yield " ".join(filter(None, shown))
+        yield tuple(Code(part) if index % 2 else part for index, part in enumerate(parts))
 
 
-def _environment(upgrade: Upgrade) -> str:
-    return "; ".join(_moves(upgrade)) or "the same packages on both sides"
-
-
-def _moves(upgrade: Upgrade) -> list[str]:
+def _changes(upgrade: Upgrade) -> list[str]:
     ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
     pairs = {name: [one or "absent" for one in upgrade.changed[name]] for name in ordered}
     return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
 
-def _finding_lines(
-    number: int, finding: Finding, upgrade: Upgrade, layout: Layout
-) -> Iterator[str]:
-    count = len(finding.members)
-    verdict = finding.verdict.replace("_", " ")
-    head = f"{number}. {verdict} in {count} {'case' if count == 1 else 'cases'}"
-    yield layout.styled(layout.wrapped(f"{head}: {finding_title(finding)}", indent="   "), "strong")
-    for line in finding_details(finding):
-        yield layout.wrapped(f"   {line}", indent="     ", most_lines=4)
-    culprit = _culprit(finding, upgrade)
-    if culprit:
-        yield layout.wrapped(f"   which package: {culprit}", indent="     ")
-    yield layout.wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
-    numbers = example_lines(finding, upgrade.references, upgrade.observed)
-    if numbers:
-        yield layout.wrapped(f"   for example {clean(finding.example.case)}:", indent="     ")
-        yield from (layout.wrapped(f"     {line}", indent="       ") for line in numbers)
+def _versions(upgrade: Upgrade) -> Table:
+    before = next(iter(upgrade.references.values())).environment if upgrade.references else {}
+    after = upgrade.candidate.environment
+    names = [name for name in ("python", *SUSPECTS) if name in before or name in after]
+    names += [name for name in upgrade.changed if name not in names]
+    rows = (
+        Row(cells=(clean(name), *(clean(side.get(name, "absent")) for side in (before, after))))
+        for name in names
+    )
+    return Table(headings=("package", "before", "after"), rows=tuple(rows))
 
 
 def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
-    """Return which package does it, as far as that is a question and has an answer."""
+    """Return which package caused a finding, as far as that is known."""
     if finding not in upgrade.suspected:
         return None
     if upgrade.responsible:
         return upgrade.responsible[upgrade.suspected.index(finding)].sentence
-    return (
-        f"{next(iter(upgrade.changed))}, the only one that changed"
-        if len(upgrade.changed) == 1
-        else None
-    )
-
-
-def upgrade_markdown(upgrade: Upgrade, reproductions: Sequence[Reproduction] = ()) -> str:
-    """Return the text of an issue: what moved, in which versions, how to see it, the numbers."""
-    asked = " ".join(map(clean, upgrade.requirements))
-    title = f"## {escape_markdown(f'{asked}: {outcome_line(upgrade.verdict)}')}"
-    blocks = [title, _versions_table(upgrade)]
-    blocks += [f"Note: {escape_markdown(clean(remark, longest=400))}" for remark in upgrade.remarks]
-    by_finding = {id(made.finding): made for made in reproductions}
-    for number, finding in enumerate(upgrade.findings, start=1):
-        blocks += _finding_blocks(number, finding, upgrade)
-        made = by_finding.get(id(finding))
-        if made is not None:
-            blocks += reproduction_blocks(made)
-    blocks.append("### What to do")
-    blocks.append("\n".join(_advice_markdown(upgrade)))
-    blocks += [escape_markdown(line) for line in _strictness(upgrade)]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _advice_markdown(upgrade: Upgrade) -> Iterator[str]:
-    for parts in advice_on(upgrade):
-        # A command must be copied as it stands.
-        shown = (
-            code_span(part) if index % 2 else escape_markdown(part)
-            for index, part in enumerate(parts)
-        )
-        yield f"- {' '.join(filter(None, shown))}"
-
-
-def _versions_table(upgrade: Upgrade) -> str:
-    named = ["python", *SUSPECTS]
-    sides = next(iter(upgrade.references.values())).environment if upgrade.references else {}
-    names = [name for name in named if name in sides or name in upgrade.candidate.environment]
-    names += [name for name in upgrade.changed if name not in names]
-    lines = ["| package | before | after |", "| --- | --- | --- |"]
-    for name in names:
-        cells = (name, sides.get(name, "absent"), upgrade.candidate.environment.get(name, "absent"))
-        lines.append("| " + " | ".join(escape_markdown(clean(cell)) for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def _finding_blocks(number: int, finding: Finding, upgrade: Upgrade) -> Iterator[str]:
-    count = len(finding.members)
-    title = escape_markdown(finding_title(finding))
-    verdict = finding.verdict.replace("_", " ")
-    yield f"### {number}. {verdict} in {count} {'case' if count == 1 else 'cases'}: {title}"
-    details = [*finding_details(finding)]
-    culprit = _culprit(finding, upgrade)
-    if culprit:
-        details.append(f"which package: {culprit}")
-    details.append(f"cases: {case_set(finding.cases)}")
-    yield "\n".join(f"- {escape_markdown(line)}" for line in details)
-    numbers = example_lines(finding, upgrade.references, upgrade.observed)
-    if numbers:
-        yield f"For example {escape_markdown(clean(finding.example.case))}:"
-        yield fenced("\n".join(numbers), "text")
+    if len(upgrade.changed) == 1:
+        return f"{next(iter(upgrade.changed))}, the only one that changed"
+    return None
 
 
 def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
@@ -205,7 +156,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             }
             for case in upgrade.verdict.cases
         ],
-        "what_to_do": list(_advice_lines(upgrade)),
+        "what_to_do": [plain(words) for words in _advice(upgrade)],
     }
 
 

@@ -1,23 +1,36 @@
-"""Write a run in the formats of other tools. Pure: a run in, text out; no IO, no judgement."""
+"""Write a run in the formats of other tools. Pure: a run in, text out; no IO, no judgement.
 
-from peft_regress.report.export.bencher import bencher_json
-from peft_regress.report.export.csv_table import csv_table
-from peft_regress.report.export.github_action_benchmark import (
-    DIRECTIONS,
-    directed_metrics,
-    github_action_benchmark_json,
+To add a format, write a module that registers an `Exporter`, and import it below.
+"""
+
+from peft_regress.report.export import (
+    bencher,
+    csv_table,
+    github_action_benchmark,
+    junit,
 )
-from peft_regress.report.export.junit import junit_xml, metric_properties
-from peft_regress.report.export.narrowing import narrow, without_metrics
+from peft_regress.report.export.exporter import (
+    EXPORTERS,
+    Exporter,
+    directions,
+    left_out,
+    register,
+    texts_of,
+)
+from peft_regress.report.export.junit import metric_properties
+from peft_regress.report.export.narrowing import narrow
 
 __all__ = [
-    "DIRECTIONS",
-    "bencher_json",
+    "EXPORTERS",
+    "Exporter",
+    "bencher",
     "csv_table",
-    "directed_metrics",
-    "github_action_benchmark_json",
-    "junit_xml",
+    "directions",
+    "github_action_benchmark",
+    "junit",
+    "left_out",
     "metric_properties",
     "narrow",
-    "without_metrics",
+    "register",
+    "texts_of",
 ]

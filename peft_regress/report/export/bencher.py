@@ -1,7 +1,6 @@
 """Bencher Metric Format: {benchmark: {measure: {value, lower_value?, upper_value?}}}.
 
-https://bencher.dev/docs/reference/bencher-metric-format/. A measure is named by its slug; names
-and slugs have the lengths that Bencher takes.
+https://bencher.dev/docs/reference/bencher-metric-format/. The name of a measure is its slug.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.errors import InputError
+from peft_regress.report.export.exporter import Exporter, register
 from peft_regress.report.export.narrowing import add_once, seed_values
 from peft_regress.text import clean, printable
 
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
 __all__ = ["bencher_json"]
 
 _LONGEST_BENCHMARK: Final = 1024
-"""In bytes, as Bencher counts."""
+"""In bytes, which is what Bencher counts."""
 
 _LONGEST_MEASURE: Final = 64
 
 
 def bencher_json(run: Run) -> str:
-    """Return each case that has metrics as a benchmark, values unscaled; the bounds are the seeds'.
+    """Return each case with metrics as a benchmark, unscaled, with its lowest and highest seed.
 
-    Raises `InputError` for names that Bencher does not take or would take for one another.
+    Raises `InputError` for names that Bencher refuses, or that it would mistake for each other.
     """
     benchmarks: dict[str, Any] = {}
     for case, record in run.cases.items():
         if record.metrics:
             name = printable(case)
             if len(name.encode()) > _LONGEST_BENCHMARK:
-                msg = f"Bencher takes names of {_LONGEST_BENCHMARK} bytes, not case {clean(case)!r}"
+                most = f"Bencher takes names of at most {_LONGEST_BENCHMARK} bytes"
+                msg = f"case {clean(case)!r}: {most}"
                 raise InputError(msg)
             add_once(benchmarks, name, _measures(record.metrics), tool="Bencher")
     return json.dumps(benchmarks, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -50,12 +51,10 @@ def _measures(metrics: dict[str, Metric]) -> dict[str, Any]:
 
 
 def _slug(name: str) -> str:
-    """Return a metric's name in lower case with single hyphens: forward_flops_b32 -> -flops-b32."""
+    """Return a name in lower case with single hyphens: forward_flops_b32 -> forward-flops-b32."""
     slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not 0 < len(slug) <= _LONGEST_MEASURE:
-        msg = (
-            f"Bencher takes slugs of 1 to {_LONGEST_MEASURE} characters, not metric {clean(name)!r}"
-        )
+        msg = f"metric {clean(name)!r}: Bencher takes slugs of 1 to {_LONGEST_MEASURE} characters"
         raise InputError(msg)
     return slug
 
@@ -64,7 +63,12 @@ def _values(metric: Metric) -> dict[str, float]:
     values: dict[str, float] = {"value": metric.value}
     seeds = seed_values(metric)
     if seeds:
-        # The mean of equal numbers may be a rounding error beyond them.
+        # Rounding may put the mean of equal numbers beside them.
         values["lower_value"] = min(metric.value, *seeds)
         values["upper_value"] = max(metric.value, *seeds)
     return values
+
+
+BENCHER: Final = register(
+    Exporter(name="bencher", write=lambda run: {"": bencher_json(run)}, numbers_only=True)
+)

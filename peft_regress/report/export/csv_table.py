@@ -1,4 +1,4 @@
-"""CSV as RFC 4180 has it, one row a case and metric."""
+"""CSV by RFC 4180: one row for each case and metric."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.report.export.exporter import Exporter, register
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
@@ -32,15 +33,15 @@ COLUMNS: Final = (
     "error",
 )
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  (they are meant)
-"""What a spreadsheet takes for a formula, in full width too."""
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  (full width)
+"""What a spreadsheet takes for a formula, full-width forms included."""
 
 
 def csv_table(run: Run) -> str:
-    """Return the header and the rows: numbers exact and unscaled, `samples` as JSON.
+    """Return the header and the rows: numbers are exact and unscaled, `samples` are JSON.
 
-    A case without metrics has one row, with its status and error. Text that a spreadsheet would
-    take for a formula has an apostrophe in front.
+    A case without metrics has one row, with its status and error. An apostrophe precedes text that
+    a spreadsheet would take for a formula.
     """
     stream = io.StringIO()
     writer = csv.writer(stream)
@@ -75,6 +76,9 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
 
 
 def _text(text: str) -> str:
-    """Return text from a file as a cell on one line that is text in a spreadsheet, too."""
+    """Return text from a file as one line that a spreadsheet takes for text."""
     shown = printable(text)
     return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
+
+
+CSV: Final = register(Exporter(name="csv", write=lambda run: {"": csv_table(run)}))

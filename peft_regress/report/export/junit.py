@@ -1,8 +1,8 @@
-"""JUnit XML: a test case a case, its metrics as properties.
+"""JUnit XML: a test case for each case, with its metrics as properties.
 
-There is no standard. Elements and attributes are those that Jenkins' schema has
-(https://github.com/jenkinsci/xunit-plugin, junit-10.xsd), and `properties` stand in a test case as
-pytest writes them and https://github.com/testmoapp/junitxml describes them.
+There is no standard. Elements and attributes follow Jenkins' schema
+(https://github.com/jenkinsci/xunit-plugin, junit-10.xsd). A test case has `properties` as pytest
+writes them and https://github.com/testmoapp/junitxml describes them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
+from peft_regress.report.export.exporter import Exporter, register
 from peft_regress.text import printable
 
 if TYPE_CHECKING:
@@ -21,16 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["junit_xml", "metric_properties"]
 
 _TAGS: Final = {"error": "error", "unsupported": "skipped"}
-"""The element that says why a case has no metrics, by status."""
+"""By status: the element that explains why a case has no metrics."""
 
 
 def metric_properties(record: Record) -> list[tuple[str, int | float]]:
-    """Return the metrics as properties of a test: the name says the unit, the value is exact."""
+    """Return the metrics of a case as properties of its test, exact and unscaled."""
     return [(name, metric.value) for name, metric in record.metrics.items()]
 
 
 def junit_xml(run: Run) -> str:
-    """Return a run as one test suite: `error` for a case in error, `skipped` for an unsupported."""
+    """Return a run as one test suite: cases in error have `error`, unsupported ones `skipped`."""
     counts = Counter(record.status for record in run)
     suites = ET.Element("testsuites")
     suite = ET.SubElement(
@@ -62,9 +63,12 @@ def _add_case(suite: ET.Element, record: Record) -> None:
 
 
 def _add_properties(element: ET.Element, properties: Iterable[tuple[str, object]]) -> None:
-    """Add properties; what XML 1.0 has no character for stands as its escape."""
+    """Add properties; characters that XML 1.0 does not allow become escapes."""
     found = [(printable(name), printable(str(value))) for name, value in properties]
     if found:
         parent = ET.SubElement(element, "properties")
         for name, value in found:
             ET.SubElement(parent, "property", name=name, value=value)
+
+
+JUNIT: Final = register(Exporter(name="junit", write=lambda run: {"": junit_xml(run)}))

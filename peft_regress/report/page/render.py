@@ -1,22 +1,22 @@
-"""Put the page together: template, style, scripts and data in one file that asks no network."""
+"""Put the page together: template, style, scripts and data, in one file that loads nothing else."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 from importlib import resources
+from string import Template
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
 
 __all__ = ["LIBRARIES", "SCRIPTS", "STYLES", "embed_json", "render_page"]
 
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
-"""The vendored libraries, in the order that they are loaded in."""
+"""The vendored libraries, in the order of loading."""
 
 STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "media.css")
-"""The style sheets, joined in this order."""
+"""The style sheets, in the order of joining."""
 
 SCRIPTS: tuple[str, ...] = (
     "model.js",
@@ -42,39 +42,36 @@ SCRIPTS: tuple[str, ...] = (
     "theme.js",
     "router.js",
 )
-"""The page's own scripts, joined in this order: each uses those before it."""
+"""The page's own scripts, in the order of joining: each uses only those before it."""
 
 _JSON_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
 
 def render_page(data: dict[str, Any]) -> str:
-    """Return the page that shows `data` as one HTML file; docs/report.md says what is in it.
+    """Return the page that shows `data`, as one HTML file; docs/report.md describes it.
 
-    `data` are standard JSON values, whose strings may be anything. Raises ValueError on NaN.
+    `data` are JSON values with any strings. Raises `ValueError` on NaN.
     """
     scripts = [_asset("vendor", name) for name in LIBRARIES]
     scripts.append("\n".join(_asset("assets", name) for name in SCRIPTS))
-    template = Environment(
-        autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True
-    ).from_string(_asset("assets", "page.html"))
-    return template.render(
-        policy=_content_security_policy(scripts),
+    return Template(_asset("assets", "page.html")).substitute(
+        policy=html.escape(_content_security_policy(scripts)),
         style="\n".join(_asset("assets", name) for name in STYLES),
-        scripts=scripts,
         data=embed_json(data),
+        scripts="\n".join(f"<script>{script}</script>" for script in scripts),
     )
 
 
 def embed_json(value: Any) -> str:
-    """Write a value as JSON that no string in it can end, or comment out, its element by."""
+    """Return a value as JSON in which no string can end its HTML element or comment it out."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     return text.translate(_JSON_ESCAPES)
 
 
 def _content_security_policy(scripts: list[str]) -> str:
-    """Allow these very scripts and nothing else: no request, no eval, no handler in an attribute.
+    """Allow only these scripts: no request, no eval, no handler in an attribute.
 
-    Inline style is allowed: Plot writes a style element into each plot.
+    Inline style is allowed, because Plot writes a style element into each plot.
     """
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     return (

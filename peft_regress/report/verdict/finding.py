@@ -28,7 +28,7 @@ __all__ = [
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
 _LONGEST_SET: Final = 2000
-_LONGEST_WORD: Final = 80
+_LONGEST_WORD: Final = 50
 _HOLES: Final = {
     "missing": "expected, and no record came",
     "new": "no accepted baseline holds it",

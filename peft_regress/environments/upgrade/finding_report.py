@@ -1,0 +1,52 @@
+"""One finding of an upgrade or a bisection, and a script that shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from peft_regress.report.document import Line, Listing, Section
+from peft_regress.report.verdict.finding import (
+    case_set,
+    example_lines,
+    finding_details,
+    finding_title,
+)
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from peft_regress.environments.reproduction.reproduce import Reproduction
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.judge import Observation
+
+__all__ = ["finding_section", "reproduction_sections"]
+
+
+def finding_section(
+    head: str,
+    finding: Finding,
+    references: Mapping[str, Observation],
+    observed: Mapping[str, Observation],
+    *,
+    package: str | None,
+) -> Section:
+    """Return what changed, where, by which package, in which cases, and an example's numbers."""
+    body: list[Line | Listing] = [Line(line, most_lines=4) for line in finding_details(finding)]
+    if package:
+        body.append(Line(f"which package: {package}"))
+    body.append(Line(f"cases: {case_set(finding.cases)}", most_lines=6))
+    numbers = example_lines(finding, references, observed)
+    if numbers:
+        body.append(Line(f"for example {clean(finding.example.case)}:"))
+        body.append(Listing("\n".join(numbers)))
+    title = f"{head}: {finding_title(finding)}"
+    return Section(title=title, body=tuple(body), level=3, style="strong")
+
+
+def reproduction_sections(made: Reproduction) -> Iterator[Section]:
+    """Yield the script, then what it prints on each side."""
+    script = Listing(made.script.rstrip(), "python")
+    yield Section(title=f"A script that needs only {clean(made.needs)}:", body=(script,))
+    for side, output in made.outputs.items():
+        yield Section(title=f"It prints, with {clean(side)}:", body=(Listing(output.rstrip()),))
