@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 
 from peft_regress.errors import InputError
 
-__all__ = ["BFLOAT16_SUFFIX", "Case", "Json", "split_case_id"]
+__all__ = ["BFLOAT16_SUFFIX", "Adaptation", "Case", "Json", "split_case_id"]
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 BFLOAT16_SUFFIX = "-bf16"
 """Ends the name of a method whose base model is in bfloat16."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """What the cost of a training step depends on: a case without its task."""
+
+    method: str
+    architecture: str
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        method = self.method if self.rank is None else f"{self.method}-r{self.rank}"
+        return f"{method}/{self.architecture}"
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,16 +40,15 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     @property
     def id(self) -> str:
         """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` where there is no rank."""
-        ranked = self.method if self.rank is None else f"{self.method}-r{self.rank}"
-        return f"{self.task}/{ranked}/{self.architecture}"
+        return f"{self.task}/{self.adaptation}"
 
     def __str__(self) -> str:
         return self.id
 
     @property
-    def adaptation(self) -> tuple[str, int | None, str]:
+    def adaptation(self) -> Adaptation:
         """Return what the cost of a step depends on: method, rank and architecture, no task."""
-        return (self.method, self.rank, self.architecture)
+        return Adaptation(method=self.method, architecture=self.architecture, rank=self.rank)
 
 
 def split_case_id(text: str) -> list[str]:

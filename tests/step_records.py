@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from builders import LORA, make_record
 
+from peft_regress.cases import Adaptation
 from peft_regress.measure.step_profile import (
-    Adaptation,
     CostSettings,
     adaptation_cost,
     cost_metrics,

@@ -83,8 +83,8 @@ def cost(architecture: str, method: str, rank: int | None, output: str, **settin
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
+    from peft_regress.cases import Adaptation
     from peft_regress.measure.step_profile import (
-        Adaptation,
         CostSettings,
         checked_cost,
         cost_metrics,

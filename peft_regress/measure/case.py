@@ -27,7 +27,6 @@ from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.sources import source_digest
 from peft_regress.measure.step_profile import (
-    Adaptation,
     CostSettings,
     ProfileCache,
     cost_metrics,
@@ -189,10 +188,9 @@ def measure(  # noqa: PLR0913  (each by its name)
         return failed("unsupported", error)
     except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
         return failed("error", error)
-    adaptation = Adaptation(method=case.method, architecture=case.architecture, rank=case.rank)
     try:
         reports = {
-            suffix: profiles.get(adaptation, CostSettings(batch=batch))
+            suffix: profiles.get(case.adaptation, CostSettings(batch=batch))
             for suffix, batch in (("", 1), (BATCH_SUFFIX, 32))
         }
         trial.run(run_rounds if trains else None)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from peft_regress.cases import Adaptation
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.metrics import Metric
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Ledger
 
 __all__ = [
-    "Adaptation",
     "CostReport",
     "CostSettings",
     "ProfileCache",
@@ -44,15 +44,6 @@ __all__ = [
 ]
 
 _COST_SEED: Final = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adaptation:
-    """What the cost of a training step depends on; no task."""
-
-    method: str
-    architecture: str
-    rank: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ class CollectionHooks:
                 msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
                 raise InputError(msg)
             cases[case.id] = case
-            item.add_marker(pytest.mark.xdist_group("/".join(map(str, case.adaptation))))
+            item.add_marker(pytest.mark.xdist_group(str(case.adaptation)))
             # A case that fails before its first timed round leaves the timer unused: no news.
             item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
         return cases

@@ -35,6 +35,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from peft_regress.cases import Adaptation
     from peft_regress.runs.schema import Record
 
 __all__ = ["RunFile", "read_run_file", "run_document", "without_host", "write_run_file"]
@@ -127,7 +128,7 @@ def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
 
 def _with_shared_ledgers(run: Run) -> Run:
     """Keep a ledger once, and let the other cases that have it name the first."""
-    holders: dict[tuple[str, int | None, str], str] = {}
+    holders: dict[Adaptation, str] = {}
     cases = dict(run.cases)
     for name, record in run.cases.items():
         holder = holders.setdefault(record.case.adaptation, name)

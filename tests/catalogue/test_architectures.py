@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from peft_regress import registry
+from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
@@ -24,7 +25,6 @@ from peft_regress.catalogue.architectures.output_layer import output_layer, with
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.measure.sources import train_source
 from peft_regress.measure.step_profile import (
-    Adaptation,
     CostSettings,
     adaptation_cost,
     checked_cost,

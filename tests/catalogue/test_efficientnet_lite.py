@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.models import ResNet18_Weights
 
 from peft_regress import registry
+from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import EFFICIENTNET_LITE0
 from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     EfficientNetLiteNetwork,
@@ -21,7 +22,7 @@ from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     renamed_weights,
 )
 from peft_regress.errors import AbsentError
-from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
 # The authors' notation: repeats, kernel, stride, expansion, input and output channels.
 PUBLISHED_BLOCKS = (

@@ -10,12 +10,13 @@ import torch
 from tiny_methods import adapted, each, trained
 from torch import nn
 
+from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import RESNET18
 from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
 BOTH = (GALORE, GALORE_CLONED)
 

@@ -25,7 +25,7 @@ from peft_regress.catalogue.methods import LORA
 from peft_regress.environments.reproduction.methods import Network, adapting
 from peft_regress.environments.reproduction.script import FACTS, facts_for, reproduction_script
 from peft_regress.errors import UnknownNameError
-from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 from peft_regress.metrics import METRICS
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
@@ -76,7 +76,7 @@ def run_alone(script, tmp_path, *, packages=None):
 def costs(pairing):
     case = parse_case_id(f"shift/{pairing}")
     report = adaptation_cost(
-        Adaptation(method=case.method, architecture=case.architecture, rank=case.rank),
+        case.adaptation,
         CostSettings(),
     )
     step = report.step

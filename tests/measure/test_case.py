@@ -8,14 +8,13 @@ import pytest
 from tiny_network import TinyArchitecture
 
 from peft_regress import registry
-from peft_regress.cases import Case
+from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, SourceError, UnknownNameError
 from peft_regress.measure import case as measuring
 from peft_regress.measure import recipe, step_profile
 from peft_regress.measure.case import define, measure
 from peft_regress.measure.step_profile import (
-    Adaptation,
     CostSettings,
     ProfileCache,
     adaptation_cost,

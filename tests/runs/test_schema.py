@@ -11,7 +11,7 @@ from builders import LORA, make_case, make_metric, make_record, make_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.cases import Case
+from peft_regress.cases import Adaptation, Case
 from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
 from peft_regress.runs.schema import (
@@ -37,7 +37,11 @@ def test_id_has_no_rank_where_the_method_has_none() -> None:
 
 def test_adaptation_knows_no_task() -> None:
     first, second = make_case("shift/lora-r4/resnet18"), make_case("unseen/lora-r4/resnet18")
-    assert first.adaptation == second.adaptation == ("lora", 4, "resnet18")
+    assert (
+        first.adaptation
+        == second.adaptation
+        == Adaptation(method="lora", architecture="resnet18", rank=4)
+    )
 
 
 @pytest.mark.parametrize("kind", [Case, Metric, Failure, Record, Run, Selection, Acceptance])

@@ -30,12 +30,12 @@ from torch import nn
 from peft_regress import registry
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import named_cases, newest_references
-from peft_regress.cases import BFLOAT16_SUFFIX
+from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.cost import profile_step
-from peft_regress.measure.step_profile import Adaptation, CostReport, CostSettings, adaptation_cost
+from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -120,7 +120,8 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
 
 def _large_part(architecture_name: str) -> dict[str, float]:
     from peft_regress import registry
-    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.cases import Adaptation
+    from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
     # Everything is imported, and every cache of the libraries filled, by a small profile.
     small = Adaptation(method="full", architecture="shufflenet_v2_x0_5")
@@ -137,14 +138,16 @@ def _large_part(architecture_name: str) -> dict[str, float]:
 
 def _needed_part() -> dict[str, float]:
     """Do what `peft-regress cost` of this pairing cannot do without."""
-    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.cases import Adaptation
+    from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
     adaptation_cost(Adaptation(method="lora", architecture="resnet18", rank=4), CostSettings())
     return {}
 
 
 def _many_part() -> dict[str, float]:
-    from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
+    from peft_regress.cases import Adaptation
+    from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
     methods = (("full", None), ("head", None), ("lora", 4), ("dora", 4), ("galore", 4))
     architectures = ("shufflenet_v2_x0_5", "mobilenet_v3_small", "mobilenet_v2", "resnet18")
