@@ -1,4 +1,4 @@
-"""What can be refused before the step, so that nothing is measured that no real step would do."""
+"""Checks before the step is taken: refuse what no real training step could do."""
 
 from __future__ import annotations
 
@@ -26,21 +26,24 @@ __all__ = ["check_model", "check_optimizer", "check_step"]
 def check_step(
     input_shape: Sequence[int], num_classes: int, loss: Loss, dtype: torch.dtype
 ) -> None:
-    """Raise `InputError` for a step that no model could take."""
+    """Refuse a step that no model could take. Raises `InputError`."""
     if not isinstance(input_shape, tuple | list) or not all(map(_is_size, input_shape)):
-        msg = f"input_shape {input_shape!r} is no tuple of whole numbers, such as (1, 3, 224, 224)"
+        msg = (
+            f"input_shape {input_shape!r} is not a tuple of whole numbers, such as (1, 3, 224, 224)"
+        )
         raise InputError(msg)
     if not input_shape or min(input_shape) < 0 or prod(input_shape) > sys.maxsize:
-        msg = f"input_shape {tuple(input_shape)} is no shape of a batch, such as (1, 3, 224, 224)"
+        shape = tuple(input_shape)
+        msg = f"input_shape {shape} is not the shape of a batch, such as (1, 3, 224, 224)"
         raise InputError(msg)
     if not _is_size(num_classes) or num_classes < 1:
-        msg = f"num_classes has to be 1 or more, not {num_classes!r}"
+        msg = f"num_classes must be 1 or more, not {num_classes!r}"
         raise InputError(msg)
     if loss not in get_args(Loss):
-        msg = f"loss has to be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
+        msg = f"loss must be one of {', '.join(map(repr, get_args(Loss)))}, not {loss!r}"
         raise InputError(msg)
     if not (dtype.is_floating_point or dtype.is_complex):
-        msg = f"dtype has to be a floating-point one, not {dtype}: the input is drawn at random"
+        msg = f"dtype must be a floating-point type, not {dtype}: the input is drawn at random"
         raise InputError(msg)
 
 
@@ -49,15 +52,18 @@ def _is_size(value: object) -> bool:
 
 
 def check_model(model: nn.Module, *, fake: bool) -> None:
-    """Raise for a model whose training step cannot be taken, or not seen, operator by operator."""
+    """Refuse a model whose training step cannot be recorded operator by operator.
+
+    Raises `UnprofilableModelError`, or `NothingToTrainError` if no parameter requires a gradient.
+    """
     owner = type(model).__name__
-    for kind, name, problem in _problems(model, fake=fake):
-        msg = f"{kind} {name!r} of {owner} {problem}"
+    for what, name, problem in _problems(model, fake=fake):
+        msg = f"{what} {name!r} of {owner} {problem}"
         raise UnprofilableModelError(msg)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         msg = (
-            f"nothing to train: none of the parameters of {owner} requires a "
-            "gradient. Set requires_grad on those to be trained, the classifier's for example."
+            f"nothing to train: no parameter of {owner} requires a gradient. Set requires_grad on "
+            "the parameters that shall train, for example the classifier's."
         )
         raise NothingToTrainError(msg)
 
@@ -65,24 +71,24 @@ def check_model(model: nn.Module, *, fake: bool) -> None:
 def _problems(model: nn.Module, *, fake: bool) -> Iterator[tuple[str, str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            problem = "is compiled by torch.jit, so that its operators are not seen one by one"
+            problem = "is compiled by torch.jit, which hides its operators"
             yield "module", name, f"{problem}: build it from its Python class"
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             yield "module", name, "makes sparse gradients: build it with sparse=False"
-    for kind, tensors in (
+    for what, tensors in (
         ("parameter", model.named_parameters()),
         ("buffer", model.named_buffers()),
         ("attribute", _attributes(model)),
     ):
         for name, tensor in tensors:
-            unready = _unready(tensor) if kind != "attribute" else None
-            found = unready or _unknown(tensor, fake=fake)
-            if found is not None:
-                yield kind, name, found
+            unready = _unready(tensor) if what != "attribute" else None
+            problem = unready or _unknown(tensor, fake=fake)
+            if problem is not None:
+                yield what, name, problem
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that modules keep as plain attributes."""
+    """Yield tensors that modules keep as plain attributes, with their names."""
     for name, module in model.named_modules():
         for attribute, value in vars(module).items():
             if attribute not in {"_parameters", "_buffers"}:
@@ -92,48 +98,52 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def _unready(tensor: Tensor) -> str | None:
     if nn.parameter.is_lazy(tensor):
-        return "has no shape yet: call the model on a batch once, then measure it"
+        return "has no shape yet: call the model once on a batch, then measure it"
     if tensor.is_meta and not isinstance(tensor, FakeTensor):
         return 'is on the meta device: build the model for real, or call to_empty(device="cpu")'
     if tensor.is_inference():
-        return "was made in inference mode and cannot be trained: build the model outside of it"
+        return "was made in inference mode and cannot train: build the model outside inference mode"
     if getattr(tensor, "_post_accumulate_grad_hooks", None):
         return (
-            "has a hook on its accumulated gradient, which may step an optimizer of its own: "
-            "register the hook in make_optimizer, on the parameters of its argument"
+            "has a hook on its accumulated gradient, which may step another optimizer: register "
+            "the hook in make_optimizer, on the parameters of its argument"
         )
     return None
 
 
 def _unknown(tensor: Tensor, *, fake: bool) -> str | None:
     if isinstance(tensor, FakeTensor) and not fake:
-        return "is a fake tensor, with which no real step can be taken: measure it with fake=True"
+        return "is a fake tensor, which cannot take a real step: measure it with fake=True"
     if has_parts(type(tensor)) and not can_be_taken_apart(tensor):
         return (
-            f"is a {type(tensor).__name__}, whose parts are not known: give that class "
+            f"is a {type(tensor).__name__}, whose inner tensors are unknown: give that class "
             "__tensor_flatten__ and __tensor_unflatten__"
         )
     return layout_problem(tensor)
 
 
 def check_optimizer(optimizer: object, model: nn.Module) -> None:
-    """Raise for an optimizer that would leave the model, or its stand-ins, as they are."""
+    """Refuse an optimizer that would not update the model.
+
+    Raises `InputError` for what is no optimizer with a single step, `NothingToTrainError` if it
+    has none of the trainable parameters.
+    """
     groups = getattr(optimizer, "param_groups", None)
     if groups is None:
         msg = f"make_optimizer returned a {type(optimizer).__name__}, not an optimizer"
         raise InputError(msg)
     if _takes_a_closure(optimizer):
         msg = (
-            f"{type(optimizer).__name__} takes a closure in which it computes the loss as often as "
-            "it likes: it has no single step to measure"
+            f"{type(optimizer).__name__} takes a closure and may compute the loss several times: "
+            "it has no single step to measure"
         )
         raise InputError(msg)
     trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     if not any(id(parameter) in trained for group in groups for parameter in group["params"]):
         msg = (
             f"nothing to train: the {type(optimizer).__name__} has none of the trainable "
-            f"parameters of {type(model).__name__}. make_optimizer has to take them from its "
-            "argument, in which stand-ins are in their places: lambda model: AdamW(...)."
+            f"parameters of {type(model).__name__}. make_optimizer must take them from its "
+            "argument, where stand-ins replace them: lambda model: AdamW(model.parameters())."
         )
         raise NothingToTrainError(msg)
 

@@ -1,13 +1,13 @@
-"""How many FLOPs an operator takes, by formula.
+"""FLOP formulas of operators.
 
-One multiply-add is 2 FLOPs, of complex numbers 8. Counted is matrix work: convolutions, matrix
-products, attention. The additions of a bias, batch normalization, activations, pooling, reductions
-and FFTs are not.
+One multiply-add is 2 FLOPs, of complex numbers 8. Only matrix work counts: convolutions, matrix
+products, attention. Adding a bias, batch normalization, activations, pooling, reductions and FFTs
+do not count.
 
-Two counters share the formulas. The first is right. The second, "the paper's", reports what
-`torch.utils.flop_counter.FlopCounterMode` reports in torch 2.6 to 2.13, whose weight gradient of a
-grouped convolution comes out `groups` times too large; published figures have the same error (what
-theirs count besides is in docs/paper.md), so it is kept here, where a fix upstream cannot move it.
+Two counters share the formulas. The first is correct. The second, the paper's, reports what
+`torch.utils.flop_counter.FlopCounterMode` reports in torch 2.6 to 2.13: its weight gradient of a
+grouped convolution is `groups` times too large. Published figures have this error (docs/paper.md
+lists their other differences), so the formulas keep it, and a fix in torch cannot move it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ aten = torch.ops.aten
 
 
 # --- Matrix products ------------------------------------------------------------------------------
-# (m, k) @ (k, n): each of the m*n results is a sum of k products, so m*n*k multiply-adds.
+# (m, k) @ (k, n): each of the m*n results sums k products, so m*n*k multiply-adds.
 
 
 @register_paper_formula(aten.mm)
@@ -59,7 +59,7 @@ def _baddbmm(_bias: Tensor, a: Tensor, b: Tensor, **_: Any) -> int:
     return _bmm(a, b)
 
 
-# (m, n) @ (n,) and the outer product (m,) x (n,): m*n multiply-adds. torch's counter has neither.
+# (m, n) @ (n,) and the outer product (m,) x (n,): m*n multiply-adds. torch's counter knows neither.
 
 
 @register_products(aten.mv)
@@ -91,8 +91,8 @@ def _euclidean_distance(a: Tensor, b: Tensor, **_: Any) -> int:
     return 2 * a.shape[:-1].numel() * b.shape[-2] * (a.shape[-1] + 2)
 
 
-# An affine grid: theta (n, d, d + 1) times each of the grid's positions, (x, y, .., 1). The result
-# is (n, *spatial, d), so each of its elements is a sum of d + 1 products. Its gradient has as many.
+# An affine grid: theta (n, d, d + 1) times each position of the grid, (x, y, .., 1). The result is
+# (n, *spatial, d), and each element sums d + 1 products. The gradient takes as many.
 
 
 @register_products(aten.affine_grid_generator, aten.cudnn_affine_grid_generator)
@@ -115,17 +115,17 @@ def convolution_flops(
     *,
     transposed: bool = False,
 ) -> int:
-    """Count the FLOPs of a convolution, padding multiplied like any other input.
+    """Count the FLOPs of a convolution; padding is multiplied like any other input.
 
-    Each weight meets every position that the kernel is laid on, once per sample: output positions
-    for a convolution, input positions for a transposed one. Groups need no factor: the weight,
-    (out, in / groups, *kernel) or transposed (in, out / groups, *kernel), is already the smaller.
+    Each weight is used once per sample at every position of the kernel: output positions for a
+    convolution, input positions for a transposed one. Groups need no factor: the weight is already
+    smaller, (out, in / groups, *kernel) or transposed (in, out / groups, *kernel).
 
     Args:
         input_shape: (batch, in channels, *spatial).
-        weight_shape: as above.
+        weight_shape: as described above.
         output_shape: (batch, out channels, *spatial).
-        transposed: whether the convolution is a transposed one.
+        transposed: whether the convolution is transposed.
 
     Returns:
         FLOPs for the whole batch.
@@ -151,7 +151,7 @@ def _convolution(
     return convolution_flops(x.shape, weight.shape, out.shape, transposed=transposed)
 
 
-# Every product x[i] * w[j] that adds to y[k] in the forward pass comes back once in the gradient of
+# Every product x[i] * w[j] of the forward pass that adds to y[k] returns once in the gradient of
 # x[i], as w[j] * dy[k], and once in that of w[j], as x[i] * dy[k]: each costs one forward pass.
 
 
@@ -162,8 +162,8 @@ def _convolution_backward(grad: Tensor, x: Tensor, weight: Tensor, *args: Any, *
     return wanted * convolution_flops(x.shape, weight.shape, grad.shape, transposed=transposed)
 
 
-# torch 2.6 to 2.13 takes the weight gradient for a full convolution of all input channels with all
-# output channels: groups times the products there are.
+# torch 2.6 to 2.13 counts the weight gradient as a convolution of all input channels with all
+# output channels: `groups` times too many products.
 
 
 @register_paper_formula(aten.convolution_backward)
@@ -178,8 +178,8 @@ def _paper_convolution_backward(
 
 # --- Attention ------------------------------------------------------------------------------------
 # query (batch, heads, s, d), key (.., t, d), value (.., t, e). Scores q @ k^T: s*t*d multiply-adds
-# a head, scores @ v: s*t*e. A causal mask is not taken off. The kernel for CPUs stands apart since
-# torch's counter does not know it.
+# a head, scores @ v: s*t*e. A causal mask is not subtracted. The CPU kernel is not in the paper's
+# list since torch's counter does not know it.
 
 
 @register_paper_formula(
@@ -198,7 +198,7 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any)
     return 2 * score_count * (query.shape[-1] + value.shape[-1])
 
 
-# The scores are computed anew (d); then grad scores = dy @ v^T (e), grad v = scores^T @ dy (e),
+# The scores are computed again (d); then grad scores = dy @ v^T (e), grad v = scores^T @ dy (e),
 # grad q = grad scores @ k (d), grad k = grad scores^T @ q (d).
 
 

@@ -1,6 +1,6 @@
-"""Which operators have a FLOP formula, and which must not pass without one.
+"""Which operators have a FLOP formula, and which must have one.
 
-Two registries: the right formulas, and those of "the paper's" counter, torch's own.
+Two registries: the correct formulas, and those of the paper's counter, which is torch's own.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ __all__ = [
     "checked_count",
     "does_matrix_work",
     "formula_of",
+    "location_of",
     "paper_formula_of",
-    "place_of",
     "register_flop_formula",
     "register_paper_formula",
     "register_products",
@@ -37,7 +37,7 @@ _OF_ONE_DTYPE: set[Any] = set()
 
 
 class UncountedOperatorError(PeftRegressError):
-    """An operator that does matrix work, or may, and for which no formula is registered."""
+    """An operator that does matrix work, or may do, has no registered formula."""
 
     def __init__(self, *, operator: str, module: str, phase: str, remedy: str = "") -> None:
         self.operator = operator
@@ -46,42 +46,41 @@ class UncountedOperatorError(PeftRegressError):
         remedy = remedy or (
             "Register one: @peft_regress.cost.register_flop_formula("
             f"torch.ops.{operator}) above a function (*args, out, **kwargs) -> int that gets the "
-            "operator's own arguments and its result; return 0 if it does no matrix work."
+            "operator's own arguments and its result. Return 0 if it does no matrix work."
         )
         super().__init__(
-            f"no FLOP formula for {operator}, reached in {place_of(phase, module)}; counting it as "
-            f"0 would hide work. {remedy}"
+            f"no FLOP formula for {operator}, reached in {location_of(phase, module)}; counting it "
+            f"as 0 would hide work. {remedy}"
         )
 
 
-def place_of(phase: str, module: str) -> str:
-    """Say where in a step something happens, for a message."""
+def location_of(phase: str, module: str) -> str:
+    """Describe a point in a step, for a message: "the forward pass of module 'layer1'"."""
     where = f"module {module!r}" if module else "the model itself"
     known = {"forward": f"the forward pass of {where}", "backward": f"the backward pass of {where}"}
     return known.get(phase, f"the update of {where}")
 
 
 def register_flop_formula(*operators: Any) -> Callable[[Formula], Formula]:
-    """Register a formula, so that operators that the built-in ones do not know can be counted.
+    """Register a formula for operators that the built-in formulas do not cover.
 
     The formula is called as `formula(*args, out=result, **kwargs)` and returns FLOPs. Operators
-    are packets, such as `torch.ops.aten.mm`. The paper's counter does not see it, since torch's
-    does not.
+    are packets, such as `torch.ops.aten.mm`. The paper's counter ignores it, as torch's does.
 
     Raises:
-        InputError: one of the operators has a formula already, or is no packet.
+        InputError: one of the operators already has a formula, or is not a packet.
     """
     return _registrar(_FORMULAS, operators)
 
 
 def register_products(*operators: Any, one_dtype: bool = True) -> Callable[[Formula], Formula]:
-    """Register a built-in formula, which counts a multiply-add as 2 FLOPs whatever its dtype.
+    """Register a built-in formula, which counts a multiply-add as 2 FLOPs for every dtype.
 
-    One of complex numbers is four products and four additions, so 8 FLOPs: four times as many.
+    For complex numbers it is four products and four additions, 8 FLOPs: four times as many.
 
     Args:
         operators: packets of the aten namespace.
-        one_dtype: whether the first three operands, where they are tensors, must have one dtype.
+        one_dtype: whether the tensors among the first three operands must have one dtype.
     """
 
     def register(formula: Formula) -> Formula:
@@ -99,7 +98,7 @@ def register_products(*operators: Any, one_dtype: bool = True) -> Callable[[Form
 
 
 def takes_one_dtype(packet: Any) -> bool:
-    """Tell whether no real step could give the operator operands of different dtypes."""
+    """Return whether the operator refuses operands of different dtypes in a real step."""
     return packet in _OF_ONE_DTYPE
 
 
@@ -115,12 +114,12 @@ def _registrar(
         for operator in operators:
             if not isinstance(operator, OpOverloadPacket):
                 message = (
-                    f"{operator} is no operator packet: register the formula for one, such as "
-                    "torch.ops.aten.mm, and not for an overload, such as torch.ops.aten.mm.default"
+                    f"{operator} is not an operator packet: register the formula for one, such as "
+                    "torch.ops.aten.mm, not for an overload, such as torch.ops.aten.mm.default"
                 )
                 raise InputError(message)
             if operator in registry:
-                message = f"{operator} has a FLOP formula already: {registry[operator].__name__}"
+                message = f"{operator} already has a FLOP formula: {registry[operator].__name__}"
                 raise InputError(message)
         registry.update(dict.fromkeys(operators, formula))
         return formula
@@ -129,30 +128,30 @@ def _registrar(
 
 
 def formula_of(packet: Any) -> Callable[..., int] | None:
-    """Layout up the correct formula of an operator packet; None where it has none."""
+    """Return the correct formula of an operator packet, or None."""
     return _FORMULAS.get(packet)
 
 
-def checked_count(flops: Any, *, operator: str, place: str) -> int:
-    """Return what a formula gave, which may be a user's, or raise `InputError` for no count."""
+def checked_count(flops: Any, *, operator: str, location: str) -> int:
+    """Return the result of a formula, which may be a user's. Raises `InputError` for no count."""
     if not isinstance(flops, int) or isinstance(flops, bool) or flops < 0:
         message = (
-            f"the FLOP formula of {operator}, reached in {place}, gave {flops!r}: a whole number "
-            "of 0 or more is wanted"
+            f"the FLOP formula of {operator}, reached in {location}, returned {flops!r}: it must "
+            "return a whole number of 0 or more"
         )
         raise InputError(message)
     return flops
 
 
 def paper_formula_of(packet: Any) -> Callable[..., int] | None:
-    """Layout up what torch's own counter would apply to a packet; None where it counts nothing."""
+    """Return the formula that torch's own counter applies to a packet, or None."""
     return _PAPER_FORMULAS.get(packet)
 
 
-# --- Operators that must not pass for free --------------------------------------------------------
+# --- Operators that must have a formula -----------------------------------------------------------
 
-# By the words of a name rather than a list of names, so that a kernel that a new release adds, such
-# as another fused convolution, stops the count rather than vanishing from it.
+# By the words of a name, not by a list of names: a kernel that a new release adds, such as another
+# fused convolution, then stops the count instead of vanishing from it.
 # fmt: off
 _MATRIX_WORDS = frozenset({
     "mm", "bmm", "smm", "hspmm", "sspaddmm", "addmm", "addbmm", "baddbmm", "addmv", "mv", "addr",
@@ -170,10 +169,10 @@ _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 
 def does_matrix_work(packet_name: str) -> bool:
-    """Tell whether an operator without a formula must stop the count.
+    """Return whether an operator without a formula must stop the count.
 
-    True for names that say matrix work, and for everything outside torch's own namespaces: what a
-    foreign kernel does cannot be known.
+    True for names that suggest matrix work, and for everything outside torch's own namespaces: the
+    work of a foreign kernel is unknown.
 
     Args:
         packet_name: namespace and name, such as "aten.convolution".

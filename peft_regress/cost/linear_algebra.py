@@ -1,4 +1,4 @@
-"""How many FLOPs decompositions and linear systems take, by formula."""
+"""FLOP formulas of matrix decompositions and linear systems."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ aten = torch.ops.aten
 
 # --- Singular value decomposition -----------------------------------------------------------------
 # Of an (m, n) matrix, m >= n, by R-SVD (Golub and Van Loan, Matrix Computations, 4th edition,
-# figure 8.6.1): the values alone 2 m n^2 + 2 n^3, with thin U and V 6 m n^2 + 20 n^3. An estimate:
-# how many iterations there are depends on the values.
+# figure 8.6.1): values only 2 m n^2 + 2 n^3, with thin U and V 6 m n^2 + 20 n^3. An estimate: the
+# number of iterations depends on the values.
 
 
 @register_products(aten._linalg_svd)  # noqa: SLF001
@@ -51,7 +51,7 @@ def _substitutions(n: int) -> int:
 @register_products(aten._linalg_solve_ex)  # noqa: SLF001
 def _solve(matrix: Tensor, *_args: Any, out: Any, **_: Any) -> int:
     n = matrix.shape[-1]
-    solution = out[0]  # (..., n, k), or (..., n) where the right-hand sides are vectors
+    solution = out[0]  # (..., n, k), or (..., n) if the right-hand sides are vectors
     batch = matrix.shape[:-2].numel()
     return int(batch * _lu(n) + solution.numel() // n * _substitutions(n))
 
@@ -73,5 +73,5 @@ def _pseudoinverse(matrix: Tensor, *_args: Any, **_: Any) -> int:
 
 
 def is_svd(packet: Any) -> bool:
-    """Tell GaLore's projection apart from the rest of an optimizer's step."""
+    """Return whether an operator is the SVD: in an optimizer's step, GaLore's projection."""
     return packet is aten._linalg_svd  # noqa: SLF001

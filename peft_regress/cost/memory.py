@@ -1,8 +1,8 @@
-"""What a log of allocations says: each category's high, the simultaneous peak, who held it.
+"""Summarize a log of allocations: each category's high, the simultaneous peak, who held it.
 
-Pure functions over plain values, so that they are tested without a tensor. Bytes are those of
-storages, as asked for: a view is free, and no allocator's rounding is added (torch's CPU allocator
-rounds nothing off in its own accounts; `MemTracker` rounds on CUDA only).
+Pure functions over plain values, so that tests need no tensors. Bytes are the requested sizes of
+storages: a view is free, and an allocator's rounding is not added (torch's CPU allocator does not
+round its own accounts; `MemTracker` rounds on CUDA only).
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ CATEGORIES: tuple[Category, ...] = (
 
 
 class MemoryEvent(NamedTuple):
-    """One change of what is alive.
+    """One allocation or, with a negative `delta_bytes`, one free.
 
-    A free carries a negative `delta_bytes`. A change of category is two events, the loss first, so
-    that the total never shows a tensor twice.
+    A change of category is two events, the free first, so that the total never counts a tensor
+    twice.
     """
 
     delta_bytes: int
     category: Category
     module: str
     operator: str = ""
-    """What allocated it; '' for what was there before the step."""
+    """What allocated it; '' for what existed before the step."""
 
 
 class ByteSite(NamedTuple):
     """Bytes in one category that one operator allocated for one module.
 
-    Module '' is outside any; operator '' is what was there before the step. The category says in
-    which phase it was allocated: activations in the forward pass, temporaries and gradients in the
+    Module '' is outside any; operator '' is what existed before the step. The category tells the
+    phase of the allocation: activations in the forward pass, temporaries and gradients in the
     backward pass, the optimizer's in `step()`.
     """
 
@@ -57,22 +57,22 @@ class ByteSite(NamedTuple):
 
     @property
     def what(self) -> str:
-        """Name category and operator, such as 'activation aten.convolution', or the category."""
+        """Return 'activation aten.convolution', or the category if there is no operator."""
         return f"{self.category} {self.operator}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySummary:
-    """What a stretch of the log says; every number in bytes."""
+    """The memory of a part of the log, in bytes."""
 
     peak_bytes: int
     """The most that was alive at one time."""
     high_bytes: Mapping[Category, int]
-    """Each category's own maximum, whenever it occurs."""
+    """Each category's own maximum, at whatever moment."""
     end_bytes: Mapping[Category, int]
-    """What is alive in each category after the last event."""
+    """The bytes alive in each category after the last event."""
     peak_index: int
-    """How many events the first moment of the peak comes after."""
+    """The number of events before the first moment of the peak, the last one included."""
     sites_at_peak: tuple[ByteSite, ...]
     """What was alive at that moment; sums to `peak_bytes`. Sorted."""
     sites_at_highs: tuple[ByteSite, ...]
@@ -82,9 +82,9 @@ class MemorySummary:
 
 
 def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> MemorySummary:
-    """Summarize the events from `start` on, so that one step can be told from those before it.
+    """Summarize the events from `start` on: one step without those before it.
 
-    Events before `start` count as already alive: the state they leave takes part in the maxima.
+    What is alive at `start` counts in the maxima.
 
     Raises:
         ValueError: `start` lies outside the log, or a category falls below zero bytes.

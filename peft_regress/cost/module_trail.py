@@ -1,9 +1,9 @@
-"""Which module an operator works for: in the forward pass, and for the same layer in the backward.
+"""Find the module that an operator works for, in the forward and in the backward pass.
 
-Autograd numbers the nodes of its graph in the order of their creation. The numbers at which control
-passes from one module to another, noted in the forward pass, therefore tell for any node of the
-backward pass which module made it. Nothing is hooked into the graph, so nothing is added to it:
-module backward hooks would insert views and change what is measured.
+Autograd numbers the nodes of its graph in the order of their creation. The forward pass notes the
+number whenever control passes from one module to another. A node of the backward pass then belongs
+to the module that was running at its number. The graph gets no hooks: backward hooks of modules
+insert views and change the measurement.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _PEFT_PREFIX = "base_model.model"
 
 
 def module_names(model: nn.Module) -> dict[nn.Module, str]:
-    """Name every module as `named_modules` does, without the prefix that peft's wrapping adds.
+    """Name every module as `named_modules` does, without the prefix that peft adds.
 
-    A layer keeps its name over methods that way: 'layer1.0.conv1', wrapped or not. The model itself
-    is '', and so are peft's wrappers around it.
+    So a layer has one name under every method: 'layer1.0.conv1', wrapped or not. The model itself
+    and peft's wrappers around it are ''.
     """
     names = {}
-    wrapped = _is_peft_s(model)
+    wrapped = _is_wrapped_by_peft(model)
     for name, module in model.named_modules():
         is_wrapper = wrapped and name in {"base_model", _PEFT_PREFIX}
         prefix = _PEFT_PREFIX + "." if wrapped else ""
@@ -37,13 +37,13 @@ def module_names(model: nn.Module) -> dict[nn.Module, str]:
     return names
 
 
-def _is_peft_s(model: nn.Module) -> bool:
-    """Tell peft's wrapper, or a subclass of it, from a model with a submodule of that name."""
+def _is_wrapped_by_peft(model: nn.Module) -> bool:
+    """Return whether a model is peft's wrapper: its own submodule may have the same name."""
     return any(kind.__module__.partition(".")[0] == "peft" for kind in type(model).__mro__)
 
 
 class ModuleTrail:
-    """The modules that control passes through, and when, in autograd's numbering of nodes."""
+    """The modules that run, and from which of autograd's node numbers on each one runs."""
 
     def __init__(self) -> None:
         self._stack: list[str] = []
@@ -52,7 +52,7 @@ class ModuleTrail:
         self._handles: list[RemovableHandle] = []
 
     def follow(self, names: dict[nn.Module, str]) -> None:
-        """Start following calls of these modules; `clear` ends it."""
+        """Follow the calls of these modules until `clear`."""
         for module, name in names.items():
 
             def enter(_module: nn.Module, _args: object, name: str = name) -> None:
@@ -63,30 +63,30 @@ class ModuleTrail:
                 self._stack.pop()
                 self._note(self.current())
 
-            # First in and last out, so that what other hooks compute counts for the module. Always,
+            # First in and last out: what other hooks compute counts for the module. `always_call`
             # since checkpointing leaves a module by an exception once it has computed enough.
             self._handles.append(module.register_forward_pre_hook(enter, prepend=True))
             self._handles.append(module.register_forward_hook(leave, always_call=True))
 
     def current(self) -> str:
-        """Name the module whose forward pass is running; '' outside any."""
+        """Return the name of the module whose forward pass is running; '' outside any."""
         return self._stack[-1] if self._stack else ""
 
-    def forget_nodes(self) -> None:
-        """Drop what is known of nodes, between one step and the next."""
+    def clear_nodes(self) -> None:
+        """Drop the nodes of the last step."""
         self._starts.clear()
         self._owners.clear()
 
     def clear(self) -> None:
-        """Take the hooks off the modules."""
+        """Remove the hooks from the modules."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._stack.clear()
-        self.forget_nodes()
+        self.clear_nodes()
 
     def owner(self, node: Any) -> str:
-        """Name the module that made a node of the backward graph; '' where none did."""
+        """Return the name of the module that made a node of the backward graph; '' if none did."""
         index = bisect_right(self._starts, node._sequence_nr()) - 1  # noqa: SLF001
         return self._owners[index] if index >= 0 else ""
 

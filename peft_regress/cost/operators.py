@@ -1,4 +1,4 @@
-"""What must be known of an operator to account for it."""
+"""The facts about an operator that recording needs."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ __all__ = ["Operator", "describe"]
 
 
 _NO_FOREACH = (
-    "One kernel over many tensors says nothing of its parts: construct the optimizer with "
-    "foreach=False and fused=False."
+    "One kernel over many tensors hides its parts: construct the optimizer with foreach=False "
+    "and fused=False."
 )
 
-# What torch.tensor calls on the values that it has just been given.
+# torch.tensor calls these on the values that it is given.
 _LIFTS = frozenset({torch.ops.aten.lift_fresh, torch.ops.aten.lift_fresh_copy, torch.ops.aten.lift})
 
 
 class Operator(NamedTuple):
-    """What the ledger must know of an operator overload, looked up once."""
+    """The facts about an operator overload, looked up once."""
 
     name: str
     is_counted_op: bool
@@ -52,13 +52,13 @@ class Operator(NamedTuple):
 
 
 def describe(func: Any) -> Operator:
-    """Layout up what there is to know of an overload."""
+    """Look up the facts about an overload."""
     packet = func._overloadpacket  # noqa: SLF001
     name = str(packet)
     formula = formula_of(packet)
     is_foreach = "_foreach_" in name or "_fused_" in name
-    # prim.device, through which fake tensors tell their device, is in no dispatcher to be asked.
-    # An operator with a kernel of its own, such as silu_backward, runs that one, and not its parts.
+    # prim.device, by which fake tensors return their device, is in no dispatcher. An operator with
+    # a kernel of its own, such as silu_backward, runs that kernel and not its parts.
     is_composite = (
         func.namespace != "prim"
         and func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)  # noqa: SLF001
@@ -77,6 +77,6 @@ def describe(func: Any) -> Operator:
         is_foreach=is_foreach,
         real_sizes=real_sizes_of(packet),
         remedy=_NO_FOREACH if is_foreach else "",
-        # torch asks a fake tensor for its device where an error would end the process.
+        # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )

@@ -1,13 +1,14 @@
-"""What one training step costs, in FLOPs and bytes, without computing it.
+"""Measure what one training step costs, in FLOPs and bytes, without computing it.
 
-Under fake tensors a step has shapes and storages but no values: it takes the same time whatever the
-batch, and no memory.
+On fake tensors a step has shapes and storages but no values: it takes no memory, and the same time
+for every batch size.
 """
 
 from __future__ import annotations
 
 import logging
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +21,8 @@ from torch.optim.optimizer import (
 )
 
 from peft_regress.cost.checks import check_model, check_optimizer, check_step
-from peft_regress.cost.recorder import Ledger
-from peft_regress.cost.refusals import cannot_be_fake, checked_logits, checked_objective
+from peft_regress.cost.recorder import StepRecorder
+from peft_regress.cost.refusals import cannot_be_fake, check_objective, checked_logits
 from peft_regress.cost.stand_ins import cloner, swapped_tensors
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
 from peft_regress.gc_pause import paused_gc
@@ -46,34 +47,34 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
 ) -> StepCost:
     """Measure what one training step costs, without a GPU, without data and almost without memory.
 
-    The second of two steps is measured, so that the optimizer's state is there; the projection's
-    FLOPs are those of the first. The model is used in the mode (train or eval) it is in and is left
-    as it was. Stand-ins are in the places of its parameters when `make_optimizer` is called, which
-    must take them from its argument. Attention's inference-only kernels are off meanwhile.
+    Of two steps the second is measured, since the optimizer then has its state; the projection's
+    FLOPs are those of the first. The model keeps its mode (train or eval) and is left unchanged.
+    `make_optimizer` must take the parameters from its argument, where stand-ins replace the
+    model's. Attention's inference-only kernels are off meanwhile.
 
     Args:
         model: returns logits, (batch, num_classes, ...), from one tensor.
         make_optimizer: called once; its optimizer must run one kernel a tensor (foreach=False).
-        input_shape: (batch, channels, height, width), or whatever the model takes.
+        input_shape: (batch, channels, height, width), or any other shape that the model takes.
         num_classes: how many logits the model has.
-        loss: cross-entropy against labels, or the plain sum of the logits as the paper has it.
-        dtype: of the input; the loss is of the logits in float32 where they are in half precision.
+        loss: cross-entropy with labels, or the sum of the logits as in the paper.
+        dtype: of the input. Logits in half precision are cast to float32 for the loss.
         fake: whether to measure on fake tensors; False runs the step for real, on copies and
-            random data, to check that it makes no difference.
+            random data, which must give the same.
 
     Raises:
-        InputError: no model could take such a step, or what makes the optimizer makes none.
+        InputError: no model could take such a step, or `make_optimizer` makes no optimizer.
         NothingToTrainError: no parameter would get a gradient, or an update.
         UnprofilableModelError: the model's path depends on values, an operator has no fake kernel,
-            a parameter is on no device or of another dtype than its input, or the output is not
+            a parameter has no device or another dtype than its input, or the output is not
             logits for `num_classes` classes.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
     check_step(input_shape, num_classes, loss, dtype)
     check_model(model, fake=fake)
-    # Real weights may be met as constants that a closure holds, hence allow_non_fake_inputs.
+    # A closure may hold real weights as constants, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-    ledger = Ledger(mode)
+    recorder = StepRecorder(mode)
     device = next(model.parameters()).device
     with (
         paused_gc(),
@@ -90,82 +91,85 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
             with mode if mode is not None else nullcontext():
                 inputs = torch.randn(input_shape, dtype=dtype, device=device)
                 labels = _labels(inputs, num_classes) if loss == "cross-entropy" else None
-                marks = _run(ledger, model, make_optimizer, inputs, labels, num_classes)
+                step = _Step(recorder, model, inputs, labels, num_classes)
+                marks = _record_two_steps(step, make_optimizer)
         except (RuntimeError, AssertionError) as error:
-            refusal = cannot_be_fake(error, model, ledger.place) if fake else None
+            refusal = cannot_be_fake(error, model, recorder.location) if fake else None
             if refusal is None:
                 raise
             raise refusal from error
         finally:
-            ledger.close()
-    return step_cost(ledger, marks)
+            recorder.close()
+    return step_cost(recorder, marks)
 
 
 def _labels(inputs: Tensor, num_classes: int) -> Tensor:
     return torch.randint(num_classes, inputs.shape[:1], device=inputs.device)
 
 
-def _run(  # noqa: PLR0913, PLR0917 - what profile_step has been given or made
-    ledger: Ledger,
-    model: nn.Module,
-    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
-    inputs: Tensor,
-    labels: Tensor | None,
-    num_classes: int,
+@dataclass(frozen=True)
+class _Step:
+    """A training step that can be taken again and again."""
+
+    recorder: StepRecorder
+    model: nn.Module
+    inputs: Tensor
+    labels: Tensor | None
+    num_classes: int
+
+    def take(self, optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
+        """Take the step and return where its backward pass and its update begin."""
+        recorder, model, labels = self.recorder, self.model, self.labels
+        recorder.start_step()
+        optimizer.zero_grad(set_to_none=True)
+        logits = checked_logits(
+            model(self.inputs), model, num_classes=self.num_classes, labels=labels
+        )
+        if logits.dtype in {torch.float16, torch.bfloat16}:
+            logits = logits.float()
+        objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
+        check_objective(objective, model)
+        recorder.phase = "backward"
+        backward = mark(recorder)
+        objective.backward()  # type: ignore[no-untyped-call]
+        recorder.phase = "optimizer"
+        update = mark(recorder)
+        optimizer.step()
+        recorder.hold_parameters()
+        return backward, update
+
+
+def _record_two_steps(
+    step: _Step, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> StepMarks:
-    ledger.follow(model)
-    ledger.hold(inputs, "activation")
-    if labels is not None:
-        ledger.hold(labels, "activation")
-    with ledger, _updates_in_their_phase(ledger):
-        # Some optimizers allocate their state here rather than in the first step.
-        ledger.phase = "optimizer"
+    recorder, model = step.recorder, step.model
+    recorder.follow(model)
+    recorder.hold(step.inputs, "activation")
+    if step.labels is not None:
+        recorder.hold(step.labels, "activation")
+    with recorder, _updates_in_their_phase(recorder):
+        # Some optimizers allocate their state here, not in the first step.
+        recorder.phase = "optimizer"
         optimizer = make_optimizer(model)
         check_optimizer(optimizer, model)
-        _step(ledger, model, optimizer, inputs, labels, num_classes)
-        start = mark(ledger)
-        phases = _step(ledger, model, optimizer, inputs, labels, num_classes)
+        step.take(optimizer)
+        start = mark(recorder)
+        phases = step.take(optimizer)
         # Here, while the optimizer and its state are still alive.
-        return StepMarks(start, *phases, mark(ledger))
-
-
-def _step(  # noqa: PLR0913, PLR0917
-    ledger: Ledger,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    inputs: Tensor,
-    labels: Tensor | None,
-    num_classes: int,
-) -> tuple[Mark, Mark]:
-    """Take one step and return where its backward pass and its update begin."""
-    ledger.start_step()
-    optimizer.zero_grad(set_to_none=True)
-    logits = checked_logits(model(inputs), model, num_classes=num_classes, labels=labels)
-    if logits.dtype in {torch.float16, torch.bfloat16}:
-        logits = logits.float()
-    objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
-    checked_objective(objective, model)
-    ledger.phase = "backward"
-    backward = mark(ledger)
-    objective.backward()  # type: ignore[no-untyped-call]
-    ledger.phase = "optimizer"
-    update = mark(ledger)
-    optimizer.step()
-    ledger.hold_parameters()
-    return backward, update
+        return StepMarks(start, *phases, mark(recorder))
 
 
 @contextmanager
-def _updates_in_their_phase(ledger: Ledger) -> Iterator[None]:
-    """Count as the optimizer's what steps inside the backward pass, from a gradient's hook."""
+def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
+    """Count an update inside the backward pass, by a gradient's hook, as the optimizer's."""
     interrupted: list[Phase] = []
 
     def enter(*_: object) -> None:
-        interrupted.append(ledger.phase)
-        ledger.phase = "optimizer"
+        interrupted.append(recorder.phase)
+        recorder.phase = "optimizer"
 
     def leave(*_: object) -> None:
-        ledger.phase = interrupted.pop()
+        recorder.phase = interrupted.pop()
 
     handles = [register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave)]
     try:
@@ -177,7 +181,7 @@ def _updates_in_their_phase(ledger: Ledger) -> Iterator[None]:
 
 @contextmanager
 def _without_attention_fast_path() -> Iterator[None]:
-    """Keep frozen attention layers on the operators that fake tensors and formulas know."""
+    """Make frozen attention layers use operators that fake tensors and formulas know."""
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -188,7 +192,7 @@ def _without_attention_fast_path() -> Iterator[None]:
 
 @contextmanager
 def _without_log_of_failures() -> Iterator[None]:
-    """Keep fake tensors from logging a traceback of an error that they raise as well."""
+    """Keep fake tensors from logging the traceback of an error that they raise anyway."""
     log = logging.getLogger(fake_tensor.__name__)
     was_disabled = log.disabled
     log.disabled = True

@@ -1,8 +1,8 @@
-"""One dispatch mode that writes down what a training step computes and holds.
+"""Record what a training step computes and allocates, by a torch dispatch mode.
 
-The log is append-only; what it means is read off afterwards, by `memory.summarize_memory` and by
-sums over the FLOP entries. Categories follow `torch.distributed._tools.mem_tracker.MemTracker`,
-which itself cannot follow a model with frozen parameters.
+The log is append-only; `memory.summarize_memory` and sums over the FLOP events evaluate it
+afterwards. Categories follow `torch.distributed._tools.mem_tracker.MemTracker`, which itself
+cannot follow a model with frozen parameters.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from peft_regress.cost.formulas import UncountedOperatorError, checked_count, place_of
+from peft_regress.cost.formulas import UncountedOperatorError, checked_count, location_of
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
@@ -27,7 +27,7 @@ from peft_regress.cost.storages import Holding, grow_storages, has_parts, storag
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
 
-__all__ = ["FlopEvent", "Ledger", "Phase"]
+__all__ = ["FlopEvent", "Phase", "StepRecorder"]
 
 Phase = Literal["forward", "backward", "optimizer", "projection"]
 
@@ -41,7 +41,7 @@ _CATEGORIES_OF_A_STEP = frozenset({"grad", *_CATEGORY_OF_PHASE.values()})
 
 
 class FlopEvent(NamedTuple):
-    """What one operator computed; module '' is outside any module."""
+    """The FLOPs of one call of an operator; module '' is outside any."""
 
     phase: Phase
     module: str
@@ -50,11 +50,11 @@ class FlopEvent(NamedTuple):
     paper_flops: int
 
 
-class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Record FLOPs and memory by category and module while it is the innermost dispatch mode.
 
-    Set `phase` as the step goes on. Tensors that are alive before it starts are made known with
-    `hold`. Storages are followed by weak references, so the ledger keeps nothing alive.
+    Set `phase` as the step goes on. Announce tensors that are alive before the step with `hold`.
+    The recorder follows storages by weak references, so it keeps nothing alive.
 
     Raises:
         UncountedOperatorError: an operator does matrix work and has no formula.
@@ -62,7 +62,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     supports_higher_order_operators = True
-    """They come here, to be refused by name."""
+    """They are dispatched here, which refuses them by name."""
 
     def __init__(self, mode: FakeTensorMode | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -79,16 +79,16 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._constants = WeakTensorKeyDictionary()
 
     @property
-    def place(self) -> str:
-        """Say where in the step the last operator ran, for a message."""
-        return place_of(self.phase, self._last_module)
+    def location(self) -> str:
+        """Describe where in the step the last operator ran, for a message."""
+        return location_of(self.phase, self._last_module)
 
-    # --- What is known before the step ---
+    # --- Before the step ---
 
     def follow(self, model: nn.Module) -> None:
-        """Make a model's tensors known and follow its modules' calls and its gradients.
+        """Account for a model's tensors, and follow the calls of its modules and its gradients.
 
-        Tensors that a module keeps as plain attributes count as buffers: they stay as long.
+        Tensors that a module keeps as plain attributes count as buffers: they live as long.
         """
         names = module_names(model)
         for module, name in names.items():
@@ -108,7 +108,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._trail.follow(names)
 
     def hold(self, tensor: Tensor, category: Category, module: str = "") -> None:
-        """Account a tensor's storage to a category, whatever it was before."""
+        """Account a tensor's storage to a category, whatever its category was before."""
         for storage in storages_of(tensor):
             holding = self._holdings.get(id(storage))
             if holding is None:
@@ -121,19 +121,19 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._log(holding.nbytes, holding)
 
     def hold_parameters(self) -> None:
-        """Account parameters' storages anew: an optimizer may put a new one under `p.data`."""
+        """Account for parameters again: an optimizer may put a new storage under `p.data`."""
         for reference, name in self._parameters:
             parameter = reference()
             if parameter is not None:
                 self.hold(parameter, "param", name)
 
     def start_step(self) -> None:
-        """Begin a step: nodes of the last one are gone."""
-        self._trail.forget_nodes()
+        """Begin a step: the nodes of the last one are gone."""
+        self._trail.clear_nodes()
         self.phase = "forward"
 
     def close(self) -> None:
-        """Let go of the model's modules and stop listening for frees."""
+        """Remove the hooks from the model's modules and stop listening for frees."""
         self._trail.clear()
         self._holdings.clear()
         self._constants.clear()
@@ -147,7 +147,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if id(storage) not in self._holdings:
                 self._add(storage, category, module)
 
-    # --- What happens in the step ---
+    # --- In the step ---
 
     def __torch_dispatch__(
         self,
@@ -156,11 +156,11 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run one operator and write down what it computed and allocated."""
+        """Run one operator and record what it computed and allocated."""
         kwargs = kwargs or {}
-        check_is_seen(func, self.place)
+        check_is_seen(func, self.location)
         if any(has_parts(kind) for kind in types):
-            # It computes with tensors of its own, which come here one by one.
+            # Its inner tensors are dispatched here one by one.
             for tensor in tensors_in((args, kwargs)):
                 self._check_outsider(tensor, str(func))
             return NotImplemented
@@ -168,7 +168,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator is None:
             operator = self._operators[func] = describe(func)
         if operator.is_composite and operator.formula is None:
-            # Reaches the mode undivided where autograd is off; only its parts have formulas.
+            # With autograd off it arrives undivided; only its parts have formulas.
             with self:
                 return func.decompose(*args, **kwargs)
         module = self._last_module = self._module(args)
@@ -180,17 +180,17 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
             self._count(operator, module, args, kwargs, out)
         for tensor in tensors_in(out):
-            check_layout(tensor, operator.name, self.place)
-            self._see(tensor, module, operator.name)
+            check_layout(tensor, operator.name, self.location)
+            self._hold_result(tensor, module, operator.name)
         return out
 
     def _check(
         self, operator: Operator, module: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Raise for what cannot be accounted for, and meet the operands."""
+        """Refuse what cannot be recorded, and account for the operands."""
         if operator.uses_operands:
             for tensor in tensors_in((args, kwargs)):
-                self._meet(tensor, operator.name, module)
+                self._hold_operand(tensor, operator.name, module)
         if operator.stops_the_count or (operator.is_foreach and self.phase == "optimizer"):
             raise UncountedOperatorError(
                 operator=operator.name,
@@ -199,24 +199,24 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 remedy=operator.remedy,
             )
         if operator.takes_one_dtype:
-            check_dtypes(operator.name, args[:3], self.place)
+            check_dtypes(operator.name, args[:3], self.location)
 
-    def _meet(self, tensor: Tensor, operator: str, module: str) -> None:
-        """Hold what is used and was there before, such as a constant in a closure, as a buffer."""
-        check_layout(tensor, operator, self.place)
-        known = tensor
+    def _hold_operand(self, tensor: Tensor, operator: str, module: str) -> None:
+        """Hold an operand that existed before, such as a constant in a closure, as a buffer."""
+        check_layout(tensor, operator, self.location)
+        held = tensor
         if self._mode is not None and not isinstance(tensor, FakeTensor):
-            # Its stand-in has to live as long as itself, or it would be made anew at every use.
-            known = self._constants[tensor] = self._mode.from_tensor(tensor)
-        self._check_outsider(known, operator)
-        self._hold_new(known, "buffer", module)
+            # Its stand-in must live as long as the tensor, or every use would make a new one.
+            held = self._constants[tensor] = self._mode.from_tensor(tensor)
+        self._check_outsider(held, operator)
+        self._hold_new(held, "buffer", module)
 
     def _check_outsider(self, tensor: Tensor, operator: str) -> None:
-        """Raise for a parameter that is not the model's."""
+        """Refuse a parameter that is not the model's."""
         if tensor.requires_grad and self.phase != "optimizer":
             known = any(id(storage) in self._holdings for storage in storages_of(tensor))
             if not known:
-                check_outsider(tensor, operator, self.place)
+                check_outsider(tensor, operator, self.location)
 
     def _count(
         self,
@@ -227,12 +227,12 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out: Any,
     ) -> None:
         kwargs = {**kwargs, "out": out}
-        flops: Any  # a formula may be a user's
         if operator.formula is None:
             flops = sum(tensor.numel() for tensor in tensors_in(out))
         else:
-            made = operator.formula(*args, **kwargs)
-            flops = checked_count(made, operator=operator.name, place=self.place)
+            flops = checked_count(
+                operator.formula(*args, **kwargs), operator=operator.name, location=self.location
+            )
         paper = operator.paper_formula
         paper_flops = paper(*args, **kwargs) if paper is not None else 0
         phase = self.phase
@@ -241,7 +241,7 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if flops or paper_flops:
             self.flop_events.append(FlopEvent(phase, module, operator.name, flops, paper_flops))
 
-    def _see(self, tensor: Tensor, module: str, operator: str) -> None:
+    def _hold_result(self, tensor: Tensor, module: str, operator: str) -> None:
         for storage in storages_of(tensor):
             holding = self._holdings.get(id(storage))
             if holding is None:
@@ -253,20 +253,20 @@ class Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _module(self, args: tuple[Any, ...]) -> str:
         if self.phase == "optimizer":
             return self._module_of_operands(args)
-        # A module may run inside the backward pass: checkpointing computes activations anew.
+        # A module may run inside the backward pass: checkpointing computes activations again.
         module = self._trail.current()
         if self.phase == "backward" and not module:
             node: Any = torch._C._current_autograd_node()  # noqa: SLF001
             if node is None:
                 return ""
             parameter = getattr(node, "variable", None)
-            if parameter is not None:  # AccumulateGrad, which has no place in the numbering
+            if parameter is not None:  # AccumulateGrad, which is not numbered
                 return self._module_of_operands((parameter,))
             return self._trail.owner(node)
         return module
 
     def _module_of_operands(self, args: tuple[Any, ...]) -> str:
-        """Name the module of the first operand that has one: state follows its parameter."""
+        """Return the module of the first operand that has one: state belongs to its parameter."""
         for tensor in tensors_in(args):
             for storage in storages_of(tensor):
                 holding = self._holdings.get(id(storage))

@@ -1,7 +1,7 @@
-"""A model with other tensors in the same places, for a while.
+"""Replace the tensors of a model for a while.
 
 The model is built for real and measured on stand-ins: building it under a fake mode breaks peft's
-swap of weights and initializers that look at values, and a deep copy of it costs its whole memory.
+swap of weights and initializers that read values, and a deep copy costs its whole memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["cloner", "swapped_tensors"]
 
-# What every module has, its tensors apart: hooks and flags, nothing to look into.
+# What every module has besides its tensors: hooks and flags, which hold none.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 
 _CONTAINERS = (OrderedDict, dict, list, deque, set)
@@ -29,13 +29,12 @@ _CONTAINERS = (OrderedDict, dict, list, deque, set)
 
 @contextmanager
 def swapped_tensors(model: nn.Module, convert: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Put `convert(tensor)` in the place of every tensor of a model, and take it back at the end.
+    """Replace every tensor of a model by `convert(tensor)`, and restore it at the end.
 
-    Parameters, buffers, and what modules keep as plain attributes, in lists, tuples, dicts, sets
-    and queues too. A tensor in several places is converted once, so tied weights stay tied, and its
-    stand-in gets its hooks. Gradients, and attributes, submodules and items of containers that are
-    set meanwhile, are not carried over to the model. What objects of other classes hold is left
-    alone.
+    Covers parameters, buffers and plain attributes of modules, also in lists, tuples, dicts, sets
+    and queues. A tensor that occurs twice is converted once, so tied weights stay tied, and its
+    stand-in gets its hooks. Gradients, attributes, submodules and container items that are set
+    meanwhile are dropped. Tensors in objects of other classes stay as they are.
     """
     swap = _Swap(convert)
     try:
@@ -56,7 +55,7 @@ class _Swap:
         if id(module) in self._seen:
             return
         self._seen.add(id(module))
-        # Whole dicts are noted, so that what the forward pass adds to a module goes as well.
+        # Note whole dicts, so that `undo` also drops what the forward pass adds to a module.
         attributes = vars(module)
         for slots in (attributes, attributes["_modules"]):
             self._undo.append((slots, _contents(slots)))
@@ -75,7 +74,7 @@ class _Swap:
     def _stand_in(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             if id(value) not in self._stand_ins:
-                # The original is kept beside it, or its id could come to mean another tensor.
+                # Keep the original too, or its id could be reused for another tensor.
                 self._stand_ins[id(value)] = (value, self._with_hooks(value))
             return self._stand_ins[id(value)][1]
         if isinstance(value, nn.Module):
@@ -97,12 +96,14 @@ class _Swap:
         stand_ins = [self._stand_in(item) for item in value]
         if _identical(stand_ins, value):
             return value
-        make = getattr(type(value), "_make", type(value))  # a named tuple takes its items singly
+        make = getattr(
+            type(value), "_make", type(value)
+        )  # a named tuple takes its items one by one
         made: tuple[Any, ...] = make(stand_ins)
         return made
 
     def _container(self, container: Any) -> None:
-        """Swap in place, since others may hold the same container, and whatever is in it so far."""
+        """Swap the items in place, since others may hold the same container."""
         self._seen.add(id(container))
         before = _contents(container)
         self._undo.append((container, before))
@@ -112,23 +113,23 @@ class _Swap:
 
 
 def _contents(container: Any) -> list[Any]:
-    """List what is in a container; of a dict the keys, then the values."""
+    """List the items of a container; of a dict the keys, then the values."""
     if isinstance(container, dict):
         return [*container.keys(), *container.values()]
     return list(container)
 
 
 def _refill(container: Any, contents: list[Any]) -> None:
-    """Replace what is there, by the built-in methods, which a class may have overridden."""
-    kind: Any = next(kind for kind in _CONTAINERS if isinstance(container, kind))
-    kind.clear(container)
+    """Replace the items by the built-in methods, which a class may have overridden."""
+    built_in: Any = next(cls for cls in _CONTAINERS if isinstance(container, cls))
+    built_in.clear(container)
     if isinstance(container, dict):
         half = len(contents) // 2
-        kind.update(container, zip(contents[:half], contents[half:], strict=True))
+        built_in.update(container, zip(contents[:half], contents[half:], strict=True))
     elif isinstance(container, set):
-        kind.update(container, contents)
+        built_in.update(container, contents)
     else:
-        kind.extend(container, contents)
+        built_in.extend(container, contents)
 
 
 def _identical(some: Sequence[Any], others: Sequence[Any]) -> bool:
@@ -136,8 +137,8 @@ def _identical(some: Sequence[Any], others: Sequence[Any]) -> bool:
 
 
 def cloner() -> Callable[[Tensor], Tensor]:
-    """Make a function that clones tensors one by one and keeps what shares a storage sharing it."""
-    # Weakly, or a storage that an optimizer replaces would outlive its use.
+    """Return a function that clones tensors one by one; clones share storages as originals do."""
+    # Weak, or a storage that an optimizer replaces would outlive its use.
     copies: WeakValueDictionary[int, torch.UntypedStorage] = WeakValueDictionary()
 
     def clone(tensor: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The cost of a step, read off what a ledger has written down."""
+"""Compute the cost of a step from what a recorder has logged."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from peft_regress.cost.memory import ByteSite, summarize_memory
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from peft_regress.cost.recorder import FlopEvent, Ledger, Phase
+    from peft_regress.cost.recorder import FlopEvent, Phase, StepRecorder
 
 __all__ = ["FlopSite", "Loss", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
 
 Loss = Literal["cross-entropy", "sum"]
-"""What a step minimizes: cross-entropy against labels, or the plain sum of the logits."""
+"""What a step minimizes: cross-entropy with labels, or the sum of the logits."""
 
 
 class FlopSite(NamedTuple):
@@ -27,7 +27,7 @@ class FlopSite(NamedTuple):
     operator: str
     flops: int
     paper_flops: int
-    """As torch's FlopCounterMode has it."""
+    """As torch's FlopCounterMode counts them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,45 +42,45 @@ class StepCost:
     backward_flops: int
     """Matrix work of the backward pass."""
     optimizer_flops: int
-    """Matrix work of `step()`, and one FLOP for each element that a pointwise operator writes."""
+    """Matrix work of `step()`, plus one FLOP for each element that a pointwise operator writes."""
     projection_flops: int
-    """GaLore's SVDs, for one refresh; 0 where `step()` has none."""
+    """GaLore's SVDs, for one refresh; 0 if `step()` has none."""
     paper_forward_flops: int
-    """As torch's FlopCounterMode reports it (2.6 to 2.13)."""
+    """Matrix work of the forward pass as torch's FlopCounterMode reports it (2.6 to 2.13)."""
     paper_backward_flops: int
-    """As torch's FlopCounterMode reports it: too large for grouped convolutions."""
+    """The same of the backward pass: too large for grouped convolutions."""
     peak_bytes: int
-    """The most that is alive at one time."""
+    """The most bytes alive at one moment."""
     peak_param_bytes: int
-    """Parameters, frozen ones too."""
+    """Parameters, frozen ones included."""
     peak_buffer_bytes: int
     """Buffers, and tensors that modules keep as plain attributes."""
     peak_grad_bytes: int
     """Gradients of parameters, once accumulated."""
     peak_activation_bytes: int
-    """What the forward pass creates, the input and the labels included."""
+    """What the forward pass creates, input and labels included."""
     peak_temp_bytes: int
-    """What the backward pass creates, a gradient until it is accumulated included."""
+    """What the backward pass creates, gradients included until they are accumulated."""
     peak_optimizer_bytes: int
-    """All that lives in `step()`: the state and what the step computes on the way."""
+    """All that lives in `step()`: the state and intermediate results."""
     optimizer_state_bytes: int
-    """What is left of that after the step."""
+    """What is left of it after the step."""
     aten_ops: int
-    """Operators of the aten namespace dispatched in the step."""
+    """The number of aten operators dispatched in the step."""
     flops_by_site: tuple[FlopSite, ...]
-    """The FLOP totals, split; the phase 'projection' holds GaLore's SVDs. Sorted."""
+    """The FLOP totals, split. The phase 'projection' has GaLore's SVDs. Sorted."""
     bytes_at_peak: tuple[ByteSite, ...]
     """Who holds `peak_bytes` at the first moment of the peak; sums to it. Sorted."""
     peak_phase: Phase
-    """In which phase of the step that moment lies."""
+    """The phase of the step at that moment."""
     bytes_at_highs: tuple[ByteSite, ...]
-    """Who holds each category at the first moment of its own high; sums to that. Sorted."""
+    """Who holds each category at the first moment of its own high; sums to it. Sorted."""
     state_bytes: tuple[ByteSite, ...]
-    """Whose `optimizer_state_bytes` they are; sums to them. Sorted."""
+    """Who holds `optimizer_state_bytes`; sums to it. Sorted."""
 
     @property
     def category_sum_bytes(self) -> int:
-        """Sum the six categories' own highs, the reference paper's total: no moment's memory."""
+        """Sum the six categories' highs: the paper's total, not the memory of one moment."""
         return (
             self.peak_param_bytes
             + self.peak_buffer_bytes
@@ -92,7 +92,7 @@ class StepCost:
 
 
 class Mark(NamedTuple):
-    """A place in the log."""
+    """A position in the log."""
 
     memory: int
     flops: int
@@ -100,7 +100,7 @@ class Mark(NamedTuple):
 
 
 class StepMarks(NamedTuple):
-    """Where the measured step and its phases begin in the log, and where it ends."""
+    """The positions in the log where the measured step and its phases begin, and where it ends."""
 
     start: Mark
     backward: Mark
@@ -108,17 +108,20 @@ class StepMarks(NamedTuple):
     end: Mark
 
 
-def mark(ledger: Ledger) -> Mark:
-    """Note where the log stands."""
-    return Mark(len(ledger.memory_events), len(ledger.flop_events), ledger.aten_ops)
+def mark(recorder: StepRecorder) -> Mark:
+    """Return the current end of the log."""
+    return Mark(len(recorder.memory_events), len(recorder.flop_events), recorder.aten_ops)
 
 
-def step_cost(ledger: Ledger, marks: StepMarks) -> StepCost:
-    """Read the cost of the step between two marks off the log."""
+def step_cost(recorder: StepRecorder, marks: StepMarks) -> StepCost:
+    """Return the cost of the step between the first and the last mark.
+
+    Projection FLOPs are those of the steps before it, in which GaLore takes its SVDs.
+    """
     start, end = marks.start, marks.end
-    memory = summarize_memory(ledger.memory_events[: end.memory], start=start.memory)
-    first = ledger.flop_events[: start.flops]
-    second = ledger.flop_events[start.flops : end.flops]
+    memory = summarize_memory(recorder.memory_events[: end.memory], start=start.memory)
+    first = recorder.flop_events[: start.flops]
+    second = recorder.flop_events[start.flops : end.flops]
     events = [event for event in first if event.phase == "projection"]
     events += [event for event in second if event.phase != "projection"]
     return StepCost(
@@ -146,7 +149,7 @@ def step_cost(ledger: Ledger, marks: StepMarks) -> StepCost:
 
 
 def _phase_at(event_count: int, marks: StepMarks) -> Phase:
-    """Name the phase in which the last of so many memory events occurred."""
+    """Return the phase in which the last of so many memory events occurred."""
     if event_count <= marks.backward.memory:
         return "forward"
     return "backward" if event_count <= marks.optimizer.memory else "optimizer"

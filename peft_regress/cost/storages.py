@@ -1,4 +1,4 @@
-"""The tensors in what an operator takes or returns, and the storages behind them."""
+"""The tensors that an operator takes or returns, and their storages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class Holding(weakref.ref["UntypedStorage"]):
-    """A storage that is alive, and how it is accounted for."""
+    """A storage that is alive, and its account."""
 
     __slots__ = ("category", "key", "module", "nbytes", "operator")
     key: int
@@ -39,7 +39,7 @@ class Holding(weakref.ref["UntypedStorage"]):
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield a tensor, or the tensors in a container, and in those that are in it."""
+    """Yield a tensor, or the tensors in a container and in its containers."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple, set, deque)):
@@ -51,7 +51,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
-    """Find the storages of a tensor, through subclasses that wrap others."""
+    """Return the storages of a tensor, or of the tensors that a subclass wraps."""
     wrapper: Any = tensor
     if can_be_taken_apart(wrapper):
         names, _ = wrapper.__tensor_flatten__()
@@ -59,18 +59,18 @@ def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     return (tensor.untyped_storage(),)
 
 
-def has_parts(kind: type[Tensor]) -> bool:
-    """Tell whether a subclass of Tensor computes with tensors that it wraps."""
-    return kind is not FakeTensor and kind.__torch_dispatch__ is not Tensor.__torch_dispatch__
+def has_parts(cls: type[Tensor]) -> bool:
+    """Return whether a subclass of Tensor computes with tensors that it wraps."""
+    return cls is not FakeTensor and cls.__torch_dispatch__ is not Tensor.__torch_dispatch__
 
 
 def can_be_taken_apart(tensor: Any) -> bool:
-    """Tell whether the parts of such a tensor can be had, and put together again."""
+    """Return whether such a tensor can be split into its parts and put together again."""
     return is_traceable_wrapper_subclass(tensor)
 
 
 def grow_storages(sizes: Iterable[tuple[Tensor, int]]) -> None:
-    """Give fake tensors on the CPU the bytes that are said, where they have fewer."""
+    """Enlarge the storages of fake CPU tensors to at least the given bytes."""
     for tensor, nbytes in sizes:
         storage = tensor.untyped_storage()
         if tensor.device.type == "cpu" and storage.nbytes() < nbytes:

@@ -181,9 +181,7 @@ def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
             msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
             raise InputError(msg)
         cases.add(case.id)
-        names = case.adaptation
-        group = f"{names.method}/{names.rank}/{names.architecture}"
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(str(case.adaptation)))
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
     return cases

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from peft_regress.cost import StepCost, profile_step
 from peft_regress.cost.memory import CATEGORIES, MemoryEvent, summarize_memory
-from peft_regress.cost.recorder import Ledger
+from peft_regress.cost.recorder import StepRecorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -428,7 +428,7 @@ def test_many_profiles_leave_nothing_behind() -> None:
     def count() -> tuple[int, int]:
         gc.collect()
         kinds = [type(o) for o in gc.get_objects()]
-        return sum(k in {FakeTensor, FakeTensorMode, Ledger} for k in kinds), len(kinds)
+        return sum(k in {FakeTensor, FakeTensorMode, StepRecorder} for k in kinds), len(kinds)
 
     profile()
     traces_before, objects_before = count()

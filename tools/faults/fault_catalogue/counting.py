@@ -1,4 +1,4 @@
-"""What the cost ledger of this project could get wrong."""
+"""What the cost recorder of this project could get wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _FORMULA: Final = "peft_regress.cost.operators:formula_of"
-_LEDGER: Final = "peft_regress.cost.recorder:Ledger"
+_RECORDER: Final = "peft_regress.cost.recorder:StepRecorder"
 _BACKWARD: Final = torch.ops.aten.convolution_backward
 
 
@@ -53,28 +53,28 @@ def operator_without_formula_counted_as_nothing(original: Original, asked: Any) 
     return None if asked is torch.ops.aten.convolution else original(asked)
 
 
-@fault("counting", at=f"{_LEDGER}._see", case=_FULL)
+@fault("counting", at=f"{_RECORDER}._hold_result", case=_FULL)
 def optimizer_state_not_counted(original: Original, self: Any, *args: Any) -> None:
     """What the optimizer allocates is left out."""
     if self.phase != "optimizer":
         original(self, *args)
 
 
-@fault("counting", at=f"{_LEDGER}._claim_gradient", case=_FULL)
+@fault("counting", at=f"{_RECORDER}._claim_gradient", case=_FULL)
 def gradients_counted_as_temporaries(_original: Original, self: Any, *args: Any) -> None:
     """A gradient that has been accumulated stays among the temporaries of the backward pass."""
 
 
-@fault("counting", at=f"{_LEDGER}._free", case=_FULL)
+@fault("counting", at=f"{_RECORDER}._free", case=_FULL)
 def frees_missed(_original: Original, self: Any, holding: Any) -> None:
     """What is freed goes on counting as alive."""
     self._holdings.pop(holding.key, None)
 
 
 @fault("counting", at="peft_regress.cost.profile:mark", case=_FULL)
-def first_step_counted_too(original: Original, ledger: Any) -> Any:
+def first_step_counted_too(original: Original, recorder: Any) -> Any:
     """The step that is reported begins at the start of the one before it."""
-    ledger.marks_made = getattr(ledger, "marks_made", 0) + 1
-    found = original(ledger)
+    recorder.marks_made = getattr(recorder, "marks_made", 0) + 1
+    found = original(recorder)
     # The first two marks are those of the phases of the first step.
-    return type(found)(0, 0, 0) if ledger.marks_made == 3 else found
+    return type(found)(0, 0, 0) if recorder.marks_made == 3 else found
