@@ -242,7 +242,7 @@ def test_every_environment_that_a_workflow_runs_exists():
     text = "".join(path.read_text() for path in WORKFLOWS)
     (matrix,) = re.findall(r"environment: \[(.*)\]", text)
     named = {*matrix.split(", "), *re.findall(r"tox run -e ([\w-]+)", text)}
-    assert named == {"lint", "types", "coverage", "bench", "bench-extended", "nightly"}
+    assert named == {"lint", "types", "coverage", "slow", "bench", "bench-extended", "nightly"}
     assert {f"testenv:{name}" for name in named} <= set(tox())
 
 
