@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from peft_regress import registry
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytest_plugins = ["pytester", "page_browser"]
+
+settings.register_profile("nightly", max_examples=1000, deadline=None, print_blob=True)
 
 
 @contextlib.contextmanager

@@ -32,21 +32,22 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record, Run
 
-TIMES_AS_MANY = 2
+TIMES_AS_MANY = 10
 
 
 def fuzz(*drawn: st.SearchStrategy[Any], examples: int) -> Callable[..., Callable[..., None]]:
-    """Hold a property to the same examples in every run, and to many more where it is slow."""
+    """Test a property with the same examples in every run, and each night with many new ones."""
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
         @pytest.mark.parametrize(
-            "examples", [examples, pytest.param(TIMES_AS_MANY * examples, marks=pytest.mark.slow)]
+            "number",
+            [examples, pytest.param(TIMES_AS_MANY * examples, marks=pytest.mark.nightly)],
         )
-        def test(examples: int) -> None:
+        def test(number: int) -> None:
             how = settings(
                 deadline=None,
-                derandomize=True,
-                max_examples=examples,
+                derandomize=number == examples,
+                max_examples=number,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
             )
             how(given(*drawn)(check))()

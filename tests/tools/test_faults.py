@@ -1,4 +1,4 @@
-"""The faults that the gate is tried with: the catalogue, the harness, and docs/detection.md."""
+"""The faults that try the gate: the catalogue, the injection, and docs/detection.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CHEAPEST = "shift/head/shufflenet_v2_x0_5"
 HELD = {"held": True}
 
 
-def make_fault(replacement=None, *, at="place:right", cases=(LORA,), stops=False, unseen=""):
+def make_fault(replacement=None, *, at="library:right", cases=(LORA,), stops=False, unseen=""):
     return Fault(
         name="wrong",
         area="LoRA",
@@ -41,7 +41,7 @@ def make_fault(replacement=None, *, at="place:right", cases=(LORA,), stops=False
 # --- The catalogue --------------------------------------------------------------------------------
 
 
-def test_there_are_at_least_forty_faults_and_no_two_of_a_name():
+def test_there_are_at_least_forty_faults_with_different_names():
     found = [
         item
         for module in fault_catalogue._MODULES
@@ -55,29 +55,29 @@ def test_every_area_has_faults():
     assert {fault.area for fault in FAULTS.values()} == set(fault_catalogue.AREAS)
 
 
-def test_every_case_is_of_a_matrix():
+def test_every_case_is_in_a_matrix():
     known = {case.id for matrix in ("default", "extended") for case in matrix_cases(matrix)}
     for fault in FAULTS.values():
         assert set(fault.cases) <= known, fault.name
 
 
-def test_every_fault_says_what_is_wrong_in_a_sentence():
+def test_every_fault_says_what_is_wrong_in_one_sentence():
     for fault in FAULTS.values():
         assert re.fullmatch(r"[A-Z].+\.", fault.wrong), fault.name
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-def test_every_place_exists(fault):
+def test_every_function_that_a_fault_replaces_exists():
     import_quietly("peft")
-    with injected(fault) as injection:
-        assert injection.calls.keys() == set(fault.at)
+    for fault in FAULTS.values():
+        with injected(fault) as injection:
+            assert injection.calls.keys() == set(fault.at), fault.name
 
 
 # --- The injection --------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def place(monkeypatch):
+def library(monkeypatch):
     class Base:
         def inherited(self):
             return "right"
@@ -91,43 +91,43 @@ def place(monkeypatch):
         def of_class(cls):
             return cls.__name__
 
-    module = types.ModuleType("place")
+    module = types.ModuleType("library")
     module.right = lambda number=0: 1 / number
     module.Owner = Owner
-    monkeypatch.setitem(sys.modules, "place", module)
+    monkeypatch.setitem(sys.modules, "library", module)
     return module
 
 
-def test_a_function_is_replaced_for_a_while(place):
-    right = place.right
+def test_a_function_is_replaced_until_the_block_ends(library):
+    right = library.right
     with injected(make_fault(lambda _original, number: number)):
-        assert place.right(3) == 3
-    assert place.right is right
+        assert library.right(3) == 3
+    assert library.right is right
 
 
 @pytest.mark.parametrize(
     ("name", "expected"), [("static", "right"), ("of_class", "Owner"), ("inherited", "right")]
 )
-def test_a_method_keeps_its_kind(place, name, expected):
-    before = dict(vars(place.Owner))
-    fault = make_fault(lambda original, *a: f"not {original(*a)}", at=f"place:Owner.{name}")
+def test_a_method_stays_static_or_of_the_class(library, name, expected):
+    before = dict(vars(library.Owner))
+    fault = make_fault(lambda original, *a: f"not {original(*a)}", at=f"library:Owner.{name}")
     with injected(fault) as injection:
-        assert getattr(place.Owner(), name)() == f"not {expected}"
-    assert getattr(place.Owner(), name)() == expected
-    assert dict(vars(place.Owner)) == before
+        assert getattr(library.Owner(), name)() == f"not {expected}"
+    assert getattr(library.Owner(), name)() == expected
+    assert dict(vars(library.Owner)) == before
     assert injection.complaint() is None
 
 
-def test_a_fault_that_nothing_calls_has_a_complaint(place):
+def test_a_fault_that_nothing_calls_does_not_count(library):
     with injected(make_fault()) as injection:
         pass
-    assert injection.complaint() == "never ran: nothing calls place:right"
+    assert injection.complaint() == "never ran: nothing calls library:right"
 
 
-@pytest.mark.parametrize("at", ["place:left", "place:Owner.left", "nowhere:right"])
-def test_a_place_that_is_gone_is_an_error_with_its_name(place, at):
+@pytest.mark.parametrize("at", ["library:left", "library:Owner.left", "nowhere:right"])
+def test_a_missing_function_is_an_error_with_its_name(library, at):
     with (
-        pytest.raises(BrokenFaultError, match=f"there is no {at} any more"),
+        pytest.raises(BrokenFaultError, match=f"{at} no longer exists"),
         injected(make_fault(at=at)),
     ):
         pass
@@ -142,9 +142,9 @@ def wrong_itself(_original, number):
 
 
 @pytest.mark.parametrize("replacement", [wrongly_called, wrong_itself])
-def test_an_error_of_the_fault_s_own_is_a_complaint_even_if_caught_elsewhere(place, replacement):
+def test_a_fault_that_fails_itself_does_not_count(library, replacement):
     with injected(make_fault(replacement)) as injection, pytest.raises((AttributeError, TypeError)):
-        place.right(1)
+        library.right(1)
     assert injection.complaint().startswith("the fault itself fails: ")
 
 
@@ -155,14 +155,14 @@ def refuse(_original, _number):
 @pytest.mark.parametrize(
     ("replacement", "error"), [(None, ZeroDivisionError), (refuse, NotImplementedError)]
 )
-def test_an_error_of_the_original_or_by_intention_is_none(place, replacement, error):
+def test_an_error_of_the_original_or_on_purpose_counts(library, replacement, error):
     with injected(make_fault(replacement)) as injection, pytest.raises(error):
-        place.right(0)
+        library.right(0)
     assert injection.complaint() is None
 
 
-def test_a_place_that_is_gone_breaks_the_run_and_not_the_command():
-    assert "there is no peft:gone any more" in measure(make_fault(at="peft:gone"), []).complaint
+def test_a_missing_function_breaks_the_run_and_not_the_command():
+    assert "peft:gone no longer exists" in measure(make_fault(at="peft:gone"), []).complaint
 
 
 # --- The verdict ----------------------------------------------------------------------------------
@@ -175,25 +175,25 @@ def outcome_of(record, *, stops=False, complaint=None, unseen=""):
     )
 
 
-def test_a_fault_that_moves_nothing_is_uncaught():
+def test_a_fault_that_changes_nothing_is_uncaught():
     outcome = outcome_of(make_record(invariants=HELD))
     assert (outcome.state, outcome.remark) == ("uncaught", "nothing beyond its bound")
     assert outcome.complaint == "uncaught"
 
 
-def test_a_fault_that_makes_a_cost_look_better_is_left_to_the_strict_gate():
+def test_only_the_strict_gate_fails_a_fault_that_lowers_a_cost():
     outcome = outcome_of(make_record(metrics={**VALUES, "forward_flops": 1}, invariants=HELD))
     assert outcome.complaint is None
     assert line(outcome) == "strict   wrong: forward_flops exact"
     assert "**improved**: fails under `--regress-strict`" in table([outcome])
 
 
-def test_a_fault_that_is_stated_to_be_unseen_must_be():
+def test_a_fault_that_the_catalogue_calls_unseen_must_be_unseen():
     unseen = outcome_of(make_record(invariants=HELD), unseen="it comes too late")
     assert (unseen.state, unseen.complaint) == ("uncaught", None)
     assert "**uncaught**: it comes too late" in table([unseen])
     seen = outcome_of(make_record(invariants={"held": False}), unseen="it comes too late")
-    assert seen.complaint == "is seen, and said to be unseen"
+    assert seen.complaint == "is seen, but the catalogue says unseen"
     broken = outcome_of(make_record(), complaint="never ran", unseen="it comes too late")
     assert broken.complaint == "broken"
 
@@ -210,11 +210,11 @@ def test_a_fault_that_fails_the_gate_is_caught_with_its_signals():
 BROKEN = Failure(type="AttributeError", message="moved")
 
 
-def test_a_case_that_ends_where_the_fault_was_not_to_end_it_is_broken():
+def test_a_case_that_stops_unexpectedly_is_broken():
     outcome = outcome_of(make_record(status="error", error=BROKEN))
     assert (outcome.state, outcome.remark) == (
         "broken",
-        f"no fault but an end: {LORA} is error (AttributeError: moved)",
+        f"stopped unexpectedly: {LORA} is error (AttributeError: moved)",
     )
 
 
@@ -244,6 +244,11 @@ def test_a_control_that_differs_or_has_no_baseline_is_not_quiet(record, complain
     assert control_complaints(Run(complaint="no answer"), judge) == ["no answer"]
 
 
+def test_the_stored_baselines_judge():
+    assert list(fault_runs.BASELINES.glob("*/0001_*.json"))
+
+
+@pytest.mark.slow
 def test_a_fault_that_does_nothing_is_uncaught_by_a_real_measurement():
     nothing = make_fault(at="peft_regress.measure.training:cross_entropy", cases=[CHEAPEST])
     outcome = judged(nothing, measure(nothing, nothing.cases), Judge())
@@ -255,8 +260,8 @@ def test_a_fault_that_does_nothing_is_uncaught_by_a_real_measurement():
 
 @pytest.fixture
 def results(monkeypatch, tmp_path):
-    """Let every fault be caught and the control be quiet, but for what a test puts in."""
-    put_in = {}
+    """Let every fault be caught and the control be quiet, except what a test adds."""
+    added = {}
     reference = {case: make_record(case) for fault in FAULTS.values() for case in fault.cases}
 
     def measure_all(jobs):
@@ -264,17 +269,17 @@ def results(monkeypatch, tmp_path):
             worse = make_record(case, {**VALUES, "forward_flops": 10**12})
             unmoved = fault is None or fault.unseen
             usual = Run(records=(reference[case] if unmoved else worse,))
-            yield fault, put_in.get(fault and fault.name, usual)
+            yield fault, added.get(fault and fault.name, usual)
 
     page = tmp_path / "detection.md"
     page.write_text(faults.PAGE.read_text())
     monkeypatch.setattr(faults, "PAGE", page)
     monkeypatch.setattr(faults, "measure_all", measure_all)
     monkeypatch.setattr(faults, "Judge", lambda: Judge(observe_all(reference.values())))
-    return put_in
+    return added
 
 
-def test_the_command_passes_where_all_is_caught_and_the_control_is_quiet(results, capsys):
+def test_the_command_passes_if_all_is_caught_and_the_control_is_quiet(results, capsys):
     assert faults.main(["--only", "dora-*"]) == 0
     assert "without a fault: quiet in 1 cases" in capsys.readouterr().out
 
@@ -290,7 +295,7 @@ def test_the_command_fails_and_names_what_is_not_caught(results, capsys):
     assert "broken   dora-norm-not-detached: never ran" in out
 
 
-def test_the_command_fails_and_leaves_the_page_where_the_control_is_not_quiet(results, capsys):
+def test_the_command_fails_and_keeps_the_page_if_the_control_is_not_quiet(results, capsys):
     results[None] = Run(complaint="it moved")
     before = faults.PAGE.read_text()
     assert faults.main(["--write"]) == 1
@@ -298,7 +303,7 @@ def test_the_command_fails_and_leaves_the_page_where_the_control_is_not_quiet(re
     assert faults.PAGE.read_text() == before
 
 
-def test_the_command_writes_the_table_into_its_place(results):
+def test_the_command_writes_the_table_between_the_markers(results):
     assert faults.main(["--write"]) == 0
     page = faults.PAGE.read_text()
     unseen = sum(bool(fault.unseen) for fault in FAULTS.values())
@@ -312,18 +317,18 @@ def test_list_tries_nothing(results, capsys):
     assert len(capsys.readouterr().out.splitlines()) == len(FAULTS)
 
 
-def test_a_glob_that_fits_no_fault_is_refused():
-    with pytest.raises(SystemExit, match="no fault fits 'nothing'"):
+def test_a_glob_that_matches_no_fault_is_refused():
+    with pytest.raises(SystemExit, match="no fault matches 'nothing'"):
         faults.main(["--only", "nothing"])
 
 
-def test_a_page_without_a_place_for_the_table_is_refused():
+def test_a_page_without_the_markers_is_refused():
     with pytest.raises(SystemExit, match="add <!-- faults --> and <!-- /faults -->"):
-        faults.put("no place", "| |")
+        faults.put("no markers", "| |")
 
 
 @pytest.mark.slow
-def test_real_faults_are_caught_in_processes_of_their_own(capsys):
+def test_real_faults_are_caught_in_separate_processes(capsys):
     assert faults.main(["--only", "labels-*"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"caught   labels-shuffled: .*first_losses [\d,]+x", out)
@@ -340,7 +345,7 @@ def test_a_fault_that_never_answers_is_broken(monkeypatch, capsys):
 # --- The page -------------------------------------------------------------------------------------
 
 
-def test_the_page_has_a_row_for_every_fault_and_no_other():
+def test_the_page_has_one_row_per_fault():
     rows = re.findall(r"^\| `([a-z0-9-]+)` \| (.+?) \|", faults.PAGE.read_text(), re.MULTILINE)
     assert dict(rows) == {fault.name: fault.wrong for fault in FAULTS.values()}
     assert len(rows) == len(FAULTS)

@@ -1,9 +1,8 @@
-"""Workflows, action, Dependabot: pinned, with few permissions, and with commands that run."""
+"""Workflows and the action: what the linters of `tox -e lint` do not see, and every script, run."""
 
 from __future__ import annotations
 
 import configparser
-import itertools
 import json
 import re
 import shlex
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import constraints
 import publish
 import pytest
@@ -25,12 +23,12 @@ from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
-ACTION = ROOT / "action.yml"
+ACTION = ROOT / ".github" / "actions" / "gate" / "action.yml"
 PAGE = (ROOT / "docs" / "ci.md").read_text()
 
 
 def read(path):
-    # Not `safe_load` alone: YAML 1.1 reads the key `on` as true.
+    # YAML 1.1 reads the key `on` as true.
     document = yaml.safe_load(path.read_text())
     return {("on" if key is True else key): value for key, value in document.items()}
 
@@ -40,90 +38,63 @@ def workflow(name):
 
 
 def jobs():
-    """Return (file, job's name, job) of every workflow."""
-    return [
-        pytest.param(job, id=f"{path.stem}-{name}")
-        for path in WORKFLOWS
-        for name, job in read(path)["jobs"].items()
-    ]
+    """Return {(workflow, job): job}."""
+    return {
+        (path.stem, name): job for path in WORKFLOWS for name, job in read(path)["jobs"].items()
+    }
 
 
 def steps():
     """Return every step of every workflow and of the action."""
-    found = [
-        (path.stem, job.get("steps", []))
-        for path in WORKFLOWS
-        for job in read(path)["jobs"].values()
-    ]
-    found.append(("action", read(ACTION)["runs"]["steps"]))
-    return [(name, step) for name, listed in found for step in listed]
+    inside_jobs = [step for job in jobs().values() for step in job.get("steps", [])]
+    return [*inside_jobs, *read(ACTION)["runs"]["steps"]]
 
 
 def writes(job):
     return {name for name, access in job["permissions"].items() if access == "write"}
 
 
-EVERY_FILE = pytest.mark.parametrize("path", [*WORKFLOWS, ACTION], ids=lambda path: path.name)
-EVERY_WORKFLOW = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+# --- Which code runs, and with which token --------------------------------------------------------
 
 
-# --- What may be run, and with which token --------------------------------------------------------
-
-
-@EVERY_FILE
-def test_every_action_is_pinned_to_a_commit_and_says_its_version(path):
-    used = re.findall(r"^\s*(?:- )?uses: (.*)$", path.read_text(), re.MULTILINE)
-    assert used
-    for line in used:
-        assert re.fullmatch(r"\$/\S*|[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line), line
-
-
-def test_an_action_is_of_the_same_commit_wherever_it_is_used():
-    lines = {
-        line
-        for path in [*WORKFLOWS, ACTION]
-        for line in re.findall(r"uses: (\S+@.*)$", path.read_text(), re.MULTILINE)
-    }
-    assert len(lines) == len({line.partition("@")[0] for line in lines})
-
-
-@EVERY_WORKFLOW
-def test_a_workflow_as_a_whole_may_do_nothing(path):
-    assert read(path)["permissions"] == {}
-
-
-@pytest.mark.parametrize("job", jobs())
-def test_a_job_names_what_it_may_do(job):
-    assert job["permissions"].get("contents") in {"read", "write"}
-    assert set(job["permissions"].values()) <= {"read", "write"}
-
-
-def test_what_may_be_written_is_written_by_the_three_jobs_that_publish():
-    found = {
-        (path.stem, name): writes(job)
-        for path in WORKFLOWS
-        for name, job in read(path)["jobs"].items()
-        if writes(job)
-    }
-    assert found == {
+def test_only_the_three_publishing_jobs_may_write():
+    assert {name: writes(job) for name, job in jobs().items() if writes(job)} == {
         ("comment", "comment"): {"pull-requests"},
         ("upgrade", "issue"): {"issues"},
         ("upgrade", "baseline"): {"contents", "pull-requests"},
     }
 
 
-@EVERY_WORKFLOW
-def test_code_of_a_fork_never_meets_a_token_that_writes(path):
-    document = read(path)
-    events = set(document["on"])
-    assert not events & {"pull_request_target", "issue_comment"}
-    assert ("workflow_run" in events) is (path.stem == "comment")
-    if any(writes(job) for job in document["jobs"].values()):
-        assert events in ({"schedule", "workflow_dispatch"}, {"workflow_run"})
+def test_a_fork_s_code_never_runs_with_a_token_that_writes():
+    for path in WORKFLOWS:
+        document = read(path)
+        events = set(document["on"])
+        assert not events & {"pull_request_target", "issue_comment"}
+        assert ("workflow_run" in events) is (path.stem == "comment")
+        if any(writes(job) for job in document["jobs"].values()):
+            assert events in ({"schedule", "workflow_dispatch"}, {"workflow_run"})
 
 
-def test_the_job_that_comments_runs_the_default_branch_s_tool_and_nothing_else():
-    """What started it may be a fork's: none of it is checked out, its artifact is text."""
+def test_no_checkout_stores_its_token():
+    for step in steps():
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False
+
+
+def test_an_action_has_the_same_commit_everywhere():
+    texts = [path.read_text() for path in (*WORKFLOWS, ACTION)]
+    used = {line for text in [*texts, PAGE] for line in re.findall(r"uses: (actions/.*)", text)}
+    assert len(used) == len({line.partition("@")[0] for line in used}) == 4
+
+
+def test_the_action_uses_no_path_of_its_own_repository():
+    """In a composite action `$/` is not this repository."""
+    assert not [step for step in steps()[-len(read(ACTION)["runs"]["steps"]) :]
+                if step.get("uses", "").startswith(("$/", "./"))]  # fmt: skip
+
+
+def test_the_commenting_job_runs_only_the_default_branch_s_tool():
+    """A fork may have started it: no code of the fork is checked out, its artifact is text."""
     (job,) = workflow("comment")["jobs"].values()
     assert job["permissions"] == {
         "actions": "read",
@@ -141,14 +112,14 @@ def test_the_job_that_comments_runs_the_default_branch_s_tool_and_nothing_else()
     assert publishing["run"] == tool
     assert "GH_TOKEN" in publishing["env"]
     assert "env" not in job
-    # What it knows of the run is what GitHub says of it: an id, and no name that a fork chose.
+    # It knows the run only by the id that GitHub gives: no name that a fork chose.
     text = (ROOT / ".github" / "workflows" / "comment.yml").read_text()
     expressions = set(re.findall(r"\$\{\{ (.*?) \}\}", text.partition("jobs:")[2]))
     run = "github.event.workflow_run"
     assert expressions == {f"{run}.id", "github.repository", "github.token", "runner.temp"}
 
 
-def test_the_comment_is_made_of_what_the_bench_keeps():
+def test_the_comment_is_made_from_what_bench_keeps():
     bench = workflow("bench")
     comment = workflow("comment")
     assert comment["on"]["workflow_run"]["workflows"] == [bench["name"]]
@@ -168,19 +139,8 @@ def test_the_comment_is_made_of_what_the_bench_keeps():
     assert download["continue-on-error"] is True
 
 
-@pytest.mark.parametrize(("name", "step"), steps())
-def test_no_expression_stands_in_a_shell_script(name, step):
-    assert "${{" not in step.get("run", "")
-
-
-@pytest.mark.parametrize(("name", "step"), steps())
-def test_a_checkout_leaves_no_token_behind(name, step):
-    if step.get("uses", "").startswith("actions/checkout@"):
-        assert step["with"]["persist-credentials"] is False
-
-
 @pytest.mark.parametrize("name", ["issue", "baseline"])
-def test_a_job_that_publishes_never_checks_out_or_installs_the_candidate(name):
+def test_a_publishing_job_never_checks_out_or_installs_the_candidate(name):
     job = workflow("upgrade")["jobs"][name]
     assert job["needs"] == "gate"
     assert "github.ref == 'refs/heads/main'" in job["if"]
@@ -198,60 +158,26 @@ def test_a_job_that_publishes_never_checks_out_or_installs_the_candidate(name):
         *(install if name == "baseline" else []),
         f"python tools/ci/publish.py {name} results",
     ]
-    # The token reaches the one step that publishes.
+    # Only the publishing step gets the token.
     with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
     assert [step["run"] for step in with_token] == commands[-1:]
     assert "GH_TOKEN" not in job.get("env", {})
 
 
-def test_each_candidate_that_is_gated_is_published():
+def test_each_gated_candidate_is_published():
     found = workflow("upgrade")["jobs"]
     gated = [entry["candidate"] for entry in found["gate"]["strategy"]["matrix"]["include"]]
     assert found["issue"]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
     assert found["gate"]["with"]["artifact"] == "upgrade-${{ matrix.candidate }}"
 
 
-# --- Inputs ---------------------------------------------------------------------------------------
-
-
-def test_the_reusable_workflow_hands_every_input_to_the_action():
+def test_the_reusable_workflow_passes_every_input_to_the_action():
+    """Unknown inputs are actionlint's to find; forgotten ones, and a wrong path, are not."""
     document = workflow("gate")
     inputs = set(document["on"]["workflow_call"]["inputs"])
-    (step,) = [s for s in document["jobs"]["gate"]["steps"] if s.get("uses") == "$/"]
+    path = ACTION.parent.relative_to(ROOT).as_posix()
+    (step,) = [s for s in document["jobs"]["gate"]["steps"] if s["uses"] == f"$/{path}"]
     assert step["with"] == {name: f"${{{{ inputs.{name} }}}}" for name in inputs}
-    assert inputs <= set(read(ACTION)["inputs"])
-
-
-@pytest.mark.parametrize("job", jobs())
-def test_a_call_of_the_reusable_workflow_names_its_inputs(job):
-    if job.get("uses") == "$/.github/workflows/gate.yml":
-        assert set(job["with"]) <= set(workflow("gate")["on"]["workflow_call"]["inputs"])
-
-
-def test_the_page_s_examples_name_inputs_that_there_are():
-    known = {
-        "OWNER/peft_regress@REF": set(read(ACTION)["inputs"]),
-        "OWNER/peft_regress/.github/workflows/gate.yml@REF": set(
-            workflow("gate")["on"]["workflow_call"]["inputs"]
-        ),
-    }
-    seen = set()
-    for block in re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL):
-        for used in uses_of(yaml.safe_load(block)):
-            if used["uses"] in known:
-                seen.add(used["uses"])
-                assert set(used.get("with", {})) <= known[used["uses"]]
-    assert seen == known.keys()
-
-
-def uses_of(value):
-    """Return every mapping with `uses` within a value."""
-    if isinstance(value, dict):
-        inner = list(itertools.chain.from_iterable(map(uses_of, value.values())))
-        return [value, *inner] if "uses" in value else inner
-    return (
-        list(itertools.chain.from_iterable(map(uses_of, value))) if isinstance(value, list) else []
-    )
 
 
 # --- Commands -------------------------------------------------------------------------------------
@@ -264,41 +190,17 @@ def check_command(words):
     return command.make_context(name, list(words[1:])).params
 
 
-def documented(name):
-    return re.findall(rf"^\$ {name} (.*)$", PAGE, re.MULTILINE)
-
-
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-UPGRADES = re.compile(r"^\$ peft-regress ((?:upgrade|bisect) .*)$", re.MULTILINE)
-
-
-@pytest.mark.parametrize("line", documented("peft-regress"))
-def test_a_command_of_the_page_is_one(line):
-    check_command(shlex.split(line.partition(" > ")[0], comments=True))
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_an_upgrade_or_a_bisection_of_any_page_is_a_command(page):
-    for line in UPGRADES.findall(page.read_text()):
-        check_command(shlex.split(line.removesuffix("\\"), comments=True))
-
-
-def test_an_option_that_is_none_is_no_command():
-    bisection = "bisect peft --good 0.14.0 --bad 0.15.0 --case shift/dora-r4/resnet18"
-    assert check_command(shlex.split(bisection))["good"] == "0.14.0"
-    with pytest.raises(click.UsageError):
-        check_command(shlex.split(f"{bisection} --no-such"))
-
-
-@pytest.mark.parametrize("line", documented("python tools/ci/publish.py"))
-def test_a_publishing_command_of_the_page_is_one(line):
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\$ python tools/ci/publish\.py (.*)$", PAGE, re.MULTILINE)
+)
+def test_the_tool_knows_each_publishing_command_of_the_page(line):
     publish.argument_parser().parse_args(shlex.split(line, comments=True))
 
 
-def test_every_step_that_publishes_is_a_command_of_the_tool():
+def test_the_tool_knows_the_command_of_each_publishing_step():
     lines = [
         line
-        for _, step in steps()
+        for step in steps()
         for line in step.get("run", "").splitlines()
         if "publish.py" in line
     ]
@@ -311,8 +213,14 @@ def test_every_step_that_publishes_is_a_command_of_the_tool():
     assert folders == {"results", "$RUNNER_TEMP/verdict"}
 
 
+def tox():
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(ROOT / "tox.ini")
+    return parser
+
+
 @pytest.mark.parametrize("release", ["014", "015", "018", "019", "020"])
-def test_tox_runs_the_command_on_a_release(release):
+def test_tox_upgrades_to_a_release(release):
     section = tox()["testenv:bench-peft{014,015,018,019,020}"]
     version = re.search(rf"peft{release}: PEFT_VERSION = (\S+)", section["set_env"]).group(1)
     assert version.replace(".", "").startswith(release)
@@ -324,23 +232,32 @@ def test_tox_runs_the_command_on_a_release(release):
     check_command(words)
 
 
-def tox():
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / "tox.ini")
-    return parser
-
-
-def test_lint_checks_every_workflow_the_action_and_dependabot():
+def test_lint_checks_every_workflow():
     listed = tox()["lint"]["workflows"].split()
     assert listed == [path.relative_to(ROOT).as_posix() for path in WORKFLOWS]
-    commands = tox()["testenv:lint"]["commands"]
-    for schema in (
-        "vendor.github-workflows {[lint]workflows}",
-        "vendor.github-actions action.yml",
-        "vendor.dependabot .github/dependabot.yml",
-    ):
-        assert f"check-jsonschema --builtin-schema {schema}" in commands
-    assert "zizmor --offline" in commands
+
+
+def test_every_environment_that_a_workflow_runs_exists():
+    text = "".join(path.read_text() for path in WORKFLOWS)
+    (matrix,) = re.findall(r"environment: \[(.*)\]", text)
+    named = {*matrix.split(", "), *re.findall(r"tox run -e ([\w-]+)", text)}
+    assert named == {"lint", "types", "coverage", "slow", "bench", "bench-extended", "nightly"}
+    assert {f"testenv:{name}" for name in named} <= set(tox())
+
+
+def test_pre_commit_runs_the_commands_of_tox():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    commands = {
+        stage: [hook["entry"] for hook in hooks if hook.get("stages", ["pre-commit"]) == [stage]]
+        for stage in ("pre-commit", "pre-push")
+    }
+    lint, types = (tox()[f"testenv:{name}"]["commands"].strip() for name in ("lint", "types"))
+    # pre-commit passes the workflows itself.
+    lint = lint.replace("{posargs:.}", ".").replace(" {[lint]workflows}", "")
+    assert commands["pre-commit"] == lint.splitlines()
+    assert commands["pre-push"] == [
+        types.replace("{posargs:peft_regress tools}", "peft_regress tools")
+    ]
 
 
 # --- The action's scripts, run --------------------------------------------------------------------
@@ -376,7 +293,7 @@ def action_step(name):
 
 
 class Runner:
-    """A step of the action, run as GitHub runs it, with a command that notes its call."""
+    """Runs a step of the action as GitHub does, with a command that records its arguments."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -392,7 +309,7 @@ class Runner:
         environment = {
             "PATH": "/usr/bin:/bin",
             "RUNNER_TEMP": str(self.folder),
-            "GITHUB_ACTION_PATH": "/action of mine",
+            "GITHUB_ACTION_PATH": "/my checkout/.github/actions/gate",
             "GITHUB_OUTPUT": str(self.output),
             "GITHUB_STEP_SUMMARY": str(self.summary),
             "FAKE_CALL": str(self.folder / "call"),
@@ -441,7 +358,7 @@ ALL_INPUTS = {
 }
 
 
-def test_the_action_hands_its_inputs_to_the_command(runner):
+def test_the_action_passes_its_inputs_to_the_command(runner):
     ended = runner.run(**ALL_INPUTS)
     assert ended.returncode == 0, ended.stderr
     requirements = ["peft==0.14.0", "peft-x @ git+https://g/p#subdirectory=a", "."]
@@ -449,7 +366,13 @@ def test_the_action_hands_its_inputs_to_the_command(runner):
         "upgrade",
         *("--cases", "shift/* or so", "--matrix", "extended", "--base", "0004_peft-0.21.2"),
         *("--jobs", "2", "--time-limit", "600", "--strict"),
-        *("--baselines", "/action of mine/baselines", "--yes", "--format", "json"),
+        *(
+            "--baselines",
+            "/my checkout/.github/actions/gate/../../../baselines",
+            "--yes",
+            "--format",
+            "json",
+        ),
         *("--save", f"{runner.results}/run.json", "--summary", f"{runner.results}/findings.md"),
         *("--", *requirements),
     ]
@@ -457,38 +380,38 @@ def test_the_action_hands_its_inputs_to_the_command(runner):
 
 
 @pytest.mark.parametrize("inputs", [ALL_INPUTS, {"REQUIREMENTS": "."}])
-def test_the_action_s_call_is_one_of_the_command(runner, inputs):
+def test_the_command_knows_every_option_of_the_action(runner, inputs):
     runner.run(**inputs)
     check_command(runner.call)
 
 
 @pytest.mark.parametrize("value", ["", "false"])
-def test_the_action_is_strict_only_where_it_is_asked_to_be(runner, value):
+def test_the_action_is_strict_only_on_request(runner, value):
     assert runner.run(REQUIREMENTS=".", STRICT=value).returncode == 0
     assert "--strict" not in runner.call
 
 
-def test_a_strictness_that_is_neither_fails_the_step(runner):
+def test_an_unknown_value_of_strict_fails_the_step(runner):
     ended = runner.run(REQUIREMENTS=".", STRICT="yes")
     assert ended.returncode == 2
     assert "strict is 'yes'" in ended.stderr
     assert not (runner.folder / "call").exists()
 
 
-def test_requirements_of_a_file_are_gated_with_those_of_the_input(runner):
+def test_requirements_of_the_file_follow_those_of_the_input(runner):
     runner.run(REQUIREMENTS=".", REQUIREMENTS_FILE=str(ROOT / ".github/gated/requirements.txt"))
     names = [Requirement(line).name for line in runner.call[runner.call.index("--") + 2 :]]
     assert names == ["galore-torch", "peft", "torch", "torchvision"]
 
 
-def test_a_file_of_requirements_that_is_not_there_fails_the_step(runner):
+def test_a_missing_requirements_file_fails_the_step(runner):
     ended = runner.run(REQUIREMENTS=".", REQUIREMENTS_FILE="nowhere.txt")
     assert ended.returncode != 0
     assert "nowhere.txt" in ended.stderr
     assert not (runner.folder / "call").exists()
 
 
-def test_an_input_is_no_shell(runner):
+def test_the_shell_runs_no_input(runner):
     runner.run(REQUIREMENTS="$(touch hacked)\n--help\n`touch hacked`", CASES='"; touch hacked #')
     assert not (runner.folder / "hacked").exists()
     assert runner.call[runner.call.index("--") + 1 :] == [
@@ -497,7 +420,7 @@ def test_an_input_is_no_shell(runner):
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3])
-def test_the_action_ends_as_the_command_does_and_keeps_what_there_is(runner, code):
+def test_the_action_exits_as_the_command_does_and_keeps_its_files(runner, code):
     assert runner.run(code=code, REQUIREMENTS=".").returncode == code
     kept = {path.name for path in runner.results.iterdir()}
     written = set() if code == 2 else {"run.json", "findings.md"}
@@ -506,7 +429,7 @@ def test_the_action_ends_as_the_command_does_and_keeps_what_there_is(runner, cod
     assert runner.summary.exists() is bool(written)
 
 
-def test_what_the_action_keeps_is_what_the_tool_publishes(runner, capsys):
+def test_the_tool_publishes_what_the_action_keeps(runner, capsys):
     runner.run(code=1, REQUIREMENTS=".")
     assert publish.main(["issue", str(runner.results), "--dry-run"]) == 0
     assert "gh issue create --title finding" in capsys.readouterr().out
@@ -521,7 +444,7 @@ esac
 """
 
 
-def test_the_action_installs_this_project_with_what_is_accepted(tmp_path):
+def test_the_action_installs_this_project_with_the_accepted_versions(tmp_path):
     fake = tmp_path / "bin" / "python"
     fake.parent.mkdir()
     fake.write_text(FAKE_PYTHON.format(python=sys.executable))
@@ -529,7 +452,7 @@ def test_the_action_installs_this_project_with_what_is_accepted(tmp_path):
     environment = {
         "PATH": f"{fake.parent}:/usr/bin:/bin",
         "RUNNER_TEMP": str(tmp_path),
-        "GITHUB_ACTION_PATH": str(ROOT),
+        "GITHUB_ACTION_PATH": str(ACTION.parent),
         "FAKE_CALLS": str(tmp_path / "calls"),
     }
     ended = run_script(action_step("Install the gate")["run"], tmp_path, environment)
@@ -542,7 +465,7 @@ def test_the_action_installs_this_project_with_what_is_accepted(tmp_path):
     assert not {"peft-regress", "python"} & pinned
 
 
-def test_constraints_are_of_the_newest_entry_that_judges(tmp_path, capsys, monkeypatch):
+def test_constraints_come_from_the_newest_baseline(tmp_path, capsys, monkeypatch):
     folder = tmp_path / "Linux"
     folder.mkdir()
     for number, (role, date, version) in enumerate(
@@ -560,7 +483,9 @@ def test_constraints_are_of_the_newest_entry_that_judges(tmp_path, capsys, monke
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"peft_regress": {"accepted": null}}'])
-def test_no_baseline_is_a_clear_message_and_exit_2(tmp_path, capsys, monkeypatch, text):
+def test_constraints_without_a_baseline_end_with_a_message_and_exit_2(
+    tmp_path, capsys, monkeypatch, text
+):
     if text is not None:
         (tmp_path / "Linux").mkdir()
         (tmp_path / "Linux" / "0001_x.json").write_text(text)
@@ -578,7 +503,7 @@ def bench_step(job, name):
 
 
 def run_with(folder, script, commands, **environment):
-    """Run a step's script where some commands are scripts of ours."""
+    """Run a step's script with our own scripts in place of some commands."""
     folder.mkdir(exist_ok=True)
     for name, text in commands.items():
         path = folder / "bin" / name
@@ -589,14 +514,14 @@ def run_with(folder, script, commands, **environment):
     return run_script(script, folder, {"PATH": path, **environment})
 
 
-NOTING_PYTHON = """#!/usr/bin/env bash\nprintf '%s\\n' "$@" > call\n"""
+RECORDING_PYTHON = """#!/usr/bin/env bash\nprintf '%s\\n' "$@" > call\n"""
 
 
 @pytest.mark.parametrize("index", [1, 4])
-def test_a_shard_is_measured_by_tox(tmp_path, index):
+def test_tox_measures_a_shard(tmp_path, index):
     environment = {"SHARD": str(index), "GITHUB_STEP_SUMMARY": str(tmp_path / "a step.md")}
     script = bench_step("shard", "Measure")["run"]
-    ended = run_with(tmp_path, script, {"python": NOTING_PYTHON}, **environment)
+    ended = run_with(tmp_path, script, {"python": RECORDING_PYTHON}, **environment)
     assert ended.returncode == 0, ended.stderr
     call = (tmp_path / "call").read_text().splitlines()
     assert call[:6] == ["-m", "tox", "run", "-e", "bench", "--"]
@@ -608,7 +533,7 @@ def test_a_shard_is_measured_by_tox(tmp_path, index):
     ]
 
 
-def test_the_shards_are_those_that_there_are_and_one_each_architecture():
+def test_there_is_one_shard_per_architecture():
     shards = workflow("bench")["jobs"]["shard"]["strategy"]["matrix"]["shard"]
     assert shards == list(range(1, len(shards) + 1))
     assert f"/{len(shards)}" in bench_step("shard", "Measure")["run"]
@@ -622,7 +547,7 @@ JUDGE = "Judge the shards as one run"
 
 
 def judged(tmp_path, *, lost=(), metrics=None):
-    """Run the step that judges, with the real command, on shards of the whole matrix."""
+    """Run the judging step, with the real command, on shards of the whole matrix."""
     write_entry(tmp_path / "baselines", 1, *(make_record(c.id) for c in matrix_cases("default")))
     more = {} if metrics is None else {"metrics": metrics}
     write_shards(tmp_path / "shards", lost=lost, **more)
@@ -636,7 +561,7 @@ def judged(tmp_path, *, lost=(), metrics=None):
     return ended, comment
 
 
-def test_shards_without_a_regression_pass_and_are_one_run_file(tmp_path):
+def test_shards_without_a_regression_pass_and_become_one_run_file(tmp_path):
     ended, comment = judged(tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "no regression (96 unchanged)" in comment
@@ -651,17 +576,17 @@ def test_shards_without_a_regression_pass_and_are_one_run_file(tmp_path):
         ({"lost": ["shift/lora-r4/resnet18"]}, 3, "1 missing"),
     ],
 )
-def test_a_red_verdict_fails_the_step_and_is_kept_with_the_run(tmp_path, change, code, words):
+def test_a_red_verdict_fails_the_step_and_keeps_the_run(tmp_path, change, code, words):
     ended, comment = judged(tmp_path, **change)
     assert ended.returncode == code, ended.stderr
     assert words in comment
     assert (tmp_path / "run.json").exists()
-    # And the tool makes a comment of it.
+    # The tool can make a comment of it.
     posted = publish.main(["comment", str(tmp_path / "verdict"), "--run", "12", "--dry-run"])
     assert posted == 0
 
 
-def test_no_shard_at_all_fails_the_step_with_the_reason(tmp_path):
+def test_no_shard_fails_the_step_with_the_reason(tmp_path):
     write_entry(tmp_path / "baselines", 1, make_record())
     command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
     environment = {"GITHUB_STEP_SUMMARY": str(tmp_path / "step.md"), "PYTHONPATH": str(ROOT)}
@@ -671,7 +596,7 @@ def test_no_shard_at_all_fails_the_step_with_the_reason(tmp_path):
     assert (tmp_path / "verdict" / "comment.md").read_text() == ""
 
 
-def test_the_judging_step_s_call_is_one_of_the_command():
+def test_the_judging_step_proposes_what_it_saved():
     (line,) = [
         line
         for line in bench_step("verdict", JUDGE)["run"].splitlines()
@@ -687,10 +612,17 @@ def test_the_judging_step_s_call_is_one_of_the_command():
 # --- Dependabot -----------------------------------------------------------------------------------
 
 
-def test_dependabot_raises_the_pins_that_a_workflow_gates():
+def test_dependabot_updates_every_pin_and_a_workflow_gates_the_new_ones():
     updates = read(ROOT / ".github" / "dependabot.yml")["updates"]
-    watched = {(update["package-ecosystem"], update["directory"]) for update in updates}
-    assert watched == {("pip", "/"), ("pip", "/.github/gated"), ("github-actions", "/")}
+    watched = {
+        (update["package-ecosystem"], folder)
+        for update in updates
+        for folder in update.get("directories") or [update["directory"]]
+    }
+    assert watched == {
+        *(("pip", "/"), ("pip", "/.github/gated")),
+        *(("github-actions", "/"), ("github-actions", "/.github/actions/gate")),
+    }
     bump = workflow("bump")
     gated = bump["jobs"]["gate"]["with"]["requirements-file"]
     assert bump["on"]["pull_request"]["paths"] == [gated] == [".github/gated/requirements.txt"]

@@ -1,4 +1,4 @@
-"""All that a measurement imports, so that it is imported once: processes are forked from it."""
+"""Import everything that a measurement needs, once: processes are forked from this one."""
 
 from importlib import import_module
 

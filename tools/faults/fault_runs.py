@@ -1,4 +1,4 @@
-"""Measure the cases of a fault in a process of its own, and judge them as the gate does."""
+"""Measure the cases of a fault in a separate process, and judge them as the gate does."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["BASELINES", "Judge", "Outcome", "Run", "control_complaints", "judged", "measure_all"]
 
-_TOOLS: Final = Path(__file__).resolve().parent
-BASELINES: Final = _TOOLS.parent / "baselines"
+_FOLDER: Final = Path(__file__).resolve().parent
+BASELINES: Final = _FOLDER.parents[1] / "baselines"
 WORKERS: Final = 2
 _LONGEST_SECONDS: Final = 180
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The records of some cases, or why there are none that count."""
+    """The records of some cases, or why none of them counts."""
 
     records: tuple[Record, ...] = ()
     complaint: str | None = None
@@ -48,22 +48,20 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the gate made of a fault.
-
-    `reasons` are those of its cases that fail a run, or, where none does and the gate takes the
-    fault for an improvement, those that say so. Of a broken fault nothing counts.
-    """
+    """How the gate judged a fault."""
 
     fault: Fault
     state: Literal["caught", "strict", "uncaught", "broken"]
+    """`strict`: the gate sees an improvement, which only `--regress-strict` fails."""
     reasons: tuple[Reason, ...] = ()
+    """What fails the run, or what looks like an improvement; empty if uncaught or broken."""
     remark: str = ""
 
     @property
     def complaint(self) -> str | None:
-        """Say what is wrong with the gate or with the catalogue; None where all is as stated."""
+        """Say what is wrong with the gate or with the catalogue; None if nothing is."""
         if self.state in {"caught", "strict"}:
-            return "is seen, and said to be unseen" if self.fault.unseen else None
+            return "is seen, but the catalogue says unseen" if self.fault.unseen else None
         return None if self.state == "uncaught" and self.fault.unseen else self.state
 
 
@@ -71,7 +69,7 @@ class Outcome:
 
 
 def measure(fault: Fault | None, cases: Sequence[str]) -> Run:
-    """Measure cases under a fault, or without one, in this process."""
+    """Measure cases under a fault, or without any, in this process."""
     try:
         if fault is None:
             return Run(records=_records(cases))
@@ -102,11 +100,11 @@ def _measure_named(name: str | None, cases: Sequence[str]) -> Run:
 def measure_all(
     jobs: Iterable[tuple[Fault | None, Sequence[str]]],
 ) -> Iterator[tuple[Fault | None, Run]]:
-    """Measure each job in a process of its own, two at a time; yield them in their order."""
+    """Measure each job in its own process, two at a time; yield the runs in the jobs' order."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    # The server that forks has not this process's path.
+    # The forking server does not inherit sys.path.
     known = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_TOOLS), known)))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), known)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_imports"])
     with context.Pool(WORKERS, maxtasksperchild=1) as pool:
@@ -123,7 +121,7 @@ def measure_all(
                 answered = False
                 yield fault, Run(complaint=complaint)
         if answered:
-            # Else leaving the block ends them.
+            # Otherwise leaving the block ends the processes.
             pool.close()
             pool.join()
 
@@ -151,13 +149,13 @@ class Judge:
 
 
 def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
-    """Say whether the gate fails under a fault, and by what."""
+    """Say whether the gate fails under a fault, and which signals saw it."""
     if run.complaint is not None:
         return Outcome(fault=fault, state="broken", remark=run.complaint)
     verdicts = [judge(record) for record in run.records]
     for record, verdict in zip(run.records, verdicts, strict=True):
         if verdict.verdict == "newly_failing" and not fault.stops:
-            remark = f"no fault but an end: {verdict.id} is {record.status_text}"
+            remark = f"stopped unexpectedly: {verdict.id} is {record.status_text}"
             return Outcome(fault=fault, state="broken", remark=remark)
     reasons = [reason for verdict in verdicts for reason in verdict.reasons]
     failing = tuple(reason for reason in reasons if reason.verdict in FAILING)
@@ -171,7 +169,7 @@ def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
 
 
 def control_complaints(run: Run, judge: Judge) -> list[str]:
-    """Say what the gate sees without any fault, which must be nothing."""
+    """Say what the gate sees without any fault: it must see nothing."""
     if run.complaint is not None:
         return [run.complaint]
     return [

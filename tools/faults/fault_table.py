@@ -1,4 +1,4 @@
-"""How the signals that saw a fault are shown: in a line, and in the table of docs/detection.md."""
+"""Show which signals saw a fault: one line for the terminal, the table of docs/detection.md."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def counts(outcomes: Sequence[Outcome]) -> str:
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Return a Markdown table an area, and before them how many faults were caught."""
+    """Return how many faults were caught, then a Markdown table per area."""
     outcomes = list(outcomes)
     parts = [f"{counts(outcomes)}."]
     for area in AREAS:
@@ -90,7 +90,7 @@ def _column(name: str) -> str:
 
 
 def _signals(reasons: Sequence[Reason]) -> list[tuple[str, str]]:
-    """Return what saw a fault and how far beyond its bound, each signal once, the farthest first.
+    """Return each signal that saw a fault, and how far beyond its bound; the farthest first.
 
     A cost at batch 1 and at batch 32 is one signal.
     """
@@ -104,7 +104,7 @@ def _signals(reasons: Sequence[Reason]) -> list[tuple[str, str]]:
 
 
 def _distance(reason: Reason) -> tuple[float, str]:
-    """Return how many times its bound a signal moved; exact ones have none and come first."""
+    """Return the change as a multiple of the bound; exact signals have no bound and come first."""
     if reason.metric == "status":
         return float("inf"), str(reason.new).partition(" ")[0]
     if reason.metric.startswith("invariant "):
@@ -116,7 +116,7 @@ def _distance(reason: Reason) -> tuple[float, str]:
 
 
 def _rounded(multiple: float) -> str:
-    """Return two digits, more would differ from machine to machine, and six places at most."""
+    """Return two digits, since more differ between machines; at most one million."""
     if multiple >= 1e6:
         return "over 1,000,000"
     return f"{multiple:.1f}" if multiple < 10 else f"{float(f'{multiple:.2g}'):,.0f}"

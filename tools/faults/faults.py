@@ -1,13 +1,13 @@
-"""Try the gate with faults, to see that it fails where a library or this project is wrong.
+"""Try the gate with faults: it must fail if a library, or this project, is wrong.
 
-    python tools/faults/faults.py                    every fault, and the same cases without one
-    python tools/faults/faults.py --only 'dora-*'    those that a glob fits
+    python tools/faults/faults.py                    every fault, and the same cases without any
+    python tools/faults/faults.py --only 'dora-*'    the faults that match a glob
     python tools/faults/faults.py --list             their names, and what is wrong
-    python tools/faults/faults.py --write            put the table into docs/detection.md
+    python tools/faults/faults.py --write            write the table into docs/detection.md
 
-Each fault replaces one function in a process of its own, where its cases are measured; they are
-judged by `baselines/`. Exit code 1 where nothing sees one and that is not stated, where one no
-longer fits the code, or where the gate is not quiet without any. docs/detection.md says more.
+Each fault replaces a function in a separate process, which measures the fault's cases; `baselines/`
+judge them. Exit code 1 if no signal sees a fault and the catalogue does not say so, if a fault no
+longer fits the code, or if the gate is not quiet without a fault. More in docs/detection.md.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "detection.md"
 
 
 def chosen_faults(pattern: str) -> list[Fault]:
-    """Return the faults that a glob fits; raises `SystemExit` where it fits none."""
+    """Return the faults that match a glob. Raises `SystemExit` if none does."""
     found = [fault for name, fault in FAULTS.items() if fnmatchcase(name, pattern)]
     if not found:
         sys.exit(
-            f"no fault fits {pattern!r}; `python tools/faults/faults.py --list` prints their names"
+            f"no fault matches {pattern!r}; `python tools/faults/faults.py --list` prints the names"
         )
     return found
 
 
 def tried(faults: Sequence[Fault], judge: Judge) -> tuple[list[Outcome], list[str]]:
-    """Measure faults and, without any, their cases; return outcomes and complaints of the latter.
+    """Measure faults, and their cases without a fault; print one line for each.
 
-    Prints a line each.
+    Returns the outcomes, and what the gate saw without a fault.
     """
     cases = sorted({case for fault in faults for case in fault.cases})
     jobs = [*((None, [case]) for case in cases), *((fault, fault.cases) for fault in faults)]
@@ -65,15 +65,15 @@ def tried(faults: Sequence[Fault], judge: Judge) -> tuple[list[Outcome], list[st
 
 
 def put(page: str, content: str) -> str:
-    """Return the page with the table in its place.
+    """Return the page with the table between its markers.
 
-    Raises `SystemExit` with the markers to add where the page has no such place.
+    Raises `SystemExit` with the markers to add if the page does not have them once.
     """
     start, end = "<!-- faults -->", "<!-- /faults -->"
-    place = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    if len(place.findall(page)) != 1:
-        sys.exit(f"{PAGE} must have one place for the table: add {start} and {end}")
-    return place.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
+    between = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
+    if len(between.findall(page)) != 1:
+        sys.exit(f"{PAGE} needs the markers of the table once: add {start} and {end}")
+    return between.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--only", default="*", metavar="GLOB", help="faults by name")
     mode.add_argument("--list", action="store_true", help="print the faults, try none")
-    mode.add_argument("--write", action="store_true", help="put the table into docs/detection.md")
+    mode.add_argument("--write", action="store_true", help="write the table into docs/detection.md")
     chosen = parser.parse_args(arguments)
     faults = chosen_faults(chosen.only)
     if chosen.list:

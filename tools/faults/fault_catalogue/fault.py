@@ -1,4 +1,4 @@
-"""What a fault is: one function of a library, or of this project, that does something else."""
+"""A fault: one function of a library, or of this project, that does something wrong."""
 
 from __future__ import annotations
 
@@ -30,38 +30,35 @@ AREAS: Final[dict[Area, None]] = dict.fromkeys(Area.__args__)  # type: ignore[at
 
 
 class InjectedError(NotImplementedError):
-    """What a fault raises that is an error by intention, and not because it is out of date."""
+    """An error that a fault raises on purpose, not because the fault is out of date."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A change that a library, or this project, could get wrong.
-
-    Attributes:
-        wrong: what is wrong, a sentence.
-        cases: ids of the cheapest cases that it concerns.
-        at: the functions that it replaces, each `module:function` or `module:Class.method`.
-        replacement: called in their place, the original first, then its arguments.
-        stops: whether the library stops there instead of computing something else.
-        unseen: why nothing sees it, where that is known and stated.
-    """
+    """A mistake that a library, or this project, could make."""
 
     name: str
     area: Area
     wrong: str
+    """What is wrong, in one sentence."""
     cases: tuple[str, ...]
+    """The ids of the cheapest cases that it concerns."""
     at: tuple[str, ...]
+    """The functions that it replaces, each `module:function` or `module:Class.method`."""
     replacement: Callable[..., Any]
+    """Called instead, with the original function and then its arguments."""
     stops: bool = False
+    """Whether the library stops there, instead of computing something else."""
     unseen: str = ""
+    """Why no signal sees it, if that is known."""
 
 
 def fault(
     area: Area, *, at: str | tuple[str, ...], case: str, stops: bool = False, unseen: str = ""
 ) -> Callable[[Callable[..., Any]], Fault]:
-    """Make a function a fault: it is called instead of the one `at` a place, which it gets first.
+    """Make a function a fault: it is called instead of those in `at`, with the original first.
 
-    Its name becomes the fault's, its docstring says what is wrong.
+    The function's name becomes the fault's name, its docstring the fault's `wrong`.
     """
 
     def make(replacement: Callable[..., Any]) -> Fault:

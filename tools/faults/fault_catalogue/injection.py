@@ -1,4 +1,4 @@
-"""Put a fault in its place, and know afterwards whether it ran and whether it still fits."""
+"""Inject a fault; say afterwards whether it ran, and whether it still fits the code."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ __all__ = ["BrokenFaultError", "Injection", "injected"]
 
 
 class BrokenFaultError(PeftRegressError):
-    """A fault that no longer fits the code that it is put into."""
+    """A fault that no longer fits the code that it changes."""
 
 
 @dataclass
 class Injection:
-    """What became of a fault: how often each of its places was called, and what failed in it."""
+    """How often each function of a fault was called, and what failed inside the fault."""
 
     calls: dict[str, int] = field(default_factory=dict)
     failure: str | None = None
 
     def complaint(self) -> str | None:
-        """Say why nothing that was measured under the fault counts; None where it does."""
+        """Say why nothing that was measured under the fault counts; None if it counts."""
         if self.failure is not None:
             return f"the fault itself fails: {self.failure}"
-        unreached = [place for place, count in self.calls.items() if not count]
+        unreached = [target for target, count in self.calls.items() if not count]
         return f"never ran: nothing calls {', '.join(unreached)}" if unreached else None
 
 
 @contextmanager
 def injected(fault: Fault) -> Iterator[Injection]:
-    """Replace what the fault replaces, for a while.
+    """Replace the fault's functions until the block ends.
 
-    Raises `BrokenFaultError` where a place of it does not exist.
+    Raises `BrokenFaultError` if one of them does not exist.
     """
     injection = Injection()
     with ExitStack() as stack:
-        for place in fault.at:
-            stack.enter_context(_replaced(place, fault, injection))
+        for target in fault.at:
+            stack.enter_context(_replaced(target, fault, injection))
         yield injection
 
 
 @contextmanager
-def _replaced(place: str, fault: Fault, injection: Injection) -> Iterator[None]:
-    owner, name, found = _find(place)
+def _replaced(target: str, fault: Fault, injection: Injection) -> Iterator[None]:
+    owner, name, found = _find(target)
     kind = type(found) if isinstance(found, (classmethod, staticmethod)) else None
-    wrapper = _wrapper(found.__func__ if kind else found, place, fault, injection)
+    wrapper = _wrapper(found.__func__ if kind else found, target, fault, injection)
     inherited = name not in vars(owner)
     setattr(owner, name, kind(wrapper) if kind else wrapper)
     try:
@@ -66,26 +66,26 @@ def _replaced(place: str, fault: Fault, injection: Injection) -> Iterator[None]:
             setattr(owner, name, found)
 
 
-def _find(place: str) -> tuple[Any, str, Any]:
-    """Return the module or class that has the function, the function's name there, and itself."""
-    module, _, path = place.partition(":")
+def _find(target: str) -> tuple[Any, str, Any]:
+    """Return the module or class that has the function, its name there, and the function."""
+    module, _, path = target.partition(":")
     *owners, name = path.split(".")
     try:
         owner: Any = functools.reduce(getattr, owners, importlib.import_module(module))
         return owner, name, inspect.getattr_static(owner, name)
     except (AttributeError, ImportError) as error:
-        msg = f"there is no {place} any more: find where it went, and mend the fault"
+        msg = f"{target} no longer exists: find where it went, and update the fault"
         raise BrokenFaultError(msg) from error
 
 
 def _wrapper(
-    original: Callable[..., Any], place: str, fault: Fault, injection: Injection
+    original: Callable[..., Any], target: str, fault: Fault, injection: Injection
 ) -> Callable[..., Any]:
-    injection.calls[place] = 0
+    injection.calls[target] = 0
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        injection.calls[place] += 1
+        injection.calls[target] += 1
         of_the_original: list[Exception] = []
 
         def watched(*args: Any, **kwargs: Any) -> Any:
