@@ -47,6 +47,7 @@ EITHER = frozenset({0, 1})
 RULES = (
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
+    by(r"peft-regress report --html .*", "tests/report/test_overview.py", '"--html"'),
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
@@ -95,7 +96,6 @@ RULES = (
         codes=frozenset({1}),
         some=True,
     ),
-    by(rf"{TOX} bench-peft014", "tox.ini", "PEFT_VERSION = 0.14.0"),
     Rule(pattern=rf"{TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
     by(rf"{TOX} faults -- --only 'dora-\*'", "tests/tools/test_faults.py", '["--only", "dora-*"]'),
     by(rf"{TOX} faults -- --write", "tests/tools/test_faults.py", 'main(["--write"])'),
