@@ -1,4 +1,4 @@
-"""How each command of the documents is executed; `test_examples.py` does it."""
+"""How the test of the examples runs each command of the documents."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from examples import Command
 
 __all__ = ["RULES", "Rule", "constant", "find_rule"]
@@ -14,79 +16,61 @@ __all__ = ["RULES", "Rule", "constant", "find_rule"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """How a command whose whole text fits `pattern` is executed.
-
-    `here`: by the command line in this process. `shell`: by bash. `slow`: by bash in the slow test.
-    `instead` is what is run, with the groups of the pattern, where the command itself would take
-    too long or change this machine. `by` names what executes it as it stands: a file, and words
-    that must stand there. `codes` are the exit codes that are right. With `some` the page shows
-    some lines of what is printed, in their order.
-    """
+    """How a command whose whole text matches `pattern` runs."""
 
     pattern: str
     how: str = "shell"
+    """`here`: in this process. `replayed`: in this process, with the recorded releases of peft.
+    `shell`: by bash, which is slow. `live`: by bash, with releases from the package index."""
     instead: str | None = None
+    """The command that runs if this one would take too long or change this machine."""
     by: tuple[str, ...] = ()
+    """What runs the command elsewhere: a file, and words that it must contain."""
     codes: frozenset[int] = frozenset({0})
+    """The right exit codes."""
     some: bool = False
+    """Whether the page shows a choice of the printed lines, in their order."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the command starts a process."""
+        return self.how in {"shell", "live"}
 
 
 def by(pattern: str, file: str, *words: str) -> Rule:
     return Rule(pattern=pattern, how="by", by=(file, *words))
 
 
-def between(good: str, bad: str, what: str) -> Rule:
-    return Rule(
-        pattern=rf"(peft-regress bisect peft) --good \S+ --bad \S+ (--case shift/{what})",
-        how="slow",
-        instead=rf"\1 --good {good} --bad {bad} \2",
-        some=True,
-    )
-
-
-PYTHON_TOX = r"(?:python -m )?tox run -e"
-PAPER = r"peft-regress cost .*--loss sum .*"
+TOX = r"(?:python -m )?tox run -e"
+ONE_CASE = " --cases shift/lora-r4/shufflenet_v2_x0_5"
+EITHER = frozenset({0, 1})
 RULES = (
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
+    by(r"peft-regress report --html .*", "tests/report/test_overview.py", '"--html"'),
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
-    Rule(pattern=PAPER, how="here", some=True),
+    # The paper's tool renews what its page shows of each.
+    by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
+    Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),
     Rule(pattern=r"peft-regress sources --check", how="here"),
-    # What takes minutes or the package index. Of bisections README's runs over all releases; the
-    # others between the two that they find.
+    # Releases: one live search, one live upgrade. The others replay.
     Rule(
-        pattern=r"(peft-regress bisect peft) --good \S+ (.* --all)",
-        how="slow",
-        instead=r"\1 --good 0.21.0 \2",
-        codes=frozenset({3}),
-        some=True,
-    ),
-    between("0.11.1", "0.12.0", "lora-bf16-r4/.* adapter_bytes"),
-    between("0.13.2", "0.14.0", "lokr-r4/.* filled_losses"),
-    between("0.14.0", "0.15.0", "dora-r4/resnet18"),
-    between("0.15.2", "0.16.0", "dora-r4/.* channels_last_kept"),
-    between("0.19.1", "0.20.0", "(?:loha|adalora)-r4/.* status"),
-    Rule(pattern=r"peft-regress bisect peft .*", how="slow", some=True),
-    Rule(
-        pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*",
-        how="slow",
-        codes=frozenset({1}),
-        some=True,
+        pattern=r"peft-regress bisect peft --good 0\.10\.0 .*/dora-r4/shufflenet_v2_x0_5",
+        how="live",
     ),
     Rule(
-        pattern=r"(peft-regress upgrade (?:--yes .*)?peft==0\.\d+\.0)( transformers==5\.20\.0)?",
-        how="slow",
-        instead=r"\1\2 --cases shift/lora-r4/shufflenet_v2_x0_5",
-        codes=frozenset({0, 1}),
+        pattern=r"peft-regress upgrade peft==0\.14\.0 --cases .*", how="live", codes=frozenset({1})
     ),
+    Rule(pattern=r"peft-regress bisect peft .* --all", how="replayed", codes=frozenset({3})),
+    Rule(pattern=r"peft-regress bisect peft .*", how="replayed"),
     Rule(
-        pattern=r"peft-regress upgrade peft",
-        how="slow",
-        instead=r"peft-regress upgrade peft --cases shift/lora-r4/shufflenet_v2_x0_5",
-        codes=frozenset({0, 1}),
+        pattern=r"peft-regress upgrade (?:--yes .*)?(peft(==0\.\d+\.0)?( transformers==\S+)?)",
+        how="replayed",
+        instead=rf"peft-regress upgrade \1{ONE_CASE}",
+        codes=EITHER,
     ),
     by(
         r"peft-regress upgrade 'peft @ git\+https://github\.com/huggingface/peft@main'",
@@ -98,61 +82,50 @@ RULES = (
         "tests/environments/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
+    by(r"peft-regress time old/bin/python new/bin/python .*", "tests/cli/test_time.py", '"time"'),
+    # tox: `.ci/run` runs the environments; what is narrowed is only collected here.
+    by(r"python -m pip install tox|pre-commit .*", ".ci/run", "pip install --quiet tox"),
+    by(rf"{TOX} bench(?: -- -n 2)?", ".ci/run", "bench -- "),
+    by(rf"{TOX} (?:[a-z]+,)*(?:py|slow|nightly|selfbench|faults|coverage)", "tox.ini", "[testenv"),
+    by(rf"{TOX} bench-extended", ".github/workflows/bench.yml", "tox run -e bench-extended"),
+    Rule(pattern=rf"{TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
     Rule(
-        pattern=r"peft-regress time old/bin/python new/bin/python --cases .*",
-        how="slow",
-        instead="peft-regress time old/bin/python new/bin/python --pairs 6 "
-        "--cases shift/head/shufflenet_v2_x0_5",
-        codes=frozenset({0, 1, 3}),
-    ),
-    # tox: `.ci/run` runs the environments, and what is narrowed is collected here.
-    by(r"python -m pip install tox", ".ci/run", "python -m pip install --quiet tox"),
-    by(rf"{PYTHON_TOX} bench", ".ci/run", "\nrun bench -- "),
-    by(rf"{PYTHON_TOX} bench -- -n 2", ".ci/run", "\nrun bench -- -n 2 "),
-    by(rf"{PYTHON_TOX} py", ".ci/run", "\nrun py -- "),
-    by(rf"{PYTHON_TOX} lint,types,py", ".ci/run", "\nrun lint\nrun types\n", "\nrun py -- "),
-    by(rf"{PYTHON_TOX} faults", ".github/workflows/ci.yml", "slow, faults]"),
-    by(rf"{PYTHON_TOX} bench-extended", ".github/workflows/bench.yml", "tox run -e bench-extended"),
-    Rule(pattern=rf"{PYTHON_TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
-    Rule(
-        pattern=rf"{PYTHON_TOX} bench-peft014 -- (.*)",
-        how="slow",
+        pattern=rf"{TOX} bench-peft014 -- (.*)",
+        how="replayed",
         instead=r"peft-regress upgrade peft==0.14.0 \1",
         codes=frozenset({1}),
         some=True,
     ),
-    Rule(
-        pattern=rf"{PYTHON_TOX} bench-peft014",
-        how="slow",
-        instead="peft-regress upgrade peft==0.14.0 --cases shift/dora-r4/shufflenet_v2_x0_5",
-        codes=frozenset({1}),
-    ),
-    Rule(pattern=rf"{PYTHON_TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
-    by(
-        rf"{PYTHON_TOX} faults -- --only 'dora-\*'",
-        "tests/tools/test_faults.py",
-        '["--only", "dora-*"]',
-    ),
-    by(rf"{PYTHON_TOX} faults -- --write", "tests/tools/test_faults.py", 'main(["--write"])'),
+    Rule(pattern=rf"{TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
+    by(rf"{TOX} faults -- --only 'dora-\*'", "tests/tools/test_faults.py", '["--only", "dora-*"]'),
+    by(rf"{TOX} faults -- --write", "tests/tools/test_faults.py", 'main(["--write"])'),
     # Tools.
     Rule(
-        pattern=r"python tools/variants\.py(( \w+)*)",
-        instead=r"python tools/studies/variants.py --list\1",
+        pattern=r"python (tools/studies/variants\.py)((?: \w+)*)",
+        instead=r"python \1 --list\2",
     ),
-    Rule(pattern=r"python tools/variation\.py .*"),
-    Rule(pattern=r"python tools/constraints\.py .*"),
-    Rule(pattern=r"python tools/publish\.py .* --dry-run"),
-    by(r"python tools/paper\.py --check", "tests/tools/test_paper_tool.py", 'main(["--check"])'),
+    Rule(pattern=r"python tools/studies/variation\.py .*"),
+    Rule(pattern=r"python tools/ci/constraints\.py .*"),
+    Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
     by(
-        r"python tools/pictures\.py --check",
+        r"python tools/docs/paper\.py --check",
+        "tests/tools/test_paper_tool.py",
+        'main(["--check"])',
+    ),
+    by(
+        r"python tools/docs/pictures\.py --check",
         "tests/tools/test_pictures.py",
         'main(["--check", "--only", name])',
         'main(["--check", "--only", *MEASURED])',
     ),
-    by(r"pytest benchmarks/test_paper\.py", ".ci/run", "\nrun bench -- "),
+    by(
+        r"(?:python -m )?pytest (?:benchmarks/test_paper\.py|tests/\S+|\S+::\S+)(?: .*)?",
+        "tests/docs/test_examples.py",
+        "--write-examples",
+    ),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
-        "action.yml",
+        ".github/actions/gate/action.yml",
         'pip install --constraint "$RUNNER_TEMP/constraints.txt"',
     ),
     # The shell's own, and other programs.
@@ -172,13 +145,10 @@ def find_rule(command: Command) -> Rule | None:
 VARIES = r"compared with:|environment:|which package:"
 """How lines begin that depend on what else is installed."""
 
-NARROWED = r"tried \d+ of \d+ releases|no boundary between peft"
-"""And one that depends on how much is tried."""
 
-
-def constant(lines: list[str], *, narrowed: bool = False) -> list[str]:
-    """Leave out the lines that vary, and what is indented below them."""
-    varies = re.compile(rf" *({VARIES}|{NARROWED})" if narrowed else rf" *({VARIES})")
+def constant(lines: Sequence[str]) -> list[str]:
+    """Leave out the lines that depend on what else is installed, and the lines below them."""
+    varies = re.compile(rf" *({VARIES})")
     kept, depth = [], None
     for line in lines:
         indent = len(line) - len(line.lstrip())

@@ -1,33 +1,42 @@
-"""Read the examples of the documents: fenced blocks, the commands in them, what they print."""
+"""Read the examples of the documents: fenced blocks, their commands, and the output they show."""
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["PAGES", "ROOT", "Block", "Command", "blocks", "differences"]
+__all__ = ["PAGES", "ROOT", "Block", "Command", "blocks", "differences", "renewed"]
 
 ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),  # docs/findings/ has tests of its own
+    *sorted((ROOT / "docs").glob("*.md")),  # docs/findings/ has its own tests
 )
+CUT = "..."
+"""Stands for anything in a line; on a line of its own for any lines."""
+
+_ALIKE = 0.4
+"""How alike two lines must be for one to be the new form of the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command as it is typed, its comment left out, and the lines shown below it."""
+    """A command without its comment, and the output shown below it."""
 
     typed: str
     shown: tuple[str, ...]
+    first_line: int = 0
+    """Where the shown output starts among the lines of the block."""
 
     def __str__(self) -> str:
         return self.typed
@@ -35,7 +44,7 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A fenced block of a page: its first line in the file, its language, its text."""
+    """A fenced block of a page."""
 
     page: str
     line: int
@@ -48,23 +57,28 @@ class Block:
     @property
     def commands(self) -> list[Command]:
         """Return the commands of a console block in order; `a && b` is two, `b` shows the lines."""
-        # A command that ends in a backslash goes on in the next line.
-        joined = re.sub(r"^\$ .*(?:\\\n.*)+", _join_lines, self.text, flags=re.MULTILINE)
-        lines = joined.splitlines()
+        lines = self.text.splitlines()
         starts = [index for index, line in enumerate(lines) if line.startswith("$ ")]
         if not starts or starts[0]:
             msg = f"{self}: a console block starts with a line '$ <command>'"
             raise ValueError(msg)
         found = []
         for start, end in zip(starts, [*starts[1:], len(lines)], strict=True):
-            *first, last = _without_comment(lines[start].removeprefix("$ ")).split(" && ")
-            found += [Command(typed=typed, shown=()) for typed in first]
-            found.append(Command(typed=last, shown=tuple(lines[start + 1 : end])))
+            typed, first = lines[start].removeprefix("$ "), start + 1
+            while typed.endswith("\\"):  # the command goes on in the next line
+                typed, first = typed.removesuffix("\\") + lines[first], first + 1
+            *others, last = _without_comment(typed).split(" && ")
+            found += [Command(typed=other, shown=()) for other in others]
+            shown = tuple(lines[first:end])
+            found.append(Command(typed=last, shown=shown, first_line=first))
         return found
 
-
-def _join_lines(found: re.Match[str]) -> str:
-    return found[0].replace("\\\n", "")
+    def with_outputs(self, outputs: Mapping[Command, Sequence[str]]) -> str:
+        """Return the text of the block with new output below some of its commands."""
+        lines = self.text.splitlines()
+        for command, output in sorted(outputs.items(), key=lambda item: -item[0].first_line):
+            lines[command.first_line : command.first_line + len(command.shown)] = output
+        return "".join(f"{line}\n" for line in lines)
 
 
 def blocks() -> Iterator[Block]:
@@ -85,22 +99,26 @@ def _without_comment(typed: str) -> str:
     return re.sub(r"""^((?:[^'"#]|'[^']*'|"[^"]*"|(?<=\S)#)*?)\s+#.*$""", r"\1", typed).rstrip()
 
 
-def differences(shown: list[str], printed: list[str], *, some: bool = False) -> str | None:
-    """Say where a page shows what was not printed; None where it is right.
+def _fits(line: str, printed: str) -> bool:
+    """Return whether a shown line is the printed one, `...` standing for anything."""
+    pattern = ".*".join(map(re.escape, line.rstrip().split(CUT)))
+    return re.fullmatch(pattern, printed.rstrip()) is not None
 
-    `...` in a line stands for anything in it, a line of it alone for any lines. With `some` the
-    page shows lines that it chose, in their order.
+
+def differences(shown: Sequence[str], printed: Sequence[str], *, some: bool = False) -> str | None:
+    """Describe the first line of a page that was not printed; None if the page is right.
+
+    With `some` the page shows a choice of the lines, in their order.
     """
     position = 0
     skipping = some
     for line in shown:
-        if line.strip() == "...":
+        if line.strip() == CUT:
             skipping = True
             continue
-        pattern = re.compile(".*".join(map(re.escape, line.rstrip().split("..."))))
         limit = len(printed) if skipping else min(position + 1, len(printed))
         for candidate in range(position, limit):
-            if pattern.fullmatch(printed[candidate].rstrip()):
+            if _fits(line, printed[candidate]):
                 position = candidate + 1
                 break
         else:
@@ -110,3 +128,63 @@ def differences(shown: list[str], printed: list[str], *, some: bool = False) -> 
     if position < len(printed) and not skipping:
         return f"shown:   (the end)\nprinted: {printed[position]}"
     return None
+
+
+def renewed(shown: Sequence[str], printed: Sequence[str], *, some: bool = False) -> list[str]:
+    """Return what a page shall show now: the printed lines, cut where it cuts them today.
+
+    Each shown line is paired with the printed line that it is most like. Lines between two pairs
+    stay hidden if the page cuts there, or with `some`.
+    """
+    kept = [(line, line.strip() == CUT) for line in shown]
+    pairs = _paired([line for line, is_cut in kept if not is_cut], printed)
+    result: list[str] = []
+    position, index, cut = 0, 0, None
+    for line, is_cut in kept:
+        if is_cut:
+            cut = line
+            continue
+        partner, index = pairs[index], index + 1
+        if partner is None:  # no longer printed
+            continue
+        if cut is None and not some:
+            result += printed[position:partner]
+        elif cut is not None and partner > position:
+            result.append(cut)
+        result.append(line if _fits(line, printed[partner]) else printed[partner])
+        position, cut = partner + 1, None
+    if cut is not None:
+        result.append(cut)
+    elif not some:
+        result += printed[position:]
+    return result
+
+
+@cache
+def _likeness(one: str, other: str) -> float:
+    if one == other or _fits(one, other):
+        return 1.0
+    found = difflib.SequenceMatcher(None, one, other).ratio()
+    return found if found >= _ALIKE else 0.0
+
+
+def _paired(shown: Sequence[str], printed: Sequence[str]) -> list[int | None]:
+    """Pair lines in their order so that the sum of their likeness is as large as can be."""
+    best = [[0.0] * (len(printed) + 1) for _ in range(len(shown) + 1)]
+    for row in range(len(shown) - 1, -1, -1):
+        for column in range(len(printed) - 1, -1, -1):
+            likeness = _likeness(shown[row], printed[column])
+            together = likeness + best[row + 1][column + 1] if likeness else 0.0
+            best[row][column] = max(together, best[row + 1][column], best[row][column + 1])
+    pairs: list[int | None] = []
+    column = 0
+    for row in range(len(shown)):
+        partner = None
+        for candidate in range(column, len(printed)):
+            likeness = _likeness(shown[row], printed[candidate])
+            if likeness and likeness + best[row + 1][candidate + 1] >= best[row][column]:
+                partner = candidate
+                break
+        pairs.append(partner)
+        column = column if partner is None else partner + 1
+    return pairs

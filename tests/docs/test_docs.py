@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[2]
 METRICS_PAGE = (ROOT / "docs" / "metrics.md").read_text()
 FLAT_PAGE = " ".join(METRICS_PAGE.split())
 ARCHITECTURE_PAGE = (ROOT / "docs" / "architecture.md").read_text()
+RUN_FILE_PAGE = (ROOT / "docs" / "run-file.md").read_text()
+USAGE_PAGE = (ROOT / "docs" / "usage.md").read_text()
 README = (ROOT / "README.md").read_text()
+GLOSSARY = (ROOT / "docs" / "glossary.md").read_text()
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+EXTENSIONS = re.findall(
+    r"^## (An? (?:plain metric|method|command|exporter|fault).*)$", EXTENDING, re.MULTILINE
+)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("metric", [m for m in METRICS if not m.endswith(BATCH_SUFFIX)])
@@ -80,12 +88,12 @@ def test_the_page_says_how_many_steps_a_fine_tune_has():
     assert f"{training.STEPS} steps of batch {training.BATCH_SIZE}" in METRICS_PAGE
 
 
-def test_every_option_is_in_the_readme():
-    source = (ROOT / "peft_regress" / "config.py").read_text()
+def test_every_option_of_pytest_is_explained():
+    source = (ROOT / "peft_regress" / "plugin" / "options.py").read_text()
     options = set(re.findall(r'"(--regress-[a-z]+)"', source))
     assert len(options) == 7
     for option in options:
-        assert f"`{option}" in README
+        assert f"`{option}" in USAGE_PAGE
 
 
 def test_every_module_has_its_place_in_the_picture():
@@ -98,13 +106,65 @@ def test_every_module_has_its_place_in_the_picture():
 
 def test_every_key_of_the_run_file_is_explained():
     for key in Run.__struct_fields__:
-        assert f"| `{key}` |" in ARCHITECTURE_PAGE
+        assert f"| `{key}` |" in RUN_FILE_PAGE
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 200
+
+
+def test_every_file_that_the_readme_names_is_a_link():
+    text = re.sub(r"^```.*?^```", "", README, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"!?\[[^\]]*\]\([^)]*\)", "", text)
+    words = re.findall(r"[\w.-]+(?:/[\w.-]+)*/?", text)
+    files = {word for word in words if re.search(r"[./]|^[A-Z]{5,}$", word.rstrip("."))}
+    named = {word for word in files if (ROOT / word.rstrip(".")).exists()}
+    assert named == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", one.lower()).replace(" ", "-") for one in headings]
+            assert anchor in slugs, link
+
+
+def test_the_glossary_is_sorted_and_explains_each_word_once():
+    rows = re.findall(r"^\| ([a-z].*?) \| (.*) \|$", GLOSSARY, re.MULTILINE)[1:]
+    words = [word for word, _ in rows]
+    assert len(words) > 40
+    assert words == sorted(set(words))
+
+
+def test_the_readme_and_the_architecture_link_the_glossary():
+    assert "(docs/glossary.md)" in README
+    assert "(glossary.md)" in ARCHITECTURE_PAGE
+
+
+def test_every_file_that_the_glossary_names_is_there():
+    for name in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", GLOSSARY):
+        assert (ROOT / "peft_regress" / name).is_file(), name
+
+
+@pytest.mark.parametrize("section", EXTENSIONS)
+def test_an_addition_takes_at_most_five_files(section):
+    text = EXTENDING.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    steps = re.findall(r"^\d\. ", text, re.MULTILINE)
+    assert 2 <= len(steps) <= 5
 
 
 def test_no_document_has_a_gap_left():
-    for page in (README, METRICS_PAGE, ARCHITECTURE_PAGE):
-        assert "@@" not in page
-        assert "TODO" not in page
+    for page in PAGES:
+        assert "@@" not in page.read_text()
+        assert "TODO" not in page.read_text()
 
 
 def test_the_page_on_timing_has_the_policy():

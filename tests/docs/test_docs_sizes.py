@@ -1,4 +1,4 @@
-"""The sizes of run files on docs/architecture.md, held against the stored entries.
+"""The sizes of run files on docs/run-file.md, held against the stored entries.
 
 After a run is accepted that moves them, the failing test shows the row to put there.
 """
@@ -21,7 +21,7 @@ from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PAGE = (ROOT / "docs" / "run-file.md").read_text()
 MATRICES = ("default", "extended")
 
 

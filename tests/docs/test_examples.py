@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
+from example_releases import use_recorded_releases
 from example_rules import RULES, Rule, constant, find_rule
 from example_sandbox import FIRST, NEWEST, environment, prepare, setup_of
-from examples import PAGES, ROOT, Block, Command, blocks, differences
+from examples import PAGES, ROOT, Block, Command, blocks, differences, renewed
 from jsonschema import validators
 
 from peft_regress.cli.main import main
@@ -45,7 +46,7 @@ def rule_of(command: Command) -> Rule:
 
 def is_slow(command: Command) -> bool:
     rule = find_rule(command)
-    return rule is not None and rule.how == "slow"
+    return rule is not None and rule.is_slow
 
 
 # --- A copy of the repository to run them in ------------------------------------------------------
@@ -59,7 +60,7 @@ def shared(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def sandbox(request, tmp_path, shared) -> Path:
-    """Return the shared copy, or one as the block's `SETUPS` wants it."""
+    """Return the shared copy, or a copy of its own for a block that changes the baselines."""
     block = request.getfixturevalue("block")
     setup = setup_of(block)
     if setup is None and "$ peft-regress accept" not in block.text:
@@ -78,7 +79,7 @@ def of_language(language: str) -> list[Block]:
 
 
 def console_blocks(*, slow: bool) -> list[Block]:
-    """Return the blocks that have a command of the kind; one that no rule knows is not slow."""
+    """Return the blocks that have a command of the kind; one without a rule is not slow."""
     return [
         block
         for block in of_language("console")
@@ -96,7 +97,7 @@ def command_line(typed: str) -> tuple[int, str]:
 
 
 def shell(typed: str, folder: Path) -> tuple[int, str]:
-    """Run a line by bash; return exit code and standard output, errors below it where it fails."""
+    """Run a line by bash; return exit code and standard output, errors below it if it fails."""
     done = subprocess.run(
         ["bash", "-c", typed],
         cwd=folder, env=environment(folder), capture_output=True, text=True, check=False,
@@ -110,44 +111,76 @@ command_line_once = functools.cache(command_line)
 shell_once = functools.cache(shell)
 
 
-def execute(command: Command, rule: Rule, folder: Path) -> None:
-    """Run a command by its rule, and hold its exit code and what it printed against the page."""
+def execute(command: Command, rule: Rule, folder: Path) -> list[str]:
+    """Run a command by its rule, check its exit code, and return the lines that it printed."""
     typed = command.typed
     if rule.instead is not None:
         typed = re.fullmatch(rule.pattern, typed).expand(rule.instead)
-    if rule.how == "here":
+    if rule.is_slow:
+        code, printed = (shell_once if rule.how == "live" else shell)(typed, folder)
+    else:
         is_cost = typed.startswith("peft-regress cost")
         code, printed = (command_line_once if is_cost else command_line)(typed)
-    else:
-        code, printed = (shell_once if rule.how == "slow" else shell)(typed, folder)
     assert code in rule.codes, f"{typed}\n{printed}"
-    shown, lines = list(command.shown), printed.splitlines()
-    if rule.how == "slow":
-        narrowed = rule.instead is not None
-        shown, lines = (constant(side, narrowed=narrowed) for side in (shown, lines))
-    if shown:
-        wrong = differences(shown, lines, some=rule.some)
-        assert wrong is None, f"`{command}`\n{wrong}"
+    return printed.splitlines()
+
+
+def check_block(block: Block, folder: Path, *, slow: bool, writes: bool) -> None:
+    """Run the commands of a kind, and compare what they print with the page, or write it there."""
+    outputs = {}
+    for command in block.commands:
+        rule = rule_of(command)
+        if rule.how == "by" or rule.is_slow is not slow:
+            continue
+        printed = execute(command, rule, folder)
+        if not command.shown:
+            continue
+        if writes:
+            outputs[command] = renewed(command.shown, printed, some=rule.some)
+            continue
+        shown = command.shown
+        if rule.how in {"live", "replayed"}:
+            shown, printed = constant(shown), constant(printed)
+        wrong = differences(shown, printed, some=rule.some)
+        remedy = "`python -m pytest tests/docs/test_examples.py --write-examples` renews the page"
+        assert wrong is None, f"`{command}`\n{wrong}\n{remedy}"
+    if outputs:
+        write_block(block, block.with_outputs(outputs))
+
+
+def write_block(block: Block, text: str) -> None:
+    page = ROOT / block.page
+    before = page.read_text()
+    assert block.text in before, f"{block}: is indented, so that it must be renewed by hand"
+    page.write_text(before.replace(block.text, text))
+
+
+@pytest.fixture
+def writes(request) -> bool:
+    """Whether the pages shall be renewed."""
+    return request.config.getoption("--write-examples", default=False)
 
 
 @pytest.mark.parametrize("block", console_blocks(slow=False), ids=str)
-def test_the_commands_of_a_console_block_run_and_print_what_it_shows(block, sandbox, monkeypatch):
+def test_the_commands_of_a_console_block_print_what_it_shows(block, sandbox, writes, monkeypatch):
     monkeypatch.chdir(sandbox)
     monkeypatch.setenv("COLUMNS", "100")
-    for command in block.commands:
-        rule = rule_of(command)
-        if rule.how in {"here", "shell"}:
-            execute(command, rule, sandbox)
+    if any(rule_of(command).how == "replayed" for command in block.commands):
+        use_recorded_releases(monkeypatch)
+    check_block(block, sandbox, slow=False, writes=writes)
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize("block", console_blocks(slow=True), ids=str)
-def test_the_commands_that_take_minutes_run_and_print_what_the_block_shows(block, sandbox):
-    for command in block.commands:
-        rule = rule_of(command)
-        if rule.how == "slow":
-            execute(command, rule, sandbox)
+def test_the_commands_of_a_shell_print_what_the_block_shows(block, sandbox, writes):
+    check_block(block, sandbox, slow=True, writes=writes)
+
+
+def test_one_search_and_one_upgrade_use_the_package_index():
+    commands = itertools.chain.from_iterable(block.commands for block in of_language("console"))
+    live = {command.typed for command in commands if rule_of(command).how == "live"}
+    assert sorted(typed.split()[1] for typed in live) == ["bisect", "upgrade"]
 
 
 def test_what_executes_a_command_elsewhere_is_there():
@@ -163,7 +196,6 @@ def test_what_executes_a_command_elsewhere_is_there():
 
 
 def test_no_rule_is_without_a_command():
-    """But for the commands that a page may show at any time."""
     typed = [command.typed for block in of_language("console") for command in block.commands]
     idle = [
         rule.pattern
@@ -198,6 +230,7 @@ def test_every_block_is_of_a_language_that_is_executed():
             assert any(re.match(start, block.text) for start in TEXTS), str(block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", of_language("python"), ids=str)
 def test_a_block_of_python_runs(block, sandbox):
     """A suite runs by pytest, narrowed to one case; anything else as a script."""
@@ -243,9 +276,9 @@ def uses_of(document: dict) -> Iterator[dict]:
 
 
 def inputs_of(path: str) -> set[str]:
-    """Return the inputs of the action, or of a workflow that is called."""
-    if not path:
-        return set(yaml.safe_load((ROOT / "action.yml").read_text())["inputs"])
+    """Return the inputs of an action in a folder, or of a workflow that is called."""
+    if (ROOT / path).is_dir():
+        return set(yaml.safe_load((ROOT / path / "action.yml").read_text())["inputs"])
     return set(yaml.safe_load((ROOT / path).read_text())[True]["workflow_call"]["inputs"])
 
 
@@ -282,7 +315,7 @@ def console(text: str) -> list[Command]:
 
 def test_a_command_goes_on_after_a_backslash_and_ends_before_its_comment():
     (command,) = console("$ a 'b # c' \\\n      d#e  # a comment\nshown\n")
-    assert command == Command(typed="a 'b # c'       d#e", shown=("shown",))
+    assert command == Command(typed="a 'b # c'       d#e", shown=("shown",), first_line=2)
 
 
 def test_commands_joined_are_two_and_the_last_one_prints():
@@ -329,4 +362,37 @@ def test_chosen_lines_stand_in_their_order(shown, right):
 def test_lines_that_vary_are_left_out_with_what_is_below_them():
     lines = ["x", "  environment: a", "    b", "  y", "    z", "tried 2 of 3 releases:", "  c"]
     assert constant(lines) == ["x", "  y", "    z", "tried 2 of 3 releases:", "  c"]
-    assert constant(lines, narrowed=True) == ["x", "  y", "    z"]
+
+
+# --- The writing ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shown", "new"),
+    [
+        (["one case", "two"], ["1 case", "2 cases", "3 cases moved", "the end"]),
+        (["1 case", "...", "the end"], ["1 case", "...", "the end"]),
+        (["1 case", "2 cases", "   ..."], ["1 case", "2 cases", "   ..."]),
+        (["...", "the last end"], ["...", "the end"]),
+        (["1 case", "gone entirely", "...", "the end"], ["1 case", "...", "the end"]),
+        (["1 ...", "...", "the end"], ["1 ...", "...", "the end"]),
+    ],
+)
+def test_a_renewed_example_is_cut_where_it_was(shown, new):
+    printed = ["1 case", "2 cases", "3 cases moved", "the end"]
+    assert renewed(shown, printed) == new
+    assert differences(new, printed) is None
+
+
+def test_a_renewed_choice_of_lines_stays_a_choice():
+    assert renewed(["2 case", "the end"], ["1 case", "2 cases", "the end"], some=True) == [
+        "2 cases",
+        "the end",
+    ]
+
+
+def test_a_block_gets_the_outputs_of_its_commands():
+    block = Block(page="a.md", line=1, language="console", text="$ a \\\n  b\nold\n$ c\nold\n")
+    first, second = block.commands
+    assert block.with_outputs({first: ["new", "lines"]}) == ("$ a \\\n  b\nnew\nlines\n$ c\nold\n")
+    assert block.with_outputs({first: [], second: ["new"]}) == "$ a \\\n  b\n$ c\nnew\n"

@@ -20,7 +20,7 @@ from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.runs.schema import Failure
 
 PAGE = tool.PAGE.read_text()
-RELEASE = re.search(r"Every other type of the mapping of peft (\S+),", PAGE)[1]
+RELEASE = re.search(r"Every other type that peft (\S+) maps,", PAGE)[1]
 of_the_pages_release = pytest.mark.skipif(
     peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}"
 )
