@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["clean", "printable"]
+import gettext
+
+__all__ = ["clean", "count_of", "printable"]
 
 _LONGEST_TEXT = 160
 
@@ -23,3 +25,8 @@ def _flat(text: str) -> str:
 def printable(text: str) -> str:
     """Write what a terminal must not see, such as a newline in a file's name, as its escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def count_of(count: int, singular: str, plural: str | None = None) -> str:
+    """Return a count with its noun: '1 case', '1,200 cases'; the plural takes an `s` by default."""
+    return f"{count:,} {gettext.ngettext(singular, plural or f'{singular}s', count)}"
