@@ -15,8 +15,8 @@ from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.files import is_folder
 from peft_regress.gate.drift import find_origins
-from peft_regress.gate.judge import Observation, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def references_with_drift(
     """Return the same, each with the older entries that the drift of its metrics counts from."""
     references = {}
     for name, history in _histories(stored).items():
-        origins = find_origins(((old.origin, old.record) for old in history), policy=policy)
+        origins = find_origins(((old.run_name, old.record) for old in history), policy=policy)
         references[name] = dataclasses.replace(history[-1], drift_origins=origins)
     return references
 

@@ -12,7 +12,7 @@ from peft_regress.baselines.change_points import (
     can_find_change_points,
     find_change_points,
 )
-from peft_regress.gate.changes import are_comparable, change_of, value_of, worse_or_better
+from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
@@ -181,7 +181,7 @@ def jumps_of(
 def _is_jump(move: Change, metric: Metric) -> bool:
     """Return whether one step says something by itself: a cost moved, or noise left its bound."""
     if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
-        return metric.kind != "info" and any(worse_or_better(move, metric))
+        return metric.kind != "info" and direction_of(move, metric) is not None
     return move.old != move.new
 
 
@@ -193,7 +193,7 @@ def _move(
         return None, False
     move = change_of(name, old, new, method=method, policy=DEFAULT_POLICY)
     if new.kind == "fingerprint":
-        return move, any(worse_or_better(move, new))
+        return move, direction_of(move, new) is not None
     return move, old.value != new.value
 
 

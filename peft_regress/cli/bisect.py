@@ -126,5 +126,5 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
                     )
                 )
                 pythons[f"{settings.package} {version}"] = overlay.python
-            made[number] = reproduce(transition.findings, pythons)
+            made[number] = reproduce(transition.comparison.findings, pythons)
     return made

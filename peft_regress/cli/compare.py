@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrix_cases
 from peft_regress.cli.options import (
     USUAL_STORAGE,
     baselines_option,
@@ -23,7 +22,7 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.gate.judge import Observation, RunVerdict
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
 
 __all__ = ["compare_command"]
@@ -64,32 +63,36 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
     case by its newest baseline and by drift, and every case of the matrix is expected.
     """
     from peft_regress import report
-    from peft_regress.gate.judge import judge, observations_of
+    from peft_regress.gate.comparison import Invocation
+    from peft_regress.gate.judge import judge
+    from peft_regress.gate.verdicts import observations_of
 
     after = _read_new(baselines, new)
     if save is not None:
         _save(after, save)
     references, expected, storage = _read_old(baselines, old, matrix)
-    observed = observations_of(after.run, new)
-    verdict: RunVerdict = judge(references, after.run, expected=expected)
     file = str(save or after.path)
-    typed = report.Typed(
+    invocation = Invocation(
         old=old,
-        # An entry is found by its name in its own storage alone.
+        # The name of an entry is valid in its own storage only.
         new=new if save is None and storage == baselines else file,
         file=file,
         baselines=None if storage == USUAL_STORAGE else str(storage),
         strict=strict,
         matrix=None if matrix == DEFAULT_MATRIX else matrix,
+        cases=tuple(matrix_cases(matrix)),
     )
-    sides = (verdict, references, observed)
+    comparison = judge(
+        references,
+        observations_of(after.run, new),
+        expected=expected,
+        complete=after.run.selection.complete,
+        invocation=invocation,
+    )
     if output == "json":
-        print_json(report.encode_verdict(verdict))
+        print_json(report.encode_verdict(comparison))
     elif output == "markdown":
-        from peft_regress.catalogue.matrix import matrix_cases
-
-        typed = dataclasses.replace(typed, cases=tuple(matrix_cases(matrix)))
-        echo(report.verdict_markdown(*sides, typed=typed), nl=False)
+        echo(report.verdict_markdown(comparison), nl=False)
     else:
         notes = []
         if not after.run.selection.complete:
@@ -98,9 +101,8 @@ def compare_command(  # noqa: PLR0913  (arguments and options)
         layout = stdout_layout()
         from peft_regress.report.github import without_commands
 
-        text = report.verdict_text(*sides, typed=typed, layout=layout, strict=strict, notes=notes)
-        echo(without_commands(text))
-    context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
+        echo(without_commands(report.verdict_text(comparison, layout=layout, notes=notes)))
+    context.exit(comparison.exit_code)
 
 
 def _read_new(baselines: Path, name: str) -> RunFile:
@@ -124,8 +126,8 @@ def _read_old(
     """Return what judges, the ids of the cases that are expected, and the storage of entries."""
     from peft_regress.baselines.entries import read_runs
     from peft_regress.baselines.references import find_named, references_with_drift
-    from peft_regress.catalogue.matrix import matrices_of, matrix_cases
-    from peft_regress.gate.judge import observations_of
+    from peft_regress.catalogue.matrix import matrices_of
+    from peft_regress.gate.verdicts import observations_of
     from peft_regress.runs.shards import read_run
 
     try:

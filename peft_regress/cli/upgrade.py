@@ -118,7 +118,7 @@ def upgrade_command(  # noqa: PLR0913  (arguments and options)
         echo(report.upgrade_markdown(result, scripts), nl=False)
     else:
         echo(report.upgrade_text(result, stdout_layout()))
-    context.exit(result.exit_code)
+    context.exit(result.comparison.exit_code)
 
 
 def _upgraded(
@@ -134,10 +134,11 @@ def _upgraded(
     def finish(result: Upgrade, overlay: Overlay) -> None:
         nonlocal scripts
         if wants_scripts:
-            failing = [finding for finding in result.findings if finding.is_failing]
+            failing = [finding for finding in result.comparison.findings if finding.is_failing]
             # A stored run may be of other packages than those that are installed here.
             is_here = all(
-                side.environment == installed_packages() for side in result.references.values()
+                side.environment == installed_packages()
+                for side in result.comparison.references.values()
             )
             before = "the packages before" if is_here else "the packages installed here"
             pythons = {before: Path(sys.executable), "those after": overlay.python}

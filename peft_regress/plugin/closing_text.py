@@ -8,22 +8,20 @@ from typing import TYPE_CHECKING
 
 from peft_regress import report
 from peft_regress.errors import InputError
-from peft_regress.gate.judge import Observation
 from peft_regress.report.layout import Layout
 from peft_regress.report.terminal import layout_of
-from peft_regress.report.verdict.next_steps import quoted, storage_words
+from peft_regress.report.verdict.next_steps import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pytest
 
-    from peft_regress.gate.judge import CaseVerdict
     from peft_regress.plugin.options import RegressOptions
     from peft_regress.plugin.session import RegressSession
-    from peft_regress.runs.schema import Record, Run
+    from peft_regress.runs.schema import Run
 
-__all__ = ["failure_text", "layout_for", "summary_text"]
+__all__ = ["layout_for", "summary_text"]
 
 
 def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:
@@ -37,34 +35,22 @@ def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool =
     return layout_of(sys.__stdout__, colour=colour, ascii_only=options.ascii)
 
 
-def failure_text(session: RegressSession, case: CaseVerdict, record: Record, layout: Layout) -> str:
-    """Return why a case fails, for its test's report."""
-    new = Observation(
-        record=record,
-        environment=session.environment(),
-        machine=session.machine(),
-        origin="this run",
-    )
-    old = session.references().get(case.id)
-    storage = storage_words(session.typed())
-    return report.case_text(case, old, new, hint=session.hint(), storage=storage, layout=layout)
-
-
 def summary_text(session: RegressSession, layout: Layout) -> str:
     """Return the verdict for the end of the terminal output, its outcome last."""
     if not session.is_gating:
         return "\n".join(layout.wrapped(line) for line in (*session.problems, *_left_out(session)))
     run = session.run()
-    verdict = None
+    comparison = None
     with contextlib.suppress(InputError):
-        verdict = session.verdict()
+        comparison = session.comparison()
     notes = [*_notes(session, run), *_left_out(session)]
-    if verdict is None:
+    if comparison is None:
         return "\n\n".join(layout.wrapped(line) for line in (*notes, *session.problems))
     verbose = session.config.get_verbosity() > 0
-    references, observed = session.sides(run)
     # Where nothing judges them, the numbers themselves are what there is to read.
-    with_numbers = bool(run.cases) and (verbose or not references.keys() & observed.keys())
+    with_numbers = bool(run.cases) and (
+        verbose or not comparison.references.keys() & run.cases.keys()
+    )
     if run.cases and not with_numbers:
         saved = session.options.save
         again = (
@@ -72,13 +58,9 @@ def summary_text(session: RegressSession, layout: Layout) -> str:
         )
         notes.append(f"numbers of each case: `-v`{again}")
     text = report.verdict_text(
-        verdict,
-        references,
-        observed,
-        typed=session.typed(),
+        comparison,
         layout=layout,
         verbose=verbose,
-        strict=session.options.strict,
         notes=notes,
         problems=session.problems,
     )

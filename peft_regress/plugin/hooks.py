@@ -15,12 +15,14 @@ import msgspec
 import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, Observation, judge_case
-from peft_regress.plugin.closing_text import failure_text, layout_for, summary_text
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import Observation
+from peft_regress.plugin.closing_text import layout_for, summary_text
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
+from peft_regress.report import case_text
 from peft_regress.report.export import metric_properties
 from peft_regress.report.github import line_in_repository, without_commands
 from peft_regress.report.layout import Layout
@@ -91,20 +93,20 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
             pytest.fail(without_commands(str(problem)), pytrace=False)
         request.node.stash[_RECORD] = measurement.record
         request.node.user_properties.extend(metric_properties(measurement.record))
-        verdict = judge_case(
-            case.id,
-            session.references().get(case.id),
-            Observation(
-                record=measurement.record,
-                environment=session.environment(),
-                machine=session.machine(),
-                origin="this run",
-            ),
+        observation = Observation(
+            record=measurement.record,
+            environment=session.environment(),
+            machine=session.machine(),
+            run_name="this run",
         )
-        failing = FAILING | INCOMPLETE | (UNACCEPTED if session.options.strict else frozenset())
-        if verdict.verdict in failing:
-            layout = request.config.stash[_LAYOUT]
-            text = failure_text(session, verdict, measurement.record, layout)
+        comparison = judge(
+            session.references(),
+            {case.id: observation},
+            expected=[case.id],
+            invocation=session.invocation(),
+        )
+        for red in comparison.red:
+            text = case_text(red, comparison, request.config.stash[_LAYOUT])
             pytest.fail(without_commands(text), pytrace=False)
         return measurement
 

@@ -16,18 +16,12 @@ from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.references import load_references
 from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.gate.judge import (
-    FAILING,
-    INCOMPLETE,
-    UNACCEPTED,
-    Observation,
-    judge,
-    observations_of,
-)
+from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.metrics import make_metric
 from peft_regress.report.github import is_github, write_summary
 from peft_regress.report.verdict.annotations import annotation, verdict_annotations
-from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.run_file import run_document, without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
@@ -36,10 +30,11 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.cases import Case
-    from peft_regress.gate.judge import RunVerdict
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.plugin.options import RegressOptions
-    from peft_regress.report.verdict.annotations import Place
+    from peft_regress.report.verdict.annotations import SourceLine
     from peft_regress.runs.schema import Machine, Record
 
 __all__ = ["RegressSession", "with_relative_times"]
@@ -56,7 +51,7 @@ class RegressSession:
         self.other_matrices: dict[str, int] = {}
         self.selected: set[str] = set()
         self.records: dict[str, Record] = {}
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, SourceLine] = {}
         self.benchmarks: list[Any] = []
         self.problems: list[str] = []
         self.refusal: PeftRegressError | None = None
@@ -150,16 +145,22 @@ class RegressSession:
             cases=with_relative_times(dict(sorted(self.records.items()))),
         )
 
-    def verdict(self) -> RunVerdict:
+    def comparison(self) -> Comparison:
         """Judge what was selected, and the holes."""
-        expected = self.selected | self.holes()
-        return judge(self.references(), self.run(), expected=expected)
+        run = self.run()
+        return judge(
+            self.references(),
+            observations_of(run, "this run"),
+            expected=self.selected | self.holes(),
+            complete=run.selection.complete,
+            invocation=self.invocation(),
+        )
 
     def finish(self) -> bool:
         """Write run file and summary; return whether the run must fail."""
-        verdict = None
+        comparison = None
         try:
-            verdict = self.verdict()
+            comparison = self.comparison()
         except InputError as error:
             self.problems.append(str(error))
         run = self.run()
@@ -167,24 +168,20 @@ class RegressSession:
             self._save(self.options.save, run)
         if self.adapters is not None:
             prune_adapters(self.adapters, run)
-        if self.options.summary is not None and verdict is not None:
-            text = report.verdict_markdown(verdict, *self.sides(run), typed=self.typed())
+        if self.options.summary is not None and comparison is not None:
+            text = report.verdict_markdown(comparison)
             try:
                 write_summary(self.options.summary, text)
             except InputError as error:
                 self.problems.append(str(error))
-        if self.problems or verdict is None:
-            return True
-        failing = FAILING | INCOMPLETE | (UNACCEPTED if self.options.strict else frozenset())
-        return any(case.verdict in failing for case in verdict.cases)
+        return bool(self.problems or comparison is None or comparison.red)
 
     def annotation_lines(self) -> list[str]:
         """Return what marks the lines of tests on GitHub; nothing where this is not GitHub."""
         if not is_github() or not self.is_gating:
             return []
         with contextlib.suppress(InputError):
-            verdict, sides = self.verdict(), self.sides(self.run())
-            return verdict_annotations(verdict, *sides, self.places, strict=self.options.strict)
+            return verdict_annotations(self.comparison(), self.places)
         return [annotation("error", " ".join(self.problems))]
 
     def extend_document(self, document: dict[str, Any]) -> None:
@@ -204,16 +201,12 @@ class RegressSession:
                 write_run_file(refuge, run, document)
                 self.problems.append(f"The run was kept in {refuge}")
 
-    def sides(self, run: Run) -> tuple[dict[str, Observation], dict[str, Observation]]:
-        """Return what judges and what is judged, by case."""
-        return self.references(), observations_of(run, "this run")
-
-    def typed(self) -> report.Typed:
-        """Return what is typed to judge this run once more, and to accept it."""
+    def invocation(self) -> Invocation:
+        """Return what the user types to judge this run again, and to accept it."""
         options, usual = self.options, self.config.invocation_params.dir / "baselines"
         storage = self.shown(options.baselines)
         judged_by = ["--regress-baseline", options.baseline] if options.baseline else []
-        return report.Typed(
+        return Invocation(
             old=options.baseline or storage,
             new=None if options.save is None else self.shown(options.save),
             suite=shlex.join([*map(self.shown, map(Path, self.config.args)), *judged_by]),
@@ -222,10 +215,6 @@ class RegressSession:
             matrix=None if options.matrix == DEFAULT_MATRIX else options.matrix,
             cases=tuple(matrix_cases(options.matrix)),
         )
-
-    def hint(self) -> str:
-        """Return how to accept the new numbers."""
-        return accept_hint(self.typed())
 
     def shown(self, path: Path) -> str:
         """Return a path as it would be typed where pytest was started."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         MetricChange,
         Side,
     )
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
 
 __all__ = ["explanation_markdown", "explanation_text"]
 
@@ -96,7 +96,7 @@ def explanation_markdown(
 
 
 def _heading(old: Observation, new: Observation) -> Iterator[str]:
-    yield f"{clean(new.record.case.id)}: {clean(old.origin)} -> {clean(new.origin)}"
+    yield f"{clean(new.record.case.id)}: {clean(old.run_name)} -> {clean(new.run_name)}"
     moved = environment_lines(old.environment, new.environment)
     yield f"environment: {'; '.join(moved) or 'the same packages on both sides'}"
     before, after = old.record.status_text, new.record.status_text
@@ -125,7 +125,7 @@ def _closing(old: Observation, new: Observation, changes: Sequence[MetricChange]
             earlier = is_of_before(observation.record.ledger)
             form = "a ledger of an earlier form, which has less" if earlier else "no ledger"
             yield (
-                f"{clean(observation.origin)} holds {form}. For all rows, measure it again where "
+                f"{clean(observation.run_name)} holds {form}. For all rows, measure it again where "
                 f"its packages are installed: {clean(command, longest=_LONGEST_COMMAND)}"
             )
 
@@ -169,7 +169,7 @@ def _remarks(change: MetricChange, old: Observation, new: Observation) -> Iterat
         yield f"at its peak the step is in: {after}{moved}"
     if change.unit == "count":
         yield "a count, which no ledger splits"
-    origins: dict[Side, str] = {"old": clean(old.origin), "new": clean(new.origin)}
+    origins: dict[Side, str] = {"old": clean(old.run_name), "new": clean(new.run_name)}
     for side in change.not_held_by:
         yield f"not split: the ledger of {origins[side]} has no rows of it"
     for split in change.breakdowns:

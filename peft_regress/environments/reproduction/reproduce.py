@@ -53,7 +53,7 @@ def reproduce(findings: Sequence[Finding], pythons: Mapping[str, Path]) -> tuple
 
 def _telling(finding: Finding) -> set[str]:
     """Return the metrics or the invariant to show: of costs not those that follow from others."""
-    if finding.cause.kind != "costs":
+    if finding.cause.strand != "costs":
         return {reason.metric.removeprefix("invariant ") for reason in finding.example.reasons}
     moved = {
         reason.metric for reason in finding.example.reasons if reason.metric.endswith("_flops")

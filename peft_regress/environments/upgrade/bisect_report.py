@@ -49,7 +49,7 @@ def bisection_markdown(
         blocks.append(f"## {escape_markdown(_headline(found, transition))}")
         if len(transition.changed) > 1:
             blocks.append(escape_markdown(_environment(transition)))
-        for index, finding in enumerate(transition.findings):
+        for index, finding in enumerate(transition.comparison.findings):
             blocks += _finding_blocks(finding, transition, index)
         for made in reproductions.get(number, ()):
             blocks += reproduction_blocks(made)
@@ -78,7 +78,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
 
 
 def _encode_transition(one: Transition) -> dict[str, Any]:
-    culprits = one.culprits or (None,) * len(one.findings)
+    culprits = one.culprits or (None,) * len(one.comparison.findings)
     return {
         "last_good": str(one.old),
         "first_bad": str(one.new),
@@ -88,7 +88,7 @@ def _encode_transition(one: Transition) -> dict[str, Any]:
         ],
         "findings": [
             {**encode_finding(finding), "which_package": culprit and culprit.sentence}
-            for finding, culprit in zip(one.findings, culprits, strict=True)
+            for finding, culprit in zip(one.comparison.findings, culprits, strict=True)
         ],
     }
 
@@ -105,7 +105,7 @@ def _headline(found: Bisection, transition: Transition) -> str:
 def _environment(transition: Transition) -> str:
     before, after = (
         next(iter(side.values())).environment
-        for side in (transition.references, transition.observed)
+        for side in (transition.comparison.references, transition.comparison.observed)
     )
     return f"environment: {'; '.join(environment_lines(before, after))}"
 
@@ -114,28 +114,28 @@ def _transition_lines(found: Bisection, transition: Transition, layout: Layout) 
     yield layout.styled(layout.wrapped(_headline(found, transition)), "strong")
     if len(transition.changed) > 1:
         yield layout.wrapped(f"  {_environment(transition)}", indent="    ")
-    for index, finding in enumerate(transition.findings):
+    for index, finding in enumerate(transition.comparison.findings):
         verdict = finding.verdict.replace("_", " ")
         yield layout.wrapped(f"  {verdict}: {finding_title(finding)}", indent="    ")
-        for line in finding_details(finding):
+        for line in finding_details(finding, transition.comparison):
             yield layout.wrapped(f"    {line}", indent="      ", most_lines=4)
         if transition.culprits:
             culprit = transition.culprits[index].sentence
             yield layout.wrapped(f"    which package: {culprit}", indent="      ")
         yield layout.wrapped(f"    cases: {case_set(finding.cases)}", indent="      ", most_lines=6)
-        numbers = example_lines(finding, transition.references, transition.observed)
+        numbers = example_lines(finding, transition.comparison)
         yield from (layout.wrapped(f"      {line}", indent="        ") for line in numbers)
 
 
 def _finding_blocks(finding: Finding, transition: Transition, index: int) -> Iterator[str]:
     verdict = finding.verdict.replace("_", " ")
     yield f"### {escape_markdown(f'{verdict}: {finding_title(finding)}')}"
-    details = [*finding_details(finding)]
+    details = [*finding_details(finding, transition.comparison)]
     if transition.culprits:
         details.append(f"which package: {transition.culprits[index].sentence}")
     details.append(f"cases: {case_set(finding.cases)}")
     yield "\n".join(f"- {escape_markdown(line)}" for line in details)
-    numbers = example_lines(finding, transition.references, transition.observed)
+    numbers = example_lines(finding, transition.comparison)
     if numbers:
         yield fenced("\n".join(numbers), "text")
 

@@ -14,8 +14,9 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.upgrade.crew import measure_cases
 from peft_regress.environments.upgrade.culprits import find_culprits
-from peft_regress.gate.findings import find_causes
-from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
+from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.run_file import without_host, write_run_file
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.crew import MeasuringSetup
     from peft_regress.environments.upgrade.culprits import Culprits
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record, Run
 
 __all__ = ["Told", "Upgrade", "UpgradeSettings", "upgrade"]
@@ -72,22 +73,13 @@ class Upgrade:
 
     requirements: tuple[str, ...]
     base_origin: str
-    references: Mapping[str, Observation]
-    observed: Mapping[str, Observation]
+    comparison: Comparison
     candidate: Run
     changed: Mapping[str, tuple[str | None, str | None]]
-    verdict: RunVerdict
-    findings: tuple[Finding, ...]
     suspected: tuple[Finding, ...]
     culprits: tuple[Culprits, ...]
     remarks: tuple[str, ...]
     saved: Path | None
-    strict: bool
-
-    @property
-    def exit_code(self) -> int:
-        """Return that of the verdict; 1 also for what got better, where it is strict."""
-        return 1 if self.strict and self.verdict.unaccepted() else self.verdict.exit_code
 
 
 def upgrade(
@@ -123,47 +115,34 @@ def upgrade(
         names = [case.id for case in cases]
         references = {name: stored[name] for name in names if name in stored}
         observed = observations_of(candidate, "the candidate")
-        verdict, findings = _judged(names, references, observed)
-        suspected = tuple(found for found in findings if found.is_failing or found.is_better)
+        comparison = judge(
+            references, observed, expected=names, invocation=Invocation(strict=settings.strict)
+        )
+        suspected = tuple(
+            found for found in comparison.findings if found.is_failing or found.is_better
+        )
         compared = next(iter(references.values()), None)
         before = installed_packages() if compared is None else compared.environment
         result = Upgrade(
             requirements=tuple(requirements),
             base_origin=_origins(references),
-            references=references,
-            observed=observed,
+            comparison=comparison,
             candidate=candidate,
             changed=changed_packages(before, candidate.environment),
-            verdict=verdict,
-            findings=findings,
             suspected=suspected,
             culprits=find_culprits(
                 suspected, (), overlay.planned, references, place=settings.place, say=tell.say
             ),
             remarks=overlay.remarks,
             saved=settings.save,
-            strict=settings.strict,
         )
         finish(result, overlay)
         return result
 
 
 def _origins(references: Mapping[str, Observation]) -> str:
-    found = dict.fromkeys(observation.origin for observation in references.values())
+    found = dict.fromkeys(observation.run_name for observation in references.values())
     return ", ".join(found) or "nothing"
-
-
-def _judged(
-    names: Sequence[str],
-    references: Mapping[str, Observation],
-    observed: Mapping[str, Observation],
-) -> tuple[RunVerdict, tuple[Finding, ...]]:
-    verdict = RunVerdict(
-        cases=tuple(judge_case(name, references.get(name), observed.get(name)) for name in names),
-        # What was asked for is all there is to compare here.
-        complete=True,
-    )
-    return verdict, find_causes(verdict.cases, references, observed)
 
 
 def _stored_references(

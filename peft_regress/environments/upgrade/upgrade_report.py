@@ -14,10 +14,11 @@ from peft_regress.report.verdict.finding import (
     encode_finding,
     example_lines,
     finding_details,
-    finding_title,
+    finding_headline,
+    strictness,
 )
 from peft_regress.report.verdict.text import style_of
-from peft_regress.report.verdict.to_json import encode_reason
+from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean
@@ -38,9 +39,9 @@ _MOST_DEFECT_LINES: Final = 6
 def upgrade_text(upgrade: Upgrade, layout: Layout = PLAIN) -> str:
     """Return headline, environment difference, each finding, and what to do."""
     blocks = ["\n".join(_heading(upgrade, layout))]
-    for number, finding in enumerate(upgrade.findings, start=1):
+    for number, finding in enumerate(upgrade.comparison.findings, start=1):
         blocks.append("\n".join(_finding_lines(number, finding, upgrade, layout)))
-    defects = known_defects(upgrade.verdict)
+    defects = known_defects(upgrade.comparison)
     if defects:
         lines = [
             layout.wrapped(f"  {what}: {case_set(ids)} ({len(ids)})", indent="    ", most_lines=3)
@@ -50,29 +51,22 @@ def upgrade_text(upgrade: Upgrade, layout: Layout = PLAIN) -> str:
     advice = (layout.wrapped(f"  {line}", indent="    ") for line in _advice_lines(upgrade))
     blocks.append("\n".join(["what to do:", *advice]))
     outcome = layout.styled(
-        layout.wrapped(outcome_line(upgrade.verdict)), style_of(upgrade.verdict)
+        layout.wrapped(outcome_line(upgrade.comparison)), style_of(upgrade.comparison)
     )
-    blocks.append("\n".join([outcome, *map(layout.wrapped, _strictness(upgrade))]))
+    blocks.append("\n".join([outcome, *map(layout.wrapped, strictness(upgrade.comparison))]))
     return "\n\n".join(blocks)
 
 
 def _heading(upgrade: Upgrade, layout: Layout) -> Iterator[str]:
     asked = " ".join(map(clean, upgrade.requirements))
-    head = layout.wrapped(f"upgrade {asked}: {outcome_line(upgrade.verdict)}")
-    yield layout.styled(head, style_of(upgrade.verdict))
+    head = layout.wrapped(f"upgrade {asked}: {outcome_line(upgrade.comparison)}")
+    yield layout.styled(head, style_of(upgrade.comparison))
     yield layout.wrapped(
         f"  compared with: {clean(upgrade.base_origin, longest=400)}", indent="    "
     )
     yield layout.wrapped(f"  environment: {_environment(upgrade)}", indent="    ")
     for remark in upgrade.remarks:
         yield layout.wrapped(f"  note: {clean(remark, longest=400)}", indent="    ")
-
-
-def _strictness(upgrade: Upgrade) -> list[str]:
-    better = len(upgrade.verdict.unaccepted())
-    if not upgrade.strict or not better:
-        return []
-    return [f"FAILED by --strict: {better} better than the baseline, and nobody has accepted that"]
 
 
 def _advice_lines(upgrade: Upgrade) -> Iterator[str]:
@@ -94,17 +88,15 @@ def _moves(upgrade: Upgrade) -> list[str]:
 def _finding_lines(
     number: int, finding: Finding, upgrade: Upgrade, layout: Layout
 ) -> Iterator[str]:
-    count = len(finding.members)
-    verdict = finding.verdict.replace("_", " ")
-    head = f"{number}. {verdict} in {count} {'case' if count == 1 else 'cases'}"
-    yield layout.styled(layout.wrapped(f"{head}: {finding_title(finding)}", indent="   "), "strong")
-    for line in finding_details(finding):
+    head = f"{number}. {finding_headline(finding)}"
+    yield layout.styled(layout.wrapped(head, indent="   "), "strong")
+    for line in finding_details(finding, upgrade.comparison):
         yield layout.wrapped(f"   {line}", indent="     ", most_lines=4)
     culprit = _culprit(finding, upgrade)
     if culprit:
         yield layout.wrapped(f"   which package: {culprit}", indent="     ")
     yield layout.wrapped(f"   cases: {case_set(finding.cases)}", indent="     ", most_lines=6)
-    numbers = example_lines(finding, upgrade.references, upgrade.observed)
+    numbers = example_lines(finding, upgrade.comparison)
     if numbers:
         yield layout.wrapped(f"   for example {clean(finding.example.case)}:", indent="     ")
         yield from (layout.wrapped(f"     {line}", indent="       ") for line in numbers)
@@ -126,18 +118,18 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
 def upgrade_markdown(upgrade: Upgrade, reproductions: Sequence[Reproduction] = ()) -> str:
     """Return the text of an issue: what moved, in which versions, how to see it, the numbers."""
     asked = " ".join(map(clean, upgrade.requirements))
-    title = f"## {escape_markdown(f'{asked}: {outcome_line(upgrade.verdict)}')}"
+    title = f"## {escape_markdown(f'{asked}: {outcome_line(upgrade.comparison)}')}"
     blocks = [title, _versions_table(upgrade)]
     blocks += [f"Note: {escape_markdown(clean(remark, longest=400))}" for remark in upgrade.remarks]
     by_finding = {id(made.finding): made for made in reproductions}
-    for number, finding in enumerate(upgrade.findings, start=1):
+    for number, finding in enumerate(upgrade.comparison.findings, start=1):
         blocks += _finding_blocks(number, finding, upgrade)
         made = by_finding.get(id(finding))
         if made is not None:
             blocks += reproduction_blocks(made)
     blocks.append("### What to do")
     blocks.append("\n".join(_advice_markdown(upgrade)))
-    blocks += [escape_markdown(line) for line in _strictness(upgrade)]
+    blocks += [escape_markdown(line) for line in strictness(upgrade.comparison)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -153,7 +145,11 @@ def _advice_markdown(upgrade: Upgrade) -> Iterator[str]:
 
 def _versions_table(upgrade: Upgrade) -> str:
     named = ["python", *SUSPECTS]
-    sides = next(iter(upgrade.references.values())).environment if upgrade.references else {}
+    sides = (
+        next(iter(upgrade.comparison.references.values())).environment
+        if upgrade.comparison.references
+        else {}
+    )
     names = [name for name in named if name in sides or name in upgrade.candidate.environment]
     names += [name for name in upgrade.changed if name not in names]
     lines = ["| package | before | after |", "| --- | --- | --- |"]
@@ -164,17 +160,14 @@ def _versions_table(upgrade: Upgrade) -> str:
 
 
 def _finding_blocks(number: int, finding: Finding, upgrade: Upgrade) -> Iterator[str]:
-    count = len(finding.members)
-    title = escape_markdown(finding_title(finding))
-    verdict = finding.verdict.replace("_", " ")
-    yield f"### {number}. {verdict} in {count} {'case' if count == 1 else 'cases'}: {title}"
-    details = [*finding_details(finding)]
+    yield f"### {number}. {escape_markdown(finding_headline(finding))}"
+    details = [*finding_details(finding, upgrade.comparison)]
     culprit = _culprit(finding, upgrade)
     if culprit:
         details.append(f"which package: {culprit}")
     details.append(f"cases: {case_set(finding.cases)}")
     yield "\n".join(f"- {escape_markdown(line)}" for line in details)
-    numbers = example_lines(finding, upgrade.references, upgrade.observed)
+    numbers = example_lines(finding, upgrade.comparison)
     if numbers:
         yield f"For example {escape_markdown(clean(finding.example.case))}:"
         yield fenced("\n".join(numbers), "text")
@@ -184,7 +177,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, environment, findings, cases, ...}`."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "exit_code": upgrade.exit_code,
+        "exit_code": upgrade.comparison.exit_code,
         "requirements": list(upgrade.requirements),
         "compared_with": upgrade.base_origin,
         "environment": [
@@ -192,19 +185,12 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for name, (old, new) in upgrade.changed.items()
         ],
         "remarks": list(upgrade.remarks),
-        "counts": dict(upgrade.verdict.counts),
+        "counts": upgrade.comparison.counts,
         "findings": [
             {**encode_finding(finding), "which_package": _encode_culprit(finding, upgrade)}
-            for finding in upgrade.findings
+            for finding in upgrade.comparison.findings
         ],
-        "cases": [
-            {
-                "id": case.id,
-                "verdict": case.verdict,
-                "reasons": [encode_reason(reason) for reason in case.reasons],
-            }
-            for case in upgrade.verdict.cases
-        ],
+        "cases": [encode_case(case) for case in upgrade.comparison.cases],
         "what_to_do": list(_advice_lines(upgrade)),
     }
 
