@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
-from peft_regress.gate.judge import Observation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (
@@ -28,6 +29,8 @@ from peft_regress.runs.schema import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from peft_regress.gate.comparison import Comparison
 
 LORA = "shift/lora-r4/resnet18"
 UNSEEN_LORA = "unseen/lora-r4/resnet18"
@@ -222,20 +225,34 @@ def observe(
     *,
     environment: Mapping[str, str] | None = None,
     machine: Machine = MACHINE,
-    origin: str = "0001_peft-0.18.1",
+    run_name: str = "0001_peft-0.18.1",
 ) -> Observation:
     """Return a record as the gate sees it."""
     return Observation(
         record=record,
         environment=ENVIRONMENT if environment is None else environment,
         machine=machine,
-        origin=origin,
+        run_name=run_name,
     )
 
 
 def observe_all(records: Iterable[Record], **where: Any) -> dict[str, Observation]:
     """Return several records as the gate sees them, by case id."""
     return {record.case.id: observe(record, **where) for record in records}
+
+
+def compare(
+    old: Mapping[str, Observation] | Iterable[Record],
+    new: Run | Iterable[Record],
+    *,
+    environment: Mapping[str, str] | None = None,
+    **how: Any,
+) -> Comparison:
+    """Judge a run, or the records of one, by references, or by the records of one entry."""
+    references = old if isinstance(old, dict) else observe_all(old)
+    run = new if isinstance(new, Run) else make_run(*new, environment=environment)
+    observed = observations_of(run, "this run")
+    return judge(references, observed, complete=run.selection.complete, **how)
 
 
 def rich_run() -> Run:

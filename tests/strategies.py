@@ -28,7 +28,7 @@ from peft_regress.runs.schema import MIXED_MACHINES, Acceptance, Failure, Ledger
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record, Run
 

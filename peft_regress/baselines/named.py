@@ -15,11 +15,11 @@ from peft_regress.baselines.references import newest_references, references_with
 from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
-from peft_regress.gate.judge import observations_of
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
 
 __all__ = [

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from peft_regress.baselines.entries import read_runs
 from peft_regress.errors import UnknownNameError
 from peft_regress.gate.drift import find_origins
-from peft_regress.gate.judge import Observation, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.verdicts import Observation, observations_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ def references_with_drift(
     """Return the same cases, each with the older entries that its drift counts from."""
     references = {}
     for name, history in _histories(stored).items():
-        origins = find_origins(((old.origin, old.record) for old in history), policy=policy)
+        origins = find_origins(((old.run_name, old.record) for old in history), policy=policy)
         references[name] = dataclasses.replace(history[-1], drift_origins=origins)
     return references
 

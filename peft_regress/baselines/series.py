@@ -12,7 +12,7 @@ from peft_regress.baselines.change_points import (
     can_find_change_points,
     find_change_points,
 )
-from peft_regress.gate.changes import are_comparable, change_of, value_of, worse_or_better
+from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
@@ -182,7 +182,8 @@ class _Walk:
         self.before = {new: old for chain in chains for old, new in itertools.pairwise(chain)}
         """For each position the last one before it that it can be compared with."""
         newest = next((metric for metric in reversed(metrics) if metric is not None), None)
-        self.kind, self.unit = (None, None) if newest is None else (newest.kind, newest.unit)
+        self.kind = None if newest is None else newest.kind
+        self.unit = None if newest is None else newest.unit
         self.is_noisy = _is_noisy(self.kind, self.unit)
         self.levels: set[int] = set()
         """The positions at which a noisy metric reaches another level."""
@@ -203,7 +204,7 @@ class _Walk:
         if change is None or metric is None:
             return False
         if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
-            return metric.kind != "info" and any(worse_or_better(change, metric))
+            return metric.kind != "info" and direction_of(change, metric) is not None
         return change.old != change.new
 
 

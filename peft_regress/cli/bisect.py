@@ -109,5 +109,7 @@ def _scripts(found: Bisection) -> dict[int, tuple[Reproduction, ...]]:
                     )
                 )
                 pythons[f"{settings.package} {version}"] = overlay.python
-            made[number] = reproduce(transition.findings, transition.observed, pythons)
+            made[number] = reproduce(
+                transition.comparison.findings, transition.comparison.observed, pythons
+            )
     return made

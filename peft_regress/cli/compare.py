@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -25,7 +24,9 @@ from peft_regress.cli.options import (
 )
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.gate.judge import judge, observations_of
+from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.github import without_commands
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import write_run_file
@@ -34,7 +35,7 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.gate.judge import Observation, RunVerdict
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
 
 __all__ = ["command"]
@@ -86,10 +87,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     if save is not None:
         _save(after, save)
     references, expected, storage = _read_old(baselines, old, matrix)
-    observed = observations_of(after.run, new)
-    verdict: RunVerdict = judge(references, after.run, expected=expected)
     file = str(save or after.path)
-    typed = report.Typed(
+    invocation = Invocation(
         old=old,
         # The name of an entry works only in its own storage.
         new=new if save is None and storage == baselines else file,
@@ -97,22 +96,27 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=None if storage == USUAL_STORAGE else str(storage),
         strict=strict,
         matrix=None if matrix == DEFAULT_MATRIX else matrix,
+        cases=tuple(matrix_cases(matrix)),
     )
-    sides = (verdict, references, observed)
+    comparison = judge(
+        references,
+        observations_of(after.run, new),
+        expected=expected,
+        complete=after.run.selection.complete,
+        invocation=invocation,
+    )
     if output == "json":
-        print_json(report.encode_verdict(verdict))
+        print_json(report.encode_verdict(comparison))
     elif output == "markdown":
-        typed = dataclasses.replace(typed, cases=tuple(matrix_cases(matrix)))
-        echo(report.verdict_markdown(*sides, typed=typed), nl=False)
+        echo(report.verdict_markdown(comparison), nl=False)
     else:
         notes = []
         if not after.run.selection.complete:
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
-        layout = stdout_layout()
-        text = report.verdict_text(*sides, typed=typed, layout=layout, strict=strict, notes=notes)
+        text = report.verdict_text(comparison, layout=stdout_layout(), notes=notes)
         echo(without_commands(text))
-    context.exit(1 if strict and verdict.unaccepted() else verdict.exit_code)
+    context.exit(comparison.exit_code)
 
 
 def _read_old(

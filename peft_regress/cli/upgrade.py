@@ -123,7 +123,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     else:
         shown = None if output == "text" else scripts
         show(upgrade_report.upgrade_document(result, shown), output)
-    context.exit(result.exit_code)
+    context.exit(result.comparison.exit_code)
 
 
 def _upgraded(
@@ -135,15 +135,16 @@ def _upgraded(
     def finish(result: Upgrade, overlay: Overlay) -> None:
         nonlocal scripts
         if wants_scripts:
-            failing = [finding for finding in result.findings if finding.is_failing]
+            failing = [finding for finding in result.comparison.findings if finding.is_failing]
             # A stored run may be of other packages than the installed ones.
             here = installed_packages()
             is_here = all(
-                has_same_libraries(side.environment, here) for side in result.references.values()
+                has_same_libraries(side.environment, here)
+                for side in result.comparison.references.values()
             )
             before = "the packages before" if is_here else "the packages installed here"
             pythons = {before: Path(sys.executable), "those after": overlay.python}
-            scripts = reproduce(failing, result.observed, pythons)
+            scripts = reproduce(failing, result.comparison.observed, pythons)
 
     def upgraded(settings: UpgradeSettings) -> tuple[Upgrade, tuple[Reproduction, ...]]:
         on_record = _progress_printer()

@@ -71,8 +71,8 @@ def check_model(model: nn.Module, *, fake: bool) -> None:
 def _problems(model: nn.Module, *, fake: bool) -> Iterator[tuple[str, str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            problem = "is compiled by torch.jit, which hides its operators"
-            yield "module", name, f"{problem}: build it from its Python class"
+            hidden = "is compiled by torch.jit, which hides its operators"
+            yield "module", name, f"{hidden}: build it from its Python class"
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             yield "module", name, "makes sparse gradients: build it with sparse=False"
     for what, tensors in (

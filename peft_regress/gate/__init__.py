@@ -1,6 +1,8 @@
-"""Judge one run by another: two records and a policy -> verdicts, findings, attribution. Pure."""
+"""Judge one run by another: both sides and a policy -> one `Comparison`. Pure."""
 
-from peft_regress.gate.judge import (
+from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.judge import judge, judge_case
+from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
     UNACCEPTED,
@@ -8,10 +10,7 @@ from peft_regress.gate.judge import (
     CaseVerdict,
     Observation,
     Reason,
-    RunVerdict,
     Verdict,
-    judge,
-    judge_case,
     observations_of,
 )
 
@@ -21,9 +20,10 @@ __all__ = [
     "UNACCEPTED",
     "VERDICTS",
     "CaseVerdict",
+    "Comparison",
+    "Invocation",
     "Observation",
     "Reason",
-    "RunVerdict",
     "Verdict",
     "judge",
     "judge_case",

@@ -1,9 +1,9 @@
-"""How far a metric moved, and how far it may, as its kind has it: what the gate judges by. Pure."""
+"""How far a metric changed and how far it may, by its kind: what the gate judges by. Pure."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from peft_regress.gate.policy import Policy
@@ -13,45 +13,48 @@ __all__ = [
     "Change",
     "are_comparable",
     "change_of",
+    "direction_of",
     "have_same_shape",
     "value_of",
-    "worse_or_better",
 ]
 
 
 class Change(NamedTuple):
-    """From where to where a metric moved, the relative change (None from zero), and its bound."""
+    """How far a metric changed, and how far it may."""
 
     old: float
     new: float
-    change: float | None
+    relative: float | None
+    """The relative change; of a fraction the difference. None if `old` is zero."""
     bound: float
 
 
-def worse_or_better(move: Change, metric: Metric) -> tuple[bool, bool]:
-    """Return (is worse, is better) of a metric that moved."""
-    if move.change is None:
-        # From zero to something: no ratio says how far, so any move is beyond every bound.
-        beyond, signed = True, move.new - move.old
-    else:
-        beyond, signed = abs(move.change) > move.bound, move.change
-        if metric.kind == "seconds":
-            # As a ratio, so that three times as fast is as far as three times as slow.
-            ratios = (move.new / move.old, move.old / move.new) if move.new else (math.inf,)
-            beyond = max(ratios) - 1 > move.bound
-    if metric.direction == "same":
-        return beyond, False
-    if metric.direction == "higher":
-        signed = -signed
-    return beyond and signed > 0, beyond and signed < 0
+def direction_of(change: Change, metric: Metric) -> Literal["worse", "better"] | None:
+    """Return which way a metric changed beyond its bound; None if it did not."""
+    signed = change.new - change.old if change.relative is None else change.relative
+    if not _is_beyond(change, metric) or not signed:
+        return None
+    grew_worse = metric.direction == "same" or (signed < 0) == (metric.direction == "higher")
+    return "worse" if grew_worse else "better"
+
+
+def _is_beyond(change: Change, metric: Metric) -> bool:
+    if change.relative is None:
+        # From zero to something: no ratio says how far, so any change is beyond every bound.
+        return True
+    if metric.kind == "seconds":
+        # As a ratio, so that three times as fast is as far as three times as slow.
+        old, new = change.old, change.new
+        return (max(new / old, old / new) if new else math.inf) - 1 > change.bound
+    return abs(change.relative) > change.bound
 
 
 def change_of(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Change:
-    """Return how far a metric of that name moved and how far it may, as its kind has it."""
+    """Return how far a metric changed and how far it may, by its kind."""
     if old.kind == "bytes":
         return Change(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
     if old.kind == "fingerprint":
-        return _fingerprint_move(name, old, new, method=method, policy=policy)
+        return _fingerprint_change(name, old, new, method=method, policy=policy)
     if old.kind == "accuracy":
         # Paired by seed: both sides started from the same bytes and drew the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
@@ -67,12 +70,12 @@ def change_of(name: str, old: Metric, new: Metric, *, method: str, policy: Polic
     return Change(old.value, new.value, _relative(old.value, new.value), 0.0)
 
 
-def _fingerprint_move(
+def _fingerprint_change(
     name: str, old: Metric, new: Metric, *, method: str, policy: Policy
 ) -> Change:
-    """Return the move of the loss, of any seed and step, that comes nearest to its bound.
+    """Return the change of the loss, over all seeds and steps, that comes nearest to its bound.
 
-    Training amplifies rounding, so that each step has a bound of its own.
+    Training amplifies rounding, so each step has its own bound.
     """
     nearest = Change(old.value, new.value, 0.0, policy.fingerprint(name, method, step=0))
     of_bound = 0.0

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from peft_regress.gate.changes import Change, are_comparable, change_of, worse_or_better
+from peft_regress.gate.changes import are_comparable, change_of, direction_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from peft_regress.gate.changes import Change
     from peft_regress.metrics import Kind, Metric
     from peft_regress.runs.schema import Record
 
@@ -64,8 +65,8 @@ def find_origins(
 
 def drift_of(name: str, origin: Origin, new: Metric, *, method: str, policy: Policy) -> Change:
     """Return how far a metric of that name is from its origin; its bound is the budget."""
-    move = change_of(name, origin.metric, new, method=method, policy=policy)
-    return Change(move.old, move.new, move.change, move.bound * policy.drift_budget)
+    change = change_of(name, origin.metric, new, method=method, policy=policy)
+    return change._replace(bound=change.bound * policy.drift_budget)
 
 
 def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
@@ -84,11 +85,11 @@ def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
     if metric == before:
         return origin
     step = change_of(name, before, metric, method=method, policy=policy)
-    if any(worse_or_better(step, metric)):
+    if direction_of(step, metric):
         return here
     # The step from the origin itself is judged already, by the bound.
     if origin.metric is not before or policy.drift_budget < 1:
         drift = drift_of(name, origin, metric, method=method, policy=policy)
-        if any(worse_or_better(drift, metric)):
+        if direction_of(drift, metric):
             return here
     return origin

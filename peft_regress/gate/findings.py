@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.attribution import explain_metric
-from peft_regress.gate.judge import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, gravest
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.gate.attribution import MetricChange
-    from peft_regress.gate.judge import CaseVerdict, Observation, Reason, Verdict
+    from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Verdict
 
-__all__ = ["Cause", "Finding", "Kind", "Member", "causes_of", "find_causes"]
+__all__ = ["Cause", "Finding", "Member", "Strand", "causes_of", "find_causes", "narrowed"]
 
-Kind = Literal["status", "coverage", "costs", "invariant", "function", "quality", "time"]
+Strand = Literal["status", "coverage", "costs", "invariant", "function", "quality", "time"]
 
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
 _FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
@@ -41,7 +41,7 @@ class Cause(NamedTuple):
     it besides, such as the part of a layer and the operator, or the method.
     """
 
-    kind: Kind
+    strand: Strand
     what: str
     worse: bool | None
     where: tuple[str, ...] = ()
@@ -67,8 +67,14 @@ class Finding:
     """One change with one cause, and every case that shows it."""
 
     cause: Cause
-    verdict: Verdict
     members: tuple[Member, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The gravest verdict of its reasons; without any, its cause is the verdict."""
+        found: set[str] = {reason.verdict for one in self.members for reason in one.reasons}
+        found = found or {self.cause.what}
+        return next(verdict for verdict in VERDICTS if verdict in found)
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -111,16 +117,23 @@ def find_causes(
     for case in sorted(verdicts, key=lambda one: one.id):
         for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
             groups[cause].append(Member(case=case.id, reasons=reasons))
-    findings = [
-        Finding(cause=cause, verdict=_gravest(cause, members), members=tuple(members))
-        for cause, members in groups.items()
-    ]
-    return tuple(
-        sorted(
-            findings,
-            key=lambda found: (VERDICTS.index(found.verdict), -len(found.members), found.cause[:4]),
-        )
+    return _sorted(Finding(cause=cause, members=tuple(found)) for cause, found in groups.items())
+
+
+def narrowed(findings: Iterable[Finding], cases: Collection[str]) -> tuple[Finding, ...]:
+    """Return the part of findings that some cases show."""
+    parts = (
+        (finding, tuple(member for member in finding.members if member.case in cases))
+        for finding in findings
     )
+    return _sorted(replace(finding, members=members) for finding, members in parts if members)
+
+
+def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    def order(finding: Finding) -> tuple[object, ...]:
+        return gravest(finding.verdict), -len(finding.members), finding.cause[:4]
+
+    return tuple(sorted(findings, key=order))
 
 
 def causes_of(
@@ -128,10 +141,10 @@ def causes_of(
 ) -> Iterator[tuple[Cause, tuple[Reason, ...]]]:
     """Return each strand of a case's reasons with its cause; known defects are none."""
     if not case.reasons and case.verdict in INCOMPLETE:
-        yield Cause(kind="coverage", what=case.verdict, worse=None), ()
+        yield Cause("coverage", case.verdict, None), ()
     if old is None or new is None:
         return
-    strands: dict[tuple[Kind, str], list[Reason]] = defaultdict(list)
+    strands: dict[tuple[Strand, str], list[Reason]] = defaultdict(list)
     for reason in case.reasons:
         if reason.verdict != "known_defect":
             strands[_strand_of(reason)].append(reason)
@@ -142,11 +155,11 @@ def causes_of(
         function += quality
     elif quality:
         strands["quality", ""] = quality
-    for (kind, name), reasons in strands.items():
-        yield _cause(kind, name, reasons, old, new), tuple(reasons)
+    for (strand, name), reasons in strands.items():
+        yield _cause(strand, name, reasons, old, new), tuple(reasons)
 
 
-_STRANDS: Final[dict[str, Kind]] = {
+_STRANDS: Final[dict[str, Strand]] = {
     "fingerprint": "function",
     "accuracy": "quality",
     "seconds": "time",
@@ -154,7 +167,7 @@ _STRANDS: Final[dict[str, Kind]] = {
 """By the kind of a metric; those of the other kinds are costs."""
 
 
-def _strand_of(reason: Reason) -> tuple[Kind, str]:
+def _strand_of(reason: Reason) -> tuple[Strand, str]:
     if reason.metric == "status":
         return "status", ""
     if reason.verdict in INCOMPLETE:
@@ -166,20 +179,20 @@ def _strand_of(reason: Reason) -> tuple[Kind, str]:
 
 
 def _cause(
-    kind: Kind, name: str, reasons: Sequence[Reason], old: Observation, new: Observation
+    strand: Strand, name: str, reasons: Sequence[Reason], old: Observation, new: Observation
 ) -> Cause:
     worse = any(reason.verdict in FAILING for reason in reasons)
     case = new.record.case
-    if kind == "status":
-        return Cause(kind, new.record.status, worse, (_error_kind(new) or _error_kind(old),))
-    if kind == "costs":
+    if strand == "status":
+        return Cause(strand, new.record.status, worse, (_error_kind(new) or _error_kind(old),))
+    if strand == "costs":
         return _cost_cause(reasons, old, new)
-    if kind == "invariant":
-        return Cause(kind, name, worse)
-    if kind == "coverage":
-        return Cause(kind, name, None)
+    if strand == "invariant":
+        return Cause(strand, name, worse)
+    if strand == "coverage":
+        return Cause(strand, name, None)
     # Nothing says where in a model its function moved; a method is the nearest to it.
-    return Cause(kind, kind, worse, (case.method,))
+    return Cause(strand, strand, worse, (case.method,))
 
 
 def _error_kind(side: Observation) -> str:
@@ -240,9 +253,3 @@ def _largest_part(change: MetricChange) -> tuple[str, str, int | None] | None:
             what = row.what.removeprefix("aten.")
             totals[part, what, layer.base_runs] += row.change
     return max(totals, key=lambda key: abs(totals[key]), default=None)
-
-
-def _gravest(cause: Cause, members: Iterable[Member]) -> Verdict:
-    found: set[str] = {reason.verdict for member in members for reason in member.reasons}
-    found = found or {cause.what}
-    return min((verdict for verdict in VERDICTS if verdict in found), key=VERDICTS.index)

@@ -1,173 +1,63 @@
-"""Judge a run against a baseline: (references, run, policy) -> verdict with reasons.
+"""Judge a run by its references: both sides and a policy -> one `Comparison`.
 
-Pure: no IO, no torch, no clock. Whatever it is given, worse never passes where better fails.
+Pure: no IO, no torch, no clock. A worse run never passes if a better one fails.
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from peft_regress.gate.changes import change_of, have_same_shape, worse_or_better
+from peft_regress.gate.changes import change_of, direction_of, have_same_shape
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.drift import drift_of
+from peft_regress.gate.findings import find_causes
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.verdicts import CaseVerdict, Reason, Verdict, are_on_one_machine, gravest
 from peft_regress.metrics import METRICS
-from peft_regress.runs.schema import MIXED_MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
+    from peft_regress.gate.changes import Change
     from peft_regress.gate.drift import Origin
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Machine, Record, Run
+    from peft_regress.runs.schema import Record
 
-__all__ = [
-    "FAILING",
-    "INCOMPLETE",
-    "UNACCEPTED",
-    "VERDICTS",
-    "CaseVerdict",
-    "Observation",
-    "Reason",
-    "RunVerdict",
-    "Verdict",
-    "are_on_one_machine",
-    "judge",
-    "judge_case",
-    "observations_of",
-]
-
-Verdict = Literal[
-    "regressed",
-    "newly_failing",
-    "incomparable",
-    "missing",
-    "new",
-    "fixed",
-    "improved",
-    "known_defect",
-    "unchanged",
-]
-VERDICTS: tuple[Verdict, ...] = (
-    "newly_failing",
-    "regressed",
-    "incomparable",
-    "missing",
-    "new",
-    "fixed",
-    "improved",
-    "known_defect",
-    "unchanged",
-)
-"""All verdicts, the gravest first: a case gets the gravest of its reasons."""
-
-FAILING: frozenset[Verdict] = frozenset({"regressed", "newly_failing"})
-INCOMPLETE: frozenset[Verdict] = frozenset({"incomparable", "missing", "new"})
-UNACCEPTED: frozenset[Verdict] = frozenset({"improved", "fixed"})
+__all__ = ["judge", "judge_case"]
 
 _METRIC_POSITIONS = {metric: position for position, metric in enumerate(METRICS)}
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
 
-Value = float | int | str | bool | None
 
-
-@dataclass(frozen=True, kw_only=True)
-class Reason:
-    """One difference: what moved, from where to where, by how much, against which bound."""
-
-    metric: str
-    old: Value
-    new: Value
-    relative_change: float | None
-    bound: float | None
-    verdict: Verdict
-    since: str | None = None
-    """Of a drift: the entry that `old` is from, older than the one that judges the case."""
-
-    @property
-    def title(self) -> str:
-        """Return what moved, as reports name it: a metric's name up to the first space."""
-        return self.metric if self.since is None else f"{self.metric} (drift since {self.since})"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseVerdict:
-    """The verdict on one case, the gravest of its reasons."""
-
-    id: str
-    verdict: Verdict
-    reasons: tuple[Reason, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """A record together with where it was measured, which decides what may be compared."""
-
-    record: Record
-    environment: Mapping[str, str]
-    machine: Machine
-    origin: str
-    drift_origins: Mapping[str, Origin] = field(default_factory=dict)
-    """Of a reference: per metric, the older entry that its drift counts from (see `drift`)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunVerdict:
-    """The verdict on a run."""
-
-    cases: tuple[CaseVerdict, ...]
-    complete: bool
-
-    @property
-    def counts(self) -> dict[Verdict, int]:
-        """Return how many cases have each verdict, those with none left out."""
-        counted = Counter(case.verdict for case in self.cases)
-        return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
-
-    @property
-    def exit_code(self) -> int:
-        """Return 1 where something regressed, 3 where the comparison has a hole, else 0."""
-        verdicts = {case.verdict for case in self.cases}
-        if verdicts & FAILING:
-            return 1
-        if verdicts & INCOMPLETE or not self.complete or not verdicts:
-            return 3
-        return 0
-
-    def unaccepted(self) -> tuple[CaseVerdict, ...]:
-        """Return the cases that got better than their baseline: `--regress-strict` fails them."""
-        return tuple(case for case in self.cases if case.verdict in UNACCEPTED)
-
-
-def observations_of(run: Run, origin: str) -> dict[str, Observation]:
-    """Return every case of one run as an observation; `origin` names the run to people."""
-    return {
-        name: Observation(
-            record=record, environment=run.environment, machine=run.machine, origin=origin
-        )
-        for name, record in run.cases.items()
-    }
-
-
-def judge(
+def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     references: Mapping[str, Observation],
-    run: Run,
+    observed: Mapping[str, Observation],
     *,
-    expected: Collection[str],
+    expected: Collection[str] | None = None,
+    complete: bool = True,
+    invocation: Invocation | None = None,
     policy: Policy = DEFAULT_POLICY,
-) -> RunVerdict:
+) -> Comparison:
     """Judge every case that was expected or that ran.
 
-    `expected` are the ids that the run was to measure; one without a record is `missing`.
+    `expected`: ids of the cases that the run should measure, by default those of the references;
+    one without an observation is `missing`. `complete`: whether the run measured all that it was
+    asked for.
     """
-    observed = observations_of(run, "this run")
+    wanted = references if expected is None else expected
     cases = tuple(
         judge_case(name, references.get(name), observed.get(name), policy=policy)
-        for name in sorted({*expected, *observed})
+        for name in sorted({*wanted, *observed})
     )
-    return RunVerdict(cases=cases, complete=run.selection.complete)
+    return Comparison(
+        cases=cases,
+        findings=find_causes(cases, references, observed),
+        references=references,
+        observed=observed,
+        complete=complete,
+        invocation=invocation or Invocation(),
+    )
 
 
 def judge_case(
@@ -177,23 +67,26 @@ def judge_case(
     *,
     policy: Policy = DEFAULT_POLICY,
 ) -> CaseVerdict:
-    """Judge one case against its reference; either may be absent."""
+    """Judge one case by its reference; either may be absent."""
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
     if old is None:
         return CaseVerdict(id=name, verdict="new")
     reasons = tuple(_reasons(old, new, policy=policy))
     verdicts: set[Verdict] = {"unchanged", *(reason.verdict for reason in reasons)}
-    verdict = min(verdicts, key=VERDICTS.index)
-    return CaseVerdict(id=name, verdict=verdict, reasons=reasons)
+    return CaseVerdict(id=name, verdict=min(verdicts, key=gravest), reasons=reasons)
 
 
 def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[Reason]:
     before, after = old.record, new.record
     yield from _status_reasons(before, after)
     if before.definition != after.definition:
-        pair = (before.definition, after.definition)
-        yield _reason("definition", *pair, change=None, bound=None, verdict="incomparable")
+        yield Reason(
+            metric="definition",
+            old=before.definition,
+            new=after.definition,
+            verdict="incomparable",
+        )
         return
     if not before.status == after.status == "ok":
         return
@@ -214,11 +107,6 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
     yield from _invariant_reasons(before.invariants, after.invariants)
 
 
-def are_on_one_machine(old: Observation, new: Observation) -> bool:
-    """Return whether times of both sides can be compared at all."""
-    return old.machine.digest == new.machine.digest != MIXED_MACHINES
-
-
 def _position(metric: str) -> tuple[int, str]:
     """Sort metrics as the table of metrics has them, unknown ones last."""
     return _METRIC_POSITIONS.get(metric, len(_METRIC_POSITIONS)), metric
@@ -236,8 +124,7 @@ def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
         verdict = "known_defect"
     else:
         return
-    pair = (old.status_text, new.status_text)
-    yield _reason("status", *pair, change=None, bound=None, verdict=verdict)
+    yield Reason(metric="status", old=old.status_text, new=new.status_text, verdict=verdict)
 
 
 def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its name)
@@ -256,7 +143,7 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     if old and new and (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
         # Before anything is left out by its kind, or a side that claims `info` would hide both.
         text = "{0.unit}, {0.direction}, {0.kind}".format
-        yield _reason(name, text(old), text(new), change=None, bound=None, verdict="incomparable")
+        yield Reason(metric=name, old=text(old), new=text(new), verdict="incomparable")
         return
     informative = either.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
     if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
@@ -264,22 +151,21 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     if old is None:
         # Work that was not there, such as an SVD in `step()`, is worse; else there is no telling.
         appeared: Verdict = "regressed" if either.kind == "exact" else "incomparable"
-        yield _reason(name, None, either.value, change=None, bound=None, verdict=appeared)
+        yield Reason(metric=name, old=None, new=either.value, verdict=appeared)
         return
     if new is None:
-        yield _reason(name, old.value, None, change=None, bound=None, verdict="regressed")
+        yield Reason(metric=name, old=old.value, new=None, verdict="regressed")
         return
     if not have_same_shape(old, new):
-        sizes = (len(old.samples or ()), len(new.samples or ()))
-        what = f"{name}.samples"
-        yield _reason(what, *sizes, change=None, bound=None, verdict="incomparable")
+        yield Reason(
+            metric=f"{name}.samples",
+            old=len(old.samples or ()),
+            new=len(new.samples or ()),
+            verdict="incomparable",
+        )
         return
-    move = change_of(name, old, new, method=method, policy=policy)
-    worse, better = worse_or_better(move, old)
-    if worse or better:
-        verdict: Verdict = "regressed" if worse else "improved"
-        pair = (move.old, move.new)
-        yield _reason(name, *pair, change=move.change, bound=move.bound, verdict=verdict)
+    change = change_of(name, old, new, method=method, policy=policy)
+    yield from _change_reasons(name, change, old)
 
 
 def _drift_reasons(
@@ -289,19 +175,18 @@ def _drift_reasons(
     origin, metric = origins.get(name), new.metrics.get(name)
     if origin is None or metric is None:
         return
-    move = drift_of(name, origin, metric, method=new.case.method, policy=policy)
-    worse, better = worse_or_better(move, metric)
-    if worse or better:
-        verdict: Verdict = "regressed" if worse else "improved"
-        yield _reason(
-            name,
-            move.old,
-            move.new,
-            change=move.change,
-            bound=move.bound,
-            verdict=verdict,
-            since=origin.entry,
-        )
+    drift = drift_of(name, origin, metric, method=new.case.method, policy=policy)
+    yield from _change_reasons(name, drift, metric, since=origin.entry)
+
+
+def _change_reasons(
+    name: str, change: Change, metric: Metric, *, since: str | None = None
+) -> Iterator[Reason]:
+    """Yield the reason if a metric changed beyond its bound."""
+    direction = direction_of(change, metric)
+    if direction is not None:
+        verdict: Verdict = "regressed" if direction == "worse" else "improved"
+        yield Reason.of(name, change, verdict, since=since)
 
 
 def _invariant_reasons(
@@ -319,29 +204,4 @@ def _invariant_reasons(
             verdict = "fixed"
         else:
             continue
-        what = f"invariant {name}"
-        yield _reason(what, before, after, change=None, bound=None, verdict=verdict)
-
-
-def _reason(  # noqa: PLR0913  (the fields of a Reason)
-    metric: str,
-    old: Value,
-    new: Value,
-    *,
-    change: float | None,
-    bound: float | None,
-    verdict: Verdict,
-    since: str | None = None,
-) -> Reason:
-    if change is not None and not math.isfinite(change):
-        # A ratio past the largest float has no JSON; the two values say enough.
-        change = None
-    return Reason(
-        metric=metric,
-        old=old,
-        new=new,
-        relative_change=change,
-        bound=bound,
-        verdict=verdict,
-        since=since,
-    )
+        yield Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)

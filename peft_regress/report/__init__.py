@@ -8,12 +8,10 @@ from peft_regress.report.sentences import contents_line
 from peft_regress.report.times import encode_times, times_document
 from peft_regress.report.verdict.case_text import case_text
 from peft_regress.report.verdict.markdown import verdict_markdown
-from peft_regress.report.verdict.next_steps import Typed
 from peft_regress.report.verdict.text import verdict_text
 from peft_regress.report.verdict.to_json import encode_explanation, encode_verdict
 
 __all__ = [
-    "Typed",
     "as_markdown",
     "as_text",
     "case_text",

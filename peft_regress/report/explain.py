@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         MetricChange,
         Side,
     )
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.report.document import Document
 
 __all__ = ["explanation"]
@@ -49,7 +49,7 @@ def explanation(
 
 
 def _heading(old: Observation, new: Observation) -> Iterator[str]:
-    yield f"{clean(new.record.case.id)}: {clean(old.origin)} -> {clean(new.origin)}"
+    yield f"{clean(new.record.case.id)}: {clean(old.run_name)} -> {clean(new.run_name)}"
     moved = environment_lines(old.environment, new.environment)
     yield f"environment: {'; '.join(moved) or 'the same packages on both sides'}"
     before, after = old.record.status_text, new.record.status_text
@@ -79,7 +79,7 @@ def _closing(
         if any(side in change.not_held_by for change in changes):
             earlier = is_of_before(observation.record.ledger)
             form = "a ledger of an earlier form, which has less" if earlier else "no ledger"
-            held = f"{clean(observation.origin)} holds {form}."
+            held = f"{clean(observation.run_name)} holds {form}."
             how = "For all rows, measure the case again with its packages installed:"
             yield f"{held} {how}", Code(clean(command, longest=_LONGEST_COMMAND))
 
@@ -128,13 +128,13 @@ def _remarks(change: MetricChange, old: Observation, new: Observation) -> Iterat
         yield f"the peak is in the {after} phase{moved}"
     if change.unit == "count":
         yield "a count; ledgers do not split counts"
-    origins: dict[Side, str] = {"old": clean(old.origin), "new": clean(new.origin)}
+    names: dict[Side, str] = {"old": clean(old.run_name), "new": clean(new.run_name)}
     for side in change.not_held_by:
-        yield f"not split: the ledger of {origins[side]} has no rows of this metric"
+        yield f"not split: the ledger of {names[side]} has no rows of this metric"
     for split in change.breakdowns:
-        for origin, missing in zip(origins.values(), split.unattributed, strict=True):
+        for name, missing in zip(names.values(), split.unattributed, strict=True):
             if missing:
-                yield f"the ledger of {origin} does not add up by {split.by}: {missing:+,} is left"
+                yield f"the ledger of {name} does not add up by {split.by}: {missing:+,} is left"
 
 
 def _run_sentences(split: Breakdown, change: MetricChange) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from peft_regress.files import append_bytes, write_atomic
-from peft_regress.report.verdict.annotations import Place
+from peft_regress.report.verdict.annotations import SourceLine
 
 __all__ = ["is_github", "line_in_repository", "without_commands", "write_summary"]
 
@@ -33,7 +33,7 @@ def without_commands(text: str) -> str:
     )
 
 
-def line_in_repository(path: str, line: int | None, *, base: Path) -> Place:
+def line_in_repository(path: str, line: int | None, *, base: Path) -> SourceLine:
     """Return where a test stands in the checkout; `path` may be relative to `base`.
 
     A file elsewhere is none that GitHub knows.
@@ -41,7 +41,8 @@ def line_in_repository(path: str, line: int | None, *, base: Path) -> Place:
     checkout = Path(os.environ.get("GITHUB_WORKSPACE") or base)
     full = Path(os.path.normpath(base / path))
     is_inside = full.is_relative_to(checkout)
-    return Place(full.relative_to(checkout).as_posix(), line) if is_inside else Place("", None)
+    path = full.relative_to(checkout).as_posix() if is_inside else ""
+    return SourceLine(path, line if is_inside else None)
 
 
 def write_summary(path: Path, text: str) -> None:

@@ -95,7 +95,7 @@ def _encode_point(point: Point) -> dict[str, Any]:
         "role": point.entry.role,
         "status": point.status,
         "value": point.value,
-        "relative_change": None if point.change is None else point.change.change,
+        "relative_change": None if point.change is None else point.change.relative,
         "comparable": point.is_comparable,
         "change_point": point.is_change_point,
         "packages": [
@@ -166,11 +166,11 @@ def _change(point: Point, line: Line) -> str:
     if move is None:
         is_late = point is not line.points[0] and point.is_comparable and point.value is not None
         return "first on its machine" if line.kind == "seconds" and is_late else ""
-    if move.change is None:
+    if move.relative is None:
         return f"from {move.old:g}"
     if line.unit == "fraction":
-        return f"{100 * move.change:+.1f} points"
+        return f"{100 * move.relative:+.1f} points"
     if line.kind == "fingerprint" and point.differs and point.unit is not None:
         pair = (format_value(value, point.unit) for value in (move.old, move.new))
-        return f"{format_change(move.change)} in one loss, {' -> '.join(pair)}"
-    return format_change(move.change)
+        return f"{format_change(move.relative)} in one loss, {' -> '.join(pair)}"
+    return format_change(move.relative)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from peft_regress.gate.judge import INCOMPLETE, are_on_one_machine
+from peft_regress.gate.verdicts import INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import METRICS, format_change, format_value
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
@@ -14,8 +14,9 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.gate.judge import CaseVerdict, Observation, Reason, RunVerdict
-    from peft_regress.gate.judge import Value as ReasonValue
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.gate.verdicts import Reason, Verdict
+    from peft_regress.gate.verdicts import Value as ReasonValue
     from peft_regress.runs.schema import Run
 
 __all__ = [
@@ -54,10 +55,10 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     return clean(reason.title), old, new, change, bound
 
 
-def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:
+def known_defects(comparison: Comparison) -> dict[str, list[str]]:
     """Return what was broken in the baseline too, in words, with the cases that have it."""
     found: dict[str, list[str]] = {}
-    for case in verdict.cases:
+    for case in comparison.cases:
         for reason in case.reasons:
             if reason.verdict == "known_defect":
                 is_state = reason.metric == "status"
@@ -66,14 +67,14 @@ def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:
     return found
 
 
-def short_verdict(case: CaseVerdict) -> str:
+def short_verdict(verdict: Verdict) -> str:
     """Return a verdict as words: 'newly failing'."""
-    return case.verdict.replace("_", " ")
+    return verdict.replace("_", " ")
 
 
-def counts_line(verdict: RunVerdict) -> str:
+def counts_line(comparison: Comparison) -> str:
     """Return '2 regressed, 94 unchanged'."""
-    counted = [f"{n} {name.replace('_', ' ')}" for name, n in verdict.counts.items()]
+    counted = [f"{n} {short_verdict(name)}" for name, n in comparison.counts.items()]
     return ", ".join(counted) or "nothing compared"
 
 
@@ -88,13 +89,11 @@ def contents_line(run: Run) -> str:
     return f"{len(run.cases)} cases: {counted}{defects}{times}"
 
 
-def times_lines(
-    references: Mapping[str, Observation], observed: Mapping[str, Observation]
-) -> list[str]:
+def times_lines(comparison: Comparison) -> list[str]:
     """Say why times are not judged, with how many cases, and what would judge them."""
     reasons: Counter[str] = Counter()
-    for name, new in observed.items():
-        old = references.get(name)
+    for name, new in comparison.observed.items():
+        old = comparison.references.get(name)
         if old is None or not old.record.status == new.record.status == "ok":
             continue
         timed = tuple("step_seconds" in side.record.metrics for side in (old, new))
@@ -115,17 +114,18 @@ def times_lines(
     ]
 
 
-def outcome_line(verdict: RunVerdict) -> str:
+def outcome_line(comparison: Comparison) -> str:
     """Return the headline: what the exit code means in words, with the counts."""
-    if verdict.exit_code == 1:
+    code = comparison.lenient_exit_code
+    if code == 1:
         words = "REGRESSED"
-    elif verdict.exit_code == 0:
+    elif code == 0:
         words = "no regression"
-    elif verdict.cases and not INCOMPLETE & verdict.counts.keys():
+    elif comparison.cases and not INCOMPLETE & comparison.counts.keys():
         words = "no regression in what was selected"
     else:
         words = "INCOMPLETE: not everything expected was compared"
-    return f"{words} ({counts_line(verdict)})"
+    return f"{words} ({counts_line(comparison)})"
 
 
 def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:

@@ -14,7 +14,7 @@ from peft_regress.errors import InputError, RunFileError, UnknownNameError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
 
 OLD, NEW = "2026-01-01T00:00:00+00:00", "2026-06-01T00:00:00+00:00"
 
@@ -71,8 +71,8 @@ def test_each_case_is_judged_by_the_newest_entry_that_holds_it(tmp_path: Path) -
     references = load_references(tmp_path, None)
     assert (value_of(references, LORA), value_of(references, FULL)) == (2, 1)
     assert references[LORA].environment == {"peft": "0.19.0"}
-    assert references[LORA].origin == "0002_peft-0.18.1"
-    assert references[FULL].origin == "0001_peft-0.18.1"
+    assert references[LORA].run_name == "0002_peft-0.18.1"
+    assert references[FULL].run_name == "0001_peft-0.18.1"
 
 
 # --- retired cases --------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_a_run_file_is_chosen_by_its_path(tmp_path: Path) -> None:
     path = write_run(tmp_path / "my runs" / "a run.json", make_run(flops(7)))
     references = load_references(tmp_path / "baselines", str(path))
     assert value_of(references) == 7
-    assert references[LORA].origin == str(path)
+    assert references[LORA].run_name == str(path)
 
 
 def test_a_folder_of_shards_is_chosen_by_its_path(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_a_release_that_regressed_is_told_with_its_layer_and_a_command_for_its_m
 ):
     monkeypatch.chdir(ROOT)
     _, out, _ = run("baselines", "0007", "--format", "markdown")
-    assert "packages: **peft 0.21.2 -&gt; 0.14.0**, the only one that changed" in out
+    assert "why: peft 0.21.2 -&gt; 0.14.0, the only package that changed" in out
     assert "| `conv1.lora_magnitude_vector.default` aten.convolution +236.0 MFLOP" in out
     assert "pytest benchmarks -m \"case(method='dora')\"\n" in out
     assert "peft-regress explain 0004_peft-0.21.2 0007 shift/dora-r1/resnet18" in out
@@ -340,6 +340,6 @@ def test_strict_fails_what_got_better(run, tmp_path, output):
     code, out, _ = run(*arguments, "--strict")
     assert code == 1
     if output == "text":
-        assert "FAILED by strictness: 1 better than the baseline" in out
+        assert "FAILED by strictness: 1 case better than the baseline" in out
     if output == "markdown":
-        assert "**Failed: 1 case better than the baseline, not accepted.**" in out
+        assert "**FAILED by strictness: 1 case better than the baseline, not accepted.**" in out

@@ -11,10 +11,9 @@ from builders import LORA, OTHER_MACHINE, make_record, observe
 from fake_interpreters import write_worker
 
 from peft_regress.cli.main import main
-from peft_regress.gate.judge import RunVerdict
+from peft_regress.gate.judge import judge
 from peft_regress.gate.paired_times import CaseTimes, Estimate, Interval, TimingRun
 from peft_regress.report import (
-    Typed,
     as_markdown,
     as_text,
     encode_times,
@@ -158,10 +157,10 @@ MIXED = Machine(digest=MIXED_MACHINES, cpu="several", cores=0, threads=1, instru
 def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, why):
     before = {LORA: observe(make_record(LORA, TIMED), **old)}
     after = {LORA: observe(make_record(LORA, TIMED), **new)}
-    verdict = RunVerdict(cases=(), complete=True)
+    comparison = judge(before, after)
     for show in (
-        verdict_text(verdict, before, after, typed=Typed()),
-        verdict_markdown(verdict, before, after, typed=Typed()),
+        verdict_text(comparison),
+        verdict_markdown(comparison),
     ):
         shown = show.lower()
         assert f"times not judged: {why}" in shown
@@ -171,10 +170,10 @@ def test_times_that_are_not_judged_say_why_and_what_would_judge_them(old, new, w
 def test_times_on_one_side_alone_are_not_judged_and_it_says_which():
     timed, untimed = make_record(LORA, TIMED), make_record(LORA, {"accuracy": [0.5, 0.5, 0.5]})
     sides = {LORA: observe(timed)}, {LORA: observe(untimed)}
-    assert times_lines(*sides)[0] == "times not judged: this run measured none (1)"
-    assert times_lines(*sides[::-1])[0] == "times not judged: the baseline has none (1)"
+    assert times_lines(judge(*sides))[0] == "times not judged: this run measured none (1)"
+    assert times_lines(judge(*sides[::-1]))[0] == "times not judged: the baseline has none (1)"
 
 
 def test_where_times_are_judged_nothing_is_said():
     side = {LORA: observe(make_record(LORA, TIMED))}
-    assert times_lines(side, side) == []
+    assert times_lines(judge(side, side)) == []

@@ -155,7 +155,7 @@ def test_cases_that_the_base_does_not_hold_are_no_pass(world, storage, upgrade):
     code, out, _ = upgrade("--base", "0001")
     assert code == 3
     assert "INCOMPLETE" in out
-    assert "new in 1 case: no accepted baseline holds it" in out
+    assert "new in 1 case: no accepted baseline has it" in out
     assert "compare what was not compared: add `--base run`" in out
     assert "nothing: no number changed" not in out
 
@@ -182,7 +182,7 @@ def test_something_worse_is_exit_1_with_what_to_do(world, storage, upgrade):
     assert max(map(len, out.splitlines())) <= 100
 
 
-BETTER = "FAILED by --strict: 2 better than the baseline, and nobody has accepted that"
+BETTER = "FAILED by strictness: 2 cases better than the baseline, not accepted"
 
 
 @pytest.mark.parametrize("output", ["text", "markdown"])

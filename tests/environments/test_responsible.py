@@ -11,7 +11,8 @@ from peft_regress.environments.overlay.pip import PipError, Planned
 from peft_regress.environments.upgrade.responsible import ResponsiblePackages, find_responsible
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import find_causes
-from peft_regress.gate.judge import judge_case, observations_of
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.verdicts import observations_of
 
 IDS = ("shift/dora-r4/resnet18", "unseen/dora-r4/resnet18")
 OLD = {"galore-torch": "1.0", "peft": "0.18.1", "torch": "2.0", "transformers": "4.0"}

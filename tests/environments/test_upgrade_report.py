@@ -28,8 +28,9 @@ from peft_regress.environments.upgrade.upgrade_report import (
     encode_upgrade,
     upgrade_document,
 )
-from peft_regress.gate.findings import find_causes
-from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
+from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.report import as_markdown, as_text
 from peft_regress.report.layout import Layout
 from peft_regress.report.markdown_syntax import code_span, fenced
@@ -40,15 +41,13 @@ HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 
 
-def made(old, new, *, changed=None, **fields) -> Upgrade:
+def made(old, new, *, changed=None, strict=False, **fields) -> Upgrade:
     """Return what came of an upgrade that measured these records."""
     environment = {**ENVIRONMENT, "peft": "0.20.0"} if changed is None else changed
     references = {record.case.id: observe(record) for record in old}
     candidate = make_run(*new, environment=environment)
     observed = observations_of(candidate, "the candidate")
-    names = sorted(references.keys() | observed.keys())
-    cases = tuple(judge_case(name, references.get(name), observed.get(name)) for name in names)
-    findings = find_causes(cases, references, observed)
+    comparison = judge(references, observed, invocation=Invocation(strict=strict))
     moved = {
         name: (ENVIRONMENT.get(name), environment.get(name))
         for name in sorted(ENVIRONMENT.keys() | environment.keys())
@@ -58,17 +57,15 @@ def made(old, new, *, changed=None, **fields) -> Upgrade:
         **{
             "requirements": ("peft==0.20.0",),
             "compared_with": "0001_peft-0.18.1",
-            "references": references,
-            "observed": observed,
+            "comparison": comparison,
             "candidate": candidate,
             "changed": moved,
-            "verdict": RunVerdict(cases=cases, complete=True),
-            "findings": findings,
-            "suspected": tuple(one for one in findings if one.is_failing or one.is_better),
+            "suspected": tuple(
+                one for one in comparison.findings if one.is_failing or one.is_better
+            ),
             "responsible": (),
             "remarks": (),
             "saved": None,
-            "strict": False,
             **fields,
         }
     )
@@ -81,9 +78,7 @@ def bisection(upgrade: Upgrade, **fields) -> Bisection:
         old=old,
         new=new,
         between=(Version("0.19.0"),),
-        findings=upgrade.findings,
-        references=upgrade.references,
-        observed=upgrade.observed,
+        comparison=upgrade.comparison,
         changed=upgrade.changed,
         responsible=(),
     )
@@ -95,7 +90,7 @@ def bisection(upgrade: Upgrade, **fields) -> Bisection:
             "transitions": (transition,),
             "skipped": {Version("0.19.0"): HOSTILE},
             "tried": (old, new),
-            "cases": tuple(sorted(upgrade.observed)),
+            "cases": tuple(sorted(upgrade.comparison.observed)),
             "trained": True,
             **fields,
         }
@@ -105,7 +100,7 @@ def bisection(upgrade: Upgrade, **fields) -> Bisection:
 def scripts(upgrade: Upgrade, text: str = HOSTILE) -> tuple[Reproduction, ...]:
     return tuple(
         Reproduction(finding=one, script=f"# {text}\nprint(1)", outputs={text: text}, needs=text)
-        for one in upgrade.findings
+        for one in upgrade.comparison.findings
     )
 
 
@@ -160,7 +155,9 @@ def check_issue(document: str, *, headings: int, blocks: int) -> None:
 
 def count_blocks(upgrade: Upgrade) -> int:
     with_numbers = [
-        one for one in upgrade.findings if one.cause.kind not in {"invariant", "status", "coverage"}
+        one
+        for one in upgrade.comparison.findings
+        if one.cause.strand not in {"invariant", "status", "coverage"}
     ]
     return len(with_numbers)
 
@@ -262,16 +259,16 @@ def test_accuracy_is_told_in_points_and_both_ends_of_a_range():
         make_record(name, {**VALUES, "accuracy": [value] * 3})
         for name, value in zip(names, (0.5, 0.6), strict=True)
     ]
-    (finding,) = made(old, new).findings
+    (finding,) = made(old, new).comparison.findings
     assert finding_title(finding) == "accuracy -41.0 points to -31.0 points"
 
 
 def test_what_moves_with_it_is_told_once():
     moved = {**VALUES, "backward_flops": 9 * 10**9, "peak_bytes": 10**9, "peak_bytes_b32": 10**10}
     upgrade = made([make_record()], [make_record(metrics=moved)])
-    (finding,) = upgrade.findings
+    (finding,) = upgrade.comparison.findings
     assert finding_title(finding).startswith("backward_flops +23.8 %, peak_bytes ")
-    assert finding_details(finding) == []
+    assert finding_details(finding, upgrade.comparison) == []
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from strategies import IDS, observations
 
 from peft_regress.gate.findings import find_causes
-from peft_regress.gate.judge import FAILING, UNACCEPTED, judge_case
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.verdicts import FAILING, UNACCEPTED
 from peft_regress.metrics import Metric
 from peft_regress.runs.schema import Failure, Ledger, ModuleCosts
 
@@ -63,7 +64,7 @@ def test_the_same_change_of_costs_in_every_layer_is_one_finding():
     old = [dora(name, runs=1) for name in DORA]
     (finding,) = found(old, [dora(name, runs=2) for name in DORA])
     assert finding.cases == tuple(sorted(DORA))
-    assert (finding.verdict, finding.cause.kind) == ("regressed", "costs")
+    assert (finding.verdict, finding.cause.strand) == ("regressed", "costs")
     assert finding.cause.what == "forward_flops"
     assert finding.cause.where == ("base_layer", "convolution")
     assert finding.cause.base_runs == 1
@@ -145,7 +146,7 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
         *(make_record(name, moved, invariants=dict.fromkeys(facts, False)) for name in names[1:]),
     ]
     findings = found(old, new)
-    assert [(one.cause.kind, one.cause.what, len(one.members)) for one in findings] == [
+    assert [(one.cause.strand, one.cause.what, len(one.members)) for one in findings] == [
         ("status", "error", 1),
         ("function", "function", 2),
         ("invariant", "frozen_unchanged", 2),
@@ -160,12 +161,12 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
 
 def test_accuracy_alone_is_of_quality():
     (finding,) = found([valued(DORA[0])], [valued(DORA[0], accuracy=[0.5] * 3)])
-    assert (finding.cause.kind, finding.cause.where) == ("quality", ("dora",))
+    assert (finding.cause.strand, finding.cause.where) == ("quality", ("dora",))
 
 
 def test_times_are_their_own():
     (finding,) = found([valued(DORA[0])], [valued(DORA[0], step_seconds=[1.0] * 3)])
-    assert finding.cause.kind == "time"
+    assert finding.cause.strand == "time"
 
 
 def failed(name: str, message: str, *, kind: str = "ValueError", status: str = "error") -> Record:
@@ -220,7 +221,7 @@ def test_what_cannot_be_compared_is_coverage():
         ("accuracy.samples", "incomparable", (DORA[2],)),
         ("new", "new", (DORA[3],)),
     }
-    assert {one.cause.kind for one in findings} == {"coverage"}
+    assert {one.cause.strand for one in findings} == {"coverage"}
     assert not any(one.is_failing or one.is_better for one in findings)
 
 
@@ -292,5 +293,5 @@ def test_a_metric_of_no_table_is_a_finding_of_its_method():
     old, new = (Metric(value=v, unit="byte", direction="lower", kind="bytes") for v in (100, 200))
     before, after = (observe(make_record(LORA, {"of_tomorrow": metric})) for metric in (old, new))
     (finding,) = find_causes([judge_case(LORA, before, after)], {LORA: before}, {LORA: after})
-    assert (finding.cause.kind, finding.cause.what) == ("costs", "of_tomorrow")
+    assert (finding.cause.strand, finding.cause.what) == ("costs", "of_tomorrow")
     assert finding.cause.where == ("lora",)

@@ -13,6 +13,7 @@ from builders import (
     LORA,
     OTHER_MACHINE,
     VALUES,
+    compare,
     make_metric,
     make_record,
     make_run,
@@ -23,17 +24,18 @@ from hypothesis import strategies as st
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import references_with_drift
 from peft_regress.gate import drift
+from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.drift import find_origins
-from peft_regress.gate.judge import CaseVerdict, judge, observations_of
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS, Metric
-from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown
+from peft_regress.report import case_text, encode_verdict, verdict_markdown
 from peft_regress.runs.run_file import RunFile
 from peft_regress.runs.schema import Acceptance, Failure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from peft_regress.gate.verdicts import CaseVerdict
     from peft_regress.runs.schema import Record
 
 quickly = settings(deadline=None, derandomize=True, max_examples=60)
@@ -65,7 +67,7 @@ def judged(history: Sequence[Any], new: Any, *, policy: Policy = DEFAULT_POLICY)
     ]
     run = make_run(new if hasattr(new, "metrics") else record_of(new))
     references = references_with_drift(stored, policy=policy)
-    (case,) = judge(references, run, expected=references, policy=policy).cases
+    (case,) = compare(references, run, policy=policy).cases
     return case
 
 
@@ -191,7 +193,7 @@ def test_entries_of_role_history_are_no_origin() -> None:
     ]
     run = make_run(record_of(START + 180_000))
     references = references_with_drift(stored)
-    assert judge(references, run, expected=references).exit_code == 0
+    assert compare(references, run).exit_code == 0
 
 
 def test_an_entry_without_the_case_neither_cuts_nor_counts() -> None:
@@ -201,7 +203,7 @@ def test_an_entry_without_the_case_neither_cuts_nor_counts() -> None:
         entry(3, record_of(START + 90_000)),
     ]
     run = make_run(record_of(START + 180_000))
-    assert judge(references_with_drift(stored), run, expected=[LORA]).exit_code == 1
+    assert compare(references_with_drift(stored), run, expected=[LORA]).exit_code == 1
 
 
 def test_the_order_of_entries_is_that_of_their_dates_alone() -> None:
@@ -209,8 +211,8 @@ def test_the_order_of_entries_is_that_of_their_dates_alone() -> None:
     run = make_run(record_of(START + 180_000))
     for stored in (later, later[::-1]):
         references = references_with_drift(stored)
-        assert references[LORA].origin == "0001_peft"
-        (case,) = judge(references, run, expected=[LORA]).cases
+        assert references[LORA].run_name == "0001_peft"
+        (case,) = compare(references, run).cases
         assert [reason.since for reason in case.reasons] == ["0002_peft"]
 
 
@@ -229,7 +231,7 @@ def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other() -> None:
         references = references_with_drift(history)
         assert sum(len(reference.drift_origins) for reference in references.values()) > 96
         for run in (old.run, new.run):
-            verdict = judge(references, run, expected=references)
+            verdict = compare(references, run)
             assert verdict.counts == {"unchanged": 96}
 
 
@@ -305,25 +307,23 @@ def test_a_drift_is_told_in_text_with_the_command_that_shows_the_steps() -> None
     stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
     references = references_with_drift(stored)
     run = make_run(record_of(START + 180_000))
-    observed = observations_of(run, "this run")
-    verdict = judge(references, run, expected=references)
-    text = case_text(verdict.cases[0], references[LORA], observed[LORA], hint="accept it")
+    comparison = compare(references, run, invocation=Invocation(new="run.json"))
+    text = case_text(comparison.cases[0], comparison)
     assert text.splitlines() == [
         f"{LORA}: regressed",
         "  peak_bytes (drift since 0001_peft): 95.37 MiB -> 95.54 MiB  +0.18 % (budget 0.1 %)",
-        "      no step was beyond its bound, but they add up; they are shown by",
+        "      each step was within its bound, but they add up; this shows them:",
         f"      peft-regress history --case {LORA} --metric peak_bytes --all",
         "  environment: as in the baseline",
         "  baseline: 0002_peft",
-        "  if the new numbers are right: accept it",
+        '  if the new numbers are right: `peft-regress accept run.json --reason "..."`',
     ]
-    elsewhere = case_text(
-        verdict.cases[0], references[LORA], observed[LORA], hint="", storage=("--baselines there",)
-    )
+    there = dataclasses.replace(comparison, invocation=Invocation(baselines="there"))
+    elsewhere = case_text(there.cases[0], there)
     assert f"--case {LORA} --metric peak_bytes --all --baselines there" in " ".join(
         elsewhere.split()
     )
-    markdown = verdict_markdown(verdict, references, observed, typed=Typed(new="run.json"))
+    markdown = verdict_markdown(comparison)
     assert (
         "`peak_bytes (drift since 0001_peft)` | 95.37 MiB | 95.54 MiB | +0.18 %"
         in markdown.replace("&nbsp;", " ")
@@ -334,7 +334,7 @@ def test_a_drift_is_told_in_text_with_the_command_that_shows_the_steps() -> None
 def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_its_name() -> None:
     stored = [entry(1, record_of(START)), entry(2, record_of(START + 90_000))]
     references = references_with_drift(stored)
-    verdict = judge(references, make_run(record_of(START + 180_000)), expected=references)
+    verdict = compare(references, make_run(record_of(START + 180_000)))
     (case,) = json.loads(json.dumps(encode_verdict(verdict)))["cases"]
     (reason,) = case["reasons"]
     assert reason.keys() == {"metric", "old", "new", "relative_change", "bound", "verdict"}

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from builders import LORA, make_record, make_run, observe
+from builders import LORA, compare, make_record, make_run, observe
 from hypothesis import assume
 from hypothesis import strategies as st
 from strategies import IDS, fuzz, metric_names, metrics_of, observations, records, runs
 
 from peft_regress.errors import InputError
-from peft_regress.gate.judge import (
-    FAILING,
-    INCOMPLETE,
-    VERDICTS,
-    CaseVerdict,
-    judge,
-    judge_case,
-    observations_of,
-)
+from peft_regress.gate.judge import judge, judge_case
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, CaseVerdict, observations_of
 from peft_regress.metrics import METRICS, Metric
-from peft_regress.report import Typed, case_text, encode_verdict, verdict_markdown, verdict_text
-from peft_regress.report.verdict.next_steps import accept_hint
+from peft_regress.report import (
+    case_text,
+    encode_verdict,
+    verdict_markdown,
+    verdict_text,
+)
 from peft_regress.runs.schema import Failure, check_finite
 
 if TYPE_CHECKING:
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record, Run
 
-HINT = accept_hint(Typed(new="run.json"))
 
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
 """How far a metric moves: in points for a fraction, else relative to its size and at least to 1."""
@@ -42,12 +39,7 @@ def severity(case: CaseVerdict) -> int:
 
 
 def with_record(observed: Observation, record: Record) -> Observation:
-    return type(observed)(
-        record=record,
-        environment=observed.environment,
-        machine=observed.machine,
-        origin=observed.origin,
-    )
+    return dataclasses.replace(observed, record=record)
 
 
 def with_metric(observed: Observation, name: str, metric: Metric | None) -> Observation:
@@ -69,19 +61,20 @@ def test_any_two_records_have_a_verdict_that_can_be_shown(
     gravest = min([reason.verdict for reason in case.reasons] or ["unchanged"], key=VERDICTS.index)
     assert case.verdict == gravest
     assert case == judge_case(LORA, old, new)
-    assert case_text(case, old, new, hint=HINT)
+    comparison = judge({LORA: old}, {LORA: new})
+    assert comparison.cases == (case,)
+    assert case_text(case, comparison)
 
 
 @fuzz(runs(), runs(), st.sets(st.sampled_from(IDS)), examples=120)
 def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: set[str]) -> None:
-    references, observed = observations_of(old, "old"), observations_of(new, "new")
-    verdict = judge(references, new, expected={*references, *more})
-    assert {case.id for case in verdict.cases} == {*references, *observed, *more}
-    decoded = json.loads(json.dumps(encode_verdict(verdict), allow_nan=False))
-    assert decoded["exit_code"] == verdict.exit_code
-    typed = Typed(new="run.json")
-    assert verdict_text(verdict, references, observed, typed=typed)
-    assert verdict_markdown(verdict, references, observed, typed=typed)
+    references, expected = observations_of(old, "old"), {*old.cases, *more}
+    comparison = compare(references, new, expected=expected)
+    assert {case.id for case in comparison.cases} == {*old.cases, *new.cases, *more}
+    decoded = json.loads(json.dumps(encode_verdict(comparison), allow_nan=False))
+    assert decoded["exit_code"] == comparison.exit_code
+    assert verdict_text(comparison)
+    assert verdict_markdown(comparison)
 
 
 @fuzz(observations(), examples=200)
@@ -276,7 +269,7 @@ def test_incomparable_definitions_and_passing_states_mirror(
 def test_a_run_passes_only_where_all_that_was_expected_was_compared(
     old: Run, new: Run, expected: set[str]
 ) -> None:
-    verdict = judge(observations_of(old, "old"), new, expected=expected)
+    verdict = compare(observations_of(old, "old"), new, expected=expected)
     if verdict.exit_code == 0:
         assert new.selection.complete
         assert expected <= new.cases.keys()
@@ -290,7 +283,7 @@ def test_a_run_without_one_of_its_cases_passes_no_sooner(old: Run, new: Run, los
     references = observations_of(old, "old")
     assume(lost in new.cases)
     cases = {name: record for name, record in new.cases.items() if name != lost}
-    less = judge(
+    less = compare(
         references, msgspec.structs.replace(new, cases=cases), expected=[*references, lost]
     )
     assert less.exit_code != 0
@@ -313,6 +306,5 @@ def test_no_order_of_cases_metrics_or_invariants_matters(old: Run, new: Run, ran
         selection=new.selection,
     )
     references = observations_of(old, "old")
-    assert judge(references, new, expected=old.cases) == judge(
-        shuffled(references), other, expected=sorted(old.cases, reverse=True)
-    )
+    one = compare(references, new)
+    assert one == compare(shuffled(references), other, expected=sorted(old.cases, reverse=True))

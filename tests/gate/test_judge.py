@@ -22,21 +22,23 @@ from builders import (
     observe,
     observe_all,
 )
+from builders import (
+    compare as judge_run,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.gate.judge import (
+from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.verdicts import (
     FAILING,
     INCOMPLETE,
     UNACCEPTED,
     VERDICTS,
     CaseVerdict,
-    RunVerdict,
-    judge,
-    judge_case,
     observations_of,
 )
-from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.runs.schema import MIXED_MACHINES, Failure, Machine, Selection
 
@@ -60,6 +62,10 @@ def compare(
         for metrics, environment, machine in zip((old, new), environments, machines, strict=True)
     )
     return judge_case(identifier, before, after, policy=policy)
+
+
+def of_cases(cases: Any, **more: Any) -> Comparison:
+    return Comparison(cases=tuple(cases), findings=(), references={}, observed={}, **more)
 
 
 def verdict_of(old: dict[str, Any], new: dict[str, Any], **how: Any) -> str:
@@ -91,7 +97,7 @@ values = {
 def test_whatever_the_numbers_an_identical_run_is_unchanged(data: st.DataObject) -> None:
     metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
     run = make_run(make_record(LORA, metrics))
-    verdict = judge(observations_of(run, "old"), run, expected=[LORA])
+    verdict = judge_run(observations_of(run, "old"), run)
     assert [case.verdict for case in verdict.cases] == ["unchanged"]
     assert verdict.exit_code == 0
 
@@ -200,7 +206,7 @@ def test_one_more_bad_metric_never_lowers_the_exit_code(bad: set[str], one_more:
         new = {n: moved(n, v, 1) if n in names else v for n, v in VALUES.items()}
         run = make_run(make_record(LORA, new))
         old = observe_all([make_record(LORA, VALUES)])
-        codes.append(judge(old, run, expected=[LORA]).exit_code)
+        codes.append(judge_run(old, run, expected=[LORA]).exit_code)
     assert {0: 0, 3: 1, 1: 2}[codes[0]] <= {0: 0, 3: 1, 1: 2}[codes[1]]
 
 
@@ -620,48 +626,48 @@ def test_every_verdict_either_fails_is_incomplete_or_passes() -> None:
 )
 def test_exit_code(verdicts: list[Any], complete: bool, code: int) -> None:
     cases = tuple(CaseVerdict(id=str(i), verdict=verdict) for i, verdict in enumerate(verdicts))
-    assert RunVerdict(cases=cases, complete=complete).exit_code == code
+    assert of_cases(cases, complete=complete).exit_code == code
 
 
 def test_two_empty_runs_were_not_compared() -> None:
     run = msgspec.structs.replace(make_run(), cases={})
-    assert judge({}, run, expected=[]).exit_code == 3
+    assert judge_run({}, run).exit_code == 3
 
 
 def test_what_was_expected_and_did_not_run_is_missing() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
-    verdict = judge(old, make_run(make_record(LORA)), expected=old)
+    verdict = judge_run(old, make_run(make_record(LORA)))
     assert {case.id: case.verdict for case in verdict.cases} == {LORA: "unchanged", FULL: "missing"}
     assert verdict.exit_code == 3
 
 
 def test_what_ran_without_being_expected_is_judged_too() -> None:
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    verdict = judge(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
+    verdict = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
     assert verdict.exit_code == 1
 
 
 def test_what_was_not_expected_and_did_not_run_is_no_hole() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
-    verdict = judge(old, make_run(make_record(LORA)), expected=[LORA])
+    verdict = judge_run(old, make_run(make_record(LORA)), expected=[LORA])
     assert [case.id for case in verdict.cases] == [LORA]
 
 
 def test_a_partial_run_is_incomplete_though_all_of_it_is_unchanged() -> None:
     run = make_run(make_record(LORA), selection=Selection(complete=False, narrowed_by=["-k x"]))
-    assert judge(observe_all([make_record(LORA)]), run, expected=[LORA]).exit_code == 3
+    assert judge_run(observe_all([make_record(LORA)]), run).exit_code == 3
 
 
 def test_counts_add_up_gravest_first() -> None:
     verdicts = ("unchanged", "regressed", "unchanged", "new")
     cases = tuple(CaseVerdict(id=str(i), verdict=v) for i, v in enumerate(verdicts))
-    counts = RunVerdict(cases=cases, complete=True).counts
+    counts = of_cases(cases).counts
     assert list(counts.items()) == [("regressed", 1), ("new", 1), ("unchanged", 2)]
 
 
 def test_unaccepted_are_the_better_ones() -> None:
     cases = tuple(CaseVerdict(id=verdict, verdict=verdict) for verdict in VERDICTS)
-    found = RunVerdict(cases=cases, complete=True).unaccepted()
+    found = of_cases(cases).unaccepted
     assert {case.verdict for case in found} == {"improved", "fixed"}
 
 
@@ -669,7 +675,7 @@ def test_judging_changes_nothing_and_gives_the_same_again() -> None:
     run = make_run(make_record(LORA))
     before = msgspec.json.encode(run)
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
-    assert judge(old, run, expected=old) == judge(old, run, expected=old)
+    assert judge_run(old, run) == judge_run(old, run)
     assert msgspec.json.encode(run) == before
 
 

@@ -213,7 +213,9 @@ def test_a_terminal_shows_progress_and_the_verdict_in_colour_and_at_its_width(pr
     said = [line for moment in terminal.moments() for line in moment]
     assert "0/1; now shift/head/tiny" in said, terminal.output
     shown = "\n".join(terminal.screen()).partition("= peft_regress =")[2]
-    assert shown.index("1 new: no accepted baseline holds it") < shown.index("INCOMPLETE: not")
+    assert shown.index("new in 1 case: no accepted baseline has it") < shown.index(
+        "INCOMPLETE: not"
+    )
     case = "\n".join(terminal.screen()).partition("shift/head/tiny: new\n")[2].split("=====")[0]
     assert max(map(len, case.splitlines())) <= 40
     assert "\x1b[1;33mINCOMPLETE: not everything expected was\x1b[0m" in terminal.output
@@ -357,7 +359,7 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
     assert done.returncode == 1
     assert "1 missing" in done.stdout
     assert "shift/head/tiny\n" in done.stdout
-    assert "1 new: no accepted baseline holds it" in done.stdout
+    assert "new in 1 case: no accepted baseline has it" in done.stdout
     assert "shift/head/tiny2" in done.stdout
     assert "add `--retire ID`" in " ".join(done.stdout.split())
     project.accept()

@@ -6,18 +6,18 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import ENVIRONMENT, FULL, GALORE, LORA, VALUES, make_record, make_run, observe_all
+from builders import ENVIRONMENT, FULL, GALORE, LORA, VALUES, compare, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_markdown import HOSTILE, hostile_sides
 
-from peft_regress.gate.judge import judge, observations_of
+from peft_regress.gate.comparison import Invocation
 from peft_regress.report.github import line_in_repository
-from peft_regress.report.verdict.annotations import Place, annotation, verdict_annotations
+from peft_regress.report.verdict.annotations import SourceLine, annotation, verdict_annotations
 
 NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
 MORE = {**VALUES, "forward_flops": 4_000_000_000}
-HERE = Place("benchmarks/test_shift.py", 6)
+HERE = SourceLine("benchmarks/test_shift.py", 6)
 
 
 def read(line):
@@ -38,11 +38,9 @@ def read(line):
 
 
 def made(old, new, places, *, environment=NEWER, strict=False):
-    references = observe_all(old)
-    run = make_run(*new, environment=environment)
-    verdict = judge(references, run, expected=references)
-    observed = observations_of(run, "this run")
-    return verdict_annotations(verdict, references, observed, places, strict=strict)
+    invocation = Invocation(strict=strict)
+    comparison = compare(old, new, environment=environment, invocation=invocation)
+    return verdict_annotations(comparison, places)
 
 
 def test_the_cases_of_one_test_are_one_error_on_its_line():
@@ -67,7 +65,11 @@ def test_the_cases_of_one_test_are_one_error_on_its_line():
 
 def test_tests_on_other_lines_have_annotations_of_their_own_the_widest_first():
     ids = [LORA, FULL, GALORE]
-    places = {LORA: Place("a.py", 0), FULL: Place("b.py", 1), GALORE: Place("b.py", 1)}
+    places = {
+        LORA: SourceLine("a.py", 0),
+        FULL: SourceLine("b.py", 1),
+        GALORE: SourceLine("b.py", 1),
+    }
     lines = made(
         [make_record(name) for name in ids], [make_record(name, MORE) for name in ids], places
     )
@@ -86,7 +88,7 @@ def test_what_was_not_compared_is_an_error_without_a_line_where_no_test_ran():
     (line,) = made([make_record(), make_record(FULL)], [make_record(FULL)], {FULL: HERE})
     level, properties, message = read(line)
     assert (level, properties) == ("error", {"title": "peft_regress: 1 missing"})
-    assert message == f"missing in 1 case: expected, and no record came\n{LORA}"
+    assert message == f"missing in 1 case: expected, but the run has no record of it\n{LORA}"
 
 
 def test_a_clean_run_has_none():
@@ -95,7 +97,7 @@ def test_a_clean_run_has_none():
 
 def test_no_more_than_ten_and_the_last_has_the_rest():
     ids = [f"shift/m{n}/x" for n in range(25)]
-    places = {name: Place(f"test_{name.replace('/', '_')}.py", 1) for name in ids}
+    places = {name: SourceLine(f"test_{name.replace('/', '_')}.py", 1) for name in ids}
     lines = made(
         [make_record(name) for name in ids], [make_record(name, MORE) for name in ids], places
     )
@@ -109,7 +111,7 @@ def test_no_more_than_ten_and_the_last_has_the_rest():
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 def test_nothing_in_a_message_begins_another_command(text):
     old, new = hostile_sides(text)
-    places = {record.case.id: Place(text or "x", 3) for record in [*old, *new]}
+    places = {record.case.id: SourceLine(text or "x", 3) for record in [*old, *new]}
     for line in made(old, new, places, environment={"peft": text, text: "1"}):
         level, properties, message = read(line)
         assert level in {"error", "warning"}
@@ -121,7 +123,7 @@ def test_nothing_in_a_message_begins_another_command(text):
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.text(), st.text(), st.text(min_size=1))
 def test_a_reader_gets_back_what_was_said(message, title, path):
-    line = annotation("error", message, place=Place(path, 0), title=title)
+    line = annotation("error", message, line=SourceLine(path, 0), title=title)
     assert read(line) == ("error", {"file": path, "line": "1", "title": title}, message)
 
 
@@ -139,12 +141,12 @@ def test_a_reader_gets_back_what_was_said(message, title, path):
 def test_a_place_is_as_seen_from_the_checkout(monkeypatch, path, base, found):
     monkeypatch.setenv("GITHUB_WORKSPACE", "/w/r")
     place = line_in_repository(path, 3, base=Path(base))
-    assert place == (Place(found, 3) if found else Place("", None))
+    assert place == (SourceLine(found, 3) if found else SourceLine("", None))
 
 
 def test_without_a_checkout_a_place_is_as_seen_from_pytest_s_root(monkeypatch):
     monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
-    assert line_in_repository("b/a.py", 3, base=Path("/w/r")) == Place("b/a.py", 3)
+    assert line_in_repository("b/a.py", 3, base=Path("/w/r")) == SourceLine("b/a.py", 3)
 
 
 def test_the_runner_s_older_syntax_is_read_from_no_line_of_ours():

@@ -12,19 +12,19 @@ from builders import (
     LORA,
     UNSEEN_LORA,
     VALUES,
+    compare,
     make_metric,
     make_record,
     make_run,
-    observe_all,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.gate.judge import judge, observations_of
+from peft_regress.gate.comparison import Invocation
 from peft_regress.metrics import METRICS
-from peft_regress.report import Typed, verdict_markdown
+from peft_regress.report import verdict_markdown
 from peft_regress.report.markdown_syntax import cell, escape_markdown
 from peft_regress.report.short_names import short_names
 from peft_regress.report.verdict.markdown import LONGEST_BYTES, MARKER
@@ -54,13 +54,8 @@ hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 
 def page(old, new, *, environment=NEWER, typed=None):
     """Return the Markdown of a run of records judged by others."""
-    references = observe_all(old)
-    run = make_run(*new, environment=environment)
-    verdict = judge(references, run, expected=references)
-    observed = observations_of(run, "this run")
-    return verdict_markdown(
-        verdict, references, observed, typed=Typed(**{"new": "r.json", **(typed or {})})
-    )
+    invocation = Invocation(**{"new": "r.json", **(typed or {})})
+    return verdict_markdown(compare(old, new, environment=environment, invocation=invocation))
 
 
 def inline_tokens(text):
@@ -143,7 +138,7 @@ def test_a_regression_is_told_with_marker_headline_package_row_reason_and_comman
         "0 %",
         "layer1.conv.lora_A convolution +300.0 MFLOP, and 1 more",
     ]
-    assert "packages: **peft 0.18.1 -&gt; 0.19.1**, the only one that changed" in text
+    assert "why: peft 0.18.1 -&gt; 0.19.1, the only package that changed" in text
     assert "pytest benchmarks -m \"case(method='lora')\"\n" in text
     assert "peft-regress compare baselines r.json\n" in text
     explain = f"peft-regress explain 0001_peft-0.18.1 r.json {LORA} --metric forward_flops\n"
@@ -192,7 +187,7 @@ def test_known_defects_improvements_and_times_are_folded_or_said_in_a_line():
     assert f"- invariant merge is false (1): `{LORA}`" in text
     assert "<summary>Better than the baseline, not accepted: 1 case</summary>" in text
     assert "**Failed" not in text
-    assert "**Failed: 1 case better than the baseline, not accepted.**" in page(
+    assert "**FAILED by strictness: 1 case better than the baseline, not accepted.**" in page(
         old, new, typed={"strict": True}
     )
 
@@ -200,8 +195,8 @@ def test_known_defects_improvements_and_times_are_folded_or_said_in_a_line():
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ([LORA, FULL], [FULL], "missing in 1 case: expected, and no record came"),
-        ([FULL], [LORA, FULL], "new in 1 case: no accepted baseline holds it"),
+        ([LORA, FULL], [FULL], "missing in 1 case: expected, but the run has no record of it"),
+        ([FULL], [LORA, FULL], "new in 1 case: no accepted baseline has it"),
     ],
 )
 def test_what_was_not_compared_is_told_by_its_id(old, new, words):
@@ -229,16 +224,14 @@ def test_many_that_are_missing_are_folded():
 
 def test_a_partial_run_without_a_finding_has_nothing_to_type():
     run = make_run(make_record(), selection=Selection(complete=False, narrowed_by=["-k lora"]))
-    sides = observe_all([make_record()]), observations_of(run, "this run")
-    verdict = judge(sides[0], run, expected=sides[0])
-    text = verdict_markdown(verdict, *sides, typed=Typed())
+    text = verdict_markdown(compare([make_record()], run))
     assert text.count("\n") == 3
     assert "no regression in what was selected (1 unchanged)" in text
 
 
 def test_code_under_test_is_to_blame_where_no_package_moved():
     text = page([make_record()], [make_record(LORA, MORE_FLOPS)], environment=ENVIRONMENT)
-    assert "packages: as in the baseline, so that the code under test moved it" in text
+    assert "why: no package changed, so the code under test did" in text
 
 
 def test_another_storage_suite_and_run_are_in_the_commands():
@@ -280,7 +273,10 @@ def test_every_metric_of_the_matrix_regressed_fits_and_names_every_case():
     assert "REGRESSED (96 regressed)" in text
     for name in ids:
         assert name in text
-    assert "Shortened to what GitHub takes: `peft-regress compare baselines r.json`" in text
+    assert (
+        "Shortened to the length that GitHub accepts: `peft-regress compare baselines r.json`"
+        in text
+    )
     assert "### If the new numbers are right" in text
 
 
@@ -315,7 +311,7 @@ def test_more_cases_than_fit_are_counted_to_the_last():
     text = page(old, new)
     check(text)
     fence = text.partition("```text\n")[2].partition("\n```")[0].split("\n")
-    (left,) = re.findall(r"And ([\d,]+) cases more, which the run file names", text) or re.findall(
+    (left,) = re.findall(r"And ([\d,]+) more cases, which the run file names", text) or re.findall(
         r"And ([\d,]+) cases", text
     )
     assert len(set(fence)) + int(left.replace(",", "")) == 3000
@@ -327,7 +323,7 @@ def test_what_fits_as_characters_and_not_as_bytes_is_shortened():
     old = [make_record(name, {"aten_ops": 1}) for name in ids]
     text = page(old, [make_record(name, {"aten_ops": 2}) for name in ids])
     check(text)
-    assert "cases more, which the run file names" in text
+    assert "more cases, which the run file names" in text
 
 
 def test_a_small_verdict_is_not_shortened():

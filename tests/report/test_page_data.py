@@ -136,8 +136,8 @@ def test_transitions_are_where_the_history_marks_a_change_or_a_break(name, drawn
     beyond = {
         k
         for k, point in enumerate(points)
-        if k not in breaks and point.change is not None and point.change.change is not None
-        and abs(point.change.change) > 0.05
+        if k not in breaks and point.change is not None and point.change.relative is not None
+        and abs(point.change.relative) > 0.05
     }  # fmt: skip
     assert changes <= marked | beyond
 

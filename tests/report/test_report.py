@@ -13,20 +13,21 @@ from builders import (
     GALORE,
     LORA,
     VALUES,
+    compare,
     make_metric,
     make_record,
     make_run,
     observe,
-    observe_all,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.gate.judge import CaseVerdict, Reason, RunVerdict, Verdict, judge, judge_case
+from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.judge import judge, judge_case
+from peft_regress.gate.verdicts import CaseVerdict, Reason, Verdict
 from peft_regress.metrics import METRICS
 from peft_regress.report import (
-    Typed,
     case_text,
     encode_verdict,
     results_table,
@@ -38,8 +39,8 @@ from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
 
-HINT = accept_hint(Typed(new="run.json"))
-TYPED = Typed(new="run.json")
+HINT = accept_hint(Invocation(new="run.json"))
+TYPED = Invocation(new="run.json")
 LONG = "x" * 10_000
 HOSTILE = {
     "ansi": "\x1b[31mred\x1b[0m\x1b]0;title\x07",
@@ -81,16 +82,21 @@ def regressed(**more: Any) -> tuple[CaseVerdict, Any, Any]:
     return judge_case(LORA, old, new), old, new
 
 
+def text_of(old: Any, new: Any) -> str:
+    """Explain the case as its test would."""
+    sides = ({} if side is None else {LORA: side} for side in (old, new))
+    comparison = judge(*sides, expected=[LORA], invocation=TYPED)
+    return case_text(comparison.cases[0], comparison)
+
+
 def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
     """Return every report there is of a run judged by some records."""
-    references = observe_all(old)
-    observed = observe_all(run, environment=run.environment)
-    verdict = judge(references, run, expected=references)
+    comparison = compare(old, run, invocation=TYPED)
     return (
-        verdict_text(verdict, references, observed, typed=TYPED),
-        verdict_markdown(verdict, references, observed, typed=TYPED),
+        verdict_text(comparison),
+        verdict_markdown(comparison),
         results_table(run),
-        json.dumps(encode_verdict(verdict), allow_nan=False),
+        json.dumps(encode_verdict(comparison), allow_nan=False),
     )
 
 
@@ -98,8 +104,8 @@ def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
 
 
 def test_failing_text_names_all_that_a_reader_needs() -> None:
-    case, old, new = regressed()
-    assert case_text(case, old, new, hint=HINT).splitlines() == [
+    _, old, new = regressed()
+    assert text_of(old, new).splitlines() == [
         "shift/lora-r4/resnet18: regressed",
         "  forward_flops: 3.000 GFLOP -> 3.706 GFLOP  +23.54 % (bound 0 %)",
         "      layer1.conv.lora_A convolution: +706.1 MFLOP",
@@ -110,9 +116,9 @@ def test_failing_text_names_all_that_a_reader_needs() -> None:
 
 
 def test_an_equal_environment_is_said_to_be_equal() -> None:
-    case, old, _ = regressed()
+    _, old, _ = regressed()
     new = observe(make_record(LORA, {"forward_flops": 3_706_115_237}))
-    assert "environment: as in the baseline" in case_text(case, old, new, hint=HINT)
+    assert "environment: as in the baseline" in text_of(old, new)
 
 
 def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> None:
@@ -120,7 +126,7 @@ def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> 
     after = dict.fromkeys(before, "9.9")
     old = observe(make_record(LORA, {"forward_flops": 1}), environment=before)
     new = observe(make_record(LORA, {"forward_flops": 2}), environment=after)
-    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    text = text_of(old, new)
     assert "  environment: peft 0.18 -> 9.9; torch 2.12 -> 9.9; package-00" in text
     assert "package-24 1.0 -> 9.9" in text
     assert max(map(len, text.splitlines())) <= 100
@@ -137,7 +143,7 @@ def test_modules_beyond_the_largest_are_counted() -> None:
     ledger = Ledger(flops={"forward": {f"m{i}": {"conv": 10 + i} for i in range(7)}})
     old = observe(make_record(LORA, {"forward_flops": 0}))
     new = observe(make_record(LORA, {"forward_flops": 91}, ledger=ledger))
-    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    text = text_of(old, new)
     assert re.findall(r"m\d", text) == ["m6", "m5", "m4"]
     assert "and 4 more modules" in text
 
@@ -146,7 +152,7 @@ def test_a_crash_is_named_with_its_error() -> None:
     old = observe(make_record())
     error = Failure(type="KeyError", message="'conv1'")
     new = observe(make_record(status="error", error=error))
-    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    text = text_of(old, new)
     assert text.startswith("shift/lora-r4/resnet18: newly failing\n")
     assert "status: ok -> error (KeyError: 'conv1')" in text
 
@@ -166,20 +172,20 @@ def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
 
 def test_accuracy_moves_in_points() -> None:
     old, new = (observe(make_record(LORA, {"accuracy": [a] * 3})) for a in (0.919, 0.719))
-    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    text = text_of(old, new)
     assert "accuracy: 91.9 % -> 71.9 %  -20.0 points (bound 5.0 points)" in text
 
 
 def test_a_metric_that_vanished_is_absent() -> None:
     old, new = observe(make_record()), observe(make_record(metrics={}))
-    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    text = text_of(old, new)
     assert "forward_flops: 3.638 GFLOP -> absent" in text
 
 
 def test_reasons_beyond_the_first_are_named() -> None:
     old, new = observe(make_record()), observe(make_record(metrics={}))
     case = judge_case(LORA, old, new)
-    text = case_text(case, old, new, hint=HINT)
+    text = text_of(old, new)
     for reason in case.reasons:
         assert reason.metric in text
 
@@ -187,7 +193,7 @@ def test_reasons_beyond_the_first_are_named() -> None:
 def test_a_known_defect_is_not_told_again() -> None:
     old = observe(make_record(invariants={"merge": False, "frozen": True}))
     new = observe(make_record(invariants={"merge": False, "frozen": False}))
-    text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
+    text = text_of(old, new)
     assert "invariant frozen: true -> false" in text
     assert "merge" not in text
 
@@ -219,14 +225,14 @@ def test_known_defects_of_a_whole_matrix_fit() -> None:
 
 def test_a_case_without_baseline_says_so_with_what_to_type() -> None:
     new = observe(make_record())
-    text = case_text(judge_case(LORA, None, new), None, new, hint=HINT)
-    assert "no accepted baseline holds this case" in text
+    text = text_of(None, new)
+    assert "no accepted baseline has this case" in text
     assert "peft-regress accept run.json" in text
 
 
 def test_a_missing_case_offers_nothing_to_accept() -> None:
     old = observe(make_record())
-    text = case_text(judge_case(LORA, old, None), old, None, hint=HINT)
+    text = text_of(old, None)
     assert "has no record" in text
     assert "accept" not in text
 
@@ -240,11 +246,11 @@ def test_a_missing_case_offers_nothing_to_accept() -> None:
     ],
 )
 def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
-    assert accept_hint(Typed(new=path)) == f"`{command}`"
+    assert accept_hint(Invocation(new=path)) == f"`{command}`"
 
 
 def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
-    assert "--regress-save run.json" in accept_hint(Typed())
+    assert "--regress-save run.json" in accept_hint(Invocation())
 
 
 @pytest.mark.parametrize(
@@ -316,7 +322,7 @@ def test_the_line_of_every_metric_fits(name: str) -> None:
     old, new = (observe(make_record(LORA, {name: value(v)})) for v in (0.0001, 0.98765))
     case = judge_case(LORA, old, new)
     assert case.verdict in ("regressed", "improved") or METRICS[name].kind == "info"
-    assert widest(case_text(case, old, new, hint=HINT)) <= 100
+    assert widest(text_of(old, new)) <= 100
 
 
 # --- hostile strings ------------------------------------------------------------------------
@@ -374,7 +380,9 @@ def test_clean_leaves_ordinary_text_alone() -> None:
 def test_json_has_the_shape_of_the_contract() -> None:
     case, _, _ = regressed()
     other = CaseVerdict(id=FULL, verdict="unchanged")
-    assert encode_verdict(RunVerdict(cases=(case, other), complete=True)) == {
+    assert encode_verdict(
+        Comparison(cases=(case, other), findings=(), references={}, observed={})
+    ) == {
         "schema_version": 1,
         "exit_code": 1,
         "counts": {"regressed": 1, "unchanged": 1},

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Cause, Finding, Member
-from peft_regress.gate.judge import Reason
-from peft_regress.report.verdict.next_steps import Typed, accept_command
+from peft_regress.gate.verdicts import Reason
+from peft_regress.report.verdict.next_steps import accept_command
 from peft_regress.report.verdict.reproducing import (
     compare_command,
     marker_expression,
@@ -86,14 +87,25 @@ def finding(*cases, metric="forward_flops", since=None):
         since=since,
     )
     members = tuple(Member(case=case, reasons=(reason,)) for case in cases)
-    cause = Cause(kind="costs", what=metric, worse=True)
-    return Finding(cause=cause, verdict="regressed", members=members)
+    cause = Cause(strand="costs", what=metric, worse=True)
+    return Finding(cause=cause, members=members)
+
+
+def commands_for(findings, known, **invocation):
+    comparison = Comparison(
+        cases=(),
+        findings=findings,
+        references=known,
+        observed=known,
+        invocation=Invocation(**invocation),
+    )
+    return reproducing_commands(comparison, findings)
 
 
 def test_a_run_with_blanks_and_quotes_survives_a_shell():
-    typed = Typed(old="the base", new="it's $HOME.json", baselines="b;c")
+    typed = {"old": "the base", "new": "it's $HOME.json", "baselines": "b;c"}
     known = observe_all([make_record(LORA), make_record(FULL)])
-    pytest_, compare, explain = reproducing_commands(typed, [finding(LORA)], known)
+    pytest_, compare, explain = commands_for([finding(LORA)], known, **typed)
     assert shlex.split(pytest_) == ["pytest", "benchmarks", "-m", "case(method='lora')"]
     storage = ["--baselines", "b;c"]
     assert shlex.split(compare) == [
@@ -101,56 +113,56 @@ def test_a_run_with_blanks_and_quotes_survives_a_shell():
     ]  # fmt: skip
     assert shlex.split(explain)[3] == "it's $HOME.json"
     assert shlex.split(explain)[-2:] == storage
-    words = shlex.split(accept_command(typed))
+    words = shlex.split(accept_command(Invocation(**typed)))
     assert words == ["peft-regress", "accept", "it's $HOME.json", "--reason", "...", *words[-2:]]
     assert words[-2:] == ["--baselines", "b;c"]
 
 
 def test_what_no_ledger_explains_has_no_command_that_would_fail():
     known = observe_all([make_record(LORA), make_record(FULL)])
-    commands = reproducing_commands(Typed(), [finding(LORA, metric="accuracy")], known)
+    commands = commands_for([finding(LORA, metric="accuracy")], known)
     assert not any("explain" in command for command in commands)
 
 
 def test_a_drift_is_shown_by_the_history():
     known = observe_all([make_record(LORA), make_record(FULL)])
     drifted = finding(LORA, metric="peak_bytes", since="0001")
-    commands = reproducing_commands(Typed(), [drifted], known)
+    commands = commands_for([drifted], known)
     assert commands[-1] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
 
 
 def test_what_was_asked_for_is_asked_for_again():
     known = observe_all([make_record(LORA), make_record(FULL)])
-    typed = Typed(new="r.json", strict=True, matrix="extended")
-    pytest_, compare, *_ = reproducing_commands(typed, [finding(LORA)], known)
+    typed = {"new": "r.json", "strict": True, "matrix": "extended"}
+    pytest_, compare, *_ = commands_for([finding(LORA)], known, **typed)
     assert pytest_.endswith(" --regress-matrix extended --regress-strict")
     assert compare == "peft-regress compare baselines r.json --matrix extended --strict"
 
 
 def test_a_narrow_run_is_reproduced_without_the_rest_of_the_suite():
     known = observe_all([make_record(LORA)])
-    alone, *_ = reproducing_commands(Typed(new="r.json"), [finding(LORA)], known)
+    alone, *_ = commands_for([finding(LORA)], known, new="r.json")
     assert alone == "pytest benchmarks"
-    narrow, *_ = reproducing_commands(Typed(new="r.json", cases=CASES), [finding(LORA)], known)
+    narrow, *_ = commands_for([finding(LORA)], known, new="r.json", cases=CASES)
     assert shlex.split(narrow)[-1] == (
         "case(task='shift', method='lora', rank=4, architecture='resnet18')"
     )
 
 
 def test_a_storage_that_judges_is_not_named_twice():
-    typed = Typed(old="b", new="r.json", baselines="b")
+    typed = Invocation(old="b", new="r.json", baselines="b")
     assert compare_command(typed) == "peft-regress compare b r.json"
 
 
 def test_a_long_list_of_terms_is_left_out():
     known = {f"t/m{n}/a{n}": observe(make_record(f"t/m{n}/a{n}")) for n in range(100)}
     odd = [name for index, name in enumerate(known) if index % 2]
-    (command, *_) = reproducing_commands(Typed(new="r.json"), [finding(*odd)], known)
+    (command, *_) = commands_for([finding(*odd)], known, new="r.json")
     assert command == "pytest benchmarks"
 
 
 def test_cases_that_nobody_knows_are_left_out():
     known = observe_all([make_record(FULL), make_record(GALORE)])
-    (command, *_) = reproducing_commands(Typed(), [finding(FULL, LORA)], known)
+    (command, *_) = commands_for([finding(FULL, LORA)], known)
     assert command.startswith("pytest benchmarks -m \"case(task='shift')\"")
     assert make_case(LORA).id not in command

@@ -104,10 +104,11 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 @cache
 def measured(case: Row, batch: int = 1) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
+    from peft_regress.cases import Adaptation
     from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
     return adaptation_cost(
-        case.adaptation,
+        Adaptation(method=case.method, architecture=case.architecture, rank=case.rank),
         CostSettings(
             batch=batch,
             resolution=_RESOLUTION,

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from peft_regress.environments.upgrade.crew import MeasuringSetup, measure_cases
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import Ledger, Run
 
@@ -51,7 +51,7 @@ def record(version: str, names: Sequence[str], *, trains: bool) -> Run:
     setup = MeasuringSetup(baselines=ROOT / "baselines", jobs=1)
     with opened_overlay([f"peft=={version}"]) as overlay:
         cases = [parse_case_id(name) for name in names]
-        run = measure_cases(cases, python=overlay.python, place=setup, trains=trains)
+        run = measure_cases(cases, python=overlay.python, setup=setup, trains=trains)
     kept = {
         name: one
         if not trains and any(method in name for method in EXPLAINED)

@@ -14,14 +14,8 @@ from fault_catalogue.injection import BrokenFaultError, injected
 
 from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import parse_case_id
-from peft_regress.gate.judge import (
-    FAILING,
-    UNACCEPTED,
-    CaseVerdict,
-    Observation,
-    Reason,
-    judge_case,
-)
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.verdicts import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.schema import Ledger, Record
 
@@ -143,7 +137,7 @@ class Judge:
             record=record,
             environment=self._environment,
             machine=self._machine,
-            origin="this run",
+            run_name="this run",
         )
         return judge_case(record.case.id, self._references.get(record.case.id), observed)
 

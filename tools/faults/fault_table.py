@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from fault_runs import Outcome
 
-    from peft_regress.gate.judge import Reason
+    from peft_regress.gate.verdicts import Reason
 
 __all__ = ["counts", "line", "table"]
 

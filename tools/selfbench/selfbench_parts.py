@@ -261,14 +261,16 @@ def _history_part(entries_text: str) -> dict[str, float]:
 
     from peft_regress.baselines.references import references_with_drift
     from peft_regress.gate.judge import judge
+    from peft_regress.gate.verdicts import observations_of
     from peft_regress.metrics import METRICS
 
     stored = synthetic_history(int(entries_text))
+    observed = observations_of(stored[0].run, "this run")
     exit_codes = set()
 
     def judge_all() -> None:
         references = references_with_drift(stored)
-        exit_codes.add(judge(references, stored[0].run, expected=references).exit_code)
+        exit_codes.add(judge(references, observed).exit_code)
 
     seconds = min(_seconds(judge_all) for _ in range(_PAIRS))
     if exit_codes != {0}:

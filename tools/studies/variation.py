@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate.changes import change_of
-from peft_regress.gate.judge import UNACCEPTED, judge, observations_of
+from peft_regress.gate.judge import judge
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.verdicts import UNACCEPTED, observations_of
 from peft_regress.metrics import METRICS
 from peft_regress.runs.shards import read_run
 
@@ -67,7 +68,7 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
     for name, other in others.items():
         expected = references.keys() & other.cases.keys()
         kept = {case: references[case] for case in expected}
-        verdict = judge(kept, other, expected=expected)
+        verdict = judge(kept, observations_of(other, name), expected=expected)
         reasons = [
             (case.id, reason)
             for case in verdict.cases
@@ -112,7 +113,7 @@ def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
                 move = change_of(
                     name, metric, new.metrics[name], method=old.case.method, policy=DEFAULT_POLICY
                 )
-                share = abs(move.change or 0.0) / move.bound
+                share = abs(move.relative or 0.0) / move.bound
                 nearest[name] = max(nearest.get(name, (0.0, "")), (share, old.case.id))
     print("| metric | largest share of its bound | in |\n| --- | ---: | --- |")
     for name, (share, case) in nearest.items():

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
 
 __all__ = ["Reproduction", "reproduce"]
 
@@ -60,7 +60,7 @@ def reproduce(
 
 def _shown(finding: Finding) -> set[str]:
     """Return the metrics or the invariant to show, without costs that follow from other costs."""
-    if finding.cause.kind != "costs":
+    if finding.cause.strand != "costs":
         return {reason.metric.removeprefix("invariant ") for reason in finding.example.reasons}
     changed = {
         reason.metric for reason in finding.example.reasons if reason.metric.endswith("_flops")

@@ -22,13 +22,13 @@ Advice = tuple[str, ...]
 
 def advice_on(upgrade: Upgrade) -> list[Advice]:
     """Return what a user can do about the findings."""
-    failing = [finding for finding in upgrade.findings if finding.is_failing]
-    better = [finding for finding in upgrade.findings if finding.is_better]
+    failing = [finding for finding in upgrade.comparison.findings if finding.is_failing]
+    better = [finding for finding in upgrade.comparison.findings if finding.is_better]
     advice = [*_about_failing(failing, upgrade)] if failing else []
     if failing or better:
         which = "if the new numbers are right" if failing else "it got better"
         advice.append(_accepting(f"accept, {which}:", upgrade))
-    if any(finding.cause.kind == "coverage" for finding in upgrade.findings):
+    if any(finding.cause.strand == "coverage" for finding in upgrade.comparison.findings):
         advice.append(("compare what was not compared: add", "--base run"))
     return advice or [("nothing: no number changed beyond its bound",)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from packaging.utils import canonicalize_name
@@ -13,8 +13,7 @@ from peft_regress.environments.upgrade.boundary import find_boundary
 from peft_regress.environments.upgrade.releases import Releases, releases_between
 from peft_regress.environments.upgrade.responsible import find_responsible
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate.findings import find_causes
-from peft_regress.gate.judge import judge_case
+from peft_regress.gate.judge import judge
 from peft_regress.runs.environment import changed_packages
 
 if TYPE_CHECKING:
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.responsible import ResponsiblePackages
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record
 
 __all__ = ["BisectSettings", "Bisection", "Transition", "bisect"]
@@ -64,9 +64,8 @@ class Transition:
     new: Version
     between: tuple[Version, ...]
     """Releases between them that could not be measured."""
-    findings: tuple[Finding, ...]
-    references: Mapping[str, Observation]
-    observed: Mapping[str, Observation]
+    comparison: Comparison
+    """Only with the findings that contain the requested metric."""
     changed: Mapping[str, tuple[str | None, str | None]]
     """(old version, new version) of each package that changed."""
     responsible: tuple[ResponsiblePackages, ...]
@@ -142,7 +141,7 @@ class _Search:
                 self._end(version, cases, trains=trains) for version in (versions[0], versions[-1])
             ]
             self._check_absent(ends)
-            findings = self._findings(*ends)
+            findings = self._compared(*ends).findings
             if findings:
                 return self._located(findings, trains=trains), trains
         return [], trains
@@ -164,7 +163,7 @@ class _Search:
             self._transition(old, new, cases, trains=trains)
             for old, new in itertools.pairwise(usable)
         )
-        return [transition for transition in found if transition.findings], trains
+        return [transition for transition in found if transition.comparison.findings], trains
 
     def _located(self, findings: Sequence[Finding], *, trains: bool) -> list[Transition]:
         """Bisect for each finding by its cheapest case, and group the findings by release."""
@@ -183,7 +182,9 @@ class _Search:
                     return None
                 return any(
                     _is_alike(other, finding)
-                    for other in self._findings({name: first[name]}, {name: observed[name]})
+                    for other in self._compared(
+                        {name: first[name]}, {name: observed[name]}
+                    ).findings
                 )
 
             boundary = find_boundary(len(versions), changed)
@@ -194,7 +195,7 @@ class _Search:
             chosen = sorted(shown_by, key=lambda case: case.id)
             old, new = versions[low], versions[high]
             transition = self._transition(old, new, chosen, trains=trains)
-            if not transition.findings:
+            if not transition.comparison.findings:
                 # Small changes add up: only against the first release they exceed the bound.
                 transition = self._transition(old, new, chosen, trains=trains, against=versions[0])
             found.append(transition)
@@ -223,7 +224,7 @@ class _Search:
         """Return what a release changes against the one before it, or against another one."""
         before = self.releases.observe(against or old, cases, trains=trains) or {}
         after = self.releases.observe(new, cases, trains=trains) or {}
-        findings = self._findings(before, after)
+        comparison = self._compared(before, after)
         versions = self.releases.versions
         between = versions[versions.index(old) + 1 : versions.index(new)]
         any_before, any_after = next(iter(before.values())), next(iter(after.values()))
@@ -231,12 +232,10 @@ class _Search:
             old=old,
             new=new,
             between=tuple(between),
-            findings=findings,
-            references=before,
-            observed=after,
+            comparison=comparison,
             changed=changed_packages(any_before.environment, any_after.environment),
             responsible=find_responsible(
-                findings,
+                comparison.findings,
                 self.releases.planned.get(old, ()),
                 self.releases.planned.get(new, ()),
                 before,
@@ -256,15 +255,15 @@ class _Search:
             raise InputError(msg)
         return observed
 
-    def _findings(
+    def _compared(
         self, old: Mapping[str, Observation], new: Mapping[str, Observation]
-    ) -> tuple[Finding, ...]:
-        """Return the findings between two releases that contain the requested metric."""
-        verdicts = [judge_case(name, old[name], new[name]) for name in sorted(old)]
+    ) -> Comparison:
+        """Compare two releases, and keep the findings that contain the requested metric."""
+        comparison = judge(old, new)
         metric = self.settings.metric
-        return tuple(
+        findings = tuple(
             finding
-            for finding in find_causes(verdicts, old, new)
+            for finding in comparison.findings
             if metric is None
             or any(
                 reason.metric in {metric, _INVARIANT + metric}
@@ -272,6 +271,7 @@ class _Search:
                 for reason in member.reasons
             )
         )
+        return replace(comparison, findings=findings)
 
     def _check_absent(self, ends: Sequence[Mapping[str, Observation]]) -> None:
         """Raise `AbsentError` if no record of either end has the requested metric."""
@@ -292,7 +292,7 @@ class _Search:
 
 def _is_alike(one: Finding, other: Finding) -> bool:
     """Return whether two findings are alike: the same strand, in whichever layer."""
-    of_invariant = one.cause.kind == "invariant"
-    return one.cause.kind == other.cause.kind and (
+    of_invariant = one.cause.strand == "invariant"
+    return one.cause.strand == other.cause.strand and (
         not of_invariant or one.cause.what == other.cause.what
     )

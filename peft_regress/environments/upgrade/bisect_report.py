@@ -60,7 +60,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
 
 
 def _encode_transition(one: Transition) -> dict[str, Any]:
-    culprits = one.responsible or (None,) * len(one.findings)
+    culprits = one.responsible or (None,) * len(one.comparison.findings)
     return {
         "last_good": str(one.old),
         "first_bad": str(one.new),
@@ -70,7 +70,7 @@ def _encode_transition(one: Transition) -> dict[str, Any]:
         ],
         "findings": [
             {**encode_finding(finding), "which_package": culprit and culprit.sentence}
-            for finding, culprit in zip(one.findings, culprits, strict=True)
+            for finding, culprit in zip(one.comparison.findings, culprits, strict=True)
         ],
     }
 
@@ -87,7 +87,7 @@ def _headline(found: Bisection, transition: Transition) -> str:
 def _environment(transition: Transition) -> str:
     before, after = (
         next(iter(side.values())).environment
-        for side in (transition.references, transition.observed)
+        for side in (transition.comparison.references, transition.comparison.observed)
     )
     return f"environment: {'; '.join(environment_lines(before, after))}"
 
@@ -96,13 +96,12 @@ def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     changed = [_environment(transition)] if len(transition.changed) > 1 else []
     title = _headline(found, transition)
     yield Section(title=title, body=tuple(changed), level=2, style="strong")
-    culprits = transition.responsible or (None,) * len(transition.findings)
-    for finding, culprit in zip(transition.findings, culprits, strict=True):
+    culprits = transition.responsible or (None,) * len(transition.comparison.findings)
+    for finding, culprit in zip(transition.comparison.findings, culprits, strict=True):
         yield finding_section(
             finding.verdict.replace("_", " "),
             finding,
-            transition.references,
-            transition.observed,
+            transition.comparison,
             package=culprit.sentence if culprit else None,
         )
 

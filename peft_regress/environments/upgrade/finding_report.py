@@ -14,11 +14,11 @@ from peft_regress.report.verdict.finding import (
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from peft_regress.environments.reproduction.reproduce import Reproduction
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
 
 __all__ = ["finding_section", "reproduction_sections"]
 
@@ -26,17 +26,17 @@ __all__ = ["finding_section", "reproduction_sections"]
 def finding_section(
     head: str,
     finding: Finding,
-    references: Mapping[str, Observation],
-    observed: Mapping[str, Observation],
+    comparison: Comparison,
     *,
     package: str | None,
 ) -> Section:
     """Return what changed, where, by which package, in which cases, and an example's numbers."""
-    body: list[Line | Listing] = [Line(line, most_lines=4) for line in finding_details(finding)]
+    details = finding_details(finding, comparison)
+    body: list[Line | Listing] = [Line(line, most_lines=4) for line in details]
     if package:
         body.append(Line(f"which package: {package}"))
     body.append(Line(f"cases: {case_set(finding.cases)}", most_lines=6))
-    numbers = example_lines(finding, references, observed)
+    numbers = example_lines(finding, comparison)
     if numbers:
         body.append(Line(f"for example {clean(finding.example.case)}:"))
         body.append(Listing("\n".join(numbers)))

@@ -12,7 +12,7 @@ from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened
 from peft_regress.environments.overlay.pip import released_versions
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate.judge import observations_of
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
 
 __all__ = ["Releases", "YankedError", "releases_between"]
 

@@ -12,7 +12,8 @@ from peft_regress.environments.overlay.overlay import opened_overlay, opened_par
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import causes_of
-from peft_regress.gate.judge import judge_case, observations_of
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
 
 __all__ = ["ResponsiblePackages", "SinglePackageTrial", "find_responsible"]
 
@@ -185,15 +186,15 @@ def _shown(
         [references[name].record.case for name in examples],
         python=overlay.python,
         setup=setup,
-        trains=any(finding.cause.kind != "costs" for finding in findings),
+        trains=any(finding.cause.strand != "costs" for finding in findings),
     )
     observed = observations_of(run, "alone")
     found = set()
     for name in examples:
         old, new = references.get(name), observed.get(name)
         verdict = judge_case(name, old, new)
-        found |= {(name, cause.kind, cause.what) for cause, _ in causes_of(verdict, old, new)}
+        found |= {(name, cause.strand, cause.what) for cause, _ in causes_of(verdict, old, new)}
     return tuple(
-        (finding.example.case, finding.cause.kind, finding.cause.what) in found
+        (finding.example.case, finding.cause.strand, finding.cause.what) in found
         for finding in findings
     )

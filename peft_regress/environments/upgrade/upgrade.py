@@ -16,8 +16,9 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.environments.upgrade.responsible import find_responsible
-from peft_regress.gate.findings import find_causes
-from peft_regress.gate.judge import RunVerdict, judge_case, observations_of
+from peft_regress.gate.comparison import Comparison, Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.run_file import without_host, write_run_file
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.responsible import ResponsiblePackages
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record, Run
 
     OnRecord = Callable[[str, Record, int, int], None]
@@ -65,25 +66,16 @@ class Upgrade:
 
     requirements: tuple[str, ...]
     compared_with: str
-    references: Mapping[str, Observation]
-    observed: Mapping[str, Observation]
+    comparison: Comparison
     candidate: Run
     changed: Mapping[str, tuple[str | None, str | None]]
     """(old version, new version) of each package that changed."""
-    verdict: RunVerdict
-    findings: tuple[Finding, ...]
     suspected: tuple[Finding, ...]
     """The findings that got worse or better."""
     responsible: tuple[ResponsiblePackages, ...]
     """Of each finding in `suspected`, which packages cause it; empty if only one changed."""
     remarks: tuple[str, ...]
     saved: Path | None
-    strict: bool
-
-    @property
-    def exit_code(self) -> int:
-        """Return the exit code of the verdict; with `strict` 1 for unaccepted improvements too."""
-        return 1 if self.strict and self.verdict.unaccepted() else self.verdict.exit_code
 
 
 def upgrade(
@@ -121,19 +113,20 @@ def upgrade(
         names = [case.id for case in cases]
         references = {name: stored[name] for name in names if name in stored}
         observed = observations_of(candidate, "the candidate")
-        verdict, findings = _judged(names, references, observed)
-        suspected = tuple(found for found in findings if found.is_failing or found.is_better)
+        comparison = judge(
+            references, observed, expected=names, invocation=Invocation(strict=settings.strict)
+        )
+        suspected = tuple(
+            found for found in comparison.findings if found.is_failing or found.is_better
+        )
         compared = next(iter(references.values()), None)
         before = installed_packages() if compared is None else compared.environment
         result = Upgrade(
             requirements=tuple(requirements),
             compared_with=_run_names(references),
-            references=references,
-            observed=observed,
+            comparison=comparison,
             candidate=candidate,
             changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
-            verdict=verdict,
-            findings=findings,
             suspected=suspected,
             responsible=find_responsible(
                 suspected,
@@ -145,28 +138,14 @@ def upgrade(
             ),
             remarks=overlay.remarks,
             saved=settings.save,
-            strict=settings.strict,
         )
         finish(result, overlay)
         return result
 
 
 def _run_names(references: Mapping[str, Observation]) -> str:
-    found = dict.fromkeys(observation.origin for observation in references.values())
+    found = dict.fromkeys(observation.run_name for observation in references.values())
     return ", ".join(found) or "nothing"
-
-
-def _judged(
-    names: Sequence[str],
-    references: Mapping[str, Observation],
-    observed: Mapping[str, Observation],
-) -> tuple[RunVerdict, tuple[Finding, ...]]:
-    verdict = RunVerdict(
-        cases=tuple(judge_case(name, references.get(name), observed.get(name)) for name in names),
-        # Only the selected cases are compared.
-        complete=True,
-    )
-    return verdict, find_causes(verdict.cases, references, observed)
 
 
 def _stored_references(

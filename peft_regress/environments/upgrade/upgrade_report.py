@@ -9,9 +9,8 @@ from peft_regress.environments.upgrade.finding_report import finding_section, re
 from peft_regress.report.document import Code, Line, Section, plain
 from peft_regress.report.sentences import known_defects, outcome_line
 from peft_regress.report.table import Row, Table
-from peft_regress.report.verdict.finding import case_set, encode_finding
+from peft_regress.report.verdict.finding import case_set, encode_finding, strictness
 from peft_regress.report.verdict.text import style_of
-from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -42,9 +41,9 @@ def upgrade_document(
         *_known_defects(upgrade),
         Section(title="what to do:", body=tuple(_advice(upgrade)), level=3),
         Section(
-            title=outcome_line(upgrade.verdict),
-            body=tuple(_strictness(upgrade)),
-            style=style_of(upgrade.verdict),
+            title=outcome_line(upgrade.comparison),
+            body=tuple(strictness(upgrade.comparison)),
+            style=style_of(upgrade.comparison),
         ),
     ]
 
@@ -54,26 +53,25 @@ def _heading(upgrade: Upgrade, *, for_issue: bool) -> Iterator[Section]:
     remarks = (f"note: {clean(remark, longest=400)}" for remark in upgrade.remarks)
     environment = "; ".join(_changes(upgrade)) or "the same packages on both sides"
     yield Section(
-        title=f"upgrade {asked}: {outcome_line(upgrade.verdict)}",
+        title=f"upgrade {asked}: {outcome_line(upgrade.comparison)}",
         body=(
             f"compared with: {clean(upgrade.compared_with, longest=400)}",
             _versions(upgrade) if for_issue else f"environment: {environment}",
             *remarks,
         ),
         level=2,
-        style=style_of(upgrade.verdict),
+        style=style_of(upgrade.comparison),
     )
 
 
 def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Section]:
     by_finding = {id(made.finding): made for made in scripts}
-    for number, finding in enumerate(upgrade.findings, start=1):
+    for number, finding in enumerate(upgrade.comparison.findings, start=1):
         verdict = finding.verdict.replace("_", " ")
         yield finding_section(
             f"{number}. {verdict} in {count_of(len(finding.members), 'case')}",
             finding,
-            upgrade.references,
-            upgrade.observed,
+            upgrade.comparison,
             package=_culprit(finding, upgrade),
         )
         made = by_finding.get(id(finding))
@@ -84,17 +82,10 @@ def _findings(upgrade: Upgrade, scripts: Sequence[Reproduction]) -> Iterator[Sec
 def _known_defects(upgrade: Upgrade) -> Iterator[Section]:
     lines = [
         Line(f"{what}: {case_set(ids)} ({len(ids)})", most_lines=3)
-        for what, ids in list(known_defects(upgrade.verdict).items())[:_MOST_DEFECTS]
+        for what, ids in list(known_defects(upgrade.comparison).items())[:_MOST_DEFECTS]
     ]
     if lines:
         yield Section(title="known defects, on both sides:", body=tuple(lines), level=3)
-
-
-def _strictness(upgrade: Upgrade) -> list[str]:
-    better = len(upgrade.verdict.unaccepted())
-    if not upgrade.strict or not better:
-        return []
-    return [f"FAILED by --strict: {count_of(better, 'improvement')} not accepted"]
 
 
 def _advice(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
@@ -109,7 +100,11 @@ def _changes(upgrade: Upgrade) -> list[str]:
 
 
 def _versions(upgrade: Upgrade) -> Table:
-    before = next(iter(upgrade.references.values())).environment if upgrade.references else {}
+    before = (
+        next(iter(upgrade.comparison.references.values())).environment
+        if upgrade.comparison.references
+        else {}
+    )
     after = upgrade.candidate.environment
     names = [name for name in ("python", *SUSPECTS) if name in before or name in after]
     names += [name for name in upgrade.changed if name not in names]
@@ -135,7 +130,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, environment, findings, cases, ...}`."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "exit_code": upgrade.exit_code,
+        "exit_code": upgrade.comparison.exit_code,
         "requirements": list(upgrade.requirements),
         "compared_with": upgrade.compared_with,
         "environment": [
@@ -143,18 +138,10 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for name, (old, new) in upgrade.changed.items()
         ],
         "remarks": list(upgrade.remarks),
-        "counts": dict(upgrade.verdict.counts),
+        "counts": upgrade.comparison.counts,
         "findings": [
             {**encode_finding(finding), "which_package": _encode_culprit(finding, upgrade)}
-            for finding in upgrade.findings
-        ],
-        "cases": [
-            {
-                "id": case.id,
-                "verdict": case.verdict,
-                "reasons": [encode_reason(reason) for reason in case.reasons],
-            }
-            for case in upgrade.verdict.cases
+            for finding in upgrade.comparison.findings
         ],
         "what_to_do": [plain(words) for words in _advice(upgrade)],
     }

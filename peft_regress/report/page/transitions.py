@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from peft_regress.baselines.series import jumps_of
-from peft_regress.gate.changes import worse_or_better
+from peft_regress.gate.changes import direction_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
             continue
         judged = not name.startswith("aten_ops") or _same_torch(records, jump.before, jump.position)
         what = _what(jump.change, metric) if judged else "moved"
-        found.append(Transition(jump.position, what, jump.before, jump.change.change))
+        found.append(Transition(jump.position, what, jump.before, jump.change.relative))
     return found
 
 
@@ -63,7 +63,6 @@ def _same_torch(records: Sequence[tuple[Entry, Record]], *positions: int | None)
 
 
 def _what(move: Change, metric: Metric) -> What:
-    worse, better = worse_or_better(move, metric)
     if metric.direction in {"same", "none"} or metric.kind == "info":
         return "moved"
-    return "worse" if worse else "better" if better else "moved"
+    return direction_of(move, metric) or "moved"

@@ -1,4 +1,4 @@
-"""One case's verdict as text: what moved, which modules, what to type."""
+"""One case's verdict as text: what changed, in which modules, and the next commands."""
 
 from __future__ import annotations
 
@@ -6,82 +6,66 @@ import shlex
 from typing import TYPE_CHECKING
 
 from peft_regress.gate.attribution import explain_metric
-from peft_regress.gate.judge import FAILING, INCOMPLETE
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.layout import PLAIN
-from peft_regress.report.sentences import (
-    environment_lines,
-    reason_cells,
-    short_verdict,
-)
-from peft_regress.text import clean
+from peft_regress.report.sentences import environment_lines, reason_cells, short_verdict
+from peft_regress.report.verdict.next_steps import accept_hint, storage_words
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
-    from peft_regress.gate.judge import CaseVerdict, Observation, Reason
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.gate.verdicts import CaseVerdict, Reason
     from peft_regress.report.layout import Layout
 
-__all__ = ["case_text", "module_lines"]
+__all__ = ["case_text", "module_lines", "new_metric_lines"]
 
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_LINES = 8
 
 
-def case_text(  # noqa: PLR0913  (what is told, and how)
-    case: CaseVerdict,
-    old: Observation | None,
-    new: Observation | None,
-    *,
-    hint: str,
-    storage: Sequence[str] = (),
-    layout: Layout = PLAIN,
-) -> str:
-    """Explain one case's verdict: each reason with its modules, the environment, what to type.
-
-    storage: the option that names the baseline storage, where it is not the usual one.
-    """
-    lines = [f"{clean(case.id)}: {short_verdict(case)}"]
+def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN) -> str:
+    """Explain one case's verdict: each reason with its modules, the environment, what to type."""
+    old, new = comparison.references.get(case.id), comparison.observed.get(case.id)
+    lines = [f"{clean(case.id)}: {short_verdict(case.verdict)}"]
     if case.verdict == "new":
-        lines.append("  no accepted baseline holds this case, so there is nothing to judge it by")
+        lines.append("  no accepted baseline has this case, so nothing judges it")
         if new is not None and new.record.error is not None:
             error = new.record.error
             lines.append(f"  {new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
-        lines.append("  it was expected and has no record: it did not run, or it was renamed")
-    lines += _reasons_lines(case, old, new, storage)
+        lines.append("  it was expected but has no record: it did not run, or it was renamed")
+    lines += _reasons_lines(case, comparison)
     if old is not None and new is not None:
         if case.reasons:
-            moved = environment_lines(old.environment, new.environment)
-            lines.append("  environment: " + ("; ".join(moved) or "as in the baseline"))
-        lines.append(f"  baseline: {clean(old.origin)}")
-    if case.verdict in FAILING | INCOMPLETE | {"improved", "fixed"} and case.verdict != "missing":
-        lines.append(f"  if the new numbers are right: {hint}")
+            changes = environment_lines(old.environment, new.environment)
+            lines.append("  environment: " + ("; ".join(changes) or "as in the baseline"))
+        lines.append(f"  baseline: {clean(old.run_name)}")
+    if case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
+        lines.append(f"  if the new numbers are right: {accept_hint(comparison.invocation)}")
     return "\n".join(
         layout.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines
     )
 
 
-def _reasons_lines(
-    case: CaseVerdict,
-    old: Observation | None,
-    new: Observation | None,
-    storage: Sequence[str],
-) -> Iterator[str]:
-    """Yield a line a reason, and below it what it comes from."""
+def _reasons_lines(case: CaseVerdict, comparison: Comparison) -> Iterator[str]:
+    """Yield one line for each reason, and the modules behind it."""
     shown = [reason for reason in case.reasons if reason.verdict != "known_defect"]
-    moved = {reason.metric for reason in shown}
+    metrics = {reason.metric for reason in shown}
     for reason in shown[:_MOST_REASONS]:
         yield f"  {_reason_line(reason)}"
         if reason.since is not None:
-            yield from (f"      {line}" for line in _drift_lines(reason, new, storage))
-        elif reason.metric.removesuffix(BATCH_SUFFIX) not in moved - {reason.metric}:
-            # At batch 32 the modules are those of batch 1.
-            yield from (f"      {line}" for line in module_lines(reason, old, new))
+            yield from (f"      {line}" for line in _drift_lines(reason, case.id, comparison))
+        elif reason.metric.removesuffix(BATCH_SUFFIX) not in metrics - {reason.metric}:
+            # At batch 32 the modules are the same as at batch 1.
+            yield from (f"      {line}" for line in module_lines(reason, case.id, comparison))
     if len(shown) > _MOST_REASONS:
         rest = ", ".join(clean(reason.title) for reason in shown[_MOST_REASONS:])
         yield f"  and {len(shown) - _MOST_REASONS} more: {clean(rest)}"
+    yield from (f"  {line}" for line in new_metric_lines(shown, comparison))
 
 
 def _indent(line: str) -> str:
@@ -95,12 +79,21 @@ def _reason_line(reason: Reason) -> str:
     return f"{metric}: {old} -> {new}  {change}{against}".rstrip()
 
 
-def module_lines(reason: Reason, old: Observation | None, new: Observation | None) -> list[str]:
-    """Name the modules behind a change, the largest first."""
-    if old is None or new is None:
-        return []
+def new_metric_lines(reasons: Iterable[Reason], comparison: Comparison) -> list[str]:
+    """Say which of the metrics are new: added to the measuring code, not a cost that grew."""
+    new = {reason.metric for reason in reasons if reason.metric in comparison.new_metrics}
+    return [
+        f"{clean(metric)} is a new metric: the baseline does not have it; accept a run that "
+        "measures it"
+        for metric in sorted(new)
+    ]
+
+
+def module_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:
+    """Name the modules behind a change of a case, the largest first."""
+    old, new = comparison.references.get(case), comparison.observed.get(case)
     spec = METRICS.get(reason.metric)
-    if spec is None:
+    if old is None or new is None or spec is None:
         return []
     found = explain_metric(reason.metric, old.record, new.record).shortest
     lines = [
@@ -109,15 +102,15 @@ def module_lines(reason: Reason, old: Observation | None, new: Observation | Non
         for row in found[:_MOST_MODULES]
     ]
     if len(found) > _MOST_MODULES:
-        lines.append(f"and {len(found) - _MOST_MODULES} more modules")
+        lines.append(f"and {count_of(len(found) - _MOST_MODULES, 'more module')}")
     return lines
 
 
-def _drift_lines(reason: Reason, new: Observation | None, storage: Sequence[str]) -> list[str]:
-    """Say why the newest baseline did not show it, and how to see the steps."""
-    if new is None:
-        return []
-    case = shlex.quote(clean(new.record.case.id))
-    metric = shlex.quote(clean(reason.metric))
-    words = ["peft-regress history", f"--case {case}", f"--metric {metric}", "--all", *storage]
-    return ["no step was beyond its bound, but they add up; they are shown by", " ".join(words)]
+def _drift_lines(reason: Reason, case: str, comparison: Comparison) -> list[str]:
+    """Say why the newest baseline did not show a drift, and which command shows its steps."""
+    options = [
+        f"--case {shlex.quote(clean(case))}",
+        f"--metric {shlex.quote(clean(reason.metric))}",
+    ]
+    words = ["peft-regress", "history", *options, "--all", *storage_words(comparison.invocation)]
+    return ["each step was within its bound, but they add up; this shows them:", " ".join(words)]

@@ -1,4 +1,4 @@
-"""One finding in sentences, which all reports share: a change with one cause in many cases."""
+"""The sentences on one finding that all reports share."""
 
 from __future__ import annotations
 
@@ -6,87 +6,99 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.metrics import BATCH_SUFFIX, format_change
-from peft_regress.report.sentences import reason_cells
-from peft_regress.report.verdict.case_text import module_lines
+from peft_regress.report.sentences import environment_lines, reason_cells, short_verdict
+from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.findings import Finding, Member
-    from peft_regress.gate.judge import Observation
+    from peft_regress.gate.verdicts import Reason
 
 __all__ = [
     "case_set",
     "encode_finding",
     "example_lines",
     "finding_details",
+    "finding_headline",
     "finding_title",
+    "package_changes",
+    "strictness",
+    "suspected_packages",
 ]
 
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
 _LONGEST_SET: Final = 2000
 _LONGEST_WORD: Final = 50
-_HOLES: Final = {
-    "missing": "expected, and no record came",
-    "new": "no accepted baseline holds it",
-    "definition": "defined otherwise than in what it is compared with",
+_COVERAGE: Final = {
+    "missing": "expected, but the run has no record of it",
+    "new": "no accepted baseline has it",
+    "definition": "not comparable: definition changed",
 }
 
 
+def finding_headline(finding: Finding) -> str:
+    """Return the verdict, the number of cases and the title, as one line."""
+    count = count_of(len(finding.members), "case")
+    return f"{short_verdict(finding.verdict)} in {count}: {finding_title(finding)}"
+
+
 def finding_title(finding: Finding) -> str:
-    """Return what moved and by how much, in one sentence."""
+    """Return what changed and by how much."""
     cause = finding.cause
-    if cause.kind == "coverage":
-        return _HOLES.get(cause.what, f"{clean(cause.what)} cannot be compared")
-    if cause.kind == "status":
+    if cause.strand == "coverage":
+        return _COVERAGE.get(cause.what, f"{clean(cause.what)} cannot be compared")
+    if cause.strand == "status":
         return _status_title(finding.example)
-    if cause.kind == "invariant":
+    if cause.strand == "invariant":
         reason = finding.example.reasons[0]
         old, new = (
             str(value).lower() if value is not None else "unchecked"
             for value in (reason.old, reason.new)
         )
         return f"invariant {clean(cause.what)}: {old} -> {new}"
-    moved = finding.ranges()
-    leading = [name for name in moved if not name.endswith(BATCH_SUFFIX)][:2] or list(moved)[:2]
-    if cause.what in moved:
+    ranges = finding.ranges()
+    leading = [name for name in ranges if not name.endswith(BATCH_SUFFIX)][:2] or list(ranges)[:2]
+    if cause.what in ranges:
         leading = [cause.what, *(name for name in leading if name != cause.what)][:2]
-    told = ", ".join(f"{name} {_range(moved[name], name)}" for name in leading)
-    return told or ", ".join(clean(reason.title) for reason in finding.example.reasons)
+    shown = [f"{name} {_range(ranges[name], name)}" for name in leading]
+    return ", ".join(shown or map(_without_ratio, finding.example.reasons))
 
 
-def finding_details(finding: Finding) -> list[str]:
-    """Return where the change is, as far as it is known, and what moved with it."""
+def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
+    """Return where the change is, as far as it is known, and what changed with it."""
     cause = finding.cause
     lines = []
-    if cause.kind == "costs" and len(cause.where) > 1:
+    if cause.strand == "costs" and len(cause.where) > 1:
         part, operator = cause.where[:2]
         lines.append(f"where: {clean(part)}, {clean(operator)}")
         if cause.base_runs:
-            runs = abs(cause.base_runs)
-            more = "more" if cause.base_runs > 0 else "less"
-            times = f"one run {more}" if runs == 1 else f"{runs} runs {more}"
-            lines.append(f"in each layer as much as {times} of its base layer's operator")
-    told = finding_title(finding)
+            runs = "one" if abs(cause.base_runs) == 1 else f"{abs(cause.base_runs)}"
+            noun = "run" if runs == "one" else "runs"
+            verb, extra = ("costs", " extra") if cause.base_runs > 0 else ("saves", "")
+            lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
+    title = finding_title(finding)
     ranges = finding.ranges()
     others = [
         f"{name} {_range(pair, name)}"
         for name, pair in ranges.items()
-        if not told.startswith(f"{name} ")
-        and f", {name} " not in told
-        # At batch 32 it is news only where it did not move at batch 1.
+        if not title.startswith(f"{name} ")
+        and f", {name} " not in title
+        # At batch 32 it is news only if it did not change at batch 1.
         and name.removesuffix(BATCH_SUFFIX) not in ranges.keys() - {name}
     ]
     if others:
-        lines.append(f"with it: {', '.join(others)}")
-    return lines
+        lines.append(f"also changed: {', '.join(others)}")
+    reasons = (reason for member in finding.members for reason in member.reasons)
+    return lines + new_metric_lines(reasons, comparison)
 
 
 def case_set(ids: Sequence[str]) -> str:
-    """Write ids as briefly as they can be: `{shift,unseen}/dora-r4/{resnet18,mobilenet_v2}`.
+    """Write ids as briefly as possible: `{shift,unseen}/dora-r4/{resnet18,mobilenet_v2}`.
 
     Ids that are no such product are listed.
     """
@@ -97,21 +109,18 @@ def case_set(ids: Sequence[str]) -> str:
     named = [[clean(name) for name in column] for column in columns]
     shown = (column[0] if len(column) == 1 else f"{{{','.join(column)}}}" for column in named)
     brief = clean("/".join(shown), longest=_LONGEST_SET)
-    # Where it fits no line it must have places to break it at.
+    # A set that fits on no line needs blanks to break it at.
     return brief if len(brief) <= _LONGEST_WORD else brief.replace(",", ", ")
 
 
-def example_lines(
-    finding: Finding, references: Mapping[str, Observation], observed: Mapping[str, Observation]
-) -> list[str]:
+def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
     """Return the numbers of a finding's example, with the modules behind each change.
 
-    None of an invariant, a state or a hole, of which the title says everything.
+    Empty for an invariant, a status or missing coverage: there the title says everything.
     """
-    if finding.cause.kind in {"invariant", "status", "coverage"}:
+    if finding.cause.strand in {"invariant", "status", "coverage"}:
         return []
     member = finding.example
-    old, new = references.get(member.case), observed.get(member.case)
     lines = []
     at_one = {reason.metric for reason in member.reasons}
     shown = [
@@ -123,11 +132,44 @@ def example_lines(
         metric, before, after, change, bound = reason_cells(reason)
         against = f" (bound {bound})" if bound else ""
         lines.append(f"{metric}: {before} -> {after}  {change}{against}".rstrip())
-        lines += [f"    {line}" for line in module_lines(reason, old, new)]
+        lines += [f"    {line}" for line in module_lines(reason, member.case, comparison)]
     left = len(member.reasons) - min(len(shown), _MOST_REASONS)
     if left > 0:
         lines.append(f"and {left} more metrics")
     return lines
+
+
+def package_changes(comparison: Comparison, cases: Iterable[str]) -> list[str]:
+    """Return 'peft 0.21.2 -> 0.14.0' for each package that differs in one of the cases."""
+    pairs = {
+        (id(old.environment), id(new.environment)): (old.environment, new.environment)
+        for name in cases
+        if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
+    }
+    # A dict keeps the order of `environment_lines`.
+    return list(dict.fromkeys(line for pair in pairs.values() for line in environment_lines(*pair)))
+
+
+def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
+    """Return which package caused it, as far as the environments show; None for unpaired cases."""
+    if not comparison.references.keys() & comparison.observed.keys() & {*finding.cases}:
+        return None
+    changes = package_changes(comparison, finding.cases)
+    if not changes:
+        return "no package changed, so the code under test did"
+    if len(changes) == 1:
+        return f"{changes[0]}, the only package that changed"
+    return (
+        f"one of the {len(changes)} packages that changed (environment, below), or the code itself"
+    )
+
+
+def strictness(comparison: Comparison) -> list[str]:
+    """Say that improvements fail the run; empty if they do not."""
+    if not comparison.strict or not comparison.unaccepted:
+        return []
+    count = count_of(len(comparison.unaccepted), "case")
+    return [f"FAILED by strictness: {count} better than the baseline, not accepted"]
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:
@@ -135,7 +177,7 @@ def encode_finding(finding: Finding) -> dict[str, Any]:
     return {
         "verdict": finding.verdict,
         "title": finding_title(finding),
-        "kind": finding.cause.kind,
+        "kind": finding.cause.strand,
         "what": finding.cause.what,
         "where": list(finding.cause.where),
         "base_runs": finding.cause.base_runs,
@@ -153,6 +195,11 @@ def _status_title(member: Member) -> str:
     reason = next(reason for reason in member.reasons if reason.metric == "status")
     old, new = (clean(str(value), longest=_LONGEST_ERROR) for value in (reason.old, reason.new))
     return f"{old} -> {new}"
+
+
+def _without_ratio(reason: Reason) -> str:
+    state = " is new" if reason.old is None else " is gone" if reason.new is None else ""
+    return f"{clean(reason.title)}{state}"
 
 
 def _range(pair: tuple[float, float], metric: str) -> str:

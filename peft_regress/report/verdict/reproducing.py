@@ -1,4 +1,4 @@
-"""The commands that reproduce a verdict elsewhere: pytest for its cases, then what tells more."""
+"""The commands that reproduce a verdict: pytest for its cases, then those that show details."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from peft_regress.cases import Case
+    from peft_regress.gate.comparison import Comparison, Invocation
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.judge import Observation
-    from peft_regress.report.verdict.next_steps import Typed
+    from peft_regress.gate.verdicts import Observation
 
 __all__ = [
     "compare_command",
@@ -32,39 +32,38 @@ _MOST_TERMS: Final = 40
 _LONGEST_NAME: Final = 200
 
 
-def compare_command(typed: Typed) -> str:
-    """Return the command that compares once more."""
-    words = ["peft-regress", "compare", _quoted(typed.old), _quoted(typed.run)]
-    words += [] if typed.matrix is None else [f"--matrix {_quoted(typed.matrix)}"]
-    words += ["--strict"] if typed.strict else []
-    # A storage that judges is named already.
-    words += [] if typed.baselines == typed.old else storage_words(typed)
+def compare_command(invocation: Invocation) -> str:
+    """Return the command that repeats the comparison."""
+    words = ["peft-regress", "compare", _quoted(invocation.old), _quoted(invocation.run)]
+    words += [] if invocation.matrix is None else [f"--matrix {_quoted(invocation.matrix)}"]
+    words += ["--strict"] if invocation.strict else []
+    # The storage may be named already, as the side that judges.
+    words += [] if invocation.baselines == invocation.old else storage_words(invocation)
     return " ".join(words)
 
 
-def reproducing_commands(
-    typed: Typed, findings: Iterable[Finding], known: Mapping[str, Observation]
-) -> list[str]:
-    """Return what measures the cases of some findings again, and what shows more of them.
+def reproducing_commands(comparison: Comparison, findings: Iterable[Finding]) -> list[str]:
+    """Return the commands that measure the cases of findings again, and that show more of them.
 
-    `known` are the cases of both sides. The others, and those of the suite, are left out.
+    Only cases that either side has a record of are measured.
     """
-    findings = list(findings)
+    findings, invocation = list(findings), comparison.invocation
+    known = {**comparison.observed, **comparison.references}
     wanted = {name for finding in findings for name in finding.cases if name in known}
     cases = {name: side.record.case for name, side in known.items()}
-    everything = {**{case.id: case for case in typed.cases}, **cases}
+    everything = {**{case.id: case for case in invocation.cases}, **cases}
     expression = marker_expression([cases[name] for name in wanted], everything.values())
     chosen = f' -m "{expression}"' if expression else ""
-    matrix = "" if typed.matrix is None else f" --regress-matrix {_quoted(typed.matrix)}"
-    strict = " --regress-strict" if typed.strict else ""
-    kept = "" if typed.new else f" --regress-save {typed.run}"
-    commands = [f"pytest {typed.suite}{chosen}{matrix}{strict}{kept}"]
-    storage = "".join(f" {word}" for word in storage_words(typed))
-    new = _quoted(typed.run)
-    commands.append(compare_command(typed))
+    matrix = "" if invocation.matrix is None else f" --regress-matrix {_quoted(invocation.matrix)}"
+    strict = " --regress-strict" if invocation.strict else ""
+    kept = "" if invocation.new else f" --regress-save {invocation.run}"
+    commands = [f"pytest {invocation.suite}{chosen}{matrix}{strict}{kept}"]
+    storage = "".join(f" {word}" for word in storage_words(invocation))
+    new = _quoted(invocation.run)
+    commands.append(compare_command(invocation))
     commands += [
-        f"peft-regress explain {_quoted(origin)} {new} {_quoted(case)} --metric {metric}{storage}"
-        for origin, case, metric in _explainable(findings, known)
+        f"peft-regress explain {_quoted(run_name)} {new} {_quoted(case)} --metric {metric}{storage}"
+        for run_name, case, metric in _explainable(findings, known)
     ]
     drifts = (
         (finding.example.case, reason.metric)
@@ -81,8 +80,8 @@ def reproducing_commands(
 def marker_expression(wanted: Collection[Case], known: Collection[Case]) -> str:
     """Return the expression of `-m` that selects the wanted cases and no other known one.
 
-    As few terms as a greedy choice finds: `case(method='dora')` where all of DoRA is wanted. Empty
-    where it would be too long, select all, or have a name that cannot be typed.
+    It has as few terms as a greedy choice finds: `case(method='dora')` if all cases of DoRA are
+    wanted. Empty if it would be too long, select all, or contain a name that cannot be invocation.
     """
     if len({case.id for case in wanted}) == len({case.id for case in known}):
         return ""
@@ -95,7 +94,7 @@ def marker_expression(wanted: Collection[Case], known: Collection[Case]) -> str:
             for names in combinations(_FIELDS, count):
                 groups[tuple((name, getattr(case, name)) for name in names)].add(case.id)
     fitting = [(term, found) for term, found in groups.items() if found <= ids]
-    # The widest first; of equals the one with the fewest words.
+    # Those with the most cases first; among equals the one with the fewest words.
     fitting.sort(key=lambda pair: (-len(pair[1]), len(pair[0])))
     terms = []
     for term, found in fitting:
@@ -108,14 +107,14 @@ def marker_expression(wanted: Collection[Case], known: Collection[Case]) -> str:
 def _explainable(
     findings: Iterable[Finding], known: Mapping[str, Observation]
 ) -> Iterator[tuple[str, str, str]]:
-    """Return (reference, case, metric) of the first finding that a ledger says more about."""
+    """Yield (reference, case, metric) of the first finding that a ledger can explain."""
     for finding in findings:
         example = finding.example
-        moved = [reason.metric for reason in example.reasons]
-        leading = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *moved)
-        metric = next((name for name in leading if name in moved and name in COSTS), None)
+        metrics = [reason.metric for reason in example.reasons]
+        leading = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *metrics)
+        metric = next((name for name in leading if name in metrics and name in COSTS), None)
         if metric and len(example.case) <= _LONGEST_NAME and example.case in known:
-            yield known[example.case].origin, example.case, metric
+            yield known[example.case].run_name, example.case, metric
             return
 
 

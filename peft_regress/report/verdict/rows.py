@@ -1,4 +1,4 @@
-"""The rows of a verdict: a case each, in columns where they fit, else in lines below its id."""
+"""The rows of a verdict, one for each case: in columns if they fit, else in lines below its id."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from peft_regress.gate.judge import Reason
+    from peft_regress.gate.verdicts import Reason
     from peft_regress.report.layout import Layout
 
 __all__ = ["Row", "Widths", "common_widths", "reading_order", "row_of", "rows_text"]
@@ -26,11 +26,13 @@ Widths = tuple[int, ...]
 
 
 class Row(NamedTuple):
-    """What moved in a case: `title` is the metric; the cells are as people read them."""
+    """What changed in a case."""
 
     title: str
+    """The metric."""
     case: str
     cells: tuple[str, str, str, str]
+    """Baseline, this run, change and bound, as shown."""
 
 
 def row_of(case: str, reason: Reason) -> Row:
@@ -41,13 +43,13 @@ def row_of(case: str, reason: Reason) -> Row:
 
 
 def reading_order(row: Row) -> tuple[str, tuple[tuple[int, str], ...]]:
-    """Return what to sort rows by: one heading a metric, and r4 before r16."""
+    """Return the key that sorts rows: by metric, and r4 before r16."""
     parts = re.findall(r"[0-9]+|[^0-9]+", row.case)
     return row.title, tuple((len(part) if part[0] in "0123456789" else 0, part) for part in parts)
 
 
 def common_widths(tables: Iterable[Sequence[Row]], layout: Layout) -> Widths | None:
-    """Return the widths of columns that tables share: of those that fit, if all of them do."""
+    """Return column widths that all tables that fit can share; None if those do not fit."""
     measured = [_widths(rows, layout) for rows in tables]
     fitting = [widths for widths in measured if _total(widths) <= layout.width]
     common = tuple(map(max, zip(*fitting, strict=True)))
@@ -55,7 +57,7 @@ def common_widths(tables: Iterable[Sequence[Row]], layout: Layout) -> Widths | N
 
 
 def rows_text(rows: Sequence[Row], layout: Layout, *, common: Widths | None) -> str:
-    """Return a line a row under a heading a metric; several lines each where that is too wide."""
+    """Return one line for each row under a heading for each metric; several lines if too wide."""
     own = _widths(rows, layout)
     widths = tuple(map(max, zip(own, common or own, strict=True)))
     if _total(widths) > layout.width:

@@ -10,25 +10,31 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from peft_regress.gate.attribution import Breakdown, MetricChange
-    from peft_regress.gate.judge import Observation, Reason, RunVerdict
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason
 
-__all__ = ["encode_explanation", "encode_reason", "encode_verdict"]
+__all__ = ["encode_case", "encode_explanation", "encode_reason", "encode_verdict"]
 
 
-def encode_verdict(verdict: RunVerdict) -> dict[str, Any]:
-    """Return `{schema_version, exit_code, counts, cases: [{id, verdict, reasons}]}`."""
+def encode_verdict(comparison: Comparison) -> dict[str, Any]:
+    """Return `{schema_version, exit_code, counts, cases: [{id, verdict, reasons}]}`.
+
+    The exit code is that without strictness.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
-        "exit_code": verdict.exit_code,
-        "counts": dict(verdict.counts),
-        "cases": [
-            {
-                "id": case.id,
-                "verdict": case.verdict,
-                "reasons": [encode_reason(reason) for reason in case.reasons],
-            }
-            for case in verdict.cases
-        ],
+        "exit_code": comparison.lenient_exit_code,
+        "counts": comparison.counts,
+        "cases": [encode_case(case) for case in comparison.cases],
+    }
+
+
+def encode_case(case: CaseVerdict) -> dict[str, Any]:
+    """Return `{id, verdict, reasons}`."""
+    return {
+        "id": case.id,
+        "verdict": case.verdict,
+        "reasons": [encode_reason(reason) for reason in case.reasons],
     }
 
 
@@ -67,7 +73,7 @@ def encode_explanation(
 def _encode_side(side: Observation) -> dict[str, Any]:
     error = side.record.error
     return {
-        "run": side.origin,
+        "run": side.run_name,
         "status": side.record.status,
         "error": None if error is None else {"type": error.type, "message": error.message},
     }

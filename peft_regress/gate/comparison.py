@@ -1,0 +1,113 @@
+"""One run compared with its references: all that reports render, made once by `judge`. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft_regress.cases import Case
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.verdicts import CaseVerdict, Observation, Verdict
+
+__all__ = ["Comparison", "Invocation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocation:
+    """What the user typed to compare, so that reports can print the next command."""
+
+    old: str = "baselines"
+    """A baseline storage, a run file or an entry."""
+    new: str | None = None
+    """The run file, or an entry; None if no run file was written."""
+    file: str | None = None
+    """The run file if `new` names an entry."""
+    suite: str = "benchmarks"
+    """The arguments of pytest that collect and judge the tests."""
+    baselines: str | None = None
+    """The storage if it is not ./baselines."""
+    strict: bool = False
+    """Whether improvements that nobody has accepted fail, too."""
+    matrix: str | None = None
+    """The matrix whose cases are expected if it is not the default one."""
+    cases: tuple[Case, ...] = ()
+    """The cases of the suite, as far as they are known."""
+
+    @property
+    def run(self) -> str:
+        """The run file, or the name that one would get."""
+        return self.new or "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The verdict on each case, the findings behind them, and both sides."""
+
+    cases: tuple[CaseVerdict, ...]
+    """Sorted by id."""
+    findings: tuple[Finding, ...]
+    """The gravest first, then those with the most cases."""
+    references: Mapping[str, Observation]
+    observed: Mapping[str, Observation]
+    complete: bool = True
+    """Whether the run measured all that it was asked for."""
+    invocation: Invocation = Invocation()
+
+    @property
+    def strict(self) -> bool:
+        """Whether improvements that nobody has accepted fail, too."""
+        return self.invocation.strict
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """The number of cases with each verdict that occurs."""
+        counted = Counter(case.verdict for case in self.cases)
+        return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
+
+    @property
+    def failing_verdicts(self) -> frozenset[Verdict]:
+        """The verdicts that make the exit code 1."""
+        return FAILING | UNACCEPTED if self.strict else FAILING
+
+    @property
+    def exit_code(self) -> Literal[0, 1, 3]:
+        """1 if a case fails, also by strictness; else 3 if the comparison is incomplete; else 0."""
+        return 1 if self.counts.keys() & self.failing_verdicts else self.lenient_exit_code
+
+    @property
+    def lenient_exit_code(self) -> Literal[0, 1, 3]:
+        """The exit code without strictness."""
+        verdicts = self.counts.keys()
+        if verdicts & FAILING:
+            return 1
+        if verdicts & INCOMPLETE or not self.complete or not verdicts:
+            return 3
+        return 0
+
+    @functools.cached_property
+    def new_metrics(self) -> frozenset[str]:
+        """The metrics that only the observed side has: added to the code that measures."""
+        appeared = {
+            reason.metric for case in self.cases for reason in case.reasons if reason.old is None
+        }
+        known = {name for one in self.references.values() for name in one.record.metrics}
+        added = {name for one in self.observed.values() for name in one.record.metrics}
+        return frozenset(appeared & added - known)
+
+    @property
+    def unaccepted(self) -> tuple[CaseVerdict, ...]:
+        """The cases that are better than their baseline."""
+        return tuple(case for case in self.cases if case.verdict in UNACCEPTED)
+
+    @property
+    def red(self) -> tuple[CaseVerdict, ...]:
+        """The cases whose tests fail: failing, or not compared."""
+        fails = self.failing_verdicts | INCOMPLETE
+        return tuple(case for case in self.cases if case.verdict in fails)
