@@ -278,7 +278,7 @@ def _matrix() -> list[Promise]:
 
 
 def _in_fresh_process(part: str, *arguments: str) -> dict[str, float]:
-    """Run one part where nothing else has been imported, so that memory and caches are its own."""
+    """Run one part in a new process, so that it shares no memory and no caches."""
     done = subprocess.run(
         [sys.executable, str(_PARTS), part, *arguments],
         cwd=_ROOT, stdout=subprocess.PIPE, check=True, text=True,

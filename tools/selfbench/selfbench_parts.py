@@ -1,4 +1,4 @@
-"""The measurements of `selfbench`, each run in a process where nothing else has been imported.
+"""The measurements of `selfbench`; each runs in a process of its own.
 
 `python tools/selfbench/selfbench_parts.py PART ARGUMENT...` prints one JSON object.
 """
