@@ -30,7 +30,7 @@ OLD_PEFT = ENTRIES / "0007_peft-0.14.0.json"
 
 
 def prepare(folder: Path) -> Path:
-    """Fill a folder with the files that the examples name."""
+    """Fill a folder with what the examples need, at the names that they use."""
     for name in ("benchmarks", "tests", "tools", "docs", "pyproject.toml", "action.yml"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "baselines").mkdir()
