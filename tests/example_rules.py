@@ -83,9 +83,9 @@ RULES = (
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
     by(r"peft-regress time old/bin/python new/bin/python .*", "tests/cli/test_time.py", '"time"'),
-    # tox: `.ci/run` runs the environments; what is narrowed is only collected here.
+    # CI runs the environments of tox. A narrowed one only collects its tests here.
     by(r"python -m pip install tox|pre-commit .*", ".ci/run", "pip install --quiet tox"),
-    by(rf"{TOX} bench(?: -- -n 2)?", ".ci/run", "bench -- "),
+    by(rf"{TOX} bench(?: -- -n 2)?", "tox.ini", "[testenv:bench]", "-n 2"),
     by(rf"{TOX} (?:[a-z]+,)*(?:py|slow|nightly|selfbench|faults|coverage)", "tox.ini", "[testenv"),
     by(rf"{TOX} bench-extended", ".github/workflows/bench.yml", "tox run -e bench-extended"),
     Rule(pattern=rf"{TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),

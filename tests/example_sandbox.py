@@ -1,4 +1,4 @@
-"""A copy of the repository for examples to run in, with what they need at the names they use."""
+"""A copy of the repository in which the examples run, with the files that they name."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def prepare(folder: Path) -> Path:
 
 
 def write_shards(folder: Path) -> None:
-    """Write the newest run as two shards would have."""
+    """Write the newest run as two shards."""
     file = read_run_file(NEWEST)
     names = sorted(file.run.cases)
     for index in range(2):
@@ -95,14 +95,14 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def first_baseline(folder: Path) -> None:
-    """No entry is there yet, and the run kept the adapters of one case."""
+    """Remove all entries, and the stored adapters."""
     for entry in (folder / "baselines").glob("*/0*.json"):
         entry.unlink()
     shutil.rmtree(folder / "baselines" / "adapters")
 
 
 def without_resnet18(folder: Path) -> None:
-    """The run no longer has the cases that the example retires."""
+    """Remove the cases that the example retires from the run."""
     file = read_run_file(folder / "runs" / "bench.json")
     for name in list(file.run.cases):
         if make_case(name).architecture == "resnet18":
@@ -114,7 +114,7 @@ SETUPS: dict[str, Callable[[Path], None]] = {
     "First baseline": first_baseline,
     "--retire": without_resnet18,
 }
-"""What changes the copy first, by words of the block."""
+"""How a copy is prepared, by words of the block."""
 
 
 def setup_of(block: Block) -> Callable[[Path], None] | None:

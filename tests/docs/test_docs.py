@@ -1,4 +1,4 @@
-"""What the documents claim, held against the code."""
+"""The claims of the documents against the code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_every_bound_of_the_policy_is_on_the_page():
 
 
 def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
-    """Nor tighter than what was seen: of each method by the table of the evidence."""
+    """And no bound is tighter than what was seen, by the table of the evidence."""
     policy = DEFAULT_POLICY
     table = METRICS_PAGE.partition("<!-- seen -->")[2].partition("<!-- /seen -->")[0]
     rows = [
@@ -96,7 +96,7 @@ def test_every_option_of_pytest_is_explained():
         assert f"`{option}" in USAGE_PAGE
 
 
-def test_every_module_has_its_place_in_the_picture():
+def test_every_module_is_in_the_picture():
     package = ROOT / "peft_regress"
     names = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
     names |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
@@ -176,7 +176,7 @@ def test_the_page_on_timing_has_the_policy():
     assert f"{training.STEPS // 2} steps" in page
 
 
-def test_the_story_of_the_releases_has_what_the_history_says(capsys):
+def test_the_history_of_the_releases_is_on_the_page(capsys):
     """The lines of 0.14.0 to 0.20.0, which no later entry changes."""
     page = (ROOT / "docs" / "upgrading.md").read_text()
     command = re.search(r"^\$ peft-regress (history --by peft .*)$", page, re.MULTILINE)
@@ -184,25 +184,25 @@ def test_the_story_of_the_releases_has_what_the_history_says(capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 0
-    told = capsys.readouterr().out.partition("    0001_")[0]
+    printed = capsys.readouterr().out.partition("    0001_")[0]
     shown = page[command.end() :].partition("```")[0]
-    # The entries below it grow in number, and the first line counts them.
-    assert told.count("_peft-0.") == 5
-    assert told.splitlines()[2:] == shown.strip("\n").partition("    0001_")[0].splitlines()[2:]
+    # More entries are added below; the first line counts them.
+    assert printed.count("_peft-0.") == 5
+    assert printed.splitlines()[2:] == shown.strip("\n").partition("    0001_")[0].splitlines()[2:]
 
 
-def test_every_story_says_the_releases_between_which_it_was_found():
+def test_every_change_names_the_release_that_made_it():
     page = (ROOT / "docs" / "upgrading.md").read_text()
-    stories = re.findall(
+    changes = re.findall(
         r"^### (0\.\d+\.\d+): .*?^\$ peft-regress bisect peft (.*?)$\n(.*?)^```",
         page, re.MULTILINE | re.DOTALL,
     )  # fmt: skip
-    assert len(stories) >= 5
-    for release, _, output in stories:
+    assert len(changes) >= 5
+    for release, _, output in changes:
         assert output.startswith(f"peft {release} is the first release that changes what ")
 
 
-def test_the_page_on_other_tools_says_which_way_each_measure_gets_worse():
+def test_the_page_on_other_tools_has_the_worse_side_of_each_measure():
     page = " ".join((ROOT / "docs" / "exports.md").read_text().split())
     sides = re.search(
         r"the lower one for (.*?), both for (.*?), none for (.*?), the upper one for all others",

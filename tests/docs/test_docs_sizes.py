@@ -1,6 +1,6 @@
-"""The sizes of run files on docs/run-file.md, held against the stored entries.
+"""The sizes of run files in docs/run-file.md against the stored entries.
 
-After a run is accepted that moves them, the failing test shows the row to put there.
+If an accepted run changes them, the failing test shows the new row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MATRICES = ("default", "extended")
 
 @cache
 def stored(matrix: str) -> Path:
-    """Return the newest baseline that holds every case of a matrix."""
+    """Return the newest baseline with every case of a matrix."""
     wanted = {case.id for case in matrix_cases(matrix)}
     for path in reversed(baseline_files(ROOT / "baselines")):
         run = read_run_file(path).run
@@ -42,13 +42,13 @@ def content(matrix: str) -> Any:
 
 
 def ledgers(matrix: str) -> dict[str, Any]:
-    """Return the ledgers that stand in the file, by case."""
+    """Return the ledgers in the file, by case."""
     cases = content(matrix)["peft_regress"]["cases"]
     return {name: case["ledger"] for name, case in cases.items() if "modules" in case["ledger"]}
 
 
 def text_with(matrix: str, *kept: str) -> bytes:
-    """Return the file with no ledgers but those of the cases that are named."""
+    """Return the file with only the ledgers of the named cases."""
     value = copy.deepcopy(content(matrix))
     for name, case in value["peft_regress"]["cases"].items():
         if name not in kept:

@@ -1,4 +1,4 @@
-"""Every example of the documents is executed, or its rule says what executes it."""
+"""Every example of the documents runs here, or its rule names the test that runs it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 BLOCKS = list(blocks())
 
 
-# --- The rules: how each command is executed ------------------------------------------------------
+# --- The rules: how each command runs ------------------------------------------------------
 
 
 def rule_of(command: Command) -> Rule:
-    """Return the rule of a command; one that has none fails."""
+    """Return the rule of a command; fail without one."""
     rule = find_rule(command)
     if rule is None:
-        msg = f"nothing says how `{command}` is executed; if it cannot be as it is, add to RULES"
+        msg = f"no rule for `{command}`: add one to RULES in tests/example_rules.py"
         pytest.fail(msg, pytrace=False)
     return rule
 
@@ -183,7 +183,7 @@ def test_one_search_and_one_upgrade_use_the_package_index():
     assert sorted(typed.split()[1] for typed in live) == ["bisect", "upgrade"]
 
 
-def test_what_executes_a_command_elsewhere_is_there():
+def test_what_runs_a_command_elsewhere_exists():
     for block, command in itertools.chain.from_iterable(
         ((block, command) for command in block.commands) for block in of_language("console")
     ):
@@ -192,7 +192,7 @@ def test_what_executes_a_command_elsewhere_is_there():
             file, *words = rule.by
             text = (ROOT / file).read_text()
             for word in words:
-                assert word in text, f"{block}: `{command}` is said to be executed by {file}"
+                assert word in text, f"{block}: the rule says that {file} runs `{command}`"
 
 
 def test_no_rule_is_without_a_command():
@@ -217,13 +217,13 @@ TEXTS = {
     r"case \(task, method": "a picture",
     r"requirements -> pip": "a picture",
     r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",
-    r"case +trained +ship": "test_the_table_of_a_clean_run_is_that_of_a_stored_run",
+    r"case +trained +ship": "test_the_table_of_numbers_is_that_of_a_stored_run",
     r"shift/head/shufflenet\S+: slower": "tests/cli/test_time.py",
 }
-"""What shows that a block of text is right, by its first line."""
+"""What checks a block of text, by its first line."""
 
 
-def test_every_block_is_of_a_language_that_is_executed():
+def test_every_block_is_of_a_language_that_is_checked():
     for block in BLOCKS:
         assert block.language in {"console", "python", "yaml", "json", "text"}, str(block)
         if block.language == "text":
@@ -233,7 +233,7 @@ def test_every_block_is_of_a_language_that_is_executed():
 @pytest.mark.slow
 @pytest.mark.parametrize("block", of_language("python"), ids=str)
 def test_a_block_of_python_runs(block, sandbox):
-    """A suite runs by pytest, narrowed to one case; anything else as a script."""
+    """pytest runs a suite, narrowed to one case; anything else is a script."""
     script = sandbox / "example.py"
     script.write_text(block.text)
     command = [sys.executable, str(script)]
@@ -263,7 +263,7 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
 
 
 def whole_workflow(document: dict | list) -> dict:
-    """Put steps into a job, and jobs into a workflow, so that the schema can be asked."""
+    """Put steps into a job and jobs into a workflow, so that the schema applies."""
     if isinstance(document, list):
         document = {"jobs": {"job": {"runs-on": "ubuntu-24.04", "steps": document}}}
     # YAML 1.1 reads the key `on` as true.
@@ -283,14 +283,14 @@ def inputs_of(path: str) -> set[str]:
 
 
 @pytest.mark.parametrize("block", of_language("json"), ids=str)
-def test_a_block_of_json_stands_in_a_run_file(block):
+def test_a_block_of_json_is_in_a_run_file(block):
     lines = {line.strip() for line in NEWEST.read_text().splitlines()}
     text = block.text.strip()
     assert text in lines
     json.loads("{" + text.removesuffix(",") + "}")
 
 
-def test_the_table_of_a_clean_run_is_that_of_a_stored_run():
+def test_the_table_of_numbers_is_that_of_a_stored_run():
     from peft_regress.report import results_table
 
     (block,) = [block for block in BLOCKS if re.match(r"case +trained +ship", block.text)]
@@ -329,7 +329,7 @@ def test_a_block_without_a_prompt_is_refused():
 
 
 def test_a_command_that_no_rule_knows_fails():
-    with pytest.raises(pytest.fail.Exception, match="nothing says how `rm -rf /`"):
+    with pytest.raises(pytest.fail.Exception, match="no rule for `rm -rf /`"):
         rule_of(Command(typed="rm -rf /", shown=()))
 
 
@@ -355,7 +355,7 @@ def test_what_is_shown_is_what_was_printed(shown, printed, right):
 @pytest.mark.parametrize(
     ("shown", "right"), [(["a", "c"], True), (["c", "a"], False), (["a", "x"], False), ([], True)]
 )
-def test_chosen_lines_stand_in_their_order(shown, right):
+def test_chosen_lines_keep_their_order(shown, right):
     assert (differences(shown, ["a", "b", "c"], some=True) is None) is right
 
 

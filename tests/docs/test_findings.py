@@ -1,4 +1,4 @@
-"""The issue texts of docs/findings: every script still prints what its text says."""
+"""The issue texts of docs/findings: every script still prints the output in its text."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ each_text = pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
 
 
 def _front(path: Path) -> tuple[str, str]:
-    """Read which release a finding was seen in."""
+    """Return the library and the release of a finding."""
     found = FRONT_LINE.match(path.read_text())
     assert found, f"{path.name} does not start with <!-- library==release --> and a title"
     return found[1], found[2]
 
 
 def _block(path: Path, language: str) -> str:
-    """Take the first block of code in this language: the script, or what it prints."""
+    """Return the first block of code in this language: the script, or its output."""
     found = re.search(rf"^```{language}\n(.*?)^```$", path.read_text(), re.DOTALL | re.MULTILINE)
     assert found, f"{path.name} has no block of {language}"
     return found[1]
@@ -43,7 +43,7 @@ def _run_as_main(script: Path, stdout: Path, stderr: Path) -> None:
 
 @pytest.fixture(scope="module")
 def libraries():
-    """Fork each script from one process that has imported the libraries: seconds a script."""
+    """Fork each script from one process with imported libraries, which saves seconds each."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("needs the start method forkserver, which this system does not have")
     context = multiprocessing.get_context("forkserver")
@@ -58,8 +58,8 @@ def libraries():
 @pytest.mark.slow
 @pytest.mark.xdist_group("findings")
 @each_text
-def test_the_script_prints_what_the_text_says(path, libraries, tmp_path):
-    """A mended defect fails here: then the finding is done, see docs/findings/README.md."""
+def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
+    """A fixed defect fails here: the finding is done, see docs/findings/README.md."""
     library, release = _front(path)
     try:
         installed = Version(version(library)).public
@@ -76,12 +76,12 @@ def test_the_script_prints_what_the_text_says(path, libraries, tmp_path):
         process.kill()
         pytest.fail(f"{path.name}: the script took more than {SECONDS} s")
     assert process.exitcode == 0, files[2].read_text()
-    mended = f"mended in {library}? see docs/findings/README.md"
-    assert files[1].read_text() == _block(path, "text"), mended
+    fixed = f"fixed in {library}? see docs/findings/README.md"
+    assert files[1].read_text() == _block(path, "text"), fixed
 
 
 @each_text
-def test_a_text_is_ready_to_file(path):
+def test_a_text_can_be_filed_as_it_is(path):
     text = path.read_text()
     assert "peft_regress" not in text
     assert "peft-regress" not in text

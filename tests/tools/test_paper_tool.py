@@ -1,4 +1,4 @@
-"""The paper's counter, and docs/paper.md held to what is measured."""
+"""The paper's counter, and docs/paper.md against measurements."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import paper
 import pytest
 import torch
+from page_tables import put
 from paper_counter import count_step
 from paper_rows import FLOP_FIGURES, GIGA, adapted, counted, measured, row
 from paper_tables import TABLES, repeated_base_flops
@@ -28,7 +29,7 @@ def sgd(model):
 # --- The counter ----------------------------------------------------------------------------------
 
 
-def test_a_grouped_convolution_with_a_bias_counts_as_the_paper_s_formulas_say():
+def test_a_grouped_convolution_with_a_bias_counts_by_the_paper_s_formulas():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(4, 6, 3, groups=2), nn.Flatten(), nn.Linear(54, 1)
     )
@@ -53,14 +54,14 @@ def test_three_figures_are_made_of_the_pieces():
             return self.fc(x * 2) + x @ x.new_ones(3, 2)
 
     count = count_step(Adapter(), sgd, input_shape=(4, 3))
-    assert count.forward == (2 * 3 - 1) * 8 + 2 * 3  # the linear layer alone
+    assert count.forward == (2 * 3 - 1) * 8 + 2 * 3  # only the linear layer
     weight_gradient = (2 * 4 - 1) * 6
     assert count.backward == 4 * 3 + (2 * 3 - 1) * 8 + 2 * 8 + weight_gradient
     assert count.optimizer == 2 * 6 + 2 * 2
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "dora"])
-def test_convolutions_count_as_torch_s_counter_has_them(method):
+def test_convolutions_count_as_by_torch_s_counter(method):
     count, step = counted(row("mobilenet_v2", method)), measured(row("mobilenet_v2", method)).step
     products = sum(site.flops for site in step.flops_by_site if site.operator == "aten.mm")
     weight_products = sum(
@@ -77,8 +78,8 @@ def test_convolutions_count_as_torch_s_counter_has_them(method):
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
-def test_additions_in_gradients_are_those_of_the_layers_one_by_one(architecture):
-    """By shapes alone: 2 an element of the input, and 2 a pair of input channels and position."""
+def test_additions_in_gradients_are_the_sum_over_the_layers(architecture):
+    """From shapes: 2 per element of the input, and 2 per pair of input channels and position."""
     model = adapted(row(architecture, "full"))
     additions = []
 
@@ -96,7 +97,7 @@ def test_additions_in_gradients_are_those_of_the_layers_one_by_one(architecture)
     assert counted(row(architecture, "full")).piece("additions in gradients") == sum(additions)
 
 
-def test_only_what_the_counter_has_without_batch_norm_gives_the_printed_backward_figures():
+def test_only_the_counter_without_batch_norm_gives_the_printed_backward_figures():
     figures = [figure for figure in FLOP_FIGURES if figure.name == "backward"]
     work = [
         (phase, piece)
@@ -131,7 +132,7 @@ def backward_gflops(case, choice):
     ids=str,
 )
 def test_a_base_convolution_that_runs_twice_is_far_from_the_printed_flops_of_dora(figure):
-    """Why the paper's tests hold for peft 0.15 and later alone."""
+    """This is why the paper's tests hold only for peft 0.15 and later."""
     again = repeated_base_flops(measured(figure.row).step, figure.name) / GIGA
     assert figure.counted_gflops() == pytest.approx(float(figure.printed), abs=figure.half_digit)
     assert again > 100 * figure.half_digit
@@ -164,12 +165,20 @@ def test_galore_s_refresh_interval_changes_nothing_between_refreshes():
 # --- The page -------------------------------------------------------------------------------------
 
 
-def test_the_printed_flops_on_the_page_are_what_is_counted(capsys):
+def test_the_printed_flops_on_the_page_are_those_counted_now(capsys):
     assert paper.main(["--check", "--only", "flops"]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_every_table_on_the_page_is_what_is_measured(capsys):
+@pytest.mark.xdist_group("paper")
+def test_tables_at_batch_1_and_commands_of_the_page_are_up_to_date(capsys):
+    tables = ["memory", "counters", "limits", "dora", "commands"]
+    assert paper.main(["--check", "--only", *tables]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.nightly
+@pytest.mark.xdist_group("paper")
+def test_every_table_of_the_page_is_up_to_date(capsys):
     assert paper.main(["--check"]) == 0, capsys.readouterr().out
 
 
@@ -187,21 +196,21 @@ def test_check_shows_the_line_that_differs(altered_page, capsys):
     assert [line.split("|")[4] for line in changed] == [" 7.06 ", " 7.05 "]
 
 
-def test_write_mends_the_page(altered_page):
+def test_write_renews_the_page(altered_page):
     assert paper.main(["--write", "--only", "flops"]) == 0
     assert altered_page.read_text() == PAGE.read_text()
 
 
-def test_a_table_without_a_place_is_an_error_that_says_what_to_add(altered_page):
+def test_a_table_without_a_place_is_an_error_that_names_what_to_add():
     with pytest.raises(SystemExit, match="add <!-- paper:flops --> and <!-- /paper:flops -->"):
-        paper.put("no place", "flops", "| |")
+        put("no place", "paper", "flops", "| |")
 
 
 def test_every_table_has_a_place_and_no_place_is_without_a_table():
     assert re.findall(r"<!-- paper:(\w+) -->", PAGE.read_text()) == list(TABLES)
 
 
-def test_every_claim_has_the_commands_that_print_what_correct_counting_gives():
+def test_every_claim_has_the_commands_that_print_the_correct_counts():
     claims = PAGE.read_text().partition("## What the claims come to")[2].partition("\n## ")[0]
     sections = re.split(r"^### ", claims, flags=re.MULTILINE)[1:]
     assert len(sections) == 5
@@ -225,6 +234,6 @@ def test_a_command_s_shown_lines_are_renewed_and_no_others():
         ("cost --architecture resnet18 --method head", "  hope 1\n", r"\['hope'\].* no such line"),
     ],
 )
-def test_a_command_that_does_not_print_what_is_shown_is_an_error(line, shown, message):
+def test_a_command_that_no_longer_prints_a_shown_line_is_an_error(line, shown, message):
     with pytest.raises(SystemExit, match=message):
         paper.renew_commands(f"$ peft-regress {line}\n{shown}")

@@ -1,4 +1,4 @@
-"""The pictures of the documents: current, the same bytes, described, and of no network."""
+"""The pictures of the documents: up to date, reproducible, described, without a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STORED = [name for name, picture in PICTURES.items() if not picture.measures]
 
 
 def images():
-    """Return (page, path as it is written, alternative text) of every image of the pages."""
+    """Return (page, path in the link, alternative text) of every image of the pages."""
     for page in PAGES:
         for token in MarkdownIt().parse(page.read_text()):
             for child in token.children or ():
@@ -34,13 +34,13 @@ def test_a_picture_of_the_storage_is_current(name, capsys):
     assert main(["--check", "--only", name]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.xdist_group("paper")
 def test_a_picture_of_the_paper_shows_what_is_measured(capsys):
     assert main(["--check", "--only", *MEASURED]) == 0, capsys.readouterr().out
 
 
-def test_every_picture_stands_in_a_page_and_every_image_is_there():
+def test_every_picture_is_in_a_page_and_every_image_exists():
     shown = {(page.parent / path).resolve() for page, path, _ in images()}
     assert all(path.is_file() for path in shown)
     assert {picture.path for picture in PICTURES.values()} <= shown
@@ -122,7 +122,7 @@ def test_flops_that_are_printed_are_drawn_beside_both_counts():
 
 @pytest.fixture
 def one_picture(monkeypatch, tmp_path):
-    """A picture of its own, in a folder of its own; its data can be changed."""
+    """A picture in a folder of its own; its data can be changed."""
     shown = {"command": "x", "text": "one line\n"}
     picture = pictures.Picture(name="verdict", data=lambda: shown, drawing="draw_verdict")
     monkeypatch.setattr(pictures, "FOLDER", tmp_path)
@@ -141,7 +141,7 @@ def test_a_picture_that_is_absent_or_of_other_data_is_out_of_date(one_picture, c
     assert main(["--check"]) == 1
 
 
-def test_what_is_current_is_drawn_anew_by_force_alone(one_picture):
+def test_a_current_picture_is_drawn_again_only_by_force(one_picture):
     picture, _ = one_picture
     main([])
     before = picture.path.stat().st_mtime_ns
@@ -156,7 +156,7 @@ def test_what_is_current_is_drawn_anew_by_force_alone(one_picture):
         st.text(max_size=2), st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1
     )
 )
-def test_the_front_is_what_no_other_point_beats(points):
+def test_no_point_beats_a_point_of_the_front(points):
     front = pareto_front(points)
     values = {points[name] for name in front}
     unbeaten = {

@@ -1,4 +1,4 @@
-"""What docs/methods.md says by hand: names of methods, sources, formulas, and reasons."""
+"""The hand-written notes of docs/methods.md: names, sources, formulas, and reasons."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ METHODS: Final[dict[str, MethodNote]] = {
     ),
     "bitfit": MethodNote("BitFit", "arXiv 2106.10199", "every bias"),
     "norm": MethodNote(
-        "normalization layers", "arXiv 2003.00152", "weight and bias of each, as it stands"
+        "normalization layers", "arXiv 2003.00152", "weight and bias of each, in place"
     ),
     "galore": MethodNote(
         "gradient low-rank projection", "arXiv 2403.03507", "every parameter, in r dimensions"
@@ -57,17 +57,17 @@ METHODS: Final[dict[str, MethodNote]] = {
     "loha-tucker": MethodNote(
         "the same, each factor (out, in, kernel) by Tucker's decomposition",
         "arXiv 2108.06098",
-        "2 r(i + o + r k), 2 r(n + o) where k = 1",
+        "2 r(i + o + r k), 2 r(n + o) if k = 1",
     ),
     "lokr": MethodNote(
         "low-rank Kronecker product, o = o1 o2, i = i1 i2",
         "arXiv 2309.14859",
-        "o1 i1 + o2 i2 k; o1 i1 + r(o2 + i2 k) where 2r < max(o2, i2)",
+        "o1 i1 + o2 i2 k; o1 i1 + r(o2 + i2 k) if 2r < max(o2, i2)",
     ),
     "lokr-tucker": MethodNote(
         "the same, the second factor by Tucker's decomposition",
         "arXiv 2309.14859",
-        "as `lokr`; o1 i1 + r(o2 + i2 + r k) where it has low rank and k > 1",
+        "as `lokr`; o1 i1 + r(o2 + i2 + r k) if it has low rank and k > 1",
     ),
     "hira": MethodNote("HiRA, W + W * (BA)", "OpenReview TwJrTz9cRS", _LORA),
     "hra": MethodNote("Householder reflections, W (I - 2uu') ...", "arXiv 2405.17484", "r n"),
@@ -78,7 +78,7 @@ METHODS: Final[dict[str, MethodNote]] = {
         "normalization layers, in copies", "arXiv 2312.11420", "weight and bias of each"
     ),
 }
-"""By name, those on bfloat16 left out: they are the same."""
+"""By name, without those on bfloat16, which are the same."""
 
 _LINEAR: Final = "linear layers only"
 _PROMPT: Final = "a prompt before the tokens of a language model"
@@ -117,7 +117,7 @@ OTHER_TYPES: Final[dict[str, str]] = {
     "CARTRIDGE": "a trained cache of keys and values for a language model",
     "CPT": _PROMPT,
     "MULTITASK_PROMPT_TUNING": _PROMPT,
-    "OSF": "two-dimensional weights only, and says nothing of the others",
+    "OSF": "two-dimensional weights only; ignores others silently",
     "PREFIX_TUNING": _PROMPT,
     "PROMPT_TUNING": _PROMPT,
     "P_TUNING": _PROMPT,
@@ -125,7 +125,7 @@ OTHER_TYPES: Final[dict[str, str]] = {
     "TRAINABLE_TOKENS": "rows of an embedding",
     "XLORA": "mixes trained LoRA adapters of a transformers model",
 }
-"""Why a type of peft's mapping is no method here."""
+"""Why a type that peft maps is no method here."""
 
 _TOKENS: Final = {"num_virtual_tokens": 4}
 TYPE_ARGUMENTS: Final[dict[str, Mapping[str, Any]]] = {
@@ -138,7 +138,7 @@ TYPE_ARGUMENTS: Final[dict[str, Mapping[str, Any]]] = {
     "P_TUNING": _TOKENS,
     "TRAINABLE_TOKENS": {"token_indices": [0]},
 }
-"""What a configuration wants besides the layers, before it can be refused."""
+"""Arguments that a configuration requires besides the layers."""
 
 
 class Variant(NamedTuple):
@@ -155,7 +155,7 @@ def _start(name: str) -> Callable[[ModuleType], Mapping[str, Any]]:
 VARIANTS: Final[dict[str, Variant]] = {
     'init_lora_weights="gaussian"': Variant(
         _start("gaussian"),
-        "another draw of A: shapes, costs and function are those of `lora`, which gates them",
+        "another draw of A; `lora` gates the same shapes, costs and function",
     ),
     'init_lora_weights="pissa_niter_4"': Variant(
         _start("pissa_niter_4"), "`pissa` with an inexact SVD"
@@ -166,14 +166,14 @@ VARIANTS: Final[dict[str, Variant]] = {
     ),
     'init_lora_weights="lora_ga"': Variant(
         _start("lora_ga"),
-        "starts from gradients: a pass over data; on a convolution it starts as `lora` unasked",
+        "starts from gradients: a pass over data; on a convolution it silently starts as `lora`",
     ),
     'init_lora_weights="loftq"': Variant(
         lambda config: {
             "init_lora_weights": "loftq",
             "loftq_config": config.LoftQConfig(loftq_bits=4),
         },
-        "quantizes the base, on CUDA; on a convolution peft forgets an argument of its own",
+        "quantizes the base, on CUDA; on a convolution peft omits an argument",
     ),
     'init_lora_weights="orthogonal"': Variant(_start("orthogonal"), _LINEAR),
     'init_lora_weights="mica"': Variant(_start("mica"), _LINEAR),
@@ -195,11 +195,11 @@ VARIANTS: Final[dict[str, Variant]] = {
     ),
     "use_qalora": Variant(
         lambda _config: {"use_qalora": True},
-        "GPTQ-quantized linear layers only; elsewhere it does nothing, unasked",
+        "GPTQ-quantized linear layers only; elsewhere it silently does nothing",
     ),
     "lora_bias": Variant(
         lambda _config: {"lora_bias": True},
-        "a bias beside B, for adapters taken from a tuned model; no merging where the convolution "
+        "a bias besides B, for adapters taken from a tuned model; no merging if the convolution "
         "has no bias, as before every BatchNorm",
     ),
     "target_parameters": Variant(
@@ -210,4 +210,4 @@ VARIANTS: Final[dict[str, Variant]] = {
         lambda _config: {"layer_replication": [(0, 1)]}, "the layers of some language models"
     ),
 }
-"""By argument of `LoraConfig`; those of a method here are left out."""
+"""By argument of `LoraConfig`, without those of a method here."""

@@ -2,19 +2,16 @@
 
     python tools/docs/methods.py                   print every table
     python tools/docs/methods.py --write           put them into docs/methods.md
-    python tools/docs/methods.py --check           exit 1 where the page differs
+    python tools/docs/methods.py --check           exit 1 if the page differs
     python tools/docs/methods.py --only costs      one table; may name several
     python tools/docs/methods.py --run RUN         take the states from a run file
 
-The page's text is written by hand. A table stands between the comments `<!-- methods:NAME -->` and
-`<!-- /methods:NAME -->`. The costs take two minutes of one core; the rest is quick.
+The text of the page is written by hand. A table is between the comments `<!-- methods:NAME -->` and
+`<!-- /methods:NAME -->`. The costs take two minutes on one core; the rest is quick.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import re
 import sys
 import warnings
 from collections import defaultdict
@@ -25,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from method_notes import METHODS, OTHER_TYPES, TYPE_ARGUMENTS, VARIANTS
+from page_tables import check_or_write, option_parser, print_tables, put, table
 from torch import nn
 
 from peft_regress import registry
@@ -52,12 +50,6 @@ ARCHITECTURES: Final = ("resnet18", "mobilenet_v2")
 _BATCHES: Final = (1, 32)
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, names: int) -> str:
-    """Return a Markdown table whose first columns are text, the others numbers."""
-    rules = ["---"] * names + ["---:"] * (len(header) - names)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows))
-
-
 def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
     """Return the methods of the notes, or those named, in that order."""
     return {name: registry.get("method", name) for name in names}
@@ -67,7 +59,7 @@ def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
 
 
 def methods() -> str:
-    """Give what each method is, what it trains, where, and how it is set."""
+    """Return what each method is, what it trains, where, and its settings."""
     rows = []
     for name, method in by_name().items():
         note = METHODS[name]
@@ -91,11 +83,11 @@ def methods() -> str:
     return table(header, rows, names=len(header))
 
 
-# --- What they come to in a run -------------------------------------------------------------------
+# --- Their states in a run -------------------------------------------------------------------
 
 
 def states(records: Mapping[str, Record]) -> str:
-    """Give the state of every method on every architecture of the matrices, equal ones together."""
+    """Return the state of every method on every architecture; equal states share a row."""
     wanted = [
         case
         for matrix in ("default", "extended")
@@ -132,7 +124,7 @@ def _state(record: Record, messages: dict[str, int]) -> str:
 
 
 def recorded(run: Path | None) -> dict[str, Record]:
-    """Return the records of a run, or the newest accepted ones."""
+    """Return the records of a run, or the newest accepted records."""
     found = newest_references(read_runs(BASELINES)) if run is None else named_cases(ROOT, str(run))
     return {name: observation.record for name, observation in found.items()}
 
@@ -142,7 +134,7 @@ def recorded(run: Path | None) -> dict[str, Record]:
 
 @cache
 def cost(method: str, architecture: str, batch: int) -> CostReport | None:
-    """Profile a step; None where the library cannot make one."""
+    """Profile a step; None if the library cannot run one."""
     rank = RANK if registry.get("method", method).ranks else None
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     try:
@@ -152,7 +144,7 @@ def cost(method: str, architecture: str, batch: int) -> CostReport | None:
 
 
 def cost_row(method: str, architecture: str) -> list[str]:
-    """Give the cells of a method: parameters, and its costs over those of full fine-tuning."""
+    """Return the cells of a method: parameters, and its costs relative to full fine-tuning."""
     reports = [cost(method, architecture, batch) for batch in _BATCHES]
     small, large = reports
     if small is None or large is None:
@@ -180,7 +172,7 @@ def _ratio(part: int, whole: int) -> str:
 
 
 def costs() -> str:
-    """Give what one step costs, on two architectures."""
+    """Return what one step costs, on two architectures."""
     header = [
         "method",
         "trained",
@@ -205,7 +197,7 @@ def costs() -> str:
 
 
 def wide() -> str:
-    """Give what HRA and BOFT would cost on every layer of resnet18, wide ones too."""
+    """Return what HRA and BOFT would cost on every layer of resnet18, wide layers included."""
     architecture = registry.get("architecture", "resnet18")
     full = [cast("CostReport", cost("full", architecture.name, batch)).step for batch in _BATCHES]
     rows = []
@@ -250,8 +242,8 @@ class Convolution(nn.Module):
         return logits
 
 
-def what_peft_says(make_config: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
-    """Put an adapter on a convolution and return what comes of it: an error, or what trains."""
+def answer_of_peft(make_config: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
+    """Put an adapter on a convolution; return the error, or how many parameters train."""
     peft = import_quietly("peft")
     if "target_modules" in make_config.__dataclass_fields__:  # type: ignore[attr-defined]
         arguments = {"target_modules": ["conv"], **arguments}
@@ -261,7 +253,7 @@ def what_peft_says(make_config: Callable[..., Any], arguments: Mapping[str, Any]
         warnings.simplefilter("ignore")
         try:
             model = peft.get_peft_model(network, make_config(**arguments))
-        except Exception as error:  # noqa: BLE001  (whatever it says is wanted)
+        except Exception as error:  # noqa: BLE001  (the message is the result)
             message = " ".join(str(error).split()).replace(layer, "Conv2d(...)")
             return f"`{type(error).__name__}: {message.replace('`', '')}`"
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -269,34 +261,34 @@ def what_peft_says(make_config: Callable[..., Any], arguments: Mapping[str, Any]
 
 
 def others() -> str:
-    """Give the types of peft's own mapping that are no method here, and what they say."""
+    """Return the types that peft maps and that are no method here, with their answers."""
     mapping = import_quietly("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
     here = {method.config for method in ADAPTERS}
     rows = [
         [
             f"`{kind.value}`",
             OTHER_TYPES.get(kind.value, ""),
-            what_peft_says(make_config, TYPE_ARGUMENTS.get(kind.value, {})),
+            answer_of_peft(make_config, TYPE_ARGUMENTS.get(kind.value, {})),
         ]
         for kind, make_config in sorted(mapping.items(), key=lambda item: item[0].value)
         if make_config.__name__ not in here
     ]
-    return table(["type", "why not", "what it says to a Conv2d"], rows, names=3)
+    return table(["type", "why not", "its answer to a Conv2d"], rows, names=3)
 
 
 def variants() -> str:
-    """Give the settings of LoRA that are no method here, and what comes of them."""
+    """Return the settings of LoRA that are no method here, with their effect."""
     peft = import_quietly("peft")
     config = import_quietly("peft.tuners.lora.config")
     rows = []
     for name, variant in VARIANTS.items():
         known = name.partition("=")[0] in peft.LoraConfig.__dataclass_fields__
-        said = (
-            what_peft_says(peft.LoraConfig, {"r": RANK, **variant.arguments(config)})
+        answer = (
+            answer_of_peft(peft.LoraConfig, {"r": RANK, **variant.arguments(config)})
             if known
             else "not in this release"
         )
-        rows.append([f"`{name}`", variant.reason, said])
+        rows.append([f"`{name}`", variant.reason, answer])
     return table(["setting of LoraConfig", "why not", "on a Conv2d"], rows, names=3)
 
 
@@ -319,43 +311,18 @@ def made(name: str, *, run: Path | None = None) -> str:
     return makers[name]()
 
 
-def put(page: str, name: str, content: str) -> str:
-    """Return the page with a table in its place.
-
-    Raises `SystemExit` with the markers to add where the page has no such place.
-    """
-    start, end = f"<!-- methods:{name} -->", f"<!-- /methods:{name} -->"
-    place = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
-    if len(place.findall(page)) != 1:
-        sys.exit(f"{PAGE} must have one place for the table {name!r}: add {start} and {end}")
-    return place.sub(lambda _: f"{start}\n\n{content}\n\n{end}", page)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print, write or check the chosen tables; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--write", action="store_true", help="put the tables into docs/methods.md")
-    mode.add_argument("--check", action="store_true", help="exit 1 where the page differs")
-    parser.add_argument("--only", nargs="+", choices=TABLES, metavar="TABLE", help="which")
+    parser = option_parser(__doc__.partition("\n")[0], TABLES)
     parser.add_argument("--run", type=Path, help="the run file, or folder, with the states")
     chosen = parser.parse_args(arguments)
     tables = {name: made(name, run=chosen.run) for name in chosen.only or TABLES}
     if not (chosen.write or chosen.check):
-        for name, content in tables.items():
-            print(f"## {name}\n\n{content}\n")
-        return 0
-    before = page = PAGE.read_text()
+        return print_tables(tables)
+    page = PAGE.read_text()
     for name, content in tables.items():
-        page = put(page, name, content)
-    if chosen.write:
-        PAGE.write_text(page)
-        return 0
-    difference = difflib.unified_diff(
-        before.splitlines(), page.splitlines(), str(PAGE), "made now", lineterm=""
-    )
-    print("\n".join(difference) or f"{PAGE} is what is made now")
-    return int(before != page)
+        page = put(page, "methods", name, content)
+    return check_or_write(PAGE, page, writes=chosen.write)
 
 
 if __name__ == "__main__":

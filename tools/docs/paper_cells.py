@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from paper_rows import GIGA, MIB
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-__all__ = ["gflop", "mflop", "mib", "more", "percent", "saving", "table"]
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> str:
-    """Return a Markdown table whose first columns are names, the others numbers."""
-    rules = ["---"] * names + ["---:"] * (len(header) - names)
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, rules, *rows))
+__all__ = ["gflop", "mflop", "mib", "more", "percent", "saving"]
 
 
 def mib(size: int) -> str:
@@ -34,12 +23,12 @@ def mflop(flops: int) -> str:
 
 
 def percent(share: float) -> str:
-    """Show a share in percent, and no zero with a sign."""
+    """Show a share in percent; zero has no sign."""
     return f"{100 * share:.1f} %".replace("-0.0", "0.0")
 
 
 def saving(part: float, whole: float) -> str:
-    """Show how much less the part is, in percent; negative where it is more."""
+    """Show how much less the part is, in percent; negative if it is more."""
     return percent(1 - part / whole)
 
 

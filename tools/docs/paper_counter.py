@@ -1,10 +1,10 @@
-"""Count a step's FLOPs the way the figures of arXiv 2507.23536 were counted.
+"""Count the FLOPs of a step as the figures of arXiv 2507.23536 were counted.
 
 The paper publishes its profiler (github.com/gslama12/pytorch-model-profiler). Its FLOP counter is a
-dispatch mode of its own, not torch's `FlopCounterMode`; this module states what it counts and
-counts it anew, so that the printed figures can be reproduced rather than approximated:
+dispatch mode of its own, not torch's `FlopCounterMode`. This module states what it counts and
+counts the same, so that the printed figures can be reproduced, not only approximated:
 
-- a convolution: 2 for each multiply-add, and 2 for each output where there is a bias;
+- a convolution: 2 for each multiply-add, and 2 for each output if there is a bias;
 - its input gradient: 2 for each multiply-add, and 2 for each element of the gradient;
 - its weight gradient: 2 `groups` for each multiply-add, and 2 for each triple of an input channel,
   an input channel of a group and a kernel position;
@@ -14,8 +14,9 @@ counts it anew, so that the printed figures can be reproduced rather than approx
   backward 4n + c, and n + c if the weight trains;
 - anything else: nothing, such as activations, pooling, sqrt, addcdiv, lerp, SVD.
 
-The printed figures hold no BatchNorm: its formulas stand under the name of the CPU's operator, and
-on a GPU cuDNN's is another, which counts nothing. It is counted here and left out of the figures.
+The printed figures contain no BatchNorm: the formulas belong to the operator of the CPU. On a GPU
+cuDNN's operator has another name and counts nothing. BatchNorm is counted here, and left out of the
+figures.
 
 The factor `groups` in the weight gradient is an error that the counter shares with torch's.
 """
@@ -58,13 +59,13 @@ Piece = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class PaperCount:
-    """The FLOPs of one step by phase and kind of work, and the three figures made of them."""
+    """The FLOPs of one step by phase and piece of work, and the three figures made of them."""
 
     pieces: dict[tuple[StepPhase, Piece], int]
 
     @property
     def forward(self) -> int:
-        """What the paper prints as the forward pass: convolutions and linear layers alone."""
+        """What the paper prints as the forward pass: convolutions and linear layers only."""
         pieces: tuple[Piece, ...] = ("convolution", "convolution bias", "addmm")
         return sum(self.pieces.get(("forward", piece), 0) for piece in pieces)
 
@@ -80,7 +81,7 @@ class PaperCount:
         return counted - self.forward - self.optimizer
 
     def piece(self, piece: Piece, *phases: StepPhase) -> int:
-        """Sum one kind of work over the phases; over all of them if none is named."""
+        """Sum one piece of work over the phases; over all phases if none is named."""
         return sum(self.pieces.get((phase, piece), 0) for phase in phases or get_args(StepPhase))
 
 
@@ -92,7 +93,7 @@ def count_step(
 ) -> PaperCount:
     """Count the first step, on fake tensors, with the sum of the outputs as its loss.
 
-    The model is left as it was. The optimizer must run one kernel a tensor (`foreach=False`).
+    The model stays unchanged. The optimizer must run one kernel per tensor (`foreach=False`).
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     counter = _PaperCounter()
@@ -120,7 +121,7 @@ class _PaperCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run one operator and add up what it counts as."""
+        """Run one operator and add its count."""
         out = func(*args, **(kwargs or {}))
         count = _COUNTS.get(func._overloadpacket)  # noqa: SLF001 - its public names are strings
         if count is not None:

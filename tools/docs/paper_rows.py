@@ -1,7 +1,7 @@
 """The figures that arXiv 2507.23536 prints, and the same training steps measured here.
 
-The published figures stand in benchmarks/paper_tables.json, with the setting that they belong to.
-No torch at import: the figures are listed when tests are collected.
+benchmarks/paper_tables.json has the published figures and their setting. This module imports no
+torch: pytest lists the figures when it collects tests.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _CLASSES: Final = 2
 
 @dataclass(frozen=True, order=True)
 class Row:
-    """One row of the paper's tables, or one that could stand there."""
+    """One row of the paper's tables, or one like it."""
 
     architecture: str
     method: str
@@ -60,11 +60,11 @@ class Row:
 
     @property
     def freezes_head(self) -> bool:
-        """Whether the head is frozen, as it is beside an adapter in the paper's profiles."""
+        """Whether the head is frozen, as the paper does with adapters."""
         return self.method in {"lora", "dora"}
 
     def __str__(self) -> str:
-        """Give the row as it stands in a test's id."""
+        """Return the row as in the id of a test."""
         rank = "" if self.rank is None else f"-r{self.rank}"
         return f"{self.architecture}-{self.method}{rank}"
 
@@ -79,7 +79,7 @@ class Figure:
 
     @property
     def half_digit(self) -> float:
-        """Return half a unit of the last printed digit, all that rounding explains."""
+        """Return half a unit of the last printed digit, which rounding explains."""
         return float(Decimal(5).scaleb(int(self.printed.as_tuple().exponent) - 1))
 
     def measured_mib(self) -> float:
@@ -92,12 +92,12 @@ class Figure:
         return flops / GIGA
 
     def __str__(self) -> str:
-        """Give the figure as it stands in a test's id."""
+        """Return the figure as in the id of a test."""
         return f"{self.row}-{self.name}"
 
 
 def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
-    """Return a row, its rank left out where the method has none."""
+    """Return a row, without rank if the method has none."""
     return Row(architecture, method, rank if registry.get("method", method).ranks else None)
 
 
@@ -131,7 +131,7 @@ def counted(case: Row, batch: int = 1) -> PaperCount:
 
 
 def adapted(case: Row) -> nn.Module:
-    """Build a row's model in the paper's setting, for what `adaptation_cost` does not measure."""
+    """Build the model of a row in the paper's setting, for counts that `adaptation_cost` lacks."""
     from peft_regress.measure.training import set_modes
 
     architecture = registry.get("architecture", case.architecture)
@@ -147,9 +147,9 @@ def adapted(case: Row) -> nn.Module:
 
 
 def paper_optimizer(case: Row) -> Callable[[nn.Module], Optimizer]:
-    """Return what makes a row's optimizer: AdamW as torch has it, weight decay included.
+    """Return the factory of a row's optimizer: torch's AdamW with its default weight decay.
 
-    The registered methods decay nothing, which takes a product a parameter off the step.
+    The registered methods have no weight decay, which saves one product per parameter.
     """
 
     def make(model: nn.Module) -> Optimizer:
@@ -167,7 +167,7 @@ def paper_optimizer(case: Row) -> Callable[[nn.Module], Optimizer]:
 
 
 def memory_bytes(report: CostReport, category: str) -> int:
-    """Return a category's own high, or the sum of them all, which the paper calls the total."""
+    """Return the high of a category, or the sum of all, which the paper calls the total."""
     name = "category_sum_bytes" if category == "total" else f"peak_{category}_bytes"
     size: int = getattr(report.step, name)
     return size
@@ -182,7 +182,7 @@ def _figures(table: dict[str, Any]) -> tuple[Figure, ...]:
     )
 
 
-# Decimals keep the digits that are printed: 11.7 says less than 11.70.
+# Decimals keep the printed digits: 11.70 is more precise than 11.7.
 _published = json.loads(_TABLES.read_text(), parse_float=Decimal)
 MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
 FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from paper_cells import gflop, mflop, mib, more, percent, saving, table
+from page_tables import table
+from paper_cells import gflop, mflop, mib, more, percent, saving
 from paper_rows import (
     CATEGORIES,
     FLOP_FIGURES,
@@ -53,7 +54,7 @@ def step_flops(step: StepCost) -> int:
 
 
 def memory() -> str:
-    """Give every printed memory figure, what is measured, and the difference."""
+    """Return every printed memory figure with the difference to the measured value."""
     printed = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
     rows = []
     for case in dict.fromkeys(figure.row for figure in MEMORY_FIGURES):
@@ -69,7 +70,7 @@ def memory() -> str:
 
 
 def flops() -> str:
-    """Give every printed FLOP figure, what the paper's counter gives, and the difference."""
+    """Return every printed FLOP figure, the count of the paper's counter, and the difference."""
     rows = []
     for figure in FLOP_FIGURES:
         ours = figure.counted_gflops()
@@ -82,7 +83,7 @@ def flops() -> str:
 
 
 def counters() -> str:
-    """Lead from the correct count of a backward pass to the paper's, piece by piece."""
+    """Return the steps from the correct count of a backward pass to the paper's count."""
     rows = []
     for figure in FLOP_FIGURES:
         if figure.name != "backward":
@@ -111,7 +112,7 @@ def counters() -> str:
 
 
 def savings() -> str:
-    """Give what each method saves of full fine-tuning's memory and FLOPs, by either count."""
+    """Return what each method saves in memory and FLOPs, by both counts."""
     rows = []
     for architecture in DEFAULT_ARCHITECTURES:
         whole = row(architecture, "full")
@@ -142,7 +143,7 @@ def savings() -> str:
 
 
 def limits() -> str:
-    """Give the most that adapters in every layer can save of a step's FLOPs."""
+    """Return the most that adapters in every layer can save in FLOPs of a step."""
     rows = []
     for architecture in DEFAULT_ARCHITECTURES:
         full = measured(row(architecture, "full")).step
@@ -161,7 +162,7 @@ def limits() -> str:
 
 
 def dora() -> str:
-    """Give what DoRA takes beyond LoRA, by either count and before peft 0.15."""
+    """Return what DoRA costs more than LoRA, by both counts and before peft 0.15."""
     columns = [_beside_lora(architecture) for architecture in RANK_ARCHITECTURES]
     rows = [[what, *(cell for column in columns for cell in column[what])] for what in columns[0]]
     header = ["", *(f"{name}, LoRA | DoRA | more" for name in RANK_ARCHITECTURES)]
@@ -193,7 +194,7 @@ def _beside_lora(architecture: str) -> dict[str, tuple[str, ...]]:
 def repeated_base_flops(step: StepCost, phase: str) -> int:
     """Sum the base convolutions of the adapted layers, which peft's DoRA ran twice before 0.15.
 
-    Once more in the forward pass, and once more for the gradient of the layer's input.
+    One extra run is in the forward pass, one in the gradient of the layer's input.
     """
     return sum(
         site.flops
@@ -203,7 +204,7 @@ def repeated_base_flops(step: StepCost, phase: str) -> int:
 
 
 def galore() -> str:
-    """Give GaLore's optimizer state, as it is and as it could be, and what its SVDs cost."""
+    """Return GaLore's optimizer state, as it is and with a copy, and the cost of its SVDs."""
     columns = [_galore_beside_adamw(architecture) for architecture in DEFAULT_ARCHITECTURES]
     rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
     return table(["", *DEFAULT_ARCHITECTURES], rows)
@@ -231,7 +232,7 @@ def _galore_beside_adamw(architecture: str) -> dict[str, str]:
 
 
 def batch32() -> str:
-    """Give the paper's rows at batch 32."""
+    """Return the paper's rows at batch 32."""
     rows = []
     for case in sorted(ROWS, key=lambda case: (case.architecture, METHODS.index(case.method))):
         step, count = measured(case, LARGE_BATCH).step, counted(case, LARGE_BATCH)
@@ -261,7 +262,7 @@ def batch32() -> str:
 
 
 def ranks() -> str:
-    """Give memory, FLOPs and trained parameters over the ranks."""
+    """Return memory, FLOPs and trained parameters over the ranks."""
     blocks = []
     for architecture in RANK_ARCHITECTURES:
         full = measured(row(architecture, "full"))
@@ -290,7 +291,7 @@ def ranks() -> str:
 
 
 def architectures() -> str:
-    """Give what the methods save on larger and on attention-based architectures."""
+    """Return what the methods save on larger and on attention-based architectures."""
     rows = []
     for architecture in LARGER_ARCHITECTURES:
         for batch in (1, LARGE_BATCH):

@@ -1,7 +1,7 @@
-"""What the pictures of the documents show: numbers and text alone, each from one function.
+"""The data of the pictures in the documents: numbers and text, one function for each picture.
 
-A picture is current while these are what it was drawn from; `pictures.py` holds it against them.
-No torch at import.
+A picture is up to date if it was drawn from these data; `pictures.py` checks it. No torch at
+import.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def pareto_data() -> dict[str, Any]:
 
 
 def pareto_front(points: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Return the points that no other one beats, by rising cost: (cost, gain) each.
+    """Return the points that no other point beats, by rising cost: (cost, gain) each.
 
     One beats another if it costs no more and gains no less, and is not the same in both.
     """
@@ -190,7 +190,7 @@ def _on_a_terminal(command: list[str], folder: Path) -> str:
     )
     os.close(theirs)
     seen = b""
-    # Linux ends a terminal whose other side is closed by an error.
+    # On Linux, reading a terminal whose other side is closed raises an error.
     while part := _read(ours):
         seen += part
     os.close(ours)

@@ -1,7 +1,7 @@
 """Draw the pictures of the documents as SVG, from the numbers and text of `picture_data`.
 
 Text stays text and ids are fixed, so that the same release of matplotlib or rich gives the same
-bytes. The remark names what a picture was drawn from and is kept in it.
+bytes. The remark names the data of a picture; the picture contains it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAMES: Final = {
     "bn_head": "BN + head",
     "head": "head",
 }
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colours: colour-blind readers can distinguish them.
 _CATEGORIES: Final = {
     "param": "#0072B2",
     "buffer": "#000000",
@@ -95,7 +95,7 @@ def _stack_pair(panel: Axes, place: int, figures: dict[str, Any]) -> None:
 
 
 def draw_flops(data: dict[str, Any], remark: str) -> str:
-    """Draw each phase as printed, as the paper's counter has it, and correctly counted."""
+    """Draw each phase as printed, by the paper's counter, and correctly counted."""
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     panels = figure.subplots(len(data), 2, squeeze=False)
     for (architecture, methods), line in zip(data.items(), panels, strict=True):
@@ -149,7 +149,7 @@ def draw_ranks(data: dict[str, Any], remark: str) -> str:
 
 
 def draw_pareto(data: dict[str, Any], remark: str) -> str:
-    """Draw accuracy over peak memory, a panel a task and architecture, the front as a line."""
+    """Draw accuracy over peak memory, a panel per task and architecture, the front as a line."""
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     architectures = sorted({name for panels in data.values() for name in panels})
     panels = figure.subplots(len(data), len(architectures), sharex="col", squeeze=False)
@@ -167,7 +167,7 @@ def draw_pareto(data: dict[str, Any], remark: str) -> str:
                 panel.plot(x, y, marker, color=color, markersize=5)
             for index, name in enumerate(front):
                 method, _, rank = name.partition("-r")
-                # In turn above and below, since neighbours lie close.
+                # Alternate above and below, because neighbours are close.
                 shift, align = ((-4, 4), "right") if index % 2 else ((4, -8), "left")
                 panel.annotate(
                     f"{_NAMES[method]} {rank}".strip(), points[name], shift,
@@ -187,7 +187,7 @@ def draw_pareto(data: dict[str, Any], remark: str) -> str:
 
 
 def draw_verdict(data: dict[str, Any], remark: str) -> str:
-    """Draw what a terminal shows, the command first; fonts are the reader's own."""
+    """Draw what a terminal shows, the command first, in the reader's fonts."""
     from rich.console import Console
     from rich.text import Text
 
@@ -205,7 +205,7 @@ def draw_verdict(data: dict[str, Any], remark: str) -> str:
 
 
 def _terminal_format() -> str:
-    """Return rich's own format without the fonts that it would fetch from the network."""
+    """Return rich's own format without fonts from the network."""
     from rich.console import Console
 
     usual = inspect.signature(Console.export_svg).parameters["code_format"].default

@@ -1,12 +1,12 @@
-"""Draw the pictures of the documents, or check that they show what is measured now.
+"""Draw the pictures of the documents, or check that they are up to date.
 
     python tools/docs/pictures.py                      draw those that are out of date
-    python tools/docs/pictures.py --check              exit 1 where one is out of date
+    python tools/docs/pictures.py --check              exit 1 if one is out of date
     python tools/docs/pictures.py --only verdict       one picture; may name several
-    python tools/docs/pictures.py --force              draw them anew, after a change in looks
+    python tools/docs/pictures.py --force              draw all again, after a change in style
 
-A picture holds a digest of the numbers or the text that it was drawn from. The paper's are
-measured, which takes a minute; the others come from `baselines/`.
+A picture contains a digest of the numbers or the text that it was drawn from. Those of the paper
+are measured, which takes a minute; the others come from `baselines/`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Picture:
 
     @property
     def path(self) -> Path:
-        """Return where it lies."""
+        """Return the path of the SVG."""
         return FOLDER / f"{self.name}.svg"
 
     def draw(self, shown: dict[str, Any]) -> str:
@@ -65,7 +65,7 @@ PICTURES: Final = {
 
 
 def is_current(picture: Picture, shown: dict[str, Any]) -> bool:
-    """Return whether a picture is there and was drawn from these numbers, this text."""
+    """Return whether a picture exists and was drawn from these numbers or this text."""
     if not picture.path.exists():
         return False
     found = re.search(r"data (sha256:[0-9a-f]{64})", picture.path.read_text())
@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Draw or check the chosen pictures; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--check", action="store_true", help="exit 1 where one is out of date")
-    mode.add_argument("--force", action="store_true", help="draw those that are current, too")
+    mode.add_argument("--check", action="store_true", help="exit 1 if one is out of date")
+    mode.add_argument("--force", action="store_true", help="also draw pictures that are current")
     parser.add_argument("--only", nargs="+", choices=PICTURES, metavar="PICTURE", help="which")
     chosen = parser.parse_args(arguments)
     old = False

@@ -1,11 +1,11 @@
-"""How fast a report of many run files is made, how large it is, and how soon it can be used.
+"""Measure how fast a report of many run files is made, its size, and when it can be used.
 
     python tools/selfbench/report_speed.py                 500 run files of the default matrix
     python tools/selfbench/report_speed.py --files 50
 
-The files are made from the newest entry of the default matrix, ledgers and all: accuracy, loss,
-first losses and times are a little different in each, and now and then peft has a new release, of
-which every second one doubles DoRA's FLOPs. They take 2.3 MB each, in a temporary folder.
+The files are made from the newest entry of the default matrix, with its ledgers. Accuracy, loss,
+first losses and times differ a little in each. Every twenty files peft has a new release, and every
+second release doubles DoRA's FLOPs. A file takes 2.3 MB, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chr
 
 
 def main() -> None:
-    """Make the files, write the page, open it, and print what is promised and what was measured."""
+    """Make the files, write the page, open it, and print each promise with its measurement."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--files", type=int, default=500, help="how many run files")
     count = parser.parse_args().files
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def make_runs(folder: Path, *, count: int) -> list[Path]:
-    """Write run files that differ as those of a long history do."""
+    """Write run files that differ like those of a long history."""
     folder.mkdir(parents=True)
     template = _template()
     rng = random.Random(0)  # noqa: S311  (noise, no secret)
@@ -78,7 +78,7 @@ def make_runs(folder: Path, *, count: int) -> list[Path]:
 
 
 def _template() -> dict[str, Any]:
-    """Return the newest whole entry, with a time a step where it was not timed."""
+    """Return the newest complete entry, with a step time for every case."""
     entries = [read_run_file(path) for path in baseline_files(ROOT / "baselines")]
     whole = [file for file in entries if "unseen/full/resnet18" in file.run.cases]
     file = max(whole, key=lambda one: one.run.accepted.date if one.run.accepted else "")

@@ -1,9 +1,8 @@
-"""Measure how fast and how lean the tool itself is, as ratios within one run.
+"""Measure the time and memory of the tool itself, as ratios within one run.
 
-`tox run -e selfbench` prints a table of what is promised, what was measured, and whether it holds;
-the exit code is 1 where it does not. Run it on an idle machine: every ratio pairs two measurements
-that take turns, but a busy core can still tip one. `--matrix` also runs the whole matrix, which
-takes some 15 minutes.
+`tox run -e selfbench` prints a table of promises, measurements, and whether each promise holds; the
+exit code is 1 if one does not. Run it on an idle machine: the two measurements of a ratio take
+turns, but a busy core can still spoil one. `--matrix` also runs the whole matrix, about 15 minutes.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def main() -> None:
 
 
 def _commands() -> list[Promise]:
-    """Start the commands that must not import torch."""
+    """Run the commands that must not import torch."""
     with tempfile.TemporaryDirectory() as folder:
         entries = sorted(_BASELINES.glob("*/[0-9]*.json"))
         run = str(entries[-1]) if entries else ""
@@ -115,7 +114,7 @@ def _seconds_of(command: list[str]) -> float:
 
 
 def _profiles() -> list[Promise]:
-    """Profile on fake tensors against the same ledger on real ones."""
+    """Compare a profile on fake tensors with the same recording on real tensors."""
     promises = []
     cases = (("full", None, "resnet18", 10.0, 20.0), ("lora", 4, "mobilenet_v2", 5.0, 15.0))
     for method, rank, architecture, promised, of_peers in cases:
@@ -124,7 +123,7 @@ def _profiles() -> list[Promise]:
         ratio = result["real_seconds"] / result["fake_seconds"]
         promises += [
             Promise(
-                what=f"profile of {name} at batch 32, against the same ledger on real tensors",
+                what=f"profile of {name} at batch 32, against the same recording on real tensors",
                 promised=f"{promised:.0f} times faster",
                 measured=f"{ratio:.1f} times",
                 holds=ratio >= promised,
@@ -170,7 +169,7 @@ def _large_models() -> list[Promise]:
 
 
 def _cost_command() -> list[Promise]:
-    """Time `peft-regress cost` against what it cannot do without."""
+    """Compare `peft-regress cost` with the work that it must do."""
     pairing = ["--architecture", "resnet18", "--method", "lora", "--rank", "4"]
     command = [sys.executable, "-m", "peft_regress", "cost", *pairing]
     needed = [sys.executable, str(_PARTS), "needed"]
@@ -181,7 +180,7 @@ def _cost_command() -> list[Promise]:
     ratio = statistics.median(ratios)
     return [
         Promise(
-            what="`peft-regress cost` of one pairing, against its imports and one profile",
+            what="`peft-regress cost` of one case, against its imports and one profile",
             promised="at most 1.5 times",
             measured=f"{ratio:.2f} times",
             holds=ratio <= 1.5,
@@ -190,7 +189,7 @@ def _cost_command() -> list[Promise]:
 
 
 def _many() -> list[Promise]:
-    """Profile many pairings in one process."""
+    """Profile many methods and architectures in one process."""
     result = _in_fresh_process("many")
     growth = result["late_megabytes"] - result["early_megabytes"]
     return [
@@ -204,13 +203,13 @@ def _many() -> list[Promise]:
 
 
 def _history() -> list[Promise]:
-    """Judge by a long history, already in memory, in which every metric with room moves."""
+    """Judge by a long history in memory, in which every metric with room changes."""
     entries = 10_000
     result = _in_fresh_process("history", str(entries))
     seconds = result["seconds"]
     return [
         Promise(
-            what=f"the gate by a history of {entries:,} entries of a case, "
+            what=f"the gate with a history of {entries:,} entries of a case, "
             f"{result['metrics']:.0f} metrics each, drift included",
             promised="under 1 s",
             measured=f"{seconds:.2f} s",
@@ -220,7 +219,7 @@ def _history() -> list[Promise]:
 
 
 def _harness() -> list[Promise]:
-    """Measure what a case takes beyond a bare loop that trains the same case."""
+    """Compare a case with a bare loop that trains the same case."""
     promises = []
     for case_id in ("shift/lora-r4/mobilenet_v3_small", "shift/full/resnet18"):
         result = _in_fresh_process("harness", case_id)
@@ -279,7 +278,7 @@ def _matrix() -> list[Promise]:
 
 
 def _in_fresh_process(part: str, *arguments: str) -> dict[str, float]:
-    """Run one part where nothing else has been imported, so that memory and caches are its own."""
+    """Run one part in a new process, so that it shares no memory and no caches."""
     done = subprocess.run(
         [sys.executable, str(_PARTS), part, *arguments],
         cwd=_ROOT, stdout=subprocess.PIPE, check=True, text=True,

@@ -1,4 +1,4 @@
-"""A history for `selfbench`: entries of one case, as they would be read from a storage."""
+"""A history for `selfbench`: entries of one case, as if read from a storage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MACHINE = Machine(digest="sha256:one", cpu="one", cores=1, threads=1, instructi
 
 
 def synthetic_history(entries: int) -> list[RunFile]:
-    """Return accepted entries with every metric of the table, moving within the bounds."""
+    """Return accepted entries with every metric of the table, changing within the bounds."""
     chance = random.Random(0)  # noqa: S311  (a measurement, no secret)
     return [
         RunFile(path=Path(f"{number:05d}_run.json"), run=_run(number, chance), document={})

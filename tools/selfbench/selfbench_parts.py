@@ -1,4 +1,4 @@
-"""The measurements of `selfbench`, each run in a process where nothing else has been imported.
+"""The measurements of `selfbench`; each runs in a process of its own.
 
 `python tools/selfbench/selfbench_parts.py PART ARGUMENT...` prints one JSON object.
 """
@@ -78,7 +78,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
     from peft_regress.measure.training import set_modes
 
     class Tracker(MemTracker):  # type: ignore[no-untyped-call]
-        """MemTracker, which would hook frozen parameters too and fail."""
+        """A MemTracker that skips frozen parameters, on which its hooks would fail."""
 
         def _track_module_params_and_buffers(
             self,
@@ -89,7 +89,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
             handles: Any = self._param_to_grad_hook_handles
             for parameter in module.parameters():
                 if not parameter.requires_grad:
-                    # It installs no second hook where it finds one.
+                    # It installs no second hook if it finds one.
                     handles.setdefault(parameter, (no_hook, no_hook))
             return super()._track_module_params_and_buffers(module, install_grad_hooks)
 
@@ -137,7 +137,7 @@ def _large_part(architecture_name: str) -> dict[str, float]:
 
 
 def _needed_part() -> dict[str, float]:
-    """Do what `peft-regress cost` of this pairing cannot do without."""
+    """Do the work that `peft-regress cost` of this case must do."""
     from peft_regress.cases import Adaptation
     from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
@@ -166,7 +166,7 @@ def _many_part() -> dict[str, float]:
 
 
 def _harness_part(case_id: str) -> dict[str, float]:
-    """Compare what both do outside training and evaluation, whose own noise is larger than that."""
+    """Compare both outside training and evaluation, whose noise is larger than the difference."""
     from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.measure import ProfileCache, Recipe, fine_tunes, measure, training
     from peft_regress.measure import recipe as recipes
@@ -219,7 +219,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
 
 def _clock_signals(clocked: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Wrap all that is done for invariants and filled losses in a clock."""
+    """Time all work for invariants and filled losses."""
     from peft_regress.measure.invariants import InvariantWatch
 
     for name in ("__init__", "before_training", "after_training"):
@@ -256,7 +256,7 @@ def _signals_part(architecture_name: str) -> dict[str, float]:
 
 
 def _history_part(entries_text: str) -> dict[str, float]:
-    """Judge a run by a long history in memory, in which every metric with room moves each time."""
+    """Judge a run by a long history in memory, in which every metric with room changes."""
     from selfbench_history import synthetic_history
 
     from peft_regress.baselines.references import references_with_drift

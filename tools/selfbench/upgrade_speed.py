@@ -1,10 +1,10 @@
-"""How fast upgrades are: an environment, the matrix against one run of the bench, a bisection.
+"""Measure upgrades: an environment, the matrix against one run of the bench, a bisection.
 
     python tools/selfbench/upgrade_speed.py                       the cases of mobilenet_v3_small
     python tools/selfbench/upgrade_speed.py --architecture resnet18
 
-Prints what is promised and what was measured, as docs/upgrading.md has it. The first use of an
-environment downloads what pip does not have; run it twice to leave that out.
+Prints each promise with its measurement, as in docs/upgrading.md. The first use of an environment
+downloads packages; run it twice to exclude that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DORA: Final = "shift/dora-r4/shufflenet_v2_x0_5"
 
 
 def main() -> None:
-    """Measure and print, one thing after the other."""
+    """Measure and print, one item after another."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--architecture", default="mobilenet_v3_small")
     architecture = parser.parse_args().architecture

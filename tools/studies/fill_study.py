@@ -1,11 +1,11 @@
-"""Show how far the losses of filled adapters move by rounding, and how far by a wrong factor.
+"""Show how much the losses of filled adapters change by rounding, and by a wrong factor.
 
     python tools/studies/fill_study.py
 
-Every adapter of both matrices is filled as `measure` fills it: here, with ATen, oneDNN and MKL held
-to AVX2 and to SSE4, and here again with all that is drawn 1 % larger. Prints Markdown: for each
-method the largest movement by rounding, over its cases, and the largest movement by that 1 % in the
-case that sees it least. The evidence for `policy.filled_bound`; some three minutes of one core.
+Every adapter of both matrices is filled as `measure` fills it: as usual, with ATen, oneDNN and MKL
+limited to AVX2 and to SSE4, and as usual with all draws 1 % larger. Prints Markdown: for each
+method the largest change by rounding over its cases, and the change by that 1 % in the case that
+sees it least. The evidence for `policy.filled_bound`; about three minutes on one core.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _WRONG: Final = 1.01
 
 
 def losses(scale: float) -> dict[str, tuple[float, ...]]:
-    """Return the losses of each case's fills, all that is drawn being `scale` times as large."""
+    """Return the losses of each case's fills, with draws that are `scale` times as large."""
     from peft_regress.catalogue.matrix import matrix_cases
     from peft_regress.catalogue.methods import PeftAdapter
     from peft_regress.measure.invariants import filled
@@ -51,13 +51,13 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
                 labels=data.test_labels[:4],
             )
         except (RuntimeError, ValueError):
-            continue  # a pairing that its library cannot do
+            continue  # the library cannot run this case
         found[case.id] = made.losses
     return found
 
 
 def _elsewhere(variant: str) -> dict[str, list[float]]:
-    """Return the losses as another process computes them, held to other instructions."""
+    """Return the losses of another process that is limited to other instructions."""
     done = subprocess.run(
         [sys.executable, __file__, "losses"],
         env={**os.environ, **VARIANTS[variant].environment},
@@ -69,7 +69,7 @@ def _elsewhere(variant: str) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Print the table, or, asked by itself, the losses as JSON."""
+    """Print the table, or in the other process the losses as JSON."""
     import torch
 
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def main() -> None:
         method = case.split("/")[1]
         moved[method] = max(moved[method], *(_change(values, other[case]) for other in others))
         seen[method] = min(seen.get(method, 1.0), _change(values, wrong[case]))
-    print(f"{len(here)} cases; the largest movement by rounding is {max(moved.values()):.1e}\n")
+    print(f"{len(here)} cases; the largest change by rounding is {max(moved.values()):.1e}\n")
     print("| method | by rounding | by 1 % |\n| --- | ---: | ---: |")
     for method in sorted(moved):
         print(f"| {method} | {moved[method]:.1e} | {seen[method]:.1e} |")

@@ -1,13 +1,13 @@
-"""Compare the ledger's peak with what the CPU allocator hands out in real training steps.
+"""Compare the peak of the step recorder with that of the CPU allocator in real training steps.
 
     python tools/studies/memory_check.py
     python tools/studies/memory_check.py --batch 32 --resolution 32
     python tools/studies/memory_check.py --architecture resnet18 --architecture swin_t
 
-Prints Markdown: by how much `peak_bytes` differs from the allocator's own peak, for each
-architecture and method, and what makes the largest difference, by operator. The allocator counts
-every byte that torch's CPU allocator is asked for, an operator's own buffers included, which the
-ledger does not see: they differ between machines and releases of oneDNN, and so does the table.
+Prints Markdown: the difference between `peak_bytes` and the allocator's own peak, for each
+architecture and method, and the operators that cause the largest difference. The allocator counts
+every byte that somebody requests, including buffers inside an operator. The step recorder does not
+see those. They depend on the machine and on the release of oneDNN, and so does the table.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ARCHITECTURES: Final = (
 METHODS: Final[Mapping[str, int | None]] = {"full": None, "head": None, "lora": 4}
 CLASSES: Final = 10
 
-_MARK: Final = "ledger sees: "
+_MARK: Final = "recorder sees: "
 _MEASURED: Final = "measured step"
 # A Python number that takes part in an operator becomes a tensor of this size at most, in C++.
 _NUMBER_BYTES: Final = 8
@@ -60,40 +60,40 @@ _NUMBER_BYTES: Final = 8
 
 @dataclass(frozen=True, kw_only=True)
 class AllocatorPeak:
-    """The most that the CPU allocator had handed out at one moment of a step, in bytes."""
+    """The most that the CPU allocator had given out at one moment of a step, in bytes."""
 
     peak_bytes: int
     """Everything."""
     tensor_peak_bytes: int
-    """Without the two that follow, at the moment when that is highest: what a ledger can see."""
+    """The peak without the two below: what a step recorder can see."""
     own_bytes: Mapping[str, int]
-    """By operator, what it allocates and frees again before it returns; at the peak."""
+    """By operator, what it allocates and frees before it returns; at the peak."""
     number_bytes: int
     """Python numbers that autograd has saved as tensors of 8 bytes or fewer; at the peak."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One pairing: the ledger on fake tensors beside the allocator on real ones."""
+    """One method and architecture: the recorder on fake tensors, the allocator on real ones."""
 
     architecture: str
     method: str
-    ledger_bytes: int
+    recorded_bytes: int
     allocator: AllocatorPeak
 
     @property
     def relative(self) -> float:
-        """Return the ledger's difference, relative to the allocator's peak."""
-        return self.ledger_bytes / self.allocator.peak_bytes - 1
+        """Return the recorder's difference, relative to the allocator's peak."""
+        return self.recorded_bytes / self.allocator.peak_bytes - 1
 
     def explanation(self) -> str:
-        """Say what the difference consists of."""
+        """Return a sentence that explains the difference."""
         largest_first = sorted(self.allocator.own_bytes.items(), key=lambda item: -item[1])
         own = [f"{size:,} in buffers of {operator}" for operator, size in largest_first]
         own.append(f"{self.allocator.number_bytes:,} in Python numbers that autograd keeps")
         return (
-            f"{self.architecture} {self.method}: {self.ledger_bytes:,} bytes by the ledger, "
-            f"{self.allocator.peak_bytes:,} by the allocator; at the latter's peak "
+            f"{self.architecture} {self.method}: {self.recorded_bytes:,} bytes recorded, "
+            f"{self.allocator.peak_bytes:,} by the allocator; its peak contains "
             f"{' and '.join(own)}. Without those its peak is {self.allocator.tensor_peak_bytes:,}."
         )
 
@@ -115,7 +115,7 @@ class _Event(NamedTuple):
 
 
 class _Marks(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Mark in the profile what reaches a dispatch mode: the operators that a ledger sees whole."""
+    """Mark in the profile what reaches a dispatch mode: the operators that a recorder sees."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -125,12 +125,11 @@ class _Marks(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def allocator_peak(make_step: Callable[[], Callable[[], object]]) -> AllocatorPeak:
-    """Run a training step for real, twice, and measure the second by the allocator's own events.
+    """Run a real training step twice, and measure the second one by the allocator's own events.
 
     Args:
-        make_step: makes all that the step needs, model and data too, and returns the step. All of
-            it is made under the profiler, so that nothing is alive that the allocator's events do
-            not tell of.
+        make_step: makes all that the step needs, model and data too, and returns the step. It runs
+            under the profiler, so that the allocator's events cover everything that exists.
     """
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -192,7 +191,7 @@ def _peak(events: Sequence[_Event], start: int) -> AllocatorPeak:
 
 
 def _unseen(events: Sequence[_Event], start: int) -> Iterator[tuple[int, str]]:
-    """Find the events of the step that no ledger can see, with their operator; '' for numbers."""
+    """Find the events of the step that no recorder sees, with their operator; '' for numbers."""
     born: dict[int, int] = {}
     for index, event in enumerate(events[start:], start):
         if event.delta_bytes >= 0:
@@ -202,7 +201,7 @@ def _unseen(events: Sequence[_Event], start: int) -> Iterator[tuple[int, str]]:
             continue
         birth = born.pop(event.address, None)
         if birth is None:
-            continue  # it was there before the step
+            continue  # it existed before the step
         call = events[birth].call
         if call is None and -event.delta_bytes <= _NUMBER_BYTES:
             yield index, ""
@@ -255,19 +254,19 @@ def _compare(architecture: str, method: str, shape: tuple[int, ...]) -> Comparis
     return Comparison(
         architecture=architecture,
         method=method,
-        ledger_bytes=cost.peak_bytes,
+        recorded_bytes=cost.peak_bytes,
         allocator=allocator_peak(partial(_real_step, architecture, method, shape)),
     )
 
 
 def _takes(architecture: str, resolution: int) -> bool:
-    """Tell whether a network can be given images of this size: a ViT is built for one."""
+    """Return whether a network accepts images of this size: a ViT is built for one size."""
     model = registry.get("architecture", architecture).build(num_classes=CLASSES, seed=0)
     return getattr(model, "image_size", resolution) == resolution
 
 
 def _percent(fraction: float) -> str:
-    return f"{round(100 * fraction, 2) + 0.0:.2f} %"  # plus 0.0, for there is a -0.0
+    return f"{round(100 * fraction, 2) + 0.0:.2f} %"  # plus 0.0, because of -0.0
 
 
 def main() -> None:

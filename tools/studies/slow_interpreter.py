@@ -1,8 +1,8 @@
-"""Write an interpreter whose training steps take longer than this one's: what a gate must find.
+"""Write an interpreter with slower training steps, which a gate must find.
 
-Beside the script stands a `sitecustomize` that lets each step of AdamW wait, busily, for a share of
-what the step has taken since its gradients were zeroed: the whole step is slower by that share,
-whatever the model and the machine.
+A `sitecustomize` next to the script makes each step of AdamW wait in a busy loop, for a share of
+the time since the gradients were zeroed. So the whole step is slower by that share on any model
+and any machine.
 """
 
 from __future__ import annotations

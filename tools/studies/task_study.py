@@ -1,4 +1,4 @@
-"""Show that the tasks tell methods apart, and how the learning rates were chosen.
+"""Show that the tasks distinguish methods, and how the learning rates were chosen.
 
     python tools/studies/task_study.py --seeds 5
     python tools/studies/task_study.py --learning-rates --seeds 3

@@ -1,10 +1,10 @@
-"""Show how often `peft-regress time` finds a slower step, and how often it cries without cause.
+"""Show how often `peft-regress time` finds a slower step, and how often it is wrong.
 
     python tools/studies/time_study.py --repetitions 20
 
-Times one case again and again: this interpreter against itself, then against itself with every
-step made slower by a share (`slow_interpreter.py`). Prints each estimate and, in the end, the
-rates. docs/timing.md has what came out.
+Times one case again and again: this interpreter against itself, and against itself with every step
+made slower (`slow_interpreter.py`). Prints each estimate and, at the end, the rates. docs/timing.md
+has the results.
 """
 
 from __future__ import annotations

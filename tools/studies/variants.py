@@ -1,12 +1,12 @@
-"""Run the matrix again under other numerics: nothing but rounding may move, and nothing fail.
+"""Run the matrix again under other numerics: only rounding may change, and nothing may fail.
 
     python tools/studies/variants.py --list
     python tools/studies/variants.py                      all, into runs/variants/: most of an hour
     python tools/studies/variants.py avx2 shuffled        some of them
-    python tools/studies/variation.py runs/bench.json runs/variants/*.json    what they say
+    python tools/studies/variation.py runs/bench.json runs/variants/*.json    compare them
 
 Each is a whole `pytest` run of the matrix on the same commit. `variation.py` counts what the gate
-would have judged, and how near to its bound each metric came: the figures of docs/detection.md.
+would have judged, and how close to its bound each metric came: the figures in docs/detection.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TWO_WORKERS: Final = ("-n", "2")
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to compute the same: what the environment says, and how pytest is called."""
+    """One way to compute the same: environment variables, and options of pytest."""
 
     what: str
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -41,9 +41,9 @@ class Variant:
 
 VARIANTS: Final = {
     "one-process": Variant(what="one process with one thread", options=()),
-    "two-threads": Variant(what="two threads a process", environment={"OMP_NUM_THREADS": "2"}),
+    "two-threads": Variant(what="two threads per process", environment={"OMP_NUM_THREADS": "2"}),
     "sse": Variant(
-        what="ATen without vector kernels, oneDNN and MKL held to SSE4",
+        what="ATen without vector kernels, oneDNN and MKL limited to SSE4",
         environment={
             "ATEN_CPU_CAPABILITY": "default",
             "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -51,7 +51,7 @@ VARIANTS: Final = {
         },
     ),
     "avx2": Variant(
-        what="ATen, oneDNN and MKL held to AVX2",
+        what="ATen, oneDNN and MKL limited to AVX2",
         environment={
             "ATEN_CPU_CAPABILITY": "avx2",
             "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -64,9 +64,11 @@ VARIANTS: Final = {
 
 
 def run(name: str, *, folder: Path, matrix: str, more: Sequence[str]) -> int:
-    """Run one variant and keep its run file; return what pytest returned."""
+    """Run one variant and keep its run file; return the exit code of pytest."""
     variant = VARIANTS[name]
-    path = os.pathsep.join(filter(None, (str(ROOT / "tools"), os.environ.get("PYTHONPATH"))))
+    # `-p shuffled` is a module next to this one.
+    here = str(Path(__file__).parent)
+    path = os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))
     command = [
         *(sys.executable, "-m", "pytest", *_SUITES[matrix], *variant.options),
         *("--benchmark-quiet", f"--regress-matrix={matrix}"),
@@ -85,7 +87,7 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="print the variants, run none")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "variants")
     parser.add_argument("--matrix", choices=_SUITES, default="default")
-    parser.add_argument("-k", dest="keyword", help="only these cases, as pytest takes it")
+    parser.add_argument("-k", dest="keyword", help="only these cases, as in pytest")
     chosen = parser.parse_args()
     unknown = sorted(set(chosen.names) - VARIANTS.keys())
     if unknown:

@@ -4,10 +4,10 @@
     python tools/studies/variants.py
     python tools/studies/variation.py runs/bench.json runs/variants/*.json
 
-Prints Markdown: how many comparisons the gate makes and how many fail; how near to its bound each
-metric came; for each method the largest relative movement of each of the first losses and of the
-losses of a filled adapter, over all cases and seeds; then the largest movement of the means of
-accuracy and test loss, and how many costs differ at all.
+Prints Markdown: how many comparisons the gate makes and how many fail; how close to its bound each
+metric came; for each method the largest relative change of each first loss and of the losses of a
+filled adapter, over all cases and seeds; then the largest change of the means of accuracy and test
+loss, and how many costs differ at all.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
             (case.id, reason)
             for case in verdict.cases
             for reason in case.reasons
-            # What only one of the runs has is another version of the code, and no variation.
+            # A metric that only one run has comes from other code; it is no variation.
             if reason.verdict != "known_defect" and None not in {reason.old, reason.new}
         ]
         compared = sum(_comparisons(kept[case].record, other.cases[case]) for case in expected)
@@ -90,7 +90,7 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
         cells = (Path(name).stem, *counts, spread, which)
         print("| " + " | ".join(f"{c:,}" if isinstance(c, int) else c for c in cells) + " |")
         total, failed = total + compared, failed + len(reasons)
-    # Of n comparisons without an alarm the rate is below 3 / n with 95 %, were they independent.
+    # If n independent comparisons give no alarm, the rate is below 3 / n with 95 %.
     bound = f"; with 95 % fewer than one in {int(total / 3):,}" if total and not failed else ""
     print(f"\n{failed} alarms in {total:,} comparisons of a case's metric or invariant{bound}\n")
 
@@ -98,22 +98,22 @@ def _print_verdicts(reference: Run, others: Mapping[str, Run]) -> None:
 def _comparisons(old: Record, new: Record) -> int:
     """Count the metrics and invariants of a case that the gate judges on any machine."""
     if not old.status == new.status == "ok":
-        return 1  # the state alone
+        return 1  # only the state
     judged = {name for name, m in old.metrics.items() if m.kind not in {"info", "seconds"}}
     facts = {name for name, value in old.invariants.items() if value is not None}
     return len(judged & new.metrics.keys()) + len(facts & new.invariants.keys())
 
 
 def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
-    """Print how near to its bound each metric came, and in which case."""
+    """Print how close to its bound each metric came, and in which case."""
     nearest: dict[str, tuple[float, str]] = {}
     for old, new in pairs:
         for name, metric in old.metrics.items():
             if metric.kind in {"bytes", "fingerprint", "accuracy"} and name in new.metrics:
-                move = change_of(
+                change = change_of(
                     name, metric, new.metrics[name], method=old.case.method, policy=DEFAULT_POLICY
                 )
-                share = abs(move.relative or 0.0) / move.bound
+                share = abs(change.relative or 0.0) / change.bound
                 nearest[name] = max(nearest.get(name, (0.0, "")), (share, old.case.id))
     print("| metric | largest share of its bound | in |\n| --- | ---: | --- |")
     for name, (share, case) in nearest.items():
@@ -167,7 +167,7 @@ def _print_outcomes(pairs: list[tuple[Record, Record]]) -> None:
 def _print_costs(pairs: list[tuple[Record, Record]], reference: Run) -> None:
     judged = [
         name for name, spec in METRICS.items() if spec.kind in ("exact", "bytes")
-    ]  # a cost is the same number everywhere
+    ]  # a cost is equal everywhere
     compared = [
         (old.metrics[name].value, new.metrics[name].value)
         for old, new in pairs

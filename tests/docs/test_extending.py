@@ -1,0 +1,70 @@
+"""docs/extending.md holds: what it says to add is enough."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import pytest
+import torch
+from builders import VALUES, make_record, observe
+from torch import nn
+
+from peft_regress import registry
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.cost import profile_step
+from peft_regress.cost.step_cost import StepCost
+from peft_regress.gate.judge import judge_case
+from peft_regress.measure.step_profile import cost_metrics
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
+
+CASE = "shift/lora-r4/resnet18"
+
+
+@pytest.fixture
+def held_bytes(monkeypatch):
+    """Add the metric of the page: a property and a row."""
+    held = property(lambda cost: cost.peak_param_bytes + cost.peak_buffer_bytes)
+    monkeypatch.setattr(StepCost, "held_bytes", held, raising=False)
+    spec = MetricSpec(unit="byte", direction="lower", kind="exact")
+    for table, name in ((COST_METRICS, ""), (METRICS, ""), (METRICS, BATCH_SUFFIX)):
+        monkeypatch.setitem(table, f"held_bytes{name}", spec)
+
+
+def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.LazyLinear(2))
+    network(torch.zeros(2, 3, 8, 8))
+    step = profile_step(
+        network,
+        lambda model: torch.optim.AdamW(model.parameters(), foreach=False),
+        input_shape=(2, 3, 8, 8),
+        num_classes=2,
+    )
+    report = SimpleNamespace(step=step, trainable_params=1, total_params=1, adapter_bytes=4)
+    for suffix in ("", BATCH_SUFFIX):
+        (metric,) = (
+            metric
+            for name, metric in cost_metrics(report, suffix=suffix).items()
+            if name == f"held_bytes{suffix}"
+        )
+        assert metric.value == step.peak_param_bytes + step.peak_buffer_bytes
+        assert (metric.unit, metric.kind) == ("byte", "exact")
+
+
+def test_an_added_exact_metric_fails_stored_cases_until_they_are_accepted(held_bytes):
+    old = observe(make_record(CASE, VALUES))
+    new = observe(make_record(CASE, {**VALUES, "held_bytes": 1000}))
+    verdict = judge_case(CASE, old, new)
+    assert verdict.verdict == "regressed"
+    assert [reason.metric for reason in verdict.reasons] == ["held_bytes"]
+    assert judge_case(CASE, new, new).verdict == "unchanged"
+
+
+def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_registry):
+    before = [case.id for case in matrix_cases("default")]
+    lora = registry.get("method", "lora")
+    registry.add("method", dataclasses.replace(lora, name="mylora", ranks=(2,)))
+    after = [case.id for case in matrix_cases("default")]
+    assert [name for name in after if name in before] == before
+    added = {name.split("/")[1] for name in after if name not in before}
+    assert added == {"mylora-r2"}
