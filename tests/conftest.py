@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-
-from peft_regress import registry
+from restored import registry_restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,17 +15,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["pytester", "page_browser"]
 
 settings.register_profile("nightly", max_examples=1000, deadline=None, print_blob=True)
-
-
-@contextlib.contextmanager
-def registry_restored() -> Iterator[None]:
-    """Give back the registry as it was, whatever a test or an inner pytest run does to it."""
-    added, loaded = registry._added, set(registry._loaded)
-    registry._added = {kind: dict(found) for kind, found in added.items()}
-    try:
-        yield
-    finally:
-        registry._added, registry._loaded = added, loaded
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ OTHERS = ("adalora", "lorafa", "norm", "galore-cloned")
 @pytest.fixture(scope="module")
 def records(tiny_sources):
     """Every method of the default matrix and some others on the tiny network, measured once."""
-    from conftest import registry_restored
+    from restored import registry_restored
 
     with registry_restored():
         registry.add("architecture", TinyArchitecture())

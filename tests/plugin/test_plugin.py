@@ -13,8 +13,8 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
-from conftest import registry_restored
 from measured_once import FOLDER
+from restored import registry_restored
 from screen import Terminal
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
