@@ -1,0 +1,22 @@
+"""State that a test changes and that must be as before afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from peft_regress import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def registry_restored() -> Iterator[None]:
+    """Give back the registry as it was, whatever a test or an inner pytest run does to it."""
+    added, loaded = registry._added, set(registry._loaded)
+    registry._added = {kind: dict(found) for kind, found in added.items()}
+    try:
+        yield
+    finally:
+        registry._added, registry._loaded = added, loaded
