@@ -1,4 +1,4 @@
-"""Packages in memory: releases, environments of them, and what each case measures in those."""
+"""A world of old releases in memory: an index, environments, and what each case measures there."""
 
 from __future__ import annotations
 
@@ -38,26 +38,25 @@ FLAT: dict[str, Any] = {
     "first_losses": [[2.3, 2.2, 2.1, 2.0]] * 3,
     "accuracy": [0.9, 0.9, 0.9],
 }
-"""What a case measures where nothing moves."""
+"""What a case measures if nothing changes."""
 
 
 @dataclass
 class World:
-    """What stands in for pip, its index and the workers.
-
-    moved: what a case measures that `FLAT` does not say, by the packages and the case's id: values,
-    `invariants`, a `status` with its `error`, or `fails_in_training`. broken:
-    why an environment cannot be installed (`PipError`) or imported, by its packages. extra: what
-    comes along with a requirement.
-    """
+    """A substitute for pip, its index and the workers."""
 
     installed: dict[str, str]
     index: dict[str, list[str]]
     moved: Callable[[Mapping[str, Version], str], dict[str, Any]] = lambda *_: {}
+    """What a case measures besides `FLAT`, by the packages and the case's id: values, `invariants`,
+    a `status` with its `error`, or `fails_in_training`."""
     broken: Callable[[Mapping[str, Version]], InputError | None] = lambda _: None
+    """Why an environment cannot be installed (`PipError`) or imported, by its packages."""
     extra: dict[str, list[str]] = field(default_factory=dict)
+    """The requirements that a requirement brings."""
     yanked: set[str] = field(default_factory=set)
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
+    """(packages, case ids, whether they trained) of each run."""
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
     kept: list[Path | None] = field(default_factory=list)
@@ -171,7 +170,7 @@ def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:
 
 
 def set_world(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
-    """Let the upgrade work in it."""
+    """Let upgrades and bisections work in this world."""
     for module in (releases, responsible, upgrading, overlay):
         for name in ("released_versions", "opened_overlay", "opened_part", "measure_cases"):
             if hasattr(module, name):

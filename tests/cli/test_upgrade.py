@@ -108,7 +108,7 @@ def test_another_release_of_this_project_changes_no_number(world, storage, upgra
         None,
     ],
 )
-def test_else_the_installed_packages_are_measured_too(world, storage, upgrade, how):
+def test_otherwise_the_installed_packages_are_measured_too(world, storage, upgrade, how):
     if how is not None:
         store(world, storage, **how)
     code, out, err = upgrade()
@@ -144,7 +144,7 @@ def test_another_entry_or_a_file_can_be_named(world, storage, upgrade, tmp_path)
     assert set(world.versions_tried()) == {"0.20.0"}
 
 
-def test_a_base_that_is_not_there_is_known_before_the_work(world, upgrade):
+def test_an_absent_base_is_refused_before_the_work(world, upgrade):
     code, out, err = upgrade("--base", "0007_peft-9")
     assert (code, out, world.runs) == (3, "", [])
     assert "'0007_peft-9' is no file and no entry" in err
@@ -222,7 +222,7 @@ def test_a_case_that_the_candidate_crashes_in_is_exit_1(world, storage, upgrade)
         (InputError("ImportError: HybridCache"), "HybridCache"),
     ],
 )
-def test_a_candidate_that_is_of_no_use_is_exit_2(world, upgrade, problem, message):
+def test_an_unusable_candidate_is_exit_2(world, upgrade, problem, message):
     world.broken = lambda packages: problem if packages["peft"] > Version("0.19") else None
     code, out, err = upgrade()
     assert (code, out) == (2, "")
@@ -269,7 +269,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_nobody_to_ask_is_a_refusal_to_replace_torch(world, upgrade):
+def test_without_a_terminal_torch_is_not_replaced(world, upgrade):
     world.replaces_torch = True
     code, _, err = upgrade()
     assert (code, world.runs) == (2, [])
@@ -278,7 +278,7 @@ def test_nobody_to_ask_is_a_refusal_to_replace_torch(world, upgrade):
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y\n", 0), ("n\n", 2), ("\n", 2), ("", 130)])
-def test_who_can_be_asked_is_asked(world, upgrade, monkeypatch, answer, code):
+def test_a_user_at_a_terminal_is_asked(world, upgrade, monkeypatch, answer, code):
     world.replaces_torch = True
     monkeypatch.setattr(sys, "stdin", Terminal(answer))
     ended, _, err = upgrade()
@@ -337,9 +337,9 @@ def test_the_saved_run_is_one_that_other_commands_take(world, storage, upgrade, 
     ):
         with pytest.raises(SystemExit) as stopped:
             main(words)
-        told = capsys.readouterr()
-        assert (stopped.value.code or 0) == ended, told
-    assert "+100 %" in told.out
+        printed = capsys.readouterr()
+        assert (stopped.value.code or 0) == ended, printed
+    assert "+100 %" in printed.out
 
 
 def test_only_the_candidate_s_adapters_are_kept(world, upgrade, tmp_path):
@@ -355,12 +355,12 @@ def test_json_has_every_case_with_its_reasons(world, storage, upgrade):
         else {}
     )
     code, out, _ = upgrade("--format", "json")
-    told = json.loads(out)
-    assert code == told["exit_code"] == 1
-    assert (told["schema_version"], told["requirements"]) == (1, [*CANDIDATE])
-    assert told["environment"] == [{"package": "peft", "old": "0.18.1", "new": "0.20.0"}]
-    assert told["counts"] == {"regressed": 1, "unchanged": 1}
-    moved, same = told["cases"]
+    printed = json.loads(out)
+    assert code == printed["exit_code"] == 1
+    assert (printed["schema_version"], printed["requirements"]) == (1, [*CANDIDATE])
+    assert printed["environment"] == [{"package": "peft", "old": "0.18.1", "new": "0.20.0"}]
+    assert printed["counts"] == {"regressed": 1, "unchanged": 1}
+    moved, same = printed["cases"]
     assert (moved["id"], moved["verdict"]) == (IDS[0], "regressed")
     assert [reason["metric"] for reason in moved["reasons"]] == [
         "forward_flops",
@@ -368,8 +368,8 @@ def test_json_has_every_case_with_its_reasons(world, storage, upgrade):
     ]
     assert moved["reasons"][0]["relative_change"] == 1
     assert (same["verdict"], same["reasons"]) == ("unchanged", [])
-    assert {one["kind"] for one in told["findings"]} == {"costs", "invariant"}
-    assert any("peft-regress bisect" in line for line in told["what_to_do"])
+    assert {one["kind"] for one in printed["findings"]} == {"costs", "invariant"}
+    assert any("peft-regress bisect" in line for line in printed["what_to_do"])
 
 
 def test_the_summary_is_an_issue_with_a_script_of_both_sides(world, storage, upgrade, tmp_path):
@@ -385,7 +385,9 @@ def test_the_summary_is_an_issue_with_a_script_of_both_sides(world, storage, upg
     assert "| peft | 0.18.1 | 0.20.0 |" in out
 
 
-def test_a_script_is_not_said_to_run_with_packages_that_are_not_here(world, storage, upgrade):
+def test_a_script_runs_with_the_packages_installed_here_if_the_base_had_others(
+    world, storage, upgrade
+):
     store(world, storage, environment={**OLD, "peft": "0.14.0"}, title="peft-0.14.0")
     world.moved = newer(forward_flops=2000)
     _, out, _ = upgrade("--base", "0001", "--format", "markdown")

@@ -1,4 +1,4 @@
-"""Which release changes a case: found in a world of releases that are known."""
+"""The release that changes a case is found in a world of known releases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_the_first_release_that_changes_is_found_with_few_runs(world, first):
     result = found()
     (boundary,) = boundaries(result)
     assert boundary == (RELEASES[RELEASES.index(first) - 1], first)
-    # Both ends, and five of the 29 in between; each once.
+    # Both ends and five of the 29 releases between them, each once.
     assert len(world.runs) <= 7
     assert len(set(world.versions_tried())) == len(world.runs)
     assert not any(trains for _, _, trains in world.runs)
@@ -67,7 +67,7 @@ def test_the_first_release_that_changes_is_found_with_few_runs(world, first):
     assert world.open_overlays == 0
 
 
-def test_cases_train_only_where_the_costs_are_the_same(world):
+def test_cases_train_only_if_the_costs_are_the_same(world):
     world.moved = since("0.21.0", first_losses=[[9.0, 2.2, 2.1, 2.0]] * 3)
     result = found()
     assert boundaries(result) == [("0.20.0", "0.21.0")]
@@ -83,13 +83,13 @@ def test_a_cost_never_trains(world, metric):
     assert [trains for _, _, trains in world.runs] == [False, False]
 
 
-def test_a_metric_of_training_asks_for_no_costs_first(world):
+def test_a_metric_of_training_is_not_preceded_by_costs(world):
     world.moved = since("0.21.0", accuracy=[0.2] * 3, forward_flops=2000)
     assert boundaries(found(metric="accuracy")) == [("0.20.0", "0.21.0")]
     assert all(trains for _, _, trains in world.runs)
 
 
-def test_a_metric_is_looked_for_among_others_that_move(world):
+def test_a_metric_is_found_among_others_that_change(world):
     early, late = Version("0.15.0"), Version("0.30.0")
     world.moved = lambda packages, _: {
         "peak_bytes": 2 * 10**6 if packages["peft"] >= early else 10**6,
@@ -119,7 +119,7 @@ def test_good_may_be_newer_than_bad(world):
     assert result.transitions[0].findings[0].verdict == "regressed"
 
 
-def test_neighbours_need_no_more_than_both(world):
+def test_neighbouring_releases_need_two_runs(world):
     world.moved = since("0.11.0", forward_flops=2000)
     assert boundaries(found(bad="0.11.0")) == [("0.10.0", "0.11.0")]
     assert len(world.runs) == 2
@@ -160,7 +160,7 @@ def test_a_finding_is_searched_for_by_its_cheapest_case(world):
     assert {len(cases) for _, cases, _ in world.runs[2:]} == {1}
 
 
-def test_moves_that_add_up_are_told_against_the_first_release(world):
+def test_small_changes_that_add_up_are_shown_against_the_first_release(world):
     step = int(0.6 * DEFAULT_POLICY.bytes_bound * 10**9)
     world.moved = lambda packages, _: {"peak_bytes": 10**9 + step * (packages["peft"].minor - 10)}
     result = found(metric="peak_bytes")
@@ -183,7 +183,7 @@ def test_without_a_case_one_of_each_method_and_architecture_is_taken(world):
 # --- releases that cannot be tried ---------------------------------------------------------------
 
 
-def test_what_cannot_be_installed_or_imported_is_skipped_and_listed(world):
+def test_a_release_that_cannot_be_installed_or_imported_is_skipped_and_listed(world):
     world.moved = since("0.25.0", forward_flops=2000)
 
     def broken(packages):
@@ -259,7 +259,7 @@ def test_all_finds_what_comes_and_goes(world):
     assert "improved" in as_text(bisection_document(result))
 
 
-def test_all_of_nothing_usable_is_an_error(world):
+def test_every_release_needs_two_that_can_be_measured(world):
     world.broken = lambda _: InputError("broken")
     with pytest.raises(InputError, match=r"fewer than two releases of peft .*broken"):
         found(every=True)
@@ -290,7 +290,7 @@ NEW = {"peft": Version("0.21.0"), "transformers": Version("5.0")}
         (["peft", "transformers"], "no package alone does it, only together: peft, transformers"),
     ],
 )
-def test_packages_that_changed_with_it_are_tried_alone(pair, doing, sentence):
+def test_packages_that_changed_together_are_tried_alone(pair, doing, sentence):
     pair.moved = lambda packages, _: (
         {"forward_flops": 2000} if all(packages[name] >= NEW[name] for name in doing) else {}
     )
@@ -301,11 +301,11 @@ def test_packages_that_changed_with_it_are_tried_alone(pair, doing, sentence):
     assert [one.sentence for one in transition.responsible] == [sentence]
     assert sentence in " ".join(as_text(bisection_document(result)).split())
     assert sentence in as_markdown(bisection_document(result, {})).replace("\\", "")
-    (told,) = encode_bisection(result)["transitions"][0]["findings"]
-    assert told["which_package"] == sentence
+    (printed,) = encode_bisection(result)["transitions"][0]["findings"]
+    assert printed["which_package"] == sentence
 
 
-def test_what_cannot_be_tried_alone_is_said(pair):
+def test_a_package_that_cannot_be_tried_alone_is_explained(pair):
     pair.moved = since("0.21.0", forward_flops=2000)
     pair.broken = lambda packages: (
         InputError("ImportError: HybridCache")
@@ -359,7 +359,7 @@ def test_further_requirements_are_in_every_environment(world):
         ({"matrix": "no_such", "case": None}, InputError, "no_such"),
     ],
 )
-def test_what_is_asked_wrongly_is_refused(world, settings, error, message):
+def test_wrong_settings_are_refused(world, settings, error, message):
     with pytest.raises(error, match=message):
         found(**settings)
 
@@ -397,12 +397,12 @@ def test_a_boundary_is_exit_0_and_none_is_exit_3(world, command):
 def test_json_says_what_was_tried(world, command):
     world.moved = since("0.21.0", forward_flops=2000)
     code, out, _ = command("--format", "json")
-    told = json.loads(out)
+    printed = json.loads(out)
     assert code == 0
-    assert (told["package"], told["evidence"], told["cases"]) == ("peft", "costs", [CASE])
-    assert told["releases"] == RELEASES
-    assert set(told["tried"]) == set(world.versions_tried())
-    (transition,) = told["transitions"]
+    assert (printed["package"], printed["evidence"], printed["cases"]) == ("peft", "costs", [CASE])
+    assert printed["releases"] == RELEASES
+    assert set(printed["tried"]) == set(world.versions_tried())
+    (transition,) = printed["transitions"]
     assert (transition["last_good"], transition["first_bad"]) == ("0.20.0", "0.21.0")
     assert transition["environment"] == [{"package": "peft", "old": "0.20.0", "new": "0.21.0"}]
     assert transition["findings"][0]["reasons"][0]["metric"] == "forward_flops"

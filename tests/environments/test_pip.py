@@ -182,11 +182,11 @@ def test_a_shell_cannot_redirect_installations(monkeypatch, tmp_path, variable):
     monkeypatch.setenv("PIP_USER", "1")
     monkeypatch.setenv("PIP_INDEX_URL", "http://localhost/simple")
 
-    told = pip._run(["install"], what="x", seconds=600, python=echo).splitlines()
+    variables = pip._run(["install"], what="x", seconds=600, python=echo).splitlines()
 
-    assert not any(line.startswith(f"{variable}=") for line in told)
-    assert "PIP_USER=0" in told
-    assert "PIP_INDEX_URL=http://localhost/simple" in told
+    assert not any(line.startswith(f"{variable}=") for line in variables)
+    assert "PIP_USER=0" in variables
+    assert "PIP_INDEX_URL=http://localhost/simple" in variables
 
 
 @pytest.mark.parametrize("option", ["target", "prefix", "root"])

@@ -145,7 +145,7 @@ def _left_out(
     if not lacking:
         return ()
     texts = [one.text for one in lacking]
-    return plan(texts, what=_shown(lacking), seconds=seconds, alone=True)
+    return plan(texts, what=_shown(lacking), seconds=seconds, only_these=True)
 
 
 def _sourced(planned: Sequence[Planned], wanted: Sequence[Wanted]) -> tuple[Planned, ...]:

@@ -122,16 +122,16 @@ def plan(
     what: str = "",
     seconds: float = PIP_SECONDS,
     pre: bool = False,
-    alone: bool = False,
+    only_these: bool = False,
 ) -> tuple[Planned, ...]:
     """Return what pip would add to the running environment for some requirements.
 
-    Installed packages that meet them are left out. With `alone`, the requirements are planned even
-    if they are installed, without their dependencies. Raises `PipError` about `what` if pip finds
-    no solution.
+    Installed packages that meet them are left out. With `only_these`, the requirements are planned
+    even if they are installed, without their dependencies. Raises `PipError` about `what` if pip
+    finds no solution.
     """
     options = ["--pre"] if pre else []
-    options += ["--no-deps", "--force-reinstall"] if alone else []
+    options += ["--no-deps", "--force-reinstall"] if only_these else []
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         report = Path(folder) / "report.json"
         _run(
