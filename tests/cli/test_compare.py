@@ -14,17 +14,16 @@ from builders import (
     GALORE,
     LEDGER,
     LORA,
-    OTHER_MACHINE,
     VALUES,
     make_record,
     make_run,
     write_entry,
+    write_run,
+    write_shards,
 )
-from builders import write_run as written
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.catalogue.matrix import matrix_cases, shard_of
-from peft_regress.cli.main import main
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import MIXED_MACHINES, Selection
 
@@ -36,36 +35,10 @@ MORE = {**VALUES, "forward_flops": 4_000_000_000}
 
 
 @pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    """Call the command in a folder of its own; return (exit code, stdout, stderr)."""
+def run(command, tmp_path, monkeypatch):
+    """Call `compare` in a folder of its own; return (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main(["compare", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return call
-
-
-def write_shards(folder, *, lost=(), skipped=(), count=4, metrics=VALUES, cases=CASES):
-    """Write the matrix as the files of its shards; `lost` vanish, `skipped` shards have no file."""
-    shards = shard_of(cases, count=count, weights={})
-    ids = {case.id for case in cases}
-    for index in range(1, count + 1):
-        mine = {name for name, shard in shards.items() if shard == index} - set(lost)
-        selection = Selection(
-            complete=False,
-            narrowed_by=[f"--regress-shard {index}/{count}"],
-            not_selected=sorted(ids - {n for n, shard in shards.items() if shard == index}),
-        )
-        records = [make_record(name, metrics) for name in sorted(mine)]
-        if index not in skipped:
-            machine = OTHER_MACHINE if index == 2 else None
-            more = {"machine": machine} if machine else {}
-            written(folder / f"shard-{index}.json", make_run(*records, selection=selection, **more))
-    return folder
+    return lambda *arguments: command("compare", *arguments)
 
 
 @pytest.fixture
@@ -90,7 +63,7 @@ def test_a_regression_in_one_shard_is_seen(run, storage, tmp_path):
     made = read_run_file(path).run
     name = next(iter(made.cases))
     worse = {**made.cases, name: make_record(name, MORE)}
-    written(path, msgspec.structs.replace(made, cases=worse))
+    write_run(path, msgspec.structs.replace(made, cases=worse))
     code, out, _ = run("baselines", "shards", "--format", "json")
     verdict = json.loads(out)
     assert code == verdict["exit_code"] == 1
@@ -126,7 +99,7 @@ def test_cases_of_other_matrices_are_not_expected_unless_asked_for(run, storage,
     extended = [case.id for case in matrix_cases("extended")]
     write_entry(storage, 2, *map(make_record, extended))
     write_shards(tmp_path / "shards")
-    written(tmp_path / "extended.json", make_run(*map(make_record, extended)))
+    write_run(tmp_path / "extended.json", make_run(*map(make_record, extended)))
     assert run("baselines", "shards")[0] == 0
     assert run("baselines", "extended.json", "--matrix", "extended")[0] == 0
     code, out, _ = run("baselines", "extended.json")
@@ -166,7 +139,7 @@ def test_entries_are_named_by_their_numbers(run, storage, tmp_path):
 def test_the_storage_is_no_new_run(run, storage, tmp_path):
     code, out, err = run("0001", "baselines")
     assert (code, out) == (2, "")
-    assert "baselines: NEW is a baseline storage" in err
+    assert "baselines: is a baseline storage. Name a run file or one entry of it." in err
 
 
 @pytest.mark.parametrize("names", [("0009", "0001"), ("0001", "no.json"), ("x" * 300, "0001")])
@@ -200,7 +173,9 @@ def keep(folder, name):
     )
 
 
-def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(run, storage, tmp_path):
+def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(
+    run, command, storage, tmp_path
+):
     shards = write_shards(tmp_path / "shards", metrics=MORE)
     lora, galore = "shift/lora-r1/resnet18", "unseen/galore-r1/mobilenet_v2"
     keep(adapters_of_run(shards / "shard-1.json"), lora)
@@ -214,9 +189,7 @@ def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(run, st
     assert union.machine.digest == MIXED_MACHINES
     kept = {path.name for path in (tmp_path / "out" / "run.adapters").iterdir()}
     assert kept == {lora.replace("/", "--"), galore.replace("/", "--")}
-    with pytest.raises(SystemExit) as stopped:
-        main(["accept", "out/run.json", "--reason", "why"])
-    assert not stopped.value.code
+    assert command("accept", "out/run.json", "--reason", "why")[0] == 0
     assert {path.name for path in (storage / "adapters").iterdir()} == {"lora", "galore"}
     assert run("baselines", "out/run.json")[0] == 0
 
@@ -302,15 +275,15 @@ def test_a_release_that_regressed_is_told_with_its_layer_and_a_command_for_its_m
     ],
     ids=" ".join,
 )
-def test_every_command_to_type_works_when_typed(run, tmp_path, capsys, named, output):
+def test_every_command_to_type_works_when_typed(run, command, tmp_path, named, output):
     old, new = make_record(LORA, ledger=LEDGER), make_record(LORA, MORE, ledger=LEDGER)
     for number, record in enumerate((old, new), start=1):
         write_entry(
             tmp_path / "other/place", number, record, role=("baseline", "history")[number - 1]
         )
     write_entry(tmp_path / "another", 1, new)
-    written(tmp_path / "old.json", make_run(old))
-    written(tmp_path / "new.json", make_run(new))
+    write_run(tmp_path / "old.json", make_run(old))
+    write_run(tmp_path / "new.json", make_run(new))
     code, out, _ = run(*named, "--format", output)
     assert code == 1
     lines = out.replace("\\\n", "").splitlines()
@@ -318,16 +291,15 @@ def test_every_command_to_type_works_when_typed(run, tmp_path, capsys, named, ou
     commands = [shlex.split(line) for line in typable if not line.endswith(" --retire ID")]
     assert {words[1] for words in commands} >= {"explain", "accept"}
     for _, *words in commands:
-        with pytest.raises(SystemExit) as stopped:
-            main(words)
-        assert int(stopped.value.code or 0) == (1 if words[0] == "compare" else 0), words
-        assert "error" not in capsys.readouterr().err
+        code, _, err = command(*words)
+        assert code == (1 if words[0] == "compare" else 0), words
+        assert "error" not in err
     stored = tmp_path / ("baselines" if named[0] == "old.json" else "other/place")
     assert list(stored.glob("*/*_peft-0.18.1.json"))
 
 
 def test_another_matrix_and_strictness_are_typed_again(run, storage, tmp_path):
-    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    write_run(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
     arguments = ("baselines", "new.json", "--matrix", "extended", "--strict")
     _, out, _ = run(*arguments, "--format", "markdown")
     assert f"\npeft-regress compare {' '.join(arguments)}\n" in out
@@ -335,16 +307,16 @@ def test_another_matrix_and_strictness_are_typed_again(run, storage, tmp_path):
 
 
 def test_of_narrow_runs_no_more_is_measured_again(run, tmp_path):
-    written(tmp_path / "old.json", make_run(make_record(LORA)))
-    written(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
+    write_run(tmp_path / "old.json", make_run(make_record(LORA)))
+    write_run(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
     _, out, _ = run("old.json", "new.json", "--format", "markdown")
     assert "case(task='shift', method='lora', rank=4, architecture='resnet18')" in out
 
 
 def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
     ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
-    written(tmp_path / "old.json", make_run(*map(make_record, ids)))
-    written(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
+    write_run(tmp_path / "old.json", make_run(*map(make_record, ids)))
+    write_run(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = run("old.json", "new.json")
     assert re.search(r"^ *::", out, re.MULTILINE)
@@ -361,8 +333,8 @@ def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize("output", ["text", "json", "markdown"])
 def test_strict_fails_what_got_better(run, tmp_path, output):
     better = {**VALUES, "forward_flops": 1}
-    written(tmp_path / "old.json", make_run(make_record(FULL), make_record(GALORE)))
-    written(tmp_path / "new.json", make_run(make_record(FULL, better), make_record(GALORE)))
+    write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(GALORE)))
+    write_run(tmp_path / "new.json", make_run(make_record(FULL, better), make_record(GALORE)))
     arguments = ("old.json", "new.json", "--format", output)
     assert run(*arguments)[0] == 0
     code, out, _ = run(*arguments, "--strict")

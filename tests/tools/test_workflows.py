@@ -16,9 +16,8 @@ import constraints
 import publish
 import pytest
 import yaml
-from builders import VALUES, make_record, write_entry
+from builders import VALUES, make_record, write_entry, write_shards
 from packaging.requirements import Requirement
-from test_compare import write_shards
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import cli
