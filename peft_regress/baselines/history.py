@@ -65,11 +65,11 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     ]
     named = [find_input(root, name) for name in runs]
     known = {file.path.resolve() for file in stored}
-    for found in named:
-        if found.path.resolve() in known:
-            msg = f"{found.name} is named twice, or is an entry of {root}; name it once"
+    for run in named:
+        if run.path.resolve() in known:
+            msg = f"{run.name} is named twice, or is an entry of {root}; name it once"
             raise InputError(msg)
-        known.add(found.path.resolve())
+        known.add(run.path.resolve())
     read = iter(read_without_ledgers([run.path for run in named if not is_folder(run.path)]))
     for run in named:
         file = run.read() if is_folder(run.path) else next(read)

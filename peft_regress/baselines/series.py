@@ -182,7 +182,8 @@ class _Walk:
         self.before = {new: old for chain in chains for old, new in itertools.pairwise(chain)}
         """For each position the last one before it that it can be compared with."""
         newest = next((metric for metric in reversed(metrics) if metric is not None), None)
-        self.kind, self.unit = (None, None) if newest is None else (newest.kind, newest.unit)
+        self.kind = None if newest is None else newest.kind
+        self.unit = None if newest is None else newest.unit
         self.is_noisy = _is_noisy(self.kind, self.unit)
         self.levels: set[int] = set()
         """The positions at which a noisy metric reaches another level."""

@@ -121,7 +121,7 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*arguments, setup=setup, **others)
 
     seconds = click.IntRange(1, 86400)
-    limits = {"type": seconds, "default": 600, "show_default": True}
+    limits: dict[str, Any] = {"type": seconds, "default": 600, "show_default": True}
     options = (
         click.option(
             "--jobs",
