@@ -1,8 +1,8 @@
-"""Adapters that a baseline's release saved: kept beside a run file, stored by `accept`.
+"""Adapters that the release of a baseline saved: kept beside a run file, stored by `accept`.
 
-A later release must still load them and compute what they computed. One a method, the smallest:
-`baselines/adapters/<method>/`, the files as the library wrote them and `stored.json` beside them.
-Imports no torch.
+A later release must still load them and compute the same output. For each method the storage holds
+the smallest one: `baselines/adapters/<method>/` has the library's files and `stored.json`. This
+module imports no torch.
 """
 
 from __future__ import annotations
@@ -40,37 +40,37 @@ __all__ = [
 ]
 
 LARGEST_BYTES: Final = 2 * 2**20
-"""What is larger is not kept: of forty methods the smallest of each must stay in 10 MB."""
+"""Larger adapters are not kept: those of forty methods must fit into 10 MB."""
 
 _MANIFEST: Final = "stored.json"
 
 
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What `stored.json` says: whose the files are, their SHA-256, and what the model then gave.
-
-    output: logits (images, classes) in float32 for the first test images of the case's task.
-    packages: those that wrote the files, by name.
-    """
+    """The content of `stored.json`."""
 
     case: str
+    """The id of the case that made the files."""
     definition: str
     output: list[list[float]]
+    """Logits (images, classes) in float32 for the first test images of the case's task."""
     files: dict[str, str]
+    """SHA-256 of each file, by name."""
     packages: dict[str, str] = msgspec.field(default_factory=dict)
+    """Versions of the packages that wrote the files, by name."""
 
 
 def adapters_of_run(run_file: Path) -> Path:
-    """Return the folder beside a run file in which its adapters are kept."""
+    """Return the folder beside a run file that keeps its adapters."""
     return run_file.with_name(f"{run_file.stem}.adapters")
 
 
 def prune_adapters(folder: Path, run: Run) -> None:
-    """Remove what an earlier run kept in a folder, which this one did not keep again."""
+    """Remove adapters of an earlier run that this run did not keep again."""
     if not is_folder(folder):
         return
     for path in folder.iterdir():
         if not (path / _MANIFEST).is_file():
-            continue  # nothing that a run has kept
+            continue  # no run made this
         with contextlib.suppress(InputError):
             stored = _read_checked(path)
             record = run.cases.get(stored.case)
@@ -88,12 +88,12 @@ def keep_adapter(
     output: list[list[float]],
     save: Callable[[Path], None],
 ) -> None:
-    """Let `save` write a case's files into a folder of its own below `folder`, if small enough.
+    """Let `save` write a case's files into its own folder below `folder`, if small enough.
 
-    If the folder cannot be written nothing is kept: `accept` says so, and no run is lost for it.
+    If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
     """
     target = folder / case.id.replace("/", "--")
-    # First: what an earlier run kept must not stand for this one, whatever comes.
+    # First of all, so that files of an earlier run never pass for this one's.
     shutil.rmtree(target, ignore_errors=True)
     with contextlib.suppress(OSError, InputError), tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
@@ -106,17 +106,18 @@ def keep_adapter(
 
 
 class ChosenAdapter(NamedTuple):
-    """What is to be stored for a method: the folder that a run kept, what it is, and of whom."""
+    """The adapter to store for a method."""
 
     method: str
     kept: Path
+    """The folder that the run kept."""
     stored: StoredAdapter
 
 
 def gather_adapters(source: Path, run_file: Path) -> None:
-    """Copy the adapters that a run, or each of its shards, kept to beside another run file.
+    """Copy the adapters of a run, or of all its shards, to the folder beside another run file.
 
-    Raises `InputError` where they cannot be copied.
+    Raises `InputError` if they cannot be copied.
     """
     target = adapters_of_run(run_file)
     try:
@@ -129,7 +130,7 @@ def gather_adapters(source: Path, run_file: Path) -> None:
 
 
 def _kept_beside(source: Path) -> list[Path]:
-    """Return the folders in which a run, or each of its shards, kept adapters."""
+    """Return the folders with the adapters of a run, or of each of its shards."""
     folders = [adapters_of_run(source)]
     if is_folder(source):
         folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
@@ -137,10 +138,10 @@ def _kept_beside(source: Path) -> list[Path]:
 
 
 def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
-    """Choose of each method the smallest adapter that a run, or each of its shards, kept.
+    """Choose the smallest adapter of each method that a run, or one of its shards, kept.
 
-    A method whose stored adapter is of a case that was kept again stays with that case. Raises
-    `InputError` where what is kept is not of this run, or was altered.
+    If the run kept an adapter of the case that the storage holds, that case stays. Raises
+    `InputError` for an adapter that was altered or comes from another run.
     """
     run = read_run(source).run
     kept: dict[str, list[tuple[int, ChosenAdapter]]] = {}
@@ -148,7 +149,7 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
         stored = _read_checked(path)
         record = run.cases.get(stored.case)
         if record is None or record.definition != stored.definition:
-            msg = f"{path}: is what {stored.case} shipped in another run. Remove the folder."
+            msg = f"{path}: comes from {stored.case} in another run. Remove the folder."
             raise InputError(msg)
         method = record.case.method
         size = sum((path / name).stat().st_size for name in stored.files)
@@ -164,7 +165,7 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
 
 
 def store_adapters(chosen: Iterable[ChosenAdapter], root: Path) -> list[str]:
-    """Store the chosen adapters, each in its method's place; return the ids of their cases."""
+    """Store the chosen adapters, one for each method; return the ids of their cases."""
     cases = []
     for method, kept, stored in chosen:
         contents = {name: read_bytes(kept / name) for name in stored.files}
@@ -174,9 +175,9 @@ def store_adapters(chosen: Iterable[ChosenAdapter], root: Path) -> list[str]:
 
 
 def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, StoredAdapter] | None:
-    """Return the folder and manifest of a case's stored adapter; None where there is none.
+    """Return the folder and the manifest of a case's stored adapter.
 
-    None, too, where it was stored under another definition. Raises `InputError` for an altered one.
+    None if there is none, or one of another definition. Raises `InputError` if it was altered.
     """
     folder = root / "adapters" / case.method
     if not is_folder(folder):
@@ -187,7 +188,7 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
 
 def _read_checked(folder: Path) -> StoredAdapter:
     manifest = folder / _MANIFEST
-    remedy = f"Restore it with `git checkout -- {folder}`, or remove the folder and accept anew."
+    remedy = f"Restore it with `git checkout -- {folder}`, or remove the folder and accept again."
     try:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
         found = {path.name: _sha256(read_bytes(path)) for path in folder.iterdir()}
@@ -195,7 +196,7 @@ def _read_checked(folder: Path) -> StoredAdapter:
         msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
         raise InputError(msg) from error
     except msgspec.DecodeError as error:
-        msg = f"{manifest}: says nothing of a stored adapter ({error}). {remedy}"
+        msg = f"{manifest}: is no manifest of a stored adapter ({error}). {remedy}"
         raise InputError(msg) from error
     del found[_MANIFEST]
     for name in sorted(found.keys() | stored.files.keys()):
@@ -207,7 +208,7 @@ def _read_checked(folder: Path) -> StoredAdapter:
 
 
 def _replace(target: Path, contents: Mapping[str, bytes], stored: StoredAdapter) -> None:
-    """Write a folder anew, the manifest last: cut off in between, it is seen to be incomplete."""
+    """Replace a folder. The manifest comes last, so that an interrupted write is noticed."""
     if is_folder(target):
         shutil.rmtree(target)
     for name, content in contents.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 
 import pytest
 
@@ -65,14 +63,3 @@ def test_values_without_any_noise_have_only_the_known_one() -> None:
 def test_too_few_values_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"{count} values"):
         find_change_points([0.1 * number for number in range(count)], noise=NOISE)
-
-
-def test_the_library_is_imported_where_it_is_used_alone() -> None:
-    code = (
-        "import sys\n"
-        "import peft_regress.baselines.history, peft_regress.report, peft_regress.cli.main\n"
-        "heavy = {'torch', 'ruptures', 'numpy', 'scipy'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import subprocess
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -32,9 +29,12 @@ from builders import (
 from peft_regress.baselines.entries import accept_run, baseline_files, read_runs
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.run_file import read_run_file, write_run_file
-from peft_regress.runs.schema import (
-    Acceptance,
-)
+from peft_regress.runs.schema import Acceptance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.runs.run_file import RunFile
 
 DATE = "2026-01-01T00:00:00+00:00"
 
@@ -262,8 +262,8 @@ def test_a_host_name_is_never_accepted(tmp_path: Path) -> None:
     assert "workstation-7" not in stored.read_text()
 
 
-def test_the_repositorys_own_storage_is_sound() -> None:
-    assert read_runs(Path(__file__).parents[2] / "baselines") is not None
+def test_the_repositorys_own_storage_is_sound(own_storage: list[RunFile]) -> None:
+    assert own_storage
 
 
 # --- pytest-benchmark -----------------------------------------------------------------------
@@ -281,14 +281,17 @@ def test_pytest_benchmarks_own_storage_reads_the_stored_file(tmp_path: Path) -> 
     assert all(entry["mean"] == 0.05 for entry in found)
 
 
-def test_pytest_benchmark_compare_reads_the_stored_files(tmp_path: Path) -> None:
+def test_pytest_benchmark_compare_reads_the_stored_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pytest_benchmark.cli import main
+
     source = write_run(tmp_path / "run.json")
     for _ in range(2):
         accept_run(source, root=tmp_path / "b", reason="r", date=DATE)
-    command = [sys.executable, "-m", "pytest_benchmark", "--storage", (tmp_path / "b").as_uri()]
-    done = subprocess.run(
-        [*command, "compare"], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Failed to load" not in done.stdout + done.stderr
-    assert done.stdout.count(LORA) == 2
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["", "--storage", (tmp_path / "b").as_uri(), "compare"])
+    main()
+    out, err = capsys.readouterr()
+    assert "Failed to load" not in out + err
+    assert out.count(LORA) == 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +24,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peft_regress.baselines import series
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.history import CaseHistory
-from peft_regress.baselines.series import Entry, Line, make_line
+from peft_regress.baselines.series import Entry, Line, jumps_of, make_line
 from peft_regress.cli.main import main
 from peft_regress.metrics import Metric
 from peft_regress.report import as_markdown, as_text, encode_history, history_document
@@ -37,6 +34,7 @@ from peft_regress.runs.schema import Failure
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Machine
 
 PEFT = {"peft": "0.18.1", "python": "3.11.7", "torch": "2.13.0"}
@@ -249,6 +247,25 @@ def test_fewer_points_than_the_method_needs_are_said_to_be_too_few(count: int) -
     assert line.remark == f"change points need 6 comparable points, and there are {count}"
     assert shown(line) == list(range(count))
     assert line.remark in text_of(line)[1]
+
+
+def test_jumps_are_the_change_points_also_between_entries_that_share_a_metric() -> None:
+    """A level is three points long, so that the second one begins between two equal points."""
+    low, high = (make_metric("accuracy", [value] * 3) for value in (0.1, 0.9))
+    records = [make_record(metrics={"accuracy": metric}) for metric in (low, low, *[high] * 4)]
+    line = history_of(records, "accuracy")
+    assert marked(line) == [3]
+    metrics = [record.metrics["accuracy"] for record in records]
+    pairs = [(point.entry, record) for point, record in zip(line.points, records, strict=True)]
+    # One step left the gate's bound, and a level begins.
+    assert [jump.position for jump in jumps_of(pairs, metrics, "accuracy")] == [2, 3]
+
+
+def test_one_step_of_a_number_that_is_only_shown_is_no_jump() -> None:
+    line = history_of([1.0, 1.5], "relative_step_seconds")
+    pairs = [(point.entry, next(iter(point.entry.run))) for point in line.points]
+    metrics = [record.metrics["relative_step_seconds"] for _, record in pairs]
+    assert jumps_of(pairs, metrics, "relative_step_seconds") == []
 
 
 def test_points_on_two_sides_of_a_definition_are_not_counted_together() -> None:
@@ -474,25 +491,18 @@ def test_hostile_names_of_runs_are_made_fit_for_a_terminal(run: Any, tmp_path: P
     assert "\x1b" not in out
 
 
-def test_a_closed_pipe_is_no_traceback(storage: Path) -> None:
-    command = f"{sys.executable} -m peft_regress history --all --baselines {storage} | head -1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    assert done.stdout == f"{FULL}\n"
-
-
-def test_the_stored_baselines_have_a_history(run: Any) -> None:
+def test_the_stored_baselines_have_a_history(run: Any, own_storage: list[RunFile]) -> None:
     root = Path(__file__).parents[2] / "baselines"
     code, out, _ = run("--baselines", root, "--cases", "shift/head/*", "--metric", "*flops*")
     assert code == 0
-    entries = [file for file in read_runs(root) if "shift/head/resnet18" in file.run.cases]
+    entries = [file for file in own_storage if "shift/head/resnet18" in file.run.cases]
     assert out.count(f"the same at {len(entries)} points") == 4
 
 
 def test_entries_can_stand_in_the_order_of_a_packages_releases(run: Any, tmp_path: Path) -> None:
     root = tmp_path / "baselines"
     for number, (release, value) in enumerate(
-        {"0.21.2": 30, "0.9.0": 10, "0.15.2": 20}.items(), start=1
+        {"0.21.2": 30, "0.9.0": 10, "0.15.2": 20, "no release": 5}.items(), start=1
     ):
         record = make_record(metrics={"forward_flops": value})
         environment = {**PEFT, "peft": release}
@@ -502,8 +512,8 @@ def test_entries_can_stand_in_the_order_of_a_packages_releases(run: Any, tmp_pat
         code, out, err = run("--baselines", root, "--by", package, "--format", "json")
         assert (code, err) == (0, "")
         (line,) = json.loads(out)["cases"][0]["lines"]
-        assert [point["value"] for point in line["points"]] == [10, 20, 30]
-        assert line["points"][1]["relative_change"] == 1.0
+        assert [point["value"] for point in line["points"]] == [5, 10, 20, 30]
+        assert line["points"][2]["relative_change"] == 1.0
     assert "peft 0.9.0 -> 0.15.2" in run("--baselines", root, "--by", "peft")[1]
 
 

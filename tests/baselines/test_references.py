@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import FULL, GALORE, LORA, make_record, make_run, write_entry, write_run
+from builders import FULL, GALORE, LORA, make_record, write_entry, write_run
 
 from peft_regress.baselines.named import load_references
 from peft_regress.baselines.references import retirable_cases
-from peft_regress.errors import InputError, RunFileError, UnknownNameError
+from peft_regress.errors import RunFileError, UnknownNameError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,58 +125,6 @@ def test_what_is_retired_cannot_be_retired_again(tmp_path: Path) -> None:
     write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
     with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
         retirable_cases(tmp_path, [FULL])
-
-
-@pytest.mark.parametrize("name", ["0001", "0001_peft-0.18.1", "0001_peft-0.18.1.json"])
-def test_an_entry_is_chosen_by_its_name(tmp_path: Path, name: str) -> None:
-    write_entry(tmp_path, 1, flops(1), date=OLD)
-    write_entry(tmp_path, 2, flops(2), date=NEW)
-    assert value_of(load_references(tmp_path, name)) == 1
-
-
-def test_a_run_file_is_chosen_by_its_path(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "my runs" / "a run.json", make_run(flops(7)))
-    references = load_references(tmp_path / "baselines", str(path))
-    assert value_of(references) == 7
-    assert references[LORA].run_name == str(path)
-
-
-def test_a_folder_of_shards_is_chosen_by_its_path(tmp_path: Path) -> None:
-    write_run(tmp_path / "shards" / "1.json", make_run(flops(1)))
-    write_run(tmp_path / "shards" / "2.json", make_run(flops(2, FULL)))
-    references = load_references(tmp_path, str(tmp_path / "shards"))
-    assert references.keys() == {LORA, FULL}
-
-
-def test_another_storage_is_chosen_by_its_path_and_its_history_never_gates(tmp_path: Path) -> None:
-    write_entry(tmp_path / "other", 1, flops(1), date=OLD)
-    write_entry(tmp_path / "other", 2, flops(2), date=NEW, role="history")
-    assert value_of(load_references(tmp_path, str(tmp_path / "other"))) == 1
-
-
-def test_a_name_that_fits_two_entries_is_refused(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, folder="A")
-    write_entry(tmp_path, 1, folder="B", title="peft-0.19.0")
-    with pytest.raises(InputError, match=r"'0001' fits several entries .*peft-0\.18.*peft-0\.19"):
-        load_references(tmp_path, "0001")
-
-
-@pytest.mark.parametrize("name", ["0007", "1", "peft-0.18.1", "no/such/file.json", "x" * 300])
-def test_a_name_that_fits_nothing_is_refused_with_the_known_ones(tmp_path: Path, name: str) -> None:
-    write_entry(tmp_path, 1)
-    with pytest.raises(InputError, match=r"is no file and no entry .*0001_peft-0\.18\.1"):
-        load_references(tmp_path, name)
-
-
-def test_an_empty_name_is_refused_and_not_read_as_the_working_directory(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1)
-    with pytest.raises(InputError, match="the name is empty"):
-        load_references(tmp_path, "")
-
-
-def test_a_name_in_an_empty_storage_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Entries: none"):
-        load_references(tmp_path, "0001")
 
 
 @pytest.mark.parametrize("selector", [None, "0002"])

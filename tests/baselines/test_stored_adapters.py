@@ -18,11 +18,11 @@ from peft_regress.baselines.adapters import (
     store_adapters,
     stored_adapter,
 )
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.references import newest_references
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
+    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Record
 
 BASELINES = Path(__file__).parents[2] / "baselines"
@@ -171,7 +171,7 @@ def test_adapters_of_another_run_are_refused(
 ) -> None:
     """Of a case that this one has not, or of another definition of one that it has."""
     keep(adapters_of_run(run_file), identifier, definition="sha256:other")
-    with pytest.raises(InputError, match=f"what {identifier} shipped in another run. Remove"):
+    with pytest.raises(InputError, match=f"comes from {identifier} in another run. Remove"):
         choose_adapters(run_file, tmp_path / "baselines")
 
 
@@ -220,11 +220,11 @@ def test_what_was_stored_is_found_by_its_case_and_definition(storage: Path) -> N
         (lambda folder: (folder / "stored.json").unlink(), "stored.json: cannot be read"),
         (
             lambda folder: (folder / "stored.json").write_text("<<<<<<< HEAD"),
-            "stored.json: says nothing of a stored adapter",
+            "stored.json: is no manifest of a stored adapter",
         ),
         (
             lambda folder: (folder / "stored.json").write_text('{"case": "x"}'),
-            "stored.json: says nothing of a stored adapter",
+            "stored.json: is no manifest of a stored adapter",
         ),
     ],
     ids=["altered", "absent", "added", "folder", "unlisted", "conflict", "partial"],
@@ -245,9 +245,11 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
 # This repository's own
 
 
-def test_every_method_that_reloads_has_a_stored_adapter_of_ten_megabytes_in_all() -> None:
+def test_every_method_that_reloads_has_a_stored_adapter_of_ten_megabytes_in_all(
+    own_storage: list[RunFile],
+) -> None:
     stored = {path.name for path in (BASELINES / "adapters").iterdir()}
-    references = newest_references(read_runs(BASELINES))
+    references = newest_references(own_storage)
     reloading = {
         case.record.case.method
         for case in references.values()

@@ -299,3 +299,23 @@ def test_the_matrix_is_every_pairing_once():
         "shufflenet_v2_x0_5",
     }
     assert registry.names("task")
+
+
+def test_every_command_that_takes_a_run_takes_an_entry(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_entry(tmp_path / "baselines", 1, make_record(LORA))
+    assert LORA in run("export", "0001", "--to", "csv")[1]
+    assert run("compare", "0001", "0001")[0] == 0
+    assert run("explain", "0001", "0001", LORA)[0] == 0
+    code, out, _ = run("accept", "0001", "--reason", "again")
+    assert (code, out.splitlines()[0].endswith("0002_peft-0.18.1.json")) == (0, True)
+    code, _, err = run("history", "0001")
+    assert (code, "name it once" in err) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["history", "report", "export"])
+def test_a_run_that_is_not_there_is_wrong_use_with_the_command(run, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(name, "run.json", *["--to", "csv"] * (name == "export"))
+    assert (code, out) == (2, "")
+    assert "Make a run file with `pytest benchmarks --regress-save PATH`" in err

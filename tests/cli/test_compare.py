@@ -107,6 +107,14 @@ def test_cases_of_other_matrices_are_not_expected_unless_asked_for(run, storage,
     assert "96 missing" in out
 
 
+def test_a_stored_case_of_no_matrix_is_expected_too(run, storage, tmp_path):
+    write_entry(storage, 2, make_record("own/method/network"))
+    write_shards(tmp_path / "shards")
+    code, out, _ = run("baselines", "shards", "--format", "json")
+    assert code == 3
+    assert json.loads(out)["counts"] == {"missing": 1, "unchanged": 96}
+
+
 def test_what_adds_up_over_entries_is_drift(run, storage, tmp_path):
     newest = [make_record(name, {**VALUES, "peak_bytes": 120_108_000}) for name in IDS]
     write_entry(storage, 2, *newest, date="2026-01-02T00:00:00+00:00")

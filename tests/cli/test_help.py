@@ -6,11 +6,13 @@ import json
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 
 from peft_regress.cli.main import COMMANDS, cli
+from peft_regress.cli.options import environment_options
 
 HEAVY = {"torch", "peft", "numpy", "scipy", "sklearn", "ruptures", "pytest"}
 
@@ -60,6 +62,22 @@ def test_cases_have_one_option_and_its_old_name_still_works(name):
     assert "--case " not in command_of(name).get_help(context)
 
 
+def test_the_environment_options_arrive_as_one_setup(tmp_path):
+    seen = {}
+
+    @click.command()
+    @environment_options
+    def measure(**settings):
+        seen.update(settings)
+
+    words = "--jobs 3 --time-limit 5 --pip-time-limit 7 --pre --yes --summary a.md --baselines b"
+    measure.main(words.split(), standalone_mode=False)
+    setup = seen.pop("setup")
+    assert (setup.jobs, setup.time_limit, setup.pip_seconds) == (3, 5, 7)
+    assert setup.baselines == Path("b")
+    assert seen == {"pre": True, "replace_torch": True, "summary": Path("a.md")}
+
+
 def test_an_unknown_command_is_wrong_use(command):
     code, out, err = command("frobnicate")
     assert (code, out) == (2, "")
@@ -85,6 +103,8 @@ print(json.dumps(found), file=sys.stderr)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = json.loads(done.stderr)
-    assert not {f"peft_regress.cli.{name}" for name in COMMANDS} & set(loaded["help"])
+    modules = {f"peft_regress.cli.{name}" for name in COMMANDS}
+    assert not modules & set(loaded["help"])
+    assert modules & set(loaded["list"]) == {"peft_regress.cli.list"}
     for arguments, modules in loaded.items():
         assert not HEAVY & set(modules), arguments
