@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.markdown_syntax import escape_markdown
 from peft_regress.report.sentences import environment_lines, wrapped
-from peft_regress.runs.ledger import is_of_before
+from peft_regress.runs.ledger import has_old_form
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def _closing(old: Observation, new: Observation, changes: Sequence[MetricChange]
     sides: tuple[tuple[Side, Observation], ...] = (("old", old), ("new", new))
     for side, observation in sides:
         if any(side in change.not_held_by for change in changes):
-            earlier = is_of_before(observation.record.ledger)
+            earlier = has_old_form(observation.record.ledger)
             form = "a ledger of an earlier form, which has less" if earlier else "no ledger"
             yield (
                 f"{clean(observation.origin)} holds {form}. For all rows, measure it again where "

@@ -103,10 +103,6 @@ def test_grouped_convolutions_are_in_where_they_are_asked_for() -> None:
     assert names == ["depthwise", "conv", "out_proj"]
 
 
-def test_other_kinds_can_be_asked_for() -> None:
-    assert list(eligible_layers(_Mixed(), head="head", kinds=(nn.Conv1d,))) == ["line"]
-
-
 def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called() -> None:
     """`out_proj` of an attention is read; one of the same name elsewhere is called."""
     assert bypassed_modules(_Mixed()) == {"attention.out_proj"}

@@ -13,7 +13,7 @@ from builders import LEDGER, LORA, make_record, make_run, rich_run, write_run
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.errors import RunFileError
 from peft_regress.runs.bulk_read import read_without_ledgers
-from peft_regress.runs.run_file import _as_written, read_run_file
+from peft_regress.runs.run_file import _read_as_written, read_run_file
 from peft_regress.runs.schema import Ledger
 
 BASELINES = Path(__file__).parents[2] / "baselines"
@@ -34,11 +34,11 @@ def many(folder: Path, count: int) -> list[Path]:
 
 @pytest.mark.parametrize("path", baseline_files(BASELINES), ids=lambda path: path.stem)
 def test_a_stored_entry_is_read_the_quick_way_and_is_what_the_strict_way_reads(path, monkeypatch):
-    quick = _as_written(path, path.read_bytes(), ledgers=True)
+    quick = _read_as_written(path, path.read_bytes(), ledgers=True)
     assert quick is not None
     summary = read_run_file(path, ledgers=False).run
     assert summary == without_ledgers(path)
-    monkeypatch.setattr("peft_regress.runs.run_file._as_written", lambda *_, **__: None)
+    monkeypatch.setattr("peft_regress.runs.run_file._read_as_written", lambda *_, **__: None)
     strict = read_run_file(path)
     assert quick == strict
     assert read_run_file(path, ledgers=False).run == summary
@@ -47,7 +47,7 @@ def test_a_stored_entry_is_read_the_quick_way_and_is_what_the_strict_way_reads(p
 def test_a_file_that_was_formatted_anew_has_no_ledgers_either(tmp_path):
     path = write_run(tmp_path / "run.json", rich_run())
     path.write_text(json.dumps(json.loads(path.read_text()), separators=(" , ", " : ")))
-    assert _as_written(path, path.read_bytes(), ledgers=False) is None
+    assert _read_as_written(path, path.read_bytes(), ledgers=False) is None
     assert read_run_file(path, ledgers=False).run == without_ledgers(path)
 
 
@@ -66,7 +66,7 @@ def test_no_spelling_hides_a_key_that_stands_twice(tmp_path, once, twice):
     text = path.read_text().replace('"system": "Linux"', r'"system": "\":"')
     assert text.count(once) == 1
     path.write_text(text.replace(once, twice))
-    with pytest.raises(RunFileError, match="stands twice"):
+    with pytest.raises(RunFileError, match="occurs twice"):
         read_run_file(path, ledgers=False)
 
 

@@ -5,7 +5,6 @@ A case in which the libraries crash, hang or babble becomes a record in error, a
 
 from __future__ import annotations
 
-import os
 import queue
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from peft_regress.environments.upgrade.measuring_worker import CaseLostError, Me
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import InterpreterError, WorkerError
 from peft_regress.errors import InputError
+from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.schema import SCHEMA_VERSION, Ledger, Record, Run, Selection
 
 if TYPE_CHECKING:
@@ -55,10 +55,7 @@ class UnusableEnvironmentError(InputError):
 
 def default_jobs() -> int:
     """Return how many workers there are if nobody says: one a core, of which each trains on one."""
-    # Not every system can say which cores a process may use.
-    usable = getattr(os, "sched_getaffinity", None)
-    cores = os.cpu_count() if usable is None else len(usable(0))
-    return max(1, min(cores or 1, _MOST_JOBS))
+    return min(usable_cores(), _MOST_JOBS)
 
 
 @dataclass(frozen=True, kw_only=True)
