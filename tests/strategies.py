@@ -32,15 +32,16 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record, Run
 
-TIMES_AS_MANY = 2
+SHARE = 5
+"""The fast suite tries one example of so many; the nightly run tries all."""
 
 
 def fuzz(*drawn: st.SearchStrategy[Any], examples: int) -> Callable[..., Callable[..., None]]:
-    """Hold a property to the same examples in every run, and to many more where it is slow."""
+    """Check a property for the same examples in every run: a few, and all of them nightly."""
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
         @pytest.mark.parametrize(
-            "examples", [examples, pytest.param(TIMES_AS_MANY * examples, marks=pytest.mark.slow)]
+            "examples", [examples // SHARE, pytest.param(2 * examples, marks=pytest.mark.nightly)]
         )
         def test(examples: int) -> None:
             how = settings(

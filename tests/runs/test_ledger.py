@@ -32,7 +32,7 @@ def summed(rows: Rows, *, by: int, other: str) -> Rows:
     return nonzero(totals)
 
 
-@settings(deadline=None, derandomize=True, max_examples=120)
+@settings(deadline=None, derandomize=True, max_examples=40)
 @given(all_rows())
 def test_what_is_packed_comes_back_exactly(rows: dict[str, Rows]) -> None:
     ledger = pack(rows, peak_phase={"peak_bytes": "backward"})
@@ -47,7 +47,7 @@ def test_what_is_packed_comes_back_exactly(rows: dict[str, Rows]) -> None:
     assert ledger.peak_phase == {"peak_bytes": "backward"}
 
 
-@settings(deadline=None, derandomize=True, max_examples=25)
+@settings(deadline=None, derandomize=True, max_examples=15)
 @given(all_rows())
 def test_the_category_sum_is_the_rows_of_the_six_highs(rows: dict[str, Rows]) -> None:
     ledger = pack(rows, peak_phase={})

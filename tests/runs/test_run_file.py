@@ -63,7 +63,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read.document == make_document(run)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(VALUES)),
@@ -645,7 +645,7 @@ DIGEST = json.loads(VALID)["peft_regress"]["content_digest"]
 RUN = msgspec.structs.replace(rich_run(), content_digest=DIGEST)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.data())
 def test_whatever_bytes_change_the_file_is_refused_or_the_same(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -675,7 +675,7 @@ def _spots(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key, _ in pairs] + inner
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     st.integers(min_value=0),
     st.sampled_from(
