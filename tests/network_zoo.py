@@ -94,6 +94,8 @@ CORE = (
     ("convnext_tiny", "lora"),
 )
 """Pairings that every oracle checks: every method, and every kind of layer but attention."""
+_QUICK_TO_TRACE = {"resnet18", "squeezenet1_1"}
+"""Networks that the profiler of the allocator traces in a second or two."""
 _LIGHT = {"resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"}
 _ATTENTION = {("vit_b_16", "lora"), ("swin_t", "lora")}
 
@@ -101,8 +103,8 @@ _ATTENTION = {("vit_b_16", "lora"), ("swin_t", "lora")}
 def pairings(oracle: Oracle) -> list[Any]:
     """List the parameters (name, method) for a test against an oracle.
 
-    The core pairings are fast; of the others every oracle checks a fourth, so that each is checked
-    once. The rest of the product is nightly.
+    Every oracle checks the core pairings and a fourth of the others, so that each of these is
+    checked once. What takes long among them is slow. The rest of the product is nightly.
     """
     others = [
         pair for method in METHODS for name in NETWORKS if (pair := (name, method)) not in CORE
@@ -110,11 +112,12 @@ def pairings(oracle: Oracle) -> list[Any]:
     turn = {pair: ORACLES[number % len(ORACLES)] for number, pair in enumerate(others)}
 
     def marks(pair: tuple[str, str]) -> Any:
-        if pair in CORE:
-            return ()
-        if turn[pair] != oracle:
+        if pair not in CORE and turn[pair] != oracle:
             return pytest.mark.nightly
-        return () if pair[0] in _LIGHT or pair in _ATTENTION else pytest.mark.slow
+        if oracle == "the allocator":
+            return () if pair[0] in _QUICK_TO_TRACE else pytest.mark.slow
+        is_fast = pair in CORE or pair[0] in _LIGHT or pair in _ATTENTION
+        return () if is_fast else pytest.mark.slow
 
     return [pytest.param(*pair, id="-".join(pair), marks=marks(pair)) for pair in (*CORE, *others)]
 

@@ -157,12 +157,10 @@ VARIANTS = {
     "two-threads-avx2": (2, {"ATEN_CPU_CAPABILITY": "avx2", "PYTHONHASHSEED": "1"}),
     "two-threads-as-the-machine-has-it": (2, {"PYTHONHASHSEED": "12345"}),
 }
-SLOW = sorted(VARIANTS.keys() - {"two-threads-avx2"})
 
 
-@pytest.mark.parametrize(
-    "variant", ["two-threads-avx2", *(pytest.param(v, marks=pytest.mark.slow) for v in SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> None:
     """A process of its own for each; whole profiles, on fake tensors and on real ones."""
     threads, variables = VARIANTS[variant]

@@ -476,7 +476,10 @@ PAPER_GFLOPS = {
 }
 
 
-@pytest.mark.parametrize("row", PAPER_MIB)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, marks=pytest.mark.slow if r.startswith("mob") else ()) for r in PAPER_MIB],
+)
 def test_the_paper_s_rows_are_reproduced(row: str) -> None:
     architecture, method = row.split("-")
     model = (

@@ -305,7 +305,7 @@ def test_what_is_no_number_is_refused_with_case_and_field(run_file: Path, number
 
 def test_a_negative_count_is_named_before_the_digest_that_it_breaks(run_file: Path) -> None:
     run_file.write_text(run_file.read_text().replace("3638000000", "-1", 1))
-    refused(run_file, f"{LORA}: metric 'forward_flops' is -1, and a flop is never negative")
+    refused(run_file, f"{LORA}: metric 'forward_flops' is -1, but a flop is never negative")
 
 
 @pytest.mark.parametrize(
