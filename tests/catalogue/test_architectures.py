@@ -272,13 +272,12 @@ def test_models_with_special_needs_can_be_profiled(name: str) -> None:
     assert report.step.peak_grad_bytes == 4 * report.trainable_params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        pytest.param(
-            "vit_b_16", "Wrong image height! Expected 224 but got 64!", marks=pytest.mark.slow
-        ),
-        pytest.param("maxvit_t", "shape", marks=pytest.mark.slow),
+        ("vit_b_16", "Wrong image height! Expected 224 but got 64!"),
+        ("maxvit_t", "shape"),
         ("inception_v3", "Kernel size can't be greater than actual input size"),
     ],
 )
