@@ -13,7 +13,7 @@ __all__ = ["BFLOAT16_SUFFIX", "Adaptation", "Case", "Json", "split_case_id"]
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 BFLOAT16_SUFFIX = "-bf16"
-"""Ends the name of a method whose base model is in bfloat16."""
+"""The end of the name of a method whose base model is in bfloat16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,7 @@ class Adaptation:
 
 
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One pairing of the matrix."""
+    """What is measured: one method on one architecture and task, at one rank."""
 
     task: str
     method: str
@@ -39,7 +39,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def id(self) -> str:
-        """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` where there is no rank."""
+        """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` if there is no rank."""
         return f"{self.task}/{self.adaptation}"
 
     def __str__(self) -> str:
@@ -47,14 +47,19 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def adaptation(self) -> Adaptation:
-        """Return what the cost of a step depends on: method, rank and architecture, no task."""
+        """Return what the cost of a training step depends on: the case without its task."""
         return Adaptation(method=self.method, architecture=self.architecture, rank=self.rank)
 
 
 def split_case_id(text: str) -> list[str]:
-    """Return the three parts of a case id, or raise `InputError`; no name is looked up."""
+    """Return task, method with rank, and architecture of a case id; looks up no name.
+
+    Raises `InputError`.
+    """
     parts = text.split("/")
     if len(parts) != 3 or not all(parts):  # noqa: PLR2004  (the three parts of an id)
-        msg = f"{text!r} is not a case id: <task>/<method>-r<rank>/<architecture> is wanted"
+        msg = (
+            f"{text!r} is not a case id, which has the form <task>/<method>-r<rank>/<architecture>"
+        )
         raise InputError(msg)
     return parts

@@ -1,7 +1,7 @@
 """Every error that peft_regress raises on purpose, under one root.
 
-A message says what failed, the value, the place, and the command that mends it.
-The offending values stay on the exception as attributes, so that a caller need not parse text.
+A message says what failed, the value, where, and the command that fixes it. The values are also
+attributes of the exception, so that callers need not parse text.
 """
 
 from __future__ import annotations
@@ -40,35 +40,35 @@ class InputError(PeftRegressError):
 
 
 class AbsentError(PeftRegressError):
-    """A thing that was named is not there: exit code 3 on the command line."""
+    """Something that was named does not exist: exit code 3 on the command line."""
 
 
 class UnknownNameError(InputError):
-    """A method, architecture, task or case that nothing has registered.
+    """An unknown name of a method, architecture, task, case or the like.
 
-    `unlisted` has names that are known too, by the family that has them: too many for a message,
-    but the closest match may be one of them.
+    `unlisted` has further known names by family: too many for a message, but the closest match may
+    be one of them.
     """
 
     def __init__(
         self,
-        kind: str,
+        what: str,
         name: str,
         known: Iterable[str],
         *,
         unlisted: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self.kind = kind
+        self.what = what
         self.name = name
         self.known = tuple(sorted(known))
         self.unlisted = {family: tuple(names) for family, names in (unlisted or {}).items()}
         candidates = {*self.known, *chain.from_iterable(self.unlisted.values())}
-        # Sorted, so that of two names that are equally close it is always the same.
+        # Sorted, so that of two equally close names the hint is always the same.
         close = difflib.get_close_matches(name, sorted(candidates), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         listed = ", ".join(self.known) if self.known else "none is registered"
         more = "".join(f", {len(n)} of {family}" for family, n in self.unlisted.items())
-        super().__init__(f"unknown {kind} {name!r}.{hint} Known: {listed}{more}.")
+        super().__init__(f"unknown {what} {name!r}.{hint} Known: {listed}{more}.")
 
 
 class RunFileError(InputError):
@@ -78,25 +78,25 @@ class RunFileError(InputError):
         self.path = path
         self.problem = problem
         self.remedy = remedy
-        # A key or a name out of the file may hold anything; the message is one line in any case.
+        # A key or a name from the file may contain anything; the message stays one line.
         shown = clean(problem, longest=_LONGEST_PROBLEM)
         super().__init__(printable(f"{path}: {shown}. {remedy}"))
 
     def __reduce__(self) -> tuple[type[RunFileError], tuple[Path | str, str, str]]:
-        # To come out of another process as it was raised there.
+        # So that it passes unchanged from one process to another.
         return type(self), (self.path, self.problem, self.remedy)
 
 
 class SourceError(AbsentError):
-    """A source checkpoint that is missing or is not the recorded bytes."""
+    """A source checkpoint is missing or differs from the recorded bytes."""
 
 
 class UnsupportedCaseError(PeftRegressError):
-    """A pairing that a method cannot do: no eligible module, or the library refuses it."""
+    """A method cannot adapt a model: no eligible module, or the library refuses it."""
 
 
 class FilledLossError(PeftRegressError):
-    """An adapter that holds seeded numbers gives a loss that is NaN or infinite."""
+    """An adapter filled with seeded numbers gives a loss that is NaN or infinite."""
 
     def __init__(self, *, loss: float, seed: int) -> None:
         self.loss = loss

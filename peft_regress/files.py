@@ -1,4 +1,4 @@
-"""Read files without waiting for ever; write them whole, or not at all; lock them."""
+"""Read files without waiting forever; write them completely or not at all; lock them."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["Lock", "append_bytes", "is_folder", "opened_lock", "read_bytes", "write_atomic"]
 
 _LARGEST_BYTES = 2**28
-"""A hundred times the run file of the default matrix."""
+"""A hundred times the size of a run file of the default matrix."""
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; one that is too long for the system is none."""
+    """Return whether a path is a folder; a path that is too long for the system is not."""
     # `Path.is_dir` raises for such a path.
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def _own_stream(path: Path) -> int | None:
-    """Return the number of the output or error stream that a path stands for, if of one."""
+    """Return the file number of this process's output or error stream if the path is one."""
     with contextlib.suppress(OSError):
-        wanted = os.stat(path)  # noqa: PTH116  (the other one is of a number)
+        wanted = os.stat(path)  # noqa: PTH116  (like `os.fstat` below)
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
             with contextlib.suppress(OSError):
                 if os.path.samestat(wanted, os.fstat(number)):
@@ -41,9 +41,9 @@ def _own_stream(path: Path) -> int | None:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a whole file; a FIFO that nobody writes to is empty.
+    """Read a whole file; a FIFO without a writer is empty.
 
-    Raises `OSError`, also for what is larger than any run file, such as /dev/zero.
+    Raises `OSError`, also for a file larger than any run file, such as /dev/zero.
     """
 
     def without_waiting(name: str, flags: int) -> int:
@@ -52,7 +52,7 @@ def read_bytes(path: Path) -> bytes:
     is_fifo = path.is_fifo()
     with open(path, "rb", opener=without_waiting if is_fifo else None) as stream:
         if is_fifo:
-            # It is open; what a writer still has to say is waited for.
+            # Opening must not block; reading waits for the writer.
             os.set_blocking(stream.fileno(), True)
         content = stream.read(_LARGEST_BYTES + 1)
     if len(content) > _LARGEST_BYTES:
@@ -61,7 +61,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def append_bytes(path: Path, content: bytes) -> None:
-    """Write at the end of a file that others write to as well; raises `InputError`."""
+    """Append to a file that others also write to. Raises `InputError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as stream:
@@ -72,10 +72,10 @@ def append_bytes(path: Path, content: bytes) -> None:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step, or leave it as it was and raise `InputError`.
+    """Replace a file in one step, or leave it unchanged and raise `InputError`.
 
-    What is no regular file, such as a FIFO, is written to and never replaced; nor is what this
-    process has as its output or error stream, by whatever name: /dev/stdout may be a file.
+    A path that is not a regular file, such as a FIFO, is written to and never replaced. The same
+    goes for this process's output and error stream under any name: /dev/stdout may be a file.
     """
     temporary: str | None = None
     try:
@@ -90,18 +90,18 @@ def write_atomic(path: Path, content: bytes) -> None:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes the file private; a baseline is as public as its neighbours.
+        # mkstemp makes the file private; a baseline is as public as the files beside it.
         os.chmod(temporary, 0o644)  # noqa: PTH101
         os.replace(temporary, path)  # noqa: PTH105
     except BaseException as error:
-        # An interrupt leaves no litter either.
+        # An interrupt must not leave the temporary file behind either.
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)  # noqa: PTH108
         if not isinstance(error, OSError):
             raise
         msg = (
-            f"{path}: cannot be written ({error.strerror or error}); what was there stands. "
+            f"{path}: cannot be written ({error.strerror or error}); it is unchanged. "
             "Free some space or choose another path, then run the same command again."
         )
         raise InputError(msg) from error

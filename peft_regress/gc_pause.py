@@ -1,4 +1,4 @@
-"""Keep Python's garbage collector out of what is measured."""
+"""Keep Python's garbage collector out of measurements."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ __all__ = ["paused_gc"]
 
 @contextmanager
 def paused_gc() -> Iterator[None]:
-    """Keep the collector from running meanwhile.
+    """Switch the garbage collector off meanwhile.
 
-    It would choose the moment at which a cycle's memory is freed, and a full collection of a
-    process with torch in it takes as long as half a cost profile. What was alive before is not
-    collected first, for the same reason.
+    It would decide when a cycle's memory is freed, and a full collection in a process with torch
+    takes as long as half a cost profile. For the same reason there is no collection first.
     """
     was_enabled = gc.isenabled()
     gc.disable()

@@ -1,7 +1,7 @@
-"""The metrics of a case: name, unit, direction and kind of each, and how a value is shown.
+"""The metrics of a case: name, unit, direction and kind of each, and how to show a value.
 
-docs/metrics.md explains each one. The kind decides how the gate judges it (see `gate.policy`).
-Values are stored unscaled (bytes, FLOPs, fractions); scaling happens on display alone.
+docs/metrics.md explains each metric. The kind decides how the gate judges it (see `gate.policy`).
+Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display.
 """
 
 from __future__ import annotations
@@ -39,18 +39,20 @@ BATCH_SUFFIX = "_b32"
 class Metric(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """One measured number. `samples` has one item a seed; `value` is their mean."""
+    """One measured number."""
 
     value: int | float
+    """The mean of the samples, if there are any."""
     unit: Unit
     direction: Direction
     kind: Kind
     samples: list[Sample] | None = None
+    """One item per seed: a number, or the first losses."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricSpec:
-    """What a metric is: its unit, which way is better, and how the gate treats it."""
+    """What a metric is: its unit, which direction is better, and how the gate judges it."""
 
     unit: Unit
     direction: Direction
@@ -81,10 +83,10 @@ COST_METRICS: dict[str, MetricSpec] = {
     "category_sum_bytes": _BYTES,
     "aten_ops": MetricSpec(unit="count", direction="lower", kind="exact"),
 }
-"""Metrics of one training step, measured at batch 1 and, with `BATCH_SUFFIX`, at batch 32."""
+"""Metrics of one training step, at batch 1 and, with `BATCH_SUFFIX`, at batch 32."""
 
 METRICS: dict[str, MetricSpec] = {
-    # A changed number of trained parameters is another function, whichever way it moved.
+    # Another number of trained parameters is another function, whether larger or smaller.
     "trainable_params": MetricSpec(unit="count", direction="same", kind="exact"),
     "total_params": MetricSpec(unit="count", direction="lower", kind="exact"),
     "adapter_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
@@ -114,11 +116,14 @@ INVARIANTS: tuple[str, ...] = (
     "reload_keeps_trainable",
     "stored_adapter_loads",
 )
-"""The facts that `invariants` checks of every case, by name."""
+"""The names of the facts that `measure.invariants` checks for every case."""
 
 
 def make_metric(name: str, value: float, samples: list[Any] | None = None) -> Metric:
-    """Return a metric of the table with its value; `samples` has one item a seed."""
+    """Return a metric of the table with its value; `samples` has one item per seed.
+
+    Raises `KeyError` for a name that is not in the table.
+    """
     spec = METRICS[name]
     return Metric(
         value=value, unit=spec.unit, direction=spec.direction, kind=spec.kind, samples=samples
@@ -133,7 +138,7 @@ _STEPS: dict[str, tuple[tuple[float, str], ...]] = {
 
 
 def format_value(value: float, unit: Unit) -> str:
-    """Show a stored value the way a person reads it: 706,115,232 flop -> '706.1 MFLOP'."""
+    """Format a stored value for people: 706,115,232 flop -> '706.1 MFLOP'."""
     if unit in _STEPS:
         for size, name in _STEPS[unit]:
             if abs(value) >= size:
@@ -151,17 +156,17 @@ def format_value(value: float, unit: Unit) -> str:
 
 
 def _significant(value: float) -> str:
-    """Show four significant digits, and never an exponent: 3.854, 706.1, 1298."""
+    """Format with four significant digits and without an exponent: 3.854, 706.1, 1298."""
     whole = len(f"{abs(value):.0f}")
     return f"{value:.{max(4 - whole, 0)}f}"
 
 
 def format_change(relative_change: float | None) -> str:
-    """Show a relative change with its sign: 0.838 -> '+83.8 %', 3e-07 -> '+3.0e-07'."""
+    """Format a relative change with its sign: 0.838 -> '+83.8 %', 3e-07 -> '+3.0e-07'."""
     if relative_change is None:
         return "n/a"
     if relative_change == 0:
         return "0 %"
-    if abs(relative_change) < 1e-4:  # noqa: PLR2004  (below 0.01 % a percentage shows nothing)
+    if abs(relative_change) < 1e-4:  # noqa: PLR2004  (a percentage would show +0.00 %)
         return f"{relative_change:+.1e}"
     return f"{100 * relative_change:+.4g} %"

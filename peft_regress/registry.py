@@ -1,12 +1,12 @@
-"""Find methods, architectures and tasks by name, the built-in ones and those of other packages.
+"""Find methods, architectures and tasks by name, built-in ones and those of other packages.
 
-A package adds its own through an entry point of the groups `peft_regress.methods`,
-`peft_regress.architectures` and `peft_regress.tasks`; a test suite through a call of `add` in its
-conftest.py. The built-ins come in through the same entry points.
+A package adds its own by an entry point in one of the groups `peft_regress.methods`,
+`peft_regress.architectures` and `peft_regress.tasks`; a test suite calls `add` in its conftest.py.
+The built-in ones use the same entry points.
 
-A family, from the group `peft_regress.architecture_families`, gives items by name without each of
-them being registered, such as every classifier of torchvision. It is asked for a name that is not
-registered, and for nothing else: what it gives is in no list and belongs to no matrix.
+A family, from the group `peft_regress.architecture_families`, has items by name that are not
+registered one by one, such as every classifier of torchvision. It is asked only for names that are
+not registered; its items are in no list and belong to no matrix.
 """
 
 from __future__ import annotations
@@ -27,129 +27,134 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """The name that stands in a case id."""
+        """The name in a case id."""
 
 
 class Family(Protocol):
-    """Many items by one rule. Both methods may import what they need: they are called late."""
+    """Many items by one rule. Its methods are called late and may import what they need."""
 
     def names(self) -> tuple[str, ...]:
         """List every name that `find` knows."""
 
     def find(self, name: str) -> Named | None:
-        """Return the item of exactly that name, or None where the family has none."""
+        """Return the item of exactly that name, or None if the family has none."""
 
 
 _RANK_SUFFIX = re.compile(r"-r[0-9]+$")
 
-_added: dict[str, dict[str, Any]] = {kind: {} for kind in get_args(RegistryName)}
+_added: dict[str, dict[str, Any]] = {registry: {} for registry in get_args(RegistryName)}
 _loaded: set[str] = set()
 _found: dict[tuple[str, str], Any] = {}
 
 
-def add(kind: RegistryName, item: Named) -> None:
+def add(registry: RegistryName, item: Named) -> None:
     """Register a method, architecture or task, so that cases can name it.
 
-    Raises `InputError` where the name is taken already, or cannot stand in a case id.
+    Raises `InputError` if the name is taken or cannot be part of a case id.
     """
-    if kind not in _added:
-        what = "kind of registration"
-        raise UnknownNameError(what, kind, _added)
+    if registry not in _added:
+        what = "registry"
+        raise UnknownNameError(what, registry, _added)
+    _load(registry)
+    _insert(registry, item)
+
+
+def get(registry: RegistryName, name: str) -> Any:
+    """Return the registered item of a name, or else a family's.
+
+    Raises `UnknownNameError`, which lists the registered names and suggests the closest name, also
+    from the families.
+    """
+    _load(registry)
+    if name in _added[registry]:
+        return _added[registry][name]
+    if (registry, name) not in _found:
+        _found[registry, name] = _find(registry, name)
+    return _found[registry, name]
+
+
+def names(registry: RegistryName) -> tuple[str, ...]:
+    """List the registered names, in order of registration, without those of families."""
+    _load(registry)
+    return tuple(_added[registry])
+
+
+def items(registry: RegistryName) -> tuple[Any, ...]:
+    """List the registered items, in order of registration, without those of families."""
+    _load(registry)
+    return tuple(_added[registry].values())
+
+
+def remove(registry: RegistryName, name: str) -> None:
+    """Remove a registration, for a test suite that must leave no trace.
+
+    Raises `UnknownNameError`.
+    """
+    _load(registry)
+    if name not in _added[registry]:
+        raise UnknownNameError(registry, name, _added[registry])
+    del _added[registry][name]
+
+
+def _insert(registry: str, item: Named) -> None:
     name = item.name
-    _load(kind)
-    _insert(kind, name, item)
-
-
-def get(kind: RegistryName, name: str) -> Any:
-    """Return what is registered under a name, or else what a family has under it.
-
-    Raises `UnknownNameError` with the registered names, and the closest one of the families' too.
-    """
-    _load(kind)
-    if name in _added[kind]:
-        return _added[kind][name]
-    if (kind, name) not in _found:
-        _found[kind, name] = _find(kind, name)
-    return _found[kind, name]
-
-
-def names(kind: RegistryName) -> tuple[str, ...]:
-    """List the registered names of a kind, in order of registration; none of a family's."""
-    _load(kind)
-    return tuple(_added[kind])
-
-
-def items(kind: RegistryName) -> tuple[Any, ...]:
-    """List what is registered of a kind, in order of registration; nothing of a family's."""
-    _load(kind)
-    return tuple(_added[kind].values())
-
-
-def remove(kind: RegistryName, name: str) -> None:
-    """Take a registration back, for a test suite that must leave no trace."""
-    _load(kind)
-    if name not in _added[kind]:
-        raise UnknownNameError(kind, name, _added[kind])
-    del _added[kind][name]
-
-
-def _insert(kind: str, name: str, item: Named) -> None:
-    _check_name(kind, name)
-    if name in _added[kind]:
-        msg = f"a {kind} called {name!r} is registered already: {_added[kind][name]!r}"
+    _check_name(registry, name)
+    if name in _added[registry]:
+        msg = f"{registry} {name!r} is already registered: {_added[registry][name]!r}"
         raise InputError(msg)
-    _added[kind][name] = item
+    _added[registry][name] = item
 
 
-def _check_name(kind: str, name: str) -> None:
+def _check_name(registry: str, name: str) -> None:
     spoils_id = any(c in "/*?[]" or c.isspace() or not c.isprintable() for c in name)
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
-    if not name or spoils_id or (kind == "method" and _RANK_SUFFIX.search(name)):
-        msg = f"a {kind} cannot be called {name!r}: it could not stand in a case id"
+    if not name or spoils_id or (registry == "method" and _RANK_SUFFIX.search(name)):
+        msg = f"{registry} {name!r} cannot be registered: the name could not be part of a case id"
         raise InputError(msg)
 
 
-def _load(kind: str) -> None:
-    if kind in _loaded:
+def _load(registry: str) -> None:
+    if registry in _loaded:
         return
-    _loaded.add(kind)
+    _loaded.add(registry)
     try:
-        found = [(point, point.load()) for point in entry_points(group=f"peft_regress.{kind}s")]
+        found = [(point, point.load()) for point in entry_points(group=f"peft_regress.{registry}s")]
     except BaseException:
-        # Or the next call would go on with half a registry.
-        _loaded.discard(kind)
+        # Or the next call would use half a registry.
+        _loaded.discard(registry)
         raise
     loaded: list[Named] = []
     for point, item in found:
         if isinstance(item, tuple):
-            # A table of items under one entry point; each has a name of its own.
+            # One entry point for a table of items; each has its own name.
             loaded += item
             continue
         if item.name != point.name:
-            msg = f"entry point {point.value!r} is called {point.name!r}, its {kind} {item.name!r}"
+            names = f"has the name {point.name!r}, its {registry} {item.name!r}"
+            msg = f"entry point {point.value!r} {names}"
             raise InputError(msg)
         loaded.append(item)
-    # By name, so that the order of cases depends on no order of installation.
+    # By name, so that the order of cases does not depend on the order of installation.
     for item in sorted(loaded, key=lambda item: item.name):
-        _insert(kind, item.name, item)
+        _insert(registry, item)
 
 
-def _find(kind: str, name: str) -> Any:
-    families = _families(kind)
+def _find(registry: str, name: str) -> Any:
+    families = _families(registry)
     for title, family in families.items():
         item = family.find(name)
         if item is None:
             continue
         if item.name != name:
-            msg = f"the {kind} family {title!r} gives {item.name!r} for {name!r}"
+            msg = f"the {registry} family {title!r} returned {item.name!r} for {name!r}"
             raise InputError(msg)
-        _check_name(kind, name)
+        _check_name(registry, name)
         return item
     unlisted = {title: family.names() for title, family in families.items()}
-    raise UnknownNameError(kind, name, _added[kind], unlisted=unlisted)
+    raise UnknownNameError(registry, name, _added[registry], unlisted=unlisted)
 
 
-def _families(kind: str) -> dict[str, Family]:
-    """Load the families of a kind, in the order of their names: the first that has a name wins."""
-    points = entry_points(group=f"peft_regress.{kind}_families")
+def _families(registry: str) -> dict[str, Family]:
+    """Load the families, in the order of their names: the first that has an item wins."""
+    points = entry_points(group=f"peft_regress.{registry}_families")
     return {point.name: point.load() for point in sorted(points, key=lambda point: point.name)}

@@ -1,4 +1,4 @@
-"""Make strings that came from files or people fit to be shown."""
+"""Make strings from files or people safe to show."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _LONGEST_TEXT = 160
 
 
 def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
-    """Make a string from a file fit for a terminal: one line, no controls, not endless."""
-    # Of a text without end its beginning is enough, unless that is little but blanks.
+    """Return a string as one short line without control characters."""
+    # The beginning of a very long text is enough, unless it is mostly blanks.
     flat = _flat(text[: 4 * longest])
     if len(flat) <= longest:
         flat = _flat(text)
@@ -23,7 +23,7 @@ def _flat(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Write what a terminal must not see, such as a newline in a file's name, as its escape."""
+    """Escape what a terminal must not get, such as a newline in a file name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

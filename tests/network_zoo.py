@@ -1,10 +1,10 @@
-"""The networks and methods that the cost ledger is checked on, and their profiles, made once."""
+"""The networks and methods that step costs are checked on, and their profiles, made once."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from peft_regress import registry
 from peft_regress.cost import StepCost, profile_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -24,6 +24,7 @@ __all__ = [
     "METHODS",
     "NETWORKS",
     "RANK",
+    "Applying",
     "Between",
     "Method",
     "Network",
@@ -37,6 +38,7 @@ __all__ = [
     "profiled",
     "real_cost",
     "real_step",
+    "sgd",
 ]
 
 Method = Literal["full", "head", "lora"]
@@ -81,28 +83,54 @@ NETWORKS = {
         Network("swin_t", "head"),
     )
 }
-# Every kind of layer, and every method; the other pairings are slow.
-_FAST = {
-    *("resnet18-full", "resnet18-head", "resnet18-lora"),
-    *("squeezenet1_1-full", "squeezenet1_1-head", "squeezenet1_1-lora"),
-    *("mobilenet_v3_small-full", "mobilenet_v3_small-head"),
-    *("shufflenet_v2_x0_5-head", "shufflenet_v2_x0_5-lora"),
-    *("convnext_tiny-lora", "vit_b_16-lora", "swin_t-lora"),
-}
+Oracle = Literal["closed forms", "real steps", "MemTracker", "the allocator"]
+ORACLES: tuple[Oracle, ...] = get_args(Oracle)
+CORE = (
+    ("resnet18", "full"),
+    ("resnet18", "lora"),
+    ("squeezenet1_1", "head"),
+    ("mobilenet_v3_small", "full"),
+    ("shufflenet_v2_x0_5", "lora"),
+    ("convnext_tiny", "lora"),
+)
+"""Pairings that every oracle checks: every method, and every kind of layer but attention."""
+_QUICK_TO_TRACE = {"resnet18", "squeezenet1_1"}
+"""Networks that the profiler of the allocator traces in a second or two."""
+_LIGHT = {"resnet18", "squeezenet1_1", "mobilenet_v3_small", "shufflenet_v2_x0_5"}
+_ATTENTION = {("vit_b_16", "lora"), ("swin_t", "lora")}
 
 
-def pairings(fast: Collection[str] = _FAST) -> list[Any]:
-    """List parameters (name, method) of all networks, those outside `fast` marked as slow."""
-    return [
-        pytest.param(
-            name,
-            method,
-            id=f"{name}-{method}",
-            marks=() if f"{name}-{method}" in fast else pytest.mark.slow,
-        )
-        for name in NETWORKS
-        for method in METHODS
+def pairings(oracle: Oracle) -> list[Any]:
+    """List the parameters (name, method) for a test against an oracle.
+
+    Every oracle checks the core pairings and a fourth of the others, so that each of these is
+    checked once. What takes long among them is slow. The rest of the product is nightly.
+    """
+    others = [
+        pair for method in METHODS for name in NETWORKS if (pair := (name, method)) not in CORE
     ]
+    turn = {pair: ORACLES[number % len(ORACLES)] for number, pair in enumerate(others)}
+
+    def marks(pair: tuple[str, str]) -> Any:
+        if pair not in CORE and turn[pair] != oracle:
+            return pytest.mark.nightly
+        if oracle == "the allocator":
+            return () if pair[0] in _QUICK_TO_TRACE else pytest.mark.slow
+        is_fast = pair in CORE or pair[0] in _LIGHT or pair in _ATTENTION
+        return () if is_fast else pytest.mark.slow
+
+    return [pytest.param(*pair, id="-".join(pair), marks=marks(pair)) for pair in (*CORE, *others)]
+
+
+class Applying(nn.Module):
+    """A function as a module, whose operators are the module's."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 class Between(nn.Module):
@@ -122,6 +150,10 @@ class Between(nn.Module):
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
 def adapted(name: str, method: Method) -> nn.Module:

@@ -49,7 +49,7 @@ def test_unknown_name_says_when_nothing_is_registered() -> None:
 
 def test_unknown_name_keeps_what_was_asked() -> None:
     error = UnknownNameError("task", "x", iter(["b", "a"]))
-    assert (error.kind, error.name, error.known) == ("task", "x", ("a", "b"))
+    assert (error.what, error.name, error.known) == ("task", "x", ("a", "b"))
 
 
 def test_run_file_error_says_where_what_and_the_remedy() -> None:

@@ -113,12 +113,12 @@ def test_what_was_added_is_found() -> None:
 
 def test_a_name_taken_twice_is_refused() -> None:
     registry.add("task", Thing("mine"))
-    with pytest.raises(InputError, match="'mine' is registered already"):
+    with pytest.raises(InputError, match="'mine' is already registered"):
         registry.add("task", Thing("mine"))
 
 
 def test_a_built_in_cannot_be_replaced() -> None:
-    with pytest.raises(InputError, match="'lora' is registered already"):
+    with pytest.raises(InputError, match="'lora' is already registered"):
         registry.add("method", Thing("lora"))
 
 
@@ -136,13 +136,13 @@ def test_an_unknown_kind_is_refused() -> None:
     "name", ["", "a/b", "a*", "a?", "[a]", "a b", "a\tb", "a\nb", "a\rb", "a\x00b", "a\x1b[0m"]
 )
 def test_a_name_that_would_spoil_an_id_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="could not stand in a case id"):
+    with pytest.raises(InputError, match="could not be part of a case id"):
         registry.add("task", Thing(name))
 
 
 def test_a_method_named_like_another_with_a_rank_is_refused() -> None:
     """`lora-r4` without a rank and `lora` with rank 4 would be one id."""
-    with pytest.raises(InputError, match="could not stand in a case id"):
+    with pytest.raises(InputError, match="could not be part of a case id"):
         registry.add("method", Thing("lora-r4"))
 
 
@@ -170,7 +170,7 @@ def test_removing_an_unknown_name_is_refused() -> None:
 
 def test_entry_point_under_another_name_is_refused(no_entry_points_yet: dict[str, Any]) -> None:
     no_entry_points_yet["here"] = Thing("there")
-    with pytest.raises(InputError, match="is called 'here', its task 'there'"):
+    with pytest.raises(InputError, match="has the name 'here', its task 'there'"):
         registry.names("task")
 
 
@@ -178,7 +178,7 @@ def test_entry_point_whose_name_would_spoil_an_id_is_refused(
     no_entry_points_yet: dict[str, Any],
 ) -> None:
     no_entry_points_yet["a/b"] = Thing("a/b")
-    with pytest.raises(InputError, match="could not stand in a case id"):
+    with pytest.raises(InputError, match="could not be part of a case id"):
         registry.names("task")
 
 
@@ -279,13 +279,13 @@ def test_a_family_that_gives_another_name_is_refused(families: dict[str, Any]) -
             return Thing("cat")
 
     families["zoo"] = Confused("lion")
-    with pytest.raises(InputError, match="family 'zoo' gives 'cat' for 'lion'"):
+    with pytest.raises(InputError, match="family 'zoo' returned 'cat' for 'lion'"):
         registry.get("architecture", "lion")
 
 
 def test_a_name_of_a_family_that_would_spoil_an_id_is_refused(families: dict[str, Any]) -> None:
     families["zoo"] = Recording("big/lion")
-    with pytest.raises(InputError, match="'big/lion': it could not stand in a case id"):
+    with pytest.raises(InputError, match="'big/lion' cannot be registered"):
         registry.get("architecture", "big/lion")
 
 

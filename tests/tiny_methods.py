@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,13 +59,19 @@ def adapted(method: Method, *, rank: int | None = None, seed: int = 0) -> nn.Mod
 
 
 def trained(method: Method, *, steps: int | None = None) -> nn.Module:
-    """Train for three steps, or to the end of a schedule that prunes."""
+    """Train for three steps, or to the end of a schedule that prunes; every caller gets a copy."""
+    return copy.deepcopy(_trained(method.name, steps or (22 if method.prunes else 3)))
+
+
+@functools.cache
+def _trained(name: str, steps: int) -> nn.Module:
+    method = method_named(name)
     model = adapted(method)
     finetune(
         model,
         method.make_optimizer(model, rank=rank_of(method)),
         tiny_data().cast(method.base_dtype),
-        steps=steps or (22 if method.prunes else 3),
+        steps=steps,
         batch_size=16,
         seed=0,
         first=1,

@@ -1,7 +1,7 @@
-"""The matrices: every pairing of task, method, rank and architecture that is to be measured.
+"""The matrices: all cases to measure.
 
-A matrix is the pairings of the tasks, methods and architectures that name it in `matrices`. The
-`default` one is the gate; `extended` has the other methods of the libraries.
+A matrix combines all tasks, methods, their ranks, and architectures that name it in `matrices`. The
+`default` matrix is the gate; `extended` has the other methods of the libraries.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -41,8 +41,8 @@ _RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
 def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> list[Case]:
     """List the cases of a matrix, or those of one task, in a stable order.
 
-    A task that is named need not belong to the matrix itself. Raises `UnknownNameError` for a task
-    or a matrix that nothing registers.
+    The task itself need not belong to the matrix. Raises `UnknownNameError` for a task or a matrix
+    that is not registered.
     """
     check_matrix(matrix)
     tasks = registry.items("task") if task is None else (registry.get("task", task),)
@@ -61,20 +61,20 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
 def check_matrix(matrix: str) -> None:
     """Raise `UnknownNameError` for a matrix that no method, architecture or task names."""
     known = {
-        name
-        for kind in get_args(RegistryName)
-        for item in registry.items(kind)
-        for name in item.matrices
+        matrix_name
+        for name in get_args(RegistryName)
+        for item in registry.items(name)
+        for matrix_name in item.matrices
     }
     if matrix not in known:
-        kind = "matrix"
-        raise UnknownNameError(kind, matrix, sorted(known))
+        what = "matrix"
+        raise UnknownNameError(what, matrix, known)
 
 
 def matrices_of(case: Case) -> frozenset[str]:
-    """Return the matrices that a case belongs to; none for names that nobody registers."""
+    """Return the matrices that a case belongs to; none if one of its names is not registered."""
     if case.architecture not in registry.names("architecture"):
-        # One of a family belongs to no matrix, and to ask the family would import torch.
+        # Items of a family belong to no matrix, and asking the family would import torch.
         return frozenset()
     try:
         items = (
@@ -107,7 +107,10 @@ def case_params(task: str | None = None, *, matrix: str = DEFAULT_MATRIX) -> lis
 
 
 def parse_case_id(text: str) -> Case:
-    """Read a case id such as `shift/lora-r4/resnet18`; every name in it must be registered."""
+    """Parse a case id such as `shift/lora-r4/resnet18`.
+
+    Raises `InputError`, or `UnknownNameError` for a name that is not registered.
+    """
     task, ranked, architecture = split_case_id(text)
     match = _RANKED.fullmatch(ranked)
     method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
@@ -115,7 +118,10 @@ def parse_case_id(text: str) -> Case:
 
 
 def checked_case(*, task: str, method: str, architecture: str, rank: int | None) -> Case:
-    """Return a case of registered names, with a rank exactly where the method has one."""
+    """Return a case of registered names, with a rank exactly if the method has one.
+
+    Raises `InputError`.
+    """
     registry.get("task", task)
     check_rank(method, rank)
     registry.get("architecture", architecture)
@@ -123,7 +129,7 @@ def checked_case(*, task: str, method: str, architecture: str, rank: int | None)
 
 
 def check_rank(method: str, rank: int | None) -> None:
-    """Raise `InputError` where a rank is missing, superfluous, or not positive."""
+    """Raise `InputError` if a rank is missing, superfluous, or not positive."""
     ranks = registry.get("method", method).ranks
     if ranks and rank is None:
         msg = f"method {method!r} needs a rank, for instance {ranks[0]}"
@@ -137,23 +143,26 @@ def check_rank(method: str, rank: int | None) -> None:
 
 
 def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[Case]:
-    """Return the cases of a matrix whose id matches a glob, or raise with a few ids that exist."""
+    """Return the cases of a matrix whose id matches a glob.
+
+    Raises `UnknownNameError` with a few existing ids if there is none.
+    """
     cases = matrix_cases(matrix)
     if pattern is None:
         return cases
     found = [case for case in cases if fnmatchcase(case.id, pattern)]
     if not found:
-        kind = "case pattern"
-        raise UnknownNameError(kind, pattern, [case.id for case in cases[:3]])
+        what = "case pattern"
+        raise UnknownNameError(what, pattern, [case.id for case in cases[:3]])
     return found
 
 
 def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float]) -> dict[str, int]:
-    """Assign each case id to a shard 1..count, evenly by weight, an architecture never split.
+    """Assign each case id to a shard 1..count, evenly by weight, without splitting architectures.
 
-    An architecture stays in one shard so that relative times and the profiles of its pairings are
-    made there once. A case without a weight counts as the mean of those that have one. Raises
-    `InputError` where there are more shards than architectures: one of them would be empty.
+    An architecture stays in one shard, which then measures its relative times and its profiles
+    once. A case without a weight gets the mean weight. Raises `InputError` if there are more shards
+    than architectures, since one of them would be empty.
     """
     known = [weight for weight in weights.values() if weight > 0]
     usual = sum(known) / len(known) if known else 1.0

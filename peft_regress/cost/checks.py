@@ -82,9 +82,9 @@ def _problems(model: nn.Module, *, fake: bool) -> Iterator[tuple[str, str, str]]
     ):
         for name, tensor in tensors:
             unready = _unready(tensor) if what != "attribute" else None
-            problem = unready or _unknown(tensor, fake=fake)
-            if problem is not None:
-                yield what, name, problem
+            found = unready or _unknown(tensor, fake=fake)
+            if found is not None:
+                yield what, name, found
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

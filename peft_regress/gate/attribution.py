@@ -15,7 +15,7 @@ from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
 from peft_regress.runs.ledger import (
     LEDGER_METRICS,
     category_of,
-    is_of_before,
+    has_old_form,
     operator_rows_of,
     rows_of,
 )
@@ -213,7 +213,7 @@ def _breakdown(
 ) -> Breakdown:
     before, after = sides
     ledgers = [record.ledger for record in records]
-    if metric == "peak_bytes" and len({is_of_before(ledger) for ledger in ledgers}) > 1:
+    if metric == "peak_bytes" and len({has_old_form(ledger) for ledger in ledgers}) > 1:
         before, after = _collapsed(before), _collapsed(after)
     only_in = _exclusive_modules(*ledgers)
     rows = [
@@ -257,7 +257,7 @@ def _collapsed(rows: Rows) -> Rows:
 
 def _exclusive_modules(old: Ledger, new: Ledger) -> dict[str, Side]:
     """Return the modules that only one side has; earlier ledgers do not name all they have."""
-    if is_of_before(old) or is_of_before(new) or not (old.modules and new.modules):
+    if has_old_form(old) or has_old_form(new) or not (old.modules and new.modules):
         return {}
     gone: dict[str, Side] = dict.fromkeys(old.modules.keys() - new.modules.keys(), "old")
     come: dict[str, Side] = dict.fromkeys(new.modules.keys() - old.modules.keys(), "new")

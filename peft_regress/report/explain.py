@@ -9,7 +9,7 @@ from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Code, Section
 from peft_regress.report.sentences import environment_lines
 from peft_regress.report.table import Row, Table
-from peft_regress.runs.ledger import is_of_before
+from peft_regress.runs.ledger import has_old_form
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _closing(
     sides: tuple[tuple[Side, Observation], ...] = (("old", old), ("new", new))
     for side, observation in sides:
         if any(side in change.not_held_by for change in changes):
-            earlier = is_of_before(observation.record.ledger)
+            earlier = has_old_form(observation.record.ledger)
             form = "a ledger of an earlier form, which has less" if earlier else "no ledger"
             held = f"{clean(observation.run_name)} holds {form}."
             how = "For all rows, measure the case again with its packages installed:"

@@ -1,1 +1,1 @@
-"""One run on disk: its schema, strict reading, atomic writing, shards, the ledger."""
+"""One run on disk: schema, strict reading, atomic writing, shards, ledgers."""

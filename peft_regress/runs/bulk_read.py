@@ -1,14 +1,14 @@
-"""Read many run files without their ledgers, on all cores: what a history of hundreds needs."""
+"""Read many run files without their ledgers, on all cores, for a history of hundreds."""
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from peft_regress.gc_pause import paused_gc
+from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.run_file import RunFile, read_run_file
 from peft_regress.runs.schema import Run
 
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 __all__ = ["read_without_ledgers"]
 
 _WORTH_A_POOL: Final = 24
-"""Files that take longer to read here than other processes take to start."""
+"""Reading so many files takes longer than starting another process."""
 _CHUNK: Final = 8
 
 
 def read_without_ledgers(paths: Sequence[Path]) -> list[RunFile]:
-    """Read run files, each without its ledgers, on all cores.
+    """Read run files without their ledgers, on all cores.
 
-    Of pytest-benchmark's part `datetime` alone is kept. Raises what `read_run_file` raises, for the
-    first file in the order of `paths` that cannot be trusted.
+    Of pytest-benchmark's part only `datetime` is kept. Raises what `read_run_file` raises, for the
+    first file of `paths` that cannot be trusted.
     """
-    processes = min(len(os.sched_getaffinity(0)), len(paths) // _WORTH_A_POOL)
-    if processes < 2:  # noqa: PLR2004  (one other process is no faster than this one)
+    processes = min(usable_cores(), len(paths) // _WORTH_A_POOL)
+    if processes < 2:  # noqa: PLR2004  (one other process is not faster)
         return [read_run_file(path, ledgers=False) for path in paths]
     with ProcessPoolExecutor(processes) as pool:
         encoded = pool.map(_read_encoded, paths, chunksize=_CHUNK)
         found: list[RunFile] = []
         with paused_gc():
-            for path, summary in zip(paths, encoded, strict=True):
-                found.append(_decoded(path, summary, like=found[-1].run if found else None))
+            for path, content in zip(paths, encoded, strict=True):
+                found.append(_decoded(path, content, like=found[-1].run if found else None))
     return found
 
 
 def _read_encoded(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Return a summary in a form that is quick to hand to another process."""
+    """Return a run and its date in a form that passes quickly to another process."""
     found = read_run_file(path, ledgers=False)
     return msgspec.json.encode(found.run), {"datetime": found.document.get("datetime", "")}
 
@@ -54,7 +54,7 @@ def _decoded(path: Path, found: tuple[bytes, dict[str, Any]], *, like: Run | Non
 
 
 def _sharing(run: Run, like: Run) -> Run:
-    """Return a run that has what is equal in both from the other one: most numbers never move."""
+    """Return a run that shares equal metrics with another one: most numbers never change."""
     cases = {}
     for name, record in run.cases.items():
         other = like.cases.get(name)

@@ -1,4 +1,4 @@
-"""Describe where a run happens: package versions, and the machine as far as times depend on it."""
+"""Describe where a run happens: package versions, and what times depend on in the machine."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = [
     "changed_packages",
     "describe_machine",
     "installed_packages",
+    "usable_cores",
 ]
 
 SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
-"""The packages that a number most likely moved with, the likeliest first."""
+"""The packages that most likely changed a number, the most likely first."""
 
-TRAINING_THREADS = 1
-"""The training loop pins itself to one thread: another count moves the last bits of every loss."""
-
+TRAINING_THREADS: Final = 1
+"""Training uses one thread: another number changes the last bits of every loss."""
 
 _SHOWN_WITH: Final = frozenset({"platformdirs", "wcwidth"})
-"""Requirements of this project that cannot move a number: they find folders and measure text."""
+"""Requirements of this project that cannot change a number: they find folders and measure text."""
 
 
 def installed_packages(root: str = "peft-regress") -> dict[str, str]:
     """Return the version of every installed package that `root` depends on, and of Python.
 
-    The whole closure, since a number can move through a dependency of a dependency.
+    Dependencies of dependencies are included, since they can change a number too.
     """
     versions = {"python": platform.python_version()}
     waiting = [root]
@@ -51,7 +51,7 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
         try:
             found = distribution(name)
         except PackageNotFoundError:
-            # Optional and not installed: it cannot have moved a number.
+            # Optional and not installed: it cannot have changed a number.
             continue
         versions[name] = found.version
         for line in found.requires or ():
@@ -64,7 +64,7 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
 def changed_packages(
     old: Mapping[str, str], new: Mapping[str, str]
 ) -> dict[str, tuple[str | None, str | None]]:
-    """Return the versions, old and new, of every package that differs; None where it is absent."""
+    """Return the old and new version of every package that differs; None if it is absent."""
     if old == new:
         return {}
     pairs = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
@@ -88,6 +88,12 @@ def describe_machine() -> Machine:
         threads=TRAINING_THREADS,
         instruction_set=str(description["instruction_set"]),
     )
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use; all of them where the system cannot tell."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""Format JSON so that a change of it can be reviewed line by line."""
+"""Format JSON so that its changes can be reviewed line by line."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ if TYPE_CHECKING:
 __all__ = ["dump_json"]
 
 _LINE_WIDTH = 140
-_DEEPEST = 6  # a module of a ledger: a line of its own, whatever it costs
+_DEEPEST = 6  # a module of a ledger: one line, however long
 
 
 def dump_json(value: Any) -> str:
-    """Format JSON for review: what fits on one line, or lies deep, stays on one line.
+    """Format JSON for review: a value that fits on a line, or is nested deep, is one line.
 
-    So a metric is one line of a diff, and so is a module of a ledger.
+    So a metric is one line of a diff, and so is a module of a ledger. Raises `ValueError` for NaN
+    and infinities.
     """
     return "".join(_format(value, 0)) + "\n"
 

@@ -1,15 +1,15 @@
-"""Keep where the costs of a training step come from, in a ledger small enough for a run file.
+"""Split the costs of a training step by module, in a ledger small enough for a run file.
 
 Every metric that counts FLOPs or bytes has rows, (module, what) -> number, that add up to it. Most
-of them follow from others, and a file holds only those that do not: `pack` leaves the rest out,
-`rows_of` puts it back, to the last digit. What follows, where the ledger says nothing else:
+numbers can be derived from others. The ledger keeps only those that differ from the derived ones:
+`pack` leaves the rest out, `rows_of` restores them exactly. The rules:
 
-- at the simultaneous peak a module holds, of each category, what it holds at the category's high;
-- after the step it keeps the optimizer state that it holds at the optimizer's high;
-- it ships as many bytes as it has gradients, since what trains is what ships;
-- the paper's counter counts what the right one counts;
+- at the simultaneous peak a module has, of each category, what it has at that category's high;
+- after the step it keeps the optimizer state that it has at the optimizer's high;
+- it ships as many bytes as it has gradients, since what trains is shipped;
+- the paper's counter gives the same as the correct one;
 - at batch 32, forward and backward FLOPs, activations and temporaries are 32 times those at
-  batch 1, and everything else is as at batch 1.
+  batch 1; everything else is equal.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ __all__ = [
     "LEDGER_METRICS",
     "Rows",
     "category_of",
-    "is_of_before",
+    "has_old_form",
     "operator_rows_of",
     "pack",
     "rows_of",
 ]
 
-Said = Callable[[str], Mapping[str, int]]
-"""What a ledger says of a metric of one module, by the metric's name."""
+_Kept = Callable[[str], Mapping[str, int]]
+"""The numbers that a ledger keeps for one module, by the name of a metric."""
 
 Rows = dict[tuple[str, str], int]
 """(module, what) -> FLOPs or bytes.
 
-What is an operator; or a category of memory and, where it was allocated in the step, the operator
-that did: 'activation aten.convolution'.
+"What" is an operator, or a category of memory with the operator that allocated it in the step, if
+one did: 'activation aten.convolution'.
 """
 
 _BATCH: Final = 32
@@ -55,22 +55,25 @@ _HIGHS = {
     f"peak_{category}_bytes": category
     for category in ("param", "buffer", "grad", "activation", "temp", "optimizer")
 }
-"""Metrics that are kept in `high_bytes`, and the category that their rows begin with."""
+"""Metrics whose numbers are in `high_bytes`, and the category that begins their rows."""
 
 _SINGLE = {"optimizer_flops": "step", "optimizer_state_bytes": "optimizer", "adapter_bytes": "ship"}
-"""Metrics with one number a module, and what it is called in a row."""
+"""Metrics with one number per module, and its name in a row."""
 
-_FOLLOWS = {
+_TOTAL_OF = {
     "optimizer_state_bytes": "peak_optimizer_bytes",
     "adapter_bytes": "peak_grad_bytes",
 }
+"""Metrics with one number per module that is derived as the total of another metric."""
 
-_SAID_FIRST = ("forward_flops", "backward_flops", "optimizer_flops", "projection_flops", *_HIGHS)
-_FOLLOWING = ("peak_bytes", "paper_forward_flops", "paper_backward_flops", *_FOLLOWS)
+_INDEPENDENT = ("forward_flops", "backward_flops", "optimizer_flops", "projection_flops", *_HIGHS)
+_DERIVED = ("peak_bytes", "paper_forward_flops", "paper_backward_flops", *_TOTAL_OF)
+_ALL = (*_INDEPENDENT, *_DERIVED)
+"""In this order, since numbers are derived from those before them."""
 
 LEDGER_METRICS: Final = frozenset(
     name + suffix
-    for name in (*_SAID_FIRST, *_FOLLOWING, "category_sum_bytes")
+    for name in (*_ALL, "category_sum_bytes")
     for suffix in ("", BATCH_SUFFIX)
     if name + suffix in METRICS
 )
@@ -78,7 +81,7 @@ LEDGER_METRICS: Final = frozenset(
 
 
 def pack(rows: Mapping[str, Rows], *, peak_phase: Mapping[str, str]) -> Ledger:
-    """Return the ledger of a step from the full rows of its metrics, at batch 1 and at batch 32.
+    """Return the ledger of a step from all rows of its metrics, at batch 1 and at batch 32.
 
     The rows of `optimizer_flops` are by operator, like those of the other phases.
     """
@@ -101,12 +104,12 @@ def pack(rows: Mapping[str, Rows], *, peak_phase: Mapping[str, str]) -> Ledger:
 
 
 def rows_of(ledger: Ledger, metric: str) -> Rows | None:
-    """Return the rows of a metric, none of them 0; None where the ledger does not hold them.
+    """Return the rows of a metric without zeros, or None if the ledger does not have them.
 
-    Those of `optimizer_flops` are by module alone; `operator_rows_of` has them by operator.
+    Those of `optimizer_flops` are by module only; `operator_rows_of` has them by operator.
     """
-    if is_of_before(ledger):
-        return None if metric == "optimizer_flops" else _earlier_rows(ledger, metric)
+    if has_old_form(ledger):
+        return None if metric == "optimizer_flops" else _old_rows(ledger, metric)
     if metric not in LEDGER_METRICS or not ledger.modules:
         return None
     if metric.startswith("category_sum_bytes"):
@@ -114,10 +117,11 @@ def rows_of(ledger: Ledger, metric: str) -> Rows | None:
         parts = [rows_of(ledger, high + suffix) or {} for high in _HIGHS]
         return {key: number for part in parts for key, number in part.items()}
     name = metric.removesuffix(BATCH_SUFFIX)
+    suffix = metric.removeprefix(name)
     return {
         (module, what): number
         for module, costs in ledger.modules.items()
-        for what, number in _numbers(partial(_said, costs), name, metric.removeprefix(name)).items()
+        for what, number in _numbers(partial(_kept_by, costs), name, suffix).items()
         if number
     }
 
@@ -126,8 +130,8 @@ def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
     """Return `optimizer_flops` by operator, over all modules; None for another metric."""
     if metric.removesuffix(BATCH_SUFFIX) != "optimizer_flops":
         return None
-    if is_of_before(ledger):
-        return _earlier_rows(ledger, metric)
+    if has_old_form(ledger):
+        return _old_rows(ledger, metric)
     if not ledger.modules:
         return None
     numbers = ledger.optimizer_flops
@@ -136,29 +140,28 @@ def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
     return {("", operator): number for operator, number in numbers.items() if number}
 
 
-def is_of_before(ledger: Ledger) -> bool:
-    """Return whether a ledger has the form of earlier files, which explains less."""
+def has_old_form(ledger: Ledger) -> bool:
+    """Return whether a ledger has the form of old files, which explains less."""
     return ledger.flops is not UNSET or ledger.bytes is not UNSET
 
 
 def _pack_module(full: Mapping[str, Mapping[str, int]]) -> ModuleCosts:
-    """Return what one module's numbers (metric -> what -> number) are packed to."""
-    said: dict[str, dict[str, int]] = {}
+    """Pack the numbers of one module: metric -> what -> number."""
+    kept: dict[str, dict[str, int]] = {}
     for suffix in ("", BATCH_SUFFIX):
-        # In this order, since numbers follow from those that come before.
-        for metric in (*_SAID_FIRST, *_FOLLOWING):
+        for metric in _ALL:
             if metric + suffix in LEDGER_METRICS:
-                following = _numbers(lambda name: said.get(name, {}), metric, suffix)
-                said[metric + suffix] = _differing(full.get(metric + suffix, {}), following)
-    at_32 = BatchCosts(**_fields(said, BATCH_SUFFIX))
-    return ModuleCosts(**_fields(said, ""), b32=UNSET if at_32 == BatchCosts() else at_32)
+                derived = _numbers(lambda name: kept.get(name, {}), metric, suffix)
+                kept[metric + suffix] = _differing(full.get(metric + suffix, {}), derived)
+    at_32 = BatchCosts(**_fields(kept, BATCH_SUFFIX))
+    return ModuleCosts(**_fields(kept, ""), b32=UNSET if at_32 == BatchCosts() else at_32)
 
 
-def _fields(said: Mapping[str, dict[str, int]], suffix: str) -> dict[str, Any]:
-    """Return what is said of a module at one batch size as the fields of its struct."""
+def _fields(kept: Mapping[str, dict[str, int]], suffix: str) -> dict[str, Any]:
+    """Return the numbers kept for a module at one batch size as the fields of its struct."""
     fields: dict[str, Any] = {"high_bytes": {}}
-    for metric in (*_SAID_FIRST, *_FOLLOWING):
-        numbers = said.get(metric + suffix, {})
+    for metric in _ALL:
+        numbers = kept.get(metric + suffix, {})
         if metric in _HIGHS:
             fields["high_bytes"] |= numbers
         elif metric not in _SINGLE:
@@ -168,8 +171,8 @@ def _fields(said: Mapping[str, dict[str, int]], suffix: str) -> dict[str, Any]:
     return fields
 
 
-def _said(costs: ModuleCosts, name: str) -> Mapping[str, int]:
-    """Return what a module's struct says of a metric."""
+def _kept_by(costs: ModuleCosts, name: str) -> Mapping[str, int]:
+    """Return the numbers of a metric that a module's struct keeps."""
     metric = name.removesuffix(BATCH_SUFFIX)
     of_batch = costs if name == metric else costs.b32
     if of_batch is UNSET:
@@ -184,37 +187,37 @@ def _said(costs: ModuleCosts, name: str) -> Mapping[str, int]:
     return numbers
 
 
-def _numbers(said: Said, metric: str, suffix: str) -> dict[str, int]:
+def _numbers(kept: _Kept, metric: str, suffix: str) -> dict[str, int]:
     """Return what a module adds to a metric, by operator or category."""
-    numbers = _following(said, metric, suffix)
-    for what, number in said(metric).items():
+    numbers = _derived(kept, metric, suffix)
+    for what, number in kept(metric).items():
         grows = suffix and (metric in _GROWING_METRICS or category_of(what) in _GROWING_CATEGORIES)
         numbers[what] = number * _BATCH if grows else number
-    return {**numbers, **said(metric + suffix)} if suffix else numbers
+    return {**numbers, **kept(metric + suffix)} if suffix else numbers
 
 
-def _following(said: Said, metric: str, suffix: str) -> dict[str, int]:
-    """Return the numbers that a metric's follow where nothing is said of them."""
+def _derived(kept: _Kept, metric: str, suffix: str) -> dict[str, int]:
+    """Return the numbers of a metric as they follow from those of other metrics."""
     if metric == "peak_bytes":
-        return {k: n for high in _HIGHS for k, n in _numbers(said, high, suffix).items()}
+        return {k: n for high in _HIGHS for k, n in _numbers(kept, high, suffix).items()}
     if metric.startswith("paper_"):
-        return _numbers(said, metric.removeprefix("paper_"), suffix)
-    if metric in _FOLLOWS:
-        return {_SINGLE[metric]: sum(_numbers(said, _FOLLOWS[metric], suffix).values())}
+        return _numbers(kept, metric.removeprefix("paper_"), suffix)
+    if metric in _TOTAL_OF:
+        return {_SINGLE[metric]: sum(_numbers(kept, _TOTAL_OF[metric], suffix).values())}
     return {}
 
 
-def _differing(numbers: Mapping[str, int], following: Mapping[str, int]) -> dict[str, int]:
-    """Return the numbers that are not what follows; a 0 where something follows and nothing is."""
+def _differing(numbers: Mapping[str, int], derived: Mapping[str, int]) -> dict[str, int]:
+    """Return the numbers that differ from the derived ones; 0 for a number that is not there."""
     return {
         what: numbers.get(what, 0)
-        for what in sorted(numbers.keys() | following.keys())
-        if numbers.get(what, 0) != following.get(what, 0)
+        for what in sorted(numbers.keys() | derived.keys())
+        if numbers.get(what, 0) != derived.get(what, 0)
     }
 
 
 def category_of(what: str) -> str:
-    """Return the category of memory that a row is named by, its operator left out."""
+    """Return the category in the name of a memory row, without the operator."""
     return what.partition(" ")[0]
 
 
@@ -225,8 +228,8 @@ def _by_operator(rows: Rows) -> dict[str, int]:
     return totals
 
 
-def _earlier_rows(ledger: Ledger, metric: str) -> Rows | None:
-    """Return rows from the form that held batch 1, and bytes of the simultaneous peak, alone."""
+def _old_rows(ledger: Ledger, metric: str) -> Rows | None:
+    """Return rows from the old form: only batch 1, and bytes only at the simultaneous peak."""
     if metric == "peak_bytes" and ledger.bytes is not UNSET:
         return {
             (module, category): number

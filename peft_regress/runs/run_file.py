@@ -1,7 +1,7 @@
 """Read, check and write one run file.
 
-A run file is a pytest-benchmark JSON with the object `peft_regress` beside its own keys. Reading
-checks everything that the gate relies on.
+A run file is a pytest-benchmark JSON with an additional object `peft_regress`. Reading checks
+everything that the gate relies on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from peft_regress.runs.schema import (
     content_digest,
     digest_of,
 )
-from peft_regress.runs.strict_json import json_place, load_json, place_of_bad_text
+from peft_regress.runs.strict_json import json_path, load_json, path_of_bad_text
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -40,16 +40,12 @@ if TYPE_CHECKING:
 
 __all__ = ["RunFile", "read_run_file", "run_document", "without_host", "write_run_file"]
 
-_KEY = b'":'
-"""How a key of an object ends, in a file as it is written and as msgspec writes it."""
-_OTHER_SPELLINGS = (b" :", b"\t:", b"\n:", b"\r:", b"\\u0022", b"\\u003a", b"\\u003A")
-"""Other ways to end a key, or to write what looks like its end: none is in a file as written."""
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFile:
-    """A run file as read: the checked run, and pytest-benchmark's own part as it stands."""
+    """A run file as read: the checked run, and pytest-benchmark's own part unchanged."""
 
     path: Path
     run: Run
@@ -57,9 +53,9 @@ class RunFile:
 
 
 def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
-    """Read and check one run file; its ledgers, nine tenths of it, only where they are wanted.
+    """Read and check one run file; skip its ledgers, nine tenths of it, with `ledgers=False`.
 
-    Raises `InputError` where there is no such file, `RunFileError` where it cannot be trusted.
+    Raises `RunFileError` if the file does not exist or cannot be trusted.
     """
     try:
         content = read_bytes(path)
@@ -68,31 +64,32 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
         raise RunFileError(path, "no such run file", remedy) from None
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
-    found = _as_written(path, content, ledgers=ledgers)
+    found = _read_as_written(path, content, ledgers=ledgers)
     if found is not None:
         return found
-    # Made by hand, or wrong: this finds out what is wrong with it, and says so.
+    # The file was edited or is wrong: find out what is wrong.
     document = _parse(path, content)
     run = _check(path, document.pop("peft_regress"))
     return RunFile(path=path, run=run if ledgers else _without_ledgers(run), document=document)
 
 
-def _as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | None:
-    """Return a file that is as this module writes it, by its digest; None where there is doubt.
+def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | None:
+    """Read a file that is as this module wrote it, by its digest; return None if in doubt.
 
-    Several times as fast as the way that can say what is wrong.
+    Several times as fast as the reader that can tell what is wrong.
     """
-    if any(spelling in content for spelling in _OTHER_SPELLINGS):
-        return None  # the keys cannot be counted
+    if rb"\u0022" in content:
+        return None  # an escaped quote would spoil the count below
     try:
         with paused_gc():
             document = msgspec.json.decode(content)
             ours = document.pop("peft_regress")
             digest = ours.pop("content_digest")
             encoded = canonical_json(ours)
-            # Two keys were taken out. If the file has still more of them, one stands there twice.
-            keys = sum(text.count(_KEY) for text in (encoded, msgspec.json.encode(document))) + 2
-            is_as_written = digest_of(encoded) == digest and content.count(_KEY) == keys
+            # The decoder drops the first of two equal keys, and with it at least two quotes. Six
+            # quotes belong to the two keys taken out and to the digest.
+            quotes = sum(text.count(b'"') for text in (encoded, msgspec.json.encode(document))) + 6
+            is_as_written = digest_of(encoded) == digest and content.count(b'"') == quotes
             is_known = ours["schema_version"] == SCHEMA_VERSION and not _misfits(document)
             if not (is_as_written and is_known):
                 return None
@@ -117,17 +114,20 @@ def _without_ledgers(run: Run) -> Run:
 
 
 def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
-    """Join pytest-benchmark's part and ours, with the content digest set."""
+    """Join pytest-benchmark's part and a run, with the content digest set.
+
+    Raises `InputError` for metrics that could not be read again.
+    """
     for name, record in run.cases.items():
         check_finite(record.metrics, name)
-    # As a reader will see it (a sample 1 is read as 1.0), or the digest would not be the file's.
+    # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
     run = msgspec.convert(msgspec.to_builtins(_with_shared_ledgers(run)), Run)
     run = msgspec.structs.replace(run, content_digest=content_digest(run))
     return {**document, "peft_regress": msgspec.to_builtins(run)}
 
 
 def _with_shared_ledgers(run: Run) -> Run:
-    """Keep a ledger once, and let the other cases that have it name the first."""
+    """Keep a ledger once; the other cases that have it name the first."""
     holders: dict[Adaptation, str] = {}
     cases = dict(run.cases)
     for name, record in run.cases.items():
@@ -146,14 +146,14 @@ def _with_own_ledgers(run: Run) -> Run:
             continue
         ledger = run.cases[holder].ledger if holder in run.cases else Ledger(same_as=holder)
         if ledger.same_as is not UNSET or record.ledger != Ledger(same_as=holder):
-            msg = f"{name}: its ledger is said to be that of {holder!r}, which holds none"
+            msg = f"{name}: its ledger refers to {holder!r}, which has none"
             raise InputError(msg)
         cases[name] = msgspec.structs.replace(record, ledger=ledger)
     return msgspec.structs.replace(run, cases=cases)
 
 
 def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
-    """Write a run file atomically; raises `InputError` for what JSON cannot hold."""
+    """Write a run file atomically. Raises `InputError` for values that JSON cannot represent."""
     try:
         content = dump_json(run_document(run, document))
     except (ValueError, RecursionError) as error:
@@ -163,7 +163,7 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
 
 
 def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:
-    """Return pytest-benchmark's machine_info without host name and the page of CPU flags."""
+    """Return pytest-benchmark's machine_info without host name and CPU flags."""
     cpu = machine_info.get("cpu")
     cpu = {k: v for k, v in cpu.items() if k != "flags"} if isinstance(cpu, dict) else cpu
     return {**machine_info, "node": "", "cpu": cpu}
@@ -176,7 +176,7 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
         line = content.count(b"\n", 0, conflict.start()) + 1
         raise RunFileError(
             path,
-            f"holds git conflict markers (line {line}), and runs do not merge line by line",
+            f"has git conflict markers (line {line}), and runs do not merge line by line",
             f"Take one side whole with `git checkout --ours -- {shlex.quote(str(path))}` (or "
             "--theirs), then `peft-regress accept` a new run if the other side still counts.",
         )
@@ -200,12 +200,12 @@ def _parse(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def _misfits(document: dict[str, Any]) -> list[str]:
-    """Return what pytest-benchmark would not take of its own part."""
-    kinds = (("benchmarks", list), ("machine_info", dict))
+    """Return what pytest-benchmark would refuse in its own part."""
+    types = (("benchmarks", list), ("machine_info", dict))
     return [
-        f"{key!r} is no {kind.__name__}: no pytest-benchmark"
-        for key, kind in kinds
-        if not isinstance(document.get(key, kind()), kind)
+        f"{key!r} is not a {cls.__name__}, as pytest-benchmark writes it"
+        for key, cls in types
+        if not isinstance(document.get(key, cls()), cls)
     ]
 
 
@@ -235,13 +235,13 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
         run = msgspec.convert(ours, Run)
         digest = content_digest(run)
     except UnicodeEncodeError as error:
-        problem = f"holds text that is not Unicode, at {place_of_bad_text({'peft_regress': ours})}"
+        problem = f"has text that is not Unicode, at {path_of_bad_text({'peft_regress': ours})}"
         raise RunFileError(path, problem, restore) from error
     except msgspec.ValidationError as error:
-        problem = f"does not fit the schema: {_with_place(error, ours)}"
+        problem = f"does not fit the schema: {_with_path(error, ours)}"
         raise RunFileError(path, problem, restore) from error
     try:
-        # Before the digest, which says only that something was altered, and not where.
+        # Before the digest, which shows only that something was altered, not where.
         for name, record in run.cases.items():
             _check_record(name, record)
         whole = _with_own_ledgers(run)
@@ -253,7 +253,7 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
         raise RunFileError(
             path,
             f"was altered after it was written (content_digest {found}, content {digest})",
-            f"Numbers change through `peft-regress accept` alone. {restore}",
+            f"Only `peft-regress accept` may change numbers. {restore}",
         )
     return whole
 
@@ -262,10 +262,10 @@ def _restore(path: Path) -> str:
     return f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or make the run again."
 
 
-def _with_place(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
-    """Return msgspec's message with the keys that it leaves out as `[...]`.
+def _with_path(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
+    """Return msgspec's message with the keys that it replaces by `[...]`.
 
-    Each is found by trying: of the items of that mapping, the one that alone gives this error.
+    Each is found by trial: the one item of that mapping that alone gives this error.
     """
     what, found, path = str(error).rpartition(" - at `$")
     if not found:
@@ -273,14 +273,14 @@ def _with_place(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
     keys: list[str | int] = []
     container: Any = ours
     for name, index, any_key in re.findall(r"\.(\w+)|\[(\d+)\]|(\[\.{3}\])", path):
-        key = _culprit(container, ours, str(error)) if any_key else name or int(index)
+        key = _wrong_key(container, ours, str(error)) if any_key else name or int(index)
         container = container[key]
         keys.append(key)
-    return f"{what}, at {json_place(('peft_regress', *keys))}"
+    return f"{what}, at {json_path(('peft_regress', *keys))}"
 
 
-def _culprit(container: dict[str, Any], ours: dict[str, Any], message: str) -> str:
-    """Return the key of the item that is wrong, and leave it alone in its mapping."""
+def _wrong_key(container: dict[str, Any], ours: dict[str, Any], message: str) -> str:
+    """Return the key of the wrong item, which stays as the only item of its mapping."""
     items = dict(container)
     for key, item in items.items():
         container.clear()
@@ -295,7 +295,7 @@ def _culprit(container: dict[str, Any], ours: dict[str, Any], message: str) -> s
 
 def _check_record(name: str, record: Record) -> None:
     if name != record.case.id:
-        msg = f"case {name!r} holds the record of {record.case.id!r}"
+        msg = f"case {name!r} has the record of {record.case.id!r}"
         raise InputError(msg)
     check_finite(record.metrics, name)
     check_consistent(record, name)

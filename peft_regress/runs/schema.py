@@ -1,7 +1,7 @@
-"""The values that reach disk: what was measured, where, and of what.
+"""The values in a run file: what was measured, and where.
 
-Every struct is frozen and refuses unknown fields, so that a file of another tool or of another
-schema is an error that names the key, never a silently half-read record.
+Every struct is frozen and refuses unknown fields, so a file of another tool or schema is an error
+that names the key, never a silently half-read record.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 
 MIXED_MACHINES = "mixed"
-"""Machine digest of a union of shards from several machines: its times are never judged."""
+"""Machine digest of a union of shards from several machines; its times are never judged."""
 
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
@@ -69,9 +69,8 @@ class BatchCosts(
 ):
     """What one module adds to the metrics of these names at one batch size.
 
-    FLOPs are by operator; `optimizer_flops` are those of all operators. `high_bytes` are by
-    category, each at the moment of that category's own high: `peak_<category>_bytes` sums them.
-    What follows from other numbers is left out; `peft_regress.runs.ledger` has the rules.
+    Dicts of FLOPs are by operator, dicts of bytes by category and operator. Numbers that follow
+    from others are left out; `peft_regress.runs.ledger` has the rules.
     """
 
     forward_flops: dict[str, Amount] = {}
@@ -79,15 +78,17 @@ class BatchCosts(
     paper_forward_flops: dict[str, Amount] = {}
     paper_backward_flops: dict[str, Amount] = {}
     optimizer_flops: Amount | UnsetType = UNSET
+    """Of all operators."""
     projection_flops: dict[str, Amount] = {}
     high_bytes: dict[str, Amount] = {}
+    """At the moment of each category's own high: `peak_<category>_bytes` sums them."""
     peak_bytes: dict[str, Amount] = {}
     optimizer_state_bytes: Amount | UnsetType = UNSET
     adapter_bytes: Amount | UnsetType = UNSET
 
 
 class ModuleCosts(BatchCosts, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one module adds at batch 1, and at batch 32 where that does not follow."""
+    """What one module adds at batch 1, and at batch 32 if that does not follow."""
 
     b32: BatchCosts | UnsetType = UNSET
 
@@ -95,29 +96,27 @@ class ModuleCosts(BatchCosts, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Ledger(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Where the FLOPs and the bytes of one training step come from: what attribution needs.
-
-    `modules`: by module, '' being outside any. `optimizer_flops`: their total once more, by
-    operator, since an optimizer treats all tensors alike. `peak_phase`: in which phase of the step
-    `peak_bytes` and `peak_bytes_b32` occur.
-
-    In a file, `same_as` names the case whose record holds this ledger, which depends on no task.
-    Earlier files hold `flops` (phase -> module -> operator -> FLOPs, the optimizer's under the
-    module '') and `bytes` (category -> module -> bytes at the simultaneous peak; parameters,
-    buffers and optimizer state under ''), of batch 1 alone.
-    """
+    """Where the FLOPs and the bytes of one training step come from, for attribution."""
 
     modules: dict[str, ModuleCosts] = {}
+    """The costs by module; '' is outside any."""
     optimizer_flops: dict[str, Amount] = {}
+    """The total by operator, since an optimizer treats all tensors alike."""
     optimizer_flops_b32: dict[str, Amount] = {}
+    """The same at batch 32: the operators that differ."""
     peak_phase: dict[str, str] = {}
+    """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
     same_as: str | UnsetType = UNSET
+    """In a file: the case whose record has this ledger, since it does not depend on the task."""
     flops: dict[str, dict[str, dict[str, Amount]]] | UnsetType = UNSET
+    """In old files: phase -> module -> operator -> FLOPs at batch 1; the optimizer's under ''."""
     bytes: dict[str, dict[str, Amount]] | UnsetType = UNSET
+    """In old files: category -> module -> bytes at the simultaneous peak of batch 1; parameters,
+    buffers and optimizer state under ''."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All that is known of one case in one run."""
+    """The result of one case in one run."""
 
     case: Case
     definition: str
@@ -135,7 +134,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a time depends on besides the code; never a host name."""
+    """The properties of a machine that times depend on; never a host name."""
 
     digest: str
     cpu: str
@@ -145,7 +144,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was asked for: all expected cases, or how the run was narrowed."""
+    """Which cases were asked for: all expected ones, or how the run was narrowed."""
 
     complete: bool
     narrowed_by: list[str] = []
@@ -155,21 +154,20 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class Acceptance(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """Who a run was accepted as, why and when (ISO 8601, UTC).
-
-    `retired` are ids of earlier entries that are expected no longer: renamed, or removed.
-    """
+    """As what a run was accepted, why and when."""
 
     reason: str
     date: str
+    """ISO 8601 with a time zone, UTC as written."""
     role: Role
     retired: list[str] = []
+    """Case ids of earlier entries that are no longer expected: renamed or removed."""
 
 
 class Run(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
-    """The object `peft_regress` of a run file: everything the gate reads."""
+    """The object `peft_regress` of a run file: everything that the gate reads."""
 
     schema_version: int
     environment: dict[str, str]
@@ -184,7 +182,7 @@ class Run(
 
 
 def canonical_json(value: Any) -> bytes:
-    """Return a JSON value in the one form that digests are taken of, whatever its keys' order."""
+    """Return the canonical form of a JSON value, with sorted keys, for digests."""
     return msgspec.json.encode(value, order="sorted")
 
 
@@ -194,31 +192,31 @@ def digest_of(content: bytes) -> str:
 
 
 def canonical_digest(value: Any) -> str:
-    """Return 'sha256:<hex>' of a JSON value, whatever the order of its keys."""
+    """Return 'sha256:<hex>' of a JSON value, independent of the order of its keys."""
     return digest_of(canonical_json(value))
 
 
 def content_digest(run: Run) -> str:
-    """Return the digest of a run's content, its own digest left out."""
+    """Return the digest of a run's content, without the digest itself."""
     content = msgspec.to_builtins(run)
     content.pop("content_digest", None)
     return canonical_digest(content)
 
 
 def check_acceptance(run: Run) -> None:
-    """Raise `InputError` where what was accepted contradicts the run."""
+    """Raise `InputError` if the acceptance contradicts the run."""
     accepted = run.accepted
     if accepted is None:
         return
     if not _is_moment(accepted.date):
-        msg = f"was accepted on {accepted.date!r}, which is no ISO 8601 time with a zone"
+        msg = f"was accepted on {accepted.date!r}, which is not an ISO 8601 time with a zone"
         raise InputError(msg)
     if accepted.retired and accepted.role != "baseline":
-        msg = f"an entry of role {accepted.role!r} judges nothing, so it cannot retire a case"
+        msg = f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
         raise InputError(msg)
     both = sorted(run.cases.keys() & set(accepted.retired))
     if both:
-        msg = f"case {both[0]} cannot be retired by a run that holds it"
+        msg = f"case {both[0]} cannot be retired by a run that has it"
         raise InputError(msg)
 
 
@@ -230,22 +228,22 @@ def _is_moment(text: str) -> bool:
 
 
 _LARGEST = 1e100
-"""Nothing that is measured comes near it; past it sums and ratios of floats would overflow."""
+"""No measured value comes near it; above it sums and ratios of floats would overflow."""
 
 
 def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
-    """Raise `InputError` where a metric is NaN, infinite, absurdly large, or a negative count."""
+    """Raise `InputError` if a metric is NaN, infinite, absurdly large, or a negative count."""
     for name, metric in metrics.items():
         flat = [metric.value]
         for sample in metric.samples or ():
             flat.extend(sample if isinstance(sample, list) else [sample])
         for value in flat:
-            # Not `math.isfinite`: it raises for a whole number beyond the largest float.
+            # Not `math.isfinite`: it raises for whole numbers above the largest float.
             if not abs(value) <= _LARGEST:
                 msg = f"{where}: metric {name!r} is {_shown(value)}, not a finite number"
                 raise InputError(msg)
             if value < 0 and metric.unit != "nat":
-                msg = f"{where}: metric {name!r} is {value}, and a {metric.unit} is never negative"
+                msg = f"{where}: metric {name!r} is {value}, but a {metric.unit} is never negative"
                 raise InputError(msg)
 
 
@@ -255,7 +253,7 @@ def _shown(value: float) -> str:
 
 
 def check_consistent(record: Record, where: str) -> None:
-    """Raise `InputError` where status, error, metrics and samples contradict each other."""
+    """Raise `InputError` if status, error, metrics and samples contradict each other."""
     if (record.status == "ok") != (record.error is None):
         msg = f"{where}: status {record.status!r} with error {record.error}"
         raise InputError(msg)
@@ -265,7 +263,7 @@ def check_consistent(record: Record, where: str) -> None:
     for name, metric in record.metrics.items():
         if not metric.samples:
             continue
-        # Of a list of losses, one a step, the first counts.
+        # Of a list of losses, one per step, the first counts.
         heads = [s[0] if isinstance(s, list) and s else s for s in metric.samples]
         numbers = [head for head in heads if not isinstance(head, list)]
         mean = sum(numbers) / len(numbers) if numbers else metric.value

@@ -21,13 +21,14 @@ __all__ = ["read_run"]
 def read_run(path: Path) -> RunFile:
     """Read a run file, or the union of the run files of a folder (the shards of one run).
 
-    A case that stands in two files of the folder is an error: which one would count?
+    Raises `InputError`, also if two files of the folder have the same case or their environments
+    differ.
     """
     if not is_folder(path):
         return read_run_file(path)
     files = [read_run_file(file) for file in sorted(path.glob("*.json"))]
     if not files:
-        msg = f"{path}: the folder holds no run file (*.json)"
+        msg = f"{path}: the folder has no run file (*.json)"
         raise InputError(msg)
     document = dict(files[0].document)
     document["benchmarks"] = [
@@ -39,11 +40,11 @@ def read_run(path: Path) -> RunFile:
 def _union(folder: Path, files: list[RunFile]) -> Run:
     first = files[0].run
     cases: dict[str, Any] = {}
-    origin: dict[str, Path] = {}
+    file_of: dict[str, str] = {}
     for file in files:
         if file.run.environment != first.environment:
-            moved = changed_packages(first.environment, file.run.environment)
-            package, (one, other) = next(iter(moved.items()))
+            changed = changed_packages(first.environment, file.run.environment)
+            package, (one, other) = next(iter(changed.items()))
             pair = f"{files[0].path.name} and {file.path.name}"
             msg = (
                 f"{folder}: {pair} are not shards of one run: {package} is {one or 'absent'} in "
@@ -53,12 +54,12 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
         for name, record in file.run.cases.items():
             if name in cases:
                 msg = (
-                    f"{folder}: case {name} stands in {origin[name].name} and in {file.path.name}; "
-                    "move one of the files away"
+                    f"{folder}: case {name} is in {file_of[name]} and in {file.path.name}; move "
+                    "one of the files away"
                 )
                 raise InputError(msg)
             cases[name] = record
-            origin[name] = file.path
+            file_of[name] = file.path.name
     same_machine = all(file.run.machine == first.machine for file in files)
     mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
     return Run(
@@ -75,8 +76,8 @@ def _union_selection(runs: list[Run], present: set[str]) -> Selection:
     narrowed = sorted({how for run in runs for how in run.selection.narrowed_by})
 
     def is_whole(selection: Selection) -> bool:
-        # Shards are narrowed one by one; together they are complete when nothing is left out.
-        # Incomplete without being narrowed is a run that was interrupted.
+        # Each shard is narrowed; together they are complete if nothing is left out. A run that is
+        # incomplete without being narrowed was interrupted.
         how = selection.narrowed_by
         shard_only = bool(how) and all(text.startswith("--regress-shard") for text in how)
         return selection.complete or shard_only

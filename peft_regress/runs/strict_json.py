@@ -1,4 +1,4 @@
-"""Read JSON strictly, and say where in the value something is wrong."""
+"""Read JSON strictly, and find where in the value something is wrong."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["json_place", "load_json", "place_of_bad_text"]
+__all__ = ["json_path", "load_json", "path_of_bad_text"]
 
-_Place = tuple[str | int, ...]
+_Keys = tuple[str | int, ...]
 
 
 class _Flaw(NamedTuple):
-    """Stands in a value for what JSON may not hold."""
+    """Replaces in a value what JSON must not contain."""
 
     problem: str
 
@@ -23,8 +23,8 @@ class _Flaw(NamedTuple):
 def load_json(content: bytes) -> Any:
     """Parse JSON in UTF-8, UTF-16 or UTF-32.
 
-    Raises `ValueError` with the place for a key that stands twice, NaN, and a number that no float
-    can hold; with the line for what is no JSON; `RecursionError` for what is nested too deep.
+    Raises `ValueError` with the path to a key that occurs twice, a NaN, or a number too large for a
+    float, and with the line of what is not JSON; `RecursionError` for too deep nesting.
     """
     found: list[_Flaw] = []
 
@@ -38,13 +38,13 @@ def load_json(content: bytes) -> Any:
             return result
         keys = [key for key, _ in pairs]
         twice = next(key for position, key in enumerate(keys) if key in keys[:position])
-        return flaw(f"the key {twice!r} stands twice in one object")
+        return flaw(f"the key {twice!r} occurs twice in one object")
 
     def finite(number: str) -> float | _Flaw:
         value = float(number)
         return value if math.isfinite(value) else flaw(f"{number} is not a finite number")
 
-    # Python's reader and not msgspec's: only it can see a key that stands twice.
+    # Python's reader, not msgspec's: only it can see a key that occurs twice.
     value = json.loads(
         content,
         object_pairs_hook=unique_keys,
@@ -52,25 +52,25 @@ def load_json(content: bytes) -> Any:
         parse_float=finite,
     )
     if found:
-        # The outermost: what an object with a key twice holds is not looked at.
-        place, first = next(item for item in _walk(value, ()) if isinstance(item[1], _Flaw))
-        msg = f"{first.problem}, at {json_place(place)}"
+        # The outermost one: an object with a key twice is not read any further.
+        keys, first = next(item for item in _walk(value, ()) if isinstance(item[1], _Flaw))
+        msg = f"{first.problem}, at {json_path(keys)}"
         raise ValueError(msg)
     return value
 
 
-def json_place(keys: _Place) -> str:
-    """Write the way to a value: `$.cases["shift/full/resnet18"].metrics.loss.samples[0]`."""
+def json_path(keys: _Keys) -> str:
+    """Return the path to a value: `$.cases["shift/full/resnet18"].metrics.loss.samples[0]`."""
     return "$" + "".join(
         f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{json.dumps(key)}]"
         for key in keys
     )
 
 
-def place_of_bad_text(value: Any) -> str:
-    """Return where the first text stands that is not Unicode, such as half a surrogate pair."""
-    places = (place for place, item in _walk(value, ()) if not _is_unicode((*place[-1:], item)))
-    return json_place(next(places, ()))
+def path_of_bad_text(value: Any) -> str:
+    """Return the path to the first text that is not Unicode, such as half a surrogate pair."""
+    paths = (keys for keys, item in _walk(value, ()) if not _is_unicode((*keys[-1:], item)))
+    return json_path(next(paths, ()))
 
 
 def _is_unicode(texts: tuple[Any, ...]) -> bool:
@@ -81,12 +81,12 @@ def _is_unicode(texts: tuple[Any, ...]) -> bool:
     return True
 
 
-def _walk(value: Any, place: _Place) -> Iterator[tuple[_Place, Any]]:
-    """Yield every value with the way to it, the outer before the inner."""
-    yield place, value
+def _walk(value: Any, keys: _Keys) -> Iterator[tuple[_Keys, Any]]:
+    """Yield every value with the keys that lead to it, outer before inner values."""
+    yield keys, value
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _walk(item, (*place, key))
+            yield from _walk(item, (*keys, key))
     elif isinstance(value, list):
         for position, item in enumerate(value):
-            yield from _walk(item, (*place, position))
+            yield from _walk(item, (*keys, position))

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision_zoo import every_classifier
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
@@ -34,17 +35,22 @@ ALL = (RESNET18, MOBILENET_V2, MOBILENET_V3_SMALL, SHUFFLENET_V2_X0_5)
 each_architecture = pytest.mark.parametrize("architecture", ALL, ids=lambda item: item.name)
 
 # With the size of image that each is profiled on: a vision transformer takes one size alone.
-PROFILED = {
-    "resnet50": 64,
-    "efficientnet_b0": 64,
-    "shufflenet_v2_x1_0": 64,
-    "squeezenet1_1": 64,
-    "mnasnet1_0": 64,
-    "convnext_tiny": 64,
-    "regnet_y_400mf": 64,
-    "vit_b_16": 224,
-    "swin_t": 64,
-}
+PROFILED = [
+    ("squeezenet1_1", 64),
+    *(
+        pytest.param(name, resolution, marks=pytest.mark.slow)
+        for name, resolution in {
+            "resnet50": 64,
+            "efficientnet_b0": 64,
+            "shufflenet_v2_x1_0": 64,
+            "mnasnet1_0": 64,
+            "convnext_tiny": 64,
+            "regnet_y_400mf": 64,
+            "vit_b_16": 224,
+            "swin_t": 64,
+        }.items()
+    ),
+]
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -121,7 +127,7 @@ def test_entry_points_name_the_four_architectures() -> None:
 # --- Every classifier of torchvision, by name -----------------------------------------------------
 
 
-@pytest.mark.parametrize("name", TORCHVISION.names())
+@pytest.mark.parametrize("name", every_classifier())
 def test_every_classifier_of_torchvision_has_one_head_and_belongs_to_no_matrix(name: str) -> None:
     """The head is the last layer to be registered, in all of them: an independent check."""
     architecture = TORCHVISION.find(name)
@@ -222,7 +228,7 @@ def test_a_model_that_ignores_the_number_of_classes_is_refused() -> None:
 # --- Their costs ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "resolution"), PROFILED.items())
+@pytest.mark.parametrize(("name", "resolution"), PROFILED)
 def test_full_head_and_lora_can_be_profiled(name: str, resolution: int) -> None:
     architecture = registry.get("architecture", name)
     settings = CostSettings(resolution=resolution)
@@ -257,12 +263,16 @@ def _lora_size(model: nn.Module, images: torch.Tensor, head: str, rank: int = 4)
     return sum(rank * (layer.weight.shape[0] + layer.weight[0].numel()) for layer in set(called))
 
 
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "maxvit_t"])
+@pytest.mark.parametrize(
+    "name",
+    ["googlenet", *(pytest.param(n, marks=pytest.mark.slow) for n in ("inception_v3", "maxvit_t"))],
+)
 def test_models_with_special_needs_can_be_profiled(name: str) -> None:
     report = adaptation_cost(Adaptation(method="head", architecture=name), CostSettings())
     assert report.step.peak_grad_bytes == 4 * report.trainable_params
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -279,6 +289,7 @@ def test_a_size_that_a_model_does_not_take_is_refused_with_its_own_reason(
         checked_cost(adaptation, CostSettings(resolution=64))
 
 
+@pytest.mark.slow
 def test_a_source_cannot_be_trained_where_the_size_of_its_images_is_not_taken() -> None:
     reason = "vit_b_32 cannot be trained .* 3x32x32: Wrong image height! Expected 224 but got 32!"
     with pytest.raises(InputError, match=reason):

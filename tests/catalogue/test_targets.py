@@ -6,34 +6,11 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models import get_model_builder
+from torchvision_zoo import ONE_OF_A_KIND, every_classifier
 
 from peft_regress.catalogue.architectures import TORCHVISION
 from peft_regress.catalogue.architectures.output_layer import without_weights
 from peft_regress.catalogue.methods.targets import bypassed_modules, eligible_layers
-
-# One of each class of model or more, where its blocks differ; the rest of them are slow.
-ONE_OF_A_KIND = (
-    "alexnet",
-    "convnext_tiny",
-    "densenet121",
-    "efficientnet_b0",
-    "efficientnet_v2_s",
-    "googlenet",
-    "inception_v3",
-    "maxvit_t",
-    "mnasnet0_5",
-    "mobilenet_v2",
-    "mobilenet_v3_small",
-    "regnet_y_400mf",
-    "resnet18",
-    "resnet50",
-    "shufflenet_v2_x0_5",
-    "squeezenet1_1",
-    "swin_t",
-    "swin_v2_t",
-    "vgg11",
-    "vit_b_16",
-)
 
 
 def _weight_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -44,13 +21,7 @@ def _weight_layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in ONE_OF_A_KIND else pytest.mark.slow)
-        for name in TORCHVISION.names()
-    ],
-)
+@pytest.mark.parametrize("name", every_classifier())
 def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name: str) -> None:
     architecture = TORCHVISION.find(name)
     with without_weights():
@@ -101,10 +72,6 @@ def test_head_grouped_and_bypassed_layers_are_left_out_in_the_models_order() -> 
 def test_grouped_convolutions_are_in_where_they_are_asked_for() -> None:
     names = list(eligible_layers(_Mixed(), head="head", grouped=True))
     assert names == ["depthwise", "conv", "out_proj"]
-
-
-def test_other_kinds_can_be_asked_for() -> None:
-    assert list(eligible_layers(_Mixed(), head="head", kinds=(nn.Conv1d,))) == ["line"]
 
 
 def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called() -> None:

@@ -251,7 +251,7 @@ def test_unseen_draws_a_new_head_under_its_seed_and_touches_nothing_else() -> No
 
 
 def test_unseen_refuses_a_head_that_is_no_linear_layer() -> None:
-    with pytest.raises(InputError, match="is no Linear"):
+    with pytest.raises(InputError, match="is not a Linear"):
         UNSEEN.prepare(tiny_network(), head="conv", seed=0)
 
 

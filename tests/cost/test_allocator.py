@@ -1,6 +1,6 @@
 """Memory against the CPU allocator's own events on real steps, to the byte.
 
-What the ledger cannot see is told apart by the profiler: buffers that an operator frees before it
+The profiler shows what the recorder cannot see: buffers that an operator frees before it
 returns (oneDNN's copies of images and weights in its own layout), and Python numbers that autograd
 keeps as tensors of 8 bytes. Without those, nothing may differ.
 """
@@ -47,30 +47,31 @@ def allocator_peak_of(make_model: Callable[[], nn.Module], shape: tuple[int, ...
     return allocator_peak(lambda: real_step(make_model(), shape).run)
 
 
-def assert_same_but_for_what_no_ledger_sees(cost: StepCost, allocator: AllocatorPeak) -> None:
+def assert_same_except_for_what_no_recorder_sees(cost: StepCost, allocator: AllocatorPeak) -> None:
     assert allocator.tensor_peak_bytes == cost.peak_bytes
-    # So an operator's own buffers are all that the ledger can be short of, and it is never above.
+    # So the recorder misses at most an operator's own buffers, and never counts too much.
     assert cost.peak_bytes <= allocator.peak_bytes
     unseen = sum(allocator.own_bytes.values()) + allocator.number_bytes
     assert allocator.peak_bytes <= cost.peak_bytes + unseen
     assert allocator.number_bytes < 1000 * NUMBER
 
 
-@pytest.mark.parametrize(("name", "method"), pairings(fast={"resnet18-lora", "squeezenet1_1-full"}))
+@pytest.mark.parametrize(("name", "method"), pairings("the allocator"))
 def test_a_network_s_peak_is_the_allocator_s(name: str, method: Method) -> None:
     cost = fake_cost(name, method)  # first: to import peft allocates a few tensors as well
     allocator = allocator_peak_of(lambda: adapted(name, method), NETWORKS[name].shape)
-    assert_same_but_for_what_no_ledger_sees(cost, allocator)
+    assert_same_except_for_what_no_recorder_sees(cost, allocator)
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [
+LAYERS = {
+    "normalizations": [
         nn.BatchNorm2d(8),
         nn.LayerNorm((8, 6, 6)),
         nn.GroupNorm(2, 8),
         nn.InstanceNorm2d(8, affine=True),
         nn.LocalResponseNorm(3),
+    ],
+    "pointwise": [
         nn.PReLU(8),
         nn.ReLU(inplace=True),
         nn.SiLU(),
@@ -83,22 +84,34 @@ def test_a_network_s_peak_is_the_allocator_s(name: str, method: Method) -> None:
         nn.Softmax(dim=1),
         nn.Dropout(0.5),
         nn.Dropout2d(0.5),
+        nn.PixelShuffle(2),
+    ],
+    "sizes": [
+        nn.Upsample(scale_factor=2, mode="nearest"),
         nn.AvgPool2d(2),
         nn.MaxPool2d(3, stride=2),
         nn.AdaptiveMaxPool2d(2),
-        nn.Upsample(scale_factor=2, mode="nearest"),
         nn.Upsample(scale_factor=2, mode="nearest-exact"),
         nn.Upsample(scale_factor=2, mode="bilinear"),
         nn.ChannelShuffle(2),
-        nn.PixelShuffle(2),
         nn.ConstantPad2d(2, 1.0),
         nn.ReflectionPad2d(2),
         nn.Conv2d(8, 8, 3, groups=4, padding="same", padding_mode="circular"),
         nn.ConvTranspose2d(8, 6, 3, stride=2, output_padding=1),
     ],
-    ids=repr,
+}
+SINGLE = [layer for layers in LAYERS.values() for layer in layers]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        *(pytest.param(nn.Sequential(*layers), id=kind) for kind, layers in LAYERS.items()),
+        *(pytest.param(layer, id=repr(layer), marks=pytest.mark.slow) for layer in SINGLE),
+    ],
 )
 def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
+    """In a row, layers keep what each of them saves; the slow tests take them one by one."""
     shape = (16, 8, 6, 6)
 
     def make_model() -> nn.Module:
@@ -106,7 +119,7 @@ def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
 
     cost = profile_step(make_model(), adamw, input_shape=shape, num_classes=CLASSES)
     assert cost.peak_phase != "optimizer"
-    assert_same_but_for_what_no_ledger_sees(cost, allocator_peak_of(make_model, shape))
+    assert_same_except_for_what_no_recorder_sees(cost, allocator_peak_of(make_model, shape))
 
 
 def test_marking_operators_in_the_profile_moves_numbers_only(
@@ -125,6 +138,7 @@ def test_marking_operators_in_the_profile_moves_numbers_only(
     assert not plain.own_bytes
 
 
+@pytest.mark.slow
 def test_the_tool_s_table_is_of_the_networks_tested_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

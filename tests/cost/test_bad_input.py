@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from network_zoo import adapted_as
+from network_zoo import Applying, adapted_as, sgd
 from torch import Tensor, nn
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
@@ -36,21 +36,6 @@ torch.set_num_threads(1)
 
 BATCH = 3
 BOTH = pytest.mark.parametrize("fake", [True, False])
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], foreach=False)
-
-
-class Applying(nn.Module):
-    """A function as a module: its operators are this module's."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 def with_function(function: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -335,19 +320,19 @@ def test_an_image_too_small_for_a_network_is_its_own_error_and_nothing_else() ->
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"input_shape": (-1, 4)}, r"input_shape \(-1, 4\) is no shape of a batch"),
-        ({"input_shape": ()}, r"input_shape \(\) is no shape of a batch"),
-        ({"input_shape": (1.5, 4)}, r"input_shape \(1.5, 4\) is no tuple of whole numbers"),
-        ({"input_shape": (True, 4)}, r"input_shape \(True, 4\) is no tuple of whole numbers"),
-        ({"input_shape": ("3", 4)}, r"input_shape \('3', 4\) is no tuple of whole numbers"),
-        ({"input_shape": 4}, "input_shape 4 is no tuple of whole numbers"),
-        ({"input_shape": (10**30, 4)}, r"input_shape \(10+, 4\) is no shape of a batch"),
-        ({"num_classes": 0}, "num_classes has to be 1 or more, not 0"),
-        ({"num_classes": 2.0}, "num_classes has to be 1 or more, not 2.0"),
+        ({"input_shape": (-1, 4)}, r"input_shape \(-1, 4\) is not the shape of a batch"),
+        ({"input_shape": ()}, r"input_shape \(\) is not the shape of a batch"),
+        ({"input_shape": (1.5, 4)}, r"input_shape \(1.5, 4\) is not a tuple of whole numbers"),
+        ({"input_shape": (True, 4)}, r"input_shape \(True, 4\) is not a tuple of whole numbers"),
+        ({"input_shape": ("3", 4)}, r"input_shape \('3', 4\) is not a tuple of whole numbers"),
+        ({"input_shape": 4}, "input_shape 4 is not a tuple of whole numbers"),
+        ({"input_shape": (10**30, 4)}, r"input_shape \(10+, 4\) is not the shape of a batch"),
+        ({"num_classes": 0}, "num_classes must be 1 or more, not 0"),
+        ({"num_classes": 2.0}, "num_classes must be 1 or more, not 2.0"),
         ({"loss": "cross_entropy"}, "one of 'cross-entropy', 'sum', not 'cross_entropy'"),
         ({"loss": None}, "one of 'cross-entropy', 'sum', not None"),
-        ({"dtype": torch.int64}, "floating-point one, not torch.int64"),
-        ({"dtype": torch.bool}, "floating-point one, not torch.bool"),
+        ({"dtype": torch.int64}, "floating-point type, not torch.int64"),
+        ({"dtype": torch.bool}, "floating-point type, not torch.bool"),
     ],
 )
 @BOTH
@@ -395,10 +380,10 @@ def test_a_model_of_another_dtype_than_its_input_is_refused(dtype: torch.dtype, 
     """On fake tensors torch lets it pass; no real step would."""
     name = str(dtype).removeprefix("torch.")
     model = nn.Sequential(nn.Linear(4, 2).to(dtype))
-    with pytest.raises(UnprofilableModelError, match=rf"module '0', is given .*{name}"):
+    with pytest.raises(UnprofilableModelError, match=rf"module '0', gets .*{name}"):
         cost_of(model, fake=fake)
     model = nn.Sequential(nn.Conv1d(1, 1, 1), nn.Flatten(), nn.Linear(4, 2).to(dtype))
-    with pytest.raises(UnprofilableModelError, match=rf"module '2', is given .*{name}"):
+    with pytest.raises(UnprofilableModelError, match=rf"module '2', gets .*{name}"):
         cost_of(model, input_shape=(BATCH, 1, 4), fake=fake)
 
 
@@ -428,7 +413,7 @@ def test_a_product_with_whole_numbers_is_refused(
     function: Callable[[Tensor], Tensor], fake: bool
 ) -> None:
     """On fake tensors torch lets it pass; no real step would."""
-    with pytest.raises(UnprofilableModelError, match=r"of module '1', is given float32 and int"):
+    with pytest.raises(UnprofilableModelError, match=r"of module '1', gets float32 and int"):
         cost_of(with_function(function), fake=fake)
 
 
@@ -528,7 +513,7 @@ def test_hooks_on_accumulated_gradients_are_the_optimizer_s(fake: bool) -> None:
         ),
         (
             lambda: nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(2)),
-            r"parameter '1\.weight' of Sequential has no shape yet: call the model on a batch",
+            r"parameter '1\.weight' of Sequential has no shape yet: call the model once on a batch",
         ),
         (
             lambda: nn.Sequential(nn.Embedding(4, 2, sparse=True)),
@@ -576,7 +561,7 @@ def test_the_caller_s_grad_mode_does_not_matter(fake: bool) -> None:
 
 
 def test_a_model_without_parameters_has_nothing_to_train() -> None:
-    with pytest.raises(NothingToTrainError, match="none of the parameters of Flatten"):
+    with pytest.raises(NothingToTrainError, match="no parameter of Flatten requires"):
         cost_of(nn.Flatten())
 
 
@@ -589,7 +574,7 @@ def test_an_output_cut_off_from_the_parameters_is_refused(cut: str) -> None:
             with torch.no_grad():
                 return super().forward(x)
 
-    with pytest.raises(NothingToTrainError, match="no trainable parameter of CutOff takes part"):
+    with pytest.raises(NothingToTrainError, match="the output of CutOff depends on no trainable"):
         cost_of(CutOff(4, 2))
 
 

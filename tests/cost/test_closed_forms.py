@@ -15,7 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from network_zoo import CLASSES, NETWORKS, RANK, Between, adapted, fake_cost, pairings
+from network_zoo import CLASSES, NETWORKS, RANK, Between, adapted, fake_cost, pairings, sgd
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torchvision.models.swin_transformer import ShiftedWindowAttention
@@ -130,7 +130,7 @@ def by_module(cost: StepCost) -> dict[str, Products]:
 # --- Whole networks -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "method"), pairings())
+@pytest.mark.parametrize(("name", "method"), pairings("closed forms"))
 def test_every_layer_of_a_network_is_its_closed_form(name: str, method: Method) -> None:
     cost = fake_cost(name, method)
     expected = closed_forms(adapted(name, method), NETWORKS[name].shape)
@@ -139,7 +139,7 @@ def test_every_layer_of_a_network_is_its_closed_form(name: str, method: Method) 
     assert (cost.forward_flops, cost.backward_flops) == total(*expected.values())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "convnext_tiny"])
+@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1"])
 def test_head_only_has_one_gradient_that_of_the_head_s_weight(name: str) -> None:
     backward = {module: p.backward for module, p in by_module(fake_cost(name, "head")).items()}
     head = NETWORKS[name].head
@@ -150,7 +150,7 @@ def test_head_only_has_one_gradient_that_of_the_head_s_weight(name: str) -> None
     }
 
 
-@pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "shufflenet_v2_x0_5"])
+@pytest.mark.parametrize("name", ["resnet18", "shufflenet_v2_x0_5"])
 def test_an_adapter_of_rank_r_is_two_thin_layers(name: str) -> None:
     """By the base layer's numbers: down (r, in, *kernel) at its stride, then up (out, r, 1, 1)."""
     model = adapted(name, "lora")
@@ -180,10 +180,6 @@ def test_an_adapter_of_rank_r_is_two_thin_layers(name: str) -> None:
 
 
 # --- Single layers --------------------------------------------------------------------------------
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
 def counted_products(layer: _ConvNd, shape: tuple[int, ...]) -> int:
@@ -230,7 +226,7 @@ def convolutions(draw: st.DrawFn) -> tuple[_ConvNd, tuple[int, ...]]:
     return layer, (draw(st.integers(1, 3)), in_channels, *each(5, 7))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     case=convolutions(),
     weight_grad=st.booleans(),
@@ -252,10 +248,19 @@ def test_any_convolution_is_its_closed_form_and_as_many_products_as_one_can_coun
     assert by_module(cost) == {"layer": (once, once * (weight_grad + input_grad))}
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("weight_grad", [True, False])
-@pytest.mark.parametrize("input_grad", [True, False])
-@pytest.mark.parametrize("shape", [(3, 5), (3, 2, 5), (3, 2, 4, 5), (1, 1, 5)])
+@pytest.mark.parametrize(
+    ("shape", "input_grad", "weight_grad", "bias"),
+    [
+        ((3, 5), True, True, True),
+        ((3, 5), False, True, False),
+        ((3, 2, 5), True, False, True),
+        ((3, 2, 5), False, False, False),
+        ((3, 2, 4, 5), True, True, False),
+        ((3, 2, 4, 5), False, False, True),
+        ((1, 1, 5), True, False, False),
+        ((1, 1, 5), False, True, True),
+    ],
+)
 def test_a_linear_layer_takes_any_number_of_leading_dimensions(
     shape: tuple[int, ...], input_grad: bool, weight_grad: bool, bias: bool
 ) -> None:
@@ -376,9 +381,9 @@ def solving_operations(n: int, columns: int) -> tuple[int, int]:
     return factors, substitutions
 
 
-@pytest.mark.parametrize("n", [1, 2, 5])
-@pytest.mark.parametrize("columns", [1, 3])
-@pytest.mark.parametrize("fake", [True, False])
+@pytest.mark.parametrize(
+    ("n", "columns", "fake"), [(1, 3, True), (2, 1, False), (5, 3, True), (5, 1, False)]
+)
 def test_a_linear_system_is_as_many_operations_as_elimination_takes(
     n: int, columns: int, fake: bool
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from network_zoo import adamw, sgd
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 
 aten = torch.ops.aten
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], foreach=False)
-
-
-def adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
 def count(operator: Any, *args: Any, **kwargs: Any) -> int:
@@ -164,7 +157,7 @@ def convolutions(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(case=convolutions())
 def test_convolutions_against_counting_every_product(case: dict[str, Any]) -> None:
     transposed, groups = case["transposed"], case["groups"]
@@ -246,7 +239,7 @@ def test_attention_on_the_cpu_is_counted(fake: bool) -> None:
 
 
 def test_a_second_formula_for_an_operator_is_refused() -> None:
-    with pytest.raises(PeftRegressError, match=r"aten\.mm has a FLOP formula already"):
+    with pytest.raises(PeftRegressError, match=r"aten\.mm already has a FLOP formula"):
         register_flop_formula(aten.mm)(lambda *_args, **_kwargs: 0)
 
 
@@ -344,14 +337,14 @@ def test_a_formula_that_returns_no_count_is_refused(
     def trilinear(*_args: Any, **_: Any) -> Any:
         return returned
 
-    message = rf"aten\._trilinear, reached in .*'inner\.product', gave {returned!r}: a whole number"
+    message = rf"aten\._trilinear, reached in .*'inner\.product', returned {returned!r}: it must"
     with pytest.raises(InputError, match=message):
         profile_step(Bilinear(), sgd, input_shape=(2, 3), num_classes=2)
 
 
 @pytest.mark.parametrize("operator", [aten._trilinear.default, "aten._trilinear"])
 def test_a_formula_of_what_is_no_packet_is_refused(operator: Any) -> None:
-    with pytest.raises(InputError, match=r"no operator packet: .* torch\.ops\.aten\.mm, and not"):
+    with pytest.raises(InputError, match=r"not an operator packet: .* torch\.ops\.aten\.mm, not"):
         register_flop_formula(operator)(lambda *_args, **_kwargs: 0)
 
 
@@ -416,23 +409,6 @@ def by_module(cost: StepCost, phase: str) -> dict[str, int]:
         if site.phase == phase:
             flops[site.module] = flops.get(site.module, 0) + site.flops
     return flops
-
-
-@pytest.mark.parametrize(
-    ("architecture", "stem"),
-    [("resnet18", "conv1"), ("mobilenet_v2", "features.0.0"), ("shufflenet_v2_x0_5", "conv1.0")],
-)
-def test_full_fine_tuning_by_closed_form_layer_by_layer(architecture: str, stem: str) -> None:
-    shape = (2, 3, 64, 64)
-    model = torchvision.models.get_model(architecture, num_classes=10)
-    forward = layer_flops(model, shape)
-    cost = profile_step(model, sgd, input_shape=shape, num_classes=10)
-    assert by_module(cost, "forward") == forward
-    # Two products a layer, but no gradient of the images.
-    backward = {name: flops * (1 if name == stem else 2) for name, flops in forward.items()}
-    assert by_module(cost, "backward") == backward
-    assert cost.forward_flops == sum(forward.values())
-    assert cost.backward_flops == sum(backward.values())
 
 
 def test_frozen_weights_need_the_input_gradient_alone_down_to_the_first_trained_layer() -> None:
@@ -519,7 +495,8 @@ def torch_counts_grouped_convolutions_wrong() -> bool:
 
 
 @pytest.mark.parametrize(
-    "architecture", ["resnet18", "mobilenet_v2", "shufflenet_v2_x0_5", "mobilenet_v3_small"]
+    "architecture",
+    ["resnet18", "shufflenet_v2_x0_5", pytest.param("mobilenet_v2", marks=pytest.mark.slow)],
 )
 def test_paper_counter_equals_torch_s(architecture: str) -> None:
     shape = (2, 3, 64, 64)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize(("name", "method"), pairings())
+@pytest.mark.parametrize(("name", "method"), pairings("real steps"))
 def test_fake_equals_real_to_the_byte_and_the_integer(name: str, method: Method) -> None:
     fake, real = fake_cost(name, method), real_cost(name, method)
     if name == "efficientnet_b0" and method != "head":
@@ -107,10 +107,11 @@ def test_where_torch_runs_other_operators_on_fake_tensors(
 @pytest.mark.parametrize(
     "name",
     [
-        "mobilenet_v3_small",
+        "squeezenet1_1",
+        pytest.param("mobilenet_v3_small", marks=pytest.mark.slow),
         pytest.param("resnet18", marks=pytest.mark.slow),
-        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
-        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", marks=pytest.mark.nightly),
+        pytest.param("shufflenet_v2_x0_5", marks=pytest.mark.nightly),
     ],
 )
 def test_fake_equals_real_for_the_package_s_other_methods(name: str, method: str) -> None:
@@ -156,12 +157,10 @@ VARIANTS = {
     "two-threads-avx2": (2, {"ATEN_CPU_CAPABILITY": "avx2", "PYTHONHASHSEED": "1"}),
     "two-threads-as-the-machine-has-it": (2, {"PYTHONHASHSEED": "12345"}),
 }
-SLOW = sorted(VARIANTS.keys() - {"two-threads-avx2"})
 
 
-@pytest.mark.parametrize(
-    "variant", ["two-threads-avx2", *(pytest.param(v, marks=pytest.mark.slow) for v in SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> None:
     """A process of its own for each; whole profiles, on fake tensors and on real ones."""
     threads, variables = VARIANTS[variant]
@@ -169,7 +168,7 @@ def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> No
     script = SCRIPT.format(threads=threads)
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=environment | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=environment | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
         check=True,

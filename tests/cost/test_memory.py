@@ -12,6 +12,7 @@ import torch
 import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
+from network_zoo import adamw, sgd
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
@@ -26,14 +27,6 @@ torch.set_num_threads(1)
 
 FLOAT = 4
 LONG = 8
-
-
-def adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
-
-
-def sgd(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
 def momentum(model: nn.Module) -> torch.optim.Optimizer:
@@ -309,17 +302,16 @@ def test_category_sum_is_no_less_than_the_peak(resnet18_cost: StepCost) -> None:
 
 
 def test_activations_scale_with_the_batch_and_state_does_not() -> None:
-    model = torchvision.models.shufflenet_v2_x0_5(num_classes=10)
+    model = torchvision.models.squeezenet1_1(num_classes=10)
 
     def measure(batch: int) -> StepCost:
         return profile_step(
             model, momentum, input_shape=(batch, 3, 64, 64), num_classes=10, loss="sum"
         )
 
-    one, two, four, thousand = measure(1), measure(2), measure(4), measure(1000)
+    one, two, thousand = measure(1), measure(2), measure(1000)
     for_each = two.peak_activation_bytes - one.peak_activation_bytes
     assert for_each > 0
-    assert four.peak_activation_bytes == one.peak_activation_bytes + 3 * for_each
     assert thousand.peak_activation_bytes == one.peak_activation_bytes + 999 * for_each
     assert one.peak_param_bytes == thousand.peak_param_bytes
     assert one.optimizer_state_bytes == thousand.optimizer_state_bytes
@@ -432,11 +424,11 @@ def test_many_profiles_leave_nothing_behind() -> None:
 
     profile()
     traces_before, objects_before = count()
-    for _ in range(200):
+    for _ in range(50):
         profile()
     traces, objects = count()
     assert traces <= traces_before
-    assert objects - objects_before < 200
+    assert objects - objects_before < 50
 
 
 def test_the_garbage_collector_is_left_as_it_was() -> None:

@@ -89,7 +89,7 @@ def held_at_peak(cost: StepCost) -> Counter[str]:
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    pairings(fast={"resnet18-full", "shufflenet_v2_x0_5-lora", "squeezenet1_1-head"}),
+    pairings("MemTracker"),
 )
 def test_every_category_at_the_peak_is_mem_tracker_s(name: str, method: Method) -> None:
     peak, highs = tracked(name, method)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import torch
 import torchvision
+from network_zoo import adamw
 from torch import Tensor, nn
 
 from peft_regress.cost import (
@@ -33,10 +34,6 @@ torch.set_num_threads(1)
 
 SMALL = (2, 3, 64, 64)
 MIB = 2**20
-
-
-def adamw(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], foreach=False)
 
 
 def build(architecture: str, *, num_classes: int = 10) -> nn.Module:
@@ -71,7 +68,7 @@ def small_cost(model: nn.Module, *, fake: bool = True) -> StepCost:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: build("resnet18"), lambda: lora("shufflenet_v2_x0_5", dora=True)]
+    "make", [lambda: build("resnet18"), lambda: lora("squeezenet1_1", dora=True)]
 )
 def test_attribution_changes_no_total(
     make: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
@@ -86,7 +83,7 @@ def test_attribution_changes_no_total(
             assert getattr(unattributed, name) == value, name
 
 
-@pytest.mark.parametrize("make", [lambda: build("mobilenet_v2"), lambda: lora("resnet18")])
+@pytest.mark.parametrize("make", [lambda: build("shufflenet_v2_x0_5"), lambda: lora("resnet18")])
 def test_sites_sum_to_the_totals(make: Callable[[], nn.Module]) -> None:
     cost = small_cost(make())
     sums = dict.fromkeys(("forward", "backward", "optimizer", "projection"), 0)
@@ -104,7 +101,7 @@ def test_sites_sum_to_the_totals(make: Callable[[], nn.Module]) -> None:
 
 
 def test_every_layer_s_operators_are_its_own_in_each_phase() -> None:
-    model = build("mobilenet_v2")
+    model = build("shufflenet_v2_x0_5")
     layers = {n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
     owners = {n for n, m in model.named_modules() if list(m.parameters(recurse=False))}
     sites = small_cost(model).flops_by_site
@@ -236,7 +233,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize("fake", [True, False])
-@pytest.mark.parametrize("make", [Odd, lambda: lora("shufflenet_v2_x0_5", dora=True)])
+@pytest.mark.parametrize("make", [Odd, lambda: lora("squeezenet1_1", dora=True)])
 def test_the_model_is_unchanged(make: Callable[[], nn.Module], fake: bool) -> None:
     model = make().train()
     model.requires_grad_(True)
@@ -361,7 +358,7 @@ def test_tied_and_unregistered_tensors_are_counted_once(fake: bool) -> None:
 
 
 def test_the_mode_of_the_model_is_the_caller_s() -> None:
-    model = build("mobilenet_v2")
+    model = build("shufflenet_v2_x0_5")
     train, evaluation = small_cost(model.train()), small_cost(model.eval())
     assert train.peak_activation_bytes > evaluation.peak_activation_bytes
     assert train.aten_ops > evaluation.aten_ops
@@ -386,14 +383,14 @@ def test_a_failure_leaves_the_model_as_it_was() -> None:
 
 def test_nothing_trainable_is_refused() -> None:
     model = nn.Linear(3, 2).requires_grad_(False)
-    with pytest.raises(NothingToTrainError, match="none of the parameters of Linear"):
+    with pytest.raises(NothingToTrainError, match="no parameter of Linear requires"):
         profile_step(model, adamw, input_shape=(1, 3), num_classes=2)
 
 
 def test_trainable_parameters_that_the_output_does_not_use_are_refused() -> None:
     model = nn.Linear(3, 2).requires_grad_(False)
     model.unused = nn.Parameter(torch.ones(1))
-    with pytest.raises(NothingToTrainError, match="takes part in"):
+    with pytest.raises(NothingToTrainError, match="depends on no trainable"):
         profile_step(model, adamw, input_shape=(1, 3), num_classes=2)
 
 
@@ -479,7 +476,10 @@ PAPER_GFLOPS = {
 }
 
 
-@pytest.mark.parametrize("row", PAPER_MIB)
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, marks=pytest.mark.slow if r.startswith("mob") else ()) for r in PAPER_MIB],
+)
 def test_the_paper_s_rows_are_reproduced(row: str) -> None:
     architecture, method = row.split("-")
     model = (

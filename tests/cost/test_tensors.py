@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
+from network_zoo import Applying, adamw
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
@@ -24,27 +25,13 @@ BOTH = pytest.mark.parametrize("fake", [True, False])
 LAYERS = 2 * BATCH * (WIDTH * WIDTH + WIDTH * 2)
 
 
-class Applying(nn.Module):
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 def with_function(function: Callable[[Tensor], Tensor]) -> nn.Module:
     """Put a function of (BATCH, WIDTH) between two layers, as module '1'."""
     return nn.Sequential(nn.Linear(WIDTH, WIDTH), Applying(function), nn.Linear(WIDTH, 2))
 
 
 def cost_of(model: nn.Module, *, fake: bool) -> StepCost:
-    def make(stand_in: nn.Module) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            [p for p in stand_in.parameters() if p.requires_grad], foreach=False
-        )
-
-    return profile_step(model, make, input_shape=(BATCH, WIDTH), num_classes=2, fake=fake)
+    return profile_step(model, adamw, input_shape=(BATCH, WIDTH), num_classes=2, fake=fake)
 
 
 def same_cost(make: Callable[[], nn.Module]) -> StepCost:
@@ -93,8 +80,8 @@ def test_a_parameter_that_is_not_the_model_s_is_refused_and_keeps_its_gradient(f
     with pytest.raises(UnprofilableModelError) as caught:
         cost_of(model, fake=fake)
     message = str(caught.value)
-    assert "reached in the forward pass of module '1', is given a tensor of (64, 64)" in message
-    assert "is no parameter of the model: make it one (nn.ModuleList" in message
+    assert "reached in the forward pass of module '1', gets a tensor of (64, 64)" in message
+    assert "is not a parameter of the model: make it one (nn.ModuleList" in message
     assert hidden.weight.grad is gradient
     assert torch.equal(gradient, before)
 
@@ -104,7 +91,7 @@ def test_a_trainable_layer_in_a_plain_list_is_refused(fake: bool) -> None:
     model = with_function(lambda x: x)
     model[1].layers = [nn.Linear(WIDTH, WIDTH)]
     model[1].function = lambda x: model[1].layers[0](x).relu()
-    with pytest.raises(UnprofilableModelError, match="no parameter of the model"):
+    with pytest.raises(UnprofilableModelError, match="not a parameter of the model"):
         cost_of(model, fake=fake)
     model[1].layers[0].requires_grad_(False)
     assert cost_of(model, fake=fake).peak_buffer_bytes == 4 * (WIDTH + 1) * WIDTH
@@ -187,7 +174,7 @@ def test_the_parts_of_an_attribute_are_swapped_and_held() -> None:
 def test_an_attribute_that_cannot_be_taken_apart_is_refused(fake: bool) -> None:
     model = with_function(lambda x: x)
     model[1].matrix = LowRank(torch.ones(WIDTH, RANK), torch.ones(RANK, WIDTH))
-    with pytest.raises(UnprofilableModelError, match=r"'1\.matrix' .* LowRank, whose parts"):
+    with pytest.raises(UnprofilableModelError, match=r"'1\.matrix' .* LowRank, whose inner"):
         cost_of(model, fake=fake)
 
 

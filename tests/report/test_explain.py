@@ -475,4 +475,4 @@ def test_explain_of_an_empty_folder_is_exit_2(
     (tmp_path / "empty").mkdir()
     code, _, err = explain(tmp_path / "empty", "0002", LORA)
     assert code == 2
-    assert "holds no run file" in err
+    assert "has no run file" in err

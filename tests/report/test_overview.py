@@ -118,7 +118,7 @@ def test_what_is_not_there_is_exit_3_and_what_cannot_be_read_exit_2(tmp_path, ca
     for name in ("a", "b"):
         write_run(shards / f"{name}.json")
     code, _, err = call(capsys, "report", shards, "--baselines", root)
-    assert (code, "stands in a.json and in b.json" in err) == (2, True)
+    assert (code, "is in a.json and in b.json" in err) == (2, True)
 
 
 def test_no_page_is_written_over_a_run_that_it_shows(tmp_path, capsys):

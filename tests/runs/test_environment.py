@@ -15,7 +15,12 @@ import msgspec
 import pytest
 
 from peft_regress.runs import environment
-from peft_regress.runs.environment import TRAINING_THREADS, describe_machine, installed_packages
+from peft_regress.runs.environment import (
+    TRAINING_THREADS,
+    describe_machine,
+    installed_packages,
+    usable_cores,
+)
 
 if TYPE_CHECKING:
     from peft_regress.runs.schema import Machine
@@ -112,6 +117,21 @@ def test_the_description_holds_no_host_name(machine: Any, monkeypatch: pytest.Mo
         monkeypatch.setattr(module, name, lambda: "secret-host")
     assert machine() == before
     assert b"secret-host" not in msgspec.json.encode(machine())
+
+
+@pytest.mark.parametrize(("cpu_count", "expected"), [(8, 8), (None, 1)])
+def test_a_system_without_affinity_counts_all_cores(
+    monkeypatch: pytest.MonkeyPatch, cpu_count: int | None, expected: int
+) -> None:
+    """As macOS, where `os.sched_getaffinity` does not exist."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: cpu_count)
+    assert usable_cores() == expected
+
+
+def test_only_the_cores_that_the_process_may_use_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3}, raising=False)
+    assert usable_cores() == 2
 
 
 def test_the_cpus_model_is_one_line_of_text() -> None:

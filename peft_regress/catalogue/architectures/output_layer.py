@@ -1,4 +1,4 @@
-"""Find the layer that gives a classifier's logits, by a rule. Imports torch: import it late."""
+"""Find the layer that gives a classifier's logits. Imports torch: import it late."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 __all__ = ["output_layer", "without_weights"]
 
-# Prime, and no network has a layer of that width: a layer that has it has it from num_classes.
+# A prime that no network uses as a width: a layer of this width gets it from num_classes.
 _UNUSUAL_CLASSES: Final = 1237
 
 
 def output_layer(build: Callable[[int], nn.Module]) -> str:
-    """Return the qualified name of the layer whose outputs are as many as there are classes.
+    """Return the qualified name of the layer with one output per class.
 
     `build` takes the number of classes and returns the model. It is called once, with an unusual
-    number and under `without_weights`, so that the largest model takes neither memory nor time.
+    number and under `without_weights`, so even the largest model takes little memory and time.
     Raises `InputError` unless there is exactly one such layer: auxiliary classifiers must be off.
     """
-    # Small tensors are real, and may be drawn.
+    # Small tensors are real and may be drawn at random.
     with torch.random.fork_rng(devices=[]), without_weights():
         model = build(_UNUSUAL_CLASSES)
     found: list[str] = [
@@ -40,8 +40,8 @@ def output_layer(build: Callable[[int], nn.Module]) -> str:
     ]
     if len(found) != 1:
         msg = (
-            f"cannot tell the last layer of {type(model).__name__}: with {_UNUSUAL_CLASSES} "
-            f"classes, {len(found)} layers have as many outputs {found[:5]} where one is wanted. "
+            f"cannot find the last layer of {type(model).__name__}: with {_UNUSUAL_CLASSES} "
+            f"classes, {len(found)} layers instead of one have as many outputs {found[:5]}. "
             "Register an architecture that names its `head`."
         )
         raise InputError(msg)
@@ -49,10 +49,10 @@ def output_layer(build: Callable[[int], nn.Module]) -> str:
 
 
 class without_weights(TorchFunctionMode):  # noqa: N801  (used as a context manager)
-    """Put what `torch.empty` makes, which is where weights come from, on the meta device.
+    """Make `torch.empty`, which allocates weights, use the meta device.
 
-    `torch.device("meta")` as a context does so with every tensor, and fails where a constructor
-    reads values of one, as those of RegNet do. Here such small tensors stay real.
+    `torch.device("meta")` as a context puts every tensor there and fails if a constructor reads
+    values, as RegNet's does. Here such small tensors stay real.
     """
 
     def __torch_function__(

@@ -1,4 +1,4 @@
-"""What a model architecture must offer to be measured. No torch at import."""
+"""What an architecture must provide to be measured. No torch at import."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Architecture(Protocol):
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """The matrices that it belongs to, such as `default` and `extended`; or none."""
+        """The matrices that it belongs to, such as `default` and `extended`."""
 
     @property
     def head(self) -> str:
         """The qualified name of the last layer, which `head` methods train."""
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
-        """Build the model with random weights drawn under `seed`; global generators stay as is."""
+        """Build the model with weights drawn under `seed`; leave the global generators alone."""

@@ -1,4 +1,4 @@
-"""The classifiers of torchvision, as they come: four by default, any other one by name.
+"""The classifiers of torchvision, unmodified: four by default, all others by name.
 
 No torch at import.
 """
@@ -21,8 +21,8 @@ __all__ = [
     "TorchvisionModel",
 ]
 
-# Their auxiliary classifiers would return more than logits in train mode, and train three heads.
-# The initialization is named since leaving it out warns; it is the one that torchvision takes then.
+# Auxiliary classifiers would return more than logits in train mode, and train three heads.
+# `init_weights` is torchvision's default, but without it torchvision warns.
 _WITHOUT_AUXILIARY: Final = {"aux_logits": False, "init_weights": True}
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "googlenet": _WITHOUT_AUXILIARY,
@@ -32,22 +32,21 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class TorchvisionModel:
-    """A classifier from `torchvision.models`, built without pretrained weights.
-
-    `name` is torchvision's own name, `head` the qualified name of the layer that gives the logits.
-    """
+    """A classifier from `torchvision.models`, built without pretrained weights."""
 
     name: str
+    """torchvision's own name."""
     head: str
+    """The qualified name of the layer that gives the logits."""
     matrices: tuple[str, ...] = ("default", "extended")
 
     @property
     def options(self) -> dict[str, Any]:
-        """What torchvision is told besides the number of classes."""
+        """The arguments for torchvision besides the number of classes."""
         return _OPTIONS.get(self.name, {})
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
-        """Build the model with random weights drawn under `seed`; global generators stay as is."""
+        """Build the model with weights drawn under `seed`; leave the global generators alone."""
         import torch  # listing names must not cost the import
 
         with torch.random.fork_rng(devices=[]):
@@ -56,19 +55,19 @@ class TorchvisionModel:
 
 
 class TorchvisionFamily:
-    """Every classifier of `torchvision.models` by its name there, for costs and own suites.
+    """Every classifier of `torchvision.models` by its name, for costs and for suites of your own.
 
-    None of them belongs to a matrix. Their heads are found by a rule, see `output_layer`.
+    They belong to no matrix. `output_layer` finds their heads.
     """
 
     def names(self) -> tuple[str, ...]:
-        """List torchvision's names of its classifiers; detectors and the like are none."""
-        from torchvision import models  # only for a name that is not registered: 2 s cold
+        """List torchvision's names of its classifiers, without detectors and the like."""
+        from torchvision import models  # only for a name that is not registered: takes 2 s
 
         return tuple(models.list_models(module=models))
 
     def find(self, name: str) -> TorchvisionModel | None:
-        """Return the classifier of that name, or None; raises `InputError` without a clear head."""
+        """Return the classifier of that name, or None. Raises `InputError` without a clear head."""
         if name not in self.names():
             return None
         from peft_regress.catalogue.architectures.output_layer import output_layer

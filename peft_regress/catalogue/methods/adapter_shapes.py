@@ -1,8 +1,8 @@
-"""Name and shape of each parameter that an adapter adds to a layer, by the method's own rule.
+"""Name and shape of each parameter that an adapter adds to a layer, by the method's definition.
 
-Derived from the papers' definitions and the layer alone, without the library that does the
-wrapping: the yardstick for what the library did. Every function takes the layer to be adapted and
-the rank, and returns the names below the layer's own.
+They follow only from the papers' definitions and the layer, without the library that wraps it, so
+they can check the library. Every function takes the layer and the rank, and returns names relative
+to the layer.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = [
 Shapes = dict[str, tuple[int, ...]]
 
 ADAPTER: Final = "default"
-"""The adapter's name in peft, which stands in the names of its parameters."""
+"""The adapter's name in peft, part of the names of its parameters."""
 
 BLOCK_SIZE: Final = 4
 """The size of the orthogonal blocks of OFT and BOFT, which have no rank."""
 
 
 def _sizes(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
-    """Return outputs, inputs of one group, and the kernel: () for a linear layer."""
+    """Return outputs, inputs of one group, and the kernel, which is () for a linear layer."""
     weight: Any = layer.weight
     out, inner, *kernel = weight.shape
     return out, inner, tuple(kernel)
@@ -59,7 +59,7 @@ def lora_shapes(layer: nn.Module, rank: int) -> Shapes:
 
 
 def factored_shapes(layer: nn.Module, rank: int) -> Shapes:
-    """PiSSA and OLoRA: as LoRA, taken from a factoring of the weight, which has a rank itself."""
+    """PiSSA and OLoRA: as LoRA, from a factorization of the weight, whose rank is a limit."""
     out, inner, kernel = _sizes(layer)
     return lora_shapes(layer, min(rank, out, inner * prod(kernel)))
 
@@ -70,7 +70,7 @@ def lora_fa_shapes(layer: nn.Module, rank: int) -> Shapes:
 
 
 def dora_shapes(layer: nn.Module, rank: int) -> Shapes:
-    """DoRA: LoRA and one magnitude an output channel, shaped to broadcast over the weight."""
+    """DoRA: LoRA and one magnitude per output channel, shaped to broadcast over the weight."""
     out, _, kernel = _sizes(layer)
     magnitude = (1, out, *(1 for _ in kernel)) if kernel else (out,)
     return {
@@ -122,9 +122,9 @@ def loha_tucker_shapes(layer: nn.Module, rank: int) -> Shapes:
 
 
 def lokr_shapes(layer: nn.Module, rank: int, *, tucker: bool = False) -> Shapes:
-    """LoKr: W1 (x) W2, both sides split as near to their square roots as they divide.
+    """LoKr: W1 (x) W2, both sides split into factors as close to their square root as possible.
 
-    W2 is the product of two factors where the rank is below half of its larger side; with `tucker`
+    If the rank is below half of its larger side, W2 is the product of two factors; with `tucker`
     and a kernel larger than 1, of three by Tucker's decomposition.
     """
     out, inner, kernel = _sizes(layer)
@@ -149,20 +149,20 @@ def _near_square(number: int) -> tuple[int, int]:
 
 
 def ia3_shapes(layer: nn.Module, _rank: int) -> Shapes:
-    """IA3: one factor an output."""
+    """IA3: one factor per output."""
     out, _, kernel = _sizes(layer)
     return {f"ia3_l.{ADAPTER}": (1, out, *(1 for _ in kernel)) if kernel else (out, 1)}
 
 
 def oft_shapes(layer: nn.Module, _rank: int) -> Shapes:
-    """OFT: of each skew-symmetric block on the diagonal the upper triangle."""
+    """OFT: the upper triangle of each skew-symmetric block on the diagonal."""
     _, inner, kernel = _sizes(layer)
     blocks = inner * prod(kernel) // BLOCK_SIZE
     return {f"oft_R.{ADAPTER}.weight": (blocks, BLOCK_SIZE * (BLOCK_SIZE - 1) // 2)}
 
 
 def boft_shapes(layer: nn.Module, _rank: int) -> Shapes:
-    """BOFT with one butterfly factor: whole blocks, and one scale an output."""
+    """BOFT with one butterfly factor: whole blocks, and one scale per output."""
     out, inner, kernel = _sizes(layer)
     blocks = inner * prod(kernel) // BLOCK_SIZE
     return {
@@ -172,7 +172,7 @@ def boft_shapes(layer: nn.Module, _rank: int) -> Shapes:
 
 
 def hra_shapes(layer: nn.Module, rank: int) -> Shapes:
-    """HRA: one vector a Householder reflection, a convolution seen as (out, in * kernel)."""
+    """HRA: one vector per Householder reflection, a convolution seen as (out, in * kernel)."""
     _, inner, kernel = _sizes(layer)
     return {f"hra_u.{ADAPTER}": (inner * prod(kernel), rank)}
 

@@ -1,6 +1,6 @@
-"""The methods of peft that take a convolution: one table of small factories. No torch at import.
+"""A table of peft's methods for convolutions. No torch at import.
 
-docs/methods.md says what each one is, and which methods of peft are not here and why.
+docs/methods.md describes each one, and says why other methods of peft are not here.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _IN_BLOCKS: Final = Targets(
     "the head excluded",
     block_size=BLOCK_SIZE,
 )
-# HRA and BOFT multiply matrices of inputs x inputs at every step. With all layers of resnet18 one
-# step of batch 32 takes HRA 20 seconds and BOFT 46, with layers of at most this size less than one.
+# HRA and BOFT multiply matrices of inputs x inputs at every step. A step of batch 32 on all layers
+# of resnet18 takes HRA 20 seconds and BOFT 46, on layers of at most this size less than one.
 _MOST_INPUTS: Final = 1024
 _NARROW: Final = Targets(
     description=f"Conv2d with groups == 1 and Linear of at most {_MOST_INPUTS} inputs, the head "
@@ -73,8 +73,8 @@ _NORMALIZATION: Final = Targets(
 )
 
 _LORA_PLUS_RATIO: Final = 4
-# The budget falls from the initial to the target rank between these steps of the 22 of a run, after
-# the first losses, so that they are a fingerprint of the method and not of its masks.
+# The budget falls from the initial to the target rank between these of the 22 steps of a run. That
+# is after the first losses, so they are a fingerprint of the method and not of its masks.
 _ADALORA_SCHEDULE: Final[dict[str, Json]] = {
     "total_step": 22,
     "tinit": 4,
@@ -86,7 +86,7 @@ _ADALORA_SCHEDULE: Final[dict[str, Json]] = {
 
 
 def _lora(rank: int | None, **more: Json) -> dict[str, Json]:
-    """Return LoRA's settings; alpha equals the rank, so that the scaling is 1."""
+    """Return LoRA's settings; alpha equals the rank, so the scaling is 1."""
     return {"r": rank, "lora_alpha": rank, "lora_dropout": 0.0, **more}
 
 
@@ -102,20 +102,20 @@ def _adalora(rank: int | None) -> dict[str, Json]:
 
 
 def _adalora_initial_rank(target: int) -> int:
-    """Return the rank it starts from: half as much again, as in the paper."""
+    """Return AdaLoRA's rank at the start: 1.5 times the target, as in the paper."""
     return target + (target + 1) // 2
 
 
-def _loha(rank: int | None) -> dict[str, Json]:
-    return {"r": rank, "alpha": rank}
+def _loha(rank: int | None, **more: Json) -> dict[str, Json]:
+    return {"r": rank, "alpha": rank, **more}
 
 
-def _lokr(rank: int | None) -> dict[str, Json]:
-    """Return LoKr's settings: it is scaled by 2, so that a release that forgets to scale is seen.
+def _lokr(rank: int | None, **more: Json) -> dict[str, Json]:
+    """Return LoKr's settings; the scaling is 2, so a release that forgets to scale is noticed.
 
-    peft before 0.14 forgot, which alpha equal to the rank would have hidden.
+    peft before 0.14 forgot it; alpha equal to the rank would have hidden that.
     """
-    return {"r": rank, "alpha": 2 * (rank or 0)}
+    return {"r": rank, "alpha": 2 * (rank or 0), **more}
 
 
 def _optimizer_function(name: str) -> Callable[..., Any]:
@@ -152,12 +152,12 @@ def _lora_fa_optimizer(model: nn.Module, rank: int | None, rate: float) -> Optim
 
 
 def _adalora_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Optimizer:
-    """Return AdamW that lets AdaLoRA allocate its budget after each step, while gradients last."""
+    """Return AdamW after whose steps AdaLoRA allocates its budget, while gradients exist."""
     optimizer = make_adamw(model, learning_rate=rate)
-    taken = itertools.count(1)
+    steps = itertools.count(1)
 
     def allocate(*_arguments: object) -> None:
-        cast("Any", model).base_model.update_and_allocate(next(taken))
+        cast("Any", model).base_model.update_and_allocate(next(steps))
 
     optimizer.register_step_post_hook(allocate)
     return optimizer
@@ -165,14 +165,14 @@ def _adalora_optimizer(model: nn.Module, _rank: int | None, rate: float) -> Opti
 
 @contextlib.contextmanager
 def _without_cuda_extension() -> Iterator[None]:
-    """Keep BOFT to its Python code, which is what it falls back to.
+    """Make BOFT use its Python code, its own fallback.
 
-    Where there is a CUDA compiler, peft builds a kernel at the first layer and calls it from then
-    on, for tensors on a CPU too. Elsewhere it tries at every layer, and warns.
+    If there is a CUDA compiler, peft builds a kernel at the first layer and then uses it also
+    for CPU tensors. Without one it tries at every layer, and warns.
     """
     layer = import_quietly("peft.tuners.boft.layer")
     before = getattr(layer, "_FBD_CUDA", None)
-    layer._FBD_CUDA = False  # type: ignore[attr-defined]  # noqa: SLF001  (tried and not there)
+    layer._FBD_CUDA = False  # type: ignore[attr-defined]  # noqa: SLF001
     try:
         yield
     finally:
@@ -187,36 +187,51 @@ LORA: Final = PeftAdapter(
     ranks=(1, 4, 16),
     matrices=("default",),
 )
-DORA: Final = PeftAdapter(
+DORA: Final = replace(
+    LORA,
     name="dora",
-    config="LoraConfig",
     settings=lambda rank: _lora(rank, use_dora=True),
     shapes=dora_shapes,
     scales=(".lora_magnitude_vector.",),
-    ranks=(1, 4, 16),
-    matrices=("default",),
 )
+_RSLORA: Final = replace(
+    LORA,
+    name="rslora",
+    settings=lambda rank: _lora(rank, use_rslora=True),
+    ranks=(4,),
+    matrices=("extended",),
+)
+_PISSA: Final = replace(
+    _RSLORA,
+    name="pissa",
+    settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
+    shapes=factored_shapes,
+    alters_base=True,
+    targets=_LINEAR_FIRST,
+)
+_LOHA: Final = PeftAdapter(
+    name="loha",
+    config="LoHaConfig",
+    settings=_loha,
+    shapes=loha_shapes,
+    targets=_WITH_GROUPED,
+)
+_LOKR: Final = replace(_LOHA, name="lokr", config="LoKrConfig", settings=_lokr, shapes=lokr_shapes)
 
 _FLOAT32: Final = (
     LORA,
     DORA,
-    PeftAdapter(
-        name="rslora",
-        config="LoraConfig",
-        settings=lambda rank: _lora(rank, use_rslora=True),
-        shapes=lora_shapes,
-    ),
-    PeftAdapter(
+    _RSLORA,
+    replace(
+        _RSLORA,
         name="loraplus",
-        config="LoraConfig",
         settings=_lora,
-        shapes=lora_shapes,
         optimizer=_lora_plus_optimizer,
         optimizer_settings={**ADAMW_SETTINGS, "loraplus_lr_ratio": _LORA_PLUS_RATIO},
     ),
-    PeftAdapter(
+    replace(
+        _RSLORA,
         name="lorafa",
-        config="LoraConfig",
         settings=_lora,
         shapes=lora_fa_shapes,
         targets=_LINEAR_FIRST,
@@ -224,22 +239,8 @@ _FLOAT32: Final = (
         optimizer_settings={**ADAMW_SETTINGS, "optimizer": "LoraFAOptimizer"},
         frozen=".lora_A.",
     ),
-    PeftAdapter(
-        name="pissa",
-        config="LoraConfig",
-        settings=lambda rank: _lora(rank, init_lora_weights="pissa"),
-        shapes=factored_shapes,
-        alters_base=True,
-        targets=_LINEAR_FIRST,
-    ),
-    PeftAdapter(
-        name="olora",
-        config="LoraConfig",
-        settings=lambda rank: _lora(rank, init_lora_weights="olora"),
-        shapes=factored_shapes,
-        alters_base=True,
-        targets=_LINEAR_FIRST,
-    ),
+    _PISSA,
+    replace(_PISSA, name="olora", settings=lambda rank: _lora(rank, init_lora_weights="olora")),
     PeftAdapter(
         name="adalora",
         config="AdaLoraConfig",
@@ -248,20 +249,8 @@ _FLOAT32: Final = (
         optimizer=_adalora_optimizer,
         prunes=(".lora_E.",),
     ),
-    PeftAdapter(
-        name="loha",
-        config="LoHaConfig",
-        settings=_loha,
-        shapes=loha_shapes,
-        targets=_WITH_GROUPED,
-    ),
-    PeftAdapter(
-        name="lokr",
-        config="LoKrConfig",
-        settings=_lokr,
-        shapes=lokr_shapes,
-        targets=_WITH_GROUPED,
-    ),
+    _LOHA,
+    _LOKR,
     PeftAdapter(
         name="hira",
         config="HiraConfig",
@@ -314,27 +303,25 @@ _FLOAT32: Final = (
 )
 
 
-# How LoHa and LoKr treat a convolution where they are told to: by another product.
+# An optional product of LoHa and LoKr for convolutions.
 _TUCKER: Final = (
-    PeftAdapter(
+    replace(
+        _LOHA,
         name="loha-tucker",
-        config="LoHaConfig",
-        settings=lambda rank: {**_loha(rank), "use_effective_conv2d": True},
+        settings=lambda rank: _loha(rank, use_effective_conv2d=True),
         shapes=loha_tucker_shapes,
-        targets=_WITH_GROUPED,
     ),
-    PeftAdapter(
+    replace(
+        _LOKR,
         name="lokr-tucker",
-        config="LoKrConfig",
-        settings=lambda rank: {**_lokr(rank), "use_effective_conv2d": True},
+        settings=lambda rank: _lokr(rank, use_effective_conv2d=True),
         shapes=lambda layer, rank: lokr_shapes(layer, rank, tucker=True),
-        targets=_WITH_GROUPED,
     ),
 )
 
 
 def _on_bfloat16(method: PeftAdapter, *, matrices: tuple[str, ...] = ("extended",)) -> PeftAdapter:
-    """Return the same on a bfloat16 base; peft keeps the adapters themselves in float32."""
+    """Return the same method on a bfloat16 base; peft keeps the adapters in float32."""
     return replace(
         method,
         name=method.name + BFLOAT16_SUFFIX,

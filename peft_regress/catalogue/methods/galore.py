@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
-    from peft_regress.catalogue.methods.protocol import BaseDtype
 
 __all__ = ["GALORE", "GALORE_BF16", "GALORE_CLONED", "GaLore"]
 
@@ -30,28 +29,19 @@ _MATRIX_DIMENSIONS: Final = (2, 4)
 
 @dataclass(frozen=True, kw_only=True)
 class GaLore(InPlace):
-    """Train every parameter; linear and convolution weights through a projected gradient.
+    """Train every parameter; linear and convolution weights through a projected gradient."""
 
-    `update_proj_gap` is the number of steps between two SVDs. It is far below the library's 200
-    so that a refresh falls inside a short run: a projector that never refreshes must show. With
-    `clones_projection` it keeps the singular vectors that it uses alone; the library keeps all.
-    """
-
-    name: str
-    update_proj_gap: int
+    ranks: tuple[int, ...] = (1, 4, 16)
+    update_proj_gap: int = 15
+    """Steps between two SVDs. The library's default of 200 would hide in a short run whether the
+    projection is ever renewed."""
     scale: float = 0.25
     proj_type: str = "std"
     clones_projection: bool = False
-    ranks: tuple[int, ...] = (1, 4, 16)
-    matrices: tuple[str, ...] = ("default",)
-    base_dtype: BaseDtype = "float32"
-    prunes: tuple[str, ...] = ()
-    alters_base: bool = False
-    scales: tuple[str, ...] = ()
-    trains_batch_norm_statistics: bool = False
+    """Whether to keep only the singular vectors in use; the library keeps all."""
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
-        """Return all that is set by hand; betas, eps and no weight decay are the library's own."""
+        """Return all settings; betas, eps and no weight decay are the library's defaults."""
         return {
             "optimizer": "GaLoreAdamW",
             "betas": [0.9, 0.999],
@@ -63,9 +53,9 @@ class GaLore(InPlace):
             "scale": self.scale,
             "proj_type": self.proj_type,
             "targets": "2-D and 4-D weights, flattened to (out, in * height * width)",
-            # What defines the stock one stays as it was before there was another.
+            # Only here, so that the definition of the stock method stays the same.
             **({"clones_projection": True} if self.clones_projection else {}),
-            **({} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}),
+            **self.base_settings(),
         }
 
     def adapt(
@@ -76,9 +66,9 @@ class GaLore(InPlace):
         rank: int | None,  # noqa: ARG002  (protocol)
         seed: int,  # noqa: ARG002
     ) -> nn.Module:
-        """Let everything train, in place; the method lives in its optimizer."""
+        """Let everything train, in place; the optimizer does the rest."""
         find_head(model, head)
-        # Here, since it makes tensors when it is imported, which are no cost of a training step.
+        # Here, since its import makes tensors, which are no cost of a training step.
         import_quietly("galore_torch")
         model.requires_grad_(requires_grad=True)
         return model
@@ -94,7 +84,10 @@ class GaLore(InPlace):
         return {name: tuple(parameter.shape) for name, parameter in base.named_parameters()}
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
-        """Return GaLoreAdamW, weights of 2 and 4 dimensions in a group with a rank."""
+        """Return GaLoreAdamW, with weights of 2 and 4 dimensions in a group with a rank.
+
+        Raises `UnsupportedCaseError` if there are none.
+        """
         galore_torch = import_quietly("galore_torch")
         from peft_regress.catalogue.methods.galore_projector import (
             CloningProjector,
@@ -102,13 +95,9 @@ class GaLore(InPlace):
         )
 
         make_projector = CloningProjector if self.clones_projection else FlatteningProjector
-
-        projected: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                ranked = parameter.ndim in _MATRIX_DIMENSIONS
-                (projected if ranked else plain).append(parameter)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        projected = [parameter for parameter in trained if parameter.ndim in _MATRIX_DIMENSIONS]
+        plain = [parameter for parameter in trained if parameter.ndim not in _MATRIX_DIMENSIONS]
         if not projected:
             msg = (
                 f"{self.name}: {type(model).__name__} has no trainable weight of 2 or 4 dimensions"
@@ -132,12 +121,12 @@ class GaLore(InPlace):
             no_deprecation_warning=True,
         )
         for parameter in projected:
-            # The optimizer keeps a projector that it finds, and makes a stock one else.
+            # The optimizer keeps a projector that it finds; otherwise it makes a stock one.
             optimizer.state[parameter]["projector"] = make_projector(**settings)
         return cast("Optimizer", optimizer)
 
     def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:
-        """Return the singular vectors in use, of each projected weight in the optimizer's order."""
+        """Return the singular vectors in use of each projected weight, in the optimizer's order."""
         projected = optimizer.param_groups[0]["params"]
         return {
             str(index): optimizer.state[parameter]["projector"].ortho_matrix
@@ -145,18 +134,14 @@ class GaLore(InPlace):
         }
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return all parameters and buffers: once projected back, an update is of full size."""
+        """Return all parameters and buffers: an update has full size after projecting back."""
         return model.state_dict()
 
 
-GALORE = GaLore(name="galore", update_proj_gap=15)
-# There the library takes the SVD in float32 and casts the slice that it keeps, which is a copy: a
-# cloning projector would change nothing.
+GALORE = GaLore(name="galore")
+# On bfloat16 the library takes the SVD in float32 and keeps a cast copy of the slice: a cloning
+# projector would change nothing.
 GALORE_BF16 = replace(GALORE, name="galore-bf16", base_dtype="bfloat16", ranks=(4,), matrices=())
-GALORE_CLONED = GaLore(
-    name="galore-cloned",
-    update_proj_gap=15,
-    clones_projection=True,
-    ranks=(4,),
-    matrices=("extended",),
+GALORE_CLONED = replace(
+    GALORE, name="galore-cloned", clones_projection=True, ranks=(4,), matrices=("extended",)
 )

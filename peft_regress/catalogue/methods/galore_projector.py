@@ -1,4 +1,4 @@
-"""Let GaLore's projector take convolution weights. Imports torch: import it late."""
+"""Make GaLore's projector accept convolution weights. Imports torch: import it late."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["CloningProjector", "FlatteningProjector"]
 class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torch has no types
     """The stock projector, with a convolution seen as the matrix (out, in * height * width).
 
-    The library hands a gradient of any shape to `torch.linalg.svd` as it is and raises on four
-    dimensions. On a matrix this class does exactly what the stock one does.
+    The library passes a gradient of any shape to `torch.linalg.svd` and raises for four dimensions.
+    For a matrix this class does exactly the same as the stock projector.
     """
 
     _shape: Size
@@ -24,8 +24,8 @@ class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torc
     def project(self, full_rank_grad: Tensor, iter: int) -> Tensor:  # noqa: A002  (library's name)
         """Return the gradient in the subspace.
 
-        full_rank_grad: (out, in, height, width) or (out, in); result: (out, rank) where out is
-        the larger side, (rank, in * height * width) else.
+        full_rank_grad: (out, in, height, width) or (out, in); result: (out, rank) if out is the
+        larger side, otherwise (rank, in * height * width).
         """
         self._shape = full_rank_grad.shape
         low_rank: Tensor = super().project(full_rank_grad.flatten(start_dim=1), iter)
@@ -38,12 +38,12 @@ class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torc
 
 
 class CloningProjector(FlatteningProjector):
-    """The same, keeping of each SVD the singular vectors that it uses and not all of them.
+    """The same, but keep only the singular vectors in use.
 
-    The library slices the first `rank` vectors off, and a slice keeps the whole matrix alive.
+    The library takes a slice of the first `rank` vectors, which keeps the whole matrix alive.
     """
 
     def get_orthogonal_matrix(self, weights: Tensor, rank: int, type: str) -> Any:  # noqa: A002
-        """Return the first `rank` singular vectors of a side, or both, in their own storage."""
+        """Return the first `rank` singular vectors of one or both sides, in their own storage."""
         found = super().get_orthogonal_matrix(weights, rank, type)
         return [side.clone() for side in found] if isinstance(found, list) else found.clone()

@@ -8,14 +8,13 @@ from peft_regress.cases import BFLOAT16_SUFFIX
 
 __all__ = ["LEARNING_RATES", "learning_rate"]
 
-# Peak rates under the cosine of `finetune`. Found with `tools/studies/task_study.py
-# --learning-rates`, from a quarter of each rate to twice, two seeds, on all architectures for LoRA
-# and full fine-tuning and on a part of them for the others; DoRA has LoRA's. One rate a method
-# serves all architectures, which is a compromise: LoRA gains up to 5e-3 and beyond on the mobile
-# nets, where resnet18 already scatters; full fine-tuning is best at 5e-4 on unseen classes and
-# below that on mobilenet_v2 under shift; for the head, with and without BatchNorm statistics,
-# accuracy is flat around the rate. They are chosen for a stable measurement, not for the best
-# accuracy a method can reach.
+# Peak rates of the cosine schedule in `finetune`. `tools/studies/task_study.py --learning-rates`
+# found them: a quarter of each rate to twice the rate, two seeds, all architectures for LoRA and
+# full fine-tuning and some of them for the others; DoRA has LoRA's. One rate per method is a
+# compromise between architectures: LoRA improves up to 5e-3 and beyond on the mobile networks,
+# while resnet18 already varies a lot; full fine-tuning is best at 5e-4 on unseen classes and lower
+# on mobilenet_v2 under shift; for the head, with and without BatchNorm statistics, accuracy is flat
+# around the rate. The rates shall give stable measurements, not the best accuracy.
 LEARNING_RATES: Final[dict[str, float]] = {
     "full": 4e-4,
     "head": 1e-2,

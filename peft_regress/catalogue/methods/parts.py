@@ -1,7 +1,11 @@
-"""The pieces that the built-in methods share: the head, AdamW, loading by exact names."""
+"""What the built-in methods share: usual properties, the head, AdamW, loading by exact names.
+
+No torch at import.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.errors import InputError, UnsupportedCaseError
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ADAMW_SETTINGS",
     "MODEL_FILE",
+    "MethodProperties",
     "cast_base",
     "check_names",
     "copy_into",
@@ -31,10 +36,10 @@ __all__ = [
     "train_only",
 ]
 
-# An eps of 1e-6 (GaLore's own default) and not torch's 1e-8: with the latter, gradients of nothing
-# but rounding are scaled up to full steps, and on another processor full fine-tuning of
-# shufflenet_v2_x0_5 differed by 2e-4 at the fourth loss; with 1e-6, by less than 1e-6.
-# No weight decay: it would move a parameter whose gradient is dead, and hide that it is.
+# eps is 1e-6 (GaLore's default), not torch's 1e-8. With 1e-8, gradients that are only rounding
+# errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the
+# fourth loss on another processor; with 1e-6, by less than 1e-6. No weight decay: it would change a
+# parameter that gets no gradient, and hide the defect.
 ADAMW_SETTINGS: Final[dict[str, Json]] = {
     "optimizer": "AdamW",
     "betas": [0.9, 0.999],
@@ -43,18 +48,43 @@ ADAMW_SETTINGS: Final[dict[str, Json]] = {
 }
 
 MODEL_FILE: Final = "model.safetensors"
-"""Where a method without a library of its own writes what it ships."""
+"""The file that a method without a library ships."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodProperties:
+    """The properties of a `Method`, with their usual values."""
+
+    name: str
+    ranks: tuple[int, ...] = ()
+    matrices: tuple[str, ...] = ("default",)
+    base_dtype: BaseDtype = "float32"
+    trains_batch_norm_statistics: bool = False
+    prunes: tuple[str, ...] = ()
+    alters_base: bool = False
+    scales: tuple[str, ...] = ()
+
+    def projections(
+        self,
+        optimizer: Optimizer,  # noqa: ARG002  (protocol)
+    ) -> Mapping[str, Tensor]:
+        """Return nothing: the optimizer uses gradients unprojected."""
+        return {}
+
+    def base_settings(self) -> dict[str, Json]:
+        """Return the type of the base for a definition; nothing for float32, the first type."""
+        return {} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}
 
 
 def cast_base(model: nn.Module, dtype: BaseDtype) -> nn.Module:
-    """Cast parameters and floating-point buffers in place; nothing happens where they have it."""
+    """Cast parameters and floating-point buffers in place."""
     import torch  # listing names must not cost the import
 
     return model.to(getattr(torch, dtype))
 
 
 def find_head(model: nn.Module, head: str) -> nn.Module:
-    """Return the last layer by its qualified name, or raise `UnsupportedCaseError`."""
+    """Return the last layer by its qualified name. Raises `UnsupportedCaseError`."""
     try:
         return model.get_submodule(head)
     except AttributeError:
@@ -63,7 +93,7 @@ def find_head(model: nn.Module, head: str) -> nn.Module:
 
 
 def no_targets(method: str, model: nn.Module, *, targets: str, head: str) -> UnsupportedCaseError:
-    """Return the error for a model that has none of a method's targets, as they are described."""
+    """Return the error for a model that has none of a method's targets."""
     owner = type(model).__name__
     return UnsupportedCaseError(
         f"{method}: {owner} has none of its targets, {targets} (the head is {head!r})"
@@ -71,13 +101,13 @@ def no_targets(method: str, model: nn.Module, *, targets: str, head: str) -> Uns
 
 
 def train_only(model: nn.Module, module: nn.Module) -> None:
-    """Freeze the whole model but one of its modules."""
+    """Freeze the whole model except one of its modules."""
     model.requires_grad_(requires_grad=False)
     module.requires_grad_(requires_grad=True)
 
 
 def set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:
-    """Set how fast every BatchNorm's running statistics follow the batches."""
+    """Set how fast the running statistics of every BatchNorm follow the batches."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     for module in model.modules():
@@ -101,7 +131,7 @@ def make_adamw(model: nn.Module, *, learning_rate: float) -> Optimizer:
 
 
 def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    """Raise `InputError` unless the shipped tensors are exactly the wanted ones, by name."""
+    """Raise `InputError` unless the names of shipped and expected tensors are equal."""
     absent, surplus = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
     if absent or surplus:
         msg = (
@@ -112,7 +142,7 @@ def check_names(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> No
 
 
 def copy_into(targets: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
-    """Overwrite tensors in place with those of the same names and shapes."""
+    """Overwrite tensors in place with those of the same names and shapes. Raises `InputError`."""
     import torch
 
     check_names(tensors, targets)
@@ -132,7 +162,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def load_tensors(targets: Mapping[str, Tensor], path: Path) -> None:
-    """Overwrite tensors in place with those of a safetensors file, of the same names and shapes."""
+    """Overwrite tensors in place with those of a safetensors file. Raises `InputError`."""
     from safetensors.torch import load_file
 
     copy_into(targets, load_file(path))

@@ -1,7 +1,4 @@
-"""A method of peft on convolutions and linear layers, of which `adapters` has a table.
-
-No torch at import.
-"""
+"""A method of peft; `adapters` has a table of them. No torch at import."""
 
 from __future__ import annotations
 
@@ -15,6 +12,7 @@ from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import (
     ADAMW_SETTINGS,
+    MethodProperties,
     check_names,
     find_head,
     load_tensors,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
-    from peft_regress.catalogue.methods.protocol import BaseDtype
 
 __all__ = ["PeftAdapter"]
 
@@ -46,48 +43,37 @@ _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeftAdapter:
-    """Put an adapter of peft on the layers of a rule, and train it together with the head.
+class PeftAdapter(MethodProperties):
+    """Put an adapter of peft on chosen layers, and train it together with the whole head.
 
-    The head is trained in full. It is unfrozen as it stands and not named in peft's
-    `modules_to_save`, which keeps a second, unused copy of it and so inflates parameter counts
-    and memory; in exchange its tensors are shipped here and not by peft.
-
-    Attributes:
-        config: the name of peft's configuration class.
-        settings: its arguments for a rank, the targets left out.
-        shapes: name and shape of each parameter added to a layer, for the layer and the rank.
-        targets: the layers that are adapted.
-        optimizer: makes the optimizer where it is not AdamW over what trains.
-        frozen: a part of the names of adapter parameters that do not train.
-        prunes: the parts of the names of parameters that the method itself sets to zero.
-        wrapping: what wrapping is done under, where the library needs to be kept from something.
-        alters_base: whether wrapping alters the base's weights.
-        scales: the parts of the names of adapter parameters that scale what is there.
+    The head is unfrozen itself and not named in peft's `modules_to_save`, which keeps a second,
+    unused copy of it and inflates parameter counts and memory. So its tensors are shipped here and
+    not by peft.
     """
 
-    name: str
-    config: str
-    settings: Callable[[int | None], Mapping[str, Json]]
-    shapes: Callable[[nn.Module, int], Shapes]
-    targets: Targets = ALL_BUT_GROUPED
     ranks: tuple[int, ...] = (4,)
     matrices: tuple[str, ...] = ("extended",)
-    base_dtype: BaseDtype = "float32"
-    trains_batch_norm_statistics: bool = False
+    config: str
+    """The name of peft's configuration class."""
+    settings: Callable[[int | None], Mapping[str, Json]]
+    """Its arguments for a rank, without the targets."""
+    shapes: Callable[[nn.Module, int], Shapes]
+    """Name and shape of each parameter added to a layer, for the layer and the rank."""
+    targets: Targets = ALL_BUT_GROUPED
+    """The layers that are adapted."""
     optimizer: Callable[[nn.Module, int | None, float], Optimizer] | None = None
+    """Makes the optimizer from model, rank and learning rate; None for AdamW over what trains."""
     optimizer_settings: Mapping[str, Json] | None = None
+    """Its settings, for the definition."""
     frozen: str | None = None
-    prunes: tuple[str, ...] = ()
+    """A part of the names of adapter parameters that do not train."""
     wrapping: Callable[[], AbstractContextManager[None]] = nullcontext
-    alters_base: bool = False
-    scales: tuple[str, ...] = ()
+    """A context for wrapping, which keeps the library from doing harm."""
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
-        """Return all that is set by hand, in peft's names but for rank, alpha and dropout."""
-        # What defines the methods of LoRA's class stays as it was before there were others.
+        """Return all settings, in peft's names except for rank, alpha and dropout."""
+        # Not for LoRA's class, so that the definitions of its first methods stay the same.
         of_config = {} if self.config == "LoraConfig" else {"config": self.config}
-        of_base = {} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}
         settings = {
             _DEFINITION_NAMES.get(name, name): value for name, value in self.settings(rank).items()
         }
@@ -99,11 +85,15 @@ class PeftAdapter:
             "targets": self.targets.description,
             "head": "trained in full",
             **of_config,
-            **of_base,
+            **self.base_settings(),
         }
 
     def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
-        """Wrap the model with peft; what is drawn is drawn under `seed`."""
+        """Wrap the model with peft under `seed`.
+
+        Raises `InputError` without a rank, `UnsupportedCaseError` if the model has none of the
+        targets or peft has no such method.
+        """
         import torch  # listing names must not cost the import
 
         self._check_rank(rank)
@@ -116,7 +106,7 @@ class PeftAdapter:
         if make_config is None:
             msg = f"{self.name}: peft {peft.__version__} has no {self.config}"
             raise UnsupportedCaseError(msg)
-        # peft matches a list by suffix, a pattern by full match: only the latter is exact.
+        # peft matches a list by suffix but a pattern by full match: only a pattern is exact.
         pattern = "|".join(re.escape(name) for name in layers)
         config = make_config(target_modules=pattern, **self.settings(rank))
         with torch.random.fork_rng(devices=[]), self.wrapping():
@@ -126,7 +116,7 @@ class PeftAdapter:
         return cast("nn.Module", adapted)
 
     def _set_trained(self, adapted: nn.Module, head: nn.Module, *, head_trains: bool) -> None:
-        """Set what peft leaves to its users: the head, and what a method freezes of its own."""
+        """Set what peft leaves to its users: the head, and the parameters that a method freezes."""
         if self.frozen is not None:
             for name, parameter in adapted.named_parameters():
                 if self.frozen in name:
@@ -159,20 +149,13 @@ class PeftAdapter:
             return make_adamw(model, learning_rate=rate)
         return self.optimizer(model, rank, rate)
 
-    def projections(
-        self,
-        optimizer: Optimizer,  # noqa: ARG002  (protocol)
-    ) -> Mapping[str, Tensor]:
-        """Return nothing: gradients are taken as they are."""
-        return {}
-
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the adapter as peft would save it, and the head under its own names."""
         return {**_adapter_state(model), **_head_state(model)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter as peft does, and the head beside it."""
-        # Its default would look at the hub for embeddings that a vision model has none of.
+        # By default it would ask the hub about embeddings, which a vision model does not have.
         cast("Any", model).save_pretrained(
             folder, selected_adapters=[ADAPTER], save_embedding_layers=False
         )
@@ -191,7 +174,7 @@ class PeftAdapter:
             adapted = peft.PeftModel.from_pretrained(
                 base, folder, adapter_name=ADAPTER, is_trainable=trainable
             )
-        # peft says nothing of a tensor that it finds no place for, or no tensor for.
+        # peft does not report surplus or absent tensors.
         check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
         self._set_trained(adapted, head_module, head_trains=trainable)
         of_head = {f"{head}.{name}": p.detach() for name, p in head_module.named_parameters()}
@@ -216,8 +199,8 @@ def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
 def _head_state(model: nn.Module) -> dict[str, Tensor]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    # By the layer and not by the name: what peft trains in a layer, by its design or not, it saves
-    # or leaves out itself.
+    # By the layer, not by the name: peft itself decides which of the parameters in its layers to
+    # save.
     adapted = {
         id(parameter)
         for module in model.modules()

@@ -1,4 +1,4 @@
-"""What a fine-tuning method must offer to be measured. No torch at import."""
+"""What a fine-tuning method must provide to be measured. No torch at import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BaseDtype = Literal["float32", "bfloat16"]
 
 
 class Method(Protocol):
-    """A way to fine-tune a model: what it wraps, what it trains, what it would ship."""
+    """A way to fine-tune a model: what it wraps, trains and ships."""
 
     @property
     def name(self) -> str:
@@ -28,79 +28,79 @@ class Method(Protocol):
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The ranks in a matrix; empty where the method has no rank."""
+        """The ranks in a matrix; empty if the method has no rank."""
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """The matrices that it belongs to, such as `default` and `extended`; or none."""
+        """The matrices that it belongs to, such as `default` and `extended`."""
 
     @property
     def trains_batch_norm_statistics(self) -> bool:
-        """Whether BatchNorm layers run in train mode, their statistics re-estimated."""
+        """Whether BatchNorm layers run in train mode and estimate their statistics again."""
 
     @property
     def base_dtype(self) -> BaseDtype:
-        """The floating-point type that the base model and the images are cast to before `adapt`."""
+        """The floating-point type of the base model and the images, cast before `adapt`."""
 
     @property
     def prunes(self) -> tuple[str, ...]:
-        """Parts of the names of parameters that the method itself may leave or set at zero."""
+        """Parts of the names of parameters that the method itself may set to or leave at zero."""
 
     @property
     def alters_base(self) -> bool:
-        """Whether wrapping alters the base's weights, so that without the adapter it is another."""
+        """Whether wrapping changes the base's weights, so it differs with the adapter off."""
 
     @property
     def scales(self) -> tuple[str, ...]:
-        """Parts of the names of adapter parameters that scale, or stand for, what is there.
+        """Parts of the names of adapter parameters that scale or replace the base's values.
 
-        They start at something that zero or a random number is no neighbour of.
+        They start far from zero and from a random number.
         """
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
-        """Return all that is set by hand (learning rate, alpha, betas ...), for the definition."""
+        """Return all settings (learning rate, alpha, betas ...), for the definition."""
 
     def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
         """Wrap the model and set what trains; `head` is the qualified name of the last layer.
 
-        Raises `UnsupportedCaseError` where no module is eligible, and lets the library's own
-        ValueError and NotImplementedError through. Draws only from generators seeded by `seed`.
-        The model handed in may be changed in place and must not be used afterwards.
+        Raises `UnsupportedCaseError` if no module is eligible, and passes on the library's own
+        ValueError and NotImplementedError. Uses only generators seeded with `seed`. May change the
+        given model in place; do not use that model afterwards.
         """
 
     def expected_trainable(
         self, base: nn.Module, *, head: str, rank: int | None
     ) -> Mapping[str, tuple[int, ...]]:
-        """Return name and shape of each parameter that must train once `base` is adapted.
+        """Return name and shape of each parameter that must train after `base` is adapted.
 
-        Derived from the unadapted model by the method's own rule, without the library that does
-        the wrapping: the yardstick for what the library did. Names are those of the adapted model.
+        They follow from the unadapted model by the method's rule, without the library that wraps
+        it, so they can check the library. Names are those of the adapted model.
         """
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
         """Return the optimizer over the trainable parameters, `foreach=False`."""
 
     def projections(self, optimizer: Optimizer) -> Mapping[str, Tensor]:
-        """Return what the optimizer projects gradients by and has to renew as it goes, by name.
+        """Return the optimizer's projections of gradients, which it must renew, by name.
 
-        Empty where it does no such thing; no copies.
+        No copies; empty if the optimizer has none.
         """
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the tensors that a device needs beyond the source model, by name; no copies."""
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write what is shipped into an existing folder, as the library does where there is one."""
+        """Write what is shipped into an existing folder, as the method's library does."""
 
     def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
-        """Adapt a fresh base model from a folder that `save` wrote, as the library does.
+        """Adapt a fresh base model from a folder that `save` wrote, as the method's library does.
 
-        With `trainable` it can be trained on, else nothing in it trains. `base` may be changed in
-        place. Raises `InputError` where the tensors are not exactly those that it would ship.
+        With `trainable` the result can be trained further, otherwise nothing in it trains. May
+        change `base` in place. Raises `InputError` if the tensors are not exactly the shipped ones.
         """
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
-        """Return a context in which the adapter is off; None where there is no adapter."""
+        """Return a context in which the adapter is off; None if there is no adapter."""
 
     def merge(self, model: nn.Module) -> nn.Module | None:
-        """Fold the adapter into a copy of the base model; None where there is no adapter."""
+        """Fold the adapter into a copy of the base model; None if there is no adapter."""

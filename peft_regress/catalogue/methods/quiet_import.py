@@ -1,4 +1,4 @@
-"""Import peft and galore_torch without the noise of a library that they pull in."""
+"""Import peft and galore_torch without a misleading warning of a library that they import."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 __all__ = ["import_quietly"]
 
 # bitsandbytes warns at import that a 4-bit kernel is not installed. Nothing here uses 4 bits, and
-# its advice to install `kernels` would mislead whoever reads the report.
+# its advice to install `kernels` would mislead readers of the report.
 _NOISY_LOGGER: Final = "bitsandbytes.backends.cpu.ops"
 _NOISE: Final = "Failed to load CPU gemm_4bit_forward"
 
 
 def import_quietly(name: str) -> ModuleType:
-    """Import a module; one known and irrelevant line of the log is dropped, then and later on.
+    """Import a module, and drop one irrelevant line of the log from now on.
 
-    Later on, since some releases of peft import bitsandbytes only when they wrap a model.
+    Also later, since some releases of peft import bitsandbytes only when they wrap a model.
     """
     logging.getLogger(_NOISY_LOGGER).addFilter(_is_signal)
     return importlib.import_module(name)

@@ -1,4 +1,4 @@
-"""Methods that train a part of the model as it stands, without an adapter. No torch at import."""
+"""Methods that train a part of the model itself, without an adapter. No torch at import."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
-    from peft_regress.catalogue.methods.protocol import BaseDtype
 
 __all__ = [
     "BITFIT",
@@ -44,29 +43,21 @@ _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers wi
 
 @dataclass(frozen=True, kw_only=True)
 class Selective(InPlace):
-    """Train everything, or the head alone, or with it the biases or the normalization layers.
+    """Train everything, or only the head, or the head with the biases or normalization layers.
 
-    Biases alone are BitFit; on CNNs without biases in their convolutions they are those of the
-    normalization layers.
+    Head and biases are BitFit; in CNNs whose convolutions have no biases, these are the biases of
+    the normalization layers.
 
-    With `trains_batch_norm_statistics` the running mean and variance of every BatchNorm follow
-    the target data in the forward pass (weight and bias stay frozen): the BN+H of the paper. They
-    follow at torch's usual momentum everywhere; mobilenet_v3_small has 0.01 of its own, and would
-    keep most of the source's statistics to the end of a short run.
+    With `trains_batch_norm_statistics` the running mean and variance of every BatchNorm follow the
+    target data in the forward pass, while weight and bias stay frozen: the paper's BN+H. All use
+    torch's usual momentum; mobilenet_v3_small's own is 0.01 and would keep most of the source's
+    statistics in a short run.
     """
 
-    name: str
     trains: Literal["all", "head", "biases", "normalization"]
-    trains_batch_norm_statistics: bool = False
-    ranks: tuple[int, ...] = ()
-    matrices: tuple[str, ...] = ("default",)
-    base_dtype: BaseDtype = "float32"
-    prunes: tuple[str, ...] = ()
-    alters_base: bool = False
-    scales: tuple[str, ...] = ()
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:  # noqa: ARG002  (protocol)
-        """Return all that is set by hand, for the definition."""
+        """Return all settings, for the definition."""
         return {
             **ADAMW_SETTINGS,
             "learning_rate": learning_rate(self.name),
@@ -74,7 +65,7 @@ class Selective(InPlace):
             "batch_norm_momentum": _BATCH_NORM_MOMENTUM
             if self.trains_batch_norm_statistics
             else None,
-            **({} if self.base_dtype == "float32" else {"base_dtype": self.base_dtype}),
+            **self.base_settings(),
         }
 
     def adapt(
@@ -85,9 +76,9 @@ class Selective(InPlace):
         rank: int | None,  # noqa: ARG002
         seed: int,  # noqa: ARG002
     ) -> nn.Module:
-        """Set what trains, in place; nothing is drawn.
+        """Set what trains, in place; nothing is drawn at random.
 
-        Raises `UnsupportedCaseError` where nothing but the head would: that is another method.
+        Raises `UnsupportedCaseError` if only the head would train, since that is another method.
         """
         head_module = find_head(model, head)
         if self.trains == "all":
@@ -119,9 +110,9 @@ class Selective(InPlace):
         }
 
     def _trained_with_the_head(self, model: nn.Module, *, head: str) -> set[str]:
-        """Return the names of the parameters that are neither the head's nor frozen."""
+        """Return the names of the parameters that train, without the head's."""
         if self.trains == "biases":
-            # `in_proj_bias` of an attention too, but not Swin's table of relative positions.
+            # Also `in_proj_bias` of an attention, but not Swin's table of relative positions.
             return {
                 name
                 for name, _ in model.named_parameters()
@@ -139,15 +130,8 @@ class Selective(InPlace):
         """Return AdamW over what trains."""
         return make_adamw(model, learning_rate=learning_rate(self.name))
 
-    def projections(
-        self,
-        optimizer: Optimizer,  # noqa: ARG002  (protocol)
-    ) -> Mapping[str, Tensor]:
-        """Return nothing: gradients are taken as they are."""
-        return {}
-
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return all parameters and buffers, or the head and, if they moved, the statistics."""
+        """Return all parameters and buffers, or what trains and, if they change, the statistics."""
         if self.trains == "all":
             return model.state_dict()
         shipped = {
@@ -156,7 +140,7 @@ class Selective(InPlace):
             if parameter.requires_grad
         }
         if self.trains_batch_norm_statistics:
-            # The count of batches steers only a momentum of None; inference never reads it.
+            # The count of batches matters only for a momentum of None; inference never reads it.
             shipped |= {
                 name: buffer
                 for name, buffer in model.named_buffers()

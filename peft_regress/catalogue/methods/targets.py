@@ -1,4 +1,4 @@
-"""Which layers an adapter can be put on, so that none is put where it is never called.
+"""Find the layers that an adapter can wrap, without those that are never called.
 
 No torch at import.
 """
@@ -20,11 +20,10 @@ __all__ = [
     "normalization_layers",
 ]
 
-# Modules whose forward hands these children's weights to a function and never calls the children:
-# an adapter there would get no gradient, and the model would be as if it were not there. By the
-# class's qualified name, so that torchvision need not be imported to look for its classes.
-# Checked against forward hooks on every classifier of torchvision, in
-# tests/catalogue/test_architectures.py.
+# Modules whose forward passes the weights of these children to a function and never calls the
+# children: an adapter there would get no gradient and change nothing. By the class's qualified
+# name, so that torchvision need not be imported. tests/catalogue/test_architectures.py checks the
+# table with forward hooks on every classifier of torchvision.
 _WEIGHTS_READ: Final[dict[str, tuple[str, ...]]] = {
     "torch.nn.modules.activation.MultiheadAttention": ("out_proj",),
     "torchvision.models.swin_transformer.ShiftedWindowAttention": ("qkv", "proj"),
@@ -36,22 +35,19 @@ def eligible_layers(
     *,
     head: str,
     grouped: bool = False,
-    kinds: tuple[type[nn.Module], ...] | None = None,
 ) -> dict[str, nn.Module]:
-    """Return the layers that adapters go on, by qualified name, in the model's order.
+    """Return the layers that adapters can wrap, by qualified name, in the model's order.
 
-    These are the modules of the given kinds, Conv2d and Linear by default, but for the head, for
-    convolutions with groups unless `grouped`, and for modules whose weights are read without the
-    module being called (`bypassed_modules`). A layer in two places is named once.
+    These are Conv2d and Linear modules, except the head, convolutions with groups unless `grouped`,
+    and modules that are never called (`bypassed_modules`). A shared layer has one name.
     """
     from torch import nn  # listing names must not cost the import
 
-    kinds = kinds or (nn.Conv2d, nn.Linear)
     bypassed = bypassed_modules(model)
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, kinds)
+        if isinstance(module, nn.Conv2d | nn.Linear)
         and name != head
         and name not in bypassed
         and (grouped or getattr(module, "groups", 1) == 1)
@@ -61,9 +57,8 @@ def eligible_layers(
 def bypassed_modules(model: nn.Module) -> frozenset[str]:
     """Return the names of modules whose parent reads their weights instead of calling them.
 
-    Known are torch's and torchvision's: in an `nn.MultiheadAttention` the output projection, in
-    Swin's windowed attention both projections. What an adapter on any other such module would do
-    is seen later, by the invariant `trainable_changed`.
+    Covers torch's and torchvision's: the output projection of `nn.MultiheadAttention` and both
+    projections of Swin's windowed attention. The invariant `trainable_changed` finds others.
     """
     return frozenset(
         f"{name}.{child}" if name else child
@@ -74,39 +69,35 @@ def bypassed_modules(model: nn.Module) -> frozenset[str]:
 
 
 def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the normalization layers that have a weight of their own, by qualified name."""
+    """Return the normalization layers that have a weight, by qualified name."""
     from torch import nn  # listing names must not cost the import
     from torch.nn.modules.batchnorm import _NormBase
 
-    kinds = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    types = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, kinds) and module.weight is not None
+        if isinstance(module, types) and module.weight is not None
     }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """The rule by which a method chooses its layers; `description` stands in definitions.
-
-    Attributes:
-        grouped: whether convolutions with groups are adapted.
-        linear_first: whether linear layers alone are, where there are any besides the head. Else
-            convolutions are handed to the library all the same, which says itself what it makes of
-            them: a release that learns to adapt them is seen.
-        block_size: what must divide the inputs of an output channel, kernel included.
-        most_inputs: how many of them there may be, for methods that multiply square matrices of
-            that size; there is no limit where it is None.
-        normalization: whether the normalization layers are adapted, and nothing else.
-    """
+    """The rule by which a method chooses its layers."""
 
     description: str
+    """Part of definitions."""
     grouped: bool = False
+    """Whether convolutions with groups are adapted."""
     linear_first: bool = False
+    """Whether only linear layers are adapted, if the model has any besides the head. Otherwise the
+    library gets convolutions and decides: a release that learns to adapt them is noticed."""
     block_size: int = 1
+    """A divisor of the inputs of an output channel, kernel included."""
     most_inputs: int | None = None
+    """The most such inputs, for methods that multiply square matrices of that size."""
     normalization: bool = False
+    """Whether the normalization layers are adapted, and nothing else."""
 
     def find(self, model: nn.Module, *, head: str) -> dict[str, nn.Module]:
         """Return the layers by qualified name, in the model's order."""
@@ -126,7 +117,7 @@ class Targets:
 
 
 def _inputs(layer: nn.Module) -> int:
-    """Return how many inputs one output sums over."""
+    """Return how many inputs one output sums."""
     weight: Any = layer.weight
     return prod(weight.shape[1:])
 

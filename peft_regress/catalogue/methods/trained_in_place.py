@@ -1,10 +1,15 @@
-"""What methods without an adapter share: they train the model as it stands. No torch at import."""
+"""What methods without an adapter share: they train the model itself. No torch at import."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peft_regress.catalogue.methods.parts import MODEL_FILE, load_tensors, save_tensors
+from peft_regress.catalogue.methods.parts import (
+    MODEL_FILE,
+    MethodProperties,
+    load_tensors,
+    save_tensors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["InPlace"]
 
 
-class InPlace:
-    """Ships tensors of the model itself, and has nothing to switch off or to fold in."""
+class InPlace(MethodProperties):
+    """Ship tensors of the model itself; there is nothing to switch off or to merge."""
 
     def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
         """Set what trains."""
@@ -31,7 +36,7 @@ class InPlace:
         save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
 
     def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
-        """Put shipped tensors into a fresh base."""
+        """Load shipped tensors into a fresh base. Raises `InputError`."""
         model = self.adapt(base, head=head, rank=None, seed=0)
         load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
         return model if trainable else model.requires_grad_(requires_grad=False)

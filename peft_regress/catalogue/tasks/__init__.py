@@ -1,4 +1,4 @@
-"""What a source model is adapted to. No torch at import."""
+"""Tasks that a source model is adapted to. No torch at import."""
 
 from peft_regress.catalogue.tasks.digits import SHIFT, UNSEEN, DigitsTask
 from peft_regress.catalogue.tasks.protocol import Task, TaskData

