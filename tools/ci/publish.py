@@ -5,8 +5,9 @@
     python tools/ci/publish.py comment verdict --run 123456 --dry-run
 
 `issue` and `baseline` take the folder that the gate's action keeps (requirements.txt, exit-code,
-findings.md, run.json), `comment` the folder with comment.md. These files are only text here: nothing
-of the candidate is run, imported or installed. `--dry-run` prints each command and runs none.
+findings.md, run.json), `comment` the folder with comment.md. These files are only text here:
+nothing of the candidate is run, imported or installed. `--dry-run` prints each command and runs
+none.
 """
 
 from __future__ import annotations
