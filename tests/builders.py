@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.cases import Case
+from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.judge import Observation
 from peft_regress.metrics import METRICS, Metric
 from peft_regress.runs.run_file import write_run_file
@@ -25,7 +26,7 @@ from peft_regress.runs.schema import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
 LORA = "shift/lora-r4/resnet18"
@@ -263,6 +264,37 @@ def shard(index: int, record: Any, *, complete: bool = False, **more: Any) -> Ru
         not_selected=sorted(BOTH - {record.case.id}),
     )
     return make_run(record, selection=selection, **more)
+
+
+def write_shards(
+    folder: Path,
+    *,
+    cases: Sequence[Case] | None = None,
+    lost: Collection[str] = (),
+    skipped: Collection[int] = (),
+    count: int = 4,
+    metrics: Mapping[str, Any] = VALUES,
+) -> Path:
+    """Write a matrix as the files of its shards, the second of another machine.
+
+    The cases `lost` are in no file, and the shards `skipped` have none.
+    """
+    cases = matrix_cases() if cases is None else cases
+    shards = shard_of(cases, count=count, weights={})
+    for index in sorted(set(range(1, count + 1)) - set(skipped)):
+        selection = Selection(
+            complete=False,
+            narrowed_by=[f"--regress-shard {index}/{count}"],
+            not_selected=sorted(name for name, shard in shards.items() if shard != index),
+        )
+        mine = sorted(name for name, shard in shards.items() if shard == index)
+        records = [make_record(name, metrics) for name in mine if name not in lost]
+        machine = OTHER_MACHINE if index == 2 else MACHINE
+        write_run(
+            folder / f"shard-{index}.json",
+            make_run(*records, selection=selection, machine=machine),
+        )
+    return folder
 
 
 def full_disk(*_: Any, **__: Any) -> None:

@@ -14,16 +14,16 @@ from builders import (
     GALORE,
     LEDGER,
     LORA,
+    OTHER_MACHINE,
     VALUES,
     make_record,
     make_run,
     write_entry,
 )
 from builders import write_run as written
-from shard_files import write_shards
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import main
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import MIXED_MACHINES, Selection
@@ -47,6 +47,25 @@ def run(capsys, tmp_path, monkeypatch):
         return int(stopped.value.code or 0), captured.out, captured.err
 
     return call
+
+
+def write_shards(folder, *, lost=(), skipped=(), count=4, metrics=VALUES, cases=CASES):
+    """Write the matrix as the files of its shards; `lost` vanish, `skipped` shards have no file."""
+    shards = shard_of(cases, count=count, weights={})
+    ids = {case.id for case in cases}
+    for index in range(1, count + 1):
+        mine = {name for name, shard in shards.items() if shard == index} - set(lost)
+        selection = Selection(
+            complete=False,
+            narrowed_by=[f"--regress-shard {index}/{count}"],
+            not_selected=sorted(ids - {n for n, shard in shards.items() if shard == index}),
+        )
+        records = [make_record(name, metrics) for name in sorted(mine)]
+        if index not in skipped:
+            machine = OTHER_MACHINE if index == 2 else None
+            more = {"machine": machine} if machine else {}
+            written(folder / f"shard-{index}.json", make_run(*records, selection=selection, **more))
+    return folder
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import constraints
 import publish
 import pytest
 import yaml
-from builders import VALUES, make_record, write_entry
+from builders import VALUES, make_record, write_entry, write_shards
 from packaging.requirements import Requirement
-from shard_files import write_shards
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import cli
@@ -187,7 +187,7 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    command = cli.commands[name]
+    command = cli.get_command(click.Context(cli), name)
     return command.make_context(name, list(words[1:])).params
 
 
