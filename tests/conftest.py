@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester", "page_browser"]
 
-settings.register_profile("nightly", max_examples=1000, deadline=None, print_blob=True)
+settings.register_profile(
+    "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
+)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ SHARE = 5
 
 
 def fuzz(*drawn: st.SearchStrategy[Any], examples: int) -> Callable[..., Callable[..., None]]:
-    """Test a property with the same few examples in every run, and each night with many new ones."""
+    """Test a property with the same few examples in every run, and nightly with many new ones."""
     few = max(1, examples // SHARE)
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""tools/ci/publish.py, with a `gh` that only notes what it is asked for."""
+"""tools/ci/publish.py, with a `gh` that only records its calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if (folder / "red").exists():
 
 
 class Gh:
-    """The fake: its calls, its answers, and whether it fails."""
+    """The fake `gh`: its calls, its answers, and whether it fails."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -49,8 +49,8 @@ class Gh:
 
     @property
     def calls(self):
-        noted = self.folder / "calls"
-        return list(map(json.loads, noted.read_text().splitlines())) if noted.exists() else []
+        recorded = self.folder / "calls"
+        return list(map(json.loads, recorded.read_text().splitlines())) if recorded.exists() else []
 
     def called(self, *command):
         return [c for c in self.calls if tuple(c["argv"][: len(command)]) == command]
@@ -96,7 +96,7 @@ def test_a_regression_opens_an_issue_with_the_finding(gh, tmp_path, capsys):
 
 
 def opened(gh, folder):
-    """Open the issue of a finding, and let `gh issue list` have it from then on."""
+    """Open the issue of a finding; from then on `gh issue list` returns it."""
     gh.answer("issue-list", [])
     assert issue(folder) == 0
     body = gh.called("issue", "create")[-1]["stdin"]
@@ -104,14 +104,14 @@ def opened(gh, folder):
     (gh.folder / "calls").unlink()
 
 
-def test_the_same_finding_once_more_does_nothing(gh, tmp_path, capsys, monkeypatch):
+def test_the_same_finding_again_changes_nothing(gh, tmp_path, capsys, monkeypatch):
     opened(gh, results(tmp_path / "r"))
-    # Another run of the workflow, whose address the body would name.
+    # Another run of the workflow: the body would link to it.
     for name, value in (("SERVER_URL", "https://g"), ("REPOSITORY", "o/r"), ("RUN_ID", "2")):
         monkeypatch.setenv(f"GITHUB_{name}", value)
     assert issue(results(tmp_path / "r")) == 0
     assert [call["argv"][:2] for call in gh.calls] == [["issue", "list"]]
-    assert "issue 7 has this finding already" in capsys.readouterr().out
+    assert "issue 7 already has this finding" in capsys.readouterr().out
 
 
 def test_another_finding_of_the_same_candidate_updates_its_issue(gh, tmp_path):
@@ -123,15 +123,15 @@ def test_another_finding_of_the_same_candidate_updates_its_issue(gh, tmp_path):
     assert not gh.called("issue", "create")
 
 
-def test_another_candidate_has_an_issue_of_its_own(gh, tmp_path):
+def test_another_candidate_has_its_own_issue(gh, tmp_path):
     opened(gh, results(tmp_path / "r"))
     assert issue(results(tmp_path / "r", lines=("peft @ git+https://g/peft@main",))) == 0
     assert gh.called("issue", "create")
     assert not gh.called("issue", "edit")
 
 
-def test_only_open_issues_with_the_label_are_looked_at(gh, tmp_path):
-    """Or a stranger's issue with the marker would be edited."""
+def test_only_open_issues_with_the_label_count(gh, tmp_path):
+    """Otherwise a stranger's issue with the marker would be edited."""
     issue(results(tmp_path / "r"))
     (listed,) = gh.called("issue", "list")
     assert listed["argv"][2:6] == ["--label", LABEL, "--state", "open"]
@@ -143,14 +143,14 @@ def test_without_a_regression_nothing_is_called(gh, tmp_path, code):
     assert gh.calls == []
 
 
-def test_a_run_of_the_workflow_is_linked(gh, tmp_path, monkeypatch):
+def test_the_issue_links_to_the_run(gh, tmp_path, monkeypatch):
     for name, value in (("SERVER_URL", "https://g"), ("REPOSITORY", "o/r"), ("RUN_ID", "12")):
         monkeypatch.setenv(f"GITHUB_{name}", value)
     issue(results(tmp_path / "r"))
     assert "(https://g/o/r/actions/runs/12)" in gh.called("issue", "create")[0]["stdin"]
 
 
-def test_a_dry_run_prints_what_it_would_do_and_does_nothing(gh, tmp_path, capsys):
+def test_a_dry_run_prints_the_commands_and_runs_none(gh, tmp_path, capsys):
     assert issue(results(tmp_path / "r"), "--dry-run") == 0
     assert gh.calls == []
     out = capsys.readouterr().out
@@ -159,7 +159,7 @@ def test_a_dry_run_prints_what_it_would_do_and_does_nothing(gh, tmp_path, capsys
 
 
 def test_the_issue_needs_no_package(tmp_path):
-    """The job that may write issues installs nothing, least of all the candidate."""
+    """The job that may write issues installs nothing."""
     command = (sys.executable, "-S", "-E", str(TOOL), "issue", str(results(tmp_path / "r")))
     ended = subprocess.run(
         (*command, "--dry-run"), capture_output=True, check=False, text=True, cwd=tmp_path
@@ -170,7 +170,7 @@ def test_the_issue_needs_no_package(tmp_path):
 # --- Errors ---------------------------------------------------------------------------------------
 
 
-def test_a_red_gh_is_a_clear_message_and_exit_2(gh, tmp_path, capsys):
+def test_a_failing_gh_gives_a_message_and_exit_2(gh, tmp_path, capsys):
     gh.fail()
     assert issue(results(tmp_path / "r")) == 2
     err = capsys.readouterr().err
@@ -179,16 +179,16 @@ def test_a_red_gh_is_a_clear_message_and_exit_2(gh, tmp_path, capsys):
     assert "gh auth status" in err
 
 
-def test_no_gh_is_a_clear_message_and_exit_2(tmp_path, capsys, monkeypatch):
+def test_a_missing_gh_gives_a_message_and_exit_2(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert issue(results(tmp_path / "r")) == 2
     assert "`gh` cannot be run (No such file or directory): install it" in capsys.readouterr().err
 
 
-def test_a_gh_that_answers_otherwise_is_a_clear_message_and_exit_2(gh, tmp_path, capsys):
+def test_an_unexpected_answer_of_gh_gives_a_message_and_exit_2(gh, tmp_path, capsys):
     gh.answer("issue-list", "no issues match your search")
     assert issue(results(tmp_path / "r")) == 2
-    assert "gave no list of issues: 'no issues match" in capsys.readouterr().err
+    assert "did not return a list of issues: 'no issues match" in capsys.readouterr().err
     assert not gh.called("issue", "create")
 
 
@@ -196,16 +196,14 @@ def test_a_gh_that_answers_otherwise_is_a_clear_message_and_exit_2(gh, tmp_path,
     ("broken", "problem"),
     [
         ({"exit-code": None}, "cannot be read (No such file or directory)"),
-        ({"exit-code": "red\n"}, "'red' is no exit code"),
-        ({"exit-code": "-1\n"}, "'-1' is no exit code"),
+        ({"exit-code": "red\n"}, "'red' is not an exit code"),
+        ({"exit-code": "-1\n"}, "'-1' is not an exit code"),
         ({"requirements.txt": "\n"}, "names no requirement"),
-        ({"findings.md": "  \n"}, "is missing or empty, though something regressed"),
-        ({"findings.md": None}, "is missing or empty, though something regressed"),
+        ({"findings.md": "  \n"}, "is missing or empty, although something regressed"),
+        ({"findings.md": None}, "is missing or empty, although something regressed"),
     ],
 )
-def test_results_that_are_none_are_a_clear_message_and_exit_2(
-    gh, tmp_path, capsys, broken, problem
-):
+def test_unreadable_results_give_a_message_and_exit_2(gh, tmp_path, capsys, broken, problem):
     folder = results(tmp_path / "r")
     ((name, text),) = broken.items()
     (folder / name).unlink() if text is None else (folder / name).write_text(text)
@@ -218,7 +216,7 @@ def test_results_that_are_none_are_a_clear_message_and_exit_2(
 # --- Bodies that are too long ---------------------------------------------------------------------
 
 
-def test_a_body_that_is_too_long_is_cut_and_says_so(gh, tmp_path):
+def test_a_long_body_is_cut_and_says_so(gh, tmp_path):
     findings = "## headline\n\n" + "line of a table\n" * 10_000
     issue(results(tmp_path / "r", findings=findings))
     body = gh.called("issue", "create")[0]["stdin"]
@@ -227,7 +225,7 @@ def test_a_body_that_is_too_long_is_cut_and_says_so(gh, tmp_path):
     assert body.endswith("Cut: GitHub takes 65,536 characters; the run's artifact has all 160,012.")
 
 
-def test_what_fits_is_not_cut():
+def test_a_short_body_is_not_cut():
     assert fit("x" * 1000, longest=1000) == "x" * 1000
 
 
@@ -240,7 +238,7 @@ def test_a_cut_keeps_the_headline_and_closes_code(rest):
     assert "\n\nCut: GitHub takes" in cut
 
 
-def test_a_headline_alone_may_be_cut():
+def test_a_headline_that_is_too_long_is_cut():
     assert fit("x" * 2000, longest=1000).startswith("x" * 800)
 
 
@@ -262,9 +260,9 @@ def git(repository, *command):
 
 @pytest.fixture
 def repository(tmp_path, monkeypatch):
-    """A clone with one accepted baseline of peft 0.18.1, and the bare repository it comes from."""
+    """A clone, with its bare origin, and with one accepted baseline of peft 0.18.1."""
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
-    monkeypatch.setenv("PYTHONPATH", str(TOOL.parent.parent))
+    monkeypatch.setenv("PYTHONPATH", str(TOOL.parents[2]))
     for who in ("AUTHOR", "COMMITTER"):
         monkeypatch.setenv(f"GIT_{who}_NAME", "A")
         monkeypatch.setenv(f"GIT_{who}_EMAIL", "a@example.org")
@@ -310,13 +308,13 @@ def test_a_release_in_which_nothing_regressed_is_offered(gh, repository, tmp_pat
     (created,) = gh.called("pr", "create")
     assert created["argv"][2:6] == ["--head", branch, "--title", "Baseline of peft 0.19.0"]
     assert "## nothing regressed" in created["stdin"]
-    # Where it was run nothing is left behind but the branch.
+    # Only the branch is left in the clone.
     assert git(repository, "branch", "--show-current") == "main"
     assert git(repository, "status", "--porcelain") == ""
     assert len(baseline_files(repository / "baselines")) == 1
 
 
-def test_a_baseline_is_offered_from_a_checkout_of_no_branch(gh, repository, tmp_path, capsys):
+def test_a_baseline_is_offered_from_a_detached_checkout(gh, repository, tmp_path, capsys):
     commit = git(repository, "rev-parse", "HEAD")
     git(repository, "checkout", "--quiet", "--detach")
     assert baseline(release(tmp_path)) == 0, capsys.readouterr().err
@@ -325,9 +323,7 @@ def test_a_baseline_is_offered_from_a_checkout_of_no_branch(gh, repository, tmp_
 
 
 @pytest.mark.parametrize("state", ["OPEN", "CLOSED", "MERGED"])
-def test_a_pull_request_that_there_is_or_was_is_not_opened_again(
-    gh, repository, tmp_path, capsys, state
-):
+def test_a_pull_request_is_never_opened_twice(gh, repository, tmp_path, capsys, state):
     gh.answer("pr-list", [{"number": 8, "state": state}])
     assert baseline(release(tmp_path)) == 0
     assert "already" in capsys.readouterr().out
@@ -349,7 +345,7 @@ def test_a_dry_run_of_a_baseline_changes_nothing(gh, repository, tmp_path, capsy
 
 
 @pytest.mark.parametrize("code", [1, 2, 3])
-def test_a_run_that_is_not_clean_is_not_offered(gh, repository, tmp_path, code):
+def test_a_run_with_another_exit_code_is_not_offered(gh, repository, tmp_path, code):
     assert baseline(release(tmp_path, code=code)) == 0
     assert gh.calls == []
 
@@ -386,20 +382,20 @@ OLD = {"peft": "0.18.1", "torch": "2.13.0+cpu", "galore-torch": "1.0"}
         (["peft", "unheard-of"], {"peft": "0.19.0"}, {}),
     ],
 )
-def test_newer_releases_are_those_of_every_required_package(lines, versions, newer):
+def test_a_release_is_newer_if_no_required_package_is_older(lines, versions, newer):
     assert newer_releases(tuple(lines), {**OLD, **versions}, OLD) == newer
 
 
-def test_changes_to_the_baselines_are_not_swept_up(gh, repository, tmp_path, capsys):
+def test_uncommitted_changes_to_the_baselines_are_refused(gh, repository, tmp_path, capsys):
     (repository / "baselines" / "notes.txt").write_text("mine")
     assert baseline(release(tmp_path)) == 2
     err = capsys.readouterr().err
-    assert "baselines has changes that are not committed" in err
+    assert "baselines has uncommitted changes" in err
     assert "notes.txt" in err
     assert git(repository, "branch", "--list") == "* main"
 
 
-def test_a_push_that_fails_is_a_clear_message_and_exit_2(gh, repository, tmp_path, capsys):
+def test_a_failing_push_gives_a_message_and_exit_2(gh, repository, tmp_path, capsys):
     git(repository, "remote", "set-url", "origin", str(tmp_path / "nowhere"))
     assert baseline(release(tmp_path)) == 2
     err = capsys.readouterr().err
@@ -409,17 +405,15 @@ def test_a_push_that_fails_is_a_clear_message_and_exit_2(gh, repository, tmp_pat
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"peft_regress": {}}'])
-def test_a_run_file_that_is_none_is_a_clear_message_and_exit_2(
-    gh, repository, tmp_path, capsys, text
-):
+def test_an_unreadable_run_file_gives_a_message_and_exit_2(gh, repository, tmp_path, capsys, text):
     folder = release(tmp_path)
     path = folder / "run.json"
     path.unlink() if text is None else path.write_text(text)
     assert baseline(folder) == 2
-    assert f"{path}: is no run file" in capsys.readouterr().err
+    assert f"{path}: is not a run file" in capsys.readouterr().err
 
 
-def test_an_altered_run_is_refused_by_accept(gh, repository, tmp_path, capsys):
+def test_accept_refuses_an_altered_run(gh, repository, tmp_path, capsys):
     folder = release(tmp_path)
     path = folder / "run.json"
     path.write_text(path.read_text().replace("3638000000", "3638000001"))

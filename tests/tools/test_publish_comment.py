@@ -1,4 +1,4 @@
-"""The comment on a pull request, with a `gh` that plays GitHub's API; the artifact is hostile."""
+"""The comment on a pull request, with a `gh` that simulates GitHub's API and a hostile artifact."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def pull(number=5, sha=SHA, repository="fork/r", branch="patch-1"):
 
 
 class GitHub:
-    """The fake, and what it holds."""
+    """The fake `gh` and its state."""
 
     def __init__(self, folder):
         self.file = folder / "state.json"
@@ -119,7 +119,7 @@ def comment(folder, *options):
 # --- Which comment on which pull request ----------------------------------------------------------
 
 
-def test_the_first_verdict_is_a_comment_of_its_own(github, verdict, capsys):
+def test_the_first_verdict_creates_the_comment(github, verdict, capsys):
     assert comment(verdict) == 0
     assert capsys.readouterr().out == "commented on pull request 5\n"
     (made,) = github.comments
@@ -131,7 +131,7 @@ def test_the_first_verdict_is_a_comment_of_its_own(github, verdict, capsys):
     )
 
 
-def test_the_next_one_takes_its_place(github, verdict, capsys):
+def test_the_next_verdict_replaces_the_text(github, verdict, capsys):
     comment(verdict)
     (verdict / "comment.md").write_text("## peft_regress: no regression (96 unchanged)\n")
     assert comment(verdict) == 0
@@ -141,13 +141,13 @@ def test_the_next_one_takes_its_place(github, verdict, capsys):
     assert "REGRESSED" not in made["body"]
 
 
-def test_the_same_once_more_writes_nothing(github, verdict, capsys):
+def test_the_same_verdict_again_writes_nothing(github, verdict, capsys):
     comment(verdict)
     (made,) = github.comments
     github.set(comments=[{**made, "body": made["body"].replace("\n", "\r\n")}], calls=[])
     assert comment(verdict) == 0
     assert github.written == []
-    assert "has this comment already" in capsys.readouterr().out
+    assert "already has this comment" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -168,14 +168,14 @@ def test_comments_of_others_and_other_comments_are_left_alone(github, verdict, o
     assert made["pull"] == 5
 
 
-def test_of_two_comments_the_older_is_kept_up_to_date(github, verdict):
+def test_of_two_comments_the_older_is_updated(github, verdict):
     old = [{"id": number, "pull": 5, "login": BOT, "body": MARKER} for number in (9, 7)]
     github.set(comments=old)
     comment(verdict)
     assert [call[1] for call in github.written] == ["issues/comments/7"]
 
 
-def test_who_is_logged_in_by_hand_may_be_somebody_else(github, verdict):
+def test_by_hand_the_author_may_be_another_user(github, verdict):
     github.set(comments=[{"id": 1, "pull": 5, "login": "me", "body": MARKER}])
     assert comment(verdict, "--author", "me") == 0
     assert "REGRESSED" in github.comments[0]["body"]
@@ -191,14 +191,16 @@ def test_who_is_logged_in_by_hand_may_be_somebody_else(github, verdict):
         [pull(branch="patch-2")],
     ],
 )
-def test_only_the_open_pull_request_of_that_very_head_is_told(github, verdict, capsys, pulls):
+def test_only_the_open_pull_request_with_exactly_that_head_gets_the_comment(
+    github, verdict, capsys, pulls
+):
     github.set(pulls=pulls)
     assert comment(verdict) == 0
     assert github.written == []
     assert f"no open pull request has {SHA} of fork/r as its head" in capsys.readouterr().out
 
 
-def test_the_head_is_asked_for_by_owner_and_branch_as_github_has_them(github, verdict):
+def test_github_is_asked_for_the_head_by_owner_and_branch(github, verdict):
     github.set(run={**RUN, "head_branch": "a&state=all b"})
     comment(verdict)
     method, path, fields = github.calls[1]
@@ -206,7 +208,7 @@ def test_the_head_is_asked_for_by_owner_and_branch_as_github_has_them(github, ve
     assert fields == {"state": "open", "head": "fork:a&state=all b", "per_page": "100"}
 
 
-def test_a_number_in_the_artifact_counts_for_nothing(github, verdict):
+def test_a_number_in_the_artifact_is_ignored(github, verdict):
     github.set(pulls=[pull(), pull(66, sha=OTHER_SHA)])
     for name in ("pr", "number", "NR", "pull-request.json", "event.json"):
         (verdict / name).write_text("66")
@@ -215,17 +217,17 @@ def test_a_number_in_the_artifact_counts_for_nothing(github, verdict):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"event": "push"}, "is of the event push"),
-        ({"head_repository": None}, "the repository of its head is gone"),
+        ({"event": "push"}, "was started by push"),
+        ({"head_repository": None}, "the repository of its head was deleted"),
     ],
 )
-def test_a_run_of_no_pull_request_has_nobody_to_tell(github, verdict, capsys, change, said):
+def test_a_run_without_a_pull_request_writes_nothing(github, verdict, capsys, change, message):
     github.set(run={**RUN, **change})
     assert comment(verdict) == 0
     assert github.written == []
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 # --- The artifact ---------------------------------------------------------------------------------
@@ -245,8 +247,8 @@ def test_without_a_folder_the_comment_says_so(github, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "fifo", "dangling"])
-def test_what_is_no_file_is_not_read(github, verdict, capsys, tmp_path, kind):
-    """A link would have GitHub's token, or any file of the machine, published."""
+def test_only_a_regular_file_is_read(github, verdict, capsys, tmp_path, kind):
+    """A link could publish GitHub's token, or any file of the machine."""
     path = verdict / "comment.md"
     path.unlink()
     secret = tmp_path / "secret"
@@ -262,7 +264,7 @@ def test_what_is_no_file_is_not_read(github, verdict, capsys, tmp_path, kind):
     assert f"{path}: cannot be read (" in capsys.readouterr().err
 
 
-def test_bytes_that_are_no_text_are_shown_as_such(github, verdict):
+def test_invalid_bytes_are_replaced(github, verdict):
     (verdict / "comment.md").write_bytes(b"## head \xff\xfe\x00\n")
     assert comment(verdict) == 0
     assert "## head \ufffd\ufffd" in github.comments[0]["body"]
@@ -270,7 +272,7 @@ def test_bytes_that_are_no_text_are_shown_as_such(github, verdict):
 
 
 @pytest.mark.parametrize("text", ["x" * 10**6, "@a " * 10**5, "```\n" + "<b>\n" * 10**5])
-def test_what_is_huge_is_cut_and_the_run_is_still_named(github, verdict, text):
+def test_a_huge_text_is_cut_and_the_run_is_still_linked(github, verdict, text):
     (verdict / "comment.md").write_text(text)
     assert comment(verdict) == 0
     body = github.comments[0]["body"]
@@ -292,7 +294,7 @@ ATTACK = """
 
 
 @pytest.mark.parametrize("text", [ATTACK, f"{MARKER}\n{ATTACK}", f"```\n{ATTACK}\n```\n{ATTACK}"])
-def test_a_hostile_text_mentions_links_and_hides_nothing(github, verdict, text):
+def test_a_hostile_text_makes_no_mention_and_no_link_and_hides_nothing(github, verdict, text):
     (verdict / "comment.md").write_text(text)
     assert comment(verdict) == 0
     body = github.comments[0]["body"].removeprefix(MARKER).partition("From [this run]")[0]
@@ -300,11 +302,11 @@ def test_a_hostile_text_mentions_links_and_hides_nothing(github, verdict, text):
     types = {token.type for token in tokens}
     assert not types & {"link_open", "image", "html_inline", "html_block"}
     assert not re.search(r"@\w|#\d|gh-\d|://|\bwww\.", body, re.IGNORECASE)
-    # And it can still be read.
+    # It can still be read.
     assert "@octocat" in body.replace("\u200b", "")
 
 
-def test_what_the_report_writes_is_left_as_it_is():
+def test_the_report_s_own_text_stays_as_it_is():
     lines = [
         MARKER.replace("<!--", "").replace("-->", ""),
         "| `shift/lora-r4/resnet18` | `forward_flops` | 3 | 4 | +9.9 % | 0 % | `a` aten.conv |",
@@ -325,14 +327,14 @@ def test_what_the_report_writes_is_left_as_it_is():
         "https:/\\/evil.example", "www\\.evil.example", "&#119;ww.evil.example",
     ],
 )  # fmt: skip
-def test_what_is_live_once_it_is_shown_is_defused_too(text):
-    """GitHub looks at the text that it shows, where escapes and entities are gone."""
+def test_escapes_and_entities_are_defused_too(text):
+    """GitHub finds mentions and links after it has resolved escapes and entities."""
     assert LIVE_TEXT.search(shown(text))
     assert not LIVE_TEXT.search(shown(defused(text)))
 
 
 def shown(text):
-    """Return the text that a reader of a page sees, each piece of it by itself; code is none."""
+    """Return the text that a reader sees, one line per piece, without code."""
     inline = [one for token in MARKDOWN.parse(text) for one in (token, *(token.children or ()))]
     return "".join(one.content if one.type in {"text", "text_special"} else "\n" for one in inline)
 
@@ -351,7 +353,7 @@ def test_any_text_is_defused_and_reads_as_before(text):
 # --- Errors ---------------------------------------------------------------------------------------
 
 
-def test_a_red_gh_is_a_clear_message_and_exit_2(github, verdict, capsys):
+def test_a_failing_gh_gives_a_message_and_exit_2(github, verdict, capsys):
     github.set(red=True)
     assert comment(verdict) == 2
     err = capsys.readouterr().err
@@ -369,23 +371,21 @@ def test_a_red_gh_is_a_clear_message_and_exit_2(github, verdict, capsys):
         ({"comments": [{"id": "x", "pull": 5, "login": BOT, "body": MARKER}]}, "comments"),
     ],
 )
-def test_an_answer_of_another_form_is_a_clear_message_and_exit_2(
-    github, verdict, capsys, state, what
-):
+def test_an_answer_of_another_form_gives_a_message_and_exit_2(github, verdict, capsys, state, what):
     github.set(**state)
     assert comment(verdict) == 2
-    assert f"`gh api` gave no answer on {what}: " in capsys.readouterr().err
+    assert f"`gh api` did not return {what}: " in capsys.readouterr().err
     assert github.written == []
 
 
 @pytest.mark.parametrize("run", ["", "12; rm", "12/../13", "-1x"])
-def test_a_run_is_a_number(verdict, run):
+def test_the_id_of_a_run_is_a_number(verdict, run):
     with pytest.raises(SystemExit) as stopped:
         publish.main(["comment", str(verdict), f"--run={run}"])
     assert stopped.value.code == 2
 
 
-def test_a_dry_run_prints_what_it_would_do_and_asks_nobody(github, verdict, capsys):
+def test_a_dry_run_prints_the_commands_and_runs_none(github, verdict, capsys):
     assert comment(verdict, "--dry-run") == 0
     assert github.calls == []
     out = capsys.readouterr().out

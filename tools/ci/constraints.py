@@ -1,10 +1,10 @@
-"""Print the versions that the newest baseline was accepted with, as constraints of pip.
+"""Print the versions of the newest baseline's environment, as constraints for pip.
 
     python tools/ci/constraints.py baselines > constraints.txt
     python -m pip install --constraint constraints.txt .
 
-So the gate runs in the environment that its baseline was made in, and a candidate is all that
-differs. Runs before anything is installed, so by the standard library alone.
+With these constraints the gate runs in the baseline's environment, so that only the candidate
+differs. It needs only the standard library, because it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, Final
 
 _NOT_INSTALLED: Final = frozenset({"peft-regress", "python"})
-"""What an environment names beside the packages that pip takes from an index."""
+"""Names in an environment that pip cannot take from an index."""
 
 
 class ConstraintsError(Exception):
-    """No baseline to take the versions of."""
+    """There is no baseline, or it cannot be read."""
 
 
 def main() -> int:
-    """Print the constraints; 2 where there is no baseline that can be read."""
+    """Print the constraints; return 2 if there is no readable baseline."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"))
     try:
@@ -41,9 +41,9 @@ def main() -> int:
 
 
 def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
-    """Return the newest entry that judges, by date, and its environment.
+    """Return the newest entry with the role baseline, by date, and its environment.
 
-    Raises `ConstraintsError` where there is none, or one cannot be read.
+    Raises `ConstraintsError` if there is none, or if an entry cannot be read.
     """
     dated = []
     for path in sorted(root.glob("*/[0-9]*_*.json")):
@@ -62,7 +62,7 @@ def _acceptance(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         run = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
         return run["accepted"], run["environment"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path}: is no accepted entry ({error!r}). `git checkout` brings it back."
+        msg = f"{path}: is not an accepted entry ({error!r}). `git checkout` restores it."
         raise ConstraintsError(msg) from error
 
 

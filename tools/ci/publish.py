@@ -1,12 +1,13 @@
-"""Tell GitHub what a run found: an issue, a baseline as a pull request, a comment on one.
+"""Report a run to GitHub: as an issue, a pull request with a baseline, or a comment on one.
 
     python tools/ci/publish.py issue results --dry-run
     python tools/ci/publish.py baseline results --dry-run
     python tools/ci/publish.py comment verdict --run 123456 --dry-run
 
-RESULTS is the folder that the gate's action keeps: requirements.txt, exit-code, findings.md and
-run.json; of a comment the one with comment.md. All of it is text here: nothing that was gated is
-run, imported or installed. With `--dry-run` each command is printed, and none is run.
+`issue` and `baseline` take the folder that the gate's action keeps (requirements.txt, exit-code,
+findings.md, run.json), `comment` the folder with comment.md. These files are only text here:
+nothing of the candidate is run, imported or installed. `--dry-run` prints each command and runs
+none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from publish_results import Commands, PublishError, read_results
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Publish; 0 also where there is nothing to say, 2 where it cannot be said."""
+    """Publish; return 0, also if there is nothing to publish, or 2 if publishing failed."""
     chosen = argument_parser().parse_args(arguments)
     commands = Commands(dry_run=chosen.dry_run)
     try:
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "issue":
             print(report_issue(results, commands))
         else:
-            # Needs packages, which the job that writes issues does not install.
+            # It needs packages, and the job that writes issues installs none.
             from publish_baseline import offer_baseline
 
             print(offer_baseline(results, commands, baselines=chosen.baselines))
@@ -48,16 +49,20 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     subcommands = parser.add_subparsers(dest="command", required=True)
     issue = subcommands.add_parser("issue", help="open or update the issue on a regression")
-    baseline = subcommands.add_parser("baseline", help="offer the run of a release as a baseline")
+    baseline = subcommands.add_parser(
+        "baseline", help="offer the run of a release as the new baseline"
+    )
     comment = subcommands.add_parser("comment", help="comment on the pull request of a run")
     for subcommand in (issue, baseline, comment):
-        subcommand.add_argument("results", type=Path, help="what the run kept")
-        subcommand.add_argument("--dry-run", action="store_true", help="print, but do nothing")
+        subcommand.add_argument("results", type=Path, help="the folder with the run's results")
+        subcommand.add_argument(
+            "--dry-run", action="store_true", help="print the commands, run none"
+        )
     baseline.add_argument(
         "--baselines", type=Path, default=Path("baselines"), help="the baseline storage"
     )
-    comment.add_argument("--run", type=int, required=True, help="the run of bench.yml, its id")
-    comment.add_argument("--author", default=BOT, help="whose comment it is: who is logged in")
+    comment.add_argument("--run", type=int, required=True, help="the id of the run of bench.yml")
+    comment.add_argument("--author", default=BOT, help="the comment's author: the logged-in user")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Offer the run of a release, if nothing regressed, as the new baseline: a pull request."""
+"""Offer a run in which nothing regressed as the new baseline, as a pull request."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 def offer_baseline(results: Results, commands: Commands, *, baselines: Path) -> str:
     """Commit the run as a baseline on a branch, and open its pull request; return what was done.
 
-    Offered is a complete run without a regression, of releases newer than those that the newest
-    baseline was accepted with. A pull request that there is or was, closed ones too, is not opened
-    again.
+    The run must be complete and without a regression, and its releases newer than those of the
+    newest baseline. If the branch has or had a pull request, even a closed one, none is opened.
+    Raises `PublishError` if the run or the baselines cannot be read, or a command fails.
     """
     if results.exit_code:
         return f"{results.candidate}: exit code {results.exit_code}; no baseline to offer"
@@ -35,24 +35,24 @@ def offer_baseline(results: Results, commands: Commands, *, baselines: Path) -> 
     if not newer:
         return f"{results.candidate}: no release newer than in {entry.stem}; no baseline to offer"
     branch = "baseline/" + "-".join(f"{name}-{version}" for name, version in newer.items())
-    asked = ("--head", branch, "--state", "all", "--json", "number,state")
-    if (answer := commands.run("gh", "pr", "list", *asked).strip()) not in {"", "[]"}:
-        return f"there is a pull request of {branch} already: {answer}"
+    query = ("--head", branch, "--state", "all", "--json", "number,state")
+    if (answer := commands.run("gh", "pr", "list", *query).strip()) not in {"", "[]"}:
+        return f"{branch} already has a pull request: {answer}"
     releases = ", ".join(f"{name} {version}" for name, version in newer.items())
     _commit(results, commands, baselines=baselines, branch=branch, releases=releases, entry=entry)
     head = f"Accept the run of {releases}, in which nothing regressed, as the new baseline.\n\n"
     foot = link_to_run()
     body = head + fit(results.findings, longest=LONGEST_BODY - len(head) - len(foot)) + foot
-    told = ("--head", branch, "--title", f"Baseline of {releases}", "--body-file", "-")
-    return f"offered {commands.run('gh', 'pr', 'create', *told, stdin=body).strip()}"
+    fields = ("--head", branch, "--title", f"Baseline of {releases}", "--body-file", "-")
+    return f"offered {commands.run('gh', 'pr', 'create', *fields, stdin=body).strip()}"
 
 
 def newer_releases(
     requirements: tuple[str, ...], environment: dict[str, str], accepted: dict[str, str]
 ) -> dict[str, str]:
-    """Return the versions of the required packages that are newer than the accepted ones.
+    """Return the required packages whose versions are newer than the accepted ones.
 
-    None at all where a package comes from an address or a folder, is a pre-release, or is older.
+    Returns nothing if any of them comes from a URL or a folder, is a pre-release, or is older.
     """
     newer: dict[str, str] = {}
     for line in requirements:
@@ -70,11 +70,11 @@ def newer_releases(
 
 
 def _public(version: str) -> Version:
-    """Parse a version without its local part: torch's `+cpu` names a build, no release."""
+    """Parse a version without its local part: torch's `+cpu` names a build, not a release."""
     return Version(Version(version).public)
 
 
-def _commit(  # noqa: PLR0913  (what the commit says, each by its name)
+def _commit(  # noqa: PLR0913  (all parts of the commit)
     results: Results,
     commands: Commands,
     *,
@@ -83,10 +83,10 @@ def _commit(  # noqa: PLR0913  (what the commit says, each by its name)
     releases: str,
     entry: Path,
 ) -> None:
-    """Accept the run on a branch of its own, and push it; return to what was checked out."""
+    """Accept the run on a new branch and push it; then restore what was checked out."""
     folder = str(baselines)
     if changed := commands.run("git", "status", "--porcelain", "--", folder).strip():
-        msg = f"{folder} has changes that are not committed; commit or undo them:\n{changed}"
+        msg = f"{folder} has uncommitted changes; commit or undo them:\n{changed}"
         raise PublishError(msg)
     reason = f"{releases}: nothing regressed against {entry.stem}"
     commands.run("git", "switch", "--create", branch)
@@ -95,7 +95,7 @@ def _commit(  # noqa: PLR0913  (what the commit says, each by its name)
         commands.run(*accept, "--reason", reason, "--baselines", folder)
         commands.run("git", "add", "--", folder)
         commands.run("git", "commit", "--message", f"Accept {releases}", "--", folder)
-        # The checkout keeps no token, so git asks gh for it, this once.
+        # The checkout stores no token: git asks gh for it, only here.
         helper = ("-c", "credential.helper=", "-c", "credential.helper=!gh auth git-credential")
         commands.run("git", *helper, "push", "--force", "origin", branch)
     finally:
@@ -110,15 +110,15 @@ def _newest(baselines: Path) -> tuple[Path, dict[str, str]]:
 
 
 def _read_run(path: Path) -> dict[str, Any]:
-    """Read what decides whether a run is offered; `accept` checks the whole of it."""
+    """Read what decides whether a run is offered; `accept` checks the rest."""
     try:
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
         if isinstance(run["environment"], dict) and isinstance(run["selection"]["complete"], bool):
             return run
-        problem = "the environment or the selection is of another form"
+        problem = "its environment or its selection has another form"
     except OSError as error:
         problem = f"cannot be read, {error.strerror}"
     except (ValueError, KeyError, TypeError) as error:
         problem = repr(error)
-    msg = f"{path}: is no run file ({problem}); gate the candidate anew"
+    msg = f"{path}: is not a run file ({problem}); gate the candidate again"
     raise PublishError(msg)

@@ -1,4 +1,4 @@
-"""Keep one comment on a pull request up to date with the verdict on its head."""
+"""Keep one comment on a pull request up to date with the verdict on its newest commit."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 MARKER: Final = "<!-- peft-regress -->"
 """The first line of the comment, as `peft_regress.report.verdict.markdown` writes it."""
 BOT: Final = "github-actions[bot]"
-"""Whose comment it is where GitHub's own token posts it."""
+"""The comment's author, if GitHub's own token posts it."""
 _NO_VERDICT: Final = """## peft_regress: no verdict
 
-The run did not come as far as a verdict. Its log says why."""
+The run ended before its verdict. Its log says why."""
 _LIVE: Final = re.compile(
     r"@(?=\w)"  # mentions
-    r"|#(?=\d)|\bgh(?=\\?-\d)"  # references to issues, which are told of it
+    r"|#(?=\d)|\bgh(?=\\?-\d)"  # references to issues, which would show this page
     r"|:(?=\\?/\\?/)|\bwww(?=\\?\.)|\](?=\(|:)"  # links and images
-    r"|&(?!(?:amp|lt|gt|#8203);)(?=#?\w)"  # any of these under another name: `&#64;`, `&commat;`
-    r"|<(?!/?details>|/?summary>)",  # HTML but what folds
+    r"|&(?!(?:amp|lt|gt|#8203);)(?=#?\w)"  # the same characters as entities: `&#64;`, `&commat;`
+    r"|<(?!/?details>|/?summary>)",  # HTML, except folding
     re.IGNORECASE,
 )
 _REMEDY: Final = "Name the folder of the artifact `verdict`."
@@ -37,7 +37,7 @@ _NO_WIDTH: Final = "\u200b"
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRun:
-    """A run of the workflow as GitHub describes it, which the run itself cannot alter."""
+    """A run of the workflow as GitHub describes it: the run itself cannot change that."""
 
     number: int
     address: str
@@ -45,24 +45,25 @@ class BenchRun:
     commit: str
     branch: str
     repository: str | None
-    """Owner and name of the head's repository; None where it is gone."""
+    """Owner and name of the head's repository; None if it was deleted."""
 
 
 def post_comment(results: Path, commands: Commands, *, run_id: int, author: str = BOT) -> str:
     """Write the verdict of a run into its pull request's one comment; return what was done.
 
-    The pull request is the open one whose head, by GitHub's own account, is the commit that ran.
-    What the run left is text that the head's code may have written: it names no pull request, and
-    makes no mention and no link. Only a comment of `author` that begins with the marker is edited.
+    GitHub says which open pull request has the commit that ran as its head. The pull request's
+    code may have written the files of the run: they are only text, and mentions and links in it are
+    broken up. Only a comment by `author` that starts with the marker is edited. Raises
+    `PublishError` if a command fails or answers in another form.
     """
     run = _find_run(commands, run_id)
     if run is None:
         body = _body(results, f"run {run_id}")
         return _write(commands, "PULL-REQUEST", body, author=author)
     if run.event != "pull_request":
-        return f"run {run_id} is of the event {run.event}: there is no pull request to tell"
+        return f"run {run_id} was started by {run.event}: it has no pull request"
     if run.repository is None:
-        return f"run {run_id}: the repository of its head is gone"
+        return f"run {run_id}: the repository of its head was deleted"
     pulls = _pulls_at(commands, run)
     if not pulls:
         return f"no open pull request has {run.commit} of {run.repository} as its head"
@@ -72,48 +73,48 @@ def post_comment(results: Path, commands: Commands, *, run_id: int, author: str 
 
 
 def defused(text: str) -> str:
-    """Return Markdown in which nothing mentions, refers, links, or is HTML that does not fold.
+    """Return Markdown without mentions, references, links, and HTML other than folding.
 
-    What would is broken by a character without width, so that it is still read as it was.
+    A character of no width breaks them up, so that the text reads as before.
     """
     return _LIVE.sub(f"\\g<0>{_NO_WIDTH}", text.replace("\0", ""))
 
 
 def _body(results: Path, run: str, number: int | None = None) -> str:
     path = results / "comment.md"
-    said = read_text(path, remedy=_REMEDY) if os.path.lexists(path) else ""
-    said = defused(said.strip().removeprefix(MARKER).strip()) or _NO_VERDICT
+    text = read_text(path, remedy=_REMEDY) if os.path.lexists(path) else ""
+    text = defused(text.strip().removeprefix(MARKER).strip()) or _NO_VERDICT
     download = "" if number is None else f": `gh run download {number} --name proposed-baseline`"
     foot = f"\n\nFrom {run}. Its run file is an artifact{download}"
     room = LONGEST_BODY - len(MARKER) - len(foot) - 2
-    return f"{MARKER}\n\n{fit(said, longest=room)}{foot}"
+    return f"{MARKER}\n\n{fit(text, longest=room)}{foot}"
 
 
 def _find_run(commands: Commands, run_id: int) -> BenchRun | None:
-    """Ask GitHub for a run; None of a dry run, which asks nothing."""
+    """Ask GitHub for a run; None in a dry run, which asks nothing."""
     answer = commands.run("gh", "api", f"repos/{{owner}}/{{repo}}/actions/runs/{run_id}")
     if commands.dry_run:
         return None
     try:
-        told = json.loads(answer)
-        head = told["head_repository"]
+        fields = json.loads(answer)
+        head = fields["head_repository"]
         return BenchRun(
-            number=int(told["id"]),
-            address=str(told["html_url"]),
-            event=str(told["event"]),
-            commit=str(told["head_sha"]),
-            branch=str(told["head_branch"]),
+            number=int(fields["id"]),
+            address=str(fields["html_url"]),
+            event=str(fields["event"]),
+            commit=str(fields["head_sha"]),
+            branch=str(fields["head_branch"]),
             repository=None if head is None else str(head["full_name"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise PublishError(_strange("a run", answer)) from error
+        raise PublishError(_unexpected("a run", answer)) from error
 
 
 def _pulls_at(commands: Commands, run: BenchRun) -> list[int]:
-    """Return the open pull requests whose head is what ran: repository, branch and commit."""
+    """Return the open pull requests whose head is the repository, branch and commit that ran."""
     owner = str(run.repository).partition("/")[0]
-    asked = ("-f", "state=open", "-f", f"head={owner}:{run.branch}", "-F", "per_page=100")
-    answer = commands.run("gh", "api", "--method", "GET", "repos/{owner}/{repo}/pulls", *asked)
+    query = ("-f", "state=open", "-f", f"head={owner}:{run.branch}", "-F", "per_page=100")
+    answer = commands.run("gh", "api", "--method", "GET", "repos/{owner}/{repo}/pulls", *query)
     try:
         return [
             int(pull["number"])
@@ -122,31 +123,31 @@ def _pulls_at(commands: Commands, run: BenchRun) -> list[int]:
             and pull["head"]["sha"] == run.commit
         ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PublishError(_strange("pull requests", answer)) from error
+        raise PublishError(_unexpected("pull requests", answer)) from error
 
 
 def _write(commands: Commands, pull: str, body: str, *, author: str) -> str:
-    """Create the comment, or edit the one that there is."""
+    """Create the comment, or edit the existing one."""
     comments = f"repos/{{owner}}/{{repo}}/issues/{pull}/comments"
-    mine = _mine(commands, comments, author)
+    mine = _own_comments(commands, comments, author)
     content = json.dumps({"body": body})
     if not mine:
         commands.run("gh", "api", "--method", "POST", comments, "--input", "-", stdin=content)
         return f"commented on pull request {pull}"
-    comment, said = mine[0]
-    if said.strip() == body.strip():
-        return f"pull request {pull} has this comment already"
+    comment, text = mine[0]
+    if text.strip() == body.strip():
+        return f"pull request {pull} already has this comment"
     where = f"repos/{{owner}}/{{repo}}/issues/comments/{comment}"
     commands.run("gh", "api", "--method", "PATCH", where, "--input", "-", stdin=content)
     return f"updated the comment on pull request {pull}"
 
 
-def _mine(commands: Commands, comments: str, author: str) -> Sequence[tuple[int, str]]:
+def _own_comments(commands: Commands, comments: str, author: str) -> Sequence[tuple[int, str]]:
     """Return the author's comments with the marker, the oldest first."""
-    # A line a comment: pages of a list would be several lists.
+    # One line per comment: with pages, a list would become several lists.
     fields = ".[] | [.id, .user.login, .body] | @json"
-    asked = ("--paginate", f"{comments}?per_page=100", "--jq", fields)
-    answer = commands.run("gh", "api", *asked)
+    query = ("--paginate", f"{comments}?per_page=100", "--jq", fields)
+    answer = commands.run("gh", "api", *query)
     try:
         found: list[tuple[Any, Any, Any]] = [json.loads(line) for line in answer.splitlines()]
         return sorted(
@@ -155,8 +156,8 @@ def _mine(commands: Commands, comments: str, author: str) -> Sequence[tuple[int,
             if login == author and str(body).startswith(MARKER)
         )
     except (ValueError, TypeError) as error:
-        raise PublishError(_strange("comments", answer)) from error
+        raise PublishError(_unexpected("comments", answer)) from error
 
 
-def _strange(what: str, answer: str) -> str:
-    return f"`gh api` gave no answer on {what}: {answer[:200]!r}. Update gh."
+def _unexpected(what: str, answer: str) -> str:
+    return f"`gh api` did not return {what}: {answer[:200]!r}. Update gh."

@@ -1,4 +1,4 @@
-"""Keep one issue a candidate on what regressed with it."""
+"""Keep one issue per candidate about what regressed with it."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _LONGEST_TITLE: Final = 256
 
 
 def report_issue(results: Results, commands: Commands) -> str:
-    """Open the issue on a regression, or update the open one; return what was done.
+    """Open an issue about a regression, or update the open one; return what was done.
 
-    A hidden marker in the body says which candidate an issue is of, and which finding it holds, so
-    that a second run of the same finding does nothing. Only issues with the label count: a stranger
-    can write a marker, but give no label.
+    A hidden marker in the body names the issue's candidate and finding, so that a second run with
+    the same finding changes nothing. Only issues with the label count: a stranger can write a
+    marker, but cannot set a label. Raises `PublishError` if there is no finding or a command fails.
     """
     if results.exit_code != _REGRESSED:
         return f"{results.candidate}: nothing regressed (exit code {results.exit_code}); no issue"
     if not results.findings:
-        msg = f"{results.folder / 'findings.md'}: is missing or empty, though something regressed"
+        msg = f"{results.folder / 'findings.md'}: is missing or empty, although something regressed"
         raise PublishError(msg)
     candidate = f"<!-- peft-regress upgrade {_digest(chr(10).join(sorted(results.requirements)))} "
     marker = f"{candidate}{_digest(results.findings)} -->"
     title, body = _title(results), _body(results, marker)
     open_issue = _open_issue(commands, candidate)
     if open_issue is None:
-        description = "Something regressed with a new release; kept by tools/ci/publish.py"
+        description = "Something regressed with a new release; updated by tools/ci/publish.py"
         commands.run("gh", "label", "create", LABEL, "--force", "--description", description)
-        told = ("--title", title, "--label", LABEL, "--body-file", "-")
-        return f"opened {commands.run('gh', 'issue', 'create', *told, stdin=body).strip()}"
+        fields = ("--title", title, "--label", LABEL, "--body-file", "-")
+        return f"opened {commands.run('gh', 'issue', 'create', *fields, stdin=body).strip()}"
     number = str(open_issue["number"])
     if marker in open_issue["body"]:
-        return f"issue {number} has this finding already"
+        return f"issue {number} already has this finding"
     commands.run("gh", "issue", "edit", number, "--title", title, "--body-file", "-", stdin=body)
     return f"updated issue {number}"
 
@@ -50,7 +50,7 @@ def _digest(text: str) -> str:
 
 
 def _title(results: Results) -> str:
-    """Take the finding's headline as the title."""
+    """Return the finding's first line as the title."""
     headline = re.sub(r"^#+\s*", "", results.findings.partition("\n")[0])
     shown = "".join(letter if letter.isprintable() else " " for letter in headline).strip()
     return (shown or f"Upgrade to {results.candidate}")[:_LONGEST_TITLE]
@@ -63,12 +63,12 @@ def _body(results: Results, marker: str) -> str:
 
 def _open_issue(commands: Commands, candidate: str) -> dict[str, Any] | None:
     """Return the oldest open issue of a candidate."""
-    asked = ("--label", LABEL, "--state", "open", "--limit", "1000", "--json", "number,body")
-    answer = commands.run("gh", "issue", "list", *asked)
+    query = ("--label", LABEL, "--state", "open", "--limit", "1000", "--json", "number,body")
+    answer = commands.run("gh", "issue", "list", *query)
     try:
         issues = json.loads(answer or "[]")
         found = [issue for issue in issues if candidate in issue["body"]]
         return min(found, key=lambda issue: int(issue["number"]), default=None)
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"`gh issue list` gave no list of issues: {answer[:200]!r}. Update gh."
+        msg = f"`gh issue list` did not return a list of issues: {answer[:200]!r}. Update gh."
         raise PublishError(msg) from error

@@ -1,4 +1,4 @@
-"""What the tools that publish share: results of a run, commands, and bodies that GitHub takes."""
+"""What the publishing tools share: a run's results, commands, and texts of limited length."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LONGEST_BODY: Final = 65_536
-"""Characters that GitHub takes as the body of an issue or a pull request."""
+"""GitHub's limit for the body of an issue or a pull request, in characters."""
 _FENCE: Final = "```"
 _LARGEST_BYTES: Final = 2**24
 
 
 class PublishError(Exception):
-    """Something that cannot be published; the message says what, and what mends it."""
+    """Something cannot be published; the message says why, and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """What one run of `peft-regress upgrade` left; `findings` is empty where it wrote none."""
+    """The files of one run of `peft-regress upgrade`."""
 
     folder: Path
     requirements: tuple[str, ...]
     exit_code: int
     findings: str
+    """Markdown; empty if the run wrote none."""
 
     @property
     def run_file(self) -> Path:
@@ -44,14 +45,14 @@ class Results:
 
 @dataclass(frozen=True, kw_only=True)
 class Commands:
-    """Runs commands, or only prints them."""
+    """Runs commands, or only prints them in a dry run."""
 
     dry_run: bool = False
 
     def run(self, *command: str, stdin: str = "") -> str:
-        """Return the output of a command; of a dry run, nothing.
+        """Return the output of a command; in a dry run, nothing.
 
-        Raises `PublishError` with what the command said where it fails.
+        Raises `PublishError` with the command's message if it fails.
         """
         shown = shlex.join(command)
         if self.dry_run:
@@ -65,26 +66,26 @@ class Commands:
             msg = f"`{command[0]}` cannot be run ({error.strerror}): install it, or use --dry-run"
             raise PublishError(msg) from error
         if ended.returncode:
-            said = ended.stderr.strip() or ended.stdout.strip() or "it said nothing"
-            msg = f"`{shown}` failed (exit code {ended.returncode}): {said}{_remedy(command[0])}"
+            output = ended.stderr.strip() or ended.stdout.strip() or "no message"
+            msg = f"`{shown}` failed (exit code {ended.returncode}): {output}{_remedy(command[0])}"
             raise PublishError(msg)
         return ended.stdout
 
 
 def _remedy(program: str) -> str:
-    return "\n`gh auth status` says who you are, and what you may." if program == "gh" else ""
+    return "\n`gh auth status` shows your login and its permissions." if program == "gh" else ""
 
 
 def read_results(folder: Path) -> Results:
-    """Read the folder of results; raise `PublishError` where it is none."""
+    """Read a folder of results. Raises `PublishError` if a file is missing or has another form."""
     code = read_text(folder / "exit-code").strip()
     if not code.isdecimal():
-        msg = f"{folder / 'exit-code'}: {code[:40]!r} is no exit code; gate the candidate anew"
+        msg = f"{folder / 'exit-code'}: {code[:40]!r} is not an exit code; gate the candidate again"
         raise PublishError(msg)
     requirements = tuple(read_text(folder / "requirements.txt").split("\n"))
     requirements = tuple(line for line in requirements if line and line.isprintable())
     if not requirements:
-        msg = f"{folder / 'requirements.txt'}: names no requirement; gate the candidate anew"
+        msg = f"{folder / 'requirements.txt'}: names no requirement; gate the candidate again"
         raise PublishError(msg)
     findings = folder / "findings.md"
     return Results(
@@ -96,10 +97,10 @@ def read_results(folder: Path) -> Results:
 
 
 def read_text(path: Path, *, remedy: str = "Name the folder that the gate's action kept.") -> str:
-    """Read what a run left, as text, as far as it is of a sensible size.
+    """Read a file of a run as text, at most 16 MiB of it.
 
-    Raises `PublishError` where it cannot be read, or is no file: a link could lead to a secret of
-    the machine that publishes.
+    Raises `PublishError` if it cannot be read or is not a regular file: a link could lead to a
+    secret of the publishing machine.
     """
 
     def without_following(name: str, flags: int) -> int:
@@ -109,7 +110,7 @@ def read_text(path: Path, *, remedy: str = "Name the folder that the gate's acti
         with open(path, "rb", opener=without_following) as stream:
             if stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return stream.read(_LARGEST_BYTES).decode(errors="replace")
-            problem = "it is no file"
+            problem = "not a regular file"
     except OSError as error:
         problem = f"{error.strerror}"
     msg = f"{path}: cannot be read ({problem}). {remedy}"
@@ -117,9 +118,9 @@ def read_text(path: Path, *, remedy: str = "Name the folder that the gate's acti
 
 
 def fit(text: str, *, longest: int) -> str:
-    """Cut a Markdown text to so many characters, from its end, and say so where it is cut.
+    """Cut the end off a Markdown text so that it has at most `longest` characters, and say so.
 
-    The first line stays, unless it alone is too long; a code block that is cut is closed.
+    The first line stays, unless it is too long itself. A code block that is cut is closed.
     """
     if len(text) <= longest:
         return text
@@ -127,7 +128,7 @@ def fit(text: str, *, longest: int) -> str:
     note = f"\n\nCut: {limit}; the run's artifact has all {len(text):,}."
     room = longest - len(note) - len(f"\n{_FENCE}")
     kept = text[:room]
-    # Whole lines, unless that would leave less than half, as a single long line does.
+    # Whole lines, unless that leaves less than half, as with a single long line.
     end = kept.rfind("\n")
     if end > room // 2:
         kept = kept[:end]
@@ -137,7 +138,7 @@ def fit(text: str, *, longest: int) -> str:
 
 
 def link_to_run() -> str:
-    """Say which run of the workflow this is, as a Markdown sentence; nothing outside of one."""
+    """Return a sentence with a link to this run of the workflow; outside of one, nothing."""
     server, repository, run = (
         os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")
     )
