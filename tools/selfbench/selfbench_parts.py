@@ -136,7 +136,7 @@ def _large_part(architecture_name: str) -> dict[str, float]:
 
 
 def _needed_part() -> dict[str, float]:
-    """Do the work that `peft-regress cost` of this case must do."""
+    """Do what `peft-regress cost` of this pairing cannot do without."""
     from peft_regress.measure.step_profile import Adaptation, CostSettings, adaptation_cost
 
     adaptation_cost(Adaptation(method="lora", architecture="resnet18", rank=4), CostSettings())

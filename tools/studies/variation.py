@@ -109,10 +109,10 @@ def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
     for old, new in pairs:
         for name, metric in old.metrics.items():
             if metric.kind in {"bytes", "fingerprint", "accuracy"} and name in new.metrics:
-                change = change_of(
+                move = change_of(
                     name, metric, new.metrics[name], method=old.case.method, policy=DEFAULT_POLICY
                 )
-                share = abs(change.change or 0.0) / change.bound
+                share = abs(move.change or 0.0) / move.bound
                 nearest[name] = max(nearest.get(name, (0.0, "")), (share, old.case.id))
     print("| metric | largest share of its bound | in |\n| --- | ---: | --- |")
     for name, (share, case) in nearest.items():
