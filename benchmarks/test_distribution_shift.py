@@ -1,4 +1,4 @@
-"""Adapt to a distribution shift: the same digits, from another scanner at another resolution."""
+"""Adapt to a distribution shift: the same digits from another scanner at another resolution."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Adapt to the same shift with the other methods of the libraries: `--regress-matrix extended`."""
+"""Adapt to the same shift with the other methods (`--regress-matrix extended`)."""
 
 import pytest
 

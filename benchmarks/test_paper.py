@@ -1,6 +1,6 @@
-"""Reproduce arXiv 2507.23536: each figure of a training step that it prints, under its setting.
+"""Reproduce each printed figure of a training step in arXiv 2507.23536, in its setting.
 
-docs/paper.md shows the same, and what the figures mean.
+docs/paper.md shows the same figures and explains them.
 """
 
 import pytest

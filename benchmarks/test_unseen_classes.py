@@ -1,4 +1,4 @@
-"""Adapt to unseen classes: the source knows some of the digits, the target has all ten."""
+"""Adapt to unseen classes: the source model knows five digits, the target has all ten."""
 
 import pytest
 

@@ -125,8 +125,8 @@ RULES = (
     ),
     by(
         r"python -m pip install --constraint constraints\.txt \.",
-        ".github/actions/gate/action.yml",
-        'pip install --constraint "$RUNNER_TEMP/constraints.txt"',
+        "tests/tools/test_workflows.py",
+        "constraints.txt",
     ),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),

@@ -161,6 +161,13 @@ def test_an_addition_takes_at_most_five_files(section):
     assert 2 <= len(steps) <= 5
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_a_page_uses_plain_words(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    dialect = r"\b(whoever|forgive|innocent|culprit|crew|is told|defined otherwise)\b"
+    assert re.findall(dialect, text, re.IGNORECASE) == []
+
+
 def test_no_document_has_a_gap_left():
     for page in PAGES:
         assert "@@" not in page.read_text()

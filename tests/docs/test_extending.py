@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import sys
 from types import SimpleNamespace
 
+import click
 import pytest
 import torch
-from builders import VALUES, make_record, observe
+from builders import VALUES, make_record, make_run, observe
 from torch import nn
 
 from peft_regress import registry
@@ -68,3 +71,33 @@ def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_regi
     assert [name for name in after if name in before] == before
     added = {name.split("/")[1] for name in after if name not in before}
     assert added == {"mylora-r2"}
+
+
+def test_a_registered_exporter_writes_a_run(monkeypatch):
+    exporter = pytest.importorskip("peft_regress.report.export.exporter")
+    monkeypatch.setattr(exporter, "EXPORTERS", dict(exporter.EXPORTERS))
+    count = exporter.Exporter(name="count", write=lambda run: {"": f"{len(run.cases)}\n"})
+    assert exporter.register(count) is exporter.EXPORTERS["count"]
+    assert exporter.texts_of(count, make_run(make_record(CASE))) == {"": "1\n"}
+
+
+def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):
+    entry = importlib.import_module("peft_regress.cli.main")
+
+    commands = getattr(entry, "COMMANDS", None)
+    if commands is None:
+        pytest.skip("the commands are not imported by name yet")
+
+    @click.command("hello")
+    def command() -> None:
+        """Greet."""
+        click.echo("hello")
+
+    monkeypatch.setitem(commands, "hello", "Greet.")
+    module = SimpleNamespace(command=command)
+    monkeypatch.setitem(sys.modules, "peft_regress.cli.hello", module)
+    for arguments, printed in ((["hello"], "hello"), (["--help"], "Greet.")):
+        with pytest.raises(SystemExit) as ended:
+            entry.main(arguments)
+        assert ended.value.code == 0
+        assert printed in capsys.readouterr().out
