@@ -1,7 +1,7 @@
-"""Name the modules, operators and categories that a change of FLOPs or bytes comes from. Pure.
+"""Name the modules, operators and categories behind a change of FLOPs or bytes. Pure.
 
-A breakdown adds up exactly: its rows, what did not move, and what a ledger fails to account for,
-are the metric, on either side.
+A breakdown adds up exactly on either side: its rows, the unchanged layers, and what the ledger does
+not account for are the metric.
 """
 
 from __future__ import annotations
@@ -50,28 +50,29 @@ COSTS: tuple[str, ...] = tuple(
     if name.removesuffix(BATCH_SUFFIX) in COST_METRICS
     or name in {"trainable_params", "total_params", "adapter_bytes"}
 )
-"""What a pairing costs, whatever it is trained on: the metrics that `explain` explains."""
+"""The metrics that do not depend on the task: `explain` explains these."""
 
 _WRAPPED = ".base_layer"
-"""What peft calls the module that an adapter wraps."""
+"""The name that peft gives to the module that an adapter wraps."""
 
 _MATRIX_WORK = frozenset(
     {"forward_flops", "backward_flops", "paper_forward_flops", "paper_backward_flops"}
 )
 _ONCE_COLLAPSED = frozenset({"param", "buffer", "optimizer"})
-"""Categories that earlier ledgers held for the whole model, under the module ''."""
+"""Categories that earlier ledgers summed over the whole model, under the module ''."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """What one module's operator, or one category's bytes in a module, adds to a change."""
+    """The part of a change that comes from one operator, or one category of bytes, of a module."""
 
     module: str
     what: str
+    """An operator, or a category of bytes."""
     old: int
     new: int
     only_in: Side | None = None
-    """The side that has a module of this name, where the other has none."""
+    """The side that has a module of this name if the other has none."""
 
     @property
     def change(self) -> int:
@@ -81,16 +82,16 @@ class Contribution:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerChange:
-    """What one layer, with the adapter that wraps it, adds to a change by one operator."""
+    """The part of a change that comes from one operator of a layer and its adapter."""
 
     layer: str
     what: str
     old: int
     new: int
     rows: tuple[Contribution, ...]
-    """The layer's modules that moved, the largest change first."""
+    """The layer's modules that changed, the largest change first."""
     base_runs: int | None
-    """How many more runs of the wrapped layer's own operator the change equals, where whole."""
+    """How many extra runs of its base operator the layer costs, if that is a whole number."""
 
     @property
     def change(self) -> int:
@@ -109,53 +110,53 @@ class Breakdown:
 
     by: By
     rows: tuple[Contribution, ...]
-    """What moved, the largest change first."""
+    """What changed, the largest change first."""
     layers: tuple[LayerChange, ...]
-    """The same rows by layer, with what of the layer did not move."""
+    """The same rows by layer, with the unchanged modules of each layer."""
     unmoved: int
-    """What the layers that did not move add up to, on either side."""
+    """The sum over unchanged layers, the same on both sides."""
     unattributed: tuple[int | float, int | float]
-    """What the metric has beyond its ledger, old and new: (0, 0) unless a ledger is wrong."""
+    """The part of the metric that its ledger does not hold, old and new: (0, 0) if it is right."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricChange:
-    """How a cost metric moved, and where."""
+    """How a cost metric changed, and where."""
 
     metric: str
     unit: Unit
     old: Value
     new: Value
     breakdowns: tuple[Breakdown, ...]
-    """By module; of `optimizer_flops` also by operator. None where a ledger does not hold it."""
+    """By module; `optimizer_flops` also by operator. Empty if a ledger does not hold the metric."""
     not_held_by: tuple[Side, ...]
-    """The sides whose ledger should have rows of this metric and has none."""
+    """The sides whose ledger should have rows of this metric but has none."""
     peak_phases: tuple[str, str] | None
-    """In which phase of the step the peak occurs, old and new; of `peak_bytes` alone."""
+    """The phase of the step in which the peak occurs, old and new; for `peak_bytes` only."""
 
     @property
     def change(self) -> int | float:
-        """Return new minus old, a metric that is absent being 0."""
+        """Return new minus old; an absent metric counts as 0."""
         return (self.new or 0) - (self.old or 0)
 
     @property
     def relative_change(self) -> float | None:
-        """Return the change relative to the old value; None where there was nothing."""
+        """Return the change relative to the old value; None if that is zero or absent."""
         return self.change / self.old if self.old else None
 
     @property
     def shortest(self) -> tuple[Contribution, ...]:
-        """Return the rows of the breakdown that tells the change in the fewest."""
+        """Return the rows of the breakdown that has the fewest."""
         return min((split.rows for split in self.breakdowns), key=len, default=())
 
 
 def changed_costs(
     old: Record, new: Record, *, only: Collection[str] = ()
 ) -> tuple[MetricChange, ...]:
-    """Return every cost metric whose value differs, or that one side has alone.
+    """Return every cost metric whose value differs, or that only one side has.
 
-    With `only`, those metrics instead, changed or not. Raises `UnknownNameError` for one that is no
-    cost. A record that is not `ok` has no costs, and nothing is returned.
+    With `only`, return those metrics instead, changed or not. Return nothing if a record is not
+    `ok`, since it has no costs. Raises `UnknownNameError` for a name that is no cost.
     """
     for metric in only:
         if metric not in COSTS:
@@ -172,7 +173,7 @@ def changed_costs(
 
 
 def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
-    """Return how a metric of two records moved, split as far as both their ledgers hold it."""
+    """Return how a metric of two records changed, split as far as both ledgers hold it."""
     views: dict[By, View] = {}
     if metric in LEDGER_METRICS:
         views["module"] = rows_of
@@ -231,11 +232,11 @@ def _breakdown(
     layers = _layers(
         rows, modules, of_matrix_work=metric.removesuffix(BATCH_SUFFIX) in _MATRIX_WORK
     )
-    moved = tuple(row for row in rows if row.change)
+    changed = tuple(row for row in rows if row.change)
     values = [_value(metric, record) or 0 for record in records]
     return Breakdown(
         by=by,
-        rows=moved,
+        rows=changed,
         layers=tuple(layer for layer in layers if layer.rows),
         unmoved=sum(layer.old for layer in layers if not layer.rows),
         unattributed=(values[0] - sum(before.values()), values[1] - sum(after.values())),
@@ -247,7 +248,7 @@ def _largest_first(row: Contribution) -> tuple[int, str, str]:
 
 
 def _collapsed(rows: Rows) -> Rows:
-    """Return rows as earlier ledgers had them: by category, some of them for the whole model."""
+    """Return rows as in earlier ledgers: by category, some of them for the whole model."""
     found: Rows = defaultdict(int)
     for (module, what), size in rows.items():
         category = category_of(what)
@@ -256,7 +257,7 @@ def _collapsed(rows: Rows) -> Rows:
 
 
 def _exclusive_modules(old: Ledger, new: Ledger) -> dict[str, Side]:
-    """Return the modules that only one side has; earlier ledgers do not name all they have."""
+    """Return the modules that only one side has; earlier ledgers do not name all modules."""
     if has_old_form(old) or has_old_form(new) or not (old.modules and new.modules):
         return {}
     gone: dict[str, Side] = dict.fromkeys(old.modules.keys() - new.modules.keys(), "old")
@@ -267,7 +268,7 @@ def _exclusive_modules(old: Ledger, new: Ledger) -> dict[str, Side]:
 def _layers(
     rows: Iterable[Contribution], modules: Iterable[str], *, of_matrix_work: bool
 ) -> list[LayerChange]:
-    """Group rows, which come the largest first, by layer and operator."""
+    """Group rows, sorted by the size of their change, by layer and operator."""
     wrapped = {name.removesuffix(_WRAPPED) for name in modules if name.endswith(_WRAPPED)}
     groups: dict[tuple[str, str], list[Contribution]] = defaultdict(list)
     for row in rows:
@@ -287,7 +288,7 @@ def _layers(
 
 
 def _layer_of(module: str, wrapped: Collection[str]) -> str:
-    """Return the layer that an adapter's part belongs to; any other module is its own."""
+    """Return the layer that a part of an adapter belongs to; any other module is its own layer."""
     name = module
     while name and name not in wrapped:
         name = name.rpartition(".")[0]
@@ -295,10 +296,10 @@ def _layer_of(module: str, wrapped: Collection[str]) -> str:
 
 
 def _base_runs(layer: str, rows: Iterable[Contribution]) -> int | None:
-    """Return how many runs of the wrapped module's operator a layer's change equals, if whole."""
+    """Return how many runs of its base operator a layer's change equals, if a whole number."""
     change = sum(row.change for row in rows)
     sizes = {n for row in rows if row.module == layer + _WRAPPED for n in (row.old, row.new) if n}
-    # Where its own number moved, the smaller one is a run.
+    # If the base operator changed, too, the smaller number is one run.
     once = min(sizes, default=0)
     if not change or not once or any(size % once for size in (change, *sizes)):
         return None

@@ -56,7 +56,7 @@ def change_of(name: str, old: Metric, new: Metric, *, method: str, policy: Polic
     if old.kind == "fingerprint":
         return _fingerprint_change(name, old, new, method=method, policy=policy)
     if old.kind == "accuracy":
-        # Paired by seed: both sides started from the same bytes and drew the same batches.
+        # Paired by seed: both sides start from the same bytes and draw the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
         difference = sum(b - a for a, b in pairs) / len(pairs)
         if old.unit == "fraction":
@@ -81,7 +81,7 @@ def _fingerprint_change(
     of_bound = 0.0
     bounds: list[float] = []
     for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
-        # Looked up once a step, not once a seed: a long history asks often.
+        # Looked up once for each step, not for each seed: a long history asks often.
         bounds += [
             policy.fingerprint(name, method, step=step) for step in range(len(bounds), len(before))
         ]
@@ -93,7 +93,7 @@ def _fingerprint_change(
 
 
 def _relative(old: float, new: float) -> float | None:
-    """Return the change relative to the old value; None where that is zero or next to it."""
+    """Return the change relative to the old value; None if that is zero or close to it."""
     if old == new:
         return 0.0
     change = (new - old) / abs(old) if old else math.inf
@@ -101,12 +101,12 @@ def _relative(old: float, new: float) -> float | None:
 
 
 def value_of(metric: Metric) -> float:
-    """Return the one number that a metric is judged by: of seconds those of the fastest seed."""
+    """Return the number that a metric is judged by: of seconds that of the fastest seed."""
     return min(_flat(metric)) if metric.kind == "seconds" else metric.value
 
 
 def are_comparable(old: Metric, new: Metric) -> bool:
-    """Return whether a metric is the same thing on both sides, with as many samples."""
+    """Return whether a metric is defined equally on both sides, with as many samples."""
     same = (old.unit, old.direction, old.kind) == (new.unit, new.direction, new.kind)
     return same and have_same_shape(old, new)
 
@@ -123,11 +123,11 @@ def have_same_shape(old: Metric, new: Metric) -> bool:
 
 
 def _by_seed(metric: Metric) -> list[list[float]]:
-    """Return a list a seed, of one item where a sample is a plain number; the value if none is."""
+    """Return the samples as one list for each seed; the value if there are no samples."""
     listed = [sample if isinstance(sample, list) else [sample] for sample in metric.samples or ()]
     return listed if any(listed) else [[metric.value]]
 
 
 def _flat(metric: Metric) -> list[float]:
-    """Return a metric's samples in one list, or its value where it has none."""
+    """Return a metric's samples in one list, or its value if it has none."""
     return [sample for seed in _by_seed(metric) for sample in seed]

@@ -1,9 +1,9 @@
-"""Slow drift: which older entry each metric is also held against. Pure.
+"""Slow drift: the older entry that each metric is compared with, too. Pure.
 
-Moves within a metric's bound pass one by one, and entries accepted for other reasons would make
-each of them the new normal. So a metric is held against its origin too: the oldest entry since
-which nobody was told that it moved. Where the gate did report a move, beyond the bound or beyond
-the drift budget, `accept` took it with a reason, and the origin is the entry that was accepted.
+Changes within a metric's bound pass one by one, and each accepted entry would make them normal. So
+a metric is also compared with its origin: the oldest entry since which the gate has not reported a
+change. When the gate reports a change, beyond the bound or beyond the drift budget, a user accepts
+it with a reason, and the accepted entry is the new origin.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "drift_of", "find_origins"]
 
 _CAN_DRIFT: frozenset[Kind] = frozenset({"bytes", "fingerprint", "accuracy"})
-"""What has room to move unreported. An exact metric has none; seconds are the machine's."""
+"""The kinds that can change unreported. Exact metrics cannot; seconds depend on the machine."""
 
 
 class Origin(NamedTuple):
@@ -36,10 +36,10 @@ class Origin(NamedTuple):
 def find_origins(
     history: Iterable[tuple[str, Record]], *, policy: Policy = DEFAULT_POLICY
 ) -> dict[str, Origin]:
-    """Return the origin of each metric of one case that has an older one than the newest entry.
+    """Return the origin of each metric of one case if it is older than the newest entry.
 
-    `history` is what was accepted of the case as (entry, record), oldest first. It is replayed as
-    the gate saw it: two comparisons an entry and metric at most.
+    `history`: the accepted records of the case as (entry, record), oldest first. They are judged
+    again as the gate judged them: at most two comparisons for each entry and metric.
     """
     origins: dict[str, Origin] = {}
     before: Record | None = None
@@ -64,12 +64,12 @@ def find_origins(
 
 
 def drift_of(name: str, origin: Origin, new: Metric, *, method: str, policy: Policy) -> Change:
-    """Return how far a metric of that name is from its origin; its bound is the budget."""
+    """Return how far a metric is from its origin; the bound is the drift budget."""
     change = change_of(name, origin.metric, new, method=method, policy=policy)
     return change._replace(bound=change.bound * policy.drift_budget)
 
 
-def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
+def _next_origin(  # noqa: PLR0913  (all that decides it)
     name: str,
     origin: Origin | None,
     before: Metric | None,
@@ -78,7 +78,7 @@ def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
     method: str,
     policy: Policy,
 ) -> Origin:
-    """Return the origin after one more entry: the old one, or the entry where the gate spoke up."""
+    """Return the origin after one more entry: the same, or this entry if the gate reported it."""
     metric = here.metric
     if origin is None or before is None or not are_comparable(before, metric):
         return here
@@ -87,7 +87,7 @@ def _next_origin(  # noqa: PLR0913  (what a judgement depends on)
     step = change_of(name, before, metric, method=method, policy=policy)
     if direction_of(step, metric):
         return here
-    # The step from the origin itself is judged already, by the bound.
+    # If the origin is the entry before, the bound has judged this step already.
     if origin.metric is not before or policy.drift_budget < 1:
         drift = drift_of(name, origin, metric, method=method, policy=policy)
         if direction_of(drift, metric):

@@ -1,8 +1,8 @@
-"""Group what moved in many cases by its cause: the same change in thirty cases is one finding.
+"""Group changes in many cases by their cause: the same change in thirty cases is one finding.
 
-Pure: no IO, no torch. A case's reasons fall into strands, each of which has a cause of its own: its
-state, its costs, each invariant, its function, its times. Strands of several cases are one finding
-where their cause looks the same: for costs by where in a layer the largest part of the change is.
+Pure: no IO, no torch. The reasons of a case are split into strands, each with its own cause: its
+status, its costs, each invariant, its function, its times. Strands of several cases are one finding
+if they have an equal cause. The cause of costs is the part of a layer with most of the change.
 """
 
 from __future__ import annotations
@@ -34,31 +34,29 @@ _WHOLE: Final = "the layer itself"
 
 
 class Cause(NamedTuple):
-    """What strands of different cases have in common where one change is behind them.
-
-    kind: which strand. what: the metric or invariant that tells it best, or the new state.
-    worse: whether that fails the gate, None where the gate cannot tell. where: what distinguishes
-    it besides, such as the part of a layer and the operator, or the method.
-    """
+    """What the strands of different cases have in common if one change is behind them."""
 
     strand: Strand
     what: str
+    """The metric or invariant that shows it best, or the new status."""
     worse: bool | None
+    """Whether it fails the gate; None if it cannot be compared."""
     where: tuple[str, ...] = ()
+    """Part of a layer and operator, or method, or error."""
     base_runs: int | None = None
-    """Of costs: how many more runs of the wrapped layer's own operator each layer's change is."""
+    """Of costs: how many extra runs of its base operator each layer costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A case of a finding, with those of its reasons that belong to it."""
+    """A case of a finding, with the reasons that belong to the finding."""
 
     case: str
     reasons: tuple[Reason, ...]
 
     @property
     def size(self) -> float:
-        """Return the largest relative change, which makes the clearest example."""
+        """The largest relative change."""
         return max((abs(reason.relative_change or 0.0) for reason in self.reasons), default=0.0)
 
 
@@ -78,12 +76,12 @@ class Finding:
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """Return the ids of its cases."""
+        """The ids of its cases."""
         return tuple(member.case for member in self.members)
 
     @property
     def example(self) -> Member:
-        """Return the member that shows it best: the largest change, of several the first."""
+        """The member with the largest change; the first of several."""
         return max(self.members, key=lambda member: member.size)
 
     @property
@@ -93,11 +91,11 @@ class Finding:
 
     @property
     def is_better(self) -> bool:
-        """Whether it is better than the baseline, and nobody has accepted it."""
+        """Whether it is better than the baseline."""
         return self.verdict in UNACCEPTED
 
     def ranges(self) -> dict[str, tuple[float, float]]:
-        """Return the smallest and the largest relative change of each metric that has one."""
+        """Return the smallest and the largest relative change of each metric."""
         found: dict[str, list[float]] = defaultdict(list)
         for member in self.members:
             for reason in member.reasons:
@@ -112,7 +110,7 @@ def find_causes(
     old: Mapping[str, Observation],
     new: Mapping[str, Observation],
 ) -> tuple[Finding, ...]:
-    """Return the findings behind the verdicts of a run, the gravest and the widest first."""
+    """Return the findings behind the verdicts, the gravest first, then those with most cases."""
     groups: dict[Cause, list[Member]] = defaultdict(list)
     for case in sorted(verdicts, key=lambda one: one.id):
         for cause, reasons in causes_of(case, old.get(case.id), new.get(case.id)):
@@ -121,7 +119,7 @@ def find_causes(
 
 
 def narrowed(findings: Iterable[Finding], cases: Collection[str]) -> tuple[Finding, ...]:
-    """Return the part of findings that some cases show."""
+    """Return findings with only the members among some cases, sorted like `find_causes`."""
     parts = (
         (finding, tuple(member for member in finding.members if member.case in cases))
         for finding in findings
@@ -139,7 +137,7 @@ def _sorted(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def causes_of(
     case: CaseVerdict, old: Observation | None, new: Observation | None
 ) -> Iterator[tuple[Cause, tuple[Reason, ...]]]:
-    """Return each strand of a case's reasons with its cause; known defects are none."""
+    """Yield the cause and the reasons of each strand of a case, without known defects."""
     if not case.reasons and case.verdict in INCOMPLETE:
         yield Cause("coverage", case.verdict, None), ()
     if old is None or new is None:
@@ -151,7 +149,7 @@ def causes_of(
     function = strands.get(("function", ""))
     quality = strands.pop(("quality", ""), None)
     if quality and function:
-        # Where the function moved, accuracy and loss move with it.
+        # If the function changed, accuracy and loss follow.
         function += quality
     elif quality:
         strands["quality", ""] = quality
@@ -164,7 +162,7 @@ _STRANDS: Final[dict[str, Strand]] = {
     "accuracy": "quality",
     "seconds": "time",
 }
-"""By the kind of a metric; those of the other kinds are costs."""
+"""By the kind of a metric; metrics of other kinds are costs."""
 
 
 def _strand_of(reason: Reason) -> tuple[Strand, str]:
@@ -184,19 +182,21 @@ def _cause(
     worse = any(reason.verdict in FAILING for reason in reasons)
     case = new.record.case
     if strand == "status":
-        return Cause(strand, new.record.status, worse, (_error_kind(new) or _error_kind(old),))
+        return Cause(
+            strand, new.record.status, worse, (_error_pattern(new) or _error_pattern(old),)
+        )
     if strand == "costs":
         return _cost_cause(reasons, old, new)
     if strand == "invariant":
         return Cause(strand, name, worse)
     if strand == "coverage":
         return Cause(strand, name, None)
-    # Nothing says where in a model its function moved; a method is the nearest to it.
+    # Nothing shows where in a model its function changed; the method is the closest hint.
     return Cause(strand, strand, worse, (case.method,))
 
 
-def _error_kind(side: Observation) -> str:
-    """Return type and message of an error without the names and numbers in it."""
+def _error_pattern(side: Observation) -> str:
+    """Return type and message of an error without its names and numbers."""
     error = side.record.error
     if error is None:
         return ""
@@ -204,18 +204,18 @@ def _error_kind(side: Observation) -> str:
 
 
 def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -> Cause:
-    """Return what the costs moved by: parameters before FLOPs before bytes before operators.
+    """Return the cause of changed costs: parameters before FLOPs before bytes before operators.
 
-    What comes later in that order follows from what comes before it.
+    Later ones in that order follow from earlier ones.
     """
-    moved = {reason.metric: reason for reason in reasons}
+    changed = {reason.metric: reason for reason in reasons}
     for metrics in (_PARAMS, _FLOPS, tuple(f"{name}{BATCH_SUFFIX}" for name in _FLOPS)):
         for metric in metrics:
-            if metric in moved:
-                return _attributed_cause(metric, moved[metric], old, new)
+            if metric in changed:
+                return _attributed_cause(metric, changed[metric], old, new)
     sizes = {
         metric: reason
-        for metric, reason in moved.items()
+        for metric, reason in changed.items()
         if metric in METRICS
         and not metric.startswith(_OPERATIONS)
         and metric.removesuffix(BATCH_SUFFIX) not in {"peak_bytes", "category_sum_bytes"}
@@ -223,13 +223,13 @@ def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -
     if sizes:
         metric = max(sizes, key=lambda name: abs(sizes[name].relative_change or 0.0))
         return _attributed_cause(metric, sizes[metric], old, new)
-    metric, reason = next(iter(moved.items()))
+    metric, reason = next(iter(changed.items()))
     where = (new.record.case.method,)
     return Cause("costs", metric.removesuffix(BATCH_SUFFIX), reason.verdict in FAILING, where)
 
 
 def _attributed_cause(metric: str, reason: Reason, old: Observation, new: Observation) -> Cause:
-    """Return the cause with the part of a layer that has most of the change."""
+    """Return the cause, located in the part of a layer with most of the change."""
     attributed = "adapter_bytes" if metric in _PARAMS else metric
     part = _largest_part(explain_metric(attributed, old.record, new.record))
     where = (new.record.case.method,) if part is None else part[:2]
@@ -243,7 +243,7 @@ def _attributed_cause(metric: str, reason: Reason, old: Observation, new: Observ
 
 
 def _largest_part(change: MetricChange) -> tuple[str, str, int | None] | None:
-    """Return (part of a layer, operator, runs of the base layer's) of the largest change."""
+    """Return (part of a layer, operator, extra base runs) of the largest change."""
     if not change.breakdowns:
         return None
     totals: dict[tuple[str, str, int | None], int] = defaultdict(int)

@@ -102,18 +102,18 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
                 policy=policy,
             )
         )
-        # What moved beyond its bound at once is no drift.
+        # A change beyond its bound in one step is no drift.
         yield from of_newest or _drift_reasons(metric, old.drift_origins, after, policy=policy)
     yield from _invariant_reasons(before.invariants, after.invariants)
 
 
 def _position(metric: str) -> tuple[int, str]:
-    """Sort metrics as the table of metrics has them, unknown ones last."""
+    """Return the key that sorts metrics as in the table of metrics, unknown ones last."""
     return _METRIC_POSITIONS.get(metric, len(_METRIC_POSITIONS)), metric
 
 
 def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    """Compare states: ok < unsupported < error; a step up that ladder newly fails."""
+    """Compare states: ok < unsupported < error; a step up newly fails."""
     before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
     verdict: Verdict
     if after > before:
@@ -127,7 +127,7 @@ def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
     yield Reason(metric="status", old=old.status_text, new=new.status_text, verdict=verdict)
 
 
-def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its name)
+def _metric_reasons(  # noqa: PLR0913  (all that decides it)
     name: str,
     old: Metric | None,
     new: Metric | None,
@@ -141,7 +141,7 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     if either is None:
         return
     if old and new and (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
-        # Before anything is left out by its kind, or a side that claims `info` would hide both.
+        # Checked before the kind excludes a metric: a side that says `info` must not hide it.
         text = "{0.unit}, {0.direction}, {0.kind}".format
         yield Reason(metric=name, old=text(old), new=text(new), verdict="incomparable")
         return
@@ -149,7 +149,7 @@ def _metric_reasons(  # noqa: PLR0913  (what a judgement depends on, each by its
     if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
         return
     if old is None:
-        # Work that was not there, such as an SVD in `step()`, is worse; else there is no telling.
+        # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
         appeared: Verdict = "regressed" if either.kind == "exact" else "incomparable"
         yield Reason(metric=name, old=None, new=either.value, verdict=appeared)
         return
@@ -198,7 +198,7 @@ def _invariant_reasons(
         if after is False:
             verdict = "known_defect" if before is False else "regressed"
         elif before is not None and after is None:
-            # A fact that is no longer checked is not a fact that holds.
+            # An invariant that is no longer checked may not hold.
             verdict = "regressed"
         elif before is False and after is True:
             verdict = "fixed"

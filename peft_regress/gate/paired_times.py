@@ -1,8 +1,8 @@
-"""Judge times that were measured in pairs, base and candidate taking turns. Pure.
+"""Judge times that were measured in pairs: base and candidate take turns. Pure.
 
-What slows the machine slows both sides of a pair, so that the ratio of the two is what counts. The
-estimate is the median of the ratios, its interval that of the sign test: exact whatever the
-distribution of the noise, which on a shared machine is anything but normal.
+What slows the machine slows both sides of a pair, so the ratio counts. The estimate is the median
+of the ratios, with the interval of the sign test: exact for any distribution of the noise, which is
+far from normal on a shared machine.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ __all__ = [
 
 TimeVerdict = Literal["slower", "faster", "same", "undetermined", "incomparable", "failed"]
 TimePair = tuple[float, float]
-"""Seconds of a step of base and of candidate, measured one right after the other."""
+"""Seconds of one step of base and candidate, measured directly after each other."""
 
 _INCOMPLETE: frozenset[TimeVerdict] = frozenset({"undetermined", "incomparable", "failed"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Both ends of a confidence interval of a ratio; 0 and infinity where nothing bounds it."""
+    """Both ends of a confidence interval of a ratio; 0 or infinity if it is unbounded."""
 
     low: float
     high: float
@@ -50,7 +50,7 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """By how much the candidate's step is as long as the base's: 1.1 is 10 % slower."""
+    """The ratio of the candidate's step time to the base's: 1.1 is 10 % slower."""
 
     ratio: float
     interval: Interval
@@ -60,17 +60,18 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class CaseTimes:
-    """What the pairs of one case came to; without an estimate, `problem` says why."""
+    """The result of one case."""
 
     id: str
     verdict: TimeVerdict
     pairs: tuple[TimePair, ...] = ()
     estimate: Estimate | None = None
     problem: str = ""
+    """Why there is no estimate."""
 
     @property
     def step_seconds(self) -> TimePair | None:
-        """The median over the pairs, of base and of candidate; None where there are none."""
+        """The medians over the pairs of base and candidate; None without pairs."""
         if not self.pairs:
             return None
         base, candidate = zip(*self.pairs, strict=True)
@@ -79,22 +80,24 @@ class CaseTimes:
 
 @dataclass(frozen=True, kw_only=True)
 class TimingRun:
-    """All that was timed, and where: the interpreters as they were named, and their packages."""
+    """All that was timed, and in which environments."""
 
     base: str
+    """The interpreter as the user named it."""
     candidate: str
+    """The same of the candidate."""
     cases: tuple[CaseTimes, ...]
     base_packages: Mapping[str, str] = field(default_factory=dict)
     candidate_packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[TimeVerdict, int]:
-        """How many cases have each verdict."""
+        """The number of cases with each verdict."""
         return dict(Counter(case.verdict for case in self.cases))
 
     @property
     def exit_code(self) -> Literal[0, 1, 3]:
-        """1 where a case is slower; else 3 where one is not known, or there is none; else 0."""
+        """1 if a case is slower; else 3 if one is undecided, or there is none; else 0."""
         verdicts = self.counts.keys()
         if "slower" in verdicts:
             return 1
@@ -102,19 +105,19 @@ class TimingRun:
 
 
 def confidence_of_each(cases: int, *, policy: Policy = DEFAULT_POLICY) -> float:
-    """Return the confidence of each case's interval, so that all hold at once (Bonferroni).
+    """Return the confidence of each case's interval, so that all hold together (Bonferroni).
 
-    However many cases are timed, the chance that any interval misses its true ratio is no more
-    than the policy's rate.
+    The chance that any interval misses its true ratio is at most the policy's rate, for any number
+    of cases.
     """
     return 1 - policy.time_error_rate / cases
 
 
 def fewest_pairs(confidence: float) -> int:
-    """Return the number of pairs below which no interval has this confidence.
+    """Return the smallest number of pairs for which an interval has this confidence.
 
-    The widest goes from the smallest to the largest ratio, and misses the median where all of n
-    lie on one side of it: 2 in 2**n.
+    The widest interval goes from the smallest to the largest ratio, and misses the median if all n
+    lie on one side of it: with probability 2 / 2**n.
     """
     return math.ceil(1 - math.log2(1 - confidence))
 
@@ -122,9 +125,9 @@ def fewest_pairs(confidence: float) -> int:
 def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
     """Return the median ratio of candidate to base with its confidence interval.
 
-    Raises `InputError` for a time that is not positive and finite, and where there is no pair.
+    Raises `InputError` for a time that is not positive and finite, and if there is no pair.
     """
-    # Found by scipy: which of the sorted ratios bound the median follows from the binomial.
+    # scipy finds which of the sorted ratios bound the median, by the binomial distribution.
     from scipy.stats import quantile_test
 
     if not pairs:
@@ -132,9 +135,9 @@ def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
         raise InputError(msg)
     for seconds in (seconds for pair in pairs for seconds in pair):
         if not 0 < seconds < math.inf:
-            msg = f"a step took {seconds} seconds, which is no time"
+            msg = f"a step took {seconds} seconds; a time is positive and finite"
             raise InputError(msg)
-    # Of logarithms, so that base and candidate may change places.
+    # With logarithms, swapping base and candidate only inverts the ratio.
     logs = [math.log(candidate) - math.log(base) for base, candidate in pairs]
     found = quantile_test(logs, q=0, p=0.5).confidence_interval(confidence)
     low, high = float(found.low), float(found.high)
@@ -152,8 +155,8 @@ def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
 def judge_ratio(estimate: Estimate, *, policy: Policy = DEFAULT_POLICY) -> TimeVerdict:
     """Return the verdict on an estimate.
 
-    `same` is not the lack of proof that the candidate is slower: the interval must exclude a step
-    that is slower by the effect that is to be found.
+    `same` is more than no proof that the candidate is slower: the interval must exclude a step that
+    is slower by the policy's effect.
     """
     least = 1 + policy.time_margin
     low, high = estimate.interval.low, estimate.interval.high

@@ -1,11 +1,11 @@
 """Every bound of the gate, in one place, with the evidence for it.
 
 A bound is a relative change unless its name says otherwise. docs/metrics.md repeats them for
-readers; a test holds the two together. "Seen" below is the largest difference between runs of the
-same code, over all cases and seeds of the default matrix: on two processors under AVX-512, and on
-one of them with ATen, oneDNN and MKL held to AVX2 and to SSE4, as `tools/studies/variants.py`
-makes them and `tools/studies/variation.py` prints it. No bound that has such evidence is wider than
-ten times what was seen.
+readers; a test compares the two. "Seen" below is the largest difference between runs of the same
+code, over all cases and seeds of the default matrix: on two processors with AVX-512, and on one of
+them with ATen, oneDNN and MKL limited to AVX2 and to SSE4. `tools/studies/variants.py` makes these
+runs and `tools/studies/variation.py` prints the differences. No bound with such evidence is wider
+than ten times the largest difference seen.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_POLICY", "Policy"]
 
-# With all convolutions frozen nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
+# If all convolutions are frozen, nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
 # 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.
 # HRA multiplies chains of n x n matrices: seen, on its four cases of the extended matrix between
 # AVX-512 and AVX2, 5.9e-7, 1.9e-2, 2.5e-2, 5.3e-2.
@@ -36,81 +36,80 @@ _FINGERPRINT_BOUNDS: Mapping[str, tuple[float, ...]] = MappingProxyType(
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How far a metric of each kind may move before the gate calls it a change.
+    """How far a metric of each kind may change before the gate reports it.
 
-    Counts and FLOPs have no bound: they are exact, and any change is one.
+    Counts and FLOPs have no bound: they are exact, so every change is reported.
     """
 
     bytes_bound: float = 0.001
-    """Seen: 0, on every machine. Leaves room for scalars that a release of torch keeps or drops."""
+    """Seen: 0, on every machine. A release of torch may keep or drop a few scalars."""
 
     fingerprint_bound: tuple[float, ...] = (4e-6, 5e-3, 0.1, 0.2)
-    """First losses by step. Loss 1 is a forward pass (seen 4.6e-7). Then an activation that lies
-    within rounding of a kink (ReLU, max-pool) sends its gradient another way: seen 1.5e-3, 4.5e-2
-    and 9.3e-2, by a single seed of a few cases, where most cases move by 1e-6."""
+    """First losses by step. Loss 1 is a forward pass (seen 4.6e-7). Later an activation within
+    rounding of a kink (ReLU, max-pool) can send its gradient another way: seen 1.5e-3, 4.5e-2 and
+    9.3e-2, in a single seed of a few cases; most cases change by 1e-6."""
 
     fingerprint_bounds: Mapping[str, tuple[float, ...]] = field(
         default_factory=lambda: _FINGERPRINT_BOUNDS
     )
-    """By method, where the bound is another one."""
+    """By method, if its bound is a different one."""
 
     bfloat16_fingerprint_bound: tuple[float, ...] = (0.01, 0.15, 0.3, 0.3)
-    """The same on a bfloat16 base, whose numbers have 8 bits: a processor with instructions for
-    them sums otherwise than one without. Seen, on those of an AMD EPYC and, held to AVX2, on those
-    of shufflenet_v2_x0_5: 1.1e-3 (HRA; the others 2.7e-7), 4.7e-2, 8.5e-2, 6.6e-2."""
+    """The same on a bfloat16 base, whose numbers have 8 bits: processors with and without bfloat16
+    instructions sum differently. Seen on an AMD EPYC and, limited to AVX2, on the cases of
+    shufflenet_v2_x0_5: 1.1e-3 (HRA; the others 2.7e-7), 4.7e-2, 8.5e-2, 6.6e-2."""
 
     filled_bound: float = 3e-5
-    """Losses of a filled adapter, of any fill: forward passes, in float32 whatever the base. Seen
-    3.8e-6, over all adapters of both matrices held to AVX2 and to SSE4."""
+    """Losses of a filled adapter, with any fill: forward passes, in float32 for every base. Seen
+    3.8e-6, over all adapters of both matrices, limited to AVX2 and to SSE4."""
 
     fingerprint_floor_nats: float = 0.01
-    """Losses below this are compared as if they were this large: rounding is not relative there."""
+    """Smaller losses are compared as if they were this large: there, rounding is not relative."""
 
     accuracy_margin: float = 0.05
-    """Mean over the seeds, paired, as a fraction, on both sides. Seen 0.037, with a standard
-    deviation over the cases of 0.0087: a true change of 0.065 is seen nineteen times in twenty."""
+    """Two-sided: the mean difference of paired seeds, as a fraction. Seen 0.037, with a standard
+    deviation over the cases of 0.0087: a true change of 0.065 is found nineteen times in twenty."""
 
     loss_margin: float = 0.15
-    """Test loss, mean over the seeds, paired. Seen 0.096."""
+    """Test loss, the mean difference of paired seeds. Seen 0.096."""
 
     seconds_bound: float = 2.0
-    """Where the machine is equal, the fastest seed of each side: three times as slow. One step's
-    time varies by a quarter on a shared machine, and by more beside a busy neighbour."""
+    """On one machine, the fastest seed of each side: three times as slow. The time of one step
+    varies by a quarter on a shared machine, and by more if the machine is busy."""
 
     drift_budget: float = 1.0
     """How far a metric may be from the entry that its drift counts from, in multiples of its own
-    bound. No more than from the newest entry, since noise does not add up: two runs of the same
-    code are as far apart whether a day or a hundred entries lie between them. Seen, of the bounds
-    and between two processors: accuracy 0.62, test loss 0.51, first losses 0.46, bytes 0."""
+    bound. It is no more than from the newest entry, since noise does not add up: two runs of the
+    same code differ as much after a hundred entries as after one. Seen between two processors, as
+    shares of the bounds: accuracy 0.62, test loss 0.51, first losses 0.46, bytes 0."""
 
     accuracy_noise: float = 0.007
-    """Standard deviation of a case's accuracy, a fraction, over machines: what `history` takes for
-    noise. Seen between two processors: 0.0066, for GaLore, which moves most."""
+    """Standard deviation of a case's accuracy, a fraction, over machines: `history` counts it as
+    noise. Seen between two processors: 0.0066, for GaLore, which varies most."""
 
     loss_noise: float = 0.011
-    """The same of the test loss, relative. Seen 0.011, for GaLore."""
+    """The same for the test loss, relative. Seen 0.011, for GaLore."""
 
     seconds_noise: float = 0.1
-    """The same of the seconds of the fastest seed on one machine, relative."""
+    """The same for the seconds of the fastest seed on one machine, relative."""
 
     time_effect: float = 0.10
-    """A step slower by this is what `peft-regress time` must find: it calls a case the same only
-    where the whole interval lies below, so that such a step passes once in 40 runs at most."""
+    """`peft-regress time` must find a step that is slower by this: it calls a case the same only if
+    the whole interval lies below, so such a step passes in at most one run of 40."""
 
     time_margin: float = 0.03
-    """How much slower the whole interval must be for `slower`. Seen: one and the same code was
-    slower by 2.8 % in one process than in another, for as long as both lived; seen once, by no tool
-    that repeats it."""
+    """How much slower the whole interval must be for `slower`. Seen once: the same code was slower
+    by 2.8 % in one process than in another, as long as both lived; no tool repeats it."""
 
     time_error_rate: float = 0.05
     """The chance that any interval of one `peft-regress time` misses its ratio, over all cases."""
 
     time_pairs: int = 30
-    """Pairs of blocks a case. Seen at a load of six to eight on two cores: intervals 2 to 9 % wide,
-    and a step 10 % slower found in 7 runs of 7 (docs/timing.md)."""
+    """Pairs of blocks for each case. Seen at a load of six to eight on two cores: intervals 2 to
+    9 % wide, and a step 10 % slower found in 7 of 7 runs (docs/timing.md)."""
 
     def fingerprint(self, metric: str, method: str, *, step: int) -> float:
-        """Return the bound on one loss of a fingerprint, at a step counted from 0, of a method."""
+        """Return the bound on one loss of a fingerprint; `step` counts from 0."""
         if metric == "filled_losses":
             return self.filled_bound
         usual = (

@@ -62,7 +62,7 @@ def test_the_first_release_that_changes_is_found_with_few_runs(world, first):
     assert len(set(world.versions_tried())) == len(world.runs)
     assert not any(trains for _, _, trains in world.runs)
     assert not result.trained
-    (finding,) = result.transitions[0].findings
+    (finding,) = result.transitions[0].comparison.findings
     assert finding.cause.what == "forward_flops"
     assert world.open_overlays == 0
 
@@ -116,7 +116,7 @@ def test_good_may_be_newer_than_bad(world):
     world.moved = since("0.21.0", forward_flops=500)
     result = found(good=BAD, bad=GOOD)
     assert boundaries(result) == [("0.21.0", "0.20.0")]
-    assert result.transitions[0].findings[0].verdict == "regressed"
+    assert result.transitions[0].comparison.findings[0].verdict == "regressed"
 
 
 def test_neighbouring_releases_need_two_runs(world):
@@ -144,7 +144,7 @@ def test_findings_with_boundaries_of_their_own_are_transitions_of_their_own(worl
     world.moved = moved
     result = found(case="shift/?o*-r4/resnet18")
     assert boundaries(result) == [("0.14.0", "0.15.0"), ("0.29.0", "0.30.0")]
-    assert [one.findings[0].cases for one in result.transitions] == [(CASE,), (other,)]
+    assert [one.comparison.findings[0].cases for one in result.transitions] == [(CASE,), (other,)]
 
 
 def test_a_finding_is_searched_for_by_its_cheapest_case(world):
@@ -156,7 +156,7 @@ def test_a_finding_is_searched_for_by_its_cheapest_case(world):
     world.moved = moved
     result = found(case="shift/dora-r4/*")
     assert len(result.transitions) == 1
-    assert "mobilenet" in result.transitions[0].findings[0].cases[0]
+    assert "mobilenet" in result.transitions[0].comparison.findings[0].cases[0]
     assert {len(cases) for _, cases, _ in world.runs[2:]} == {1}
 
 
@@ -165,7 +165,7 @@ def test_small_changes_that_add_up_are_shown_against_the_first_release(world):
     world.moved = lambda packages, _: {"peak_bytes": 10**9 + step * (packages["peft"].minor - 10)}
     result = found(metric="peak_bytes")
     assert boundaries(result) == [("0.11.0", "0.12.0")]
-    (finding,) = result.transitions[0].findings
+    (finding,) = result.transitions[0].comparison.findings
     (reason,) = finding.example.reasons
     assert (reason.old, reason.new) == (10**9, 10**9 + 2 * step)
 

@@ -79,10 +79,10 @@ def test_the_fewest_pairs_are_those_that_have_an_interval(confidence):
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
-def test_a_time_that_is_none_is_refused(bad):
-    with pytest.raises(InputError, match="no time"):
+def test_a_time_that_is_not_positive_and_finite_is_refused(bad):
+    with pytest.raises(InputError, match="a time is positive and finite"):
         estimate_ratio([(1.0, 1.0), (1.0, bad)], confidence=CONFIDENCE)
-    with pytest.raises(InputError, match="no time"):
+    with pytest.raises(InputError, match="a time is positive and finite"):
         estimate_ratio([(bad, 1.0)], confidence=CONFIDENCE)
 
 

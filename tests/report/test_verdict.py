@@ -1,4 +1,4 @@
-"""The verdict for a terminal: every failure has a row, the rest is folded, and it fits."""
+"""The verdict for a terminal: every failure has a row, the rest is folded, and the lines fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from strategies import fuzz, runs
 
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.verdicts import FAILING, UNACCEPTED, observations_of
-from peft_regress.report import verdict_text
+from peft_regress.report import case_text, verdict_markdown, verdict_text
 from peft_regress.report.layout import Layout, cells
 from peft_regress.runs.schema import Failure
 from peft_regress.runs.shards import read_run
@@ -64,29 +64,10 @@ def too_wide(text: str, width: int) -> list[str]:
 # --- what it says -----------------------------------------------------------------------------
 
 
-def test_a_regression_is_told_with_its_cause_its_row_and_what_to_type():
+def test_a_regression_is_shown_with_its_cause_its_row_and_what_to_type(snapshot):
     old = make_record(LORA, {"forward_flops": 3_000_000_000}, ledger=LEDGER)
     new = make_record(LORA, {"forward_flops": 3_706_000_000}, ledger=LEDGER)
-    assert told([old], [new], environment=NEWER).splitlines() == [
-        "1. regressed in 1 case: forward_flops +23.53 %",
-        "   why: peft 0.18.1 -> 0.19.1, the only package that changed",
-        "   forward_flops of           baseline     this run    change  bound",
-        "   shift/lora-r4/resnet18  3.000 GFLOP  3.706 GFLOP  +23.53 %    0 %",
-        "",
-        "baseline: 0001_peft-0.18.1",
-        "environment: peft 0.18.1 -> 0.19.1",
-        "",
-        "what to type:",
-        "  which modules and operators:",
-        "    peft-regress explain 0001_peft-0.18.1 run.json shift/lora-r4/resnet18",
-        "  which release did it:",
-        "    peft-regress bisect peft --good 0.18.1 --bad 0.19.1 --case shift/lora-r4/resnet18 \\",
-        "      --metric forward_flops",
-        "  if the new numbers are right:",
-        '    peft-regress accept run.json --reason "..."',
-        "",
-        "REGRESSED (1 regressed)",
-    ]
+    assert told([old], [new], environment=NEWER) == snapshot
 
 
 def test_in_the_same_environment_the_code_did_it_and_no_release_is_looked_for():
@@ -137,10 +118,46 @@ def test_of_one_finding_what_fails_is_a_row_and_what_got_better_is_folded():
     assert f"improved in 1 case: forward_flops -33.33 %\n    {LORA}\n" in folded
 
 
-def test_what_came_from_nothing_is_named_though_no_ratio_tells_of_it():
+def test_a_metric_without_a_ratio_is_named():
     old = make_record(LORA, {"forward_flops": 4})
     text = told([old], [make_record(LORA, {"forward_flops": 6, "projection_flops": 5})])
     assert "   new, gone, or zero in the baseline: projection_flops\n" in text
+
+
+NEW_METRIC = (
+    "trainable_params is a new metric: the baseline does not have it; accept a run that measures it"
+)
+
+
+def in_every_report(comparison):
+    texts = (
+        verdict_text(comparison),
+        verdict_markdown(comparison),
+        case_text(comparison.cases[0], comparison),
+    )
+    return [" ".join(text.replace("\\", "").split()) for text in texts]
+
+
+def test_a_metric_that_only_the_run_has_is_called_new_in_every_report():
+    ids = (LORA, FULL)
+    comparison = compare(
+        [make_record(name, {"forward_flops": 4}) for name in ids],
+        [make_record(name, {"forward_flops": 4, "trainable_params": 5}) for name in ids],
+    )
+    assert comparison.counts == {"regressed": 2}
+    assert all(NEW_METRIC in text for text in in_every_report(comparison))
+    assert "trainable_params is new" in in_every_report(comparison)[0]
+
+
+def test_a_metric_that_another_case_of_the_baseline_has_is_no_new_metric():
+    """For example work that appears in a case: it must not be accepted as a new metric."""
+    more = {"forward_flops": 4, "trainable_params": 5}
+    comparison = compare(
+        [make_record(LORA, {"forward_flops": 4}), make_record(FULL, more)],
+        [make_record(LORA, more), make_record(FULL, more)],
+    )
+    assert comparison.counts == {"regressed": 1, "unchanged": 1}
+    assert not any("new metric" in text for text in in_every_report(comparison))
 
 
 def test_a_case_that_newly_fails_has_a_row_with_its_error():
@@ -177,7 +194,7 @@ def test_a_hole_is_named_with_its_remedy(old, new, verdict, remedy):
 
 def test_another_definition_is_a_hole_with_its_remedy():
     text = told([make_record()], [make_record(definition="sha256:another")])
-    assert text.startswith("incomparable in 1 case: not comparable: definition changed")
+    assert text.startswith("incomparable in 1 case: definition changed")
     assert "until the new numbers are accepted" in text
 
 

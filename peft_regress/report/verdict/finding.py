@@ -37,7 +37,7 @@ _LONGEST_WORD: Final = 50
 _COVERAGE: Final = {
     "missing": "expected, but the run has no record of it",
     "new": "no accepted baseline has it",
-    "definition": "not comparable: definition changed",
+    "definition": "definition changed",
 }
 
 

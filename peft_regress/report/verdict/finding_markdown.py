@@ -74,7 +74,7 @@ class FindingWriter:
         yield self._cases(finding, finding.members[:shown], extent)
         if count > shown:
             rest = self._cases(finding, finding.members[shown:], extent)
-            yield details(f"{count_of(count - shown, 'case')} more", rest)
+            yield details(count_of(count - shown, "more case"), rest)
         yield from self._folded(finding, extent)
 
     def _about(self, finding: Finding) -> list[str]:

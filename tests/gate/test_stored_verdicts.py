@@ -1,0 +1,64 @@
+"""The verdicts between the stored entries stay as they were before the packages were rebuilt.
+
+stored_verdicts.json has, for each pair OLD, NEW, what `compare OLD NEW --format json` printed then:
+its exit codes, its counts, and a digest of all its values. OLD `baselines` is the storage.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import references_with_drift
+from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
+from peft_regress.gate import Invocation, judge, observations_of
+from peft_regress.report import encode_verdict
+
+STORED = json.loads(Path(__file__).with_name("stored_verdicts.json").read_text())
+ENTRIES = STORED["baselines"].keys()
+
+
+@functools.cache
+def stored_runs():
+    """Return the entries of that time, by name."""
+    files = read_runs(Path(__file__).parents[2] / "baselines")
+    return {file.path.stem: file for file in files if file.path.stem in ENTRIES}
+
+
+def references_of(old):
+    """Return what judges, and the ids of the cases that are expected."""
+    if old != "baselines":
+        references = observations_of(stored_runs()[old].run, old)
+        return references, references.keys()
+    references = references_with_drift(stored_runs().values())
+    expected = {case.id for case in matrix_cases()}
+    for name, reference in references.items():
+        if DEFAULT_MATRIX in (matrices_of(reference.record.case) or {DEFAULT_MATRIX}):
+            expected.add(name)
+    return references, expected
+
+
+@pytest.mark.parametrize("old", STORED)
+def test_a_stored_entry_is_judged_as_before(old):
+    references, expected = references_of(old)
+    for new, before in STORED[old].items():
+        run = stored_runs()[new].run
+        comparison = judge(
+            references,
+            observations_of(run, new),
+            expected=expected,
+            complete=run.selection.complete,
+            invocation=Invocation(strict="strict_exit_code" in before),
+        )
+        encoded = encode_verdict(comparison)
+        assert encoded["counts"] == before["counts"], new
+        assert comparison.lenient_exit_code == encoded["exit_code"] == before["exit_code"], new
+        code = before.get("strict_exit_code", before["exit_code"])
+        assert comparison.exit_code == code, new
+        text = json.dumps(encoded, separators=(",", ":"))
+        assert hashlib.sha256(text.encode()).hexdigest()[:16] == before["digest"], new
