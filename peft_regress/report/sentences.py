@@ -1,4 +1,4 @@
-"""The sentences that terminal and Markdown share: one reason, one environment difference."""
+"""Sentences that all reports share: one reason, one environment difference, the outcome."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
         bound = "" if reason.bound is None else format_change(reason.bound).lstrip("+")
     old, new = show(reason.old), show(reason.new)
     if old == new and reason.old != reason.new:
-        # Rounded they look alike, and a line that says so helps nobody.
+        # They differ, but not as rounded.
         old, new = clean(str(reason.old)), clean(str(reason.new))
     return clean(reason.title), old, new, change, bound
 
 
 def known_defects(verdict: RunVerdict) -> dict[str, list[str]]:
-    """Return what was broken in the baseline too, in words, with the cases that have it."""
+    """Return what is broken in the baseline too, in words, with the cases."""
     found: dict[str, list[str]] = {}
     for case in verdict.cases:
         for reason in case.reasons:
@@ -78,7 +78,7 @@ def counts_line(verdict: RunVerdict) -> str:
 
 
 def contents_line(run: Run) -> str:
-    """Return what a run holds: '96 cases: 95 ok, 1 error; known defects: 2 invariants false'."""
+    """Return the contents of a run: '2 cases: 1 error, 1 ok; known defects: 2 invariants false'."""
     states = Counter(record.status for record in run)
     false = sum(value is False for record in run for value in record.invariants.values())
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
@@ -91,7 +91,7 @@ def contents_line(run: Run) -> str:
 def times_lines(
     references: Mapping[str, Observation], observed: Mapping[str, Observation]
 ) -> list[str]:
-    """Say why times are not judged, with how many cases, and what would judge them."""
+    """Return why times are not judged, in how many cases, and the command that judges them."""
     reasons: Counter[str] = Counter()
     for name, new in observed.items():
         old = references.get(name)
@@ -129,7 +129,7 @@ def outcome_line(verdict: RunVerdict) -> str:
 
 
 def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return 'peft 0.15.0 -> 0.14.0' for every package that differs, the likely causes first."""
+    """Return 'peft 0.15.0 -> 0.14.0' for each changed package, the likely causes first."""
     moved = changed_packages(old, new)
     return [
         clean(f"{package} {moved[package][0] or 'absent'} -> {moved[package][1] or 'absent'}")

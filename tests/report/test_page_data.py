@@ -108,7 +108,7 @@ SERIES = st.lists(
 
 
 @pytest.mark.parametrize("name", ["peak_bytes", "accuracy", "first_losses", "step_seconds"])
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(deadline=None, max_examples=60, derandomize=True)
 @given(drawn=SERIES)
 def test_transitions_are_where_the_history_marks_a_change_or_a_break(name, drawn):
     """Against `make_line`, which goes from point to point."""
@@ -325,11 +325,15 @@ def test_whole_runs_are_asked_for_once_an_entry_and_of_a_few_alone():
     assert asked[0] == entries[-1].name
 
 
-def test_the_stored_entries_are_told_with_where_their_numbers_come_from():
-    entries = read_entries(BASELINES, [])
+def test_stored_numbers_and_changes_have_the_modules_that_they_come_from(tmp_path):
+    stored = sorted(path for n in ("0004", "0007", "0008") for path in BASELINES.glob(f"*/{n}_*"))
+    for path in stored:
+        (tmp_path / "platform").mkdir(exist_ok=True)
+        (tmp_path / "platform" / path.name).symlink_to(path)
+    entries = read_entries(tmp_path, [])
     data = page_data(entries, lambda asked: read_run(asked.path).run)
     names = [metric["name"] for metric in data["metrics"]]
-    assert len(data["cases"]) == 240
+    assert len(data["cases"]) == 96
     explained = 0
     for case in data["cases"]:
         record = entries[case["current"]].run.cases[case["id"]]
@@ -339,7 +343,7 @@ def test_the_stored_entries_are_told_with_where_their_numbers_come_from():
             assert split["rest"] >= 0
             assert (split["rest"] == 0) == (split["rest_rows"] == 0)
             explained += 1
-    assert explained > 1000
+    assert explained > 500
     dora = next(case for case in data["cases"] if case["id"] == "shift/dora-r4/resnet18")
     moved = {names[one["metric"]]: one for one in dora["transitions"]}
     found = moved["forward_flops"]
