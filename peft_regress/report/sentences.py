@@ -9,7 +9,7 @@ from peft_regress.gate.judge import INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import METRICS, format_change, format_value
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,10 +82,10 @@ def contents_line(run: Run) -> str:
     states = Counter(record.status for record in run)
     false = sum(value is False for record in run for value in record.invariants.values())
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
-    defects = f"; known defects: {false} invariants false" if false else ""
+    defects = f"; known defects: {count_of(false, 'invariant')} false" if false else ""
     timed = any("step_seconds" in record.metrics for record in run)
-    times = "" if timed else "; no times, so that step_seconds will not be judged"
-    return f"{len(run.cases)} cases: {counted}{defects}{times}"
+    times = "" if timed else "; no times, so step_seconds will not be judged"
+    return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{times}"
 
 
 def times_lines(
@@ -108,9 +108,9 @@ def times_lines(
             reasons[why] += 1
     if not reasons:
         return []
-    told = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
+    counted = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
     return [
-        f"times not judged: {told}",
+        f"times not judged: {counted}",
         "`peft-regress time BASE CANDIDATE --cases GLOB` judges two environments on this machine",
     ]
 

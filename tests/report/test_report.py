@@ -33,7 +33,7 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.sentences import environment_lines, reason_cells
+from peft_regress.report.sentences import contents_line, environment_lines, reason_cells
 from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
@@ -124,6 +124,16 @@ def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> 
     assert "  environment: peft 0.18 -> 9.9; torch 2.12 -> 9.9; package-00" in text
     assert "package-24 1.0 -> 9.9" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_contents_of_a_run_are_counted() -> None:
+    assert contents_line(make_run()) == "1 case: 1 ok"
+    failed = make_record(FULL, status="error")
+    untimed = make_record(LORA, {}, invariants={"frozen": False})
+    assert contents_line(make_run(failed, untimed)) == (
+        "2 cases: 1 error, 1 ok; known defects: 1 invariant false; "
+        "no times, so step_seconds will not be judged"
+    )
 
 
 def test_a_package_that_came_or_went_is_named() -> None:
