@@ -97,7 +97,7 @@ def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
 # --- what the failing text names ------------------------------------------------------------
 
 
-def test_failing_text_names_all_that_a_reader_needs() -> None:
+def test_a_failure_names_metric_module_environment_and_command() -> None:
     case, old, new = regressed()
     assert case_text(case, old, new, hint=HINT).splitlines() == [
         "shift/lora-r4/resnet18: regressed",
@@ -109,7 +109,7 @@ def test_failing_text_names_all_that_a_reader_needs() -> None:
     ]
 
 
-def test_an_equal_environment_is_said_to_be_equal() -> None:
+def test_an_equal_environment_is_named_as_equal() -> None:
     case, old, _ = regressed()
     new = observe(make_record(LORA, {"forward_flops": 3_706_115_237}))
     assert "environment: as in the baseline" in case_text(case, old, new, hint=HINT)
@@ -194,7 +194,7 @@ def test_reasons_beyond_the_first_are_named() -> None:
         assert reason.metric in text
 
 
-def test_a_known_defect_is_not_told_again() -> None:
+def test_a_known_defect_is_not_repeated() -> None:
     old = observe(make_record(invariants={"merge": False, "frozen": True}))
     new = observe(make_record(invariants={"merge": False, "frozen": False}))
     text = case_text(judge_case(LORA, old, new), old, new, hint=HINT)
@@ -227,7 +227,7 @@ def test_known_defects_of_a_whole_matrix_fit() -> None:
     assert len(text.splitlines()) < 10
 
 
-def test_a_case_without_baseline_says_so_with_what_to_type() -> None:
+def test_a_case_without_baseline_has_the_command_to_accept_it() -> None:
     new = observe(make_record())
     text = case_text(judge_case(LORA, None, new), None, new, hint=HINT)
     assert "no accepted baseline holds this case" in text
@@ -253,7 +253,7 @@ def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
     assert accept_hint(Typed(new=path)) == f"`{command}`"
 
 
-def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
+def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
     assert "--regress-save run.json" in accept_hint(Typed())
 
 
@@ -265,7 +265,7 @@ def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
         ([], [], "INCOMPLETE: not everything expected was compared (nothing compared)"),
     ],
 )
-def test_headline_says_the_outcome(old: list[str], new: list[str], words: str) -> None:
+def test_the_headline_is_the_outcome(old: list[str], new: list[str], words: str) -> None:
     run = make_run()
     run = make_run(*map(make_record, new)) if new else type(run)(**{**_fields(run), "cases": {}})
     text, markdown, *_ = reports([make_record(name) for name in old], run)
@@ -277,7 +277,7 @@ def _fields(run: Any) -> dict[str, Any]:
     return {name: getattr(run, name) for name in run.__struct_fields__}
 
 
-def test_a_partial_run_without_regression_is_not_said_to_be_whole() -> None:
+def test_a_partial_run_is_named_as_such() -> None:
     run = make_run(selection=Selection(complete=False, narrowed_by=["-k x"]))
     text = reports([make_record()], run)[0]
     assert "no regression in what was selected (1 unchanged)" in text
