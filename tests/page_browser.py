@@ -68,7 +68,7 @@ class PageUnderTest:
         self.page.on("pageerror", lambda error: self.complaints.append(f"raised: {error}"))
         self.page.on("dialog", self._note_dialog)
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.set_default_timeout(5000)
+        self.page.set_default_timeout(30_000)
 
     def __enter__(self) -> Self:
         self.page.goto(self.file.as_uri())
@@ -108,6 +108,13 @@ class PageUnderTest:
     def texts(self, selector: str) -> list[str]:
         """Return the text of each element that a selector finds in the view."""
         return self.locator(selector).all_inner_texts()
+
+    def work_seconds(self) -> float:
+        """Return the seconds of CPU that the page has taken; other load does not count."""
+        session = self.context.new_cdp_session(self.page)
+        session.send("Performance.enable")
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(one["value"] for one in metrics if one["name"] == "ProcessTime")
 
     def width_of_content(self) -> int:
         """Return the width of the page, including what only scrolling shows."""

@@ -527,12 +527,12 @@ def test_pages_with_little_on_them(browser, tmp_path, data, texts):
         assert page.complaints == []
 
 
-def test_a_page_of_500_entries_is_usable_within_2_seconds(browser, tmp_path):
+def test_a_page_of_500_entries_is_usable_after_2_seconds_of_work(browser, tmp_path):
     with PageUnderTest(browser, long_history(), tmp_path) as page:
         assert page.file.stat().st_size < 6e6
         for route in ("", "history"):
             page.load(route)
             page.page.wait_for_selector("tbody tr")
             page.page.wait_for_selector("figure svg[role=img]")
-            assert page.page.evaluate("performance.now()") < 2000
+            assert 0.1 < page.work_seconds() < 2
         assert "Lines are thinned: over 500 entries, each keeps" in page.locator("").inner_text()
