@@ -73,7 +73,8 @@ def export_command(  # noqa: PLR0913  (arguments and options)
         for file, text in texts.items():
             _put(text, output / file)
     else:
-        _put(*texts.values(), output)
+        [text] = texts.values()
+        _put(text, output)
 
 
 def _check_folder(folder: Path, exporter: Exporter, texts: Collection[str]) -> None:
