@@ -1,4 +1,4 @@
-"""A page opened in Chromium, watched for what it must not do."""
+"""Open a page in Chromium, and record what it must not do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def browser_path() -> str:
-    """Return the browser to drive; without one skip, but fail where CI is set."""
+    """Return the path of the browser. Without one, skip; in CI, fail."""
     named = os.environ.get("PEFT_REGRESS_BROWSER")
     found = named or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
@@ -38,9 +38,9 @@ def browser_path() -> str:
     return found
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Start one browser for a module's tests; no sandbox, since root has none."""
+    """Start one browser for all tests; without a sandbox, which root cannot have."""
     path = browser_path()
     from playwright.sync_api import sync_playwright
 
@@ -53,7 +53,7 @@ def browser() -> Iterator[Any]:
 
 
 class PageUnderTest:
-    """The page of some data: where it is, what it asked for, what it complained of."""
+    """The page of some data, with its requests and its complaints."""
 
     def __init__(self, browser: Any, data: dict[str, Any], folder: Path, **context: Any) -> None:
         self.file = folder / "page.html"
@@ -68,7 +68,7 @@ class PageUnderTest:
         self.page.on("pageerror", lambda error: self.complaints.append(f"raised: {error}"))
         self.page.on("dialog", self._note_dialog)
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.set_default_timeout(5000)
+        self.page.set_default_timeout(30_000)
 
     def __enter__(self) -> Self:
         self.page.goto(self.file.as_uri())
@@ -91,17 +91,17 @@ class PageUnderTest:
         self.page.goto(f"{self.file.as_uri()}#/{route}")
 
     def go(self, route: str) -> None:
-        """Go to a view by its address, anew even where it is shown already, and see it drawn."""
+        """Go to a view by its address, draw it even if it is shown, and wait for its plots."""
         self.page.evaluate(_GO, route)
         self.page.wait_for_function(_DRAWN)
 
     def unfold(self) -> None:
-        """Open the first part that is folded, and see its table made."""
+        """Open the first folded part, and wait for its table."""
         self.locator("summary").first.click()
         self.page.wait_for_selector("details[open] table")
 
     def locator(self, selector: str) -> Any:
-        """Return what a selector finds in the view."""
+        """Return the elements of the view that a selector finds."""
         main = self.page.locator("main")
         return main.locator(selector) if selector else main
 
@@ -109,6 +109,13 @@ class PageUnderTest:
         """Return the text of each element that a selector finds in the view."""
         return self.locator(selector).all_inner_texts()
 
+    def work_seconds(self) -> float:
+        """Return the seconds of CPU that the page has taken; other load does not count."""
+        session = self.context.new_cdp_session(self.page)
+        session.send("Performance.enable")
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(one["value"] for one in metrics if one["name"] == "ProcessTime")
+
     def width_of_content(self) -> int:
-        """Return how wide the page is, what must be scrolled to included."""
+        """Return the width of the page, including what only scrolling shows."""
         return self.page.evaluate("document.documentElement.scrollWidth")

@@ -31,7 +31,7 @@ ORDERS = [
 FAILING = "unseen/galore-r16/mobilenet_v3_small"
 FAILED = "error (RuntimeError: linalg.svd: did not converge)"
 REDEFINED = "shift/head/resnet18"
-"""Its accuracy is defined otherwise from entry 3 on."""
+"""Its definition changed at entry 3, so its accuracy cannot be compared."""
 
 
 def page_data(*, tasks: tuple[str, ...] = ("shift", "unseen")) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A terminal small enough for tests: what a reader would see after what a program wrote."""
+"""A terminal for tests: it shows what a reader would see of a program's output."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ _TOKEN: Final = re.compile(
 
 
 class Screen:
-    """Rows of text with a cursor, and those that scrolled away above them.
+    """Rows of text with a cursor, and the rows that scrolled away above.
 
-    An unknown sequence raises: a test must not pass because a code was overlooked.
+    An unknown sequence raises an error, so that no test passes because a code was overlooked.
     """
 
     def __init__(self, *, rows: int, columns: int) -> None:
@@ -61,7 +61,7 @@ class Screen:
 
     @property
     def text(self) -> list[str]:
-        """All that was ever shown and not erased, without blanks at the ends."""
+        """All text that was shown and not erased, without blanks at the ends of lines."""
         shown = [*self.above, *("".join(line).rstrip() for line in self.lines)]
         while shown and not shown[-1]:
             shown.pop()
@@ -117,7 +117,7 @@ class Screen:
 
 
 class Terminal:
-    """Run a command in a terminal of that size, and look at what it shows."""
+    """Run a command in a terminal of a given size, and read the screen."""
 
     def __init__(self, *, rows: int = 24, columns: int = 80) -> None:
         self.rows, self.columns = rows, columns
@@ -137,7 +137,7 @@ class Terminal:
         )
         os.close(theirs)
         chunks = []
-        # A terminal that nobody writes to any more raises on Linux and is at its end elsewhere.
+        # After the last write, a terminal raises an error on Linux, and ends elsewhere.
         with contextlib.suppress(OSError):
             while chunk := os.read(ours, 65536):
                 chunks.append(chunk)
@@ -146,13 +146,13 @@ class Terminal:
         return process.wait()
 
     def screen(self) -> list[str]:
-        """Return what is left to be seen in the end."""
+        """Return the final screen."""
         screen = Screen(rows=self.rows, columns=self.columns)
         screen.feed(self.output)
         return screen.text
 
     def moments(self) -> list[list[str]]:
-        """Return what was to be seen each time that the cursor had been put back."""
+        """Return the screen after each time that the cursor was restored."""
         screen = Screen(rows=self.rows, columns=self.columns)
         shown = []
         for part in self.output.split("\x1b8")[:-1]:

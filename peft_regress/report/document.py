@@ -25,7 +25,7 @@ class Code(str):
 
 
 Words = str | tuple[str, ...]
-"""What a line says. In a tuple, parts are joined by blanks, and a part may be `Code`."""
+"""The content of a line. In a tuple, parts are joined by blanks, and a part may be `Code`."""
 
 
 class Line(NamedTuple):

@@ -1,4 +1,4 @@
-"""What GitHub Actions says of itself in the environment, and where it takes a run's verdict."""
+"""What GitHub Actions tells a step by its environment, and where a step's verdict goes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from peft_regress.report.verdict.annotations import SourceLine
 __all__ = ["is_github", "line_in_repository", "without_commands", "write_summary"]
 
 _COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
-"""What the runner takes for a command: `::error::` that begins a line, `##[error]` anywhere."""
+"""What the runner takes for a command: `::error::` at the start of a line, `##[error]` anywhere."""
 
 
 def is_github() -> bool:
-    """Return whether this runs in a step of GitHub Actions, which reads annotations in the log."""
+    """Return whether this is a step of GitHub Actions, whose log may contain annotations."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
 def without_commands(text: str) -> str:
-    """Return text for the log of a step, where no name or message from a file is a command.
+    """Return text for the log of a step, in which no string from a file becomes a command.
 
-    A blank parts what would begin one. Elsewhere text stays as it is.
+    A blank breaks up each command. Outside GitHub Actions the text is unchanged.
     """
     if not is_github():
         return text
@@ -46,7 +46,7 @@ def line_in_repository(path: str, line: int | None, *, base: Path) -> SourceLine
 
 
 def write_summary(path: Path, text: str) -> None:
-    """Write a summary; that of a step is added to, as the other commands of the step do."""
+    """Write a summary, or append it if the file is that of the step, which other commands share."""
     of_step = os.environ.get("GITHUB_STEP_SUMMARY")
     is_of_step = of_step is not None and os.path.realpath(path) == os.path.realpath(of_step)
     (append_bytes if is_of_step else write_atomic)(path, text.encode())

@@ -1,4 +1,4 @@
-"""How long the rest of some work may take. Pure."""
+"""Estimate how long the rest of some work takes. Pure."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ def seconds_left(
     *,
     workers: int,
 ) -> float | None:
-    """Return how long cases that are left may take; None where nothing says so.
+    """Return the seconds that the remaining cases may take; None without evidence.
 
-    left: seconds that each has run already. A case takes what it took before, scaled by how this
-    run compares with that so far; else the mean of its architecture; else that of all cases.
+    `left` are the remaining cases with the seconds that each has run so far; `done` and `before`
+    are seconds by case, in this run and in an earlier one. A case is expected to take its earlier
+    time, scaled to the speed of this run, else the mean of its architecture, else of all cases.
     """
     known = [case for case in done if case in before]
     then = sum(before[case] for case in known)
@@ -36,18 +37,18 @@ def seconds_left(
         if seconds is None:
             return None
         waits.append(max(seconds - spent, 0.0))
-    # However many workers there are, none goes home before the longest case has ended.
+    # With any number of workers, the longest case must end.
     return max([sum(waits) / max(workers, 1), *waits])
 
 
 class Pace:
-    """How long the rest takes of cases that come to their end one by one."""
+    """The time left while cases end one by one."""
 
     def __init__(self) -> None:
         self.first = 0.0
 
     def left(self, done: int, count: int, now: float) -> str:
-        """Return ', about 4 min left'; nothing of the first, which tells no time, and the last."""
+        """Return ', about 4 min left'; '' after the first case and the last."""
         if done <= 1:
             self.first = now
         if done <= 1 or done >= count:
@@ -65,7 +66,7 @@ def _expected(case: str, seconds: Mapping[str, float]) -> float | None:
 
 
 def time_left(seconds: float) -> str:
-    """Return a time as people say it: 'about 40 s', 'about 12 min', 'about 1 h 10 min'."""
+    """Return a time as people give it: 'about 40 s', 'about 12 min', 'about 1 h 10 min'."""
     if seconds < _MINUTE - _ROUND_SECONDS / 2:
         return f"about {max(_ROUND_SECONDS * round(seconds / _ROUND_SECONDS), _ROUND_SECONDS)} s"
     hours, minutes = divmod(round(seconds / _MINUTE), _HOUR // _MINUTE)

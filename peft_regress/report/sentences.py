@@ -1,4 +1,4 @@
-"""The sentences that terminal and Markdown share: one reason, one environment difference."""
+"""Sentences that all reports share: one reason, one environment difference, the outcome."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from peft_regress.gate.verdicts import INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import METRICS, format_change, format_value
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
         bound = "" if reason.bound is None else format_change(reason.bound).lstrip("+")
     old, new = show(reason.old), show(reason.new)
     if old == new and reason.old != reason.new:
-        # Rounded they look alike, and a line that says so helps nobody.
+        # They differ, but not as rounded.
         old, new = clean(str(reason.old)), clean(str(reason.new))
     return clean(reason.title), old, new, change, bound
 
@@ -79,18 +79,18 @@ def counts_line(comparison: Comparison) -> str:
 
 
 def contents_line(run: Run) -> str:
-    """Return what a run holds: '96 cases: 95 ok, 1 error; known defects: 2 invariants false'."""
+    """Return the contents of a run: '2 cases: 1 error, 1 ok; known defects: 2 invariants false'."""
     states = Counter(record.status for record in run)
     false = sum(value is False for record in run for value in record.invariants.values())
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
-    defects = f"; known defects: {false} invariants false" if false else ""
+    defects = f"; known defects: {count_of(false, 'invariant')} false" if false else ""
     timed = any("step_seconds" in record.metrics for record in run)
-    times = "" if timed else "; no times, so that step_seconds will not be judged"
-    return f"{len(run.cases)} cases: {counted}{defects}{times}"
+    times = "" if timed else "; no times, so step_seconds will not be judged"
+    return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{times}"
 
 
 def times_lines(comparison: Comparison) -> list[str]:
-    """Say why times are not judged, with how many cases, and what would judge them."""
+    """Return why times are not judged, in how many cases, and the command that judges them."""
     reasons: Counter[str] = Counter()
     for name, new in comparison.observed.items():
         old = comparison.references.get(name)
@@ -107,9 +107,9 @@ def times_lines(comparison: Comparison) -> list[str]:
             reasons[why] += 1
     if not reasons:
         return []
-    told = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
+    counted = ", ".join(f"{why} ({count})" for why, count in sorted(reasons.items()))
     return [
-        f"times not judged: {told}",
+        f"times not judged: {counted}",
         "`peft-regress time BASE CANDIDATE --cases GLOB` judges two environments on this machine",
     ]
 
@@ -129,7 +129,7 @@ def outcome_line(comparison: Comparison) -> str:
 
 
 def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return 'peft 0.15.0 -> 0.14.0' for every package that differs, the likely causes first."""
+    """Return 'peft 0.15.0 -> 0.14.0' for each changed package, the likely causes first."""
     moved = changed_packages(old, new)
     return [
         clean(f"{package} {moved[package][0] or 'absent'} -> {moved[package][1] or 'absent'}")

@@ -1,4 +1,4 @@
-"""Case ids that are short enough to show, and still differ where the ids do."""
+"""Shorten case ids, and keep different ids different."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _DIGITS: Final = 8
 
 
 def short_names(ids: Iterable[str], *, longest: int = 160) -> dict[str, str]:
-    """Return each id in at most so many characters; ids that would look alike get a digest.
+    """Return each id in at most `longest` characters; ids that would look alike get a digest.
 
-    Alike are those that are shortened to the same beginning, or differ in controls alone.
+    Ids look alike if they have the same beginning, or differ only in control characters.
     """
     shown = {name: clean(name, longest=longest) for name in ids}
     seen = Counter(shown.values())

@@ -51,9 +51,13 @@ class Table:
 
 
 def column_widths(table: Table, layout: Layout = PLAIN) -> tuple[int, ...]:
-    """Return how wide each column of a table is that is not empty."""
+    """Return how wide each column of a table is; 0 if it is empty."""
     lines = [table.headings, *map(_named, table.rows)]
-    return tuple(max(cells(layout.shown(line[at])) for line in lines) for at in table.columns())
+    shown = table.columns()
+    return tuple(
+        max(cells(layout.shown(line[at])) for line in lines) if at in shown else 0
+        for at in range(len(table.headings))
+    )
 
 
 def table_text(
@@ -61,17 +65,20 @@ def table_text(
 ) -> str:
     """Return a table as text that fits the layout.
 
-    `least` are the least widths of the columns: with them, several tables have the same columns.
+    `least` are widths that the columns have at least, if there is room: several tables with the
+    same `least` look like one.
     """
-    widths = column_widths(table, layout)
-    if least:
-        widths = tuple(map(max, widths, least))
+    own = column_widths(table, layout)
+    common = tuple(map(max, own, least)) if least else own
     # If the columns don't fit, each name gets a line of its own.
-    for inset, columns in (("", widths), (PART, widths[1:])):
+    for widths, is_apart in ((common, False), (own, False), (own, True)):
+        columns = table.columns()[is_apart:]
+        inset = indent + PART if is_apart else indent
         for gap in _GAPS:
-            room = layout.width - len(indent) - len(inset) - len(gap) * (len(columns) - 1)
-            if sum(columns) <= room:
-                return "\n".join(_aligned(table, columns, layout, indent=indent, gap=gap))
+            used = len(inset) + sum(widths[at] for at in columns) + len(gap) * (len(columns) - 1)
+            if used <= layout.width:
+                lines = _aligned(table, columns, widths, layout, indent=indent, gap=gap)
+                return "\n".join(lines)
     return "\n".join(_stacked(table, layout, indent=indent))
 
 
@@ -80,23 +87,28 @@ def _named(row: Row) -> tuple[str, ...]:
     return (f"{PART}{first}" if row.is_part else first, *rest)
 
 
-def _aligned(
-    table: Table, widths: Sequence[int], layout: Layout, *, indent: str, gap: str
+def _aligned(  # noqa: PLR0913  (a table, and how to write it)
+    table: Table,
+    columns: Sequence[int],
+    widths: Sequence[int],
+    layout: Layout,
+    *,
+    indent: str,
+    gap: str,
 ) -> Iterator[str]:
-    """Yield the rows in columns; the name stands above the row if `widths` leaves it out."""
-    columns = table.columns()
-    own_line = len(widths) < len(columns)
+    """Yield the rows in columns. Names stand on lines of their own if `columns` leaves them out."""
+    names_apart = 0 not in columns
 
     def lines(shown: Sequence[str]) -> Iterator[str]:
-        if own_line:
+        if names_apart:
             yield layout.wrapped(f"{indent}{shown[0]}", indent=f"{indent}  ")
-        padded = [indent + PART] if own_line else [indent]
-        for at, width in zip(columns[own_line:], widths, strict=True):
+        padded = []
+        for at in columns:
             text = layout.shown(shown[at])
-            blanks = " " * (width - cells(text))
+            blanks = " " * (widths[at] - cells(text))
             padded.append(f"{blanks}{text}" if at in table.numbers else f"{text}{blanks}")
-        line = padded[0] + gap.join(padded[1:]).rstrip()
-        if line.strip():
+        line = (indent + PART * names_apart + gap.join(padded)).rstrip()
+        if line:
             yield line
 
     if any(table.headings):

@@ -1,4 +1,4 @@
-"""What an upgrade and a bisection say: short lines, an issue that nothing breaks out of."""
+"""The reports of an upgrade and a bisection: short lines, an issue that no string breaks."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_no_control_character_reaches_a_terminal():
         assert all(character == "\n" or character.isprintable() for character in shown)
 
 
-def test_json_is_json_whatever_is_in_it():
+def test_json_holds_any_string():
     upgrade = hostile()
     for value in (encode_upgrade(upgrade), encode_bisection(bisection(upgrade))):
         assert json.loads(json.dumps(value, allow_nan=False)) == value
@@ -252,7 +252,7 @@ def test_each_finding_has_a_number_its_cases_and_its_numbers():
     assert text.count("for example") == len(numbers) - 2
 
 
-def test_accuracy_is_told_in_points_and_both_ends_of_a_range():
+def test_accuracy_changes_in_points_and_a_range_has_both_ends():
     names = ("shift/lora-r4/resnet18", "shift/lora-r16/resnet18")
     old = [make_record(name) for name in names]
     new = [
@@ -263,7 +263,7 @@ def test_accuracy_is_told_in_points_and_both_ends_of_a_range():
     assert finding_title(finding) == "accuracy -41.0 points to -31.0 points"
 
 
-def test_what_moves_with_it_is_told_once():
+def test_metrics_that_move_together_are_named_once():
     moved = {**VALUES, "backward_flops": 9 * 10**9, "peak_bytes": 10**9, "peak_bytes_b32": 10**10}
     upgrade = made([make_record()], [make_record(metrics=moved)])
     (finding,) = upgrade.comparison.findings
@@ -280,7 +280,7 @@ def test_what_moves_with_it_is_told_once():
         (["x/m/c", "y/n/c"], "x/m/c y/n/c"),
     ],
 )
-def test_ids_are_written_briefly_where_they_are_a_product(ids, shown):
+def test_ids_that_form_a_product_are_written_briefly(ids, shown):
     assert case_set(ids) == case_set(list(reversed(ids))) == shown
 
 
@@ -318,14 +318,14 @@ def test_a_bisection_asks_for_what_was_found(new, metric):
 
 
 @pytest.mark.parametrize("version", ["0.20.1.dev0", "0.20.0+mine", "<script>"])
-def test_no_index_has_a_checkout_to_bisect_to(version):
+def test_a_checkout_is_no_release_to_bisect(version):
     upgrade = made(
         [make_record()], [make_record(metrics=WORSE)], changed={**ENVIRONMENT, "peft": version}
     )
     assert bisections(upgrade) == []
 
 
-def test_nothing_is_advised_where_nothing_moved_and_not_where_nothing_was_compared():
+def test_without_a_change_there_is_no_advice_and_without_a_comparison_one():
     same = made([make_record()], [make_record()])
     assert commands(same) == []
     assert "nothing: no number moved" in as_text(upgrade_document(same))
@@ -339,7 +339,7 @@ def test_a_saved_run_is_accepted_by_its_name():
     assert commands(upgrade)[-1] == "peft-regress accept 'a b.json' --reason \"...\""
 
 
-def test_a_bisection_without_a_boundary_says_where_it_looked():
+def test_a_bisection_without_a_boundary_names_what_it_tried():
     upgrade = made([make_record()], [make_record()])
     found = bisection(upgrade, transitions=(), skipped={})
     text = " ".join(as_text(bisection_document(found)).split())

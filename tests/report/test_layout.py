@@ -51,7 +51,7 @@ def test_a_wide_letter_takes_two_columns():
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.lists(texts.map(shlex.quote), min_size=1, max_size=8), st.integers(20, 120))
-def test_a_command_is_what_it_was_to_a_shell_however_it_is_broken(words, width):
+def test_a_broken_command_is_the_same_to_a_shell(words, width):
     shown = Layout(width=width).command(words, indent="    ")
     assert shlex.split(shown.replace("\\\n", "")) == shlex.split(" ".join(words))
     for line in shown.split("\n"):
@@ -65,7 +65,7 @@ def test_ascii_means_ascii_and_an_unknown_encoding_too():
     assert Layout(encoding="latin-1").shown("résumé 漢") == "résumé \\u6f22"
 
 
-def test_colour_is_written_a_line_and_only_where_it_is_wanted():
+def test_colour_is_written_line_by_line_and_only_if_wanted():
     assert Layout().styled("a\n\nb", "bad") == "a\n\nb"
     assert Layout(colour=True).styled("a\n\nb", "bad") == "\x1b[1;31ma\x1b[0m\n\n\x1b[1;31mb\x1b[0m"
 

@@ -1,4 +1,4 @@
-"""The present numbers in the terminal, and which pairings no other one beats."""
+"""The newest numbers in the terminal, and the cases that no other beats."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(method, accuracy, peak, *, place="shift/{}/resnet18"):
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), max_size=len(METHODS)))
-def test_the_front_is_what_no_other_pairing_beats(points):
+def test_no_other_case_beats_one_on_the_front(points):
     """Against the definition: no other is at least as accurate and as cheap, and better in one."""
     records = [
         record(method, a / 10, peak)
@@ -49,12 +49,12 @@ def test_the_front_is_what_no_other_pairing_beats(points):
     assert costs == sorted(costs)
 
 
-def test_what_did_not_come_through_is_on_no_front():
+def test_failed_cases_are_on_no_front():
     failed = make_record(LORA, status="error", error=Failure(type="KeyError", message="x"))
     blind = make_record(FULL, {"peak_bytes": 1})
     good = record("head", 0.5, 100)
     assert pareto_front([failed, blind, good], "peak_bytes") == [good]
-    assert "none is as accurate" not in as_text(overview(make_run(failed), sources="x"))
+    assert "best accuracy" not in as_text(overview(make_run(failed), sources="x"))
 
 
 def test_the_text_names_the_sources_the_numbers_and_the_front():
@@ -101,7 +101,7 @@ def test_the_command_shows_the_newest_baseline_and_a_run_that_is_named(tmp_path,
     assert [case["id"] for case in json.loads(out)["cases"]] == [FULL, LORA]
 
 
-def test_what_is_not_there_is_exit_3_and_what_cannot_be_read_exit_2(tmp_path, capsys):
+def test_absent_things_are_exit_3_and_unreadable_ones_exit_2(tmp_path, capsys):
     code, _, err = call(capsys, "report", "--baselines", tmp_path / "none")
     assert (code, "no entry there, and no run was named" in err) == (3, True)
     root = storage(tmp_path)

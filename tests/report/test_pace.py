@@ -1,4 +1,4 @@
-"""How far a run is and how long it may take: nothing is claimed before there is evidence."""
+"""How far a run is and how long it may take, without a claim before there is evidence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ times = st.dictionaries(st.sampled_from([A, B, C, D]), st.floats(0, 1e6), max_si
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(times, times, times, st.integers(1, 8))
-def test_time_left_is_known_where_any_case_is_and_more_workers_take_no_longer(
+def test_any_known_case_gives_an_estimate_and_workers_never_lengthen_it(
     left, done, before, workers
 ):
     one, many = (seconds_left(left, done, before, workers=n) for n in (1, workers))
@@ -64,7 +64,7 @@ def test_time_left_is_known_where_any_case_is_and_more_workers_take_no_longer(
         (4199, "about 1 h 10 min"),
     ],
 )
-def test_a_time_is_said_as_people_say_it(seconds, words):
+def test_a_time_reads_as_people_give_it(seconds, words):
     assert time_left(seconds) == words
 
 
@@ -98,13 +98,13 @@ def test_the_line_has_counts_time_and_case_as_far_as_they_fit(running, width, li
     assert len(line) < width
 
 
-def test_before_the_first_case_has_ended_no_time_is_claimed():
+def test_before_the_first_case_ends_there_is_no_estimate():
     assert progress(done=0).line(100.0, Layout()) == (
         "0 of 96 cases done, 96 left; now shift/lora-r0/resnet18"
     )
 
 
-def test_a_test_that_is_no_case_counts_for_nothing():
+def test_tests_without_a_case_are_ignored():
     found = progress(count=3, done=1, running=0)
     before = found.line(0.0, Layout())
     found.start("other", 0.0)
@@ -116,7 +116,7 @@ def test_a_test_that_is_no_case_counts_for_nothing():
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(st.text(st.characters(), max_size=60), st.integers(20, 120))
-def test_whatever_a_case_is_called_the_line_is_one_line_that_fits(name, width):
+def test_the_line_fits_with_any_name_of_a_case(name, width):
     found = Progress(cases={"t": name, "u": "v"})
     found.start("t", 0.0)
     line = found.line(1.0, Layout(width=width, encoding="ascii"))
@@ -125,7 +125,7 @@ def test_whatever_a_case_is_called_the_line_is_one_line_that_fits(name, width):
     assert len(line) < width
 
 
-def test_a_pace_needs_two_cases_and_says_nothing_of_the_last():
+def test_a_pace_needs_two_cases_and_ends_before_the_last():
     pace = Pace()
     said = [pace.left(done, 4, 100.0 + 30 * done) for done in (1, 2, 3, 4)]
     assert said == ["", ", about 1 min left", ", about 30 s left", ""]

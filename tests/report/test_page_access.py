@@ -119,7 +119,7 @@ def test_every_view_fits_is_legible_and_asks_nothing(opened, width, scheme):
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_what_can_be_used_and_seen_has_a_name(opened, view):
+def test_controls_tables_and_plots_have_names(opened, view):
     opened.go(view)
     assert opened.page.evaluate(NAMES) == []
     assert opened.page.locator("html").get_attribute("lang") == "en"
@@ -127,7 +127,7 @@ def test_what_can_be_used_and_seen_has_a_name(opened, view):
 
 
 @pytest.mark.parametrize("view", ["compare", "memory", "ranks", "table", "fit", CASE])
-def test_all_can_be_reached_by_keys_and_the_focus_is_seen(opened, view):
+def test_keys_reach_everything_and_the_focus_is_visible(opened, view):
     opened.load(view)
     opened.page.wait_for_selector("main h1")
     wanted = opened.page.evaluate(
@@ -172,7 +172,7 @@ def test_keys_skip_the_header_open_a_view_and_sort(opened):
     assert opened.page.evaluate("document.activeElement.dataset.column") == "loss"
 
 
-def test_the_theme_is_the_systems_until_it_is_chosen(opened):
+def test_the_theme_is_that_of_the_system_until_the_button_is_used(opened):
     background = "getComputedStyle(document.body).backgroundColor"
     opened.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
     opened.load("")

@@ -68,7 +68,7 @@ def choose(opened, **choices):
             control.fill(value)
 
 
-def test_the_overview_says_how_much_there_is_and_what_moved_last(opened):
+def test_the_overview_counts_cases_and_names_the_last_changes(opened):
     opened.go("")
     assert opened.texts(".lead") == [
         "96 cases, 1 of them not ok, over 5 entries; the newest is bench.json of 2026-11-20."
@@ -77,12 +77,12 @@ def test_the_overview_says_how_much_there_is_and_what_moved_last(opened):
     galore = [mark for case in DATA["cases"] for mark in case["marks"]["peft"] if mark[1] == 3]
     worse = [mark for mark in galore if mark[2] == "worse"]
     assert moved.startswith(f"worse accuracy of {len(worse)} cases, by up to -12.0 points")
-    assert broken == "defined otherwise 1 case: shift/head/resnet18"
+    assert broken == "definition changed 1 case: shift/head/resnet18"
     assert opened.locator("figure svg[role=img]").count() == 4
     assert opened.locator("tbody tr").count() == 8
 
 
-def test_values_are_shown_as_everywhere_else(opened):
+def test_values_look_as_in_the_terminal(opened):
     values = {
         "byte": [0, 1, 1023, 1024, 20520, 69494576, 1426291360, 5e12],
         "flop": [0, 999, 1000, 1041796, 706115232, 3764514816, 120464474112, 2e12],
@@ -111,14 +111,14 @@ def test_values_are_shown_as_everywhere_else(opened):
         (None, "byte", "n/a"),
     ],
 )
-def test_changes_are_shown_with_their_sign_and_never_an_exponent(opened, change, unit, shown):
+def test_changes_have_a_sign_and_no_exponent(opened, change, unit, shown):
     call = "([change, unit]) => formatChange(change, unit)"
     assert opened.page.evaluate(call, [change, unit]) == shown
 
 
 @pytest.mark.parametrize("cost", COSTS)
 @pytest.mark.parametrize("batch", ["1", "32"])
-def test_the_front_has_the_pairings_that_none_other_beats(opened, cost, batch):
+def test_the_front_has_the_pairings_that_no_other_beats(opened, cost, batch):
     suffix = {"1": "", "32": "_b32"}[batch]
     opened.go(f"compare?cost={cost}&batch={batch}&task=unseen")
     for figure in opened.locator("figure").all():
@@ -271,10 +271,10 @@ def test_where_nothing_fits_the_nearest_misses_are_named(opened):
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "a lot", "1e3", "12,5", "NaN", "9" * 400, "٣"])
-def test_a_limit_that_is_no_number_above_0_is_said_to_be_wrong(opened, text):
+def test_a_limit_that_is_not_a_number_above_0_is_refused(opened, text):
     opened.go("fit")
     choose(opened, ram=text)
-    assert opened.texts("#problem-ram") == ["A number of MiB above 0 is wanted, such as 128."]
+    assert opened.texts("#problem-ram") == ["Type a number of MiB above 0, such as 128."]
     assert opened.locator("[name=ram]").get_attribute("aria-invalid") == "true"
     assert opened.texts("tbody tr") == []
     choose(opened, ram="100")
@@ -346,7 +346,7 @@ def test_history_marks_what_moved_in_the_order_chosen(opened):
         (16, 2, "16 values beside those at transitions and its newest 2 transitions"),
     ],
 )
-def test_what_a_page_leaves_out_is_said(browser, tmp_path, points, marks, kept):
+def test_a_page_counts_what_it_leaves_out(browser, tmp_path, points, marks, kept):
     thinned = {"entries": 500, "points": points, "marks": marks}
     with PageUnderTest(browser, {**one_case(), "thinned": thinned}, tmp_path) as page:
         page.go("history")
@@ -414,7 +414,7 @@ def test_a_thinned_line_has_no_point_where_its_value_was_left_out(browser, tmp_p
         assert names == kept
 
 
-def test_a_change_that_cannot_be_judged_is_not_told(browser, tmp_path):
+def test_a_change_that_cannot_be_judged_is_not_shown(browser, tmp_path):
     data = one_case()
     [case] = data["cases"]
     names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
@@ -425,12 +425,12 @@ def test_a_change_that_cannot_be_judged_is_not_told(browser, tmp_path):
     with PageUnderTest(browser, data, tmp_path) as page:
         page.go("case/shift%2Flora-r4%2Fresnet18")
         rows = {row.split("\t")[0]: row.split("\t") for row in page.texts("tbody tr")}
-        assert rows["loss"][3:5] == ["-", "defined otherwise"]
+        assert rows["loss"][3:5] == ["-", "definition changed"]
         assert rows["step_seconds"][3] == "-"
         assert rows["peak_bytes"][3] == "0 %"
 
 
-def test_a_marked_time_is_told_with_what_it_was_compared_with(browser, tmp_path):
+def test_a_marked_time_names_the_entry_it_is_compared_with(browser, tmp_path):
     data = one_case()
     [case] = data["cases"]
     names = [data["metrics"][line["metric"]]["name"] for line in case["lines"]]
@@ -446,7 +446,7 @@ def test_a_marked_time_is_told_with_what_it_was_compared_with(browser, tmp_path)
 
 def test_a_break_of_definition_breaks_the_line(opened):
     opened.go("history?case=shift/head/resnet18&metric=accuracy")
-    assert opened.texts("td:nth-child(2)") == ["defined otherwise"]
+    assert opened.texts("td:nth-child(2)") == ["definition changed"]
     assert opened.locator("svg [data-mark=line] path").count() == 2
 
 
@@ -464,12 +464,12 @@ def test_a_break_of_definition_breaks_the_line(opened):
         ("case/constructor", 'This page has no case "constructor"'),
     ],
 )
-def test_what_an_address_asks_for_in_vain_is_said(opened, route, message):
+def test_an_address_without_a_match_gets_a_message(opened, route, message):
     opened.go(route)
     assert message in opened.locator("").inner_text()
 
 
-def test_unknown_choices_in_an_address_are_the_usual_ones(opened):
+def test_unknown_choices_in_an_address_become_the_defaults(opened):
     opened.go("compare?cost=gold&batch=7&task=__proto__&architecture=%00")
     assert opened.locator("[name=cost]").input_value() == "memory"
     assert opened.locator("figure svg[role=img]").count() == 4
@@ -527,12 +527,12 @@ def test_pages_with_little_on_them(browser, tmp_path, data, texts):
         assert page.complaints == []
 
 
-def test_a_page_of_500_entries_is_usable_within_2_seconds(browser, tmp_path):
+def test_a_page_of_500_entries_is_usable_after_2_seconds_of_work(browser, tmp_path):
     with PageUnderTest(browser, long_history(), tmp_path) as page:
         assert page.file.stat().st_size < 6e6
         for route in ("", "history"):
             page.load(route)
             page.page.wait_for_selector("tbody tr")
             page.page.wait_for_selector("figure svg[role=img]")
-            assert page.page.evaluate("performance.now()") < 2000
+            assert 0.1 < page.work_seconds() < 2
         assert "Lines are thinned: over 500 entries, each keeps" in page.locator("").inner_text()

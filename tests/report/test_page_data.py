@@ -108,7 +108,7 @@ SERIES = st.lists(
 
 
 @pytest.mark.parametrize("name", ["peak_bytes", "accuracy", "first_losses", "step_seconds"])
-@settings(deadline=None, max_examples=150, derandomize=True)
+@settings(deadline=None, max_examples=60, derandomize=True)
 @given(drawn=SERIES)
 def test_transitions_are_where_the_history_marks_a_change_or_a_break(name, drawn):
     """Against `make_line`, which goes from point to point."""
@@ -180,7 +180,7 @@ def test_entries_are_ordered_by_the_releases_of_each_package_that_varies():
     assert [order["by"] for order in data_of(entries[0])["orders"]] == ["date"]
 
 
-def test_environments_are_told_by_what_differs_from_the_first():
+def test_environments_are_differences_from_the_first():
     environments = [PEFT, {**PEFT, "peft": "0.19.0"}, PEFT, {"peft": "0.18.1", "new": "1"}]
     data = data_of(*(entry(k, make_record(), environment=e) for k, e in enumerate(environments)))
     told = data["environments"]
@@ -189,7 +189,7 @@ def test_environments_are_told_by_what_differs_from_the_first():
         assert {name: v for name, v in merged.items() if v is not None} == environment
 
 
-def test_the_present_is_the_last_run_else_the_newest_baseline_else_the_newest_entry():
+def test_present_numbers_are_of_the_last_run_or_baseline_or_entry():
     baseline = entry(0, make_record(LORA), make_record(FULL))
     old_release = entry(
         1, make_record(LORA), make_record(FULL), make_record(GALORE), role="history"
@@ -209,7 +209,7 @@ def test_a_retired_case_is_on_no_page_until_an_entry_holds_it_again():
     assert lora["status"] == {"at": [2], "values": ["ok"]}
 
 
-def test_a_metric_of_no_table_is_told_as_its_newest_record_says():
+def test_an_unknown_metric_is_described_by_its_newest_record():
     odd = Metric(value=3, unit="ratio", direction="higher", kind="info")
     data = data_of(entry(0, make_record(metrics={**VALUES, "<b>": odd})))
     assert data["metrics"][-1] == {
@@ -217,7 +217,7 @@ def test_a_metric_of_no_table_is_told_as_its_newest_record_says():
     }  # fmt: skip
 
 
-def test_no_entry_holds_no_case_but_is_no_error():
+def test_no_entries_make_a_page_without_cases():
     assert data_of()["cases"] == []
     assert data_of(entry(0, environment={}))["environments"] == [{}]
 
@@ -251,7 +251,7 @@ def test_errors_of_the_past_and_texts_without_end_take_no_room():
     assert len(status["values"][1]) == len(data["entries"][3]["reason"]) == 2000
 
 
-def test_lines_are_thinned_where_all_of_them_would_be_too_long(monkeypatch):
+def test_lines_are_thinned_if_together_they_are_too_long(monkeypatch):
     monkeypatch.setattr("peft_regress.report.page.data._MOST_VALUES", 300)
     monkeypatch.setattr("peft_regress.report.page.data._MOST_MARKS", 40)
     entries = [
@@ -310,7 +310,7 @@ def test_a_share_fills_the_room_and_no_more(lengths, room, fewest):
         assert more > room or share + 1 > max(lengths)
 
 
-def test_whole_runs_are_asked_for_once_an_entry_and_of_a_few_alone():
+def test_whole_runs_are_read_once_and_only_of_a_few_entries():
     entries = [
         entry(k, make_record(metrics={**VALUES, "forward_flops": 10**9 + k})) for k in range(28)
     ]
@@ -325,11 +325,15 @@ def test_whole_runs_are_asked_for_once_an_entry_and_of_a_few_alone():
     assert asked[0] == entries[-1].name
 
 
-def test_the_stored_entries_are_told_with_where_their_numbers_come_from():
-    entries = read_entries(BASELINES, [])
+def test_stored_numbers_and_changes_have_the_modules_that_they_come_from(tmp_path):
+    stored = sorted(path for n in ("0004", "0007", "0008") for path in BASELINES.glob(f"*/{n}_*"))
+    for path in stored:
+        (tmp_path / "platform").mkdir(exist_ok=True)
+        (tmp_path / "platform" / path.name).symlink_to(path)
+    entries = read_entries(tmp_path, [])
     data = page_data(entries, lambda asked: read_run(asked.path).run)
     names = [metric["name"] for metric in data["metrics"]]
-    assert len(data["cases"]) == 240
+    assert len(data["cases"]) == 96
     explained = 0
     for case in data["cases"]:
         record = entries[case["current"]].run.cases[case["id"]]
@@ -339,7 +343,7 @@ def test_the_stored_entries_are_told_with_where_their_numbers_come_from():
             assert split["rest"] >= 0
             assert (split["rest"] == 0) == (split["rest_rows"] == 0)
             explained += 1
-    assert explained > 1000
+    assert explained > 500
     dora = next(case for case in data["cases"] if case["id"] == "shift/dora-r4/resnet18")
     moved = {names[one["metric"]]: one for one in dora["transitions"]}
     found = moved["forward_flops"]

@@ -98,7 +98,7 @@ def test_embedded_json_has_none_of_the_characters_that_markup_is_made_of():
     assert json.loads(text) == HOSTILE
 
 
-def test_what_is_no_number_is_refused():
+def test_nan_is_refused():
     with pytest.raises(ValueError, match="not JSON compliant"):
         render_page({**page_data(), "thinned": float("nan")})
 

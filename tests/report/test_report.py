@@ -34,7 +34,7 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.report.sentences import environment_lines, reason_cells
+from peft_regress.report.sentences import contents_line, environment_lines, reason_cells
 from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Ledger, Selection
 from peft_regress.text import clean
@@ -103,7 +103,7 @@ def reports(old: Any, run: Any) -> tuple[str, str, str, str]:
 # --- what the failing text names ------------------------------------------------------------
 
 
-def test_failing_text_names_all_that_a_reader_needs() -> None:
+def test_a_failure_names_metric_module_environment_and_command() -> None:
     _, old, new = regressed()
     assert text_of(old, new).splitlines() == [
         "shift/lora-r4/resnet18: regressed",
@@ -115,7 +115,7 @@ def test_failing_text_names_all_that_a_reader_needs() -> None:
     ]
 
 
-def test_an_equal_environment_is_said_to_be_equal() -> None:
+def test_an_equal_environment_is_named_as_equal() -> None:
     _, old, _ = regressed()
     new = observe(make_record(LORA, {"forward_flops": 3_706_115_237}))
     assert "environment: as in the baseline" in text_of(old, new)
@@ -130,6 +130,16 @@ def test_many_packages_that_differ_are_all_named_and_the_likely_ones_first() -> 
     assert "  environment: peft 0.18 -> 9.9; torch 2.12 -> 9.9; package-00" in text
     assert "package-24 1.0 -> 9.9" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_the_contents_of_a_run_are_counted() -> None:
+    assert contents_line(make_run()) == "1 case: 1 ok"
+    failed = make_record(FULL, status="error")
+    untimed = make_record(LORA, {}, invariants={"frozen": False})
+    assert contents_line(make_run(failed, untimed)) == (
+        "2 cases: 1 error, 1 ok; known defects: 1 invariant false; "
+        "no times, so step_seconds will not be judged"
+    )
 
 
 def test_a_package_that_came_or_went_is_named() -> None:
@@ -190,7 +200,7 @@ def test_reasons_beyond_the_first_are_named() -> None:
         assert reason.metric in text
 
 
-def test_a_known_defect_is_not_told_again() -> None:
+def test_a_known_defect_is_not_repeated() -> None:
     old = observe(make_record(invariants={"merge": False, "frozen": True}))
     new = observe(make_record(invariants={"merge": False, "frozen": False}))
     text = text_of(old, new)
@@ -223,7 +233,7 @@ def test_known_defects_of_a_whole_matrix_fit() -> None:
     assert len(text.splitlines()) < 10
 
 
-def test_a_case_without_baseline_says_so_with_what_to_type() -> None:
+def test_a_case_without_baseline_has_the_command_to_accept_it() -> None:
     new = observe(make_record())
     text = text_of(None, new)
     assert "no accepted baseline has this case" in text
@@ -249,7 +259,7 @@ def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
     assert accept_hint(Invocation(new=path)) == f"`{command}`"
 
 
-def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
+def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
     assert "--regress-save run.json" in accept_hint(Invocation())
 
 
@@ -261,7 +271,7 @@ def test_without_a_run_file_the_hint_says_how_to_make_one() -> None:
         ([], [], "INCOMPLETE: not everything expected was compared (nothing compared)"),
     ],
 )
-def test_headline_says_the_outcome(old: list[str], new: list[str], words: str) -> None:
+def test_the_headline_is_the_outcome(old: list[str], new: list[str], words: str) -> None:
     run = make_run()
     run = make_run(*map(make_record, new)) if new else type(run)(**{**_fields(run), "cases": {}})
     text, markdown, *_ = reports([make_record(name) for name in old], run)
@@ -273,7 +283,7 @@ def _fields(run: Any) -> dict[str, Any]:
     return {name: getattr(run, name) for name in run.__struct_fields__}
 
 
-def test_a_partial_run_without_regression_is_not_said_to_be_whole() -> None:
+def test_a_partial_run_is_named_as_such() -> None:
     run = make_run(selection=Selection(complete=False, narrowed_by=["-k x"]))
     text = reports([make_record()], run)[0]
     assert "no regression in what was selected (1 unchanged)" in text

@@ -1,4 +1,4 @@
-"""One case over the entries of a history, brief: a value is said once and holds until the next."""
+"""One case over the entries of a history, in brief: a value holds until the next one."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ _DIGITS: Final = 7
 _MOST_CHARACTERS: Final = 2000
 
 Records = dict[int, "Record"]
-"""The records of one case, by the index of the entry that holds it; the oldest entry first."""
+"""The records of one case by the index of their entry, the oldest entry first."""
 
 
 class Held(NamedTuple):
-    """Values by entry: `values[k]` holds from entry `at[k]` on, until `at[k + 1]`; None: absent."""
+    """Values by entry: `values[k]` holds from entry `at[k]` until `at[k + 1]`; None is absent."""
 
     at: list[int]
     values: list[Any]
 
     def position(self, entry: int) -> int:
-        """Return which value holds at an entry; -1 before the first."""
+        """Return the index of the value that holds at an entry; -1 before the first."""
         return bisect_right(self.at, entry) - 1
 
     def at_entry(self, entry: int) -> Any:
-        """Return the value at an entry; None where it is absent."""
+        """Return the value at an entry; None if it is absent."""
         position = self.position(entry)
         return None if position < 0 else self.values[position]
 
 
 class CaseLines(NamedTuple):
-    """The metrics of one case: what each is over the entries, and where it changed, by order."""
+    """The metrics of one case: their values over the entries, and their changes in each order."""
 
     held: dict[str, Held]
     transitions: dict[str, dict[str, list[Transition]]]
     """By order and metric. Positions are indices of entries."""
 
     thinned_names: frozenset[str] = frozenset()
-    """The metrics of which some values were left out."""
+    """The metrics with values left out."""
 
     def all_transitions(self) -> Iterator[list[Transition]]:
         """Return the changes of each line in each order."""
@@ -57,7 +57,7 @@ class CaseLines(NamedTuple):
             yield from found.values()
 
     def with_newest_transitions(self, most: int | None) -> CaseLines:
-        """Return the same with the newest changes alone where a line has more than `most`."""
+        """Return the same with at most the newest `most` changes of each line."""
         if most is None:
             return self
         newest = {
@@ -69,29 +69,29 @@ class CaseLines(NamedTuple):
     def thinned(
         self, most: int | None, orders: Mapping[str, Sequence[int]], *, present: int
     ) -> CaseLines:
-        """Return the same with `most` of the values of each line, and all that is told of it."""
+        """Return the same with about `most` values of each line, and all that its changes need."""
         if most is None:
             return self
         long = {name: line for name, line in self.held.items() if len(line.at) > most}
         held = {
-            name: thin(line, keep=self._told(name, line, orders, present=present), most=most)
+            name: thin(line, keep=self._needed(name, line, orders, present=present), most=most)
             for name, line in long.items()
         }
         return self._replace(held={**self.held, **held}, thinned_names=frozenset(held))
 
-    def _told(
+    def _needed(
         self, name: str, line: Held, orders: Mapping[str, Sequence[int]], *, present: int
     ) -> set[int]:
-        """Return the entries of the present value and of the changes, and what each is set against.
+        """Return the entries that a line must keep: of its present value, its changes, their bases.
 
-        That is the entry it was compared with, and the last one before it that has a value.
+        Bases are the entry that a change was compared with, and the last one with a value.
         """
         every = {present}
         for by, order in orders.items():
             found = self.transitions[by].get(name, ())
-            told = {present, *(one.position for one in found)}
-            every |= told | {one.before for one in found if one.before is not None}
-            for index in told:
+            shown = {present, *(one.position for one in found)}
+            every |= shown | {one.before for one in found if one.before is not None}
+            for index in shown:
                 earlier = reversed(order[: order.index(index)])
                 every.add(next((one for one in earlier if line.at_entry(one) is not None), index))
         return every
@@ -104,13 +104,13 @@ def lines_of_case(
     names: Iterable[str],
     orders: Mapping[str, Sequence[int]],
 ) -> CaseLines:
-    """Return the lines of those metrics that any entry has of a case."""
+    """Return the lines of all metrics of a case."""
     columns = {}
     for name in names:
         column = [record.metrics.get(name) for record in records.values()]
         if any(metric is not None for metric in column):
             columns[name] = column
-    # What is the same in every entry changed nowhere, in whichever order.
+    # A metric that is the same in every entry changed nowhere, in any order.
     defined_once = len({record.definition for record in records.values()}) == 1
     moved = [name for name, column in columns.items() if not (defined_once and _is_still(column))]
     by_order: dict[tuple[int, ...], dict[str, list[Transition]]] = {}
@@ -130,7 +130,7 @@ def lines_of_case(
 
 
 def status_of_case(records: Records, *, present: int, last: int) -> Held:
-    """Return the states of a case; the present one with its error, where there is one."""
+    """Return the states of a case; the present one includes its error."""
     states = [
         clip(record.status_text) if index == present else record.status
         for index, record in records.items()
@@ -139,19 +139,19 @@ def status_of_case(records: Records, *, present: int, last: int) -> Held:
 
 
 def clip(text: str) -> str:
-    """Return a text that a file may hold without end as far as a page shows of any."""
+    """Return the beginning of a text, as much as a page shows of any."""
     return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
 
 def _is_still(column: Sequence[Metric | None]) -> bool:
-    """Return whether a metric is the very same one throughout, as equal ones are where read."""
+    """Return whether a metric is the same object throughout: equal ones are read as one."""
     return len(set(map(id, column))) == 1
 
 
 def _transitions(
     name: str, order: Sequence[int], records: Records, entries: Sequence[Entry]
 ) -> list[Transition]:
-    """Return the changes in an order of the entries, with their indices as positions."""
+    """Return the changes in one order of the entries; positions are indices of entries."""
     chosen = [(entries[index], records[index]) for index in order]
     return [
         one._replace(
@@ -174,7 +174,7 @@ def _hold(column: Sequence[Metric | None], indices: Sequence[int], *, last: int)
 
 
 def _run_lengths(indices: Sequence[int], values: Sequence[Any], last: int) -> Held:
-    """Return runs of equal values; entries that have none end a run."""
+    """Return runs of equal values; an entry without the value ends a run."""
     at: list[int] = []
     held: list[Any] = []
     following = 0
@@ -193,14 +193,14 @@ def _run_lengths(indices: Sequence[int], values: Sequence[Any], last: int) -> He
 
 
 def _rounded(value: float) -> float:
-    """Return whole numbers as they are, others to as many digits as a page shows."""
+    """Return whole numbers unchanged, others with as many digits as a page shows."""
     return value if isinstance(value, int) else float(f"{value:.{_DIGITS}g}")
 
 
 def thin(line: Held, *, keep: Collection[int], most: int) -> Held:
     """Return a line with `most` of its values, evenly chosen, and those at the entries `keep`.
 
-    The first value, the last, and each that is absent always stay.
+    The first value, the last value and the gaps always stay.
     """
     count = len(line.at)
     if count <= most:

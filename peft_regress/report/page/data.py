@@ -1,4 +1,4 @@
-"""Everything that the page shows, as one JSON value; numbers stay unscaled."""
+"""The data of the page as one JSON value; numbers are unscaled."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["page_data"]
 
 _MOST_VALUES: Final = 170_000
 _MOST_MARKS: Final = 40_000
-"""Values and marks of all lines together, for a page of a few megabytes."""
+"""Values and marks of all lines together: a page of a few megabytes."""
 _FEWEST_VALUES: Final = 16
 _FEWEST_MARKS: Final = 2
 
@@ -35,8 +35,8 @@ _FEWEST_MARKS: Final = 2
 def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
     """Return the page's data: entries, metrics, and each case with its lines.
 
-    `entries` are in the order of `read_entries`; `whole_run` returns an entry's run with its
-    ledgers, which it is asked for once an entry, and of a few entries alone.
+    `entries` are in the order of `read_entries`. `whole_run` returns an entry's run with its
+    ledgers; it is called once for each of a few entries.
     """
     cases, present = records_by_case(entries), present_entries(entries)
     orders = _orders(entries)
@@ -97,7 +97,7 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
 def _encode_thinned(
     entries: Sequence[Entry], points: int | None, marks: int | None
 ) -> dict[str, int | None] | None:
-    """Return how many values and changes a line may keep, where not all of them fit."""
+    """Return how many values and changes a line may keep, if not all of them fit."""
     if points is None and marks is None:
         return None
     return {"entries": len(entries), "points": points, "marks": marks}
@@ -132,7 +132,7 @@ def _invariant_names(cases: Mapping[str, Records]) -> list[str]:
 
 
 def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
-    """Return what a metric is: as the table of metrics says, or else the newest record."""
+    """Return what a metric is, by the table of metrics, else by the newest record."""
     spec = METRICS.get(name)
     if spec is not None:
         return {"name": name, "unit": spec.unit, "direction": spec.direction, "kind": spec.kind}
@@ -151,7 +151,7 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
 def _environments(
     entries: Sequence[Entry],
 ) -> tuple[list[int], list[Mapping[str, str | None]]]:
-    """Return each entry's index, and the environments: the first, and what in others differs."""
+    """Return each entry's environment by its index, the first environment, then differences."""
     found: dict[int, int] = {}
     distinct: list[Mapping[str, str]] = []
     indices = []
@@ -187,7 +187,7 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
             f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
             f"{machine.instruction_set}"
         ),
-        # Times are compared on one machine alone.
+        # Times are compared only on one machine.
         "machine_digest": None if machine.digest == MIXED_MACHINES else machine.digest,
         "environment": environment,
         "complete": run.selection.complete,
@@ -198,7 +198,7 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
 def _encode_lines(
     lines: CaseLines, present: Record, *, indices: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Return the lines of a case and its changes by order; `now` is exact, which lines are not."""
+    """Return the lines of a case, and its changes by order. `now` is exact, lines are rounded."""
     encoded = []
     for name, line in lines.held.items():
         metric = present.metrics.get(name)
@@ -224,9 +224,9 @@ def _brief(change: float | None) -> float | None:
 
 
 def _share(lengths: Iterable[int], *, room: int, fewest: int) -> int | None:
-    """Return how many items a line may keep; None where there is room for all of them.
+    """Return how many items a line may keep; None if there is room for all.
 
-    The short lines leave to the long ones what they do not need.
+    Long lines get the room that short lines do not need.
     """
     ordered = sorted(lengths)
     if sum(ordered) <= room:

@@ -1,4 +1,4 @@
-"""Where the present numbers of a case come from, and where those that changed did."""
+"""Which modules the present numbers of a case come from, and which modules changed them."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ TRANSITION_METRICS: Final = (
     "peak_activation_bytes_b32",
     "peak_temp_bytes_b32",
 )
-"""What is explained where it changed; the other metrics follow from these or have no rows."""
+"""Metrics whose changes are explained; the others follow from these, or have no rows."""
 
 _MOST_ROWS: Final = 10
 _MOST_CHANGED_ROWS: Final = 5
 _MOST_CHANGES: Final = 24
-"""Changes of one case that are explained."""
+"""Changes that are explained for each case."""
 _MOST_WHOLE_RUNS: Final = 8
-"""Entries whose ledgers are read: those of the present numbers, then the newest that changed."""
+"""Entries whose ledgers are read: first those of present numbers, then the newest changes."""
 
 
 class Change(NamedTuple):
-    """A metric of a case that changed, from one entry to another, by their indices."""
+    """A metric of a case that changed between two entries, named by their indices."""
 
     case: str
     metric: str
@@ -63,10 +63,10 @@ def explain_cases(
     entries: Sequence[Entry],
     whole_run: WholeRun,
 ) -> None:
-    """Add to each case where its present numbers come from, and what is behind its changes.
+    """Add to each case the modules behind its present numbers and behind its changes.
 
-    `changes` are the newest first; `indices` are the metrics' positions on the page. `whole_run` is
-    asked once an entry, and for the first few entries alone.
+    `changes` are the newest first; `indices` are the positions of the metrics on the page.
+    `whole_run` is called once for each of the first few entries.
     """
     read: dict[int, Run] = {}
 
@@ -92,7 +92,7 @@ def explain_cases(
 
 
 def _present(record: Record, indices: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Return the largest rows of each metric: `rows` and `rest` add up to it."""
+    """Return the largest rows of each metric; `rows` and `rest` add up to the metric."""
     found = []
     for name in _PRESENT_METRICS:
         rows = rows_of(record.ledger, name)
@@ -113,7 +113,7 @@ def _present(record: Record, indices: Mapping[str, int]) -> list[dict[str, Any]]
 
 
 def _changed(name: str, old: Record, new: Record) -> dict[str, Any]:
-    """Return what a metric was and is, and the largest rows of the change."""
+    """Return the old and the new value, and the largest rows of the change."""
     change = explain_metric(name, old, new)
     rows = change.shortest
     return {

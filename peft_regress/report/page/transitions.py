@@ -1,4 +1,4 @@
-"""Where a metric changed over the entries of a history: what its plot and its table mark."""
+"""Where a metric changed over the entries of a history: the marks of its plot and its table."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ What = Literal["worse", "better", "moved", "break"]
 
 
 class Transition(NamedTuple):
-    """One change of one metric.
-
-    `position` and `before` are positions in the records: where it changed, and the last one that it
-    can be compared with, None for a break. `change` is relative, of a fraction the difference.
-    """
+    """One change of one metric."""
 
     position: int
+    """Of the record in which it changed."""
     what: What
     before: int | None = None
+    """The position of the record that it is compared with; None for a break."""
     change: float | None = None
+    """Relative; of a fraction, the difference."""
 
 
 def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list[Transition]:
-    """Return the changes of one metric of one case, its records in the order to be looked at.
+    """Return the changes of one metric of one case over its records, in their order.
 
-    A cost changed where its number is another one; losses, accuracy and times where they moved
-    beyond the gate's bound or where another level begins.
+    A cost changes with its number. Losses, accuracy and times change where they leave the gate's
+    bound, or where a new level begins.
     """
     metrics = [record.metrics.get(name) for _, record in records]
     found = []
@@ -53,7 +52,7 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
 
 
 def _same_torch(records: Sequence[tuple[Entry, Record]], *positions: int | None) -> bool:
-    """Return whether counts of operators can be judged: another torch has other operators."""
+    """Return whether counts of operators can be judged: another torch may use other operators."""
     versions = {
         records[position][0].run.environment.get("torch")
         for position in positions

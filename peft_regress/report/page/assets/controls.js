@@ -1,7 +1,7 @@
 // Choices of a view, which stand in the address so that what is seen can be sent.
 
 // fields: {name: {options: [{value, label}], initial} or {initial} for free text}; one that is
-// `hidden` stands in the address alone.
+// `hidden` stands only in the address.
 function readSettings(route, fields) {
   const settings = {};
   for (const [name, { options, initial }] of Object.entries(fields)) {
@@ -101,7 +101,7 @@ function taskField() {
   return { label: "Task", options: optionsOf(TASKS), initial: TASKS[0] };
 }
 
-// Patterns in which * stands for anything, any of which a method must be like; none is all.
+// Patterns in which * stands for anything. A method must match one of them; without patterns all do.
 function methodsField(initial = "") {
   return { label: "Methods: all, or patterns such as lora* full", initial, wide: true };
 }

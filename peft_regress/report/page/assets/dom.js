@@ -101,7 +101,7 @@ function caseAddress(item) {
   return `#/case/${encodeURIComponent(item.id.toWellFormed())}`;
 }
 
-// What assistive technology is told of a change that it cannot see.
+// Announces a change to assistive technology.
 function announce(text) {
   document.getElementById("announcer").textContent = text;
 }

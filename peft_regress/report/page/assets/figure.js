@@ -40,7 +40,7 @@ function plot(width, options) {
   return Plot.plot({ width, style: PLOT_STYLE, className: "plot-svg", ...options });
 }
 
-// Logarithmic where values span so much that a straight scale would put all but a few in a corner.
+// Logarithmic if a linear scale would put most values into a corner.
 function scaleOf(values, { from = null, to = null } = {}) {
   const [least, most] = d3.extent(values);
   if (least > 0 && most / least > 50) return { type: "log", domain: [least / 1.4, most * 1.4] };

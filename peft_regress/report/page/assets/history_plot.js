@@ -1,4 +1,4 @@
-// A metric over the entries: lines, and marks where they moved.
+// A metric over the entries: lines, and marks where they changed.
 
 const MOST_LABELS = 8;
 const MOST_DOTS = 60;
@@ -25,7 +25,7 @@ function historySection(cases, metricName, order) {
       ? note(`One point only${drawn.length > 1 ? " each" : ""}: a line needs a second entry.`)
       : null,
     thinnedNote(),
-    h("h2", {}, "Where it moved"),
+    h("h2", {}, "Where it changed"),
     marked.length === 0
       ? note("Nowhere: every change is within the metric's bound.")
       : transitionTable(marked, metric, order, drawn.length > 1),
@@ -169,10 +169,10 @@ function labelled(marked) {
 }
 
 function markText({ what, change }, metric) {
-  return what === "break" ? "defined otherwise" : formatChange(change, metric.unit);
+  return what === "break" ? "definition changed" : formatChange(change, metric.unit);
 }
 
-// Each entry is named where there is room; else the first of each release or day, or some of them.
+// Names every entry if there is room, else the first of each release or day, or some of them.
 function entryTicks(shown, order, width) {
   const room = Math.max(2, Math.floor(width / 95));
   const ticks = shown.map((entry, at) => ({ at, label: shorten(entryText(entry, order), 12) }));

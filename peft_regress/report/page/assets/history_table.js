@@ -1,11 +1,11 @@
-// How a metric moved over the entries, in words: what moved, and which packages changed.
+// How a metric changed over the entries, in words, and which packages changed.
 
 const MARK_KINDS = {
   worse: { label: "worse", shape: d3.symbolTriangle2, colour: "var(--bad)", badge: "bad" },
   better: { label: "better", shape: d3.symbolSquare2, colour: "var(--good)", badge: "good" },
   moved: { label: "moved", shape: d3.symbolDiamond2, colour: "var(--moved)", badge: "moved" },
   break: {
-    label: "defined otherwise",
+    label: "definition changed",
     shape: d3.symbolTimes,
     colour: "var(--text)",
     badge: "plain",

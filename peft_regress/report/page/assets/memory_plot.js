@@ -52,7 +52,7 @@ function categoryFill(category) {
   return `url(#memory-${category})`;
 }
 
-// Hatching tells neighbours apart without colour: [angle, width of the stripes], none is plain.
+// Hatching separates neighbours without colour: [angle, width of the stripes]; null is plain.
 const HATCHING = { buffer: [0, 2], grad: [45, 2.5], temp: [135, 2.5], optimizer: [90, 2] };
 
 function addMemoryPatterns() {
@@ -82,7 +82,7 @@ function addMemoryPatterns() {
   document.body.append(svg.node());
 }
 
-// name(row) says what stands beside a bar.
+// name(row) returns the label of a bar.
 function memoryFigure(rows, label, name) {
   return figure({ label, draw: (width) => drawMemory(width, rows, name), open: openCase });
 }

@@ -74,7 +74,7 @@ function environmentOf(entryIndex) {
   return environments.get(index);
 }
 
-// Which packages differ between two entries, as [name, old, new]; null where one is absent.
+// The packages that differ between two entries, as [name, old, new]; null if absent.
 function packageChanges(from, to) {
   const [old, now] = [environmentOf(from), environmentOf(to)];
   return distinct([...Object.keys(old), ...Object.keys(now)])
@@ -109,7 +109,7 @@ function marksOf(item, order) {
   });
 }
 
-// The newest entry of an order that anything moved at, and what did; null where nothing ever did.
+// The newest entry of an order at which something changed, and what did; null if nothing did.
 function lastMoves(order) {
   const position = new Map(order.entries.map((entry, index) => [entry, index]));
   let newest = -1;
@@ -125,7 +125,7 @@ function lastMoves(order) {
   return { entry, moves };
 }
 
-// The largest change; of breaks, which have none, that of accuracy.
+// The largest change; breaks have none, so of them the one of accuracy.
 function telling(moves) {
   const broken = moves.find((move) => move.what === "break" && move.metric.name === "accuracy");
   return broken ?? d3.greatest(moves, (move) => Math.abs(move.change ?? 0));
@@ -169,7 +169,7 @@ function keptEntries(item, line, marks, order) {
   return kept;
 }
 
-// The change from the point before; undefined where the two cannot be compared.
+// The change from the point before; undefined if the two cannot be compared.
 function changeOf(point, metric) {
   const { before } = point;
   if (before === null || before.definition !== point.definition) return undefined;
@@ -182,7 +182,7 @@ function areOnOneMachine(...entries) {
   return first !== null && first === second;
 }
 
-// Cases whose id is like a pattern, in which * stands for anything, as on the command line.
+// Cases whose id matches a pattern, in which * stands for anything, as on the command line.
 function casesLike(pattern) {
   const exact = CASES.get(pattern);
   return exact ? [exact] : DATA.cases.filter((item) => isLike(item.id, pattern));

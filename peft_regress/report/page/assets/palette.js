@@ -1,4 +1,4 @@
-// A colour and a shape for each method, told apart without seeing colour; colours stand in colours.css.
+// A colour and a shape for each method: shapes differ for readers who see no colour. See colours.css.
 
 const COLOURS = 8;
 const SHAPES = [

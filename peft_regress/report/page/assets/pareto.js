@@ -1,4 +1,4 @@
-// The points that none other beats: no other costs as little or less and gains as much or more,
+// The points that no other beats: no other costs as little or less and gains as much or more,
 // one of the two strictly. points: [{cost, gain}]; returned from the cheapest on.
 function paretoFront(points) {
   const front = [];

@@ -1,4 +1,4 @@
-// Light or dark: as the system says, until the button says otherwise.
+// Light or dark: as the system, until the button is used.
 
 const THEMES = ["system", "light", "dark"];
 const THEME_KEY = "peft_regress.theme";

@@ -1,4 +1,4 @@
-// Accuracy against what it costs, by architecture, with the pairings that none other beats.
+// Accuracy against cost, by architecture, with the pairings that no other beats.
 
 function compareFields() {
   return {
@@ -18,7 +18,7 @@ function showCompare(main, route) {
   main.append(
     h("h1", {}, "Accuracy against cost"),
     note(
-      "A pairing is on the front where no other is as cheap and as accurate. Up and to the left is better.",
+      "A pairing is on the front if no other is as cheap and as accurate. Up and to the left is better.",
     ),
     controlRow(route, fields, settings, update),
     output,
@@ -132,7 +132,7 @@ function pixels({ type, domain }, length) {
   return (type === "log" ? d3.scaleLog : d3.scaleLinear)(domain, [0, length]);
 }
 
-// Names above the points, or below where that is taken; one that fits nowhere is in the list alone.
+// Names above the points, or below if there is no room; a name without room is only in the list.
 function frontLabels(front, x, y, xPixels, yPixels) {
   const placed = { above: [], below: [] };
   const free = (side, point) =>

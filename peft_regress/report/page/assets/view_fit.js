@@ -57,10 +57,10 @@ function showFit(main, route) {
 
 function limitProblem(text, unitName, example) {
   if (text.trim() === "" || readLimit(text) !== null) return "";
-  return `A number of ${unitName} above 0 is wanted, such as ${example}.`;
+  return `Type a number of ${unitName} above 0, such as ${example}.`;
 }
 
-// Digits, with a point where need be; null where it is none or no number above 0.
+// Digits with an optional point; null if the text is not a number above 0.
 function readLimit(text) {
   const value = /^\s*\d{1,15}(\.\d{1,15})?\s*$/.test(text) ? Number(text) : 0;
   return value > 0 ? value : null;
@@ -73,7 +73,7 @@ function fitSection(settings) {
   if (wrong.length > 0) {
     return [
       lead(
-        `${wrong.map((limit) => limit.label).join(" and ")}: a number above 0 is wanted; see the field.`,
+        `${wrong.map((limit) => limit.label).join(" and ")}: type a number above 0; see the field.`,
       ),
     ];
   }

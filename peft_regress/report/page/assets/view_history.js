@@ -1,4 +1,4 @@
-// How a metric moved over the stored entries and runs.
+// How a metric changed over the stored entries and runs.
 
 const MOST_CASES = 8;
 
@@ -42,7 +42,7 @@ function showHistory(main, route) {
   main.append(
     h("h1", {}, "History"),
     note(
-      "Marked is each point that moved beyond the metric's bound from the one before it, in the order chosen.",
+      "Marked points changed by more than the metric's bound from the point before, in the chosen order.",
     ),
     controlRow(route, fields, settings, update),
     output,

@@ -1,4 +1,4 @@
-// What a reader wants first: how much was measured, what moved last, a plot and some rows.
+// First things first: how much was measured, what changed last, a plot and some rows.
 
 const FIRST_ROWS = 8;
 const MOST_MOVES = 4;
@@ -61,7 +61,7 @@ function lastMoveWords() {
     return [
       note(
         DATA.entries.length > 1
-          ? "Nothing has moved beyond its bound."
+          ? "Nothing has changed by more than its bound."
           : "One entry: nothing to compare it with yet.",
       ),
     ];
@@ -80,11 +80,11 @@ function lastMoveWords() {
   return [
     h(
       "section",
-      { class: "moves", "aria-label": "What moved last" },
+      { class: "moves", "aria-label": "What changed last" },
       h(
         "p",
         {},
-        `What moved last, by ${orderLabel(order.by)}: at `,
+        `What changed last, by ${orderLabel(order.by)}: at `,
         entryName(last.entry),
         originText(last),
         ".",

@@ -16,7 +16,7 @@ function ranksFields() {
   };
 }
 
-// Those with several ranks, and what to compare them with; all where nothing was swept.
+// Methods with several ranks, and what to compare them with; all methods if none has several.
 function sweptMethods() {
   const ranks = d3.rollup(
     DATA.cases,
