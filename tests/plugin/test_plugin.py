@@ -191,7 +191,7 @@ def test_a_clean_run_prints_its_counts_last_and_the_numbers_where_it_is_asked(ac
 def test_where_nothing_judges_it_prints_the_numbers_first(project):
     done = project.run("--regress-save=run.json")
     shown = done.stdout.partition("= peft_regress =")[2]
-    assert re.search(r"^shift/head/tiny +130 .*1 new: ", shown, re.MULTILINE | re.DOTALL)
+    assert re.search(r"^shift/head/tiny +130 .*new in 1 case: ", shown, re.MULTILINE | re.DOTALL)
 
 
 def test_other_letters_than_ascii_are_escapes_where_that_is_asked(project):
@@ -357,7 +357,7 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
     project.configure(architectures=("tiny2",))
     done = project.run("--regress-save=run.json")
     assert done.returncode == 1
-    assert "1 missing" in done.stdout
+    assert "missing in 1 case" in done.stdout
     assert "shift/head/tiny\n" in done.stdout
     assert "new in 1 case: no accepted baseline has it" in done.stdout
     assert "shift/head/tiny2" in done.stdout
@@ -380,8 +380,8 @@ def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, nar
     project.configure(methods=("full", "head"), extra=hook)
     done = project.run("--regress-save=run.json", *narrowing)
     assert done.returncode == 1
-    assert "1 missing" in done.stdout
-    assert "shift/full/tiny" in done.stdout.partition("1 missing")[2]
+    assert "missing in 1 case" in done.stdout
+    assert "shift/full/tiny" in done.stdout.partition("missing in 1 case")[2]
     assert not project.saved().selection.complete
 
 
@@ -390,7 +390,7 @@ def test_a_skipped_case_fails_the_run(accepted):
     (accepted.root / "test_suite.py").write_text(text)
     done = accepted.run(*SELECT)
     assert done.returncode == 1
-    assert "2 missing" in done.stdout
+    assert "missing in 2 cases" in done.stdout
 
 
 def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accepted):
@@ -719,7 +719,7 @@ def test_a_shard_sees_a_case_that_no_test_collects_any_more(project):
     for narrowing in (["--regress-shard=1/1"], ["-k", "tiny"]):
         done = project.run(*narrowing)
         assert done.returncode == 1, done.stdout
-        assert "1 missing" in done.stdout
+        assert "missing in 1 case" in done.stdout
 
 
 def test_a_warning_of_a_library_is_no_error_of_a_case(project):
@@ -834,7 +834,7 @@ def two_matrices(project):
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
 def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, workers):
     done = two_matrices.run("--regress-save=run.json", *workers)
-    assert "1 cases of the other matrix were left out: --regress-matrix other" in done.stdout
+    assert "1 case of the other matrix not measured: use --regress-matrix other" in done.stdout
     saved = two_matrices.saved()
     assert list(saved.cases) == ["shift/head/tiny"]
     assert saved.selection.complete
