@@ -6,6 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from peft_regress import registry
 
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 pytest_plugins = ["pytester", "page_browser"]
+
+# On a busy machine one example may take long, and every run must try the same examples.
+settings.register_profile("peft_regress", deadline=None, derandomize=True)
+settings.load_profile("peft_regress")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import itertools
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from peft_regress.environments.upgrade.boundary import Boundary, find_boundary
@@ -41,8 +41,6 @@ def test_every_sequence_of_a_few_releases(count):
                 check(count, first_changed, frozenset(untriable))
 
 
-# Without a deadline: on a busy machine a single example may take long.
-@settings(deadline=None, derandomize=True)
 @given(data=st.data(), count=st.integers(2, 300))
 def test_long_sequences(data, count):
     first_changed = data.draw(st.integers(1, count - 1))
