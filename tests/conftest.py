@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["pytester", "page_browser"]
 
+# On a busy machine one example may take long, and every run tries the same examples.
+settings.register_profile("same", deadline=None, derandomize=True)
 settings.register_profile(
     "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
 )
+settings.load_profile("same")
 
 
 @pytest.fixture

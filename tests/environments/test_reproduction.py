@@ -107,11 +107,10 @@ def costs(pairing):
 @pytest.mark.parametrize(
     "pairing",
     [
-        "dora-r4/resnet18",
+        "full/resnet18",
         f"lokr-r4/{SMALL}",
         f"bn_head/{SMALL}",
         f"galore-r4/{SMALL}",
-        f"lora-bf16-r4/{SMALL}",
     ],
 )
 def test_facts_are_the_projects_own_figures(pairing):
@@ -142,10 +141,6 @@ def everything():
     return run(script_of(f"lora-r4/{SMALL}"))
 
 
-def test_two_runs_print_the_same(everything):
-    assert run(script_of(f"lora-r4/{SMALL}")) == everything
-
-
 def test_filled_loss_shows_an_adapter_that_is_scaled_by_one_percent_more(everything):
     script = script_of(f"lora-r4/{SMALL}", ["filled_loss"])
     scaled = script.replace("lora_alpha=4", "lora_alpha=4.04")
@@ -174,7 +169,7 @@ def test_a_wrong_merge_is_shown():
     ],
 )
 def test_an_error_is_printed_with_its_phase(statement, phase, printed):
-    script = script_of(f"lora-r4/{SMALL}")
+    script = script_of(f"lora-r4/{SMALL}", printed)
     raising = '(_ for _ in ()).throw(ValueError("no such\\nlayer")) or ' + statement
     broken = script.replace(statement, raising, 1)
     assert broken != script
@@ -318,7 +313,7 @@ def test_a_script_of_one_fact_has_all_that_the_fact_needs(fact, method):
 # Every method on the smallest architecture, and the default ones on an architecture without grouped
 # convolutions, at one rank each; one method on bfloat16. All 192 pairings take far longer. Before a
 # merge only kinds of their own run: an optimizer or a wrapping of their own, or other products.
-BEFORE_A_MERGE = re.compile(rf"(adalora-r4|boft|loraplus-r4|ln_tuning|galore-r4)/{SMALL}")
+BEFORE_A_MERGE = re.compile(rf"(adalora-r4|boft|loraplus-r4|lora-bf16-r4)/{SMALL}|dora-r4/resnet18")
 MEASURED = [
     pytest.param(
         pairing,
