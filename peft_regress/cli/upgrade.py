@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -73,16 +73,11 @@ def command(  # noqa: PLR0913  (arguments and options)
     requirements: tuple[str, ...],
     *,
     cases: str | None,
-    matrix: str,
-    base: str,
-    save: Path | None,
-    strict: bool,
     clean_up: bool,
     setup: MeasuringSetup,
-    pre: bool,
-    replace_torch: bool,
     summary: Path | None,
     output: str,
+    **settings: Any,
 ) -> None:
     """Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.
 
@@ -100,18 +95,9 @@ def command(  # noqa: PLR0913  (arguments and options)
     if not requirements:
         msg = "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    settings = UpgradeSettings(
-        place=setup,
-        pattern=cases,
-        matrix=matrix,
-        base=base,
-        save=save,
-        strict=strict,
-        pre=pre,
-        replace_torch=replace_torch,
-    )
+    chosen = UpgradeSettings(place=setup, pattern=cases, **settings)
     wants_scripts = summary is not None or output == "markdown"
-    result, scripts = _upgraded(requirements, settings, wants_scripts=wants_scripts)
+    result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     text = upgrade_report.upgrade_markdown(result, scripts) if wants_scripts else ""
     if summary is not None:
         write_atomic(summary, text.encode())
