@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -76,16 +76,11 @@ def command(  # noqa: PLR0913  (arguments and options)
     requirements: tuple[str, ...],
     *,
     cases: str | None,
-    matrix: str,
-    base: str,
-    save: Path | None,
-    strict: bool,
     clean_up: bool,
     setup: MeasuringSetup,
-    pre: bool,
-    replace_torch: bool,
     summary: Path | None,
     output: str,
+    **settings: Any,
 ) -> None:
     """Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.
 
@@ -103,18 +98,9 @@ def command(  # noqa: PLR0913  (arguments and options)
     if not requirements:
         msg = "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    settings = UpgradeSettings(
-        setup=setup,
-        pattern=cases,
-        matrix=matrix,
-        base=base,
-        save=save,
-        strict=strict,
-        pre=pre,
-        replace_torch=replace_torch,
-    )
+    chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
     wants_scripts = summary is not None or output == "markdown"
-    result, scripts = _upgraded(requirements, settings, wants_scripts=wants_scripts)
+    result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     if summary is not None:
         write_markdown(summary, upgrade_report.upgrade_document(result, scripts))
         print_progress(f"summary: {summary}")

@@ -49,14 +49,14 @@ def test_accept_stores_the_run_under_machine_number_and_peft(tmp_path: Path) -> 
     assert run.selection == rich_run().selection
 
 
-def test_accept_leaves_the_run_file_alone(tmp_path: Path) -> None:
+def test_accept_does_not_change_the_run_file(tmp_path: Path) -> None:
     source = write_run(tmp_path / "run.json")
     before = source.read_bytes()
     accept_run(source, root=tmp_path / "b", reason="r", date=DATE)
     assert source.read_bytes() == before
 
 
-def test_accept_for_history_says_so(tmp_path: Path) -> None:
+def test_accept_for_history_stores_that_role(tmp_path: Path) -> None:
     source = write_run(tmp_path / "run.json")
     stored = accept_run(source, root=tmp_path, reason="r", date=DATE, history=True)
     accepted = read_run_file(stored).run.accepted
@@ -72,7 +72,7 @@ def test_accept_records_what_it_retires(tmp_path: Path) -> None:
     assert accepted.retired == [FULL]
 
 
-def test_an_entry_that_retires_nothing_says_nothing_of_it(tmp_path: Path) -> None:
+def test_an_entry_that_retires_nothing_has_no_key_for_it(tmp_path: Path) -> None:
     """Or the digest of every entry from before would change."""
     stored = accept_run(write_run(tmp_path / "run.json"), root=tmp_path, reason="r", date=DATE)
     accepted = json.loads(stored.read_text())["peft_regress"]["accepted"]
@@ -86,7 +86,7 @@ def test_a_case_that_the_run_holds_is_not_retired(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_what_never_judges_retires_nothing(tmp_path: Path) -> None:
+def test_an_entry_of_role_history_cannot_retire_a_case(tmp_path: Path) -> None:
     source, root = write_run(tmp_path / "run.json"), tmp_path / "b"
     with pytest.raises(InputError, match="role 'history' judges nothing"):
         accept_run(source, root=root, reason="r", date=DATE, history=True, retired=[FULL])
@@ -144,7 +144,7 @@ def test_accept_of_a_damaged_run_stores_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_accept_into_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+def test_accept_into_a_file_is_refused(tmp_path: Path) -> None:
     source = write_run(tmp_path / "run.json")
     (tmp_path / "b").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
@@ -219,7 +219,7 @@ def test_an_accept_that_fails_leaves_the_lock_free(
     assert time.monotonic() - started < 5
 
 
-def test_what_accept_leaves_in_the_storage_is_the_entry_and_the_lock(tmp_path: Path) -> None:
+def test_accept_adds_only_the_entry_and_the_lock(tmp_path: Path) -> None:
     source, root = write_run(tmp_path / "run.json"), tmp_path / "b"
     stored = accept_run(source, root=root, reason="r", date=DATE)
     files = {path for path in root.rglob("*") if path.is_file()}
@@ -246,7 +246,7 @@ def test_only_entries_are_taken_for_entries(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["notes.json", "001_short.json", "0001.json", "peft-0.22.json"])
-def test_a_json_file_that_is_no_entry_is_not_passed_over(tmp_path: Path, name: str) -> None:
+def test_a_json_file_that_is_no_entry_is_refused(tmp_path: Path, name: str) -> None:
     """It may be the newest baseline under another name; an older one must not judge instead."""
     write_entry(tmp_path, 1, folder="Linux").with_name(name).write_text("no run")
     with pytest.raises(RunFileError, match="is no entry"):

@@ -95,7 +95,7 @@ def accuracies(*levels: tuple[int, float], noise: float = 0.002) -> list[list[fl
 # --- points -----------------------------------------------------------------------------------
 
 
-def test_of_an_exact_metric_every_step_is_a_change_point() -> None:
+def test_every_step_of_an_exact_metric_is_a_change_point() -> None:
     line = history_of([5, 5, 6, 6, 6, 5, 5], "forward_flops")
     assert marked(line) == [2, 5]
     assert shown(line) == [0, 2, 5, 6]
@@ -109,7 +109,7 @@ def test_bytes_are_exact_in_a_history_though_the_gate_gives_them_room() -> None:
     assert marked(line) == [1]
 
 
-def test_first_losses_jump_where_the_gate_would_say_so_whichever_loss_it_was() -> None:
+def test_first_losses_jump_if_any_loss_leaves_the_bound_of_the_gate() -> None:
     same = [[2.0, 1.9, 1.8, 1.7]] * 3
     rounded = [[2.0000001, 1.9, 1.8, 1.7]] * 3
     other = [[2.0, 1.9, 1.8, 1.2]] * 3
@@ -168,7 +168,7 @@ def test_a_changed_definition_breaks_the_line_visibly() -> None:
     ]
 
 
-def test_a_definition_that_changed_alone_is_not_the_same_throughout() -> None:
+def test_a_line_is_not_still_if_only_the_definition_changed() -> None:
     records = [
         make_record(metrics={"forward_flops": 5}, definition=f"sha256:{number}")
         for number in range(2)
@@ -182,7 +182,7 @@ def test_another_unit_or_number_of_seeds_breaks_the_line() -> None:
     assert not history_of([[0.5] * 3, [0.5] * 2], "accuracy").points[1].is_comparable
 
 
-def test_seconds_are_compared_on_one_machine_alone() -> None:
+def test_seconds_are_compared_only_on_one_machine() -> None:
     values = [[0.05] * 3, [0.5] * 3, [0.1, 0.2, 0.3], [0.5] * 3]
     line = history_of(values, "step_seconds", machines={1: OTHER_MACHINE, 3: OTHER_MACHINE})
     assert [point.change and point.change.relative for point in line.points] == [
@@ -196,7 +196,7 @@ def test_seconds_are_compared_on_one_machine_alone() -> None:
     assert line.remark == "change points need 6 comparable points, and there are 2"
 
 
-def test_a_metric_that_is_absent_for_a_while_is_shown_as_that() -> None:
+def test_a_metric_that_is_absent_for_a_while_is_shown_as_absent() -> None:
     records = [
         make_record(metrics={"peak_bytes": 10, **({"projection_flops": 7} if there else {})})
         for there in (True, False, False, True)
@@ -206,7 +206,7 @@ def test_a_metric_that_is_absent_for_a_while_is_shown_as_that() -> None:
     assert "absent" in text_of(line)[4]
 
 
-def test_a_status_is_a_line_where_the_case_did_not_always_come_through() -> None:
+def test_the_status_has_a_line_if_it_was_not_always_ok() -> None:
     failed = make_record(status="error", error=Failure(type="KeyError", message="no layer"))
     line = history_of([make_record(), failed, failed, make_record()], "status")
     assert shown(line) == [0, 1, 3]
@@ -240,7 +240,7 @@ def test_change_points_of_loss_and_seconds_are_relative() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 5])
-def test_fewer_points_than_the_method_needs_are_said_to_be_too_few(count: int) -> None:
+def test_a_remark_says_that_there_are_too_few_points(count: int) -> None:
     values = accuracies((1, 0.9), (count - 1, 0.1))
     line = history_of(values, "accuracy")
     assert marked(line) == []
@@ -428,7 +428,7 @@ def test_a_glob_that_fits_nothing_is_exit_3_with_what_there_is(
 @pytest.mark.parametrize(
     "arguments", [("--cases", "nothing"), ("--metric", "nothing"), ("--by", "torch x")]
 )
-def test_what_a_refusal_lists_is_fit_for_a_terminal(
+def test_a_refusal_lists_names_that_are_fit_for_a_terminal(
     run: Any, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     bad = "\x1b[31m\u202e\a\n" + "x" * 10_000
@@ -441,7 +441,7 @@ def test_what_a_refusal_lists_is_fit_for_a_terminal(
     assert len(err) < 3000
 
 
-def test_the_contract_s_spelling_of_the_glob_is_understood_too(run: Any, storage: Path) -> None:
+def test_both_spellings_of_the_glob_work(run: Any, storage: Path) -> None:
     assert run("--baselines", storage, "--cases", LORA) == run(
         "--baselines", storage, "--case", LORA
     )
@@ -455,7 +455,7 @@ def test_an_empty_history_is_exit_3_with_the_way_to_name_another(run: Any, tmp_p
         assert "--baselines" in err
 
 
-def test_run_files_alone_are_a_history(run: Any, tmp_path: Path) -> None:
+def test_run_files_without_a_storage_are_a_history(run: Any, tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.json")
     code, out, _ = run(path, "--baselines", tmp_path / "nowhere", "--metric", "peak_bytes")
     assert code == 0

@@ -59,7 +59,7 @@ def test_history_never_gates(tmp_path: Path) -> None:
     assert value_of(load_references(tmp_path, None)) == 1
 
 
-def test_history_alone_is_no_reference(tmp_path: Path) -> None:
+def test_without_an_entry_of_role_baseline_there_is_no_reference(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), role="history")
     assert load_references(tmp_path, None) == {}
 
@@ -104,14 +104,14 @@ def test_an_entry_that_is_named_judges_by_what_it_holds_retired_or_not(tmp_path:
     assert value_of(load_references(tmp_path, "0001"), FULL) == 1
 
 
-def test_globs_name_what_the_baselines_expect(tmp_path: Path) -> None:
+def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), flops(1, GALORE))
     assert retirable_cases(tmp_path, [FULL]) == [FULL]
     assert retirable_cases(tmp_path, ["*/full/*", "shift/*"]) == [FULL, LORA]
 
 
 @pytest.mark.parametrize("pattern", ["", "full", "SHIFT/*", GALORE, "shift/*/resnet50"])
-def test_a_glob_that_fits_nothing_is_refused_with_what_there_is(
+def test_a_glob_that_matches_nothing_is_refused_with_some_cases(
     tmp_path: Path, pattern: str
 ) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
@@ -120,7 +120,7 @@ def test_a_glob_that_fits_nothing_is_refused_with_what_there_is(
         retirable_cases(tmp_path, ["shift/*", pattern])
 
 
-def test_what_is_retired_cannot_be_retired_again(tmp_path: Path) -> None:
+def test_a_retired_case_cannot_be_retired_again(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
     write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
     with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
@@ -128,7 +128,7 @@ def test_what_is_retired_cannot_be_retired_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("selector", [None, "0002"])
-def test_a_damaged_entry_is_never_passed_over(tmp_path: Path, selector: str | None) -> None:
+def test_a_damaged_entry_is_refused(tmp_path: Path, selector: str | None) -> None:
     write_entry(tmp_path, 1)
     path = write_entry(tmp_path, 2)
     path.write_text(path.read_text()[:-100])
@@ -136,7 +136,7 @@ def test_a_damaged_entry_is_never_passed_over(tmp_path: Path, selector: str | No
         load_references(tmp_path, selector)
 
 
-def test_a_damaged_entry_of_role_history_is_never_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_entry_of_role_history_is_refused(tmp_path: Path) -> None:
     write_entry(tmp_path, 1)
     path = write_entry(tmp_path, 2, role="history")
     path.write_text("")
@@ -150,7 +150,7 @@ def test_a_run_file_that_was_copied_in_without_accept_is_refused(tmp_path: Path)
         load_references(tmp_path, None)
 
 
-def test_drift_counts_from_the_oldest_entry_by_default_and_not_where_one_is_named(
+def test_drift_counts_from_the_oldest_entry_unless_an_entry_is_named(
     tmp_path: Path,
 ) -> None:
     first = write_entry(tmp_path, 1, make_record(metrics={"peak_bytes": 100_000}), date=OLD)

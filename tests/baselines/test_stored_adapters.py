@@ -64,7 +64,7 @@ def stored_case(root: Path, method: str) -> str:
 # Keeping
 
 
-def test_a_run_keeps_adapters_in_a_folder_beside_its_file(tmp_path: Path) -> None:
+def test_a_run_keeps_adapters_in_a_folder_next_to_its_file(tmp_path: Path) -> None:
     assert adapters_of_run(tmp_path / "bench.json") == tmp_path / "bench.adapters"
 
 
@@ -74,11 +74,11 @@ def test_a_rank_above_the_lowest_is_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
-def test_what_is_too_large_is_not_kept(tmp_path: Path, more: int, kept: bool) -> None:
+def test_an_adapter_that_is_too_large_is_not_kept(tmp_path: Path, more: int, kept: bool) -> None:
     assert keep(tmp_path, HEAD, size=LARGEST_BYTES + more).exists() is kept
 
 
-def test_what_an_earlier_run_kept_of_the_case_is_replaced(tmp_path: Path) -> None:
+def test_the_adapter_of_an_earlier_run_is_replaced(tmp_path: Path) -> None:
     folder = keep(tmp_path, HEAD)
     (folder / "stray").write_text("of an earlier release")
     keep(tmp_path, HEAD, size=3)
@@ -86,19 +86,21 @@ def test_what_an_earlier_run_kept_of_the_case_is_replaced(tmp_path: Path) -> Non
     assert (folder / "adapter.safetensors").stat().st_size == 3
 
 
-def test_what_an_earlier_run_kept_does_not_stand_for_one_that_is_too_large(tmp_path: Path) -> None:
+def test_the_adapter_of_an_earlier_run_does_not_stand_for_one_that_is_too_large(
+    tmp_path: Path,
+) -> None:
     folder = keep(tmp_path, HEAD)
     keep(tmp_path, HEAD, size=LARGEST_BYTES + 1)
     assert not folder.exists()
 
 
-def test_where_nothing_can_be_written_nothing_is_kept_and_nothing_raised(tmp_path: Path) -> None:
+def test_if_the_folder_cannot_be_written_nothing_is_kept_and_nothing_raised(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file where the folder would be")
     keep(tmp_path / "taken", HEAD)
     assert (tmp_path / "taken").read_text() == "a file where the folder would be"
 
 
-def test_pruning_leaves_what_the_run_kept_and_what_is_not_a_runs(tmp_path: Path) -> None:
+def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path: Path) -> None:
     kept = keep(tmp_path, HEAD)
     gone = keep(tmp_path, LORA)
     failed = keep(tmp_path, SMALL_LORA)

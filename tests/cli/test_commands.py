@@ -31,7 +31,7 @@ def test_list_prints_the_96_pairings(run):
     assert "unseen/bn_head/mobilenet_v2" in out.splitlines()
 
 
-def test_list_as_json_has_the_contract_s_keys(run):
+def test_list_as_json_has_the_keys_of_the_contract(run):
     code, out, _ = run("list", "--format", "json", "--cases", "shift/*-r4/resnet18")
     assert code == 0
     assert {
@@ -49,7 +49,7 @@ def test_list_as_markdown_is_a_table(run):
     assert out.splitlines()[-1] == "| shift/head/resnet18 | shift | head | resnet18 |  |"
 
 
-def test_a_pattern_that_fits_no_case_is_wrong_use(run):
+def test_a_glob_that_matches_no_case_is_wrong_use(run):
     code, out, err = run("list", "--cases", "shfit/*")
     assert (code, out) == (2, "")
     assert "shfit/*" in err
@@ -148,7 +148,7 @@ NO_PRODUCT = (
     ],
     ids=["by its settings", "by the library"],
 )
-def test_what_a_library_refuses_is_one_line_with_the_command_as_typed(
+def test_the_refusal_of_a_library_is_one_line_with_the_typed_command(
     run, arguments, said, remedy, warnings_as_printed
 ):
     code, out, err = run("cost", *arguments.split())
@@ -157,7 +157,7 @@ def test_what_a_library_refuses_is_one_line_with_the_command_as_typed(
     assert err == f"error: {message}\n"
 
 
-def test_what_a_library_warns_of_is_a_line_without_its_path(run, warnings_as_printed):
+def test_the_warning_of_a_library_is_a_line_without_its_path(run, warnings_as_printed):
     pairing = ("--architecture", "resnet18", "--method", "hra", "--rank", "3")
     code, out, err = run("cost", *pairing, "--resolution", "32")
     assert code == 0
@@ -212,7 +212,7 @@ def test_accepting_a_run_that_is_not_there_is_exit_3_with_the_command(run, tmp_p
     assert "--regress-save" in err
 
 
-def test_accept_retires_what_is_gone_and_says_so(run, tmp_path):
+def test_accept_retires_removed_cases_and_names_them(run, tmp_path):
     write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
     command = ("accept", str(write_run(tmp_path / "run.json")), "--baselines", str(tmp_path / "b"))
     code, out, _ = run(*command, "--reason", "full is gone", "--retire", "*/full/*")
@@ -235,7 +235,7 @@ def keep_head(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_accept_stores_what_the_run_kept_and_says_so(run, tmp_path):
+def test_accept_stores_the_adapters_of_the_run_and_names_them(run, tmp_path):
     command = ("accept", keep_head(tmp_path), "--reason", "r", "--baselines", str(tmp_path / "b"))
     code, out, _ = run(*command)
     assert code == 0
@@ -243,7 +243,7 @@ def test_accept_stores_what_the_run_kept_and_says_so(run, tmp_path):
     assert (tmp_path / "b" / "adapters" / "head" / "model.safetensors").read_bytes() == b"x"
 
 
-def test_an_entry_for_the_history_alone_stores_no_adapter(run, tmp_path):
+def test_an_entry_of_role_history_stores_no_adapter(run, tmp_path):
     command = ("accept", keep_head(tmp_path), "--reason", "r", "--baselines", str(tmp_path / "b"))
     code, out, _ = run(*command, "--history")
     assert code == 0
@@ -251,7 +251,7 @@ def test_an_entry_for_the_history_alone_stores_no_adapter(run, tmp_path):
     assert not (tmp_path / "b" / "adapters").exists()
 
 
-def test_accept_says_where_nothing_was_kept(run, tmp_path):
+def test_accept_reports_a_run_without_adapters(run, tmp_path):
     path = str(write_run(tmp_path / "run.json"))
     _, out, _ = run("accept", path, "--reason", "r", "--baselines", str(tmp_path / "b"))
     assert out.endswith(f"no adapters stored: there are none beside {path}\n")
@@ -267,7 +267,7 @@ def test_an_altered_adapter_is_wrong_use_and_nothing_is_accepted(run, tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["no/such/case", LORA])
-def test_what_cannot_be_retired_is_wrong_use_and_stores_nothing(run, tmp_path, pattern):
+def test_a_case_that_cannot_be_retired_is_wrong_use_and_stores_nothing(run, tmp_path, pattern):
     entry = write_entry(tmp_path / "b", 1, make_record(LORA), make_record(FULL))
     command = ("accept", str(write_run(tmp_path / "run.json")), "--baselines", str(tmp_path / "b"))
     code, _, err = run(*command, "--reason", "r", "--retire", FULL, "--retire", pattern)

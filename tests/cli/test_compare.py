@@ -78,14 +78,14 @@ def test_a_case_that_no_shard_measured_is_missing(run, storage, tmp_path):
     assert LORA in out
 
 
-def test_a_shard_that_did_not_come_is_missing_case_by_case(run, storage, tmp_path):
+def test_the_cases_of_an_absent_shard_are_missing(run, storage, tmp_path):
     write_shards(tmp_path / "shards", skipped=[2])
     code, out, _ = run("baselines", "shards", "--format", "json")
     assert code == 3
     assert json.loads(out)["counts"] == {"missing": 24, "unchanged": 72}
 
 
-def test_a_case_of_the_matrix_that_nobody_knows_of_is_missing_too(run, tmp_path):
+def test_a_case_that_only_the_matrix_knows_is_missing_too(run, tmp_path):
     """Neither the storage nor a shard holds it: `peft-regress list` does."""
     write_entry(tmp_path / "baselines", 1, *(make_record(n) for n in IDS if n != LORA))
     cases = [case for case in CASES if case.id != LORA]
@@ -115,7 +115,7 @@ def test_a_stored_case_of_no_matrix_is_expected_too(run, storage, tmp_path):
     assert json.loads(out)["counts"] == {"missing": 1, "unchanged": 96}
 
 
-def test_what_adds_up_over_entries_is_drift(run, storage, tmp_path):
+def test_changes_that_add_up_over_entries_are_drift(run, storage, tmp_path):
     newest = [make_record(name, {**VALUES, "peak_bytes": 120_108_000}) for name in IDS]
     write_entry(storage, 2, *newest, date="2026-01-02T00:00:00+00:00")
     write_shards(tmp_path / "shards", metrics={**VALUES, "peak_bytes": 120_216_000})
@@ -144,7 +144,7 @@ def test_entries_are_named_by_their_numbers(run, storage, tmp_path):
     assert "peft-regress explain 0001_peft-0.18.1 0002 " in out
 
 
-def test_the_storage_is_no_new_run(run, storage, tmp_path):
+def test_a_storage_cannot_be_the_new_run(run, storage, tmp_path):
     code, out, err = run("0001", "baselines")
     assert (code, out) == (2, "")
     assert "baselines: is a baseline storage. Name a run file or one entry of it." in err
@@ -158,7 +158,7 @@ def test_a_name_of_nothing_is_exit_2_with_what_there_is(run, storage, names):
     assert "--regress-save" in err
 
 
-def test_a_damaged_shard_is_exit_2_and_nothing_is_said_of_the_others(run, storage, tmp_path):
+def test_a_damaged_shard_is_exit_2_and_prints_no_verdict(run, storage, tmp_path):
     write_shards(tmp_path / "shards")
     (tmp_path / "shards" / "shard-1.json").write_text("{")
     code, out, err = run("baselines", "shards", "--save", "run.json")
@@ -210,7 +210,7 @@ def test_the_union_of_an_incomplete_run_is_incomplete(run, storage, tmp_path):
     assert len(selection.not_selected) == 24
 
 
-def test_the_union_is_kept_where_there_is_nothing_to_judge_it_by(run, tmp_path):
+def test_the_union_is_saved_even_if_there_is_no_baseline(run, tmp_path):
     write_shards(tmp_path / "shards")
     assert run("baselines", "shards", "--save", "run.json")[0] == 2
     assert len(read_run_file(tmp_path / "run.json").run.cases) == 96
@@ -256,9 +256,7 @@ def test_the_page_s_example_is_what_the_command_prints(run, monkeypatch):
     assert out.startswith(example.partition("...\n```")[0])
 
 
-def test_a_release_that_regressed_is_told_with_its_layer_and_a_command_for_its_method(
-    run, monkeypatch
-):
+def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_method(run, monkeypatch):
     monkeypatch.chdir(ROOT)
     _, out, _ = run("baselines", "0007", "--format", "markdown")
     assert "why: peft 0.21.2 -&gt; 0.14.0, the only package that changed" in out
@@ -314,14 +312,14 @@ def test_another_matrix_and_strictness_are_typed_again(run, storage, tmp_path):
     assert " --regress-matrix extended --regress-strict\n" in out
 
 
-def test_of_narrow_runs_no_more_is_measured_again(run, tmp_path):
+def test_a_narrow_run_is_repeated_as_narrowly(run, tmp_path):
     write_run(tmp_path / "old.json", make_run(make_record(LORA)))
     write_run(tmp_path / "new.json", make_run(make_record(LORA, MORE)))
     _, out, _ = run("old.json", "new.json", "--format", "markdown")
     assert "case(task='shift', method='lora', rank=4, architecture='resnet18')" in out
 
 
-def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
+def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
     ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
     write_run(tmp_path / "old.json", make_run(*map(make_record, ids)))
     write_run(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
@@ -339,7 +337,7 @@ def test_in_the_log_of_a_step_no_name_is_a_command(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("output", ["text", "json", "markdown"])
-def test_strict_fails_what_got_better(run, tmp_path, output):
+def test_strict_fails_improvements(run, tmp_path, output):
     better = {**VALUES, "forward_flops": 1}
     write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(GALORE)))
     write_run(tmp_path / "new.json", make_run(make_record(FULL, better), make_record(GALORE)))

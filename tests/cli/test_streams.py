@@ -109,12 +109,12 @@ def test_without_an_output_there_is_one_message_and_no_verdict(words, errors):
 
 
 @pytest.mark.parametrize("arguments", [("compare", "no such.json", "x"), ("compare", "--nothing")])
-def test_an_error_that_finds_no_room_is_no_verdict(arguments, errors):
+def test_an_error_that_cannot_be_written_is_no_verdict(arguments, errors):
     with Path("/dev/full").open("w") as full:
         assert exit_code(*arguments, stdout=errors, stderr=full) == 2
 
 
-def test_progress_that_finds_no_room_does_not_end_the_work():
+def test_progress_that_cannot_be_written_does_not_end_the_work():
     with Path("/dev/full").open("w") as full, mock.patch.object(sys, "stderr", full):
         print_progress("one")
         print_progress("two")
@@ -123,18 +123,18 @@ def test_progress_that_finds_no_room_does_not_end_the_work():
 # --- processes ------------------------------------------------------------------------------------
 
 
-def test_python_does_not_complain_at_exit_of_a_reader_that_has_gone(run_file):
+def test_python_does_not_complain_at_exit_if_the_reader_has_gone(run_file):
     words = f"{sys.executable} -m peft_regress history {run_file} --all --baselines no | head -1"
     done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == (f"{LORA}\n", "")
 
 
-def test_nor_of_errors_that_nobody_reads():
+def test_python_does_not_complain_at_exit_if_nobody_reads_errors():
     with unread_pipe() as pipe:
         assert process("list", "--cases", "shfit/*", stdout=pipe, stderr=pipe).returncode == 2
 
 
-def test_nor_of_a_full_disk():
+def test_python_does_not_complain_at_exit_if_the_disk_is_full():
     with Path("/dev/full").open("w") as full:
         done = process("list", stdout=full, stderr=subprocess.PIPE, text=True)
         assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
@@ -196,9 +196,7 @@ class Encoded(io.TextIOWrapper):
         (("--ascii",), "utf-8", "gr\\xf6\\xdfer wie \\u6f22"),
     ],
 )
-def test_letters_that_do_not_fit_are_escapes_and_never_a_traceback(
-    letters, options, encoding, shown, monkeypatch
-):
+def test_letters_outside_the_encoding_are_escaped(letters, options, encoding, shown, monkeypatch):
     def run(*arguments):
         out, err = Encoded(encoding), Encoded(encoding)
         # As Python opens it.
