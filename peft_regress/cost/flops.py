@@ -181,18 +181,16 @@ def _paper_convolution_backward(
 # a head, scores @ v: s*t*e. A causal mask is not subtracted. The CPU kernel is not in the paper's
 # list since torch's counter does not know it.
 
+_ATTENTION_KERNELS = ("flash", "efficient", "cudnn")
 
-@register_paper_formula(
-    aten._scaled_dot_product_flash_attention,  # noqa: SLF001
-    aten._scaled_dot_product_efficient_attention,  # noqa: SLF001
-    aten._scaled_dot_product_cudnn_attention,  # noqa: SLF001
-)
-@register_products(
-    aten._scaled_dot_product_flash_attention,  # noqa: SLF001
-    aten._scaled_dot_product_efficient_attention,  # noqa: SLF001
-    aten._scaled_dot_product_cudnn_attention,  # noqa: SLF001
-    aten._scaled_dot_product_flash_attention_for_cpu,  # noqa: SLF001
-)
+
+def _kernels(suffix: str = "") -> list[Any]:
+    names = (f"_scaled_dot_product_{kernel}_attention{suffix}" for kernel in _ATTENTION_KERNELS)
+    return [getattr(aten, name) for name in names]
+
+
+@register_paper_formula(*_kernels())
+@register_products(*_kernels(), aten._scaled_dot_product_flash_attention_for_cpu)  # noqa: SLF001
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any) -> int:
     score_count = query.shape[:-1].numel() * key.shape[-2]
     return 2 * score_count * (query.shape[-1] + value.shape[-1])
@@ -202,15 +200,9 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, *_args: Any, **_: Any)
 # grad q = grad scores @ k (d), grad k = grad scores^T @ q (d).
 
 
-@register_paper_formula(
-    aten._scaled_dot_product_flash_attention_backward,  # noqa: SLF001
-    aten._scaled_dot_product_efficient_attention_backward,  # noqa: SLF001
-    aten._scaled_dot_product_cudnn_attention_backward,  # noqa: SLF001
-)
+@register_paper_formula(*_kernels("_backward"))
 @register_products(
-    aten._scaled_dot_product_flash_attention_backward,  # noqa: SLF001
-    aten._scaled_dot_product_efficient_attention_backward,  # noqa: SLF001
-    aten._scaled_dot_product_cudnn_attention_backward,  # noqa: SLF001
+    *_kernels("_backward"),
     aten._scaled_dot_product_flash_attention_for_cpu_backward,  # noqa: SLF001
 )
 def _attention_backward(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,14 +18,7 @@ __all__ = ["CATEGORIES", "ByteSite", "Category", "MemoryEvent", "MemorySummary",
 
 Category = Literal["param", "buffer", "grad", "activation", "temp", "optimizer"]
 
-CATEGORIES: tuple[Category, ...] = (
-    "param",
-    "buffer",
-    "grad",
-    "activation",
-    "temp",
-    "optimizer",
-)
+CATEGORIES: tuple[Category, ...] = get_args(Category)
 
 
 class MemoryEvent(NamedTuple):

@@ -45,8 +45,8 @@ class Operator(NamedTuple):
     is_svd: bool
     is_composite: bool
     stops_the_count: bool
-    is_foreach: bool
-    remedy: str
+    many_tensors_remedy: str
+    """What to do about a kernel over many tensors; '' for other operators."""
     real_sizes: Callable[[tuple[Any, ...], Any], Iterator[tuple[Tensor, int]]] | None
     uses_operands: bool
 
@@ -56,7 +56,6 @@ def describe(func: Any) -> Operator:
     packet = func._overloadpacket  # noqa: SLF001
     name = str(packet)
     formula = formula_of(packet)
-    is_foreach = "_foreach_" in name or "_fused_" in name
     # prim.device, by which fake tensors return their device, is in no dispatcher. An operator with
     # a kernel of its own, such as silu_backward, runs that kernel and not its parts.
     is_composite = (
@@ -74,9 +73,8 @@ def describe(func: Any) -> Operator:
         is_svd=is_svd(packet),
         is_composite=is_composite,
         stops_the_count=formula is None and does_matrix_work(name),
-        is_foreach=is_foreach,
         real_sizes=real_sizes_of(packet),
-        remedy=_NO_FOREACH if is_foreach else "",
+        many_tensors_remedy=_NO_FOREACH if "_foreach_" in name or "_fused_" in name else "",
         # torch asks a fake tensor for its device at a point where an error would end the process.
         uses_operands=func.namespace != "prim" and packet not in _LIFTS,
     )

@@ -191,12 +191,12 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.uses_operands:
             for tensor in tensors_in((args, kwargs)):
                 self._hold_operand(tensor, operator.name, module)
-        if operator.stops_the_count or (operator.is_foreach and self.phase == "optimizer"):
+        if operator.stops_the_count or (operator.many_tensors_remedy and self.phase == "optimizer"):
             raise UncountedOperatorError(
                 operator=operator.name,
                 module=module,
                 phase=self.phase,
-                remedy=operator.remedy,
+                remedy=operator.many_tensors_remedy,
             )
         if operator.takes_one_dtype:
             check_dtypes(operator.name, args[:3], self.location)

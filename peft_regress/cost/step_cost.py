@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from peft_regress.cost.memory import ByteSite, summarize_memory
+from peft_regress.cost.memory import CATEGORIES, ByteSite, summarize_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,14 +81,7 @@ class StepCost:
     @property
     def category_sum_bytes(self) -> int:
         """Sum the six categories' highs: the paper's total, not the memory of one moment."""
-        return (
-            self.peak_param_bytes
-            + self.peak_buffer_bytes
-            + self.peak_grad_bytes
-            + self.peak_activation_bytes
-            + self.peak_temp_bytes
-            + self.peak_optimizer_bytes
-        )
+        return sum(getattr(self, f"peak_{category}_bytes") for category in CATEGORIES)
 
 
 class Mark(NamedTuple):
