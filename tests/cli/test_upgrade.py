@@ -171,7 +171,7 @@ def test_something_worse_is_exit_1_with_what_to_do(world, storage, upgrade):
     assert max(map(len, out.splitlines())) <= 100
 
 
-BETTER = "FAILED by --strict: 2 better than the baseline, and nobody has accepted that"
+BETTER = "FAILED by --strict: 2 improvements not accepted"
 
 
 @pytest.mark.parametrize("output", ["text", "markdown"])
