@@ -252,6 +252,16 @@ def test_each_finding_has_a_number_its_cases_and_its_numbers():
     assert text.count("for example") == len(numbers) - 2
 
 
+def test_each_finding_names_the_package_that_causes_it():
+    upgrade = hostile("x")
+    packages = [f"package-{index}" for index in range(len(upgrade.suspected))]
+    assert len(packages) > 1
+    culprits = tuple(Culprits(alone=(name,), innocent=(), untried=()) for name in packages)
+    text = as_text(upgrade_document(Upgrade(**{**vars(upgrade), "culprits": culprits})))
+    found = re.findall(r"which package: (package-\d)", text)
+    assert found == packages
+
+
 def test_accuracy_changes_in_points_and_a_range_has_both_ends():
     names = ("shift/lora-r4/resnet18", "shift/lora-r16/resnet18")
     old = [make_record(name) for name in names]

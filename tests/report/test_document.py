@@ -40,6 +40,14 @@ def test_a_document_is_markdown(snapshot):
     assert as_markdown(DOCUMENT) == snapshot
 
 
+def test_numbers_stay_aligned_if_an_empty_column_is_left_out():
+    table = Table(headings=("a", "b", "c"), rows=(Row(cells=("x", "", "1")),), numbers=(2,))
+    assert as_markdown([table]).splitlines()[1] == "| --- | ---: |"
+    assert table_text(Table(headings=("a", "b", "ccc"), rows=table.rows, numbers=(2,))) == (
+        "a  ccc\nx    1"
+    )
+
+
 def test_a_title_has_its_style_only_in_colour():
     assert as_text(DOCUMENT, Layout(colour=True)).endswith("\n\n\x1b[32mdone\x1b[0m")
     assert "\x1b" not in as_text(DOCUMENT)
