@@ -256,8 +256,10 @@ def test_each_finding_names_the_package_that_causes_it():
     upgrade = hostile("x")
     packages = [f"package-{index}" for index in range(len(upgrade.suspected))]
     assert len(packages) > 1
-    culprits = tuple(Culprits(alone=(name,), innocent=(), untried=()) for name in packages)
-    text = as_text(upgrade_document(Upgrade(**{**vars(upgrade), "culprits": culprits})))
+    responsible = tuple(
+        ResponsiblePackages(alone=(name,), without_effect=(), untried=()) for name in packages
+    )
+    text = as_text(upgrade_document(Upgrade(**{**vars(upgrade), "responsible": responsible})))
     found = re.findall(r"which package: (package-\d)", text)
     assert found == packages
 
