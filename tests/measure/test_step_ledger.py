@@ -230,6 +230,7 @@ def test_galores_projectors_are_split_by_the_layers_they_project() -> None:
 def test_the_first_profile_of_a_process_is_that_of_any_other() -> None:
     """GaLore's library makes tensors when it is imported, which is when it is first asked for."""
     code = (
+        "from peft_regress.cases import Adaptation\n"
         "from peft_regress.measure.step_profile import *\n"
         "galore = Adaptation(method='galore', architecture='shufflenet_v2_x0_5', rank=4)\n"
         "steps = [adaptation_cost(galore, CostSettings(resolution=32)).step for _ in range(2)]\n"
