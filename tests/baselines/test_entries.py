@@ -81,14 +81,14 @@ def test_an_entry_that_retires_nothing_has_no_key_for_it(tmp_path: Path) -> None
 
 def test_a_case_that_the_run_holds_is_not_retired(tmp_path: Path) -> None:
     source = write_run(tmp_path / "run.json")
-    with pytest.raises(InputError, match=f"{LORA} cannot be retired by a run that holds it"):
+    with pytest.raises(InputError, match=f"{LORA} cannot be retired by a run that has it"):
         accept_run(source, root=tmp_path / "b", reason="r", date=DATE, retired=[FULL, LORA])
     assert not (tmp_path / "b").exists()
 
 
 def test_an_entry_of_role_history_cannot_retire_a_case(tmp_path: Path) -> None:
     source, root = write_run(tmp_path / "run.json"), tmp_path / "b"
-    with pytest.raises(InputError, match="role 'history' judges nothing"):
+    with pytest.raises(InputError, match="role 'history' judges no case"):
         accept_run(source, root=root, reason="r", date=DATE, history=True, retired=[FULL])
     assert not root.exists()
 

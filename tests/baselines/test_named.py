@@ -26,7 +26,7 @@ def test_a_run_file_is_chosen_by_its_path(tmp_path: Path) -> None:
     path = write_run(tmp_path / "my runs" / "a run.json", make_run(flops(7)))
     references = load_references(tmp_path / "baselines", str(path))
     assert value_of(references) == 7
-    assert references[LORA].origin == str(path)
+    assert references[LORA].run_name == str(path)
 
 
 def test_a_folder_of_shards_is_chosen_by_its_path(tmp_path: Path) -> None:

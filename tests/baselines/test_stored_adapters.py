@@ -68,11 +68,6 @@ def test_a_run_keeps_adapters_in_a_folder_next_to_its_file(tmp_path: Path) -> No
     assert adapters_of_run(tmp_path / "bench.json") == tmp_path / "bench.adapters"
 
 
-def test_a_rank_above_the_lowest_is_not_kept(tmp_path: Path) -> None:
-    assert keep(tmp_path, LORA).is_dir()
-    assert not keep(tmp_path, "shift/lora-r4/resnet18").exists()
-
-
 @pytest.mark.parametrize(("more", "kept"), [(0, True), (1, False)])
 def test_an_adapter_that_is_too_large_is_not_kept(tmp_path: Path, more: int, kept: bool) -> None:
     assert keep(tmp_path, HEAD, size=LARGEST_BYTES + more).exists() is kept

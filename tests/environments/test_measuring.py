@@ -184,9 +184,10 @@ def test_a_worker_that_an_earlier_case_left_unfit_is_replaced(worker):
     assert len(processes_of(python)) == 2
 
 
-def test_a_request_that_a_fresh_worker_refuses_is_no_record(worker):
-    python = worker(how={f"before {BAD}": "refuse"})
-    with pytest.raises(UnusableEnvironmentError, match=rf"{BAD}: .*HybridCache"):
+@pytest.mark.parametrize("at", [f"before {OTHER}", OTHER])
+def test_a_request_that_a_fresh_worker_refuses_is_no_record(worker, at):
+    python = worker(how={at: "refuse"})
+    with pytest.raises(UnusableEnvironmentError, match=rf"{OTHER}: .*HybridCache"):
         measured(python)
     assert all_gone(processes_of(python))
 
@@ -197,7 +198,9 @@ def test_a_child_that_holds_the_pipe_open_does_not_hide_a_death(worker):
         'log("measure",', 'child = os.fork() or time.sleep(600)\n        log("measure",'
     )
     assert "os.fork" in script
+    before = time.monotonic()
     run = measured(write_program(path, script), cases=CASES[:1])
+    assert time.monotonic() - before < SETUP.time_limit / 2
     assert "SIGKILL" in run.cases[BAD].error.message
 
 

@@ -107,7 +107,7 @@ def costs(pairing):
 @pytest.mark.parametrize(
     "pairing",
     [
-        "full/resnet18",
+        "head/resnet18",
         f"lokr-r4/{SMALL}",
         f"bn_head/{SMALL}",
         f"galore-r4/{SMALL}",

@@ -252,6 +252,12 @@ def test_a_method_that_a_release_has_no_optimizer_for_is_unsupported(tiny, monke
     assert "create_lorafa_optimizer" in record.error.message
 
 
+def test_of_a_method_with_ranks_only_the_lowest_keeps_its_adapter(tiny, tmp_path):
+    for rank in (1, 4):
+        assert measured(tiny, case(rank=rank), keep_adapters=tmp_path).status == "ok"
+    assert [path.name for path in tmp_path.iterdir()] == ["shift--lora-r1--tiny"]
+
+
 class TestDefinition:
     def test_is_stable(self, tiny):
         assert define(Recipe.of(case(), tiny)) == define(Recipe.of(case(), tiny))

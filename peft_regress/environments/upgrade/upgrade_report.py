@@ -11,6 +11,7 @@ from peft_regress.report.sentences import known_defects, outcome_line
 from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.finding import case_set, encode_finding, strictness
 from peft_regress.report.verdict.text import style_of
+from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -143,6 +144,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             {**encode_finding(finding), "which_package": _encode_culprit(finding, upgrade)}
             for finding in upgrade.comparison.findings
         ],
+        "cases": [encode_case(case) for case in upgrade.comparison.cases],
         "what_to_do": [plain(words) for words in _advice(upgrade)],
     }
 
