@@ -198,7 +198,7 @@ def test_a_worker_that_fails_is_a_failed_case_and_never_a_pass(
 
 def test_a_step_without_a_duration_is_a_failed_case(tmp_path):
     worker = write_worker(tmp_path / "a", seconds=0.0)
-    assert "no time" in timed(worker, worker).cases[0].problem
+    assert "a time is positive and finite" in timed(worker, worker).cases[0].problem
 
 
 def test_a_block_with_too_few_steps_is_a_failed_case(tmp_path):

@@ -165,7 +165,7 @@ def count_blocks(upgrade: Upgrade) -> int:
 def test_hostile_strings_stay_text_in_an_issue():
     upgrade = hostile()
     document = as_markdown(upgrade_document(upgrade, scripts(upgrade)))
-    found = len(upgrade.findings)
+    found = len(upgrade.comparison.findings)
     assert found == 4
     check_issue(document, headings=1 + found + 1, blocks=count_blocks(upgrade) + 2 * found)
 
@@ -173,7 +173,7 @@ def test_hostile_strings_stay_text_in_an_issue():
 def test_hostile_strings_stay_text_in_a_bisection_s_issue():
     upgrade = hostile()
     document = as_markdown(bisection_document(bisection(upgrade), {0: scripts(upgrade)}))
-    found = len(upgrade.findings)
+    found = len(upgrade.comparison.findings)
     check_issue(document, headings=1 + found, blocks=count_blocks(upgrade) + 2 * found)
 
 
@@ -182,7 +182,9 @@ def test_hostile_strings_stay_text_in_a_bisection_s_issue():
 def test_no_string_breaks_out_of_an_issue(text):
     upgrade = hostile(text)
     document = as_markdown(upgrade_document(upgrade, ()))
-    check_issue(document, headings=2 + len(upgrade.findings), blocks=count_blocks(upgrade))
+    check_issue(
+        document, headings=2 + len(upgrade.comparison.findings), blocks=count_blocks(upgrade)
+    )
 
 
 @given(st.text(st.sampled_from("`~ a\n")))
@@ -340,10 +342,10 @@ def test_a_checkout_is_no_release_to_bisect(version):
 def test_without_a_change_there_is_no_advice_and_without_a_comparison_one():
     same = made([make_record()], [make_record()])
     assert commands(same) == []
-    assert "nothing: no number moved" in as_text(upgrade_document(same))
+    assert "nothing: no number changed" in as_text(upgrade_document(same))
     unknown = made([], [make_record()])
     assert commands(unknown) == ["--base run"]
-    assert "nothing: no number moved" not in as_text(upgrade_document(unknown))
+    assert "nothing: no number changed" not in as_text(upgrade_document(unknown))
 
 
 def test_a_saved_run_is_accepted_by_its_name():
