@@ -329,10 +329,10 @@ def test_no_index_has_a_checkout_to_bisect_to(version):
 def test_nothing_is_advised_where_nothing_moved_and_not_where_nothing_was_compared():
     same = made([make_record()], [make_record()])
     assert commands(same) == []
-    assert "nothing: no number moved" in upgrade_text(same)
+    assert "nothing: no number changed" in upgrade_text(same)
     unknown = made([], [make_record()])
     assert commands(unknown) == ["--base run"]
-    assert "nothing: no number moved" not in upgrade_text(unknown)
+    assert "nothing: no number changed" not in upgrade_text(unknown)
 
 
 def test_a_saved_run_is_accepted_by_its_name():
