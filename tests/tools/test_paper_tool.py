@@ -224,7 +224,7 @@ def test_a_command_s_shown_lines_are_renewed_and_no_others():
     page = f"text\n{line}\n  trainable_params 7\n\n  total_params 8\n"
     renewed = paper.renew_commands(page)
     assert re.fullmatch(
-        rf"text\n{re.escape(line)}\n  trainable_params +5,130\n\n  total_params 8\n", renewed
+        rf"text\n{re.escape(line)}\n +trainable_params +5,130\n\n  total_params 8\n", renewed
     )
 
 
