@@ -330,6 +330,8 @@ def test_oft_needs_a_map_as_large_as_the_kernel_without_padding() -> None:
         _rotation(3)(torch.rand(2, 4, 2, 2))
 
 
+# Importing torch.utils.cpp_extension imports distutils, unless setuptools came first.
+@pytest.mark.filterwarnings("ignore:The distutils package is deprecated")
 def test_boft_never_tries_to_compile_and_leaves_peft_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

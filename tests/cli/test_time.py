@@ -51,7 +51,7 @@ def time(capsys, tmp_path):
 def test_a_slower_step_is_exit_1_with_the_interval_and_what_differs(time):
     code, out, err = time(seconds=0.0115)
     assert code == 1
-    assert re.search(rf"^{CASE}  slower  +10\..* ms .*\]  +30$", out, re.MULTILINE)
+    assert re.search(rf"^{CASE}\s+slower\s+10\..* ms .*\]\s+30$", out, re.MULTILINE), out
     assert "environment: peft 0.21.2 -> 0.14.0" in out
     assert "95 % each" in out
     assert out.endswith("SLOWER (1 slower)\n")
