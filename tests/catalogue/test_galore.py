@@ -16,6 +16,7 @@ from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import UnsupportedCaseError
+from peft_regress.measure import training
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
 BOTH = (GALORE, GALORE_CLONED)
@@ -122,6 +123,11 @@ def test_a_rank_beyond_the_smaller_side_is_that_side(rank: int) -> None:
     moved, projector = _steps(GALORE, (6, 1, 3, 3), rank=rank)
     assert projector.ortho_matrix.shape == (6, min(rank, 6))
     assert torch.isfinite(moved).all()
+
+
+def test_a_refresh_falls_inside_a_run() -> None:
+    assert {method.update_proj_gap for method in (*BOTH, GALORE_BF16)} == {15}
+    assert GALORE.update_proj_gap < training.STEPS
 
 
 # The variant that clones

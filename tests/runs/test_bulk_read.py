@@ -72,6 +72,7 @@ def test_a_file_that_was_written_by_another_tool_has_no_ledgers_either(tmp_path)
         ('"system": "\\":"', '"system": "\\u0022:", "system": "\\":"'),
         ('"system": "\\":"', '"system": 0, "system": "\\"\\u003a"'),
         ('"system": "\\":"', '"system": 0, "system": "\\"\\u003A"'),
+        ('"system": "\\":"', '"system": 0, "system": "\\u0022\\u0022:"'),
     ],
 )
 def test_no_spelling_hides_a_key_that_stands_twice(tmp_path, once, twice):
