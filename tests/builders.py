@@ -1,4 +1,4 @@
-"""Build records, runs and run files for tests: small, valid, and of no real measurement."""
+"""Build records, runs and run files for tests: small, valid, and without measuring."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ VALUES: dict[str, Any] = {
     "loss": [0.30, 0.28, 0.29],
     "step_seconds": [0.050, 0.051, 0.052],
 }
-"""A value of each metric that matters; a list is one sample a seed."""
+"""A value of each metric that matters; a list has one sample for each seed."""
 
 
 LEDGER = Ledger(
@@ -77,7 +77,7 @@ LEDGER = Ledger(
 EARLIER_LEDGER = Ledger(
     flops={"forward": {"conv1": {"aten.convolution": 123}}}, bytes={"param": {"": 456}}
 )
-"""In the form of files that were written before a ledger held batch 32."""
+"""As in files that were written before ledgers held batch 32."""
 
 
 def make_case(identifier: str = LORA) -> Case:
@@ -137,7 +137,7 @@ def make_run(
     selection: Selection | None = None,
     accepted: Acceptance | None = None,
 ) -> Run:
-    """Return a run of these records, of one default record where none is given."""
+    """Return a run of these records, or of one default record."""
     return Run(
         schema_version=SCHEMA_VERSION,
         environment=dict(ENVIRONMENT if environment is None else environment),
@@ -213,7 +213,7 @@ def write_entry(
     environment: Mapping[str, str] | None = None,
     retired: Iterable[str] = (),
 ) -> Path:
-    """Write an accepted entry into a baseline storage under a number of one's choice."""
+    """Write an accepted entry into a baseline storage under a given number."""
     accepted = Acceptance(reason="for a test", date=date, role=role, retired=list(retired))
     run = make_run(*records, accepted=accepted, environment=environment)
     return write_run(root / folder / f"{number:04d}_{title}.json", run)
@@ -255,7 +255,7 @@ def compare(
 
 
 def rich_run() -> Run:
-    """Return a run that has something in every field."""
+    """Return a run with a value in every field."""
     return make_run(
         make_record(
             LORA,

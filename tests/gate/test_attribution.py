@@ -1,4 +1,4 @@
-"""Attribution: rows add up to the change, exactly; layers, whole runs, what a ledger lacks."""
+"""Attribution: rows add up exactly to the change; layers, whole runs, incomplete ledgers."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_a_change_by_whole_runs_of_the_wrapped_layer_is_recognised(
     assert layer.base_runs == runs
 
 
-def test_whole_runs_are_of_one_operator_in_one_phase() -> None:
+def test_whole_runs_belong_to_one_operator_in_one_phase() -> None:
     place = "conv1.base_layer", "aten.convolution"
     old = {"forward_flops": {place: 100}, "backward_flops": {}}
     new = {"forward_flops": {place: 100, ("conv1.scale", "aten.mm"): 100}, "backward_flops": {}}
@@ -253,7 +253,7 @@ def earlier(ledger: Ledger, **metrics: Any) -> Record:
     return make_record(LORA, metrics, ledger=ledger)
 
 
-def test_an_empty_ledger_is_said_to_hold_nothing() -> None:
+def test_an_empty_ledger_holds_no_metric() -> None:
     old, new = record_of(flops(fc=5)), make_record(LORA, {"forward_flops": 9})
     change = explain_metric("forward_flops", old, new)
     assert (change.breakdowns, change.not_held_by) == ((), ("new",))
@@ -285,7 +285,7 @@ def test_the_ledger_of_before_is_compared_as_far_as_it_goes() -> None:
     assert explain_metric("peak_grad_bytes", old, new).not_held_by == ()
 
 
-def test_the_optimizer_of_the_ledger_of_before_is_split_by_operator_alone() -> None:
+def test_the_optimizer_of_an_earlier_ledger_is_split_only_by_operator() -> None:
     ledger = Ledger(flops={"optimizer": {"": {"aten.mul": 6}}}, bytes={})
     old = earlier(ledger, optimizer_flops=6)
     new = record_of({"optimizer_flops": {("fc", "aten.mul"): 6, ("fc", "aten.add"): 4}})
@@ -312,7 +312,7 @@ def test_what_training_gives_is_no_cost() -> None:
     assert changed_costs(old, new) == ()
 
 
-def test_a_metric_that_one_side_has_alone_has_changed() -> None:
+def test_a_metric_that_only_one_side_has_is_changed() -> None:
     old, new = make_record(LORA, {"aten_ops": 5}), make_record(LORA, {"total_params": 5})
     found = [(change.metric, change.old, change.new) for change in changed_costs(old, new)]
     assert found == [("total_params", None, 5), ("aten_ops", 5, None)]

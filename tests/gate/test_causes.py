@@ -1,4 +1,4 @@
-"""What moved in many cases, grouped by its cause."""
+"""Changes in many cases, grouped by their cause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def found(old: list[Record], new: list[Record], **sides) -> tuple[Finding, ...]:
 
 
 def dora(name: str, *, runs: int, **values) -> Record:
-    """Return a record of which each layer runs its base convolution some times in `forward`."""
+    """Return a record in which each layer runs its base convolution `runs` times in `forward`."""
     rank = int(name.split("/")[1].rpartition("r")[2])
     layers = {"resnet18": 20, "mobilenet_v2": 52}[name.rpartition("/")[2]]
     modules = {}
@@ -117,7 +117,7 @@ def test_parameters_lead_what_follows_from_them():
         ({"aten_ops": 1000}, "aten_ops"),
     ],
 )
-def test_costs_without_a_ledger_are_of_their_method(moved, what):
+def test_costs_without_a_ledger_are_grouped_by_method(moved, what):
     names = ("shift/lora-r4/resnet18", "shift/loha-r4/resnet18")
     both = found([valued(name) for name in names], [valued(name, **moved) for name in names])
     assert {(one.cause.what, one.cause.where) for one in both} == {
@@ -152,19 +152,19 @@ def test_a_state_an_invariant_and_a_function_are_findings_of_their_own():
         ("invariant", "frozen_unchanged", 2),
         ("invariant", "merge_equals_unmerged", 2),
     ]
-    # Where the function moved, accuracy moves with it.
+    # If the function changed, accuracy follows.
     assert {reason.metric for reason in findings[1].example.reasons} == {
         "first_losses",
         "accuracy",
     }
 
 
-def test_accuracy_alone_is_of_quality():
+def test_accuracy_without_a_changed_function_is_quality():
     (finding,) = found([valued(DORA[0])], [valued(DORA[0], accuracy=[0.5] * 3)])
     assert (finding.cause.strand, finding.cause.where) == ("quality", ("dora",))
 
 
-def test_times_are_their_own():
+def test_times_are_a_strand_of_their_own():
     (finding,) = found([valued(DORA[0])], [valued(DORA[0], step_seconds=[1.0] * 3)])
     assert finding.cause.strand == "time"
 
@@ -173,7 +173,7 @@ def failed(name: str, message: str, *, kind: str = "ValueError", status: str = "
     return make_record(name, status=status, error=Failure(type=kind, message=message))
 
 
-def test_errors_that_differ_in_names_and_numbers_alone_are_one():
+def test_errors_that_differ_only_in_names_and_numbers_are_one_finding():
     old = [make_record(name) for name in DORA]
     messages = [f"layer{n}.0.conv 'l{n}' wants {n} channels of \"x{n}\"" for n in range(len(DORA))]
     (finding,) = found(old, [failed(*pair) for pair in zip(DORA, messages, strict=True)])
@@ -195,19 +195,19 @@ def test_other_errors_are_other_findings(other):
     assert len(found(old, new)) == 2
 
 
-def test_a_state_that_is_mended_is_by_the_error_that_it_had():
+def test_a_fixed_status_is_grouped_by_its_former_error():
     old = [failed(DORA[0], "a"), failed(DORA[1], "b"), failed(DORA[2], "a")]
     findings = found(old, [make_record(name) for name in DORA[:3]])
     assert [len(one.members) for one in findings] == [2, 1]
     assert all(one.is_better and one.cause.what == "ok" for one in findings)
 
 
-def test_known_defects_are_no_finding():
+def test_known_defects_are_not_in_a_finding():
     old = [failed(DORA[0], "x"), make_record(DORA[1], invariants={"frozen_unchanged": False})]
     assert found(old, old) == ()
 
 
-def test_what_cannot_be_compared_is_coverage():
+def test_cases_that_cannot_be_compared_are_coverage():
     old = [make_record(DORA[0]), make_record(DORA[1]), valued(DORA[2])]
     new = [
         make_record(DORA[1], definition="sha256:another"),
@@ -225,7 +225,7 @@ def test_what_cannot_be_compared_is_coverage():
     assert not any(one.is_failing or one.is_better for one in findings)
 
 
-def test_the_gravest_come_first_then_the_widest():
+def test_the_gravest_findings_come_first_then_those_with_most_cases():
     old = [make_record(name) for name in DORA]
     new = [
         failed(DORA[0], "x"),
@@ -240,7 +240,7 @@ def test_the_gravest_come_first_then_the_widest():
     assert [len(one.members) for one in findings] == [1, 2, 1, 1, 3]
 
 
-# --- whatever there is ---------------------------------------------------------------------------
+# --- any two sides -------------------------------------------------------------------------------
 
 pairs = st.fixed_dictionaries(
     {name: st.tuples(*[st.none() | observations(name)] * 2) for name in IDS}
@@ -288,8 +288,8 @@ def test_each_reason_is_in_one_finding_of_its_verdict(sides, seed):
     assert shuffled == findings
 
 
-def test_a_metric_of_no_table_is_a_finding_of_its_method():
-    """As a newer release may write it: no ledger says where it comes from."""
+def test_an_unknown_metric_is_grouped_by_method():
+    """A newer release may write it: no ledger shows where it comes from."""
     old, new = (Metric(value=v, unit="byte", direction="lower", kind="bytes") for v in (100, 200))
     before, after = (observe(make_record(LORA, {"of_tomorrow": metric})) for metric in (old, new))
     (finding,) = find_causes([judge_case(LORA, before, after)], {LORA: before}, {LORA: after})

@@ -1,4 +1,4 @@
-"""Drift: small moves add up, accepted ones do not count, and noise between machines is none."""
+"""Drift: small changes add up, accepted ones do not count, noise between machines is no drift."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def entry(number: int, *records: Record, day: int | None = None, **run: Any) -> 
 
 
 def record_of(metrics: Any, **more: Any) -> Record:
-    """Return a record with these metrics; a number alone is `peak_bytes`."""
+    """Return a record with these metrics; a plain number is `peak_bytes`."""
     return make_record(
         metrics={"peak_bytes": metrics} if isinstance(metrics, int) else metrics, **more
     )
@@ -74,7 +74,7 @@ def judged(history: Sequence[Any], new: Any, *, policy: Policy = DEFAULT_POLICY)
 # --- what is found --------------------------------------------------------------------------
 
 
-def test_moves_within_the_bound_that_add_up_are_a_regression_with_their_origin() -> None:
+def test_changes_within_the_bound_that_add_up_are_a_regression() -> None:
     case = judged([START, START + 90_000], START + 180_000)
     assert case.verdict == "regressed"
     (reason,) = case.reasons
@@ -88,12 +88,12 @@ def test_drift_in_the_good_direction_is_an_improvement() -> None:
     assert judged([START, START - 90_000], START - 180_000).verdict == "improved"
 
 
-def test_the_newest_alone_would_have_passed_it() -> None:
+def test_compared_with_only_the_newest_entry_it_passes() -> None:
     assert judged([START + 90_000], START + 180_000).verdict == "unchanged"
 
 
 @pytest.mark.parametrize(("budget", "found_at"), [(1, 2), (2, 3), (3, 4)])
-def test_creep_of_nine_hundredths_of_a_percent_is_found_where_the_budget_is_exceeded(
+def test_creep_of_nine_hundredths_of_a_percent_is_found_when_it_exceeds_the_budget(
     budget: float, found_at: int
 ) -> None:
     policy = dataclasses.replace(DEFAULT_POLICY, drift_budget=budget)
@@ -134,7 +134,7 @@ def test_an_accepted_step_never_alarms_again(factor: float) -> None:
 
 
 def test_an_accepted_drift_never_alarms_again() -> None:
-    """Where the sum was reported and accepted, it counts from the entry that was accepted."""
+    """After the sum was reported and accepted, drift counts from the accepted entry."""
     history = [START, START + 90_000, START + 180_000]
     assert judged(history, START + 180_000).verdict == "unchanged"
     assert judged(history, START + 250_000).verdict == "unchanged"
@@ -142,7 +142,7 @@ def test_an_accepted_drift_never_alarms_again() -> None:
     assert reason.since == "0003_peft"
 
 
-def test_small_moves_count_from_an_accepted_step_on() -> None:
+def test_drift_counts_from_an_accepted_step() -> None:
     history = [START, 2 * START, 2 * START + 180_000]
     (reason,) = judged(history, 2 * START + 360_000).reasons
     assert (reason.since, reason.old) == ("0002_peft", 2 * START)
@@ -159,7 +159,7 @@ def test_seconds_do_not_drift() -> None:
     assert judged(slow[:2], slow[2]).verdict == "unchanged"
 
 
-def test_a_move_beyond_the_bound_is_told_once_and_as_no_drift() -> None:
+def test_a_change_beyond_the_bound_is_reported_once_and_not_as_drift() -> None:
     case = judged([START, START + 90_000], 2 * START)
     assert [(reason.metric, reason.since) for reason in case.reasons] == [("peak_bytes", None)]
 
@@ -206,7 +206,7 @@ def test_an_entry_without_the_case_neither_cuts_nor_counts() -> None:
     assert compare(references_with_drift(stored), run, expected=[LORA]).exit_code == 1
 
 
-def test_the_order_of_entries_is_that_of_their_dates_alone() -> None:
+def test_only_dates_order_the_entries() -> None:
     later = [entry(1, record_of(START + 90_000), day=9), entry(2, record_of(START), day=3)]
     run = make_run(record_of(START + 180_000))
     for stored in (later, later[::-1]):
@@ -217,7 +217,7 @@ def test_the_order_of_entries_is_that_of_their_dates_alone() -> None:
 
 
 def test_the_stored_runs_of_two_processors_are_no_drift_of_each_other() -> None:
-    """Whichever is the origin, the newest and the run: the budget is wider than machines differ."""
+    """For any roles of the two: the budget is wider than the difference between machines."""
     stored = read_runs(Path(__file__).parents[2] / "baselines")
     first, second = (file for file in stored if file.path.stem[:4] in ("0001", "0002"))
     assert first.run.machine.digest != second.run.machine.digest
@@ -263,7 +263,7 @@ def worsened(name: str, value: Any, by: float) -> Any:
 @pytest.mark.parametrize("name", ["peak_bytes", "accuracy", "loss"])
 @quickly
 @given(data=st.data())
-def test_worse_never_passes_where_better_fails(name: str, data: st.DataObject) -> None:
+def test_worse_never_passes_if_better_fails(name: str, data: st.DataObject) -> None:
     history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=5))]
     value = data.draw(KINDS[name])
     scale = 10_000 if name == "peak_bytes" else 0.01
@@ -285,8 +285,8 @@ def test_a_longer_history_never_makes_the_verdict_milder(name: str, data: st.Dat
 @pytest.mark.parametrize("name", KINDS)
 @quickly
 @given(data=st.data())
-def test_what_was_accepted_last_passes_whatever_came_before(name: str, data: st.DataObject) -> None:
-    """Or the gate would be red for ever, with nothing to do about it."""
+def test_the_newest_entry_passes_after_any_history(name: str, data: st.DataObject) -> None:
+    """Otherwise the gate would stay red, and nobody could change that."""
     history = [{name: value} for value in data.draw(st.lists(KINDS[name], min_size=1, max_size=6))]
     assert judged(history, history[-1]).verdict == "unchanged"
 
@@ -337,7 +337,7 @@ def test_a_drift_in_json_has_the_keys_of_every_reason_and_the_metric_first_in_it
 # --- speed ----------------------------------------------------------------------------------
 
 
-def test_a_long_history_takes_two_comparisons_an_entry_and_metric_at_most(
+def test_a_long_history_takes_at_most_two_comparisons_for_each_entry_and_metric(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counted = 0
@@ -363,7 +363,7 @@ def test_a_long_history_takes_two_comparisons_an_entry_and_metric_at_most(
         assert 0 < counted <= 2 * length * len(names)
 
 
-def test_of_a_long_history_the_references_keep_the_origins_alone() -> None:
+def test_the_references_of_a_long_history_keep_only_the_origins() -> None:
     stored = [entry(n, record_of(START + n), machine=OTHER_MACHINE) for n in range(50)]
     (reference,) = references_with_drift(stored).values()
     (origin,) = reference.drift_origins.values()

@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
-"""How far a metric moves: in points for a fraction, else relative to its size and at least to 1."""
+"""How far a metric changes: fractions in points, others relative to their size, at least 1."""
 
 
 def severity(case: CaseVerdict) -> int:
-    """Return 0 where a run with this case passes, 1 where it is incomplete, 2 where it fails."""
+    """Return 0 if a run with this case passes, 1 if it is incomplete, 2 if it fails."""
     return 2 if case.verdict in FAILING else int(case.verdict in INCOMPLETE)
 
 
@@ -86,7 +86,7 @@ def test_any_record_against_itself_passes(observed: Observation) -> None:
 
 
 def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Metric:
-    """Return a metric moved in its bad direction: all of it, or the samples of some seeds."""
+    """Return a metric changed in its bad direction: all of it, or the samples of some seeds."""
 
     def move(value: Any, reference: Any) -> Any:
         if isinstance(value, list):
@@ -160,7 +160,7 @@ def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917
 
 
 @fuzz(metric_names, st.data(), moves, moves, st.sets(st.integers(0, 2), min_size=1), examples=800)
-def test_alone_a_metric_that_gets_worse_is_judged_no_milder_whichever_way_it_came(
+def test_a_single_metric_that_gets_worse_is_never_judged_milder(
     name: str, data: st.DataObject, first: float, then: float, seeds: set[int]
 ) -> None:
     """With nothing beside it that fails anyway."""
@@ -266,7 +266,7 @@ def test_incomparable_definitions_and_passing_states_mirror(
 
 
 @fuzz(runs(), runs(), st.sets(st.sampled_from(IDS)), examples=120)
-def test_a_run_passes_only_where_all_that_was_expected_was_compared(
+def test_a_run_passes_only_if_every_expected_case_was_compared(
     old: Run, new: Run, expected: set[str]
 ) -> None:
     verdict = compare(observations_of(old, "old"), new, expected=expected)

@@ -1,4 +1,4 @@
-"""The gate: worse never passes where better fails, and nothing that was not compared is fine."""
+"""The gate: worse never passes if better fails, and a case that was not compared never passes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peft_regress.gate.comparison import Comparison
+from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import (
@@ -56,7 +56,7 @@ def compare(
     environments: tuple[dict[str, str], dict[str, str]] = (ENVIRONMENT, ENVIRONMENT),
     machines: tuple[Machine, Machine] = (MACHINE, MACHINE),
 ) -> CaseVerdict:
-    """Judge one case whose two sides differ in their metrics alone."""
+    """Judge one case whose sides differ only in their metrics."""
     before, after = (
         observe(make_record(identifier, metrics), environment=environment, machine=machine)
         for metrics, environment, machine in zip((old, new), environments, machines, strict=True)
@@ -94,7 +94,7 @@ values = {
 
 @quickly
 @given(st.data())
-def test_whatever_the_numbers_an_identical_run_is_unchanged(data: st.DataObject) -> None:
+def test_an_identical_run_is_unchanged_for_any_numbers(data: st.DataObject) -> None:
     metrics = {name: data.draw(values[METRICS[name].kind], label=name) for name in VALUES}
     run = make_run(make_record(LORA, metrics))
     verdict = judge_run(observations_of(run, "old"), run)
@@ -108,7 +108,7 @@ GRAVITY = {"improved": 0, "unchanged": 1, "regressed": 2}
 
 
 def moved(name: str, value: Any, by: float) -> Any:
-    """Return a value moved by an amount in the bad direction (either one where there is none)."""
+    """Return a value changed by an amount in the bad direction (any, if none is bad)."""
     if isinstance(value, list):
         return [moved(name, item, by) for item in value]
     return value - by if METRICS[name].direction == "higher" else value + by
@@ -142,7 +142,7 @@ def test_further_in_the_bad_direction_is_never_judged_milder(
 
 
 @pytest.mark.parametrize("name", ["first_losses", "trainable_params"])
-def test_of_what_must_stay_the_same_a_move_downwards_is_as_bad(name: str) -> None:
+def test_a_metric_that_must_stay_the_same_must_not_fall(name: str) -> None:
     for by in (-1, 1):
         new = moved(name, VALUES[name], by)
         assert verdict_of({name: VALUES[name]}, {name: new}) == "regressed"
@@ -163,7 +163,7 @@ def test_one_seed_getting_worse_never_makes_the_verdict_milder(
 
 
 @pytest.mark.parametrize("name", [name for name in AMOUNTS if name != "first_losses"])
-def test_a_move_to_twenty_times_the_value_in_the_bad_direction_fails(name: str) -> None:
+def test_a_change_by_twenty_times_in_the_bad_direction_fails(name: str) -> None:
     value = VALUES[name]
     largest = max(value) if isinstance(value, list) else value
     new = [0.0] * 3 if name == "accuracy" else moved(name, value, 20 * largest)
@@ -182,13 +182,13 @@ def test_swapping_the_sides_turns_regressed_into_improved(name: str, pair: tuple
 
 
 @pytest.mark.parametrize("value", [0.30, 0.75])
-def test_swapping_the_sides_turns_lost_accuracy_into_won(value: float) -> None:
+def test_swapping_the_sides_turns_lost_accuracy_into_gained(value: float) -> None:
     low, high = {"accuracy": [value] * 3}, {"accuracy": [value + 0.2] * 3}
     assert verdict_of(high, low) == "regressed"
     assert verdict_of(low, high) == "improved"
 
 
-def test_a_regression_is_not_paid_for_by_an_improvement() -> None:
+def test_an_improvement_does_not_excuse_a_regression() -> None:
     old = {"forward_flops": 100, "backward_flops": 100}
     case = compare(old, {"forward_flops": 101, "backward_flops": 1})
     assert case.verdict == "regressed"
@@ -220,7 +220,7 @@ def test_exact_means_one_flop_more_is_a_regression() -> None:
     assert reason.bound == 0
 
 
-def test_exact_tells_whole_numbers_apart_that_floats_cannot() -> None:
+def test_exact_compares_integers_beyond_the_precision_of_floats() -> None:
     assert verdict_of({"forward_flops": 2**62}, {"forward_flops": 2**62 + 1}) == "regressed"
 
 
@@ -233,7 +233,7 @@ def test_fewer_trained_parameters_are_a_regression_too() -> None:
     [(1_000_000, "unchanged"), (1_001_000, "unchanged"), (1_001_001, "regressed"),
      (999_000, "unchanged"), (998_999, "improved")],
 )  # fmt: skip
-def test_bytes_may_move_by_a_thousandth(new: int, verdict: str) -> None:
+def test_bytes_may_change_by_a_thousandth(new: int, verdict: str) -> None:
     assert verdict_of({"peak_bytes": 1_000_000}, {"peak_bytes": new}) == verdict
 
 
@@ -250,7 +250,7 @@ def test_something_from_nothing_is_a_regression_without_a_relative_change(name: 
 
 @pytest.mark.parametrize("identifier", [LORA, GALORE])
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_each_loss_is_held_to_the_bound_of_its_step(identifier: str, step: int) -> None:
+def test_each_loss_has_the_bound_of_its_step(identifier: str, step: int) -> None:
     method = identifier.split("/")[1].split("-", maxsplit=1)[0]
     bound = DEFAULT_POLICY.fingerprint("first_losses", method, step=step)
     old = {"first_losses": [[2.0] * 4] * 3}
@@ -264,7 +264,7 @@ def test_each_loss_is_held_to_the_bound_of_its_step(identifier: str, step: int) 
 
 @pytest.mark.parametrize("fill", [0, 1, 2])
 @pytest.mark.parametrize("times", [0.9, 1.1, -0.9, -1.1])
-def test_each_fill_is_held_to_the_bound_of_fills(fill: int, times: float) -> None:
+def test_each_fill_has_the_bound_of_fills(fill: int, times: float) -> None:
     before = [2.5, 3.0, 3.5]
     after = list(before)
     after[fill] *= 1 + times * DEFAULT_POLICY.filled_bound
@@ -275,7 +275,7 @@ def test_each_fill_is_held_to_the_bound_of_fills(fill: int, times: float) -> Non
     assert verdict == ("regressed" if abs(times) > 1 else "unchanged")
 
 
-def test_the_reason_shows_the_loss_nearest_to_its_bound_not_the_one_that_moved_most() -> None:
+def test_the_reason_shows_the_loss_nearest_to_its_bound() -> None:
     first, later = (
         DEFAULT_POLICY.fingerprint("first_losses", "lora", step=step) for step in (0, 3)
     )
@@ -286,8 +286,8 @@ def test_the_reason_shows_the_loss_nearest_to_its_bound_not_the_one_that_moved_m
     assert reason.bound == first
 
 
-def test_fingerprint_sees_a_step_that_the_value_does_not_hold() -> None:
-    """`value` is the mean at step 1; a later step alone must be seen."""
+def test_a_change_in_a_later_step_is_found() -> None:
+    """`value` is the mean at step 1; a change in only a later step must be found, too."""
     old, new = {"first_losses": [[2.0, 1.9]]}, {"first_losses": [[2.0, 1.8]]}
     (reason,) = compare(old, new).reasons
     assert reason.relative_change == pytest.approx(-0.1 / 1.9)
@@ -423,13 +423,13 @@ def test_ops_are_exact_while_torch_is_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["aten_ops", "aten_ops_b32"])
 @pytest.mark.parametrize("other", [{**ENVIRONMENT, "torch": "2.12.0"}, {"peft": "0.18.1"}])
-def test_ops_are_informative_where_torch_differs(name: str, other: dict[str, str]) -> None:
+def test_ops_are_informative_if_torch_differs(name: str, other: dict[str, str]) -> None:
     for environments in ((ENVIRONMENT, other), (other, ENVIRONMENT)):
         assert verdict_of({name: 900}, {name: 999}, environments=environments) == "unchanged"
         assert verdict_of({name: 900}, {}, environments=environments) == "unchanged"
 
 
-def test_flops_are_exact_whatever_torch() -> None:
+def test_flops_are_exact_for_any_torch() -> None:
     environments = (ENVIRONMENT, {**ENVIRONMENT, "torch": "2.12.0"})
     old, new = {"forward_flops": 900}, {"forward_flops": 901}
     assert verdict_of(old, new, environments=environments) == "regressed"
@@ -450,7 +450,7 @@ def test_a_metric_that_vanished_is_a_regression(name: str) -> None:
     assert (reason.metric, reason.new, reason.verdict) == (name, None, "regressed")
 
 
-def test_work_that_was_not_there_is_a_regression() -> None:
+def test_new_work_is_a_regression() -> None:
     """A method that starts to compute SVDs in `step()` has no old number to differ from."""
     assert verdict_of({}, {"projection_flops": 10**12}) == "regressed"
 
@@ -465,13 +465,13 @@ def test_a_time_or_an_informative_metric_may_appear(name: str) -> None:
     assert verdict_of({}, {name: VALUES.get(name, 1)}) == "unchanged"
 
 
-def test_three_times_as_fast_is_as_far_as_three_times_as_slow() -> None:
+def test_times_have_the_same_bound_in_both_directions() -> None:
     slow, fast = {"step_seconds": [0.31] * 3}, {"step_seconds": [0.10] * 3}
     assert verdict_of(fast, slow) == "regressed"
     assert verdict_of(slow, fast) == "improved"
 
 
-def test_no_time_at_all_is_further_than_any_bound() -> None:
+def test_a_time_of_zero_is_beyond_every_bound() -> None:
     none, some = {"step_seconds": [0.0] * 3}, {"step_seconds": [0.1] * 3}
     assert verdict_of(none, some) == "regressed"
     assert verdict_of(some, none) == "improved"
@@ -523,7 +523,7 @@ def test_newly_failing_says_with_what_error() -> None:
 
 
 def test_metrics_of_a_failing_case_are_not_compared() -> None:
-    """A library may stop half-way: only the state speaks then."""
+    """A library may stop half-way: then only the status counts."""
     old = make_record(LORA, {"forward_flops": 1}, status="error")
     new = make_record(LORA, {"forward_flops": 2}, status="error")
     assert judge_case(LORA, observe(old), observe(new)).verdict == "known_defect"
@@ -572,7 +572,7 @@ def test_a_known_defect_does_not_hide_a_new_one() -> None:
 # --- definition, missing, new ---------------------------------------------------------------
 
 
-def test_a_changed_definition_is_incomparable_whatever_the_numbers() -> None:
+def test_a_changed_definition_is_incomparable_for_any_numbers() -> None:
     old = observe(make_record(LORA, {"forward_flops": 1}, definition="sha256:a"))
     new = observe(make_record(LORA, {"forward_flops": 9}, definition="sha256:b"))
     case = judge_case(LORA, old, new)
@@ -629,31 +629,62 @@ def test_exit_code(verdicts: list[Any], complete: bool, code: int) -> None:
     assert of_cases(cases, complete=complete).exit_code == code
 
 
-def test_two_empty_runs_were_not_compared() -> None:
+@pytest.mark.parametrize(
+    ("verdicts", "lenient", "strict"),
+    [
+        (["unchanged", "improved"], 0, 1),
+        (["fixed", "missing"], 3, 1),
+        (["missing", "unchanged"], 3, 3),
+        (["regressed", "improved"], 1, 1),
+    ],
+)
+def test_strictness_fails_improvements(verdicts: list[Any], lenient: int, strict: int) -> None:
+    cases = [CaseVerdict(id=verdict, verdict=verdict) for verdict in verdicts]
+    comparison = of_cases(cases, invocation=Invocation(strict=True))
+    assert (comparison.lenient_exit_code, comparison.exit_code) == (lenient, strict)
+    assert {case.verdict for case in comparison.red} == {*verdicts} - {"unchanged"}
+    assert of_cases(cases).exit_code == lenient
+    assert not {case.verdict for case in of_cases(cases).red} & {"improved", "fixed", "unchanged"}
+
+
+def test_a_case_that_fails_or_was_not_compared_is_red() -> None:
+    cases = [CaseVerdict(id=verdict, verdict=verdict) for verdict in VERDICTS]
+    assert {case.verdict for case in of_cases(cases).red} == FAILING | INCOMPLETE
+
+
+def test_findings_and_both_sides_are_in_the_comparison() -> None:
+    old = observe_all([make_record(LORA, {"forward_flops": 1})])
+    comparison = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})))
+    assert [finding.cases for finding in comparison.findings] == [(LORA,)]
+    assert comparison.references == old
+    assert comparison.observed[LORA].record.metrics["forward_flops"].value == 2
+
+
+def test_two_empty_runs_are_incomplete() -> None:
     run = msgspec.structs.replace(make_run(), cases={})
     assert judge_run({}, run).exit_code == 3
 
 
-def test_what_was_expected_and_did_not_run_is_missing() -> None:
+def test_an_expected_case_that_did_not_run_is_missing() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
     verdict = judge_run(old, make_run(make_record(LORA)))
     assert {case.id: case.verdict for case in verdict.cases} == {LORA: "unchanged", FULL: "missing"}
     assert verdict.exit_code == 3
 
 
-def test_what_ran_without_being_expected_is_judged_too() -> None:
+def test_an_unexpected_case_is_judged_too() -> None:
     old = observe_all([make_record(LORA, {"forward_flops": 1})])
     verdict = judge_run(old, make_run(make_record(LORA, {"forward_flops": 2})), expected=[])
     assert verdict.exit_code == 1
 
 
-def test_what_was_not_expected_and_did_not_run_is_no_hole() -> None:
+def test_an_unexpected_case_that_did_not_run_is_left_out() -> None:
     old = observe_all([make_record(LORA), make_record(FULL)])
     verdict = judge_run(old, make_run(make_record(LORA)), expected=[LORA])
     assert [case.id for case in verdict.cases] == [LORA]
 
 
-def test_a_partial_run_is_incomplete_though_all_of_it_is_unchanged() -> None:
+def test_a_partial_run_is_incomplete_even_if_all_of_it_is_unchanged() -> None:
     run = make_run(make_record(LORA), selection=Selection(complete=False, narrowed_by=["-k x"]))
     assert judge_run(observe_all([make_record(LORA)]), run).exit_code == 3
 
@@ -665,7 +696,7 @@ def test_counts_add_up_gravest_first() -> None:
     assert list(counts.items()) == [("regressed", 1), ("new", 1), ("unchanged", 2)]
 
 
-def test_unaccepted_are_the_better_ones() -> None:
+def test_unaccepted_cases_are_the_better_ones() -> None:
     cases = tuple(CaseVerdict(id=verdict, verdict=verdict) for verdict in VERDICTS)
     found = of_cases(cases).unaccepted
     assert {case.verdict for case in found} == {"improved", "fixed"}
@@ -679,7 +710,7 @@ def test_judging_changes_nothing_and_gives_the_same_again() -> None:
     assert msgspec.json.encode(run) == before
 
 
-def test_another_policy_is_obeyed() -> None:
+def test_the_given_policy_decides() -> None:
     lax = dataclasses.replace(DEFAULT_POLICY, bytes_bound=0.5, accuracy_margin=0.9)
     assert verdict_of({"peak_bytes": 10}, {"peak_bytes": 14}, policy=lax) == "unchanged"
     assert verdict_of({"accuracy": [0.9]}, {"accuracy": [0.1]}, policy=lax) == "unchanged"

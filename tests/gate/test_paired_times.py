@@ -143,7 +143,7 @@ def test_sides_that_change_places_give_the_inverse(pairs):
 
 @settings(max_examples=300)
 @given(worsened)
-def test_worse_never_passes_where_better_fails(drawn):
+def test_worse_never_passes_if_better_fails(drawn):
     """However the times get worse: all, or any of them, and by how much."""
     better = estimate_ratio([(a, a * r) for a, r, _ in drawn], confidence=CONFIDENCE)
     worse = estimate_ratio([(a, a * r * w) for a, r, w in drawn], confidence=CONFIDENCE)

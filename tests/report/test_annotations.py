@@ -1,4 +1,4 @@
-"""Annotations: read as GitHub's runner reads a log, whatever a file holds."""
+"""Annotations of any content, read as GitHub's runner reads a log."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def read(line):
     assert "\r" not in line
     assert line.startswith("::")
     head, _, message = line[2:].partition("::")
-    level, _, told = head.partition(" ")
+    level, _, pairs = head.partition(" ")
     properties = {}
-    for pair in told.split(","):
+    for pair in pairs.split(","):
         name, _, value = pair.partition("=")
         for code, letter in (("%3A", ":"), ("%2C", ","), ("%0D", "\r"), ("%0A", "\n")):
             value = value.replace(code, letter)
@@ -63,7 +63,7 @@ def test_the_cases_of_one_test_are_one_error_on_its_line():
     ]
 
 
-def test_tests_on_other_lines_have_annotations_of_their_own_the_widest_first():
+def test_each_line_has_its_own_annotation_and_the_one_with_most_cases_is_first():
     ids = [LORA, FULL, GALORE]
     places = {
         LORA: SourceLine("a.py", 0),
@@ -77,25 +77,25 @@ def test_tests_on_other_lines_have_annotations_of_their_own_the_widest_first():
 
 
 @pytest.mark.parametrize(("strict", "level"), [(False, "warning"), (True, "error")])
-def test_what_got_better_is_a_warning_unless_that_fails(strict, level):
+def test_an_improvement_is_a_warning_and_under_strict_an_error(strict, level):
     better = make_record(LORA, {**VALUES, "forward_flops": 1})
     (line,) = made([make_record()], [better], {LORA: HERE}, strict=strict)
     assert read(line)[0] == level
     assert read(line)[1]["title"] == "peft_regress: 1 improved"
 
 
-def test_what_was_not_compared_is_an_error_without_a_line_where_no_test_ran():
+def test_a_case_whose_test_did_not_run_is_an_error_without_a_line():
     (line,) = made([make_record(), make_record(FULL)], [make_record(FULL)], {FULL: HERE})
     level, properties, message = read(line)
     assert (level, properties) == ("error", {"title": "peft_regress: 1 missing"})
     assert message == f"missing in 1 case: expected, but the run has no record of it\n{LORA}"
 
 
-def test_a_clean_run_has_none():
+def test_a_green_run_has_no_annotation():
     assert made([make_record()], [make_record()], {LORA: HERE}) == []
 
 
-def test_no_more_than_ten_and_the_last_has_the_rest():
+def test_there_are_at_most_ten_and_the_last_has_the_rest():
     ids = [f"shift/m{n}/x" for n in range(25)]
     places = {name: SourceLine(f"test_{name.replace('/', '_')}.py", 1) for name in ids}
     lines = made(
@@ -109,7 +109,7 @@ def test_no_more_than_ten_and_the_last_has_the_rest():
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
-def test_nothing_in_a_message_begins_another_command(text):
+def test_no_message_begins_another_command(text):
     old, new = hostile_sides(text)
     places = {record.case.id: SourceLine(text or "x", 3) for record in [*old, *new]}
     for line in made(old, new, places, environment={"peft": text, text: "1"}):
@@ -122,7 +122,7 @@ def test_nothing_in_a_message_begins_another_command(text):
 
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(st.text(), st.text(), st.text(min_size=1))
-def test_a_reader_gets_back_what_was_said(message, title, path):
+def test_the_runner_reads_back_what_was_written(message, title, path):
     line = annotation("error", message, line=SourceLine(path, 0), title=title)
     assert read(line) == ("error", {"file": path, "line": "1", "title": title}, message)
 
@@ -138,18 +138,18 @@ def test_a_reader_gets_back_what_was_said(message, title, path):
         ("/usr/a.py", "/w/r", ""),
     ],
 )
-def test_a_place_is_as_seen_from_the_checkout(monkeypatch, path, base, found):
+def test_a_path_is_relative_to_the_checkout(monkeypatch, path, base, found):
     monkeypatch.setenv("GITHUB_WORKSPACE", "/w/r")
     place = line_in_repository(path, 3, base=Path(base))
     assert place == (SourceLine(found, 3) if found else SourceLine("", None))
 
 
-def test_without_a_checkout_a_place_is_as_seen_from_pytest_s_root(monkeypatch):
+def test_without_a_checkout_a_path_is_relative_to_the_root_of_pytest(monkeypatch):
     monkeypatch.delenv("GITHUB_WORKSPACE", raising=False)
     assert line_in_repository("b/a.py", 3, base=Path("/w/r")) == SourceLine("b/a.py", 3)
 
 
-def test_the_runner_s_older_syntax_is_read_from_no_line_of_ours():
-    """`##[...]` counts anywhere in a line, but not in one that is a command already."""
+def test_the_older_syntax_of_the_runner_does_not_apply_to_annotations():
+    """`##[...]` counts anywhere in a line, except in a line that is a command."""
     (line,) = made([make_record()], [make_record(LORA, MORE)], {LORA: HERE})
     assert re.match(r"::(error|warning) ", line)

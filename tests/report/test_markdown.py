@@ -1,4 +1,4 @@
-"""The verdict as Markdown, parsed as GitHub does: what it says, its size, hostile strings."""
+"""The verdict as Markdown, parsed as GitHub does: its content, its size, hostile strings."""
 
 from __future__ import annotations
 
@@ -53,18 +53,18 @@ hostile = pytest.mark.parametrize("text", HOSTILE.values(), ids=list(HOSTILE))
 
 
 def page(old, new, *, environment=NEWER, typed=None):
-    """Return the Markdown of a run of records judged by others."""
+    """Return the Markdown on a run of some records judged by others."""
     invocation = Invocation(**{"new": "r.json", **(typed or {})})
     return verdict_markdown(compare(old, new, environment=environment, invocation=invocation))
 
 
 def inline_tokens(text):
-    """Return the tokens within lines: text, code, breaks, and what must not be there."""
+    """Return the inline tokens, those that must not occur included."""
     return [one for token in MARKDOWN.parse(text) for one in token.children or ()]
 
 
 def check(text):
-    """Assert that a page is of our structure alone, and that nothing in it is a link or mention."""
+    """Assert that a page has only our structure, and no link or mention."""
     assert text.startswith(f"{MARKER}\n\n## peft_regress: ")
     assert len(text.encode()) <= LONGEST_BYTES
     opened = 0
@@ -104,7 +104,7 @@ def cells(text):
     return rows
 
 
-# --- what it says ---------------------------------------------------------------------------------
+# --- content --------------------------------------------------------------------------------------
 
 BEFORE = Ledger(flops={"forward": {"layer1.conv": {"convolution": 3_638_000_000}}})
 AFTER = Ledger(
@@ -134,7 +134,7 @@ def test_the_other_metrics_and_the_modules_behind_them_are_folded():
     assert "    layer2.conv.lora_A convolution: +62.00 MFLOP" in folded
 
 
-def test_the_same_change_in_many_cases_is_one_finding_with_the_rows_beyond_six_folded():
+def test_rows_after_the_sixth_of_a_finding_are_folded():
     ids = [case.id for case in matrix_cases("default")][:20]
     text = page(
         [make_record(name) for name in ids], [make_record(name, MORE_FLOPS) for name in ids]
@@ -145,19 +145,19 @@ def test_the_same_change_in_many_cases_is_one_finding_with_the_rows_beyond_six_f
     assert set(ids) <= rows
 
 
-def test_a_green_run_is_the_headline_alone():
+def test_a_green_run_has_only_the_headline():
     text = page([make_record()], [make_record()], environment=ENVIRONMENT)
     assert text == f"{MARKER}\n\n## peft_regress: no regression (1 unchanged)\n"
 
 
-def test_a_package_that_moved_is_told_of_a_green_run_too():
+def test_a_green_run_lists_changed_packages():
     text = page([make_record()], [make_record()])
     check(text)
     assert "- peft 0.18.1 -&gt; 0.19.1" in text
     assert "accept" not in text
 
 
-def test_known_defects_improvements_and_times_are_folded_or_said_in_a_line():
+def test_known_defects_and_improvements_are_folded():
     broken = {"merge": False}
     old = [make_record(LORA, invariants=broken), make_record(FULL)]
     new = [make_record(LORA, invariants=broken), make_record(FULL, {**VALUES, "aten_ops": 1})]
@@ -179,7 +179,7 @@ def test_known_defects_improvements_and_times_are_folded_or_said_in_a_line():
         ([FULL], [LORA, FULL], "new in 1 case: no accepted baseline has it"),
     ],
 )
-def test_what_was_not_compared_is_told_by_its_id(old, new, words):
+def test_a_case_that_was_not_compared_is_named(old, new, words):
     text = page([make_record(name) for name in old], [make_record(name) for name in new])
     check(text)
     assert words in text
@@ -187,13 +187,13 @@ def test_what_was_not_compared_is_told_by_its_id(old, new, words):
     assert "INCOMPLETE" in text
 
 
-def test_what_is_missing_is_retired_and_not_accepted():
+def test_a_missing_case_can_be_retired_but_not_accepted():
     text = page([make_record(LORA), make_record(FULL)], [make_record(FULL)])
     assert 'peft-regress accept r.json --reason "..." --retire ID\n' in text
     assert "If the new numbers are right" not in text
 
 
-def test_many_that_are_missing_are_folded():
+def test_many_missing_cases_are_folded():
     ids = sorted(case.id for case in matrix_cases("default"))
     text = page([make_record(name) for name in ids], [make_record(ids[0])])
     check(text)
@@ -209,20 +209,20 @@ def test_a_partial_run_without_a_finding_has_nothing_to_type():
     assert "no regression in what was selected (1 unchanged)" in text
 
 
-def test_code_under_test_is_to_blame_where_no_package_moved():
+def test_without_a_changed_package_the_code_is_named():
     text = page([make_record()], [make_record(LORA, MORE_FLOPS)], environment=ENVIRONMENT)
     assert "why: no package changed, so the code under test did" in text
 
 
-def test_another_storage_suite_and_run_are_in_the_commands():
+def test_the_commands_name_storage_suite_and_run():
     typed = {"old": "my base", "suite": "tests/bench", "baselines": "my base", "new": "a b.json"}
     text = page([make_record()], [make_record(LORA, MORE_FLOPS)], typed=typed)
-    assert "\npytest tests/bench\n" in text  # all cases that there are: nothing to choose
+    assert "\npytest tests/bench\n" in text  # all known cases are selected
     assert "peft-regress compare 'my base' 'a b.json'" in text
     assert "peft-regress accept 'a b.json' --reason \"...\" --baselines 'my base'" in text
 
 
-def test_a_run_that_was_not_kept_is_to_be_kept_next_time():
+def test_without_a_run_file_the_command_saves_one():
     text = page([make_record()], [make_record(LORA, MORE_FLOPS)], typed={"new": None})
     assert "\npytest benchmarks --regress-save run.json\n" in text
 
@@ -261,7 +261,7 @@ def test_every_metric_of_the_matrix_regressed_fits_and_names_every_case():
 
 
 @pytest.mark.parametrize("filling", ["x", "&", "|", "漢"])
-def test_hostile_names_of_a_whole_matrix_fit_and_every_case_can_be_told_apart(filling):
+def test_hostile_names_of_a_whole_matrix_fit_and_stay_different(filling):
     """96 cases, 40 invariants each, all with names of 10,000 characters and the same beginning."""
     long = filling * (10_000 // len(filling))
     ids = [f"{long}/m/{index}" for index in range(96)]
@@ -298,7 +298,7 @@ def test_more_cases_than_fit_are_counted_to_the_last():
     assert len(fence) > 1000
 
 
-def test_what_fits_as_characters_and_not_as_bytes_is_shortened():
+def test_the_limit_counts_bytes_and_not_characters():
     ids = [f"{'漢' * 19}/m{n:04}/x" for n in range(1300)]
     old = [make_record(name, {"aten_ops": 1}) for name in ids]
     text = page(old, [make_record(name, {"aten_ops": 2}) for name in ids])
@@ -310,12 +310,12 @@ def test_a_small_verdict_is_not_shortened():
     assert "Shortened" not in page([make_record()], [make_record(LORA, MORE_FLOPS)])
 
 
-# --- names that are short and still differ --------------------------------------------------------
+# --- short and unique names ----------------------------------------------------------------------
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(st.lists(st.text(), unique=True, max_size=8), st.integers(20, 60))
-def test_short_names_are_short_and_as_many_as_the_ids(ids, longest):
+def test_short_names_are_short_and_unique(ids, longest):
     names = short_names([*ids, *(f"{'p' * 100}{one}" for one in ids)], longest=longest)
     assert len(set(names.values())) == len(names)
     for name in names.values():
@@ -323,7 +323,7 @@ def test_short_names_are_short_and_as_many_as_the_ids(ids, longest):
         assert name.isprintable()
 
 
-def test_a_name_that_is_short_stays_as_it_is():
+def test_a_short_name_stays_as_it_is():
     assert short_names([LORA, FULL]) == {LORA: LORA, FULL: FULL}
 
 
@@ -369,8 +369,8 @@ def test_nothing_breaks_out_of_table_code_details_or_marker(text):
 
 
 @pytest.mark.parametrize("name", ["new", "missing"])
-def test_a_metric_with_the_name_of_a_hole_is_none(name):
-    """Both are findings of coverage, one with reasons and one without."""
+def test_a_metric_named_like_a_verdict_is_shown_as_a_metric(name):
+    """Both findings are of the strand coverage, one with reasons and one without."""
     old = [make_record(LORA, {name: make_metric("aten_ops", 1)}), make_record(FULL)]
     new = [make_record(LORA, {name: make_metric("peak_bytes", 1)}), make_record(GALORE)]
     text = page(old, new)
@@ -380,7 +380,7 @@ def test_a_metric_with_the_name_of_a_hole_is_none(name):
 
 
 @hostile
-def test_what_was_typed_is_no_markdown_either(text):
+def test_the_invocation_does_not_become_markdown(text):
     check(hostile_page(text, old=text, new=text or None, suite=clean(text), baselines=text))
 
 

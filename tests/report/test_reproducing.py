@@ -1,4 +1,4 @@
-"""The commands under a verdict: they select what they say, and survive a shell."""
+"""The commands below a verdict: they select the right cases, and survive a shell."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def selected(expression, known):
 
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.sets(st.sampled_from([case.id for case in CASES]), min_size=1, max_size=40))
-def test_an_expression_selects_just_the_wanted_cases(ids):
+def test_an_expression_selects_exactly_the_wanted_cases(ids):
     wanted = [case for case in CASES if case.id in ids]
     assert selected(marker_expression(wanted, CASES), CASES) == ids
 
@@ -71,7 +71,7 @@ def test_an_expression_is_as_short_as_what_the_cases_have_in_common(fits, expres
 
 
 @pytest.mark.parametrize("name", ["it's", 'a"b', "a b", "$(x)", "a\\b", "", "a`b", "n\nl"])
-def test_a_name_that_cannot_be_typed_in_an_expression_is_in_none(name):
+def test_a_name_that_cannot_be_typed_has_no_expression(name):
     odd = Case(task="shift", method=name, architecture="x")
     assert marker_expression([odd], [odd, *CASES]) == ""
 
@@ -118,7 +118,7 @@ def test_a_run_with_blanks_and_quotes_survives_a_shell():
     assert words[-2:] == ["--baselines", "b;c"]
 
 
-def test_what_no_ledger_explains_has_no_command_that_would_fail():
+def test_explain_is_not_proposed_for_a_metric_without_a_ledger():
     known = observe_all([make_record(LORA), make_record(FULL)])
     commands = commands_for([finding(LORA, metric="accuracy")], known)
     assert not any("explain" in command for command in commands)
@@ -131,7 +131,7 @@ def test_a_drift_is_shown_by_the_history():
     assert commands[-1] == f"peft-regress history --case {LORA} --metric peak_bytes --all"
 
 
-def test_what_was_asked_for_is_asked_for_again():
+def test_matrix_and_strictness_are_repeated():
     known = observe_all([make_record(LORA), make_record(FULL)])
     typed = {"new": "r.json", "strict": True, "matrix": "extended"}
     pytest_, compare, *_ = commands_for([finding(LORA)], known, **typed)
@@ -149,19 +149,19 @@ def test_a_narrow_run_is_reproduced_without_the_rest_of_the_suite():
     )
 
 
-def test_a_storage_that_judges_is_not_named_twice():
+def test_the_storage_is_named_once_if_it_judges():
     typed = Invocation(old="b", new="r.json", baselines="b")
     assert compare_command(typed) == "peft-regress compare b r.json"
 
 
-def test_a_long_list_of_terms_is_left_out():
+def test_a_long_expression_is_left_out():
     known = {f"t/m{n}/a{n}": observe(make_record(f"t/m{n}/a{n}")) for n in range(100)}
     odd = [name for index, name in enumerate(known) if index % 2]
     (command, *_) = commands_for([finding(*odd)], known, new="r.json")
     assert command == "pytest benchmarks"
 
 
-def test_cases_that_nobody_knows_are_left_out():
+def test_unknown_cases_are_left_out():
     known = observe_all([make_record(FULL), make_record(GALORE)])
     (command, *_) = commands_for([finding(FULL, LORA)], known)
     assert command.startswith("pytest benchmarks -m \"case(task='shift')\"")

@@ -34,10 +34,10 @@ NEWER = {**ENVIRONMENT, "peft": "0.19.1"}
 OUR_CODES = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def told(
+def text_of(
     old: list[Any], new: list[Any], *, environment: Any = None, invocation: Any = None, **how: Any
 ) -> str:
-    """Return the text on a run of records judged by others."""
+    """Return the text on a run of some records judged by others."""
     invocation = Invocation(**{"new": "run.json", **(invocation or {})})
     comparison = compare(old, new, environment=environment, invocation=invocation)
     return verdict_text(comparison, **how)
@@ -48,7 +48,7 @@ def rows_of(text: str, case: str) -> list[str]:
 
 
 def too_wide(text: str, width: int) -> list[str]:
-    """Return the lines that are too wide though they could have been broken.
+    """Return the lines that are too wide although they can be broken.
 
     A number stays with its unit, and an option with its value.
     """
@@ -61,56 +61,56 @@ def too_wide(text: str, width: int) -> list[str]:
     return found
 
 
-# --- what it says -----------------------------------------------------------------------------
+# --- sentences ---------------------------------------------------------------------------------
 
 
 def test_a_regression_is_shown_with_its_cause_its_row_and_what_to_type(snapshot):
     old = make_record(LORA, {"forward_flops": 3_000_000_000}, ledger=LEDGER)
     new = make_record(LORA, {"forward_flops": 3_706_000_000}, ledger=LEDGER)
-    assert told([old], [new], environment=NEWER) == snapshot
+    assert text_of([old], [new], environment=NEWER) == snapshot
 
 
-def test_in_the_same_environment_the_code_did_it_and_no_release_is_looked_for():
-    text = told([make_record(LORA, {"forward_flops": 1})], [make_record(LORA)])
+def test_without_a_changed_package_the_code_is_named_and_no_bisection_is_proposed():
+    text = text_of([make_record(LORA, {"forward_flops": 1})], [make_record(LORA)])
     assert "why: no package changed, so the code under test did" in text
     assert "environment: as in the baseline" in text
     assert "bisect" not in text
 
 
-def test_of_several_packages_none_is_blamed():
+def test_several_changed_packages_are_counted_and_none_is_blamed():
     environment = {**NEWER, "torch": "2.14.0"}
     old, new = make_record(LORA, {"forward_flops": 1}), make_record(LORA)
-    text = told([old], [new], environment=environment)
+    text = text_of([old], [new], environment=environment)
     assert "why: one of the 2 packages that changed" in text
     assert "environment: peft 0.18.1 -> 0.19.1; torch 2.13.0 -> 2.14.0" in text
     assert "bisect" not in text
 
 
-def test_a_run_that_is_as_its_baseline_is_told_in_three_lines():
-    assert told([make_record(), make_record(FULL)], [make_record(), make_record(FULL)]) == (
+def test_an_unchanged_run_takes_three_lines():
+    assert text_of([make_record(), make_record(FULL)], [make_record(), make_record(FULL)]) == (
         "baseline: 0001_peft-0.18.1\nenvironment: as in the baseline\n\nno regression (2 unchanged)"
     )
 
 
-def test_better_is_folded_and_a_row_where_it_fails():
+def test_an_improvement_is_folded_and_has_a_row_if_it_fails():
     old, new = make_record(LORA), make_record(LORA, {"forward_flops": 3_000_000_000})
     old = make_record(LORA, {"forward_flops": 3_638_000_000})
-    folded = told([old], [new])
+    folded = text_of([old], [new])
     assert "better than the baseline:\n  improved in 1 case: forward_flops -17.54 %" in folded
     assert folded.splitlines()[-1] == "no regression (1 improved)"
-    strict = told([old], [new], invocation={"strict": True})
+    strict = text_of([old], [new], invocation={"strict": True})
     assert strict.startswith("1. improved in 1 case: forward_flops -17.54 %")
     assert re.search(r"^   shift/lora-r4/resnet18 +3.638 GFLOP +3.000 GFLOP", strict, re.MULTILINE)
     assert "FAILED by strictness: 1 case better than the baseline" in strict
 
 
-def test_of_one_finding_what_fails_is_a_row_and_what_got_better_is_folded():
-    """Both moved at the same place: FLOPs fell in both, and in one of them the peak rose."""
+def test_a_finding_is_split_into_failing_rows_and_folded_improvements():
+    """Both have one cause: FLOPs fell in both cases, and in one of them the peak rose."""
     before = {"forward_flops": 3_000_000_000, "peak_bytes": 100_000_000}
     after = {**before, "forward_flops": 2_000_000_000}
     worse = {**after, "peak_bytes": 200_000_000}
     old = [make_record(LORA, before), make_record(UNSEEN_LORA, before)]
-    text = told(old, [make_record(LORA, after), make_record(UNSEEN_LORA, worse)])
+    text = text_of(old, [make_record(LORA, after), make_record(UNSEEN_LORA, worse)])
     failing, _, folded = text.partition("better than the baseline:")
     assert failing.startswith("1. regressed in 1 case: peak_bytes +100 %")
     assert rows_of(failing, UNSEEN_LORA)
@@ -120,7 +120,7 @@ def test_of_one_finding_what_fails_is_a_row_and_what_got_better_is_folded():
 
 def test_a_metric_without_a_ratio_is_named():
     old = make_record(LORA, {"forward_flops": 4})
-    text = told([old], [make_record(LORA, {"forward_flops": 6, "projection_flops": 5})])
+    text = text_of([old], [make_record(LORA, {"forward_flops": 6, "projection_flops": 5})])
     assert "   new, gone, or zero in the baseline: projection_flops\n" in text
 
 
@@ -162,7 +162,7 @@ def test_a_metric_that_another_case_of_the_baseline_has_is_no_new_metric():
 
 def test_a_case_that_newly_fails_has_a_row_with_its_error():
     error = Failure(type="KeyError", message="'conv1'")
-    text = told([make_record()], [make_record(status="error", error=error)])
+    text = text_of([make_record()], [make_record(status="error", error=error)])
     assert text.startswith("1. newly failing in 1 case: ok -> error (KeyError: 'conv1')")
     (row,) = rows_of(text, LORA)
     assert row.split() == [LORA, "ok", "error", "(KeyError:", "'conv1')"]
@@ -185,31 +185,31 @@ def test_a_case_that_newly_fails_has_a_row_with_its_error():
         ),
     ],
 )
-def test_a_hole_is_named_with_its_remedy(old, new, verdict, remedy):
-    text = told([make_record(name) for name in old], [make_record(name) for name in new])
+def test_a_case_that_was_not_compared_is_named_with_its_remedy(old, new, verdict, remedy):
+    text = text_of([make_record(name) for name in old], [make_record(name) for name in new])
     assert f"{verdict}\n   {FULL}\n" in text
     assert remedy in " ".join(text.split())
     assert "peft-regress accept run.json" in text
 
 
-def test_another_definition_is_a_hole_with_its_remedy():
-    text = told([make_record()], [make_record(definition="sha256:another")])
+def test_a_changed_definition_is_shown_with_its_remedy():
+    text = text_of([make_record()], [make_record(definition="sha256:another")])
     assert text.startswith("incomparable in 1 case: definition changed")
     assert "until the new numbers are accepted" in text
 
 
-def test_without_a_run_file_it_is_written_first():
-    text = told(
+def test_without_a_run_file_the_first_step_writes_one():
+    text = text_of(
         [make_record(LORA, {"forward_flops": 1})], [make_record()], invocation={"new": None}
     )
     assert "explain" not in text
     assert "run again with `--regress-save run.json`, then:" in text
 
 
-def test_a_storage_that_is_not_the_usual_one_is_named_in_every_command():
+def test_an_unusual_storage_is_named_in_every_command():
     typed = {"new": "my run.json", "baselines": "other place"}
     old, new = [make_record(LORA, {"forward_flops": 1})], [make_record(LORA, {"forward_flops": 2})]
-    text = told(old, new, invocation=typed).replace("\\\n", "")
+    text = text_of(old, new, invocation=typed).replace("\\\n", "")
     commands = [shlex.split(line) for line in text.splitlines() if "peft-regress " in line]
     assert commands == [
         [
@@ -223,10 +223,10 @@ def test_a_storage_that_is_not_the_usual_one_is_named_in_every_command():
     ]  # fmt: skip
 
 
-def test_folded_names_are_cut_and_whole_where_it_is_verbose():
+def test_folded_names_are_cut_unless_the_report_is_verbose():
     broken = {"merge": False}
     records = [make_record(f"task{'x' * i}/m{i}/net{i}", invariants=broken) for i in range(40)]
-    brief, whole = told(records, records), told(records, records, verbose=True)
+    brief, whole = text_of(records, records), text_of(records, records, verbose=True)
     assert " ..." in brief
     assert "invariant merge is false in 40 cases" in brief
     for record in records:
@@ -234,17 +234,17 @@ def test_folded_names_are_cut_and_whole_where_it_is_verbose():
 
 
 @pytest.mark.parametrize("missing", [False, True])
-def test_cases_that_would_look_alike_are_told_apart(missing):
+def test_cases_whose_ids_look_alike_get_different_names(missing):
     ids = [f"t/{'x' * 200}{end}/a" for end in "pq"] + ["t/a\x01b/a", "t/a\x02b/a"]
     old = [make_record(name, {"forward_flops": 1}) for name in ids]
     new = [] if missing else [make_record(name, {"forward_flops": 2}) for name in ids]
-    text = told(old, [*new, make_record(LORA)])
+    text = text_of(old, [*new, make_record(LORA)])
     assert len(set(re.findall(r"t/\S+(?: b/a)?~[0-9a-f]{8}", text))) == len(ids)
 
 
-def test_rank_4_stands_before_rank_16():
+def test_rank_4_comes_before_rank_16():
     ids = [f"shift/lora-r{rank}/resnet18" for rank in (1, 4, 16)]
-    text = told([make_record(n, {"aten_ops": 1}) for n in ids], [make_record(n) for n in ids])
+    text = text_of([make_record(n, {"aten_ops": 1}) for n in ids], [make_record(n) for n in ids])
     assert re.findall(r"^ +(shift/\S+) ", text, re.MULTILINE)[: len(ids)] == ids
 
 
@@ -252,7 +252,7 @@ def test_rank_4_stands_before_rank_16():
 
 
 @pytest.mark.parametrize("width", [100, 80, 40, 20])
-def test_the_release_that_doubled_a_convolution_is_told_at_any_width(width):
+def test_the_release_that_doubled_a_convolution_is_shown_at_any_width(width):
     (old,), (new,) = STORAGE.glob("0004_*"), STORAGE.glob("0007_*")
     before, after = read_run(old).run, read_run(new).run
     comparison = compare(observations_of(before, "0004"), after)
@@ -272,10 +272,10 @@ def test_the_release_that_doubled_a_convolution_is_told_at_any_width(width):
         )
 
 
-# --- whatever is in the files ------------------------------------------------------------------
+# --- any two run files -------------------------------------------------------------------------
 
 hostile_ids = (LORA, UNSEEN_LORA, FULL, GALORE, f"shift/{'m' * 300}/resnet18", "a\x1b[31m/b\n/漢字")
-looks = st.builds(
+layouts = st.builds(
     Layout,
     width=st.integers(20, 200),
     colour=st.booleans(),
@@ -283,8 +283,8 @@ looks = st.builds(
 )
 
 
-@fuzz(runs(ids=hostile_ids), runs(ids=hostile_ids), looks, st.booleans(), examples=150)
-def test_whatever_two_runs_hold_every_failure_is_told_and_it_fits(old, new, layout, strict):
+@fuzz(runs(ids=hostile_ids), runs(ids=hostile_ids), layouts, st.booleans(), examples=150)
+def test_every_failure_of_any_two_runs_is_shown_within_the_width(old, new, layout, strict):
     references, invocation = observations_of(old, "old\x1brun"), Invocation(strict=strict)
     comparison = compare(references, new, invocation=invocation)
     text = verdict_text(comparison, layout=layout)
@@ -295,7 +295,7 @@ def test_whatever_two_runs_hold_every_failure_is_told_and_it_fits(old, new, layo
     failing = FAILING | UNACCEPTED if strict else FAILING
     for case in comparison.cases:
         if case.verdict in failing:
-            # A hostile id may have blanks, and be broken there.
+            # A line may break at the blanks of a hostile id.
             assert layout.shown(clean(case.id)) in " ".join(plain.split()), case
         elif case.verdict in ("missing", "new", "incomparable"):
             assert case.verdict in plain

@@ -24,7 +24,7 @@ class SortedFindings(NamedTuple):
 
     failing: tuple[Finding, ...]
     """Every case that fails is in one of these."""
-    holes: tuple[Finding, ...]
+    incomplete: tuple[Finding, ...]
     """Cases that were not compared."""
     better: tuple[Finding, ...]
 
@@ -43,7 +43,7 @@ def sort_findings(comparison: Comparison) -> SortedFindings:
             rest.append(dataclasses.replace(finding, members=passes))
     return SortedFindings(
         failing=tuple(failing),
-        holes=tuple(finding for finding in rest if finding.verdict in INCOMPLETE),
+        incomplete=tuple(finding for finding in rest if finding.verdict in INCOMPLETE),
         better=tuple(finding for finding in rest if finding.verdict in UNACCEPTED),
     )
 

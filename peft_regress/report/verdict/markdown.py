@@ -76,8 +76,8 @@ class _Page:
         self.names = short_names(self.ids)
         self.packages = package_changes(comparison, self.ids)
         self.writer = FindingWriter(comparison, self.names)
-        failing, holes, self.better = sort_findings(comparison)
-        self.findings = failing + holes
+        failing, incomplete, self.better = sort_findings(comparison)
+        self.findings = failing + incomplete
 
     def text(self, extent: Extent) -> str:
         """Return the whole page."""

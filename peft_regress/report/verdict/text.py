@@ -61,18 +61,18 @@ def verdict_text(
     `problems`: sentences after it on what else fails the run.
     """
     names = short_names(case.id for case in comparison.cases)
-    failing, holes, better = sort_findings(comparison)
+    failing, incomplete, better = sort_findings(comparison)
     most_lines = None if verbose else _MOST_NAME_LINES
     folded: list[tuple[str, Mapping[str, Sequence[str]]]] = [
         ("better than the baseline:", {finding_headline(one): one.cases for one in better}),
         ("known defects, in the baseline too:", _defects(comparison)),
     ]
     steps = [*next_steps(failing, comparison)]
-    if failing or holes or better:
+    if failing or incomplete or better:
         steps.append(accepting(comparison.invocation))
     blocks = [
         *_failing_blocks(failing, comparison, names, layout),
-        *(_hole_block(finding, names, layout) for finding in holes),
+        *(_incomplete_block(finding, names, layout) for finding in incomplete),
         *(_folded(title, kept, layout, most_lines=most_lines) for title, kept in folded if kept),
         *_setting(comparison, layout),
         *([_steps_block(steps, layout)] if steps else []),
@@ -126,7 +126,7 @@ def _without_ratio(finding: Finding, shown: Collection[str]) -> list[str]:
     return [f"new, gone, or zero in the baseline: {', '.join(left)}"] if left else []
 
 
-def _hole_block(finding: Finding, names: Mapping[str, str], layout: Layout) -> str:
+def _incomplete_block(finding: Finding, names: Mapping[str, str], layout: Layout) -> str:
     headline = layout.wrapped(finding_headline(finding), indent=_INDENT)
     below = (case_set([names[case] for case in finding.cases]), _REMEDIES[finding.verdict])
     lines = [layout.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in below]
