@@ -162,7 +162,7 @@ def test_a_clean_run_prints_its_counts_last_and_the_numbers_where_it_is_asked(ac
 def test_where_nothing_judges_it_prints_the_numbers_first(project):
     done = project.run("--regress-save=run.json")
     shown = done.stdout.partition("= peft_regress =")[2]
-    assert re.search(r"^shift/head/tiny +130 .*1 new: ", shown, re.MULTILINE | re.DOTALL)
+    assert re.search(r"^shift/head/tiny +130 .*new in 1 case: ", shown, re.MULTILINE | re.DOTALL)
 
 
 def test_other_letters_than_ascii_are_escapes_where_that_is_asked(project):
@@ -352,7 +352,7 @@ def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, nar
     done = project.run("--regress-save=run.json", *narrowing)
     assert done.returncode == 1
     assert "1 missing" in done.stdout
-    assert "shift/full/tiny" in done.stdout.partition("1 missing")[2]
+    assert "shift/full/tiny" in done.stdout.partition("missing in 1 case")[2]
     assert not project.saved().selection.complete
 
 
