@@ -27,42 +27,43 @@ FOLDER = "PEFT_REGRESS_MEASURED_ONCE"
 
 
 def install(conftest: str) -> None:
-    """Replay what was measured under a conftest.py with this text."""
-    measure = getattr(RegressSession._measured, "real", RegressSession._measured)
+    """Replay the records that were measured under a conftest.py with this text."""
 
     def replayed(self: RegressSession, case: Any, run_rounds: Any, *, timed: bool) -> Any:
-        adapters = self._adapters
         files = _files(self.options.baselines, case.method)
-        kept = Path(os.environ[FOLDER]) / _digest(
-            conftest, case.id, f"timed: {timed}, keeps: {adapters is not None}", *files
-        )
-        if not kept.exists():
-            result = _at_one_speed(measure(self, case, run_rounds, timed=timed))
-            kept.mkdir(exist_ok=True)
-            if adapters and (mine := adapters / case.id.replace("/", "--")).is_dir():
-                shutil.copytree(mine, kept / mine.name, dirs_exist_ok=True)
-            (kept / "record.json").write_bytes(msgspec.json.encode(result.record))
-            return result
-        record = msgspec.json.decode((kept / "record.json").read_bytes(), type=Record)
-        if record.status == "ok":
+        kept = Path(os.environ[FOLDER]) / _digest(conftest, case.id, *files)
+        if not (kept / "record.json").exists():
+            _measure(self, case, run_rounds, kept)
+        elif (kept / "ran").exists():
             run_rounds(lambda: None, setup=lambda: ((), {}), teardown=lambda: None, rounds=3)
-        for folder in (path for path in kept.iterdir() if path.is_dir()):
+        for folder in (path for path in kept.iterdir() if path.is_dir() and self._adapters):
             with contextlib.suppress(OSError):  # `keep_adapter` does without, too
-                shutil.copytree(folder, adapters / folder.name, dirs_exist_ok=True)
+                shutil.copytree(folder, self._adapters / folder.name, dirs_exist_ok=True)
+        record = msgspec.json.decode((kept / "record.json").read_bytes(), type=Record)
+        record = _at_one_speed(record, timed=timed)
         return SimpleNamespace(record=record, status=record.status)
 
-    replayed.real = measure
     RegressSession._measured = replayed
     session.describe_machine = _machine
 
 
-def _at_one_speed(result: Any) -> Any:
-    """Return the result as if each step had taken 2 ms: a busy machine must not fail a test."""
-    metrics = dict(result.record.metrics)
-    if "step_seconds" in metrics:
+def _measure(gate: RegressSession, case: Any, run_rounds: Any, kept: Path) -> None:
+    from peft_regress.measure import Recipe, measure
+
+    recipe = Recipe.of(case, gate.options.baselines)
+    kept.mkdir(exist_ok=True)
+    found = measure(recipe, profiles=gate._profiles(), run_rounds=run_rounds, keep_adapters=kept)
+    if found.status == "ok":
+        (kept / "ran").touch()
+    (kept / "record.json").write_bytes(msgspec.json.encode(found.record))
+
+
+def _at_one_speed(record: Record, *, timed: bool) -> Record:
+    """Return the record as if each step had taken 2 ms: a busy machine must not fail a test."""
+    metrics = dict(record.metrics)
+    if metrics.pop("step_seconds", None) and timed:
         metrics["step_seconds"] = make_metric("step_seconds", 0.002, [0.002] * 3)
-    record = msgspec.structs.replace(result.record, metrics=metrics)
-    return SimpleNamespace(record=record, status=record.status)
+    return msgspec.structs.replace(record, metrics=metrics)
 
 
 def _machine() -> Machine:

@@ -51,15 +51,15 @@ def test_case(case, peft_regress):
 """
 
 NETWORK = """
-from tiny_network import TinyNetwork, tiny_network
-
-class Network(TinyNetwork):
-    def forward(self, images):
-        {statement}
-        return super().forward(images)
-
 class Architecture(Architecture):
     def build(self, *, num_classes, seed):
+        from tiny_network import TinyNetwork, tiny_network
+
+        class Network(TinyNetwork):
+            def forward(self, images):
+                {statement}
+                return super().forward(images)
+
         model = tiny_network(num_classes=num_classes, seed=seed)
         model.__class__ = Network
         return model
