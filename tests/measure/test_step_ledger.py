@@ -227,6 +227,7 @@ def test_galores_projectors_are_split_by_the_layers_they_project() -> None:
     assert moved(svds)["layer1.0.conv1"] == 6 * 576 * 64**2 + 20 * 64**3
 
 
+@pytest.mark.slow
 def test_the_first_profile_of_a_process_is_that_of_any_other() -> None:
     """GaLore's library makes tensors when it is imported, which is when it is first asked for."""
     code = (

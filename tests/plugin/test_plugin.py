@@ -69,6 +69,10 @@ TWICE = NETWORK.format(statement="self.conv(images)")
 POISON = NETWORK.format(statement="images = images * float('nan')")
 
 
+WORKERS = pytest.param(("-n", "2"), marks=pytest.mark.slow)
+"""Two workers of pytest-xdist take seconds to start."""
+
+
 class Done(NamedTuple):
     returncode: int
     stdout: str
@@ -375,7 +379,7 @@ def test_a_renamed_case_is_missing_and_new_until_the_old_id_is_retired(project):
     assert "1 new, 1 unchanged" in done.stdout
 
 
-@pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("test_suite.py",), ("-n", "2")])
+@pytest.mark.parametrize("narrowing", [(), ("-k", "tiny"), ("test_suite.py",), WORKERS])
 def test_a_case_that_a_hook_takes_away_is_a_hole_and_not_deselected(project, narrowing):
     hook = "def pytest_collection_modifyitems(items):\n    del items[0]\n"
     project.configure(methods=("full", "head"), extra=hook)
@@ -411,7 +415,7 @@ def test_xdist_gives_the_same_verdicts_and_the_same_run_file_but_for_times(accep
         assert {k: v for k, v in record.metrics.items() if k not in timed} == other.metrics
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["serial", "xdist"])
+@pytest.mark.parametrize("workers", [(), WORKERS], ids=["serial", "xdist"])
 def test_pytest_s_own_junit_file_has_the_metrics_as_properties(accepted, workers):
     done = accepted.run(*workers, "-k", "head", "--junitxml=junit.xml", "--regress-save=run.json")
     assert done.returncode == 0
@@ -667,6 +671,7 @@ def test_the_summary_of_a_step_on_github_is_added_to(accepted, monkeypatch):
     assert (accepted.root / "other.md").read_text() == mine
 
 
+@pytest.mark.slow
 def test_a_summary_on_standard_output_stands_in_the_output(accepted):
     done = accepted.pytester.runpytest_subprocess(*SELECT, "--regress-summary=/dev/stdout")
     assert "## peft_regress: no regression" in done.stdout.str()
@@ -689,6 +694,7 @@ def test_a_file_of_benchmark_json_is_a_run_file_too(accepted):
     }
 
 
+@pytest.mark.slow
 def test_a_malformed_marker_under_xdist_fails_with_the_reason_and_no_traceback(project):
     text = "import pytest\n@pytest.mark.case('TC-1')\ndef test_one(peft_regress):\n"
     (project.root / "test_suite.py").write_text(text + "    peft_regress(None)\n")
@@ -832,7 +838,7 @@ def two_matrices(project):
     return project
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
+@pytest.mark.parametrize("workers", [(), WORKERS], ids=["serial", "xdist"])
 def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, workers):
     done = two_matrices.run("--regress-save=run.json", *workers)
     assert "1 case of the other matrix not measured: use --regress-matrix other" in done.stdout
@@ -879,7 +885,7 @@ def regressed_on_github(accepted, monkeypatch, *arguments):
     return accepted.run(*SELECT, *arguments)
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2"), ("--regress-shard=1/1",), ("-q",)])
+@pytest.mark.parametrize("arguments", [(), WORKERS, ("--regress-shard=1/1",), ("-q",)])
 def test_on_github_the_test_s_line_is_annotated_with_what_regressed(
     accepted, monkeypatch, arguments
 ):
@@ -896,7 +902,7 @@ def test_on_github_the_test_s_line_is_annotated_with_what_regressed(
     assert line.endswith("%0Ashift/head/tiny%0Ashift/lora-r4/tiny")
 
 
-@pytest.mark.parametrize("arguments", [(), ("-n", "2")])
+@pytest.mark.parametrize("arguments", [(), WORKERS])
 def test_on_github_no_message_of_a_library_is_a_command(accepted, monkeypatch, arguments):
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     said = f"raise RuntimeError('{'x ' * 50}::error::boom ##[error]bam {'::warning::x ' * 9}')"

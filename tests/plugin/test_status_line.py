@@ -47,6 +47,11 @@ def test_case(case):
 FIRST = "0 of 4 cases done, 4 left; now shift/a-r0/net"
 
 
+def slow(*values):
+    """Run it in CI only: each starts a process in a terminal of its own."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture
 def suite(tmp_path, monkeypatch):
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
@@ -93,13 +98,13 @@ FAILS = {"FAILS": "shift/a-r1/net", "HOW": "raise ValueError('too bad')"}
     ("arguments", "environment"),
     [
         ((), {}),
-        (("-v",), {}),
+        slow(("-v",), {}),
         (("-vv", "--color=yes"), FAILS),
-        (("-x",), FAILS),
+        slow(("-x",), FAILS),
         ((), {**FAILS, "HOW": "raise KeyboardInterrupt"}),
-        ((), {**FAILS, "HOW": "import warnings; warnings.warn('look out')"}),
-        (("-n", "2"), {}),
-        (("-p", "no:cacheprovider"), {}),
+        slow((), {**FAILS, "HOW": "import warnings; warnings.warn('look out')"}),
+        slow(("-n", "2"), {}),
+        slow(("-p", "no:cacheprovider"), {}),
     ],
     ids=["dots", "names", "failure", "first-failure", "interrupt", "warning", "xdist", "no-cache"],
 )
@@ -133,9 +138,9 @@ def test_a_worker_that_dies_leaves_no_line_behind_and_its_case_is_done(suite):
     [
         (("-q",), {}),
         (("-s",), {}),
-        (("-o", "log_cli=true"), {}),
-        (("--setup-show",), {}),
-        (("-p", "no:terminal"), {}),
+        slow(("-o", "log_cli=true"), {}),
+        slow(("--setup-show",), {}),
+        slow(("-p", "no:terminal"), {}),
         ((), {"CI": "true"}),
         ((), {"TERM": "dumb"}),
     ],
@@ -173,7 +178,8 @@ def test_the_time_left_is_known_from_the_last_run_and_kept_a_case(suite):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "7", '{"shift/a-r0/net": "soon", "b": [], "c": -1, "d": 1e999}']
+    "content",
+    [slow(""), slow("[]"), "7", '{"shift/a-r0/net": "soon", "b": [], "c": -1, "d": 1e999}'],
 )
 def test_a_cache_that_holds_anything_else_is_as_good_as_none(suite, content):
     cached(suite).parent.mkdir(parents=True)

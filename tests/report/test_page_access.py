@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from page_browser import PageUnderTest
 from page_world import page_data
@@ -103,7 +101,13 @@ def opened(browser, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("width", "scheme"), list(itertools.product([1280, 360], ["light", "dark"])), ids=str
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (360, "dark"),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+        pytest.param(360, "light", marks=pytest.mark.slow),
+    ],
 )
 def test_every_view_fits_is_legible_and_asks_nothing(opened, width, scheme):
     opened.page.set_viewport_size({"width": width, "height": 800})
