@@ -10,6 +10,7 @@ import peft
 import peft.optimizers
 import peft.tuners.boft.layer as boft_layer
 import pytest
+import setuptools  # noqa: F401  (BOFT's module needs it before anybody imports distutils)
 import torch
 from tiny_methods import adapted, each, loaded, method_named, trained
 from tiny_network import tiny_data, tiny_network
@@ -330,8 +331,6 @@ def test_oft_needs_a_map_as_large_as_the_kernel_without_padding() -> None:
         _rotation(3)(torch.rand(2, 4, 2, 2))
 
 
-# Importing torch.utils.cpp_extension imports distutils, unless setuptools came first.
-@pytest.mark.filterwarnings("ignore:The distutils package is deprecated")
 def test_boft_never_tries_to_compile_and_leaves_peft_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
