@@ -8,8 +8,6 @@ import msgspec
 
 from peft_regress.errors import InputError
 
-__all__ = ["BFLOAT16_SUFFIX", "Adaptation", "Case", "Json", "split_case_id"]
-
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 BFLOAT16_SUFFIX = "-bf16"

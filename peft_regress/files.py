@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Lock", "append_bytes", "is_folder", "opened_lock", "read_bytes", "write_atomic"]
-
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
 

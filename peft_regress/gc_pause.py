@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["paused_gc"]
-
 
 @contextmanager
 def paused_gc() -> Iterator[None]:

@@ -11,21 +11,6 @@ from typing import Any, Literal
 
 import msgspec
 
-__all__ = [
-    "BATCH_SUFFIX",
-    "COST_METRICS",
-    "INVARIANTS",
-    "METRICS",
-    "Direction",
-    "Kind",
-    "Metric",
-    "MetricSpec",
-    "Unit",
-    "format_change",
-    "format_value",
-    "make_metric",
-]
-
 Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
 Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "seconds", "info"]

@@ -17,8 +17,6 @@ from typing import Any, Literal, Protocol, get_args
 
 from peft_regress.errors import InputError, UnknownNameError
 
-__all__ = ["Family", "Named", "RegistryName", "add", "get", "items", "names", "remove"]
-
 RegistryName = Literal["method", "architecture", "task"]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gettext
 
-__all__ = ["clean", "count_of", "printable"]
-
 _LONGEST_TEXT = 160
 
 

@@ -26,19 +26,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.runs.schema import Run
 
-__all__ = [
-    "LARGEST_BYTES",
-    "ChosenAdapter",
-    "StoredAdapter",
-    "adapters_of_run",
-    "choose_adapters",
-    "gather_adapters",
-    "keep_adapter",
-    "prune_adapters",
-    "store_adapters",
-    "stored_adapter",
-]
-
 LARGEST_BYTES: Final = 2 * 2**20
 """Larger adapters are not kept: those of forty methods must fit into 10 MB."""
 

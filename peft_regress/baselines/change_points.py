@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FEWEST_POINTS", "can_find_change_points", "find_change_points"]
-
 _SHORTEST_LEVEL = 3
 FEWEST_POINTS = 2 * _SHORTEST_LEVEL
 """A level shorter than three points could as well be an outlier."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Role, Run
 
-__all__ = ["accept_run", "baseline_files", "read_runs"]
-
 _ENTRY_NAME = re.compile(r"^(\d{4,})_.+\.json$")
 _OTHER_FOLDERS = frozenset({"sources", "adapters"})
 

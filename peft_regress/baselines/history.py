@@ -27,18 +27,6 @@ if TYPE_CHECKING:
 
     from peft_regress.runs.schema import Record, Run
 
-__all__ = [
-    "CaseHistory",
-    "by_release",
-    "present_entries",
-    "present_run",
-    "read_entries",
-    "records_by_case",
-    "select_cases",
-    "select_histories",
-]
-
-
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
 """Which role of an entry shows a case's present numbers first."""
 

@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
 
-__all__ = [
-    "Named",
-    "find_input",
-    "find_named",
-    "load_references",
-    "named_case",
-    "named_cases",
-]
-
 
 class Named(NamedTuple):
     """What a name stands for; nothing is read yet."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Acceptance
 
-__all__ = ["by_date", "newest_references", "references_with_drift", "retirable_cases"]
-
 
 def newest_references(stored: Iterable[RunFile]) -> dict[str, Observation]:
     """Return each case of the newest entry of role `baseline` that holds it, by id.

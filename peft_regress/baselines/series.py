@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Kind, Metric, Unit
     from peft_regress.runs.schema import Record, Role, Run
 
-__all__ = ["STATUS", "Entry", "Jump", "Line", "Point", "jumps_of", "make_line"]
-
 _SMALLEST = 1e-12
 """Stands for zero in a logarithm."""
 STATUS = "status"

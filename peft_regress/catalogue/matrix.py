@@ -20,19 +20,6 @@ from peft_regress.registry import RegistryName
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = [
-    "DEFAULT_MATRIX",
-    "case_params",
-    "check_matrix",
-    "check_rank",
-    "checked_case",
-    "matrices_of",
-    "matrix_cases",
-    "parse_case_id",
-    "select_cases",
-    "shard_of",
-]
-
 DEFAULT_MATRIX: Final = "default"
 
 _RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")

@@ -11,18 +11,13 @@ from peft_regress.baselines.adapters import choose_adapters, store_adapters
 from peft_regress.baselines.entries import accept_run
 from peft_regress.baselines.named import find_named
 from peft_regress.baselines.references import retirable_cases
-from peft_regress.cli.options import (
-    baselines_option,
-    examples,
-)
+from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
 from peft_regress.report.terminal import echo
 from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["command"]
 
 
 @click.command(

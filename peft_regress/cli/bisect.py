@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.bisect import Bisection
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
-__all__ = ["command"]
-
 _ABSENT_EXIT = 3
 
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
 
-__all__ = ["command"]
-
 
 @click.command(
     "compare",

@@ -10,15 +10,9 @@ import click
 from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import check_rank
-from peft_regress.cli.options import (
-    examples,
-    format_option,
-    print_json,
-)
+from peft_regress.cli.options import examples, format_option, print_json
 from peft_regress.report.cost import cost_document, encode_cost
 from peft_regress.report.terminal import echo, show
-
-__all__ = ["command"]
 
 
 @click.command(
@@ -65,11 +59,7 @@ def command(architecture: str, method: str, rank: int | None, output: str, **set
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
-    from peft_regress.measure.step_profile import (  # torch
-        CostSettings,
-        checked_cost,
-        cost_metrics,
-    )
+    from peft_regress.measure.step_profile import CostSettings, checked_cost, cost_metrics  # torch
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)

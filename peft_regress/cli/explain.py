@@ -8,19 +8,12 @@ import click
 
 from peft_regress import report
 from peft_regress.baselines.named import named_case
-from peft_regress.cli.options import (
-    baselines_option,
-    examples,
-    format_option,
-    print_json,
-)
+from peft_regress.cli.options import baselines_option, examples, format_option, print_json
 from peft_regress.gate.attribution import changed_costs
 from peft_regress.report.terminal import show
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["command"]
 
 
 @click.command("explain", epilog=examples("peft-regress explain 0004 0007 shift/dora-r1/resnet18"))

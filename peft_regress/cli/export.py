@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress.baselines.named import find_input
-from peft_regress.cli.options import (
-    NamedPath,
-    baselines_option,
-    cases_option,
-    examples,
-)
+from peft_regress.cli.options import NamedPath, baselines_option, cases_option, examples
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, write_atomic
 from peft_regress.report.export import EXPORTERS, directions, left_out, narrow, texts_of
@@ -23,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from peft_regress.report.export import Exporter
-
-__all__ = ["command"]
 
 
 @click.command(

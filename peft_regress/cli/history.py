@@ -20,8 +20,6 @@ from peft_regress.report.terminal import show
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["command"]
-
 
 @click.command(
     "history", epilog=examples("peft-regress history --cases 'shift/lora-r4/*' --metric 'peak*'")

@@ -15,8 +15,6 @@ from peft_regress.cli.options import (
 )
 from peft_regress.report.terminal import echo
 
-__all__ = ["command"]
-
 
 @click.command("list", epilog=examples("peft-regress list --cases 'shift/*'"))
 @cases_option()

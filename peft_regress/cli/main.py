@@ -17,8 +17,6 @@ from peft_regress.errors import AbsentError, PeftRegressError
 from peft_regress.report.terminal import as_ascii, discard_stream, echo, escape_unencodable
 from peft_regress.text import printable
 
-__all__ = ["COMMANDS", "cli", "main"]
-
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
 

@@ -15,21 +15,6 @@ from peft_regress.report.terminal import echo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = [
-    "USUAL_STORAGE",
-    "NamedPath",
-    "baselines_option",
-    "cases_option",
-    "environment_options",
-    "examples",
-    "format_option",
-    "matrix_option",
-    "output_file",
-    "print_json",
-    "strict_option",
-]
-
-
 USUAL_STORAGE = Path("baselines")
 """The storage that commands use unless another one is named."""
 

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.baselines.history import (
-    present_entries,
-    present_run,
-    read_entries,
-    select_cases,
-)
+from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
 from peft_regress.cli.options import (
     baselines_option,
     cases_option,
@@ -35,8 +30,6 @@ if TYPE_CHECKING:
 
     from peft_regress.baselines.series import Entry
     from peft_regress.runs.schema import Run
-
-__all__ = ["command"]
 
 
 @click.command(

@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress import registry
-from peft_regress.cli.options import (
-    baselines_option,
-    examples,
-)
+from peft_regress.cli.options import baselines_option, examples
 from peft_regress.errors import AbsentError
 from peft_regress.report.terminal import echo
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-__all__ = ["command"]
 
 
 @click.command("sources", epilog=examples("peft-regress sources --check"))

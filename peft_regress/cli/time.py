@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.paired_times import CaseTimes
 
-__all__ = ["command"]
-
 
 @click.command(
     "time",

@@ -25,11 +25,7 @@ from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
 from peft_regress.environments.upgrade import upgrade_report
-from peft_regress.environments.upgrade.upgrade import (
-    UpgradeSettings,
-    has_same_libraries,
-    upgrade,
-)
+from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_libraries, upgrade
 from peft_regress.errors import InputError
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import echo, print_progress, show, write_markdown
@@ -39,13 +35,11 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peft_regress.environments.overlay.overlay import Overlay
+    from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.runs.schema import Record
-
-__all__ = ["command"]
 
 
 @click.command(

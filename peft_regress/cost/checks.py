@@ -20,8 +20,6 @@ from peft_regress.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["check_model", "check_optimizer", "check_step"]
-
 
 def check_step(
     input_shape: Sequence[int], num_classes: int, loss: Loss, dtype: torch.dtype

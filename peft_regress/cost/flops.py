@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["convolution_flops"]
-
 aten = torch.ops.aten
 
 

@@ -16,19 +16,6 @@ from peft_regress.errors import InputError, PeftRegressError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = [
-    "UncountedOperatorError",
-    "checked_count",
-    "does_matrix_work",
-    "formula_of",
-    "location_of",
-    "paper_formula_of",
-    "register_flop_formula",
-    "register_paper_formula",
-    "register_products",
-    "takes_one_dtype",
-]
-
 Formula = TypeVar("Formula", bound="Callable[..., int]")
 
 _FORMULAS: dict[Any, Callable[..., int]] = {}

@@ -11,8 +11,6 @@ from peft_regress.cost.formulas import register_products
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["is_svd"]
-
 aten = torch.ops.aten
 
 

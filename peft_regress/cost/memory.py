@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["CATEGORIES", "ByteSite", "Category", "MemoryEvent", "MemorySummary", "summarize_memory"]
-
 Category = Literal["param", "buffer", "grad", "activation", "temp", "optimizer"]
 
 CATEGORIES: tuple[Category, ...] = get_args(Category)

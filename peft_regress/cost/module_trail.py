@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.hooks import RemovableHandle
 
-__all__ = ["ModuleTrail", "module_names"]
-
 _PEFT_PREFIX = "base_model.model"
 
 

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-__all__ = ["Operator", "describe"]
-
-
 _NO_FOREACH = (
     "One kernel over many tensors hides its parts: construct the optimizer with foreach=False "
     "and fused=False."

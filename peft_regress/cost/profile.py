@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cost.recorder import Phase
 
-__all__ = ["profile_step"]
-
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
     model: nn.Module,

@@ -27,8 +27,6 @@ from peft_regress.cost.storages import Holding, grow_storages, has_parts, storag
 if TYPE_CHECKING:
     from torch import UntypedStorage, nn
 
-__all__ = ["FlopEvent", "Phase", "StepRecorder"]
-
 Phase = Literal["forward", "backward", "optimizer", "projection"]
 
 _CATEGORY_OF_PHASE: dict[Phase, Category] = {

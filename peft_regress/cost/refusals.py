@@ -18,19 +18,6 @@ from peft_regress.errors import PeftRegressError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = [
-    "NothingToTrainError",
-    "UnprofilableModelError",
-    "cannot_be_fake",
-    "check_dtypes",
-    "check_is_seen",
-    "check_layout",
-    "check_objective",
-    "check_outsider",
-    "checked_logits",
-    "layout_problem",
-]
-
 
 class NothingToTrainError(PeftRegressError):
     """No parameter of the model would get a gradient: there is no step to measure."""

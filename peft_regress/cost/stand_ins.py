@@ -19,8 +19,6 @@ from peft_regress.cost.storages import can_be_taken_apart
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["cloner", "swapped_tensors"]
-
 # What every module has besides its tensors: hooks and flags, which hold none.
 _OWN_ATTRIBUTES = frozenset(vars(nn.Module()))
 

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cost.recorder import FlopEvent, Phase, StepRecorder
 
-__all__ = ["FlopSite", "Loss", "Mark", "StepCost", "StepMarks", "mark", "step_cost"]
-
 Loss = Literal["cross-entropy", "sum"]
 """What a step minimizes: cross-entropy with labels, or the sum of the logits."""
 

@@ -14,8 +14,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["real_sizes_of"]
-
 Sizes = Iterator[tuple[Tensor, int]]
 
 aten = torch.ops.aten

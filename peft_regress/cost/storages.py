@@ -17,15 +17,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cost.memory import Category
 
-__all__ = [
-    "Holding",
-    "can_be_taken_apart",
-    "grow_storages",
-    "has_parts",
-    "storages_of",
-    "tensors_in",
-]
-
 
 class Holding(weakref.ref["UntypedStorage"]):
     """A storage that is alive, and its account."""

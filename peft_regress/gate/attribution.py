@@ -29,17 +29,6 @@ if TYPE_CHECKING:
 
     View = Callable[[Ledger, str], Rows | None]
 
-__all__ = [
-    "COSTS",
-    "Breakdown",
-    "Contribution",
-    "LayerChange",
-    "MetricChange",
-    "Side",
-    "changed_costs",
-    "explain_metric",
-]
-
 Side = Literal["old", "new"]
 By = Literal["module", "operator"]
 Value = int | float | None

@@ -9,15 +9,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.policy import Policy
     from peft_regress.metrics import Metric
 
-__all__ = [
-    "Change",
-    "are_comparable",
-    "change_of",
-    "direction_of",
-    "have_same_shape",
-    "value_of",
-]
-
 
 class Change(NamedTuple):
     """How far a metric changed, and how far it may."""

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.verdicts import CaseVerdict, Observation, Verdict
 
-__all__ = ["Comparison", "Invocation"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Invocation:

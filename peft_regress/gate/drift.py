@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Kind, Metric
     from peft_regress.runs.schema import Record
 
-__all__ = ["Origin", "drift_of", "find_origins"]
-
 _CAN_DRIFT: frozenset[Kind] = frozenset({"bytes", "fingerprint", "accuracy"})
 """The kinds that can change unreported. Exact metrics cannot; seconds depend on the machine."""
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.attribution import MetricChange
     from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Verdict
 
-__all__ = ["Cause", "Finding", "Member", "Strand", "causes_of", "find_causes", "narrowed"]
-
 Strand = Literal["status", "coverage", "costs", "invariant", "function", "quality", "time"]
 
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record
 
-__all__ = ["judge", "judge_case"]
-
 _METRIC_POSITIONS = {metric: position for position, metric in enumerate(METRICS)}
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
 

@@ -21,18 +21,6 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.policy import Policy
 
-__all__ = [
-    "CaseTimes",
-    "Estimate",
-    "Interval",
-    "TimeVerdict",
-    "TimingRun",
-    "confidence_of_each",
-    "estimate_ratio",
-    "fewest_pairs",
-    "judge_ratio",
-]
-
 TimeVerdict = Literal["slower", "faster", "same", "undetermined", "incomparable", "failed"]
 TimePair = tuple[float, float]
 """Seconds of one step of base and candidate, measured directly after each other."""

@@ -19,8 +19,6 @@ from peft_regress.cases import BFLOAT16_SUFFIX
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_POLICY", "Policy"]
-
 # If all convolutions are frozen, nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
 # 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.
 # HRA multiplies chains of n x n matrices: seen, on its four cases of the extended matrix between

@@ -15,21 +15,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.drift import Origin
     from peft_regress.runs.schema import Machine, Record, Run
 
-__all__ = [
-    "FAILING",
-    "INCOMPLETE",
-    "UNACCEPTED",
-    "VERDICTS",
-    "CaseVerdict",
-    "Observation",
-    "Reason",
-    "Value",
-    "Verdict",
-    "are_on_one_machine",
-    "gravest",
-    "observations_of",
-]
-
 Verdict = Literal[
     "newly_failing",
     "regressed",

@@ -20,12 +20,7 @@ from peft_regress.measure.fine_tunes import (
     plain_rounds,
 )
 from peft_regress.measure.sources import source_digest
-from peft_regress.measure.step_profile import (
-    CostSettings,
-    ProfileCache,
-    cost_metrics,
-    step_ledger,
-)
+from peft_regress.measure.step_profile import CostSettings, ProfileCache, cost_metrics, step_ledger
 from peft_regress.measure.training import loop_definition, single_thread
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.schema import Failure, Ledger, Record, canonical_digest
@@ -36,8 +31,6 @@ if TYPE_CHECKING:
 
     from peft_regress.measure.recipe import Recipe
     from peft_regress.runs.schema import Status
-
-__all__ = ["PROTOCOL_VERSION", "Measurement", "define", "measure"]
 
 PROTOCOL_VERSION: Final = 1
 """Raised by hand when the way of measuring changes: older baselines become incomparable."""
@@ -121,9 +114,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
         return Measurement(record=made)
 
     def failed(status: Status, error: Exception) -> Measurement:
-        # A file name in a message may hold bytes that are no text; the record must stay writable.
-        message = str(error).encode("utf-8", "backslashreplace").decode().strip() or "no message"
-        return record(status, error=Failure(type=type(error).__name__, message=message))
+        return record(status, error=Failure.of(error))
 
     fine_tunes = FineTunes(recipe, definition=definition, keep_adapters=keep_adapters)
     try:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from peft_regress.measure.training import TrainingRun
     from peft_regress.metrics import Metric
 
-__all__ = ["FIRST_LOSSES", "SEEDS", "FineTunes", "RoundRunner", "plain_rounds"]
-
 SEEDS: Final = (0, 1, 2)
 FIRST_LOSSES: Final = 4
 _PROBE_IMAGES: Final = 4

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.tasks.protocol import Task, TaskData
     from peft_regress.measure.training import TrainingRun
 
-__all__ = ["ModelRecipe", "Recipe"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:

@@ -31,20 +31,6 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.architectures.protocol import Architecture
 
-__all__ = [
-    "SOURCE_TRAINING",
-    "SourceEntry",
-    "SourceTraining",
-    "build_source",
-    "check_sources",
-    "ensure_source",
-    "load_source",
-    "read_manifest",
-    "save_source",
-    "source_digest",
-    "train_source",
-]
-
 
 class SourceTraining(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every hyperparameter of source training."""

@@ -31,17 +31,6 @@ if TYPE_CHECKING:
     from peft_regress.runs.ledger import Rows
     from peft_regress.runs.schema import Ledger
 
-__all__ = [
-    "CostReport",
-    "CostSettings",
-    "ProfileCache",
-    "adaptation_cost",
-    "checked_cost",
-    "cost_metrics",
-    "profile_recipe",
-    "step_ledger",
-]
-
 _COST_SEED: Final = 0
 
 

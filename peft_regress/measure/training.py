@@ -28,19 +28,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Json
     from peft_regress.catalogue.tasks.protocol import TaskData
 
-__all__ = [
-    "BATCH_SIZE",
-    "STEPS",
-    "TrainingRun",
-    "cross_entropy",
-    "evaluate",
-    "finetune",
-    "loop_definition",
-    "set_modes",
-    "single_thread",
-    "training_steps",
-]
-
 STEPS: Final = 22
 BATCH_SIZE: Final = 32
 _EVALUATION_BATCH: Final = 200

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from peft_regress.plugin.outcome import RunOutcome
     from peft_regress.report.verdict.annotations import SourceLine
 
-__all__ = ["annotation_lines", "closing_text", "layout_for", "left_out"]
-
 
 def layout_for(config: pytest.Config, options: RegressOptions, *, colour: bool = False) -> Layout:
     """Return how text is laid out; a worker of pytest-xdist uses its controller's layout.

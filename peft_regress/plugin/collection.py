@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.gate import Observation
     from peft_regress.plugin.options import RegressOptions, Shard
 
-__all__ = ["CollectionHooks", "case_id_of", "case_of"]
-
 _CASE = pytest.StashKey[Case | None]()
 
 

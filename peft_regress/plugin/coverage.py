@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from peft_regress.plugin.options import Shard
 
-__all__ = ["Collected", "Coverage", "Narrowing", "narrowing_of"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:

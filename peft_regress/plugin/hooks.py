@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from peft_regress.report.verdict.annotations import SourceLine
     from peft_regress.runs.schema import Run
 
-__all__: list[str] = []
-
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
 _LAYOUT = pytest.StashKey[Layout]()

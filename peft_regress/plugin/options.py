@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
 
-__all__ = ["RegressOptions", "Shard", "add_options"]
-
 _LONGEST_SHARD = 20
 
 

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison
     from peft_regress.runs.schema import Run
 
-__all__ = ["RunOutcome"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOutcome:

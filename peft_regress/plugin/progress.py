@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from peft_regress.report.layout import Layout
 
-__all__ = ["Progress"]
-
 
 @dataclass
 class Progress:

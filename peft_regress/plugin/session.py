@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from peft_regress.plugin.options import RegressOptions
     from peft_regress.runs.schema import Machine, Record
 
-__all__ = ["RegressSession", "with_relative_times"]
-
 _THIS_RUN = "this run"
 
 

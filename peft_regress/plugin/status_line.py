@@ -21,8 +21,6 @@ from peft_regress.report.terminal import layout_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
-__all__ = ["ProgressHooks"]
-
 _CACHE_KEY: Final = "peft_regress/seconds"
 _CASE_IN_NAME: Final = re.compile(r"\[([^/\[\]]+/[^/\[\]]+/[^/\[\]]+)\]")
 

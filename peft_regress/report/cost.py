@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from peft_regress.metrics import Metric
 
-__all__ = ["cost_document", "encode_cost"]
-
 
 def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> dict[str, Any]:
     """Return `{case, settings, metrics}`."""

@@ -13,8 +13,6 @@ from peft_regress.report.table import Table, table_text
 if TYPE_CHECKING:
     from peft_regress.report.layout import Layout, Style
 
-__all__ = ["Code", "Document", "Line", "Listing", "Section", "as_markdown", "as_text", "plain"]
-
 _INDENT = "  "
 
 

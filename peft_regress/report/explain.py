@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Observation
     from peft_regress.report.document import Document
 
-__all__ = ["explanation"]
-
 _LONGEST_NAME = 80
 _LONGEST_COMMAND = 400
 _UNITS = {"flop": " FLOP", "byte": " bytes"}

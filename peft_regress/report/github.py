@@ -10,8 +10,6 @@ from typing import Final
 from peft_regress.files import append_bytes, write_atomic
 from peft_regress.report.verdict.annotations import SourceLine
 
-__all__ = ["is_github", "line_in_repository", "without_commands", "write_summary"]
-
 _COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
 """What the runner takes for a command: `::error::` at the start of a line, `##[error]` anywhere."""
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from peft_regress.baselines.history import CaseHistory
     from peft_regress.baselines.series import Line, Point
 
-__all__ = ["encode_history", "history_document"]
-
 _BREAK = "not comparable with earlier entries: definition changed"
 _DAY = len("2026-01-01")
 

@@ -15,8 +15,6 @@ import wcwidth
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLAIN", "Layout", "Style", "cells"]
-
 Style = Literal["bad", "open", "good", "strong"]
 
 _CODES: Final[dict[Style, str]] = {"bad": "1;31", "open": "1;33", "good": "32", "strong": "1"}

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["bullets", "cell", "code_span", "details", "escape_markdown", "fenced", "table"]
-
 _NO_WIDTH: Final = "&#8203;"
 _LINKED: Final = re.compile(r"@|:(?=//)|#(?=\d)|\bwww(?=\.)|\bgh(?=-\d)", re.IGNORECASE)
 """Where GitHub would start a link: mentions, addresses, issues."""

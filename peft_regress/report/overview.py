@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from peft_regress.report.table import Table
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["overview", "pareto_front"]
-
 _COST = "peak_bytes"
 _FRONT = "best accuracy for its peak memory at batch 1 (no other case is as accurate with less)"
 

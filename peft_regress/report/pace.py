@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Pace", "seconds_left", "time_left"]
-
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _ROUND_SECONDS: Final = 5

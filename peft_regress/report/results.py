@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from peft_regress.report.layout import Layout
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["results", "results_table"]
-
 _HEADINGS: Final = (
     "case", "trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "ms/step",
 )  # fmt: skip

@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Value as ReasonValue
     from peft_regress.runs.schema import Run
 
-__all__ = [
-    "contents_line",
-    "counts_line",
-    "environment_lines",
-    "known_defects",
-    "outcome_line",
-    "reason_cells",
-    "short_verdict",
-    "times_lines",
-]
-
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     """Return (metric, old, new, change, bound) of a reason, each ready to show."""

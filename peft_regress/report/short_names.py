@@ -11,8 +11,6 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["short_names"]
-
 _DIGITS: Final = 8
 
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
     from peft_regress.report.layout import Layout
 
-__all__ = ["PART", "Row", "Table", "column_widths", "table_text"]
-
 PART: Final = "  "
 """What sets off the name of a part from the row that it is a part of."""
 _GAPS: Final = ("  ", " ")

@@ -18,19 +18,6 @@ if TYPE_CHECKING:
 
     from peft_regress.report.document import Document
 
-__all__ = [
-    "as_ascii",
-    "discard_stream",
-    "echo",
-    "escape_unencodable",
-    "layout_of",
-    "print_progress",
-    "show",
-    "standard_output",
-    "stdout_layout",
-    "write_markdown",
-]
-
 _NARROWEST = 20
 
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.paired_times import CaseTimes, Estimate, TimingRun
     from peft_regress.report.layout import Style
 
-__all__ = ["encode_times", "times_document"]
-
 _HEADINGS = ("case", "verdict", "base", "candidate", "change", "interval", "pairs")
 _STYLES: dict[int, Style] = {0: "good", 1: "bad", 3: "open"}
 _MORE_PAIRS = 4

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["read_without_ledgers"]
-
 _WORTH_A_POOL: Final = 24
 """Reading so many files takes longer than starting another process."""
 _CHUNK: Final = 8

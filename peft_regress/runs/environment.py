@@ -16,15 +16,6 @@ from peft_regress.runs.schema import Machine, canonical_digest
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = [
-    "SUSPECTS",
-    "TRAINING_THREADS",
-    "changed_packages",
-    "describe_machine",
-    "installed_packages",
-    "usable_cores",
-]
-
 SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
 """The packages that most likely changed a number, the most likely first."""
 

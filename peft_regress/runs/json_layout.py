@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["dump_json"]
-
 _LINE_WIDTH = 140
 _DEEPEST = 6  # a module of a ledger: one line, however long
 

@@ -24,16 +24,6 @@ from msgspec import UNSET
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.schema import BatchCosts, Ledger, ModuleCosts
 
-__all__ = [
-    "LEDGER_METRICS",
-    "Rows",
-    "category_of",
-    "has_old_form",
-    "operator_rows_of",
-    "pack",
-    "rows_of",
-]
-
 _Kept = Callable[[str], Mapping[str, int]]
 """The numbers that a ledger keeps for one module, by the name of a metric."""
 

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Adaptation
     from peft_regress.runs.schema import Record
 
-__all__ = ["RunFile", "read_run_file", "run_document", "without_host", "write_run_file"]
-
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 

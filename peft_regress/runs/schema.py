@@ -21,30 +21,6 @@ from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = [
-    "MIXED_MACHINES",
-    "SCHEMA_VERSION",
-    "Acceptance",
-    "Amount",
-    "BatchCosts",
-    "Failure",
-    "Ledger",
-    "Machine",
-    "ModuleCosts",
-    "Record",
-    "Role",
-    "Run",
-    "Selection",
-    "Status",
-    "canonical_digest",
-    "canonical_json",
-    "check_acceptance",
-    "check_consistent",
-    "check_finite",
-    "content_digest",
-    "digest_of",
-]
-
 SCHEMA_VERSION = 1
 
 MIXED_MACHINES = "mixed"
@@ -62,6 +38,13 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     type: str
     message: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """Return the type and the message of an exception."""
+        # A file name in a message may hold bytes that are no text; a record must stay writable.
+        message = str(error).encode("utf-8", "backslashreplace").decode().strip()
+        return cls(type=type(error).__name__, message=message or "no message")
 
 
 class BatchCosts(

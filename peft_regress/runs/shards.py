@@ -15,8 +15,6 @@ from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION, Run, Select
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["read_run"]
-
 
 def read_run(path: Path) -> RunFile:
     """Read a run file, or the union of the run files of a folder (the shards of one run).

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["json_path", "load_json", "path_of_bad_text"]
-
 _Keys = tuple[str | int, ...]
 
 

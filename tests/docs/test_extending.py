@@ -20,6 +20,7 @@ from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
 from peft_regress.measure.step_profile import cost_metrics
 from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
+from peft_regress.report.export import exporter
 
 CASE = "shift/lora-r4/resnet18"
 
@@ -74,7 +75,6 @@ def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_regi
 
 
 def test_a_registered_exporter_writes_a_run(monkeypatch):
-    exporter = pytest.importorskip("peft_regress.report.export.exporter")
     monkeypatch.setattr(exporter, "EXPORTERS", dict(exporter.EXPORTERS))
     count = exporter.Exporter(name="count", write=lambda run: {"": f"{len(run.cases)}\n"})
     assert exporter.register(count) is exporter.EXPORTERS["count"]
@@ -82,18 +82,16 @@ def test_a_registered_exporter_writes_a_run(monkeypatch):
 
 
 def test_a_module_and_a_line_make_a_command(monkeypatch, capsys):
-    entry = importlib.import_module("peft_regress.cli.main")
-
-    commands = getattr(entry, "COMMANDS", None)
-    if commands is None:
-        pytest.skip("the commands are not imported by name yet")
+    entry = importlib.import_module(
+        "peft_regress.cli.main"
+    )  # `peft_regress.cli.main` is a function
 
     @click.command("hello")
     def command() -> None:
         """Greet."""
         click.echo("hello")
 
-    monkeypatch.setitem(commands, "hello", "Greet.")
+    monkeypatch.setitem(entry.COMMANDS, "hello", "Greet.")
     module = SimpleNamespace(command=command)
     monkeypatch.setitem(sys.modules, "peft_regress.cli.hello", module)
     for arguments, printed in ((["hello"], "hello"), (["--help"], "Greet.")):

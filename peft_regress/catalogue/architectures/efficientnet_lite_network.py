@@ -20,8 +20,6 @@ from torchvision.ops import StochasticDepth
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["EfficientNetLiteNetwork", "SamePadding", "imagenet_input", "renamed_weights"]
-
 
 class _Stage(NamedTuple):
     """Several blocks in a row; only the first has the stride."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-__all__ = ["output_layer", "without_weights"]
-
 # A prime that no network uses as a width: a layer of this width gets it from num_classes.
 _UNUSUAL_CLASSES: Final = 1237
 

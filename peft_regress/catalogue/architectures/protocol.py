@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Architecture"]
-
 
 class Architecture(Protocol):
     """A network that can be built with any number of classes."""

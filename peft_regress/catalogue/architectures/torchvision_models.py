@@ -11,16 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "MOBILENET_V2",
-    "MOBILENET_V3_SMALL",
-    "RESNET18",
-    "SHUFFLENET_V2_X0_5",
-    "TORCHVISION",
-    "TorchvisionFamily",
-    "TorchvisionModel",
-]
-
 # Auxiliary classifiers would return more than logits in train mode, and train three heads.
 # `init_weights` is torchvision's default, but without it torchvision warns.
 _WITHOUT_AUXILIARY: Final = {"aux_logits": False, "init_weights": True}

@@ -13,26 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "ADAPTER",
-    "BLOCK_SIZE",
-    "Shapes",
-    "adalora_shapes",
-    "boft_shapes",
-    "dora_shapes",
-    "factored_shapes",
-    "hira_shapes",
-    "hra_shapes",
-    "ia3_shapes",
-    "loha_shapes",
-    "loha_tucker_shapes",
-    "lokr_shapes",
-    "lora_fa_shapes",
-    "lora_shapes",
-    "norm_shapes",
-    "oft_shapes",
-]
-
 Shapes = dict[str, tuple[int, ...]]
 
 ADAPTER: Final = "default"

@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = ["ADAPTERS", "DORA", "LORA"]
-
 _WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded", grouped=True)
 _LINEAR_FIRST: Final = Targets(
     description="Linear besides the head, or without one Conv2d with groups == 1",

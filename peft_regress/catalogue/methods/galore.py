@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = ["GALORE", "GALORE_BF16", "GALORE_CLONED", "GaLore"]
-
 _MATRIX_DIMENSIONS: Final = (2, 4)
 
 

@@ -9,8 +9,6 @@ from galore_torch.galore_projector import GaLoreProjector
 if TYPE_CHECKING:
     from torch import Size, Tensor
 
-__all__ = ["CloningProjector", "FlatteningProjector"]
-
 
 class FlatteningProjector(GaLoreProjector):  # type: ignore[misc]  # galore_torch has no types
     """The stock projector, with a convolution seen as the matrix (out, in * height * width).

@@ -6,8 +6,6 @@ from typing import Final
 
 from peft_regress.cases import BFLOAT16_SUFFIX
 
-__all__ = ["LEARNING_RATES", "learning_rate"]
-
 # Peak rates of the cosine schedule in `finetune`. `tools/studies/task_study.py --learning-rates`
 # found them: a quarter of each rate to twice the rate, two seeds, all architectures for LoRA and
 # full fine-tuning and some of them for the others; DoRA has LoRA's. One rate per method is a

@@ -20,22 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Json
     from peft_regress.catalogue.methods.protocol import BaseDtype
 
-__all__ = [
-    "ADAMW_SETTINGS",
-    "MODEL_FILE",
-    "MethodProperties",
-    "cast_base",
-    "check_names",
-    "copy_into",
-    "find_head",
-    "load_tensors",
-    "make_adamw",
-    "no_targets",
-    "save_tensors",
-    "set_batch_norm_momentum",
-    "train_only",
-]
-
 # eps is 1e-6 (GaLore's default), not torch's 1e-8. With 1e-8, gradients that are only rounding
 # errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the
 # fourth loss on another processor; with 1e-6, by less than 1e-6. No weight decay: it would change a

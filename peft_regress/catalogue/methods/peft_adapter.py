@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = ["PeftAdapter"]
-
 _WRAPPED: Final = "base_model.model."
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _HEAD_FILE: Final = "head.safetensors"

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = ["BaseDtype", "Method"]
-
 BaseDtype = Literal["float32", "bfloat16"]
 
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["import_quietly"]
-
 # bitsandbytes warns at import that a 4-bit kernel is not installed. Nothing here uses 4 bits, and
 # its advice to install `kernels` would mislead readers of the report.
 _NOISY_LOGGER: Final = "bitsandbytes.backends.cpu.ops"

@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = [
-    "BITFIT",
-    "BITFIT_BF16",
-    "BN_HEAD",
-    "FULL",
-    "FULL_BF16",
-    "HEAD",
-    "NORM",
-    "NORM_BF16",
-    "Selective",
-]
-
 _BATCH_NORM_MOMENTUM: Final = 0.1
 _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers with a weight"}
 

@@ -12,14 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = [
-    "ALL_BUT_GROUPED",
-    "Targets",
-    "bypassed_modules",
-    "eligible_layers",
-    "normalization_layers",
-]
-
 # Modules whose forward passes the weights of these children to a function and never calls the
 # children: an adapter there would get no gradient and change nothing. By the class's qualified
 # name, so that torchvision need not be imported. tests/catalogue/test_architectures.py checks the

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["InPlace"]
-
 
 class InPlace(MethodProperties):
     """Ship tensors of the model itself; there is nothing to switch off or to merge."""

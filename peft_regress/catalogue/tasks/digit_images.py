@@ -22,17 +22,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = [
-    "IMAGE_SIZE",
-    "DigitSet",
-    "Scanner",
-    "Split",
-    "read_digits",
-    "render",
-    "rendering_definition",
-    "split_indices",
-]
-
 Scanner = Literal["mnist", "sklearn"]
 Split = Literal["source", "train", "test"]
 

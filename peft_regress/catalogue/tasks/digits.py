@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Json
     from peft_regress.catalogue.tasks.digit_images import Scanner, Split
 
-__all__ = ["NUM_CLASSES", "SHIFT", "SOURCE_CLASSES", "UNSEEN", "DigitsTask", "load_images"]
-
 NUM_CLASSES: Final = 10
 SOURCE_CLASSES: Final = 5
 
@@ -109,11 +107,7 @@ def load_images(  # noqa: PLR0913  (each is one setting of the rendering)
     """Return images (count, 3, 32, 32) and labels (count,) of a split. Do not write to them."""
     import torch
 
-    from peft_regress.catalogue.tasks.digit_images import (
-        read_digits,
-        render,
-        split_indices,
-    )
+    from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
 
     indices = split_indices(scanner, split, classes=classes)
     levels = render(scanner, indices, paper=paper, ink=ink, grain=grain)

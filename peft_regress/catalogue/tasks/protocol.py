@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
 
-__all__ = ["Task", "TaskData"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TaskData:

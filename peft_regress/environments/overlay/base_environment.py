@@ -13,8 +13,6 @@ from typing import Final
 
 from packaging.utils import canonicalize_name
 
-__all__ = ["hiding_folder", "identity", "installed_names", "site_folders"]
-
 # Some packages install these by mistake, and many checkouts have them; nothing imports them.
 _NEVER_IMPORTED: Final = {"benchmarks", "docs", "examples", "scripts", "test", "tests", "tools"}
 

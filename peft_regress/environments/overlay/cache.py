@@ -13,8 +13,6 @@ from peft_regress.environments.overlay.folder import remove_folder
 from peft_regress.errors import InputError
 from peft_regress.files import opened_lock
 
-__all__ = ["cache_folder", "clean_overlays", "lock_file", "made_folder"]
-
 _VARIABLE: Final = "PEFT_REGRESS_CACHE"
 
 

@@ -23,8 +23,6 @@ from peft_regress.files import write_atomic
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["SCHEMA", "Overlay", "build_folder", "modules_in", "read_folder", "remove_folder"]
-
 SCHEMA: Final = 3
 """Raised when the layout of an overlay changes: it is part of the folder's name."""
 

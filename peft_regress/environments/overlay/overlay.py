@@ -37,14 +37,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.overlay.requirements import Wanted
 
-__all__ = [
-    "GATED_PACKAGES",
-    "Overlay",
-    "ReplacesTorchError",
-    "opened_overlay",
-    "opened_part",
-]
-
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 """pip must find a common solution for all of them, whichever one a user names."""
 

@@ -28,17 +28,6 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = [
-    "PIP_SECONDS",
-    "PipError",
-    "Planned",
-    "build_wheel",
-    "conflicts",
-    "install",
-    "plan",
-    "released_versions",
-]
-
 PIP_SECONDS: Final = 600.0
 """How long one call of pip may take: an index that does not answer must not block for ever."""
 

@@ -7,8 +7,6 @@ from typing import Final
 
 from peft_regress.text import clean
 
-__all__ = ["problem_in", "remedy_for"]
-
 _LONGEST: Final = 200
 # Other errors explain more.
 _EMPTY_PHRASES: Final = ("ResolutionImpossible", "No matching distribution found", "Exception:")

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from peft_regress.environments.overlay.pip import Planned
 
-__all__ = ["KNOWN_CONSTRAINTS", "Constraint", "Wanted", "constraints_for", "read_requirements"]
-
 _COMMIT: Final = re.compile(r"@[0-9a-f]{40}(#.*)?$")
 
 

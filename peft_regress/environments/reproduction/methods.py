@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods import Method
     from peft_regress.catalogue.methods.targets import Targets
 
-__all__ = ["Network", "adapting", "filling", "optimizing", "package_of"]
-
 _LONGEST: Final = 93  # columns of a condition, on a line of 100
 _NORMALIZATION: Final = "(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)"
 _CONVOLUTION_OR_LINEAR: Final = "isinstance(module, (nn.Conv2d, nn.Linear))"

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.verdicts import Observation
 
-__all__ = ["Reproduction", "reproduce"]
-
 _MOST: Final = 3
 _SECONDS: Final = 300
 _LONGEST_OUTPUT: Final = 4000

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods import Method
     from peft_regress.catalogue.methods.protocol import BaseDtype
 
-__all__ = ["FACTS", "facts_for", "reproduction_script"]
-
 FACTS: Final = (
     "trainable_params",
     "forward_flops",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Restart", "Restarted", "TimeSteps", "Timed"]
-
 
 class Restart(msgspec.Struct, frozen=True, kw_only=True, tag="restart"):
     """Begin the brief fine-tuning of a seed again, with a fresh model."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.paired_times import TimePair
     from peft_regress.gate.policy import Policy
 
-__all__ = ["BLOCK_STEPS", "LAUNCHES", "TIME_LIMIT_SECONDS", "time_cases", "turns"]
-
 _SEEDS: Final = (0, 1, 2)
 _BLOCKS: Final = 2  # of a fine-tuning
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.tasks.protocol import TaskData
     from peft_regress.measure.recipe import Recipe
 
-__all__ = ["handlers"]
-
 
 def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
     """Return what answers each request; together they keep one case."""

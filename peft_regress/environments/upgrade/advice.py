@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.gate.findings import Finding
 
-__all__ = ["Advice", "advice_on"]
-
 Advice = tuple[str, ...]
 """Words and commands alternate, words first."""
 

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record
 
-__all__ = ["BisectSettings", "Bisection", "Transition", "bisect"]
-
 _INVARIANT: Final = "invariant "
 
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
 
-__all__ = ["check_metric", "chosen_cases", "evidence_for"]
-
 _PATTERN_CHARACTERS: Final = frozenset("*?[")
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection, Transition
 
-__all__ = ["bisection_document", "encode_bisection"]
-
 _LONGEST_WHY: Final = 300
 
 

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Boundary", "find_boundary"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.findings import Finding
 
-__all__ = ["finding_section", "reproduction_sections"]
-
 
 def finding_section(
     head: str,

@@ -43,14 +43,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.runs.schema import Machine, Record
 
-__all__ = [
-    "CASE_SECONDS",
-    "MeasuringSetup",
-    "UnusableEnvironmentError",
-    "default_jobs",
-    "measure_cases",
-]
-
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""
 

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.runs.schema import Failure
 
-__all__ = ["Import", "Imported", "Measure", "Measured", "error_record"]
-
 
 class Import(msgspec.Struct, frozen=True, kw_only=True, tag="import"):
     """Import modules by name, in this order."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.verdicts import Observation
 
-__all__ = ["Releases", "YankedError", "releases_between"]
-
 
 class YankedError(InputError):
     """A release that its maintainers have withdrawn from the index."""

@@ -21,13 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from peft_regress.environments.overlay.overlay import Overlay
+    from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.verdicts import Observation
-
-__all__ = ["ResponsiblePackages", "SinglePackageTrial", "find_responsible"]
 
 _MOST_TRIALS: Final = 8
 """A torch with CUDA brings a dozen packages of its own, and none of them works by itself."""

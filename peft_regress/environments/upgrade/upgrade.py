@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from peft_regress.cases import Case
-    from peft_regress.environments.overlay.overlay import Overlay
+    from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.responsible import ResponsiblePackages
     from peft_regress.gate.findings import Finding
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Record, Run
 
     OnRecord = Callable[[str, Record, int, int], None]
-
-__all__ = ["Upgrade", "UpgradeSettings", "has_same_libraries", "upgrade"]
 
 
 @dataclass(frozen=True, kw_only=True)

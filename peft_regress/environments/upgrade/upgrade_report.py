@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.gate.findings import Finding
 
-__all__ = ["encode_upgrade", "upgrade_document"]
-
 _MOST_DEFECTS: Final = 6
 
 

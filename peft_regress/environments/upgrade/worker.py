@@ -14,8 +14,9 @@ from peft_regress.environments.upgrade.messages import (
     error_record,
 )
 from peft_regress.environments.worker.messages import Prepare, Prepared
-from peft_regress.environments.worker.serve import failure_of, recipe_of, serve
+from peft_regress.environments.worker.serve import recipe_of, serve
 from peft_regress.errors import PeftRegressError
+from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
-
-__all__ = ["handlers"]
 
 
 def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
@@ -76,7 +75,7 @@ class _Measurer:
             # A bad source or stored adapter: no case can be measured, in any environment.
             raise
         except Exception as error:  # noqa: BLE001  (a release may break the code that measures)
-            failure = failure_of(error)
+            failure = Failure.of(error)
             return Measured(record=error_record(self._recipe.case, self._definition, failure))
         return Measured(record=measurement.record)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["PROTOCOL", "Hello", "Prepare", "Prepared", "Refused"]
-
 PROTOCOL = 2
 """Raised when a message or the way of timing changes: both sides must have the same."""
 

@@ -16,13 +16,7 @@ from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
-from peft_regress.environments.worker.messages import (
-    PROTOCOL,
-    Hello,
-    Prepare,
-    Prepared,
-    Refused,
-)
+from peft_regress.environments.worker.messages import PROTOCOL, Hello, Prepare, Prepared, Refused
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
 
@@ -31,14 +25,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from peft_regress.cases import Case
-
-__all__ = [
-    "InterpreterError",
-    "RequestRefusedError",
-    "WorkerError",
-    "WorkerProcess",
-    "WorkerTimeoutError",
-]
 
 _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 

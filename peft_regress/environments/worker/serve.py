@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from peft_regress.measure.recipe import Recipe
 
-__all__ = ["failure_of", "recipe_of", "serve"]
-
 
 def serve(
     handlers: Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]],
@@ -53,7 +51,7 @@ def serve(
             request = msgspec.json.decode(line, type=request_type)
             send(handlers[type(request)](request))
         except Exception as error:  # noqa: BLE001  (a library may raise anything)
-            failure = failure_of(error)
+            failure = Failure.of(error)
             send(Refused(error=f"{failure.type}: {failure.message}"))
 
 
@@ -63,12 +61,6 @@ def recipe_of(request: Prepare) -> Recipe:
     from peft_regress.measure.recipe import Recipe
 
     return Recipe.of(parse_case_id(request.case), Path(request.baselines))
-
-
-def failure_of(error: Exception) -> Failure:
-    """Return type and message of an exception, as a record states them."""
-    message = str(error).encode("utf-8", "backslashreplace").decode().strip()
-    return Failure(type=type(error).__name__, message=message or "no message")
 
 
 def _private_streams() -> tuple[IO[bytes], IO[bytes]]:

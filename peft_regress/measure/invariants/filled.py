@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.methods.protocol import Method
 
-__all__ = ["FILL_SEEDS", "Filled"]
-
 FILL_SEEDS: Final = (0, 1, 2)
 
 # Large enough that an adapter moves the logits by about as much as they are, small enough that a

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-__all__ = ["channels_last_kept", "dtypes_as_asked"]
-
 
 def dtypes_as_asked(
     adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor, has_adapter: bool

@@ -16,17 +16,6 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.methods.protocol import BaseDtype
 
-__all__ = [
-    "IDENTITY_TOLERANCE",
-    "MERGE_TOLERANCE",
-    "RELOAD_TOLERANCE",
-    "STORED_TOLERANCE",
-    "agree",
-    "attempt",
-    "in_float32",
-    "output",
-]
-
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
 # merging are judged in float32 for every base: in bfloat16 a correct merge is off by up to 0.15,
 # since the rounded weight loses a small update. Correct libraries gave, on the four default

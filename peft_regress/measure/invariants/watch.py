@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from peft_regress.catalogue.methods.protocol import Method
 
-__all__ = ["InvariantWatch", "StoredOutput"]
-
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
 
 

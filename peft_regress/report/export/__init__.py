@@ -3,12 +3,7 @@
 To add a format, write a module that registers an `Exporter`, and import it below.
 """
 
-from peft_regress.report.export import (
-    bencher,
-    csv_table,
-    github_action_benchmark,
-    junit,
-)
+from peft_regress.report.export import bencher, csv_table, github_action_benchmark, junit
 from peft_regress.report.export.exporter import (
     EXPORTERS,
     Exporter,

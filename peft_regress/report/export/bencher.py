@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Run
 
-__all__ = ["bencher_json"]
-
 _LONGEST_BENCHMARK: Final = 1024
 """In bytes, which is what Bencher counts."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["COLUMNS", "csv_table"]
-
 COLUMNS: Final = (
     "case",
     "task",

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
     from peft_regress.runs.schema import Run
 
-__all__ = ["EXPORTERS", "Exporter", "directions", "left_out", "register", "texts_of"]
-
 _LONGEST_LIST: Final = 2000
 
 

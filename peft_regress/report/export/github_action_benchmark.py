@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Direction, Metric
     from peft_regress.runs.schema import Run
 
-__all__ = ["github_action_benchmark_json"]
-
 _DIRECTIONS: Final[dict[str, Direction]] = {"smaller": "lower", "bigger": "higher"}
 
 

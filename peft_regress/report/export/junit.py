@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["junit_xml", "metric_properties"]
-
 _TAGS: Final = {"error": "error", "unsupported": "skipped"}
 """By status: the element that explains why a case has no metrics."""
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record, Run
 
-__all__ = ["add_once", "narrow", "seed_values"]
-
 
 def narrow(run: Run, *, cases: str = "*", metric: str = "*") -> Run:
     """Return the run with only the cases and metrics that match two globs.

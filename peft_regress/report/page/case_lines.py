@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from peft_regress.report.page.transitions import Transition
     from peft_regress.runs.schema import Record
 
-__all__ = ["CaseLines", "Held", "Records", "clip", "lines_of_case", "status_of_case", "thin"]
-
 _DIGITS: Final = 7
 _MOST_CHARACTERS: Final = 2000
 

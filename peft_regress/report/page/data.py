@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from peft_regress.report.page.explanations import WholeRun
     from peft_regress.runs.schema import Record
 
-__all__ = ["page_data"]
-
 _MOST_VALUES: Final = 170_000
 _MOST_MARKS: Final = 40_000
 """Values and marks of all lines together: a page of a few megabytes."""

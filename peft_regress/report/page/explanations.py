@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     WholeRun = Callable[[Entry], Run]
 
-__all__ = ["TRANSITION_METRICS", "Change", "explain_cases"]
-
 _PRESENT_METRICS: Final = (
     "forward_flops",
     "backward_flops",

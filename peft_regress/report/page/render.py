@@ -10,8 +10,6 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-__all__ = ["LIBRARIES", "SCRIPTS", "STYLES", "embed_json", "render_page"]
-
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order of loading."""
 

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record
 
-__all__ = ["Transition", "find_transitions"]
-
 What = Literal["worse", "better", "moved", "break"]
 
 

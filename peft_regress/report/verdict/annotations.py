@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.verdicts import CaseVerdict
 
-__all__ = ["Level", "SourceLine", "annotation", "verdict_annotations"]
-
 Level = Literal["error", "warning"]
 
 _MOST: Final = 10

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import CaseVerdict, Reason
     from peft_regress.report.layout import Layout
 
-__all__ = ["case_text", "module_lines", "new_metric_lines"]
-
 _MOST_REASONS = 8
 _MOST_MODULES = 3
 _MOST_LINES = 8

@@ -18,18 +18,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding, Member
     from peft_regress.gate.verdicts import Reason
 
-__all__ = [
-    "case_set",
-    "encode_finding",
-    "example_lines",
-    "finding_details",
-    "finding_headline",
-    "finding_title",
-    "package_changes",
-    "strictness",
-    "suspected_packages",
-]
-
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
 _LONGEST_SET: Final = 2000

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding, Member
     from peft_regress.gate.verdicts import Reason
 
-__all__ = ["Extent", "FindingWriter"]
-
 _HEADING: Final = ("case", "metric", "old", "new", "change", "bound", "why")
 _NUMBERS: Final = (2, 3, 4, 5)
 _SHOWN_CASES: Final = 6

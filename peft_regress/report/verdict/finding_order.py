@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding, Member
     from peft_regress.gate.verdicts import Reason, Verdict
 
-__all__ = ["SortedFindings", "leading_reason", "sort_findings"]
-
 
 class SortedFindings(NamedTuple):
     """Findings by what they mean for the run."""

@@ -8,13 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.report.markdown_syntax import (
-    bullets,
-    code_span,
-    details,
-    escape_markdown,
-    fenced,
-)
+from peft_regress.report.markdown_syntax import bullets, code_span, details, escape_markdown, fenced
 from peft_regress.report.sentences import known_defects, outcome_line, short_verdict, times_lines
 from peft_regress.report.short_names import short_names
 from peft_regress.report.verdict.finding import finding_headline, package_changes, strictness
@@ -28,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from peft_regress.gate.comparison import Comparison
-
-__all__ = ["LONGEST_BYTES", "MARKER", "verdict_markdown"]
 
 MARKER: Final = "<!-- peft-regress -->"
 """The first line, which identifies the comment. It contains nothing from a file."""

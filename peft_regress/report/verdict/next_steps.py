@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison, Invocation
     from peft_regress.gate.findings import Finding
 
-__all__ = [
-    "Step",
-    "accept_command",
-    "accept_hint",
-    "accepting",
-    "bisection",
-    "next_steps",
-    "quoted",
-    "storage_words",
-]
-
 _MOST_EXPLAINED: Final = 3
 
 Step = tuple[str, list[str]]

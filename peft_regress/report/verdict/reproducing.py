@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.verdicts import Observation
 
-__all__ = [
-    "compare_command",
-    "marker_expression",
-    "reproducing_commands",
-]
-
 _FIELDS: Final = ("task", "method", "rank", "architecture")
 _TYPABLE: Final = re.compile(r"[\w.+-]+")
 _MOST_TERMS: Final = 40

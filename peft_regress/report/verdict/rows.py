@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Reason
     from peft_regress.report.layout import Layout
 
-__all__ = ["Row", "Widths", "common_widths", "reading_order", "row_of", "rows_text"]
-
 _HEADINGS: Final = ("baseline", "this run", "change", "bound")
 _INDENT: Final = "   "
 

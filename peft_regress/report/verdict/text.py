@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from peft_regress.report.layout import Layout, Style
     from peft_regress.report.verdict.next_steps import Step
 
-__all__ = ["style_of", "verdict_text"]
-
 _INDENT: Final = "   "
 _MOST_NAME_LINES: Final = 2
 _MOST_ENVIRONMENT_LINES: Final = 8

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason
 
-__all__ = ["encode_case", "encode_explanation", "encode_reason", "encode_verdict"]
-
 
 def encode_verdict(comparison: Comparison) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, cases: [{id, verdict, reasons}]}`.
