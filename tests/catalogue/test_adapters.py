@@ -10,7 +10,6 @@ import peft
 import peft.optimizers
 import peft.tuners.boft.layer as boft_layer
 import pytest
-import setuptools  # noqa: F401  (BOFT's module needs it before anybody imports distutils)
 import torch
 from tiny_methods import adapted, each, loaded, method_named, trained
 from tiny_network import tiny_data, tiny_network

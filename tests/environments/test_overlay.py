@@ -32,7 +32,8 @@ from peft_regress.errors import InputError
 from peft_regress.files import opened_lock
 
 TORCH = importlib.util.find_spec("torch").origin
-PIP = importlib.util.find_spec("pip").origin
+# Not by `find_spec`: for pip, setuptools switches its replacement of distutils off.
+PIP = str(distribution("pip").locate_file("pip/__init__.py"))
 
 
 def installed_files():
