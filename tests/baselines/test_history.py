@@ -101,7 +101,7 @@ def test_of_an_exact_metric_every_step_is_a_change_point() -> None:
     line = history_of([5, 5, 6, 6, 6, 5, 5], "forward_flops")
     assert marked(line) == [2, 5]
     assert shown(line) == [0, 2, 5, 6]
-    assert [point.move and point.move.change for point in line.points] == [
+    assert [point.move and point.move.relative for point in line.points] == [
         None, 0, 1 / 5, 0, 0, -1 / 6, 0,
     ]  # fmt: skip
 
@@ -186,7 +186,7 @@ def test_another_unit_or_number_of_seeds_breaks_the_line() -> None:
 def test_seconds_are_compared_on_one_machine_alone() -> None:
     values = [[0.05] * 3, [0.5] * 3, [0.1, 0.2, 0.3], [0.5] * 3]
     line = history_of(values, "step_seconds", machines={1: OTHER_MACHINE, 3: OTHER_MACHINE})
-    assert [point.move and point.move.change for point in line.points] == [None, None, 1.0, 0.0]
+    assert [point.move and point.move.relative for point in line.points] == [None, None, 1.0, 0.0]
     assert line.points[2].value == 0.1
     assert "the first on its machine" in text_of(line)[3]
     assert line.remark == "change points need 6 comparable points, and there are 2"

@@ -74,8 +74,8 @@ NEW = make_record(
         peak_phase={"peak_bytes": "forward"},
     ),
 )
-BEFORE = observe(OLD, environment={"peft": "0.15.2", "torch": "2.13.0"}, origin="old.json")
-AFTER = observe(NEW, environment={"peft": "0.14.0", "torch": "2.13.0"}, origin="new.json")
+BEFORE = observe(OLD, environment={"peft": "0.15.2", "torch": "2.13.0"}, run_name="old.json")
+AFTER = observe(NEW, environment={"peft": "0.14.0", "torch": "2.13.0"}, run_name="new.json")
 CHANGES = changed_costs(OLD, NEW)
 
 GOLDEN = """\
@@ -293,7 +293,7 @@ def test_another_definition_is_told() -> None:
 def test_a_ledger_that_does_not_add_up_is_told_and_the_rest_is_a_row() -> None:
     wrong = make_record(LORA, {"forward_flops": 2_300}, ledger=NEW.ledger)
     changes = changed_costs(OLD, wrong, only=["forward_flops"])
-    text = explanation_text(BEFORE, observe(wrong, origin="new.json"), changes, top=10)
+    text = explanation_text(BEFORE, observe(wrong, run_name="new.json"), changes, top=10)
     assert "the ledger of new.json does not add up, by module: +4 is left" in text
     assert re.search(r"not in the ledger +0 +4 +\+4\n", text)
     (metric,) = encode_explanation(BEFORE, observe(wrong), changes)["metrics"]
@@ -305,7 +305,7 @@ def test_a_ledger_that_does_not_add_up_is_told_and_the_rest_is_a_row() -> None:
 def test_a_ledger_that_lacks_a_metric_is_told_with_the_command_that_makes_it() -> None:
     earlier = make_record(LORA, {"forward_flops_b32": 5}, ledger=EARLIER_LEDGER)
     empty = make_record(LORA, {"forward_flops_b32": 6})
-    sides = observe(earlier, origin="0001"), observe(empty, origin="new.json")
+    sides = observe(earlier, run_name="0001"), observe(empty, run_name="new.json")
     text = explanation_text(*sides, changed_costs(earlier, empty), top=10)
     assert "not split: the ledger of 0001 has no rows of it" in text
     assert "not split: the ledger of new.json has no rows of it" in text
@@ -347,7 +347,7 @@ def test_strings_from_a_file_forge_nothing(text: str) -> None:
         LORA, {"forward_flops": 10, "peak_bytes": 3}, ledger=pack(rows, peak_phase=phases)
     )
     old = make_record(LORA, {"forward_flops": 0, "peak_bytes": 2}, ledger=new.ledger)
-    sides = observe(old, origin=text, environment={text: text}), observe(new, origin=text)
+    sides = observe(old, run_name=text, environment={text: text}), observe(new, run_name=text)
     changes = changed_costs(old, new)
     printed = explanation_text(*sides, changes, top=10)
     assert all(line.isprintable() for line in printed.split("\n"))

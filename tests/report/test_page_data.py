@@ -136,8 +136,8 @@ def test_transitions_are_where_the_history_marks_a_change_or_a_break(name, drawn
     beyond = {
         k
         for k, point in enumerate(points)
-        if k not in breaks and point.move is not None and point.move.change is not None
-        and abs(point.move.change) > 0.05
+        if k not in breaks and point.move is not None and point.move.relative is not None
+        and abs(point.move.relative) > 0.05
     }  # fmt: skip
     assert changes <= marked | beyond
 
