@@ -102,6 +102,13 @@ def test_less_is_another_finding_than_more_and_comes_later():
     assert better.cause.base_runs == -1
 
 
+def test_a_finding_has_the_gravest_verdict_of_its_reasons():
+    old, new = valued(LORA), valued(LORA, forward_flops=1, peak_bytes=10**9)
+    (finding,) = found([old], [new])
+    verdicts = {reason.verdict for reason in finding.example.reasons}
+    assert (verdicts, finding.verdict) == ({"improved", "regressed"}, "regressed")
+
+
 def test_parameters_lead_what_follows_from_them():
     old, new = dora(DORA[0], runs=1), dora(DORA[0], runs=2, trainable_params=80)
     (finding,) = found([old], [new])

@@ -710,6 +710,12 @@ def test_judging_changes_nothing_and_gives_the_same_again() -> None:
     assert msgspec.json.encode(run) == before
 
 
+def test_a_ratio_beyond_the_largest_float_is_left_out() -> None:
+    """JSON has no infinity; the two values say enough."""
+    (reason,) = compare({"loss": [0.0, 0.0, 0.0]}, {"loss": [1e307, 1e307, 1e307]}).reasons
+    assert (reason.verdict, reason.relative_change, reason.new) == ("regressed", None, 1e307)
+
+
 def test_the_given_policy_decides() -> None:
     lax = dataclasses.replace(DEFAULT_POLICY, bytes_bound=0.5, accuracy_margin=0.9)
     assert verdict_of({"peak_bytes": 10}, {"peak_bytes": 14}, policy=lax) == "unchanged"

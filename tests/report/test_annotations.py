@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import ENVIRONMENT, FULL, GALORE, LORA, VALUES, compare, make_record
+from builders import ENVIRONMENT, FULL, GALORE, LORA, UNSEEN_LORA, VALUES, compare, make_record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_markdown import HOSTILE, hostile_sides
@@ -74,6 +74,15 @@ def test_each_line_has_its_own_annotation_and_the_one_with_most_cases_is_first()
         [make_record(name) for name in ids], [make_record(name, MORE) for name in ids], places
     )
     assert [read(line)[1]["file"] for line in lines] == ["b.py", "a.py"]
+
+
+def test_a_finding_on_several_lines_counts_the_cases_of_each_line():
+    ids = [LORA, UNSEEN_LORA, LORA.replace("r4", "r16")]
+    lines = {ids[0]: SourceLine("a.py", 0), ids[1]: HERE, ids[2]: HERE}
+    records = [make_record(name) for name in ids]
+    annotations = made(records, [make_record(name, MORE) for name in ids], lines)
+    heads = [read(line)[2].partition(":")[0] for line in annotations]
+    assert heads == ["regressed in 2 cases", "regressed in 1 case"]
 
 
 @pytest.mark.parametrize(("strict", "level"), [(False, "warning"), (True, "error")])
