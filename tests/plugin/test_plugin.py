@@ -313,7 +313,7 @@ def test_an_altered_stored_adapter_stops_its_case(accepted):
 
 def test_a_run_without_a_file_or_to_a_device_keeps_nothing(accepted):
     def found():
-        return {path.name for path in accepted.root.iterdir()} - {".benchmarks"}
+        return {path.name for path in accepted.root.iterdir()} - {".benchmarks", "__pycache__"}
 
     before = found()
     accepted.run(*SELECT)
