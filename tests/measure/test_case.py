@@ -10,7 +10,7 @@ from tiny_architecture import TinyArchitecture
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.errors import AbsentError, SourceError, UnknownNameError
+from peft_regress.errors import AbsentError, InputError, SourceError, UnknownNameError
 from peft_regress.measure import case as measuring
 from peft_regress.measure import recipe, step_profile
 from peft_regress.measure.case import define, measure
@@ -115,6 +115,9 @@ def test_samples_are_one_a_seed_and_the_value_is_their_mean(records):
         samples = metrics[name].samples
         assert len(samples) == 3
         assert metrics[name].value == pytest.approx(sum(samples) / 3, rel=1e-12)
+    # Of ten classes, guessing gives 0.1 and 2.3 nat.
+    assert 0.05 < metrics["accuracy"].value < 0.5
+    assert 1.5 < metrics["loss"].value < 3
     first = metrics["first_losses"].samples
     assert metrics["first_losses"].value == pytest.approx(sum(s[0] for s in first) / 3, rel=1e-12)
 
@@ -200,6 +203,12 @@ def test_a_missing_metric_is_named(tiny):
 )
 def test_an_unknown_name_is_refused(tiny, wrong):
     with pytest.raises(UnknownNameError):
+        measured(tiny, case(**wrong))
+
+
+@pytest.mark.parametrize("wrong", [{"rank": None}, {"rank": 0}, {"method": "head", "rank": 4}])
+def test_a_wrong_rank_is_refused(tiny, wrong):
+    with pytest.raises(InputError, match="rank"):
         measured(tiny, case(**wrong))
 
 
