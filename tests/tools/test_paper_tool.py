@@ -215,7 +215,7 @@ def test_every_claim_has_the_commands_that_print_the_correct_counts():
     sections = re.split(r"^### ", claims, flags=re.MULTILINE)[1:]
     assert len(sections) == 5
     for section in sections:
-        commands = re.findall(r"^\$ peft-regress cost .+\n(?:  \S.+\n)+", section, re.MULTILINE)
+        commands = re.findall(r"^\$ peft-regress cost .+\n(?: +\S.+\n)+", section, re.MULTILINE)
         assert len(commands) >= 2, section.partition("\n")[0]
 
 
