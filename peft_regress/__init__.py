@@ -10,8 +10,20 @@ Importing this package imports no torch.
 """
 
 from peft_regress import registry
+from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import case_params, matrix_cases
 from peft_regress.errors import PeftRegressError
+from peft_regress.fine_tune import Bound, FineTune, OwnMetric
 
-__all__ = ["Case", "PeftRegressError", "case_params", "matrix_cases", "registry"]
+__all__ = [
+    "Bound",
+    "Budget",
+    "Case",
+    "FineTune",
+    "OwnMetric",
+    "PeftRegressError",
+    "case_params",
+    "matrix_cases",
+    "registry",
+]

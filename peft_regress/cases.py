@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import msgspec
@@ -9,6 +10,8 @@ import msgspec
 from peft_regress.errors import InputError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+_RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
 
 BFLOAT16_SUFFIX = "-bf16"
 """The end of the name of a method whose base model is in bfloat16."""
@@ -35,6 +38,17 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     architecture: str
     rank: int | None = None
 
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """Read an id such as `shift/lora-r4/resnet18`; looks up no name.
+
+        Raises `InputError`.
+        """
+        task, ranked, architecture = split_case_id(text)
+        match = _RANKED.fullmatch(ranked)
+        method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
+        return cls(task=task, method=method, architecture=architecture, rank=rank)
+
     @property
     def id(self) -> str:
         """Return `<task>/<method>-r<rank>/<architecture>`, without `-r` if there is no rank."""
@@ -49,13 +63,19 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return Adaptation(method=self.method, architecture=self.architecture, rank=self.rank)
 
 
+def is_name(text: str) -> bool:
+    """Return whether a text can be a part of a case id."""
+    spoils_id = any(c in "/*?[]" or c.isspace() or not c.isprintable() for c in text)
+    return bool(text) and not spoils_id
+
+
 def split_case_id(text: str) -> list[str]:
     """Return task, method with rank, and architecture of a case id; looks up no name.
 
     Raises `InputError`.
     """
-    parts = text.split("/")
-    if len(parts) != 3 or not all(parts):  # noqa: PLR2004  (the three parts of an id)
+    parts = text.split("/") if isinstance(text, str) else []
+    if len(parts) != 3 or not all(map(is_name, parts)):  # noqa: PLR2004  (the three parts of an id)
         msg = (
             f"{text!r} is not a case id, which has the form <task>/<method>-r<rank>/<architecture>"
         )

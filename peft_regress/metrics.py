@@ -13,7 +13,7 @@ import msgspec
 
 Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
-Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "seconds", "info"]
+Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "score", "seconds", "info"]
 
 Sample = float | list[float]
 
@@ -81,6 +81,7 @@ METRICS: dict[str, MetricSpec] = {
     "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),
     "loss": MetricSpec(unit="nat", direction="lower", kind="accuracy"),
+    "score": MetricSpec(unit="ratio", direction="higher", kind="score"),
     "step_seconds": MetricSpec(unit="second", direction="lower", kind="seconds"),
     "relative_step_seconds": MetricSpec(unit="ratio", direction="lower", kind="info"),
 }

@@ -15,6 +15,7 @@ import re
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, get_args
 
+from peft_regress.cases import is_name
 from peft_regress.errors import InputError, UnknownNameError
 
 RegistryName = Literal["method", "architecture", "task"]
@@ -104,9 +105,8 @@ def _insert(registry: str, item: Named) -> None:
 
 
 def _check_name(registry: str, name: str) -> None:
-    spoils_id = any(c in "/*?[]" or c.isspace() or not c.isprintable() for c in name)
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
-    if not name or spoils_id or (registry == "method" and _RANK_SUFFIX.search(name)):
+    if not is_name(name) or (registry == "method" and _RANK_SUFFIX.search(name)):
         msg = f"{registry} {name!r} cannot be registered: the name could not be part of a case id"
         raise InputError(msg)
 

@@ -8,12 +8,11 @@ Imports no torch, so that listing and collecting stay fast.
 
 from __future__ import annotations
 
-import re
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from peft_regress import registry
-from peft_regress.cases import Case, split_case_id
+from peft_regress.cases import Case
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.registry import RegistryName
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 DEFAULT_MATRIX: Final = "default"
-
-_RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
 
 
 def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> list[Case]:
@@ -98,10 +95,10 @@ def parse_case_id(text: str) -> Case:
 
     Raises `InputError`, or `UnknownNameError` for a name that is not registered.
     """
-    task, ranked, architecture = split_case_id(text)
-    match = _RANKED.fullmatch(ranked)
-    method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
-    return checked_case(task=task, method=method, architecture=architecture, rank=rank)
+    case = Case.parse(text)
+    return checked_case(
+        task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
+    )
 
 
 def checked_case(*, task: str, method: str, architecture: str, rank: int | None) -> Case:

@@ -10,7 +10,7 @@ from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Section
 from peft_regress.report.sentences import environment_lines
 from peft_regress.report.table import Row, Table
-from peft_regress.runs.schema import SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def encode_history(
 ) -> dict[str, Any]:
     """Return `{schema_version, cases: [{id, lines: [{metric, unit, remark, points}]}]}`."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "cases": [
             {
                 "id": case.id,

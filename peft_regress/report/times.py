@@ -11,7 +11,7 @@ from peft_regress.report.document import Section
 from peft_regress.report.sentences import environment_lines
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def encode_times(run: TimingRun) -> dict[str, Any]:
     """Return `{schema_version, exit_code, base, candidate, environment, counts, cases}`."""
     moved = changed_packages(run.base_packages, run.candidate_packages)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": run.exit_code,
         "base": run.base,
         "candidate": run.candidate,

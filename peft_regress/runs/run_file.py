@@ -19,6 +19,7 @@ from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import (
+    READABLE_SCHEMAS,
     SCHEMA_VERSION,
     Ledger,
     Run,
@@ -88,7 +89,7 @@ def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | 
             # quotes belong to the two keys taken out and to the digest.
             quotes = sum(text.count(b'"') for text in (encoded, msgspec.json.encode(document))) + 6
             is_as_written = digest_of(encoded) == digest and content.count(b'"') == quotes
-            is_known = ours["schema_version"] == SCHEMA_VERSION and not _misfits(document)
+            is_known = ours["schema_version"] in READABLE_SCHEMAS and not _misfits(document)
             if not (is_as_written and is_known):
                 return None
             if not ledgers:
@@ -219,10 +220,10 @@ def _check_schema(path: Path, version: object) -> None:
             f"{shown}, newer than {SCHEMA_VERSION}, which this version reads",
             "Upgrade with `pip install -U peft-regress`.",
         )
-    if version < SCHEMA_VERSION:
+    if version not in READABLE_SCHEMAS:
         raise RunFileError(
             path,
-            f"{shown}, older than {SCHEMA_VERSION}, which this version reads",
+            f"{shown}, older than {READABLE_SCHEMAS[0]}, the first that this version reads",
             "Make the run again and `peft-regress accept` it.",
         )
 

@@ -21,7 +21,14 @@ from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The version of the run files that this package writes."""
+
+READABLE_SCHEMAS = (1, SCHEMA_VERSION)
+"""The versions that it reads. Version 2 only adds keys, each of which may be absent."""
+
+OUTPUT_SCHEMA_VERSION = 1
+"""The version of what commands print with `--format json`."""
 
 MIXED_MACHINES = "mixed"
 """Machine digest of a union of shards from several machines; its times are never judged."""
@@ -98,24 +105,6 @@ class Ledger(
     buffers and optimizer state under ''."""
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The result of one case in one run."""
-
-    case: Case
-    definition: str
-    status: Status
-    error: Failure | None
-    metrics: dict[str, Metric]
-    invariants: dict[str, bool | None]
-    ledger: Ledger
-
-    @property
-    def status_text(self) -> str:
-        """Return the status with its error: 'error (KeyError: ...)'."""
-        error = self.error
-        return self.status if error is None else f"{self.status} ({error.type}: {error.message})"
-
-
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The properties of a machine that times depend on; never a host name."""
 
@@ -126,12 +115,110 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     instruction_set: str
 
 
+class TensorSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A tensor, or all tensors of one name in the batches of a training run."""
+
+    shape: list[int]
+    """Of one tensor; of batches, that of the first one."""
+    dtype: str
+    mean: float
+    norm: float
+    """Euclidean, over all elements."""
+
+
+class Inputs(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """What a case of one's own puts into its training, on the first seed."""
+
+    weights: dict[str, TensorSummary] = {}
+    """The unadapted model's parameters and buffers, by name."""
+    train: dict[str, TensorSummary] = {}
+    """All training batches together, by the path of a tensor in a batch."""
+    test: dict[str, TensorSummary] = {}
+    """All test batches together."""
+    optimizer: list[dict[str, float]] = []
+    """The numbers of each parameter group at the start."""
+
+
+class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bound that the author of a case states for a metric."""
+
+    bound: float
+    reason: str
+
+
+class Computation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What certifies that two runs compute the same training."""
+
+    graph: str
+    """Digest of the operators of the first steps, equal on every machine."""
+    state: str
+    """Digest of weights, batches and generators of each seed."""
+    torch: str
+    """The version that made the digests."""
+
+
+class Limits(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
+    """The budget of a case, as numbers."""
+
+    peak: int | None = None
+    """Bytes: the most that `peak_bytes` may be."""
+    update: int | None = None
+    """FLOPs: the most that forward, backward and optimizer may take in one step."""
+    ship: int | None = None
+    """Bytes: the most that `adapter_bytes` may be."""
+    score: float | None = None
+    """The least that the case's `accuracy` or `score` may be."""
+    edge_train: int | None = None
+    """Bytes: the most that `edge_train_bytes` may be."""
+    device: str | None = None
+    """The name of a device class whose memory and storage the case must fit into."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The result of one case in one run."""
+
+    case: Case
+    definition: str
+    status: Status
+    error: Failure | None
+    metrics: dict[str, Metric]
+    invariants: dict[str, bool | None]
+    ledger: Ledger
+    # Since schema 2, each only where it says something.
+    invariant_notes: dict[str, str] | UnsetType = UNSET
+    """Where an invariant is false, or why it is null."""
+    numerics: str | UnsetType = UNSET
+    """How strongly the training amplifies rounding: decides the bounds on its losses."""
+    inputs: Inputs | UnsetType = UNSET
+    trained: dict[str, list[int]] | UnsetType = UNSET
+    """The shape of each parameter that trains, by name."""
+    profiled_on: Literal["fake tensors", "real tensors"] | UnsetType = UNSET
+    budget: Limits | UnsetType = UNSET
+    bounds: dict[str, OwnBound] | UnsetType = UNSET
+    """The author's own bounds, by metric."""
+    computation: Computation | UnsetType = UNSET
+    machine: Machine | UnsetType = UNSET
+    """Where the case was measured, if not on the machine of the run."""
+
+    @property
+    def status_text(self) -> str:
+        """Return the status with its error: 'error (KeyError: ...)'."""
+        error = self.error
+        return self.status if error is None else f"{self.status} ({error.type}: {error.message})"
+
+
 class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which cases were asked for: all expected ones, or how the run was narrowed."""
 
     complete: bool
     narrowed_by: list[str] = []
     not_selected: list[str] = []
+    narrowed_from: list[str] | UnsetType = UNSET
+    """For each item of `narrowed_by` where it was written, such as `command line`."""
 
 
 class Acceptance(
@@ -158,6 +245,8 @@ class Run(
     selection: Selection
     cases: dict[str, Record]
     accepted: Acceptance | None = None
+    metrics_known: list[str] = []
+    """The metrics and invariants that the writer could measure; empty in schema 1."""
     content_digest: str = ""
 
     def __iter__(self) -> Iterator[Record]:
@@ -225,7 +314,7 @@ def check_finite(metrics: Mapping[str, Metric], where: str) -> None:
             if not abs(value) <= _LARGEST:
                 msg = f"{where}: metric {name!r} is {_shown(value)}, not a finite number"
                 raise InputError(msg)
-            if value < 0 and metric.unit != "nat":
+            if value < 0 and metric.unit not in {"nat", "ratio"}:
                 msg = f"{where}: metric {name!r} is {value}, but a {metric.unit} is never negative"
                 raise InputError(msg)
 

@@ -67,8 +67,8 @@ def test_a_file_that_was_written_by_another_tool_has_no_ledgers_either(tmp_path)
 @pytest.mark.parametrize(
     ("once", "twice"),
     [
-        ('"schema_version": 1,\n', '"schema_version" : 9, "schema_version": 1,\n'),
-        ('"schema_version": 1,\n', '"schema_version"\n: 9, "schema_version": 1,\n'),
+        ('"schema_version": 2,\n', '"schema_version" : 9, "schema_version": 2,\n'),
+        ('"schema_version": 2,\n', '"schema_version"\n: 9, "schema_version": 2,\n'),
         ('"system": "\\":"', '"system": "\\u0022:", "system": "\\":"'),
         ('"system": "\\":"', '"system": 0, "system": "\\"\\u003a"'),
         ('"system": "\\":"', '"system": 0, "system": "\\"\\u003A"'),

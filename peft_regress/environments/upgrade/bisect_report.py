@@ -8,7 +8,7 @@ from peft_regress.environments.upgrade.finding_report import finding_section, re
 from peft_regress.report.document import Section
 from peft_regress.report.sentences import environment_lines
 from peft_regress.report.verdict.finding import case_set, encode_finding
-from peft_regress.runs.schema import SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
     """Return `{schema_version, package, good, bad, releases, transitions, ...}`."""
     settings = found.settings
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "package": settings.package,
         "good": settings.good,
         "bad": settings.bad,

@@ -13,7 +13,7 @@ from peft_regress.report.verdict.finding import case_set, encode_finding, strict
 from peft_regress.report.verdict.text import style_of
 from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
 def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, environment, findings, cases, ...}`."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": upgrade.comparison.exit_code,
         "requirements": list(upgrade.requirements),
         "compared_with": upgrade.compared_with,

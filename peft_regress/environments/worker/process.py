@@ -31,6 +31,7 @@ _Answer = TypeVar("_Answer", bound=msgspec.Struct)
 _LONGEST_LINE: Final = 2**26
 _READ_BYTES: Final = 2**16
 _TAIL_BYTES: Final = 2**13
+_LONGEST_ERROR_LINE: Final = 400
 _DYING_SECONDS: Final = 10.0
 _POLL_SECONDS: Final = 0.5
 _REMEDY: Final = "Name a Python interpreter, such as .venv/bin/python"
@@ -231,7 +232,8 @@ class WorkerProcess:
         end = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(end - _TAIL_BYTES, 0))
         lines = self._errors.read().decode(errors="replace").splitlines()
-        return clean(next((line for line in reversed(lines) if line.strip()), "no error message"))
+        last = next((line for line in reversed(lines) if line.strip()), "no error message")
+        return clean(last, longest=_LONGEST_ERROR_LINE)
 
 
 def _start(

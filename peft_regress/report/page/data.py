@@ -13,7 +13,7 @@ from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import MIXED_MACHINES, SCHEMA_VERSION
+from peft_regress.runs.schema import MIXED_MACHINES, OUTPUT_SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -77,7 +77,7 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
     explain_cases(encoded, changes, indices=indices, entries=entries, whole_run=whole_run)
     environments, differences = _environments(entries)
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "peft_regress": version("peft-regress"),
         "entries": [
             _encode_entry(entry, environment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.runs.schema import SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
     The exit code is that without strictness.
     """
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": comparison.lenient_exit_code,
         "counts": comparison.counts,
         "cases": [encode_case(case) for case in comparison.cases],
@@ -54,7 +54,7 @@ def encode_explanation(
     """Return all rows: `{schema_version, case, old, new, environment, definition, metrics}`."""
     packages = sorted(old.environment.keys() | new.environment.keys())
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": OUTPUT_SCHEMA_VERSION,
         "case": new.record.case.id,
         "old": _encode_side(old),
         "new": _encode_side(new),

@@ -1,0 +1,170 @@
+"""A fine-tuning to measure: its model, data, adapter, optimizer, loss, score and budget.
+
+Imports no torch, so that listing and collecting cases stay fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from peft_regress.budgets import Budget
+from peft_regress.cases import Case
+from peft_regress.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from peft_regress.metrics import Direction, Kind, Unit
+
+OWN_MATRIX = "own"
+"""The matrix of cases that name no other."""
+
+Mode = Literal["train", "eval"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far a metric may change before it counts, in place of the usual bound.
+
+    Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
+    of the means over the seeds.
+    """
+
+    bound: float
+    reason: str
+    """The evidence for it; shown beside each verdict that it decides."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
+        is_number = isinstance(self.bound, int | float) and not isinstance(self.bound, bool)
+        if not (is_number and 0 <= self.bound < float("inf")):
+            msg = f"bound {self.bound!r} is not a number from 0 on"
+            raise InputError(msg)
+        if not (isinstance(self.reason, str) and self.reason.strip()):
+            msg = f"bound {self.bound!r} needs a reason: the evidence for it"
+            raise InputError(msg)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMetric:
+    """A number of one's own, measured after training, once for each seed."""
+
+    measure: Callable[[nn.Module, Sequence[Any]], float]
+    """Returns the number from the trained model, in eval mode, and the test batches."""
+    unit: Unit
+    direction: Direction
+    kind: Kind = "info"
+    """How the gate judges it: `exact`, `bytes`, `accuracy`, `score` (by a bound of one's own), or
+    `info` (shown, never judged)."""
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """One fine-tuning that the gate measures and judges: the user's own, or a built-in one.
+
+    Everything but the id is given by name. Each seed is set in torch, numpy and random before
+    `model()`, the wrapping and the training. Construction imports and calls nothing.
+
+    Raises `InputError` for values that no fine-tuning can have.
+    """
+
+    id: str
+    """`<task>/<method>-r<rank>/<architecture>`, without `-r<rank>` if there is no rank."""
+    _: KW_ONLY
+    model: Callable[[], nn.Module]
+    """Returns the model with its weights, unadapted."""
+    data: Callable[[], tuple[Any, Any]]
+    """Returns training and test data: each a Dataset, or a tuple or mapping of arrays or tensors of
+    one length. A tuple gives tuples as batches, a mapping gives dicts."""
+    adapter: Any
+    """A `peft.PeftConfig`; or the name of a built-in method, with its rank (`"lora-r4"`, `"full"`);
+    or a callable that takes the model and returns the adapted one."""
+    also_train: Sequence[str] = ()
+    """Modules of the unadapted model that train in full, such as a new head."""
+    optimizer: Callable[[nn.Module], Optimizer] | None = None
+    """Returns the optimizer of the adapted model; by default the built-in method's, or AdamW with
+    torch's settings and `foreach=False` over what trains."""
+    schedule: Callable[[Optimizer], LRScheduler] | None = None
+    """Returns a scheduler, stepped after each step; by default the rate is constant."""
+    loss: Callable[[nn.Module, Any], Tensor] | None = None
+    """Returns the scalar loss of a model and a batch; by default cross-entropy for a pair of inputs
+    and labels, and `model(**batch).loss` for a mapping."""
+    score: Callable[[nn.Module, Sequence[Any]], float] | None = None
+    """Returns a number, higher is better, from the trained model and the test batches; by default
+    the accuracy, for pairs whose model returns (batch, classes)."""
+    collate: Callable[[list[Any]], Any] | None = None
+    """Joins the items of a Dataset to a batch; by default torch's `default_collate`."""
+    mode: Mode | Callable[[nn.Module], None] = "train"
+    """How the model trains: in train mode (dropout drops, BatchNorm estimates), in eval mode, or
+    as a callable sets it."""
+    steps: int = 30
+    batch: int = 32
+    seeds: int = 3
+    """How many seeds: 0, 1, ..."""
+    matrix: str = OWN_MATRIX
+    budget: Budget | None = None
+    bounds: Mapping[str, Bound] | None = None
+    """Bounds of one's own by metric."""
+    metrics: Mapping[str, OwnMetric] | None = None
+    """Numbers of one's own by name."""
+    case: Case = field(init=False)
+    """The parts of the id."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that no fine-tuning can have."""
+        object.__setattr__(self, "case", Case.parse(self.id))
+        for problem in (*_wrong_functions(self), *_wrong_values(self)):
+            msg = f"FineTune {self.id!r}: {problem}"
+            raise InputError(msg)
+
+
+def _wrong_functions(given: FineTune) -> Iterator[str]:
+    for name in ("model", "data"):
+        if not callable(getattr(given, name)):
+            yield f"{name} is not callable: give a function, such as {name}=build"
+    for name in ("optimizer", "schedule", "loss", "score", "collate"):
+        value = getattr(given, name)
+        if value is not None and not callable(value):
+            yield f"{name}={value!r} is not callable"
+    if not callable(given.mode) and given.mode not in get_args(Mode):
+        yield f"mode={given.mode!r} is neither 'train' nor 'eval' nor callable"
+    is_config = hasattr(given.adapter, "peft_type")
+    if not (isinstance(given.adapter, str) or is_config or callable(given.adapter)):
+        yield (
+            f"adapter={given.adapter!r} is not a PeftConfig, the name of a built-in method such as "
+            "'lora-r4', or a callable"
+        )
+
+
+def _wrong_values(given: FineTune) -> Iterator[str]:
+    for name in ("steps", "batch", "seeds"):
+        value = getattr(given, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield f"{name}={value!r} is not a whole number from 1 on"
+    if isinstance(given.also_train, str):
+        yield f"also_train={given.also_train!r} is a text: give a list of modules"
+    if not all(isinstance(name, str) and name for name in given.also_train):
+        yield f"also_train={list(given.also_train)!r} is not a list of module names"
+    if not (isinstance(given.matrix, str) and given.matrix.isidentifier()):
+        yield f"matrix={given.matrix!r} is not the name of a matrix"
+    if given.budget is not None and not isinstance(given.budget, Budget):
+        yield f"budget={given.budget!r} is not a Budget"
+    yield from _misfits("bounds", given.bounds, Bound)
+    yield from _misfits("metrics", given.metrics, OwnMetric)
+
+
+def _misfits(name: str, items: object, kind: type) -> Iterator[str]:
+    if items is None:
+        return
+    if not isinstance(items, Mapping):
+        yield f"{name}={items!r} is not a mapping by metric"
+        return
+    for metric, value in items.items():
+        if not isinstance(value, kind):
+            yield f"{name}[{metric!r}]={value!r} is not a {kind.__name__}"
