@@ -331,7 +331,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
 # --- the whole of it -------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "same"), (0.1, "slower")])
 def test_a_step_10_percent_slower_is_found_and_an_equal_one_is_quiet(tmp_path, share, verdict):
     slow = str(write_slow_interpreter(tmp_path, share=share))
