@@ -54,7 +54,7 @@ class ModelRecipe:
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Return the base model as the method wraps it; the base must not be used afterwards."""
-        return self.method.adapt(base, head=self.architecture.head, rank=self.rank, seed=seed)
+        return self.method.adapt(base, heads=(self.architecture.head,), rank=self.rank, seed=seed)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of an adapted model."""

@@ -96,7 +96,7 @@ class InvariantWatch:
         self._probe = probe
         self._labels = labels
         self._stored = stored
-        self._expected = dict(method.expected_trainable(base, head=head, rank=rank))
+        self._expected = dict(method.expected_trainable(base, heads=(head,), rank=rank))
         self._before: dict[str, Tensor] = {}
         self._at_start: dict[str, bool | None] = {}
         self._after_first_step: dict[str, bool] = {}
@@ -247,7 +247,9 @@ class InvariantWatch:
         if self._rank is None or not self._has_adapter(adapted):
             return None
         base, twice = copy.deepcopy(self._base), 2 * self._rank
-        _, doubled = attempt(lambda: self._method.adapt(base, head=self._head, rank=twice, seed=0))
+        _, doubled = attempt(
+            lambda: self._method.adapt(base, heads=(self._head,), rank=twice, seed=0)
+        )
         return doubled is not None and _count(doubled) >= _count(adapted)
 
     def _holds_of_layers(
@@ -299,7 +301,7 @@ class InvariantWatch:
 
     def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
         base = copy.deepcopy(self._base)
-        return self._method.load(base, folder, head=self._head, trainable=trainable)
+        return self._method.load(base, folder, heads=(self._head,), trainable=trainable)
 
 
 def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
