@@ -146,7 +146,7 @@ def test_what_is_loaded_to_be_used_trains_all_the_same(name: str, tmp_path: Path
 def test_casting_adalora_forgets_that_its_rank_is_frozen() -> None:
     """To the base's type and back, a new tensor in the ParameterDict becomes a parameter."""
     names = ("base_model.model.conv.ranknum.default", "base_model.model.linear.ranknum.default")
-    expected = ADALORA_BF16.expected_trainable(tiny_network(), head="head", rank=2)
+    expected = ADALORA_BF16.expected_trainable(tiny_network(), heads=("head",), rank=2)
     model = adapted(ADALORA_BF16)
     also = {name for name, p in model.named_parameters() if p.requires_grad} - expected.keys()
     assert also == set(names), "mended in peft: AdaLoRA's rank is frozen on bfloat16 too"

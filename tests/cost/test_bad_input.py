@@ -346,7 +346,9 @@ def test_a_step_that_no_model_could_take_is_refused(
 def test_a_rank_above_a_layer_s_sides_is_taken_as_it_is() -> None:
     """peft allows it: the factors are larger than the layer."""
     rank = 64
-    model = registry.get("method", "lora").adapt(Convolutional(), head="head", rank=rank, seed=0)
+    model = registry.get("method", "lora").adapt(
+        Convolutional(), heads=("head",), rank=rank, seed=0
+    )
     shape = (2, 3, 8, 8)
     cost = cost_of(model, input_shape=shape)
     assert cost == cost_of(model, input_shape=shape, fake=False)

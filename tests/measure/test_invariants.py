@@ -150,7 +150,7 @@ def _watched(
     data = tiny_data().cast(method.base_dtype)
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base, rank, **more)
-    adapted = method.adapt(base, head="head", rank=rank, seed=0)
+    adapted = method.adapt(base, heads=("head",), rank=rank, seed=0)
     watch.before_training(adapted)
     optimizer = method.make_optimizer(adapted, rank=rank)
     watch.watch_first_step(adapted, optimizer)
@@ -207,7 +207,7 @@ def test_watching_changes_neither_the_losses_nor_the_modes() -> None:
     def losses(*, watched: bool) -> tuple[float, ...]:
         base = tiny_network()
         watch = _watch(LORA, base)
-        adapted = LORA.adapt(base, head="head", rank=2, seed=0).train()
+        adapted = LORA.adapt(base, heads=("head",), rank=2, seed=0).train()
         if watched:
             watch.before_training(adapted)
             assert all(module.training for module in adapted.modules())
@@ -239,7 +239,7 @@ def test_identity_is_judged_relative_to_the_size_of_the_logits() -> None:
         base.head.weight *= 1e-6
         base.head.bias *= 1e-6
     watch = _watch(LORA, base)
-    adapted = LORA.adapt(base, head="head", rank=2, seed=0)
+    adapted = LORA.adapt(base, heads=("head",), rank=2, seed=0)
     _add("base_model.model.linear.lora_B.default.weight", 1e-2)(adapted)
     watch.before_training(adapted)
     optimizer = LORA.make_optimizer(adapted, rank=2)
@@ -366,7 +366,7 @@ def test_an_adapter_that_never_moves_is_caught() -> None:
 def test_what_a_method_prunes_may_end_where_it_began_and_nothing_else() -> None:
     """AdaLoRA's singular values start at zero, and a pruned one is set to zero again."""
     adalora = method_named("adalora")
-    start = adalora.adapt(tiny_network(), head="head", rank=2, seed=0)
+    start = adalora.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
 
     def put_back(part: str) -> Callable[[nn.Module], None]:
         name = f"base_model.model.linear.{part}.default"
@@ -406,7 +406,7 @@ def test_what_moves_at_the_first_step_and_is_put_back_is_caught() -> None:
 
 def test_an_optimizer_whose_step_is_never_seen_is_no_pass() -> None:
     watch = _watch(LORA, tiny_network())
-    adapted = LORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     watch.before_training(adapted)
     found = watch.after_training(adapted, LORA.make_optimizer(adapted, rank=2))
     assert {"expected_trainable", "frozen_unchanged"} <= _broken(found)
@@ -426,7 +426,7 @@ def test_a_projection_that_is_never_renewed_is_caught() -> None:
 def _filled(method: Any) -> tuple[float, ...]:
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base)
-    watch.before_training(method.adapt(base, head="head", rank=2, seed=0))
+    watch.before_training(method.adapt(base, heads=("head",), rank=2, seed=0))
     assert watch.filled_losses is not None
     return watch.filled_losses
 
@@ -460,7 +460,7 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> N
             probe=data.test_images[:4],
             labels=data.test_labels[:4],
         )
-        adapted = method.adapt(base, head=MOBILENET_V3_SMALL.head, rank=1, seed=0)
+        adapted = method.adapt(base, heads=(MOBILENET_V3_SMALL.head,), rank=1, seed=0)
         for module in adapted.modules():
             if isinstance(module, lora_layer.LoraLayer):
                 module.scaling["default"] *= factor
@@ -474,7 +474,7 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> N
 
 def test_a_filled_adapter_without_a_finite_loss_is_an_error() -> None:
     base = tiny_network()
-    adapted = LORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     adapted.get_submodule("base_model.model.head").register_forward_hook(
         lambda _module, _args, out: out * math.nan
     )
@@ -483,7 +483,7 @@ def test_a_filled_adapter_without_a_finite_loss_is_an_error() -> None:
 
 
 def test_filling_leaves_the_watched_model_alone() -> None:
-    adapted = DORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = DORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     kept = copy.deepcopy(adapted.state_dict())
     _watch(DORA, tiny_network()).before_training(adapted)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in adapted.state_dict().items())
@@ -554,7 +554,7 @@ def _cast_adapter(model: nn.Module) -> None:
 
 def test_an_adapter_in_half_precision_is_caught() -> None:
     watch = _watch(LORA, tiny_network())
-    adapted = LORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     _cast_adapter(adapted)
     with contextlib.suppress(RuntimeError):
         watch.before_training(adapted)

@@ -137,7 +137,7 @@ def adapted(case: Row) -> nn.Module:
     architecture = registry.get("architecture", case.architecture)
     model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
     method = registry.get("method", case.method)
-    model = method.adapt(model, head=architecture.head, rank=case.rank, seed=0)
+    model = method.adapt(model, heads=(architecture.head,), rank=case.rank, seed=0)
     if case.freezes_head:
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":

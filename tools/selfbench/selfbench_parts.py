@@ -36,7 +36,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
 
     def profile(*, batch: int, fake: bool) -> float:
         model = architecture.build(num_classes=10, seed=0)
-        model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
+        model = method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
         set_modes(model, batch_norm_statistics=False)
         started = time.perf_counter()
         profile_step(
@@ -49,7 +49,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
         return time.perf_counter() - started
 
     model = architecture.build(num_classes=10, seed=0)
-    method.adapt(model, head=architecture.head, rank=rank, seed=0)
+    method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
     imports = _resident_megabytes()
     profile(batch=32, fake=True)
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports
@@ -96,7 +96,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
     method = registry.get("method", method_name)
     architecture = registry.get("architecture", architecture_name)
     model = architecture.build(num_classes=10, seed=0)
-    model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
+    model = method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
     set_modes(model, batch_norm_statistics=False)
     optimizer = method.make_optimizer(model, rank=rank)
     images, labels = torch.randn(32, 3, 224, 224), torch.randint(10, (32,))

@@ -40,7 +40,7 @@ def losses(scale: float) -> dict[str, tuple[float, ...]]:
         if not isinstance(method, PeftAdapter):
             continue
         data, base = recipe.load_data(), recipe.base_model(0)
-        expected = method.expected_trainable(base, head=head, rank=case.rank)
+        expected = method.expected_trainable(base, heads=(head,), rank=case.rank)
         adapter = [n for n in expected if not f".{n.rpartition('.')[0]}".endswith(f".{head}")]
         try:
             made = filled.Filled(

@@ -229,7 +229,7 @@ def _adapted(architecture: str, method: str) -> nn.Module:
     network, adapter = registry.get("architecture", architecture), registry.get("method", method)
     model: nn.Module = adapter.adapt(
         network.build(num_classes=CLASSES, seed=0),
-        head=network.head,
+        heads=(network.head,),
         rank=METHODS[method],
         seed=0,
     )

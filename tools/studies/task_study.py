@@ -68,7 +68,7 @@ def run_once(  # noqa: PLR0913  (the axes of the study)
     with single_thread():
         base = copy.deepcopy(source)
         task.prepare(base, head=architecture.head, seed=seed)
-        model = method.adapt(base, head=architecture.head, rank=rank, seed=seed)
+        model = method.adapt(base, heads=(architecture.head,), rank=rank, seed=seed)
         optimizer = method.make_optimizer(model, rank=rank)
         for group in optimizer.param_groups:
             group["lr"] *= rate_factor
