@@ -6,7 +6,7 @@
 
 from peft_regress.cost.batches import RandomTensor
 from peft_regress.cost.formulas import UncountedOperatorError, register_flop_formula
-from peft_regress.cost.inference import InferenceCost, profile_inference
+from peft_regress.cost.inference import InferenceCost, call_model, profile_inference
 from peft_regress.cost.memory import ByteSite
 from peft_regress.cost.pricing import TrainingCost, training_cost
 from peft_regress.cost.profile import profile_step, profile_training_step
@@ -30,6 +30,7 @@ __all__ = [
     "TrainingCost",
     "UncountedOperatorError",
     "UnprofilableModelError",
+    "call_model",
     "profile_inference",
     "profile_step",
     "profile_training_step",

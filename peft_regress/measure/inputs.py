@@ -9,40 +9,40 @@ import torch
 
 from peft_regress.errors import InputError
 from peft_regress.measure.trees import named_tensors
-from peft_regress.runs.schema import Inputs, TensorSummary
+from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
 
-def inputs_of(
-    base: nn.Module, train: Iterable[Any], test: Iterable[Any], optimizer: Optimizer
-) -> Inputs:
-    """Summarize the unadapted model, all batches, and the optimizer's numbers."""
-    return Inputs(
-        weights=summaries_of(base),
-        train=batch_summaries(train),
-        test=batch_summaries(test),
-        optimizer=[_numbers(group) for group in optimizer.param_groups],
-    )
-
-
 def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
     """Return each parameter and buffer of a model, by name."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: _summary([tensor]) for name, tensor in named}
+    sums = BatchSums()
+    sums.add({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    return sums.summaries()
 
 
-def batch_summaries(batches: Iterable[Any]) -> dict[str, TensorSummary]:
-    """Return the tensors of batches, all of one path together."""
-    found: dict[str, _Sums] = {}
-    for batch in batches:
-        for path, tensor in named_tensors(batch):
-            found.setdefault(path, _Sums(tensor)).add(tensor)
-    return {path: sums.summary() for path, sums in found.items()}
+def numbers_of(optimizer: Optimizer) -> list[dict[str, float]]:
+    """Return the numbers of each parameter group; of a tuple each with its position."""
+    return [
+        dict(_flat("", {name: value for name, value in group.items() if name != "params"}))
+        for group in optimizer.param_groups
+    ]
+
+
+def fingerprint_of(base: nn.Module, probe: Any) -> MadeWith:
+    """Return which model and which data an adapter's output is computed with."""
+    weights = summaries_of(base)
+    sums = BatchSums()
+    sums.add(probe)
+    return MadeWith(
+        shapes=canonical_digest({name: one.shape for name, one in weights.items()}),
+        weights_norm=math.hypot(*(one.norm for one in weights.values())),
+        probe_norm=math.hypot(*(one.norm for one in sums.summaries().values())),
+    )
 
 
 def check_same_build(
@@ -59,8 +59,24 @@ def check_same_build(
             raise InputError(msg)
 
 
+class BatchSums:
+    """Sums over the tensors of batches, all of one path together."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, batch: Any) -> None:
+        """Add the tensors of a batch."""
+        for path, tensor in named_tensors(batch):
+            self._sums.setdefault(path, _Sums(tensor)).add(tensor)
+
+    def summaries(self) -> dict[str, TensorSummary]:
+        """Return the summaries by path."""
+        return {path: sums.summary() for path, sums in self._sums.items()}
+
+
 class _Sums:
-    """Sums over tensors of one name."""
+    """Sums over tensors of one path."""
 
     def __init__(self, first: Tensor) -> None:
         self._shape = list(first.shape)
@@ -84,18 +100,6 @@ class _Sums:
         return TensorSummary(
             shape=self._shape, dtype=self._dtype, mean=mean, norm=math.sqrt(self._squares)
         )
-
-
-def _summary(tensors: list[Tensor]) -> TensorSummary:
-    sums = _Sums(tensors[0])
-    for tensor in tensors:
-        sums.add(tensor)
-    return sums.summary()
-
-
-def _numbers(group: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a parameter group; of a tuple each with its position."""
-    return dict(_flat("", {name: value for name, value in group.items() if name != "params"}))
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -21,7 +21,7 @@ from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.training import Loop, finetune, training_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from torch.optim import Optimizer
@@ -177,11 +177,16 @@ class Recipe:
         return data.training_batches(self.fine_tune.batch, seed=seed)
 
     def train(
-        self, model: nn.Module, optimizer: Optimizer, data: Data, *, seed: int, first: int
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        batches: Iterable[Any],
+        *,
+        seed: int,
+        first: int,
     ) -> TrainingRun:
         """Run the whole training loop, and keep the first losses."""
         seed_all(seed)
-        batches = self.batches(data, seed=seed)
         return finetune(model, optimizer, batches, self.loop, seed=seed, first=first)
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import safetensors.torch
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from peft_regress.catalogue.architectures.protocol import Architecture
+
+_TEST_BATCH: Final = 200
 
 
 @single_thread()
@@ -124,7 +126,7 @@ def save_source(
     """Write a source file, then its manifest entry, each atomically; return the entry."""
     model = source_model(architecture, state)
     images, labels = load_images("mnist", "test", classes=settings.classes)
-    accuracy = Objective().scores(model, _test_batches(images, labels))["accuracy"]
+    accuracy = Objective().scores(model, _batches(images, labels))["accuracy"]
     content = safetensors.torch.save(dict(state))
     entry = SourceEntry(
         sha256=hashlib.sha256(content).hexdigest(),
@@ -140,6 +142,10 @@ def save_source(
     encoded = msgspec.json.encode(dict(sorted(manifest.items())))
     write_atomic(manifest_path(root), msgspec.json.format(encoded, indent=2) + b"\n")
     return entry
+
+
+def _batches(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(images.split(_TEST_BATCH), labels.split(_TEST_BATCH), strict=True))
 
 
 def ensure_source(root: Path, architecture: Architecture, *, force: bool = False) -> bool:

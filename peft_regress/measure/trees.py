@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def named_tensors(tree: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Yield each tensor with its path: `0`, `labels`, `boxes.1`, or an empty one for the tree itself.
+    """Yield each tensor with its path: `0`, `labels`, `boxes.1`; an empty one for a tree of one.
 
     What is no tensor and no container is passed over.
     """

@@ -141,6 +141,24 @@ class Inputs(
     """The numbers of each parameter group at the start."""
 
 
+class MadeWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model and the data that a stored adapter's output was computed with."""
+
+    shapes: str
+    """Digest of the base model's names and shapes."""
+    weights_norm: float
+    probe_norm: float
+
+    def resembles(self, other: MadeWith | UnsetType) -> bool:
+        """Return whether an adapter made with `other` must give its output here too."""
+        if other is UNSET:
+            return True
+        return self.shapes == other.shapes and all(
+            math.isclose(getattr(self, name), getattr(other, name), rel_tol=1e-5)
+            for name in ("weights_norm", "probe_norm")
+        )
+
+
 class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A bound that the author of a case states for a metric."""
 
