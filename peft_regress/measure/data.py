@@ -92,17 +92,17 @@ class Data:
             _items(part, collate, f"{name}: {split}")
             for part, split in zip(found, ("train", "test"), strict=True)
         )
-        if len(train) < fine_tune.batch:
-            msg = (
-                f"{name}: train has {len(train)} items, but a batch of {fine_tune.batch} needs as "
-                "many"
-            )
-            raise InputError(msg)
         return cls(train=train, test=test, dtype=dtype, name=name)
 
     def training_batches(self, size: int, *, seed: int) -> Iterator[Any]:
-        """Yield full batches without end; each pass over the items has a new order."""
+        """Yield full batches without end; each pass over the items has a new order.
+
+        Raises `InputError` if there are fewer items than that.
+        """
         count = len(self.train)
+        if count < size:
+            msg = f"{self.name}: train has {count} items, but a batch of {size} needs as many"
+            raise InputError(msg)
         generator = torch.Generator().manual_seed(seed)
         while True:
             order = torch.randperm(count, generator=generator)

@@ -127,6 +127,7 @@ class Rounds:
             probe=probe,
             stored=self._stored(),
             moving=self._moving,
+            steps=recipe.fine_tune.steps,
         )
         self._test = list(self._data.test_batches(recipe.test_batch))
         seeds = iter(recipe.seeds)

@@ -1,4 +1,4 @@
-"""A budget as the numbers that a record keeps."""
+"""A budget as its author writes it -> the limits that a record holds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 def limits_of(budget: Budget) -> Limits:
-    """Return a budget's amounts in bytes and FLOPs."""
+    """Return a budget in bytes and FLOPs. Its amounts were checked when it was made."""
 
-    def amount(text: str | None, quantity: Quantity) -> int | None:
+    def parsed(text: str | None, quantity: Quantity) -> int | None:
         return None if text is None else parse_amount(text, quantity)
 
     return Limits(
-        peak=amount(budget.peak, "byte"),
-        update=amount(budget.update, "flop"),
-        ship=amount(budget.ship, "byte"),
-        score=budget.score,
-        edge_train=amount(budget.edge_train, "byte"),
+        peak=parsed(budget.peak, "byte"),
+        update=parsed(budget.update, "flop"),
+        ship=parsed(budget.ship, "byte"),
+        score=None if budget.score is None else float(budget.score),
+        edge_train=parsed(budget.edge_train, "byte"),
         device=budget.device,
     )

@@ -37,7 +37,7 @@ from peft_regress.environments.worker.messages import Hello, Prepare, Prepared, 
 from peft_regress.environments.worker.process import InterpreterError, WorkerError, WorkerProcess
 from peft_regress.environments.worker.serve import serve
 from peft_regress.errors import InputError
-from peft_regress.measure.training import STEPS
+from peft_regress.catalogue.built_in import STEPS
 
 ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")

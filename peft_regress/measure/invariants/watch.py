@@ -94,10 +94,12 @@ class InvariantWatch:
         probe: Any,
         stored: StoredOutput | None = None,
         moving: Collection[str] = (),
+        steps: int = 0,
     ) -> None:
         """Copy the prepared base model before it is adapted.
 
         probe: a small batch of real items. moving: the base's buffers that its training mode moves.
+        steps: how many the case takes.
         """
         self._adapter = adapter
         self._objective = objective
@@ -105,6 +107,7 @@ class InvariantWatch:
         self._probe = probe
         self._stored = stored
         self._moving = frozenset(moving)
+        self._steps = steps
         by_rule = adapter.expected_trainable(base)
         self._has_rule = by_rule is not None
         self._expected: dict[str, tuple[int, ...]] = dict(by_rule or {})
@@ -243,10 +246,14 @@ class InvariantWatch:
             return Fact.null("the optimizer projects no gradients")
         # Any layer is enough: a layer without a gradient gives the same vectors again.
         before = self._projections
-        return Fact(
-            holds=now.keys() == before.keys()
-            and any(not torch.equal(tensor, before[name]) for name, tensor in now.items())
-        )
+        if now.keys() == before.keys() and any(
+            not torch.equal(tensor, before[name]) for name, tensor in now.items()
+        ):
+            return Fact(holds=True)
+        gap = min((group.get("update_proj_gap", 0) for group in optimizer.param_groups), default=0)
+        if gap >= self._steps:
+            return Fact.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
+        return Fact.false("they are those of the first step")
 
     def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Outputs) -> dict[str, Fact]:
         adapter = self._adapter
@@ -310,7 +317,7 @@ class InvariantWatch:
         if not worked:
             return Fact.false(_RAISES)
         if outputs is None:
-            return Fact.null("this adapter cannot be merged")
+            return Fact.null("there is no adapter that can be merged")
         same = agree(*outputs, tolerance=MERGE_TOLERANCE)
         return Fact(holds=same, note="" if same else off_by(*outputs))
 
