@@ -15,6 +15,10 @@ Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
 Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "score", "seconds", "info"]
 
+Numerics = Literal["usual", "bfloat16", "head", "bn_head", "hra"]
+"""How strongly a training amplifies rounding: as most, as in bfloat16, as of the head alone, as of
+BatchNorm statistics, or as HRA's chains of products. It decides the bounds on losses."""
+
 Sample = float | list[float]
 
 BATCH_SUFFIX = "_b32"
@@ -91,15 +95,7 @@ METRICS: dict[str, MetricSpec] = {
     "adapter_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
-<<<<<<< HEAD
-    "inference_flops": _flops(),
-    "inference_peak_bytes": _BYTES,
-    "merged_inference_flops": _flops(),
-    "merged_inference_peak_bytes": _BYTES,
-    "merged_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
-=======
     **INFERENCE_METRICS,
->>>>>>> w-gate
     "first_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),

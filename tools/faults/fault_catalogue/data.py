@@ -10,8 +10,6 @@ import torch
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fault_catalogue.fault import Original
     from peft_regress.catalogue.tasks.protocol import TaskData
 
@@ -59,9 +57,7 @@ def test_split_cut(original: Original, self: Any, model: Any, batches: Any) -> A
 
 
 @fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
-def order_of_images_ignores_the_seed(
-    original: Original, self: Any, size: int, *, seed: int
-) -> Any:
+def order_of_images_ignores_the_seed(original: Original, self: Any, size: int, *, seed: int) -> Any:
     """All seeds see the training images in the order of the first."""
     return original(self, size, seed=seed * 0)
 
