@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections import Counter, deque
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +44,14 @@ class RandomTensor:
             raise InputError(msg) from error
 
 
+@dataclass(frozen=True)
+class Call:
+    """A batch that is the arguments of a model: `model(*args, **kwargs)`."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
 def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
     """Return a batch with each tensor, and each `RandomTensor`, replaced by `convert(it)`.
 
@@ -63,9 +71,9 @@ def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
         return filled
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
         filled = copy.copy(batch)
-        for field in dataclasses.fields(batch):
-            value = map_batch(getattr(batch, field.name), convert)
-            object.__setattr__(filled, field.name, value)  # a frozen one too
+        for part in dataclasses.fields(batch):
+            value = map_batch(getattr(batch, part.name), convert)
+            object.__setattr__(filled, part.name, value)  # a frozen one too
         return filled
     if isinstance(batch, list | tuple | set | frozenset | deque):
         items = [map_batch(item, convert) for item in batch]

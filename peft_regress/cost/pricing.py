@@ -13,11 +13,13 @@ from peft_regress.cost.inference import call_model
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.cost.profile import profile_training_step
 from peft_regress.errors import InputError
+from peft_regress.metrics import COST_METRICS, make_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peft_regress.cost.step_cost import StepCost
+    from peft_regress.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,15 @@ class TrainingCost:
     step: StepCost
     trainable_params: int
     total_params: int
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The costs under the names of run files; one that does not apply is absent."""
+        values = {name: getattr(self.step, name) for name in COST_METRICS}
+        if not self.step.projection_flops:
+            del values["projection_flops"]
+        values |= {name: getattr(self, name) for name in ("trainable_params", "total_params")}
+        return {name: make_metric(name, value) for name, value in values.items()}
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
