@@ -14,6 +14,7 @@ from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.cli.options import examples, format_option, print_json
+from peft_regress.errors import InputError
 from peft_regress.report.cost import (
     cost_document,
     encode_cost,
@@ -82,15 +83,15 @@ if TYPE_CHECKING:
 )
 @format_option
 @click.pass_context
-def command(context: click.Context, model: str | None, output: str, **settings: Any) -> None:
+def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without data or a trained source model."""
     if model is not None:
         _refuse_with_model(context)
         _show_model(model, settings["inputs"], settings["loss"], output)
         return
     if settings.pop("inputs"):
-        msg = "--input is of --model MODULE:NAME: name the model"
-        raise click.UsageError(msg)
+        msg = "--input is of a model of your own: name it by --model MODULE:NAME"
+        raise InputError(msg)
     names = settings.pop("architecture"), settings.pop("method"), settings.pop("rank")
     for option, value in zip(("--architecture", "--method"), names, strict=False):
         if value is None:
@@ -129,7 +130,7 @@ def _refuse_with_model(context: click.Context) -> None:
                 f"{parameter.opts[0]} does not go with --model: build the model as you train it in "
                 "the function that --model names"
             )
-            raise click.UsageError(msg)
+            raise InputError(msg)
 
 
 def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> None:

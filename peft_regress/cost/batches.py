@@ -62,15 +62,9 @@ def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
     if isinstance(batch, Tensor | RandomTensor):
         return convert(batch)
     if isinstance(batch, Mapping):
-        items = {key: map_batch(value, convert) for key, value in batch.items()}
-        if type(batch) is dict or not isinstance(batch, MutableMapping):
-            return items
-        filled = copy.copy(batch)
-        for key, value in items.items():
-            filled[key] = value
-        return filled
+        return _map_mapping(batch, convert)
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        filled = copy.copy(batch)
+        filled: Any = copy.copy(batch)
         for part in dataclasses.fields(batch):
             value = map_batch(getattr(batch, part.name), convert)
             object.__setattr__(filled, part.name, value)  # a frozen one too
@@ -80,6 +74,16 @@ def map_batch(batch: Any, convert: Callable[[Any], Any]) -> Any:
         make: Any = getattr(type(batch), "_make", type(batch))  # a named tuple takes items apart
         return make(items)
     return batch
+
+
+def _map_mapping(batch: Mapping[Any, Any], convert: Callable[[Any], Any]) -> Mapping[Any, Any]:
+    items = {key: map_batch(value, convert) for key, value in batch.items()}
+    if type(batch) is dict or not isinstance(batch, MutableMapping):
+        return items
+    filled = copy.copy(batch)
+    for key, value in items.items():
+        filled[key] = value
+    return filled
 
 
 def leaves_of(batch: Any) -> list[Any]:

@@ -83,9 +83,11 @@ def profile_inference(
             operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    if fake is None:
-        return on_fake_or_real(lambda fake: _profile(model, batch, call, fake=fake))
-    return _profile(model, batch, call, fake=fake)
+
+    def measure(*, fake: bool) -> InferenceCost:
+        return _profile(model, batch, call, fake=fake)
+
+    return on_fake_or_real(measure) if fake is None else measure(fake=fake)
 
 
 def _profile(

@@ -72,12 +72,12 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
             recorder.close()
 
 
-def on_fake_or_real(measure: Callable[[bool], Measured]) -> Measured:
-    """Return `measure(True)`, or `measure(False)` where the model needs values."""
+def on_fake_or_real(measure: Callable[..., Measured]) -> Measured:
+    """Return `measure(fake=True)`, or `measure(fake=False)` where the model needs values."""
     try:
-        return measure(True)
+        return measure(fake=True)
     except NeedsValuesError:
-        return measure(False)
+        return measure(fake=False)
 
 
 def tensors_used(*, fake: bool) -> Tensors:

@@ -120,12 +120,12 @@ def training_cost(
     Raises what `profile_training_step` raises, `NeedsValuesError` only with fake=True.
     """
 
-    def measure(fake: bool) -> StepCost:  # noqa: FBT001 - called by position
+    def measure(*, fake: bool) -> StepCost:
         return profile_training_step(model, optimizer, batch=batch, loss=loss, fake=fake)
 
     parameters = list(model.parameters())
     return TrainingCost(
-        step=on_fake_or_real(measure) if fake is None else measure(fake),
+        step=on_fake_or_real(measure) if fake is None else measure(fake=fake),
         trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
         total_params=sum(p.numel() for p in parameters),
     )

@@ -119,9 +119,7 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
         objective.logits = logits  # type: ignore[attr-defined]
         return objective
 
-    return profile_training_step(
-        model, make_optimizer, batch=batch, loss=loss_of_logits, fake=fake
-    )
+    return profile_training_step(model, make_optimizer, batch=batch, loss=loss_of_logits, fake=fake)
 
 
 @dataclass(frozen=True)

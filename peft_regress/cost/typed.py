@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 TypedLoss = Literal["sum", "cross-entropy"]
 
 _DTYPES: Final = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64,
-        torch.complex128, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+    name: getattr(torch, name)
+    for name in (
+        "float32", "float64", "float16", "bfloat16", "complex64", "complex128",
+        "int64", "int32", "int16", "int8", "uint8", "bool",
     )
 }  # fmt: skip
 
@@ -50,7 +50,7 @@ def load_model(path: str) -> nn.Module:
         raise InputError(msg)
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:  # the module is the caller's and may raise anything
+    except (Exception, SystemExit) as error:  # the module is the caller's and may raise anything
         msg = f"--model {path}: {module} does not import: {_said(error)}"
         raise InputError(msg) from error
     for attribute in name.split("."):
@@ -63,13 +63,13 @@ def load_model(path: str) -> nn.Module:
 
 def _build(path: str, build: Any) -> nn.Module:
     if not callable(build):
-        msg = f"--model {path} is a {type(build).__name__}, not a function that returns a model"
+        msg = f"--model {path} is not a function that returns a model, but {clean(repr(build))}"
         raise InputError(msg)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = build()
-    except Exception as error:  # the function is the caller's and may raise anything
+    except (Exception, SystemExit) as error:  # the function is the caller's and may raise anything
         msg = f"--model {path} cannot be called without arguments: {_said(error)}"
         raise InputError(msg) from error
     if not isinstance(model, nn.Module):
@@ -111,7 +111,7 @@ def _parse_input(text: str) -> tuple[str | None, RandomTensor]:
         raise InputError(msg)
     dtype = parts["dtype"] if parts["dtype"] is not None else "float32"
     if dtype not in _DTYPES:
-        raise UnknownNameError("dtype", clean(dtype), _DTYPES)
+        raise UnknownNameError("dtype", clean(dtype), _DTYPES)  # noqa: EM101 - the kind of name
     shape = parts["shape"].split("x")
     if any(len(size) > len(str(sys.maxsize)) for size in shape) or (
         prod(map(int, shape)) > sys.maxsize // _DTYPES[dtype].itemsize
@@ -121,9 +121,7 @@ def _parse_input(text: str) -> tuple[str | None, RandomTensor]:
     return name, RandomTensor(tuple(map(int, shape)), _DTYPES[dtype])
 
 
-def price_typed(
-    path: str, inputs: Sequence[str], *, loss: TypedLoss | None = None
-) -> TrainingCost:
+def price_typed(path: str, inputs: Sequence[str], *, loss: TypedLoss | None = None) -> TrainingCost:
     """Price one training step of a model and inputs as they are typed.
 
     Args:
@@ -149,8 +147,8 @@ def price_typed(
         msg = f"--model {path}: {error}"
         raise InputError(msg) from error
     except Exception as error:  # the model is the caller's and may raise anything
-        shown = " ".join(f"--input {text}" for text in inputs) or "no --input"
-        msg = f"--model {path} cannot take {shown}: {_said(error)}"
+        shown = " ".join(f"--input {text}" for text in inputs) or "without --input"
+        msg = f"a step of --model {path} {shown} fails: {_said(error)}"
         raise InputError(msg) from error
 
 
@@ -177,5 +175,5 @@ def _cross_entropy(model: nn.Module, batch: tuple[Call, Tensor]) -> Tensor:
     return objective
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {clean(str(error), longest=_LONGEST_ERROR)}"
