@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from peft_regress.cost.refusals import layout_problem
 from peft_regress.cost.storages import has_parts
 from peft_regress.errors import InputError
 
@@ -94,35 +95,50 @@ def leaves_of(batch: Any) -> list[Any]:
 
 
 def stand_in_batch(
-    batch: Any, convert: Callable[[Tensor], Tensor], device: torch.device
+    batch: Any, convert: Callable[[Tensor], Tensor], draw: Callable[[RandomTensor], Tensor]
 ) -> tuple[Any, list[Tensor]]:
     """Return the batch on stand-ins, and these.
 
     A tensor that occurs twice is converted once. Views that leave most of a storage unused, such as
     the first rows of all data, count with their own bytes alone: they are copied.
-    """
-    used: Counter[int] = Counter()
-    for tensor in {id(leaf): leaf for leaf in leaves_of(batch)}.values():
-        if _is_plain(tensor):
-            used[tensor.untyped_storage().data_ptr()] += tensor.numel() * tensor.element_size()
-    stand_ins: dict[int, Tensor] = {}
 
-    def stand_in(leaf: Tensor | RandomTensor) -> Tensor:
-        if isinstance(leaf, RandomTensor):
-            return leaf.draw(device)
-        source = leaf
-        if _is_plain(leaf):
-            storage = leaf.untyped_storage()
-            if storage.nbytes() > used[storage.data_ptr()]:
-                source = leaf.detach().clone().requires_grad_(leaf.requires_grad)
-        return convert(source)
+    Raises `InputError` for a tensor whose bytes are unknown.
+    """
+    used = _used_bytes(batch)
+    stand_ins: dict[int, Tensor] = {}
 
     def once(leaf: Tensor | RandomTensor) -> Tensor:
         if id(leaf) not in stand_ins:
-            stand_ins[id(leaf)] = stand_in(leaf)
+            stand_ins[id(leaf)] = (
+                draw(leaf) if isinstance(leaf, RandomTensor) else convert(_cut_off(leaf, used))
+            )
         return stand_ins[id(leaf)]
 
     return map_batch(batch, once), list(stand_ins.values())
+
+
+def _used_bytes(batch: Any) -> Counter[int]:
+    """Return how many bytes of each storage, by its address, the tensors of a batch use."""
+    used: Counter[int] = Counter()
+    for leaf in {id(leaf): leaf for leaf in leaves_of(batch)}.values():
+        problem = layout_problem(leaf) if isinstance(leaf, Tensor) else None
+        if problem is not None:
+            msg = f"the batch has a tensor of {tuple(leaf.shape)} that {problem}"
+            raise InputError(msg)
+        if _is_plain(leaf):
+            used[leaf.untyped_storage().data_ptr()] += leaf.numel() * leaf.element_size()
+    return used
+
+
+def _cut_off(leaf: Tensor, used: Counter[int]) -> Tensor:
+    """Return a tensor of the batch without what it was made of: a graph, a larger storage."""
+    if not _is_plain(leaf):
+        return leaf
+    storage = leaf.untyped_storage()
+    is_part = storage.nbytes() > used[storage.data_ptr()]
+    if leaf.is_leaf and not leaf.is_inference() and not is_part:
+        return leaf
+    return leaf.detach().clone().requires_grad_(leaf.requires_grad)
 
 
 def _is_plain(leaf: Any) -> bool:

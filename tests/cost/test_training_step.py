@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 import torch
+import torchvision
 from memory_check import allocator_peak
 from network_zoo import adamw, sgd
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy, mse_loss
 
 from peft_regress.cost import (
@@ -21,6 +23,7 @@ from peft_regress.cost import (
     StepCost,
     profile_step,
     profile_training_step,
+    training_cost,
 )
 from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.errors import InputError
@@ -159,6 +162,51 @@ def test_views_that_together_use_a_storage_share_it(fake: bool) -> None:
     )
     held = [s.bytes for s in cost.bytes_at_highs if s.category == "activation" and not s.operator]
     assert held == [8 * BATCH * (TOKENS + 1)]
+
+
+@BOTH
+def test_the_step_does_not_reach_back_to_what_made_the_batch(fake: bool) -> None:
+    source = torch.randn(BATCH, 6, requires_grad=True)
+    leaf, made = source.detach().requires_grad_(), source * 2
+    for batch in (leaf, made):
+        cost = profile_training_step(
+            nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
+        )
+        assert cost.backward_flops == 2 * 2 * BATCH * 6 * 2  # the weight's and the batch's
+    assert source.grad is leaf.grad is None
+
+
+@BOTH
+def test_a_batch_that_was_made_in_inference_mode_trains(fake: bool) -> None:
+    with torch.inference_mode():
+        batch = torch.randn(BATCH, 6)
+    cost = profile_training_step(
+        nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
+    )
+    assert cost.forward_flops == 2 * BATCH * 6 * 2
+
+
+@BOTH
+def test_a_sparse_batch_is_refused(fake: bool) -> None:
+    batch = torch.eye(6).to_sparse()
+    with pytest.raises(InputError, match=r"a tensor of \(6, 6\) that has the layout torch.sparse"):
+        profile_training_step(
+            nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
+        )
+
+
+def test_a_fake_batch_takes_a_fake_step_alone() -> None:
+    with FakeTensorMode():
+        batch = torch.randn(BATCH, 6)
+
+    def measure(*, fake: bool) -> StepCost:
+        return profile_training_step(
+            nn.Linear(6, 2), sgd, batch=batch, loss=lambda m, b: m(b).sum(), fake=fake
+        )
+
+    assert measure(fake=True).forward_flops == 2 * BATCH * 6 * 2
+    with pytest.raises(InputError, match=r"the batch has a fake tensor.*measure with fake=True"):
+        measure(fake=False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.int32, torch.bool, torch.complex64])
@@ -326,6 +374,24 @@ def test_two_heads_with_a_loss_of_one_s_own_are_the_closed_form(fake: bool) -> N
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert model.training
+
+
+def test_a_detector_of_torchvision_is_measured_on_real_copies() -> None:
+    """Its two stages pick boxes by value; to pick and to pool is no matrix work."""
+    torch.manual_seed(0)
+    detector = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None, weights_backbone=None, num_classes=3, min_size=64, max_size=64
+    )
+    targets = [{"boxes": torch.tensor([[1.0, 1, 30, 30]]), "labels": torch.tensor([1])}] * 2
+
+    def loss(model: nn.Module, batch: tuple[list[Tensor], list[dict[str, Tensor]]]) -> Tensor:
+        total: Tensor = sum(model(*batch).values())
+        return total
+
+    cost = training_cost(detector, ([torch.randn(3, 64, 64)] * 2, targets), loss=loss)
+    assert cost.step.tensors == "real tensors"
+    kinds = {site.operator for site in cost.step.flops_by_site if site.phase == "forward"}
+    assert kinds == {"aten.convolution", "aten.addmm"}
 
 
 class Attending(nn.Module):
