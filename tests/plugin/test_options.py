@@ -59,7 +59,7 @@ def options_of(pytester: pytest.Pytester, *arguments: str) -> RegressOptions:
 def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
     assert options_of(pytester) == RegressOptions(
         ascii=False,
-        matrix="default",
+        typed_matrix=None,
         baselines=pytester.path / "baselines",
         baseline=None,
         save=None,
