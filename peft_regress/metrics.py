@@ -21,6 +21,15 @@ BATCH_SUFFIX = "_b32"
 """Suffix of a cost metric measured at batch 32; without it, at batch 1."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """What a metric is: its unit, which direction is better, and how the gate judges it."""
+
+    unit: Unit
+    direction: Direction
+    kind: Kind
+
+
 class Metric(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
 ):
@@ -34,14 +43,10 @@ class Metric(
     samples: list[Sample] | None = None
     """One item per seed: a number, or the first losses."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class MetricSpec:
-    """What a metric is: its unit, which direction is better, and how the gate judges it."""
-
-    unit: Unit
-    direction: Direction
-    kind: Kind
+    @property
+    def spec(self) -> MetricSpec:
+        """What the metric is, as its record says."""
+        return MetricSpec(unit=self.unit, direction=self.direction, kind=self.kind)
 
 
 def _flops(kind: Kind = "exact") -> MetricSpec:
@@ -70,6 +75,15 @@ COST_METRICS: dict[str, MetricSpec] = {
 }
 """Metrics of one training step, at batch 1 and, with `BATCH_SUFFIX`, at batch 32."""
 
+INFERENCE_METRICS: dict[str, MetricSpec] = {
+    "inference_flops": _flops(),
+    "inference_peak_bytes": _BYTES,
+    "merged_inference_flops": _flops(),
+    "merged_inference_peak_bytes": _BYTES,
+    "merged_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
+}
+"""What running the adapted model costs, with the adapter attached and merged."""
+
 METRICS: dict[str, MetricSpec] = {
     # Another number of trained parameters is another function, whether larger or smaller.
     "trainable_params": MetricSpec(unit="count", direction="same", kind="exact"),
@@ -77,6 +91,15 @@ METRICS: dict[str, MetricSpec] = {
     "adapter_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
+<<<<<<< HEAD
+    "inference_flops": _flops(),
+    "inference_peak_bytes": _BYTES,
+    "merged_inference_flops": _flops(),
+    "merged_inference_peak_bytes": _BYTES,
+    "merged_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
+=======
+    **INFERENCE_METRICS,
+>>>>>>> w-gate
     "first_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),
@@ -103,6 +126,44 @@ INVARIANTS: tuple[str, ...] = (
     "stored_adapter_loads",
 )
 """The names of the facts that `measure.invariants` checks for every case."""
+
+KNOWN_BEFORE: frozenset[str] = frozenset(
+    {
+        "trainable_params",
+        "total_params",
+        "adapter_bytes",
+        *COST_METRICS,
+        *(name + BATCH_SUFFIX for name in COST_METRICS),
+        "first_losses",
+        "filled_losses",
+        "accuracy",
+        "loss",
+        "step_seconds",
+        "relative_step_seconds",
+        "identity_at_init",
+        "expected_trainable",
+        "frozen_unchanged",
+        "trainable_changed",
+        "projections_renewed",
+        "merge_equals_unmerged",
+        "disabled_equals_base",
+        "toggling_keeps_trainable",
+        "doubled_rank_not_smaller",
+        "dtypes_as_asked",
+        "channels_last_kept",
+        "saved_adapter_reloads",
+        "reload_keeps_trainable",
+        "stored_adapter_loads",
+    }
+)
+"""The metrics and invariants that writers of schema 1 could measure; their files do not say so."""
+
+_POSITIONS = {name: position for position, name in enumerate(METRICS)}
+
+
+def metric_order(name: str) -> tuple[int, str]:
+    """Return the key that sorts metrics as in the table, those of one's own last, by name."""
+    return _POSITIONS.get(name, len(_POSITIONS)), name
 
 
 def make_metric(name: str, value: float, samples: list[Any] | None = None) -> Metric:

@@ -11,7 +11,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.metrics import METRICS, Metric
+from peft_regress.metrics import KNOWN_BEFORE, METRICS, Metric
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
@@ -111,8 +111,12 @@ def make_record(
     definition: str = "sha256:definition",
     invariants: Mapping[str, bool | None] | None = None,
     ledger: Ledger | None = None,
+    **more: Any,
 ) -> Record:
-    """Return a record; `metrics` are values, lists of samples, or whole `Metric`s."""
+    """Return a record; `metrics` are values, lists of samples, or whole `Metric`s.
+
+    `more` are keys of schema 2.
+    """
     if metrics is None:
         metrics = VALUES if status == "ok" else {}
     if error is None and status != "ok":
@@ -128,6 +132,7 @@ def make_record(
         },
         invariants=dict(invariants or {}),
         ledger=ledger or Ledger(),
+        **more,
     )
 
 
@@ -226,6 +231,7 @@ def observe(
     environment: Mapping[str, str] | None = None,
     machine: Machine = MACHINE,
     run_name: str = "0001_peft-0.18.1",
+    known: Collection[str] = KNOWN_BEFORE,
 ) -> Observation:
     """Return a record as the gate sees it."""
     return Observation(
@@ -233,6 +239,7 @@ def observe(
         environment=ENVIRONMENT if environment is None else environment,
         machine=machine,
         run_name=run_name,
+        known=frozenset(known),
     )
 
 

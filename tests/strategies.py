@@ -69,6 +69,7 @@ _text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 _counts = st.integers(0, 9) | st.integers(0, 2**63) | st.sampled_from([10**6, 10**12, 10**100])
 _positive = st.sampled_from([0.0, 5e-324, 1e-9, 0.01, 0.3, 1.0, 2.0, 1e100]) | st.floats(0, 1e9)
 _accuracies = st.sampled_from([0.0, 0.5, 0.55, 1.0]) | st.floats(0, 1)
+_scores = st.sampled_from([-3.0, 0.0, 0.5, 40.0]) | st.floats(-100, 1e6)
 _losses = st.sampled_from([0.0, -0.5, 0.009, 2.0]) | st.floats(-10, 1e6)
 _mixed = Machine(digest=MIXED_MACHINES, cpu="several", cores=1, threads=1, instruction_set="")
 
@@ -89,7 +90,9 @@ _BY_KIND: dict[str, st.SearchStrategy[Any]] = {
 def metrics_of(name: str) -> st.SearchStrategy[Metric]:
     """Return a metric of the table with any value that it can have."""
     spec = METRICS[name]
-    if spec.kind == "accuracy":
+    if spec.kind == "score":
+        values = _seeds(_scores)
+    elif spec.kind == "accuracy":
         values = _seeds(_accuracies if spec.unit == "fraction" else _losses)
     else:
         values = _BY_KIND[spec.kind]

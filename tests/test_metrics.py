@@ -6,7 +6,18 @@ from typing import get_args
 
 import pytest
 
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, Direction, Kind, Unit
+from peft_regress.metrics import (
+    BATCH_SUFFIX,
+    COST_METRICS,
+    INFERENCE_METRICS,
+    INVARIANTS,
+    KNOWN_BEFORE,
+    METRICS,
+    Direction,
+    Kind,
+    Unit,
+    metric_order,
+)
 
 CONTRACT = {
     "trainable_params",
@@ -35,7 +46,7 @@ CONTRACT = {
     "relative_step_seconds",
 }
 # What came to it since.
-ADDED = {"filled_losses"}
+ADDED = {"filled_losses", "score", *INFERENCE_METRICS}
 
 
 def test_names_are_those_of_the_contract() -> None:
@@ -74,9 +85,9 @@ def test_a_changed_number_of_trained_parameters_is_no_improvement() -> None:
     assert METRICS["trainable_params"].direction == "same"
 
 
-def test_more_accuracy_is_better_and_less_of_the_rest() -> None:
+def test_more_accuracy_and_score_are_better_and_less_of_the_rest() -> None:
     higher = {name for name, spec in METRICS.items() if spec.direction == "higher"}
-    assert higher == {"accuracy"}
+    assert higher == {"accuracy", "score"}
 
 
 def test_what_is_judged_has_a_direction() -> None:
@@ -88,3 +99,16 @@ def test_the_papers_counters_and_relative_time_are_informative() -> None:
         name.removesuffix(BATCH_SUFFIX) for name, s in METRICS.items() if s.kind == "info"
     }
     assert informative == {"paper_forward_flops", "paper_backward_flops", "relative_step_seconds"}
+
+
+def test_what_schema_1_could_measure_is_what_it_measured() -> None:
+    """A constant: a metric that comes later must not be expected of the files of that time."""
+    assert {"accuracy", "filled_losses", "peak_bytes_b32", "stored_adapter_loads"} <= KNOWN_BEFORE
+    assert not {"score", *INFERENCE_METRICS} & KNOWN_BEFORE
+    assert len(KNOWN_BEFORE) == 55
+    assert KNOWN_BEFORE <= {*METRICS, *INVARIANTS}
+
+
+def test_metrics_of_ones_own_are_sorted_last_by_name() -> None:
+    names = ["zebra", "loss", "mean_iou", "total_params"]
+    assert sorted(names, key=metric_order) == ["total_params", "loss", "mean_iou", "zebra"]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_network import tiny_data, tiny_network
+from tiny_training import finetune
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, Method
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.measure.training import finetune
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,6 +12,7 @@ from peft_regress.baselines.change_points import (
     can_find_change_points,
     find_change_points,
 )
+from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
@@ -90,7 +91,7 @@ class Line:
         Rounding and noise change at every point. Where change points tell them from a real change,
         only change points count.
         """
-        has_rounding = self.kind == "fingerprint" or (
+        has_rounding = self.kind in {"fingerprint", "score"} or (
             _is_noisy(self.kind, self.unit) and self.remark is None
         )
         points = self.points
@@ -174,7 +175,7 @@ class _Walk:
         metrics: Sequence[Metric | None],
     ) -> None:
         self.name = name
-        self.method = records[0][1].case.method
+        self.records = records
         self.metrics = metrics
         chains, self.breaks = _chains(records, metrics)
         self.before = {new: old for chain in chains for old, new in itertools.pairwise(chain)}
@@ -194,14 +195,14 @@ class _Walk:
         old, new = self.metrics[self.before.get(index, index)], self.metrics[index]
         if index not in self.before or old is None or new is None:
             return None
-        return change_of(self.name, old, new, method=self.method, policy=DEFAULT_POLICY)
+        return change_of(self.name, old, new, Bounds.of(self.records[index][1]))
 
     def is_jump(self, index: int, change: Change | None) -> bool:
         """Return whether one step is news by itself: a cost changed, or noise left its bound."""
         metric = self.metrics[index]
         if change is None or metric is None:
             return False
-        if metric.kind == "fingerprint" or _is_noisy(metric.kind, metric.unit):
+        if metric.kind in {"fingerprint", "score"} or _is_noisy(metric.kind, metric.unit):
             return metric.kind != "info" and direction_of(change, metric) is not None
         return change.old != change.new
 
@@ -265,7 +266,8 @@ def _levels(
 
 
 def _is_noisy(kind: Kind | None, unit: Unit | None) -> bool:
-    return kind in ("accuracy", "seconds") or unit == "ratio"
+    # How much a score varies, only its author knows.
+    return kind in {"accuracy", "seconds"} or (unit == "ratio" and kind != "score")
 
 
 def _noise(kind: Kind | None, unit: Unit | None) -> float:

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from peft_regress.gate.policy import Policy
-    from peft_regress.metrics import Metric
+    from peft_regress.gate.bounds import Bounds
+    from peft_regress.metrics import Metric, MetricSpec
 
 
 class Change(NamedTuple):
@@ -16,7 +16,7 @@ class Change(NamedTuple):
     old: float
     new: float
     relative: float | None
-    """The relative change; of a fraction the difference. None if `old` is zero."""
+    """The relative change; of a fraction or a score the difference. None if `old` is zero."""
     bound: float
 
 
@@ -40,47 +40,52 @@ def _is_beyond(change: Change, metric: Metric) -> bool:
     return abs(change.relative) > change.bound
 
 
-def change_of(name: str, old: Metric, new: Metric, *, method: str, policy: Policy) -> Change:
+def change_of(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
     """Return how far a metric changed and how far it may, by its kind."""
-    if old.kind == "bytes":
-        return Change(old.value, new.value, _relative(old.value, new.value), policy.bytes_bound)
     if old.kind == "fingerprint":
-        return _fingerprint_change(name, old, new, method=method, policy=policy)
-    if old.kind == "accuracy":
+        return _fingerprint_change(name, old, new, bounds)
+    (bound,) = bounds.on(name, old)
+    if old.kind in {"accuracy", "score"}:
         # Paired by seed: both sides start from the same bytes and draw the same batches.
         pairs = list(zip(_flat(old), _flat(new), strict=True))
         difference = sum(b - a for a, b in pairs) / len(pairs)
-        if old.unit == "fraction":
-            return Change(old.value, new.value, difference, policy.accuracy_margin)
-        change = difference / max(abs(old.value), policy.fingerprint_floor_nats)
-        return Change(old.value, new.value, change, policy.loss_margin)
-    if old.kind == "seconds":
-        # The fastest seed of each side: noise only ever adds time.
-        before, after = value_of(old), value_of(new)
-        return Change(before, after, _relative(before, after), policy.seconds_bound)
-    return Change(old.value, new.value, _relative(old.value, new.value), 0.0)
+        if not is_absolute(old):
+            difference /= max(abs(old.value), bounds.policy.fingerprint_floor_nats)
+        return Change(old.value, new.value, difference, bound)
+    # Of seconds the fastest seed of each side: noise only ever adds time.
+    before, after = value_of(old), value_of(new)
+    return Change(before, after, _relative(before, after), bound)
 
 
-def _fingerprint_change(
-    name: str, old: Metric, new: Metric, *, method: str, policy: Policy
-) -> Change:
+def is_absolute(metric: Metric | MetricSpec) -> bool:
+    """Return whether the change of a metric is a difference, and not relative to its value."""
+    return metric.kind == "score" or (metric.kind == "accuracy" and metric.unit == "fraction")
+
+
+def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> Change:
     """Return the change of the loss, over all seeds and steps, that comes nearest to its bound.
 
     Training amplifies rounding, so each step has its own bound.
     """
-    nearest = Change(old.value, new.value, 0.0, policy.fingerprint(name, method, step=0))
+    nearest = Change(old.value, new.value, 0.0, bounds.on_fingerprint(name, 0))
     of_bound = 0.0
-    bounds: list[float] = []
+    # Looked up once for each step, not for each seed: a long history asks often.
+    of_steps = bounds.on(name, old)
+    floor = bounds.policy.fingerprint_floor_nats
     for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
-        # Looked up once for each step, not for each seed: a long history asks often.
-        bounds += [
-            policy.fingerprint(name, method, step=step) for step in range(len(bounds), len(before))
-        ]
-        for a, b, bound in zip(before, after, bounds, strict=False):
-            change = (b - a) / max(abs(a), policy.fingerprint_floor_nats)
-            if abs(change) / bound > of_bound:
-                nearest, of_bound = Change(a, b, change, bound), abs(change) / bound
+        for a, b, bound in zip(before, after, of_steps, strict=False):
+            change = (b - a) / max(abs(a), floor)
+            share = _share(abs(change), bound)
+            if share > of_bound:
+                nearest, of_bound = Change(a, b, change, bound), share
     return nearest
+
+
+def _share(change: float, bound: float) -> float:
+    """Return a change as a share of its bound; a bound of one's own may be 0."""
+    if bound:
+        return change / bound
+    return math.inf if change else 0.0
 
 
 def _relative(old: float, new: float) -> float | None:

@@ -63,6 +63,14 @@ class Comparison:
         """Whether improvements that nobody has accepted fail, too."""
         return self.invocation.strict
 
+    @functools.cached_property
+    def _by_id(self) -> dict[str, CaseVerdict]:
+        return {case.id: case for case in self.cases}
+
+    def verdict_of(self, case: str) -> CaseVerdict:
+        """Return the verdict on a case. Raises `KeyError` for a case that was not judged."""
+        return self._by_id[case]
+
     @property
     def counts(self) -> dict[Verdict, int]:
         """The number of cases with each verdict that occurs."""

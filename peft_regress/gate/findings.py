@@ -14,15 +14,28 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS, gravest
-from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, metric_order
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.gate.attribution import MetricChange
     from peft_regress.gate.verdicts import CaseVerdict, Observation, Reason, Verdict
+    from peft_regress.metrics import MetricSpec
 
-Strand = Literal["status", "coverage", "costs", "invariant", "function", "quality", "time"]
+Strand = Literal[
+    "status",
+    "coverage",
+    "budget",
+    "fit",
+    "costs",
+    "trained",
+    "invariant",
+    "function",
+    "quality",
+    "own",
+    "time",
+]
 
 _PARAMS: Final = ("trainable_params", "total_params", "adapter_bytes")
 _FLOPS: Final = ("forward_flops", "backward_flops", "projection_flops", "optimizer_flops")
@@ -92,6 +105,13 @@ class Finding:
         """Whether it is better than the baseline."""
         return self.verdict in UNACCEPTED
 
+    def spec_of(self, metric: str) -> MetricSpec | None:
+        """Return what a metric of its reasons is; None for other facts."""
+        specs = (
+            reason.spec for one in self.members for reason in one.reasons if reason.metric == metric
+        )
+        return next(specs, None)
+
     def ranges(self) -> dict[str, tuple[float, float]]:
         """Return the smallest and the largest relative change of each metric."""
         found: dict[str, list[float]] = defaultdict(list)
@@ -99,8 +119,9 @@ class Finding:
             for reason in member.reasons:
                 if reason.relative_change is not None:
                     found[reason.metric].append(reason.relative_change)
-        ordered = [name for name in METRICS if name in found]
-        return {name: (min(found[name]), max(found[name])) for name in ordered}
+        return {
+            name: (min(found[name]), max(found[name])) for name in sorted(found, key=metric_order)
+        }
 
 
 def find_causes(
@@ -138,7 +159,7 @@ def causes_of(
     """Yield the cause and the reasons of each strand of a case, without known defects."""
     if not case.reasons and case.verdict in INCOMPLETE:
         yield Cause("coverage", case.verdict, None), ()
-    if old is None or new is None:
+    if new is None:
         return
     strands: dict[tuple[Strand, str], list[Reason]] = defaultdict(list)
     for reason in case.reasons:
@@ -151,6 +172,10 @@ def causes_of(
         function += quality
     elif quality:
         strands["quality", ""] = quality
+    trained = strands.get(("trained", ""))
+    if trained and ("costs", "") in strands:
+        # What trains decides what it costs.
+        strands["costs", ""] += strands.pop(("trained", ""))
     for (strand, name), reasons in strands.items():
         yield _cause(strand, name, reasons, old, new), tuple(reasons)
 
@@ -158,9 +183,17 @@ def causes_of(
 _STRANDS: Final[dict[str, Strand]] = {
     "fingerprint": "function",
     "accuracy": "quality",
+    "score": "quality",
     "seconds": "time",
 }
-"""By the kind of a metric; metrics of other kinds are costs."""
+"""By the kind of a metric; metrics of other kinds are costs, or of the case's author."""
+_STRANDS_BY_WORD: Final[dict[str, Strand]] = {
+    "invariant": "invariant",
+    "budget": "budget",
+    "fits": "fit",
+    "trained": "trained",
+}
+"""By the first word of a reason that is about no metric."""
 
 
 def _strand_of(reason: Reason) -> tuple[Strand, str]:
@@ -168,16 +201,25 @@ def _strand_of(reason: Reason) -> tuple[Strand, str]:
         return "status", ""
     if reason.verdict in INCOMPLETE:
         return "coverage", reason.metric
-    if reason.metric.startswith("invariant "):
-        return "invariant", reason.metric.removeprefix("invariant ")
-    spec = METRICS.get(reason.metric)
-    return _STRANDS.get("exact" if spec is None else spec.kind, "costs"), ""
+    word, _, name = reason.metric.partition(" ")
+    if word in _STRANDS_BY_WORD:
+        return _STRANDS_BY_WORD[word], name
+    strand = _STRANDS.get("exact" if reason.spec is None else reason.spec.kind, "costs")
+    return ("own", reason.metric) if strand == "costs" and _is_own(reason) else (strand, "")
+
+
+def _is_own(reason: Reason) -> bool:
+    """Return whether a reason is about a metric of the case's author."""
+    return reason.metric not in METRICS and reason.spec is not None
 
 
 def _cause(
-    strand: Strand, name: str, reasons: Sequence[Reason], old: Observation, new: Observation
+    strand: Strand, name: str, reasons: Sequence[Reason], old: Observation | None, new: Observation
 ) -> Cause:
     worse = any(reason.verdict in FAILING for reason in reasons)
+    if strand in {"budget", "fit", "invariant", "own"}:
+        return Cause(strand, name, worse)
+    assert old is not None  # noqa: S101  (a case without a reference has only a budget)
     case = new.record.case
     if strand == "status":
         return Cause(
@@ -185,10 +227,12 @@ def _cause(
         )
     if strand == "costs":
         return _cost_cause(reasons, old, new)
-    if strand == "invariant":
-        return Cause(strand, name, worse)
     if strand == "coverage":
-        return Cause(strand, name, None)
+        # Cases whose inputs differ alike have one cause.
+        where = tuple(str(reason.old) for reason in reasons) if name == "inputs" else ()
+        return Cause(strand, name, None, where)
+    if strand == "trained":
+        return Cause(strand, strand, worse, (str(reasons[0].new),))
     # Nothing shows where in a model its function changed; the method is the closest hint.
     return Cause(strand, strand, worse, (case.method,))
 
@@ -206,7 +250,7 @@ def _cost_cause(reasons: Sequence[Reason], old: Observation, new: Observation) -
 
     Later ones in that order follow from earlier ones.
     """
-    changed = {reason.metric: reason for reason in reasons}
+    changed = {reason.metric: reason for reason in reasons if reason.metric != "trained"}
     for metrics in (_PARAMS, _FLOPS, tuple(f"{name}{BATCH_SUFFIX}" for name in _FLOPS)):
         for metric in metrics:
             if metric in changed:

@@ -7,25 +7,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from peft_regress.gate.changes import change_of, direction_of, have_same_shape
+from msgspec import UNSET
+
+from peft_regress.gate.budgets import budget_of, budget_remarks, over_budget_reasons
 from peft_regress.gate.comparison import Comparison, Invocation
-from peft_regress.gate.drift import drift_of
 from peft_regress.gate.findings import find_causes
+from peft_regress.gate.fits import lost_fits
+from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes, shape_changes
+from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.gate.verdicts import CaseVerdict, Reason, Verdict, are_on_one_machine, gravest
-from peft_regress.metrics import METRICS
+from peft_regress.gate.verdicts import CaseVerdict, Reason, Remark, Verdict, gravest
+from peft_regress.metrics import INVARIANTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
-    from peft_regress.gate.changes import Change
-    from peft_regress.gate.drift import Origin
+    from peft_regress.devices import DeviceClass
+    from peft_regress.gate.inputs import ShapeChanges
     from peft_regress.gate.verdicts import Observation
-    from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record
 
-_METRIC_POSITIONS = {metric: position for position, metric in enumerate(METRICS)}
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
+_NEEDS_THE_MODEL = "stored_adapter_loads"
+"""The invariant that does not apply once the model has other weights than the stored adapter's."""
 
 
 def judge(  # noqa: PLR0913  (both sides, and what was asked for)
@@ -36,16 +40,17 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     complete: bool = True,
     invocation: Invocation | None = None,
     policy: Policy = DEFAULT_POLICY,
+    devices: Sequence[DeviceClass] = (),
 ) -> Comparison:
     """Judge every case that was expected or that ran.
 
     `expected`: ids of the cases that the run should measure, by default those of the references;
     one without an observation is `missing`. `complete`: whether the run measured all that it was
-    asked for.
+    asked for. `devices`: the device classes of which a case must not lose one that it fitted into.
     """
     wanted = references if expected is None else expected
     cases = tuple(
-        judge_case(name, references.get(name), observed.get(name), policy=policy)
+        judge_case(name, references.get(name), observed.get(name), policy=policy, devices=devices)
         for name in sorted({*wanted, *observed})
     )
     return Comparison(
@@ -64,18 +69,32 @@ def judge_case(
     new: Observation | None,
     *,
     policy: Policy = DEFAULT_POLICY,
+    devices: Sequence[DeviceClass] = (),
 ) -> CaseVerdict:
     """Judge one case by its reference; either may be absent."""
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
-    if old is None:
-        return CaseVerdict(id=name, verdict="new")
-    reasons = tuple(_reasons(old, new, policy=policy))
-    verdicts: set[Verdict] = {"unchanged", *(reason.verdict for reason in reasons)}
-    return CaseVerdict(id=name, verdict=min(verdicts, key=gravest), reasons=reasons)
+    reference = None if old is None else old.record
+    found: list[Reason | Remark] = [
+        *over_budget_reasons(reference, new.record, devices),
+        *budget_remarks(reference, new.record, devices),
+    ]
+    if old is not None:
+        found += _findings(old, new, policy=policy, devices=devices)
+    reasons = tuple(one for one in found if isinstance(one, Reason))
+    least: Verdict = "new" if old is None else "unchanged"
+    return CaseVerdict(
+        id=name,
+        verdict=min({least, *(reason.verdict for reason in reasons)}, key=gravest),
+        reasons=reasons,
+        remarks=tuple(one for one in found if isinstance(one, Remark)),
+        budgets=budget_of(new.record, devices),
+    )
 
 
-def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[Reason]:
+def _findings(
+    old: Observation, new: Observation, *, policy: Policy, devices: Sequence[DeviceClass]
+) -> Iterator[Reason | Remark]:
     before, after = old.record, new.record
     yield from _status_reasons(before, after)
     if before.definition != after.definition:
@@ -88,26 +107,28 @@ def _reasons(old: Observation, new: Observation, *, policy: Policy) -> Iterator[
         return
     if not before.status == after.status == "ok":
         return
-    for metric in sorted(before.metrics.keys() | after.metrics.keys(), key=_position):
-        of_newest = tuple(
-            _metric_reasons(
-                metric,
-                before.metrics.get(metric),
-                after.metrics.get(metric),
-                judge_ops=old.environment.get("torch") == new.environment.get("torch"),
-                judge_seconds=are_on_one_machine(old, new),
-                method=after.case.method,
-                policy=policy,
-            )
+    model = model_changes(before, after)
+    if model is not None:
+        yield _model_remark(model)
+    difference = first_difference(before, after)
+    if difference is not None and _both_depend_on_inputs(before, after):
+        yield Reason(
+            metric="inputs",
+            old=f"{difference.where}: {difference.old}",
+            new=difference.new,
+            verdict="incomparable",
         )
-        # A change beyond its bound in one step is no drift.
-        yield from of_newest or _drift_reasons(metric, old.drift_origins, after, policy=policy)
-    yield from _invariant_reasons(before.invariants, after.invariants)
+    yield from _trained_reasons(before, after)
+    judge = MetricJudge.of(old, new, policy=policy, same_inputs=difference is None)
+    yield from judge.findings()
+    yield from lost_fits(before, after, devices)
+    yield from _invariant_findings(old, new, same_model=model is None)
 
 
-def _position(metric: str) -> tuple[int, str]:
-    """Return the key that sorts metrics as in the table of metrics, unknown ones last."""
-    return _METRIC_POSITIONS.get(metric, len(_METRIC_POSITIONS)), metric
+def _both_depend_on_inputs(old: Record, new: Record) -> bool:
+    return any(
+        metric.kind in OF_INPUTS and name in old.metrics for name, metric in new.metrics.items()
+    )
 
 
 def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
@@ -125,77 +146,41 @@ def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
     yield Reason(metric="status", old=old.status_text, new=new.status_text, verdict=verdict)
 
 
-def _metric_reasons(  # noqa: PLR0913  (all that decides it)
-    name: str,
-    old: Metric | None,
-    new: Metric | None,
-    *,
-    judge_ops: bool,
-    judge_seconds: bool,
-    method: str,
-    policy: Policy,
-) -> Iterator[Reason]:
-    either = old or new
-    if either is None:
-        return
-    if old and new and (old.unit, old.direction, old.kind) != (new.unit, new.direction, new.kind):
-        # Checked before the kind excludes a metric: a side that says `info` must not hide it.
-        text = "{0.unit}, {0.direction}, {0.kind}".format
-        yield Reason(metric=name, old=text(old), new=text(new), verdict="incomparable")
-        return
-    informative = either.kind == "info" or (name.startswith("aten_ops") and not judge_ops)
-    if informative or (either.kind == "seconds" and not (judge_seconds and old and new)):
-        return
-    if old is None:
-        # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
-        appeared: Verdict = "regressed" if either.kind == "exact" else "incomparable"
-        yield Reason(metric=name, old=None, new=either.value, verdict=appeared)
-        return
-    if new is None:
-        yield Reason(metric=name, old=old.value, new=None, verdict="regressed")
-        return
-    if not have_same_shape(old, new):
-        yield Reason(
-            metric=f"{name}.samples",
-            old=len(old.samples or ()),
-            new=len(new.samples or ()),
-            verdict="incomparable",
-        )
-        return
-    change = change_of(name, old, new, method=method, policy=policy)
-    yield from _change_reasons(name, change, old)
+def _model_remark(changes: ShapeChanges) -> Remark:
+    words = changes.words("no longer has", "newly has", "changed shape")
+    return Remark(kind="model", subject="model", text=words)
 
 
-def _drift_reasons(
-    name: str, origins: Mapping[str, Origin], new: Record, *, policy: Policy
-) -> Iterator[Reason]:
-    """Compare with the entry that the metric's drift counts from."""
-    origin, metric = origins.get(name), new.metrics.get(name)
-    if origin is None or metric is None:
+def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
+    """Compare which parameters train, by name and shape."""
+    if old.trained is UNSET:
         return
-    drift = drift_of(name, origin, metric, method=new.case.method, policy=policy)
-    yield from _change_reasons(name, drift, metric, since=origin.entry)
+    before = f"{len(old.trained)} tensors"
+    if new.trained is UNSET:
+        yield Reason(metric="trained", old=before, new=None, verdict="regressed")
+        return
+    changes = shape_changes(old.trained, new.trained)
+    if changes is not None:
+        words = changes.words("no longer", "newly", "changed shape")
+        after = f"{len(new.trained)} tensors: {words}"
+        yield Reason(metric="trained", old=before, new=after, verdict="regressed")
 
 
-def _change_reasons(
-    name: str, change: Change, metric: Metric, *, since: str | None = None
-) -> Iterator[Reason]:
-    """Yield the reason if a metric changed beyond its bound."""
-    direction = direction_of(change, metric)
-    if direction is not None:
-        verdict: Verdict = "regressed" if direction == "worse" else "improved"
-        yield Reason.of(name, change, verdict, since=since)
-
-
-def _invariant_reasons(
-    old: Mapping[str, bool | None], new: Mapping[str, bool | None]
-) -> Iterator[Reason]:
-    for name in sorted(old.keys() | new.keys()):
-        before, after = old.get(name), new.get(name)
+def _invariant_findings(
+    old: Observation, new: Observation, *, same_model: bool
+) -> Iterator[Reason | Remark]:
+    was, now = old.record.invariants, new.record.invariants
+    for name in sorted(was.keys() | now.keys()):
+        before, after = was.get(name), now.get(name)
         verdict: Verdict
+        if name not in was and name not in old.known and name in INVARIANTS:
+            yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
+            continue
         if after is False:
             verdict = "known_defect" if before is False else "regressed"
         elif before is not None and after is None:
+            if name == _NEEDS_THE_MODEL and not same_model:
+                continue
             # An invariant that is no longer checked may not hold.
             verdict = "regressed"
         elif before is False and after is True:

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from peft_regress.cases import BFLOAT16_SUFFIX
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from peft_regress.runs.schema import Numerics
 
 # If all convolutions are frozen, nothing amplifies rounding. Seen: head 4.6e-7, 1.3e-6, 1.7e-6,
 # 9.1e-7; bn_head, whose statistics are sums over a batch, 6.3e-6, 8.3e-6, 1.1e-5, 6.1e-5.
 # HRA multiplies chains of n x n matrices: seen, on its four cases of the extended matrix between
 # AVX-512 and AVX2, 5.9e-7, 1.9e-2, 2.5e-2, 5.3e-2.
-_FINGERPRINT_BOUNDS: Mapping[str, tuple[float, ...]] = MappingProxyType(
+_FINGERPRINT_BOUNDS: Mapping[Numerics, tuple[float, ...]] = MappingProxyType(
     {
         "bn_head": (2e-5, 5e-5, 5e-5, 5e-4),
         "head": (4e-6, 9e-6, 9e-6, 9e-6),
@@ -47,10 +47,10 @@ class Policy:
     rounding of a kink (ReLU, max-pool) can send its gradient another way: seen 1.5e-3, 4.5e-2 and
     9.3e-2, in a single seed of a few cases; most cases change by 1e-6."""
 
-    fingerprint_bounds: Mapping[str, tuple[float, ...]] = field(
+    fingerprint_bounds: Mapping[Numerics, tuple[float, ...]] = field(
         default_factory=lambda: _FINGERPRINT_BOUNDS
     )
-    """By method, if its bound is a different one."""
+    """By what the adapter is, if its bound is a different one."""
 
     bfloat16_fingerprint_bound: tuple[float, ...] = (0.01, 0.15, 0.3, 0.3)
     """The same on a bfloat16 base, whose numbers have 8 bits: processors with and without bfloat16
@@ -106,16 +106,14 @@ class Policy:
     """Pairs of blocks for each case. Seen at a load of six to eight on two cores: intervals 2 to
     9 % wide, and a step 10 % slower found in 7 of 7 runs (docs/timing.md)."""
 
-    def fingerprint(self, metric: str, method: str, *, step: int) -> float:
+    def fingerprint(self, metric: str, numerics: Numerics, *, step: int) -> float:
         """Return the bound on one loss of a fingerprint; `step` counts from 0."""
         if metric == "filled_losses":
             return self.filled_bound
         usual = (
-            self.bfloat16_fingerprint_bound
-            if method.endswith(BFLOAT16_SUFFIX)
-            else self.fingerprint_bound
+            self.bfloat16_fingerprint_bound if numerics == "bfloat16" else self.fingerprint_bound
         )
-        bounds = self.fingerprint_bounds.get(method, usual)
+        bounds = self.fingerprint_bounds.get(numerics, usual)
         return bounds[min(step, len(bounds) - 1)]
 
 

@@ -6,17 +6,23 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, get_args
 
+from msgspec import UNSET
+
+from peft_regress.metrics import KNOWN_BEFORE
 from peft_regress.runs.schema import MIXED_MACHINES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from peft_regress.gate.budgets import BudgetUse
     from peft_regress.gate.changes import Change
     from peft_regress.gate.drift import Origin
+    from peft_regress.metrics import MetricSpec
     from peft_regress.runs.schema import Machine, Record, Run
 
 Verdict = Literal[
     "newly_failing",
+    "over_budget",
     "regressed",
     "incomparable",
     "missing",
@@ -29,11 +35,18 @@ Verdict = Literal[
 """The gravest first: a case gets the gravest verdict of its reasons."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
-FAILING: frozenset[Verdict] = frozenset({"regressed", "newly_failing"})
+FAILING: frozenset[Verdict] = frozenset({"regressed", "over_budget", "newly_failing"})
 INCOMPLETE: frozenset[Verdict] = frozenset({"incomparable", "missing", "new"})
 UNACCEPTED: frozenset[Verdict] = frozenset({"improved", "fixed"})
 
 Value = float | int | str | bool | None
+
+RemarkKind = Literal[
+    "new metric", "not judged", "within own bound", "looser bound", "looser budget", "model"
+]
+"""`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
+budget on what was not measured. `within own bound`: the usual bound would have reported the change.
+`looser ...`: than the reference's. `model`: the unadapted model changed."""
 
 gravest = VERDICTS.index
 """The key that sorts verdicts, the gravest first."""
@@ -44,7 +57,8 @@ class Reason:
     """One difference between both sides of a case."""
 
     metric: str
-    """A metric, `status`, `definition`, or `invariant NAME`."""
+    """A metric, `status`, `definition`, `inputs`, `trained`, `invariant NAME`, `budget NAME`, or
+    `fits DEVICE`."""
     old: Value
     new: Value
     relative_change: float | None = None
@@ -52,10 +66,23 @@ class Reason:
     verdict: Verdict
     since: str | None = None
     """Of a drift: the entry that `old` is from, older than the one that judges the case."""
+    spec: MetricSpec | None = None
+    """Of a metric, a budget or a device: what the number is."""
+    bound_reason: str = ""
+    """The evidence for a bound that the author of the case states."""
+    limit: float | None = None
+    """Of a budget or a device: the most that `new` may be, of a score the least."""
 
     @classmethod
-    def of(
-        cls, metric: str, change: Change, verdict: Verdict, *, since: str | None = None
+    def of(  # noqa: PLR0913  (all that it says)
+        cls,
+        metric: str,
+        change: Change,
+        verdict: Verdict,
+        *,
+        spec: MetricSpec,
+        bound_reason: str = "",
+        since: str | None = None,
     ) -> Reason:
         """Return the reason that a metric changed beyond its bound."""
         # A ratio beyond the largest float has no JSON; the two values say enough.
@@ -68,6 +95,8 @@ class Reason:
             bound=change.bound,
             verdict=verdict,
             since=since,
+            spec=spec,
+            bound_reason=bound_reason,
         )
 
     @property
@@ -77,12 +106,35 @@ class Reason:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Remark:
+    """What a reader should know of a case although its verdict does not depend on it."""
+
+    kind: RemarkKind
+    subject: str
+    """A metric, `invariant NAME`, or `budget NAME`."""
+    old: Value = None
+    new: Value = None
+    spec: MetricSpec | None = None
+    """Of a number: what it is."""
+    text: str = ""
+    """The evidence for a bound, or the change of a model in words."""
+
+    @property
+    def fails_strictly(self) -> bool:
+        """Whether it fails a strict run until the record is accepted."""
+        return self.kind in {"looser bound", "looser budget"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseVerdict:
     """The verdict on one case, the gravest of its reasons."""
 
     id: str
     verdict: Verdict
     reasons: tuple[Reason, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+    budgets: tuple[BudgetUse, ...] = ()
+    """How much the case uses of each part of its budget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +148,20 @@ class Observation:
     """The run that holds the record, as reports name it."""
     drift_origins: Mapping[str, Origin] = field(default_factory=dict)
     """Of a reference: for each metric, the older entry that its drift counts from."""
+    known: frozenset[str] = KNOWN_BEFORE
+    """The metrics and invariants that the writer of its run could measure."""
 
 
 def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
     """Return each case of one run as an observation, by case id."""
+    known = run.known
     return {
         name: Observation(
-            record=record, environment=run.environment, machine=run.machine, run_name=run_name
+            record=record,
+            environment=run.environment,
+            machine=run.machine if record.machine is UNSET else record.machine,
+            run_name=run_name,
+            known=known,
         )
         for name, record in run.cases.items()
     }

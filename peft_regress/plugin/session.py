@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.gate.comparison import Comparison
     from peft_regress.measure import Measurement, ProfileCache
-    from peft_regress.measure.fine_tunes import RoundRunner
+    from peft_regress.measure.rounds import RoundRunner
     from peft_regress.plugin.coverage import Coverage
     from peft_regress.plugin.options import RegressOptions
     from peft_regress.runs.schema import Machine, Record
@@ -82,7 +82,7 @@ class RegressSession:
         }
 
         def run_rounds(target: Any, **rounds: Any) -> None:
-            from peft_regress.measure.fine_tunes import plain_rounds
+            from peft_regress.measure.rounds import plain_rounds
 
             if benchmark.disabled:
                 # A disabled `pedantic` calls its target once, but every seed must run.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.verdicts import INCOMPLETE, are_on_one_machine
-from peft_regress.metrics import METRICS, format_change, format_value
+from peft_regress.metrics import format_change, format_value
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
 from peft_regress.text import clean, count_of
@@ -15,33 +16,85 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from peft_regress.gate.comparison import Comparison
-    from peft_regress.gate.verdicts import Reason, Verdict
+    from peft_regress.gate.verdicts import Reason, Remark, Verdict
     from peft_regress.gate.verdicts import Value as ReasonValue
+    from peft_regress.metrics import MetricSpec
     from peft_regress.runs.schema import Run
 
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     """Return (metric, old, new, change, bound) of a reason, each ready to show."""
-    spec = METRICS.get(reason.metric)
-
-    def show(value: ReasonValue) -> str:
-        if value is None:
-            return "absent"
-        if isinstance(value, bool | str) or spec is None:
-            return clean(str(value).lower() if isinstance(value, bool) else str(value))
-        return format_value(value, spec.unit)
-
-    if spec is not None and spec.unit == "fraction" and reason.relative_change is not None:
-        change = f"{100 * reason.relative_change:+.1f} points"
-        bound = "" if reason.bound is None else f"{100 * reason.bound:.1f} points"
-    else:
-        change = format_change(reason.relative_change) if reason.relative_change is not None else ""
-        bound = "" if reason.bound is None else format_change(reason.bound).lstrip("+")
-    old, new = show(reason.old), show(reason.new)
+    spec = reason.spec
+    change = "" if reason.relative_change is None else shown_change(reason.relative_change, spec)
+    old, new = shown_value(reason.old, spec), shown_value(reason.new, spec)
     if old == new and reason.old != reason.new:
         # They differ, but not as rounded.
         old, new = clean(str(reason.old)), clean(str(reason.new))
-    return clean(reason.title), old, new, change, bound
+    return clean(reason.title), old, new, change, _shown_bound(reason)
+
+
+def against(reason: Reason) -> str:
+    """Return what a change is held against: ' (bound 2 % (seed noise 0.6 %))'; may be empty."""
+    bound = _shown_bound(reason)
+    if not bound:
+        return ""
+    is_budget = reason.since is not None or reason.verdict == "over_budget"
+    word = "budget" if is_budget else "bound" if reason.limit is None else "limit"
+    return f" ({word} {bound})"
+
+
+def shown_value(value: ReasonValue, spec: MetricSpec | None) -> str:
+    """Return one side of a reason or a remark, ready to show."""
+    if value is None:
+        return "absent"
+    if isinstance(value, bool | str) or spec is None:
+        return clean(str(value).lower() if isinstance(value, bool) else str(value))
+    return format_value(value, spec.unit)
+
+
+def shown_change(change: float, spec: MetricSpec | None) -> str:
+    """Return a change with its sign: in points, as a difference, or relative."""
+    if spec is None or not is_absolute(spec):
+        return format_change(change)
+    return f"{100 * change:+.1f} points" if spec.unit == "fraction" else f"{change:+.4g}"
+
+
+def _shown_bound(reason: Reason) -> str:
+    spec, limit = reason.spec, reason.limit
+    if limit is not None and spec is not None and isinstance(reason.new, int | float):
+        beyond = abs(reason.new - limit)
+        share = "" if not limit or is_absolute(spec) else f", {100 * beyond / abs(limit):.3g} %"
+        return (
+            f"{format_value(limit, spec.unit)}, missed by {format_value(beyond, spec.unit)}{share}"
+        )
+    if reason.bound is None:
+        return ""
+    bound = shown_change(reason.bound, spec).lstrip("+")
+    return f"{bound} ({clean(reason.bound_reason)})" if reason.bound_reason else bound
+
+
+def remark_line(remark: Remark) -> str:
+    """Return a remark as one sentence without its case."""
+    subject, text = clean(remark.subject), clean(remark.text)
+    old, new = shown_value(remark.old, remark.spec), shown_value(remark.new, remark.spec)
+    if remark.kind == "new metric":
+        return f"{subject} is new: {new}; the baseline could not know it"
+    if remark.kind == "not judged":
+        value = f" ({new})" if remark.new is not None else ""
+        return f"{subject} is not judged{value}: {text}"
+    if remark.kind == "within own bound":
+        return f"{subject}: {old} -> {new} is within its own bound ({text})"
+    if remark.kind == "looser budget":
+        now = f"{old} -> {new}" if remark.new is not None else f"{old} -> none"
+        return f"{subject} is looser than the baseline's: {now}"
+    if remark.kind == "looser bound":
+        bounds = (
+            "none" if side is None else shown_change(float(side), remark.spec).lstrip("+")
+            for side in (remark.old, remark.new)
+        )
+        why = f" ({text})" if text else ""
+        return f"the bound on {subject} is looser than the baseline's: {' -> '.join(bounds)}{why}"
+    return f"the model changed: {text}"
 
 
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:

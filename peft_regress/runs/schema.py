@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Case  # noqa: TC001  (msgspec reads it)
 from peft_regress.errors import InputError
-from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
+from peft_regress.metrics import KNOWN_BEFORE, Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,6 +35,11 @@ MIXED_MACHINES = "mixed"
 
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
+
+Numerics = Literal["usual", "bfloat16", "head", "bn_head", "hra"]
+"""How strongly a training amplifies rounding, by what the adapter is: `head` if nothing before the
+last layer trains, `bn_head` if only BatchNorm does, `bfloat16` on a base of that type, `hra` for
+chains of Householder reflections."""
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
@@ -118,7 +123,7 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class TensorSummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A tensor, or all tensors of one name in the batches of a training run."""
 
-    shape: list[int]
+    shape: list[Amount]
     """Of one tensor; of batches, that of the first one."""
     dtype: str
     mean: float
@@ -141,10 +146,28 @@ class Inputs(
     """The numbers of each parameter group at the start."""
 
 
+class MadeWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model and the data that a stored adapter's output was computed with."""
+
+    shapes: str
+    """Digest of the base model's names and shapes."""
+    weights_norm: float
+    probe_norm: float
+
+    def resembles(self, other: MadeWith | UnsetType) -> bool:
+        """Return whether an adapter made with `other` must give its output here too."""
+        if other is UNSET:
+            return True
+        return self.shapes == other.shapes and all(
+            math.isclose(getattr(self, name), getattr(other, name), rel_tol=1e-5)
+            for name in ("weights_norm", "probe_norm")
+        )
+
+
 class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A bound that the author of a case states for a metric."""
 
-    bound: float
+    bound: Annotated[float, msgspec.Meta(ge=0)]
     reason: str
 
 
@@ -164,15 +187,15 @@ class Limits(
 ):
     """The budget of a case, as numbers."""
 
-    peak: int | None = None
+    peak: Amount | None = None
     """Bytes: the most that `peak_bytes` may be."""
-    update: int | None = None
+    update: Amount | None = None
     """FLOPs: the most that forward, backward and optimizer may take in one step."""
-    ship: int | None = None
+    ship: Amount | None = None
     """Bytes: the most that `adapter_bytes` may be."""
     score: float | None = None
     """The least that the case's `accuracy` or `score` may be."""
-    edge_train: int | None = None
+    edge_train: Amount | None = None
     """Bytes: the most that `edge_train_bytes` may be."""
     device: str | None = None
     """The name of a device class whose memory and storage the case must fit into."""
@@ -191,10 +214,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     # Since schema 2, each only where it says something.
     invariant_notes: dict[str, str] | UnsetType = UNSET
     """Where an invariant is false, or why it is null."""
-    numerics: str | UnsetType = UNSET
-    """How strongly the training amplifies rounding: decides the bounds on its losses."""
+    numerics: Numerics | UnsetType = UNSET
+    """Decides the bounds on the losses."""
     inputs: Inputs | UnsetType = UNSET
-    trained: dict[str, list[int]] | UnsetType = UNSET
+    trained: dict[str, list[Amount]] | UnsetType = UNSET
     """The shape of each parameter that trains, by name."""
     profiled_on: Literal["fake tensors", "real tensors"] | UnsetType = UNSET
     budget: Limits | UnsetType = UNSET
@@ -251,6 +274,11 @@ class Run(
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.cases.values())
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The metrics and invariants that the writer could measure."""
+        return frozenset(self.metrics_known) or KNOWN_BEFORE
 
 
 def canonical_json(value: Any) -> bytes:

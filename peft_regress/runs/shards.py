@@ -66,7 +66,15 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
         machine=first.machine if same_machine else mixed,
         selection=_union_selection([file.run for file in files], set(cases)),
         cases=dict(sorted(cases.items())),
+        metrics_known=_union_known([file.run for file in files]),
     )
+
+
+def _union_known(runs: list[Run]) -> list[str]:
+    """Return what every shard could measure; empty, as in schema 1, if no shard says it."""
+    if not any(run.metrics_known for run in runs):
+        return []
+    return sorted(frozenset.intersection(*(run.known for run in runs)))
 
 
 def _union_selection(runs: list[Run], present: set[str]) -> Selection:

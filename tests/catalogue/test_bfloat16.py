@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trainable, trained
 from tiny_network import tiny_data, tiny_network
+from tiny_training import finetune
 from torch.nn import functional
 
 from peft_regress.catalogue.methods import ADAPTERS, FULL_BF16, Method, PeftAdapter
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.measure.training import cross_entropy, finetune
+from peft_regress.measure.objective import cross_entropy
 
 if TYPE_CHECKING:
     from pathlib import Path

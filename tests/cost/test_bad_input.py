@@ -576,7 +576,7 @@ def test_an_output_cut_off_from_the_parameters_is_refused(cut: str) -> None:
             with torch.no_grad():
                 return super().forward(x)
 
-    with pytest.raises(NothingToTrainError, match="the output of CutOff depends on no trainable"):
+    with pytest.raises(NothingToTrainError, match="the loss of CutOff depends on no trainable"):
         cost_of(CutOff(4, 2))
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from peft_regress import registry
 from peft_regress.cli.main import main
+from peft_regress.gate.bounds import numerics_of_method
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure import training
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
@@ -73,11 +74,12 @@ def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
         "lora": [max(column) for column in zip(*others, strict=True)],
     }
     for method, largest in groups.items():
-        bounds = [policy.fingerprint("first_losses", method, step=step) for step in range(4)]
+        numerics = numerics_of_method(method)
+        bounds = [policy.fingerprint("first_losses", numerics, step=step) for step in range(4)]
         for bound, value in zip(bounds, largest, strict=True):
             assert value < bound <= 10 * value, (method, bound, value)
     filled = max(float(row[5]) for row in rows if row[5] != "-")
-    assert filled < policy.fingerprint("filled_losses", "lora", step=0) <= 10 * filled
+    assert filled < policy.filled_bound <= 10 * filled
     accuracy = max(float(row[6]) for row in rows) / 100
     assert accuracy < policy.accuracy_margin <= 10 * accuracy
     loss = max(float(row[7].removesuffix(" %")) for row in rows) / 100

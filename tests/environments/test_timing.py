@@ -37,7 +37,7 @@ from peft_regress.environments.worker.messages import Hello, Prepare, Prepared, 
 from peft_regress.environments.worker.process import InterpreterError, WorkerError, WorkerProcess
 from peft_regress.environments.worker.serve import serve
 from peft_regress.errors import InputError
-from peft_regress.measure.training import STEPS
+from peft_regress.catalogue.built_in import STEPS
 
 ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
@@ -331,7 +331,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
 # --- the whole of it -------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "same"), (0.1, "slower")])
 def test_a_step_10_percent_slower_is_found_and_an_equal_one_is_quiet(tmp_path, share, verdict):
     slow = str(write_slow_interpreter(tmp_path, share=share))

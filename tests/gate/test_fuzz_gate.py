@@ -100,7 +100,9 @@ def worse(metric: Metric, old: Metric | None, by: float, seeds: set[int]) -> Met
         upwards = metric.direction != "higher"
         if metric.direction == "same":
             upwards = value >= reference
-        return value + step if upwards else max(value - step, 0.0)
+        if upwards:
+            return value + step
+        return value - step if metric.kind == "score" else max(value - step, 0.0)
 
     reference = old or metric
     if not metric.samples:

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_methods import ALL, each, method_named, rank_of, trained
 from tiny_network import tiny_data, tiny_network
+from tiny_training import finetune
 
 from peft_regress import registry
 from peft_regress.catalogue.architectures import MOBILENET_V3_SMALL
@@ -33,10 +34,11 @@ from peft_regress.catalogue.methods import (
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.measure.adapters.built_in_method import MethodAdapter
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
-from peft_regress.measure.invariants.layers import dtypes_as_asked
-from peft_regress.measure.sources import build_source
-from peft_regress.measure.training import finetune
+from peft_regress.measure.invariants.layers import of_other_dtype
+from peft_regress.measure.objective import Objective
+from peft_regress.catalogue.sources import build_source
 from peft_regress.metrics import INVARIANTS
 
 if TYPE_CHECKING:
@@ -129,12 +131,11 @@ class Faulty:
 def _watch(method: Any, base: nn.Module, rank: int | None = 2, **more: Any) -> InvariantWatch:
     data = tiny_data().cast(method.base_dtype)
     return InvariantWatch(
-        method=method,
-        rank=rank,
-        head="head",
+        adapter=MethodAdapter(method=method, rank=rank, heads=("head",)),
+        objective=Objective(),
         base=base,
-        probe=data.test_images[:8],
-        labels=data.test_labels[:8],
+        probe=(data.test_images[:8], data.test_labels[:8]),
+        steps=1000,
         **more,
     )
 
@@ -166,7 +167,9 @@ def _watched(
         batch_norm_statistics=method.trains_batch_norm_statistics,
     )
     training(adapted)
-    return watch.after_training(adapted, optimizer)
+    found = watch.after_training(adapted, optimizer)
+    assert all(fact.note for fact in found.values() if fact.holds is False)
+    return {name: fact.holds for name, fact in found.items()}
 
 
 def _broken(found: dict[str, bool | None]) -> set[str]:
@@ -243,7 +246,7 @@ def test_identity_is_judged_relative_to_the_size_of_the_logits() -> None:
     _add("base_model.model.linear.lora_B.default.weight", 1e-2)(adapted)
     watch.before_training(adapted)
     optimizer = LORA.make_optimizer(adapted, rank=2)
-    assert watch.after_training(adapted, optimizer)["identity_at_init"] is False
+    assert watch.after_training(adapted, optimizer)["identity_at_init"].holds is False
 
 
 def test_on_bfloat16_a_start_off_by_more_than_the_rounding_is_caught() -> None:
@@ -408,7 +411,8 @@ def test_an_optimizer_whose_step_is_never_seen_is_no_pass() -> None:
     watch = _watch(LORA, tiny_network())
     adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     watch.before_training(adapted)
-    found = watch.after_training(adapted, LORA.make_optimizer(adapted, rank=2))
+    facts = watch.after_training(adapted, LORA.make_optimizer(adapted, rank=2))
+    found = {name: fact.holds for name, fact in facts.items()}
     assert {"expected_trainable", "frozen_unchanged"} <= _broken(found)
 
 
@@ -453,12 +457,10 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> N
     def losses(factor: float) -> tuple[float, ...]:
         base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
         watch = InvariantWatch(
-            method=method,
-            rank=1,
-            head=MOBILENET_V3_SMALL.head,
+            adapter=MethodAdapter(method=method, rank=1, heads=(MOBILENET_V3_SMALL.head,)),
+            objective=Objective(),
             base=base,
-            probe=data.test_images[:4],
-            labels=data.test_labels[:4],
+            probe=(data.test_images[:4], data.test_labels[:4]),
         )
         adapted = method.adapt(base, heads=(MOBILENET_V3_SMALL.head,), rank=1, seed=0)
         for module in adapted.modules():
@@ -558,9 +560,15 @@ def test_an_adapter_in_half_precision_is_caught() -> None:
     _cast_adapter(adapted)
     with contextlib.suppress(RuntimeError):
         watch.before_training(adapted)
-    assert not dtypes_as_asked(
-        adapted, tiny_network(), head="head", probe=tiny_data().test_images, has_adapter=True
+    data = tiny_data()
+    wrong = of_other_dtype(
+        adapted,
+        tiny_network(),
+        objective=Objective(),
+        probe=(data.test_images, data.test_labels),
+        adapter_in_float32=True,
     )
+    assert "base_model.model.conv.lora_A.default.weight" in wrong
 
 
 def _hand_on(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
@@ -619,7 +627,7 @@ def test_the_watch_is_not_fooled_by_a_base_that_adapting_changes_in_place() -> N
     _add("conv.weight", 0.5)(base)
     watch.before_training(base)
     optimizer = FULL.make_optimizer(base, rank=None)
-    assert watch.after_training(base, optimizer)["identity_at_init"] is False
+    assert watch.after_training(base, optimizer)["identity_at_init"].holds is False
     assert not torch.equal(base.conv.weight, kept.conv.weight)
 
 
@@ -645,11 +653,11 @@ def test_what_was_stored_loads_and_gives_its_output_or_is_caught(name: str, tmp_
     model = trained(method)
     method.save(model, tmp_path)
     base = cast_base(tiny_network(), method.base_dtype)
-    logits = _watch(method, base, rank).logits(model)
+    logits = _watch(method, base, rank).rows(model)
     assert len(logits) == 8
 
     def found(stored: list[list[float]]) -> bool | None:
-        output = StoredOutput(folder=tmp_path, logits=stored)
+        output = StoredOutput(folder=tmp_path, rows=stored)
         return _watched(method, rank, stored=output)["stored_adapter_loads"]
 
     assert found(logits) is True

@@ -108,7 +108,7 @@ def test_absent_things_are_exit_3_and_unreadable_ones_exit_2(tmp_path, capsys):
     code, _, err = call(capsys, "report", "--baselines", root, "--cases", "nothing")
     assert (code, "matches none of the 2 cases" in err) == (3, True)
     newer = write_run(tmp_path / "newer.json")
-    newer.write_text(newer.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    newer.write_text(newer.read_text().replace('"schema_version": 2', '"schema_version": 3'))
     code, _, err = call(capsys, "report", newer, "--baselines", root)
     assert (code, "pip install -U peft-regress" in err) == (2, True)
     twice = write_run(tmp_path / "run.json")

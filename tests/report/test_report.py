@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from builders import (
     ENVIRONMENT,
@@ -36,7 +37,7 @@ from peft_regress.report import (
 )
 from peft_regress.report.sentences import contents_line, environment_lines, reason_cells
 from peft_regress.report.verdict.next_steps import accept_hint
-from peft_regress.runs.schema import Failure, Ledger, Selection
+from peft_regress.runs.schema import Failure, Ledger, OwnBound, Selection
 from peft_regress.text import clean
 
 HINT = accept_hint(Invocation(new="run.json"))
@@ -175,6 +176,7 @@ def test_numbers_that_look_alike_when_rounded_are_shown_in_full() -> None:
         relative_change=1.4e-9,
         bound=0.0,
         verdict="regressed",
+        spec=METRICS["forward_flops"],
     )
     _, old, new, change, _ = reason_cells(reason)
     assert (old, new, change) == ("706115232", "706115233", "+1.4e-09")
@@ -327,9 +329,13 @@ def test_the_line_of_every_metric_fits(name: str) -> None:
     def value(of: float) -> Any:
         if METRICS[name].kind == "fingerprint":
             return [[of, of]] * 3
-        return [of] * 3 if METRICS[name].kind in ("accuracy", "seconds") else of
+        return [of] * 3 if METRICS[name].kind in ("accuracy", "seconds", "score") else of
 
-    old, new = (observe(make_record(LORA, {name: value(v)})) for v in (0.0001, 0.98765))
+    bounds = {"score": OwnBound(bound=0.1, reason="noise")}
+    old, new = (
+        observe(msgspec.structs.replace(make_record(LORA, {name: value(v)}), bounds=bounds))
+        for v in (0.0001, 0.98765)
+    )
     case = judge_case(LORA, old, new)
     assert case.verdict in ("regressed", "improved") or METRICS[name].kind == "info"
     assert widest(text_of(old, new)) <= 100
@@ -419,7 +425,7 @@ def test_json_has_the_shape_of_the_contract() -> None:
 def test_verdicts_are_those_of_the_contract() -> None:
     design = {
         "regressed", "improved", "unchanged", "fixed", "known_defect", "newly_failing",
-        "incomparable", "missing", "new",
+        "incomparable", "missing", "new", "over_budget",
     }  # fmt: skip
     assert set(get_args(Verdict)) == design
 

@@ -378,7 +378,7 @@ def test_shards_that_contradict_each_other_are_refused_by_name(
             case "environment":
                 write_run(odd, msgspec.structs.replace(run, cases={}, environment={"numpy": "1"}))
             case "schema":
-                write_run(odd, msgspec.structs.replace(run, cases={}, schema_version=2))
+                write_run(odd, msgspec.structs.replace(run, cases={}, schema_version=3))
             case _:
                 odd.write_bytes(paths[0].read_bytes()[: data.draw(st.integers(0, 500))])
         with pytest.raises(InputError, match=f"{odd.name}") as caught:

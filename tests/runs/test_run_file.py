@@ -91,7 +91,7 @@ def test_samples_that_are_whole_numbers_are_read_back(tmp_path: Path) -> None:
 
 def test_the_file_says_what_it_is_at_its_top_level(tmp_path: Path) -> None:
     document = json.loads(write_run(tmp_path / "run.json").read_text())
-    assert document["peft_regress"]["schema_version"] == 1
+    assert document["peft_regress"]["schema_version"] == 2
     assert document["peft_regress"]["content_digest"].startswith("sha256:")
     assert document["peft_regress"]["cases"].keys() == {LORA}
     assert "accepted" not in document["peft_regress"]
@@ -496,8 +496,8 @@ def test_a_key_that_is_missing_is_named(run_file: Path, key: str) -> None:
 @pytest.mark.parametrize(
     ("version", "message", "remedy"),
     [
-        (2, "newer than 1", "Upgrade"),
-        (10**30, "newer than 1", "Upgrade"),
+        (3, "newer than 2", "Upgrade"),
+        (10**30, "newer than 2", "Upgrade"),
         (0, "older than 1", "accept"),
         (-1, "older than 1", "accept"),
         (None, "has no schema_version", "again"),

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress import registry
 from peft_regress.cost import profile_step
-from peft_regress.measure.training import set_modes
+from peft_regress.catalogue.built_in import set_modes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

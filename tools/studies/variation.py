@@ -18,6 +18,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.changes import change_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.policy import DEFAULT_POLICY
@@ -110,9 +111,7 @@ def _print_shares(pairs: list[tuple[Record, Record]]) -> None:
     for old, new in pairs:
         for name, metric in old.metrics.items():
             if metric.kind in {"bytes", "fingerprint", "accuracy"} and name in new.metrics:
-                change = change_of(
-                    name, metric, new.metrics[name], method=old.case.method, policy=DEFAULT_POLICY
-                )
+                change = change_of(name, metric, new.metrics[name], Bounds.of(old))
                 share = abs(change.relative or 0.0) / change.bound
                 nearest[name] = max(nearest.get(name, (0.0, "")), (share, old.case.id))
     print("| metric | largest share of its bound | in |\n| --- | ---: | --- |")

@@ -9,7 +9,13 @@ from peft_regress.gate.attribution import explain_metric
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED
 from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.report.layout import PLAIN
-from peft_regress.report.sentences import environment_lines, reason_cells, short_verdict
+from peft_regress.report.sentences import (
+    against,
+    environment_lines,
+    reason_cells,
+    remark_line,
+    short_verdict,
+)
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
 from peft_regress.text import clean, count_of
 
@@ -37,6 +43,7 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
     if case.verdict == "missing":
         lines.append("  it was expected but has no record: it did not run, or it was renamed")
     lines += _reasons_lines(case, comparison)
+    lines += [f"  {remark_line(remark)}" for remark in case.remarks]
     if old is not None and new is not None:
         if case.reasons:
             changes = environment_lines(old.environment, new.environment)
@@ -71,10 +78,8 @@ def _indent(line: str) -> str:
 
 
 def _reason_line(reason: Reason) -> str:
-    metric, old, new, change, bound = reason_cells(reason)
-    word = "bound" if reason.since is None else "budget"
-    against = f" ({word} {bound})" if bound else ""
-    return f"{metric}: {old} -> {new}  {change}{against}".rstrip()
+    metric, old, new, change, _ = reason_cells(reason)
+    return f"{metric}: {old} -> {new}  {change}{against(reason)}".rstrip()
 
 
 def new_metric_lines(reasons: Iterable[Reason], comparison: Comparison) -> list[str]:

@@ -5,8 +5,15 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.metrics import BATCH_SUFFIX, format_change
-from peft_regress.report.sentences import environment_lines, reason_cells, short_verdict
+from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.report.sentences import (
+    against,
+    environment_lines,
+    reason_cells,
+    remark_line,
+    shown_change,
+    short_verdict,
+)
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
 from peft_regress.text import clean, count_of
@@ -17,6 +24,7 @@ if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.findings import Finding, Member
     from peft_regress.gate.verdicts import Reason
+    from peft_regress.metrics import MetricSpec
 
 _MOST_REASONS: Final = 4
 _LONGEST_ERROR: Final = 300
@@ -38,6 +46,10 @@ def finding_headline(finding: Finding) -> str:
 def finding_title(finding: Finding) -> str:
     """Return what changed and by how much."""
     cause = finding.cause
+    if cause.what == "inputs" and cause.strand == "coverage":
+        return _inputs_title(finding)
+    if cause.strand in {"budget", "fit"}:
+        return _limit_title(finding)
     if cause.strand == "coverage":
         return _COVERAGE.get(cause.what, f"{clean(cause.what)} cannot be compared")
     if cause.strand == "status":
@@ -53,7 +65,7 @@ def finding_title(finding: Finding) -> str:
     leading = [name for name in ranges if not name.endswith(BATCH_SUFFIX)][:2] or list(ranges)[:2]
     if cause.what in ranges:
         leading = [cause.what, *(name for name in leading if name != cause.what)][:2]
-    shown = [f"{name} {_range(ranges[name], name)}" for name in leading]
+    shown = [f"{clean(name)} {_range(ranges[name], finding.spec_of(name))}" for name in leading]
     return ", ".join(shown or map(_without_ratio, finding.example.reasons))
 
 
@@ -69,10 +81,11 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             noun = "run" if runs == "one" else "runs"
             verb, extra = ("costs", " extra") if cause.base_runs > 0 else ("saves", "")
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
+    lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()
     others = [
-        f"{name} {_range(pair, name)}"
+        f"{clean(name)} {_range(pair, finding.spec_of(name))}"
         for name, pair in ranges.items()
         if not title.startswith(f"{name} ")
         and f", {name} " not in title
@@ -83,6 +96,25 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
         lines.append(f"also changed: {', '.join(others)}")
     reasons = (reason for member in finding.members for reason in member.reasons)
     return lines + new_metric_lines(reasons, comparison)
+
+
+def _what_changed_before_costs(finding: Finding, comparison: Comparison) -> list[str]:
+    """Say how the model and what trains of it changed, which other costs follow from."""
+    if finding.cause.strand not in {"costs", "trained"}:
+        return []
+    model = {
+        remark_line(remark)
+        for name in finding.cases
+        for remark in comparison.verdict_of(name).remarks
+        if remark.kind == "model"
+    }
+    trained = {
+        _without_ratio(reason)
+        for member in finding.members
+        for reason in member.reasons
+        if reason.metric == "trained" and finding.cause.strand == "costs"
+    }
+    return [*sorted(model)[:1], *sorted(trained)[:1]]
 
 
 def case_set(ids: Sequence[str]) -> str:
@@ -106,7 +138,7 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
 
     Empty for an invariant, a status or missing coverage: there the title says everything.
     """
-    if finding.cause.strand in {"invariant", "status", "coverage"}:
+    if finding.cause.strand in {"invariant", "status", "coverage", "trained"}:
         return []
     member = finding.example
     lines = []
@@ -117,9 +149,8 @@ def example_lines(finding: Finding, comparison: Comparison) -> list[str]:
         if reason.metric.removesuffix(BATCH_SUFFIX) not in at_one - {reason.metric}
     ]
     for reason in shown[:_MOST_REASONS]:
-        metric, before, after, change, bound = reason_cells(reason)
-        against = f" (bound {bound})" if bound else ""
-        lines.append(f"{metric}: {before} -> {after}  {change}{against}".rstrip())
+        metric, before, after, change, _ = reason_cells(reason)
+        lines.append(f"{metric}: {before} -> {after}  {change}{against(reason)}".rstrip())
         lines += [f"    {line}" for line in module_lines(reason, member.case, comparison)]
     left = len(member.reasons) - min(len(shown), _MOST_REASONS)
     if left > 0:
@@ -142,6 +173,8 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
     """Return which package caused it, as far as the environments show; None for unpaired cases."""
     if not comparison.references.keys() & comparison.observed.keys() & {*finding.cases}:
         return None
+    if finding.cause.strand == "budget":
+        return None  # it may have been over before
     changes = package_changes(comparison, finding.cases)
     if not changes:
         return "no package changed, so the code under test did"
@@ -186,13 +219,25 @@ def _status_title(member: Member) -> str:
 
 
 def _without_ratio(reason: Reason) -> str:
+    if reason.metric == "trained" and reason.new is not None:
+        return f"trained: {clean(str(reason.old))} -> {clean(str(reason.new))}"
     state = " is new" if reason.old is None else " is gone" if reason.new is None else ""
     return f"{clean(reason.title)}{state}"
 
 
-def _range(pair: tuple[float, float], metric: str) -> str:
-    if metric == "accuracy":
-        low, high = (f"{100 * value:+.1f} points" for value in pair)
-    else:
-        low, high = (format_change(value) for value in pair)
+def _range(pair: tuple[float, float], spec: MetricSpec | None) -> str:
+    low, high = (shown_change(value, spec) for value in pair)
     return low if low == high else f"{low} to {high}"
+
+
+def _limit_title(finding: Finding) -> str:
+    """Return a budget or a device with the example's value and its limit."""
+    reason = finding.example.reasons[0]
+    metric, _, new, _, _ = reason_cells(reason)
+    return f"{metric}: {new}{against(reason)}"
+
+
+def _inputs_title(finding: Finding) -> str:
+    reason = next(reason for reason in finding.example.reasons if reason.metric == "inputs")
+    change = f"{clean(str(reason.old))} -> {clean(str(reason.new))}"
+    return f"inputs differ, so losses and scores cannot be compared: {change}"

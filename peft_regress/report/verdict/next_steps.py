@@ -39,6 +39,8 @@ def next_steps(failing: Sequence[Finding], comparison: Comparison) -> Iterator[S
     yield from _drifts(failing, storage)
     for finding in failing[:1]:
         case = finding.example.case
+        if case not in references or finding.cause.strand == "budget":
+            continue
         observed = comparison.observed[case]
         changed = changed_packages(references[case].environment, observed.environment)
         # If another suspect changed, the releases of one package may not show the change.

@@ -101,7 +101,7 @@ def _failing_blocks(
         about = [
             *finding_details(finding, comparison),
             *_without_ratio(finding, {row.title for row in rows}),
-            f"why: {suspected_packages(finding, comparison)}",
+            *([f"why: {why}"] if (why := suspected_packages(finding, comparison)) else []),
         ]
         yield "\n".join(
             [

@@ -1,0 +1,103 @@
+"""Device classes: how much memory and storage real devices have, read from TOML tables."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from peft_regress.budgets import parse_amount
+from peft_regress.cases import is_name
+from peft_regress.errors import InputError
+from peft_regress.files import read_bytes
+
+_TABLE: Final = "devices.toml"
+_KEYS: Final = ("title", "memory", "storage", "compute", "source")
+_OPTIONAL: Final = frozenset({"storage"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceClass:
+    """One kind of device, as its data sheet describes it."""
+
+    name: str
+    """As a budget names it, such as `jetson-nano`."""
+    title: str
+    memory_bytes: int
+    """Of which the operating system and the runtime take a part, too."""
+    storage_bytes: int | None
+    """For weights and code; None if it is a card or a disk of one's choice."""
+    compute: str
+    """In the words of the data sheet, since no two makers count alike."""
+    source: str
+    """Where the figures are from."""
+
+
+def load_devices(more: Path | Mapping[str, Any] | None = None) -> tuple[DeviceClass, ...]:
+    """Return the device classes of the package and those of another table, sorted by memory.
+
+    `more` is the path of a TOML file, or its content: a table for each device, which may replace
+    one of the package. Raises `InputError` for a file that cannot be read, and for a table with an
+    unknown or a missing key, or an amount without a unit.
+    """
+    own = resources.files("peft_regress").joinpath(_TABLE).read_text(encoding="utf-8")
+    found = _parsed(tomllib.loads(own), _TABLE)
+    if isinstance(more, Path):
+        found |= _parsed(_read(more), str(more))
+    elif more is not None:
+        found |= _parsed(more, "devices")
+    return tuple(sorted(found.values(), key=lambda device: (device.memory_bytes, device.name)))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(read_bytes(path).decode())
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}); check the path of the device table"
+        raise InputError(msg) from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        msg = f"{path}: is not valid TOML ({error})"
+        raise InputError(msg) from error
+
+
+def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:
+    return {name: _device(name, table, f"{where}: {name}") for name, table in tables.items()}
+
+
+def _device(name: str, table: Any, where: str) -> DeviceClass:
+    if not is_name(name):
+        msg = f"{where} is not a name without blanks and slashes"
+        raise InputError(msg)
+    if not isinstance(table, Mapping):
+        msg = f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below"
+        raise InputError(msg)
+    unknown = sorted(table.keys() - set(_KEYS))
+    missing = [key for key in _KEYS if key not in table and key not in _OPTIONAL]
+    if unknown or missing:
+        wrong = f"has no {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r}"
+        msg = f"{where} {wrong}; a device has {', '.join(_KEYS)}"
+        raise InputError(msg)
+    for key in _KEYS:
+        if key in table and not (isinstance(table[key], str) and table[key].strip()):
+            msg = f"{where}: {key}={table[key]!r} is not a text"
+            raise InputError(msg)
+    amounts = {}
+    for key in ("memory", "storage"):
+        try:
+            amounts[key] = parse_amount(table[key], "byte") if key in table else None
+        except InputError as error:
+            msg = f"{where}: {key}={error}"
+            raise InputError(msg) from None
+    memory = amounts["memory"]
+    assert memory is not None  # noqa: S101  (checked above: it is no optional key)
+    return DeviceClass(
+        name=name,
+        title=table["title"],
+        memory_bytes=memory,
+        storage_bytes=amounts["storage"],
+        compute=table["compute"],
+        source=table["source"],
+    )

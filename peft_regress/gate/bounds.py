@@ -1,0 +1,90 @@
+"""Which bounds judge a record: the policy's, by what its adapter is, or its author's own. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, cast
+
+from msgspec import UNSET
+
+from peft_regress.cases import BFLOAT16_SUFFIX
+from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.schema import Numerics, OwnBound, Record
+
+_NAMED_LIKE_METHODS: Final = frozenset({"head", "bn_head", "hra"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What decides how far each metric of a record may change."""
+
+    policy: Policy = DEFAULT_POLICY
+    numerics: Numerics = "usual"
+    own: Mapping[str, OwnBound] = field(default_factory=dict)
+    """The author's own bounds, by metric."""
+
+    @classmethod
+    def of(cls, record: Record, policy: Policy = DEFAULT_POLICY) -> Bounds:
+        """Return the bounds on the metrics of a record."""
+        own = record.bounds
+        return cls(policy=policy, numerics=numerics_of(record), own={} if own is UNSET else own)
+
+    @property
+    def usual(self) -> Bounds:
+        """The same without the author's own."""
+        return replace(self, own={}) if self.own else self
+
+    def own_or(self, name: str, usual: float) -> float:
+        """Return the author's bound on a metric, else the usual one."""
+        own = self.own.get(name)
+        return usual if own is None else own.bound
+
+    def reason_for(self, name: str) -> str:
+        """Return the evidence for the author's bound on a metric; empty if it has the usual one."""
+        own = self.own.get(name)
+        return "" if own is None else own.reason
+
+    def on_fingerprint(self, name: str, step: int) -> float:
+        """Return the bound on one loss of a fingerprint; `step` counts from 0."""
+        return self.own_or(name, self.policy.fingerprint(name, self.numerics, step=step))
+
+    def judges(self, name: str, metric: Metric) -> bool:
+        """Return whether any change of the metric could be reported."""
+        return self.on(name, metric)[0] < math.inf
+
+    def on(self, name: str, metric: Metric) -> tuple[float, ...]:
+        """Return the bound on a metric, of a fingerprint that of each step."""
+        policy = self.policy
+        if metric.kind == "fingerprint":
+            steps = [len(one) if isinstance(one, list) else 1 for one in metric.samples or ()]
+            return tuple(
+                self.on_fingerprint(name, step) for step in range(max(steps, default=1) or 1)
+            )
+        usual = {
+            "bytes": policy.bytes_bound,
+            "accuracy": policy.accuracy_margin if metric.unit == "fraction" else policy.loss_margin,
+            # What a score means, and how much it varies, only its author knows.
+            "score": math.inf,
+            "seconds": policy.seconds_bound,
+        }.get(metric.kind, 0.0)
+        return (self.own_or(name, usual),)
+
+
+def numerics_of(record: Record) -> Numerics:
+    """Return what decides the bounds on a record's losses; schema 1 has only the method's name."""
+    if record.numerics is not UNSET:
+        return record.numerics
+    return numerics_of_method(record.case.method)
+
+
+def numerics_of_method(method: str) -> Numerics:
+    """Return what the built-in method of this name is."""
+    if method.endswith(BFLOAT16_SUFFIX):
+        return "bfloat16"
+    return cast("Numerics", method) if method in _NAMED_LIKE_METHODS else "usual"

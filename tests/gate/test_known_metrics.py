@@ -1,0 +1,84 @@
+"""A metric or an invariant that the reference's run could not know is information."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from builders import LORA, make_metric, make_record, make_run, observe, shard, write_run, FULL
+
+from peft_regress.gate import Observation, judge_case, observations_of
+from peft_regress.metrics import INFERENCE_METRICS, KNOWN_BEFORE, METRICS
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.shards import read_run
+
+
+def reference(**more: object) -> Observation:
+    return observe(make_record(LORA, {"peak_bytes": 1}), **more)
+
+
+@pytest.mark.parametrize("name", [*INFERENCE_METRICS, "mean_iou"])
+def test_a_new_metric_on_an_old_reference_is_information(name: str) -> None:
+    metric = make_metric(name if name in METRICS else "forward_flops", 5)
+    new = observe(make_record(LORA, {"peak_bytes": 1, name: metric}))
+    case = judge_case(LORA, reference(), new)
+    assert case.verdict == "unchanged"
+    (remark,) = case.remarks
+    assert (remark.kind, remark.subject, remark.new) == ("new metric", name, 5)
+
+
+def test_a_metric_that_the_reference_could_have_measured_is_new_work() -> None:
+    new = observe(make_record(LORA, {"peak_bytes": 1, "inference_flops": 5}))
+    known = {*KNOWN_BEFORE, "inference_flops"}
+    assert judge_case(LORA, reference(known=known), new).verdict == "regressed"
+    new = observe(make_record(LORA, {"peak_bytes": 1, "projection_flops": 5}))
+    assert judge_case(LORA, reference(), new).verdict == "regressed"
+
+
+def test_a_new_metric_that_the_reference_has_is_judged_whatever_its_run_says() -> None:
+    old, new = (observe(make_record(LORA, {"inference_flops": n}), known=()) for n in (5, 6))
+    assert judge_case(LORA, old, new).verdict == "regressed"
+
+
+@pytest.mark.parametrize("holds", [True, False, None])
+def test_a_new_invariant_is_information_even_if_it_is_false(*, holds: bool | None) -> None:
+    name = "merge_equals_unmerged"
+    new = observe(make_record(LORA, {"peak_bytes": 1}, invariants={name: holds}))
+    case = judge_case(LORA, reference(known=KNOWN_BEFORE - {name}), new)
+    assert (case.verdict, [remark.subject for remark in case.remarks]) == (
+        "unchanged",
+        [f"invariant {name}"],
+    )
+    broken = observe(make_record(LORA, {"peak_bytes": 1}, invariants={name: False}))
+    assert judge_case(LORA, reference(), broken).verdict == "regressed"
+
+
+def test_a_run_without_a_list_knew_what_schema_1_could_measure() -> None:
+    run = make_run()
+    assert run.known == KNOWN_BEFORE
+    assert observations_of(run, "old")[LORA].known == KNOWN_BEFORE
+    later = msgspec.structs.replace(run, metrics_known=["score", "loss"])
+    assert observations_of(later, "old")[LORA].known == {"score", "loss"}
+
+
+def test_shards_knew_together_what_each_of_them_knew(tmp_path) -> None:
+    for index, (name, known) in enumerate([(LORA, ["loss", "score"]), (FULL, ["loss"])], start=1):
+        run = msgspec.structs.replace(shard(index, make_record(name)), metrics_known=known)
+        write_run(tmp_path / f"{index}.json", run)
+    assert read_run(tmp_path).run.metrics_known == ["loss"]
+    # One of schema 1 knew what was known then.
+    write_run(tmp_path / "2.json", shard(2, make_record(FULL)))
+    assert read_run(tmp_path).run.metrics_known == ["loss"]
+    write_run(tmp_path / "1.json", shard(1, make_record(LORA)))
+    assert read_run(tmp_path).run.metrics_known == []
+
+
+def test_the_list_is_read_back(tmp_path) -> None:
+    run = msgspec.structs.replace(make_run(), metrics_known=["score"])
+    assert read_run_file(write_run(tmp_path / "run.json", run)).run.known == {"score"}
+
+
+def test_a_record_of_another_machine_is_judged_as_of_that_machine() -> None:
+    from builders import OTHER_MACHINE
+
+    run = make_run(make_record(machine=OTHER_MACHINE))
+    assert observations_of(run, "old")[LORA].machine == OTHER_MACHINE
