@@ -91,15 +91,7 @@ METRICS: dict[str, MetricSpec] = {
     "adapter_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
-<<<<<<< HEAD
-    "inference_flops": _flops(),
-    "inference_peak_bytes": _BYTES,
-    "merged_inference_flops": _flops(),
-    "merged_inference_peak_bytes": _BYTES,
-    "merged_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
-=======
     **INFERENCE_METRICS,
->>>>>>> w-gate
     "first_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),
