@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import check_matrix, matrices_of, shard_of
-from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.plugin.coverage import Collected
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class CollectionHooks:
             self._keep_matrix(config, items)
             cases = _marked_cases(items)
             self._cases = frozenset(cases)
+            if self._options.cases is not None and cases:
+                self._keep_cases(config, items, self._options.cases)
             if self._options.shard is not None and cases:
                 self._keep_shard(config, items, self._options.shard)
         except InputError as error:
@@ -124,6 +127,20 @@ class CollectionHooks:
                     self._other_matrices.update(matrices_of(case))
                     return False
             return True
+
+        _keep(config, items, is_mine)
+
+    def _keep_cases(self, config: pytest.Config, items: list[pytest.Item], glob: str) -> None:
+        """Leave out the cases that a glob does not match; it must match one."""
+        found = [case_id_of(item) for item in items]
+        names = [name for name in found if name is not None]
+        if not any(fnmatchcase(name, glob) for name in names):
+            what = "case pattern"
+            raise UnknownNameError(what, glob, names[:3])
+
+        def is_mine(item: pytest.Item) -> bool:
+            name = case_id_of(item)
+            return name is None or fnmatchcase(name, glob)
 
         _keep(config, items, is_mine)
 

@@ -51,6 +51,8 @@ class RegressOptions:
     """The matrix of `--regress-matrix`."""
     baselines: Path
     baseline: str | None
+    cases: str | None
+    """A glob on case ids; None for all."""
     save: Path | None
     shard: Shard | None
     strict: bool
@@ -67,7 +69,7 @@ class RegressOptions:
     @property
     def was_given(self) -> bool:
         """Whether an option was given that makes sense only for a run with cases."""
-        given = (self.baseline, self.save, self.shard, self.summary)
+        given = (self.baseline, self.cases, self.save, self.shard, self.summary)
         return self.strict or any(value is not None for value in given)
 
     def is_of_matrix(self, case: Case) -> bool:
@@ -90,6 +92,7 @@ class RegressOptions:
             typed_matrix=option("regress_matrix"),
             baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
+            cases=option("regress_cases"),
             save=_path(config, option("regress_save")),
             shard=None if shard is None else Shard.parse(shard),
             strict=option("regress_strict"),
@@ -110,6 +113,11 @@ def add_options(parser: pytest.Parser) -> None:
         metavar="NAME|PATH",
         help="judge only by this entry, run file or folder of shards (default: each case by its "
         "newest accepted baseline, and its drift by an older one)",
+    )
+    group.addoption(
+        "--regress-cases",
+        metavar="GLOB",
+        help="measure only the cases whose id matches, such as 'shift/*'",
     )
     group.addoption(
         "--regress-matrix",

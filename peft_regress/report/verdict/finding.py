@@ -11,8 +11,8 @@ from peft_regress.report.sentences import (
     environment_lines,
     reason_cells,
     remark_line,
-    shown_change,
     short_verdict,
+    shown_change,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason

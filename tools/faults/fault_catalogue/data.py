@@ -59,9 +59,7 @@ def test_split_cut(original: Original, self: Any, model: Any, batches: Any) -> A
 
 
 @fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
-def order_of_images_ignores_the_seed(
-    original: Original, self: Any, size: int, *, seed: int
-) -> Any:
+def order_of_images_ignores_the_seed(original: Original, self: Any, size: int, *, seed: int) -> Any:
     """All seeds see the training images in the order of the first."""
     return original(self, size, seed=seed * 0)
 
