@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from restored import registry_restored
 
+from peft_regress.catalogue import own_cases
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -20,6 +22,12 @@ settings.register_profile(
     "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
 )
 settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands in this process find settings as in one of their own, not those of this run."""
+    monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_rank
+from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.sources import build_source, source_digest
 from peft_regress.fine_tune import FineTune
+from peft_regress.settings import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable

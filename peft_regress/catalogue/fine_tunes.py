@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from peft_regress.catalogue.built_in import built_in
+from peft_regress.catalogue.own_cases import own_fine_tune
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,7 @@ def fine_tune_of(case: Case, baselines: Path) -> FineTune:
     """Return what a case measures.
 
     baselines: the folder with the source checkpoints of built-in cases. Raises `UnknownNameError`
-    for a name that is not registered, `InputError` for a wrong rank.
+    for a name that is not registered, `InputError` for a wrong rank, and for own cases that cannot
+    be imported.
     """
-    return built_in(case, baselines)
+    return own_fine_tune(case) or built_in(case, baselines)

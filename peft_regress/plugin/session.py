@@ -14,7 +14,8 @@ import msgspec
 from peft_regress import report
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.named import load_references
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrix_cases
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.catalogue.own_cases import usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
@@ -25,6 +26,7 @@ from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import describe_machine, installed_packages
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run
+from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,7 +199,8 @@ class RegressSession:
 
     def invocation(self) -> Invocation:
         """Return what the user types to judge this run again, and to accept it."""
-        options, usual = self.options, self._config.invocation_params.dir / "baselines"
+        options = self.options
+        usual = read_settings(self._config.invocation_params.dir).baselines
         storage = self.shown(options.baselines)
         judged_by = ["--regress-baseline", options.baseline] if options.baseline else []
         return Invocation(
@@ -206,7 +209,7 @@ class RegressSession:
             suite=shlex.join([*map(self.shown, map(Path, self._config.args)), *judged_by]),
             baselines=None if options.baselines == usual else storage,
             strict=options.strict,
-            matrix=None if options.matrix == DEFAULT_MATRIX else options.matrix,
+            matrix=None if options.matrix == usual_matrix() else options.matrix,
             cases=tuple(matrix_cases(options.matrix)),
         )
 
