@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from peft_regress.catalogue.built_in import cosine_to_zero, set_modes
 from peft_regress.measure.data import Data, TensorItems
 from peft_regress.measure.objective import Objective
-from peft_regress.measure.training import Loop, TrainingRun
+from peft_regress.measure.training import Loop, TrainingRun, single_thread
 from peft_regress.measure.training import finetune as train_by_loop
-from peft_regress.measure.training import single_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

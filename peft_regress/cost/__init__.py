@@ -4,7 +4,7 @@
 `profile_step` the step of a classifier of images, `profile_inference` a forward pass.
 """
 
-from peft_regress.cost.batches import RandomTensor
+from peft_regress.cost.batches import Call, RandomTensor
 from peft_regress.cost.formulas import UncountedOperatorError, register_flop_formula
 from peft_regress.cost.inference import InferenceCost, call_model, profile_inference
 from peft_regress.cost.memory import ByteSite
@@ -19,6 +19,7 @@ from peft_regress.cost.step_cost import FlopSite, Loss, StepCost, Tensors
 
 __all__ = [
     "ByteSite",
+    "Call",
     "FlopSite",
     "InferenceCost",
     "Loss",

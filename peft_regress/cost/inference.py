@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from peft_regress.cost.batches import Call
 from peft_regress.cost.checks import check_operators
 from peft_regress.cost.measuring import on_fake_or_real, staged, tensors_used
 from peft_regress.cost.memory import summarize_memory
@@ -43,9 +44,11 @@ class InferenceCost:
 def call_model(model: nn.Module, batch: Any) -> Any:
     """Return what a model returns for a batch.
 
-    A tuple or list gives positional arguments, a mapping keyword arguments, anything else one
-    argument.
+    A `Call` gives its arguments, a tuple or list positional ones, a mapping keyword arguments,
+    anything else one argument.
     """
+    if isinstance(batch, Call):
+        return model(*batch.args, **batch.kwargs)
     if isinstance(batch, Mapping):
         return model(**batch)
     if isinstance(batch, tuple | list):
@@ -80,9 +83,11 @@ def profile_inference(
             operator hides its work.
         UncountedOperatorError: an operator does matrix work and has no FLOP formula.
     """
-    if fake is None:
-        return on_fake_or_real(lambda fake: _profile(model, batch, call, fake=fake))
-    return _profile(model, batch, call, fake=fake)
+
+    def measure(*, fake: bool) -> InferenceCost:
+        return _profile(model, batch, call, fake=fake)
+
+    return on_fake_or_real(measure) if fake is None else measure(fake=fake)
 
 
 def _profile(

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from peft_regress.cost.batches import stand_in_batch
+from peft_regress.cost.batches import leaves_of, stand_in_batch
 from peft_regress.cost.recorder import StepRecorder
 from peft_regress.cost.refusals import NeedsValuesError, cannot_be_fake
 from peft_regress.cost.stand_ins import cloner, swapped_tensors
+from peft_regress.errors import InputError
 from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeVar
 
-    from torch import nn
+    from torch import Tensor, nn
 
+    from peft_regress.cost.batches import RandomTensor
     from peft_regress.cost.step_cost import Tensors
 
     Measured = TypeVar("Measured")
@@ -40,14 +42,23 @@ class Stage:
 def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
     """Put stand-ins under a model and a batch, to be recorded inside; restore the model after.
 
-    Raises `NeedsValuesError` for what fake tensors cannot do.
+    Raises `InputError` for a batch that cannot be measured, `NeedsValuesError` for what fake
+    tensors cannot do.
     """
+    if not fake and any(isinstance(leaf, FakeTensor) for leaf in leaves_of(batch)):
+        msg = "the batch has a fake tensor, which cannot take a real step: measure with fake=True"
+        raise InputError(msg)
     # A closure may hold real weights as constants, hence allow_non_fake_inputs.
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
     recorder = StepRecorder(mode)
     convert = mode.from_tensor if mode is not None else cloner()
     first = next(model.parameters(), None)
     device = first.device if first is not None else torch.device("cpu")
+
+    def draw(random: RandomTensor) -> Tensor:
+        with mode if mode is not None else nullcontext():
+            return random.draw(device)
+
     with (
         paused_gc(),
         _without_attention_fast_path(),
@@ -57,8 +68,8 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
         swapped_tensors(model, convert),
     ):
         try:
+            stand_in, tensors = stand_in_batch(batch, convert, draw)
             with mode if mode is not None else nullcontext():
-                stand_in, tensors = stand_in_batch(batch, convert, device)
                 recorder.follow(model)
                 for tensor in tensors:
                     recorder.hold(tensor, "activation")
@@ -72,12 +83,12 @@ def staged(model: nn.Module, batch: Any, *, fake: bool) -> Iterator[Stage]:
             recorder.close()
 
 
-def on_fake_or_real(measure: Callable[[bool], Measured]) -> Measured:
-    """Return `measure(True)`, or `measure(False)` where the model needs values."""
+def on_fake_or_real(measure: Callable[..., Measured]) -> Measured:
+    """Return `measure(fake=True)`, or `measure(fake=False)` where the model needs values."""
     try:
-        return measure(True)
+        return measure(fake=True)
     except NeedsValuesError:
-        return measure(False)
+        return measure(fake=False)
 
 
 def tensors_used(*, fake: bool) -> Tensors:

@@ -13,11 +13,13 @@ from peft_regress.cost.inference import call_model
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.cost.profile import profile_training_step
 from peft_regress.errors import InputError
+from peft_regress.metrics import COST_METRICS, make_metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peft_regress.cost.step_cost import StepCost
+    from peft_regress.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,15 @@ class TrainingCost:
     step: StepCost
     trainable_params: int
     total_params: int
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """The costs under the names of run files; one that does not apply is absent."""
+        values = {name: getattr(self.step, name) for name in COST_METRICS}
+        if not self.step.projection_flops:
+            del values["projection_flops"]
+        values |= {name: getattr(self, name) for name in ("trainable_params", "total_params")}
+        return {name: make_metric(name, value) for name, value in values.items()}
 
 
 def adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -109,12 +120,12 @@ def training_cost(
     Raises what `profile_training_step` raises, `NeedsValuesError` only with fake=True.
     """
 
-    def measure(fake: bool) -> StepCost:  # noqa: FBT001 - called by position
+    def measure(*, fake: bool) -> StepCost:
         return profile_training_step(model, optimizer, batch=batch, loss=loss, fake=fake)
 
     parameters = list(model.parameters())
     return TrainingCost(
-        step=on_fake_or_real(measure) if fake is None else measure(fake),
+        step=on_fake_or_real(measure) if fake is None else measure(fake=fake),
         trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
         total_params=sum(p.numel() for p in parameters),
     )

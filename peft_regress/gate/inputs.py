@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score"})
 """The kinds of metrics whose values depend on the weights and the data that go in."""
 TOLERANCE: Final = 1e-5
-"""How far a number of the inputs may differ, relative to its size: other processors sum otherwise."""
+"""How far a number of the inputs may differ, relative to its size: processors sum in other orders."""
 _MOST_NAMES: Final = 3
 
 

@@ -129,7 +129,7 @@ class _Measuring:
             return self._failed("error", error)
         rounds = None
         try:
-            costs = self._costs(profiles, first, data)
+            costs = self._costs(profiles, data)
             trained = trainable(first)
             if run_rounds is not None:
                 rounds = Rounds(
@@ -150,12 +150,12 @@ class _Measuring:
             return self._failed("error", error)
         return self._measured(costs, rounds, trained=trained, timed=timed)
 
-    def _costs(self, profiles: ProfileCache, first: nn.Module, data: Data | None) -> CaseCosts:
+    def _costs(self, profiles: ProfileCache, data: Data | None) -> CaseCosts:
         recipe, fine_tune = self._recipe, self._recipe.fine_tune
         if isinstance(fine_tune, BuiltIn):
             return built_in_costs(fine_tune, profiles)
         assert data is not None  # noqa: S101  (loaded for every case of one's own)
-        return own_costs(recipe, first, next(recipe.batches(data, seed=recipe.seeds[0])))
+        return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
 
     def _measured(
         self,

@@ -6,7 +6,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost import profile_training_step
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.errors import InputError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from peft_regress.catalogue.built_in import BuiltIn
     from peft_regress.cost import StepCost, Tensors
     from peft_regress.measure.recipe import Recipe
     from peft_regress.metrics import Metric
@@ -67,28 +67,29 @@ def built_in_costs(fine_tune: BuiltIn, profiles: ProfileCache) -> CaseCosts:
     return CaseCosts(reports=reports, profiled_on="fake tensors")
 
 
-def own_costs(recipe: Recipe, adapted: nn.Module, batch: Any) -> CaseCosts:
+def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     """Profile the case's own step on its own batch, and a forward pass as its loss makes it.
 
-    adapted: left as it is, but for its mode.
+    On a model of its own, since an adapter may keep fake tensors of the step.
     """
+    adapted = recipe.adapted_model(recipe.seeds[0])
     recipe.set_mode(adapted)
-    loss = recipe.objective.loss
+    adapter, loss = recipe.adapter, recipe.objective.loss
+    running = running_cost(
+        adapted,
+        _first_call(recipe, adapted, batch),
+        merge=adapter.merge,
+        call=lambda model, call: model(*call[0], **call[1]),
+    )
 
-    def step(fake: bool) -> StepCost:  # noqa: FBT001  (what `on_fake_or_real` calls)
+    def step(*, fake: bool) -> StepCost:
         return profile_training_step(
             adapted, recipe.make_optimizer, batch=batch, loss=loss, fake=fake
         )
 
     found = on_fake_or_real(step)
-    running = running_cost(
-        adapted,
-        _first_call(recipe, adapted, batch),
-        merge=recipe.adapter.merge,
-        call=lambda model, call: model(*call[0], **call[1]),
-    )
     report = cost_report(
-        adapted, found, shipped=recipe.adapter.shipped_tensors(adapted), running=running
+        adapted, found, shipped=adapter.shipped_tensors(adapted), running=running
     )
     return CaseCosts(reports={"": report}, profiled_on=found.tensors)
 

@@ -118,6 +118,12 @@ def profile_recipe(
         method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
     )
     set_modes(model, batch_norm_statistics=train_statistics)
+    # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
+    ran = None
+    if running:
+        shape = (settings.batch, 3, settings.resolution, settings.resolution)
+        images = torch.zeros(shape, dtype=getattr(torch, method.base_dtype))
+        ran = running_cost(model, images, merge=method.merge)
     step = profile_step(
         model,
         recipe.make_optimizer,
@@ -126,14 +132,7 @@ def profile_recipe(
         loss=settings.loss,
         dtype=getattr(torch, method.base_dtype),
     )
-    shape = (settings.batch, 3, settings.resolution, settings.resolution)
-    images = torch.zeros(shape, dtype=getattr(torch, method.base_dtype))
-    return cost_report(
-        model,
-        step,
-        shipped=method.shipped_tensors(model),
-        running=running_cost(model, images, merge=method.merge) if running else None,
-    )
+    return cost_report(model, step, shipped=method.shipped_tensors(model), running=ran)
 
 
 def running_cost(

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Case  # noqa: TC001  (msgspec reads it)
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN_BEFORE, Metric
+from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,10 +36,6 @@ MIXED_MACHINES = "mixed"
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
 
-Numerics = Literal["usual", "bfloat16", "head", "bn_head", "hra"]
-"""How strongly a training amplifies rounding, by what the adapter is: `head` if nothing before the
-last layer trains, `bn_head` if only BatchNorm does, `bfloat16` on a base of that type, `hra` for
-chains of Householder reflections."""
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""

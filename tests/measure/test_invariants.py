@@ -32,13 +32,13 @@ from peft_regress.catalogue.methods import (
     PeftAdapter,
 )
 from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.adapters.built_in_method import MethodAdapter
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.invariants.layers import of_other_dtype
 from peft_regress.measure.objective import Objective
-from peft_regress.catalogue.sources import build_source
 from peft_regress.metrics import INVARIANTS
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
     import torch
 
     from peft_regress import registry
-    from peft_regress.cost import profile_step
     from peft_regress.catalogue.built_in import set_modes
+    from peft_regress.cost import profile_step
 
     torch.set_num_threads(1)
     rank = int(rank_text) or None

@@ -26,8 +26,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from peft_regress import registry
-from peft_regress.cost import profile_step
 from peft_regress.catalogue.built_in import set_modes
+from peft_regress.cost import profile_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

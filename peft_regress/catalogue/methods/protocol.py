@@ -13,11 +13,9 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
+    from peft_regress.metrics import Numerics
 
 BaseDtype = Literal["float32", "bfloat16"]
-
-Numerics = Literal["usual", "bfloat16", "head", "bn_head", "hra"]
-"""How far rounding spreads in the first losses; `gate.policy` has the bounds of each."""
 
 
 class Method(Protocol):

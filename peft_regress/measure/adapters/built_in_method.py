@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
     from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.metrics import Numerics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class MethodAdapter:
         return None if name == "float32" else getattr(torch, name)
 
     @property
-    def numerics(self) -> str:
+    def numerics(self) -> Numerics:
         """Return the method's."""
         return self.method.numerics
 

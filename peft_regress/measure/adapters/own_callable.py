@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
+    from peft_regress.metrics import Numerics
 
 _FILE: Final = "trained.safetensors"
 # Not the seed of a case's first round: what must be shipped must not come from the seed.
@@ -36,7 +37,7 @@ class CallableAdapter:
     wrap: Callable[[nn.Module], Any]
     heads: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
-    numerics: str = "usual"
+    numerics: Numerics = "usual"
     prunes: tuple[str, ...] = ()
     scales: tuple[str, ...] = ()
     alters_base: bool = False

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
+    from peft_regress.metrics import Numerics
 
 _NAME: Final = "default"
 # Written by peft itself, or of no consequence for what is computed.
@@ -52,7 +53,7 @@ class ConfigAdapter:
     config: Any
     heads: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
-    numerics: str = "usual"
+    numerics: Numerics = "usual"
 
     @property
     def _like(self) -> list[PeftAdapter]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
+    from peft_regress.metrics import Numerics
 
 
 class Adapter(Protocol):
@@ -24,7 +25,7 @@ class Adapter(Protocol):
         """What the base model and its batches are cast to; None keeps their type."""
 
     @property
-    def numerics(self) -> str:
+    def numerics(self) -> Numerics:
         """How strongly its training amplifies rounding, which decides the bounds on losses."""
 
     @property

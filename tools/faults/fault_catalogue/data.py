@@ -10,8 +10,6 @@ import torch
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fault_catalogue.fault import Original
     from peft_regress.catalogue.tasks.protocol import TaskData
 
