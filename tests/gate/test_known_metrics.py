@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from builders import LORA, make_metric, make_record, make_run, observe, shard, write_run, FULL
+from builders import FULL, LORA, make_metric, make_record, make_run, observe, shard, write_run
 
 from peft_regress.gate import Observation, judge_case, observations_of
 from peft_regress.metrics import INFERENCE_METRICS, KNOWN_BEFORE, METRICS

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from builders import LORA, make_record, observe
 
+from peft_regress.gate import judge
 from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import judge_case
 from peft_regress.metrics import Metric
-from peft_regress.runs.schema import OwnBound
 from peft_regress.report import case_text
-from peft_regress.gate import judge
+from peft_regress.runs.schema import OwnBound
 
 if TYPE_CHECKING:
     from peft_regress.gate.verdicts import CaseVerdict

@@ -13,6 +13,7 @@ from peft_regress.gate.findings import narrowed
 from peft_regress.report.sentences import short_verdict
 from peft_regress.report.short_names import short_names
 from peft_regress.report.verdict.finding import finding_headline, package_changes
+from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ def _message(comparison: Comparison, cases: Sequence[CaseVerdict]) -> Iterator[s
         yield clean(finding_headline(finding), longest=_LONGEST_LINE)
     if findings[_MOST_FINDINGS:]:
         yield f"and {count_of(len(findings) - _MOST_FINDINGS, 'more finding')}"
+    if comparison.strict:
+        for line in strict_lines(comparison, {case.id for case in cases}):
+            yield clean(line, longest=_LONGEST_LINE)
     changes = package_changes(comparison, (case.id for case in cases))
     if changes:
         yield clean(f"packages: {'; '.join(changes)}", longest=_LONGEST_LINE)

@@ -17,6 +17,7 @@ from peft_regress.report.sentences import (
     short_verdict,
 )
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
+from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
     if case.verdict == "missing":
         lines.append("  it was expected but has no record: it did not run, or it was renamed")
     lines += _reasons_lines(case, comparison)
-    lines += [f"  {remark_line(remark)}" for remark in case.remarks]
+    lines += [f"  {remark_line(one)}" for one in case.remarks if not one.fails_strictly]
+    strictly = "fails by strictness: " if comparison.strict else ""
+    lines += [f"  {strictly}{line}" for line in strict_lines(comparison, {case.id})]
     if old is not None and new is not None:
         if case.reasons:
             changes = environment_lines(old.environment, new.environment)

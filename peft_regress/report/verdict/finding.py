@@ -11,8 +11,8 @@ from peft_regress.report.sentences import (
     environment_lines,
     reason_cells,
     remark_line,
-    shown_change,
     short_verdict,
+    shown_change,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
@@ -186,11 +186,21 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
 
 
 def strictness(comparison: Comparison) -> list[str]:
-    """Say that improvements fail the run; empty if they do not."""
-    if not comparison.strict or not comparison.unaccepted:
+    """Say what fails the run only since it is strict; empty if nothing does."""
+    if not comparison.strict:
         return []
-    count = count_of(len(comparison.unaccepted), "case")
-    return [f"FAILED by strictness: {count} better than the baseline, not accepted"]
+    found = {
+        "better than the baseline, not accepted": len(comparison.unaccepted),
+        "with a bound or a budget looser than the baseline's": len(comparison.looser),
+        "that left a front of accuracy against cost": len(
+            {lost.case for lost in comparison.fronts}
+        ),
+    }
+    return [
+        f"FAILED by strictness: {count_of(count, 'case')} {what}"
+        for what, count in found.items()
+        if count
+    ]
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:
