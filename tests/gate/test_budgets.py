@@ -1,4 +1,4 @@
-"""Budgets: what is over them fails whatever the reference says, and every report tells by how much."""
+"""Budgets: what is over them fails whatever the reference says; reports tell by how much."""
 
 from __future__ import annotations
 
