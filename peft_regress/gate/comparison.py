@@ -123,6 +123,12 @@ class Comparison:
         return tuple(case for case in self.cases if any(one.fails_strictly for one in case.remarks))
 
     @property
+    def can_be_accepted(self) -> bool:
+        """Whether accepting the run changes its verdict; it changes none on a budget."""
+        findings = any(finding.cause.strand != "budget" for finding in self.findings)
+        return findings or (self.strict and bool(self.looser or self.fronts))
+
+    @property
     def red(self) -> tuple[CaseVerdict, ...]:
         """The cases whose tests fail: failing, not compared, or by strictness."""
         fails = self.failing_verdicts | INCOMPLETE

@@ -11,7 +11,7 @@ from peft_regress.report.sentences import known_defects, outcome_line
 from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.budgets import budget_table
 from peft_regress.report.verdict.finding import case_set, encode_finding, strictness
-from peft_regress.report.verdict.remarks import remarks_lines
+from peft_regress.report.verdict.remarks import encode_fronts, remarks_lines
 from peft_regress.report.verdict.text import style_of
 from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
@@ -156,6 +156,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for finding in upgrade.comparison.findings
         ],
         "cases": [encode_case(case) for case in upgrade.comparison.cases],
+        **encode_fronts(upgrade.comparison),
         "what_to_do": [plain(words) for words in _advice(upgrade)],
     }
 

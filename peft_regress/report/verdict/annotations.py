@@ -82,7 +82,13 @@ def annotation(
 
 
 def _title(cases: Sequence[CaseVerdict]) -> str:
-    counts = Counter(short_verdict(case.verdict) for case in cases)
+    # A case that fails only since the run is strict has a verdict that says nothing.
+    counts = Counter(
+        "failed by strictness"
+        if case.verdict in {"unchanged", "known_defect"}
+        else short_verdict(case.verdict)
+        for case in cases
+    )
     return f"peft_regress: {', '.join(f'{count} {name}' for name, count in counts.items())}"
 
 

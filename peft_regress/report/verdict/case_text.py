@@ -52,7 +52,9 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
             changes = environment_lines(old.environment, new.environment)
             lines.append("  environment: " + ("; ".join(changes) or "as in the baseline"))
         lines.append(f"  baseline: {clean(old.run_name)}")
-    if case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
+    if case.verdict == "over_budget":
+        lines.append("  no accept changes that: the case must cost less, or its budget be another")
+    elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {accept_hint(comparison.invocation)}")
     return "\n".join(
         layout.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines

@@ -81,6 +81,8 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             noun = "run" if runs == "one" else "runs"
             verb, extra = ("costs", " extra") if cause.base_runs > 0 else ("saves", "")
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
+    if cause.strand == "budget":
+        lines.append("no accept changes that: the case must cost less, or its budget be another")
     lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()

@@ -69,7 +69,7 @@ def verdict_text(
         ("known defects, in the baseline too:", _defects(comparison)),
     ]
     steps = [*next_steps(failing, comparison)]
-    if failing or incomplete or better:
+    if comparison.can_be_accepted:
         steps.append(accepting(comparison.invocation))
     blocks = [
         *_failing_blocks(failing, comparison, names, layout),
