@@ -54,9 +54,7 @@ class Settings:
 
     def bounds_of(self, case_id: str) -> dict[str, Bound]:
         """Return the bounds of a case by metric; a later rule wins."""
-        return {
-            rule.metric: rule.bound for rule in self.bounds if fnmatchcase(case_id, rule.cases)
-        }
+        return {rule.metric: rule.bound for rule in self.bounds if fnmatchcase(case_id, rule.cases)}
 
 
 def read_settings(start: Path) -> Settings:

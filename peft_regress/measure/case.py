@@ -102,7 +102,7 @@ class _Measuring:
 
     def __init__(self, recipe: Recipe, *, has_reference: bool) -> None:
         self._recipe = recipe
-        self._is_own = not isinstance(recipe.fine_tune, BuiltIn)
+        self._is_own = recipe.is_own
         self._has_reference = has_reference
         self._definition = define(recipe)
 
@@ -220,8 +220,7 @@ def _stated(recipe: Recipe) -> dict[str, Any]:
     }
     if bounds:
         stated["bounds"] = {
-            name: OwnBound(bound=bound.bound, reason=bound.reason)
-            for name, bound in bounds.items()
+            name: OwnBound(bound=bound.bound, reason=bound.reason) for name, bound in bounds.items()
         }
     if fine_tune.budget is not None:
         stated["budget"] = limits_of(fine_tune.budget)
