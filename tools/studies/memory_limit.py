@@ -1,0 +1,185 @@
+"""Run real training steps in processes that may hold little more than the predicted peak.
+
+    python tools/studies/memory_limit.py
+    python tools/studies/memory_limit.py --architecture resnet18 --batch 32
+
+A process builds a case and takes one small step, so that code and kernels are loaded. Then the
+system limits its private memory (RLIMIT_DATA) to what it holds plus what `peak_bytes` predicts
+beyond that, times a factor, plus a fixed part; and it takes three real steps. The table has the
+smallest factor that each case needs, by bisection: below it the step ends in an error of the
+allocator. Linux only. The figures depend on the machine and on the release of torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from torch import nn
+
+ARCHITECTURES: Final = ("resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5")
+METHODS: Final = ("full", "head", "lora-r4", "dora-r4", "galore-r4")
+BATCHES: Final = (1, 32)
+FIXED_BYTES: Final = 4 * 2**20
+"""What a process gets beside the factor: Python's own objects, and the allocator's book-keeping."""
+
+_RESOLUTION: Final = 224
+_CLASSES: Final = 10
+_STEPS: Final = 3
+_HIGHEST: Final = 4.0
+_ACCURACY: Final = 0.01
+_MEMORY_ERROR: Final = 3
+# Large blocks come from the system and go back to it at once, so that what is held is what is used.
+_ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A case: what trains, on what, in batches of what size."""
+
+    architecture: str
+    method: str
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.architecture} batch {self.batch}"
+
+
+def needed_factor(setting: Setting) -> float:
+    """Return the smallest factor under which the steps run, to `_ACCURACY`."""
+    low, high = 0.0, _HIGHEST
+    if not runs(setting, high):
+        msg = f"{setting} does not run with {high} times the predicted peak"
+        raise SystemExit(msg)
+    while high - low > _ACCURACY:
+        middle = (low + high) / 2
+        low, high = (low, middle) if runs(setting, middle) else (middle, high)
+    return high
+
+
+def runs(setting: Setting, factor: float) -> bool:
+    """Return whether three steps run in a process that is limited so."""
+    arguments = [setting.architecture, setting.method, str(setting.batch), str(factor)]
+    done = subprocess.run(
+        [sys.executable, __file__, "--limited", *arguments],
+        env={**os.environ, **_ALLOCATOR, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in {0, _MEMORY_ERROR}:
+        msg = f"{setting}: {done.stderr.strip().splitlines()[-1:]}"
+        raise SystemExit(msg)
+    return done.returncode == 0
+
+
+def limited(setting: Setting, factor: float) -> int:
+    """Take the steps in this process; return 3 if its memory does not suffice."""
+    import torch
+
+    torch.set_num_threads(1)
+    model, step = _prepared(setting)
+    batch = _batch(setting.batch, _RESOLUTION)
+    predicted = _predicted_peak(setting)
+    step(_batch(1, _RESOLUTION // 4))
+    model.zero_grad(set_to_none=True)
+    held = sum(t.nbytes for t in (*model.parameters(), *model.buffers(), *batch))
+    # The optimizer's state is held since the small step, and is in the predicted peak.
+    allowed = _private_bytes() + FIXED_BYTES + int(factor * (predicted - held))
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    try:
+        for _ in range(_STEPS):
+            step(batch)
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        return _MEMORY_ERROR
+    return 0
+
+
+def _prepared(setting: Setting) -> tuple[nn.Module, Callable[[tuple[torch.Tensor, ...]], None]]:
+    from peft_regress import registry
+    from peft_regress.cases import split_adapter_name
+    from peft_regress.catalogue.built_in import set_modes
+    from peft_regress.measure.objective import Objective
+
+    name, rank = split_adapter_name(setting.method)
+    method, network = registry.get("method", name), registry.get("architecture", setting.architecture)
+    base = network.build(num_classes=_CLASSES, seed=0)
+    model = method.adapt(base, heads=(network.head,), rank=rank, seed=0)
+    set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
+    optimizer = method.make_optimizer(model, rank=rank)
+    objective = Objective()
+
+    def step(batch: tuple[torch.Tensor, ...]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        objective.loss(model, batch).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+    return model, step
+
+
+def _batch(size: int, resolution: int) -> tuple[torch.Tensor, ...]:
+    import torch
+
+    return torch.randn(size, 3, resolution, resolution), torch.zeros(size, dtype=torch.int64)
+
+
+def _predicted_peak(setting: Setting) -> int:
+    """Ask another process, since profiling leaves memory behind."""
+    name, _, rank = setting.method.partition("-r")
+    command = ["-m", "peft_regress", "cost", "--architecture", setting.architecture]
+    command += ["--method", name, *(["--rank", rank] if rank else [])]
+    command += ["--batch", str(setting.batch), "--format", "json"]
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=True
+    )
+    return int(json.loads(done.stdout)["metrics"]["peak_bytes"]["value"])
+
+
+def _private_bytes() -> int:
+    """Return what RLIMIT_DATA counts."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmData:"):
+            return int(line.split()[1]) * 1024
+    msg = "/proc/self/status has no VmData"
+    raise SystemExit(msg)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, or be one of the limited processes."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--architecture", action="append", choices=ARCHITECTURES)
+    parser.add_argument("--method", action="append", choices=METHODS)
+    parser.add_argument("--batch", action="append", type=int)
+    parser.add_argument("--limited", nargs=4, help=argparse.SUPPRESS)
+    typed = parser.parse_args(arguments)
+    if typed.limited:
+        architecture, method, batch, factor = typed.limited
+        setting = Setting(architecture=architecture, method=method, batch=int(batch))
+        sys.exit(limited(setting, float(factor)))
+    batches = typed.batch or BATCHES
+    print("| method | architecture |", *(f"batch {size} |" for size in batches))
+    print("|---|---|" + "---:|" * len(batches))
+    for architecture in typed.architecture or ARCHITECTURES:
+        for method in typed.method or METHODS:
+            cells = [
+                needed_factor(Setting(architecture=architecture, method=method, batch=size))
+                for size in batches
+            ]
+            print(f"| {method} | {architecture} |", *(f"{cell:.2f} |" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
