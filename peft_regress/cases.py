@@ -45,8 +45,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         Raises `InputError`.
         """
         task, ranked, architecture = split_case_id(text)
-        match = _RANKED.fullmatch(ranked)
-        method, rank = (match["method"], int(match["rank"])) if match else (ranked, None)
+        method, rank = split_adapter_name(ranked)
         return cls(task=task, method=method, architecture=architecture, rank=rank)
 
     @property
@@ -58,9 +57,20 @@ class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.id
 
     @property
+    def adapter_name(self) -> str:
+        """Return the method with its rank: `lora-r4`."""
+        return self.method if self.rank is None else f"{self.method}-r{self.rank}"
+
+    @property
     def adaptation(self) -> Adaptation:
         """Return what the cost of a training step depends on: the case without its task."""
         return Adaptation(method=self.method, architecture=self.architecture, rank=self.rank)
+
+
+def split_adapter_name(text: str) -> tuple[str, int | None]:
+    """Return method and rank of a name such as `lora-r4`; looks up no name."""
+    match = _RANKED.fullmatch(text)
+    return (match["method"], int(match["rank"])) if match else (text, None)
 
 
 def is_name(text: str) -> bool:

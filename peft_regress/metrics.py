@@ -15,6 +15,10 @@ Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
 Kind = Literal["exact", "bytes", "fingerprint", "accuracy", "score", "seconds", "info"]
 
+Numerics = Literal["usual", "bfloat16", "head", "bn_head", "hra"]
+"""How strongly a training amplifies rounding: as most, as in bfloat16, as of the head alone, as of
+BatchNorm statistics, or as HRA's chains of products. It decides the bounds on losses."""
+
 Sample = float | list[float]
 
 BATCH_SUFFIX = "_b32"
@@ -118,6 +122,9 @@ INVARIANTS: tuple[str, ...] = (
     "stored_adapter_loads",
 )
 """The names of the facts that `measure.invariants` checks for every case."""
+
+KNOWN: tuple[str, ...] = (*METRICS, *INVARIANTS)
+"""What this package can measure, for the run files that it writes."""
 
 KNOWN_BEFORE: frozenset[str] = frozenset(
     {

@@ -13,10 +13,15 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import entry_points
-from typing import Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from peft_regress.cases import is_name
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.imports import told
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 RegistryName = Literal["method", "architecture", "task"]
 
@@ -116,7 +121,8 @@ def _load(registry: str) -> None:
         return
     _loaded.add(registry)
     try:
-        found = [(point, point.load()) for point in entry_points(group=f"peft_regress.{registry}s")]
+        points = entry_points(group=f"peft_regress.{registry}s")
+        found = [(point, _load_point(point)) for point in points]
     except BaseException:
         # Or the next call would use half a registry.
         _loaded.discard(registry)
@@ -155,4 +161,20 @@ def _find(registry: str, name: str) -> Any:
 def _families(registry: str) -> dict[str, Family]:
     """Load the families, in the order of their names: the first that has an item wins."""
     points = entry_points(group=f"peft_regress.{registry}_families")
-    return {point.name: point.load() for point in sorted(points, key=lambda point: point.name)}
+    return {point.name: _load_point(point) for point in sorted(points, key=lambda p: p.name)}
+
+
+def _load_point(point: EntryPoint) -> Any:
+    """Return what an entry point names.
+
+    Raises `InputError`, which names the entry point and its distribution, if that does not import.
+    """
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:  # the code of another package
+        owner = "" if point.dist is None else f" of {point.dist.name} {point.dist.version}"
+        msg = (
+            f"entry point {point.name!r} ({point.group}: {point.value}){owner} does not load: "
+            f"{told(error)}. Repair that package or uninstall it."
+        )
+        raise InputError(printable(msg)) from error

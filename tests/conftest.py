@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from restored import registry_restored
 
+from peft_regress.catalogue import own_cases
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -20,6 +22,12 @@ settings.register_profile(
     "nightly", max_examples=1000, deadline=None, derandomize=False, print_blob=True
 )
 settings.load_profile("same")
+
+
+@pytest.fixture(autouse=True)
+def _settings_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands in this process find settings as in one of their own, not those of this run."""
+    monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
 
 
 @pytest.fixture
@@ -42,7 +50,7 @@ def tiny_sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from peft_regress.catalogue.methods import LORA
 
     # As a side effect the libraries are imported, see the note in test_plugin.py.
-    LORA.adapt(tiny_network(), head="head", rank=4, seed=0)
+    LORA.adapt(tiny_network(), heads=("head",), rank=4, seed=0)
     state = train_source(TinyArchitecture())
     for name in ("tiny", "tiny2"):
         save_source(root, TinyArchitecture(name=name), state)

@@ -165,7 +165,7 @@ def adapted_as(name: str, method: str) -> nn.Module:
     """Adapt by any method of the package; those with a rank have rank 4."""
     network, chosen = NETWORKS[name], registry.get("method", method)
     model: nn.Module = chosen.adapt(
-        network.build(), head=network.head, rank=RANK if chosen.ranks else None, seed=0
+        network.build(), heads=(network.head,), rank=RANK if chosen.ranks else None, seed=0
     )
     return model.train()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING
 
 from peft_regress import registry
+from peft_regress.catalogue import own_cases
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +18,11 @@ def registry_restored() -> Iterator[None]:
     """Give back the registry as it was, whatever a test or an inner pytest run does to it."""
     added, loaded = registry._added, set(registry._loaded)
     registry._added = {kind: dict(found) for kind, found in added.items()}
+    own, own_cases._registry = own_cases._registry, own_cases._Registry()
+    path = list(sys.path)
     try:
         yield
     finally:
         registry._added, registry._loaded = added, loaded
+        own_cases._registry = own
+        sys.path[:] = path

@@ -28,7 +28,7 @@ def profile(method: str, architecture: str, rank: int | None = None, **settings:
         for batch in (1, 32)
     )
     metrics = {**cost_metrics(one), **cost_metrics(many, suffix=BATCH_SUFFIX)}
-    return make_record(LORA, metrics, ledger=step_ledger(one, many))
+    return make_record(LORA, metrics, ledger=step_ledger({"": one, "_b32": many}))
 
 
 cached = functools.cache(profile)

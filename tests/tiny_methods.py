@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_network import tiny_data, tiny_network
+from tiny_training import finetune
 
 from peft_regress import registry
 from peft_regress.catalogue.methods import ADAPTERS, Method
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.measure.training import finetune
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def rank_of(method: Method) -> int | None:
 
 def adapted(method: Method, *, rank: int | None = None, seed: int = 0) -> nn.Module:
     base = cast_base(tiny_network(), method.base_dtype)
-    return method.adapt(base, head="head", rank=rank or rank_of(method), seed=seed)
+    return method.adapt(base, heads=("head",), rank=rank or rank_of(method), seed=seed)
 
 
 def trained(method: Method, *, steps: int | None = None) -> nn.Module:
@@ -83,7 +83,7 @@ def _trained(name: str, steps: int) -> nn.Module:
 def loaded(method: Method, folder: Path, *, train: bool = False) -> nn.Module:
     """Load what was saved in a folder into a fresh network."""
     base = cast_base(tiny_network(), method.base_dtype)
-    return method.load(base, folder, head="head", trainable=train).eval()
+    return method.load(base, folder, heads=("head",), trainable=train).eval()
 
 
 def trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:

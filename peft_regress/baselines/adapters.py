@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
+from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
@@ -39,11 +41,14 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """The id of the case that made the files."""
     definition: str
     output: list[list[float]]
-    """Logits (images, classes) in float32 for the first test images of the case's task."""
+    """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
+    list for each tensor."""
     files: dict[str, str]
     """SHA-256 of each file, by name."""
     packages: dict[str, str] = msgspec.field(default_factory=dict)
     """Versions of the packages that wrote the files, by name."""
+    made_with: MadeWith | UnsetType = UNSET
+    """Of a case of one's own, whose model and data are not defined elsewhere."""
 
 
 def adapters_of_run(run_file: Path) -> Path:
@@ -67,12 +72,13 @@ def prune_adapters(folder: Path, run: Run) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def keep_adapter(
+def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write them)
     folder: Path,
     case: Case,
     *,
     definition: str,
     output: list[list[float]],
+    made_with: MadeWith | UnsetType = UNSET,
     save: Callable[[Path], None],
 ) -> None:
     """Let `save` write a case's files into its own folder below `folder`, if small enough.
@@ -88,7 +94,13 @@ def keep_adapter(
         contents = {path.name: path.read_bytes() for path in made.iterdir()}
         if sum(map(len, contents.values())) <= LARGEST_BYTES:
             files = {name: _sha256(content) for name, content in sorted(contents.items())}
-            stored = StoredAdapter(case=case.id, definition=definition, output=output, files=files)
+            stored = StoredAdapter(
+                case=case.id,
+                definition=definition,
+                output=output,
+                files=files,
+                made_with=made_with,
+            )
             _replace(target, contents, stored)
 
 

@@ -1,7 +1,8 @@
 """The matrices: all cases to measure.
 
 A matrix combines all tasks, methods, their ranks, and architectures that name it in `matrices`. The
-`default` matrix is the gate; `extended` has the other methods of the libraries.
+`default` matrix is the gate; `extended` has the other methods of the libraries. After these come a
+project's own cases, each of which names its matrix, usually `own`.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -9,28 +10,46 @@ Imports no torch, so that listing and collecting stay fast.
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from peft_regress import registry
 from peft_regress.cases import Case
+from peft_regress.catalogue.own_cases import (
+    add_own_cases,
+    own_fine_tune,
+    own_fine_tunes,
+    usual_matrix,
+)
 from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.fine_tune import OWN_MATRIX
 from peft_regress.registry import RegistryName
+from peft_regress.settings import DEFAULT_MATRIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-DEFAULT_MATRIX: Final = "default"
+    from peft_regress.fine_tune import FineTune
 
 
 def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> list[Case]:
     """List the cases of a matrix, or those of one task, in a stable order.
 
     The task itself need not belong to the matrix. Raises `UnknownNameError` for a task or a matrix
-    that is not registered.
+    that is not registered, `InputError` for own cases that cannot be imported.
     """
     check_matrix(matrix)
-    tasks = registry.items("task") if task is None else (registry.get("task", task),)
-    return [
+    own = [
+        fine_tune.case
+        for fine_tune in own_fine_tunes().values()
+        if fine_tune.matrix == matrix and task in {None, fine_tune.case.task}
+    ]
+    if task is None:
+        tasks = registry.items("task")
+    elif own and task not in registry.names("task"):
+        tasks = ()
+    else:
+        tasks = (registry.get("task", task),)
+    built_in = [
         Case(task=item.name, method=method.name, architecture=architecture.name, rank=rank)
         for item in tasks
         if matrix in item.matrices or task is not None
@@ -40,23 +59,40 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
         if matrix in method.matrices
         for rank in (method.ranks or (None,))
     ]
+    return built_in + own
 
 
 def check_matrix(matrix: str) -> None:
-    """Raise `UnknownNameError` for a matrix that no method, architecture or task names."""
+    """Raise `UnknownNameError` for a matrix that no method, architecture, task or own case names.
+
+    Raises `InputError` for own cases that cannot be imported.
+    """
     known = {
         matrix_name
         for name in get_args(RegistryName)
         for item in registry.items(name)
         for matrix_name in item.matrices
-    }
+    } | {fine_tune.matrix for fine_tune in own_fine_tunes().values()}
+    if matrix == OWN_MATRIX and matrix not in known:
+        msg = (
+            "there is no case of the matrix 'own': name yours in pyproject.toml, as in "
+            '[tool.peft_regress] cases = ["pkg.gates:GATES"], or write a first suite with '
+            "`peft-regress init`"
+        )
+        raise InputError(msg)
     if matrix not in known:
         what = "matrix"
         raise UnknownNameError(what, matrix, known)
 
 
 def matrices_of(case: Case) -> frozenset[str]:
-    """Return the matrices that a case belongs to; none if one of its names is not registered."""
+    """Return the matrices that a case belongs to; none if one of its names is not registered.
+
+    Raises `InputError` for own cases that cannot be imported.
+    """
+    own = own_fine_tune(case)
+    if own is not None:
+        return frozenset({own.matrix})
     if case.architecture not in registry.names("architecture"):
         # Items of a family belong to no matrix, and asking the family would import torch.
         return frozenset()
@@ -71,13 +107,23 @@ def matrices_of(case: Case) -> frozenset[str]:
     return frozenset.intersection(*(frozenset(item.matrices) for item in items))
 
 
-def case_params(task: str | None = None, *, matrix: str = DEFAULT_MATRIX) -> list[Any]:
-    """Return the cases as `pytest.param`s, each with its id and its `case(...)` marker.
+def case_params(
+    chosen: str | FineTune | Iterable[FineTune] | None = None, /, *, matrix: str | None = None
+) -> list[Any]:
+    """Return cases as `pytest.param`s, each with its id and its `case(...)` marker.
 
-    Use it as `@pytest.mark.parametrize("case", case_params("shift"))`.
+    Use it as `@pytest.mark.parametrize("case", case_params())`.
+
+    chosen: a task, whose cases are taken; or cases of your own, which it registers; None for every
+    case of the matrix. matrix: by default that of `[tool.peft_regress]` in pyproject.toml. Raises
+    `InputError` for own cases that cannot be imported or whose id is taken.
     """
     import pytest
 
+    if chosen is None or isinstance(chosen, str):
+        cases = matrix_cases(usual_matrix() if matrix is None else matrix, task=chosen)
+    else:
+        cases = [fine_tune.case for fine_tune in add_own_cases(chosen)]
     return [
         pytest.param(
             case,
@@ -86,16 +132,18 @@ def case_params(task: str | None = None, *, matrix: str = DEFAULT_MATRIX) -> lis
                 task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
             ),
         )
-        for case in matrix_cases(matrix, task=task)
+        for case in cases
     ]
 
 
 def parse_case_id(text: str) -> Case:
-    """Parse a case id such as `shift/lora-r4/resnet18`.
+    """Parse a case id such as `shift/lora-r4/resnet18`; an own case comes before the registry.
 
     Raises `InputError`, or `UnknownNameError` for a name that is not registered.
     """
     case = Case.parse(text)
+    if own_fine_tune(case) is not None:
+        return case
     return checked_case(
         task=case.task, method=case.method, architecture=case.architecture, rank=case.rank
     )

@@ -12,12 +12,13 @@ from peft_regress.baselines.adapters import gather_adapters
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.references import references_with_drift
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of, matrix_cases
+from peft_regress.catalogue.matrix import matrices_of, matrix_cases
+from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.cli.options import (
-    USUAL_STORAGE,
     baselines_option,
     examples,
     format_option,
+    matrix_option_with,
     output_file,
     print_json,
     strict_option,
@@ -47,12 +48,7 @@ if TYPE_CHECKING:
 )
 @click.argument("old")
 @click.argument("new")
-@click.option(
-    "--matrix",
-    default=DEFAULT_MATRIX,
-    show_default=True,
-    help="If OLD is a storage: expect the cases of this matrix.",
-)
+@matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
 @strict_option
 @click.option(
     "--save",
@@ -91,9 +87,9 @@ def command(  # noqa: PLR0913  (arguments and options)
         # The name of an entry works only in its own storage.
         new=new if save is None and storage == baselines else file,
         file=file,
-        baselines=None if storage == USUAL_STORAGE else str(storage),
+        baselines=None if storage == usual_storage() else str(storage),
         strict=strict,
-        matrix=None if matrix == DEFAULT_MATRIX else matrix,
+        matrix=None if matrix == usual_matrix() else matrix,
         cases=tuple(matrix_cases(matrix)),
     )
     comparison = judge(

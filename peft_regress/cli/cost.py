@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.cli.options import examples, format_option, print_json
-from peft_regress.report.cost import cost_document, encode_cost
+from peft_regress.errors import InputError
+from peft_regress.report.cost import (
+    cost_document,
+    encode_cost,
+    encode_model_cost,
+    model_cost_document,
+)
 from peft_regress.report.terminal import echo, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @click.command(
-    "cost", epilog=examples("peft-regress cost --architecture resnet18 --method lora --rank 4")
+    "cost",
+    epilog=examples(
+        "peft-regress cost --architecture resnet18 --method lora --rank 4",
+        "peft-regress cost --model my_models:build --input 8x128:int64",
+    ),
 )
-@click.option("--architecture", required=True, help="A registered architecture: resnet18, ...")
-@click.option("--method", required=True, help="A registered method: lora, dora, galore, full, ...")
+@click.option("--architecture", help="A registered architecture: resnet18, ...")
+@click.option("--method", help="A registered method: lora, dora, galore, full, ...")
 @click.option("--rank", type=click.IntRange(1, 65536), help="The rank, if the method has one.")
 @click.option(
     "--batch",
@@ -45,17 +61,49 @@ from peft_regress.report.terminal import echo, show
 @click.option(
     "--loss",
     type=click.Choice(["sum", "cross-entropy"]),
-    default="cross-entropy",
-    show_default=True,
-    help="The loss; `sum` adds up the logits.",
+    help="The loss; `sum` adds up the outputs. Default: cross-entropy; with --model the `loss` "
+    "that the model returns, or else the sum of its floating-point outputs.",
 )
 @click.option(
     "--bn", type=click.Choice(["train", "eval"]), help="BatchNorm mode (default: the method's)."
 )
 @click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
+@click.option(
+    "--model",
+    metavar="MODULE:NAME",
+    help="In place of a method and an architecture: a function that returns a torch module, or the "
+    "class of one. What requires a gradient trains, by AdamW.",
+)
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="[NAME=]SHAPE[:DTYPE]",
+    help="An input of --model, such as 8x128:int64 or mask=8x128:bool; repeat it for several.",
+)
 @format_option
-def command(architecture: str, method: str, rank: int | None, output: str, **settings: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without data or a trained source model."""
+    if model is not None:
+        _refuse_with_model(context)
+        _show_model(model, settings["inputs"], settings["loss"], output)
+        return
+    if settings.pop("inputs"):
+        msg = "--input is of a model of your own: name it by --model MODULE:NAME"
+        raise InputError(msg)
+    names = settings.pop("architecture"), settings.pop("method"), settings.pop("rank")
+    for option, value in zip(("--architecture", "--method"), names, strict=False):
+        if value is None:
+            msg = f"Missing option '{option}', or '--model' in place of a method and architecture."
+            raise click.UsageError(msg)
+    settings["loss"] = settings["loss"] or "cross-entropy"
+    _show_adaptation(*names, settings, output)
+
+
+def _show_adaptation(
+    architecture: str, method: str, rank: int | None, settings: dict[str, Any], output: str
+) -> None:
     registry.get("architecture", architecture)
     check_rank(method, rank)
 
@@ -63,12 +111,53 @@ def command(architecture: str, method: str, rank: int | None, output: str, **set
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
-    # Printed below as plain lines, without the path of the library that warns.
-    with warnings.catch_warnings(record=True) as caught:
+    with _warnings_as_lines():
         metrics = cost_metrics(checked_cost(adaptation, chosen))
-    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
-        echo(f"warning: {text}", err=True)
     if output == "json":
         print_json(encode_cost(adaptation, chosen, metrics))
     else:
         show(cost_document(adaptation, chosen, metrics), output)
+
+
+def _refuse_with_model(context: click.Context) -> None:
+    """Refuse the options that describe a built-in case beside `--model`."""
+    of_model = {"model", "inputs", "loss", "output"}
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if typed and name not in of_model:
+            msg = (
+                f"{parameter.opts[0]} does not go with --model: build the model as you train it in "
+                "the function that --model names"
+            )
+            raise InputError(msg)
+
+
+def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> None:
+    from peft_regress.cost.typed import price_typed  # torch
+
+    with _current_folder_first(), _warnings_as_lines():
+        cost = price_typed(path, inputs, loss=loss)
+    if output == "json":
+        print_json(encode_model_cost(path, inputs, loss, cost))
+    else:
+        show(model_cost_document(path, inputs, cost), output)
+
+
+@contextmanager
+def _current_folder_first() -> Iterator[None]:
+    """Import from the current folder first, as `python -m` does."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print warnings as plain lines at the end, without the path of the library that warns."""
+    with warnings.catch_warnings(record=True) as caught:
+        yield
+    for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
+        echo(f"warning: {text}", err=True)

@@ -21,6 +21,7 @@ _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
 
 COMMANDS: Final = {
+    "init": "Write a first suite that gates a fine-tuning of your own.",
     "list": "List the cases of a matrix.",
     "cost": "Show what one training step costs, without data or a trained source model.",
     "compare": "Judge run NEW by OLD.",

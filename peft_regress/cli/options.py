@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX
+from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.report.terminal import echo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-USUAL_STORAGE = Path("baselines")
-"""The storage that commands use unless another one is named."""
 
 
 class NamedPath(click.Path):
@@ -51,15 +48,9 @@ format_option = click.option(
 baselines_option = click.option(
     "--baselines",
     type=NamedPath(path_type=Path),
-    default=USUAL_STORAGE,
-    show_default=True,
+    default=usual_storage,
+    show_default="that of pyproject.toml, else baselines",
     help="Folder of the baseline storage.",
-)
-matrix_option = click.option(
-    "--matrix",
-    default=DEFAULT_MATRIX,
-    show_default=True,
-    help="Take the cases of this matrix: `default`, `extended`, or your own.",
 )
 strict_option = click.option(
     "--strict", is_flag=True, help="Fail also on improvements that nobody has accepted."
@@ -71,6 +62,21 @@ def examples(*lines: str) -> str:
     return "\n".join(
         ("\b", "Examples:" if lines[1:] else "Example:", *(f"  {line}" for line in lines))
     )
+
+
+def matrix_option_with(help_text: str) -> Callable[[Any], Any]:
+    """Return the option `--matrix`, by default the matrix of the project's settings."""
+    return click.option(
+        "--matrix",
+        default=usual_matrix,
+        show_default="that of pyproject.toml, else default",
+        help=help_text,
+    )
+
+
+matrix_option = matrix_option_with(
+    "Take the cases of this matrix: `default`, `extended`, or your own."
+)
 
 
 def cases_option(

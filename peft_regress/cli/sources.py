@@ -38,7 +38,8 @@ def command(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
         for name in names or registry.names("architecture")
         if names or registry.get("architecture", name).matrices
     ]
-    from peft_regress.measure.sources import check_sources, ensure_source  # torch
+    from peft_regress.catalogue.sources import check_sources
+    from peft_regress.measure.sources import ensure_source  # torch
 
     if check:
         problems = check_sources(baselines, [architecture.name for architecture in chosen])

@@ -55,9 +55,7 @@ def check_model(model: nn.Module, *, fake: bool) -> None:
     Raises `UnprofilableModelError`, or `NothingToTrainError` if no parameter requires a gradient.
     """
     owner = type(model).__name__
-    for what, name, problem in _problems(model, fake=fake):
-        msg = f"{what} {name!r} of {owner} {problem}"
-        raise UnprofilableModelError(msg)
+    check_operators(model, fake=fake, trains=True)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         msg = (
             f"nothing to train: no parameter of {owner} requires a gradient. Set requires_grad on "
@@ -66,12 +64,19 @@ def check_model(model: nn.Module, *, fake: bool) -> None:
         raise NothingToTrainError(msg)
 
 
-def _problems(model: nn.Module, *, fake: bool) -> Iterator[tuple[str, str, str]]:
+def check_operators(model: nn.Module, *, fake: bool, trains: bool) -> None:
+    """Refuse a model whose operators or tensors cannot be seen. Raises `UnprofilableModelError`."""
+    for what, name, problem in _problems(model, fake=fake, trains=trains):
+        msg = f"{what} {name!r} of {type(model).__name__} {problem}"
+        raise UnprofilableModelError(msg)
+
+
+def _problems(model: nn.Module, *, fake: bool, trains: bool) -> Iterator[tuple[str, str, str]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             hidden = "is compiled by torch.jit, which hides its operators"
             yield "module", name, f"{hidden}: build it from its Python class"
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+        if trains and isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
             yield "module", name, "makes sparse gradients: build it with sparse=False"
     for what, tensors in (
         ("parameter", model.named_parameters()),
@@ -79,7 +84,7 @@ def _problems(model: nn.Module, *, fake: bool) -> Iterator[tuple[str, str, str]]
         ("attribute", _attributes(model)),
     ):
         for name, tensor in tensors:
-            unready = _unready(tensor) if what != "attribute" else None
+            unready = _unready(tensor, trains=trains) if what != "attribute" else None
             found = unready or _unknown(tensor, fake=fake)
             if found is not None:
                 yield what, name, found
@@ -94,11 +99,13 @@ def _attributes(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                     yield f"{name}.{attribute}".removeprefix("."), tensor
 
 
-def _unready(tensor: Tensor) -> str | None:
+def _unready(tensor: Tensor, *, trains: bool) -> str | None:
     if nn.parameter.is_lazy(tensor):
         return "has no shape yet: call the model once on a batch, then measure it"
     if tensor.is_meta and not isinstance(tensor, FakeTensor):
         return 'is on the meta device: build the model for real, or call to_empty(device="cpu")'
+    if not trains:
+        return None
     if tensor.is_inference():
         return "was made in inference mode and cannot train: build the model outside inference mode"
     if getattr(tensor, "_post_accumulate_grad_hooks", None):

@@ -152,6 +152,20 @@ _NO_MATRIX_WORK = frozenset({
     "linalg__powsum", "lu_unpack", "_sparse_softmax", "_sparse_log_softmax", "sparse_dim",
 })
 # fmt: on
+# Of torchvision: it picks boxes, and pools, by weights that it makes of positions.
+_NO_MATRIX_WORK_OUTSIDE = frozenset(
+    {
+        "torchvision.nms",
+        "torchvision.roi_align",
+        "torchvision._roi_align_backward",
+        "torchvision.roi_pool",
+        "torchvision._roi_pool_backward",
+        "torchvision.ps_roi_align",
+        "torchvision._ps_roi_align_backward",
+        "torchvision.ps_roi_pool",
+        "torchvision._ps_roi_pool_backward",
+    }
+)
 _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "profiler"})
 
 
@@ -166,5 +180,5 @@ def does_matrix_work(packet_name: str) -> bool:
     """
     namespace, _, name = packet_name.partition(".")
     if namespace not in _KNOWN_NAMESPACES:
-        return True
+        return packet_name not in _NO_MATRIX_WORK_OUTSIDE
     return name not in _NO_MATRIX_WORK and not _MATRIX_WORDS.isdisjoint(name.split("_"))

@@ -6,31 +6,73 @@ for every batch size.
 
 from __future__ import annotations
 
-import logging
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
 
+from peft_regress.cost.batches import RandomTensor
 from peft_regress.cost.checks import check_model, check_optimizer, check_step
-from peft_regress.cost.recorder import StepRecorder
-from peft_regress.cost.refusals import cannot_be_fake, check_objective, checked_logits
-from peft_regress.cost.stand_ins import cloner, swapped_tensors
+from peft_regress.cost.measuring import staged, tensors_used
+from peft_regress.cost.refusals import check_objective, checked_logits
 from peft_regress.cost.step_cost import Loss, Mark, StepCost, StepMarks, mark, step_cost
-from peft_regress.gc_pause import paused_gc
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from peft_regress.cost.recorder import Phase
+    from peft_regress.cost.recorder import Phase, StepRecorder
+
+
+def profile_training_step(
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    *,
+    batch: Any,
+    loss: Callable[[nn.Module, Any], Tensor],
+    fake: bool = True,
+) -> StepCost:
+    """Measure what one training step costs, without a GPU and almost without memory.
+
+    Of two steps on the same batch the second is measured, since the optimizer then has its state;
+    the projection's FLOPs are those of the first. The model keeps its mode (train or eval) and is
+    left unchanged, buffers and generators included. Attention's inference-only kernels are off
+    meanwhile.
+
+    The batch counts as activations, with the bytes of its own tensors. Other tensors that `loss`
+    uses, such as class weights, count as buffers.
+
+    Args:
+        model: any module; what it takes and returns is between it and `loss`.
+        make_optimizer: called once; its optimizer must run one kernel a tensor (foreach=False). It
+            must take the parameters from its argument, where stand-ins replace the model's.
+        batch: a tensor, or lists, tuples, mappings or dataclasses of tensors. A `RandomTensor` in
+            it is drawn where the step runs.
+        loss: gets the model and the batch on stand-ins, and returns a scalar.
+        fake: whether to measure on fake tensors; False runs the step for real, on copies, which
+            gives the same.
+
+    Raises:
+        InputError: `loss` returns no scalar, or `make_optimizer` makes no optimizer.
+        NothingToTrainError: no parameter would get a gradient, or an update.
+        NeedsValuesError: the model's path depends on values, or an operator has no fake kernel:
+            fake=False measures it.
+        UnprofilableModelError: a parameter has no device or another dtype than its input, or an
+            operator hides its work.
+        UncountedOperatorError: an operator does matrix work and has no FLOP formula.
+    """
+    check_model(model, fake=fake)
+    with staged(model, batch, fake=fake) as stage, torch.enable_grad():
+        for parameter in model.parameters():
+            parameter.grad = None
+        step = _Step(stage.recorder, model, stage.batch, loss)
+        marks = _record_two_steps(step, make_optimizer)
+    return step_cost(stage.recorder, marks, tensors=tensors_used(fake=fake))
 
 
 def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends on
@@ -43,66 +85,41 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
     dtype: torch.dtype = torch.float32,
     fake: bool = True,
 ) -> StepCost:
-    """Measure what one training step costs, without a GPU, without data and almost without memory.
-
-    Of two steps the second is measured, since the optimizer then has its state; the projection's
-    FLOPs are those of the first. The model keeps its mode (train or eval) and is left unchanged.
-    `make_optimizer` must take the parameters from its argument, where stand-ins replace the
-    model's. Attention's inference-only kernels are off meanwhile.
+    """Measure one training step of a classifier on random images, as `profile_training_step` does.
 
     Args:
         model: returns logits, (batch, num_classes, ...), from one tensor.
-        make_optimizer: called once; its optimizer must run one kernel a tensor (foreach=False).
+        make_optimizer: as for `profile_training_step`.
         input_shape: (batch, channels, height, width), or any other shape that the model takes.
         num_classes: how many logits the model has.
         loss: cross-entropy with labels, or the sum of the logits as in the paper.
         dtype: of the input. Logits in half precision are cast to float32 for the loss.
-        fake: whether to measure on fake tensors; False runs the step for real, on copies and
-            random data, which must give the same.
+        fake: as for `profile_training_step`.
 
     Raises:
-        InputError: no model could take such a step, or `make_optimizer` makes no optimizer.
-        NothingToTrainError: no parameter would get a gradient, or an update.
-        UnprofilableModelError: the model's path depends on values, an operator has no fake kernel,
-            a parameter has no device or another dtype than its input, or the output is not
-            logits for `num_classes` classes.
-        UncountedOperatorError: an operator does matrix work and has no FLOP formula.
+        InputError: no model could take such a step.
+        UnprofilableModelError: the output is not logits for `num_classes` classes.
+        others: as `profile_training_step`.
     """
     check_step(input_shape, num_classes, loss, dtype)
-    check_model(model, fake=fake)
-    # A closure may hold real weights as constants, hence allow_non_fake_inputs.
-    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else None
-    recorder = StepRecorder(mode)
-    device = next(model.parameters()).device
-    with (
-        paused_gc(),
-        _without_attention_fast_path(),
-        _without_log_of_failures(),
-        torch.random.fork_rng([device] if device.type == "cuda" else []),
-        torch.inference_mode(mode=False),
-        swapped_tensors(model, mode.from_tensor if mode is not None else cloner()),
-        torch.enable_grad(),
-    ):
-        for parameter in model.parameters():
-            parameter.grad = None
-        try:
-            with mode if mode is not None else nullcontext():
-                inputs = torch.randn(input_shape, dtype=dtype, device=device)
-                labels = _labels(inputs, num_classes) if loss == "cross-entropy" else None
-                step = _Step(recorder, model, inputs, labels, num_classes)
-                marks = _record_two_steps(step, make_optimizer)
-        except (RuntimeError, AssertionError) as error:
-            refusal = cannot_be_fake(error, model, recorder.location) if fake else None
-            if refusal is None:
-                raise
-            raise refusal from error
-        finally:
-            recorder.close()
-    return step_cost(recorder, marks)
+    shape = tuple(input_shape)
+    batch = {"inputs": RandomTensor(shape, dtype)}
+    if loss == "cross-entropy":
+        batch["labels"] = RandomTensor(shape[:1], torch.int64, below=num_classes)
 
+    def loss_of_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch.get("labels")
+        logits = checked_logits(
+            model(batch["inputs"]), model, num_classes=num_classes, labels=labels
+        )
+        if logits.dtype in {torch.float16, torch.bfloat16}:
+            logits = logits.float()
+        objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
+        # They live as long as in a training loop that names them, to report the accuracy.
+        objective.logits = logits  # type: ignore[attr-defined]
+        return objective
 
-def _labels(inputs: Tensor, num_classes: int) -> Tensor:
-    return torch.randint(num_classes, inputs.shape[:1], device=inputs.device)
+    return profile_training_step(model, make_optimizer, batch=batch, loss=loss_of_logits, fake=fake)
 
 
 @dataclass(frozen=True)
@@ -111,22 +128,16 @@ class _Step:
 
     recorder: StepRecorder
     model: nn.Module
-    inputs: Tensor
-    labels: Tensor | None
-    num_classes: int
+    batch: Any
+    loss: Callable[[nn.Module, Any], Tensor]
 
     def take(self, optimizer: torch.optim.Optimizer) -> tuple[Mark, Mark]:
         """Take the step and return where its backward pass and its update begin."""
-        recorder, model, labels = self.recorder, self.model, self.labels
+        recorder = self.recorder
         recorder.start_step()
         optimizer.zero_grad(set_to_none=True)
-        logits = checked_logits(
-            model(self.inputs), model, num_classes=self.num_classes, labels=labels
-        )
-        if logits.dtype in {torch.float16, torch.bfloat16}:
-            logits = logits.float()
-        objective = logits.sum() if labels is None else nn.functional.cross_entropy(logits, labels)
-        check_objective(objective, model)
+        objective = self.loss(self.model, self.batch)
+        check_objective(objective, self.model)
         recorder.phase = "backward"
         backward = mark(recorder)
         objective.backward()  # type: ignore[no-untyped-call]
@@ -141,10 +152,6 @@ def _record_two_steps(
     step: _Step, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> StepMarks:
     recorder, model = step.recorder, step.model
-    recorder.follow(model)
-    recorder.hold(step.inputs, "activation")
-    if step.labels is not None:
-        recorder.hold(step.labels, "activation")
     with recorder, _updates_in_their_phase(recorder):
         # Some optimizers allocate their state here, not in the first step.
         recorder.phase = "optimizer"
@@ -175,26 +182,3 @@ def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def _without_attention_fast_path() -> Iterator[None]:
-    """Make frozen attention layers use operators that fake tensors and formulas know."""
-    was_enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_enabled)
-
-
-@contextmanager
-def _without_log_of_failures() -> Iterator[None]:
-    """Keep fake tensors from logging the traceback of an error that they raise anyway."""
-    log = logging.getLogger(fake_tensor.__name__)
-    was_disabled = log.disabled
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = was_disabled

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import (
     UnsupportedOperatorException,
 )
 
-from peft_regress.errors import PeftRegressError
+from peft_regress.errors import InputError, PeftRegressError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +24,11 @@ class NothingToTrainError(PeftRegressError):
 
 
 class UnprofilableModelError(PeftRegressError):
-    """The model cannot be measured without computing it, or its output is not logits."""
+    """The step of a model cannot be measured, or its output is not logits."""
+
+
+class NeedsValuesError(UnprofilableModelError):
+    """A step cannot be measured on fake tensors, since it needs values; a real step can."""
 
 
 def checked_logits(
@@ -62,13 +66,30 @@ def checked_logits(
     return logits
 
 
-def check_objective(objective: Tensor, model: nn.Module) -> None:
-    """Raise `NothingToTrainError` if the backward pass would give no parameter a gradient."""
-    if not objective.requires_grad:
+def check_objective(objective: object, model: nn.Module) -> None:
+    """Refuse what no backward pass can start from.
+
+    Raises `InputError` for what is no scalar, `NothingToTrainError` if the backward pass would give
+    no parameter a gradient.
+    """
+    owner = type(model).__name__
+    if not isinstance(objective, Tensor):
         msg = (
-            f"nothing to train: the output of {type(model).__name__} depends on no trainable "
-            "parameter."
+            f"the loss of {owner} is a {type(objective).__name__}, not a tensor: loss must return "
+            "a scalar tensor"
         )
+        raise InputError(msg)
+    if objective.numel() != 1:
+        msg = (
+            f"the loss of {owner} has the shape {tuple(objective.shape)}: loss must return a "
+            "scalar, for example the mean"
+        )
+        raise InputError(msg)
+    if objective.is_complex():
+        msg = f"the loss of {owner} is complex, which has no order: return its absolute value"
+        raise InputError(msg)
+    if not objective.requires_grad:
+        msg = f"nothing to train: the loss of {owner} depends on no trainable parameter."
         raise NothingToTrainError(msg)
 
 
@@ -133,7 +154,7 @@ _ASKS_FOR_SHAPES = "shape_env must not be None"
 
 def cannot_be_fake(
     error: RuntimeError | AssertionError, model: nn.Module, location: str
-) -> UnprofilableModelError | None:
+) -> NeedsValuesError | None:
     """Translate an error that only fake tensors cause; None for any other.
 
     `location` is where the last operator ran, such as "the forward pass of module 'layer1'".
@@ -149,7 +170,7 @@ def cannot_be_fake(
         problem = f"an operator in {location} needs values: {str(error).partition(chr(10))[0]}"
     else:
         return None
-    return UnprofilableModelError(
+    return NeedsValuesError(
         f"{type(model).__name__} cannot be measured on fake tensors: {problem.rstrip('.')}. "
         "Pass fake=False to run the step for real."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from peft_regress.cost.memory import CATEGORIES, ByteSite, summarize_memory
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Loss = Literal["cross-entropy", "sum"]
 """What a step minimizes: cross-entropy with labels, or the sum of the logits."""
+
+
+Tensors = Literal["fake tensors", "real tensors"]
+"""What a step was measured on: tensors without values, or real copies."""
 
 
 class FlopSite(NamedTuple):
@@ -56,7 +60,7 @@ class StepCost:
     peak_grad_bytes: int
     """Gradients of parameters, once accumulated."""
     peak_activation_bytes: int
-    """What the forward pass creates, input and labels included."""
+    """What the forward pass creates, the batch included."""
     peak_temp_bytes: int
     """What the backward pass creates, gradients included until they are accumulated."""
     peak_optimizer_bytes: int
@@ -75,6 +79,8 @@ class StepCost:
     """Who holds each category at the first moment of its own high; sums to it. Sorted."""
     state_bytes: tuple[ByteSite, ...]
     """Who holds `optimizer_state_bytes`; sums to it. Sorted."""
+    tensors: Tensors = field(compare=False)
+    """What the step was measured on; the costs are the same."""
 
     @property
     def category_sum_bytes(self) -> int:
@@ -104,7 +110,7 @@ def mark(recorder: StepRecorder) -> Mark:
     return Mark(len(recorder.memory_events), len(recorder.flop_events), recorder.aten_ops)
 
 
-def step_cost(recorder: StepRecorder, marks: StepMarks) -> StepCost:
+def step_cost(recorder: StepRecorder, marks: StepMarks, *, tensors: Tensors) -> StepCost:
     """Return the cost of the step between the first and the last mark.
 
     Projection FLOPs are those of the steps before it, in which GaLore takes its SVDs.
@@ -131,11 +137,12 @@ def step_cost(recorder: StepRecorder, marks: StepMarks) -> StepCost:
         peak_optimizer_bytes=memory.high_bytes["optimizer"],
         optimizer_state_bytes=memory.end_bytes["optimizer"],
         aten_ops=end.aten_ops - start.aten_ops,
-        flops_by_site=_sites(events),
+        flops_by_site=flop_sites(events),
         bytes_at_peak=memory.sites_at_peak,
         peak_phase=_phase_at(memory.peak_index, marks),
         bytes_at_highs=memory.sites_at_highs,
         state_bytes=tuple(site for site in memory.sites_at_end if site.category == "optimizer"),
+        tensors=tensors,
     )
 
 
@@ -150,7 +157,8 @@ def _total(events: Sequence[FlopEvent], phase: Phase) -> int:
     return sum(event.flops for event in events if event.phase == phase)
 
 
-def _sites(events: Sequence[FlopEvent]) -> tuple[FlopSite, ...]:
+def flop_sites(events: Sequence[FlopEvent]) -> tuple[FlopSite, ...]:
+    """Return the FLOPs of each operator in each module and phase; none without any. Sorted."""
     flops: Counter[tuple[Phase, str, str]] = Counter()
     paper_flops: Counter[tuple[Phase, str, str]] = Counter()
     for event in events:

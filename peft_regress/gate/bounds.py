@@ -14,8 +14,8 @@ from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.metrics import Metric
-    from peft_regress.runs.schema import Numerics, OwnBound, Record
+    from peft_regress.metrics import Metric, Numerics
+    from peft_regress.runs.schema import OwnBound, Record
 
 _NAMED_LIKE_METHODS: Final = frozenset({"head", "bn_head", "hra"})
 

@@ -1,6 +1,7 @@
 """Measure a case: cost of one training step, a brief fine-tune for each seed, invariants."""
 
-from peft_regress.measure.case import Measurement, define, measure
+from peft_regress.measure.case import Measurement, measure
+from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import ProfileCache
 

@@ -9,31 +9,32 @@ from __future__ import annotations
 import contextlib
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
-from peft_regress.measure.fine_tunes import (
-    FIRST_LOSSES,
-    SEEDS,
-    FineTunes,
-    RoundRunner,
-    plain_rounds,
-)
-from peft_regress.measure.sources import source_digest
-from peft_regress.measure.step_profile import CostSettings, ProfileCache, cost_metrics, step_ledger
-from peft_regress.measure.training import loop_definition, single_thread
-from peft_regress.metrics import BATCH_SUFFIX, METRICS
-from peft_regress.runs.schema import Failure, Ledger, Record, canonical_digest
+from peft_regress.measure.costs import built_in_costs, own_costs
+from peft_regress.measure.definition import define
+from peft_regress.measure.invariants.watch import trainable
+from peft_regress.measure.preflight import check_case
+from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
+from peft_regress.measure.seeding import restored_generators
+from peft_regress.measure.training import single_thread
+from peft_regress.metrics import METRICS
+from peft_regress.runs.limits import limits_of
+from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from peft_regress.measure.costs import CaseCosts
+    from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
+    from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
-
-PROTOCOL_VERSION: Final = 1
-"""Raised by hand when the way of measuring changes: older baselines become incomparable."""
 
 
 @contextlib.contextmanager
@@ -64,28 +65,8 @@ class Measurement:
             raise AbsentError(msg) from None
 
 
-def define(recipe: Recipe) -> str:
-    """Return the digest of what defines a case: data, source bytes, settings, seeds; never code.
-
-    Raises `SourceError` if no source checkpoint is recorded for the architecture.
-    """
-    case = recipe.case
-    return canonical_digest(
-        {
-            "protocol_version": PROTOCOL_VERSION,
-            "case": case.id,
-            "source": source_digest(recipe.baselines, case.architecture),
-            "task": recipe.task.definition(),
-            "method": recipe.model.method.hyperparameters(case.rank),
-            "loop": loop_definition(),
-            "seeds": list(SEEDS),
-            "first_losses": FIRST_LOSSES,
-            "cost": {"batches": [1, 32], "resolution": 224, "classes": 10},
-        }
-    )
-
-
 @single_thread()
+@restored_generators()
 @_warnings_stay_warnings()
 def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     recipe: Recipe,
@@ -94,57 +75,153 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     run_rounds: RoundRunner = plain_rounds,
     timed: bool = True,
     trains: bool = True,
+    has_reference: bool = True,
     keep_adapters: Path | None = None,
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
-    profiles: cost profiles that cases share. run_rounds: runs the rounds, one for each seed. timed:
-    whether `run_rounds` measures time. trains: without it the record holds only the costs of a
-    step. keep_adapters: the folder that keeps what the case would ship, for a later baseline.
+    profiles: cost profiles that built-in cases share. run_rounds: runs the rounds, one for each
+    seed. timed: whether `run_rounds` measures time. trains: without it the record holds only the
+    costs of a step. has_reference: whether the case was measured before; if not, a ValueError at
+    wrapping a case of one's own is wrong use. keep_adapters: the folder that keeps what the case
+    would ship, for a later baseline.
 
-    Raises `InputError` if the stored adapter was altered, `SourceError` for a bad source
-    checkpoint.
+    Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
+    `SourceError` for a bad source checkpoint.
     """
-    definition = define(recipe)
+    return _Measuring(recipe, has_reference=has_reference).measure(
+        profiles,
+        run_rounds=run_rounds if trains else None,
+        timed=timed,
+        keep_adapters=keep_adapters,
+    )
 
-    def record(status: Status, **content: Any) -> Measurement:
+
+class _Measuring:
+    """One case while it is measured."""
+
+    def __init__(self, recipe: Recipe, *, has_reference: bool) -> None:
+        self._recipe = recipe
+        self._is_own = recipe.is_own
+        self._has_reference = has_reference
+        self._definition = define(recipe)
+
+    def measure(
+        self,
+        profiles: ProfileCache,
+        *,
+        run_rounds: RoundRunner | None,
+        timed: bool,
+        keep_adapters: Path | None,
+    ) -> Measurement:
+        recipe = self._recipe
+        data = recipe.load_data() if self._is_own else None
+        moving = frozenset[str]() if data is None else check_case(recipe, data)
+        try:
+            # Only an error of wrapping means unsupported: later errors of the same types are bugs.
+            first = recipe.adapted_model(recipe.seeds[0])
+        except (InputError, AbsentError):
+            raise
+        except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
+            return self._unsupported(error)
+        except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
+            return self._failed("error", error)
+        rounds = None
+        try:
+            costs = self._costs(profiles, data)
+            trained = trainable(first)
+            if run_rounds is not None:
+                rounds = Rounds(
+                    recipe,
+                    definition=self._definition,
+                    first=first,
+                    data=data or recipe.load_data(),
+                    moving=moving,
+                    keep_adapters=keep_adapters,
+                )
+                rounds.run(run_rounds)
+        except (InputError, AbsentError):
+            raise
+        except UnsupportedCaseError as error:
+            # Raised by a method that lives in its optimizer, which the library may not have.
+            return self._failed("unsupported", error)
+        except Exception as error:  # noqa: BLE001
+            return self._failed("error", error)
+        return self._measured(costs, rounds, trained=trained, timed=timed)
+
+    def _costs(self, profiles: ProfileCache, data: Data | None) -> CaseCosts:
+        recipe, fine_tune = self._recipe, self._recipe.fine_tune
+        if isinstance(fine_tune, BuiltIn):
+            return built_in_costs(fine_tune, profiles)
+        assert data is not None  # noqa: S101  (loaded for every case of one's own)
+        return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
+
+    def _measured(
+        self,
+        costs: CaseCosts,
+        rounds: Rounds | None,
+        *,
+        trained: Mapping[str, tuple[int, ...]],
+        timed: bool,
+    ) -> Measurement:
+        metrics = costs.metrics
+        facts = {}
+        if rounds is not None:
+            metrics |= rounds.metrics(timed=timed)
+            facts = rounds.facts
+        ordered = {name: metrics[name] for name in METRICS if name in metrics}
+        notes = {
+            name: fact.note
+            for name, fact in facts.items()
+            # What does not apply to a built-in method is known.
+            if fact.note and (fact.holds is False or self._is_own)
+        }
+        more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
+        if self._is_own:
+            more["trained"] = {name: list(shape) for name, shape in trained.items()}
+            more["profiled_on"] = costs.profiled_on
+            if rounds is not None:
+                more["inputs"] = rounds.inputs
+        return self._record(
+            "ok",
+            metrics={**ordered, **metrics},
+            invariants={name: fact.holds for name, fact in facts.items()},
+            ledger=costs.ledger,
+            **more,
+        )
+
+    def _unsupported(self, error: Exception) -> Measurement:
+        """Return that wrapping is unsupported; raise `InputError` if nothing says it ever was."""
+        if self._is_own and not self._has_reference:
+            msg = (
+                f"FineTune {self._recipe.case.id!r}: the adapter cannot be put on the model: "
+                f"{type(error).__name__}: {clean(str(error))}"
+            )
+            raise InputError(msg) from error
+        return self._failed("unsupported", error)
+
+    def _failed(self, status: Status, error: Exception) -> Measurement:
+        return self._record(status, error=Failure.of(error))
+
+    def _record(self, status: Status, **content: Any) -> Measurement:
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}
-        fields = {**blank, **content}
-        made = Record(case=recipe.case, definition=definition, status=status, **fields)
+        fields = {**blank, **_stated(self._recipe), **content}
+        made = Record(case=self._recipe.case, definition=self._definition, status=status, **fields)
         return Measurement(record=made)
 
-    def failed(status: Status, error: Exception) -> Measurement:
-        return record(status, error=Failure.of(error))
 
-    fine_tunes = FineTunes(recipe, definition=definition, keep_adapters=keep_adapters)
-    try:
-        # Only an error of wrapping means unsupported: later errors of the same types are bugs.
-        fine_tunes.wrap_first()
-    except (InputError, AbsentError):
-        raise
-    except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
-        return failed("unsupported", error)
-    except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
-        return failed("error", error)
-    try:
-        reports = {
-            suffix: profiles.get(recipe.model, CostSettings(batch=batch))
-            for suffix, batch in (("", 1), (BATCH_SUFFIX, 32))
+def _stated(recipe: Recipe) -> dict[str, Any]:
+    """Return what the author states beside the definition."""
+    fine_tune = recipe.fine_tune
+    stated: dict[str, Any] = {"numerics": recipe.adapter.numerics}
+    bounds = {
+        **settings_in_use().bounds_of(fine_tune.id),
+        **(fine_tune.bounds or {}),
+    }
+    if bounds:
+        stated["bounds"] = {
+            name: OwnBound(bound=bound.bound, reason=bound.reason) for name, bound in bounds.items()
         }
-        fine_tunes.run(run_rounds if trains else None)
-    except (InputError, AbsentError):
-        raise
-    except UnsupportedCaseError as error:
-        # Raised by a method that lives in its optimizer, which the library may not have.
-        return failed("unsupported", error)
-    except Exception as error:  # noqa: BLE001
-        return failed("error", error)
-    metrics = fine_tunes.metrics(timed=timed)
-    for suffix, report in reports.items():
-        metrics.update(cost_metrics(report, suffix=suffix))
-    return record(
-        "ok",
-        metrics={name: metrics[name] for name in METRICS if name in metrics},
-        invariants=fine_tunes.invariants,
-        ledger=step_ledger(reports[""], reports[BATCH_SUFFIX]),
-    )
+    if fine_tune.budget is not None:
+        stated["budget"] = limits_of(fine_tune.budget)
+    return stated

@@ -1,34 +1,41 @@
-"""Build what a case trains: its model, adapted, its optimizer, its data."""
+"""A fine-tuning made ready to measure: build its model, adapt it, batch its data, train it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
 
 from peft_regress import registry
-from peft_regress.cases import Adaptation
+from peft_regress.cases import Adaptation, Case
+from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.catalogue.fine_tunes import fine_tune_of
 from peft_regress.catalogue.matrix import check_rank
-from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.measure.sources import build_source
-from peft_regress.measure.training import finetune, training_steps
+from peft_regress.errors import InputError
+from peft_regress.measure.adapters import adapter_of
+from peft_regress.measure.data import Data
+from peft_regress.measure.objective import Objective
+from peft_regress.measure.seeding import seed_all
+from peft_regress.measure.training import Loop, finetune, training_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from torch import nn
     from torch.optim import Optimizer
 
-    from peft_regress.cases import Case
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
-    from peft_regress.catalogue.tasks.protocol import Task, TaskData
+    from peft_regress.fine_tune import FineTune
+    from peft_regress.measure.adapters import Adapter
     from peft_regress.measure.training import TrainingRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe:
-    """A method on an architecture at a rank: all that the cost of a training step depends on."""
+    """A method on an architecture at a rank: all that the cost of a built-in step depends on."""
 
     method: Method
     architecture: Architecture
@@ -54,7 +61,8 @@ class ModelRecipe:
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
         """Return the base model as the method wraps it; the base must not be used afterwards."""
-        return self.method.adapt(base, head=self.architecture.head, rank=self.rank, seed=seed)
+        heads = (self.architecture.head,)
+        return self.method.adapt(base, heads=heads, rank=self.rank, seed=seed)
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the optimizer of an adapted model."""
@@ -63,59 +71,133 @@ class ModelRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A case with its parts looked up."""
+    """A fine-tuning with its adapter looked up and its loss chosen."""
 
-    case: Case
+    fine_tune: FineTune
     baselines: Path
     """The folder with `sources/` and `adapters/`."""
-    model: ModelRecipe
-    task: Task
+    adapter: Adapter
+    objective: Objective
 
     @classmethod
-    def of(cls, case: Case, baselines: Path) -> Recipe:
-        """Look the parts up by name.
+    def of(cls, case: Case | FineTune, baselines: Path) -> Recipe:
+        """Look up a case, or take a fine-tuning as it is.
 
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
-        task = registry.get("task", case.task)
-        model = ModelRecipe.of(case.adaptation)
-        return cls(case=case, baselines=baselines, model=model, task=task)
+        fine_tune = fine_tune_of(case, baselines) if isinstance(case, Case) else case
+        return cls(
+            fine_tune=fine_tune,
+            baselines=baselines,
+            adapter=adapter_of(fine_tune),
+            objective=Objective.of(fine_tune),
+        )
 
-    def load_data(self) -> TaskData:
-        """Return the task's images in the method's floating-point type."""
-        return self.task.load().cast(self.model.method.base_dtype)
+    @property
+    def case(self) -> Case:
+        """Return the names of the case."""
+        return self.fine_tune.case
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether the case is the user's own, not the catalogue's."""
+        return not isinstance(self.fine_tune, BuiltIn)
+
+    @property
+    def seeds(self) -> range:
+        """Return the seeds of its rounds."""
+        return range(self.fine_tune.seeds)
+
+    @property
+    def test_batch(self) -> int:
+        """Return the size of a test batch."""
+        fine_tune = self.fine_tune
+        return fine_tune.test_batch if isinstance(fine_tune, BuiltIn) else fine_tune.batch
+
+    def load_data(self) -> Data:
+        """Return the data, its floating-point tensors in the adapter's type.
+
+        Raises `InputError` for data that no training can use.
+        """
+        return Data.of(self.fine_tune, dtype=self.adapter.dtype)
 
     def base_model(self, seed: int) -> nn.Module:
-        """Return the source model, prepared for the task."""
-        architecture = self.model.architecture
-        model = build_source(self.baselines, architecture)
-        self.task.prepare(model, head=architecture.head, seed=seed)
-        return cast_base(model, self.model.method.base_dtype)
+        """Return the unadapted model, built under a seed.
+
+        Raises `InputError` if the model's function returns no module.
+        """
+        seed_all(seed)
+        model = self.fine_tune.model()
+        if not isinstance(model, nn.Module):
+            msg = f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
+            raise InputError(msg)
+        dtype = self.adapter.dtype
+        return model if dtype is None else model.to(dtype)
 
     def adapted_model(self, seed: int) -> nn.Module:
-        """Return the base model as the method wraps it."""
-        return self.model.adapt(self.base_model(seed), seed=seed)
+        """Return the base model as the adapter wraps it."""
+        return self.adapt(self.base_model(seed), seed=seed)
+
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:
+        """Return the base as the adapter wraps it; the base must not be used afterwards."""
+        seed_all(seed)
+        return self.adapter.adapt(base, seed=seed)
+
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
+        """Return the case's own optimizer of an adapted model, or the adapter's.
+
+        Raises `InputError` if the case's own returns no optimizer.
+        """
+        if self.fine_tune.optimizer is None:
+            return self.adapter.make_optimizer(model)
+        optimizer = self.fine_tune.optimizer(model)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            msg = (
+                f"FineTune {self.case.id!r}: optimizer(model) returned a "
+                f"{type(optimizer).__name__}, not a torch.optim.Optimizer"
+            )
+            raise InputError(msg)
+        return optimizer
+
+    def set_mode(self, model: nn.Module) -> None:
+        """Put a model in the mode that the case trains in."""
+        mode = self.fine_tune.mode
+        if callable(mode):
+            mode(model)
+        else:
+            model.train(mode == "train")
+
+    @property
+    def loop(self) -> Loop:
+        """Return the training loop."""
+        return Loop(
+            steps=self.fine_tune.steps,
+            loss=self.objective.loss,
+            set_mode=self.set_mode,
+            schedule=self.fine_tune.schedule,
+        )
+
+    def batches(self, data: Data, *, seed: int) -> Iterator[Any]:
+        """Yield the training batches of a seed, without end."""
+        return data.training_batches(self.fine_tune.batch, seed=seed)
 
     def train(
-        self, model: nn.Module, optimizer: Optimizer, data: TaskData, *, seed: int, first: int
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        batches: Iterable[Any],
+        *,
+        seed: int,
+        first: int,
     ) -> TrainingRun:
-        """Run the whole training loop of the method, and keep the first losses."""
-        return finetune(
-            model,
-            optimizer,
-            data,
-            seed=seed,
-            first=first,
-            batch_norm_statistics=self.model.method.trains_batch_norm_statistics,
-        )
+        """Run the whole training loop, and keep the first losses."""
+        seed_all(seed)
+        return finetune(model, optimizer, batches, self.loop, seed=seed, first=first)
 
-    def steps(self, data: TaskData, *, seed: int) -> Iterator[tuple[float, float]]:
+    def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:
         """Adapt a fresh model, then take one step of the same loop each time one is asked for."""
         model = self.adapted_model(seed)
-        return training_steps(
-            model,
-            self.model.make_optimizer(model),
-            data,
-            seed=seed,
-            batch_norm_statistics=self.model.method.trains_batch_norm_statistics,
-        )
+        optimizer = self.make_optimizer(model)
+        seed_all(seed)
+        batches = self.batches(data, seed=seed)
+        return training_steps(model, optimizer, batches, self.loop, seed=seed)

@@ -8,21 +8,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from peft_regress.catalogue.built_in import set_modes
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.cost import Loss, NothingToTrainError, StepCost, profile_step
+from peft_regress.cost import (
+    InferenceCost,
+    Loss,
+    NothingToTrainError,
+    StepCost,
+    call_model,
+    profile_inference,
+    profile_step,
+)
 from peft_regress.cost.module_trail import module_names
 from peft_regress.errors import InputError
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.measure.training import set_modes
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
+from peft_regress.metrics import COST_METRICS, make_metric
 from peft_regress.runs.ledger import pack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import Tensor, nn
 
@@ -47,10 +55,23 @@ class CostSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunningCost:
+    """The cost of running an adapted model: a forward pass in eval mode."""
+
+    attached: InferenceCost
+    merged: InferenceCost | None
+    """None if the adapter cannot be merged, or there is none."""
+    merged_bytes: int = 0
+    """Of the merged model's parameters and buffers."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CostReport:
     """The cost of a step, and the sizes that are known without a step."""
 
     step: StepCost
+    running: RunningCost | None = None
+    """None if it was not asked for."""
     trainable_params: int
     total_params: int
     adapter_bytes: int
@@ -68,7 +89,8 @@ class ProfileCache:
         """Return the report, profiling on first use."""
         key = (recipe.names, settings)
         if key not in self._reports:
-            self._reports[key] = profile_recipe(recipe, settings)
+            # A device runs its model on one image.
+            self._reports[key] = profile_recipe(recipe, settings, running=settings.batch == 1)
         return self._reports[key]
 
 
@@ -80,8 +102,13 @@ def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
     return profile_recipe(ModelRecipe.of(names), settings)
 
 
-def profile_recipe(recipe: ModelRecipe, settings: CostSettings) -> CostReport:
-    """Profile one training step on random weights and images; needs no data and no source."""
+def profile_recipe(
+    recipe: ModelRecipe, settings: CostSettings, *, running: bool = False
+) -> CostReport:
+    """Profile one training step on random weights and images; needs no data and no source.
+
+    running: whether also what the adapted model costs to run.
+    """
     method, head = recipe.method, recipe.architecture.head
     model = recipe.architecture.build(num_classes=settings.classes, seed=_COST_SEED)
     model = recipe.adapt(cast_base(model, method.base_dtype), seed=_COST_SEED)
@@ -91,6 +118,12 @@ def profile_recipe(recipe: ModelRecipe, settings: CostSettings) -> CostReport:
         method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
     )
     set_modes(model, batch_norm_statistics=train_statistics)
+    # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
+    ran = None
+    if running:
+        shape = (settings.batch, 3, settings.resolution, settings.resolution)
+        images = torch.zeros(shape, dtype=getattr(torch, method.base_dtype))
+        ran = running_cost(model, images, merge=method.merge)
     step = profile_step(
         model,
         recipe.make_optimizer,
@@ -99,10 +132,45 @@ def profile_recipe(recipe: ModelRecipe, settings: CostSettings) -> CostReport:
         loss=settings.loss,
         dtype=getattr(torch, method.base_dtype),
     )
+    return cost_report(model, step, shipped=method.shipped_tensors(model), running=ran)
+
+
+def running_cost(
+    model: nn.Module,
+    batch: Any,
+    *,
+    merge: Callable[[nn.Module], nn.Module | None],
+    call: Callable[[nn.Module, Any], Any] = call_model,
+) -> RunningCost:
+    """Profile a forward pass of an adapted model, as it is and merged."""
+    try:
+        merged = merge(model)
+    except Exception:  # noqa: BLE001  (`merge_equals_unmerged` reports what a library raises)
+        merged = None
+    return RunningCost(
+        attached=profile_inference(model, batch, call=call),
+        merged=None if merged is None else profile_inference(merged, batch, call=call),
+        merged_bytes=0 if merged is None else _bytes_of(merged),
+    )
+
+
+def _bytes_of(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def cost_report(
+    model: nn.Module,
+    step: StepCost,
+    *,
+    shipped: Mapping[str, Tensor],
+    running: RunningCost | None,
+) -> CostReport:
+    """Join the cost of a step of an adapted model and the sizes that are known without a step."""
     parameters = list(model.parameters())
-    shipped_bytes = _bytes_by_module(model, method.shipped_tensors(model).values())
+    shipped_bytes = _bytes_by_module(model, shipped.values())
     return CostReport(
         step=step,
+        running=running,
         trainable_params=sum(p.numel() for p in parameters if p.requires_grad),
         total_params=sum(p.numel() for p in parameters),
         adapter_bytes=sum(shipped_bytes.values()),
@@ -156,14 +224,31 @@ def cost_metrics(report: CostReport, *, suffix: str = "") -> dict[str, Metric]:
     metrics = {name + suffix: make_metric(name + suffix, value) for name, value in values.items()}
     for name in ("trainable_params", "total_params", "adapter_bytes"):
         metrics[name] = make_metric(name, getattr(report, name))
+    if report.running is not None:
+        metrics.update(_running_metrics(report.running))
     return metrics
 
 
-def step_ledger(one: CostReport, many: CostReport) -> Ledger:
-    """Return where the costs of a step come from, at batch 1 and at batch 32, for the run file."""
+def _running_metrics(running: RunningCost) -> dict[str, Metric]:
+    values = {
+        "inference_flops": running.attached.inference_flops,
+        "inference_peak_bytes": running.attached.peak_bytes,
+    }
+    if running.merged is not None:
+        values |= {
+            "merged_inference_flops": running.merged.inference_flops,
+            "merged_inference_peak_bytes": running.merged.peak_bytes,
+            "merged_bytes": running.merged_bytes,
+        }
+    return {name: make_metric(name, value) for name, value in values.items()}
+
+
+def step_ledger(reports: Mapping[str, CostReport]) -> Ledger:
+    """Return where the costs of steps come from, by the suffix of their metrics."""
     rows: dict[str, Rows] = defaultdict(dict)
-    rows["adapter_bytes"] = {(module, "ship"): size for module, size in one.shipped_bytes.items()}
-    for suffix, step in (("", one.step), (BATCH_SUFFIX, many.step)):
+    shipped = reports[""].shipped_bytes
+    rows["adapter_bytes"] = {(module, "ship"): size for module, size in shipped.items()}
+    for suffix, step in ((suffix, report.step) for suffix, report in reports.items()):
         for site in step.flops_by_site:
             place = site.module, site.operator
             rows[f"{site.phase}_flops{suffix}"][place] = site.flops
@@ -175,7 +260,7 @@ def step_ledger(one: CostReport, many: CostReport) -> Ledger:
             rows["peak_bytes" + suffix][held.module, held.what] = held.bytes
         for held in step.state_bytes:
             rows["optimizer_state_bytes" + suffix][held.module, held.what] = held.bytes
-    phases = {"peak_bytes": one.step.peak_phase, "peak_bytes" + BATCH_SUFFIX: many.step.peak_phase}
+    phases = {"peak_bytes" + suffix: report.step.peak_phase for suffix, report in reports.items()}
     return pack(rows, peak_phase=phases)
 
 

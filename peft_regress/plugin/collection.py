@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
 from peft_regress.cases import Case
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX, check_matrix, matrices_of, shard_of
-from peft_regress.errors import InputError
+from peft_regress.catalogue.matrix import check_matrix, matrices_of, shard_of
+from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.plugin.coverage import Collected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 
     from peft_regress.gate import Observation
     from peft_regress.plugin.options import RegressOptions, Shard
@@ -87,6 +88,16 @@ class CollectionHooks:
         """Why no case of this worker can be measured; None if they can."""
         return self._refusal
 
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(self) -> Generator[None, Any, Any]:
+        """Report a refusal of `case_params` by its message alone: its traceback helps nobody."""
+        report = yield
+        call = getattr(report, "call", None)
+        error = None if call is None or call.excinfo is None else call.excinfo.value
+        if report.failed and isinstance(error, PeftRegressError):
+            report.longrepr = str(error)
+        return report
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
@@ -96,6 +107,8 @@ class CollectionHooks:
             self._keep_matrix(config, items)
             cases = _marked_cases(items)
             self._cases = frozenset(cases)
+            if self._options.cases is not None and cases:
+                self._keep_cases(config, items, self._options.cases)
             if self._options.shard is not None and cases:
                 self._keep_shard(config, items, self._options.shard)
         except InputError as error:
@@ -103,9 +116,9 @@ class CollectionHooks:
 
     def _keep_matrix(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Leave out the cases of other matrices: `benchmarks/` holds the tests of all of them."""
-        if self._options.matrix != DEFAULT_MATRIX:
+        if self._options.typed_matrix is not None:
             # Only now has every conftest.py registered its parts.
-            check_matrix(self._options.matrix)
+            check_matrix(self._options.typed_matrix)
 
         def is_mine(item: pytest.Item) -> bool:
             with contextlib.suppress(InputError):  # `_marked_cases` reports a wrong marker
@@ -114,6 +127,20 @@ class CollectionHooks:
                     self._other_matrices.update(matrices_of(case))
                     return False
             return True
+
+        _keep(config, items, is_mine)
+
+    def _keep_cases(self, config: pytest.Config, items: list[pytest.Item], glob: str) -> None:
+        """Leave out the cases that a glob does not match; it must match one."""
+        found = [case_id_of(item) for item in items]
+        names = [name for name in found if name is not None]
+        if not any(fnmatchcase(name, glob) for name in names):
+            what = "case pattern"
+            raise UnknownNameError(what, glob, names[:3])
+
+        def is_mine(item: pytest.Item) -> bool:
+            name = case_id_of(item)
+            return name is None or fnmatchcase(name, glob)
 
         _keep(config, items, is_mine)
 

@@ -89,6 +89,8 @@ def narrowing_of(config: pytest.Config, shard: Shard | None) -> Narrowing:
     after = [f"-k {option('keyword')}"] if option("keyword") else []
     after += [f"-m {option('markexpr')}"] if option("markexpr") else []
     after += [f"--deselect {prefix}" for prefix in option("deselect") or ()]
+    cases = option("regress_cases")
+    after += [] if cases is None else [f"--regress-cases {cases}"]
     after += [] if shard is None else [f"--regress-shard {shard.index}/{shard.count}"]
     return Narrowing(before_collection=tuple(before), after_collection=tuple(after))
 

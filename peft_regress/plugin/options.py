@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.catalogue.matrix import DEFAULT_MATRIX, matrices_of
+from peft_regress.catalogue.matrix import matrices_of
+from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
+from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
     import pytest
@@ -45,18 +47,29 @@ class RegressOptions:
     """The options of one run."""
 
     ascii: bool
-    matrix: str
+    typed_matrix: str | None
+    """The matrix of `--regress-matrix`."""
     baselines: Path
     baseline: str | None
+    cases: str | None
+    """A glob on case ids; None for all."""
     save: Path | None
     shard: Shard | None
     strict: bool
     summary: Path | None
 
     @property
+    def matrix(self) -> str:
+        """The matrix to measure; without the option that of the settings.
+
+        Ask after collection: a suite without settings may give its own cases to `case_params`.
+        """
+        return usual_matrix() if self.typed_matrix is None else self.typed_matrix
+
+    @property
     def was_given(self) -> bool:
         """Whether an option was given that makes sense only for a run with cases."""
-        given = (self.baseline, self.save, self.shard, self.summary)
+        given = (self.baseline, self.cases, self.save, self.shard, self.summary)
         return self.strict or any(value is not None for value in given)
 
     def is_of_matrix(self, case: Case) -> bool:
@@ -65,14 +78,21 @@ class RegressOptions:
 
     @classmethod
     def of(cls, config: pytest.Config) -> RegressOptions:
-        """Read the options of a pytest run; raises `InputError` for a value out of range."""
+        """Read the options of a pytest run, and take the settings of its project.
+
+        Raises `InputError` for a value out of range, and for settings that cannot be used.
+        """
         option = config.getoption
+        settings = read_settings(config.rootpath)
+        use_settings(settings)
+        storage = config.getini("regress_baselines")
         shard = option("regress_shard")
         return cls(
             ascii=option("regress_ascii"),
-            matrix=option("regress_matrix"),
-            baselines=config.rootpath / str(config.getini("regress_baselines")),
+            typed_matrix=option("regress_matrix"),
+            baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
+            cases=option("regress_cases"),
             save=_path(config, option("regress_save")),
             shard=None if shard is None else Shard.parse(shard),
             strict=option("regress_strict"),
@@ -95,10 +115,15 @@ def add_options(parser: pytest.Parser) -> None:
         "newest accepted baseline, and its drift by an older one)",
     )
     group.addoption(
+        "--regress-cases",
+        metavar="GLOB",
+        help="measure only the cases whose id matches, such as 'shift/*'",
+    )
+    group.addoption(
         "--regress-matrix",
         metavar="NAME",
-        default=DEFAULT_MATRIX,
-        help="measure the cases of this matrix, for instance extended (default: %(default)s)",
+        help="measure the cases of this matrix, for instance extended (default: that of "
+        "[tool.peft_regress] in pyproject.toml, else default)",
     )
     group.addoption(
         "--regress-save",
@@ -118,7 +143,12 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--regress-summary", metavar="PATH", help="write the verdict as Markdown to this file"
     )
-    parser.addini("regress_baselines", "folder of the baseline storage", default="baselines")
+    parser.addini(
+        "regress_baselines",
+        "folder of the baseline storage (default: that of [tool.peft_regress] in pyproject.toml, "
+        "else baselines)",
+        default=None,
+    )
 
 
 def _path(config: pytest.Config, text: str | None) -> Path | None:

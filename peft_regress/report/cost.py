@@ -12,7 +12,7 @@ from peft_regress.report.document import Section
 from peft_regress.report.table import Row, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from peft_regress.metrics import Metric
 
@@ -28,6 +28,33 @@ def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -
 
 def cost_document(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> list[Section]:
     """Return a row for each metric: its name, its value with a unit, its exact value."""
+    rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
+    title = (
+        f"{adaptation.architecture}, {adaptation.method}{rank}, one training step on "
+        f"{settings.batch}x3x{settings.resolution}x{settings.resolution}, "
+        f"{settings.classes} classes"
+    )
+    return [_section(title, metrics)]
+
+
+def encode_model_cost(
+    model: str, inputs: Sequence[str], loss: str | None, cost: Any
+) -> dict[str, Any]:
+    """Return `{model, settings, metrics}` of a model by its import path; `cost` is its price."""
+    return {
+        "model": model,
+        "settings": {"inputs": list(inputs), "loss": loss, "tensors": cost.step.tensors},
+        "metrics": msgspec.to_builtins(cost.metrics),
+    }
+
+
+def model_cost_document(model: str, inputs: Sequence[str], cost: Any) -> list[Section]:
+    """Return the rows of `cost_document` for a model by its import path."""
+    on = " and ".join(inputs) or "no input"
+    return [_section(f"{model}, one training step on {on} ({cost.step.tensors})", cost.metrics)]
+
+
+def _section(title: str, metrics: Mapping[str, Metric]) -> Section:
     rows = tuple(
         Row(
             cells=(
@@ -39,13 +66,4 @@ def cost_document(adaptation: Any, settings: Any, metrics: Mapping[str, Metric])
         for name, metric in metrics.items()
     )
     table = Table(headings=("metric", "value", "exact"), rows=rows, numbers=(1, 2))
-    return [Section(title=_title(adaptation, settings), body=(table,), level=2)]
-
-
-def _title(adaptation: Any, settings: Any) -> str:
-    rank = "" if adaptation.rank is None else f" r={adaptation.rank}"
-    return (
-        f"{adaptation.architecture}, {adaptation.method}{rank}, one training step on "
-        f"{settings.batch}x3x{settings.resolution}x{settings.resolution}, "
-        f"{settings.classes} classes"
-    )
+    return Section(title=title, body=(table,), level=2)

@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import Case  # noqa: TC001  (msgspec reads it)
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN_BEFORE, Metric
+from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,10 +36,6 @@ MIXED_MACHINES = "mixed"
 Status = Literal["ok", "unsupported", "error"]
 Role = Literal["baseline", "history"]
 
-Numerics = Literal["usual", "bfloat16", "head", "bn_head", "hra"]
-"""How strongly a training amplifies rounding, by what the adapter is: `head` if nothing before the
-last layer trains, `bn_head` if only BatchNorm does, `bfloat16` on a base of that type, `hra` for
-chains of Householder reflections."""
 
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
@@ -144,6 +140,24 @@ class Inputs(
     """All test batches together."""
     optimizer: list[dict[str, float]] = []
     """The numbers of each parameter group at the start."""
+
+
+class MadeWith(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model and the data that a stored adapter's output was computed with."""
+
+    shapes: str
+    """Digest of the base model's names and shapes."""
+    weights_norm: float
+    probe_norm: float
+
+    def resembles(self, other: MadeWith | UnsetType) -> bool:
+        """Return whether an adapter made with `other` must give its output here too."""
+        if other is UNSET:
+            return True
+        return self.shapes == other.shapes and all(
+            math.isclose(getattr(self, name), getattr(other, name), rel_tol=1e-5)
+            for name in ("weights_norm", "probe_norm")
+        )
 
 
 class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -36,7 +36,7 @@ class _One(nn.Module):
 
 def _added(method: Any, rank: int | None, layer: nn.Module) -> dict[str, tuple[int, ...]]:
     """Adapt a layer and return what trains in it, by the names below its own."""
-    model = method.adapt(_One(layer), head="head", rank=rank, seed=0)
+    model = method.adapt(_One(layer), heads=("head",), rank=rank, seed=0)
     stem = f"{STEM}layer."
     return {n.removeprefix(stem): s for n, s in trainable(model).items() if n.startswith(stem)}
 
@@ -76,7 +76,7 @@ def test_rule_finds_its_layers_in_the_models_order(
     options: dict[str, Any], linear: bool, found: list[str]
 ) -> None:
     rule = Targets(description="", **options)
-    assert list(rule.find(_Layers(linear=linear), head="head")) == found
+    assert list(rule.find(_Layers(linear=linear), heads=("head",))) == found
 
 
 def test_normalization_layers_are_those_with_a_weight_of_their_own() -> None:
@@ -96,7 +96,10 @@ def test_normalization_layers_are_those_with_a_weight_of_their_own() -> None:
             "conv": nn.Conv2d(4, 4, 1),
         }
     )
-    assert list(normalization_layers(model)) == [*model][:7]
+    assert list(normalization_layers(model, heads=())) == [*model][:7]
+    assert list(normalization_layers(model, heads=("group",))) == [
+        name for name in [*model][:7] if name != "group"
+    ]
 
 
 def test_a_layer_whose_name_ends_like_a_target_is_left_alone() -> None:
@@ -107,7 +110,7 @@ def test_a_layer_whose_name_ends_like_a_target_is_left_alone() -> None:
             self.block = nn.ModuleDict({"conv": nn.Conv2d(8, 8, 3, groups=8)})
             self.head = nn.Linear(8, 4)
 
-    model = LORA.adapt(Nested(), head="head", rank=2, seed=0)
+    model = LORA.adapt(Nested(), heads=("head",), rank=2, seed=0)
     assert not [name for name in trainable(model) if "block" in name]
 
 
@@ -249,28 +252,28 @@ def test_shapes_hold_at_ranks_beyond_the_layers_own_too(method: Any, layer: str)
     """Each method meets each of four ranks at least twice, and so does each layer."""
     rank = (1, 3, 8, 40)[(RANKED.index(method) + list(LAYERS).index(layer)) % 4]
     model = _One(LAYERS[layer]())
-    if not method.targets.find(model, head="head"):
+    if not method.targets.find(model, heads=("head",)):
         assert layer in {"grouped", "depthwise"}
         return
-    expected = method.expected_trainable(model, head="head", rank=rank)
+    expected = method.expected_trainable(model, heads=("head",), rank=rank)
     if method in PRINCIPAL and not isinstance(model.layer, nn.Linear):
         with pytest.raises(ValueError, match="Unknown initialization"):
-            method.adapt(model, head="head", rank=rank, seed=0)
+            method.adapt(model, heads=("head",), rank=rank, seed=0)
         return
-    assert trainable(method.adapt(model, head="head", rank=rank, seed=0)) == expected
+    assert trainable(method.adapt(model, heads=("head",), rank=rank, seed=0)) == expected
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @each(*(method for method in FLOAT32 if not method.ranks and method.name != "ln_tuning"))
 def test_shapes_without_a_rank_hold_for_every_layer(method: Any, layer: str) -> None:
     model = _One(LAYERS[layer]())
-    if method.targets.find(model, head="head"):
-        expected = method.expected_trainable(model, head="head", rank=None)
-        assert trainable(method.adapt(model, head="head", rank=None, seed=0)) == expected
+    if method.targets.find(model, heads=("head",)):
+        expected = method.expected_trainable(model, heads=("head",), rank=None)
+        assert trainable(method.adapt(model, heads=("head",), rank=None, seed=0)) == expected
 
 
 def test_lora_count_on_resnet18_equals_the_published_one_with_head_for_adapter() -> None:
-    model = LORA.adapt(RESNET18.build(num_classes=10, seed=0), head="fc", rank=4, seed=0)
+    model = LORA.adapt(RESNET18.build(num_classes=10, seed=0), heads=("fc",), rank=4, seed=0)
     on_every_layer, on_head, head = 145_780, 4 * (512 + 10), 512 * 10 + 10
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert count == on_every_layer - on_head + head
@@ -281,7 +284,7 @@ def test_lora_count_on_resnet18_equals_the_published_one_with_head_for_adapter()
 
 def _delta(method: Any, layer: nn.Module, **known: str) -> tuple[torch.Tensor, dict[str, Any]]:
     """Fill an adapter with noise; return the change of the weight, and its parameters by name."""
-    model = method.adapt(_One(copy.deepcopy(layer)), head="head", rank=2, seed=0)
+    model = method.adapt(_One(copy.deepcopy(layer)), heads=("head",), rank=2, seed=0)
     generator = torch.Generator().manual_seed(0)
     wrapped: Any = model.get_submodule(f"{STEM}layer")
     with torch.no_grad():

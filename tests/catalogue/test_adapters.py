@@ -67,19 +67,19 @@ def test_no_eligible_layer_is_an_unsupported_case(method: Any) -> None:
     model = _One(nn.Conv2d(3, 3, kernel_size=3, groups=3))
     message = f"{method.name}: _One has none of its targets, {method.targets.description} "
     with pytest.raises(UnsupportedCaseError, match=re.escape(message)):
-        method.adapt(model, head="head", rank=2, seed=0)
+        method.adapt(model, heads=("head",), rank=2, seed=0)
 
 
 def test_norm_tuning_without_a_normalization_layer_is_an_unsupported_case() -> None:
     with pytest.raises(UnsupportedCaseError, match="none of its targets, normalization layers"):
-        method_named("ln_tuning").adapt(_Layers(linear=True), head="head", rank=None, seed=0)
+        method_named("ln_tuning").adapt(_Layers(linear=True), heads=("head",), rank=None, seed=0)
 
 
 # peft allows AdaLoRA a rank of 0; the command line does not.
 @each(*(method for method in RANKED if method is not ADALORA))
 def test_the_librarys_own_value_error_goes_through(method: Any) -> None:
     with pytest.raises(ValueError, match="positive integer"):
-        method.adapt(tiny_network(), head="head", rank=0, seed=0)
+        method.adapt(tiny_network(), heads=("head",), rank=0, seed=0)
 
 
 @each(*FLOAT32)
@@ -106,7 +106,7 @@ def test_a_release_without_the_optimizer_is_an_unsupported_case(
 def test_a_factored_start_refuses_convolutions(method: Any) -> None:
     """And says so as of an unknown one: LoRA's layer for convolutions knows but two starts."""
     with pytest.raises(ValueError, match=f"Unknown initialization .*'{method.name}'"):
-        method.adapt(_Layers(linear=False), head="head", rank=2, seed=0)
+        method.adapt(_Layers(linear=False), heads=("head",), rank=2, seed=0)
 
 
 # LoRA and its kin
@@ -130,7 +130,7 @@ def test_rank_stabilized_scaling_is_the_root_of_the_rank(rank: int) -> None:
 def test_dora_magnitude_starts_at_the_norm_of_each_output_channel() -> None:
     base = tiny_network()
     norms = base.conv.weight.detach().flatten(start_dim=1).norm(dim=1)
-    parameters = dict(DORA.adapt(base, head="head", rank=2, seed=0).named_parameters())
+    parameters = dict(DORA.adapt(base, heads=("head",), rank=2, seed=0).named_parameters())
     magnitude = parameters[f"{STEM}conv.lora_magnitude_vector.default.weight"]
     torch.testing.assert_close(magnitude.detach().flatten(), norms)
 
@@ -163,7 +163,7 @@ def test_loraplus_trains_b_at_the_ratio_times_the_rate_of_a() -> None:
 def test_a_factored_start_splits_the_weight_and_keeps_the_sum(method: Any) -> None:
     base = tiny_network()
     whole = base.linear.weight.detach().clone()
-    layer: Any = method.adapt(base, head="head", rank=3, seed=0).get_submodule(f"{STEM}linear")
+    layer: Any = method.adapt(base, heads=("head",), rank=3, seed=0).get_submodule(f"{STEM}linear")
     low_rank = (layer.lora_B["default"].weight @ layer.lora_A["default"].weight).detach()
     torch.testing.assert_close(layer.base_layer.weight + low_rank, whole)
     assert torch.linalg.matrix_rank(low_rank) == 3
@@ -172,7 +172,7 @@ def test_a_factored_start_splits_the_weight_and_keeps_the_sum(method: Any) -> No
 def test_pissa_takes_the_largest_singular_values() -> None:
     base = tiny_network()
     values = torch.linalg.svdvals(base.linear.weight.detach())
-    model = method_named("pissa").adapt(base, head="head", rank=3, seed=0)
+    model = method_named("pissa").adapt(base, heads=("head",), rank=3, seed=0)
     rest = torch.linalg.svdvals(model.get_submodule(f"{STEM}linear").base_layer.weight.detach())
     torch.testing.assert_close(rest[:-3], values[3:])
 
@@ -217,7 +217,7 @@ def test_lorafa_cannot_step_on_a_convolution() -> None:
             super().__init__(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
             self.head = nn.Linear(8, 4)
 
-    model = LORA_FA.adapt(Convolutions(), head="head", rank=2, seed=0)
+    model = LORA_FA.adapt(Convolutions(), heads=("head",), rank=2, seed=0)
     optimizer = LORA_FA.make_optimizer(model, rank=2)
     data = tiny_data()
     training.cross_entropy(model(data.train_images), data.train_labels).backward()
@@ -285,7 +285,7 @@ def test_hra_starts_as_the_identity_at_even_ranks_alone(rank: int) -> None:
 
 def _rotation(kernel: int) -> Any:
     layer = nn.Conv2d(4, 4, kernel_size=kernel, padding=kernel // 2)
-    return OFT.adapt(_One(layer), head="head", rank=None, seed=0).get_submodule(f"{STEM}layer")
+    return OFT.adapt(_One(layer), heads=("head",), rank=None, seed=0).get_submodule(f"{STEM}layer")
 
 
 def test_oft_on_a_pointwise_convolution_starts_as_the_identity() -> None:
@@ -345,7 +345,7 @@ def test_boft_never_tries_to_compile_and_leaves_peft_as_it_was(
 
 def test_boft_keeps_a_square_of_all_inputs_for_each_layer() -> None:
     """The permutation between the blocks, an identity with one factor, and in float32 always."""
-    model = BOFT.adapt(_One(nn.Conv2d(12, 8, 3)), head="head", rank=None, seed=0)
+    model = BOFT.adapt(_One(nn.Conv2d(12, 8, 3)), heads=("head",), rank=None, seed=0)
     permutation = dict(model.named_buffers())[f"{STEM}layer.boft_P"]
     assert torch.equal(permutation, torch.eye(108)[None])
 
@@ -358,7 +358,7 @@ def _forward_flops(method: Any, rank: int | None) -> int:
             super().__init__(nn.Conv2d(12, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
             self.head = nn.Linear(8, 4)
 
-    model = method.adapt(Convolution(), head="head", rank=rank, seed=0)
+    model = method.adapt(Convolution(), heads=("head",), rank=rank, seed=0)
     step = profile_step(
         model,
         lambda wrapped: method.make_optimizer(wrapped, rank=rank),

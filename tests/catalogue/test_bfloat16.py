@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny_methods import ALL, adapted, each, loaded, method_named, rank_of, trainable, trained
 from tiny_network import tiny_data, tiny_network
+from tiny_training import finetune
 from torch.nn import functional
 
 from peft_regress.catalogue.methods import ADAPTERS, FULL_BF16, Method, PeftAdapter
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.measure.training import cross_entropy, finetune
+from peft_regress.measure.objective import cross_entropy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,7 +147,7 @@ def test_what_is_loaded_to_be_used_trains_all_the_same(name: str, tmp_path: Path
 def test_casting_adalora_forgets_that_its_rank_is_frozen() -> None:
     """To the base's type and back, a new tensor in the ParameterDict becomes a parameter."""
     names = ("base_model.model.conv.ranknum.default", "base_model.model.linear.ranknum.default")
-    expected = ADALORA_BF16.expected_trainable(tiny_network(), head="head", rank=2)
+    expected = ADALORA_BF16.expected_trainable(tiny_network(), heads=("head",), rank=2)
     model = adapted(ADALORA_BF16)
     also = {name for name, p in model.named_parameters() if p.requires_grad} - expected.keys()
     assert also == set(names), "mended in peft: AdaLoRA's rank is frozen on bfloat16 too"

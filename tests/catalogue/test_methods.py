@@ -75,12 +75,12 @@ def test_what_trains_is_what_the_rule_says(method: Any, bases: Any) -> None:
     architecture = ARCHITECTURES[turn % len(ARCHITECTURES)]
     base = cast_base(copy.deepcopy(bases[architecture.name]), method.base_dtype)
     rank = rank_of(method)
-    expected = method.expected_trainable(base, head=architecture.head, rank=rank)
+    expected = method.expected_trainable(base, heads=(architecture.head,), rank=rank)
     if method.name in LINEAR_ONLY and architecture is not MOBILENET_V3_SMALL:
         with pytest.raises(ValueError, match="Unknown initialization init_lora_weights="):
-            method.adapt(base, head=architecture.head, rank=rank, seed=0)
+            method.adapt(base, heads=(architecture.head,), rank=rank, seed=0)
         return
-    model = method.adapt(base, head=architecture.head, rank=rank, seed=0)
+    model = method.adapt(base, heads=(architecture.head,), rank=rank, seed=0)
     assert trainable(model) == expected
     heads = [name for name in expected if f".{architecture.head}." in f".{name}"]
     assert len(heads) == 2
@@ -117,16 +117,16 @@ FORGETS_WHAT_TRAINS = {
 @each(*ALL)
 def test_an_unknown_head_is_an_unsupported_case(method: Method) -> None:
     with pytest.raises(UnsupportedCaseError, match="no module 'top'"):
-        method.adapt(tiny_network(), head="top", rank=rank_of(method), seed=0)
+        method.adapt(tiny_network(), heads=("top",), rank=rank_of(method), seed=0)
 
 
 @each(*(method for method in WRAPPING if method.ranks))
 def test_a_missing_rank_is_refused_before_anything_is_wrapped(method: Any) -> None:
     message = rf"{method.name} needs a rank, for instance \d"
     with pytest.raises(InputError, match=message):
-        method.adapt(tiny_network(), head="head", rank=None, seed=0)
+        method.adapt(tiny_network(), heads=("head",), rank=None, seed=0)
     with pytest.raises(InputError, match=message):
-        method.expected_trainable(tiny_network(), head="head", rank=None)
+        method.expected_trainable(tiny_network(), heads=("head",), rank=None)
 
 
 # Seeds
@@ -379,7 +379,7 @@ def test_importing_the_libraries_prints_nothing() -> None:
         "from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5 as a\n"
         "for name in 'dora', 'boft', 'adalora':\n"
         "    base = a.build(num_classes=10, seed=0)\n"
-        "    registry.get('method', name).adapt(base, head='fc', rank=4, seed=0)\n"
+        "    registry.get('method', name).adapt(base, heads=('fc',), rank=4, seed=0)\n"
         "m = a.build(num_classes=10, seed=0)\n"
         "registry.get('method', 'galore').make_optimizer(m, rank=4)"
     )

@@ -57,7 +57,7 @@ def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions() -> 
             self.attention = nn.MultiheadAttention(4, num_heads=2)
             self.head = nn.Linear(4, 2)
 
-    expected = BITFIT.expected_trainable(Attending(), head="head", rank=None)
+    expected = BITFIT.expected_trainable(Attending(), heads=("head",), rank=None)
     assert set(expected) == {
         "attention.in_proj_bias",
         "attention.out_proj.bias",
@@ -66,7 +66,7 @@ def test_bitfit_takes_the_biases_of_an_attention_and_no_table_of_positions() -> 
     }
     with torch.device("meta"):
         model = swin_t(num_classes=3)
-    names = set(BITFIT.expected_trainable(model, head="head", rank=None))
+    names = set(BITFIT.expected_trainable(model, heads=("head",), rank=None))
     assert not [name for name in names if "table" in name]
     assert "features.1.0.attn.qkv.bias" in names
 
@@ -80,7 +80,7 @@ def test_norm_tuning_trains_no_statistics_and_a_bias_only_where_there_is_one() -
             self.rms = nn.RMSNorm(3)
             self.head = nn.Linear(3, 2)
 
-    expected = NORM.expected_trainable(Normalized(), head="head", rank=None)
+    expected = NORM.expected_trainable(Normalized(), heads=("head",), rank=None)
     assert list(expected) == [
         "batch.weight",
         "batch.bias",
@@ -112,7 +112,7 @@ def test_a_model_without_a_target_is_unsupported_and_not_measured_as_head_only(
 ) -> None:
     message = rf"{method.name}: WithoutTargets has none of its targets, {targets} .*'head'"
     with pytest.raises(UnsupportedCaseError, match=message):
-        method.adapt(WithoutTargets(), head="head", rank=None, seed=0)
+        method.adapt(WithoutTargets(), heads=("head",), rank=None, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -124,14 +124,14 @@ def test_networks_without_normalization_have_biases_to_train_and_nothing_for_nor
     with torch.device("meta"):
         model = torchvision.models.get_model(name, num_classes=3)
     with pytest.raises(UnsupportedCaseError, match="has none of its targets"):
-        NORM.adapt(model, head=head, rank=None, seed=0)
-    assert len(trainable(BITFIT.adapt(model, head=head, rank=None, seed=0))) > 5
+        NORM.adapt(model, heads=(head,), rank=None, seed=0)
+    assert len(trainable(BITFIT.adapt(model, heads=(head,), rank=None, seed=0))) > 5
 
 
 @pytest.mark.parametrize("momentum", [0.01, 0.5])
 def test_statistics_follow_at_one_momentum_whatever_the_models_own_is(momentum: float) -> None:
     base = tiny_network()
     base.norm.momentum = momentum
-    assert BN_HEAD.adapt(base, head="head", rank=None, seed=0).norm.momentum == 0.1
+    assert BN_HEAD.adapt(base, heads=("head",), rank=None, seed=0).norm.momentum == 0.1
     base.norm.momentum = momentum
-    assert HEAD.adapt(base, head="head", rank=None, seed=0).norm.momentum == momentum
+    assert HEAD.adapt(base, heads=("head",), rank=None, seed=0).norm.momentum == momentum

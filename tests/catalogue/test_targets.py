@@ -33,10 +33,10 @@ def test_eligible_are_the_layers_that_are_called_and_the_head_comes_last(name: s
     logits = model(torch.empty(2, 3, 224, 224, device="meta"))
     assert logits.shape == (2, 11)
     assert called[-1] == architecture.head
-    eligible = eligible_layers(model, head=architecture.head, grouped=True)
+    eligible = eligible_layers(model, heads=(architecture.head,), grouped=True)
     assert set(eligible) == set(called) - {architecture.head}
     assert bypassed_modules(model) == layers.keys() - set(called)
-    ungrouped = eligible_layers(model, head=architecture.head)
+    ungrouped = eligible_layers(model, heads=(architecture.head,))
     assert set(ungrouped) == {n for n, m in eligible.items() if getattr(m, "groups", 1) == 1}
 
 
@@ -65,12 +65,12 @@ class _Mixed(nn.Module):
 
 def test_head_grouped_and_bypassed_layers_are_left_out_in_the_models_order() -> None:
     model = _Mixed()
-    assert list(eligible_layers(model, head="head")) == ["conv", "out_proj"]
-    assert eligible_layers(model, head="head")["conv"] is model.conv
+    assert list(eligible_layers(model, heads=("head",))) == ["conv", "out_proj"]
+    assert eligible_layers(model, heads=("head",))["conv"] is model.conv
 
 
 def test_grouped_convolutions_are_in_where_they_are_asked_for() -> None:
-    names = list(eligible_layers(_Mixed(), head="head", grouped=True))
+    names = list(eligible_layers(_Mixed(), heads=("head",), grouped=True))
     assert names == ["depthwise", "conv", "out_proj"]
 
 
@@ -80,4 +80,4 @@ def test_a_layer_is_left_out_for_where_it_is_and_not_for_what_it_is_called() -> 
 
 
 def test_a_model_that_is_an_attention_itself_has_no_target() -> None:
-    assert eligible_layers(nn.MultiheadAttention(4, num_heads=2), head="") == {}
+    assert eligible_layers(nn.MultiheadAttention(4, num_heads=2), heads=()) == {}

@@ -44,7 +44,7 @@ def test_the_examples_of_a_command_are_commands(name):
     for example in examples:
         _, first, *words = shlex.split(example)
         assert first == name
-        assert command_of(name).make_context(name, words).params
+        assert command_of(name).make_context(name, words).info_name == name
 
 
 @pytest.mark.parametrize(

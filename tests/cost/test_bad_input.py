@@ -346,7 +346,9 @@ def test_a_step_that_no_model_could_take_is_refused(
 def test_a_rank_above_a_layer_s_sides_is_taken_as_it_is() -> None:
     """peft allows it: the factors are larger than the layer."""
     rank = 64
-    model = registry.get("method", "lora").adapt(Convolutional(), head="head", rank=rank, seed=0)
+    model = registry.get("method", "lora").adapt(
+        Convolutional(), heads=("head",), rank=rank, seed=0
+    )
     shape = (2, 3, 8, 8)
     cost = cost_of(model, input_shape=shape)
     assert cost == cost_of(model, input_shape=shape, fake=False)
@@ -574,7 +576,7 @@ def test_an_output_cut_off_from_the_parameters_is_refused(cut: str) -> None:
             with torch.no_grad():
                 return super().forward(x)
 
-    with pytest.raises(NothingToTrainError, match="the output of CutOff depends on no trainable"):
+    with pytest.raises(NothingToTrainError, match="the loss of CutOff depends on no trainable"):
         cost_of(CutOff(4, 2))
 
 

@@ -185,7 +185,7 @@ def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind() -> None
     lora = registry.get("method", "lora")
 
     def profile() -> None:
-        model = lora.adapt(tiny_network(), head="head", rank=4, seed=0)
+        model = lora.adapt(tiny_network(), heads=("head",), rank=4, seed=0)
         profile_step(
             model,
             lambda stand_in: lora.make_optimizer(stand_in, rank=4),

@@ -11,7 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -76,6 +76,17 @@ def sandbox(request, tmp_path, shared) -> Path:
 
 def of_language(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
+
+
+def shell_blocks() -> list[Any]:
+    """Return the slow blocks: those of README.md for every change, of docs/upgrading.md nightly."""
+    return [
+        pytest.param(
+            block,
+            marks=pytest.mark.nightly if block.page == "docs/upgrading.md" else pytest.mark.slow,
+        )
+        for block in console_blocks(slow=True)
+    ]
 
 
 def console_blocks(*, slow: bool) -> list[Block]:
@@ -170,9 +181,8 @@ def test_the_commands_of_a_console_block_print_what_it_shows(block, sandbox, wri
     check_block(block, sandbox, slow=False, writes=writes)
 
 
-@pytest.mark.slow
 @pytest.mark.xdist_group("examples")
-@pytest.mark.parametrize("block", console_blocks(slow=True), ids=str)
+@pytest.mark.parametrize("block", shell_blocks(), ids=str)
 def test_the_commands_of_a_shell_print_what_the_block_shows(block, sandbox, writes):
     check_block(block, sandbox, slow=True, writes=writes)
 

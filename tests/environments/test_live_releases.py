@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 LORA, DORA = (f"shift/{method}-r4/shufflenet_v2_x0_5" for method in ("lora", "dora"))
 
 # One worker for both: they share the cache of environments.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("releases")]
+pytestmark = pytest.mark.xdist_group("releases")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,7 @@ def command(tmp_path_factory):
     return run
 
 
+@pytest.mark.nightly
 def test_bisection_finds_the_release_that_convolves_twice_and_writes_a_script(command, tmp_path):
     summary = tmp_path / "issue.md"
 
@@ -66,6 +67,7 @@ def test_bisection_finds_the_release_that_convolves_twice_and_writes_a_script(co
     ]
 
 
+@pytest.mark.slow
 def test_an_upgrade_adds_what_a_release_needs_and_trains_in_its_environment(command, tmp_path):
     file = tmp_path / "run.json"
 

@@ -231,6 +231,7 @@ def test_facts_for_a_metric_show_what_moves_it():
         "optimizer_flops",
         "projection_flops",
         "peak_buffer_bytes",
+        "score",
         "step_seconds",
         "relative_step_seconds",
     }
@@ -361,7 +362,7 @@ def test_the_rule_for_the_targets_holds_on_other_classifiers(architecture, metho
     code = adapting(adapter, 4, network)
     names = {"model": network.model, "nn": nn}
     exec(code.partition("\n\n")[0], names)
-    assert names["targets"] == list(adapter.targets.find(network.model, head=network.head))
+    assert names["targets"] == list(adapter.targets.find(network.model, heads=(network.head,)))
 
 
 @pytest.mark.parametrize("architecture", ["vit_b_16", "convnext_tiny", "mobilenet_v2"])
@@ -373,7 +374,7 @@ def test_what_trains_is_what_the_method_selects(architecture, method):
     network.model.requires_grad_(method == "head")
     exec(code, {"model": network.model, "nn": nn})
     trained = {name for name, p in network.model.named_parameters() if p.requires_grad}
-    expected = selective.expected_trainable(network.model, head=network.head, rank=None)
+    expected = selective.expected_trainable(network.model, heads=(network.head,), rank=None)
     assert trained == set(expected)
 
 

@@ -27,6 +27,7 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Case
+from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.timing import time_cases
 from peft_regress.environments.timing.messages import Restart, Restarted, Timed, TimeSteps
@@ -37,7 +38,6 @@ from peft_regress.environments.worker.messages import Hello, Prepare, Prepared, 
 from peft_regress.environments.worker.process import InterpreterError, WorkerError, WorkerProcess
 from peft_regress.environments.worker.serve import serve
 from peft_regress.errors import InputError
-from peft_regress.measure.training import STEPS
 
 ROOT = Path(__file__).parents[2]
 CASE = parse_case_id("shift/head/shufflenet_v2_x0_5")
@@ -331,7 +331,7 @@ def test_what_a_library_prints_does_not_disturb_the_answers(tmp_path):
 # --- the whole of it -------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("share", "verdict"), [(0.0, "same"), (0.1, "slower")])
 def test_a_step_10_percent_slower_is_found_and_an_equal_one_is_quiet(tmp_path, share, verdict):
     slow = str(write_slow_interpreter(tmp_path, share=share))

@@ -9,11 +9,12 @@ from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation, Case
+from peft_regress.catalogue import built_in
 from peft_regress.catalogue.methods import PeftAdapter
 from peft_regress.errors import AbsentError, InputError, SourceError, UnknownNameError
-from peft_regress.measure import case as measuring
-from peft_regress.measure import recipe, step_profile
-from peft_regress.measure.case import define, measure
+from peft_regress.measure import definition, step_profile
+from peft_regress.measure.case import measure
+from peft_regress.measure.definition import define
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import (
     CostSettings,
@@ -62,7 +63,9 @@ def records(tiny_sources):
         }
 
 
-EVERY = {*METRICS} - {"relative_step_seconds", "projection_flops", "projection_flops_b32"}
+EVERY = {*METRICS} - {
+    *("score", "relative_step_seconds", "projection_flops", "projection_flops_b32")
+}
 
 
 @pytest.mark.parametrize("method", [*DEFAULT, *BFLOAT16, *OTHERS])
@@ -70,7 +73,7 @@ def test_every_metric_that_applies_is_measured(records, method):
     projections = {name for name in METRICS if name.startswith("projection_flops")}
     expected = EVERY | (projections if method.startswith("galore") else set())
     if not isinstance(registry.get("method", method), PeftAdapter):
-        expected -= {"filled_losses"}
+        expected -= {"filled_losses", *(name for name in METRICS if name.startswith("merged_"))}
     assert records[method].status == "ok", records[method].error
     assert set(records[method].metrics) == expected
 
@@ -221,7 +224,7 @@ def test_an_error_in_training_is_an_error_of_the_case(tiny, monkeypatch):
     def explode(*args, **kwargs):
         raise ValueError("a kernel refused")
 
-    monkeypatch.setattr(recipe, "finetune", explode)
+    monkeypatch.setattr("peft_regress.measure.recipe.finetune", explode)
     record = measured(tiny, case()).record
     assert (record.status, record.error.type, record.error.message) == (
         "error",
@@ -246,7 +249,7 @@ def test_a_model_without_an_eligible_module_is_unsupported(tiny):
     with pytest.MonkeyPatch.context() as patch:
         architecture = registry.get("architecture", "tiny")
         built = architecture.build(num_classes=10, seed=0)
-        patch.setattr(recipe, "build_source", lambda *a: built)
+        patch.setattr(built_in, "build_source", lambda *a: built)
         record = measured(tiny, case()).record
     assert record.status == "unsupported"
     assert record.error.type == "UnsupportedCaseError"
@@ -278,16 +281,16 @@ class TestDefinition:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("PROTOCOL_VERSION", 99), ("SEEDS", (0, 1, 3)), ("FIRST_LOSSES", 5)],
+        [("PROTOCOL_VERSION", 99), ("FIRST_LOSSES", 5)],
     )
     def test_changes_with_what_defines_the_measurement(self, tiny, monkeypatch, name, value):
         before = define(Recipe.of(case(), tiny))
-        monkeypatch.setattr(measuring, name, value)
+        monkeypatch.setattr(definition, name, value)
         assert define(Recipe.of(case(), tiny)) != before
 
     def test_changes_with_the_source_bytes(self, tiny, monkeypatch):
         before = define(Recipe.of(case(), tiny))
-        monkeypatch.setattr(measuring, "source_digest", lambda *a: "other")
+        monkeypatch.setattr(built_in, "source_digest", lambda *a: "other")
         assert define(Recipe.of(case(), tiny)) != before
 
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_methods import ALL, each, method_named, rank_of, trained
 from tiny_network import tiny_data, tiny_network
+from tiny_training import finetune
 
 from peft_regress import registry
 from peft_regress.catalogue.architectures import MOBILENET_V3_SMALL
@@ -31,12 +32,13 @@ from peft_regress.catalogue.methods import (
     PeftAdapter,
 )
 from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.catalogue.sources import build_source
 from peft_regress.errors import FilledLossError
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.measure.adapters.built_in_method import MethodAdapter
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
-from peft_regress.measure.invariants.layers import dtypes_as_asked
-from peft_regress.measure.sources import build_source
-from peft_regress.measure.training import finetune
+from peft_regress.measure.invariants.layers import of_other_dtype
+from peft_regress.measure.objective import Objective
 from peft_regress.metrics import INVARIANTS
 
 if TYPE_CHECKING:
@@ -129,12 +131,11 @@ class Faulty:
 def _watch(method: Any, base: nn.Module, rank: int | None = 2, **more: Any) -> InvariantWatch:
     data = tiny_data().cast(method.base_dtype)
     return InvariantWatch(
-        method=method,
-        rank=rank,
-        head="head",
+        adapter=MethodAdapter(method=method, rank=rank, heads=("head",)),
+        objective=Objective(),
         base=base,
-        probe=data.test_images[:8],
-        labels=data.test_labels[:8],
+        probe=(data.test_images[:8], data.test_labels[:8]),
+        steps=1000,
         **more,
     )
 
@@ -150,7 +151,7 @@ def _watched(
     data = tiny_data().cast(method.base_dtype)
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base, rank, **more)
-    adapted = method.adapt(base, head="head", rank=rank, seed=0)
+    adapted = method.adapt(base, heads=("head",), rank=rank, seed=0)
     watch.before_training(adapted)
     optimizer = method.make_optimizer(adapted, rank=rank)
     watch.watch_first_step(adapted, optimizer)
@@ -166,7 +167,9 @@ def _watched(
         batch_norm_statistics=method.trains_batch_norm_statistics,
     )
     training(adapted)
-    return watch.after_training(adapted, optimizer)
+    found = watch.after_training(adapted, optimizer)
+    assert all(fact.note for fact in found.values() if fact.holds is False)
+    return {name: fact.holds for name, fact in found.items()}
 
 
 def _broken(found: dict[str, bool | None]) -> set[str]:
@@ -207,7 +210,7 @@ def test_watching_changes_neither_the_losses_nor_the_modes() -> None:
     def losses(*, watched: bool) -> tuple[float, ...]:
         base = tiny_network()
         watch = _watch(LORA, base)
-        adapted = LORA.adapt(base, head="head", rank=2, seed=0).train()
+        adapted = LORA.adapt(base, heads=("head",), rank=2, seed=0).train()
         if watched:
             watch.before_training(adapted)
             assert all(module.training for module in adapted.modules())
@@ -239,11 +242,11 @@ def test_identity_is_judged_relative_to_the_size_of_the_logits() -> None:
         base.head.weight *= 1e-6
         base.head.bias *= 1e-6
     watch = _watch(LORA, base)
-    adapted = LORA.adapt(base, head="head", rank=2, seed=0)
+    adapted = LORA.adapt(base, heads=("head",), rank=2, seed=0)
     _add("base_model.model.linear.lora_B.default.weight", 1e-2)(adapted)
     watch.before_training(adapted)
     optimizer = LORA.make_optimizer(adapted, rank=2)
-    assert watch.after_training(adapted, optimizer)["identity_at_init"] is False
+    assert watch.after_training(adapted, optimizer)["identity_at_init"].holds is False
 
 
 def test_on_bfloat16_a_start_off_by_more_than_the_rounding_is_caught() -> None:
@@ -366,7 +369,7 @@ def test_an_adapter_that_never_moves_is_caught() -> None:
 def test_what_a_method_prunes_may_end_where_it_began_and_nothing_else() -> None:
     """AdaLoRA's singular values start at zero, and a pruned one is set to zero again."""
     adalora = method_named("adalora")
-    start = adalora.adapt(tiny_network(), head="head", rank=2, seed=0)
+    start = adalora.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
 
     def put_back(part: str) -> Callable[[nn.Module], None]:
         name = f"base_model.model.linear.{part}.default"
@@ -406,9 +409,10 @@ def test_what_moves_at_the_first_step_and_is_put_back_is_caught() -> None:
 
 def test_an_optimizer_whose_step_is_never_seen_is_no_pass() -> None:
     watch = _watch(LORA, tiny_network())
-    adapted = LORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     watch.before_training(adapted)
-    found = watch.after_training(adapted, LORA.make_optimizer(adapted, rank=2))
+    facts = watch.after_training(adapted, LORA.make_optimizer(adapted, rank=2))
+    found = {name: fact.holds for name, fact in facts.items()}
     assert {"expected_trainable", "frozen_unchanged"} <= _broken(found)
 
 
@@ -426,7 +430,7 @@ def test_a_projection_that_is_never_renewed_is_caught() -> None:
 def _filled(method: Any) -> tuple[float, ...]:
     base = cast_base(tiny_network(), method.base_dtype)
     watch = _watch(method, base)
-    watch.before_training(method.adapt(base, head="head", rank=2, seed=0))
+    watch.before_training(method.adapt(base, heads=("head",), rank=2, seed=0))
     assert watch.filled_losses is not None
     return watch.filled_losses
 
@@ -453,14 +457,12 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> N
     def losses(factor: float) -> tuple[float, ...]:
         base = cast_base(build_source(BASELINES, MOBILENET_V3_SMALL), method.base_dtype)
         watch = InvariantWatch(
-            method=method,
-            rank=1,
-            head=MOBILENET_V3_SMALL.head,
+            adapter=MethodAdapter(method=method, rank=1, heads=(MOBILENET_V3_SMALL.head,)),
+            objective=Objective(),
             base=base,
-            probe=data.test_images[:4],
-            labels=data.test_labels[:4],
+            probe=(data.test_images[:4], data.test_labels[:4]),
         )
-        adapted = method.adapt(base, head=MOBILENET_V3_SMALL.head, rank=1, seed=0)
+        adapted = method.adapt(base, heads=(MOBILENET_V3_SMALL.head,), rank=1, seed=0)
         for module in adapted.modules():
             if isinstance(module, lora_layer.LoraLayer):
                 module.scaling["default"] *= factor
@@ -474,7 +476,7 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> N
 
 def test_a_filled_adapter_without_a_finite_loss_is_an_error() -> None:
     base = tiny_network()
-    adapted = LORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     adapted.get_submodule("base_model.model.head").register_forward_hook(
         lambda _module, _args, out: out * math.nan
     )
@@ -483,7 +485,7 @@ def test_a_filled_adapter_without_a_finite_loss_is_an_error() -> None:
 
 
 def test_filling_leaves_the_watched_model_alone() -> None:
-    adapted = DORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = DORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     kept = copy.deepcopy(adapted.state_dict())
     _watch(DORA, tiny_network()).before_training(adapted)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in adapted.state_dict().items())
@@ -554,13 +556,19 @@ def _cast_adapter(model: nn.Module) -> None:
 
 def test_an_adapter_in_half_precision_is_caught() -> None:
     watch = _watch(LORA, tiny_network())
-    adapted = LORA.adapt(tiny_network(), head="head", rank=2, seed=0)
+    adapted = LORA.adapt(tiny_network(), heads=("head",), rank=2, seed=0)
     _cast_adapter(adapted)
     with contextlib.suppress(RuntimeError):
         watch.before_training(adapted)
-    assert not dtypes_as_asked(
-        adapted, tiny_network(), head="head", probe=tiny_data().test_images, has_adapter=True
+    data = tiny_data()
+    wrong = of_other_dtype(
+        adapted,
+        tiny_network(),
+        objective=Objective(),
+        probe=(data.test_images, data.test_labels),
+        adapter_in_float32=True,
     )
+    assert "base_model.model.conv.lora_A.default.weight" in wrong
 
 
 def _hand_on(change: Callable[[Tensor], Tensor]) -> Callable[[nn.Module], None]:
@@ -619,7 +627,7 @@ def test_the_watch_is_not_fooled_by_a_base_that_adapting_changes_in_place() -> N
     _add("conv.weight", 0.5)(base)
     watch.before_training(base)
     optimizer = FULL.make_optimizer(base, rank=None)
-    assert watch.after_training(base, optimizer)["identity_at_init"] is False
+    assert watch.after_training(base, optimizer)["identity_at_init"].holds is False
     assert not torch.equal(base.conv.weight, kept.conv.weight)
 
 
@@ -645,11 +653,11 @@ def test_what_was_stored_loads_and_gives_its_output_or_is_caught(name: str, tmp_
     model = trained(method)
     method.save(model, tmp_path)
     base = cast_base(tiny_network(), method.base_dtype)
-    logits = _watch(method, base, rank).logits(model)
+    logits = _watch(method, base, rank).rows(model)
     assert len(logits) == 8
 
     def found(stored: list[list[float]]) -> bool | None:
-        output = StoredOutput(folder=tmp_path, logits=stored)
+        output = StoredOutput(folder=tmp_path, rows=stored)
         return _watched(method, rank, stored=output)["stored_adapter_loads"]
 
     assert found(logits) is True

@@ -11,25 +11,23 @@ import msgspec
 import pytest
 import torch
 from tiny_architecture import TinyArchitecture
+from tiny_training import evaluate
 from torch import nn
 
 from peft_regress import registry
 from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
-from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
-from peft_regress.errors import AbsentError, InputError, SourceError
-from peft_regress.measure import sources
-from peft_regress.measure.sources import (
+from peft_regress.catalogue.sources import (
     SourceTraining,
     build_source,
     check_sources,
-    ensure_source,
     load_source,
     read_manifest,
-    save_source,
     source_digest,
-    train_source,
 )
-from peft_regress.measure.training import evaluate
+from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
+from peft_regress.errors import AbsentError, InputError, SourceError
+from peft_regress.measure import sources
+from peft_regress.measure.sources import ensure_source, save_source, train_source
 
 if TYPE_CHECKING:
     from torch import Tensor

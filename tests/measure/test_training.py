@@ -9,17 +9,13 @@ from typing import Any
 import pytest
 import torch
 from tiny_network import TinyNetwork, tiny_data, tiny_network
+from tiny_training import evaluate, finetune
 from torch import nn
 from torch.nn import functional
 
 from peft_regress.errors import InputError, NonFiniteLossError
-from peft_regress.measure.training import (
-    TrainingRun,
-    evaluate,
-    finetune,
-    loop_definition,
-    single_thread,
-)
+from peft_regress.measure.definition import loop_definition
+from peft_regress.measure.training import TrainingRun, single_thread
 
 
 def _run(*, seed: int = 0, steps: int = 4, learning_rate: float = 1e-2, **options: Any) -> Any:

@@ -59,9 +59,10 @@ def options_of(pytester: pytest.Pytester, *arguments: str) -> RegressOptions:
 def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
     assert options_of(pytester) == RegressOptions(
         ascii=False,
-        matrix="default",
+        typed_matrix=None,
         baselines=pytester.path / "baselines",
         baseline=None,
+        cases=None,
         save=None,
         shard=None,
         strict=False,
@@ -74,6 +75,7 @@ def test_every_option_is_read(pytester: pytest.Pytester) -> None:
         pytester,
         "--regress-ascii",
         "--regress-baseline=0003",
+        "--regress-cases=shift/*",
         "--regress-save=a run.json",
         "--regress-shard=2/3",
         "--regress-strict",
@@ -81,6 +83,7 @@ def test_every_option_is_read(pytester: pytest.Pytester) -> None:
     )
     assert options.ascii
     assert options.baseline == "0003"
+    assert options.cases == "shift/*"
     assert options.save == pytester.path / "a run.json"
     assert options.shard == Shard(index=2, count=3)
     assert options.strict

@@ -250,7 +250,7 @@ def test_the_stored_baselines_judge():
 
 @pytest.mark.slow
 def test_a_fault_that_does_nothing_is_uncaught_by_a_real_measurement():
-    nothing = make_fault(at="peft_regress.measure.training:cross_entropy", cases=[CHEAPEST])
+    nothing = make_fault(at="peft_regress.measure.objective:cross_entropy", cases=[CHEAPEST])
     outcome = judged(nothing, measure(nothing, nothing.cases), Judge())
     assert (outcome.state, outcome.remark) == ("uncaught", "nothing beyond its bound")
 

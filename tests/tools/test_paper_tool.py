@@ -169,7 +169,7 @@ def test_the_printed_flops_on_the_page_are_those_counted_now(capsys):
     assert paper.main(["--check", "--only", "flops"]) == 0, capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.xdist_group("paper")
 def test_tables_at_batch_1_and_commands_of_the_page_are_up_to_date(capsys):
     tables = ["memory", "counters", "limits", "dora", "commands"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -274,6 +275,8 @@ sys.exit(int(os.environ["FAKE_CODE"]))
 """
 NO_INPUTS = dict.fromkeys(
     (
+        "TESTS",
+        "BASELINES",
         "REQUIREMENTS",
         "REQUIREMENTS_FILE",
         "CASES",
@@ -436,6 +439,75 @@ def test_the_tool_publishes_what_the_action_keeps(runner, capsys):
     assert "gh issue create --title finding" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("table", "wanted"), [(True, None), (False, "here/accepted")])
+def test_the_storage_is_the_projects_own_if_it_has_one(runner, table, wanted):
+    if table:
+        (runner.folder / "pyproject.toml").write_text("[tool.peft_regress]\n")
+    runner.run(REQUIREMENTS="peft==0.14.0", BASELINES=wanted or "")
+    named = runner.call[runner.call.index("--baselines") + 1 :] if wanted else [None]
+    assert named[0] == wanted
+    assert ("--baselines" in runner.call) is bool(wanted)
+
+
+class OwnProject:
+    """Another repository with a first suite, in which the action's own steps run."""
+
+    def __init__(self, folder):
+        self.folder, self.temp = folder / "project", folder / "temp"
+        programs = self.temp / "peft-regress" / "bin"
+        programs.mkdir(parents=True)
+        self.folder.mkdir()
+        for name, module in (("python", ""), ("peft-regress", "-m peft_regress")):
+            program = programs / name
+            program.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
+            program.chmod(0o755)
+        self.program = str(programs / "peft-regress")
+        self.type("init")
+
+    def type(self, *words):
+        subprocess.run((self.program, *words), cwd=self.folder, check=True, capture_output=True)
+
+    def gate(self, **inputs):
+        """Run the step, and return exit code, what it printed, and its outputs."""
+        output = self.temp / "output"
+        output.unlink(missing_ok=True)
+        environment = {
+            **os.environ,
+            "RUNNER_TEMP": str(self.temp),
+            "GITHUB_ACTION_PATH": str(ACTION.parent),
+            "GITHUB_OUTPUT": str(output),
+            "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
+            "PYTHONWARNINGS": "ignore",
+            **NO_INPUTS,
+            "TESTS": read(ACTION)["inputs"]["tests"]["default"],
+            **inputs,
+        }
+        ended = run_script(action_step("Gate the candidate")["run"], self.folder, environment)
+        lines = output.read_text().splitlines()
+        return ended, dict(line.split("=", 1) for line in lines)
+
+
+@pytest.mark.slow
+def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(tmp_path):
+    project = OwnProject(tmp_path)
+    ended, first = project.gate()
+    assert (ended.returncode, first["exit-code"], first["moved"]) == (1, "1", "true"), ended.stdout
+    results = Path(first["results"])
+    assert {"run.json", "findings.md", "findings.json"} <= {x.name for x in results.iterdir()}
+    assert "digits/lora-r4/small" in (project.temp / "summary").read_text()
+    project.type("accept", str(results / "run.json"), "--reason", "first numbers")
+    ended, second = project.gate(CASES="digits/*")
+    assert (ended.returncode, second["exit-code"], second["moved"]) == (0, "0", "false")
+    cases = project.folder / "gates" / "cases.py"
+    cases.write_text(cases.read_text().replace("Linear(64, 64)", "Linear(64, 64, bias=False)"))
+    ended, third = project.gate()
+    assert (ended.returncode, third["moved"]) == (1, "true")
+    cases.write_text("import nowhere\n")
+    ended, broken = project.gate()
+    assert (ended.returncode, broken["exit-code"]) == (2, "2")
+    assert "'gates.cases:GATES' does not import" in ended.stdout
+
+
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >> "$FAKE_CALLS"
 case "$*" in
@@ -445,21 +517,44 @@ esac
 """
 
 
-def test_the_action_installs_this_project_with_the_accepted_versions(tmp_path):
-    fake = tmp_path / "bin" / "python"
-    fake.parent.mkdir()
+def installed(folder, **inputs):
+    """Run the step that installs, and return the last command."""
+    fake = folder / "bin" / "python"
+    fake.parent.mkdir(exist_ok=True)
     fake.write_text(FAKE_PYTHON.format(python=sys.executable))
     fake.chmod(0o755)
     environment = {
         "PATH": f"{fake.parent}:/usr/bin:/bin",
-        "RUNNER_TEMP": str(tmp_path),
+        "RUNNER_TEMP": str(folder),
         "GITHUB_ACTION_PATH": str(ACTION.parent),
-        "FAKE_CALLS": str(tmp_path / "calls"),
+        "FAKE_CALLS": str(folder / "calls"),
+        "INSTALL": "",
+        **inputs,
     }
-    ended = run_script(action_step("Install the gate")["run"], tmp_path, environment)
+    ended = run_script(action_step("Install the gate")["run"], folder, environment)
     assert ended.returncode == 0, ended.stderr
+    return (folder / "calls").read_text().splitlines()[-1]
+
+
+def test_what_a_project_installs_itself_is_gated_and_not_constrained(tmp_path):
+    lines = "# ours\n-r requirements.txt\n\n-e .\npeft @ git+https://g/p\n$(touch hacked)\n"
+    words = f"{ROOT} -r requirements.txt -e . peft @ git+https://g/p $(touch hacked)"
+    assert installed(tmp_path, INSTALL=lines) == f"-m pip install {words}"
+    assert not (tmp_path / "hacked").exists()
+
+
+def test_a_project_without_a_baseline_is_not_constrained(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[tool.peft_regress]\nbaselines = 'data'\n")
+    installed(tmp_path)
+    assert (tmp_path / "constraints.txt").read_text() == "# data has no baseline yet\n"
+    write_entry(tmp_path / "data", 1, make_record())
+    installed(tmp_path)
+    assert "peft==" in (tmp_path / "constraints.txt").read_text()
+
+
+def test_the_action_installs_this_project_with_the_accepted_versions(tmp_path):
     install = f"-m pip install --constraint {tmp_path}/constraints.txt {ROOT}"
-    assert (tmp_path / "calls").read_text().splitlines()[-1] == install
+    assert installed(tmp_path) == install
     lines = (tmp_path / "constraints.txt").read_text().splitlines()
     pinned = {Requirement(line).name for line in lines if not line.startswith("#")}
     assert {"peft", "torch", "torchvision", "galore-torch"} <= pinned

@@ -3,6 +3,9 @@
     python tools/ci/constraints.py baselines > constraints.txt
     python -m pip install --constraint constraints.txt .
 
+With `--project FOLDER` the storage is that of `[tool.peft_regress]` in FOLDER/pyproject.toml, if
+there is such a table; before its first baseline nothing is constrained.
+
 With these constraints the gate runs in the baseline's environment, so that only the candidate
 differs. It needs only the standard library, because it runs before anything is installed.
 """
@@ -13,8 +16,11 @@ import argparse
 import datetime as dt
 import json
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, Final
+
+_ENTRIES: Final = "*/[0-9]*_*.json"
 
 _NOT_INSTALLED: Final = frozenset({"peft-regress", "python"})
 """Names in an environment that pip cannot take from an index."""
@@ -28,8 +34,14 @@ def main() -> int:
     """Print the constraints; return 2 if there is no readable baseline."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("baselines", type=Path, nargs="?", default=Path("baselines"))
+    parser.add_argument("--project", type=Path, help="a checkout that may have cases of its own")
+    arguments = parser.parse_args()
     try:
-        entry, environment = newest_baseline(parser.parse_args().baselines)
+        own = None if arguments.project is None else own_storage(arguments.project)
+        if own is not None and not any(own.glob(_ENTRIES)):
+            print(f"# {own.as_posix()} has no baseline yet")
+            return 0
+        entry, environment = newest_baseline(own or arguments.baselines)
     except ConstraintsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,13 +52,26 @@ def main() -> int:
     return 0
 
 
+def own_storage(project: Path) -> Path | None:
+    """Return the storage of a project with `[tool.peft_regress]`; None without such a table."""
+    file = project / "pyproject.toml"
+    if not file.is_file():
+        return None
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("peft_regress")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        msg = f"{file}: is not TOML ({error})"
+        raise ConstraintsError(msg) from None
+    return None if table is None else project / table.get("baselines", "baselines")
+
+
 def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
     """Return the newest entry with the role baseline, by date, and its environment.
 
     Raises `ConstraintsError` if there is none, or if an entry cannot be read.
     """
     dated = []
-    for path in sorted(root.glob("*/[0-9]*_*.json")):
+    for path in sorted(root.glob(_ENTRIES)):
         accepted, environment = _acceptance(path)
         if accepted["role"] == "baseline":
             dated.append((dt.datetime.fromisoformat(accepted["date"]), path, environment))

@@ -209,7 +209,7 @@ def wide() -> str:
         for batch, whole in zip(_BATCHES, full, strict=True):
             model = architecture.build(num_classes=10, seed=0)
             step = profile_step(
-                everywhere.adapt(model, head=architecture.head, rank=rank, seed=0).eval(),
+                everywhere.adapt(model, heads=(architecture.head,), rank=rank, seed=0).eval(),
                 partial(everywhere.make_optimizer, rank=rank),
                 input_shape=(batch, 3, 224, 224),
                 num_classes=10,

@@ -132,12 +132,12 @@ def counted(case: Row, batch: int = 1) -> PaperCount:
 
 def adapted(case: Row) -> nn.Module:
     """Build the model of a row in the paper's setting, for counts that `adaptation_cost` lacks."""
-    from peft_regress.measure.training import set_modes
+    from peft_regress.catalogue.built_in import set_modes
 
     architecture = registry.get("architecture", case.architecture)
     model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
     method = registry.get("method", case.method)
-    model = method.adapt(model, head=architecture.head, rank=case.rank, seed=0)
+    model = method.adapt(model, heads=(architecture.head,), rank=case.rank, seed=0)
     if case.freezes_head:
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":

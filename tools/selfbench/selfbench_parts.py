@@ -26,8 +26,8 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
     import torch
 
     from peft_regress import registry
+    from peft_regress.catalogue.built_in import set_modes
     from peft_regress.cost import profile_step
-    from peft_regress.measure.training import set_modes
 
     torch.set_num_threads(1)
     rank = int(rank_text) or None
@@ -36,7 +36,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
 
     def profile(*, batch: int, fake: bool) -> float:
         model = architecture.build(num_classes=10, seed=0)
-        model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
+        model = method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
         set_modes(model, batch_norm_statistics=False)
         started = time.perf_counter()
         profile_step(
@@ -49,7 +49,7 @@ def _profile_part(method_name: str, rank_text: str, architecture_name: str) -> d
         return time.perf_counter() - started
 
     model = architecture.build(num_classes=10, seed=0)
-    method.adapt(model, head=architecture.head, rank=rank, seed=0)
+    method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
     imports = _resident_megabytes()
     profile(batch=32, fake=True)
     megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 - imports
@@ -75,7 +75,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
     from torch.utils.hooks import RemovableHandle
 
     from peft_regress import registry
-    from peft_regress.measure.training import set_modes
+    from peft_regress.catalogue.built_in import set_modes
 
     class Tracker(MemTracker):  # type: ignore[no-untyped-call]
         """A MemTracker that skips frozen parameters, on which its hooks would fail."""
@@ -96,7 +96,7 @@ def _peers_seconds(method_name: str, rank: int | None, architecture_name: str) -
     method = registry.get("method", method_name)
     architecture = registry.get("architecture", architecture_name)
     model = architecture.build(num_classes=10, seed=0)
-    model = method.adapt(model, head=architecture.head, rank=rank, seed=0)
+    model = method.adapt(model, heads=(architecture.head,), rank=rank, seed=0)
     set_modes(model, batch_norm_statistics=False)
     optimizer = method.make_optimizer(model, rank=rank)
     images, labels = torch.randn(32, 3, 224, 224), torch.randint(10, (32,))
@@ -168,8 +168,10 @@ def _many_part() -> dict[str, float]:
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare both outside training and evaluation, whose noise is larger than the difference."""
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure import ProfileCache, Recipe, fine_tunes, measure, training
+    from peft_regress.measure import ProfileCache, Recipe, measure, training
     from peft_regress.measure import recipe as recipes
+    from peft_regress.measure.definition import FIRST_LOSSES
+    from peft_regress.measure.objective import Objective
     from peft_regress.measure.training import single_thread
 
     recipe = Recipe.of(parse_case_id(case_id), _BASELINES)
@@ -185,18 +187,19 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
         return call
 
-    train, test = clocked(training.finetune), clocked(training.evaluate)
-    vars(recipes).update(finetune=train)
-    vars(fine_tunes).update(evaluate=test)
+    vars(recipes).update(finetune=clocked(training.finetune))
+    Objective.scores = clocked(Objective.scores)  # type: ignore[method-assign]
     _clock_signals(clocked)
 
     def bare() -> None:
         data = recipe.load_data()
-        for seed in fine_tunes.SEEDS:
+        test = list(data.test_batches(recipe.test_batch))
+        for seed in recipe.seeds:
             model = recipe.adapted_model(seed)
-            optimizer = recipe.model.make_optimizer(model)
-            train(model, optimizer, data, seed=seed, first=fine_tunes.FIRST_LOSSES)
-            test(model, data.test_images, data.test_labels)
+            optimizer = recipe.make_optimizer(model)
+            batches = recipe.batches(data, seed=seed)
+            recipe.train(model, optimizer, batches, seed=seed, first=FIRST_LOSSES)
+            recipe.objective.scores(model, test)
 
     profiles = ProfileCache()
 

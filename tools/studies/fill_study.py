@@ -27,28 +27,29 @@ _WRONG: Final = 1.01
 
 def losses(scale: float) -> dict[str, tuple[float, ...]]:
     """Return the losses of each case's fills, with draws that are `scale` times as large."""
+    from peft_regress import registry
     from peft_regress.catalogue.matrix import matrix_cases
     from peft_regress.catalogue.methods import PeftAdapter
     from peft_regress.measure.invariants import filled
     from peft_regress.measure.recipe import Recipe
+    from peft_regress.measure.rounds import PROBE_ITEMS
 
     vars(filled).update({name: scale * vars(filled)[name] for name in ("_SPREAD", "_SCALE_SPREAD")})
     found = {}
     for case in (case for matrix in ("default", "extended") for case in matrix_cases(matrix)):
         recipe = Recipe.of(case, _BASELINES)
-        method, head = recipe.model.method, recipe.model.architecture.head
-        if not isinstance(method, PeftAdapter):
+        if not isinstance(registry.get("method", case.method), PeftAdapter):
             continue
-        data, base = recipe.load_data(), recipe.base_model(0)
-        expected = method.expected_trainable(base, head=head, rank=case.rank)
-        adapter = [n for n in expected if not f".{n.rpartition('.')[0]}".endswith(f".{head}")]
+        base = recipe.base_model(0)
+        expected = recipe.adapter.expected_trainable(base) or {}
         try:
+            adapted = recipe.adapt(base, seed=0)
             made = filled.Filled(
-                recipe.model.adapt(base, seed=0),
-                method=method,
-                adapter=adapter,
-                probe=data.test_images[:4],
-                labels=data.test_labels[:4],
+                adapted,
+                adapter=recipe.adapter,
+                objective=recipe.objective,
+                parameters=[n for n in recipe.adapter.adapter_parameters(adapted) if n in expected],
+                probe=recipe.load_data().probe(PROBE_ITEMS),
             )
         except (RuntimeError, ValueError):
             continue  # the library cannot run this case

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import statistics
 import sys
 import time
@@ -18,8 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress import registry
-from peft_regress.measure.sources import build_source
-from peft_regress.measure.training import STEPS, evaluate, finetune, single_thread
+from peft_regress.catalogue.built_in import BATCH, STEPS, cosine_to_zero, set_modes
+from peft_regress.catalogue.sources import build_source
+from peft_regress.measure.data import Data, TensorItems
+from peft_regress.measure.objective import Objective
+from peft_regress.measure.training import Loop, finetune, single_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,23 +72,26 @@ def run_once(  # noqa: PLR0913  (the axes of the study)
     with single_thread():
         base = copy.deepcopy(source)
         task.prepare(base, head=architecture.head, seed=seed)
-        model = method.adapt(base, head=architecture.head, rank=rank, seed=seed)
+        model = method.adapt(base, heads=(architecture.head,), rank=rank, seed=seed)
         optimizer = method.make_optimizer(model, rank=rank)
         for group in optimizer.param_groups:
             group["lr"] *= rate_factor
-        run = finetune(
-            model,
-            optimizer,
-            data,
+        objective = Objective()
+        loop = Loop(
             steps=steps,
-            seed=seed,
-            first=4,
-            batch_norm_statistics=method.trains_batch_norm_statistics,
+            loss=objective.loss,
+            set_mode=functools.partial(
+                set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
+            ),
+            schedule=cosine_to_zero(steps),
         )
-        accuracy, loss = evaluate(model, data.test_images, data.test_labels)
+        train = TensorItems((data.train_images, data.train_labels))
+        batches = Data(train=train, test=train).training_batches(BATCH, seed=seed)
+        run = finetune(model, optimizer, batches, loop, seed=seed, first=4)
+        scores = objective.scores(model, [(data.test_images, data.test_labels)])
     return Outcome(
-        accuracy=accuracy,
-        loss=loss,
+        accuracy=scores["accuracy"],
+        loss=scores["loss"],
         first_losses=run.first_losses,
         seconds=time.process_time() - started,
     )
@@ -95,7 +102,7 @@ def zero_shot(source: nn.Module, *, architecture: Architecture, task: Task, seed
     base = copy.deepcopy(source)
     task.prepare(base, head=architecture.head, seed=seed)
     data = task.load()
-    return evaluate(base, data.test_images, data.test_labels)[0]
+    return Objective().scores(base, [(data.test_images, data.test_labels)])["accuracy"]
 
 
 def summary(fractions: Sequence[float]) -> str:

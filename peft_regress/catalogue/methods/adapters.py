@@ -261,6 +261,7 @@ _FLOAT32: Final = (
         settings=lambda rank: {"r": rank},
         shapes=hra_shapes,
         targets=_NARROW,
+        float32_numerics="hra",
     ),
     PeftAdapter(
         name="oft",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.catalogue.methods.learning_rates import learning_rate
-from peft_regress.catalogue.methods.parts import find_head
+from peft_regress.catalogue.methods.parts import find_heads
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.catalogue.methods.trained_in_place import InPlace
 from peft_regress.errors import UnsupportedCaseError
@@ -56,16 +56,21 @@ class GaLore(InPlace):
             **self.base_settings(),
         }
 
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Return True: the optimizer is the method."""
+        return True
+
     def adapt(
         self,
         model: nn.Module,
         *,
-        head: str,
+        heads: tuple[str, ...],
         rank: int | None,  # noqa: ARG002  (protocol)
         seed: int,  # noqa: ARG002
     ) -> nn.Module:
         """Let everything train, in place; the optimizer does the rest."""
-        find_head(model, head)
+        find_heads(model, heads)
         # Here, since its import makes tensors, which are no cost of a training step.
         import_quietly("galore_torch")
         model.requires_grad_(requires_grad=True)
@@ -75,7 +80,7 @@ class GaLore(InPlace):
         self,
         base: nn.Module,
         *,
-        head: str,  # noqa: ARG002
+        heads: tuple[str, ...],  # noqa: ARG002
         rank: int | None,  # noqa: ARG002
     ) -> dict[str, tuple[int, ...]]:
         """Return name and shape of every parameter."""

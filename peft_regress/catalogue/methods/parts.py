@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Json
     from peft_regress.catalogue.methods.protocol import BaseDtype
+    from peft_regress.metrics import Numerics
 
 # eps is 1e-6 (GaLore's default), not torch's 1e-8. With 1e-8, gradients that are only rounding
 # errors become full steps, and full fine-tuning of shufflenet_v2_x0_5 differed by 2e-4 at the
@@ -47,6 +48,18 @@ class MethodProperties:
     prunes: tuple[str, ...] = ()
     alters_base: bool = False
     scales: tuple[str, ...] = ()
+    float32_numerics: Numerics = "usual"
+    """The numerics on a float32 base; on bfloat16 its rounding decides."""
+
+    @property
+    def numerics(self) -> Numerics:
+        """Return how far rounding spreads in the first losses."""
+        return self.float32_numerics if self.base_dtype == "float32" else "bfloat16"
+
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Return False: any optimizer over what trains will do."""
+        return False
 
     def projections(
         self,
@@ -67,27 +80,44 @@ def cast_base(model: nn.Module, dtype: BaseDtype) -> nn.Module:
     return model.to(getattr(torch, dtype))
 
 
-def find_head(model: nn.Module, head: str) -> nn.Module:
-    """Return the last layer by its qualified name. Raises `UnsupportedCaseError`."""
-    try:
-        return model.get_submodule(head)
-    except AttributeError:
-        msg = f"{type(model).__name__} has no module {head!r} to train as its head"
-        raise UnsupportedCaseError(msg) from None
+def find_heads(model: nn.Module, heads: tuple[str, ...]) -> list[nn.Module]:
+    """Return the heads by their qualified names. Raises `UnsupportedCaseError`."""
+    found = []
+    for head in heads:
+        try:
+            found.append(model.get_submodule(head))
+        except AttributeError:
+            msg = f"{type(model).__name__} has no module {head!r} to train as its head"
+            raise UnsupportedCaseError(msg) from None
+    return found
 
 
-def no_targets(method: str, model: nn.Module, *, targets: str, head: str) -> UnsupportedCaseError:
+def head_parameters(model: nn.Module, heads: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Return all parameters of the heads, under the model's names and in its order.
+
+    By identity: a parameter that a head shares has the name of its first place, as it has in
+    `named_parameters`. Raises `UnsupportedCaseError` if the model has no such module.
+    """
+    of_heads = {id(p) for head in find_heads(model, heads) for p in head.parameters()}
+    return {name: p for name, p in model.named_parameters() if id(p) in of_heads}
+
+
+def no_targets(
+    method: str, model: nn.Module, *, targets: str, heads: tuple[str, ...]
+) -> UnsupportedCaseError:
     """Return the error for a model that has none of a method's targets."""
     owner = type(model).__name__
+    named = ", ".join(map(repr, heads)) or "none"
     return UnsupportedCaseError(
-        f"{method}: {owner} has none of its targets, {targets} (the head is {head!r})"
+        f"{method}: {owner} has none of its targets, {targets} (head: {named})"
     )
 
 
-def train_only(model: nn.Module, module: nn.Module) -> None:
-    """Freeze the whole model except one of its modules."""
+def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+    """Freeze the whole model except some of its parameters."""
     model.requires_grad_(requires_grad=False)
-    module.requires_grad_(requires_grad=True)
+    for parameter in parameters:
+        parameter.requires_grad = True
 
 
 def set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:

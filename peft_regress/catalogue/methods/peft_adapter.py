@@ -14,7 +14,7 @@ from peft_regress.catalogue.methods.parts import (
     ADAMW_SETTINGS,
     MethodProperties,
     check_names,
-    find_head,
+    head_parameters,
     load_tensors,
     make_adamw,
     no_targets,
@@ -25,7 +25,7 @@ from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -42,11 +42,11 @@ _DEFINITION_NAMES: Final = {"r": "rank", "lora_alpha": "alpha", "lora_dropout": 
 
 @dataclass(frozen=True, kw_only=True)
 class PeftAdapter(MethodProperties):
-    """Put an adapter of peft on chosen layers, and train it together with the whole head.
+    """Put an adapter of peft on chosen layers, and train it together with the whole heads.
 
-    The head is unfrozen itself and not named in peft's `modules_to_save`, which keeps a second,
-    unused copy of it and inflates parameter counts and memory. So its tensors are shipped here and
-    not by peft.
+    The heads are unfrozen themselves and not named in peft's `modules_to_save`, which keeps a
+    second, unused copy of each and inflates parameter counts and memory. So their tensors are
+    shipped here and not by peft.
     """
 
     ranks: tuple[int, ...] = (4,)
@@ -86,19 +86,26 @@ class PeftAdapter(MethodProperties):
             **self.base_settings(),
         }
 
-    def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Return whether the method brings an optimizer, or a schedule that hangs on one."""
+        return self.optimizer is not None
+
+    def adapt(
+        self, model: nn.Module, *, heads: tuple[str, ...], rank: int | None, seed: int
+    ) -> nn.Module:
         """Wrap the model with peft under `seed`.
 
         Raises `InputError` without a rank, `UnsupportedCaseError` if the model has none of the
-        targets or peft has no such method.
+        targets or not such a head, or peft has no such method.
         """
         import torch  # listing names must not cost the import
 
         self._check_rank(rank)
-        head_module = find_head(model, head)
-        layers = self.targets.find(model, head=head)
+        of_heads = head_parameters(model, heads)
+        layers = self.targets.find(model, heads=heads)
         if not layers:
-            raise no_targets(self.name, model, targets=self.targets.description, head=head)
+            raise no_targets(self.name, model, targets=self.targets.description, heads=heads)
         peft = import_quietly("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:
@@ -110,29 +117,32 @@ class PeftAdapter(MethodProperties):
         with torch.random.fork_rng(devices=[]), self.wrapping():
             torch.manual_seed(seed)
             adapted = peft.get_peft_model(model, config, adapter_name=ADAPTER)
-        self._set_trained(adapted, head_module, head_trains=True)
+        self._set_trained(adapted, of_heads.values(), heads_train=True)
         return cast("nn.Module", adapted)
 
-    def _set_trained(self, adapted: nn.Module, head: nn.Module, *, head_trains: bool) -> None:
-        """Set what peft leaves to its users: the head, and the parameters that a method freezes."""
+    def _set_trained(
+        self, adapted: nn.Module, of_heads: Iterable[nn.Parameter], *, heads_train: bool
+    ) -> None:
+        """Set what peft leaves to its users: the heads and the parameters that a method freezes."""
         if self.frozen is not None:
             for name, parameter in adapted.named_parameters():
                 if self.frozen in name:
                     parameter.requires_grad = False
-        head.requires_grad_(requires_grad=head_trains)
+        for parameter in of_heads:
+            parameter.requires_grad = heads_train
 
     def expected_trainable(
-        self, base: nn.Module, *, head: str, rank: int | None
+        self, base: nn.Module, *, heads: tuple[str, ...], rank: int | None
     ) -> dict[str, tuple[int, ...]]:
-        """Return name and shape of each adapter parameter and of the head's."""
+        """Return name and shape of each adapter parameter and of the heads'."""
         self._check_rank(rank)
         expected = {
             f"{_WRAPPED}{name}.{parameter}": shape
-            for name, layer in self.targets.find(base, head=head).items()
+            for name, layer in self.targets.find(base, heads=heads).items()
             for parameter, shape in self.shapes(layer, rank or 0).items()
         }
-        for name, parameter in find_head(base, head).named_parameters():
-            expected[f"{_WRAPPED}{head}.{name}"] = tuple(parameter.shape)
+        for name, parameter in head_parameters(base, heads).items():
+            expected[f"{_WRAPPED}{name}"] = tuple(parameter.shape)
         return expected
 
     def _check_rank(self, rank: int | None) -> None:
@@ -141,18 +151,18 @@ class PeftAdapter(MethodProperties):
             raise InputError(msg)
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:
-        """Return the method's optimizer, or AdamW, over the adapters and the head."""
+        """Return the method's optimizer, or AdamW, over the adapters and the heads."""
         rate = learning_rate(self.name)
         if self.optimizer is None:
             return make_adamw(model, learning_rate=rate)
         return self.optimizer(model, rank, rate)
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return the adapter as peft would save it, and the head under its own names."""
+        """Return the adapter as peft would save it, and the heads under their own names."""
         return {**_adapter_state(model), **_head_state(model)}
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the adapter as peft does, and the head beside it."""
+        """Write the adapter as peft does, and the heads beside it."""
         # By default it would ask the hub about embeddings, which a vision model does not have.
         cast("Any", model).save_pretrained(
             folder, selected_adapters=[ADAPTER], save_embedding_layers=False
@@ -160,13 +170,15 @@ class PeftAdapter(MethodProperties):
         (folder / "README.md").unlink(missing_ok=True)  # a model card without content
         save_tensors(_head_state(model), folder / _HEAD_FILE)
 
-    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
-        """Load the adapter as peft does, and the head beside it."""
+    def load(
+        self, base: nn.Module, folder: Path, *, heads: tuple[str, ...], trainable: bool
+    ) -> nn.Module:
+        """Load the adapter as peft does, and the heads beside it."""
         import torch
         from safetensors.torch import load_file
 
         peft = import_quietly("peft")
-        head_module = find_head(base, head)
+        of_heads = head_parameters(base, heads)
         with torch.random.fork_rng(devices=[]), self.wrapping():
             torch.manual_seed(0)
             adapted = peft.PeftModel.from_pretrained(
@@ -174,9 +186,8 @@ class PeftAdapter(MethodProperties):
             )
         # peft does not report surplus or absent tensors.
         check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
-        self._set_trained(adapted, head_module, head_trains=trainable)
-        of_head = {f"{head}.{name}": p.detach() for name, p in head_module.named_parameters()}
-        load_tensors(of_head, folder / _HEAD_FILE)
+        self._set_trained(adapted, of_heads.values(), heads_train=trainable)
+        load_tensors({name: p.detach() for name, p in of_heads.items()}, folder / _HEAD_FILE)
         return cast("nn.Module", adapted)
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[None]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.cases import Json
+    from peft_regress.metrics import Numerics
 
 BaseDtype = Literal["float32", "bfloat16"]
 
@@ -55,19 +56,31 @@ class Method(Protocol):
         They start far from zero and from a random number.
         """
 
+    @property
+    def has_own_optimizer(self) -> bool:
+        """Whether `make_optimizer` is a part of the method, so that no other may replace it."""
+
+    @property
+    def numerics(self) -> Numerics:
+        """How far rounding spreads in the first losses."""
+
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all settings (learning rate, alpha, betas ...), for the definition."""
 
-    def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
-        """Wrap the model and set what trains; `head` is the qualified name of the last layer.
+    def adapt(
+        self, model: nn.Module, *, heads: tuple[str, ...], rank: int | None, seed: int
+    ) -> nn.Module:
+        """Wrap the model and set what trains; `heads` train in full and are never adapted.
 
-        Raises `UnsupportedCaseError` if no module is eligible, and passes on the library's own
-        ValueError and NotImplementedError. Uses only generators seeded with `seed`. May change the
-        given model in place; do not use that model afterwards.
+        heads: qualified names of modules, such as the last layer; a module may hold several layers,
+        and there may be none. Raises `UnsupportedCaseError` if no module is eligible or a head does
+        not exist, and passes on the library's own ValueError and NotImplementedError. Uses only
+        generators seeded with `seed`. May change the given model in place; do not use that model
+        afterwards.
         """
 
     def expected_trainable(
-        self, base: nn.Module, *, head: str, rank: int | None
+        self, base: nn.Module, *, heads: tuple[str, ...], rank: int | None
     ) -> Mapping[str, tuple[int, ...]]:
         """Return name and shape of each parameter that must train after `base` is adapted.
 
@@ -90,7 +103,9 @@ class Method(Protocol):
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write what is shipped into an existing folder, as the method's library does."""
 
-    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+    def load(
+        self, base: nn.Module, folder: Path, *, heads: tuple[str, ...], trainable: bool
+    ) -> nn.Module:
         """Adapt a fresh base model from a folder that `save` wrote, as the method's library does.
 
         With `trainable` the result can be trained further, otherwise nothing in it trains. May

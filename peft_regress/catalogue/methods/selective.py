@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import (
     ADAMW_SETTINGS,
-    find_head,
+    head_parameters,
     make_adamw,
     no_targets,
     set_batch_norm_momentum,
@@ -16,6 +16,7 @@ from peft_regress.catalogue.methods.parts import (
 )
 from peft_regress.catalogue.methods.targets import normalization_layers
 from peft_regress.catalogue.methods.trained_in_place import InPlace
+from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,9 +32,9 @@ _TARGETS: Final = {"biases": "biases", "normalization": "normalization layers wi
 
 @dataclass(frozen=True, kw_only=True)
 class Selective(InPlace):
-    """Train everything, or only the head, or the head with the biases or normalization layers.
+    """Train everything, or only the heads, or these with the biases or normalization layers.
 
-    Head and biases are BitFit; in CNNs whose convolutions have no biases, these are the biases of
+    Heads and biases are BitFit; in CNNs whose convolutions have no biases, these are the biases of
     the normalization layers.
 
     With `trains_batch_norm_statistics` the running mean and variance of every BatchNorm follow the
@@ -60,24 +61,26 @@ class Selective(InPlace):
         self,
         model: nn.Module,
         *,
-        head: str,
+        heads: tuple[str, ...],
         rank: int | None,  # noqa: ARG002
         seed: int,  # noqa: ARG002
     ) -> nn.Module:
         """Set what trains, in place; nothing is drawn at random.
 
-        Raises `UnsupportedCaseError` if only the head would train, since that is another method.
+        Raises `UnsupportedCaseError` if only the heads would train, since that is another method,
+        or nothing at all.
         """
-        head_module = find_head(model, head)
+        of_heads = head_parameters(model, heads)
         if self.trains == "all":
             model.requires_grad_(requires_grad=True)
         else:
-            names = self._trained_with_the_head(model, head=head)
-            if self.trains in _TARGETS and not names:
-                raise no_targets(self.name, model, targets=_TARGETS[self.trains], head=head)
-            train_only(model, head_module)
-            for name in names:
-                model.get_parameter(name).requires_grad = True
+            more = self._trained_with_the_heads(model, heads)
+            if self.trains in _TARGETS and not more:
+                raise no_targets(self.name, model, targets=_TARGETS[self.trains], heads=heads)
+            if not (of_heads or more):
+                msg = f"{self.name} trains only a head, and no head with parameters is named"
+                raise UnsupportedCaseError(msg)
+            train_only(model, [*of_heads.values(), *more.values()])
         if self.trains_batch_norm_statistics:
             set_batch_norm_momentum(model, _BATCH_NORM_MOMENTUM)
         return model
@@ -86,33 +89,36 @@ class Selective(InPlace):
         self,
         base: nn.Module,
         *,
-        head: str,
+        heads: tuple[str, ...],
         rank: int | None,  # noqa: ARG002
     ) -> dict[str, tuple[int, ...]]:
         """Return name and shape of each parameter that must train."""
-        with_the_head = self._trained_with_the_head(base, head=head)
+        trained = {**head_parameters(base, heads), **self._trained_with_the_heads(base, heads)}
         return {
             name: tuple(parameter.shape)
             for name, parameter in base.named_parameters()
-            if self.trains == "all" or _is_of(head, name) or name in with_the_head
+            if self.trains == "all" or name in trained
         }
 
-    def _trained_with_the_head(self, model: nn.Module, *, head: str) -> set[str]:
-        """Return the names of the parameters that train, without the head's."""
+    def _trained_with_the_heads(
+        self, model: nn.Module, heads: tuple[str, ...]
+    ) -> dict[str, nn.Parameter]:
+        """Return the parameters that train, by name, without the heads'."""
         if self.trains == "biases":
+            of_heads = head_parameters(model, heads)
             # Also `in_proj_bias` of an attention, but not Swin's table of relative positions.
             return {
-                name
-                for name, _ in model.named_parameters()
-                if name.rpartition(".")[2].endswith("bias") and not _is_of(head, name)
+                name: parameter
+                for name, parameter in model.named_parameters()
+                if name.rpartition(".")[2].endswith("bias") and name not in of_heads
             }
         if self.trains == "normalization":
             return {
-                f"{name}.{parameter}"
-                for name, layer in normalization_layers(model).items()
-                for parameter, _ in layer.named_parameters(recurse=False)
+                f"{name}.{parameter_name}": parameter
+                for name, layer in normalization_layers(model, heads=heads).items()
+                for parameter_name, parameter in layer.named_parameters(recurse=False)
             }
-        return set()
+        return {}
 
     def make_optimizer(self, model: nn.Module, *, rank: int | None) -> Optimizer:  # noqa: ARG002
         """Return AdamW over what trains."""
@@ -137,15 +143,13 @@ class Selective(InPlace):
         return shipped
 
 
-def _is_of(head: str, name: str) -> bool:
-    return name.rpartition(".")[0] == head
-
-
 FULL = Selective(name="full", trains="all")
-HEAD = Selective(name="head", trains="head")
+HEAD = Selective(name="head", trains="head", float32_numerics="head")
 FULL_BF16 = Selective(name="full-bf16", trains="all", base_dtype="bfloat16", matrices=("extended",))
 BITFIT = Selective(name="bitfit", trains="biases", matrices=("extended",))
 BITFIT_BF16 = replace(BITFIT, name="bitfit-bf16", base_dtype="bfloat16", matrices=())
 NORM = Selective(name="norm", trains="normalization", matrices=("extended",))
 NORM_BF16 = replace(NORM, name="norm-bf16", base_dtype="bfloat16", matrices=())
-BN_HEAD = Selective(name="bn_head", trains="head", trains_batch_norm_statistics=True)
+BN_HEAD = Selective(
+    name="bn_head", trains="head", trains_batch_norm_statistics=True, float32_numerics="bn_head"
+)

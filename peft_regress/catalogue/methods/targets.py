@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.catalogue.methods.parts import find_heads
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -25,22 +27,24 @@ _WEIGHTS_READ: Final[dict[str, tuple[str, ...]]] = {
 def eligible_layers(
     model: nn.Module,
     *,
-    head: str,
+    heads: tuple[str, ...],
     grouped: bool = False,
 ) -> dict[str, nn.Module]:
     """Return the layers that adapters can wrap, by qualified name, in the model's order.
 
-    These are Conv2d and Linear modules, except the head, convolutions with groups unless `grouped`,
-    and modules that are never called (`bypassed_modules`). A shared layer has one name.
+    These are Conv2d and Linear modules, except those in a head, convolutions with groups unless
+    `grouped`, and modules that are never called (`bypassed_modules`). A shared layer has one name.
+    Raises `UnsupportedCaseError` if the model has no such head.
     """
     from torch import nn  # listing names must not cost the import
 
     bypassed = bypassed_modules(model)
+    in_heads = _modules_in(model, heads)
     return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear)
-        and name != head
+        and id(module) not in in_heads
         and name not in bypassed
         and (grouped or getattr(module, "groups", 1) == 1)
     }
@@ -60,16 +64,28 @@ def bypassed_modules(model: nn.Module) -> frozenset[str]:
     )
 
 
-def normalization_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the normalization layers that have a weight, by qualified name."""
+def _modules_in(model: nn.Module, heads: tuple[str, ...]) -> set[int]:
+    """Return the identities of the heads and of all modules in them, however else they are named.
+
+    A layer that a head shares with the rest of the model trains in full with the head.
+    """
+    return {id(module) for head in find_heads(model, heads) for module in head.modules()}
+
+
+def normalization_layers(model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
+    """Return the normalization layers that have a weight and are in no head, by qualified name.
+
+    Raises `UnsupportedCaseError` if the model has no such head.
+    """
     from torch import nn  # listing names must not cost the import
     from torch.nn.modules.batchnorm import _NormBase
 
     types = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+    in_heads = _modules_in(model, heads)
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, types) and module.weight is not None
+        if isinstance(module, types) and id(module) not in in_heads and module.weight is not None
     }
 
 
@@ -91,13 +107,16 @@ class Targets:
     normalization: bool = False
     """Whether the normalization layers are adapted, and nothing else."""
 
-    def find(self, model: nn.Module, *, head: str) -> dict[str, nn.Module]:
-        """Return the layers by qualified name, in the model's order."""
+    def find(self, model: nn.Module, *, heads: tuple[str, ...]) -> dict[str, nn.Module]:
+        """Return the layers by qualified name, in the model's order, without those in a head.
+
+        Raises `UnsupportedCaseError` if the model has no such head.
+        """
         if self.normalization:
-            return normalization_layers(model)
+            return normalization_layers(model, heads=heads)
         from torch import nn  # listing names must not cost the import
 
-        layers = eligible_layers(model, head=head, grouped=self.grouped)
+        layers = eligible_layers(model, heads=heads, grouped=self.grouped)
         if self.linear_first:
             linear = [n for n, layer in layers.items() if isinstance(layer, nn.Linear)]
             layers = {n: layers[n] for n in linear or layers}

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 class InPlace(MethodProperties):
     """Ship tensors of the model itself; there is nothing to switch off or to merge."""
 
-    def adapt(self, model: nn.Module, *, head: str, rank: int | None, seed: int) -> nn.Module:
+    def adapt(
+        self, model: nn.Module, *, heads: tuple[str, ...], rank: int | None, seed: int
+    ) -> nn.Module:
         """Set what trains."""
         raise NotImplementedError
 
@@ -33,9 +35,11 @@ class InPlace(MethodProperties):
         """Write the shipped tensors."""
         save_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
 
-    def load(self, base: nn.Module, folder: Path, *, head: str, trainable: bool) -> nn.Module:
+    def load(
+        self, base: nn.Module, folder: Path, *, heads: tuple[str, ...], trainable: bool
+    ) -> nn.Module:
         """Load shipped tensors into a fresh base. Raises `InputError`."""
-        model = self.adapt(base, head=head, rank=None, seed=0)
+        model = self.adapt(base, heads=heads, rank=None, seed=0)
         load_tensors(self.shipped_tensors(model), folder / MODEL_FILE)
         return model if trainable else model.requires_grad_(requires_grad=False)
 

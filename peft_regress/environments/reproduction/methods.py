@@ -99,7 +99,7 @@ def adapting(method: Method, rank: int | None, network: Network) -> str | None:
 
 def filling(method: PeftAdapter, rank: int | None, network: Network) -> str:
     """Return the code that fills an adapter with seeded numbers, as `filled_losses` does."""
-    layers = method.targets.find(network.model, head=network.head).values()
+    layers = method.targets.find(network.model, heads=(network.head,)).values()
     names = {name for layer in layers for name in method.shapes(layer, rank or 0)}
     parts = sorted({f".{name.partition('.')[0]}." for name in names})
     code = sections.FILL_BY_FAN_IN
@@ -131,7 +131,7 @@ def _is_built_in(method: Method) -> bool:
 
 def _wrapping(method: PeftAdapter, rank: int | None, network: Network) -> str | None:
     before = _BEFORE_WRAPPING.get(method.config, "")
-    layers = method.targets.find(network.model, head=network.head)
+    layers = method.targets.find(network.model, heads=(network.head,))
     if not layers or (method.wrapping is not nullcontext and not before):
         return None
     settings = (
@@ -179,7 +179,7 @@ def _rule(targets: Targets, network: Network, layers: Mapping[str, nn.Module]) -
 
 def _selecting(method: Selective, network: Network) -> str | None:
     try:
-        method.adapt(network.model, head=network.head, rank=None, seed=0)
+        method.adapt(network.model, heads=(network.head,), rank=None, seed=0)
     except UnsupportedCaseError:
         return None
     code = _SELECTIONS[method.trains]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from peft_regress.catalogue.tasks.protocol import TaskData
+    from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
 
 
@@ -34,7 +34,7 @@ class _Trainer:
 
     def __init__(self) -> None:
         self._recipe: Recipe
-        self._data: TaskData
+        self._data: Data
         self._steps: Iterator[tuple[float, float]] = iter(())
 
     def prepare(self, request: Prepare) -> Prepared:

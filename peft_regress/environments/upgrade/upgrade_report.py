@@ -107,7 +107,7 @@ def _advice(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
 
 def _changes(upgrade: Upgrade) -> list[str]:
     ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
-    pairs = {name: [one or "absent" for one in upgrade.changed[name]] for name in ordered}
+    pairs = {name: [one or "not recorded" for one in upgrade.changed[name]] for name in ordered}
     return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
 
@@ -121,7 +121,12 @@ def _versions(upgrade: Upgrade) -> Table:
     names = [name for name in ("python", *SUSPECTS) if name in before or name in after]
     names += [name for name in upgrade.changed if name not in names]
     rows = (
-        Row(cells=(clean(name), *(clean(side.get(name, "absent")) for side in (before, after))))
+        Row(
+            cells=(
+                clean(name),
+                *(clean(side.get(name, "not recorded")) for side in (before, after)),
+            )
+        )
         for name in names
     )
     return Table(headings=("package", "before", "after"), rows=tuple(rows))

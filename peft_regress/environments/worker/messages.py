@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a message or the way of timing changes: both sides must have the same."""
 
 
@@ -16,6 +16,15 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """The version of each package that a number can depend on."""
 
 
+class OwnCases(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a project's own cases are: names alone, since no object can travel."""
+
+    folder: str
+    """That of pyproject.toml; it comes first on `sys.path`."""
+    paths: list[str]
+    """Import paths `pkg.mod:NAME`."""
+
+
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
     """Look up a case; the requests that follow are about it."""
 
@@ -23,6 +32,8 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
     """Its id."""
     baselines: str
     """The folder with `sources/`."""
+    own: OwnCases | None = None
+    """The project's own cases, if it has some."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):

@@ -16,7 +16,15 @@ from typing import IO, TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
-from peft_regress.environments.worker.messages import PROTOCOL, Hello, Prepare, Prepared, Refused
+from peft_regress.catalogue.own_cases import settings_in_use
+from peft_regress.environments.worker.messages import (
+    PROTOCOL,
+    Hello,
+    OwnCases,
+    Prepare,
+    Prepared,
+    Refused,
+)
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.text import clean, printable
 
@@ -160,7 +168,11 @@ class WorkerProcess:
 
     def prepare(self, case: Case, *, baselines: Path) -> str:
         """Let the worker look up a case and return its definition; raises `WorkerError`."""
-        request = Prepare(case=case.id, baselines=str(baselines.absolute()))
+        settings = settings_in_use()
+        own = None
+        if settings.cases:
+            own = OwnCases(folder=str(settings.folder.absolute()), paths=list(settings.cases))
+        request = Prepare(case=case.id, baselines=str(baselines.absolute()), own=own)
         return self.call(request, Prepared).definition
 
     def call(self, request: msgspec.Struct, answer: type[_Answer]) -> _Answer:

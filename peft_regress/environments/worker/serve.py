@@ -56,10 +56,18 @@ def serve(
 
 
 def recipe_of(request: Prepare) -> Recipe:
-    """Return the case of a request with its parts looked up; raises `UnknownNameError`."""
-    from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure.recipe import Recipe
+    """Return the case of a request with its parts looked up.
 
+    Raises `UnknownNameError`, and `InputError` for own cases that cannot be imported here.
+    """
+    from peft_regress.catalogue.matrix import parse_case_id
+    from peft_regress.catalogue.own_cases import use_settings
+    from peft_regress.measure.recipe import Recipe
+    from peft_regress.settings import Settings
+
+    folder = Path.cwd() if request.own is None else Path(request.own.folder)
+    paths = () if request.own is None else tuple(request.own.paths)
+    use_settings(Settings(folder=folder, cases=paths, baselines=Path(request.baselines)))
     return Recipe.of(parse_case_id(request.case), Path(request.baselines))
 
 

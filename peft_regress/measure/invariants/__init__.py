@@ -5,6 +5,7 @@ one seed is enough.
 """
 
 from peft_regress.measure.invariants.outputs import (
+    HALF_IDENTITY_TOLERANCE,
     IDENTITY_TOLERANCE,
     MERGE_TOLERANCE,
     RELOAD_TOLERANCE,
@@ -13,6 +14,7 @@ from peft_regress.measure.invariants.outputs import (
 from peft_regress.measure.invariants.watch import InvariantWatch, StoredOutput
 
 __all__ = [
+    "HALF_IDENTITY_TOLERANCE",
     "IDENTITY_TOLERANCE",
     "MERGE_TOLERANCE",
     "RELOAD_TOLERANCE",

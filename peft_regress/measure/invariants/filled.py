@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from torch.nn import functional
 
 from peft_regress.errors import FilledLossError
-from peft_regress.measure.invariants.outputs import in_float32, output
+from peft_regress.measure.invariants.outputs import in_float32
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from torch import Tensor, nn
+    from torch import nn
 
-    from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.invariants.outputs import Outputs
+    from peft_regress.measure.objective import Objective
 
 FILL_SEEDS: Final = (0, 1, 2)
 
@@ -38,30 +39,32 @@ class Filled:
         self,
         adapted: nn.Module,
         *,
-        method: Method,
-        adapter: Collection[str],
-        probe: Tensor,
-        labels: Tensor,
+        adapter: Adapter,
+        objective: Objective,
+        parameters: Collection[str],
+        probe: Any,
     ) -> None:
-        """Fill the parameters named in `adapter` once for each seed; the last fill stays.
+        """Fill the named parameters once for each seed; the last fill stays.
 
         Raises `FilledLossError` if a loss is NaN or infinite.
         """
         copied, self._probe = in_float32(adapted, probe)
         self.model = copy.deepcopy(copied) if copied is adapted else copied
-        self._method = method
-        self.losses = tuple(self._losses(adapter, labels))
-        """Cross-entropy in nats, the mean over the probe images, one for each fill.
+        self._adapter = adapter
+        self._objective = objective
+        self.losses = tuple(self._losses(parameters))
+        """The loss of the probe, one for each fill.
 
-        Computed in float64 of the float32 logits, so that the loss adds no rounding of its own.
+        Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
+        its own.
         """
 
-    def _losses(self, adapter: Collection[str], labels: Tensor) -> Iterator[float]:
-        parameters = {name: self.model.get_parameter(name) for name in sorted(adapter)}
+    def _losses(self, names: Collection[str]) -> Iterator[float]:
+        parameters = {name: self.model.get_parameter(name) for name in sorted(names)}
         starts = {
             name: parameter.detach().clone()
             for name, parameter in parameters.items()
-            if any(part in name for part in self._method.scales)
+            if any(part in name for part in self._adapter.scales)
         }
         for seed in FILL_SEEDS:
             generator = torch.Generator().manual_seed(seed)
@@ -73,15 +76,14 @@ class Filled:
                     else:
                         fan_in = math.prod(parameter.shape[1:])
                         parameter.copy_(drawn * _SPREAD / math.sqrt(fan_in))
-            logits = output(self.model, self._probe).double()
-            loss = functional.cross_entropy(logits, labels).item()
+            loss = self._objective.precise_loss(self.model, self._probe)
             if not math.isfinite(loss):
                 raise FilledLossError(loss=loss, seed=seed)
             yield loss
 
-    def disabled_output(self) -> Tensor:
-        """Return the logits with the adapter off."""
-        disabled = self._method.disabled(self.model)
-        assert disabled is not None  # noqa: S101  (only an adapted model is filled)
+    def disabled_outputs(self) -> Outputs:
+        """Return what the model computes with the adapter off."""
+        disabled = self._adapter.disabled(self.model)
+        assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
         with disabled:
-            return output(self.model, self._probe)
+            return self._objective.outputs(self.model, self._probe)

@@ -1,4 +1,7 @@
-"""Types and memory formats of layer outputs: those of the base model must be kept."""
+"""Types and memory formats of layer outputs: those of the base model must be kept.
+
+Each function returns the names for which the fact does not hold.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,51 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._pytree import tree_map
 
-from peft_regress.measure.invariants.outputs import output
+from peft_regress.measure.adapters.names import base_name, base_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
 
+    from peft_regress.measure.objective import Objective
 
-def dtypes_as_asked(
-    adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor, has_adapter: bool
-) -> bool:
-    """Return whether base weights and activations have the base's type, and the adapter float32.
+_IMAGES = 4  # dimensions: (count, channels, height, width)
+
+
+def of_other_dtype(
+    adapted: nn.Module,
+    base: nn.Module,
+    *,
+    objective: Objective,
+    probe: Any,
+    adapter_in_float32: bool,
+) -> list[str]:
+    """Return base weights and layers without the base's type, adapter parameters not in float32.
 
     Activations are checked for each layer: an adapter that returns float32 instead of the base's
     bfloat16 doubles what all later layers keep for the backward pass.
     """
-    prefix = _prefix(adapted, head)
+    prefix = base_prefix(adapted, base)
     of_base = {name: parameter.dtype for name, parameter in base.named_parameters()}
+    added = torch.float32 if adapter_in_float32 else None
+    wrong = []
     for name, parameter in adapted.named_parameters():
-        plain = name.removeprefix(prefix).replace(".base_layer.", ".")
-        asked = of_base.get(plain, torch.float32 if has_adapter else None)
-        if parameter.dtype != asked:
-            return False
-    return _as_in_base(adapted, base, prefix=prefix, probe=probe, fact=lambda out: out.dtype)
+        asked = of_base.get(base_name(name, prefix), added)
+        if asked is not None and parameter.dtype != asked:
+            wrong.append(name)
+    # Of mixed types the model may not even compute.
+    return wrong or _unlike_base(
+        adapted, base, objective=objective, probe=probe, fact=lambda out: out.dtype
+    )
 
 
-def channels_last_kept(adapted: nn.Module, base: nn.Module, *, head: str, probe: Tensor) -> bool:
-    """Return whether each layer that is channels last in the base is so in the adapted model."""
+def not_channels_last(
+    adapted: nn.Module, base: nn.Module, *, objective: Objective, probe: Any
+) -> list[str] | None:
+    """Return layers that are channels last in the base alone; None if none is."""
     adapted, base = (
         copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         for model in (adapted, base)
@@ -43,42 +62,32 @@ def channels_last_kept(adapted: nn.Module, base: nn.Module, *, head: str, probe:
     def is_channels_last(out: Tensor) -> bool:
         return out.ndim == _IMAGES and out.is_contiguous(memory_format=torch.channels_last)
 
-    return _as_in_base(
-        adapted,
-        base,
-        prefix=_prefix(adapted, head),
-        probe=probe.contiguous(memory_format=torch.channels_last),
-        fact=is_channels_last,
-    )
+    def as_images(leaf: Any) -> Any:
+        is_image = isinstance(leaf, torch.Tensor) and leaf.ndim == _IMAGES
+        return leaf.contiguous(memory_format=torch.channels_last) if is_image else leaf
+
+    probe = tree_map(as_images, probe)
+    if not any(_facts(base, "", objective, probe, is_channels_last).values()):
+        return None
+    return _unlike_base(adapted, base, objective=objective, probe=probe, fact=is_channels_last)
 
 
-_IMAGES = 4  # dimensions: (count, channels, height, width)
-
-
-def _prefix(adapted: nn.Module, head: str) -> str:
-    """Return the prefix that a library puts before the base's names, found by the head's name."""
-    named: list[str] = [
-        name for name, _ in adapted.named_modules() if f".{name}".endswith(f".{head}")
-    ]
-    return min(named, key=len).removesuffix(head)
-
-
-def _as_in_base(
+def _unlike_base(
     adapted: nn.Module,
     base: nn.Module,
     *,
-    prefix: str,
-    probe: Tensor,
+    objective: Objective,
+    probe: Any,
     fact: Callable[[Tensor], Any],
-) -> bool:
-    """Return whether each layer of the base has the same fact in the adapted model."""
-    wanted = _facts(base, "", probe, fact)
-    found = _facts(adapted, prefix, probe, fact)
-    return all(found.get(name) == value for name, value in wanted.items() if value)
+) -> list[str]:
+    """Return the layers of the base that have another fact in the adapted model."""
+    wanted = _facts(base, "", objective, probe, fact)
+    found = _facts(adapted, base_prefix(adapted, base), objective, probe, fact)
+    return [name for name, value in wanted.items() if value and found.get(name) != value]
 
 
 def _facts(
-    model: nn.Module, prefix: str, probe: Tensor, fact: Callable[[Tensor], Any]
+    model: nn.Module, prefix: str, objective: Objective, probe: Any, fact: Callable[[Tensor], Any]
 ) -> dict[str, Any]:
     """Return a fact of each layer's output, by the layer's name without the prefix."""
     facts: dict[str, Any] = {}
@@ -96,7 +105,7 @@ def _facts(
         if name.startswith(prefix) and name
     ]
     try:
-        output(model, probe)
+        objective.outputs(model, probe)
     finally:
         for handle in handles:
             handle.remove()

@@ -1,20 +1,18 @@
-"""The outputs of a model on a few images, and when two of them agree."""
+"""The outputs of a model on a few items, and when two of them agree."""
 
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import torch
-
-from peft_regress.measure.training import single_thread
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
-
-    from peft_regress.catalogue.methods.protocol import BaseDtype
+    from torch import nn
 
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
 # merging are judged in float32 for every base: in bfloat16 a correct merge is off by up to 0.15,
@@ -24,13 +22,19 @@ if TYPE_CHECKING:
 # other processors; a merge that scales one layer wrongly is off by 1e-4 and more. On a bfloat16
 # base the start itself is rounded: the residual weight of PiSSA and OLoRA (2e-4), and DoRA's
 # magnitude (1e-2).
-IDENTITY_TOLERANCE: Final[dict[BaseDtype, float]] = {"float32": 1e-5, "bfloat16": 3e-2}
+IDENTITY_TOLERANCE: Final = 1e-5
+HALF_IDENTITY_TOLERANCE: Final = 3e-2
 MERGE_TOLERANCE: Final = 3e-5
 RELOAD_TOLERANCE: Final = 1e-6
 # Another machine computed the stored output, in float32: the same bound as for merging.
 STORED_TOLERANCE: Final = 3e-5
 
 T = TypeVar("T")
+
+Outputs: TypeAlias = tuple[Tensor, ...]
+"""What a model returns for a batch: its floating-point tensors, in float32."""
+
+_HALF: Final = (torch.float16, torch.bfloat16)
 
 
 def attempt(action: Callable[[], T]) -> tuple[bool, T | None]:
@@ -41,28 +45,73 @@ def attempt(action: Callable[[], T]) -> tuple[bool, T | None]:
         return False, None
 
 
-def in_float32(model: nn.Module, probe: Tensor) -> tuple[nn.Module, Tensor]:
-    """Return the model and its input in float32; a model of another type is copied."""
-    if probe.dtype == torch.float32:
-        return model, probe
-    return copy.deepcopy(model).float(), probe.float()
+def in_float32(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
+    """Return the model and a batch in float32; a model of half precision is copied."""
+    if not is_half(model):
+        return model, batch
+    return copy.deepcopy(model).float(), tree_map(_float32, batch)
 
 
-@single_thread()
-def output(model: nn.Module, probe: Tensor) -> Tensor:
-    """Return the logits (count, classes) in eval mode, and restore each module's mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.inference_mode():
-            return model(probe).float().clone()  # type: ignore[no-any-return]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+def is_half(model: nn.Module) -> bool:
+    """Return whether a parameter of the model has half precision."""
+    return any(parameter.dtype in _HALF for parameter in model.parameters())
 
 
-def agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
-    """Compare logits relative to their size, since untrained nets have logits near 0.003."""
+def _float32(leaf: Any) -> Any:
+    return leaf.float() if isinstance(leaf, torch.Tensor) and leaf.dtype in _HALF else leaf
+
+
+def agree(one: Outputs, other: Outputs, *, tolerance: float) -> bool:
+    """Compare outputs relative to their size, since untrained nets have logits near 0.003."""
+    return len(one) == len(other) and all(
+        _agree(a, b, tolerance=tolerance) for a, b in zip(one, other, strict=True)
+    )
+
+
+def _agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
     if one.shape != other.shape or not bool(torch.isfinite(one).all()):
         return False
-    return bool((one - other).abs().max() <= tolerance * other.abs().max())
+    return not one.numel() or bool((one - other).abs().max() <= tolerance * other.abs().max())
+
+
+def off_by(one: Outputs, other: Outputs) -> str:
+    """Say how far outputs are apart, relative to the largest number of the second ones."""
+    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+        return "the outputs have other shapes"
+    worst = max(
+        (
+            float((a - b).abs().max() / b.abs().max())
+            for a, b in zip(one, other, strict=True)
+            if a.numel()
+        ),
+        default=0.0,
+    )
+    return f"the outputs differ by {worst:.2g} of the largest"
+
+
+_MOST_STORED: Final = 4096
+
+
+def rows_of(outputs: Outputs) -> list[list[float]]:
+    """Return outputs as lists to store: logits (count, classes) whole, else samples by tensor."""
+    if len(outputs) == 1 and outputs[0].ndim == 2:  # noqa: PLR2004
+        rows: list[list[float]] = outputs[0].tolist()
+        return rows
+    return [_sampled(tensor.flatten()).tolist() for tensor in outputs]
+
+
+def _sampled(flat: Tensor) -> Tensor:
+    """Return at most so many numbers, evenly spread."""
+    return flat[:: -(-len(flat) // _MOST_STORED)] if len(flat) > _MOST_STORED else flat
+
+
+def agree_with_rows(outputs: Outputs, rows: list[list[float]], *, tolerance: float) -> bool:
+    """Compare outputs with what `rows_of` returned for another run's."""
+    found = rows_of(outputs)
+    if [len(row) for row in found] != [len(row) for row in rows]:
+        return False
+    if len(outputs) == 1:
+        # Logits row by row: relative to the largest of all.
+        found, rows = ([[number for row in side for number in row]] for side in (found, rows))
+    pairs = zip(found, rows, strict=True)
+    return all(_agree(torch.tensor(a), torch.tensor(b), tolerance=tolerance) for a, b in pairs)

@@ -11,28 +11,38 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from peft_regress.gc_pause import paused_gc
+from peft_regress.measure.adapters.names import base_name, base_prefix
+from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.filled import Filled
-from peft_regress.measure.invariants.layers import channels_last_kept, dtypes_as_asked
+from peft_regress.measure.invariants.layers import not_channels_last, of_other_dtype
 from peft_regress.measure.invariants.outputs import (
+    HALF_IDENTITY_TOLERANCE,
     IDENTITY_TOLERANCE,
     MERGE_TOLERANCE,
     RELOAD_TOLERANCE,
     STORED_TOLERANCE,
     agree,
+    agree_with_rows,
     attempt,
     in_float32,
-    output,
+    is_half,
+    off_by,
+    rows_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-    from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.invariants.outputs import Outputs
+    from peft_regress.measure.objective import Objective
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
+_RAISES: Final = "the library raises an error"
+_NO_ADAPTER: Final = "there is no adapter that can be switched off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +50,8 @@ class StoredOutput:
     """An adapter that an earlier release saved."""
 
     folder: Path
-    logits: list[list[float]]
-    """(images, classes), computed by that release."""
+    rows: list[list[float]]
+    """What that release computed, as `rows_of` returns it."""
 
 
 class InvariantWatch:
@@ -51,9 +61,10 @@ class InvariantWatch:
 
     - `identity_at_init`: the adapted, untrained model computes the base's output.
     - `expected_trainable`: the trainable parameters have the names and shapes that the method's own
-      rule derives from the base model; after wrapping, after one step and after training.
+      rule derives from the base model; after wrapping, after one step and after training. None for
+      an adapter without such a rule, unless the set changes in training.
     - `frozen_unchanged`: all other tensors, buffers included, are bit-identical after one step and
-      after training; except running statistics, if the method trains them.
+      after training; except running statistics, if the method or the mode trains them.
     - `trainable_changed`: every trainable tensor moved, except those that the method prunes.
     - `projections_renewed`: after training the optimizer projects gradients with other vectors than
       after the first step; None if it has no projections.
@@ -72,34 +83,37 @@ class InvariantWatch:
     """
 
     filled_losses: tuple[float, ...] | None = None
-    """The losses of a filled adapter (see `Filled`); None without an adapter."""
+    """The losses of a filled adapter (see `Filled`); None without an adapter to fill."""
 
     def __init__(  # noqa: PLR0913  (the parts of a case)
         self,
         *,
-        method: Method,
-        rank: int | None,
-        head: str,
+        adapter: Adapter,
+        objective: Objective,
         base: nn.Module,
-        probe: Tensor,
-        labels: Tensor,
+        probe: Any,
         stored: StoredOutput | None = None,
+        moving: Collection[str] = (),
+        steps: int = 0,
     ) -> None:
         """Copy the prepared base model before it is adapted.
 
-        probe: (count, 3, height, width), a few real images; labels: (count,), their classes.
+        probe: a small batch of real items. moving: the base's buffers that its training mode moves.
+        steps: how many the case takes.
         """
-        self._method = method
-        self._rank = rank
-        self._head = head
+        self._adapter = adapter
+        self._objective = objective
         self._base = copy.deepcopy(base)
         self._probe = probe
-        self._labels = labels
         self._stored = stored
-        self._expected = dict(method.expected_trainable(base, head=head, rank=rank))
+        self._moving = frozenset(moving)
+        self._steps = steps
+        by_rule = adapter.expected_trainable(base)
+        self._has_rule = by_rule is not None
+        self._expected: dict[str, tuple[int, ...]] = dict(by_rule or {})
         self._before: dict[str, Tensor] = {}
-        self._at_start: dict[str, bool | None] = {}
-        self._after_first_step: dict[str, bool] = {}
+        self._at_start: dict[str, Fact] = {}
+        self._after_first_step: dict[str, Fact] = {}
         self._projections: dict[str, Tensor] = {}
 
     @paused_gc()
@@ -108,20 +122,18 @@ class InvariantWatch:
 
         Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
         """
-        of_base = output(*in_float32(self._base, self._probe))
+        if not self._has_rule:
+            self._expected = trainable(adapted)
+        of_base = self._outputs(*in_float32(self._base, self._probe))
         self._at_start = {
-            "identity_at_init": agree(
-                output(*in_float32(adapted, self._probe)),
-                of_base,
-                tolerance=IDENTITY_TOLERANCE[self._method.base_dtype],
-            ),
+            "identity_at_init": self._identity(adapted, of_base),
             "expected_trainable": self._trainable_as_expected(adapted),
             **self._of_a_filled_adapter(adapted, of_base),
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
-            "dtypes_as_asked": self._holds_of_layers(
-                dtypes_as_asked, adapted, has_adapter=self._has_adapter(adapted)
+            "dtypes_as_asked": self._of_layers(
+                of_other_dtype, adapted, adapter_in_float32=self._adapter.adapter_in_float32
             ),
-            "channels_last_kept": self._holds_of_layers(channels_last_kept, adapted),
+            "channels_last_kept": self._of_layers(not_channels_last, adapted),
         }
         self._before = {
             name: tensor.detach().clone() for name, tensor in _named_tensors(adapted).items()
@@ -134,35 +146,34 @@ class InvariantWatch:
             handle.remove()
             self._after_first_step = {
                 "expected_trainable": self._trainable_as_expected(adapted),
-                "frozen_unchanged": self._frozen_unchanged(_named_tensors(adapted)),
+                "frozen_unchanged": self._frozen_unchanged(adapted),
             }
             self._projections = {
-                name: tensor.clone() for name, tensor in self._method.projections(optimizer).items()
+                name: tensor.clone()
+                for name, tensor in self._adapter.projections(optimizer).items()
             }
 
         handle = optimizer.register_step_post_hook(check)
 
     @paused_gc()
-    def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, bool | None]:
+    def after_training(self, adapted: nn.Module, optimizer: Optimizer) -> dict[str, Fact]:
         """Check the trained model and return every invariant."""
-        after = _named_tensors(adapted)
-        first = self._after_first_step
-        merges, merged = attempt(lambda: self._merged_outputs(adapted))
         start = self._at_start
         with tempfile.TemporaryDirectory() as folder:
             reloaded = self._after_reloading(adapted, Path(folder))
         return {
             "identity_at_init": start["identity_at_init"],
-            "expected_trainable": bool(start["expected_trainable"])
-            and first.get("expected_trainable", False)
-            and self._trainable_as_expected(adapted),
-            "frozen_unchanged": first.get("frozen_unchanged", False)
-            and self._frozen_unchanged(after),
-            "trainable_changed": self._trainable_changed(after),
+            "expected_trainable": self._first_false(
+                "expected_trainable",
+                start["expected_trainable"],
+                self._trainable_as_expected(adapted),
+            ),
+            "frozen_unchanged": self._first_false(
+                "frozen_unchanged", self._frozen_unchanged(adapted)
+            ),
+            "trainable_changed": self._trainable_changed(adapted),
             "projections_renewed": self._projections_renewed(optimizer),
-            "merge_equals_unmerged": None
-            if merges and merged is None
-            else merged is not None and agree(*merged, tolerance=MERGE_TOLERANCE),
+            "merge_equals_unmerged": self._merge_equals_unmerged(adapted),
             "disabled_equals_base": start["disabled_equals_base"],
             "toggling_keeps_trainable": start["toggling_keeps_trainable"],
             "doubled_rank_not_smaller": start["doubled_rank_not_smaller"],
@@ -172,147 +183,216 @@ class InvariantWatch:
             "stored_adapter_loads": self._stored_adapter_loads(),
         }
 
-    def logits(self, adapted: nn.Module) -> list[list[float]]:
-        """Return the probe's logits (count, classes) in float32, for a later release's check."""
-        logits: list[list[float]] = output(*in_float32(adapted, self._probe)).tolist()
-        return logits
+    def rows(self, adapted: nn.Module) -> list[list[float]]:
+        """Return the probe's outputs in float32, for a later release's check."""
+        return rows_of(self._outputs(*in_float32(adapted, self._probe)))
 
-    def _has_adapter(self, adapted: nn.Module) -> bool:
-        return self._method.disabled(adapted) is not None
+    def _outputs(self, model: nn.Module, probe: Any) -> Outputs:
+        return self._objective.outputs(model, probe)
 
-    def _trainable_as_expected(self, model: nn.Module) -> bool:
-        return self._expected == _trainable(model)
+    def _first_false(self, name: str, *others: Fact) -> Fact:
+        """Return the first of the facts that is false: also that after the first step."""
+        first = self._after_first_step.get(name, Fact.false("the optimizer took no step"))
+        return next((fact for fact in (first, *others) if fact.holds is False), others[-1])
 
-    def _frozen_unchanged(self, after: Mapping[str, Tensor]) -> bool:
-        may_move = _STATISTICS if self._method.trains_batch_norm_statistics else ()
-        return self._before.keys() == after.keys() and all(
-            torch.equal(tensor, after[name])
+    def _identity(self, adapted: nn.Module, of_base: Outputs) -> Fact:
+        tolerance = HALF_IDENTITY_TOLERANCE if is_half(self._base) else IDENTITY_TOLERANCE
+        found = self._outputs(*in_float32(adapted, self._probe))
+        if agree(found, of_base, tolerance=tolerance):
+            return Fact(holds=True)
+        elsewhere = self._adapter.starts_elsewhere
+        return Fact.null(elsewhere) if elsewhere else Fact.false(off_by(found, of_base))
+
+    def _trainable_as_expected(self, model: nn.Module) -> Fact:
+        found = trainable(model)
+        if found == self._expected:
+            no_rule = "no rule says what must train; the reference's set judges it"
+            return Fact(holds=True) if self._has_rule else Fact.null(no_rule)
+        wrong = sorted(set(found.items()) ^ set(self._expected.items()))
+        return Fact.unless(list(dict.fromkeys(name for name, _ in wrong)))
+
+    def _frozen_unchanged(self, adapted: nn.Module) -> Fact:
+        after = _named_tensors(adapted)
+        may_move = _STATISTICS if self._adapter.trains_batch_norm_statistics else ()
+        prefix = base_prefix(adapted, self._base)
+        moved = [
+            name
             for name, tensor in self._before.items()
-            if name not in self._expected and not name.endswith(may_move)
+            if name not in self._expected
+            and not name.endswith(may_move)
+            and base_name(name, prefix) not in self._moving
+            and (name not in after or not torch.equal(tensor, after[name]))
+        ]
+        return Fact.unless([*moved, *sorted(after.keys() - self._before.keys())])
+
+    def _trainable_changed(self, adapted: nn.Module) -> Fact:
+        after = _named_tensors(adapted)
+        return Fact.unless(
+            [
+                name
+                for name in self._expected
+                if not any(part in name for part in self._adapter.prunes)
+                and (
+                    name not in after
+                    or name not in self._before
+                    or torch.equal(self._before[name], after[name])
+                )
+            ]
         )
 
-    def _trainable_changed(self, after: Mapping[str, Tensor]) -> bool:
-        return all(
-            name in after
-            and name in self._before
-            and not torch.equal(self._before[name], after[name])
-            for name in self._expected
-            if not any(part in name for part in self._method.prunes)
-        )
-
-    def _projections_renewed(self, optimizer: Optimizer) -> bool | None:
-        now = self._method.projections(optimizer)
+    def _projections_renewed(self, optimizer: Optimizer) -> Fact:
+        now = self._adapter.projections(optimizer)
         if not now:
-            return None
+            return Fact.null("the optimizer projects no gradients")
         # Any layer is enough: a layer without a gradient gives the same vectors again.
-        return now.keys() == self._projections.keys() and any(
-            not torch.equal(tensor, self._projections[name]) for name, tensor in now.items()
-        )
+        before = self._projections
+        if now.keys() == before.keys() and any(
+            not torch.equal(tensor, before[name]) for name, tensor in now.items()
+        ):
+            return Fact(holds=True)
+        gap = min((group.get("update_proj_gap", 0) for group in optimizer.param_groups), default=0)
+        if gap >= self._steps:
+            return Fact.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
+        return Fact.false("they are those of the first step")
 
-    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Tensor) -> dict[str, bool | None]:
-        found: dict[str, bool | None] = dict.fromkeys(
-            ("disabled_equals_base", "toggling_keeps_trainable")
-        )
-        if not self._has_adapter(adapted):
-            return found
+    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Outputs) -> dict[str, Fact]:
+        adapter = self._adapter
+        if adapter.disabled(adapted) is None:
+            of_none = Fact.null(_NO_ADAPTER)
+            return dict.fromkeys(("disabled_equals_base", "toggling_keeps_trainable"), of_none)
+        # Parameters that are missing are a matter of `expected_trainable`.
+        parameters = [
+            name for name in adapter.adapter_parameters(adapted) if name in self._expected
+        ]
         filled = Filled(
             adapted,
-            method=self._method,
-            # Parameters that are missing are a matter of `expected_trainable`.
-            adapter=[
-                name
-                for name, _ in adapted.named_parameters()
-                if name in self._expected and not self._is_of_head(name)
-            ],
+            adapter=adapter,
+            objective=self._objective,
+            parameters=parameters,
             probe=self._probe,
-            labels=self._labels,
         )
         self.filled_losses = filled.losses
-        before = _trainable(filled.model)
-        _, disabled = attempt(filled.disabled_output)
-        found["toggling_keeps_trainable"] = (
-            disabled is not None and _trainable(filled.model) == before
+        before = trainable(filled.model)
+        _, disabled = attempt(filled.disabled_outputs)
+        if disabled is None:
+            off, toggled = Fact.false(_RAISES), Fact.false(_RAISES)
+        else:
+            wrong = sorted(set(trainable(filled.model).items()) ^ set(before.items()))
+            toggled = Fact.unless([name for name, _ in wrong])
+            same = agree(disabled, of_base, tolerance=IDENTITY_TOLERANCE)
+            off = Fact(holds=same, note="" if same else off_by(disabled, of_base))
+        if adapter.alters_base:
+            off = Fact.null("wrapping alters the base's weights")
+        return {"disabled_equals_base": off, "toggling_keeps_trainable": toggled}
+
+    def _doubled_rank_not_smaller(self, adapted: nn.Module) -> Fact:
+        """Compare the counts of trainable parameters; None for an adapter without a rank."""
+        twice = self._adapter.doubled()
+        if twice is None or self._adapter.disabled(adapted) is None:
+            return Fact.null("there is no adapter with a rank")
+        base = copy.deepcopy(self._base)
+        _, doubled = attempt(lambda: twice.adapt(base, seed=0))
+        if doubled is None:
+            return Fact.false(_RAISES)
+        more, fewer = _count(doubled), _count(adapted)
+        return Fact(
+            holds=more >= fewer,
+            note="" if more >= fewer else f"{more:,} train, {fewer:,} at half the rank",
         )
-        if not self._method.alters_base:
-            found["disabled_equals_base"] = disabled is not None and agree(
-                disabled, of_base, tolerance=IDENTITY_TOLERANCE["float32"]
+
+    def _of_layers(
+        self, wrong: Callable[..., list[str] | None], adapted: nn.Module, **options: Any
+    ) -> Fact:
+        worked, found = attempt(
+            lambda: wrong(
+                adapted, self._base, objective=self._objective, probe=self._probe, **options
             )
-        return found
-
-    def _is_of_head(self, name: str) -> bool:
-        return f".{name.rpartition('.')[0]}".endswith(f".{self._head}")
-
-    def _doubled_rank_not_smaller(self, adapted: nn.Module) -> bool | None:
-        """Compare the counts of trainable parameters; None for a method without an adapter."""
-        if self._rank is None or not self._has_adapter(adapted):
-            return None
-        base, twice = copy.deepcopy(self._base), 2 * self._rank
-        _, doubled = attempt(lambda: self._method.adapt(base, head=self._head, rank=twice, seed=0))
-        return doubled is not None and _count(doubled) >= _count(adapted)
-
-    def _holds_of_layers(
-        self, fact: Callable[..., bool], adapted: nn.Module, **options: Any
-    ) -> bool:
-        worked, holds = attempt(
-            lambda: fact(adapted, self._base, head=self._head, probe=self._probe, **options)
         )
-        return worked and bool(holds)
+        if not worked:
+            return Fact.false(_RAISES)
+        return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
 
-    def _merged_outputs(self, adapted: nn.Module) -> tuple[Tensor, Tensor] | None:
-        """Return the logits merged and unmerged, in float32; None without an adapter."""
+    def _merge_equals_unmerged(self, adapted: nn.Module) -> Fact:
+        worked, outputs = attempt(lambda: self._merged_outputs(adapted))
+        if not worked:
+            return Fact.false(_RAISES)
+        if outputs is None:
+            return Fact.null("there is no adapter that can be merged")
+        same = agree(*outputs, tolerance=MERGE_TOLERANCE)
+        return Fact(holds=same, note="" if same else off_by(*outputs))
+
+    def _merged_outputs(self, adapted: nn.Module) -> tuple[Outputs, Outputs] | None:
+        """Return the outputs merged and unmerged, in float32; None without an adapter."""
         model, probe = in_float32(adapted, self._probe)
-        merged = self._method.merge(model)
+        merged = self._adapter.merge(model)
         if merged is None:
             return None
-        if model is not adapted and (own := self._method.merge(adapted)) is not None:
+        if model is not adapted and (own := self._adapter.merge(adapted)) is not None:
             # In its own type it must still compute, although rounding hides the result.
-            output(own, self._probe)
-        return output(merged, probe), output(model, probe)
+            self._outputs(own, self._probe)
+        return self._outputs(merged, probe), self._outputs(model, probe)
 
-    def _after_reloading(self, adapted: nn.Module, folder: Path) -> dict[str, bool | None]:
+    def _after_reloading(self, adapted: nn.Module, folder: Path) -> dict[str, Fact]:
         """Check what loads from the saved files, for inference and for training."""
-        saved, _ = attempt(lambda: self._method.save(adapted, folder))
+        saved, _ = attempt(lambda: self._adapter.save(adapted, folder))
         if not saved:
-            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), False)
+            raises = Fact.false(_RAISES)
+            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), raises)
         _, used = attempt(lambda: self._load(folder, trainable=False))
         _, resumed = attempt(lambda: self._load(folder, trainable=True))
         computed = None
         if used is not None:
-            _, computed = attempt(lambda: output(used, self._probe))
+            _, computed = attempt(lambda: self._outputs(used, self._probe))
         return {
-            "saved_adapter_reloads": computed is not None
-            and agree(computed, output(adapted, self._probe), tolerance=RELOAD_TOLERANCE),
-            "reload_keeps_trainable": used is not None
-            and resumed is not None
-            and not _trainable(used)
-            and _trainable(resumed).keys() == self._expected.keys(),
+            "saved_adapter_reloads": self._same_as(adapted, computed),
+            "reload_keeps_trainable": self._resumes(used, resumed),
         }
 
-    def _stored_adapter_loads(self) -> bool | None:
-        if self._stored is None:
-            return None
-        folder, logits = self._stored.folder, torch.tensor(self._stored.logits)
+    def _same_as(self, adapted: nn.Module, computed: Outputs | None) -> Fact:
+        if computed is None:
+            return Fact.false(_RAISES)
+        trained = self._outputs(adapted, self._probe)
+        same = agree(computed, trained, tolerance=RELOAD_TOLERANCE)
+        return Fact(holds=same, note="" if same else off_by(computed, trained))
+
+    def _resumes(self, used: nn.Module | None, resumed: nn.Module | None) -> Fact:
+        if used is None or resumed is None:
+            return Fact.false(_RAISES)
+        if left := trainable(used):
+            return Fact.false(f"loaded for use, these train: {listed(sorted(left))}")
+        return Fact.unless(sorted(trainable(resumed).keys() ^ self._expected.keys()))
+
+    def _stored_adapter_loads(self) -> Fact:
+        stored = self._stored
+        if stored is None:
+            return Fact.null("the baselines hold no adapter of this case")
         _, computed = attempt(
-            lambda: output(*in_float32(self._load(folder, trainable=False), self._probe))
+            lambda: self._outputs(
+                *in_float32(self._load(stored.folder, trainable=False), self._probe)
+            )
         )
-        return computed is not None and agree(computed, logits, tolerance=STORED_TOLERANCE)
+        if computed is None:
+            return Fact.false(_RAISES)
+        same = agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE)
+        return Fact(
+            holds=same, note="" if same else "it computes other outputs than were stored with it"
+        )
 
     def _load(self, folder: Path, *, trainable: bool) -> nn.Module:
-        base = copy.deepcopy(self._base)
-        return self._method.load(base, folder, head=self._head, trainable=trainable)
+        return self._adapter.load(copy.deepcopy(self._base), folder, trainable=trainable)
 
 
-def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
+def trainable(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return name and shape of each parameter that requires a gradient."""
     return {
         name: tuple(parameter.shape)
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def _named_tensors(model: nn.Module) -> Mapping[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _count(model: nn.Module) -> int:

@@ -58,6 +58,19 @@ def accepting(invocation: Invocation) -> Step:
     return f"if the new numbers are right{first}", words
 
 
+def first_steps(invocation: Invocation) -> Iterator[Step]:
+    """Yield what to type after a first run, which nothing judges yet: a line each."""
+    tests = ["pytest", invocation.suite]
+    if invocation.new is None:
+        yield (
+            "first run: write these numbers to a file",
+            [*tests, f"--regress-save {invocation.run}"],
+        )
+    _, words = accepting(invocation)
+    yield "if they are right, let them judge later runs", words
+    yield "from then on, what gets worse is red", tests
+
+
 def accept_command(invocation: Invocation) -> str:
     """Return the command that accepts the new numbers."""
     _, words = accepting(invocation)

@@ -23,7 +23,7 @@ from peft_regress.report.verdict.finding import (
     suspected_packages,
 )
 from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
-from peft_regress.report.verdict.next_steps import accepting, next_steps
+from peft_regress.report.verdict.next_steps import accepting, first_steps, next_steps
 from peft_regress.report.verdict.remarks import remarks
 from peft_regress.report.verdict.rows import common_widths, reading_order, row_of, rows_text
 from peft_regress.text import clean, count_of
@@ -69,7 +69,9 @@ def verdict_text(
         ("known defects, in the baseline too:", _defects(comparison)),
     ]
     steps = [*next_steps(failing, comparison)]
-    if comparison.can_be_accepted:
+    if comparison.observed and not comparison.references:
+        steps += first_steps(comparison.invocation)
+    elif comparison.can_be_accepted:
         steps.append(accepting(comparison.invocation))
     blocks = [
         *_failing_blocks(failing, comparison, names, layout),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _FULL: Final = "shift/full/shufflenet_v2_x0_5"
 _BUILD: Final = "peft_regress.catalogue.architectures.torchvision_models:_build"
-_SOURCE: Final = "peft_regress.measure.sources:_model_of"
+_SOURCE: Final = "peft_regress.catalogue.sources:source_model"
 
 
 @fault("base model", at=_SOURCE, case=_HEAD)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _BN_HEAD: Final = "shift/bn_head/shufflenet_v2_x0_5"
 _OWN_MOMENTUM: Final = "shift/bn_head/mobilenet_v3_small"
-_MODES: Final = "peft_regress.measure.training:set_modes"
+_MODES: Final = "peft_regress.catalogue.built_in:set_modes"
 
 
 @fault("BatchNorm", at=_MODES, case=_HEAD)

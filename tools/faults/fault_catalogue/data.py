@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from fault_catalogue.fault import fault
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fault_catalogue.fault import Original
     from peft_regress.catalogue.tasks.protocol import TaskData
 
 _HEAD: Final = "shift/head/shufflenet_v2_x0_5"
 _UNSEEN: Final = "unseen/head/shufflenet_v2_x0_5"
 _LOAD: Final = "peft_regress.catalogue.tasks.digits:DigitsTask.load"
-_EVALUATE: Final = "peft_regress.measure.fine_tunes:evaluate"
+_EVALUATE: Final = "peft_regress.measure.objective:Objective.scores"
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
 
@@ -49,18 +49,17 @@ def test_images_trained_on(original: Original, self: Any) -> TaskData:
 
 
 @fault("data", at=_EVALUATE, case=_HEAD)
-def test_split_cut(original: Original, model: Any, images: Tensor, labels: Tensor) -> Any:
+def test_split_cut(original: Original, self: Any, model: Any, batches: Any) -> Any:
     """A tenth of the test images is evaluated."""
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     part = len(images) // 10
-    return original(model, images[:part], labels[:part])
+    return original(self, model, [(images[:part], labels[:part])])
 
 
-@fault("data", at="peft_regress.measure.training:_batches", case=_HEAD)
-def order_of_images_ignores_the_seed(
-    original: Original, count: int, *, batch_size: int, seed: int
-) -> Any:
+@fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
+def order_of_images_ignores_the_seed(original: Original, self: Any, size: int, *, seed: int) -> Any:
     """All seeds see the training images in the order of the first."""
-    return original(count, batch_size=batch_size, seed=seed * 0)
+    return original(self, size, seed=seed * 0)
 
 
 @fault("data", at="peft_regress.catalogue.tasks.digits:DigitsTask.prepare", case=_UNSEEN)

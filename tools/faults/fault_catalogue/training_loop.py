@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -21,7 +22,7 @@ _FINETUNE: Final = "peft_regress.measure.recipe:finetune"
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
 def schedule_off_by_one(
-    original: Original, model: Any, optimizer: Any, data: Any, **kwargs: Any
+    original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
     """Each step has the learning rate of the step before it, the first one its own."""
     rates = [[group["lr"] for group in optimizer.param_groups]]
@@ -32,12 +33,12 @@ def schedule_off_by_one(
             group["lr"] = rate
 
     optimizer.register_step_pre_hook(take_the_last)
-    return original(model, optimizer, data, **kwargs)
+    return original(model, optimizer, *rest, **kwargs)
 
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
 def schedule_left_out(
-    original: Original, model: Any, optimizer: Any, data: Any, **kwargs: Any
+    original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
     """The learning rate stays at its peak."""
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -47,15 +48,16 @@ def schedule_left_out(
             group["lr"] = peak
 
     optimizer.register_step_pre_hook(stay)
-    return original(model, optimizer, data, **kwargs)
+    return original(model, optimizer, *rest, **kwargs)
 
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
-def last_step_left_out(original: Original, *args: Any, **kwargs: Any) -> Any:
+def last_step_left_out(
+    original: Original, model: Any, optimizer: Any, batches: Any, loop: Any, **kwargs: Any
+) -> Any:
     """Training stops one step early."""
-    from peft_regress.measure.training import STEPS
-
-    return original(*args, **{**kwargs, "steps": STEPS - 1})
+    shorter = dataclasses.replace(loop, steps=loop.steps - 1)
+    return original(model, optimizer, batches, shorter, **kwargs)
 
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
@@ -65,7 +67,7 @@ def trained_under_autocast(original: Original, *args: Any, **kwargs: Any) -> Any
         return original(*args, **kwargs)
 
 
-@fault("training loop", at="peft_regress.measure.training:cross_entropy", case=_HEAD)
+@fault("training loop", at="peft_regress.measure.objective:cross_entropy", case=_HEAD)
 def labels_smoothed(_original: Original, logits: Tensor, labels: Tensor) -> Tensor:
     """The loss has label smoothing of 0.1."""
     return functional.cross_entropy(logits.float(), labels, label_smoothing=0.1)
@@ -73,18 +75,18 @@ def labels_smoothed(_original: Original, logits: Tensor, labels: Tensor) -> Tens
 
 @fault("training loop", at=_FINETUNE, case=_LORA)
 def head_not_trained(
-    original: Original, model: Any, optimizer: Any, data: Any, **kwargs: Any
+    original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
     """The head is trainable and has a gradient, but is no parameter of the optimizer."""
     head = {id(p) for name, p in model.named_parameters() if ".fc." in name}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in head]
-    return original(model, optimizer, data, **kwargs)
+    return original(model, optimizer, *rest, **kwargs)
 
 
 @fault("training loop", at=_FINETUNE, case=_HEAD)
 def gradients_clipped(
-    original: Original, model: Any, optimizer: Any, data: Any, **kwargs: Any
+    original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
     """Gradients are clipped to a norm of 1, which nobody asked for."""
 
@@ -92,4 +94,4 @@ def gradients_clipped(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
 
     optimizer.register_step_pre_hook(clip)
-    return original(model, optimizer, data, **kwargs)
+    return original(model, optimizer, *rest, **kwargs)

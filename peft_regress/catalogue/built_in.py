@@ -1,0 +1,123 @@
+"""The built-in cases as fine-tunings: a method on an architecture, on a task of the digits."""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress import registry
+from peft_regress.catalogue.matrix import check_rank
+from peft_regress.catalogue.sources import build_source, source_digest
+from peft_regress.fine_tune import FineTune
+from peft_regress.settings import DEFAULT_MATRIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    from peft_regress.cases import Case, Json
+    from peft_regress.catalogue.architectures.protocol import Architecture
+    from peft_regress.catalogue.methods.protocol import Method
+    from peft_regress.catalogue.tasks.protocol import Task
+
+STEPS: Final = 22
+BATCH: Final = 32
+SEEDS: Final = 3
+_TEST_BATCH: Final = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltIn(FineTune):
+    """A fine-tuning of the catalogue. It alone states costs and a definition of its own.
+
+    Its costs are those of a step on 1x3x224x224 and on 32x3x224x224, 10 classes, on random images:
+    they depend on no task.
+    """
+
+    method: Method
+    architecture: Architecture
+    task: Task
+    defined_by: Callable[[], dict[str, Json]]
+    """Returns what defines the case, without the loop."""
+    test_batch: int = _TEST_BATCH
+
+
+def built_in(case: Case, baselines: Path) -> BuiltIn:
+    """Return the fine-tuning of a case, by the names in it.
+
+    baselines: the folder with the source checkpoint. Raises `UnknownNameError` for a name that is
+    not registered, `InputError` for a wrong rank.
+    """
+    task: Task = registry.get("task", case.task)
+    architecture: Architecture = registry.get("architecture", case.architecture)
+    check_rank(case.method, case.rank)
+    method: Method = registry.get("method", case.method)
+
+    def model() -> nn.Module:
+        import torch  # listing cases must not cost the import
+
+        source = build_source(baselines, architecture)
+        # Whoever measures has set the seed.
+        task.prepare(source, head=architecture.head, seed=torch.initial_seed())
+        return source
+
+    def data() -> tuple[Any, Any]:
+        found = task.load()
+        train = found.train_images, found.train_labels
+        return train, (found.test_images, found.test_labels)
+
+    def defined_by() -> dict[str, Json]:
+        return {
+            "source": source_digest(baselines, case.architecture),
+            "task": task.definition(),
+            "method": method.hyperparameters(case.rank),
+            "cost": {"batches": [1, BATCH], "resolution": 224, "classes": 10},
+        }
+
+    return BuiltIn(
+        case.id,
+        model=model,
+        data=data,
+        adapter=case.adapter_name,
+        also_train=(architecture.head,),
+        schedule=cosine_to_zero(STEPS),
+        mode=functools.partial(
+            set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
+        ),
+        steps=STEPS,
+        batch=BATCH,
+        seeds=SEEDS,
+        matrix=DEFAULT_MATRIX,
+        method=method,
+        architecture=architecture,
+        task=task,
+        defined_by=defined_by,
+    )
+
+
+def cosine_to_zero(steps: int) -> Callable[[Optimizer], LRScheduler]:
+    """Return a schedule whose rates fall by a half cosine from the optimizer's own to zero."""
+
+    def schedule(optimizer: Optimizer) -> LRScheduler:
+        from torch.optim.lr_scheduler import LambdaLR
+
+        return LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    return schedule
+
+
+def set_modes(model: nn.Module, *, batch_norm_statistics: bool) -> None:
+    """Put the model in eval mode, and its BatchNorm layers in train mode on request."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    model.eval()
+    if batch_norm_statistics:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.train()

@@ -1,0 +1,157 @@
+"""The cases of a project itself, from its settings or given by a suite. No torch at import.
+
+A module that holds cases is imported when the cases are first asked for, so that a command or a
+pytest run that needs none imports none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress import registry
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.fine_tune import OWN_MATRIX, FineTune
+from peft_regress.imports import import_object
+from peft_regress.settings import Settings, read_settings
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft_regress.cases import Case
+
+GIVEN: Final = "case_params"
+"""Where cases come from that a suite gives itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Own:
+    fine_tune: FineTune
+    source: str
+    """The import path that it comes from, or `GIVEN`."""
+
+
+@dataclass
+class _Registry:
+    settings: Settings | None = None
+    """Those of the process; None for those of the working folder."""
+    of_folder: dict[Path, Settings] = field(default_factory=dict)
+    imported: set[tuple[Path, str]] = field(default_factory=set)
+    cases: dict[str, _Own] = field(default_factory=dict)
+
+
+_registry = _Registry()
+
+
+def use_settings(settings: Settings) -> None:
+    """Take these settings in this process, in place of those of the working folder."""
+    _registry.settings = settings
+
+
+def settings_in_use() -> Settings:
+    """Return the settings of this process, or else of the working folder.
+
+    Raises `InputError` for a pyproject.toml that cannot be used.
+    """
+    if _registry.settings is not None:
+        return _registry.settings
+    folder = Path.cwd()
+    if folder not in _registry.of_folder:
+        _registry.of_folder[folder] = read_settings(folder)
+    return _registry.of_folder[folder]
+
+
+def usual_matrix() -> str:
+    """Return the matrix that is taken if none is named.
+
+    That of the settings; without settings `own` if a suite gave cases itself, else `default`.
+    """
+    settings = settings_in_use()
+    given = settings.file is None and _registry.cases
+    return OWN_MATRIX if given else settings.matrix
+
+
+def usual_storage() -> Path:
+    """Return the storage of the settings, relative to the working folder if it lies below."""
+    storage, here = settings_in_use().baselines, Path.cwd()
+    return storage.relative_to(here) if storage.is_relative_to(here) else storage
+
+
+def own_fine_tunes() -> Mapping[str, FineTune]:
+    """Return the project's own cases by id, in the order of the settings.
+
+    Raises `InputError` for an import path that gives none, or for an id that is taken.
+    """
+    settings = settings_in_use()
+    for path in settings.cases:
+        if (settings.folder, path) not in _registry.imported:
+            found = import_object(path, folder=settings.folder, is_wanted=_holds_cases)
+            add_own_cases(found, source=path)
+            _registry.imported.add((settings.folder, path))
+    return {name: own.fine_tune for name, own in _registry.cases.items()}
+
+
+def own_fine_tune(case: Case) -> FineTune | None:
+    """Return the fine-tuning of an own case; None for any other. Raises `InputError`."""
+    return own_fine_tunes().get(case.id)
+
+
+def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) -> list[FineTune]:
+    """Register cases, all or none, and return them as a list.
+
+    source: where they come from, for messages. Raises `InputError` for what is no FineTune and for
+    an id that another case has.
+    """
+    fine_tunes = _as_list(given, source)
+    added: dict[str, _Own] = {}
+    for fine_tune in fine_tunes:
+        name = fine_tune.id
+        taken = added.get(name) or _registry.cases.get(name)
+        if taken is not None and taken.fine_tune is not fine_tune:
+            msg = (
+                f"case {name!r} of {source} has the id of a case of {taken.source}. Choose another "
+                "id; if it is the same case, let case_params() take it from pyproject.toml."
+            )
+            raise InputError(msg)
+        if _is_built_in(fine_tune.case):
+            msg = f"case {name!r} of {source} has the id of a built-in case. Choose another id."
+            raise InputError(msg)
+        added[name] = taken or _Own(fine_tune=fine_tune, source=source)
+    _registry.cases |= added
+    return fine_tunes
+
+
+def _as_list(given: Any, source: str) -> list[FineTune]:
+    if isinstance(given, FineTune):
+        return [given]
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        msg = f"{source} is {given!r}, not a FineTune or an iterable of them"
+        raise InputError(printable(msg))
+    found = list(given)
+    for number, item in enumerate(found):
+        if not isinstance(item, FineTune):
+            msg = f"item {number} of {source} is {item!r}, not a FineTune"
+            raise InputError(printable(msg))
+    if not found:
+        msg = f"{source} holds no FineTune"
+        raise InputError(msg)
+    return found
+
+
+def _holds_cases(value: Any) -> bool:
+    items = value if isinstance(value, list | tuple) else [value]
+    return bool(items) and all(isinstance(item, FineTune) for item in items)
+
+
+def _is_built_in(case: Case) -> bool:
+    """Return whether all three names are registered ones; asks a family only for the last."""
+    if case.task not in registry.names("task") or case.method not in registry.names("method"):
+        return False
+    try:
+        registry.get("architecture", case.architecture)
+    except UnknownNameError:
+        return False
+    return True

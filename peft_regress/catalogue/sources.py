@@ -1,0 +1,161 @@
+"""Source checkpoints: read the stored ones, and refuse any other bytes.
+
+A source that was trained on another machine differs in its last bits, and so does every number
+after it, so every machine measures the stored file. `baselines/sources/` holds one safetensors file
+for each architecture, in half precision, and `sources.json` with their digests. Imports no torch
+until a source is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
+from peft_regress.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor, nn
+
+    from peft_regress.catalogue.architectures.protocol import Architecture
+
+
+class SourceTraining(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Every hyperparameter of source training."""
+
+    scanner: str = "mnist"
+    classes: int = SOURCE_CLASSES
+    steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    schedule: str = "one cycle, cosine"
+    recalibration_batches: int = 20
+    seed: int = 0
+
+
+SOURCE_TRAINING: Final = SourceTraining()
+
+
+class SourceEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The manifest's entry for one file."""
+
+    sha256: str
+    bytes: int
+    accuracy: float
+    """On held-out images of the source task."""
+    settings: SourceTraining = msgspec.field(name="recipe")
+    packages: dict[str, str]
+
+
+def load_source(root: Path, architecture: Architecture) -> dict[str, Tensor]:
+    """Return the state of a stored source in single precision, after checking its bytes.
+
+    Raises `SourceError` if the file or its entry is missing, or the digest differs.
+    """
+    import safetensors.torch  # checking bytes must not cost the import
+
+    content = read_source(root, architecture.name)
+    return {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in safetensors.torch.load(content).items()
+    }
+
+
+def build_source(root: Path, architecture: Architecture) -> nn.Module:
+    """Return the stored source model in single precision and eval mode."""
+    return source_model(architecture, load_source(root, architecture))
+
+
+def source_digest(root: Path, name: str) -> str:
+    """Return the recorded SHA-256 of a source, for a case's definition."""
+    return _entry(root, name).sha256
+
+
+def check_sources(root: Path, names: Iterable[str]) -> list[str]:
+    """Return a line for each source that is missing or altered."""
+    problems = []
+    for name in names:
+        try:
+            read_source(root, name)
+        except SourceError as error:
+            problems.append(str(error))
+    return problems
+
+
+def read_manifest(root: Path) -> dict[str, SourceEntry]:
+    """Return the manifest's entries by architecture, or raise `SourceError`."""
+    path = manifest_path(root)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, SourceEntry])
+    except FileNotFoundError:
+        msg = f"{path}: missing. {_remedy(path)}"
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror}). {_remedy(path)}"
+    except msgspec.DecodeError as error:
+        msg = f"{path}: not a manifest of sources ({error}). {_remedy(path)}"
+    raise SourceError(msg)
+
+
+def _entry(root: Path, name: str) -> SourceEntry:
+    manifest = read_manifest(root)
+    if name not in manifest:
+        path = manifest_path(root)
+        msg = f"{path}: no entry for {name!r} (has {', '.join(manifest) or 'none'}). "
+        raise SourceError(msg + _remedy(path, name))
+    return manifest[name]
+
+
+def read_source(root: Path, name: str) -> bytes:
+    """Return the bytes of a stored source, after checking them. Raises `SourceError`."""
+    expected = _entry(root, name).sha256
+    path = source_path(root, name)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError)
+        what = "missing" if gone else f"cannot be read ({error.strerror})"
+        msg = f"{path}: {what}, expected sha256 {expected}. {_remedy(path)}"
+        raise SourceError(msg) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        msg = f"{path}: expected sha256 {expected}, found {found}. {_remedy(path)}"
+        raise SourceError(msg)
+    return content
+
+
+def _remedy(path: Path, name: str | None = None) -> str:
+    root = path.parent.parent
+    usual = root.resolve() == Path("baselines").resolve()
+    option = "" if usual else f" --baselines {shlex.quote(str(root))}"
+    if name is not None:
+        # Without it `sources` trains only the architectures of a matrix.
+        option = f" --architecture {shlex.quote(name)}{option}"
+    return (
+        f"Restore it with `git checkout -- {shlex.quote(str(path))}`, or train it with "
+        f"`peft-regress sources{option}`."
+    )
+
+
+def source_model(architecture: Architecture, state: Mapping[str, Tensor]) -> nn.Module:
+    """Return the source model with a state: in single precision and eval mode."""
+    model = architecture.build(num_classes=NUM_CLASSES, seed=0)
+    # Copies into the model's own tensors, which are single precision.
+    model.load_state_dict(dict(state), strict=True)
+    return model.eval()
+
+
+def source_path(root: Path, name: str) -> Path:
+    """Return the file of a source."""
+    return root / "sources" / f"{name}.safetensors"
+
+
+def manifest_path(root: Path) -> Path:
+    """Return the file with the digests of the sources."""
+    return root / "sources" / "sources.json"

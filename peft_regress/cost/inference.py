@@ -1,0 +1,114 @@
+"""Measure what one forward pass costs once a model is trained: what ships is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from peft_regress.cost.batches import Call
+from peft_regress.cost.checks import check_operators
+from peft_regress.cost.measuring import on_fake_or_real, staged, tensors_used
+from peft_regress.cost.memory import summarize_memory
+from peft_regress.cost.step_cost import FlopSite, Tensors, flop_sites, mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from peft_regress.cost.memory import ByteSite
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceCost:
+    """The cost of one forward pass in eval mode, without gradients.
+
+    FLOPs count a multiply-add as 2. Bytes are those of storages, unrounded.
+    """
+
+    inference_flops: int
+    """Matrix work."""
+    peak_bytes: int
+    """The most bytes alive at one moment: parameters, buffers, the batch and activations."""
+    flops_by_site: tuple[FlopSite, ...]
+    """`inference_flops`, split by module and operator. Sorted."""
+    bytes_at_peak: tuple[ByteSite, ...]
+    """Who holds `peak_bytes` at the first moment of the peak; sums to it. Sorted."""
+    tensors: Tensors = field(compare=False)
+    """What the pass was measured on; the costs are the same."""
+
+
+def call_model(model: nn.Module, batch: Any) -> Any:
+    """Return what a model returns for a batch.
+
+    A `Call` gives its arguments, a tuple or list positional ones, a mapping keyword arguments,
+    anything else one argument.
+    """
+    if isinstance(batch, Call):
+        return model(*batch.args, **batch.kwargs)
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if isinstance(batch, tuple | list):
+        return model(*batch)
+    return model(batch)
+
+
+def profile_inference(
+    model: nn.Module,
+    batch: Any,
+    *,
+    call: Callable[[nn.Module, Any], Any] = call_model,
+    fake: bool | None = None,
+) -> InferenceCost:
+    """Measure what one forward pass costs, so that an adapter that is dear to run is seen.
+
+    Of two passes the second is measured, since some modules fill caches in the first. The model is
+    in eval mode meanwhile and left unchanged. Attention's inference-only kernels are off, as they
+    are for a training step. An adapter counts as the model has it: attached or merged.
+
+    Args:
+        model: any module, with parameters that train or without.
+        batch: a tree of tensors, as for `profile_training_step`.
+        call: runs the pass and returns its output, which lives until the pass ends.
+        fake: True measures on fake tensors and False on real copies; None on fake tensors where the
+            model allows it, else on real copies. The result says which.
+
+    Raises:
+        NeedsValuesError: only with fake=True: the model's path depends on values, or an operator
+            has no fake kernel.
+        UnprofilableModelError: a parameter has no device or another dtype than its input, or an
+            operator hides its work.
+        UncountedOperatorError: an operator does matrix work and has no FLOP formula.
+    """
+
+    def measure(*, fake: bool) -> InferenceCost:
+        return _profile(model, batch, call, fake=fake)
+
+    return on_fake_or_real(measure) if fake is None else measure(fake=fake)
+
+
+def _profile(
+    model: nn.Module, batch: Any, call: Callable[[nn.Module, Any], Any], *, fake: bool
+) -> InferenceCost:
+    check_operators(model, fake=fake, trains=False)
+    with staged(model, batch, fake=fake) as stage, torch.no_grad():
+        model.eval()  # `staged` restores the modes
+        recorder = stage.recorder
+        with recorder:
+            call(model, stage.batch)
+            start = mark(recorder)
+            output = call(model, stage.batch)
+            end = mark(recorder)
+            del output
+    memory = summarize_memory(recorder.memory_events[: end.memory], start=start.memory)
+    sites = flop_sites(recorder.flop_events[start.flops : end.flops])
+    return InferenceCost(
+        inference_flops=sum(site.flops for site in sites),
+        peak_bytes=memory.peak_bytes,
+        flops_by_site=sites,
+        bytes_at_peak=memory.sites_at_peak,
+        tensors=tensors_used(fake=fake),
+    )

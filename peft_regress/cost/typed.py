@@ -1,0 +1,179 @@
+"""A model and its batch as they are typed: `pkg.mod:build`, `8x128:int64`, `labels=8:int64`."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from math import prod
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import torch
+from torch import nn
+
+from peft_regress.cost.batches import Call, RandomTensor
+from peft_regress.cost.inference import call_model
+from peft_regress.cost.pricing import TrainingCost, loss_of_output, sum_of_outputs, training_cost
+from peft_regress.cost.refusals import UnprofilableModelError, checked_logits
+from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+TypedLoss = Literal["sum", "cross-entropy"]
+
+_DTYPES: Final = {
+    name: getattr(torch, name)
+    for name in (
+        "float32", "float64", "float16", "bfloat16", "complex64", "complex128",
+        "int64", "int32", "int16", "int8", "uint8", "bool",
+    )
+}  # fmt: skip
+
+_INPUT: Final = re.compile(r"(?:(?P<name>[^=:]*)=)?(?P<shape>[^=:]*)(?::(?P<dtype>[^=:]*))?")
+_SHAPE: Final = re.compile(r"\d+(?:x\d+)*", re.ASCII)
+_LONGEST_ERROR: Final = 300
+
+
+def load_model(path: str) -> nn.Module:
+    """Return the model that an import path names: a callable that builds it, or a class.
+
+    Its weights are those of seed 0. Raises `InputError` for a path that does not import, and for
+    what makes no module.
+    """
+    module, _, name = path.partition(":")
+    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        msg = f"--model {clean(path)!r} is not an import path, such as package.module:build"
+        raise InputError(msg)
+    try:
+        found: Any = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # the module is the caller's and may raise anything
+        msg = f"--model {path}: {module} does not import: {_said(error)}"
+        raise InputError(msg) from error
+    for attribute in name.split("."):
+        if not hasattr(found, attribute):
+            msg = f"--model {path}: {module} has no {name}. Name a function that returns the model."
+            raise InputError(msg)
+        found = getattr(found, attribute)
+    return found if isinstance(found, nn.Module) else _build(path, found)
+
+
+def _build(path: str, build: Any) -> nn.Module:
+    if not callable(build):
+        msg = f"--model {path} is not a function that returns a model, but {clean(repr(build))}"
+        raise InputError(msg)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build()
+    except (Exception, SystemExit) as error:  # the function is the caller's and may raise anything
+        msg = f"--model {path} cannot be called without arguments: {_said(error)}"
+        raise InputError(msg) from error
+    if not isinstance(model, nn.Module):
+        msg = f"--model {path} returns a {type(model).__name__}, not a torch.nn.Module"
+        raise InputError(msg)
+    return model
+
+
+def parse_inputs(texts: Sequence[str]) -> Call:
+    """Return the inputs of a model: `8x3x32x32`, `8x128:int64`, or `mask=8x128:bool` by name.
+
+    Raises `InputError` for another text, an unknown dtype, and for two inputs of one name.
+    """
+    args: list[RandomTensor] = []
+    kwargs: dict[str, RandomTensor] = {}
+    for text in texts:
+        name, tensor = _parse_input(text)
+        if name is None:
+            args.append(tensor)
+        elif name in kwargs:
+            msg = f"--input {clean(text)!r}: there is an input {name!r} already"
+            raise InputError(msg)
+        else:
+            kwargs[name] = tensor
+    return Call(tuple(args), kwargs)
+
+
+def _parse_input(text: str) -> tuple[str | None, RandomTensor]:
+    parts = _INPUT.fullmatch(text)
+    name = None if parts is None else parts["name"]
+    if parts is None or not _SHAPE.fullmatch(parts["shape"]):
+        msg = (
+            f"--input {clean(text)!r} is not SHAPE or SHAPE:DTYPE, such as 8x3x224x224 or "
+            "8x128:int64"
+        )
+        raise InputError(msg)
+    if name is not None and not name.isidentifier():
+        msg = f"--input {clean(text)!r}: {clean(name)!r} is not the name of an argument"
+        raise InputError(msg)
+    dtype = parts["dtype"] if parts["dtype"] is not None else "float32"
+    if dtype not in _DTYPES:
+        raise UnknownNameError("dtype", clean(dtype), _DTYPES)  # noqa: EM101 - the kind of name
+    shape = parts["shape"].split("x")
+    if any(len(size) > len(str(sys.maxsize)) for size in shape) or (
+        prod(map(int, shape)) > sys.maxsize // _DTYPES[dtype].itemsize
+    ):
+        msg = f"--input {clean(text)!r} has more bytes than any machine: give a smaller shape"
+        raise InputError(msg)
+    return name, RandomTensor(tuple(map(int, shape)), _DTYPES[dtype])
+
+
+def price_typed(path: str, inputs: Sequence[str], *, loss: TypedLoss | None = None) -> TrainingCost:
+    """Price one training step of a model and inputs as they are typed.
+
+    Args:
+        path: as for `load_model`.
+        inputs: as for `parse_inputs`. Their values are random; whole numbers are 0.
+        loss: None is the model's own loss if its output has one, else the sum of all
+            floating-point outputs; "sum" is always the latter. "cross-entropy" is of logits,
+            (batch, classes), with one label for each item of the first input.
+
+    Raises `InputError` for what `load_model` and `parse_inputs` refuse, and for a model that cannot
+    take the inputs.
+    """
+    call = parse_inputs(inputs)
+    model = load_model(path)
+    batch: Any = call
+    loss_function: Callable[[nn.Module, Any], Tensor]
+    loss_function = sum_of_outputs if loss == "sum" else loss_of_output
+    if loss == "cross-entropy":
+        batch, loss_function = (call, _labels(call)), _cross_entropy
+    try:
+        return training_cost(model, batch, loss=loss_function)
+    except PeftRegressError as error:
+        msg = f"--model {path}: {error}"
+        raise InputError(msg) from error
+    except Exception as error:  # the model is the caller's and may raise anything
+        shown = " ".join(f"--input {text}" for text in inputs) or "without --input"
+        msg = f"a step of --model {path} {shown} fails: {_said(error)}"
+        raise InputError(msg) from error
+
+
+def _labels(call: Call) -> RandomTensor:
+    first = next(iter((*call.args, *call.kwargs.values())), None)
+    if first is None:
+        msg = "--loss cross-entropy needs an --input: its first size is the number of labels"
+        raise InputError(msg)
+    return RandomTensor(first.shape[:1], torch.int64)
+
+
+def _cross_entropy(model: nn.Module, batch: tuple[Call, Tensor]) -> Tensor:
+    call, labels = batch
+    output = call_model(model, call)
+    found = getattr(output, "logits", output)
+    width = found.shape[1] if isinstance(found, torch.Tensor) and found.ndim > 1 else 1
+    try:
+        logits = checked_logits(output, model, num_classes=width, labels=labels)
+    except UnprofilableModelError as error:
+        msg = f"{error} Leave --loss out for other outputs."
+        raise InputError(msg) from error
+    objective = nn.functional.cross_entropy(logits.float(), labels)
+    objective.logits = logits  # type: ignore[attr-defined] # as `profile_step` keeps them
+    return objective
+
+
+def _said(error: BaseException) -> str:
+    return f"{type(error).__name__}: {clean(str(error), longest=_LONGEST_ERROR)}"

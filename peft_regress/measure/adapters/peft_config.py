@@ -1,0 +1,243 @@
+"""A configuration of peft, the user's own, as an adapter."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from peft_regress import registry
+from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.errors import InputError
+from peft_regress.measure.adapters.heads import (
+    beside,
+    check_untouched,
+    find_heads,
+    load_beside,
+    save_beside,
+)
+from peft_regress.measure.adapters.names import PEFT_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import torch
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.cases import Json
+    from peft_regress.metrics import Numerics
+
+_NAME: Final = "default"
+# Written by peft itself, or of no consequence for what is computed.
+_UNSAID: Final = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "revision",
+}
+_STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights", "init_fourier")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigAdapter:
+    """Puts the configured adapter on a model, and trains the heads with it; see `Adapter`."""
+
+    config: Any
+    heads: tuple[str, ...] = ()
+    dtype: torch.dtype | None = None
+    numerics: Numerics = "usual"
+
+    @property
+    def _like(self) -> list[PeftAdapter]:
+        """The built-in methods with the same class of configuration."""
+        return [
+            method
+            for method in registry.items("method")
+            if isinstance(method, PeftAdapter) and method.config == type(self.config).__name__
+        ]
+
+    @property
+    def prunes(self) -> Collection[str]:
+        """Return what built-in methods of the same class prune."""
+        return {part for method in self._like for part in method.prunes}
+
+    @property
+    def scales(self) -> Collection[str]:
+        """Return what built-in methods of the same class scale by."""
+        return {part for method in self._like for part in method.scales}
+
+    @property
+    def alters_base(self) -> bool:
+        """Return whether the start takes a part of the base's weights, as PiSSA's does."""
+        start = getattr(self.config, "init_lora_weights", True)
+        return isinstance(start, str) and start not in {"gaussian", "eva", "orthogonal"}
+
+    @property
+    def trains_batch_norm_statistics(self) -> bool:
+        """Return False: peft trains none, the mode of the training may."""
+        return False
+
+    @property
+    def adapter_in_float32(self) -> bool:
+        """Return True: peft casts the adapter of a base in half precision."""
+        return True
+
+    @property
+    def starts_elsewhere(self) -> str:
+        """Return which setting starts the adapter away from the base's function."""
+        if self.config.is_prompt_learning:
+            return f"{type(self.config).__name__} puts a prompt before the inputs"
+        for name in _STARTS:
+            if getattr(self.config, name, True) is False:
+                return f"{name}=False starts the adapter with random numbers"
+        return ""
+
+    def definition(self) -> Json:
+        """Return the class and the fields that differ from its defaults."""
+        fields: dict[str, Any] = {}
+        for field in dataclasses.fields(self.config):
+            if field.name in _UNSAID:
+                continue
+            value = _plain(getattr(self.config, field.name))
+            if value != _plain(_default(field)):
+                fields[field.name] = value
+        return {"config": type(self.config).__name__, "fields": fields}
+
+    def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
+        """Wrap the model with peft, which freezes it, and let the heads train."""
+        peft = import_quietly("peft")
+        heads = find_heads(base, self.heads)
+        adapted = peft.get_peft_model(base, copy.deepcopy(self.config), adapter_name=_NAME)
+        check_untouched(adapted, heads)
+        for head in heads.values():
+            head.requires_grad_(requires_grad=True)
+        return cast("nn.Module", adapted)
+
+    def expected_trainable(
+        self,
+        base: nn.Module,  # noqa: ARG002  (protocol)
+    ) -> Mapping[str, tuple[int, ...]] | None:
+        """Return None: what trains is judged by the reference."""
+        return None
+
+    def adapter_parameters(self, adapted: nn.Module) -> list[str]:
+        """Return the parameters that peft added, copies of whole modules left out."""
+        starts = tuple(f"{PEFT_PREFIX}{head}." for head in self.heads)
+        return [
+            name
+            for name, parameter in adapted.named_parameters()
+            if parameter.requires_grad
+            and ".modules_to_save." not in name
+            and not name.startswith(starts)
+        ]
+
+    def make_optimizer(self, model: nn.Module) -> Optimizer:
+        """Return AdamW with torch's settings, one tensor at a time so that its work is counted."""
+        return default_optimizer(model)
+
+    def projections(
+        self,
+        optimizer: Optimizer,  # noqa: ARG002  (protocol)
+    ) -> Mapping[str, Tensor]:
+        """Return nothing: gradients are used unprojected."""
+        return {}
+
+    def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
+        """Return the adapter as peft would save it, the heads, and statistics that may move."""
+        return {**_adapter_state(model), **self._beside(model)}
+
+    def _beside(self, model: nn.Module) -> dict[str, Tensor]:
+        return beside(model, self.heads, PEFT_PREFIX)
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the adapter as peft does, and the rest beside it."""
+        cast("Any", model).save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # a model card without content
+        save_beside(self._beside(model), folder)
+
+    def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
+        """Load the adapter as peft does, and the rest beside it."""
+        peft = import_quietly("peft")
+        heads = find_heads(base, self.heads)
+        adapted = peft.PeftModel.from_pretrained(
+            base, folder, adapter_name=_NAME, is_trainable=trainable
+        )
+        for head in heads.values():
+            head.requires_grad_(requires_grad=trainable)
+        load_beside(self._beside(adapted), folder)
+        return cast("nn.Module", adapted)
+
+    def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
+        """Return peft's own context in which the adapter is off."""
+        return cast("AbstractContextManager[None]", cast("Any", model).disable_adapter())
+
+    def merge(self, model: nn.Module) -> nn.Module | None:
+        """Fold the adapter into a copy of the base; None if this kind of adapter has no merge."""
+        tuner = getattr(model, "base_model", None)
+        if self.config.is_prompt_learning or not hasattr(tuner, "merge_and_unload"):
+            return None
+        try:
+            return cast("nn.Module", cast("Any", copy.deepcopy(model)).merge_and_unload())
+        except NotImplementedError:
+            return None
+
+    def doubled(self) -> ConfigAdapter | None:
+        """Return the configuration with every rank doubled; None if it has no rank."""
+        rank = getattr(self.config, "r", None)
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            return None
+        twice = copy.deepcopy(self.config)
+        twice.r = 2 * rank
+        pattern = getattr(twice, "rank_pattern", None) or {}
+        if pattern:
+            twice.rank_pattern = {name: 2 * value for name, value in pattern.items()}
+        return dataclasses.replace(self, config=twice)
+
+
+def default_optimizer(model: nn.Module) -> Optimizer:
+    """Return AdamW with torch's settings over what trains, one tensor at a time."""
+    import torch
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        msg = "nothing to train: no parameter of the adapted model requires a gradient"
+        raise InputError(msg)
+    return torch.optim.AdamW(trained, foreach=False, fused=False)
+
+
+def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    peft = import_quietly("peft")
+    state = peft.get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
+    return cast("dict[str, Tensor]", state)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return None
+
+
+def _plain(value: Any) -> Json:
+    """Return a setting as JSON; the order of a set or of a list of targets means nothing."""
+    if isinstance(value, Enum):
+        return cast("Json", value.value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in sorted(value.items(), key=str)}
+    if isinstance(value, set | frozenset | list | tuple):
+        plain = [_plain(item) for item in value]
+        return sorted(plain, key=str) if isinstance(value, set | frozenset | list) else plain
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)

@@ -1,0 +1,54 @@
+"""What defines a case: what its author wrote, never code, package versions or derived tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.runs.schema import canonical_digest
+
+if TYPE_CHECKING:
+    from peft_regress.cases import Json
+    from peft_regress.measure.recipe import Recipe
+
+PROTOCOL_VERSION: Final = 1
+"""Raised by hand when the way of measuring changes: older baselines become incomparable."""
+FIRST_LOSSES: Final = 4
+
+
+def define(recipe: Recipe) -> str:
+    """Return the digest of what defines a case.
+
+    Of a case of one's own, weights, batches and the optimizer's numbers are inputs of the record.
+    Raises `SourceError` if a built-in case has no source checkpoint.
+    """
+    fine_tune = recipe.fine_tune
+    defined: dict[str, Any] = {"protocol_version": PROTOCOL_VERSION, "case": recipe.case.id}
+    if isinstance(fine_tune, BuiltIn):
+        defined |= fine_tune.defined_by()
+        defined |= {
+            "loop": loop_definition(steps=fine_tune.steps, batch_size=fine_tune.batch),
+            "seeds": list(recipe.seeds),
+            "first_losses": FIRST_LOSSES,
+        }
+    else:
+        defined |= {
+            "steps": fine_tune.steps,
+            "batch": fine_tune.batch,
+            "seeds": fine_tune.seeds,
+            "mode": "callable" if callable(fine_tune.mode) else fine_tune.mode,
+            "also_train": sorted(fine_tune.also_train),
+            "adapter": recipe.adapter.definition(),
+        }
+    return canonical_digest(defined)
+
+
+def loop_definition(*, steps: int, batch_size: int) -> dict[str, Json]:
+    """Return all settings of the built-in cases' loop."""
+    return {
+        "steps": steps,
+        "batch_size": batch_size,
+        "schedule": "cosine to zero",
+        "loss": "cross-entropy",
+        "mode": "eval, BatchNorm in train mode where its statistics are trained",
+    }

@@ -1,0 +1,113 @@
+"""Describe what a case of one's own puts into its training: weights, batches, optimizer."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from peft_regress.errors import InputError
+from peft_regress.measure.trees import named_tensors
+from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+
+def summaries_of(model: nn.Module) -> dict[str, TensorSummary]:
+    """Return each parameter and buffer of a model, by name."""
+    sums = BatchSums()
+    sums.add({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    return sums.summaries()
+
+
+def numbers_of(optimizer: Optimizer) -> list[dict[str, float]]:
+    """Return the numbers of each parameter group; of a tuple each with its position."""
+    return [
+        dict(_flat("", {name: value for name, value in group.items() if name != "params"}))
+        for group in optimizer.param_groups
+    ]
+
+
+def fingerprint_of(base: nn.Module, probe: Any) -> MadeWith:
+    """Return which model and which data an adapter's output is computed with."""
+    weights = summaries_of(base)
+    sums = BatchSums()
+    sums.add(probe)
+    return MadeWith(
+        shapes=canonical_digest({name: one.shape for name, one in weights.items()}),
+        weights_norm=math.hypot(*(one.norm for one in weights.values())),
+        probe_norm=math.hypot(*(one.norm for one in sums.summaries().values())),
+    )
+
+
+def check_same_build(
+    one: dict[str, TensorSummary], other: dict[str, TensorSummary], *, what: str
+) -> None:
+    """Raise `InputError` if two builds under one seed differ, by the name of the first tensor."""
+    for name in [*one, *other.keys() - one.keys()]:
+        if one.get(name) != other.get(name):
+            msg = (
+                f"{what} twice under one seed gave two different results, first in {name!r}. Draw "
+                "random numbers from torch's, numpy's or random's global generator, which are "
+                "seeded before"
+            )
+            raise InputError(msg)
+
+
+class BatchSums:
+    """Sums over the tensors of batches, all of one path together."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, _Sums] = {}
+
+    def add(self, batch: Any) -> None:
+        """Add the tensors of a batch."""
+        for path, tensor in named_tensors(batch):
+            self._sums.setdefault(path, _Sums(tensor)).add(tensor)
+
+    def summaries(self) -> dict[str, TensorSummary]:
+        """Return the summaries by path."""
+        return {path: sums.summary() for path, sums in self._sums.items()}
+
+
+class _Sums:
+    """Sums over tensors of one path."""
+
+    def __init__(self, first: Tensor) -> None:
+        self._shape = list(first.shape)
+        self._dtype = str(first.dtype).removeprefix("torch.")
+        self._count = 0
+        self._sum = 0.0
+        self._squares = 0.0
+
+    def add(self, tensor: Tensor) -> None:
+        values = tensor.detach()
+        if values.is_complex():
+            values = torch.view_as_real(values)
+        values = values.double()
+        values = values[torch.isfinite(values)]  # a causal mask holds infinities
+        self._count += values.numel()
+        self._sum += float(values.sum())
+        self._squares += float(values.square().sum())
+
+    def summary(self) -> TensorSummary:
+        mean = self._sum / self._count if self._count else 0.0
+        return TensorSummary(
+            shape=self._shape, dtype=self._dtype, mean=mean, norm=math.sqrt(self._squares)
+        )
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, float]]:
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        yield name, float(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}".removeprefix("."), item)
+    elif isinstance(value, tuple | list):
+        for position, item in enumerate(value):
+            yield from _flat(f"{name}.{position}", item)

@@ -1,0 +1,225 @@
+"""What a fine-tuning minimizes, what its model returns meanwhile, and how it is scored."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from peft_regress.errors import InputError
+from peft_regress.measure.trees import named_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+    from peft_regress.fine_tune import FineTune
+
+_PAIR: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The loss and the score of a fine-tuning, its own or the default ones."""
+
+    own_loss: Callable[[nn.Module, Any], Tensor] | None = None
+    own_score: Callable[[nn.Module, Sequence[Any]], float] | None = None
+    name: str = "the training"
+    """What an error calls it."""
+
+    @classmethod
+    def of(cls, fine_tune: FineTune) -> Objective:
+        """Take the functions of a fine-tuning."""
+        return cls(
+            own_loss=fine_tune.loss,
+            own_score=fine_tune.score,
+            name=f"FineTune {fine_tune.id!r}",
+        )
+
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """Return the scalar loss of a batch.
+
+        Raises `InputError` if the default loss does not know such a batch, or the loss is no
+        scalar.
+        """
+        if self.own_loss is not None:
+            found = self.own_loss(model, batch)
+        elif is_pair(batch):
+            found = cross_entropy(logits_of(model(batch[0])), batch[1])
+        elif isinstance(batch, Mapping):
+            found = getattr(model(**batch), "loss", None)
+            if found is None:
+                msg = (
+                    f"{self.name}: model(**batch) returned no loss. Put labels into the batch, or "
+                    "give loss="
+                )
+                raise InputError(msg)
+        else:
+            msg = (
+                f"{self.name}: a batch is a {type(batch).__name__}, which the default loss does "
+                "not know. Give loss="
+            )
+            raise InputError(msg)
+        self._check_scalar(found)
+        return found
+
+    def _check_scalar(self, loss: object) -> None:
+        if isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point():
+            return
+        shown = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        kind = "tensor of shape" if isinstance(loss, Tensor) else "value of type"
+        msg = f"{self.name}: the loss is a {kind} {shown}, not a scalar tensor"
+        raise InputError(msg)
+
+    def precise_loss(self, model: nn.Module, batch: Any) -> float:
+        """Return the loss in eval mode, without rounding of its own where it is the default one."""
+        with evaluated(model), torch.inference_mode(), caught(model) as calls:
+            loss = self.loss(model, batch)
+        if self.own_loss is None and is_pair(batch):
+            logits = logits_of(calls[-1].output).float().double()
+            return functional.cross_entropy(logits, batch[1]).item()
+        return float(loss.item())
+
+    def outputs(self, model: nn.Module, batch: Any) -> tuple[Tensor, ...]:
+        """Return in float32 what the model returns while its loss runs, in eval mode.
+
+        Of a tree the floating-point tensors. Raises `InputError` if the loss never calls the model.
+        """
+        with evaluated(model), torch.inference_mode(), caught(model) as calls:
+            self.loss(model, batch)
+        if not calls:
+            msg = (
+                f"{self.name}: the loss never calls the model itself. Let it call model(...), not "
+                "a part of it"
+            )
+            raise InputError(msg)
+        return tuple(
+            tensor.float().clone()
+            for call in calls
+            for _, tensor in named_tensors(call.output)
+            if tensor.is_floating_point()
+        )
+
+    def scores(self, model: nn.Module, batches: Sequence[Any]) -> dict[str, float]:
+        """Return `loss`, and `accuracy` or `score`, on test batches. The mode becomes eval.
+
+        Raises `InputError` for a score that is no number.
+        """
+        model.eval()
+        if self.own_score is not None:
+            score = number(self.own_score, model, batches, name=f"{self.name}: the score")
+            return {"score": score, "loss": self._mean_loss(model, batches)}
+        if self.own_loss is None and all(map(is_pair, batches)):
+            with torch.inference_mode():
+                logits = torch.cat([logits_of(model(batch[0])) for batch in batches])
+                labels = torch.cat([batch[1] for batch in batches])
+                found = {"loss": cross_entropy(logits, labels).item()}
+                if logits.ndim == _PAIR:
+                    found["accuracy"] = accuracy_of(logits, labels)
+            return found
+        return {"loss": self._mean_loss(model, batches)}
+
+    def _mean_loss(self, model: nn.Module, batches: Sequence[Any]) -> float:
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for batch in batches:
+                size = batch_size(batch)
+                total += size * self.loss(model, batch).item()
+                count += size
+        return total / count
+
+
+def number(
+    function: Callable[[nn.Module, Sequence[Any]], float],
+    model: nn.Module,
+    batches: Sequence[Any],
+    *,
+    name: str,
+) -> float:
+    """Call a function of the user's; raise `InputError` unless it returns a finite number."""
+    with torch.no_grad():
+        value = function(model, batches)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        msg = f"{name} is {value!r}, not a finite number"
+        raise InputError(msg)
+    return float(value)
+
+
+def is_pair(batch: object) -> bool:
+    """Return whether a batch is inputs and labels."""
+    return isinstance(batch, tuple | list) and len(batch) == _PAIR
+
+
+def batch_size(batch: Any) -> int:
+    """Return the length of the first tensor of a batch."""
+    return next((len(tensor) for _, tensor in named_tensors(batch) if tensor.ndim), 1)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a model returned: `output.logits`, or the tensor itself."""
+    found = getattr(output, "logits", output)
+    if not isinstance(found, Tensor):
+        msg = f"the model returns a {type(output).__name__}, not logits. Give loss="
+        raise InputError(msg)
+    return found
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss in nats, computed in float32.
+
+    logits: (batch, classes, ...), labels: (batch, ...)
+    """
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def accuracy_of(logits: Tensor, labels: Tensor) -> float:
+    """Return the fraction of right classes.
+
+    logits: (count, classes), labels: (count,)
+    """
+    return (logits.argmax(dim=1) == labels).sum().item() / len(labels)
+
+
+@contextlib.contextmanager
+def evaluated(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode, and restore each module's mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any
+
+
+@contextlib.contextmanager
+def caught(model: nn.Module) -> Iterator[list[Call]]:
+    """Catch each call of a model: what it got, and what it returned."""
+    calls: list[Call] = []
+
+    def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append(Call(args, kwargs, output))
+
+    handle = model.register_forward_hook(catch, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()

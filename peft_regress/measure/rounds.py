@@ -1,0 +1,248 @@
+"""Fine-tune a case briefly, once for each seed, and check the invariants on the first seed."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from msgspec import UNSET
+
+from peft_regress.baselines.adapters import keep_adapter, stored_adapter
+from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.errors import NonFiniteLossError
+from peft_regress.measure.definition import FIRST_LOSSES
+from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
+from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.objective import number
+from peft_regress.metrics import Metric, make_metric
+from peft_regress.runs.schema import Inputs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+    from pathlib import Path
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from peft_regress.measure.data import Data
+    from peft_regress.measure.invariants.facts import Fact
+    from peft_regress.measure.recipe import Recipe
+    from peft_regress.measure.training import TrainingRun
+    from peft_regress.runs.schema import MadeWith, TensorSummary
+
+PROBE_ITEMS: Final = 4
+
+
+class RoundRunner(Protocol):
+    """A function that runs `target` for some rounds, as pytest-benchmark's `pedantic` does."""
+
+    def __call__(
+        self,
+        target: Callable[..., Any],
+        *,
+        setup: Callable[[], Any],
+        teardown: Callable[..., Any],
+        rounds: int,
+    ) -> Any:
+        """In each round call `setup`, then `target` and `teardown` with what `setup` returned."""
+
+
+def plain_rounds(
+    target: Callable[..., Any],
+    *,
+    setup: Callable[[], Any],
+    teardown: Callable[..., Any],
+    rounds: int,
+) -> None:
+    """Run the rounds without timing them."""
+    for _ in range(rounds):
+        args, kwargs = setup()
+        target(*args, **kwargs)
+        teardown(*args, **kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    """What one seed gave: its training, and what was measured on the test batches after it."""
+
+    training: TrainingRun
+    scores: dict[str, float]
+    own: dict[str, float] = field(default_factory=dict)
+
+
+class Rounds:
+    """The fine-tunes of one case: one round for each seed, evaluated outside the timed part."""
+
+    def __init__(  # noqa: PLR0913  (what was made before the rounds)
+        self,
+        recipe: Recipe,
+        *,
+        definition: str,
+        first: nn.Module,
+        data: Data,
+        moving: Collection[str] = (),
+        keep_adapters: Path | None,
+    ) -> None:
+        """Look up the adapter that the baselines hold for this case.
+
+        definition: the digest that the adapter is stored under. first: the adapted model of the
+        first seed. moving: the buffers that the training mode moves. keep_adapters: the folder that
+        keeps what the case would ship, or None. Raises `InputError` if the stored one was altered.
+        """
+        self._recipe = recipe
+        self._definition = definition
+        self._keep_adapters = keep_adapters
+        self._data = data
+        self._moving = moving
+        self._first: nn.Module | None = first
+        self._rounds: list[_Round] = []
+        self._training: TrainingRun
+        self._seen = BatchSums()
+        self._test: list[Any] = []
+        self._watch: InvariantWatch
+        self._made_with: MadeWith
+        self._weights: dict[str, TensorSummary] = {}
+        self._optimizer: list[dict[str, float]] = []
+        self.facts: dict[str, Fact] = {}
+
+    def run(self, run_rounds: RoundRunner) -> None:
+        """Fine-tune once for each seed."""
+        recipe = self._recipe
+        base = recipe.base_model(recipe.seeds[0])
+        if self._recipe.is_own:
+            self._weights = summaries_of(base)
+        probe = self._data.probe(PROBE_ITEMS)
+        self._made_with = fingerprint_of(base, probe)
+        self._watch = InvariantWatch(
+            adapter=recipe.adapter,
+            objective=recipe.objective,
+            base=base,
+            probe=probe,
+            stored=self._stored(),
+            moving=self._moving,
+            steps=recipe.fine_tune.steps,
+        )
+        self._test = list(self._data.test_batches(recipe.test_batch))
+        seeds = iter(recipe.seeds)
+
+        def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            seed = next(seeds)
+            if self._first is not None:
+                model, self._first = self._first, None
+                self._watch.before_training(model)
+            else:
+                model = recipe.adapted_model(seed)
+            optimizer = recipe.make_optimizer(model)
+            if seed == recipe.seeds[0]:
+                self._watch.watch_first_step(model, optimizer)
+                self._optimizer = numbers_of(optimizer)
+            return (model, optimizer, seed), {}
+
+        run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
+
+    def _stored(self) -> StoredOutput | None:
+        """Return the stored adapter, unless it was made with another model or other data."""
+        recipe = self._recipe
+        found = stored_adapter(recipe.baselines, recipe.case, self._definition)
+        if found is None or not self._made_with.resembles(found[1].made_with):
+            return None
+        return StoredOutput(folder=found[0], rows=found[1].output)
+
+    def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        batches = self._recipe.batches(self._data, seed=seed)
+        if self._recipe.is_own and seed == self._recipe.seeds[0]:
+            batches = self._summed(batches)
+        self._training = self._recipe.train(
+            model, optimizer, batches, seed=seed, first=FIRST_LOSSES
+        )
+
+    def _summed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self._seen.add(batch)
+            yield batch
+
+    def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        recipe, training = self._recipe, self._training
+        scores = recipe.objective.scores(model, self._test)
+        if not math.isfinite(scores["loss"]):
+            raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
+        own = {
+            name: number(
+                metric.measure, model, self._test, name=f"{recipe.case.id}: metric {name!r}"
+            )
+            for name, metric in (recipe.fine_tune.metrics or {}).items()
+        }
+        self._rounds.append(_Round(training=training, scores=scores, own=own))
+        if seed == recipe.seeds[0]:
+            self.facts = self._watch.after_training(model, optimizer)
+            self._keep_adapter(model)
+
+    def _keep_adapter(self, model: nn.Module) -> None:
+        """Keep what the case would ship, of a built-in method with ranks only the lowest one's."""
+        recipe = self._recipe
+        fine_tune, rank = recipe.fine_tune, recipe.case.rank
+        is_higher = (
+            isinstance(fine_tune, BuiltIn)
+            and rank is not None
+            and rank != min(fine_tune.method.ranks)
+        )
+        if self._keep_adapters is None or is_higher:
+            return
+        if self.facts["saved_adapter_reloads"].holds:
+            keep_adapter(
+                self._keep_adapters,
+                recipe.case,
+                definition=self._definition,
+                output=self._watch.rows(model),
+                made_with=self._made_with if self._recipe.is_own else UNSET,
+                save=functools.partial(recipe.adapter.save, model),
+            )
+
+    @property
+    def inputs(self) -> Inputs:
+        """Return what went into the training of the first seed."""
+        test = BatchSums()
+        for batch in self._test:
+            test.add(batch)
+        return Inputs(
+            weights=self._weights,
+            train=self._seen.summaries(),
+            test=test.summaries(),
+            optimizer=self._optimizer,
+        )
+
+    def metrics(self, *, timed: bool) -> dict[str, Metric]:
+        """Return the metrics of the rounds, with one sample for each seed.
+
+        timed: whether the wall time of a step is among them.
+        """
+        rounds = self._rounds
+        first = [list(one.training.first_losses) for one in rounds]
+        samples = {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
+        if timed:
+            samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
+        filled = self._watch.filled_losses
+        if filled is not None:
+            samples["filled_losses"] = list(filled)
+        mean_at_step_1 = statistics.fmean(losses[0] for losses in first)
+        return {
+            "first_losses": make_metric("first_losses", mean_at_step_1, first),
+            **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},
+            **self._own_metrics(),
+        }
+
+    def _own_metrics(self) -> dict[str, Metric]:
+        found = {}
+        for name, metric in (self._recipe.fine_tune.metrics or {}).items():
+            samples = [one.own[name] for one in self._rounds]
+            found[name] = Metric(
+                value=statistics.fmean(samples),
+                unit=metric.unit,
+                direction=metric.direction,
+                kind=metric.kind,
+                samples=list(samples),
+            )
+        return found

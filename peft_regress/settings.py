@@ -1,0 +1,160 @@
+"""The table `[tool.peft_regress]` of pyproject.toml: cases, matrix, storage, bounds, devices."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.fine_tune import OWN_MATRIX, Bound
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DEFAULT_MATRIX: Final = "default"
+"""The built-in matrix of a project without cases of its own."""
+
+_FILE: Final = "pyproject.toml"
+_TABLE: Final = "peft_regress"
+_STORAGE: Final = "baselines"
+_BOUND_KEYS: Final = ("cases", "metric", "bound", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundRule:
+    """A bound of one's own for the metrics of many cases."""
+
+    cases: str
+    """A glob on case ids."""
+    metric: str
+    bound: Bound
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a project has written down once, so that nobody types it."""
+
+    folder: Path
+    """The folder of pyproject.toml; without a table, the folder where the search began."""
+    file: Path | None = None
+    """The pyproject.toml with the table; None if there is none."""
+    cases: tuple[str, ...] = ()
+    """Import paths `pkg.mod:NAME` of a FineTune or an iterable of them."""
+    matrix: str = DEFAULT_MATRIX
+    """The matrix that commands and tests take if none is typed."""
+    baselines: Path
+    """The baseline storage."""
+    bounds: tuple[BoundRule, ...] = ()
+    devices: Path | None = None
+    """A TOML table of device classes of one's own."""
+
+    def bounds_of(self, case_id: str) -> dict[str, Bound]:
+        """Return the bounds of a case by metric; a later rule wins."""
+        return {rule.metric: rule.bound for rule in self.bounds if fnmatchcase(case_id, rule.cases)}
+
+
+def read_settings(start: Path) -> Settings:
+    """Read the table from the nearest pyproject.toml that has it, in a folder or above.
+
+    Paths in the table are relative to the folder of the file. Raises `InputError` for a file that
+    is no TOML, an unknown key, or a value of another type.
+    """
+    for folder in (start, *start.parents):
+        file = folder / _FILE
+        if file.is_file():
+            table = _table(file)
+            if table is not None:
+                return _parsed(file, table)
+    return Settings(folder=start, baselines=start / _STORAGE)
+
+
+def _table(file: Path) -> Any | None:
+    try:
+        document = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        msg = f"{file}: cannot be read ({error.strerror or error})"
+        raise InputError(printable(msg)) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        msg = f"{file}: is not TOML ({error})"
+        raise InputError(printable(msg)) from None
+    tool = document.get("tool", {})
+    return tool.get(_TABLE) if isinstance(tool, dict) else None
+
+
+def _parsed(file: Path, table: Any) -> Settings:
+    where = f"[tool.{_TABLE}] in {file}"
+    if not isinstance(table, dict):
+        msg = f"{where} is not a table"
+        raise InputError(printable(msg))
+    for key in table:
+        if key not in _KEYS:
+            raise UnknownNameError(printable(f"key of {where}"), key, _KEYS)
+    values = {}
+    for key, value in table.items():
+        wanted, fits = _KEYS[key]
+        if not fits(value):
+            msg = f"{where}: {key} = {value!r} is not {wanted}"
+            raise InputError(printable(msg))
+        values[key] = value
+    folder = file.parent
+    cases = tuple(values.get("cases", ()))
+    devices = values.get("devices")
+    return Settings(
+        folder=folder,
+        file=file,
+        cases=cases,
+        matrix=values.get("matrix", OWN_MATRIX if cases else DEFAULT_MATRIX),
+        baselines=folder / values.get("baselines", _STORAGE),
+        bounds=tuple(_bound_rule(where, rule) for rule in values.get("bounds", ())),
+        devices=None if devices is None else folder / devices,
+    )
+
+
+def _bound_rule(where: str, rule: dict[str, Any]) -> BoundRule:
+    for key in rule:
+        if key not in _BOUND_KEYS:
+            raise UnknownNameError(printable(f"key of a bound of {where}"), key, _BOUND_KEYS)
+    for key in _BOUND_KEYS:
+        if key not in rule:
+            msg = f"{where}: the bound {rule} has no {key}"
+            raise InputError(printable(msg))
+    for key in ("cases", "metric"):
+        if not _is_text(rule[key]):
+            msg = f"{where}: {key} = {rule[key]!r} of a bound is not {_TEXT}"
+            raise InputError(printable(msg))
+    try:
+        bound = Bound(rule["bound"], rule["reason"])
+    except InputError as error:
+        msg = f"{where}: {error}"
+        raise InputError(printable(msg)) from None
+    return BoundRule(cases=rule["cases"], metric=rule["metric"], bound=bound)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isidentifier()
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_list_of_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+_TEXT: Final = "a text that is not empty"
+_KEYS: Final[dict[str, tuple[str, Callable[[Any], bool]]]] = {
+    "cases": ('a list of import paths, such as ["pkg.gates:GATES"]', _is_list_of_texts),
+    "matrix": ("the name of a matrix", _is_name),
+    "baselines": ("the name of a folder", _is_text),
+    "bounds": (f"a list of tables with {', '.join(_BOUND_KEYS)}", _is_list_of_tables),
+    "devices": ("the name of a TOML file", _is_text),
+}

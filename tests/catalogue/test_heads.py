@@ -1,0 +1,161 @@
+"""Several heads, a head of several layers, and none: what trains, what is adapted, what ships."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from tiny_methods import ALL, each, rank_of, trainable
+from torch import nn
+
+from peft_regress.catalogue.methods import (
+    BITFIT,
+    BN_HEAD,
+    FULL,
+    GALORE,
+    HEAD,
+    LORA,
+    NORM,
+    Method,
+    PeftAdapter,
+)
+from peft_regress.catalogue.methods.parts import cast_base
+from peft_regress.errors import UnsupportedCaseError
+from peft_regress.gate.policy import Policy
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# As test_adapters.py does: peft doubts a normalization layer as a target.
+pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning")
+
+HEADS = ("cls", "box")
+OF_HEADS = {"cls.0.weight", "cls.0.bias", "cls.1.weight", "cls.1.bias", "box.weight", "box.bias"}
+
+
+class Detecting(nn.Module):
+    """A backbone and two heads, one of them two layers; takes (batch, 3, height, width)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.neck = nn.Linear(8, 8)
+        self.cls = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
+        self.box = nn.Linear(8, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.neck(self.norm(self.conv(images)).mean((2, 3)))  # (batch, 8)
+        return torch.cat([self.cls(features), self.box(features)], dim=1)  # (batch, 12)
+
+
+def _detecting(method: Method = LORA) -> nn.Module:
+    torch.manual_seed(0)
+    return cast_base(Detecting(), method.base_dtype).eval()
+
+
+# Of peft, on a bfloat16 base: a frozen number of AdaLoRA trains (test_bfloat16.py).
+WHOLE = tuple(method for method in ALL if method.name != "adalora-bf16")
+
+
+@each(*WHOLE)
+def test_heads_train_in_full_and_no_layer_in_them_is_adapted(method: Method) -> None:
+    rank = rank_of(method)
+    expected = method.expected_trainable(_detecting(method), heads=HEADS, rank=rank)
+    model = method.adapt(_detecting(method), heads=HEADS, rank=rank, seed=0)
+    assert trainable(model) == expected
+    prefix = "base_model.model." if isinstance(method, PeftAdapter) else ""
+    assert {f"{prefix}{name}" for name in OF_HEADS} <= expected.keys()
+    in_heads = {name for name in expected if name.startswith((f"{prefix}cls", f"{prefix}box"))}
+    assert in_heads == {f"{prefix}{name}" for name in OF_HEADS}
+
+
+@each(LORA, HEAD, BITFIT, NORM, FULL, GALORE)
+def test_all_of_the_heads_is_shipped_and_comes_back(method: Method, tmp_path: Path) -> None:
+    rank = rank_of(method)
+    model = method.adapt(_detecting(), heads=HEADS, rank=rank, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    shipped = method.shipped_tensors(model)
+    assert shipped.keys() >= OF_HEADS
+    method.save(model, tmp_path)
+    images = torch.randn(2, 3, 4, 4)
+    for train in (True, False):
+        loaded = method.load(_detecting(), tmp_path, heads=HEADS, trainable=train)
+        assert torch.equal(loaded.eval()(images), model.eval()(images))
+        assert trainable(loaded) == (trainable(model) if train else {})
+
+
+@each(*(method for method in WHOLE if method not in (HEAD, BN_HEAD)))
+def test_without_a_head_only_the_method_itself_trains(method: Method) -> None:
+    rank = rank_of(method)
+    model = method.adapt(_detecting(method), heads=(), rank=rank, seed=0)
+    assert trainable(model) == method.expected_trainable(_detecting(method), heads=(), rank=rank)
+    assert trainable(model)
+
+
+@each(HEAD, BN_HEAD)
+def test_a_method_that_trains_only_heads_is_unsupported_without_one(method: Method) -> None:
+    with pytest.raises(UnsupportedCaseError, match=f"{method.name} trains only a head, and no"):
+        method.adapt(_detecting(), heads=(), rank=None, seed=0)
+
+
+def test_without_a_head_its_layers_are_targets_like_others() -> None:
+    names = LORA.expected_trainable(_detecting(), heads=(), rank=2)
+    assert {name.split(".")[2] for name in names} == {"conv", "neck", "cls", "box"}
+
+
+class Tied(nn.Module):
+    """A head that shares a whole layer with the backbone, and its weight with an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(8, 8)
+        self.shared = nn.Linear(8, 8)
+        self.own = nn.Linear(8, 8)
+        self.head = nn.Sequential(self.shared, nn.Linear(8, 8, bias=False))
+        self.head[1].weight = self.tokens.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.own(self.shared(self.tokens(tokens))))
+
+
+def test_what_a_head_shares_trains_in_full_under_its_first_name(tmp_path: Path) -> None:
+    expected = LORA.expected_trainable(Tied(), heads=("head",), rank=2)
+    base: Any = Tied()
+    model = LORA.adapt(base, heads=("head",), rank=2, seed=0)
+    assert trainable(model) == expected
+    plain = {name.removeprefix("base_model.model.") for name in expected if "lora" not in name}
+    assert plain == {"tokens.weight", "shared.weight", "shared.bias"}
+    with torch.no_grad():
+        base.tokens.weight += 1
+    LORA.save(model, tmp_path)
+    loaded = LORA.load(Tied(), tmp_path, heads=("head",), trainable=False)
+    changed = loaded.get_parameter("base_model.model.tokens.weight")
+    assert torch.equal(changed, base.tokens.weight)
+
+
+# What a method says of itself
+
+
+def test_methods_whose_optimizer_is_a_part_of_them_say_so() -> None:
+    own = {method.name.removesuffix("-bf16") for method in ALL if method.has_own_optimizer}
+    assert own == {"galore", "galore-cloned", "loraplus", "lorafa", "adalora"}
+
+
+@each(*ALL)
+def test_the_numerics_of_a_method_are_those_that_the_policy_has_bounds_for(
+    method: Method,
+) -> None:
+    policy = Policy()
+    bounds = {
+        "usual": policy.fingerprint_bound,
+        "bfloat16": policy.bfloat16_fingerprint_bound,
+        **policy.fingerprint_bounds,
+    }[method.numerics]
+    steps = range(len(bounds))
+    found = tuple(policy.fingerprint("first_losses", method.name, step=step) for step in steps)
+    assert found == bounds

@@ -1,0 +1,239 @@
+"""A project's own cases: found by import path, listed like built-in ones, refused by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from peft_regress import FineTune, case_params
+from peft_regress.cases import Case
+from peft_regress.catalogue.matrix import (
+    check_matrix,
+    matrices_of,
+    matrix_cases,
+    parse_case_id,
+    select_cases,
+)
+from peft_regress.catalogue.own_cases import (
+    add_own_cases,
+    own_fine_tune,
+    own_fine_tunes,
+    use_settings,
+    usual_matrix,
+    usual_storage,
+)
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.settings import read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+GATES = """\
+from peft_regress import FineTune
+
+def case(name, **settings):
+    return FineTune(name, model=print, data=print, adapter="full", **settings)
+
+GATES = [case("photos/lora-r4/net"), case("photos/mine/net"), case("edge/full/net", matrix="edge")]
+ONE = case("sound/full/net")
+NUMBER = 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def _traceless(clean_registry: None) -> None:
+    """Leave no trace of the cases in the registry."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Write a project in the working folder; its module is imported anew for each test."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(*cases: str, module: str = GATES, more: str = "") -> None:
+        (tmp_path / "gates.py").write_text(module)
+        (tmp_path / "pyproject.toml").write_text(
+            f"[tool.peft_regress]\ncases = {list(cases)!r}\n{more}\n"
+        )
+
+    yield write
+    sys.modules.pop("gates", None)
+
+
+def _case(name: str, **settings: Any) -> FineTune:
+    return FineTune(name, model=print, data=print, adapter="full", **settings)
+
+
+def test_cases_of_the_settings_are_a_matrix_like_any_other(project: Callable[..., None]) -> None:
+    project("gates:GATES", "gates:ONE")
+    ids = ["photos/lora-r4/net", "photos/mine/net", "sound/full/net"]
+    assert usual_matrix() == "own"
+    assert [case.id for case in matrix_cases("own")] == ids
+    assert [case.id for case in matrix_cases("edge")] == ["edge/full/net"]
+    assert [case.id for case in matrix_cases("own", task="photos")] == ids[:2]
+    assert [case.id for case in select_cases("*/full/*", matrix="own")] == ids[2:]
+    assert [param.id for param in case_params()] == ids
+    assert [param.id for param in case_params("sound")] == ids[2:]
+    check_matrix("edge")
+    assert len(matrix_cases("default")) == 96
+
+
+def test_an_id_of_an_own_case_is_found_before_the_names_of_the_registry(
+    project: Callable[..., None],
+) -> None:
+    project("gates:GATES")
+    case = parse_case_id("photos/lora-r4/net")
+    assert case == Case(task="photos", method="lora", rank=4, architecture="net")
+    assert matrices_of(case) == {"own"}
+    found = own_fine_tune(case)
+    assert found is not None
+    assert found.id == case.id
+    with pytest.raises(UnknownNameError, match="unknown task 'photos'"):
+        parse_case_id("photos/lora-r8/net")
+    assert own_fine_tune(parse_case_id("shift/full/resnet18")) is None
+
+
+def test_a_suite_can_give_its_cases_itself() -> None:
+    gates = [_case("photos/full/net"), _case("photos/head/net")]
+    assert [param.id for param in case_params(gates)] == ["photos/full/net", "photos/head/net"]
+    assert [param.id for param in case_params(iter(gates))] == [gate.id for gate in gates]
+    assert usual_matrix() == "own"
+    assert [case.id for case in matrix_cases("own")] == [gate.id for gate in gates]
+    assert case_params(_case("photos/norm/net"))[0].id == "photos/norm/net"
+
+
+def test_cases_keep_the_matrix_that_the_settings_name(project: Callable[..., None]) -> None:
+    project("gates:GATES", more='matrix = "edge"')
+    assert usual_matrix() == "edge"
+    assert [param.id for param in case_params()] == ["edge/full/net"]
+
+
+def test_the_storage_is_that_of_the_settings_from_any_folder(
+    project: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project("gates:GATES", more='baselines = "data"')
+    assert str(usual_storage()) == "data"
+    inner = tmp_path / "packages" / "one"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert usual_storage() == tmp_path / "data"
+
+
+def test_settings_of_the_process_win_over_those_of_the_working_folder(
+    project: Callable[..., None], tmp_path: Path
+) -> None:
+    project("gates:GATES")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "pyproject.toml").write_text('[tool.peft_regress]\nbaselines = "x"\n')
+    use_settings(read_settings(tmp_path / "other"))
+    assert own_fine_tunes() == {}
+    assert str(usual_storage()) == "other/x"
+
+
+# Refusals
+
+
+def test_an_id_that_two_cases_have_is_refused_with_both_places(
+    project: Callable[..., None],
+) -> None:
+    project("gates:GATES")
+    message = "'photos/mine/net' of case_params has the id of a case of gates:GATES"
+    own_fine_tunes()
+    with pytest.raises(InputError, match=message):
+        case_params([_case("new/full/net"), _case("photos/mine/net")])
+    assert "new/full/net" not in own_fine_tunes()
+    with pytest.raises(InputError, match="of case_params has the id of a case of case_params"):
+        add_own_cases([_case("a/full/net"), _case("a/full/net")])
+
+
+def test_the_same_case_may_be_given_twice() -> None:
+    case = _case("photos/full/net")
+    assert add_own_cases(case) == add_own_cases([case]) == [case]
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vit_b_16"])
+def test_an_id_of_a_built_in_case_is_refused(architecture: str) -> None:
+    name = f"shift/lora-r4/{architecture}"
+    with pytest.raises(InputError, match=f"{name}' of case_params has the id of a built-in case"):
+        case_params([_case(name)])
+
+
+@pytest.mark.parametrize("name", ["mine/lora-r4/resnet18", "shift/mine/resnet18", "shift/full/me"])
+def test_an_id_may_have_names_of_the_catalogue_but_not_all_three(name: str) -> None:
+    assert add_own_cases(_case(name))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["x"], "item 0 of case_params is 'x', not a FineTune"),
+        ([], "case_params holds no FineTune"),
+        (3, "case_params is 3, not a FineTune or an iterable of them"),
+    ],
+)
+def test_what_is_no_case_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        case_params(given)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gates", "'gates' is not an import path: it has the form pkg.mod:NAME"),
+        ("gates:1", "is not an import path"),
+        ("gates:GATE", "unknown name in module gates 'GATE'. Did you mean 'GATES'? Known: GATES, "),
+        ("gates:NUMBER", "gates:NUMBER is 3, not a FineTune or an iterable of them"),
+        ("gatez:GATES", "there is no module 'gatez' in {folder} or among the installed packages"),
+        ("gates.x:GATES", "there is no module 'gates.x' in"),
+    ],
+)
+def test_an_import_path_that_gives_no_case_is_refused_in_one_line(
+    project: Callable[..., None], tmp_path: Path, path: str, message: str
+) -> None:
+    project(path)
+    with pytest.raises(InputError) as raised:
+        matrix_cases("own")
+    assert message.format(folder=tmp_path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        ("import os\nopen('nowhere')\n", "FileNotFoundError: .*gates.py, line 2"),
+        ("import nowhere\n", "No module named 'nowhere' .*gates.py, line 1"),
+        ("x = (\n", "SyntaxError: .*gates.py, line 1"),
+        ("raise SystemExit(3)\n", "SystemExit: 3 .*gates.py, line 1"),
+        ("import json\njson.loads('{')\n", "JSONDecodeError: .*gates.py, line 2"),
+        (
+            "import peft_regress as p\np.FineTune('a/b/c', model=1, data=1, adapter='full')\n",
+            "does not import: FineTune 'a/b/c': model is not .*gates.py, line 2",
+        ),
+    ],
+)
+def test_an_error_inside_a_module_names_path_error_and_place(
+    project: Callable[..., None], module: str, message: str
+) -> None:
+    project("gates:GATES", module=module)
+    for _ in range(2):
+        with pytest.raises(InputError, match=message) as raised:
+            matrix_cases("own")
+        assert str(raised.value).startswith("'gates:GATES' does not import: ")
+
+
+def test_without_a_case_the_own_matrix_says_how_to_get_one() -> None:
+    with pytest.raises(InputError, match=r"name yours in pyproject.toml.*`peft-regress init`"):
+        matrix_cases("own")
+
+
+def test_listing_own_cases_imports_no_torch_of_its_own(project: Callable[..., None]) -> None:
+    project("gates:GATES")
+    code = (
+        "import sys\nfrom peft_regress.catalogue.matrix import matrix_cases\n"
+        "assert matrix_cases('own')\nassert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

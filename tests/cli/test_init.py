@@ -1,0 +1,130 @@
+"""`peft-regress init`: a first suite that runs at once, and is judged after one accept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# An inner run forgets what it imports, and some libraries cannot be imported twice.
+import peft  # noqa: F401
+import pytest
+import sklearn.datasets  # noqa: F401
+import torch.export  # noqa: F401
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CASE = "digits/lora-r4/small"
+WRITTEN = (
+    "pyproject.toml",
+    "gates/__init__.py",
+    "gates/cases.py",
+    "gates/test_gates.py",
+    ".github/workflows/gate.yml",
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean_registry: None) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_suite_is_red_then_accepted_then_green(
+    pytester: pytest.Pytester, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    root = pytester.path
+    code, out, _ = command("init")
+    assert code == 0
+    assert [name for name in WRITTEN if f"wrote {name}" in out] == [*WRITTEN]
+    assert "1. pytest gates --regress-save runs/first.json" in out
+
+    def run(*arguments: str) -> pytest.RunResult:
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", "gates", *arguments)
+
+    first = run("--regress-save", "runs/first.json")
+    assert first.ret == 1
+    first.stdout.fnmatch_lines(
+        [
+            "what to type:",
+            "  if they are right, let them judge later runs:",
+            "*peft-regress accept runs/first.json --reason *",
+            "  from then on, what gets worse is red:",
+            "*pytest gates",
+        ]
+    )
+    assert command("list")[1].endswith(f"\n{CASE}\n")
+    assert command("accept", "runs/first.json", "--reason", "first numbers")[0] == 0
+    second = run("--regress-save", "runs/second.json")
+    assert second.ret == 0
+    assert "no regression (1 unchanged)" in second.stdout.str()
+    # Every command takes the case like a built-in one, also from a folder below.
+    pytester.mkdir("below")
+    for words in (
+        ("compare", "../baselines", "../runs/second.json"),
+        ("compare", "0001", "../runs/second.json"),
+        ("explain", "0001", "../runs/second.json", CASE),
+        ("history", "../runs/second.json", "--cases", "digits/*"),
+        ("report",),
+        ("report", "--html", "page.html"),
+        ("export", "../runs/second.json", "--to", "csv"),
+    ):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(root / "below")
+            code, out, err = command(*words)
+        assert code == 0, (words, err)
+        assert (
+            not out
+            or CASE.split("/", maxsplit=1)[0] in out
+            or "1 case" in out
+            or "unchanged" in out
+        ), words
+    assert CASE in (root / "below" / "page.html").read_text()
+
+
+def test_a_first_run_without_a_file_says_how_to_write_one(
+    pytester: pytest.Pytester, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    command("init")
+    done = pytester.runpytest_inprocess(
+        "-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning", "gates"
+    )
+    done.stdout.fnmatch_lines(
+        ["  first run: write these numbers to a file:", "*pytest gates --regress-save run.json"]
+    )
+
+
+def test_settings_go_after_what_pyproject_holds(
+    folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    before = "[project]\nname = 'mine'"
+    (folder / "pyproject.toml").write_text(before)
+    code, out, _ = command("init")
+    assert (code, "added [tool.peft_regress] to pyproject.toml" in out) == (0, True)
+    text = (folder / "pyproject.toml").read_text()
+    assert text.startswith(f"{before}\n\n[tool.peft_regress]\n")
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_nothing_is_overwritten_and_then_nothing_is_written(
+    folder: Path, command: Callable[..., tuple[int, str, str]], name: str
+) -> None:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("[tool.peft_regress]\n")
+    code, out, err = command("init")
+    assert (code, out) == (2, "")
+    assert name in err
+    assert [file for file in folder.rglob("*") if file.is_file()] == [path]
+    assert path.read_text() == "[tool.peft_regress]\n"
+
+
+def test_the_workflow_runs_the_suite(
+    folder: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    command("init")
+    job = yaml.safe_load((folder / ".github/workflows/gate.yml").read_text())["jobs"]["gate"]
+    scripts = [step["run"] for step in job["steps"] if "run" in step]
+    assert any(script.startswith("python -m pytest gates ") for script in scripts)

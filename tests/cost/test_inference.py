@@ -1,0 +1,210 @@
+"""One forward pass in eval mode, without gradients: against closed forms and the allocator."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import torchvision
+from memory_check import allocator_peak
+from torch import Tensor, nn
+
+from peft_regress.cost import (
+    Call,
+    NeedsValuesError,
+    RandomTensor,
+    UncountedOperatorError,
+    profile_inference,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import peft
+
+torch.set_num_threads(1)
+
+BOTH = pytest.mark.parametrize("fake", [True, False])
+IMAGE = (2, 3, 32, 32)
+
+
+def resnet() -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(num_classes=10)
+
+
+def adapted(model: nn.Module, *, dora: bool = False) -> Any:
+    config = peft.LoraConfig(
+        r=4, lora_alpha=4, use_dora=dora, target_modules=r".*layer1\.\d\.conv\d"
+    )
+    return peft.get_peft_model(model, config)
+
+
+def products_by_hooks(model: nn.Module, x: Tensor) -> int:
+    """Count 2 FLOPs for each weight and position that it is used at, layer by layer."""
+    found = 0
+
+    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal found
+        positions = output.shape[0] * output[0, 0].numel()
+        found += 2 * positions * layer.get_parameter("weight").numel()
+
+    handles = [
+        module.register_forward_hook(count)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        model.eval()(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+@BOTH
+def test_the_products_are_those_of_the_layers(fake: bool) -> None:
+    model = resnet()
+    cost = profile_inference(model, torch.randn(IMAGE), fake=fake)
+    assert cost.inference_flops == products_by_hooks(model, torch.randn(IMAGE))
+    assert sum(site.flops for site in cost.flops_by_site) == cost.inference_flops
+    assert sum(site.bytes for site in cost.bytes_at_peak) == cost.peak_bytes
+    assert cost.tensors == ("fake tensors" if fake else "real tensors")
+
+
+def test_an_attached_adapter_costs_its_products_and_a_merged_one_nothing() -> None:
+    x = torch.randn(IMAGE)
+    plain = profile_inference(resnet(), x)
+    model = adapted(resnet())
+    attached = profile_inference(model, x)
+    assert attached.inference_flops == products_by_hooks(model, x)
+    assert attached.inference_flops > plain.inference_flops
+    model.merge_adapter()
+    merged = profile_inference(model, x)
+    assert merged.inference_flops == plain.inference_flops
+    adapter = 4 * sum(p.numel() for n, p in model.named_parameters() if "lora_" in n)
+    assert plain.peak_bytes + adapter == merged.peak_bytes <= attached.peak_bytes
+    model.unmerge_adapter()
+    bare = model.merge_and_unload()
+    assert profile_inference(bare, x) == plain
+
+
+def test_an_attached_adapter_s_activations_raise_the_peak_where_it_lies() -> None:
+    """Beside the layer's own output there are A's, B's and its scaled one."""
+    batch, width, rank = 64, 16, 2
+    bare = nn.Sequential(nn.Linear(width, width), nn.ReLU())
+    model: Any = peft.get_peft_model(bare, peft.LoraConfig(r=rank, target_modules=["0"]))
+    attached = profile_inference(model, RandomTensor((batch, width))).peak_bytes
+    model.merge_adapter()
+    merged = profile_inference(model, RandomTensor((batch, width))).peak_bytes
+    output = 4 * batch * width
+    # Merged: input, the layer's output and the activation's. Attached: input, the layer's output,
+    # B's, and it scaled or added.
+    assert attached - merged == output
+
+
+def test_dora_is_dearer_to_run_than_lora() -> None:
+    """It multiplies its two factors for each layer's norm, whatever the batch."""
+    x = torch.randn(IMAGE)
+    lora, dora = (
+        profile_inference(adapted(resnet(), dora=dora), x).inference_flops for dora in (False, True)
+    )
+    layers, channels, rank = 4, 64, 4
+    assert dora - lora == layers * 2 * channels * rank * channels * 9
+
+
+@pytest.mark.parametrize(
+    "make",
+    [resnet, lambda: adapted(resnet()), lambda: nn.TransformerEncoderLayer(8, 2, 16)],
+    ids=["plain", "lora", "transformer"],
+)
+def test_the_peak_is_the_allocator_s(make: Callable[[], nn.Module]) -> None:
+    shape = (5, 3, 8) if isinstance(make(), nn.TransformerEncoderLayer) else IMAGE
+
+    def step() -> Callable[[], object]:
+        model, x = make().eval(), torch.randn(shape)
+
+        @torch.no_grad()
+        def run() -> None:
+            output = model(x)
+            del output
+
+        return run
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        allocator = allocator_peak(step)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    cost = profile_inference(make(), RandomTensor(shape))
+    assert allocator.tensor_peak_bytes == cost.peak_bytes
+
+
+@BOTH
+def test_the_model_is_unchanged_and_keeps_its_modes(fake: bool) -> None:
+    model = resnet().train()
+    model.get_submodule("bn1").eval()
+    modes = [module.training for module in model.modules()]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    profile_inference(model, torch.randn(IMAGE), fake=fake)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+    assert not any(p.grad is not None for p in model.parameters())
+
+
+class Summing(nn.Module):
+    def forward(self, a: Tensor, b: Tensor, *, scale: Tensor) -> Tensor:
+        return (a @ b) * scale
+
+
+@pytest.mark.parametrize(
+    ("batch", "settings"),
+    [
+        (Call((torch.ones(2, 3), torch.ones(3, 4)), {"scale": torch.ones(1)}), {}),
+        ({"a": torch.ones(2, 3), "b": torch.ones(3, 4), "scale": torch.ones(1)}, {}),
+        (
+            (torch.ones(2, 3), torch.ones(3, 4), torch.ones(1)),
+            {"call": lambda model, batch: model(batch[0], batch[1], scale=batch[2])},
+        ),
+    ],
+    ids=["call", "mapping", "function"],
+)
+def test_a_model_without_parameters_takes_its_arguments_as_they_are_given(
+    batch: Any, settings: dict[str, Any]
+) -> None:
+    cost = profile_inference(Summing(), batch, **settings)
+    assert cost.inference_flops == 2 * 2 * 3 * 4
+    assert cost.peak_bytes == 4 * (2 * 3 + 3 * 4 + 1 + 2 * 2 * 4)
+
+
+class Branching(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
+
+
+def test_a_model_that_needs_values_runs_on_real_copies_and_the_result_says_so() -> None:
+    cost = profile_inference(Branching(3, 2), torch.ones(1, 3))
+    assert cost.inference_flops == 2 * 3 * 2
+    assert cost.tensors == "real tensors"
+    with pytest.raises(NeedsValuesError):
+        profile_inference(Branching(3, 2), torch.ones(1, 3), fake=True)
+
+
+def test_an_embedding_with_sparse_gradients_has_none_here() -> None:
+    model = nn.Embedding(10, 4, sparse=True)
+    assert profile_inference(model, torch.zeros(3, dtype=torch.int64)).inference_flops == 0
+
+
+def test_matrix_work_without_a_formula_stops_the_count() -> None:
+    class Inverting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            inverse: Tensor = torch.linalg.inv(x)
+            return inverse
+
+    with pytest.raises(UncountedOperatorError, match=r"linalg_inv_ex"):
+        profile_inference(Inverting(), torch.eye(3))

@@ -1,0 +1,228 @@
+"""The price of any module: the notebook's function, and models and inputs as they are typed."""
+
+from __future__ import annotations
+
+import doctest
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from network_zoo import adamw, sgd
+from torch import Tensor, nn
+
+from peft_regress.cost import (
+    Call,
+    NeedsValuesError,
+    NothingToTrainError,
+    RandomTensor,
+    pricing,
+    profile_step,
+    training_cost,
+)
+from peft_regress.cost.typed import load_model, parse_inputs
+from peft_regress.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+torch.set_num_threads(1)
+
+
+def test_the_example_of_the_docstring_is_true() -> None:
+    assert doctest.testmod(pricing).failed == 0
+    assert doctest.testmod(pricing).attempted > 2
+
+
+def test_a_sum_of_outputs_is_the_classifier_s_step_with_that_loss() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    cost = training_cost(model, RandomTensor((5, 4)))
+    plain = profile_step(model, adamw, input_shape=(5, 4), num_classes=2, loss="sum")
+    assert cost.step == plain
+    assert (cost.trainable_params, cost.total_params) == (4 * 3 + 3 * 2 + 2, 4 * 3 + 3 + 3 * 2 + 2)
+
+
+def test_every_output_gets_a_gradient_and_integers_none() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 2), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            a, b = self.a(x), self.b(x).half()
+            return {"a": a, "again": a, "rest": (b, b.argmax(), "text")}
+
+    sites = training_cost(Several(), torch.ones(1, 4)).step.flops_by_site
+    backward = {s.module: s.flops for s in sites if s.phase == "backward"}
+    assert backward == {"a": 2 * 4 * 2, "b": 2 * 4 * 3}
+
+
+def test_an_output_without_floating_point_has_no_loss() -> None:
+    class Counting(nn.Linear):
+        def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
+            return [super().forward(x).argmax()]
+
+    with pytest.raises(InputError, match="Counting returns a list without floating-point tensors"):
+        training_cost(Counting(2, 2), torch.ones(1, 2))
+
+
+def test_the_optimizer_and_the_loss_may_be_one_s_own() -> None:
+    model = nn.Linear(4, 2)
+    one = training_cost(
+        model, torch.ones(1, 4), optimizer=sgd, loss=lambda m, b: m(b).square().mean()
+    )
+    assert one.step.optimizer_state_bytes == 0
+    assert training_cost(model, torch.ones(1, 4)).step.optimizer_state_bytes > 0
+
+
+class Branching(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if y.sum() > 0 else -y
+
+
+def test_a_model_that_needs_values_is_priced_on_real_copies_and_the_price_says_so() -> None:
+    cost = training_cost(Branching(3, 2), torch.ones(1, 3))
+    assert cost.step.tensors == "real tensors"
+    assert cost.step.forward_flops == 2 * 3 * 2
+    with pytest.raises(NeedsValuesError):
+        training_cost(Branching(3, 2), torch.ones(1, 3), fake=True)
+    assert training_cost(nn.Linear(3, 2), torch.ones(1, 3)).step.tensors == "fake tensors"
+    assert (
+        training_cost(nn.Linear(3, 2), torch.ones(1, 3), fake=False).step.tensors == "real tensors"
+    )
+
+
+def test_what_cannot_train_on_real_copies_either_is_not_tried_there() -> None:
+    runs: list[Tensor] = []
+
+    class Frozen(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            runs.append(x)
+            return super().forward(x).detach()
+
+    with pytest.raises(NothingToTrainError):
+        training_cost(Frozen(3, 2), torch.ones(1, 3))
+    assert len(runs) == 1
+
+
+def test_metrics_have_the_names_of_run_files_and_leave_out_what_does_not_apply() -> None:
+    cost = training_cost(nn.Linear(3, 2), torch.ones(1, 3))
+    metrics = cost.metrics
+    assert metrics["peak_bytes"].value == cost.step.peak_bytes
+    assert metrics["category_sum_bytes"].value == cost.step.category_sum_bytes
+    assert metrics["total_params"].value == 8
+    assert "projection_flops" not in metrics
+
+
+# --- As typed -------------------------------------------------------------------------------------
+
+
+def test_inputs_are_positional_or_named() -> None:
+    assert parse_inputs(["8x128:int64", "mask=8x128:bool", "3x2", "scale=1"]) == Call(
+        (RandomTensor((8, 128), torch.int64), RandomTensor((3, 2), torch.float32)),
+        {"mask": RandomTensor((8, 128), torch.bool), "scale": RandomTensor((1,), torch.float32)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "'' is not SHAPE or SHAPE:DTYPE, such as 8x3x224x224"),
+        ("8xx4", "'8xx4' is not SHAPE"),
+        ("8x-1", "'8x-1' is not SHAPE"),
+        ("8,4", "'8,4' is not SHAPE"),
+        ("x8", "'x8' is not SHAPE"),
+        ("\u0664", "is not SHAPE"),
+        ("8:int64:int64", "is not SHAPE"),
+        ("a=b=8", "is not SHAPE"),
+        (":int64", "is not SHAPE"),
+        ("=8", "'' is not the name of an argument"),
+        ("1a=8", "'1a' is not the name of an argument"),
+        ("8:int65", "unknown dtype 'int65'. Did you mean 'int64'?"),
+        ("8:", "unknown dtype ''"),
+        ("99999999999x99999999999", "has more bytes than any machine"),
+        ("9" * 5000, "has more bytes than any machine"),
+    ],
+)
+def test_another_text_is_no_input(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_inputs([text])
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_two_inputs_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="there is an input 'a' already"):
+        parse_inputs(["a=1", "a=2"])
+
+
+MODULE = """
+import torch
+from torch import nn
+
+class Tiny(nn.Linear):
+    def __init__(self):
+        super().__init__(4, 2)
+
+class Needy(nn.Linear):
+    pass
+
+class Space:
+    build = Tiny
+
+made = Tiny()
+number = 3
+def no_model(): return 3
+def fails(): raise LookupError("two\\nlines")
+"""
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "priced_models.py").write_text(MODULE)
+    (tmp_path / "priced_broken.py").write_text("raise ZeroDivisionError('at\\nimport')")
+    (tmp_path / "priced_exit.py").write_text("raise SystemExit(3)")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("name", ["Tiny", "Space.build", "made"])
+def test_a_class_a_function_or_a_model_can_be_named(name: str) -> None:
+    assert type(load_model(f"priced_models:{name}")).__name__ == "Tiny"
+
+
+@pytest.mark.usefixtures("models")
+def test_the_weights_are_those_of_seed_0_and_the_generator_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    one, other = (load_model("priced_models:Tiny") for _ in range(2))
+    assert torch.equal(one.get_parameter("weight"), other.get_parameter("weight"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("priced_models", "'priced_models' is not an import path, such as package.module:build"),
+        ("priced_models:", "is not an import path"),
+        (":build", "is not an import path"),
+        ("a/b.py:build", "is not an import path"),
+        ("a:b:c", "is not an import path"),
+        ("", "'' is not an import path"),
+        ("no_such_module:build", "no_such_module does not import: ModuleNotFoundError"),
+        ("priced_broken:build", "does not import: ZeroDivisionError: at import"),
+        ("priced_exit:build", "does not import: SystemExit: 3"),
+        ("priced_models:nothing", "priced_models has no nothing"),
+        ("priced_models:number", "is not a function that returns a model, but 3"),
+        ("priced_models:no_model", "returns a int, not a torch.nn.Module"),
+        ("priced_models:fails", "cannot be called without arguments: LookupError: two lines"),
+        ("priced_models:Needy", "cannot be called without arguments: TypeError: "),
+    ],
+)
+def test_what_names_no_model_is_one_line(path: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_model(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

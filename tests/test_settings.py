@@ -1,0 +1,127 @@
+"""The table [tool.peft_regress]: where it is found, what may stand in it, what a message says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.fine_tune import Bound
+from peft_regress.settings import BoundRule, Settings, read_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def _write(folder: Path, table: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "pyproject.toml"
+    file.write_text(table)
+    return file
+
+
+def test_every_key_is_read_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    file = _write(
+        tmp_path,
+        """
+        [tool.peft_regress]
+        cases = ["pkg.gates:GATES", "pkg.more:CASE"]
+        matrix = "edge"
+        baselines = "data/accepted"
+        bounds = [{cases = "photos/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}]
+        devices = "devices.toml"
+        """,
+    )
+    assert read_settings(tmp_path / "deep" / "down") == Settings(
+        folder=tmp_path,
+        file=file,
+        cases=("pkg.gates:GATES", "pkg.more:CASE"),
+        matrix="edge",
+        baselines=tmp_path / "data" / "accepted",
+        bounds=(
+            BoundRule(cases="photos/*", metric="peak_bytes", bound=Bound(0.02, reason="allocator")),
+        ),
+        devices=tmp_path / "devices.toml",
+    )
+
+
+def test_without_a_table_everything_is_as_usual_in_the_folder_itself(tmp_path: Path) -> None:
+    _write(tmp_path, "[tool.other]\nx = 1\n")
+    found = read_settings(tmp_path)
+    assert found == Settings(folder=tmp_path, baselines=tmp_path / "baselines")
+    assert (found.file, found.matrix) == (None, "default")
+
+
+def test_the_nearest_file_with_the_table_counts(tmp_path: Path) -> None:
+    """A package of a monorepo may have a pyproject.toml that does not name the gate."""
+    file = _write(tmp_path, "[tool.peft_regress]\n")
+    _write(tmp_path / "package", "[project]\nname = 'x'\n")
+    own = _write(tmp_path / "other", "[tool.peft_regress]\nmatrix = 'edge'\n")
+    assert read_settings(tmp_path / "package" / "src").file == file
+    assert read_settings(tmp_path / "other" / "src").file == own
+
+
+def test_a_project_with_cases_takes_them_without_naming_a_matrix(tmp_path: Path) -> None:
+    _write(tmp_path, '[tool.peft_regress]\ncases = ["gates:GATES"]\n')
+    assert read_settings(tmp_path).matrix == "own"
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("cases = 'gates:GATES'", "cases = 'gates:GATES' is not a list of import paths"),
+        ("cases = [1]", "is not a list of import paths"),
+        ("matrix = 'my matrix'", "is not the name of a matrix"),
+        ("baselines = 3", "baselines = 3 is not the name of a folder"),
+        ("devices = ''", "devices = '' is not the name of a TOML file"),
+        ("bounds = ['x']", "is not a list of tables with cases, metric, bound, reason"),
+        ("bounds = [{cases = '*', metric = 'loss', bound = 1}]", "has no reason"),
+        (
+            "bounds = [{cases = '*', metric = 'loss', bound = '1', reason = 'r'}]",
+            "bound '1' is not a number",
+        ),
+        (
+            "bounds = [{cases = '*', metric = 3, bound = 1, reason = 'r'}]",
+            "metric = 3 of a bound is not a text",
+        ),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_line(
+    tmp_path: Path, table: str, message: str
+) -> None:
+    file = _write(tmp_path, f"[tool.peft_regress]\n{table}\n")
+    with pytest.raises(InputError) as raised:
+        read_settings(tmp_path)
+    assert message in str(raised.value)
+    assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "closest"),
+    [
+        ("[tool.peft_regress]\ncase = []", "cases"),
+        ("[tool.peft_regress]\nbounds = [{metrics = 'x'}]", "metric"),
+    ],
+)
+def test_an_unknown_key_hints_at_the_closest_one(tmp_path: Path, table: str, closest: str) -> None:
+    _write(tmp_path, table)
+    with pytest.raises(UnknownNameError, match=f"Did you mean '{closest}'"):
+        read_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[tool", "is not TOML"),
+        (b"\xff", "is not TOML"),
+        (b"[tool]\npeft_regress = 1", r"\[tool.peft_regress\] in .* is not a table"),
+    ],
+)
+def test_a_file_that_is_no_toml_or_no_table_is_refused(
+    tmp_path: Path, text: bytes, message: str
+) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(text)
+    with pytest.raises(InputError, match=message):
+        read_settings(tmp_path)
