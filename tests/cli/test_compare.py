@@ -25,7 +25,7 @@ from builders import (
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import MIXED_MACHINES, Limits, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Limits, OwnBound, Selection
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -369,3 +369,19 @@ def test_json_has_over_budget_among_the_verdicts_and_the_fronts_that_were_lost(r
     ]
     code, _, _ = run("new.json", "new.json")
     assert code == 1
+
+
+def test_the_devices_of_the_settings_judge_too(run, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ndevices = "boards.toml"\n')
+    board = 'title = "T"\nmemory = "150 B"\ncompute = "c"\nsource = "s"\n'
+    (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}")
+    for name, peak in (("old", 100), ("new", 200)):
+        bounds = {"peak_bytes": OwnBound(bound=5.0, reason="any")}
+        record = make_record(LORA, {"peak_bytes": peak}, bounds=bounds)
+        write_run(tmp_path / f"{name}.json", make_run(record))
+    code, out, _ = run("old.json", "new.json")
+    assert code == 1
+    assert "fits tiny: 200 B (limit 150 B, missed by 50 B, 33.3 %)" in out
+    (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}ram = 1\n")
+    code, _, err = run("old.json", "new.json")
+    assert (code, "boards.toml: tiny has an unknown key 'ram'" in err) == (2, True)
