@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
+from peft_regress.devices import load_devices
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import OWN_MATRIX, FineTune
 from peft_regress.imports import import_object
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from peft_regress.cases import Case
+    from peft_regress.devices import DeviceClass
 
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""
@@ -78,6 +80,14 @@ def usual_storage() -> Path:
     """Return the storage of the settings, relative to the working folder if it lies below."""
     storage, here = settings_in_use().baselines, Path.cwd()
     return storage.relative_to(here) if storage.is_relative_to(here) else storage
+
+
+def device_classes() -> tuple[DeviceClass, ...]:
+    """Return the device classes of the package and of the settings' table.
+
+    Raises `InputError` for a table that cannot be used.
+    """
+    return load_devices(settings_in_use().devices)
 
 
 def own_fine_tunes() -> Mapping[str, FineTune]:

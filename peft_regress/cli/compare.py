@@ -13,7 +13,7 @@ from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.references import references_with_drift
 from peft_regress.catalogue.matrix import matrices_of, matrix_cases
-from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
     baselines_option,
     examples,
@@ -98,6 +98,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         expected=expected,
         complete=after.run.selection.complete,
         invocation=invocation,
+        devices=device_classes(),
     )
     if output == "json":
         print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))

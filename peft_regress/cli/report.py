@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
+from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.cli.options import (
     baselines_option,
     cases_option,
@@ -68,15 +69,16 @@ def command(
         if page is not None:
             _write_page(page, entries)
         elif output == "json":
-            print_json(page_data(entries, _whole_run))
+            print_json(page_data(entries, _whole_run, devices=device_classes()))
         else:
             names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
-            show(overview(present_run(entries), sources=", ".join(names)), output)
+            run, devices = present_run(entries), device_classes()
+            show(overview(run, sources=", ".join(names), devices=devices), output)
 
 
 def _write_page(path: Path, entries: list[Entry]) -> None:
     _check_is_no_run(path, entries)
-    data = page_data(entries, _whole_run)
+    data = page_data(entries, _whole_run, devices=device_classes())
     content = render_page(data).encode()
     write_atomic(path, content)
     cases, count = len(data["cases"]), len(entries)

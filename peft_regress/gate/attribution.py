@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.errors import UnknownNameError
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, INFERENCE_METRICS, METRICS
 from peft_regress.runs.ledger import (
     LEDGER_METRICS,
     category_of,
@@ -37,6 +37,7 @@ COSTS: tuple[str, ...] = tuple(
     name
     for name in METRICS
     if name.removesuffix(BATCH_SUFFIX) in COST_METRICS
+    or name in INFERENCE_METRICS
     or name in {"trainable_params", "total_params", "adapter_bytes"}
 )
 """The metrics that do not depend on the task: `explain` explains these."""

@@ -15,7 +15,7 @@ from peft_regress import report
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.own_cases import usual_matrix
+from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
@@ -136,7 +136,11 @@ class RegressSession:
         )
         name = record.case.id
         return judge(
-            self.references(), {name: observation}, expected=[name], invocation=self.invocation()
+            self.references(),
+            {name: observation},
+            expected=[name],
+            invocation=self.invocation(),
+            devices=device_classes(),
         )
 
     def known_cases(self) -> frozenset[str]:
@@ -173,6 +177,7 @@ class RegressSession:
                 expected=coverage.expected,
                 complete=run.selection.complete,
                 invocation=self.invocation(),
+                devices=device_classes(),
             )
         except InputError as error:
             problems.append(str(error))

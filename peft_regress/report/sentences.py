@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate.changes import is_absolute
-from peft_regress.gate.verdicts import INCOMPLETE, are_on_one_machine
+from peft_regress.gate.verdicts import FAILING, INCOMPLETE, are_on_one_machine
 from peft_regress.metrics import format_change, format_value
 from peft_regress.runs.environment import SUSPECTS, changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
@@ -160,7 +160,8 @@ def outcome_line(comparison: Comparison) -> str:
     """Return the headline: what the exit code means in words, with the counts."""
     code = comparison.lenient_exit_code
     if code == 1:
-        words = "REGRESSED"
+        failing = FAILING & comparison.counts.keys()
+        words = "OVER BUDGET" if failing == {"over_budget"} else "REGRESSED"
     elif code == 0:
         words = "no regression"
     elif comparison.cases and not INCOMPLETE & comparison.counts.keys():

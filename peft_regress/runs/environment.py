@@ -34,11 +34,12 @@ _SHOWN_WITH: Final = frozenset({"platformdirs", "wcwidth"})
 
 
 def installed_packages(root: str = "peft-regress") -> dict[str, str]:
-    """Return the version of every installed package that `root` depends on, and of Python.
+    """Return the version of every installed package that `root` depends on, and of Python, sorted.
 
     Dependencies of dependencies are included, since they can change a number too.
     """
-    return {"python": platform.python_version(), **_closure([root], without=_SHOWN_WITH)}
+    versions = {"python": platform.python_version(), **_closure([root], without=_SHOWN_WITH)}
+    return dict(sorted(versions.items()))
 
 
 def imported_packages() -> dict[str, str]:

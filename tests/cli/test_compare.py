@@ -25,7 +25,7 @@ from builders import (
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import MIXED_MACHINES, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Limits, OwnBound, Selection
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -349,3 +349,39 @@ def test_strict_fails_improvements(run, tmp_path, output):
         assert "FAILED by strictness: 1 case better than the baseline" in out
     if output == "markdown":
         assert "**FAILED by strictness: 1 case better than the baseline, not accepted.**" in out
+
+
+def test_json_has_over_budget_among_the_verdicts_and_the_fronts_that_were_lost(run, tmp_path):
+    dear = {"accuracy": [0.9] * 3, "peak_bytes": 200}
+    cheap = {"accuracy": [0.8] * 3, "peak_bytes": 100}
+    write_run(tmp_path / "old.json", make_run(make_record(LORA, cheap), make_record(FULL, dear)))
+    over = make_record(LORA, {**cheap, "peak_bytes": 300}, budget=Limits(peak=250))
+    write_run(tmp_path / "new.json", make_run(over, make_record(FULL, dear)))
+    code, out, _ = run("old.json", "new.json", "--format", "json")
+    found = json.loads(out)
+    assert (code, found["exit_code"]) == (1, 1)
+    assert found["counts"] == {"over_budget": 1, "unchanged": 1}
+    assert found["lost_fronts"] == [{"case": LORA, "cost": "peak_bytes", "beaten_by": FULL}]
+    (case,) = [case for case in found["cases"] if case["id"] == LORA]
+    assert case["verdict"] == "over_budget"
+    assert case["budgets"] == [
+        {"budget": "peak", "value": 300, "limit": 250, "used": 1.2, "over": True}
+    ]
+    code, _, _ = run("new.json", "new.json")
+    assert code == 1
+
+
+def test_the_devices_of_the_settings_judge_too(run, tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ndevices = "boards.toml"\n')
+    board = 'title = "T"\nmemory = "150 B"\ncompute = "c"\nsource = "s"\n'
+    (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}")
+    for name, peak in (("old", 100), ("new", 200)):
+        bounds = {"peak_bytes": OwnBound(bound=5.0, reason="any")}
+        record = make_record(LORA, {"peak_bytes": peak}, bounds=bounds)
+        write_run(tmp_path / f"{name}.json", make_run(record))
+    code, out, _ = run("old.json", "new.json")
+    assert code == 1
+    assert "fits tiny: 200 B (limit 150 B, missed by 50 B, 33.3 %)" in out
+    (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}ram = 1\n")
+    code, _, err = run("old.json", "new.json")
+    assert (code, "boards.toml: tiny has an unknown key 'ram'" in err) == (2, True)

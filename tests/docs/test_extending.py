@@ -55,13 +55,16 @@ def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
         assert (metric.unit, metric.kind) == ("byte", "exact")
 
 
-def test_an_added_exact_metric_fails_stored_cases_until_they_are_accepted(held_bytes):
+def test_an_added_metric_is_information_until_a_run_that_has_it_is_accepted(held_bytes):
     old = observe(make_record(CASE, VALUES))
     new = observe(make_record(CASE, {**VALUES, "held_bytes": 1000}))
     verdict = judge_case(CASE, old, new)
-    assert verdict.verdict == "regressed"
-    assert [reason.metric for reason in verdict.reasons] == ["held_bytes"]
-    assert judge_case(CASE, new, new).verdict == "unchanged"
+    assert (verdict.verdict, verdict.reasons) == ("unchanged", ())
+    assert [(remark.kind, remark.subject) for remark in verdict.remarks] == [
+        ("new metric", "held_bytes")
+    ]
+    assert judge_case(CASE, new, new).remarks == ()
+    assert judge_case(CASE, new, old).verdict == "regressed"
 
 
 def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_registry):

@@ -35,7 +35,7 @@ from peft_regress.report import as_markdown, as_text
 from peft_regress.report.layout import Layout
 from peft_regress.report.markdown_syntax import code_span, fenced
 from peft_regress.report.verdict.finding import case_set, finding_details, finding_title
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Failure, Limits
 
 HOSTILE = "a|b `c` ``` <img src=x> \x1b[31m\r\n# title\n```\n@x [l](http://e) & *b* ~~~ \\"
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -359,3 +359,34 @@ def test_a_bisection_without_a_boundary_names_what_it_tried():
     text = " ".join(as_text(bisection_document(found)).split())
     assert "no boundary between peft 0.18.1 and 0.20.0: everything of shift/lora-r4/" in text
     assert "tried 2 of 2 releases, by fine-tuning: 0.18.1, 0.20.0" in text
+
+
+def test_an_upgrade_tells_used_budgets_new_metrics_and_lost_fronts():
+    lora, other = "shift/lora-r4/resnet18", "shift/full/resnet18"
+    costs = {"accuracy": [0.8] * 3, "peak_bytes": 100}
+    dearer = {**costs, "accuracy": [0.9] * 3, "peak_bytes": 200}
+    old = [make_record(lora, costs), make_record(other, dearer)]
+    new = [
+        make_record(
+            lora, {**costs, "peak_bytes": 300, "inference_flops": 7}, budget=Limits(peak=240)
+        ),
+        make_record(other, dearer),
+    ]
+    upgrade = made(old, new)
+    text = flat_text(as_text(upgrade_document(upgrade)))
+    for part in (
+        "OVER BUDGET (1 over budget, 1 unchanged)",
+        "1. over budget in 1 case: budget peak: 300 B (budget 240 B, missed by 60 B, 25 %)",
+        "budgets: case budget of this run limit used",
+        f"{lora} peak 300 B 240 B 125 % over",
+        "inference_flops is new: the baseline could not know it in 1 case",
+        f"beaten by {other}: off the front of accuracy against peak_bytes in 1 case",
+    ):
+        assert part in text
+    encoded = encode_upgrade(upgrade)
+    assert encoded["exit_code"] == 1
+    assert encoded["lost_fronts"] == [{"case": lora, "cost": "peak_bytes", "beaten_by": other}]
+
+
+def flat_text(text):
+    return " ".join(text.split())

@@ -143,10 +143,11 @@ def test_the_contents_of_a_run_are_counted() -> None:
     )
 
 
-def test_a_package_that_came_or_went_is_named() -> None:
-    assert environment_lines({"a": "1", "same": "1"}, {"b": "2", "same": "1"}) == [
-        "a 1 -> absent",
-        "b absent -> 2",
+def test_a_package_that_one_side_lacks_is_counted_and_a_suspect_is_named() -> None:
+    old, new = {"a": "1", "same": "1", "peft": "0.1"}, {"b": "2", "same": "1"}
+    assert environment_lines(old, new) == [
+        "peft 0.1 -> not recorded",
+        "2 packages recorded on one side only",
     ]
 
 

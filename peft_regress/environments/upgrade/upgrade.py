@@ -13,6 +13,7 @@ from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import named_cases
 from peft_regress.baselines.references import newest_references
 from peft_regress.catalogue.matrix import select_cases
+from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.environments.upgrade.responsible import find_responsible
@@ -94,6 +95,7 @@ def upgrade(
     cases = select_cases(settings.pattern, matrix=settings.matrix)
     # First, since it fails at once on an unreadable or absent base; the rest takes minutes.
     stored = _stored_references(cases, settings)
+    devices = device_classes()
     with opened_overlay(
         requirements,
         replace_torch=settings.replace_torch,
@@ -112,7 +114,11 @@ def upgrade(
         references = {name: stored[name] for name in names if name in stored}
         observed = observations_of(candidate, "the candidate")
         comparison = judge(
-            references, observed, expected=names, invocation=Invocation(strict=settings.strict)
+            references,
+            observed,
+            expected=names,
+            invocation=Invocation(strict=settings.strict),
+            devices=devices,
         )
         suspected = tuple(
             found for found in comparison.findings if found.is_failing or found.is_better

@@ -36,9 +36,9 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
     """Explain one case's verdict: each reason with its modules, the environment, what to type."""
     old, new = comparison.references.get(case.id), comparison.observed.get(case.id)
     lines = [f"{clean(case.id)}: {short_verdict(case.verdict)}"]
-    if case.verdict == "new":
+    if old is None and new is not None:
         lines.append("  no accepted baseline has this case, so nothing judges it")
-        if new is not None and new.record.error is not None:
+        if new.record.error is not None:
             error = new.record.error
             lines.append(f"  {new.record.status}: {clean(f'{error.type}: {error.message}')}")
     if case.verdict == "missing":
