@@ -88,9 +88,7 @@ def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
         )
 
     found = on_fake_or_real(step)
-    report = cost_report(
-        adapted, found, shipped=adapter.shipped_tensors(adapted), running=running
-    )
+    report = cost_report(adapted, found, shipped=adapter.shipped_tensors(adapted), running=running)
     return CaseCosts(reports={"": report}, profiled_on=found.tensors)
 
 

@@ -103,6 +103,7 @@ class RegressSession:
             profiles=self._profiles(),
             run_rounds=run_rounds,
             timed=timed,
+            has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
         )
 
