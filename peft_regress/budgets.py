@@ -51,7 +51,7 @@ class Budget:
         for name in ("peak", "ship", "edge_train"):
             self._check(name, "byte")
         self._check("update", "flop")
-        score = self.score
+        score: object = self.score
         if score is not None and (
             isinstance(score, bool)
             or not isinstance(score, int | float)
@@ -59,7 +59,8 @@ class Budget:
         ):
             msg = f"budget score={score!r} is not a finite number"
             raise InputError(msg)
-        if self.device is not None and not (isinstance(self.device, str) and self.device):
+        device: object = self.device
+        if device is not None and not (isinstance(device, str) and device):
             msg = f"budget device={self.device!r} is not the name of a device class"
             raise InputError(msg)
 
@@ -74,7 +75,7 @@ class Budget:
             raise InputError(msg) from None
 
 
-def parse_amount(text: str, quantity: Quantity) -> int:
+def parse_amount(text: object, quantity: Quantity) -> int:
     """Return an amount such as "256 MiB" or "2 GFLOP" in bytes or FLOPs.
 
     Raises `InputError`, which names the units of the quantity.

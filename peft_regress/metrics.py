@@ -123,6 +123,9 @@ INVARIANTS: tuple[str, ...] = (
 )
 """The names of the facts that `measure.invariants` checks for every case."""
 
+KNOWN: tuple[str, ...] = (*METRICS, *INVARIANTS)
+"""What this package can measure, for the run files that it writes."""
+
 KNOWN_BEFORE: frozenset[str] = frozenset(
     {
         "trainable_params",

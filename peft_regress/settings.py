@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.errors import InputError, UnknownNameError
@@ -50,6 +51,10 @@ class Settings:
     bounds: tuple[BoundRule, ...] = ()
     devices: Path | None = None
     """A TOML table of device classes of one's own."""
+
+    def bounds_of(self, case_id: str) -> dict[str, Bound]:
+        """Return the bounds of a case by metric; a later rule wins."""
+        return {rule.metric: rule.bound for rule in self.bounds if fnmatchcase(case_id, rule.cases)}
 
 
 def read_settings(start: Path) -> Settings:

@@ -28,6 +28,24 @@ ORDERS = [
     {"by": "peft", "entries": [1, 2, 0, 3, 4]},
     {"by": "date", "entries": [0, 1, 2, 3, 4]},
 ]
+DEVICES = [
+    {
+        "name": "tiny",
+        "title": "A tiny board",
+        "memory": 60 * 2**20,
+        "storage": 6 * 2**20,
+        "compute": "one core",
+        "source": "https://example.org/tiny",
+    },
+    {
+        "name": "board",
+        "title": "A board",
+        "memory": 70 * 2**20,
+        "storage": None,
+        "compute": "two cores",
+        "source": "https://example.org/board",
+    },
+]
 FAILING = "unseen/galore-r16/mobilenet_v3_small"
 FAILED = "error (RuntimeError: linalg.svd: did not converge)"
 REDEFINED = "shift/head/resnet18"
@@ -144,6 +162,7 @@ def _page(cases: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
             for name, m in METRICS.items()
         ],
         "invariants": list(INVARIANTS),
+        "devices": DEVICES,
         "thinned": None,
         "cases": sorted(cases, key=lambda case: case["id"]),
     }
@@ -188,6 +207,7 @@ def _case(row: dict[str, str], task: str) -> dict[str, Any]:
             order["by"]: _marks(lines, order["entries"], redefined=case_id == REDEFINED)
             for order in ORDERS
         },
+        "budgets": [],
         "attribution": [] if failing else _attribution(lines),
         "transitions": _transitions(lines) if method == "dora" else [],
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from builders import (
@@ -22,8 +22,21 @@ from builders import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from peft_regress.devices import DeviceClass
 from peft_regress.metrics import METRICS
-from peft_regress.runs.schema import MIXED_MACHINES, Acceptance, Failure, Ledger, Machine, Selection
+from peft_regress.runs.schema import (
+    MIXED_MACHINES,
+    Acceptance,
+    Failure,
+    Inputs,
+    Ledger,
+    Limits,
+    Machine,
+    Numerics,
+    OwnBound,
+    Selection,
+    TensorSummary,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,9 +112,62 @@ def metrics_of(name: str) -> st.SearchStrategy[Metric]:
     return values.map(lambda value: make_metric(name, value))
 
 
+own_bounds = st.dictionaries(
+    metric_names,
+    st.sampled_from([0.0, 1e-5, 0.05, 1.0, 9.0]).map(lambda size: OwnBound(bound=size, reason="r")),
+    max_size=3,
+)
+budgets = st.builds(
+    Limits,
+    peak=st.none() | _counts.map(lambda size: min(size, 2**60)),
+    update=st.none() | st.integers(0, 10**13),
+    ship=st.none() | st.integers(0, 9),
+    score=st.none() | st.sampled_from([-2.0, 0.0, 0.5, 0.9]),
+    device=st.none() | st.sampled_from(["board", "nowhere"]),
+)
+shapes = st.dictionaries(st.sampled_from("abc"), st.sampled_from([[1], [2, 3]]))
+_tensors = st.dictionaries(
+    st.sampled_from("ab"),
+    st.builds(
+        TensorSummary,
+        shape=st.sampled_from([[1], [2, 3]]),
+        dtype=st.just("float32"),
+        mean=st.sampled_from([0.0, 1e-9, 0.5]),
+        norm=st.sampled_from([1.0, 1.0 + 1e-7, 2.0]),
+    ),
+    max_size=2,
+)
+inputs = st.builds(
+    Inputs,
+    weights=_tensors,
+    train=_tensors,
+    optimizer=st.lists(st.dictionaries(st.just("lr"), st.sampled_from([0.1, 0.2])), max_size=2),
+)
+BOARD = DeviceClass(
+    name="board", title="A board", memory_bytes=10**6, storage_bytes=5, compute="", source="sheet"
+)
+
+
+@st.composite
+def _keys_of_schema_2(draw: st.DrawFn) -> dict[str, Any]:
+    """Return some of the keys that a record may have; half the records have none."""
+    if draw(st.booleans()):
+        return {}
+    keys = {
+        "bounds": own_bounds,
+        "budget": budgets,
+        "inputs": inputs,
+        "trained": shapes,
+        "numerics": st.sampled_from(get_args(Numerics)),
+    }
+    chosen = draw(st.sets(st.sampled_from(sorted(keys))))
+    return {name: draw(keys[name]) for name in sorted(chosen)}
+
+
 @st.composite
 def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
     """Return a record of one case, in any state."""
+    more = draw(_keys_of_schema_2())
     definition = draw(st.sampled_from(["sha256:a", "sha256:a", "sha256:a", "sha256:b"]))
     invariants = draw(
         st.dictionaries(
@@ -112,7 +178,12 @@ def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
     if status != "ok":
         failure = Failure(type=draw(_text), message=draw(_text))
         return make_record(
-            identifier, status=status, error=failure, definition=definition, invariants=invariants
+            identifier,
+            status=status,
+            error=failure,
+            definition=definition,
+            invariants=invariants,
+            **more,
         )
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
     return make_record(
@@ -121,6 +192,7 @@ def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
         definition=definition,
         invariants=invariants,
         ledger=draw(st.sampled_from([Ledger(), LEDGER, EARLIER_LEDGER])),
+        **more,
     )
 
 

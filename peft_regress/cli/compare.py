@@ -100,7 +100,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         invocation=invocation,
     )
     if output == "json":
-        print_json(report.encode_verdict(comparison))
+        print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
     elif output == "markdown":
         echo(report.verdict_markdown(comparison), nl=False)
     else:

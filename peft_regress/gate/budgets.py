@@ -43,6 +43,11 @@ class BudgetUse:
     spec: MetricSpec
 
     @property
+    def part(self) -> str:
+        """The same without the device."""
+        return self.name.partition(" ")[0]
+
+    @property
     def is_judged(self) -> bool:
         """Whether both the value and the limit are known."""
         return self.value is not None and self.limit is not None
@@ -151,13 +156,13 @@ def budget_remarks(
     old: Record | None, new: Record, devices: Sequence[DeviceClass]
 ) -> Iterator[Remark]:
     """Yield what of a budget is not judged, and what is looser than in the reference."""
-    limits = {use.name: use for use in budget_of(new, devices)}
+    limits = {use.part: use for use in budget_of(new, devices)}
     for use in limits.values():
         if not use.is_judged:
             text = "not measured" if use.limit is not None else "no such device class"
             yield Remark(kind="not judged", subject=f"budget {use.name}", text=text)
     for was in () if old is None else budget_of(old, devices):
-        now = limits.get(was.name)
+        now = limits.get(was.part)
         if was.limit is not None and (now is None or _is_looser(was, now)):
             yield Remark(
                 kind="looser budget",

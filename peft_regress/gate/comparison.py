@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.gate.findings import Finding
+    from peft_regress.gate.fronts import LostFront
     from peft_regress.gate.verdicts import CaseVerdict, Observation, Verdict
 
 
@@ -54,6 +55,8 @@ class Comparison:
     """The gravest first, then those with the most cases."""
     references: Mapping[str, Observation]
     observed: Mapping[str, Observation]
+    fronts: tuple[LostFront, ...] = ()
+    """The cases that left a front of accuracy against cost."""
     complete: bool = True
     """Whether the run measured all that it was asked for."""
     invocation: Invocation = Invocation()
@@ -85,7 +88,9 @@ class Comparison:
     @property
     def exit_code(self) -> Literal[0, 1, 3]:
         """1 if a case fails, also by strictness; else 3 if the comparison is incomplete; else 0."""
-        return 1 if self.counts.keys() & self.failing_verdicts else self.lenient_exit_code
+        if self.counts.keys() & self.failing_verdicts or (self.strict and self.looser):
+            return 1
+        return 1 if self.strict and self.fronts else self.lenient_exit_code
 
     @property
     def lenient_exit_code(self) -> Literal[0, 1, 3]:
@@ -113,7 +118,20 @@ class Comparison:
         return tuple(case for case in self.cases if case.verdict in UNACCEPTED)
 
     @property
+    def looser(self) -> tuple[CaseVerdict, ...]:
+        """The cases with a bound or a budget that is looser than the reference's."""
+        return tuple(case for case in self.cases if any(one.fails_strictly for one in case.remarks))
+
+    @property
+    def can_be_accepted(self) -> bool:
+        """Whether accepting the run changes its verdict; it changes none on a budget."""
+        findings = any(finding.cause.strand != "budget" for finding in self.findings)
+        return findings or (self.strict and bool(self.looser or self.fronts))
+
+    @property
     def red(self) -> tuple[CaseVerdict, ...]:
-        """The cases whose tests fail: failing, or not compared."""
+        """The cases whose tests fail: failing, not compared, or by strictness."""
         fails = self.failing_verdicts | INCOMPLETE
-        return tuple(case for case in self.cases if case.verdict in fails)
+        strict = {lost.case for lost in self.fronts} if self.strict else set()
+        strict |= {case.id for case in self.looser} if self.strict else set()
+        return tuple(case for case in self.cases if case.verdict in fails or case.id in strict)

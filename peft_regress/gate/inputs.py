@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 OF_INPUTS: Final[frozenset[Kind]] = frozenset({"fingerprint", "accuracy", "score"})
 """The kinds of metrics whose values depend on the weights and the data that go in."""
 TOLERANCE: Final = 1e-5
-"""How far a number of the inputs may differ, relative to its size: processors sum in other orders."""
+"""How far a number of the inputs may differ, relative to its size: processors sum differently."""
 _MOST_NAMES: Final = 3
 
 
@@ -53,11 +53,11 @@ def _differences(old: Inputs, new: Inputs) -> Iterator[Difference]:
     yield from _tensor_differences("test batches", old.test, new.test)
     if old.optimizer and new.optimizer and len(old.optimizer) != len(new.optimizer):
         yield Difference("optimizer groups", str(len(old.optimizer)), str(len(new.optimizer)))
-    for number, (before, after) in enumerate(zip(old.optimizer, new.optimizer, strict=False)):
-        for name in sorted(before.keys() & after.keys()):
-            if not math.isclose(before[name], after[name], rel_tol=TOLERANCE):
+    for number, (was, now) in enumerate(zip(old.optimizer, new.optimizer, strict=False)):
+        for name in sorted(was.keys() & now.keys()):
+            if not math.isclose(was[name], now[name], rel_tol=TOLERANCE):
                 where = f"optimizer group {number}, {name}"
-                yield Difference(where, f"{before[name]:g}", f"{after[name]:g}")
+                yield Difference(where, f"{was[name]:g}", f"{now[name]:g}")
 
 
 def _tensor_differences(

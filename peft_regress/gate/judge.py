@@ -13,11 +13,13 @@ from peft_regress.gate.budgets import budget_of, budget_remarks, over_budget_rea
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
+from peft_regress.gate.fronts import lost_fronts
 from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes, shape_changes
 from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.gate.verdicts import CaseVerdict, Reason, Remark, Verdict, gravest
 from peft_regress.metrics import INVARIANTS
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -58,6 +60,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
         findings=find_causes(cases, references, observed),
         references=references,
         observed=observed,
+        fronts=lost_fronts(references, observed, policy=policy),
         complete=complete,
         invocation=invocation or Invocation(),
     )
@@ -155,14 +158,14 @@ def _trained_reasons(old: Record, new: Record) -> Iterator[Reason]:
     """Compare which parameters train, by name and shape."""
     if old.trained is UNSET:
         return
-    before = f"{len(old.trained)} tensors"
+    before = count_of(len(old.trained), "tensor")
     if new.trained is UNSET:
         yield Reason(metric="trained", old=before, new=None, verdict="regressed")
         return
     changes = shape_changes(old.trained, new.trained)
     if changes is not None:
         words = changes.words("no longer", "newly", "changed shape")
-        after = f"{len(new.trained)} tensors: {words}"
+        after = f"{count_of(len(new.trained), 'tensor')}: {words}"
         yield Reason(metric="trained", old=before, new=after, verdict="regressed")
 
 

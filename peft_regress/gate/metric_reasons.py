@@ -62,8 +62,8 @@ class MetricJudge:
             return
         if old and new and old.spec != new.spec:
             # Checked before the kind excludes a metric: a side that says `info` must not hide it.
-            text = "{0.unit}, {0.direction}, {0.kind}".format
-            yield Reason(metric=name, old=text(old), new=text(new), verdict="incomparable")
+            shown = "{0.unit}, {0.direction}, {0.kind}".format
+            yield Reason(metric=name, old=shown(old), new=shown(new), verdict="incomparable")
             return
         if old is None and not could_know(self.old, name):
             yield Remark(kind="new metric", subject=name, new=either.value, spec=either.spec)
@@ -72,9 +72,10 @@ class MetricJudge:
             return
         if old is None or new is None:
             yield _of_one_side(name, old, new)
-            return
-        if not self.same_inputs and new.kind in OF_INPUTS:
-            return
+        elif self.same_inputs or new.kind not in OF_INPUTS:
+            yield from self._of_both_sides(name, old, new)
+
+    def _of_both_sides(self, name: str, old: Metric, new: Metric) -> Iterator[Reason | Remark]:
         if not have_same_shape(old, new):
             yield Reason(
                 metric=f"{name}.samples",
@@ -82,13 +83,12 @@ class MetricJudge:
                 new=len(new.samples or ()),
                 verdict="incomparable",
             )
-            return
-        if not self.bounds.judges(name, new):
-            text = "has no bound of its own"
+        elif not self.bounds.judges(name, new):
+            text = "it has no bound of its own"
             yield Remark(kind="not judged", subject=name, new=new.value, spec=new.spec, text=text)
-            return
-        yield from self._beyond(name, change_of(name, old, new, self.bounds), new)
-        yield from self._within_own_bound(name, old, new)
+        else:
+            yield from self._beyond(name, change_of(name, old, new, self.bounds), new)
+            yield from self._within_own_bound(name, old, new)
 
     def _is_judged(self, name: str, metric: Metric) -> bool:
         if metric.kind == "info" or metric.direction == "none":

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.catalogue.own_cases import bounds_of
+from peft_regress.catalogue.own_cases import bounds_of, settings_in_use
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.measure.costs import built_in_costs, own_costs
 from peft_regress.measure.definition import define
@@ -29,8 +29,6 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
-
-    from torch import nn
 
     from peft_regress.measure.costs import CaseCosts
     from peft_regress.measure.data import Data
@@ -104,7 +102,7 @@ class _Measuring:
 
     def __init__(self, recipe: Recipe, *, has_reference: bool) -> None:
         self._recipe = recipe
-        self._is_own = not isinstance(recipe.fine_tune, BuiltIn)
+        self._is_own = recipe.is_own
         self._has_reference = has_reference
         self._definition = define(recipe)
 
@@ -217,6 +215,10 @@ def _stated(recipe: Recipe) -> dict[str, Any]:
     fine_tune = recipe.fine_tune
     stated: dict[str, Any] = {"numerics": recipe.adapter.numerics}
     bounds = bounds_of(fine_tune)
+    bounds = {
+        **settings_in_use().bounds_of(fine_tune.id),
+        **(fine_tune.bounds or {}),
+    }
     if bounds:
         stated["bounds"] = {
             name: OwnBound(bound=bound.bound, reason=bound.reason) for name, bound in bounds.items()

@@ -99,6 +99,11 @@ class Recipe:
         return self.fine_tune.case
 
     @property
+    def is_own(self) -> bool:
+        """Return whether the case is the user's own, not the catalogue's."""
+        return not isinstance(self.fine_tune, BuiltIn)
+
+    @property
     def seeds(self) -> range:
         """Return the seeds of its rounds."""
         return range(self.fine_tune.seeds)

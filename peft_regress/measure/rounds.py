@@ -108,15 +108,11 @@ class Rounds:
         self._optimizer: list[dict[str, float]] = []
         self.facts: dict[str, Fact] = {}
 
-    @property
-    def _is_own(self) -> bool:
-        return not isinstance(self._recipe.fine_tune, BuiltIn)
-
     def run(self, run_rounds: RoundRunner) -> None:
         """Fine-tune once for each seed."""
         recipe = self._recipe
         base = recipe.base_model(recipe.seeds[0])
-        if self._is_own:
+        if self._recipe.is_own:
             self._weights = summaries_of(base)
         probe = self._data.probe(PROBE_ITEMS)
         self._made_with = fingerprint_of(base, probe)
@@ -157,7 +153,7 @@ class Rounds:
 
     def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         batches = self._recipe.batches(self._data, seed=seed)
-        if self._is_own and seed == self._recipe.seeds[0]:
+        if self._recipe.is_own and seed == self._recipe.seeds[0]:
             batches = self._summed(batches)
         self._training = self._recipe.train(
             model, optimizer, batches, seed=seed, first=FIRST_LOSSES
@@ -201,7 +197,7 @@ class Rounds:
                 recipe.case,
                 definition=self._definition,
                 output=self._watch.rows(model),
-                made_with=self._made_with if self._is_own else UNSET,
+                made_with=self._made_with if self._recipe.is_own else UNSET,
                 save=functools.partial(recipe.adapter.save, model),
             )
 

@@ -125,6 +125,7 @@ def pytest_runtest_makereport(
     if report.when == "call" and record is not None:
         # pytest-xdist sends every attribute of a report.
         vars(report)["peft_regress_record"] = msgspec.json.encode(record).decode()
+        vars(report)["peft_regress_imported"] = item.config.stash[_SESSION].imported
     name = case_id_of(item)
     if name is not None:
         vars(report)["peft_regress_case"] = name
@@ -158,6 +159,7 @@ class _RunHooks:
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
             record = msgspec.json.decode(encoded, type=Record)
+            self._session.add_imported(vars(report)["peft_regress_imported"])
             self._records[record.case.id] = record
 
     @property

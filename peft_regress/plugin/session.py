@@ -20,10 +20,14 @@ from peft_regress.errors import InputError
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.metrics import make_metric
+from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import write_summary
-from peft_regress.runs.environment import describe_machine, installed_packages
+from peft_regress.runs.environment import (
+    describe_machine,
+    imported_packages,
+    installed_packages,
+)
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run
 from peft_regress.settings import read_settings
@@ -53,9 +57,19 @@ class RegressSession:
         self._benchmarks: list[Any] = []
         # A session without a case reads and imports none of it.
         self.references = functools.cache(self._load_references)
-        self.environment = functools.cache(installed_packages)
+        self._installed = functools.cache(installed_packages)
+        self.imported: dict[str, str] = {}
+        """What the code of own cases has imported so far."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
+
+    def environment(self) -> dict[str, str]:
+        """Return the packages of this run; those that own cases have imported so far included."""
+        return dict(sorted({**self.imported, **self._installed()}.items()))
+
+    def add_imported(self, packages: Mapping[str, str]) -> None:
+        """Add what the code of own cases has imported, in this process or in a worker."""
+        self.imported.update(packages)
 
     def _load_references(self) -> dict[str, Observation]:
         return load_references(self.options.baselines, self.options.baseline)
@@ -98,14 +112,18 @@ class RegressSession:
     def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
         from peft_regress.measure import Recipe, measure
 
-        return measure(
-            Recipe.of(case, self.options.baselines),
+        recipe = Recipe.of(case, self.options.baselines)
+        measured = measure(
+            recipe,
             profiles=self._profiles(),
             run_rounds=run_rounds,
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
         )
+        if recipe.is_own:
+            self.add_imported(imported_packages())
+        return measured
 
     def judge_record(self, record: Record) -> Comparison:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
@@ -114,6 +132,7 @@ class RegressSession:
             environment=self.environment(),
             machine=self.machine(),
             run_name=_THIS_RUN,
+            known=frozenset(KNOWN),
         )
         name = record.case.id
         return judge(
@@ -140,6 +159,7 @@ class RegressSession:
             machine=self.machine(),
             selection=coverage.selection,
             cases=with_relative_times(dict(sorted(records.items()))),
+            metrics_known=sorted(KNOWN),
         )
 
     def finish(self, run: Run, coverage: Coverage) -> RunOutcome:

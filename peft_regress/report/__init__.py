@@ -8,6 +8,7 @@ from peft_regress.report.sentences import contents_line
 from peft_regress.report.times import encode_times, times_document
 from peft_regress.report.verdict.case_text import case_text
 from peft_regress.report.verdict.markdown import verdict_markdown
+from peft_regress.report.verdict.remarks import encode_fronts
 from peft_regress.report.verdict.text import verdict_text
 from peft_regress.report.verdict.to_json import encode_explanation, encode_verdict
 
@@ -17,6 +18,7 @@ __all__ = [
     "case_text",
     "contents_line",
     "encode_explanation",
+    "encode_fronts",
     "encode_history",
     "encode_times",
     "encode_verdict",

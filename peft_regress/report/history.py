@@ -168,6 +168,8 @@ def _change(point: Point, line: Line) -> str:
         return f"from {move.old:g}"
     if line.unit == "fraction":
         return f"{100 * move.relative:+.1f} points"
+    if line.kind == "score":
+        return f"{move.relative:+.4g}"
     if line.kind == "fingerprint" and point.differs and point.unit is not None:
         pair = (format_value(value, point.unit) for value in (move.old, move.new))
         return f"{format_change(move.relative)} in one loss, {' -> '.join(pair)}"

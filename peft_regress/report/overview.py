@@ -5,29 +5,73 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from peft_regress.devices import load_devices
+from peft_regress.gate.fits import fits
 from peft_regress.metrics import format_value
 from peft_regress.report.document import Section
 from peft_regress.report.results import results
+from peft_regress.report.table import Row, Table
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from peft_regress.report.table import Table
+    from peft_regress.devices import DeviceClass
     from peft_regress.runs.schema import Record, Run
 
 _COST = "peak_bytes"
+_FITS = "cases whose update fits into the memory, and whose weights fit into the storage"
 _FRONT = "best accuracy for its peak memory at batch 1 (no other case is as accurate with less)"
 
 
-def overview(run: Run, *, sources: str) -> list[Section | Table]:
-    """Return the results and the fronts; `sources` names the runs that the numbers come from."""
+def overview(
+    run: Run, *, sources: str, devices: Sequence[DeviceClass] | None = None
+) -> list[Section | Table]:
+    """Return the results, the fronts, and what fits which device.
+
+    `sources` names the runs that the numbers come from; `devices` are by default those of the
+    package.
+    """
     fronts = tuple(f"{name}: {', '.join(map(_point, front))}" for name, front in _fronts(run))
     return [
         Section(title=f"{count_of(len(run.cases), 'case')}, from {clean(sources)}"),
         results(run),
         *([Section(title=f"{_FRONT}:", body=fronts)] if fronts else []),
+        *_fits(run, load_devices() if devices is None else devices),
     ]
+
+
+def _fits(run: Run, devices: Sequence[DeviceClass]) -> Iterator[Section]:
+    """Yield how many cases fit into each device, and the most accurate of them."""
+    known = [
+        record for record in run if any(fits(record, device) is not None for device in devices)
+    ]
+    if known:
+        table = Table(
+            headings=("device", "memory", "storage", "fit", "most accurate"),
+            rows=tuple(_device_row(device, known) for device in devices),
+            numbers=(1, 2, 3),
+        )
+        yield Section(title=f"{_FITS}:", body=(table,))
+
+
+def _device_row(device: DeviceClass, known: Sequence[Record]) -> Row:
+    fitting = [record for record in known if fits(record, device)]
+    best = max(
+        (record for record in fitting if "accuracy" in record.metrics),
+        key=lambda record: record.metrics["accuracy"].value,
+        default=None,
+    )
+    storage = device.storage_bytes
+    return Row(
+        cells=(
+            clean(device.name),
+            format_value(device.memory_bytes, "byte"),
+            "of one's choice" if storage is None else format_value(storage, "byte"),
+            f"{len(fitting)} of {len(known)}",
+            "" if best is None else clean(best.case.id),
+        )
+    )
 
 
 def pareto_front(records: Iterable[Record], cost: str) -> list[Record]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Record, Run
 
 _HEADINGS: Final = (
-    "case", "trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "ms/step",
+    "case", "trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "score", "ms/step",
 )  # fmt: skip
 
 
@@ -35,7 +35,9 @@ def results(run: Run) -> Table:
 def _row(name: str, record: Record) -> Row:
     if record.status == "ok":
         return Row(cells=(clean(name), *_numbers(record)))
-    return Row(cells=(clean(name), *[""] * 8), notes=(clean(record.status_text),))
+    return Row(
+        cells=(clean(name), *[""] * (len(_HEADINGS) - 1)), notes=(clean(record.status_text),)
+    )
 
 
 def _numbers(record: Record) -> list[str]:
@@ -43,7 +45,7 @@ def _numbers(record: Record) -> list[str]:
         found = record.metrics.get(metric)
         return "-" if found is None else format(float(found.value) / scale, form)
 
-    accuracy = record.metrics.get("accuracy")
+    accuracy, score = record.metrics.get("accuracy"), record.metrics.get("score")
     return [
         scaled("trainable_params", 1, ",.0f"),
         scaled("adapter_bytes", 2**20, ".2f"),
@@ -52,5 +54,7 @@ def _numbers(record: Record) -> list[str]:
         scaled("peak_bytes", 2**20, ".1f"),
         scaled("peak_bytes_b32", 2**20, ".0f"),
         "-" if accuracy is None else format_value(accuracy.value, "fraction"),
+        # A column without any score is not shown.
+        "" if score is None else format_value(score.value, score.unit),
         scaled("step_seconds", 1e-3, ".1f"),
     ]

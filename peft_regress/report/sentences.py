@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peft_regress.gate.changes import is_absolute
 from peft_regress.gate.verdicts import INCOMPLETE, are_on_one_machine
@@ -170,10 +170,21 @@ def outcome_line(comparison: Comparison) -> str:
     return f"{words} ({counts_line(comparison)})"
 
 
+_ABSENT: Final = "not recorded"
+
+
 def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return 'peft 0.15.0 -> 0.14.0' for each changed package, the likely causes first."""
+    """Return 'peft 0.15.0 -> 0.14.0' for each changed package, the likely causes first.
+
+    Packages that only one side recorded, and that no one suspects, are counted in the last line.
+    """
     moved = changed_packages(old, new)
-    return [
-        clean(f"{package} {moved[package][0] or 'absent'} -> {moved[package][1] or 'absent'}")
+    on_one_side = [name for name, pair in moved.items() if None in pair and name not in SUSPECTS]
+    lines = [
+        clean(f"{package} {moved[package][0] or _ABSENT} -> {moved[package][1] or _ABSENT}")
         for package in sorted(moved, key=lambda name: (name not in SUSPECTS, name))
+        if package not in on_one_side
     ]
+    if on_one_side:
+        lines.append(f"{count_of(len(on_one_side), 'package')} recorded on one side only")
+    return lines

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, distribution
+import sys
+from importlib.metadata import (
+    PackageNotFoundError,
+    distribution,
+    entry_points,
+    packages_distributions,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -14,7 +21,7 @@ from packaging.utils import canonicalize_name
 from peft_regress.runs.schema import Machine, canonical_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
 """The packages that most likely changed a number, the most likely first."""
@@ -31,9 +38,32 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
 
     Dependencies of dependencies are included, since they can change a number too.
     """
-    versions = {"python": platform.python_version()}
-    waiting = [root]
-    seen: set[str] = set(_SHOWN_WITH)
+    return {"python": platform.python_version(), **_closure([root], without=_SHOWN_WITH)}
+
+
+def imported_packages() -> dict[str, str]:
+    """Return the version of every package of which a module is loaded, and of their requirements.
+
+    Left out are pytest, its plugins and their requirements, which other runners do not load.
+    """
+    plugins = {
+        point.dist.name for point in entry_points(group="pytest11") if point.dist is not None
+    }
+    runner = _closure({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
+    owners = _owners()
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ())}
+    return _closure(roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys())
+
+
+_owners = functools.cache(packages_distributions)
+
+
+def _closure(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of installed packages and of all that they require, by name."""
+    versions: dict[str, str] = {}
+    waiting = list(roots)
+    seen = set(without)
     while waiting:
         name = canonicalize_name(waiting.pop())
         if name in seen:

@@ -37,18 +37,20 @@ def read_run(path: Path) -> RunFile:
 
 def _union(folder: Path, files: list[RunFile]) -> Run:
     first = files[0].run
+    environment = dict(first.environment)
     cases: dict[str, Any] = {}
     file_of: dict[str, str] = {}
     for file in files:
-        if file.run.environment != first.environment:
-            changed = changed_packages(first.environment, file.run.environment)
-            package, (one, other) = next(iter(changed.items()))
-            pair = f"{files[0].path.name} and {file.path.name}"
-            msg = (
-                f"{folder}: {pair} are not shards of one run: {package} is {one or 'absent'} in "
-                f"one, {other or 'absent'} in the other"
-            )
-            raise InputError(msg)
+        for package, (one, other) in changed_packages(environment, file.run.environment).items():
+            if one is not None and other is not None:
+                pair = f"{files[0].path.name} and {file.path.name}"
+                msg = (
+                    f"{folder}: {pair} are not shards of one run: {package} is {one} in one, "
+                    f"{other} in the other"
+                )
+                raise InputError(msg)
+        # The cases of one shard may import what those of another do not.
+        environment |= file.run.environment
         for name, record in file.run.cases.items():
             if name in cases:
                 msg = (
@@ -62,7 +64,7 @@ def _union(folder: Path, files: list[RunFile]) -> Run:
     mixed = msgspec.structs.replace(first.machine, digest=MIXED_MACHINES, cpu="several machines")
     return Run(
         schema_version=SCHEMA_VERSION,
-        environment=first.environment,
+        environment=dict(sorted(environment.items())),
         machine=first.machine if same_machine else mixed,
         selection=_union_selection([file.run for file in files], set(cases)),
         cases=dict(sorted(cases.items())),

@@ -183,6 +183,18 @@ def test_what_is_there_before_the_step_counts() -> None:
     assert allocator_peak(make).peak_bytes == 200 * FLOAT
 
 
+def test_what_an_earlier_profile_saw_and_is_freed_meanwhile_does_not_count() -> None:
+    older: list[torch.Tensor] = []
+    allocator_peak(lambda: lambda: older.append(torch.ones(1000)))
+
+    def make() -> Callable[[], object]:
+        older.clear()
+        kept = torch.ones(100)
+        return kept.clone
+
+    assert allocator_peak(make).peak_bytes == 200 * FLOAT
+
+
 def test_an_operator_s_own_buffer_is_told_apart() -> None:
     """To roll in two dimensions takes a roll in one, whose result is not returned."""
 

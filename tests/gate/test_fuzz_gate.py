@@ -10,7 +10,21 @@ import msgspec
 from builders import LORA, compare, make_record, make_run, observe
 from hypothesis import assume
 from hypothesis import strategies as st
-from strategies import IDS, fuzz, metric_names, metrics_of, observations, records, runs
+from msgspec import UNSET
+from strategies import (
+    BOARD,
+    IDS,
+    budgets,
+    fuzz,
+    inputs,
+    metric_names,
+    metrics_of,
+    observations,
+    own_bounds,
+    records,
+    runs,
+    shapes,
+)
 
 from peft_regress.errors import InputError
 from peft_regress.gate.judge import judge, judge_case
@@ -22,11 +36,11 @@ from peft_regress.report import (
     verdict_markdown,
     verdict_text,
 )
-from peft_regress.runs.schema import Failure, check_finite
+from peft_regress.runs.schema import Failure, OwnBound, check_finite
 
 if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record, Run
+    from peft_regress.runs.schema import Inputs, Limits, Record, Run
 
 
 moves = st.sampled_from([1e-9, 1e-5, 1e-3, 0.02, 0.06, 0.2, 1.0, 5.0])
@@ -40,6 +54,10 @@ def severity(case: CaseVerdict) -> int:
 
 def with_record(observed: Observation, record: Record) -> Observation:
     return dataclasses.replace(observed, record=record)
+
+
+def replaced(observed: Observation, **fields: Any) -> Observation:
+    return with_record(observed, msgspec.structs.replace(observed.record, **fields))
 
 
 def with_metric(observed: Observation, name: str, metric: Metric | None) -> Observation:
@@ -61,7 +79,8 @@ def test_any_two_records_have_a_verdict_that_can_be_shown(
     gravest = min([reason.verdict for reason in case.reasons] or ["unchanged"], key=VERDICTS.index)
     assert case.verdict == gravest
     assert case == judge_case(LORA, old, new)
-    comparison = judge({LORA: old}, {LORA: new})
+    case = judge_case(LORA, old, new, devices=[BOARD])
+    comparison = judge({LORA: old}, {LORA: new}, devices=[BOARD])
     assert comparison.cases == (case,)
     assert case_text(case, comparison)
 
@@ -79,7 +98,11 @@ def test_any_two_runs_have_a_verdict_in_every_format(old: Run, new: Run, more: s
 
 @fuzz(observations(), examples=200)
 def test_any_record_against_itself_passes(observed: Observation) -> None:
-    assert judge_case(LORA, observed, observed).verdict in ("unchanged", "known_defect")
+    case = judge_case(LORA, observed, observed, devices=[BOARD])
+    if any(use.is_over for use in case.budgets):
+        assert case.verdict == "over_budget"
+    else:
+        assert case.verdict in ("unchanged", "known_defect")
 
 
 # --- worse is never milder, better never graver ---------------------------------------------
@@ -156,7 +179,8 @@ def test_a_metric_that_gets_worse_never_makes_a_verdict_milder(  # noqa: PLR0917
     except InputError:
         assume(False)
     milder, graver = (
-        judge_case(LORA, old, with_metric(new, name, metric)) for metric in (after, moved)
+        judge_case(LORA, old, with_metric(new, name, metric), devices=[BOARD])
+        for metric in (after, moved)
     )
     assert severity(milder) <= severity(graver)
 
@@ -175,8 +199,9 @@ def test_a_single_metric_that_gets_worse_is_never_judged_milder(
         check_finite({"old": old, "after": after, "moved": moved}, LORA)
     except InputError:
         assume(False)
+    bounds = data.draw(own_bounds)
     reference, milder, graver = (
-        observe(make_record(LORA, {name: metric})) for metric in (old, after, moved)
+        observe(make_record(LORA, {name: metric}, bounds=bounds)) for metric in (old, after, moved)
     )
     verdicts = [judge_case(LORA, reference, new) for new in (milder, graver)]
     assert severity(verdicts[0]) <= severity(verdicts[1])
@@ -187,7 +212,8 @@ def test_a_metric_that_vanishes_never_makes_a_verdict_milder(
     old: Observation, new: Observation, name: str, data: st.DataObject
 ) -> None:
     before = data.draw(metrics_of(name))
-    old, new = (with_metric(side, name, before) for side in (old, new))
+    # A budget on what was not measured is not judged, and the report says so.
+    old, new = (with_metric(replaced(side, budget=UNSET), name, before) for side in (old, new))
     assume(len(new.record.metrics) > 1)
     gone = judge_case(LORA, old, with_metric(new, name, None))
     assert severity(judge_case(LORA, old, new)) <= severity(gone)
@@ -222,12 +248,92 @@ def test_an_invariant_that_holds_no_longer_never_makes_a_verdict_milder(
 def test_a_case_that_fails_never_makes_a_verdict_milder(
     old: Observation, record: Record, status: Any
 ) -> None:
+    # What a case without numbers costs, no budget can judge.
+    record = msgspec.structs.replace(record, budget=UNSET)
     failed = msgspec.structs.replace(
         record, status=status, error=Failure(type="E", message=""), metrics={}
     )
     assume(not (record.status == "error" and status == "unsupported"))
     milder, graver = (judge_case(LORA, old, with_record(old, new)) for new in (record, failed))
     assert severity(milder) <= severity(graver)
+
+
+# --- budgets, bounds, inputs and what trains --------------------------------------------------
+
+
+@fuzz(observations(), observations(), st.data(), examples=300)
+def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(
+    old: Observation, new: Observation, data: st.DataObject
+) -> None:
+    limits = data.draw(budgets)
+    tighter = msgspec.structs.replace(
+        limits,
+        **{
+            name: data.draw(st.just(size) | st.integers(0, size))
+            for name in ("peak", "update", "ship")
+            if (size := getattr(limits, name)) is not None
+        },
+        score=None if limits.score is None else limits.score + data.draw(st.sampled_from([0, 1])),
+    )
+    bounds = data.draw(own_bounds)
+    tight = {
+        name: OwnBound(bound=data.draw(st.floats(0, one.bound)), reason="r")
+        for name, one in bounds.items()
+    }
+    milder, graver = (
+        judge_case(LORA, old, replaced(new, budget=budget, bounds=own), devices=[BOARD])
+        for budget, own in ((limits, bounds), (tighter, tight))
+    )
+    # Beyond a bound is better, too: that fails only a strict run.
+    assert severity(milder) <= severity(graver)
+
+
+@fuzz(observations(), observations(), budgets, examples=300)
+def test_a_budget_never_makes_a_verdict_milder_and_no_reference_excuses_it(
+    old: Observation, new: Observation, limits: Limits
+) -> None:
+    free, bound = (
+        judge_case(LORA, old, replaced(new, budget=budget), devices=[BOARD])
+        for budget in (UNSET, limits)
+    )
+    assert VERDICTS.index(bound.verdict) <= VERDICTS.index(free.verdict)
+    alone = judge_case(LORA, None, replaced(new, budget=limits), devices=[BOARD])
+    is_over = any(use.is_over for use in bound.budgets)
+    assert (alone.verdict == "over_budget") == is_over
+    assert not is_over or bound.verdict in {"over_budget", "newly_failing"}
+
+
+@fuzz(observations(), observations(), inputs, inputs, examples=300)
+def test_other_inputs_never_let_a_run_pass_that_fails_or_was_not_compared(
+    old: Observation, new: Observation, before: Inputs, after: Inputs
+) -> None:
+    """Losses of other inputs are not compared, so the case is incomplete; costs fail as ever."""
+    old = replaced(old, inputs=before)
+    same, other = (judge_case(LORA, old, replaced(new, inputs=given)) for given in (before, after))
+    if severity(same):
+        assert severity(other)
+    costs = [
+        {
+            reason.metric: reason.verdict
+            for reason in case.reasons
+            if METRICS.get(reason.metric, METRICS["loss"]).kind in {"exact", "bytes"}
+        }
+        for case in (same, other)
+    ]
+    assert costs[0] == costs[1]
+
+
+@fuzz(observations(), observations(), shapes, shapes, examples=200)
+def test_another_trained_set_never_makes_a_verdict_milder(
+    old: Observation, new: Observation, before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    old = replaced(old, trained=before)
+    same, other = (judge_case(LORA, old, replaced(new, trained=now)) for now in (before, after))
+    assert severity(same) <= severity(other)
+    comparable = old.record.status == new.record.status == "ok" and (
+        old.record.definition == new.record.definition
+    )
+    assert not (comparable and before != after) or severity(other) == 2
 
 
 # --- symmetry -------------------------------------------------------------------------------

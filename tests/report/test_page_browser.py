@@ -255,6 +255,50 @@ def test_what_fits_a_device_is_ranked_by_accuracy_with_the_room_left(opened, lim
     assert opened.texts(".lead")[0].startswith(f"{len(expected)} of ")
 
 
+def test_a_device_limits_memory_and_storage_and_names_its_source(opened):
+    opened.go("fit")
+    choose(opened, device="tiny")
+    weights = ("peak_param_bytes", "peak_buffer_bytes")
+    expected = {
+        case["id"]
+        for case in DATA["cases"]
+        if case["task"] == "shift"
+        and COSTS["memory"](case, "") <= 60 * MIB
+        and sum(current_value(DATA, case, name) for name in weights) <= 6 * MIB
+    }
+    within_memory = {
+        case["id"]
+        for case in DATA["cases"]
+        if case["task"] == "shift" and COSTS["memory"](case, "") <= 60 * MIB
+    }
+    assert set() < expected < within_memory
+    assert set(opened.texts("tbody th")) == expected
+    assert "Source: https://example.org/tiny" in opened.texts("#fit .note")[0]
+    choose(opened, device="board")
+    everything = len(opened.texts("tbody th"))
+    assert "storage of your choice" in opened.texts("#fit .note")[0]
+    choose(opened, ram="20")
+    assert 0 < len(opened.texts("tbody th")) < everything
+
+
+def test_budgets_stand_on_the_case_and_on_the_overview(browser, tmp_path):
+    data = one_case()
+    data["cases"][0]["budgets"] = [
+        {"budget": "peak", "value": 2**21, "limit": 2**20, "used": 2.0, "over": True,
+         "unit": "byte"},
+        {"budget": "score", "value": 0.9, "limit": 0.5, "used": 0.5 / 0.9, "over": False,
+         "unit": "fraction"},
+        {"budget": "ship", "value": None, "limit": 5, "used": None, "over": None, "unit": "byte"},
+    ]  # fmt: skip
+    with PageUnderTest(browser, data, tmp_path) as page:
+        for view in ("", f"case/{data['cases'][0]['id']}"):
+            page.go(view)
+            rows = page.texts("section:has(h2:text-is('Budgets')) tbody tr")
+            assert [row.split()[-1] for row in rows] == ["over", "within", "judged"]
+            assert "200.0 %" in rows[0]
+        assert "Over budget: 1 of 3." in page.texts("section:has(h2:text-is('Budgets')) .note")
+
+
 def test_where_nothing_fits_the_nearest_misses_are_named(opened):
     opened.go("fit?ram=4&flops=0.0001")
     assert opened.texts(".lead") == ["Nothing fits. The nearest of 48 pairings:"]

@@ -23,12 +23,13 @@ from strategies import runs
 
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.series import Entry, make_line
+from peft_regress.devices import load_devices
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import Metric
 from peft_regress.report.page.case_lines import Held, thin
 from peft_regress.report.page.data import _share, page_data
 from peft_regress.report.page.transitions import find_transitions
-from peft_regress.runs.schema import Acceptance, Failure
+from peft_regress.runs.schema import Acceptance, Failure, Limits, OwnBound
 from peft_regress.runs.shards import read_run
 
 BASELINES = Path(__file__).parents[2] / "baselines"
@@ -359,3 +360,25 @@ def test_seconds_are_those_of_the_fastest_seed():
     data = data_of(entry(0, make_record(metrics={"step_seconds": [0.3, 0.2, 0.4]})))
     assert data["cases"][0]["lines"][0]["values"] == [0.2]
     assert make_metric("step_seconds", [0.3, 0.2, 0.4]).value > 0.2
+
+
+def test_the_page_has_the_devices_of_the_table_and_the_budgets_of_the_present_records():
+    limits = Limits(peak=60_000_000, score=0.5)
+    old = make_record(LORA, budget=Limits(peak=1))
+    data = data_of(entry(0, old), entry(1, make_record(LORA, budget=limits)))
+    assert [device["name"] for device in data["devices"]] == [one.name for one in load_devices()]
+    peak, score = data["cases"][0]["budgets"]
+    assert (peak["budget"], peak["limit"], peak["over"], peak["used"], peak["unit"]) == (
+        "peak", 60_000_000, True, 2.0, "byte",
+    )  # fmt: skip
+    assert (score["budget"], score["over"], score["unit"]) == ("score", False, "fraction")
+
+
+def test_a_score_of_its_author_changes_in_proportion_on_the_page():
+    bounds = {"score": OwnBound(bound=0.5, reason="noise")}
+    old, new = (
+        make_record(LORA, {**VALUES, "score": [value]}, bounds=bounds) for value in (-4.0, -5.0)
+    )
+    data = data_of(entry(0, old), entry(1, new))
+    ((_, at, what, change, _),) = data["cases"][0]["marks"]["date"]
+    assert (at, what, change) == (1, "worse", -0.25)

@@ -30,7 +30,7 @@ from peft_regress.catalogue.built_in import set_modes
 from peft_regress.cost import profile_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["AllocatorPeak", "allocator_peak"]
 
@@ -163,7 +163,21 @@ def _events(roots: Sequence[Any]) -> tuple[list[_Event], int]:
             call = _Call(node.name.removeprefix(_MARK), node.start_time_ns)
         waiting.extend((child, call) for child in node.children)
     events.sort(key=lambda event: event.time_ns)
+    events = list(_without_older_memory(events))
     return events, sum(event.time_ns < start_ns for event in events)
+
+
+def _without_older_memory(events: Iterable[_Event]) -> Iterator[_Event]:
+    """Yield the events without frees of what was allocated before the first of them."""
+    alive: set[int] = set()
+    for event in events:
+        if event.delta_bytes >= 0:
+            alive.add(event.address)
+        elif event.address not in alive:
+            continue
+        else:
+            alive.remove(event.address)
+        yield event
 
 
 def _peak(events: Sequence[_Event], start: int) -> AllocatorPeak:

@@ -34,6 +34,7 @@ from peft_regress.environments.worker.process import (
     WorkerTimeoutError,
 )
 from peft_regress.errors import InputError
+from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.schema import SCHEMA_VERSION, Failure, Run, Selection
 
@@ -94,6 +95,8 @@ class MeasuringWorkers:
     on_record: Callable[[Record], None]
     records: dict[str, Record] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    imported: dict[str, str] = field(default_factory=dict)
+    """The packages that the code of own cases has imported."""
     machine: Machine | None = None
     is_stopped: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -172,7 +175,10 @@ class MeasuringWorkers:
 
     def _answered(self, worker: WorkerProcess, case: Case) -> Record:
         folder = None if self.keep_adapters is None else str(self.keep_adapters.absolute())
-        record = worker.call(Measure(trains=self.trains, keep_adapters=folder), Measured).record
+        answer = worker.call(Measure(trains=self.trains, keep_adapters=folder), Measured)
+        record = answer.record
+        with self.lock:
+            self.imported |= answer.packages
         if record.case != case:
             msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
             raise WorkerError(msg)
@@ -285,7 +291,7 @@ def _run(
     left_out = {case.id for case in matrix_cases(matrix)} - workers.records.keys()
     return Run(
         schema_version=SCHEMA_VERSION,
-        environment=workers.environment,
+        environment=dict(sorted({**workers.imported, **workers.environment}.items())),
         machine=machine,
         selection=Selection(
             complete=not left_out,
@@ -293,6 +299,7 @@ def _run(
             not_selected=sorted(left_out),
         ),
         cases=dict(sorted(workers.records.items())),
+        metrics_known=sorted(KNOWN),
     )
 
 

@@ -40,6 +40,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
     """The case was measured, or failed."""
 
     record: Record
+    packages: dict[str, str] = {}
+    """Of a case of one's own: the versions of what its code has imported."""
 
 
 def error_record(case: Case, definition: str, failure: Failure) -> Record:

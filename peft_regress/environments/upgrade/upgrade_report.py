@@ -9,7 +9,9 @@ from peft_regress.environments.upgrade.finding_report import finding_section, re
 from peft_regress.report.document import Code, Line, Section, plain
 from peft_regress.report.sentences import known_defects, outcome_line
 from peft_regress.report.table import Row, Table
+from peft_regress.report.verdict.budgets import budget_table
 from peft_regress.report.verdict.finding import case_set, encode_finding, strictness
+from peft_regress.report.verdict.remarks import encode_fronts, remarks_lines
 from peft_regress.report.verdict.text import style_of
 from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
@@ -38,6 +40,7 @@ def upgrade_document(
         *_heading(upgrade, for_issue=scripts is not None),
         *_findings(upgrade, scripts or ()),
         *_known_defects(upgrade),
+        *_besides(upgrade),
         Section(title="what to do:", body=tuple(_advice(upgrade)), level=3),
         Section(
             title=outcome_line(upgrade.comparison),
@@ -87,6 +90,16 @@ def _known_defects(upgrade: Upgrade) -> Iterator[Section]:
         yield Section(title="known defects, on both sides:", body=tuple(lines), level=3)
 
 
+def _besides(upgrade: Upgrade) -> Iterator[Section]:
+    """Yield the budgets of cases that are over them, and what is told beside the verdicts."""
+    over = budget_table(upgrade.comparison, over_alone=True)
+    if over.rows:
+        yield Section(title="budgets:", body=(over,), level=3)
+    lines = tuple(Line(clean(line), most_lines=3) for line in remarks_lines(upgrade.comparison))
+    if lines:
+        yield Section(title="besides:", body=lines, level=3)
+
+
 def _advice(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
     for parts in advice_on(upgrade):
         yield tuple(Code(part) if index % 2 else part for index, part in enumerate(parts))
@@ -94,7 +107,7 @@ def _advice(upgrade: Upgrade) -> Iterator[tuple[str, ...]]:
 
 def _changes(upgrade: Upgrade) -> list[str]:
     ordered = sorted(upgrade.changed, key=lambda name: (name not in SUSPECTS, name))
-    pairs = {name: [one or "absent" for one in upgrade.changed[name]] for name in ordered}
+    pairs = {name: [one or "not recorded" for one in upgrade.changed[name]] for name in ordered}
     return [clean(f"{name} {old} -> {new}") for name, (old, new) in pairs.items()]
 
 
@@ -108,7 +121,12 @@ def _versions(upgrade: Upgrade) -> Table:
     names = [name for name in ("python", *SUSPECTS) if name in before or name in after]
     names += [name for name in upgrade.changed if name not in names]
     rows = (
-        Row(cells=(clean(name), *(clean(side.get(name, "absent")) for side in (before, after))))
+        Row(
+            cells=(
+                clean(name),
+                *(clean(side.get(name, "not recorded")) for side in (before, after)),
+            )
+        )
         for name in names
     )
     return Table(headings=("package", "before", "after"), rows=tuple(rows))
@@ -143,6 +161,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
             for finding in upgrade.comparison.findings
         ],
         "cases": [encode_case(case) for case in upgrade.comparison.cases],
+        **encode_fronts(upgrade.comparison),
         "what_to_do": [plain(words) for words in _advice(upgrade)],
     }
 

@@ -44,7 +44,8 @@ def of_other_dtype(
         asked = of_base.get(base_name(name, prefix), added)
         if asked is not None and parameter.dtype != asked:
             wrong.append(name)
-    return wrong + _unlike_base(
+    # Of mixed types the model may not even compute.
+    return wrong or _unlike_base(
         adapted, base, objective=objective, probe=probe, fact=lambda out: out.dtype
     )
 

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peft_regress.baselines.history import by_release, present_entries, records_by_case
+from peft_regress.devices import load_devices
+from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
+from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import MIXED_MACHINES, OUTPUT_SCHEMA_VERSION
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.baselines.series import Entry
+    from peft_regress.devices import DeviceClass
     from peft_regress.report.page.case_lines import CaseLines, Records
     from peft_regress.report.page.explanations import WholeRun
     from peft_regress.runs.schema import Record
@@ -30,12 +34,19 @@ _FEWEST_VALUES: Final = 16
 _FEWEST_MARKS: Final = 2
 
 
-def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
+def page_data(
+    entries: Sequence[Entry],
+    whole_run: WholeRun,
+    *,
+    devices: Sequence[DeviceClass] | None = None,
+) -> dict[str, Any]:
     """Return the page's data: entries, metrics, and each case with its lines.
 
     `entries` are in the order of `read_entries`. `whole_run` returns an entry's run with its
-    ledgers; it is called once for each of a few entries.
+    ledgers; it is called once for each of a few entries. `devices` are those that a case may fit
+    into, by default those of the package.
     """
+    devices = load_devices() if devices is None else devices
     cases, present = records_by_case(entries), present_entries(entries)
     orders = _orders(entries)
     names, invariants = _metric_names(cases), _invariant_names(cases)
@@ -68,6 +79,10 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
             )._asdict(),
             "invariants": [records[present[name]].invariants.get(one) for one in invariants],
             **_encode_lines(lines[name], records[present[name]], indices=indices),
+            "budgets": [
+                {**encode_budget(use), "unit": use.spec.unit}
+                for use in budget_of(records[present[name]], devices)
+            ],
             "attribution": [],
             "transitions": [],
         }
@@ -87,6 +102,17 @@ def page_data(entries: Sequence[Entry], whole_run: WholeRun) -> dict[str, Any]:
         "orders": [{"by": by, "entries": order} for by, order in orders.items()],
         "metrics": [_encode_metric(name, cases) for name in names],
         "invariants": invariants,
+        "devices": [
+            {
+                "name": device.name,
+                "title": device.title,
+                "memory": device.memory_bytes,
+                "storage": device.storage_bytes,
+                "compute": device.compute,
+                "source": device.source,
+            }
+            for device in devices
+        ],
         "thinned": _encode_thinned(entries, most, marks),
         "cases": list(encoded.values()),
     }

@@ -45,8 +45,15 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
             continue
         judged = not name.startswith("aten_ops") or _same_torch(records, jump.before, jump.position)
         what = _what(jump.change, metric) if judged else "moved"
-        found.append(Transition(jump.position, what, jump.before, jump.change.relative))
+        found.append(Transition(jump.position, what, jump.before, _shown(jump.change, metric)))
     return found
+
+
+def _shown(change: Change, metric: Metric) -> float | None:
+    """Return a change as the page shows it; the gate compares scores by their difference."""
+    if metric.kind == "score" and metric.unit != "fraction":
+        return (change.new - change.old) / abs(change.old) if change.old else None
+    return change.relative
 
 
 def _same_torch(records: Sequence[tuple[Entry, Record]], *positions: int | None) -> bool:

@@ -13,6 +13,7 @@ from peft_regress.gate.findings import narrowed
 from peft_regress.report.sentences import short_verdict
 from peft_regress.report.short_names import short_names
 from peft_regress.report.verdict.finding import finding_headline, package_changes
+from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -81,7 +82,13 @@ def annotation(
 
 
 def _title(cases: Sequence[CaseVerdict]) -> str:
-    counts = Counter(short_verdict(case.verdict) for case in cases)
+    # A case that fails only since the run is strict has a verdict that says nothing.
+    counts = Counter(
+        "failed by strictness"
+        if case.verdict in {"unchanged", "known_defect"}
+        else short_verdict(case.verdict)
+        for case in cases
+    )
     return f"peft_regress: {', '.join(f'{count} {name}' for name, count in counts.items())}"
 
 
@@ -92,6 +99,9 @@ def _message(comparison: Comparison, cases: Sequence[CaseVerdict]) -> Iterator[s
         yield clean(finding_headline(finding), longest=_LONGEST_LINE)
     if findings[_MOST_FINDINGS:]:
         yield f"and {count_of(len(findings) - _MOST_FINDINGS, 'more finding')}"
+    if comparison.strict:
+        for line in strict_lines(comparison, {case.id for case in cases}):
+            yield clean(line, longest=_LONGEST_LINE)
     changes = package_changes(comparison, (case.id for case in cases))
     if changes:
         yield clean(f"packages: {'; '.join(changes)}", longest=_LONGEST_LINE)

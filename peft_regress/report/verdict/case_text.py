@@ -17,6 +17,7 @@ from peft_regress.report.sentences import (
     short_verdict,
 )
 from peft_regress.report.verdict.next_steps import accept_hint, storage_words
+from peft_regress.report.verdict.remarks import strict_lines
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
@@ -43,13 +44,17 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
     if case.verdict == "missing":
         lines.append("  it was expected but has no record: it did not run, or it was renamed")
     lines += _reasons_lines(case, comparison)
-    lines += [f"  {remark_line(remark)}" for remark in case.remarks]
+    lines += [f"  {remark_line(one)}" for one in case.remarks if not one.fails_strictly]
+    strictly = "fails by strictness: " if comparison.strict else ""
+    lines += [f"  {strictly}{line}" for line in strict_lines(comparison, {case.id})]
     if old is not None and new is not None:
         if case.reasons:
             changes = environment_lines(old.environment, new.environment)
             lines.append("  environment: " + ("; ".join(changes) or "as in the baseline"))
         lines.append(f"  baseline: {clean(old.run_name)}")
-    if case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
+    if case.verdict == "over_budget":
+        lines.append("  no accept changes that: the case must cost less, or its budget be another")
+    elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {accept_hint(comparison.invocation)}")
     return "\n".join(
         layout.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines

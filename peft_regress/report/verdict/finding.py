@@ -81,6 +81,8 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             noun = "run" if runs == "one" else "runs"
             verb, extra = ("costs", " extra") if cause.base_runs > 0 else ("saves", "")
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
+    if cause.strand == "budget":
+        lines.append("no accept changes that: the case must cost less, or its budget be another")
     lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()
@@ -186,11 +188,21 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
 
 
 def strictness(comparison: Comparison) -> list[str]:
-    """Say that improvements fail the run; empty if they do not."""
-    if not comparison.strict or not comparison.unaccepted:
+    """Say what fails the run only since it is strict; empty if nothing does."""
+    if not comparison.strict:
         return []
-    count = count_of(len(comparison.unaccepted), "case")
-    return [f"FAILED by strictness: {count} better than the baseline, not accepted"]
+    found = {
+        "better than the baseline, not accepted": len(comparison.unaccepted),
+        "with a bound or a budget looser than the baseline's": len(comparison.looser),
+        "that left a front of accuracy against cost": len(
+            {lost.case for lost in comparison.fronts}
+        ),
+    }
+    return [
+        f"FAILED by strictness: {count_of(count, 'case')} {what}"
+        for what, count in found.items()
+        if count
+    ]
 
 
 def encode_finding(finding: Finding) -> dict[str, Any]:

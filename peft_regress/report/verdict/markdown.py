@@ -6,15 +6,19 @@ the ids fit: those of some 2,000 cases do.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.report.document import Section, as_markdown
 from peft_regress.report.markdown_syntax import bullets, code_span, details, escape_markdown, fenced
 from peft_regress.report.sentences import known_defects, outcome_line, short_verdict, times_lines
 from peft_regress.report.short_names import short_names
+from peft_regress.report.verdict.budgets import budget_table, has_budgets
 from peft_regress.report.verdict.finding import finding_headline, package_changes, strictness
 from peft_regress.report.verdict.finding_markdown import Extent, FindingWriter
 from peft_regress.report.verdict.finding_order import sort_findings
 from peft_regress.report.verdict.next_steps import accept_command
+from peft_regress.report.verdict.remarks import remarks_lines
 from peft_regress.report.verdict.reproducing import compare_command, reproducing_commands
 from peft_regress.text import clean, count_of
 
@@ -38,6 +42,7 @@ _EXTENTS: Final = (
 _NAME_LENGTHS: Final = (160, 80, 40, 24)
 _MOST_LINES: Final = 12
 _MOST_PACKAGES: Final = 4
+_MOST_BUDGETS: Final = 40
 _LONGEST_LINE: Final = 400
 
 
@@ -78,7 +83,9 @@ class _Page:
             blocks.append(self._shortened())
         for number, finding in enumerate(self.findings, start=1):
             blocks += self.writer.blocks(number, finding, extent)
+        blocks += self._budgets()
         blocks += self._better()
+        blocks += self._remarks()
         blocks += self._environment()
         blocks += self._quiet()
         return _joined([*blocks, *self._what_to_type()])
@@ -148,6 +155,26 @@ class _Page:
         count = count_of(len({name for one in self.better for name in one.cases}), "case")
         yield details(f"Better than the baseline, not accepted: {count}", bullets(lines))
 
+    def _budgets(self) -> Iterator[str]:
+        if not has_budgets(self.comparison):
+            return
+        over = budget_table(self.comparison, over_alone=True)
+        if over.rows:
+            shown = replace(over, rows=over.rows[:_MOST_BUDGETS])
+            yield as_markdown([Section(title="Over budget", level=3), shown])
+        rows = budget_table(self.comparison).rows
+        shown = replace(over, rows=rows[:_MOST_BUDGETS])
+        left = len(rows) - _MOST_BUDGETS
+        more = f"\n\nAnd {left} more." if left > 0 else ""
+        yield details("Budgets: how much of each is used", f"{as_markdown([shown])}{more}")
+
+    def _remarks(self) -> Iterator[str]:
+        found = remarks_lines(self.comparison)
+        if found:
+            shown = (clean(line, longest=_LONGEST_LINE) for line in found[:_MOST_LINES])
+            lines = [*map(escape_markdown, shown), *_more(len(found))]
+            yield details(f"Besides: {count_of(len(found), 'remark')}", bullets(lines))
+
     def _environment(self) -> Iterator[str]:
         if self.packages:
             lines = [escape_markdown(line) for line in self.packages[:50]]
@@ -170,13 +197,14 @@ class _Page:
             yield "T" + "; ".join(untimed).removeprefix("t") + "."
 
     def _what_to_type(self) -> list[str]:
+        accept = accept_command(self.comparison.invocation)
         if not self.findings:
-            return []
+            strictly = self.comparison.strict and self.comparison.can_be_accepted
+            return ["### If the new numbers are right", fenced(accept, "sh")] if strictly else []
         measured = [one for one in self.findings if one.verdict != "missing"]
         commands = reproducing_commands(self.comparison, self.findings)
         blocks = ["### How to reproduce", fenced("\n".join(commands), "sh")]
-        accept = accept_command(self.comparison.invocation)
-        if measured:
+        if measured and self.comparison.can_be_accepted:
             blocks += ["### If the new numbers are right", fenced(accept, "sh")]
         if len(measured) < len(self.findings):
             retire = f"{accept} --retire ID"

@@ -13,6 +13,8 @@ from peft_regress.report.sentences import (
     times_lines,
 )
 from peft_regress.report.short_names import short_names
+from peft_regress.report.table import table_text
+from peft_regress.report.verdict.budgets import budget_table
 from peft_regress.report.verdict.finding import (
     case_set,
     finding_details,
@@ -22,6 +24,7 @@ from peft_regress.report.verdict.finding import (
 )
 from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
 from peft_regress.report.verdict.next_steps import accepting, first_steps, next_steps
+from peft_regress.report.verdict.remarks import remarks
 from peft_regress.report.verdict.rows import common_widths, reading_order, row_of, rows_text
 from peft_regress.text import clean, count_of
 
@@ -68,12 +71,14 @@ def verdict_text(
     steps = [*next_steps(failing, comparison)]
     if comparison.observed and not comparison.references:
         steps += first_steps(comparison.invocation)
-    elif failing or incomplete or better:
+    elif comparison.can_be_accepted:
         steps.append(accepting(comparison.invocation))
     blocks = [
         *_failing_blocks(failing, comparison, names, layout),
         *(_incomplete_block(finding, names, layout) for finding in incomplete),
         *(_folded(title, kept, layout, most_lines=most_lines) for title, kept in folded if kept),
+        *_budgets(comparison, layout, verbose=verbose),
+        *_remarks(comparison, layout, most_lines=most_lines),
         *_setting(comparison, layout),
         *([_steps_block(steps, layout)] if steps else []),
         *(["\n".join(layout.wrapped(note) for note in notes)] if notes else []),
@@ -146,6 +151,20 @@ def _folded(
         lines.append(layout.wrapped(f"  {what}", indent="    "))
         lines.append(layout.wrapped(f"    {case_set(ids)}", indent="    ", most_lines=most_lines))
     return "\n".join(lines)
+
+
+def _budgets(comparison: Comparison, layout: Layout, *, verbose: bool) -> Iterator[str]:
+    """Yield the used shares of the cases that are over their budgets; of all cases if verbose."""
+    table = budget_table(comparison, over_alone=not verbose)
+    if table.rows:
+        yield f"budgets:\n{table_text(table, layout, indent='  ')}"
+
+
+def _remarks(comparison: Comparison, layout: Layout, *, most_lines: int | None) -> Iterator[str]:
+    found = remarks(comparison)
+    if found:
+        titled = {f"{what} in {count_of(len(ids), 'case')}": ids for what, ids in found.items()}
+        yield _folded("besides:", titled, layout, most_lines=most_lines)
 
 
 def _setting(comparison: Comparison, layout: Layout) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.report.verdict.budgets import encode_budget
+from peft_regress.report.verdict.remarks import encode_remark
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -28,17 +30,25 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
 
 
 def encode_case(case: CaseVerdict) -> dict[str, Any]:
-    """Return `{id, verdict, reasons}`."""
-    return {
+    """Return `{id, verdict, reasons}`, with `remarks` and `budgets` if there are any."""
+    encoded = {
         "id": case.id,
         "verdict": case.verdict,
         "reasons": [encode_reason(reason) for reason in case.reasons],
     }
+    if case.remarks:
+        encoded["remarks"] = [encode_remark(remark) for remark in case.remarks]
+    if case.budgets:
+        encoded["budgets"] = [encode_budget(use) for use in case.budgets]
+    return encoded
 
 
 def encode_reason(reason: Reason) -> dict[str, Any]:
-    """Return `{metric, old, new, relative_change, bound, verdict}`."""
-    return {
+    """Return `{metric, old, new, relative_change, bound, verdict}`.
+
+    With `bound_reason` for a bound of the author's, and `limit` for a budget or a device.
+    """
+    encoded = {
         "metric": reason.title,
         "old": reason.old,
         "new": reason.new,
@@ -46,6 +56,11 @@ def encode_reason(reason: Reason) -> dict[str, Any]:
         "bound": reason.bound,
         "verdict": reason.verdict,
     }
+    if reason.bound_reason:
+        encoded["bound_reason"] = reason.bound_reason
+    if reason.limit is not None:
+        encoded["limit"] = reason.limit
+    return encoded
 
 
 def encode_explanation(

@@ -29,6 +29,7 @@ function showCase(main, route) {
     h("h2", {}, "History"),
     controlRow(address, fields, settings, update),
     changing,
+    ...budgetSection([item]),
     ...memoryOfCase(item),
     ...invariantSection(item),
     ...attributionSection(item),

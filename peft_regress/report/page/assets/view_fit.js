@@ -14,7 +14,52 @@ const LIMITS = [
     left: "to ship",
   },
 ];
+// Has no field: a device limits it.
+const STORAGE = {
+  ...MIB,
+  name: "storage",
+  label: "Weights",
+  unit: "byte",
+  left: "of storage",
+  of: (item) =>
+    sumOrNull(
+      ["peak_param_bytes", "peak_buffer_bytes"].map((name) => currentValue(item, name)),
+    ),
+};
 const NEAREST = 3;
+
+function sumOrNull(values) {
+  return values.includes(null) ? null : d3.sum(values);
+}
+
+function deviceField() {
+  const devices = DATA.devices.map((device) => ({
+    value: device.name,
+    label: shorten(device.title, 60),
+  }));
+  return {
+    label: "Device",
+    options: [{ value: "", label: "any, with these limits" }, ...devices],
+    initial: "",
+  };
+}
+
+function deviceNote(settings) {
+  const device = deviceNamed(settings.device);
+  if (device === null) return null;
+  const storage =
+    device.storage === null
+      ? "storage of your choice"
+      : `${formatValue(device.storage, "byte")} for weights and code`;
+  return note(
+    `${shorten(device.title, 80)}: ${formatValue(device.memory, "byte")} of memory, ${storage}; ` +
+      `${shorten(device.compute, 120)}. Source: ${shorten(device.source, 300)}`,
+  );
+}
+
+function deviceNamed(name) {
+  return DATA.devices.find((device) => device.name === name) ?? null;
+}
 
 function fitFields() {
   const limits = LIMITS.map(({ name, label, unitName, example }) => [
@@ -28,6 +73,7 @@ function fitFields() {
     },
   ]);
   return {
+    device: deviceField(),
     ...Object.fromEntries(limits),
     batch: batchField(),
     task: taskField(),
@@ -77,7 +123,9 @@ function fitSection(settings) {
       ),
     ];
   }
-  const limits = LIMITS.map((limit) => ({ ...limit, most: limitOf(settings, limit) }));
+  const device = deviceNamed(settings.device);
+  const offered = device === null || device.storage === null ? LIMITS : [...LIMITS, STORAGE];
+  const limits = offered.map((limit) => ({ ...limit, most: limitOf(settings, limit, device) }));
   const asked = limits.filter((limit) => limit.most !== null);
   const { task, architecture } = settings;
   const rows = DATA.cases
@@ -88,12 +136,18 @@ function fitSection(settings) {
   const known = rows.filter(
     (row) => isMeasured(row.item) && row.needs.every((need) => need.value !== null),
   );
-  return [...answer(known, asked), unknownNote(rows.length - known.length)];
+  return [
+    ...answer(known, asked),
+    deviceNote(settings),
+    unknownNote(rows.length - known.length),
+  ];
 }
 
-function limitOf(settings, { name, size }) {
-  const limit = readLimit(settings[name]);
-  return limit === null ? null : limit * size;
+// The smaller one of what was typed and what the device has.
+function limitOf(settings, { name, size }, device) {
+  const typed = readLimit(settings[name] ?? "");
+  const owned = { ram: device?.memory, storage: device?.storage }[name] ?? null;
+  return d3.min([typed === null ? null : typed * size, owned]) ?? null;
 }
 
 function fitRow(item, limits, suffix) {

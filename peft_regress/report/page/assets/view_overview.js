@@ -22,6 +22,7 @@ function showOverview(main) {
       ),
       ...comparison({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
     ),
+    ...budgetSection(DATA.cases),
     h(
       "section",
       {},

@@ -1,0 +1,272 @@
+"""Budgets: what is over them fails whatever the reference says; reports tell by how much."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from builders import LORA, compare, make_record, observe
+
+from peft_regress.devices import DeviceClass
+from peft_regress.gate import FAILING, Invocation, judge_case
+from peft_regress.gate.budgets import budget_of
+from peft_regress.report import case_text, encode_verdict, verdict_markdown, verdict_text
+from peft_regress.report.verdict.annotations import verdict_annotations
+from peft_regress.runs.schema import Failure, Limits, OwnBound, Record
+
+COSTS: dict[str, Any] = {
+    "peak_bytes": 1000,
+    "forward_flops": 100,
+    "backward_flops": 200,
+    "optimizer_flops": 30,
+    "adapter_bytes": 50,
+    "accuracy": [0.9, 0.8],
+}
+BOARD = DeviceClass(
+    name="board",
+    title="A board",
+    memory_bytes=2000,
+    storage_bytes=100,
+    compute="one core",
+    source="its data sheet",
+)
+WEIGHTS = {"peak_param_bytes": 80, "peak_buffer_bytes": 10}
+
+
+def record(limits: Limits | None = None, **more: Any) -> Record:
+    metrics = more.pop("metrics", COSTS)
+    return make_record(LORA, metrics, **({} if limits is None else {"budget": limits}), **more)
+
+
+def verdict(new: Record, old: Record | None = None, **how: Any) -> Any:
+    return judge_case(LORA, None if old is None else observe(old), observe(new), **how)
+
+
+@pytest.mark.parametrize(
+    ("fits", "over", "value"),
+    [
+        (Limits(peak=1000), Limits(peak=999), 1000),
+        (Limits(update=330), Limits(update=329), 330),
+        (Limits(ship=50), Limits(ship=49), 50),
+        (Limits(score=0.85), Limits(score=0.86), 0.85),
+    ],
+)
+@pytest.mark.parametrize("has_reference", [False, True])
+def test_a_case_over_budget_fails_with_or_without_a_reference(
+    fits: Limits, over: Limits, value: float, *, has_reference: bool
+) -> None:
+    old = record() if has_reference else None
+    assert verdict(record(fits), old).verdict == ("unchanged" if has_reference else "new")
+    case = verdict(record(over), old)
+    assert case.verdict == "over_budget" in FAILING
+    (reason,) = case.reasons
+    assert reason.metric == f"budget {case.budgets[0].name}"
+    assert (reason.verdict, reason.new, reason.limit) == (
+        "over_budget",
+        pytest.approx(value),
+        case.budgets[0].limit,
+    )
+    assert reason.old == (pytest.approx(value) if has_reference else None)
+
+
+def test_over_budget_is_graver_than_regressed_and_less_than_newly_failing() -> None:
+    over = record(Limits(peak=1), metrics={**COSTS, "peak_bytes": 5000})
+    assert verdict(over, record()).verdict == "over_budget"
+    failing = record(Limits(peak=1), status="error", metrics={})
+    assert verdict(failing, record()).verdict == "newly_failing"
+
+
+def test_no_reference_bound_or_definition_excuses_what_is_over_budget() -> None:
+    over = Limits(peak=999)
+    assert verdict(record(over), record(over)).verdict == "over_budget"
+    bounds = {"peak_bytes": OwnBound(bound=9.0, reason="generous")}
+    assert verdict(record(over, bounds=bounds), record(bounds=bounds)).verdict == "over_budget"
+    other = record(over, definition="sha256:other")
+    assert verdict(other, record()).verdict == "over_budget"
+
+
+def test_a_case_that_became_better_and_is_still_over_budget_fails() -> None:
+    better = record(Limits(peak=700), metrics={**COSTS, "peak_bytes": 800})
+    case = verdict(better, record())
+    assert case.verdict == "over_budget"
+    assert {reason.verdict for reason in case.reasons} == {"over_budget", "improved"}
+    assert case.reasons[0].relative_change == pytest.approx(-0.2)
+
+
+def test_a_score_of_ones_own_is_what_a_score_budget_is_about() -> None:
+    metrics = {**COSTS, "score": [-2.0, -4.0]}
+    assert verdict(record(Limits(score=-3.0), metrics=metrics)).verdict == "new"
+    assert verdict(record(Limits(score=-2.9), metrics=metrics)).verdict == "over_budget"
+
+
+@pytest.mark.parametrize(
+    ("limits", "missing"),
+    [
+        (Limits(peak=1), "peak_bytes"),
+        (Limits(update=1), "optimizer_flops"),
+        (Limits(ship=1), "adapter_bytes"),
+        (Limits(score=1.0), "accuracy"),
+        (Limits(edge_train=1), ""),
+    ],
+)
+def test_what_was_not_measured_is_not_judged_and_told(limits: Limits, missing: str) -> None:
+    metrics = {name: value for name, value in COSTS.items() if name != missing}
+    case = verdict(record(limits, metrics=metrics))
+    assert case.verdict == "new"
+    (remark,) = case.remarks
+    assert (remark.kind, remark.text) == ("not judged", "not measured")
+    assert [use.is_judged for use in case.budgets] == [False]
+
+
+def test_a_budget_of_a_case_that_fails_is_not_judged() -> None:
+    error = Failure(type="KeyError", message="x")
+    broken = record(Limits(peak=1), status="error", error=error, metrics={})
+    case = verdict(broken, broken)
+    assert (case.verdict, [remark.kind for remark in case.remarks]) == (
+        "known_defect",
+        ["not judged"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "looser"),
+    [
+        (Limits(peak=2000), Limits(peak=3000), True),
+        (Limits(peak=2000), Limits(), True),
+        (Limits(peak=2000), None, True),
+        (Limits(peak=3000), Limits(peak=2000), False),
+        (None, Limits(peak=2000), False),
+        (Limits(score=0.5), Limits(score=0.4), True),
+        (Limits(score=0.4), Limits(score=0.5), False),
+        (Limits(device="board"), Limits(), True),
+        (Limits(device="board"), Limits(device="large"), True),
+        (Limits(device="large"), Limits(device="board"), False),
+    ],
+)
+def test_a_looser_budget_is_named_and_fails_a_strict_run(
+    old: Limits | None, new: Limits | None, *, looser: bool
+) -> None:
+    large = DeviceClass(
+        name="large", title="L", memory_bytes=9000, storage_bytes=None, compute="", source="s"
+    )
+    sides = [record(limits, metrics={**COSTS, **WEIGHTS}) for limits in (old, new)]
+    devices = (BOARD, large)
+    for strict in (False, True):
+        comparison = compare(
+            [sides[0]], [sides[1]], devices=devices, invocation=Invocation(strict=strict)
+        )
+        assert bool(comparison.looser) == looser
+        assert comparison.exit_code == (1 if looser and strict else 0)
+        assert bool(comparison.red) == (looser and strict)
+        text = verdict_text(comparison)
+        assert ("is looser than the baseline's" in text) == looser
+        assert ("FAILED by strictness: 1 case with a bound or a budget" in text) == (
+            looser and strict
+        )
+        if looser and strict:
+            (line,) = verdict_annotations(comparison, {})
+            assert "is looser than the baseline's" in line
+            assert "fails by strictness: budget" in case_text(comparison.cases[0], comparison)
+
+
+# --- devices --------------------------------------------------------------------------------
+
+
+def test_a_budget_can_name_a_device_of_which_memory_and_storage_count() -> None:
+    limits = Limits(device="board")
+    fits = record(limits, metrics={**COSTS, **WEIGHTS})
+    case = verdict(fits, devices=(BOARD,))
+    assert case.verdict == "new"
+    assert [(use.name, use.value, use.limit) for use in case.budgets] == [
+        ("memory of board", 1000, 2000),
+        ("storage of board", 90, 100),
+    ]
+    heavy = record(limits, metrics={**COSTS, **WEIGHTS, "peak_param_bytes": 91})
+    (reason,) = verdict(heavy, devices=(BOARD,)).reasons
+    assert (reason.metric, reason.new, reason.limit) == ("budget storage of board", 101, 100)
+
+
+def test_a_device_that_nobody_knows_is_not_judged_and_told() -> None:
+    case = verdict(record(Limits(device="bord"), metrics={**COSTS, **WEIGHTS}), devices=(BOARD,))
+    assert case.verdict == "new"
+    assert {remark.text for remark in case.remarks} == {"no such device class"}
+
+
+# --- shares ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "share"),
+    [
+        (Limits(peak=2000), 0.5),
+        (Limits(peak=0), None),
+        (Limits(score=0.425), 0.5),
+        (Limits(score=-1.0), None),
+        (Limits(edge_train=5), None),
+    ],
+)
+def test_the_used_share(limits: Limits, share: float | None) -> None:
+    (use,) = budget_of(record(limits))
+    assert use.share == (None if share is None else pytest.approx(share))
+
+
+# --- reports --------------------------------------------------------------------------------
+
+OVER = Limits(peak=800, update=660, score=0.5)
+
+
+@pytest.fixture(params=[False, True], ids=["new", "with a reference"])
+def comparison(request: pytest.FixtureRequest) -> Any:
+    return compare([record()] if request.param else [], [record(OVER)])
+
+
+def test_every_report_names_budget_value_and_margin(comparison: Any) -> None:
+    assert comparison.exit_code == 1
+    what = "1000 B"
+    for text in (
+        verdict_text(comparison),
+        verdict_markdown(comparison),
+        case_text(comparison.cases[0], comparison),
+        *verdict_annotations(comparison, {}),
+    ):
+        flat = " ".join(text.replace("\\", "").split()).replace("%25", "%")
+        assert "over budget" in flat
+        assert "budget peak" in flat
+        assert what.replace("1000", "1000") in flat.replace("1,000", "1000")
+        assert "800 B, missed by 200 B, 25 %" in flat
+    assert "REGRESSED (1 over budget)" in verdict_text(comparison)
+
+
+def test_the_terminal_shows_the_shares_of_cases_that_are_over_and_of_all_if_verbose() -> None:
+    fine = "unseen/lora-r4/resnet18"
+    records = [record(OVER), make_record(fine, COSTS, budget=Limits(peak=2000))]
+    comparison = compare([], records)
+    brief, verbose = (verdict_text(comparison, verbose=verbose) for verbose in (False, True))
+    for text in (brief, verbose):
+        assert "125 %" in text
+        assert "at least 50.0 %" in text
+    brief_rows, rows = (
+        [line for line in text.splitlines() if f"{fine} " in line and "peak" in line]
+        for text in (brief, verbose)
+    )
+    assert (len(brief_rows), len(rows)) == (0, 1)
+    assert rows[0].split()[-2:] == ["50", "%"]
+    assert fine in verdict_markdown(comparison)
+
+
+def test_json_has_the_verdict_the_limit_and_the_shares(comparison: Any) -> None:
+    encoded = json.loads(json.dumps(encode_verdict(comparison), allow_nan=False))
+    assert (encoded["exit_code"], encoded["counts"]) == (1, {"over_budget": 1})
+    (case,) = encoded["cases"]
+    assert case["verdict"] == "over_budget"
+    assert (case["reasons"][0]["metric"], case["reasons"][0]["limit"]) == ("budget peak", 800)
+    assert case["budgets"][0] == {
+        "budget": "peak", "value": 1000, "limit": 800, "used": 1.25, "over": True,
+    }  # fmt: skip
+
+
+def test_a_run_without_budgets_says_nothing_of_them() -> None:
+    comparison = compare([record()], [record()])
+    assert "budget" not in verdict_text(comparison, verbose=True) + verdict_markdown(comparison)
+    assert "budgets" not in encode_verdict(comparison)["cases"][0]

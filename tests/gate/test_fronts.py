@@ -1,0 +1,146 @@
+"""Which cases left the front of accuracy against cost."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import compare, make_record, observe, observe_all
+
+from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.fronts import lost_fronts
+from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.runs.schema import Inputs
+
+if TYPE_CHECKING:
+    from peft_regress.runs.schema import Record
+
+A, B, C = (f"shift/lora-r{rank}/resnet18" for rank in (1, 2, 4))
+
+
+def record(name: str, accuracy: float, peak: int, *, flops: int | None = None) -> Record:
+    metrics = {"accuracy": [accuracy] * 3, "peak_bytes": peak}
+    if flops is not None:
+        metrics |= dict.fromkeys(("forward_flops", "backward_flops", "optimizer_flops"), flops)
+    return make_record(name, metrics)
+
+
+def lost(old: list[Record], new: list[Record]) -> list[tuple[str, str, str]]:
+    found = lost_fronts(observe_all(old), observe_all(new), policy=DEFAULT_POLICY)
+    return [(one.case, one.cost, one.beaten_by) for one in found]
+
+
+OLD = [record(A, 0.80, 100), record(B, 0.90, 200)]
+
+
+def test_a_case_that_costs_more_than_a_better_one_left_the_front() -> None:
+    assert lost(OLD, [record(A, 0.80, 201), record(B, 0.90, 200)]) == [(A, "peak_bytes", B)]
+
+
+def test_a_case_less_accurate_than_a_cheaper_one_left_the_front() -> None:
+    assert lost(OLD, [record(A, 0.80, 100), record(B, 0.79, 200)]) == [(B, "peak_bytes", A)]
+
+
+def test_a_case_that_costs_more_and_still_less_than_a_better_one_stays() -> None:
+    assert lost(OLD, [record(A, 0.80, 199), record(B, 0.90, 200)]) == []
+
+
+def test_a_case_within_the_margin_of_a_cheaper_one_was_never_clearly_on_the_front() -> None:
+    old = [record(A, 0.86, 100), record(B, 0.90, 200)]
+    assert lost(old, [record(A, 0.91, 100), record(B, 0.90, 200)]) == []
+
+
+def test_an_accuracy_that_moves_within_the_margin_loses_no_front() -> None:
+    old = [record(A, 0.80, 100), record(B, 0.90, 200)]
+    assert lost(old, [record(A, 0.82, 100), record(B, 0.86, 200)]) == []
+
+
+def test_equally_expensive_cases_compete() -> None:
+    old = [record(A, 0.80, 100), record(B, 0.90, 100)]
+    assert lost(old, [record(A, 0.92, 100), record(B, 0.90, 100)]) == [(B, "peak_bytes", A)]
+
+
+def test_the_flops_of_an_update_are_a_front_of_their_own() -> None:
+    old = [record(A, 0.80, 100, flops=10), record(B, 0.90, 200, flops=20)]
+    new = [record(A, 0.80, 100, flops=21), record(B, 0.90, 200, flops=20)]
+    assert lost(old, new) == [(A, "update FLOPs", B)]
+
+
+def test_a_case_that_was_added_beats_none() -> None:
+    assert lost(OLD, [*OLD, record(C, 0.99, 1)]) == []
+
+
+@pytest.mark.parametrize("change", ["error", "definition", "inputs"])
+def test_a_case_that_cannot_be_compared_beats_none_and_loses_nothing(change: str) -> None:
+    metrics = {"accuracy": [0.95] * 3, "peak_bytes": 1}
+    odd = {
+        "error": make_record(C, status="error"),
+        "definition": make_record(C, metrics, definition="sha256:other"),
+        "inputs": make_record(C, metrics, inputs=Inputs(optimizer=[{"lr": 1.0}])),
+    }[change]
+    before = make_record(
+        C, {"accuracy": [0.1] * 3, "peak_bytes": 1}, inputs=Inputs(optimizer=[{"lr": 2.0}])
+    )
+    assert lost([*OLD, before], [*OLD, odd]) == []
+
+
+def test_another_task_or_architecture_is_another_front() -> None:
+    other = "unseen/lora-r1/resnet18"
+    old = [record(other, 0.80, 100), record(B, 0.90, 200)]
+    assert lost(old, [record(other, 0.80, 300), record(B, 0.90, 200)]) == []
+
+
+def test_a_lost_front_is_named_and_fails_only_a_strict_run() -> None:
+    new = [record(A, 0.80, 100), record(B, 0.80, 100)]
+    old = [record(A, 0.80, 100), record(B, 0.90, 100)]
+    for strict in (False, True):
+        # The loss of accuracy fails by itself; within a bound of its own it does not.
+        found = compare(old, new, invocation=Invocation(strict=strict))
+        assert [one.case for one in found.fronts] == [B]
+    cheaper = compare(
+        [record(A, 0.80, 200), record(B, 0.86, 150)], [record(A, 0.80, 200), record(B, 0.86, 150)]
+    )
+    assert (cheaper.fronts, cheaper.exit_code) == ((), 0)
+
+
+def test_a_strict_run_with_a_lost_front_fails_by_that_alone() -> None:
+    # 0.04 each are within the margin; together they change the order.
+    old = [record(A, 0.80, 100), record(B, 0.86, 200)]
+    new = [record(A, 0.84, 100), record(B, 0.82, 200)]
+    verdicts = {
+        strict: compare(old, new, invocation=Invocation(strict=strict)) for strict in (0, 1)
+    }
+    assert [verdicts[strict].exit_code for strict in (0, 1)] == [0, 1]
+    assert [case.id for case in verdicts[1].red] == [B]
+    assert verdicts[0].red == ()
+
+
+def test_the_sweep_finds_what_comparing_all_pairs_finds() -> None:
+    drawn = random.Random(7)
+    margin = DEFAULT_POLICY.accuracy_margin
+
+    def rivals(name: str, side: dict[str, tuple[float, int]]) -> list[float]:
+        return [a for other, (a, c) in side.items() if other != name and c <= side[name][1]]
+
+    for _ in range(60):
+        sides = [
+            {
+                f"t/m-r{rank}/a": (drawn.choice([0.5, 0.52, 0.6, 0.7]), drawn.randint(1, 4))
+                for rank in range(1, 7)
+            }
+            for _ in range(2)
+        ]
+        old, new = ([record(n, *point) for n, point in side.items()] for side in sides)
+        expected = {
+            name
+            for name, (accuracy, _) in sides[0].items()
+            if all(other < accuracy - margin for other in rivals(name, sides[0]))
+            and any(other >= sides[1][name][0] for other in rivals(name, sides[1]))
+        }
+        found = lost_fronts(
+            {one.case.id: observe(one) for one in old},
+            {one.case.id: observe(one) for one in new},
+            policy=DEFAULT_POLICY,
+        )
+        assert {one.case for one in found if one.cost == "peak_bytes"} == expected

@@ -1,0 +1,244 @@
+"""Weights, batches and optimizers that differ, what trains, and a model that changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from builders import LORA, VALUES, compare, make_record, observe
+
+from peft_regress.gate.drift import find_origins
+from peft_regress.gate.inputs import first_difference, shape_changes
+from peft_regress.gate.judge import judge_case
+from peft_regress.report import case_text, verdict_markdown, verdict_text
+from peft_regress.runs.schema import Inputs, Ledger, ModuleCosts, Record, TensorSummary
+
+
+def summary(*shape: int, mean: float = 0.1, norm: float = 4.0, dtype: str = "float32") -> Any:
+    return TensorSummary(shape=list(shape), dtype=dtype, mean=mean, norm=norm)
+
+
+INPUTS = Inputs(
+    weights={"neck.bias": summary(8), "neck.weight": summary(8, 16)},
+    train={"0": summary(4, 3, 8, 8), "1": summary(4, dtype="int64")},
+    test={"0": summary(2, 3, 8, 8)},
+    optimizer=[{"lr": 0.001, "weight_decay": 0.0}],
+)
+
+
+def changed(**parts: Any) -> Inputs:
+    return msgspec.structs.replace(INPUTS, **parts)
+
+
+def record(inputs: Inputs | None = INPUTS, metrics: Any = VALUES, **more: Any) -> Record:
+    return make_record(LORA, metrics, **({} if inputs is None else {"inputs": inputs}), **more)
+
+
+def weights(**others: Any) -> dict[str, Any]:
+    return {**INPUTS.weights, **{name.replace("_", "."): value for name, value in others.items()}}
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where", "old", "new"),
+    [
+        (changed(weights=weights(neck_bias=summary(9))), "weights neck.bias", "8", "9"),
+        (
+            changed(weights=weights(neck_weight=summary(8, 16, norm=4.001))),
+            "weights neck.weight", "norm 4", "norm 4.001",
+        ),
+        (
+            changed(train={**INPUTS.train, "0": summary(4, 3, 8, 8, mean=0.2)}),
+            "training batches 0", "mean 0.1", "mean 0.2",
+        ),
+        (
+            changed(test={"0": summary(2, 3, 8, 8, dtype="float64")}),
+            "test batches 0", "float32", "float64",
+        ),
+        (
+            changed(optimizer=[{"lr": 0.01, "weight_decay": 0.0}]),
+            "optimizer group 0, lr", "0.001", "0.01",
+        ),
+        (changed(optimizer=INPUTS.optimizer * 2), "optimizer groups", "1", "2"),
+        (changed(weights=weights(neck_extra=summary(3))), "weights neck.extra", "absent", "3"),
+    ],
+)  # fmt: skip
+def test_the_first_difference_of_the_inputs_is_named(
+    inputs: Inputs, where: str, old: str, new: str
+) -> None:
+    assert first_difference(record(), record(inputs)) == (where, old, new)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        INPUTS,
+        None,
+        changed(weights=weights(neck_weight=summary(8, 16, norm=4.00001))),
+        # A mean near zero is compared with the size of the numbers.
+        changed(weights=weights(neck_bias=summary(8, mean=0.1 + 5e-6))),
+        changed(optimizer=[{"lr": 0.001, "weight_decay": 0.0, "fused": 1.0}]),
+        changed(train={"0": INPUTS.train["0"]}),
+        changed(weights={}, optimizer=[]),
+    ],
+)
+def test_noise_and_what_only_one_side_knows_are_no_difference(inputs: Inputs | None) -> None:
+    assert first_difference(record(), record(inputs)) is None
+    assert first_difference(record(inputs), record()) is None
+
+
+def test_losses_and_scores_of_other_inputs_cannot_be_compared_and_costs_are_judged() -> None:
+    other = changed(optimizer=[{"lr": 0.01}])
+    worse = {**VALUES, "loss": [9.0] * 3, "first_losses": [[9.0] * 4] * 3, "accuracy": [0.1] * 3}
+    case = judge_case(LORA, observe(record()), observe(record(other, worse)))
+    (reason,) = case.reasons
+    assert case.verdict == reason.verdict == "incomparable"
+    assert (reason.metric, reason.old, reason.new) == (
+        "inputs",
+        "optimizer group 0, lr: 0.001",
+        "0.01",
+    )
+    dearer = record(other, {**worse, "forward_flops": 9e12}, invariants={"frozen": False})
+    case = judge_case(LORA, observe(record(invariants={"frozen": True})), observe(dearer))
+    found = {reason.metric: reason.verdict for reason in case.reasons}
+    assert found == {
+        "inputs": "incomparable",
+        "forward_flops": "regressed",
+        "invariant frozen": "regressed",
+    }
+
+
+def test_costs_alone_do_not_depend_on_the_inputs() -> None:
+    old, new = (
+        record(inputs, {"peak_bytes": 1}) for inputs in (INPUTS, changed(optimizer=[{"lr": 9.0}]))
+    )
+    assert judge_case(LORA, observe(old), observe(new)).verdict == "unchanged"
+
+
+def test_a_loss_that_is_gone_is_a_regression_whatever_went_in() -> None:
+    other = changed(optimizer=[{"lr": 0.01}])
+    metrics = {name: value for name, value in VALUES.items() if name != "loss"}
+    case = judge_case(LORA, observe(record()), observe(record(other, metrics)))
+    assert case.verdict == "regressed"
+
+
+def test_drift_counts_from_the_first_entry_with_the_same_inputs() -> None:
+    old = record(INPUTS, {"accuracy": [0.90], "peak_bytes": 1_000_000})
+    lower = record(changed(optimizer=[{"lr": 0.5}]), {"accuracy": [0.87], "peak_bytes": 1_000_900})
+    newest = record(lower.inputs, {"accuracy": [0.86], "peak_bytes": 1_000_950})
+    origins = find_origins([("1", old), ("2", lower), ("3", newest)])
+    assert {name: origin.entry for name, origin in origins.items()} == {
+        "accuracy": "2",
+        "peak_bytes": "1",
+    }
+
+
+# --- what trains ----------------------------------------------------------------------------
+
+TRAINED = {"a.lora_A": [4, 8], "a.lora_B": [8, 4], "head.weight": [10, 8]}
+
+
+@pytest.mark.parametrize(
+    ("new", "words"),
+    [
+        ({"a.lora_A": [4, 8], "a.lora_B": [8, 4]}, "2 tensors: no longer head.weight"),
+        ({**TRAINED, "b": [1]}, "4 tensors: newly b"),
+        ({**TRAINED, "a.lora_A": [8, 8]}, "3 tensors: changed shape a.lora_A 4x8 -> 8x8"),
+        (
+            {f"p{number}": [1] for number in range(5)},
+            "5 tensors: no longer a.lora_A, a.lora_B, head.weight; newly p0, p1, p2 and 2 more",
+        ),
+    ],
+)
+def test_another_set_of_trained_parameters_is_a_regression_that_names_them(
+    new: dict[str, list[int]], words: str
+) -> None:
+    old, after = (observe(make_record(LORA, trained=trained)) for trained in (TRAINED, new))
+    case = judge_case(LORA, old, after)
+    (reason,) = case.reasons
+    assert (reason.metric, reason.verdict, reason.old) == ("trained", "regressed", "3 tensors")
+    assert reason.new == words
+
+
+def test_the_same_parameters_in_another_order_are_the_same() -> None:
+    new = observe(make_record(LORA, trained=dict(reversed(TRAINED.items()))))
+    assert judge_case(LORA, observe(make_record(LORA, trained=TRAINED)), new).reasons == ()
+
+
+def test_a_set_that_is_recorded_no_longer_is_a_regression_and_a_new_one_is_none() -> None:
+    old, new = observe(make_record(LORA, trained=TRAINED)), observe(make_record(LORA))
+    assert judge_case(LORA, old, new).verdict == "regressed"
+    assert judge_case(LORA, new, old).verdict == "unchanged"
+
+
+def test_cases_that_train_other_parameters_alike_are_one_finding() -> None:
+    ids = [LORA, "unseen/lora-r4/resnet18"]
+    old = [make_record(name, trained=TRAINED) for name in ids]
+    new = [make_record(name, trained={"a.lora_A": [4, 8]}) for name in ids]
+    comparison = compare(old, new)
+    (finding,) = comparison.findings
+    assert (finding.cause.strand, finding.cases) == ("trained", tuple(ids))
+    text = verdict_text(comparison)
+    assert "trained: 3 tensors -> 1 tensor: no longer a.lora_B, head.weight" in text
+    assert "no longer a.lora\\_B" in verdict_markdown(comparison)
+
+
+# --- another model --------------------------------------------------------------------------
+
+
+def ledger(flops: int) -> Ledger:
+    return Ledger(modules={"neck": ModuleCosts(forward_flops={"aten.convolution": flops})})
+
+
+def test_a_wider_neck_is_told_as_costs_with_their_layers_and_what_changed_in_the_model() -> None:
+    wider = changed(weights=weights(neck_weight=summary(8, 32)))
+    holds = {"stored_adapter_loads": True, "merge_equals_unmerged": True}
+    old = record(
+        INPUTS,
+        {"forward_flops": 1000, "loss": [1.0], "trainable_params": 144},
+        ledger=ledger(1000),
+        trained={"neck.lora_A": [4, 16]},
+        invariants=holds,
+    )
+    new = record(
+        wider,
+        {"forward_flops": 2000, "loss": [0.9], "trainable_params": 208},
+        ledger=ledger(2000),
+        trained={"neck.lora_A": [4, 32]},
+        invariants={**holds, "stored_adapter_loads": None},
+    )
+    comparison = compare([old], [new])
+    (case,) = comparison.cases
+    found = {reason.metric: reason.verdict for reason in case.reasons}
+    assert found == {
+        "inputs": "incomparable",
+        "trained": "regressed",
+        "trainable_params": "regressed",
+        "forward_flops": "regressed",
+    }
+    assert [finding.cause.strand for finding in comparison.findings] == ["costs", "coverage"]
+    text = verdict_text(comparison)
+    assert "the model changed: changed shape neck.weight 8x16 -> 8x32" in text
+    assert "trained: 1 tensor -> 1 tensor: changed shape neck.lora_A 4x16 -> 4x32" in text
+    assert "inputs differ, so losses and scores cannot be compared: weights neck.weight" in text
+    lines = case_text(case, comparison)
+    assert "forward_flops: 1.000 kFLOP -> 2.000 kFLOP" in lines
+    assert "neck aten.convolution: +1.000 kFLOP" in lines
+
+
+def test_an_adapter_that_no_longer_loads_into_the_same_model_is_a_regression() -> None:
+    old, new = (
+        observe(record(invariants={"stored_adapter_loads": value})) for value in (True, None)
+    )
+    assert judge_case(LORA, old, new).verdict == "regressed"
+    broken = record(
+        changed(weights=weights(neck_weight=summary(8, 32))),
+        {"peak_bytes": 1},
+        invariants={"stored_adapter_loads": False},
+    )
+    old = observe(record(metrics={"peak_bytes": 1}, invariants={"stored_adapter_loads": True}))
+    assert judge_case(LORA, old, observe(broken)).verdict == "regressed"
+
+
+def test_equal_shapes_have_no_changes() -> None:
+    assert shape_changes({"a": [1]}, {"a": [1]}) is None

@@ -1,0 +1,20 @@
+"""A budget as its author writes it, as numbers in a record."""
+
+from __future__ import annotations
+
+from peft_regress.budgets import Budget
+from peft_regress.runs.limits import limits_of
+from peft_regress.runs.schema import Limits
+
+
+def test_amounts_become_bytes_and_flops() -> None:
+    budget = Budget(
+        peak="256 MiB", update="2 GFLOP", ship="500 kB", score=1, edge_train="1 MB", device="board"
+    )
+    assert limits_of(budget) == Limits(
+        peak=2**28, update=2 * 10**9, ship=500_000, score=1.0, edge_train=10**6, device="board"
+    )
+
+
+def test_what_has_no_budget_has_no_limit() -> None:
+    assert limits_of(Budget()) == Limits()
