@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -115,17 +114,14 @@ def source_of(case: Case) -> str | None:
 def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
     """Return a case's own bounds by metric: those of the settings, and over them its own.
 
-    Of two rules of the settings the later one wins. Raises `UnknownNameError` for a rule whose
-    metric the case cannot have.
+    Raises `UnknownNameError` for a rule of the settings whose metric the case cannot have.
     """
     known = METRICS.keys() | (fine_tune.metrics or {}).keys()
-    found: dict[str, Bound] = {}
-    for rule in settings_in_use().bounds:
-        if fnmatchcase(fine_tune.id, rule.cases):
-            if rule.metric not in known:
-                what = "metric of a bound in [tool.peft_regress]"
-                raise UnknownNameError(what, rule.metric, known)
-            found[rule.metric] = rule.bound
+    found = settings_in_use().bounds_of(fine_tune.id)
+    for metric in found:
+        if metric not in known:
+            what = "metric of a bound in [tool.peft_regress]"
+            raise UnknownNameError(what, metric, known)
     return {**found, **(fine_tune.bounds or {})}
 
 
