@@ -54,8 +54,8 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
 def told(error: BaseException) -> str:
     """Return an error's type, message and place on one line."""
     if isinstance(error, SyntaxError):
-        place = f"{error.filename}, line {error.lineno}"
-        return clean(f"SyntaxError: {error.msg} ({place})", longest=_LONGEST_MESSAGE + len(place))
+        written = f"{error.filename}, line {error.lineno}"
+        return f"SyntaxError: {clean(error.msg, longest=_LONGEST_MESSAGE)} ({written})"
     text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     shown = clean(text.rstrip(": "), longest=_LONGEST_MESSAGE)
     place = _place(error)

@@ -16,6 +16,7 @@ from peft_regress.devices import load_devices
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import OWN_MATRIX, FineTune
 from peft_regress.imports import import_object
+from peft_regress.metrics import METRICS
 from peft_regress.settings import Settings, read_settings
 from peft_regress.text import printable
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.devices import DeviceClass
+    from peft_regress.fine_tune import Bound
 
 GIVEN: Final = "case_params"
 """Where cases come from that a suite gives itself."""
@@ -107,6 +109,30 @@ def own_fine_tunes() -> Mapping[str, FineTune]:
 def own_fine_tune(case: Case) -> FineTune | None:
     """Return the fine-tuning of an own case; None for any other. Raises `InputError`."""
     return own_fine_tunes().get(case.id)
+
+
+def source_of(case: Case) -> str | None:
+    """Return the import path of an own case; None for any other and for one that a suite gave.
+
+    Raises `InputError` for own cases that cannot be imported.
+    """
+    own_fine_tunes()
+    own = _registry.cases.get(case.id)
+    return None if own is None or own.source == GIVEN else own.source
+
+
+def bounds_of(fine_tune: FineTune) -> dict[str, Bound]:
+    """Return a case's own bounds by metric: those of the settings, and over them its own.
+
+    Raises `UnknownNameError` for a rule of the settings whose metric the case cannot have.
+    """
+    known = METRICS.keys() | (fine_tune.metrics or {}).keys()
+    found = settings_in_use().bounds_of(fine_tune.id)
+    for metric in found:
+        if metric not in known:
+            what = "metric of a bound in [tool.peft_regress]"
+            raise UnknownNameError(what, metric, known)
+    return {**found, **(fine_tune.bounds or {})}
 
 
 def add_own_cases(given: FineTune | Iterable[FineTune], *, source: str = GIVEN) -> list[FineTune]:

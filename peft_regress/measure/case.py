@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.catalogue.built_in import BuiltIn
-from peft_regress.catalogue.own_cases import settings_in_use
+from peft_regress.catalogue.own_cases import bounds_of
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.measure.costs import built_in_costs, own_costs
 from peft_regress.measure.definition import define
@@ -214,10 +214,7 @@ def _stated(recipe: Recipe) -> dict[str, Any]:
     """Return what the author states beside the definition."""
     fine_tune = recipe.fine_tune
     stated: dict[str, Any] = {"numerics": recipe.adapter.numerics}
-    bounds = {
-        **settings_in_use().bounds_of(fine_tune.id),
-        **(fine_tune.bounds or {}),
-    }
+    bounds = bounds_of(fine_tune)
     if bounds:
         stated["bounds"] = {
             name: OwnBound(bound=bound.bound, reason=bound.reason) for name, bound in bounds.items()

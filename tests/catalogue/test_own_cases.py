@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from peft_regress import FineTune, case_params
+from peft_regress import Bound, FineTune, case_params
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import (
     check_matrix,
@@ -19,8 +19,10 @@ from peft_regress.catalogue.matrix import (
 )
 from peft_regress.catalogue.own_cases import (
     add_own_cases,
+    bounds_of,
     own_fine_tune,
     own_fine_tunes,
+    source_of,
     use_settings,
     usual_matrix,
     usual_storage,
@@ -132,6 +134,37 @@ def test_settings_of_the_process_win_over_those_of_the_working_folder(
     use_settings(read_settings(tmp_path / "other"))
     assert own_fine_tunes() == {}
     assert str(usual_storage()) == "other/x"
+
+
+def test_bounds_of_the_settings_hold_where_a_case_has_none_itself(
+    project: Callable[..., None],
+) -> None:
+    rule = '{{cases = "{}", metric = "{}", bound = {}, reason = "{}"}}'
+    rules = [
+        rule.format("photos/*", "peak_bytes", 0.1, "first"),
+        rule.format("*/lora-*", "peak_bytes", 0.2, "second"),
+        rule.format("*", "accuracy", 0.3, "third"),
+    ]
+    project("gates:GATES", more=f"bounds = [{', '.join(rules)}]")
+    assert bounds_of(_case("photos/full/a", bounds={"accuracy": Bound(0.5, "mine")})) == {
+        "peak_bytes": Bound(0.1, "first"),
+        "accuracy": Bound(0.5, "mine"),
+    }
+    assert bounds_of(_case("photos/lora-r4/a"))["peak_bytes"].reason == "second"
+
+
+def test_a_bound_on_an_unknown_metric_is_refused(project: Callable[..., None]) -> None:
+    more = 'bounds = [{cases = "*", metric = "peek_bytes", bound = 1, reason = "x"}]'
+    project("gates:GATES", more=more)
+    with pytest.raises(UnknownNameError, match=r"peek_bytes'. Did you mean 'peak_bytes'"):
+        bounds_of(_case("photos/full/a"))
+
+
+def test_the_import_path_of_a_case_is_known(project: Callable[..., None]) -> None:
+    project("gates:GATES")
+    assert source_of(Case.parse("photos/mine/net")) == "gates:GATES"
+    case_params(_case("given/full/net"))
+    assert source_of(Case.parse("given/full/net")) is None
 
 
 # Refusals

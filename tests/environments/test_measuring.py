@@ -41,7 +41,7 @@ from peft_regress.environments.worker.messages import Prepare
 from peft_regress.errors import InputError
 from peft_regress.measure import Recipe, measure
 from peft_regress.measure.step_profile import ProfileCache
-from peft_regress.metrics import COST_METRICS
+from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
@@ -389,7 +389,8 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     assert record.definition == prepared.definition
     names = {name.removesuffix("_b32") for name in record.metrics}
     assert {"backward_flops", "trainable_params", "adapter_bytes"} <= names
-    assert names <= {*COST_METRICS, "trainable_params", "total_params", "adapter_bytes"}
+    sizes = {"trainable_params", "total_params", "adapter_bytes"}
+    assert names <= {*COST_METRICS, *INFERENCE_METRICS, *sizes}
     assert (record.status, record.invariants) == ("ok", {})
     upgrading._save(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
@@ -399,7 +400,7 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
 
 
 def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeypatch, worker_side):
-    from peft_regress.measure import case as module
+    from peft_regress.measure import costs as module
 
     def broken(*_):
         raise AttributeError("no scaling")

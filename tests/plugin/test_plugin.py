@@ -528,7 +528,7 @@ def test_a_damaged_baseline_stops_the_run_before_it_measures(accepted, damage):
             "alter": text.replace(
                 '"trainable_params": {"value": ', '"trainable_params": {"value": 1'
             ),
-            "newer": text.replace('"schema_version": 1,\n', '"schema_version": 99,\n', 1),
+            "newer": text.replace('"schema_version": 2,\n', '"schema_version": 99,\n', 1),
             "conflict": "<<<<<<< ours\n" + text,
         }[damage]
     )

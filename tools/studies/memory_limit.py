@@ -115,7 +115,10 @@ def _prepared(setting: Setting) -> tuple[nn.Module, Callable[[tuple[torch.Tensor
     from peft_regress.measure.objective import Objective
 
     name, rank = split_adapter_name(setting.method)
-    method, network = registry.get("method", name), registry.get("architecture", setting.architecture)
+    method, network = (
+        registry.get("method", name),
+        registry.get("architecture", setting.architecture),
+    )
     base = network.build(num_classes=_CLASSES, seed=0)
     model = method.adapt(base, heads=(network.head,), rank=rank, seed=0)
     set_modes(model, batch_norm_statistics=method.trains_batch_norm_statistics)
@@ -142,9 +145,7 @@ def _predicted_peak(setting: Setting) -> int:
     command = ["-m", "peft_regress", "cost", "--architecture", setting.architecture]
     command += ["--method", name, *(["--rank", rank] if rank else [])]
     command += ["--batch", str(setting.batch), "--format", "json"]
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
     return int(json.loads(done.stdout)["metrics"]["peak_bytes"]["value"])
 
 
@@ -178,7 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 needed_factor(Setting(architecture=architecture, method=method, batch=size))
                 for size in batches
             ]
-            print(f"| {method} | {architecture} |", *(f"{cell:.2f} |" for cell in cells), flush=True)
+            print(
+                f"| {method} | {architecture} |", *(f"{cell:.2f} |" for cell in cells), flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use
+from peft_regress.environments.reproduction.own_script import NEEDS as OWN_NEEDS
+from peft_regress.environments.reproduction.own_script import own_script
 from peft_regress.environments.reproduction.script import facts_for, reproduction_script
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.text import clean
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 _MOST: Final = 3
 _SECONDS: Final = 300
 _LONGEST_OUTPUT: Final = 4000
+_NEEDS: Final = "torch, torchvision and the library"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Reproduction:
     script: str
     outputs: Mapping[str, str]
     """What the script prints, by the name of the side."""
-    needs: str = "torch, torchvision and the library"
+    needs: str = _NEEDS
     """What must be installed to run it."""
 
 
@@ -48,11 +52,19 @@ def reproduce(
     made = []
     for finding in findings[:_MOST]:
         case = observed[finding.example.case].record.case
-        script = reproduction_script(case, facts=facts_for(_shown(finding)))
+        shown = _shown(finding)
+        folder = None
+        if own_fine_tune(case) is None:
+            script, needs = reproduction_script(case, facts=facts_for(shown)), _NEEDS
+        else:
+            script, needs = own_script(case, shown), OWN_NEEDS
+            folder = settings_in_use().folder
         if script is None:
             continue
-        outputs = {side: _output(python, script) for side, python in pythons.items()}
-        made.append(Reproduction(finding=finding, script=script, outputs=outputs))
+        outputs = {
+            side: _output(python, script, project=folder) for side, python in pythons.items()
+        }
+        made.append(Reproduction(finding=finding, script=script, outputs=outputs, needs=needs))
     return tuple(made)
 
 
@@ -66,8 +78,11 @@ def _shown(finding: Finding) -> set[str]:
     return changed | {finding.cause.what}
 
 
-def _output(python: Path, script: str) -> str:
-    """Return what a script prints, or why it printed nothing."""
+def _output(python: Path, script: str, *, project: Path | None) -> str:
+    """Return what a script prints, or why it printed nothing; `project` is imported from."""
+    environment = variables()
+    if project is not None:
+        environment["PYTHONPATH"] = str(project.absolute())
     with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
         file = Path(folder) / "reproduction.py"
         file.write_text(script, encoding="utf-8")
@@ -75,7 +90,7 @@ def _output(python: Path, script: str) -> str:
             done = subprocess.run(  # noqa: S603  (a script of our own)
                 [str(python), "-W", "ignore", str(file)],
                 cwd=folder,
-                env=variables(),
+                env=environment,
                 capture_output=True,
                 text=True,
                 errors="replace",

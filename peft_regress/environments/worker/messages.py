@@ -33,7 +33,7 @@ class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag="prepare"):
     baselines: str
     """The folder with `sources/`."""
     own: OwnCases | None = None
-    """The project's own cases, if it has some."""
+    """The project's own cases and bounds, if it has settings."""
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True, tag="prepared"):

@@ -170,7 +170,7 @@ class WorkerProcess:
         """Let the worker look up a case and return its definition; raises `WorkerError`."""
         settings = settings_in_use()
         own = None
-        if settings.cases:
+        if settings.file is not None:
             own = OwnCases(folder=str(settings.folder.absolute()), paths=list(settings.cases))
         request = Prepare(case=case.id, baselines=str(baselines.absolute()), own=own)
         return self.call(request, Prepared).definition

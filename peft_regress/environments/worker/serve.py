@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 import os
@@ -63,11 +64,13 @@ def recipe_of(request: Prepare) -> Recipe:
     from peft_regress.catalogue.matrix import parse_case_id
     from peft_regress.catalogue.own_cases import use_settings
     from peft_regress.measure.recipe import Recipe
-    from peft_regress.settings import Settings
+    from peft_regress.settings import Settings, read_settings
 
-    folder = Path.cwd() if request.own is None else Path(request.own.folder)
-    paths = () if request.own is None else tuple(request.own.paths)
-    use_settings(Settings(folder=folder, cases=paths, baselines=Path(request.baselines)))
+    if request.own is None:
+        use_settings(Settings(folder=Path.cwd(), baselines=Path(request.baselines)))
+    else:
+        settings = read_settings(Path(request.own.folder))
+        use_settings(dataclasses.replace(settings, cases=tuple(request.own.paths)))
     return Recipe.of(parse_case_id(request.case), Path(request.baselines))
 
 

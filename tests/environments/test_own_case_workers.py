@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli.main import cli
+from peft_regress.environments.reproduction.own_script import own_script
+from peft_regress.environments.reproduction.reproduce import _output
 from peft_regress.environments.timing.messages import Restart, TimeSteps
 from peft_regress.environments.timing.worker import handlers as timing_handlers
 from peft_regress.environments.upgrade.measuring import (
@@ -68,3 +71,24 @@ def test_the_worker_that_times_takes_own_cases(project: Path) -> None:
     assert found[Prepare](request).definition.startswith("sha256:")
     found[Restart](Restart(seed=0))
     assert len(found[TimeSteps](TimeSteps(steps=3)).step_seconds) == 3
+
+
+def test_a_real_worker_takes_the_bounds_of_the_settings(project: Path) -> None:
+    table = project / "pyproject.toml"
+    rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'
+    table.write_text(f"{table.read_text()}bounds = [{rule}]\n")
+    record = _measured(project).cases["digits/lora-r4/small"]
+    assert record.bounds["peak_bytes"].reason == "allocator"
+
+
+def test_the_script_of_an_own_case_measures_it(project: Path) -> None:
+    case = matrix_cases("own")[0]
+    script = own_script(case, {"trainable_params", "identity_at_init", "status"})
+    assert script is not None
+    assert str(project) not in script
+    assert _output(Path(sys.executable), script, project=project).splitlines() == [
+        "status: ok",
+        "identity_at_init: True",
+        "trainable_params: 1162",
+    ]
+    assert own_script(Case.parse("shift/full/resnet18"), {"loss"}) is None

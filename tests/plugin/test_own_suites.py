@@ -1,0 +1,179 @@
+"""pytest on a project's own cases: where settings are found, shards, workers, globs, refusals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+# An inner run forgets what it imports, and some libraries cannot be imported twice.
+import peft  # noqa: F401
+import pytest
+import sklearn.datasets  # noqa: F401
+import torch.export  # noqa: F401
+
+from peft_regress.runs.run_file import read_run_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from peft_regress.runs.schema import Run
+
+CASES = """\
+import torch
+from peft_regress import FineTune
+
+def build():
+    return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+
+def load():
+    inputs = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    labels = (inputs[:, 0] > 0).long()
+    return (inputs[:32], labels[:32]), (inputs[32:], labels[32:])
+
+def case(name, adapter):
+    parts = dict(model=build, data=load, adapter=adapter, also_train=["2"])
+    return FineTune(name, **parts, steps=4, batch=8)
+
+GATES = [
+    case("toy/head/one", "head"),
+    case("toy/full/one", "full"),
+    case("toy/lora-r1/two", "lora-r1"),
+]
+"""
+SUITE = """\
+import pytest
+from peft_regress import case_params
+{more}
+@pytest.mark.parametrize("case", case_params({given}))
+def test_gate(case, peft_regress):
+    peft_regress(case)
+"""
+TABLE = '[tool.peft_regress]\ncases = ["toy_gates:GATES"]\nbaselines = "data"\n'
+IDS = ["toy/full/one", "toy/head/one", "toy/lora-r1/two"]
+
+
+class Suite:
+    """A project with settings at its top and the tests in a package below."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester, self.root = pytester, pytester.path
+        (self.root / "toy_gates.py").write_text(CASES)
+        (self.root / "pyproject.toml").write_text(TABLE)
+        self.tests = self.root / "packages" / "one"
+        self.tests.mkdir(parents=True)
+        self.write()
+
+    def write(self, *, given: str = "", more: str = "") -> None:
+        (self.tests / "test_toy.py").write_text(SUITE.format(given=given, more=more))
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        options = ("-p", "no:cacheprovider", "-W", "ignore::DeprecationWarning")
+        saving = f"--regress-save={self.root / 'run.json'}"
+        return self.pytester.runpytest_inprocess(*options, saving, *arguments)
+
+    def saved(self) -> Run:
+        return read_run_file(self.root / "run.json").run
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    return Suite(pytester)
+
+
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
+def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
+    suite: Suite, command: Callable[..., tuple[int, str, str]], workers: tuple[str, ...]
+) -> None:
+    """From a folder below: pytest and the commands find the same storage."""
+    first = suite.run(*workers)
+    assert first.ret == 1
+    assert sorted(suite.saved().cases) == IDS
+    assert suite.saved().selection.complete
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(suite.tests)
+        assert command("accept", suite.root / "run.json", "--reason", "first")[0] == 0
+        assert list((suite.root / "data").glob("*/0001_*.json"))
+        done = suite.run(*workers)
+        assert done.ret == 0, done.stdout.str()
+        assert command("compare", "0001", suite.root / "run.json")[0] == 0
+
+
+def test_shards_and_globs_narrow_a_run(suite: Suite) -> None:
+    suite.run("--regress-shard=1/2")
+    part = suite.saved()
+    assert not part.selection.complete
+    suite.run("--regress-shard=2/2")
+    assert sorted([*part.cases, *suite.saved().cases]) == IDS
+    suite.run("--regress-cases=*/one")
+    assert sorted(suite.saved().cases) == IDS[:2]
+    assert suite.saved().selection.narrowed_by == ["--regress-cases */one"]
+    assert suite.saved().selection.not_selected == IDS[2:]
+
+
+def test_a_glob_without_a_match_stops_the_run(suite: Suite) -> None:
+    done = suite.run("--regress-cases=toy/lora/*")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "unknown case pattern 'toy/lora/*'" in done.stderr.str()
+
+
+def test_a_suite_without_settings_gives_its_cases_itself(suite: Suite) -> None:
+    (suite.root / "pyproject.toml").unlink()
+    (suite.root / "pytest.ini").write_text("[pytest]\npythonpath = .\n")
+    suite.write(given="GATES", more="from toy_gates import GATES")
+    done = suite.run("-k", "full")
+    assert done.ret == 1
+    assert sorted(suite.saved().cases) == IDS[:1]
+    assert suite.saved().selection.not_selected == IDS[1:]
+    assert "--regress-matrix" not in done.stdout.str()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("toy_gates.py", "import nowhere\n", "'toy_gates:GATES' does not import: "),
+        ("toy_gates.py", "GATES = []\n", "toy_gates:GATES holds no FineTune"),
+    ],
+)
+def test_cases_that_cannot_be_had_are_told_in_one_line_without_a_traceback(
+    suite: Suite, file: str, text: str, message: str
+) -> None:
+    (suite.root / file).write_text(text)
+    done = suite.run()
+    assert done.ret == pytest.ExitCode.INTERRUPTED
+    lines = done.stdout.lines
+    start = next(i for i, line in enumerate(lines) if "ERROR collecting" in line)
+    assert lines[start + 1].startswith(message)
+    assert lines[start + 2].startswith("=====")
+    assert "Traceback" not in done.stdout.str()
+
+
+def test_settings_that_cannot_be_used_are_wrong_use(suite: Suite) -> None:
+    (suite.root / "pyproject.toml").write_text(f"{TABLE}matrx = 'own'\n")
+    done = suite.run()
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "Did you mean 'matrix'?" in done.stderr.str()
+    assert "Traceback" not in done.stderr.str()
+
+
+def test_a_run_without_a_case_imports_no_module_of_cases(suite: Suite) -> None:
+    (suite.root / "toy_gates.py").write_text("raise RuntimeError\n")
+    (suite.tests / "test_toy.py").write_text("def test_nothing():\n    pass\n")
+    options = ("-p", "no:cacheprovider")
+    assert suite.pytester.runpytest_inprocess(*options).ret == 0
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Call `peft-regress` and return (exit code, stdout, stderr)."""
+    from peft_regress.cli.main import main
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return call
