@@ -7,6 +7,7 @@ the file and line where the error was raised, and no traceback.
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import sys
 import sysconfig
@@ -23,6 +24,23 @@ if TYPE_CHECKING:
 _PATH: Final = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
 _LONGEST_MESSAGE: Final = 200
 
+# bitsandbytes warns at import that a 4-bit kernel is not installed. Nothing here uses 4 bits, and
+# its advice to install `kernels` would mislead readers of the report.
+_NOISY_LOGGER: Final = "bitsandbytes.backends.cpu.ops"
+_NOISE: Final = "Failed to load CPU gemm_4bit_forward"
+
+
+def drop_noise() -> None:
+    """Drop one misleading line of a library's log from now on.
+
+    Also later, since some releases of peft import bitsandbytes only when they wrap a model.
+    """
+    logging.getLogger(_NOISY_LOGGER).addFilter(_is_signal)
+
+
+def _is_signal(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_NOISE)
+
 
 def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], bool]) -> Any:
     """Return the object of an import path `pkg.mod:NAME`.
@@ -31,6 +49,7 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     is_wanted: what a message lists if there is no such name. Raises `InputError` for a text of
     another form, for a module that does not import and for a name that it does not have.
     """
+    drop_noise()
     match = _PATH.fullmatch(path)
     if match is None:
         msg = f"{path!r} is not an import path: it has the form pkg.mod:NAME"

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.imports import drop_noise
 from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
 from peft_regress.plugin.coverage import Coverage, narrowing_of
@@ -51,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Parse the options and register the hooks that need this run's state."""
+    drop_noise()
     config.addinivalue_line(
         "markers", "case(task, method, architecture, rank): the case that a test measures"
     )
