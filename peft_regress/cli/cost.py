@@ -12,11 +12,14 @@ from click.core import ParameterSource
 
 from peft_regress import registry
 from peft_regress.cases import Adaptation
-from peft_regress.catalogue.matrix import check_rank
+from peft_regress.catalogue.matrix import check_rank, select_cases
+from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.cli.options import examples, format_option, print_json
 from peft_regress.errors import InputError
 from peft_regress.report.cost import (
+    case_cost_section,
     cost_document,
+    encode_case_cost,
     encode_cost,
     encode_model_cost,
     model_cost_document,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
+        "peft-regress cost --cases 'shift/lora-*/resnet18'",
     ),
 )
 @click.option("--architecture", help="A registered architecture: resnet18, ...")
@@ -81,13 +85,29 @@ if TYPE_CHECKING:
     metavar="[NAME=]SHAPE[:DTYPE]",
     help="An input of --model, such as 8x128:int64 or mask=8x128:bool; repeat it for several.",
 )
+@click.option(
+    "--cases",
+    "--case",
+    metavar="GLOB",
+    help="In place of a method and an architecture: each case whose id matches, at its own step.",
+)
 @format_option
 @click.pass_context
 def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
-    """Show what one training step costs, without data or a trained source model."""
+    """Show what one training step costs, without training and without a source model."""
+    cases = settings.pop("cases")
     if model is not None:
-        _refuse_with_model(context)
+        _refuse_beside(
+            context,
+            "--model",
+            {"inputs", "loss"},
+            "build the model as you train it in the function that --model names",
+        )
         _show_model(model, settings["inputs"], settings["loss"], output)
+        return
+    if cases is not None:
+        _refuse_beside(context, "--cases", set(), "a case has its own step")
+        _show_cases(cases, output)
         return
     if settings.pop("inputs"):
         msg = "--input is of a model of your own: name it by --model MODULE:NAME"
@@ -119,18 +139,29 @@ def _show_adaptation(
         show(cost_document(adaptation, chosen, metrics), output)
 
 
-def _refuse_with_model(context: click.Context) -> None:
-    """Refuse the options that describe a built-in case beside `--model`."""
-    of_model = {"model", "inputs", "loss", "output"}
+def _refuse_beside(context: click.Context, option: str, allowed: set[str], reason: str) -> None:
+    """Refuse all other options that say what is priced."""
     for parameter in context.command.params:
         name = str(parameter.name)
         typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if typed and name not in of_model:
-            msg = (
-                f"{parameter.opts[0]} does not go with --model: build the model as you train it in "
-                "the function that --model names"
-            )
+        if typed and name not in {*allowed, "output"} and option not in parameter.opts:
+            msg = f"{parameter.opts[0]} does not go with {option}: {reason}"
             raise InputError(msg)
+
+
+def _show_cases(pattern: str, output: str) -> None:
+    cases = select_cases(pattern, matrix=usual_matrix())
+
+    from peft_regress.measure import ProfileCache, Recipe  # torch
+    from peft_regress.measure.costs import costs_of
+
+    profiles, storage = ProfileCache(), usual_storage()
+    with _warnings_as_lines():
+        found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
+    if output == "json":
+        print_json({"cases": [encode_case_cost(name, costs) for name, costs in found.items()]})
+    else:
+        show([case_cost_section(name, costs) for name, costs in found.items()], output)
 
 
 def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> None:

@@ -6,10 +6,12 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.cost import profile_training_step
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.errors import InputError
 from peft_regress.measure.recipe import ModelRecipe
+from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.step_profile import (
     CostReport,
     CostSettings,
@@ -19,6 +21,7 @@ from peft_regress.measure.step_profile import (
     running_cost,
     step_ledger,
 )
+from peft_regress.measure.training import single_thread
 from peft_regress.metrics import BATCH_SUFFIX
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from peft_regress.catalogue.built_in import BuiltIn
     from peft_regress.cost import StepCost, Tensors
     from peft_regress.measure.recipe import Recipe
     from peft_regress.metrics import Metric
@@ -53,6 +55,20 @@ class CaseCosts:
     def ledger(self) -> Ledger:
         """Return where the costs come from."""
         return step_ledger(self.reports)
+
+
+@single_thread()
+@restored_generators()
+def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
+    """Return the costs of a case without training it.
+
+    Raises `InputError` for data, a model or an adapter that cannot take a step.
+    """
+    fine_tune = recipe.fine_tune
+    if isinstance(fine_tune, BuiltIn):
+        return built_in_costs(fine_tune, profiles)
+    data = recipe.load_data()
+    return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
 
 
 def built_in_costs(fine_tune: BuiltIn, profiles: ProfileCache) -> CaseCosts:

@@ -54,6 +54,17 @@ def model_cost_document(model: str, inputs: Sequence[str], cost: Any) -> list[Se
     return [_section(f"{model}, one training step on {on} ({cost.step.tensors})", cost.metrics)]
 
 
+def encode_case_cost(case_id: str, costs: Any) -> dict[str, Any]:
+    """Return `{id, tensors, metrics}` of a case's own step."""
+    metrics = msgspec.to_builtins(costs.metrics)
+    return {"id": case_id, "tensors": costs.profiled_on, "metrics": metrics}
+
+
+def case_cost_section(case_id: str, costs: Any) -> Section:
+    """Return the rows of `cost_document` for a case's own step."""
+    return _section(f"{case_id}, one training step of its own ({costs.profiled_on})", costs.metrics)
+
+
 def _section(title: str, metrics: Mapping[str, Metric]) -> Section:
     rows = tuple(
         Row(
