@@ -135,7 +135,7 @@ def _watch(method: Any, base: nn.Module, rank: int | None = 2, **more: Any) -> I
         objective=Objective(),
         base=base,
         probe=(data.test_images[:8], data.test_labels[:8]),
-        steps=1000,
+        steps=1001,
         **more,
     )
 
