@@ -117,8 +117,11 @@ class Recipe:
     def load_data(self) -> Data:
         """Return the data, its floating-point tensors in the adapter's type.
 
-        Raises `InputError` for data that no training can use.
+        One's own is loaded under the first seed. Raises `InputError` for data that no training can
+        use.
         """
+        if self.is_own:
+            seed_all(self.seeds[0])
         return Data.of(self.fine_tune, dtype=self.adapter.dtype)
 
     def base_model(self, seed: int) -> nn.Module:
