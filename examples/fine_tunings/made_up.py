@@ -24,15 +24,15 @@ def sequences(count=160, length=24):
 
 
 def spectrograms(count=160, samples=4096):
-    """Return images of sounds (count, 1, 64, 64), labelled by the shape of their wave."""
+    """Return images of sounds (count, 1, 32, 32), labelled by the shape of their wave."""
     labels = torch.arange(count) % 3
-    pitch = 2 ** (5 * torch.rand(count, 1)) * 20
+    pitch = 2 ** (3 * torch.rand(count, 1)) * 100
     phase = pitch * torch.linspace(0, 1, samples) % 1
     waves = torch.stack([torch.sin(2 * torch.pi * phase), phase * 2 - 1, (phase < 0.5) * 2.0 - 1])
     sound = waves[labels, torch.arange(count)] + 0.1 * torch.randn(count, samples)
-    window = torch.hann_window(128)
-    shifted = torch.stft(sound, 128, hop_length=64, window=window, return_complex=True)
-    return halves((shifted.abs().log1p()[:, None, :64, :64], labels))
+    window = torch.hann_window(64)
+    shifted = torch.stft(sound, 64, hop_length=128, window=window, return_complex=True)
+    return halves((shifted.abs().log1p()[:, None, :32, :32], labels))
 
 
 def boxes(count=160, size=32):

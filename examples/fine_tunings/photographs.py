@@ -19,8 +19,8 @@ CASE = FineTune(
     data=lambda: corrupted_crops(64),
     adapter=LoraConfig(r=4, target_modules=r"blocks\.\d+\.(expand|project)\.conv"),
     mode="eval",  # BatchNorm keeps its statistics
-    steps=8,
-    batch=16,
+    steps=10,
+    batch=8,
     seeds=2,
     metrics={
         "accuracy_before": OwnMetric(measure=accuracy_before, unit="fraction", direction="none")

@@ -25,7 +25,7 @@ CASE = FineTune(
     score=overlap,
     mode="eval",
     optimizer=lambda model: AdamW(model.parameters(), lr=0.03, foreach=False),
-    steps=15,
+    steps=12,
     batch=8,
     seeds=1,
 )

@@ -1,4 +1,4 @@
-"""A text encoder of transformers with LoRA on attention: integer inputs, dictionaries as batches."""
+"""A text encoder of transformers with LoRA on attention: integer inputs, dicts as batches."""
 
 from peft import LoraConfig
 from torch.optim import AdamW
@@ -24,5 +24,5 @@ CASE = FineTune(
     optimizer=lambda model: AdamW(model.parameters(), lr=0.01, foreach=False),
     score=accuracy,
     seeds=2,
-    bounds={"score": Bound(0.05, "as for accuracy")},
+    bounds={"score": Bound(0.05, "the bound of accuracy, which this is")},
 )

@@ -14,7 +14,7 @@ CASE = FineTune(
     adapter=LoraConfig(r=4, target_modules=r"layer\d.*\.conv[12]"),
     also_train=["conv1", "fc"],
     mode="eval",  # BatchNorm keeps its statistics
-    optimizer=lambda model: AdamW(model.parameters(), lr=0.01, foreach=False),
+    optimizer=lambda model: AdamW(model.parameters(), lr=0.003, foreach=False),
     steps=8,
     batch=16,
     seeds=2,
