@@ -24,6 +24,4 @@ CASE = FineTune(
     mode="eval",
     optimizer=lambda model: AdamW(model.parameters(), lr=0.01, foreach=False),
     steps=15,
-    batch=16,
-    seeds=2,
 )

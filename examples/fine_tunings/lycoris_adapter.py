@@ -1,10 +1,9 @@
 """LoKr of LyCORIS, an adapter that is not peft's: a function returns the adapted model."""
 
-import timm
 from lycoris import create_lycoris
 
-from fine_tunings.photos import NAMES, labelled_crops
-from fine_tunings.vision_transformer import SIZES
+from fine_tunings.photos import labelled_crops
+from fine_tunings.vision_transformer import build
 from peft_regress import FineTune
 
 
@@ -18,7 +17,7 @@ def adapt(model):
 
 CASE = FineTune(
     "photos/lokr-r4/vit",
-    model=lambda: timm.models.VisionTransformer(**SIZES, num_classes=len(NAMES)),
+    model=build,
     data=lambda: labelled_crops(32),
     adapter=adapt,
     also_train=["head"],

@@ -1,11 +1,10 @@
 """An adapter of one's own: a narrow residual network after each block of a ViT."""
 
-import timm
 from torch import nn
 
 from fine_tunings.networks import Residual
-from fine_tunings.photos import NAMES, labelled_crops
-from fine_tunings.vision_transformer import SIZES
+from fine_tunings.photos import labelled_crops
+from fine_tunings.vision_transformer import SIZES, build
 from peft_regress import FineTune
 
 
@@ -18,7 +17,7 @@ def adapt(model):
 
 CASE = FineTune(
     "photos/residual-r4/vit",
-    model=lambda: timm.models.VisionTransformer(**SIZES, num_classes=len(NAMES)),
+    model=build,
     data=lambda: labelled_crops(32),
     adapter=adapt,
     also_train=["head"],

@@ -3,15 +3,16 @@
 from peft import LoraConfig
 
 from fine_tunings.networks import photo_classifier
-from fine_tunings.photos import corrupted_crops
+from fine_tunings.photos import accuracy, corrupted_crops
 from peft_regress import Budget, FineTune, OwnMetric
 
 
 def accuracy_before(model, batches):
     with model.disable_adapter():
-        right = [(model(images).argmax(1) == labels).float() for images, labels in batches]
-    return sum(part.sum().item() for part in right) / sum(map(len, right))
+        return accuracy(model, batches)
 
+
+BEFORE = OwnMetric(measure=accuracy_before, unit="fraction", direction="none")
 
 CASE = FineTune(
     "corrupted/lora-r4/efficientnet_lite0",
@@ -22,8 +23,6 @@ CASE = FineTune(
     steps=10,
     batch=8,
     seeds=2,
-    metrics={
-        "accuracy_before": OwnMetric(measure=accuracy_before, unit="fraction", direction="none")
-    },
+    metrics={"accuracy_before": BEFORE},
     budget=Budget(score=0.55, ship="1 MB"),
 )

@@ -63,3 +63,16 @@ def coins(size, *, train=64, test=16):
         for half, count in ((both[..., :230], train), (both[..., 230:], test))
     )
     return tuple((part[:, :3], (part[:, 3] > 0).long()) for part in parts)
+
+
+def overlap(model, batches):
+    """Return how much found and true masks overlap: intersection over union."""
+    pairs = [(model(images)["out"].argmax(1), masks) for images, masks in batches]
+    both = sum((found & masks).sum().item() for found, masks in pairs)
+    return both / sum((found | masks).sum().item() for found, masks in pairs)
+
+
+def accuracy(model, batches):
+    """Return the fraction of images whose photograph is found."""
+    right = [model(images).argmax(1) == labels for images, labels in batches]
+    return torch.cat(right).float().mean().item()

@@ -5,15 +5,8 @@ from torch.nn.functional import cross_entropy
 from torch.optim import AdamW
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from fine_tunings.photos import coins
+from fine_tunings.photos import coins, overlap
 from peft_regress import FineTune
-
-
-def overlap(model, batches):
-    pairs = [(model(images)["out"].argmax(1), masks) for images, masks in batches]
-    both = sum((found & masks).sum().item() for found, masks in pairs)
-    return both / sum((found | masks).sum().item() for found, masks in pairs)
-
 
 CASE = FineTune(
     "coins/lora-r4/lraspp_mobilenet_v3_large",

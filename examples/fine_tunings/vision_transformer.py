@@ -8,10 +8,15 @@ from peft_regress import FineTune
 
 SIZES = {"img_size": 32, "patch_size": 4, "embed_dim": 96, "depth": 3, "num_heads": 3}
 
+
+def build():
+    return timm.models.VisionTransformer(**SIZES, num_classes=len(NAMES))
+
+
 CASES = [
     FineTune(
         f"photos/{method}-r4/vit",
-        model=lambda: timm.models.VisionTransformer(**SIZES, num_classes=len(NAMES)),
+        model=build,
         data=lambda: labelled_crops(32),
         adapter=LoraConfig(r=4, target_modules=["qkv", "attn.proj"], use_dora=method == "dora"),
         also_train=["head"],
