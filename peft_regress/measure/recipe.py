@@ -133,8 +133,11 @@ class Recipe:
     def load_data(self) -> Data:
         """Return the data, its floating-point tensors in the adapter's type.
 
-        Raises `InputError` for data that no training can use, `CaseError` if the function fails.
+        One's own is loaded under the first seed. Raises `InputError` for data that no training can
+        use, `CaseError` if the function fails.
         """
+        if self.is_own:
+            seed_all(self.seeds[0])
         with self.calling("data()"):
             return Data.of(self.fine_tune, dtype=self.adapter.dtype)
 

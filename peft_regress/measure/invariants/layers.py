@@ -112,10 +112,20 @@ def _unlike_base(
     probe: Any,
     fact: Callable[[Tensor], Any],
 ) -> list[str]:
-    """Return the layers of the base that have another fact in the adapted model."""
+    """Return the layers of the base that have another fact in the adapted model.
+
+    A layer that the adapted model has under no such name, since an adapter of one's own put it into
+    another module, cannot be compared.
+    """
+    prefix = base_prefix(adapted, base)
     wanted = _facts(base, "", objective, probe, fact)
-    found = _facts(adapted, base_prefix(adapted, base), objective, probe, fact)
-    return [name for name, value in wanted.items() if value and found.get(name) != value]
+    found = _facts(adapted, prefix, objective, probe, fact)
+    names = {name.removeprefix(prefix) for name, _ in adapted.named_modules()}
+    return [
+        name
+        for name, value in wanted.items()
+        if name in names and value and found.get(name) != value
+    ]
 
 
 def _facts(
