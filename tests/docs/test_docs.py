@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from peft_regress import registry
+from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.cli.main import main
+from peft_regress.environments.timing.time_cases import BLOCK_STEPS
 from peft_regress.gate.bounds import numerics_of_method
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.measure import training
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
 from peft_regress.runs.schema import Run
 
@@ -87,13 +88,13 @@ def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
 
 
 def test_the_page_says_how_many_steps_a_fine_tune_has():
-    assert f"{training.STEPS} steps of batch {training.BATCH_SIZE}" in METRICS_PAGE
+    assert f"{STEPS} steps of batch {BATCH}" in METRICS_PAGE
 
 
 def test_every_option_of_pytest_is_explained():
     source = (ROOT / "peft_regress" / "plugin" / "options.py").read_text()
     options = set(re.findall(r'"(--regress-[a-z]+)"', source))
-    assert len(options) == 7
+    assert len(options) == 8
     for option in options:
         assert f"`{option}" in USAGE_PAGE
 
@@ -182,7 +183,7 @@ def test_the_page_on_timing_has_the_policy():
     assert f"the whole interval is above +{100 * policy.time_margin:g} %" in page
     assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
     assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
-    assert f"{training.STEPS // 2} steps" in page
+    assert f"{BLOCK_STEPS} steps" in page
 
 
 def test_the_history_of_the_releases_is_on_the_page(capsys):
