@@ -45,6 +45,13 @@ TOX = r"(?:python -m )?tox run -e"
 ONE_CASE = " --cases shift/lora-r4/shufflenet_v2_x0_5"
 EITHER = frozenset({0, 1})
 RULES = (
+    # The tutorial and the reference of own cases have tests of their own.
+    by(
+        r"pytest gates( .*)?|peft-regress init|sed -i .*|peft-regress accept runs/(first|own|wider)\.json .*"
+        r"|python -m pip install .peft-regress @ .*|peft-regress cost --model .*",
+        "tests/docs/test_own_model.py",
+        "whole_page_runs",
+    ),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
     by(r"peft-regress report --html .*", "tests/report/test_overview.py", '"--html"'),

@@ -10,9 +10,11 @@ import pytest
 from peft_regress import registry
 from peft_regress.catalogue.built_in import BATCH, STEPS
 from peft_regress.cli.main import main
+from peft_regress.devices import load_devices
+from peft_regress.environments.timing.time_cases import BLOCK_STEPS
 from peft_regress.gate.bounds import numerics_of_method
 from peft_regress.gate.policy import DEFAULT_POLICY
-from peft_regress.metrics import BATCH_SUFFIX, METRICS
+from peft_regress.metrics import BATCH_SUFFIX, METRICS, format_value
 from peft_regress.runs.schema import Run
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +95,7 @@ def test_the_page_says_how_many_steps_a_fine_tune_has():
 def test_every_option_of_pytest_is_explained():
     source = (ROOT / "peft_regress" / "plugin" / "options.py").read_text()
     options = set(re.findall(r'"(--regress-[a-z]+)"', source))
-    assert len(options) == 7
+    assert len(options) == 8
     for option in options:
         assert f"`{option}" in USAGE_PAGE
 
@@ -182,7 +184,7 @@ def test_the_page_on_timing_has_the_policy():
     assert f"the whole interval is above +{100 * policy.time_margin:g} %" in page
     assert f"the interval reaches +{100 * policy.time_effect:g} %" in page
     assert f"with {100 * (1 - policy.time_error_rate):g} % all of them hold" in page
-    assert f"{STEPS // 2} steps" in page
+    assert f"{BLOCK_STEPS} steps" in page
 
 
 def test_the_history_of_the_releases_is_on_the_page(capsys):
@@ -224,3 +226,18 @@ def test_the_page_on_other_tools_has_the_worse_side_of_each_measure():
             if spec.direction == direction and not name.endswith(BATCH_SUFFIX)
         }
         assert set(re.findall("`(.*?)`", named)) == expected
+
+
+def test_the_table_of_devices_is_that_of_the_package():
+    page = (ROOT / "docs" / "devices.md").read_text()
+    table = page.partition("## Device classes")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    devices = load_devices()
+    assert len(rows) == len(devices)
+    for row, device in zip(rows, devices, strict=True):
+        name, title, memory, storage, compute, source = row
+        assert (name.strip("| `"), title, compute) == (device.name, device.title, device.compute)
+        assert memory == format_value(device.memory_bytes, "byte")
+        if device.storage_bytes is not None:
+            assert storage == format_value(device.storage_bytes, "byte")
+        assert all(address in source for address in device.source.split("; "))

@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,9 @@ from examples import PAGES, ROOT, Block, Command, blocks, differences, renewed
 from jsonschema import validators
 
 from peft_regress.cli.main import main
+from peft_regress.devices import load_devices
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,7 +238,7 @@ TEXTS = {
 
 def test_every_block_is_of_a_language_that_is_checked():
     for block in BLOCKS:
-        assert block.language in {"console", "python", "yaml", "json", "text"}, str(block)
+        assert block.language in {"console", "python", "yaml", "json", "text", "toml"}, str(block)
         if block.language == "text":
             assert any(re.match(start, block.text) for start in TEXTS), str(block)
 
@@ -298,6 +301,15 @@ def test_a_block_of_json_is_in_a_run_file(block):
     text = block.text.strip()
     assert text in lines
     json.loads("{" + text.removesuffix(",") + "}")
+
+
+@pytest.mark.parametrize("block", of_language("toml"), ids=str)
+def test_a_block_of_toml_is_a_table_of_settings_or_of_devices(block, tmp_path):
+    if "[tool.peft_regress]" not in block.text:
+        load_devices(tomllib.loads(block.text))
+        return
+    (tmp_path / "pyproject.toml").write_text(block.text)
+    assert read_settings(tmp_path).file is not None
 
 
 def test_the_table_of_numbers_is_that_of_a_stored_run(writes):

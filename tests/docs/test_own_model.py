@@ -1,0 +1,48 @@
+"""docs/own-model.md: a reader who types it from the top sees what the page shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from example_sandbox import environment, write_program
+from examples import Block, blocks, differences
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PAGE = "docs/own-model.md"
+STEPS = [block for block in blocks() if block.page == PAGE]
+ELSEWHERE = r"python -m pip install .*|export .*"
+"""What the reader types once; these tests run in an environment that has it."""
+
+
+@pytest.mark.slow
+def test_the_whole_page_runs_from_an_empty_folder(tmp_path: Path) -> None:
+    for name, module in {"pytest": "pytest", "peft-regress": "peft_regress"}.items():
+        write_program(tmp_path / "bin" / name, f'exec {sys.executable} -m {module} "$@"')
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for block in STEPS:
+        if block.language == "python":
+            (folder / "gates" / "cases.py").write_text(block.text)
+            continue
+        for command in block.commands:
+            if re.fullmatch(ELSEWHERE, command.typed):
+                continue
+            printed = typed_in(folder, command.typed, environment(tmp_path))
+            assert differences(command.shown, printed) is None, f"{command}\n" + "\n".join(printed)
+
+
+def typed_in(folder: Path, command: str, variables: dict[str, str]) -> list[str]:
+    """Run a line by bash, and return what it printed."""
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder, env=variables, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode in {0, 1}, done.stdout + done.stderr
+    return done.stdout.splitlines()

@@ -1,0 +1,149 @@
+"""Write docs/api.md from the docstrings of the public names, or check that it is up to date.
+
+python tools/docs/api.py --write
+python tools/docs/api.py --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "api.md"
+MODULES: Final = ("peft_regress", "peft_regress.cost")
+
+_INTRODUCTION: Final = """\
+# API reference
+
+The public names of `peft_regress` and `peft_regress.cost`, from their docstrings
+([`api.py`](../tools/docs/api.py) writes this page). [Gate your own model](own-model.md) is the
+tutorial; [FineTune and its settings](fine-tune.md) says how each field works.
+"""
+
+
+def page() -> str:
+    """Return the text of the page."""
+    parts = [_INTRODUCTION]
+    for name in MODULES:
+        module = importlib.import_module(name)
+        parts.append(f"## {name}\n")
+        parts += [_entry(one, getattr(module, one)) for one in module.__all__]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(parts))
+
+
+def _entry(name: str, value: Any) -> str:
+    """Return the section of one name."""
+    title = f"### {name}\n"
+    if inspect.ismodule(value):
+        return f"{title}\n{_text(inspect.getdoc(value) or '')}\n"
+    if inspect.isclass(value):
+        return f"{title}\n{_text(inspect.getdoc(value) or '')}\n{_members(value)}"
+    if inspect.isfunction(value):
+        shown = " ".join(f"{name}{_signature(value)}".split())
+        return f"{title}\n`{shown}`\n\n{_text(inspect.getdoc(value) or '')}\n"
+    return f"{title}\n`{str(value).replace('typing.', '')}`\n"
+
+
+def _signature(function: Any) -> str:
+    """Return the parameters as the source writes them; defaults that are functions by name."""
+    signature = inspect.signature(function)
+    plain = [
+        parameter.replace(default=_ByName(parameter.default.__name__))
+        if inspect.isfunction(parameter.default)
+        else parameter
+        for parameter in signature.parameters.values()
+    ]
+    bare = [one.replace(annotation=inspect.Parameter.empty) for one in plain]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+@dataclasses.dataclass(frozen=True)
+class _ByName:
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _members(kind: type) -> str:
+    """Return a list of the fields and properties, each with its own documentation."""
+    lines = [f"- `{field}`{text}" for field, text in _fields(kind)]
+    lines += [
+        f"- `{name}`: {_one_line(inspect.getdoc(value) or '')}"
+        for name, value in vars(kind).items()
+        if isinstance(value, property) and not name.startswith("_")
+    ]
+    return "".join(f"\n{line}" for line in lines) + "\n" if lines else ""
+
+
+def _fields(kind: type) -> Iterator[tuple[str, str]]:
+    """Yield `name: type = default` and the string literal below it, if there is one."""
+    if issubclass(kind, BaseException):
+        return
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
+    following: list[ast.stmt | None] = [*body.body[1:], None]
+    for statement, below in zip(body.body, following, strict=True):
+        if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.target)[0] == "_":
+            continue
+        text = ""
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            text = f": {_one_line(str(below.value.value))}"
+        yield ast.unparse(statement), text
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _text(docstring: str) -> str:
+    """Return a docstring as Markdown: arguments as a list, an example as a block that runs."""
+    parts = [_paragraph(part) for part in re.split(r"\n\n+", docstring)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _paragraph(part: str) -> str:
+    if part.startswith(">>>"):
+        lines = [
+            line[4:] if line.startswith((">>> ", "... ")) else f"# {line}"
+            for line in part.splitlines()
+        ]
+        return "\n".join(["```python", *lines, "```"])
+    heading, _, rest = part.partition("\n")
+    if heading.endswith(":") and rest.startswith("    "):
+        items = re.split(r"\n(?=\S)", textwrap.dedent(rest))
+        listed = []
+        for item in items:
+            name, _, text = _one_line(item).partition(": ")
+            listed.append(f"- `{name}`: {text}")
+        return "\n".join([heading, "", *listed])
+    return part
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the page, or end with 1 if it is out of date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--write", action="store_true")
+    chosen.add_argument("--check", action="store_true")
+    typed = parser.parse_args(arguments)
+    text = page()
+    if typed.write:
+        PAGE.write_text(text, encoding="utf-8")
+    elif PAGE.read_text(encoding="utf-8") != text:
+        sys.exit(f"{PAGE.name} is out of date: run `python tools/docs/api.py --write`")
+
+
+if __name__ == "__main__":
+    main()
