@@ -44,7 +44,9 @@ def test_a_property_and_a_row_make_a_metric_at_both_batches(held_bytes):
         input_shape=(2, 3, 8, 8),
         num_classes=2,
     )
-    report = SimpleNamespace(step=step, trainable_params=1, total_params=1, adapter_bytes=4, running=None)
+    report = SimpleNamespace(
+        step=step, trainable_params=1, total_params=1, adapter_bytes=4, running=None
+    )
     for suffix in ("", BATCH_SUFFIX):
         (metric,) = (
             metric

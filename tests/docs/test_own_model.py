@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from example_sandbox import environment, write_program
-from examples import Block, blocks, differences
+from examples import blocks, differences
 
 if TYPE_CHECKING:
     from pathlib import Path
