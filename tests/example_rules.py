@@ -47,8 +47,8 @@ EITHER = frozenset({0, 1})
 RULES = (
     # The tutorial and the reference of own cases have tests of their own.
     by(
-        r"pytest gates( .*)?|peft-regress init|sed -i .*|peft-regress accept runs/(first|own|wider)\.json .*"
-        r"|python -m pip install .peft-regress @ .*|peft-regress cost --model .*",
+        r"pytest gates( .*)?|peft-regress init|sed -i .*"
+        r"|peft-regress accept runs/(first|own|wider)\.json .*|python -m pip install .peft-regress @ .*",
         "tests/docs/test_own_model.py",
         "whole_page_runs",
     ),
@@ -141,6 +141,7 @@ RULES = (
     Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
     Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
     Rule(pattern=r"pytest-benchmark .*"),
+    by(r"gh pr comment .*", ".github/actions/gate/action.yml", "findings.md", "moved="),
     by(r"gh run download .* --name verdict .*", ".github/workflows/bench.yml", "name: verdict"),
 )
 

@@ -210,6 +210,7 @@ def test_what_runs_a_command_elsewhere_exists():
 
 def test_no_rule_is_without_a_command():
     typed = [command.typed for block in of_language("console") for command in block.commands]
+    typed += [run for block in of_language("yaml") for run in runs_of(block)]
     idle = [
         rule.pattern
         for rule in RULES
@@ -227,7 +228,7 @@ def test_an_environment_that_an_example_names_is_defined(name):
 
 
 TEXTS = {
-    r"case \(task, method": "a picture",
+    r"case: a FineTune": "a picture",
     r"requirements -> pip": "a picture",
     r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",
     r"case +trained +ship": "test_the_table_of_numbers_is_that_of_a_stored_run",
@@ -270,9 +271,14 @@ def test_a_block_of_yaml_is_a_workflow_whose_uses_fit(block):
         name = step["uses"].rpartition("@")[0].removeprefix("OWNER/peft_regress").strip("/")
         if step["uses"].startswith("OWNER/peft_regress"):
             assert step.get("with", {}).keys() <= inputs_of(name), str(block)
-    for run in (step["run"] for job in document["jobs"].values() for step in job.get("steps", ())
-                if "run" in step):  # fmt: skip
+    for run in runs_of(block):
         rule_of(Command(typed=run, shown=()))
+
+
+def runs_of(block: Block) -> list[str]:
+    """Return the commands that a block of YAML runs."""
+    jobs = whole_workflow(yaml.safe_load(block.text))["jobs"].values()
+    return [step["run"] for job in jobs for step in job.get("steps", ()) if "run" in step]
 
 
 def whole_workflow(document: dict | list) -> dict:

@@ -1,7 +1,6 @@
 """Write docs/api.md from the docstrings of the public names, or check that it is up to date.
 
-python tools/docs/api.py --write
-python tools/docs/api.py --check
+`python tools/docs/api.py --write` or `--check`.
 """
 
 from __future__ import annotations
