@@ -42,7 +42,12 @@ def check_case(recipe: Recipe, data: Data) -> frozenset[str]:
 
 
 def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:
-    known = {parameter.data_ptr() for parameter in again.parameters() if parameter.numel()}
+    known = {
+        parameter.data_ptr()
+        for parameter in again.parameters()
+        if not is_lazy(parameter) and parameter.numel()
+    }
+    parameter: Any
     for key, parameter in base.named_parameters():
         if is_lazy(parameter):
             problem = "has no shape yet: let model() call the model once on a batch"
