@@ -170,7 +170,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
     from selfbench_own import own_resnet18
 
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure import ProfileCache, Recipe, costs, measure, training
+    from peft_regress.measure import ProfileCache, Recipe, costs, measure, preflight, training
     from peft_regress.measure import case as cases
     from peft_regress.measure import recipe as recipes
     from peft_regress.measure.definition import FIRST_LOSSES
@@ -194,7 +194,7 @@ def _harness_part(case_id: str) -> dict[str, float]:
     vars(recipes).update(finetune=clocked(training.finetune))
     Objective.scores = clocked(Objective.scores)  # type: ignore[method-assign]
     # A case of one's own is profiled each time; a built-in one takes its profile from a cache.
-    vars(cases).update(own_costs=clocked(costs.own_costs), check_case=clocked(cases.check_case))
+    vars(cases).update(own_costs=clocked(costs.own_costs), check_case=clocked(preflight.check_case))
     _clock_signals(clocked)
 
     def bare() -> None:
