@@ -69,8 +69,9 @@ class OwnMetric:
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a value that no metric can have."""
-        if not callable(self.measure):
-            msg = f"measure={self.measure!r} of a metric is not callable"
+        measure: Any = self.measure
+        if not callable(measure):
+            msg = f"measure={measure!r} of a metric is not callable"
             raise InputError(msg)
         for name, known in (
             ("unit", get_args(Unit)),

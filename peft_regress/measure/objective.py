@@ -165,7 +165,7 @@ def number(
     Raises `InputError` unless it returns a finite number, `CaseError` if it fails.
     """
     with torch.no_grad(), calling(name):
-        value: object = function(model, batches)
+        value: Any = function(model, batches)
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -42,7 +42,13 @@ def check_case(recipe: Recipe, data: Data) -> frozenset[str]:
 
 
 def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:
-    known = {parameter.data_ptr() for parameter in again.parameters() if parameter.numel()}
+    parameter: Any  # one without a shape or on the meta device too
+    parameters: Any = again.parameters()
+    known = {
+        parameter.data_ptr()
+        for parameter in parameters
+        if not is_lazy(parameter) and parameter.numel()
+    }
     for key, parameter in base.named_parameters():
         if is_lazy(parameter):
             problem = "has no shape yet: let model() call the model once on a batch"

@@ -145,7 +145,9 @@ def save_source(
 
 
 def _batches(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(images.split(_TEST_BATCH), labels.split(_TEST_BATCH), strict=True))
+    return list(
+        zip(torch.split(images, _TEST_BATCH), torch.split(labels, _TEST_BATCH), strict=True)
+    )
 
 
 def ensure_source(root: Path, architecture: Architecture, *, force: bool = False) -> bool:

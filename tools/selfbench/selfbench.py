@@ -44,6 +44,7 @@ def main() -> None:
     promises = [
         *_commands(),
         *_profiles(),
+        *_profile_of_own(),
         *_large_models(),
         *_cost_command(),
         *_many(),
@@ -151,6 +152,19 @@ def _profiles() -> list[Promise]:
     return promises
 
 
+def _profile_of_own() -> list[Promise]:
+    """Compare the profile of a case of one's own with the steps that it trains for."""
+    result = _in_fresh_process("own_profile")
+    return [
+        Promise(
+            what="profile of own/lora-r4/resnet18 at 32x3x224x224, forward passes included",
+            promised="less than three of its steps",
+            measured=f"{result['profile_seconds'] / result['step_seconds']:.2f} steps",
+            holds=result["profile_seconds"] < 3 * result["step_seconds"],
+        )
+    ]
+
+
 def _large_models() -> list[Promise]:
     """Profile models whose real step at this batch would take tens of gigabytes."""
     promises = []
@@ -221,7 +235,11 @@ def _history() -> list[Promise]:
 def _harness() -> list[Promise]:
     """Compare a case with a bare loop that trains the same case."""
     promises = []
-    for case_id in ("shift/lora-r4/mobilenet_v3_small", "shift/full/resnet18"):
+    for case_id in (
+        "shift/lora-r4/mobilenet_v3_small",
+        "shift/full/resnet18",
+        "own/lora-r4/resnet18",
+    ):
         result = _in_fresh_process("harness", case_id)
         extra = result["extra"]
         promises.append(

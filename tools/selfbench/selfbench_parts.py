@@ -167,14 +167,18 @@ def _many_part() -> dict[str, float]:
 
 def _harness_part(case_id: str) -> dict[str, float]:
     """Compare both outside training and evaluation, whose noise is larger than the difference."""
+    from selfbench_own import own_resnet18
+
     from peft_regress.catalogue.matrix import parse_case_id
-    from peft_regress.measure import ProfileCache, Recipe, measure, training
+    from peft_regress.measure import ProfileCache, Recipe, costs, measure, preflight, training
+    from peft_regress.measure import case as cases
     from peft_regress.measure import recipe as recipes
     from peft_regress.measure.definition import FIRST_LOSSES
     from peft_regress.measure.objective import Objective
     from peft_regress.measure.training import single_thread
 
-    recipe = Recipe.of(parse_case_id(case_id), _BASELINES)
+    case = own_resnet18() if case_id.startswith("own/") else parse_case_id(case_id)
+    recipe = Recipe.of(case, _BASELINES)
     inside = [0.0]
 
     def clocked(action: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,6 +193,8 @@ def _harness_part(case_id: str) -> dict[str, float]:
 
     vars(recipes).update(finetune=clocked(training.finetune))
     Objective.scores = clocked(Objective.scores)  # type: ignore[method-assign]
+    # A case of one's own is profiled each time; a built-in one takes its profile from a cache.
+    vars(cases).update(own_costs=clocked(costs.own_costs), check_case=clocked(preflight.check_case))
     _clock_signals(clocked)
 
     def bare() -> None:
@@ -219,6 +225,23 @@ def _harness_part(case_id: str) -> dict[str, float]:
             theirs, whole = outside_and_all(bare)
             extras.append((ours - theirs) / whole)
     return {"extra": statistics.median(extras)}
+
+
+def _own_profile_part() -> dict[str, float]:
+    from selfbench_own import own_resnet18
+
+    from peft_regress.measure import Recipe
+    from peft_regress.measure.costs import own_costs
+    from peft_regress.measure.training import single_thread
+
+    recipe = Recipe.of(own_resnet18(), _BASELINES)
+    data = recipe.load_data()
+    batch = next(recipe.batches(data, seed=0))
+    with single_thread():
+        profiles = [_seconds(lambda: own_costs(recipe, batch)) for _ in range(_PAIRS)]
+        steps = recipe.steps(data, seed=0)
+        taken = [next(steps)[1] for _ in range(1 + _PAIRS)]
+    return {"profile_seconds": min(profiles), "step_seconds": statistics.median(taken[1:])}
 
 
 def _clock_signals(clocked: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -296,6 +319,7 @@ def _resident_megabytes() -> float:
 _PARTS: dict[str, Callable[..., dict[str, float]]] = {
     "profile": _profile_part,
     "harness": _harness_part,
+    "own_profile": _own_profile_part,
     "large": _large_part,
     "needed": _needed_part,
     "many": _many_part,

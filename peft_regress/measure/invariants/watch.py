@@ -405,10 +405,10 @@ class InvariantWatch:
         )
 
     def _resumes(self, used: nn.Module, folder: Path) -> Fact:
-        if left := trainable(used):
-            return Fact.false(f"loaded for use, these train: {listed(sorted(left))}")
         if self._adapter.loads_for_use_only:
             return Fact.null(self._adapter.loads_for_use_only)
+        if left := trainable(used):
+            return Fact.false(f"loaded for use, these train: {listed(sorted(left))}")
         resumed, problem = attempt(lambda: self._load(folder, trainable=True))
         if resumed is None:
             return Fact.false(problem)

@@ -1,0 +1,320 @@
+"""Measuring a case of one's own: each clause of what a FineTune promises."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+from own_training import convolutional, false_facts, fine_tune, image_data, measured
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from peft_regress.measure.data import Data
+from peft_regress.measure.definition import define
+from peft_regress.measure.recipe import Recipe
+
+TARGETS = ["0", "6"]
+
+
+def lora(**settings: Any) -> peft.LoraConfig:
+    return peft.LoraConfig(**{"r": 2, "target_modules": TARGETS, **settings})
+
+
+def on(name: str, **settings: Any) -> Any:
+    return getattr(peft, name)(target_modules=["6"], **settings)
+
+
+RANDOM = "starts the adapter with random numbers"
+ADAPTERS: dict[str, tuple[Any, dict[str, str]]] = {
+    "a pattern": (lora(target_modules=r".*6"), {}),
+    "patterns of ranks": (lora(rank_pattern={"6": 3}, alpha_pattern={"6": 5}), {}),
+    "rslora": (lora(use_rslora=True), {}),
+    "modules to save": (lora(modules_to_save=["8"]), {}),
+    "a random start": (lora(init_lora_weights=False), {"identity_at_init": RANDOM}),
+    "PiSSA": (
+        lora(target_modules=["6"], init_lora_weights="pissa"),
+        {"disabled_equals_base": "alters the base"},
+    ),
+    "OLoRA": (
+        lora(target_modules=["6"], init_lora_weights="olora"),
+        {"disabled_equals_base": "alters the base"},
+    ),
+    "DoRA on a linear layer": (lora(target_modules=["6"], use_dora=True), {}),
+    "dropout": (lora(lora_dropout=0.2), {}),
+    "LoHa": (peft.LoHaConfig(r=2, target_modules=TARGETS), {}),
+    "LoKr": (peft.LoKrConfig(r=2, target_modules=TARGETS), {}),
+    "IA3": (peft.IA3Config(target_modules=TARGETS, feedforward_modules=["6"]), {}),
+    "OFT by blocks": (
+        on("OFTConfig", r=2, oft_block_size=0),
+        {"doubled_rank_not_smaller": "no adapter with a rank"},
+    ),
+    "BOFT": (on("BOFTConfig", boft_block_size=4), {}),
+    "HRA": (on("HRAConfig", r=2), {}),
+    "VeRA": (on("VeraConfig", r=4), {}),
+    "AdaLoRA": (on("AdaLoraConfig", init_r=4, target_r=2, total_step=4, tinit=1, tfinal=1), {}),
+    "VB-LoRA": (
+        on("VBLoRAConfig", r=2, num_vectors=8, vector_length=4, topk=2),
+        {"identity_at_init": RANDOM},
+    ),
+    "MiSS at its largest rank": (
+        on("MissConfig", r=8),
+        {"doubled_rank_not_smaller": "at twice it, the library raises ValueError"},
+    ),
+    "a method of the catalogue": ("lora-r4", {}),
+    "full fine-tuning": ("full", {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_invariants_of_a_sound_adapter_hold_or_say_why_they_do_not_apply(name):
+    adapter, notes = ADAPTERS[name]
+    record = measured(fine_tune(adapter))
+    assert record.status == "ok", record.error
+    assert false_facts(record) == {}
+    silent = {name for name, holds in record.invariants.items() if holds is None}
+    assert silent <= record.invariant_notes.keys()
+    for invariant, note in notes.items():
+        assert record.invariants[invariant] is None
+        assert note in record.invariant_notes[invariant]
+
+
+def test_biases_that_train_beside_an_adapter_are_no_part_of_it():
+    record = measured(fine_tune(lora(bias="all")))
+    # peft leaves them trainable in an adapter that is loaded for use.
+    assert set(false_facts(record)) == {"reload_keeps_trainable"}
+    assert "base_model.model.8.bias" in record.invariant_notes["reload_keeps_trainable"]
+
+
+def test_an_error_of_a_library_is_told_with_its_layer():
+    # peft's DoRA of a 3 x 3 convolution takes no weights in channels last.
+    record = measured(fine_tune(lora(use_dora=True)))
+    assert set(false_facts(record)) == {"channels_last_kept"}
+    note = record.invariant_notes["channels_last_kept"]
+    assert "RuntimeError: view size" in note
+    assert "base_model.model.0." in note
+
+
+def test_the_configuration_given_is_not_changed():
+    config = lora(use_rslora=True)
+    before = copy.deepcopy(config.to_dict())
+    measured(fine_tune(config))
+    assert config.to_dict() == before
+
+
+# What is shipped
+
+
+def bytes_of(record: Any) -> float:
+    return record.metrics["adapter_bytes"].value
+
+
+def test_statistics_ship_only_where_the_mode_moves_them():
+    train, evaluated = (bytes_of(measured(fine_tune(lora(), mode=m))) for m in ("train", "eval"))
+    assert train - evaluated == 8 * 4 * 2 + 8  # mean, variance, number of batches
+
+
+def test_a_composite_head_trains_in_full_and_is_no_adapter():
+    record = measured(
+        fine_tune(
+            lora(target_modules=["0.0"]),
+            model=lambda: nn.Sequential(
+                nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+                nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)),
+            ),
+            also_train=["1"],
+        )
+    )
+    assert false_facts(record) == {}
+    heads = {name for name in record.trained if ".1." in name}
+    assert len(heads) == 4
+    adapter = Recipe.of(fine_tune(lora(), also_train=["8"]), "absent").adapter
+    adapted = adapter.adapt(convolutional(), seed=0)
+    assert not [n for n in adapter.adapter_parameters(adapted) if "model.8." in n]
+
+
+# Data
+
+
+def arrays() -> Any:
+    return tuple(tuple(np.asarray(part) for part in split) for split in image_data())
+
+
+def datasets() -> Any:
+    return tuple(TensorDataset(*split) for split in image_data())
+
+
+def named() -> Any:
+    return tuple(dict(zip(("inputs", "labels"), split, strict=True)) for split in image_data())
+
+
+class Named(nn.Module):
+    """Returns its loss, as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = convolutional()
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        logits = self.net(inputs)
+        return type("Output", (dict,), {"loss": nn.functional.cross_entropy(logits, labels)})(
+            logits=logits
+        )
+
+
+def losses(record: Any) -> list[Any]:
+    assert record.status == "ok", record.error
+    return record.metrics["first_losses"].samples
+
+
+def test_arrays_tensors_and_datasets_give_the_same_training():
+    of_tensors = losses(measured(fine_tune(lora())))
+    assert losses(measured(fine_tune(lora(), data=arrays))) == of_tensors
+    assert losses(measured(fine_tune(lora(), data=datasets))) == of_tensors
+
+
+def test_a_mapping_is_a_batch_by_name_and_the_model_gives_the_loss():
+    record = measured(fine_tune(lora(target_modules=["net.0"]), model=Named, data=named))
+    assert record.status == "ok", record.error
+    assert "accuracy" not in record.metrics
+    assert set(record.inputs.train) == {"inputs", "labels"}
+
+
+def test_training_batches_are_full_and_shuffled_by_the_seed_and_test_batches_keep_order():
+    case = fine_tune(lora(), data=lambda: ((torch.arange(10),), (torch.arange(7),)))
+    data = Data.of(case)
+
+    def epoch(seed: int) -> list[list[int]]:
+        batches = data.training_batches(4, seed=seed)
+        return [next(batches)[0].tolist() for _ in range(4)]
+
+    first = epoch(0)
+    assert [len(batch) for batch in first] == [4, 4, 4, 4]
+    assert len({*first[0], *first[1]}) == 8
+    assert first[:2] != first[2:]
+    assert epoch(0) == first != epoch(1)
+    assert [b[0].tolist() for b in data.test_batches(4)] == [[0, 1, 2, 3], [4, 5, 6]]
+
+
+# Seeds and modes
+
+
+def test_measuring_twice_gives_the_same_losses_with_dropout_and_own_random_numbers():
+    def noisy() -> nn.Module:
+        model = convolutional()
+        model[8].bias.data += float(np.random.rand()) + random.random()  # noqa: NPY002
+        return model
+
+    case = fine_tune(lora(lora_dropout=0.3), model=noisy, seeds=2)
+    torch.manual_seed(1)
+    one = measured(case)
+    torch.manual_seed(2)
+    other = measured(case)
+    assert losses(one) == losses(other)
+    assert one.inputs == other.inputs
+    assert losses(one)[0] != losses(one)[1]
+
+
+def test_the_global_generators_are_given_back():
+    def draws() -> tuple[Any, ...]:
+        return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
+
+    def seeded() -> None:
+        torch.manual_seed(5)
+        np.random.seed(5)  # noqa: NPY002
+        random.seed(5)
+
+    seeded()
+    wanted = draws()
+    seeded()
+    measured(fine_tune(lora()))
+    assert draws() == wanted
+
+
+def test_a_mode_of_ones_own_sets_how_the_model_trains():
+    def but_dropout(model: nn.Module) -> None:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+
+    drops, keeps, still = (
+        losses(measured(fine_tune(lora(), mode=mode))) for mode in ("train", but_dropout, "eval")
+    )
+    assert len({str(found) for found in (drops, keeps, still)}) == 3
+
+
+# Optimizer, schedule, loss, score, metrics
+
+
+def test_an_optimizer_and_a_schedule_of_ones_own_train():
+    def sgd(model: nn.Module) -> torch.optim.Optimizer:
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.SGD(trained, lr=0.5, momentum=0.9)
+
+    def stop(optimizer: torch.optim.Optimizer) -> Any:
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: float(step < 1))
+
+    own = measured(fine_tune(lora(), optimizer=sgd))
+    assert own.inputs.optimizer[0]["lr"] == 0.5
+    stopped = measured(fine_tune(lora(), optimizer=sgd, schedule=stop))
+    (trained,), (ended,) = losses(own), losses(stopped)
+    assert trained[:2] == ended[:2]
+    assert trained[2:] != ended[2:]
+
+
+def test_projections_that_no_step_renews_do_not_apply():
+    record = measured(fine_tune("galore-r2", also_train=["8"]))
+    assert record.status == "ok", record.error
+    assert record.invariants["projections_renewed"] is None
+    assert "every 15 steps" in record.invariant_notes["projections_renewed"]
+
+
+@pytest.mark.parametrize("value", [-3.5, np.float32(-3.5), torch.tensor(-3.5)])
+def test_a_score_of_any_sign_and_type_replaces_the_accuracy(value):
+    record = measured(fine_tune(lora(), score=lambda model, batches: value))
+    assert record.metrics["score"].value == -3.5
+    assert "accuracy" not in record.metrics
+
+
+def test_a_model_in_bfloat16_keeps_its_type():
+    def half_data() -> Any:
+        return tuple((inputs.bfloat16(), labels) for inputs, labels in image_data())
+
+    record = measured(fine_tune(lora(), model=lambda: convolutional().bfloat16(), data=half_data))
+    assert record.status == "ok", record.error
+    assert false_facts(record) == {}
+
+
+def test_logits_that_mask_classes_by_infinity_can_agree():
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = convolutional()
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            logits = self.net(inputs)
+            return torch.cat([logits, torch.full_like(logits[:, :1], -torch.inf)], dim=1)
+
+    record = measured(fine_tune(lora(target_modules=["net.6"]), model=Masked))
+    assert record.status == "ok", record.error
+    assert false_facts(record) == {}
+
+
+def test_the_definition_is_of_what_the_author_wrote_and_not_of_functions():
+    def defined(**settings: Any) -> str:
+        adapter = settings.pop("adapter", lora())
+        return define(Recipe.of(fine_tune(adapter, **settings), "absent"))
+
+    same = defined()
+    assert defined(data=arrays, score=lambda m, b: 0.0) == same
+    assert defined(adapter=lora(target_modules=TARGETS[::-1])) == same
+    changed = [
+        defined(steps=5), defined(mode="eval"), defined(seeds=2), defined(also_train=["8"]),
+        defined(adapter=lora(lora_alpha=3)), defined(batch=2),
+    ]  # fmt: skip
+    assert len({same, *changed}) == 7

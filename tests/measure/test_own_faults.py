@@ -1,0 +1,129 @@
+"""Which signal sees a fault of a library in a case of one's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from own_training import false_facts, fine_tune, measured
+from peft.tuners.lora.layer import Linear
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LORA = peft.LoraConfig(r=2, target_modules=["6", "8"], init_lora_weights="gaussian")
+B = "base_model.model.6.lora_B.default.weight"
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """The record without a fault."""
+    record = measured(fine_tune(LORA))
+    assert false_facts(record) == {}
+    return record
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fault: Any) -> Any:
+    """Measure with a function of a library replaced by what `fault` makes of it."""
+    monkeypatch.setattr(owner, name, fault(getattr(owner, name)))
+    record = measured(fine_tune(LORA))
+    assert record.status == "ok", record.error
+    return record
+
+
+def after_wrapping(change: Any) -> Any:
+    def fault(wrap: Any) -> Any:
+        def wrapped(*args: Any, **settings: Any) -> nn.Module:
+            model = wrap(*args, **settings)
+            change(model)
+            return model
+
+        return wrapped
+
+    return fault
+
+
+def losses(record: Any, metric: str) -> Any:
+    return record.metrics[metric].samples
+
+
+def test_another_scaling_changes_the_losses_of_the_filled_adapter(monkeypatch, sound):
+    def double(model: nn.Module) -> None:
+        for module in model.modules():
+            if isinstance(module, Linear):
+                module.scaling["default"] *= 2
+
+    record = broken(monkeypatch, peft, "get_peft_model", after_wrapping(double))
+    # The first losses alone would not do: B starts at zero, and four steps move it little.
+    assert losses(record, "filled_losses") != losses(sound, "filled_losses")
+    assert losses(record, "first_losses") != losses(sound, "first_losses")
+    # The configuration on disk says another scaling.
+    assert "saved_adapter_reloads" in false_facts(record)
+
+
+def test_a_layer_that_is_frozen_is_absent_from_what_trains(monkeypatch, sound):
+    def freeze(model: nn.Module) -> None:
+        model.get_parameter(B).requires_grad = False
+
+    record = broken(monkeypatch, peft, "get_peft_model", after_wrapping(freeze))
+    assert sound.trained.keys() - record.trained.keys() == {B}
+    assert record.metrics["trainable_params"].value < sound.metrics["trainable_params"].value
+    facts = dict.fromkeys(("reload_keeps_trainable", "toggling_keeps_trainable"), B)
+    assert false_facts(record) == facts
+
+
+def test_adapters_that_are_dead_do_not_change(monkeypatch):
+    def kill(forward: Any) -> Any:
+        def without(layer: Any, x: torch.Tensor, *args: Any, **settings: Any) -> torch.Tensor:
+            if layer.out_features == 3:
+                return layer.base_layer(x)
+            return forward(layer, x, *args, **settings)
+
+        return without
+
+    record = broken(monkeypatch, Linear, "forward", kill)
+    found = false_facts(record)
+    assert "base_model.model.8.lora_B.default.weight" in found["trainable_changed"]
+    assert "base_model.model.6" not in found["trainable_changed"]
+
+
+def test_a_frozen_weight_that_moves_is_named(monkeypatch):
+    def drift(step: Any) -> Any:
+        def moving(optimizer: Any, *args: Any) -> Any:
+            with torch.no_grad():
+                for model in kept:
+                    model.get_parameter("base_model.model.6.base_layer.weight").add_(0.001)
+            return step(optimizer, *args)
+
+        return moving
+
+    kept: list[nn.Module] = []
+    monkeypatch.setattr(peft, "get_peft_model", after_wrapping(kept.append)(peft.get_peft_model))
+    record = broken(monkeypatch, torch.optim.AdamW, "step", drift)
+    named = false_facts(record)["frozen_unchanged"]
+    assert named == "base_model.model.6.base_layer.weight"
+
+
+def test_a_wrong_merge_names_the_layer(monkeypatch):
+    def scaled(delta: Any) -> Any:
+        return lambda layer, name: delta(layer, name) * (1.5 if layer.out_features == 8 else 1)
+
+    found = false_facts(broken(monkeypatch, Linear, "get_delta_weight", scaled))
+    assert set(found) == {"merge_equals_unmerged"}
+    assert found["merge_equals_unmerged"].endswith("first in layer 6")
+
+
+def test_a_tensor_that_is_not_saved_is_seen_on_reloading(monkeypatch):
+    def without_one(save: Any) -> Any:
+        def saving(model: Any, *args: Any, **settings: Any) -> Any:
+            state = peft.get_peft_model_state_dict(model)
+            del state["base_model.model.6.lora_B.weight"]
+            return save(model, *args, state_dict=state, **settings)
+
+        return saving
+
+    found = false_facts(broken(monkeypatch, peft.PeftModel, "save_pretrained", without_one))
+    assert set(found) == {"saved_adapter_reloads"}
+    assert "first in layer 6." in found["saved_adapter_reloads"]
