@@ -48,7 +48,8 @@ RULES = (
     # The tutorial and the reference of own cases have tests of their own.
     by(
         r"pytest gates( .*)?|peft-regress init|sed -i .*"
-        r"|peft-regress accept runs/(first|own|wider)\.json .*|python -m pip install .peft-regress @ .*",
+        r"|peft-regress accept runs/(first|own|wider)\.json .*"
+        r"|python -m pip install .peft-regress @ .*",
         "tests/docs/test_own_model.py",
         "whole_page_runs",
     ),
