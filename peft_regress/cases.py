@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -73,8 +74,10 @@ def split_adapter_name(text: str) -> tuple[str, int | None]:
     return (match["method"], int(match["rank"])) if match else (text, None)
 
 
-def is_name(text: str) -> bool:
+def is_name(text: object) -> bool:
     """Return whether a text can be a part of a case id."""
+    if not isinstance(text, str):
+        return False
     spoils_id = any(c in "/*?[]" or c.isspace() or not c.isprintable() for c in text)
     return bool(text) and not spoils_id
 
@@ -84,7 +87,8 @@ def split_case_id(text: str) -> list[str]:
 
     Raises `InputError`.
     """
-    parts = text.split("/") if isinstance(text, str) else []
+    given: Any = text
+    parts = given.split("/") if isinstance(given, str) else []
     if len(parts) != 3 or not all(map(is_name, parts)):  # noqa: PLR2004  (the three parts of an id)
         msg = (
             f"{text!r} is not a case id, which has the form <task>/<method>-r<rank>/<architecture>"

@@ -5,13 +5,14 @@ Imports no torch, so that listing and collecting cases stay fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from peft_regress.budgets import Budget
-from peft_regress.cases import Case
-from peft_regress.errors import InputError
+from peft_regress.cases import Case, is_name
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.metrics import INVARIANTS, METRICS, Direction, Kind, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
 
-    from peft_regress.metrics import Direction, Kind, Unit
-
 OWN_MATRIX = "own"
 """The matrix of cases that name no other."""
 
 Mode = Literal["train", "eval"]
+
+OWN_KINDS: Final = ("exact", "bytes", "accuracy", "score", "info")
+"""The kinds that a metric of one's own can have; the others are this package's own metrics."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Bound:
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
-        is_number = isinstance(self.bound, int | float) and not isinstance(self.bound, bool)
-        if not (is_number and 0 <= self.bound < float("inf")):
-            msg = f"bound {self.bound!r} is not a number from 0 on"
+        bound: Any = self.bound
+        reason: Any = self.reason
+        is_number = isinstance(bound, int | float) and not isinstance(bound, bool)
+        if not (is_number and 0 <= bound < float("inf")):
+            msg = f"bound {bound!r} is not a number from 0 on"
             raise InputError(msg)
-        if not (isinstance(self.reason, str) and self.reason.strip()):
+        if not (isinstance(reason, str) and reason.strip()):
             msg = f"bound {self.bound!r} needs a reason: the evidence for it"
             raise InputError(msg)
 
@@ -62,6 +66,21 @@ class OwnMetric:
     kind: Kind = "info"
     """How the gate judges it: `exact`, `bytes`, `accuracy`, `score` (by a bound of one's own), or
     `info` (shown, never judged)."""
+
+    def __post_init__(self) -> None:
+        """Raise `InputError` for a value that no metric can have."""
+        if not callable(self.measure):
+            msg = f"measure={self.measure!r} of a metric is not callable"
+            raise InputError(msg)
+        for name, known in (
+            ("unit", get_args(Unit)),
+            ("direction", get_args(Direction)),
+            ("kind", OWN_KINDS),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                what = f"{name} of a metric"
+                raise UnknownNameError(what, str(value), known)
 
 
 @dataclass(frozen=True)
@@ -147,16 +166,35 @@ def _wrong_values(given: FineTune) -> Iterator[str]:
         value = getattr(given, name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             yield f"{name}={value!r} is not a whole number from 1 on"
-    if isinstance(given.also_train, str):
-        yield f"also_train={given.also_train!r} is a text: give a list of modules"
-    if not all(isinstance(name, str) and name for name in given.also_train):
-        yield f"also_train={list(given.also_train)!r} is not a list of module names"
-    if not (isinstance(given.matrix, str) and given.matrix.isidentifier()):
-        yield f"matrix={given.matrix!r} is not the name of a matrix"
-    if given.budget is not None and not isinstance(given.budget, Budget):
-        yield f"budget={given.budget!r} is not a Budget"
+    also_train: Any = given.also_train
+    if isinstance(also_train, str):
+        yield f"also_train={also_train!r} is a text: give a list of modules"
+    elif not (
+        isinstance(also_train, Iterable)
+        and all(isinstance(name, str) and name for name in also_train)
+    ):
+        yield f"also_train={also_train!r} is not a list of module names"
+    matrix: Any = given.matrix
+    if not (isinstance(matrix, str) and matrix.isidentifier()):
+        yield f"matrix={matrix!r} is not the name of a matrix"
+    budget: Any = given.budget
+    if budget is not None and not isinstance(budget, Budget):
+        yield f"budget={budget!r} is not a Budget"
     yield from _misfits("bounds", given.bounds, Bound)
     yield from _misfits("metrics", given.metrics, OwnMetric)
+    yield from _wrong_names(given)
+
+
+def _wrong_names(given: FineTune) -> Iterator[str]:
+    own = given.metrics or {}
+    for name in own:
+        if name in METRICS or name in INVARIANTS:
+            yield f"metrics[{name!r}] has the name of a metric that is measured anyway"
+        elif not is_name(name):
+            yield f"metrics[{name!r}] is not a name without blanks and without / * ? [ ]"
+    for name in given.bounds or {}:
+        if name not in METRICS and name not in own:
+            yield f"bounds: {UnknownNameError('metric', str(name), [*METRICS, *own])}"
 
 
 def _misfits(name: str, items: object, kind: type) -> Iterator[str]:

@@ -1,8 +1,8 @@
 """Adapters that the release of a baseline saved: kept beside a run file, stored by `accept`.
 
-A later release must still load them and compute the same output. For each method the storage holds
-the smallest one: `baselines/adapters/<method>/` has the library's files and `stored.json`. This
-module imports no torch.
+A later release must still load them and compute the same output. `baselines/adapters/` has a folder
+for each built-in method, with the smallest adapter of its cases, and one for each case of a user's
+own; a folder has the library's files and `stored.json`. This module imports no torch.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
 
     If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
     """
-    target = folder / case.id.replace("/", "--")
+    target = folder / _own_folder(case)
     # First of all, so that files of an earlier run never pass for this one's.
     shutil.rmtree(target, ignore_errors=True)
     with contextlib.suppress(OSError, InputError), tempfile.TemporaryDirectory() as temporary:
@@ -105,9 +105,10 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
 
 
 class ChosenAdapter(NamedTuple):
-    """The adapter to store for a method."""
+    """The adapter to store for a built-in method, or for a case of one's own."""
 
-    method: str
+    folder: str
+    """Its name in the storage."""
     kept: Path
     """The folder that the run kept."""
     stored: StoredAdapter
@@ -150,13 +151,13 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
         if record is None or record.definition != stored.definition:
             msg = f"{path}: comes from {stored.case} in another run. Remove the folder."
             raise InputError(msg)
-        method = record.case.method
+        folder = _own_folder(record.case) if record.is_own else record.case.method
         size = sum((path / name).stat().st_size for name in stored.files)
         made = msgspec.structs.replace(stored, packages=run.environment)
-        kept.setdefault(method, []).append((size, ChosenAdapter(method, path, made)))
+        kept.setdefault(folder, []).append((size, ChosenAdapter(folder, path, made)))
     chosen = []
-    for method, found in sorted(kept.items()):
-        before = root / "adapters" / method
+    for name, found in sorted(kept.items()):
+        before = root / "adapters" / name
         case = _read_checked(before).case if is_folder(before) else None
         found.sort(key=lambda item: (item[1].stored.case != case, item[0], item[1].stored.case))
         chosen.append(found[0][1])
@@ -166,9 +167,9 @@ def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
 def store_adapters(chosen: Iterable[ChosenAdapter], root: Path) -> list[str]:
     """Store the chosen adapters, one for each method; return the ids of their cases."""
     cases = []
-    for method, kept, stored in chosen:
+    for folder, kept, stored in chosen:
         contents = {name: read_bytes(kept / name) for name in stored.files}
-        _replace(root / "adapters" / method, contents, stored)
+        _replace(root / "adapters" / folder, contents, stored)
         cases.append(stored.case)
     return cases
 
@@ -178,11 +179,18 @@ def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, Store
 
     None if there is none, or one of another definition. Raises `InputError` if it was altered.
     """
-    folder = root / "adapters" / case.method
-    if not is_folder(folder):
-        return None
-    stored = _read_checked(folder)
-    return (folder, stored) if (stored.case, stored.definition) == (case.id, definition) else None
+    for name in (_own_folder(case), case.method):
+        folder = root / "adapters" / name
+        if is_folder(folder):
+            stored = _read_checked(folder)
+            if (stored.case, stored.definition) == (case.id, definition):
+                return folder, stored
+    return None
+
+
+def _own_folder(case: Case) -> str:
+    """Return the folder of a case of one's own, which shares its adapter with no other."""
+    return case.id.replace("/", "--")
 
 
 def _read_checked(folder: Path) -> StoredAdapter:

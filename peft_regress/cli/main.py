@@ -23,7 +23,7 @@ _ABSENT_EXIT = 3
 COMMANDS: Final = {
     "init": "Write a first suite that gates a fine-tuning of your own.",
     "list": "List the cases of a matrix.",
-    "cost": "Show what one training step costs, without data or a trained source model.",
+    "cost": "Show what one training step costs, without training and without a source model.",
     "compare": "Judge run NEW by OLD.",
     "explain": "Show which modules and operators changed the costs of CASE.",
     "accept": "Store RUN in the baseline storage, so that it judges later runs.",

@@ -9,10 +9,15 @@ from __future__ import annotations
 import contextlib
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.catalogue.own_cases import bounds_of
+from peft_regress.cost import (
+    NothingToTrainError,
+    UncountedOperatorError,
+    UnprofilableModelError,
+)
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.measure.costs import built_in_costs, own_costs
 from peft_regress.measure.definition import define
@@ -21,10 +26,10 @@ from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.training import single_thread
+from peft_regress.measure.user_code import CaseError, told
 from peft_regress.metrics import METRICS
 from peft_regress.runs.limits import limits_of
 from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
-from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
+
+
+_NO_STEP: Final = (NothingToTrainError, UncountedOperatorError, UnprofilableModelError)
 
 
 @contextlib.contextmanager
@@ -114,18 +122,43 @@ class _Measuring:
         timed: bool,
         keep_adapters: Path | None,
     ) -> Measurement:
+        try:
+            return self._measured_as_is(
+                profiles, run_rounds=run_rounds, timed=timed, keep_adapters=keep_adapters
+            )
+        except CaseError as error:
+            if self._has_reference:
+                return self._failed("error", error)
+            raise
+        except InputError as error:
+            if not self._is_own or self._recipe.case.id in str(error):
+                raise
+            msg = f"FineTune {self._recipe.case.id!r}: {error}"
+            raise InputError(msg) from error
+
+    def _measured_as_is(
+        self,
+        profiles: ProfileCache,
+        *,
+        run_rounds: RoundRunner | None,
+        timed: bool,
+        keep_adapters: Path | None,
+    ) -> Measurement:
         recipe = self._recipe
         data = recipe.load_data() if self._is_own else None
-        moving = frozenset[str]() if data is None else check_case(recipe, data)
+        moving = frozenset[str]()
+        if data is not None:
+            moving = check_case(recipe, data)
+            recipe = self._recipe = recipe.shipping(moving)
         try:
             # Only an error of wrapping means unsupported: later errors of the same types are bugs.
             first = recipe.adapted_model(recipe.seeds[0])
         except (InputError, AbsentError):
             raise
         except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
-            return self._unsupported(error)
+            return self._not_wrapped("unsupported", error)
         except Exception as error:  # noqa: BLE001  (whatever a library raises is this case's state)
-            return self._failed("error", error)
+            return self._not_wrapped("error", error)
         rounds = None
         try:
             costs = self._costs(profiles, data)
@@ -142,11 +175,8 @@ class _Measuring:
                 rounds.run(run_rounds)
         except (InputError, AbsentError):
             raise
-        except UnsupportedCaseError as error:
-            # Raised by a method that lives in its optimizer, which the library may not have.
-            return self._failed("unsupported", error)
         except Exception as error:  # noqa: BLE001
-            return self._failed("error", error)
+            return self._not_measured(error)
         return self._measured(costs, rounds, trained=trained, timed=timed)
 
     def _costs(self, profiles: ProfileCache, data: Data | None) -> CaseCosts:
@@ -190,18 +220,30 @@ class _Measuring:
             **more,
         )
 
-    def _unsupported(self, error: Exception) -> Measurement:
-        """Return that wrapping is unsupported; raise `InputError` if nothing says it ever was."""
+    def _not_wrapped(self, status: Status, error: Exception) -> Measurement:
+        """Return that wrapping fails; raise `InputError` if nothing says that it ever worked."""
         if self._is_own and not self._has_reference:
             msg = (
                 f"FineTune {self._recipe.case.id!r}: the adapter cannot be put on the model: "
-                f"{type(error).__name__}: {clean(str(error))}"
+                f"{told(error)}"
             )
             raise InputError(msg) from error
-        return self._failed("unsupported", error)
+        return self._failed(status, error)
+
+    def _not_measured(self, error: Exception) -> Measurement:
+        """Return that measuring fails; raise `InputError` if there never was a step to measure."""
+        if isinstance(error, UnsupportedCaseError):
+            # Raised by a method that lives in its optimizer, which the library may not have.
+            return self._failed("unsupported", error)
+        if isinstance(error, _NO_STEP) and self._is_own and not self._has_reference:
+            raise InputError(str(error)) from error
+        return self._failed("error", error)
 
     def _failed(self, status: Status, error: Exception) -> Measurement:
-        return self._record(status, error=Failure.of(error))
+        failure = Failure.of(error)
+        if isinstance(error, CaseError) and error.__cause__ is not None:
+            failure = Failure(type=type(error.__cause__).__name__, message=failure.message)
+        return self._record(status, error=failure)
 
     def _record(self, status: Status, **content: Any) -> Measurement:
         blank: dict[str, Any] = {"error": None, "metrics": {}, "invariants": {}, "ledger": Ledger()}

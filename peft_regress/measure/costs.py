@@ -21,7 +21,7 @@ from peft_regress.measure.step_profile import (
     running_cost,
     step_ledger,
 )
-from peft_regress.measure.training import single_thread
+from peft_regress.measure.training import device_of, on_device, single_thread
 from peft_regress.metrics import BATCH_SUFFIX
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     """
     adapted = recipe.adapted_model(recipe.seeds[0])
     recipe.set_mode(adapted)
+    batch = on_device(batch, device_of(adapted))
     adapter, loss = recipe.adapter, recipe.objective.loss
     running = running_cost(
         adapted,

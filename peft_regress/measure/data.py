@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from peft_regress.errors import InputError
 from peft_regress.measure.trees import named_tensors
+from peft_regress.measure.user_code import calling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +56,8 @@ class DatasetItems:
 
     dataset: Dataset[Any]
     collate: Callable[[list[Any]], Any]
+    name: str = "the dataset"
+    """What an error calls it."""
 
     def __len__(self) -> int:
         """Return the length of the dataset."""
@@ -62,7 +65,10 @@ class DatasetItems:
 
     def batch(self, chosen: Sequence[int]) -> Any:
         """Return the items of these positions, joined."""
-        return self.collate([self.dataset[int(position)] for position in chosen])
+        with calling(f"{self.name}: an item"):
+            items = [self.dataset[int(position)] for position in chosen]
+        with calling(f"{self.name}: joining items to a batch"):
+            return self.collate(items)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +86,10 @@ class Data:
     def of(cls, fine_tune: FineTune, *, dtype: torch.dtype | None = None) -> Data:
         """Call the data function of a fine-tuning, and check what it returns.
 
-        Raises `InputError` for data that no training can use.
+        Raises `InputError` for data that no training can use; passes on what the function raises.
         """
         name = f"FineTune {fine_tune.id!r}: data()"
-        found = fine_tune.data()
+        found: object = fine_tune.data()
         if not (isinstance(found, tuple | list) and len(found) == 2):  # noqa: PLR2004
             msg = f"{name} returned a {type(found).__name__}, not a pair (train, test)"
             raise InputError(msg)
@@ -138,12 +144,15 @@ def _items(given: Any, collate: Callable[[list[Any]], Any], name: str) -> Items:
         msg = f"{name} is an IterableDataset, whose order no seed sets: give a map-style Dataset"
         raise InputError(msg)
     found: Items
+    if isinstance(given, str | bytes):
+        msg = f"{name} is a text: read the data, and give tensors or arrays of one length"
+        raise InputError(msg)
     if isinstance(given, tuple | list):
         found = TensorItems(tuple(_tensor(part, name) for part in given))
     elif isinstance(given, Mapping):
         found = TensorItems({key: _tensor(part, name) for key, part in given.items()})
     elif hasattr(given, "__getitem__") and hasattr(given, "__len__"):
-        found = DatasetItems(given, collate)
+        found = DatasetItems(given, collate, name)
     else:
         msg = (
             f"{name} is a {type(given).__name__}: give a Dataset, or a tuple or mapping of tensors "

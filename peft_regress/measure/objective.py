@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +15,8 @@ from torch.nn import functional
 
 from peft_regress.errors import InputError
 from peft_regress.measure.trees import named_tensors
+from peft_regress.measure.user_code import calling
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,10 +52,11 @@ class Objective:
         Raises `InputError` if the default loss does not know such a batch, or the loss is no
         scalar.
         """
+        found: object
         if self.own_loss is not None:
             found = self.own_loss(model, batch)
         elif is_pair(batch):
-            found = cross_entropy(logits_of(model(batch[0])), batch[1])
+            found = cross_entropy(self._logits(model(batch[0])), batch[1])
         elif isinstance(batch, Mapping):
             found = getattr(model(**batch), "loss", None)
             if found is None:
@@ -67,15 +71,28 @@ class Objective:
                 "not know. Give loss="
             )
             raise InputError(msg)
-        self._check_scalar(found)
-        return found
+        return self._scalar(found)
 
-    def _check_scalar(self, loss: object) -> None:
-        if isinstance(loss, Tensor) and loss.ndim == 0 and loss.is_floating_point():
-            return
-        shown = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-        kind = "tensor of shape" if isinstance(loss, Tensor) else "value of type"
-        msg = f"{self.name}: the loss is a {kind} {shown}, not a scalar tensor"
+    def _logits(self, output: Any) -> Tensor:
+        try:
+            return logits_of(output)
+        except InputError as error:
+            msg = f"{self.name}: {error}"
+            raise InputError(msg) from None
+
+    def _scalar(self, loss: object) -> Tensor:
+        if not isinstance(loss, Tensor):
+            shown = f"value of type {type(loss).__name__}"
+        elif loss.ndim:
+            shown = f"tensor of shape {tuple(loss.shape)}"
+        elif not loss.is_floating_point():
+            shown = f"tensor of type {str(loss.dtype).removeprefix('torch.')}"
+        else:
+            return loss
+        msg = (
+            f"{self.name}: the loss is a {shown}, not a scalar floating-point tensor. Return, for "
+            "example, its mean"
+        )
         raise InputError(msg)
 
     def precise_loss(self, model: nn.Module, batch: Any) -> float:
@@ -83,7 +100,7 @@ class Objective:
         with evaluated(model), torch.inference_mode(), caught(model) as calls:
             loss = self.loss(model, batch)
         if self.own_loss is None and is_pair(batch):
-            logits = logits_of(calls[-1].output).float().double()
+            logits = self._logits(calls[-1].output).float().double()
             return functional.cross_entropy(logits, batch[1]).item()
         return float(loss.item())
 
@@ -118,7 +135,7 @@ class Objective:
             return {"score": score, "loss": self._mean_loss(model, batches)}
         if self.own_loss is None and all(map(is_pair, batches)):
             with torch.inference_mode():
-                logits = torch.cat([logits_of(model(batch[0])) for batch in batches])
+                logits = torch.cat([self._logits(model(batch[0])) for batch in batches])
                 labels = torch.cat([batch[1] for batch in batches])
                 found = {"loss": cross_entropy(logits, labels).item()}
                 if logits.ndim == _PAIR:
@@ -143,13 +160,17 @@ def number(
     *,
     name: str,
 ) -> float:
-    """Call a function of the user's; raise `InputError` unless it returns a finite number."""
-    with torch.no_grad():
-        value = function(model, batches)
+    """Call a function of the user's on a trained model.
+
+    Raises `InputError` unless it returns a finite number, `CaseError` if it fails.
+    """
+    with torch.no_grad(), calling(name):
+        value: object = function(model, batches)
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        msg = f"{name} is {value!r}, not a finite number"
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value)):
+        msg = f"{name} is {clean(repr(value))}, not a finite number"
         raise InputError(msg)
     return float(value)
 

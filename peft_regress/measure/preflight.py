@@ -6,11 +6,13 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.measure.inputs import BatchSums, check_same_build, summaries_of
 from peft_regress.measure.seeding import seed_all
-from peft_regress.text import clean
+from peft_regress.measure.training import device_of, on_device
+from peft_regress.measure.user_code import CaseError, told
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,20 +24,39 @@ if TYPE_CHECKING:
 def check_case(recipe: Recipe, data: Data) -> frozenset[str]:
     """Take one loss of the unadapted model; return the buffers that the training mode moves.
 
-    Raises `InputError` if the model, the data or the loss fail by themselves, or if two builds
-    under one seed differ.
+    Raises `InputError` if the model, the data or the loss do not fit each other, or if two builds
+    under one seed differ or share parameters; `CaseError` if one of them fails.
     """
     name, seed = f"FineTune {recipe.case.id!r}", recipe.seeds[0]
-    base = recipe.base_model(seed)
-    again = summaries_of(recipe.base_model(seed))
-    check_same_build(summaries_of(base), again, what=f"{name}: calling model()")
+    base, again = recipe.base_model(seed), recipe.base_model(seed)
+    _check_built(base, again, name)
+    check_same_build(summaries_of(base), summaries_of(again), what=f"{name}: calling model()")
+    del again
     seed_all(seed)
-    batch = next(recipe.batches(data, seed=seed))
+    batch = on_device(next(recipe.batches(data, seed=seed)), device_of(base))
     check_same_build(
         _summary(recipe, data), _summary(recipe, recipe.load_data()), what=f"{name}: calling data()"
     )
     seed_all(seed)
     return _moved(recipe, base, batch, name)
+
+
+def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:
+    known = {parameter.data_ptr() for parameter in again.parameters() if parameter.numel()}
+    for key, parameter in base.named_parameters():
+        if is_lazy(parameter):
+            problem = "has no shape yet: let model() call the model once on a batch"
+        elif parameter.is_meta:
+            problem = "is on the meta device: let model() build it with its weights"
+        elif parameter.numel() and parameter.data_ptr() in known:
+            problem = (
+                "is the same tensor in two models: build a new model in model(), or return "
+                "copy.deepcopy of the one that you keep"
+            )
+        else:
+            continue
+        msg = f"{name}: {key!r} of what model() returns {problem}"
+        raise InputError(msg)
 
 
 def _summary(recipe: Recipe, data: Data) -> Any:
@@ -50,16 +71,19 @@ def _moved(recipe: Recipe, base: nn.Module, batch: Any, name: str) -> frozenset[
     recipe.set_mode(base)
     try:
         with torch.no_grad():
-            recipe.objective.loss(base, batch)
+            loss = recipe.objective.loss(base, batch)
             recipe.objective.outputs(copy.deepcopy(base), batch)
     except PeftRegressError:
         raise
     except Exception as error:
         msg = (
             f"{name}: before any adapter, model and loss fail on the first batch "
-            f"({_described(batch)}): {type(error).__name__}: {clean(str(error))}"
+            f"({_described(batch)}): {told(error)}"
         )
-        raise InputError(msg) from error
+        raise CaseError(msg) from error
+    if not bool(torch.isfinite(loss)):
+        msg = f"{name}: before any adapter, the loss of the first batch is {loss.item()}"
+        raise CaseError(msg)
     return frozenset(
         key for key, tensor in base.named_buffers() if not torch.equal(tensor, before[key])
     )

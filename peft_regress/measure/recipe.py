@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +21,15 @@ from peft_regress.measure.data import Data
 from peft_regress.measure.objective import Objective
 from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.training import Loop, finetune, training_steps
+from peft_regress.measure.user_code import calling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
 
     from peft_regress.catalogue.architectures.protocol import Architecture
     from peft_regress.catalogue.methods.protocol import Method
@@ -86,12 +91,23 @@ class Recipe:
         Raises `UnknownNameError` for a name that is not registered, `InputError` for a wrong rank.
         """
         fine_tune = fine_tune_of(case, baselines) if isinstance(case, Case) else case
+        try:
+            adapter = adapter_of(fine_tune)
+        except InputError as error:
+            if isinstance(case, Case) or fine_tune.id in str(error):
+                raise
+            msg = f"FineTune {fine_tune.id!r}: {error}"
+            raise InputError(msg) from error
         return cls(
             fine_tune=fine_tune,
             baselines=baselines,
-            adapter=adapter_of(fine_tune),
+            adapter=adapter,
             objective=Objective.of(fine_tune),
         )
+
+    def shipping(self, moving: frozenset[str]) -> Recipe:
+        """Return one whose adapter also ships these buffers, which training moves."""
+        return dataclasses.replace(self, adapter=self.adapter.shipping(moving))
 
     @property
     def case(self) -> Case:
@@ -117,17 +133,27 @@ class Recipe:
     def load_data(self) -> Data:
         """Return the data, its floating-point tensors in the adapter's type.
 
-        Raises `InputError` for data that no training can use.
+        One's own is loaded under the first seed. Raises `InputError` for data that no training can
+        use, `CaseError` if the function fails.
         """
-        return Data.of(self.fine_tune, dtype=self.adapter.dtype)
+        if self.is_own:
+            seed_all(self.seeds[0])
+        with self.calling("data()"):
+            return Data.of(self.fine_tune, dtype=self.adapter.dtype)
+
+    def calling(self, function: str) -> AbstractContextManager[None]:
+        """Return a context for a function of the case: what an own one raises is a `CaseError`."""
+        name = f"FineTune {self.case.id!r}: {function}"
+        return calling(name) if self.is_own else contextlib.nullcontext()
 
     def base_model(self, seed: int) -> nn.Module:
         """Return the unadapted model, built under a seed.
 
-        Raises `InputError` if the model's function returns no module.
+        Raises `InputError` if the model's function returns no module, `CaseError` if it fails.
         """
         seed_all(seed)
-        model = self.fine_tune.model()
+        with self.calling("model()"):
+            model: object = self.fine_tune.model()
         if not isinstance(model, nn.Module):
             msg = f"FineTune {self.case.id!r}: model() returned a {type(model).__name__}, no module"
             raise InputError(msg)
@@ -146,11 +172,12 @@ class Recipe:
     def make_optimizer(self, model: nn.Module) -> Optimizer:
         """Return the case's own optimizer of an adapted model, or the adapter's.
 
-        Raises `InputError` if the case's own returns no optimizer.
+        Raises `InputError` if the case's own returns no optimizer, `CaseError` if it fails.
         """
         if self.fine_tune.optimizer is None:
             return self.adapter.make_optimizer(model)
-        optimizer = self.fine_tune.optimizer(model)
+        with self.calling("optimizer(model)"):
+            optimizer: object = self.fine_tune.optimizer(model)
         if not isinstance(optimizer, torch.optim.Optimizer):
             msg = (
                 f"FineTune {self.case.id!r}: optimizer(model) returned a "
@@ -159,11 +186,33 @@ class Recipe:
             raise InputError(msg)
         return optimizer
 
+    def make_schedule(self, optimizer: Optimizer) -> LRScheduler:
+        """Return the case's own schedule of an optimizer.
+
+        Raises `InputError` if it is none, or one that needs a value at each step; `CaseError` if
+        the case's function fails.
+        """
+        assert self.fine_tune.schedule is not None  # noqa: S101  (asked for by `loop` alone)
+        with self.calling("schedule(optimizer)"):
+            schedule: object = self.fine_tune.schedule(optimizer)
+        needs_value = isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if needs_value or not isinstance(schedule, torch.optim.lr_scheduler.LRScheduler):
+            msg = (
+                f"FineTune {self.case.id!r}: schedule(optimizer) returned a "
+                f"{type(schedule).__name__}, not a torch LRScheduler that steps without a value"
+            )
+            raise InputError(msg)
+        return schedule
+
     def set_mode(self, model: nn.Module) -> None:
-        """Put a model in the mode that the case trains in."""
+        """Put a model in the mode that the case trains in.
+
+        Raises `CaseError` if the case's own function fails.
+        """
         mode = self.fine_tune.mode
         if callable(mode):
-            mode(model)
+            with self.calling("mode(model)"):
+                mode(model)
         else:
             model.train(mode == "train")
 
@@ -174,7 +223,7 @@ class Recipe:
             steps=self.fine_tune.steps,
             loss=self.objective.loss,
             set_mode=self.set_mode,
-            schedule=self.fine_tune.schedule,
+            schedule=None if self.fine_tune.schedule is None else self.make_schedule,
         )
 
     def batches(self, data: Data, *, seed: int) -> Iterator[Any]:

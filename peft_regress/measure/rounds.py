@@ -17,6 +17,7 @@ from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.objective import number
+from peft_regress.measure.training import device_of, on_device
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.schema import Inputs
 
@@ -114,7 +115,8 @@ class Rounds:
         base = recipe.base_model(recipe.seeds[0])
         if self._recipe.is_own:
             self._weights = summaries_of(base)
-        probe = self._data.probe(PROBE_ITEMS)
+        device = device_of(base)
+        probe = on_device(self._data.probe(PROBE_ITEMS), device)
         self._made_with = fingerprint_of(base, probe)
         self._watch = InvariantWatch(
             adapter=recipe.adapter,
@@ -125,7 +127,9 @@ class Rounds:
             moving=self._moving,
             steps=recipe.fine_tune.steps,
         )
-        self._test = list(self._data.test_batches(recipe.test_batch))
+        self._test = [
+            on_device(batch, device) for batch in self._data.test_batches(recipe.test_batch)
+        ]
         seeds = iter(recipe.seeds)
 
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -171,7 +175,10 @@ class Rounds:
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         own = {
             name: number(
-                metric.measure, model, self._test, name=f"{recipe.case.id}: metric {name!r}"
+                metric.measure,
+                model,
+                self._test,
+                name=f"FineTune {recipe.case.id!r}: metric {name!r}",
             )
             for name, metric in (recipe.fine_tune.metrics or {}).items()
         }

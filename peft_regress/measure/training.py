@@ -105,7 +105,7 @@ def training_steps(
     """
     loop.set_mode(model)
     schedule = None if loop.schedule is None else loop.schedule(optimizer)
-    device = next(model.parameters()).device
+    device = device_of(model)
     upcoming = iter(batches)
     for step in range(loop.steps):
         batch = on_device(next(upcoming), device)
@@ -121,6 +121,12 @@ def training_steps(
         if schedule is not None:
             schedule.step()
         yield value, seconds
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a model's first parameter; the CPU if it has none."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

@@ -174,18 +174,26 @@ def outcome_line(comparison: Comparison) -> str:
 _ABSENT: Final = "not recorded"
 
 
-def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """Return 'peft 0.15.0 -> 0.14.0' for each changed package, the likely causes first.
+def version_changes(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return 'peft 0.15.0 -> 0.14.0' for each package whose version changed, likely causes first.
 
-    Packages that only one side recorded, and that no one suspects, are counted in the last line.
+    A package that only one side recorded is no change, unless it is a likely cause.
     """
-    moved = changed_packages(old, new)
-    on_one_side = [name for name, pair in moved.items() if None in pair and name not in SUSPECTS]
-    lines = [
+    moved = {
+        name: pair
+        for name, pair in changed_packages(old, new).items()
+        if None not in pair or name in SUSPECTS
+    }
+    return [
         clean(f"{package} {moved[package][0] or _ABSENT} -> {moved[package][1] or _ABSENT}")
         for package in sorted(moved, key=lambda name: (name not in SUSPECTS, name))
-        if package not in on_one_side
     ]
-    if on_one_side:
-        lines.append(f"{count_of(len(on_one_side), 'package')} recorded on one side only")
+
+
+def environment_lines(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return `version_changes`, and how many packages only one side recorded."""
+    lines = version_changes(old, new)
+    others = len(changed_packages(old, new)) - len(lines)
+    if others:
+        lines.append(f"{count_of(others, 'package')} recorded on one side only")
     return lines

@@ -224,6 +224,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where the case was measured, if not on the machine of the run."""
 
     @property
+    def is_own(self) -> bool:
+        """Return whether the case is a user's own, whose costs are those of its own step."""
+        return self.profiled_on is not UNSET
+
+    @property
     def status_text(self) -> str:
         """Return the status with its error: 'error (KeyError: ...)'."""
         error = self.error

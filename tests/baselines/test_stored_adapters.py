@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from builders import make_case, make_record, make_run, write_run
 
@@ -59,6 +60,22 @@ def run_file(tmp_path: Path) -> Path:
 
 def stored_case(root: Path, method: str) -> str:
     return json.loads((root / "adapters" / method / "stored.json").read_text())["case"]
+
+
+def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path: Path) -> None:
+    names = ("text/lora-r4/encoder", "images/lora-r4/net")
+    records = [
+        msgspec.structs.replace(record_of(name), profiled_on="fake tensors") for name in names
+    ]
+    path = write_run(tmp_path / "run.json", make_run(*records, record_of(LORA)))
+    for name in (*names, LORA):
+        keep(adapters_of_run(path), name)
+    stored = store_adapters(choose_adapters(path, tmp_path), tmp_path)
+    assert sorted(stored) == sorted([*names, LORA])
+    for record in records:
+        folder, _ = stored_adapter(tmp_path, record.case, record.definition)
+        assert folder == tmp_path / "adapters" / record.case.id.replace("/", "--")
+    assert stored_case(tmp_path, "lora") == LORA
 
 
 # Keeping

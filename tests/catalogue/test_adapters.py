@@ -15,12 +15,13 @@ from tiny_methods import adapted, each, loaded, method_named, trained
 from tiny_network import tiny_data, tiny_network
 from torch import nn
 
+from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import ADAPTERS, DORA, LORA
 from peft_regress.catalogue.methods.adapter_shapes import BLOCK_SIZE
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.cost import profile_step
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure import training
+from peft_regress.measure.objective import cross_entropy
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -196,7 +197,7 @@ def test_lorafa_steps_along_the_gradient_times_the_inverse_of_a_a_transposed() -
     optimizer = LORA_FA.make_optimizer(model, rank=2)
     a, b = (model.get_parameter(f"{STEM}linear.lora_{side}.default.weight") for side in "AB")
     data = tiny_data()
-    training.cross_entropy(model(data.train_images), data.train_labels).backward()
+    cross_entropy(model(data.train_images), data.train_labels).backward()
     inverse = torch.linalg.pinv((a @ a.T).detach() + 1e-8 * torch.eye(2))
     in_bfloat16 = (b.grad.bfloat16() @ inverse.bfloat16()).float()
     exact = b.grad @ inverse
@@ -220,7 +221,7 @@ def test_lorafa_cannot_step_on_a_convolution() -> None:
     model = LORA_FA.adapt(Convolutions(), heads=("head",), rank=2, seed=0)
     optimizer = LORA_FA.make_optimizer(model, rank=2)
     data = tiny_data()
-    training.cross_entropy(model(data.train_images), data.train_labels).backward()
+    cross_entropy(model(data.train_images), data.train_labels).backward()
     with pytest.raises(RuntimeError, match="must match the size"):
         optimizer.step()
 
@@ -230,7 +231,7 @@ def test_lorafa_cannot_step_on_a_convolution() -> None:
 
 def test_adalora_is_scheduled_over_the_steps_of_a_run() -> None:
     declared = ADALORA.hyperparameters(4)
-    assert declared["total_step"] == training.STEPS
+    assert declared["total_step"] == STEPS
     assert (declared["init_r"], declared["target_r"]) == (6, 4)
 
 
@@ -245,7 +246,7 @@ def _after(steps: int) -> list[int]:
 def test_adalora_prunes_down_to_its_budget_after_the_first_losses() -> None:
     """Ranks 3 and 3 at first; the budget of 2 and 2 is shared by what the gradients weigh."""
     assert _after(5) == [3, 3]
-    budgets = [sum(_after(steps)) for steps in (6, 8, 10, 12, 14, training.STEPS)]
+    budgets = [sum(_after(steps)) for steps in (6, 8, 10, 12, 14, STEPS)]
     assert budgets[0] < 6
     assert budgets == sorted(budgets, reverse=True)
     assert budgets[-2:] == [4, 4]

@@ -12,11 +12,11 @@ from torch import nn
 
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.architectures import RESNET18
+from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import UnsupportedCaseError
-from peft_regress.measure import training
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
 BOTH = (GALORE, GALORE_CLONED)
@@ -127,7 +127,7 @@ def test_a_rank_beyond_the_smaller_side_is_that_side(rank: int) -> None:
 
 def test_a_refresh_falls_inside_a_run() -> None:
     assert {method.update_proj_gap for method in (*BOTH, GALORE_BF16)} == {15}
-    assert GALORE.update_proj_gap < training.STEPS
+    assert GALORE.update_proj_gap < STEPS
 
 
 # The variant that clones

@@ -22,6 +22,7 @@ from peft_regress.catalogue.methods import (
 )
 from peft_regress.catalogue.methods.parts import cast_base
 from peft_regress.errors import UnsupportedCaseError
+from peft_regress.gate.bounds import numerics_of_method
 from peft_regress.gate.policy import Policy
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def test_the_numerics_of_a_method_are_those_that_the_policy_has_bounds_for(
         "usual": policy.fingerprint_bound,
         "bfloat16": policy.bfloat16_fingerprint_bound,
         **policy.fingerprint_bounds,
-    }[method.numerics]
+    }[numerics_of_method(method.name)]
     steps = range(len(bounds))
-    found = tuple(policy.fingerprint("first_losses", method.name, step=step) for step in steps)
+    found = tuple(policy.fingerprint("first_losses", method.numerics, step=step) for step in steps)
     assert found == bounds

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from peft_regress.measure.adapters.heads import load_beside, moved_buffers, save_beside
 from peft_regress.measure.adapters.names import PEFT_PREFIX
 
 if TYPE_CHECKING:
@@ -32,6 +33,13 @@ class MethodAdapter:
     heads: tuple[str, ...]
     starts_elsewhere: str = ""
     adapter_in_float32: bool = True
+    loads_for_use_only: str = ""
+    moving: frozenset[str] = frozenset()
+    """Buffers that the training mode moves, which the method does not know of."""
+
+    def shipping(self, moving: frozenset[str]) -> MethodAdapter:
+        """Return one that also ships these buffers."""
+        return dataclasses.replace(self, moving=moving)
 
     @property
     def dtype(self) -> torch.dtype | None:
@@ -94,16 +102,29 @@ class MethodAdapter:
         return self.method.projections(optimizer)
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
-        """Return the method's."""
-        return self.method.shipped_tensors(model)
+        """Return the method's, and buffers that training moves."""
+        return {**self.method.shipped_tensors(model), **self._beside(model)}
+
+    def _beside(self, model: nn.Module) -> dict[str, Tensor]:
+        if not self.moving:
+            return {}
+        shipped = {tensor.data_ptr() for tensor in self.method.shipped_tensors(model).values()}
+        return {
+            name.removeprefix(PEFT_PREFIX): tensor
+            for name, tensor in moved_buffers(model, self.moving)
+            if tensor.data_ptr() not in shipped
+        }
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Save as the method's library does."""
         self.method.save(model, folder)
+        save_beside(self._beside(model), folder)
 
     def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
         """Load as the method's library does."""
-        return self.method.load(base, folder, heads=self.heads, trainable=trainable)
+        adapted = self.method.load(base, folder, heads=self.heads, trainable=trainable)
+        load_beside(self._beside(adapted), folder)
+        return adapted
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[None] | None:
         """Return the method's context."""

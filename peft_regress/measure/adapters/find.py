@@ -15,6 +15,7 @@ from peft_regress.measure.adapters.peft_config import ConfigAdapter
 if TYPE_CHECKING:
     from peft_regress.fine_tune import FineTune
     from peft_regress.measure.adapters.protocol import Adapter
+    from peft_regress.metrics import Numerics
 
 
 def adapter_of(fine_tune: FineTune) -> Adapter:
@@ -36,6 +37,6 @@ def adapter_of(fine_tune: FineTune) -> Adapter:
             raise InputError(msg)
         return MethodAdapter(method=method, rank=rank, heads=heads)
     if hasattr(given, "peft_type"):
-        numerics = "hra" if type(given).__name__ == "HRAConfig" else "usual"
+        numerics: Numerics = "hra" if type(given).__name__ == "HRAConfig" else "usual"
         return ConfigAdapter(config=given, heads=heads, numerics=numerics)
     return CallableAdapter(wrap=given, heads=heads)

@@ -8,9 +8,10 @@ import torch
 
 from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
 from peft_regress.errors import InputError
+from peft_regress.measure.adapters.names import base_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor, nn
@@ -29,14 +30,19 @@ def find_heads(base: nn.Module, names: tuple[str, ...]) -> dict[str, nn.Module]:
             known = ", ".join(child for child, _ in base.named_children())
             msg = f"also_train: {type(base).__name__} has no module {name!r}; it has {known}"
             raise InputError(msg) from None
+        if next(found[name].parameters(), None) is None:
+            msg = f"also_train: module {name!r} has no parameters to train"
+            raise InputError(msg)
     return found
 
 
-def check_untouched(adapted: nn.Module, heads: Mapping[str, nn.Module]) -> None:
-    """Raise `InputError` if the adapter replaced a module that is to train in full, or a part."""
-    kept = {id(module) for module in adapted.modules()}
+def check_untouched(base: nn.Module, heads: Mapping[str, nn.Module]) -> None:
+    """Raise `InputError` if an adapter replaced a module that is to train in full, or a part.
+
+    base: the model after it was adapted in place.
+    """
     for name, head in heads.items():
-        if id(head) not in kept:
+        if base.get_submodule(name) is not head:
             msg = f"the adapter targets {name!r}, which also_train trains in full: leave it to one"
             raise InputError(msg)
         for inner, module in head.named_modules():
@@ -49,23 +55,29 @@ def check_untouched(adapted: nn.Module, heads: Mapping[str, nn.Module]) -> None:
                 raise InputError(msg)
 
 
-def running_statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the running statistics of layers that estimate them in train mode, by name."""
-    for name, module in model.named_modules():
-        if getattr(module, "track_running_stats", False):
-            for key, tensor in module.named_buffers(recurse=False):
-                yield f"{name}.{key}".removeprefix("."), tensor
+def moved_buffers(model: nn.Module, moving: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers that training moves, such as running statistics, by name.
+
+    moving: their names in the base. A library may put something before a name; copies that it keeps
+    of whole modules it saves itself.
+    """
+    ends = tuple(f".{name}" for name in moving)
+    for name, tensor in model.named_buffers():
+        if ".modules_to_save." not in name and f".{base_name(name, '')}".endswith(ends):
+            yield name, tensor
 
 
-def beside(model: nn.Module, heads: tuple[str, ...], prefix: str) -> dict[str, Tensor]:
-    """Return the heads' parameters and all running statistics, by their names in the base."""
+def beside(
+    model: nn.Module, heads: tuple[str, ...], prefix: str, moving: Collection[str]
+) -> dict[str, Tensor]:
+    """Return the heads' parameters and the buffers that training moves, by names in the base."""
     starts = tuple(f"{head}." for head in heads)
     found = {
         name.removeprefix(prefix): parameter.detach()
         for name, parameter in model.named_parameters()
         if name.removeprefix(prefix).startswith(starts)
     }
-    for name, tensor in running_statistics(model):
+    for name, tensor in moved_buffers(model, moving):
         found[name.removeprefix(prefix)] = tensor
     return found
 

@@ -25,7 +25,7 @@ def base_prefix(adapted: nn.Module, base: nn.Module) -> str:
         return PEFT_PREFIX if is_wrapped else ""
     names = {name for name, _ in adapted.named_modules()}
     last = children[0]
-    prefixes = sorted(
+    prefixes: list[str] = sorted(
         (name.removesuffix(last) for name in names if f".{name}".endswith(f".{last}")), key=len
     )
     for prefix in prefixes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
 from peft_regress.errors import InputError
-from peft_regress.measure.adapters.heads import find_heads, running_statistics
+from peft_regress.measure.adapters.heads import find_heads, moved_buffers
 from peft_regress.measure.adapters.peft_config import default_optimizer
 from peft_regress.measure.seeding import seed_all
 
@@ -36,6 +37,7 @@ class CallableAdapter:
 
     wrap: Callable[[nn.Module], Any]
     heads: tuple[str, ...] = ()
+    moving: frozenset[str] = frozenset()
     dtype: torch.dtype | None = None
     numerics: Numerics = "usual"
     prunes: tuple[str, ...] = ()
@@ -44,6 +46,11 @@ class CallableAdapter:
     trains_batch_norm_statistics: bool = False
     adapter_in_float32: bool = False
     starts_elsewhere: str = "an adapter of one's own may start anywhere"
+    loads_for_use_only: str = ""
+
+    def shipping(self, moving: frozenset[str]) -> CallableAdapter:
+        """Return one that also ships these buffers."""
+        return dataclasses.replace(self, moving=moving)
 
     def definition(self) -> Json:
         """Return that it is a callable: its code defines nothing."""
@@ -52,18 +59,16 @@ class CallableAdapter:
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         """Call the function, and let the heads train.
 
-        Raises `InputError` if it returns no module, or adds parameters and freezes none.
+        Raises `InputError` if it returns no module, or freezes no parameter.
         """
-        known = {name for name, _ in base.named_parameters()}
         heads = find_heads(base, self.heads)
-        adapted = self.wrap(base)
+        adapted: object = self.wrap(base)
         if not isinstance(adapted, nn.Module):
             msg = f"the adapter returned a {type(adapted).__name__}, not the adapted model"
             raise InputError(msg)
         for head in heads.values():
             head.requires_grad_(requires_grad=True)
-        parameters = dict(adapted.named_parameters())
-        if len(parameters) > len(known) and all(p.requires_grad for p in parameters.values()):
+        if all(parameter.requires_grad for parameter in adapted.parameters()):
             msg = (
                 "the adapter freezes nothing: every parameter of the model trains. Let it call "
                 "requires_grad_(False) on the model, or use adapter='full'"
@@ -101,7 +106,7 @@ class CallableAdapter:
             for name, parameter in model.named_parameters()
             if parameter.requires_grad
         }
-        return {**trained, **dict(running_statistics(model))}
+        return {**trained, **dict(moved_buffers(model, self.moving))}
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write what is shipped."""

@@ -43,7 +43,11 @@ _UNSAID: Final = {
     "peft_version",
     "revision",
 }
-_STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights", "init_fourier")
+_STARTS: Final = ("init_weights", "init_lora_weights", "init_ia3_weights")
+# By design of the method; C3A starts as the identity only on request.
+_RANDOM_STARTS: Final = {"C3AConfig", "VBLoRAConfig"}
+# Their `r` counts the blocks of a rotation: twice as many are smaller.
+_COUNT_BLOCKS: Final = {"OFTConfig"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +58,11 @@ class ConfigAdapter:
     heads: tuple[str, ...] = ()
     dtype: torch.dtype | None = None
     numerics: Numerics = "usual"
+    moving: frozenset[str] = frozenset()
+
+    def shipping(self, moving: frozenset[str]) -> ConfigAdapter:
+        """Return one that also ships these buffers."""
+        return dataclasses.replace(self, moving=moving)
 
     @property
     def _like(self) -> list[PeftAdapter]:
@@ -98,7 +107,17 @@ class ConfigAdapter:
         for name in _STARTS:
             if getattr(self.config, name, True) is False:
                 return f"{name}=False starts the adapter with random numbers"
+        name = type(self.config).__name__
+        if name in _RANDOM_STARTS and getattr(self.config, "init_weights", None) is not True:
+            return f"{name} starts the adapter with random numbers"
         return ""
+
+    @property
+    def loads_for_use_only(self) -> str:
+        """Return that peft refuses to load a prompt for training."""
+        name = type(self.config).__name__
+        refusal = f"peft does not load a prompt to train on ({name})"
+        return refusal if self.config.is_prompt_learning else ""
 
     def definition(self) -> Json:
         """Return the class and the fields that differ from its defaults."""
@@ -116,7 +135,7 @@ class ConfigAdapter:
         peft = import_quietly("peft")
         heads = find_heads(base, self.heads)
         adapted = peft.get_peft_model(base, copy.deepcopy(self.config), adapter_name=_NAME)
-        check_untouched(adapted, heads)
+        check_untouched(base, heads)
         for head in heads.values():
             head.requires_grad_(requires_grad=True)
         return cast("nn.Module", adapted)
@@ -155,7 +174,7 @@ class ConfigAdapter:
         return {**_adapter_state(model), **self._beside(model)}
 
     def _beside(self, model: nn.Module) -> dict[str, Tensor]:
-        return beside(model, self.heads, PEFT_PREFIX)
+        return beside(model, self.heads, PEFT_PREFIX, self.moving)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter as peft does, and the rest beside it."""
@@ -192,10 +211,13 @@ class ConfigAdapter:
     def doubled(self) -> ConfigAdapter | None:
         """Return the configuration with every rank doubled; None if it has no rank."""
         rank = getattr(self.config, "r", None)
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        counts_blocks = type(self.config).__name__ in _COUNT_BLOCKS
+        if counts_blocks or not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
             return None
         twice = copy.deepcopy(self.config)
-        twice.r = 2 * rank
+        for name in ("r", "init_r", "target_r"):  # AdaLoRA starts at another rank than it ends
+            if hasattr(twice, name):
+                setattr(twice, name, 2 * getattr(twice, name))
         pattern = getattr(twice, "rank_pattern", None) or {}
         if pattern:
             twice.rank_pattern = {name: 2 * value for name, value in pattern.items()}

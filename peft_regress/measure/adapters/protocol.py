@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -49,8 +49,15 @@ class Adapter(Protocol):
         """Why the adapted, untrained model need not compute the base's output; '' if it must."""
 
     @property
+    def loads_for_use_only(self) -> str:
+        """Why its library does not load it to train on; '' if it does."""
+
+    @property
     def adapter_in_float32(self) -> bool:
         """Whether its library promises adapter parameters in float32."""
+
+    def shipping(self, moving: frozenset[str]) -> Self:
+        """Return one that also ships these buffers of the base, which training moves."""
 
     def definition(self) -> Json:
         """Return what its author set."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from peft_regress.errors import FilledLossError
+from peft_regress.measure.invariants.layers import layer_outputs
 from peft_regress.measure.invariants.outputs import in_float32
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.invariants.layers import LayerOutputs
     from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
 
@@ -87,3 +89,10 @@ class Filled:
         assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
         with disabled:
             return self._objective.outputs(self.model, self._probe)
+
+    def disabled_layers(self, base: nn.Module) -> LayerOutputs:
+        """Return what each layer computes with the adapter off, by its name in the base."""
+        disabled = self._adapter.disabled(self.model)
+        assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
+        with disabled:
+            return layer_outputs(self.model, base, objective=self._objective, probe=self._probe)

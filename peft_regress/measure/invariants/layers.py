@@ -6,19 +6,24 @@ Each function returns the names for which the fact does not hold.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from peft_regress.measure.adapters.names import base_name, base_prefix
+from peft_regress.measure.invariants.outputs import agree, attempt, off_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from torch import Tensor, nn
+    from torch import nn
 
+    from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
+
+LayerOutputs: TypeAlias = dict[str, Tensor]
 
 _IMAGES = 4  # dimensions: (count, channels, height, width)
 
@@ -72,6 +77,33 @@ def not_channels_last(
     return _unlike_base(adapted, base, objective=objective, probe=probe, fact=is_channels_last)
 
 
+def where_differing(
+    found: Outputs,
+    wanted: Outputs,
+    layers: Callable[[], tuple[LayerOutputs, LayerOutputs]],
+    *,
+    tolerance: float,
+) -> str:
+    """Say how far outputs are apart, and in which layer first, in the order of computing.
+
+    layers: computes what the layers of both models return.
+    """
+    ones, others = attempt(layers).result or ({}, {})
+    for name, one in ones.items():
+        if name in others and not agree((one,), (others[name],), tolerance=tolerance):
+            return f"{off_by(found, wanted)}, first in layer {name}"
+    return off_by(found, wanted)
+
+
+def layer_outputs(
+    model: nn.Module, base: nn.Module, *, objective: Objective, probe: Any
+) -> LayerOutputs:
+    """Return the last output of each layer in float32, by its name in the base."""
+    return _facts(
+        model, base_prefix(model, base), objective, probe, lambda out: out.float().clone()
+    )
+
+
 def _unlike_base(
     adapted: nn.Module,
     base: nn.Module,
@@ -80,10 +112,20 @@ def _unlike_base(
     probe: Any,
     fact: Callable[[Tensor], Any],
 ) -> list[str]:
-    """Return the layers of the base that have another fact in the adapted model."""
+    """Return the layers of the base that have another fact in the adapted model.
+
+    A layer that the adapted model has under no such name, since an adapter of one's own put it into
+    another module, cannot be compared.
+    """
+    prefix = base_prefix(adapted, base)
     wanted = _facts(base, "", objective, probe, fact)
-    found = _facts(adapted, base_prefix(adapted, base), objective, probe, fact)
-    return [name for name, value in wanted.items() if value and found.get(name) != value]
+    found = _facts(adapted, prefix, objective, probe, fact)
+    names = {name.removeprefix(prefix) for name, _ in adapted.named_modules()}
+    return [
+        name
+        for name, value in wanted.items()
+        if name in names and value and found.get(name) != value
+    ]
 
 
 def _facts(
@@ -94,7 +136,7 @@ def _facts(
 
     def note(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, out: Any) -> None:
-            if isinstance(out, torch.Tensor):
+            if isinstance(out, Tensor):
                 facts[name] = fact(out)
 
         return hook

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
+
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from torch import nn
 
 # Bounds on the largest difference of two outputs, relative to the largest logit. Identity and
 # merging are judged in float32 for every base: in bfloat16 a correct merge is off by up to 0.15,
@@ -37,12 +37,37 @@ Outputs: TypeAlias = tuple[Tensor, ...]
 _HALF: Final = (torch.float16, torch.bfloat16)
 
 
-def attempt(action: Callable[[], T]) -> tuple[bool, T | None]:
-    """Return (whether it worked, its result): if the library raises, the fact does not hold."""
+class Attempt(NamedTuple, Generic[T]):
+    """What a library returned, or why it did not."""
+
+    result: T | None
+    problem: str = ""
+    """What it raised, and in which layer; '' if it worked."""
+
+
+def attempt(action: Callable[[], T]) -> Attempt[T]:
+    """Call a library; if it raises, the fact does not hold."""
     try:
-        return True, action()
-    except Exception:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
-        return False, None
+        return Attempt(action())
+    except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
+        layer = _layer_of(error)
+        said = f"{type(error).__name__}: {clean(str(error))}"
+        return Attempt(None, f"the library raises {said}" + (f", in {layer}" if layer else ""))
+
+
+def _layer_of(error: Exception) -> str:
+    """Return the name of the innermost layer that an error passed through; '' without one."""
+    modules = []
+    trace = error.__traceback__
+    while trace is not None:
+        owner = trace.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            modules.append(owner)
+        trace = trace.tb_next
+    if not modules:
+        return ""
+    names = {module: name for name, module in modules[0].named_modules()}
+    return next((names[module] for module in reversed(modules) if names.get(module)), "")
 
 
 def in_float32(model: nn.Module, batch: Any) -> tuple[nn.Module, Any]:
@@ -69,7 +94,12 @@ def agree(one: Outputs, other: Outputs, *, tolerance: float) -> bool:
 
 
 def _agree(one: Tensor, other: Tensor, *, tolerance: float) -> bool:
-    if one.shape != other.shape or not bool(torch.isfinite(one).all()):
+    if one.shape != other.shape:
+        return False
+    if not bool(torch.isfinite(other).all()):  # such as the logits of classes that are masked out
+        varies = one != other
+        one, other = one[varies], other[varies]
+    if not bool(torch.isfinite(one).all()):
         return False
     return not one.numel() or bool((one - other).abs().max() <= tolerance * other.abs().max())
 
@@ -78,6 +108,7 @@ def off_by(one: Outputs, other: Outputs) -> str:
     """Say how far outputs are apart, relative to the largest number of the second ones."""
     if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
         return "the outputs have other shapes"
+    one, other = (tuple(map(torch.nan_to_num, outputs)) for outputs in (one, other))
     worst = max(
         (
             float((a - b).abs().max() / b.abs().max())
@@ -94,6 +125,7 @@ _MOST_STORED: Final = 4096
 
 def rows_of(outputs: Outputs) -> list[list[float]]:
     """Return outputs as lists to store: logits (count, classes) whole, else samples by tensor."""
+    outputs = tuple(map(torch.nan_to_num, outputs))  # a run file holds no infinities
     if len(outputs) == 1 and outputs[0].ndim == 2:  # noqa: PLR2004
         rows: list[list[float]] = outputs[0].tolist()
         return rows

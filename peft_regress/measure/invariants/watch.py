@@ -14,7 +14,12 @@ from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.adapters.names import base_name, base_prefix
 from peft_regress.measure.invariants.facts import Fact, listed
 from peft_regress.measure.invariants.filled import Filled
-from peft_regress.measure.invariants.layers import not_channels_last, of_other_dtype
+from peft_regress.measure.invariants.layers import (
+    layer_outputs,
+    not_channels_last,
+    of_other_dtype,
+    where_differing,
+)
 from peft_regress.measure.invariants.outputs import (
     HALF_IDENTITY_TOLERANCE,
     IDENTITY_TOLERANCE,
@@ -26,7 +31,6 @@ from peft_regress.measure.invariants.outputs import (
     attempt,
     in_float32,
     is_half,
-    off_by,
     rows_of,
 )
 
@@ -37,11 +41,11 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.invariants.layers import LayerOutputs
     from peft_regress.measure.invariants.outputs import Outputs
     from peft_regress.measure.objective import Objective
 
 _STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
-_RAISES: Final = "the library raises an error"
 _NO_ADAPTER: Final = "there is no adapter that can be switched off"
 
 
@@ -190,6 +194,23 @@ class InvariantWatch:
     def _outputs(self, model: nn.Module, probe: Any) -> Outputs:
         return self._objective.outputs(model, probe)
 
+    def _layers(self, model: nn.Module) -> LayerOutputs:
+        model, probe = in_float32(model, self._probe)
+        return layer_outputs(model, self._base, objective=self._objective, probe=probe)
+
+    def _same(
+        self,
+        found: Outputs,
+        wanted: Outputs,
+        *,
+        tolerance: float,
+        layers: Callable[[], tuple[LayerOutputs, LayerOutputs]],
+    ) -> Fact:
+        """Return whether outputs agree; if not, name the first layer that differs."""
+        if agree(found, wanted, tolerance=tolerance):
+            return Fact(holds=True)
+        return Fact.false(where_differing(found, wanted, layers, tolerance=tolerance))
+
     def _first_false(self, name: str, *others: Fact) -> Fact:
         """Return the first of the facts that is false: also that after the first step."""
         first = self._after_first_step.get(name, Fact.false("the optimizer took no step"))
@@ -198,10 +219,15 @@ class InvariantWatch:
     def _identity(self, adapted: nn.Module, of_base: Outputs) -> Fact:
         tolerance = HALF_IDENTITY_TOLERANCE if is_half(self._base) else IDENTITY_TOLERANCE
         found = self._outputs(*in_float32(adapted, self._probe))
-        if agree(found, of_base, tolerance=tolerance):
-            return Fact(holds=True)
         elsewhere = self._adapter.starts_elsewhere
-        return Fact.null(elsewhere) if elsewhere else Fact.false(off_by(found, of_base))
+        if elsewhere and not agree(found, of_base, tolerance=tolerance):
+            return Fact.null(elsewhere)
+        return self._same(
+            found,
+            of_base,
+            tolerance=tolerance,
+            layers=lambda: (self._layers(adapted), self._layers(self._base)),
+        )
 
     def _trainable_as_expected(self, model: nn.Module) -> Fact:
         found = trainable(model)
@@ -250,8 +276,8 @@ class InvariantWatch:
             not torch.equal(tensor, before[name]) for name, tensor in now.items()
         ):
             return Fact(holds=True)
-        gap = min((group.get("update_proj_gap", 0) for group in optimizer.param_groups), default=0)
-        if gap >= self._steps:
+        gaps = [group["update_proj_gap"] for group in optimizer.param_groups if "rank" in group]
+        if gaps and (gap := min(gaps)) >= self._steps:
             return Fact.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
         return Fact.false("they are those of the first step")
 
@@ -262,7 +288,9 @@ class InvariantWatch:
             return dict.fromkeys(("disabled_equals_base", "toggling_keeps_trainable"), of_none)
         # Parameters that are missing are a matter of `expected_trainable`.
         parameters = [
-            name for name in adapter.adapter_parameters(adapted) if name in self._expected
+            name
+            for name in adapter.adapter_parameters(adapted)
+            if name in self._expected and not self._is_of_base(adapted, name)
         ]
         filled = Filled(
             adapted,
@@ -273,17 +301,28 @@ class InvariantWatch:
         )
         self.filled_losses = filled.losses
         before = trainable(filled.model)
-        _, disabled = attempt(filled.disabled_outputs)
+        disabled, problem = attempt(filled.disabled_outputs)
         if disabled is None:
-            off, toggled = Fact.false(_RAISES), Fact.false(_RAISES)
+            off = toggled = Fact.false(problem)
         else:
             wrong = sorted(set(trainable(filled.model).items()) ^ set(before.items()))
             toggled = Fact.unless([name for name, _ in wrong])
-            same = agree(disabled, of_base, tolerance=IDENTITY_TOLERANCE)
-            off = Fact(holds=same, note="" if same else off_by(disabled, of_base))
+            off = self._same(
+                disabled,
+                of_base,
+                tolerance=IDENTITY_TOLERANCE,
+                layers=lambda: (filled.disabled_layers(self._base), self._layers(self._base)),
+            )
         if adapter.alters_base:
             off = Fact.null("wrapping alters the base's weights")
         return {"disabled_equals_base": off, "toggling_keeps_trainable": toggled}
+
+    def _is_of_base(self, adapted: nn.Module, name: str) -> bool:
+        """Return whether a parameter is one of the base's own, such as a bias that trains."""
+        if self._has_rule:
+            return False
+        plain = base_name(name, base_prefix(adapted, self._base))
+        return plain in dict(self._base.named_parameters())
 
     def _doubled_rank_not_smaller(self, adapted: nn.Module) -> Fact:
         """Compare the counts of trainable parameters; None for an adapter without a rank."""
@@ -291,9 +330,10 @@ class InvariantWatch:
         if twice is None or self._adapter.disabled(adapted) is None:
             return Fact.null("there is no adapter with a rank")
         base = copy.deepcopy(self._base)
-        _, doubled = attempt(lambda: twice.adapt(base, seed=0))
+        doubled, problem = attempt(lambda: twice.adapt(base, seed=0))
         if doubled is None:
-            return Fact.false(_RAISES)
+            # A rank may not exceed a layer's size.
+            return Fact.false(problem) if self._has_rule else Fact.null(f"at twice it, {problem}")
         more, fewer = _count(doubled), _count(adapted)
         return Fact(
             holds=more >= fewer,
@@ -303,23 +343,29 @@ class InvariantWatch:
     def _of_layers(
         self, wrong: Callable[..., list[str] | None], adapted: nn.Module, **options: Any
     ) -> Fact:
-        worked, found = attempt(
+        found, problem = attempt(
             lambda: wrong(
                 adapted, self._base, objective=self._objective, probe=self._probe, **options
             )
         )
-        if not worked:
-            return Fact.false(_RAISES)
+        if problem:
+            return Fact.false(problem)
         return Fact.null("no layer is channels last") if found is None else Fact.unless(found)
 
     def _merge_equals_unmerged(self, adapted: nn.Module) -> Fact:
-        worked, outputs = attempt(lambda: self._merged_outputs(adapted))
-        if not worked:
-            return Fact.false(_RAISES)
+        outputs, problem = attempt(lambda: self._merged_outputs(adapted))
+        if problem:
+            return Fact.false(problem)
         if outputs is None:
             return Fact.null("there is no adapter that can be merged")
-        same = agree(*outputs, tolerance=MERGE_TOLERANCE)
-        return Fact(holds=same, note="" if same else off_by(*outputs))
+        return self._same(
+            *outputs, tolerance=MERGE_TOLERANCE, layers=lambda: self._merged_layers(adapted)
+        )
+
+    def _merged_layers(self, adapted: nn.Module) -> tuple[LayerOutputs, LayerOutputs]:
+        model, _ = in_float32(adapted, self._probe)
+        merged = self._adapter.merge(model)
+        return ({} if merged is None else self._layers(merged)), self._layers(model)
 
     def _merged_outputs(self, adapted: nn.Module) -> tuple[Outputs, Outputs] | None:
         """Return the outputs merged and unmerged, in float32; None without an adapter."""
@@ -334,45 +380,51 @@ class InvariantWatch:
 
     def _after_reloading(self, adapted: nn.Module, folder: Path) -> dict[str, Fact]:
         """Check what loads from the saved files, for inference and for training."""
-        saved, _ = attempt(lambda: self._adapter.save(adapted, folder))
-        if not saved:
-            raises = Fact.false(_RAISES)
+        saving = attempt(lambda: self._adapter.save(adapted, folder))
+        if saving.problem:
+            raises = Fact.false(saving.problem)
             return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), raises)
-        _, used = attempt(lambda: self._load(folder, trainable=False))
-        _, resumed = attempt(lambda: self._load(folder, trainable=True))
-        computed = None
-        if used is not None:
-            _, computed = attempt(lambda: self._outputs(used, self._probe))
+        used, problem = attempt(lambda: self._load(folder, trainable=False))
+        if used is None:
+            raises = Fact.false(problem)
+            return dict.fromkeys(("saved_adapter_reloads", "reload_keeps_trainable"), raises)
         return {
-            "saved_adapter_reloads": self._same_as(adapted, computed),
-            "reload_keeps_trainable": self._resumes(used, resumed),
+            "saved_adapter_reloads": self._same_as(adapted, used),
+            "reload_keeps_trainable": self._resumes(used, folder),
         }
 
-    def _same_as(self, adapted: nn.Module, computed: Outputs | None) -> Fact:
+    def _same_as(self, adapted: nn.Module, used: nn.Module) -> Fact:
+        computed, problem = attempt(lambda: self._outputs(used, self._probe))
         if computed is None:
-            return Fact.false(_RAISES)
-        trained = self._outputs(adapted, self._probe)
-        same = agree(computed, trained, tolerance=RELOAD_TOLERANCE)
-        return Fact(holds=same, note="" if same else off_by(computed, trained))
+            return Fact.false(problem)
+        return self._same(
+            computed,
+            self._outputs(adapted, self._probe),
+            tolerance=RELOAD_TOLERANCE,
+            layers=lambda: (self._layers(used), self._layers(adapted)),
+        )
 
-    def _resumes(self, used: nn.Module | None, resumed: nn.Module | None) -> Fact:
-        if used is None or resumed is None:
-            return Fact.false(_RAISES)
+    def _resumes(self, used: nn.Module, folder: Path) -> Fact:
         if left := trainable(used):
             return Fact.false(f"loaded for use, these train: {listed(sorted(left))}")
+        if self._adapter.loads_for_use_only:
+            return Fact.null(self._adapter.loads_for_use_only)
+        resumed, problem = attempt(lambda: self._load(folder, trainable=True))
+        if resumed is None:
+            return Fact.false(problem)
         return Fact.unless(sorted(trainable(resumed).keys() ^ self._expected.keys()))
 
     def _stored_adapter_loads(self) -> Fact:
         stored = self._stored
         if stored is None:
             return Fact.null("the baselines hold no adapter of this case")
-        _, computed = attempt(
+        computed, problem = attempt(
             lambda: self._outputs(
                 *in_float32(self._load(stored.folder, trainable=False), self._probe)
             )
         )
         if computed is None:
-            return Fact.false(_RAISES)
+            return Fact.false(problem)
         same = agree_with_rows(computed, stored.rows, tolerance=STORED_TOLERANCE)
         return Fact(
             holds=same, note="" if same else "it computes other outputs than were stored with it"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.sentences import (
     against,
-    environment_lines,
     reason_cells,
     remark_line,
     short_verdict,
     shown_change,
+    version_changes,
 )
 from peft_regress.report.verdict.case_text import module_lines, new_metric_lines
 from peft_regress.report.verdict.to_json import encode_reason
@@ -167,8 +167,8 @@ def package_changes(comparison: Comparison, cases: Iterable[str]) -> list[str]:
         for name in cases
         if (old := comparison.references.get(name)) and (new := comparison.observed.get(name))
     }
-    # A dict keeps the order of `environment_lines`.
-    return list(dict.fromkeys(line for pair in pairs.values() for line in environment_lines(*pair)))
+    # A dict keeps their order.
+    return list(dict.fromkeys(line for pair in pairs.values() for line in version_changes(*pair)))
 
 
 def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:

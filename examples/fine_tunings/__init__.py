@@ -1,0 +1,1 @@
+"""Fine-tunings of several kinds, each gated in at most 20 lines."""

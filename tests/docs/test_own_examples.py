@@ -1,0 +1,76 @@
+"""examples/: each is short, all hold their invariants, and their baselines judge them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+SETTINGS = tomllib.loads((EXAMPLES / "pyproject.toml").read_text())["tool"]["peft_regress"]
+MODULES = [path.split(":")[0].rpartition(".")[2] for path in SETTINGS["cases"]]
+MOST_LINES = 20
+
+
+def lines_of_code(file: Path) -> int:
+    """Count lines that are not blank, a comment, or the module's docstring."""
+    text = file.read_text()
+    first = ast.parse(text).body[0]
+    assert isinstance(first, ast.Expr), f"{file} has no docstring"
+    lines = text.splitlines()[first.end_lineno :]
+    return sum(bool(line.strip()) and not line.strip().startswith("#") for line in lines)
+
+
+def run(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict]:
+    """Measure examples in a process of their own; return it and the run's records."""
+    saved = folder / "run.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(EXAMPLES),
+         "--benchmark-quiet", "--regress-save", str(saved), *arguments],
+        cwd=ROOT, env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    records = json.loads(saved.read_text())["peft_regress"]["cases"] if saved.exists() else {}
+    return done, records
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_example_has_at_most_twenty_lines(module):
+    assert lines_of_code(EXAMPLES / "fine_tunings" / f"{module}.py") <= MOST_LINES
+
+
+def test_the_page_of_the_examples_links_each_of_them_and_nothing_else():
+    page = (EXAMPLES / "README.md").read_text()
+    linked = re.findall(r"\]\(fine_tunings/(\w+)\.py\)", page)
+    files = [file.stem for file in (EXAMPLES / "fine_tunings").glob("[a-z]*.py")]
+    assert sorted(linked) == sorted(files)
+
+
+def test_an_example_is_judged_by_its_baseline(tmp_path):
+    done, records = run(tmp_path, "-k", "sentiment")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(records) == ["sentiment/lora-r4/distilbert"]
+
+
+@pytest.mark.slow
+def test_all_examples_pass_and_hold_their_invariants(tmp_path):
+    done, records = run(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(records) == len(MODULES) + 1  # two for the ViT
+    wrong = [
+        f"{case}: {name}: {record.get('invariant_notes', {}).get(name)}"
+        for case, record in records.items()
+        for name, holds in record["invariants"].items()
+        if holds is False or (holds is None and not record["invariant_notes"].get(name))
+    ]
+    assert wrong == []
+    photos = records["corrupted/lora-r4/efficientnet_lite0"]["metrics"]
+    assert photos["accuracy"]["value"] > photos["accuracy_before"]["value"] + 0.1
