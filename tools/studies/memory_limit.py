@@ -40,6 +40,8 @@ _STEPS: Final = 3
 _HIGHEST: Final = 6.0
 _ACCURACY: Final = 0.02
 _MEMORY_ERROR: Final = 3
+# What the allocators of torch and of oneDNN say.
+_NO_MEMORY: Final = ("memory", "could not create a primitive")
 # Large blocks come from the system and go back to it at once, so that what is held is what is used.
 _ALLOCATOR: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 
@@ -111,7 +113,7 @@ def limited(setting: Setting, factor: float, *, predicted: int) -> int:
         for _ in range(_STEPS):
             step(batch)
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        if isinstance(error, RuntimeError) and not any(one in str(error) for one in _NO_MEMORY):
             raise
         return _MEMORY_ERROR
     return 0
