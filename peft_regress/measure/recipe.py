@@ -133,8 +133,9 @@ class Recipe:
     def load_data(self) -> Data:
         """Return the data, its floating-point tensors in the adapter's type.
 
-        One's own is loaded under the first seed. Raises `InputError` for data that no training can
-        use, `CaseError` if the function fails.
+        An own case's may be drawn at random: the first seed is set before.
+
+        Raises `InputError` for data that no training can use, `CaseError` if the function fails.
         """
         if self.is_own:
             seed_all(self.seeds[0])

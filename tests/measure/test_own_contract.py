@@ -219,6 +219,20 @@ def test_measuring_twice_gives_the_same_losses_with_dropout_and_own_random_numbe
     assert losses(one)[0] != losses(one)[1]
 
 
+def test_data_may_be_drawn_from_the_global_generators():
+    def drawn() -> Any:
+        labels = torch.arange(16) % 3
+        return (torch.randn(16, 3, 8, 8), labels), (np.random.rand(6, 3, 8, 8), labels[:6])  # noqa: NPY002
+
+    def as_float() -> Any:
+        train, (inputs, labels) = drawn()
+        return train, (inputs.astype(np.float32), labels)
+
+    one, other = (measured(fine_tune(lora(), data=as_float)) for _ in range(2))
+    assert one.inputs == other.inputs
+    assert losses(one) == losses(other)
+
+
 def test_the_global_generators_are_given_back():
     def draws() -> tuple[Any, ...]:
         return torch.rand(1).item(), np.random.rand(), random.random()  # noqa: NPY002
