@@ -21,6 +21,7 @@ from peft_regress.cost import (
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.measure.costs import built_in_costs, own_costs
 from peft_regress.measure.definition import define
+from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.watch import trainable
 from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
@@ -163,6 +164,7 @@ class _Measuring:
         try:
             costs = self._costs(profiles, data)
             trained = trainable(first)
+            is_of_half = is_half(first)
             if run_rounds is not None:
                 rounds = Rounds(
                     recipe,
@@ -177,7 +179,7 @@ class _Measuring:
             raise
         except Exception as error:  # noqa: BLE001
             return self._not_measured(error)
-        return self._measured(costs, rounds, trained=trained, timed=timed)
+        return self._measured(costs, rounds, trained=trained, timed=timed, is_of_half=is_of_half)
 
     def _costs(self, profiles: ProfileCache, data: Data | None) -> CaseCosts:
         recipe, fine_tune = self._recipe, self._recipe.fine_tune
@@ -193,6 +195,7 @@ class _Measuring:
         *,
         trained: Mapping[str, tuple[int, ...]],
         timed: bool,
+        is_of_half: bool,
     ) -> Measurement:
         metrics = costs.metrics
         facts = {}
@@ -210,6 +213,8 @@ class _Measuring:
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on
+            if is_of_half:
+                more["numerics"] = "bfloat16"
             if rounds is not None:
                 more["inputs"] = rounds.inputs
         return self._record(

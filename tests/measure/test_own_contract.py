@@ -300,6 +300,7 @@ def test_a_model_in_bfloat16_keeps_its_type():
         return tuple((inputs.bfloat16(), labels) for inputs, labels in image_data())
 
     record = measured(fine_tune(lora(), model=lambda: convolutional().bfloat16(), data=half_data))
+    assert record.numerics == "bfloat16"
     assert record.status == "ok", record.error
     assert false_facts(record) == {}
 
