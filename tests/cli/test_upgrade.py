@@ -36,7 +36,7 @@ def world(monkeypatch):
     index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
     made = set_world(monkeypatch, World(installed=dict(OLD), index=index))
     monkeypatch.setattr(upgrade_module, "installed_packages", lambda: made.installed)
-    monkeypatch.setattr(reproduce_module, "_output", lambda *_: "printed")
+    monkeypatch.setattr(reproduce_module, "_output", lambda *_, **__: "printed")
     return made
 
 

@@ -370,7 +370,7 @@ def test_wrong_settings_are_refused(world, settings, error, message):
 
 @pytest.fixture
 def command(world, capsys, monkeypatch):
-    monkeypatch.setattr(reproduce_module, "_output", lambda *_: "1 ``` 2")
+    monkeypatch.setattr(reproduce_module, "_output", lambda *_, **__: "1 ``` 2")
 
     def call(*options: str, case: str = CASE) -> tuple[int, str, str]:
         words = ["bisect", "peft", "--good", GOOD, "--bad", BAD, "--case", case, *options]
