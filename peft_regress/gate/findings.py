@@ -184,7 +184,6 @@ _STRANDS: Final[dict[str, Strand]] = {
     "fingerprint": "function",
     "accuracy": "quality",
     "score": "quality",
-    "seconds": "time",
 }
 """By the kind of a metric; metrics of other kinds are costs, or of the case's author."""
 _STRANDS_BY_WORD: Final[dict[str, Strand]] = {

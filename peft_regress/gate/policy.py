@@ -72,8 +72,9 @@ class Policy:
     """Test loss, the mean difference of paired seeds. Seen 0.096."""
 
     seconds_bound: float = 2.0
-    """On one machine, the fastest seed of each side: three times as slow. The time of one step
-    varies by a quarter on a shared machine, and by more if the machine is busy."""
+    """For `history` alone, on one machine, the fastest seed of each entry: three times as slow. The
+    time of one step varies by a quarter on a shared machine, and by more if the machine is busy, so
+    the wall time of one run is never a verdict."""
 
     drift_budget: float = 1.0
     """How far a metric may be from the entry that its drift counts from, in multiples of its own

@@ -171,11 +171,6 @@ def test_accuracy_without_a_changed_function_is_quality():
     assert (finding.cause.strand, finding.cause.where) == ("quality", ("dora",))
 
 
-def test_times_are_a_strand_of_their_own():
-    (finding,) = found([valued(DORA[0])], [valued(DORA[0], step_seconds=[1.0] * 3)])
-    assert finding.cause.strand == "time"
-
-
 def failed(name: str, message: str, *, kind: str = "ValueError", status: str = "error") -> Record:
     return make_record(name, status=status, error=Failure(type=kind, message=message))
 

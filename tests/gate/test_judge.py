@@ -162,7 +162,9 @@ def test_one_seed_getting_worse_never_makes_the_verdict_milder(
     assert GRAVITY[first] <= GRAVITY[second]
 
 
-@pytest.mark.parametrize("name", [name for name in AMOUNTS if name != "first_losses"])
+@pytest.mark.parametrize(
+    "name", [name for name in AMOUNTS if name not in {"first_losses", "step_seconds"}]
+)
 def test_a_change_by_twenty_times_in_the_bad_direction_fails(name: str) -> None:
     value = VALUES[name]
     largest = max(value) if isinstance(value, list) else value
@@ -339,7 +341,7 @@ def test_loss_is_judged_relative_to_the_old_loss(factor: float, verdict: str) ->
     assert verdict_of({"loss": VALUES["loss"]}, new) == verdict
 
 
-@pytest.mark.parametrize("name", ["accuracy", "loss", "step_seconds"])
+@pytest.mark.parametrize("name", ["accuracy", "loss"])
 @pytest.mark.parametrize("count", [0, 1, 2, 4])
 def test_another_number_of_seeds_is_incomparable(name: str, count: int) -> None:
     new = make_metric(name, VALUES[name])
@@ -364,7 +366,7 @@ def test_single_numbers_and_lists_as_samples_are_incomparable() -> None:
     assert verdict_of({"first_losses": scalars}, {"first_losses": empty}) == "incomparable"
 
 
-@pytest.mark.parametrize("name", ["first_losses", "accuracy", "loss", "step_seconds"])
+@pytest.mark.parametrize("name", ["first_losses", "accuracy", "loss"])
 def test_samples_that_hold_no_number_do_not_hide_a_changed_value(name: str) -> None:
     spec = METRICS[name]
     old, new = (
@@ -380,25 +382,16 @@ SLOW = {"step_seconds": [5.0, 5.0, 5.0]}
 FAST = {"step_seconds": [0.05, 0.05, 0.05]}
 
 
-def test_seconds_are_judged_on_the_same_machine() -> None:
-    assert verdict_of(FAST, SLOW) == "regressed"
-
-
 @pytest.mark.parametrize(
     "machines",
-    [(MACHINE, OTHER_MACHINE), (OTHER_MACHINE, MACHINE), (MIXED, MIXED), (MACHINE, MIXED)],
-    ids=["here-there", "there-here", "mixed-mixed", "here-mixed"],
+    [(MACHINE, MACHINE), (MACHINE, OTHER_MACHINE), (MIXED, MIXED), (MACHINE, MIXED)],
+    ids=["here-here", "here-there", "mixed-mixed", "here-mixed"],
 )
-def test_seconds_of_other_or_several_machines_are_not_judged(
+def test_the_wall_time_of_one_run_is_never_a_verdict(
     machines: tuple[Machine, Machine],
 ) -> None:
     assert verdict_of(FAST, SLOW, machines=machines) == "unchanged"
     assert verdict_of(FAST, {}, machines=machines) == "unchanged"
-
-
-def test_seconds_are_those_of_the_fastest_seed() -> None:
-    new = {"step_seconds": [9.0, 9.0, 0.05]}
-    assert verdict_of(FAST, new) == "unchanged"
 
 
 def test_a_run_without_the_timer_is_no_regression() -> None:
@@ -462,19 +455,6 @@ def test_a_judged_metric_that_is_new_is_incomparable(name: str) -> None:
 @pytest.mark.parametrize("name", ["step_seconds", "relative_step_seconds", "paper_forward_flops"])
 def test_a_time_or_an_informative_metric_may_appear(name: str) -> None:
     assert verdict_of({}, {name: VALUES.get(name, 1)}) == "unchanged"
-
-
-def test_times_have_the_same_bound_in_both_directions() -> None:
-    slow, fast = {"step_seconds": [0.31] * 3}, {"step_seconds": [0.10] * 3}
-    assert verdict_of(fast, slow) == "regressed"
-    assert verdict_of(slow, fast) == "improved"
-
-
-def test_a_time_of_zero_is_beyond_every_bound() -> None:
-    none, some = {"step_seconds": [0.0] * 3}, {"step_seconds": [0.1] * 3}
-    assert verdict_of(none, some) == "regressed"
-    assert verdict_of(some, none) == "improved"
-    assert verdict_of(none, none) == "unchanged"
 
 
 @pytest.mark.parametrize(

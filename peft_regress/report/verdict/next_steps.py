@@ -117,8 +117,6 @@ def _is_release(version: str) -> bool:
 def _metric(finding: Finding) -> list[str]:
     """Return the option that limits a bisection to the finding's metric."""
     metrics = [reason.metric.removeprefix("invariant ") for reason in finding.example.reasons]
-    if finding.cause.strand == "time":
-        return []  # no release is timed
     names = (finding.cause.what, f"{finding.cause.what}{BATCH_SUFFIX}", *metrics[:1])
     return next(([f"--metric {quoted(name)}"] for name in names if name in metrics), [])
 
