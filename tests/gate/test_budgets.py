@@ -188,7 +188,7 @@ def test_a_budget_can_name_a_device_of_which_memory_and_storage_count() -> None:
 
 
 def test_a_device_that_nobody_knows_is_not_judged_and_told() -> None:
-    case = verdict(record(Limits(device="bord"), metrics={**COSTS, **WEIGHTS}), devices=(BOARD,))
+    case = verdict(record(Limits(device="toaster"), metrics={**COSTS, **WEIGHTS}), devices=(BOARD,))
     assert case.verdict == "new"
     assert {remark.text for remark in case.remarks} == {"no such device class"}
 

@@ -220,7 +220,7 @@ def test_a_metric_of_ones_own_has_known_settings(settings):
         ({"metrics": {"peak_bytes_b32": metric()}}, "measured anyway"),
         ({"metrics": {"identity_at_init": metric()}}, "measured anyway"),
         ({"metrics": {"a b": metric()}}, "not a name"),
-        ({"bounds": {"acuracy": Bound(0.1, "noise")}}, "Did you mean 'accuracy'"),
+        ({"bounds": {"accuracies": Bound(0.1, "noise")}}, "Did you mean 'accuracy'"),
         ({"also_train": 3}, "not a list of module names"),
         ({"steps": 2.5}, "steps=2.5"),
         ({"id": "x"}, "not a case id"),
