@@ -91,10 +91,12 @@ def _problem(error: BaseException, module: str, folder: Path | None) -> str:
 
 def _place(error: BaseException) -> str | None:
     """Return file and line of the last code outside Python and this package that was running."""
-    own = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), "<")
+    package, standard = str(Path(__file__).parent), (sysconfig.get_path("stdlib"), "<")
     outside = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" in frame.filename or not frame.filename.startswith(own)
+        if not frame.filename.startswith(package)
+        # Installed packages lie in a folder of the standard library's.
+        and ("site-packages" in frame.filename or not frame.filename.startswith(standard))
     ]
     return f"{outside[-1].filename}, line {outside[-1].lineno}" if outside else None
