@@ -49,7 +49,13 @@ def prepare(folder: Path) -> Path:
         shutil.copy(source, folder / name)
     write_shards(folder / "shards")
     (folder / "verdict").mkdir()
-    (folder / "results" / "findings.md").write_text("# upgrade peft==0.14.0: REGRESSED\n")
+    # What the block before that of the two writing jobs leaves, which another worker may run.
+    for name, text in {
+        "findings.md": "# upgrade peft==0.14.0: REGRESSED\n",
+        "exit-code": "1\n",
+        "requirements.txt": "peft==0.14.0\n",
+    }.items():
+        (folder / "results" / name).write_text(text)
     programs = {
         "python": "", "pytest": "-m pytest", "peft-regress": "-m peft_regress",
         "pytest-benchmark": "-m pytest_benchmark",

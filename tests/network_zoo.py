@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import dataclasses
 import hashlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -192,7 +193,9 @@ def fake_cost(name: str, method: Method) -> StepCost:
 
 
 def digest(cost: StepCost) -> str:
-    return hashlib.sha256(repr(cost).encode()).hexdigest()
+    """Digest all numbers of a cost, whatever tensors it was measured on."""
+    same = dataclasses.replace(cost, tensors="fake tensors")
+    return hashlib.sha256(repr(same).encode()).hexdigest()
 
 
 def real_cost(name: str, method: Method) -> StepCost:
