@@ -37,6 +37,7 @@ def same_inputs(one: object, other: object) -> bool:
     return other == (pytest.approx(one, rel=1e-5, abs=1e-7) if isinstance(one, float) else one)
 
 
+@pytest.mark.nightly
 def test_another_process_hash_seed_thread_count_and_processor_change_nothing_that_is_exact():
     processes = (
         started(1, PYTHONHASHSEED="1"),

@@ -82,7 +82,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Suite:
     return Suite(pytester)
 
 
-@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.nightly)])
 def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
     suite: Suite, command: Callable[..., tuple[int, str, str]], workers: tuple[str, ...]
 ) -> None:

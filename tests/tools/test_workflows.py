@@ -487,7 +487,7 @@ class OwnProject:
         return ended, dict(line.split("=", 1) for line in lines)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(tmp_path):
     project = OwnProject(tmp_path)
     ended, first = project.gate()
