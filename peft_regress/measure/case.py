@@ -11,7 +11,6 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.catalogue.own_cases import bounds_of
 from peft_regress.cost import (
     NothingToTrainError,
@@ -19,7 +18,7 @@ from peft_regress.cost import (
     UnprofilableModelError,
 )
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
-from peft_regress.measure.costs import built_in_costs, own_costs
+from peft_regress.measure.costs import case_costs
 from peft_regress.measure.definition import define
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.watch import trainable
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.measure.costs import CaseCosts
-    from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
@@ -162,7 +160,7 @@ class _Measuring:
             return self._not_wrapped("error", error)
         rounds = None
         try:
-            costs = self._costs(profiles, data)
+            costs = case_costs(recipe, profiles, data)
             trained = trainable(first)
             is_of_half = is_half(first)
             if run_rounds is not None:
@@ -180,13 +178,6 @@ class _Measuring:
         except Exception as error:  # noqa: BLE001
             return self._not_measured(error)
         return self._measured(costs, rounds, trained=trained, timed=timed, is_of_half=is_of_half)
-
-    def _costs(self, profiles: ProfileCache, data: Data | None) -> CaseCosts:
-        recipe, fine_tune = self._recipe, self._recipe.fine_tune
-        if isinstance(fine_tune, BuiltIn):
-            return built_in_costs(fine_tune, profiles)
-        assert data is not None  # noqa: S101  (loaded for every case of one's own)
-        return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
 
     def _measured(
         self,

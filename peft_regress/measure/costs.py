@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.cost import StepCost, Tensors
+    from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Ledger
@@ -64,14 +65,19 @@ def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
 
     Raises `InputError` for data, a model or an adapter that cannot take a step.
     """
+    return case_costs(recipe, profiles, recipe.load_data() if recipe.is_own else None)
+
+
+def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> CaseCosts:
+    """Return the costs of a case; `data` is that of one's own, a built-in case needs none."""
     fine_tune = recipe.fine_tune
     if isinstance(fine_tune, BuiltIn):
-        return built_in_costs(fine_tune, profiles)
-    data = recipe.load_data()
+        return _built_in_costs(fine_tune, profiles)
+    assert data is not None  # noqa: S101  (loaded for every case of one's own)
     return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
 
 
-def built_in_costs(fine_tune: BuiltIn, profiles: ProfileCache) -> CaseCosts:
+def _built_in_costs(fine_tune: BuiltIn, profiles: ProfileCache) -> CaseCosts:
     """Return the costs on one image and on 32, which cases of other tasks share."""
     recipe = ModelRecipe(
         method=fine_tune.method, architecture=fine_tune.architecture, rank=fine_tune.case.rank

@@ -194,7 +194,9 @@ def _harness_part(case_id: str) -> dict[str, float]:
     vars(recipes).update(finetune=clocked(training.finetune))
     Objective.scores = clocked(Objective.scores)  # type: ignore[method-assign]
     # A case of one's own is profiled each time; a built-in one takes its profile from a cache.
-    vars(cases).update(own_costs=clocked(costs.own_costs), check_case=clocked(preflight.check_case))
+    vars(cases).update(
+        case_costs=clocked(costs.case_costs), check_case=clocked(preflight.check_case)
+    )
     _clock_signals(clocked)
 
     def bare() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from peft_regress.catalogue.methods.parts import load_tensors, save_tensors
 from peft_regress.errors import InputError
 from peft_regress.measure.adapters.heads import find_heads, moved_buffers
-from peft_regress.measure.adapters.peft_config import default_optimizer
+from peft_regress.measure.adapters.unruled import UnruledAdapter
 from peft_regress.measure.seeding import seed_all
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
-    from torch.optim import Optimizer
 
     from peft_regress.cases import Json
     from peft_regress.metrics import Numerics
@@ -32,7 +31,7 @@ _LOADING_SEED: Final = 1_000_003
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallableAdapter:
+class CallableAdapter(UnruledAdapter):
     """Wraps a model by the user's function; nothing is known of it but what trains."""
 
     wrap: Callable[[nn.Module], Any]
@@ -76,28 +75,10 @@ class CallableAdapter:
             raise InputError(msg)
         return adapted
 
-    def expected_trainable(
-        self,
-        base: nn.Module,  # noqa: ARG002  (protocol)
-    ) -> Mapping[str, tuple[int, ...]] | None:
-        """Return None: what trains is judged by the reference."""
-        return None
-
     def adapter_parameters(self, adapted: nn.Module) -> list[str]:
         """Return nothing: which parameters are the adapter's is not known."""
         del adapted
         return []
-
-    def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """Return AdamW with torch's settings."""
-        return default_optimizer(model)
-
-    def projections(
-        self,
-        optimizer: Optimizer,  # noqa: ARG002  (protocol)
-    ) -> Mapping[str, Tensor]:
-        """Return nothing."""
-        return {}
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return what trains, and statistics that may move."""

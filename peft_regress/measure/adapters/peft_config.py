@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from peft_regress import registry
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
 from peft_regress.catalogue.methods.quiet_import import import_quietly
-from peft_regress.errors import InputError
 from peft_regress.measure.adapters.heads import (
     beside,
     check_untouched,
@@ -20,6 +19,7 @@ from peft_regress.measure.adapters.heads import (
     save_beside,
 )
 from peft_regress.measure.adapters.names import PEFT_PREFIX
+from peft_regress.measure.adapters.unruled import UnruledAdapter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor, nn
-    from torch.optim import Optimizer
 
     from peft_regress.cases import Json
     from peft_regress.metrics import Numerics
@@ -51,7 +50,7 @@ _COUNT_BLOCKS: Final = {"OFTConfig"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConfigAdapter:
+class ConfigAdapter(UnruledAdapter):
     """Puts the configured adapter on a model, and trains the heads with it; see `Adapter`."""
 
     config: Any
@@ -140,13 +139,6 @@ class ConfigAdapter:
             head.requires_grad_(requires_grad=True)
         return cast("nn.Module", adapted)
 
-    def expected_trainable(
-        self,
-        base: nn.Module,  # noqa: ARG002  (protocol)
-    ) -> Mapping[str, tuple[int, ...]] | None:
-        """Return None: what trains is judged by the reference."""
-        return None
-
     def adapter_parameters(self, adapted: nn.Module) -> list[str]:
         """Return the parameters that peft added, copies of whole modules left out."""
         starts = tuple(f"{PEFT_PREFIX}{head}." for head in self.heads)
@@ -157,17 +149,6 @@ class ConfigAdapter:
             and ".modules_to_save." not in name
             and not name.startswith(starts)
         ]
-
-    def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """Return AdamW with torch's settings, one tensor at a time so that its work is counted."""
-        return default_optimizer(model)
-
-    def projections(
-        self,
-        optimizer: Optimizer,  # noqa: ARG002  (protocol)
-    ) -> Mapping[str, Tensor]:
-        """Return nothing: gradients are used unprojected."""
-        return {}
 
     def shipped_tensors(self, model: nn.Module) -> Mapping[str, Tensor]:
         """Return the adapter as peft would save it, the heads, and statistics that may move."""
@@ -222,17 +203,6 @@ class ConfigAdapter:
         if pattern:
             twice.rank_pattern = {name: 2 * value for name, value in pattern.items()}
         return dataclasses.replace(self, config=twice)
-
-
-def default_optimizer(model: nn.Module) -> Optimizer:
-    """Return AdamW with torch's settings over what trains, one tensor at a time."""
-    import torch
-
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        msg = "nothing to train: no parameter of the adapted model requires a gradient"
-        raise InputError(msg)
-    return torch.optim.AdamW(trained, foreach=False, fused=False)
 
 
 def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
