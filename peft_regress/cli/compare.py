@@ -9,9 +9,8 @@ import msgspec
 
 from peft_regress import report
 from peft_regress.baselines.adapters import gather_adapters
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import find_input
-from peft_regress.baselines.references import references_with_drift
+from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import matrices_of, matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
@@ -122,7 +121,7 @@ def _read_old(
     if not found.is_storage:
         references = found.observations()
         return references, set(references), baselines
-    references = references_with_drift(read_runs(found.path))
+    references = read_references(found.path, drift=True)
     expected = {case.id for case in matrix_cases(matrix)}
     # A stored case that belongs to no matrix is expected too.
     expected |= {

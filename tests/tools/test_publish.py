@@ -10,12 +10,12 @@ from pathlib import Path
 
 import publish
 import pytest
-from builders import make_run, write_run
+from builders import accept, make_run, write_run
 from publish_baseline import newer_releases
 from publish_issue import LABEL
 from publish_results import LONGEST_BODY, fit
 
-from peft_regress.baselines.entries import accept_run, baseline_files
+from peft_regress.baselines.entries import baseline_files
 
 TOOL = Path(publish.__file__)
 FAKE_GH = """#!{python}
@@ -271,7 +271,7 @@ def repository(tmp_path, monkeypatch):
     git(tmp_path, "init", "--quiet", "--initial-branch=main", "clone")
     git(clone, "remote", "add", "origin", str(tmp_path / "origin"))
     made = write_run(tmp_path / "old.json")
-    accept_run(made, root=clone / "baselines", reason="first", date="2026-01-01T00:00:00+00:00")
+    accept(made, root=clone / "baselines", reason="first", date="2026-01-01T00:00:00+00:00")
     (clone / ".gitignore").write_text("/baselines/.lock\n")
     git(clone, "add", ".")
     git(clone, "commit", "--quiet", "--message", "first")

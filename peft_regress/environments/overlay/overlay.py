@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 """pip must find a common solution for all of them, whichever one a user names."""
 
+_PATIENCE_SECONDS: Final = 3600.0
+"""How long to wait for an overlay that another process builds: it may download gigabytes."""
+
 
 class ReplacesTorchError(InputError):
     """A requirement that would replace torch, and nobody has agreed to that."""
@@ -214,7 +217,7 @@ def _known(request: Path) -> _Resolved | None:
 def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
     """Hold an existing overlay; None if it is absent or incomplete."""
     folder = root / "overlays" / key
-    with opened_lock(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder), patience=_PATIENCE_SECONDS) as lock:
         lock.share()
         yield read_folder(folder, was_cached=True)
 
@@ -225,7 +228,7 @@ def _built(
 ) -> Iterator[Overlay]:
     """Build an overlay unless it exists, then hold it together with other processes."""
     folder = root / "overlays" / key
-    with opened_lock(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder), patience=_PATIENCE_SECONDS) as lock:
         while True:
             lock.share()
             overlay = read_folder(folder, was_cached=True)
