@@ -210,7 +210,7 @@ def test_a_link_that_leads_out_of_the_storage_is_refused(tmp_path: Path, name: s
     outside.mkdir()
     (root / name).symlink_to(outside)
     source = write_run(tmp_path / "run.json", rich_run())
-    with pytest.raises(InputError, match="leads out of .*Remove the link"):
+    with pytest.raises(InputError, match=r"leads out of .*Remove the link"):
         accept(source, root=root, reason="r", date=DATE)
     assert not list(outside.iterdir())
 
