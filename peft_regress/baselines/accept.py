@@ -134,7 +134,7 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
     remove_litter(root, entries)
     if entries and acceptance_of(entries[-1]).entry:
         write_newest(root, entries[-1])  # an accept that was killed left it behind
-    if entries and _is_same(entries[-1], wanted):
+    if entries and _is_same(root, entries, wanted):
         sync_folder(entries[-1].path.parent)
         return _described(entries, Choice({}, {}), is_new=False)
     plan = _plan(root, wanted, entries)
@@ -159,10 +159,7 @@ def _plan(root: Path, wanted: _Wanted, entries: Sequence[RunFile]) -> _Plan:
     """Decide what the entry holds. Raises `InputError` if it cannot be accepted."""
     retired = retirable_cases(entries, wanted.retire) if wanted.retire else []
     made = wanted.made
-    is_history = wanted.accepted.role == "history"
-    adapters = (
-        Choice({}, {}) if is_history else choose_adapters(made.run, wanted.source, root, entries)
-    )
+    adapters = _chosen(root, entries, wanted)
     machine_info = without_host(made.document.get("machine_info", {}))
     document = {**made.document, "machine_info": machine_info}
     number = 1 + max(map(entry_number, baseline_files(root)), default=0)
@@ -179,15 +176,29 @@ def _plan(root: Path, wanted: _Wanted, entries: Sequence[RunFile]) -> _Plan:
     return _Plan(path, run, document, adapters)
 
 
-def _is_same(entry: RunFile, wanted: _Wanted) -> bool:
-    """Return whether an entry holds this run, accepted in the same way: a command typed again."""
-    accepted = acceptance_of(entry)
+def _chosen(root: Path, entries: Sequence[RunFile], wanted: _Wanted) -> Choice:
+    """Return the adapters that an entry names; one of role history judges nothing with them."""
+    if wanted.accepted.role == "history":
+        return Choice({}, {})
+    return choose_adapters(wanted.made.run, wanted.source, root, entries)
+
+
+def _is_same(root: Path, entries: Sequence[RunFile], wanted: _Wanted) -> bool:
+    """Return whether the newest entry holds this run, accepted in the same way.
+
+    Then the command was typed again. It was not if the run has got adapters in between.
+    """
+    entry, accepted = entries[-1], acceptance_of(entries[-1])
     retired = accepted.retired
-    return (
+    is_same = (
         (accepted.reason, accepted.role) == (wanted.accepted.reason, wanted.accepted.role)
         and all(any(fnmatchcase(one, glob) for one in retired) for glob in wanted.retire)
         and all(any(fnmatchcase(one, glob) for glob in wanted.retire) for one in retired)
         and _bare(entry.run) == _bare(with_digests(wanted.made.run))
+    )
+    return is_same and all(
+        one.digest in accepted.adapters.values()
+        for one in _chosen(root, entries, wanted).new.values()
     )
 
 

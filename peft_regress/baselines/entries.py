@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from peft_regress.baselines.chain import ENTRY_NAME, check_whole, entry_number, in_order
 from peft_regress.errors import InputError, RunFileError
@@ -11,9 +11,13 @@ from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from peft_regress.runs.run_file import RunFile
+
+_MOST_READS: Final = 20
+"""How often to read a storage again in which others accept meanwhile."""
 
 _OTHER_FOLDERS = frozenset({"sources", "adapters", "ledgers"})
 
@@ -55,7 +59,19 @@ def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
     Without ledgers it reads hundreds of entries in seconds. Raises `RunFileError` for an entry that
     cannot be trusted, and where an entry, or a part that one names, is missing.
     """
-    paths = baseline_files(root)
+    for _ in range(_MOST_READS):
+        paths = baseline_files(root)
+        try:
+            return _read_whole(root, paths, ledgers=ledgers)
+        except RunFileError:
+            if baseline_files(root) == paths:
+                raise
+            # An entry was accepted meanwhile.
+    msg = f"{root}: entries are accepted faster than they are read. Wait until that has ended."
+    raise InputError(msg)
+
+
+def _read_whole(root: Path, paths: Sequence[Path], *, ledgers: bool) -> list[RunFile]:
     stored = [read_run_file(path) for path in paths] if ledgers else read_without_ledgers(paths)
     for entry in stored:
         if entry.run.accepted is None:

@@ -19,6 +19,7 @@ from screen import Terminal
 
 # Imported before the first inner run: pytester forgets modules that a run was first to import,
 # and torch cannot be imported twice.
+from peft_regress.baselines.accept import accept_run
 from peft_regress.cli.main import main
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
@@ -281,33 +282,55 @@ def test_every_invariant_of_lora_holds(accepted):
     assert all(value is True for value in invariants.values()), invariants
 
 
+def stored_folder(project):
+    """Return the folder of the one adapter in the storage of a project."""
+    (folder,) = (project.root / "baselines" / "adapters").iterdir()
+    return folder
+
+
 def test_what_a_run_kept_is_stored_and_must_load_in_the_next(accepted):
     """Of head alone: lora ran at rank 4, and the lowest of its ranks is 1."""
     kept = accepted.root / "run.adapters"
     assert [path.name for path in kept.iterdir()] == ["shift--head--tiny"]
-    storage = accepted.root / "baselines" / "adapters"
-    assert [path.name for path in storage.iterdir()] == ["head"]
+    stored = json.loads((stored_folder(accepted) / "stored.json").read_text())
+    assert stored["case"] == "shift/head/tiny"
     assert accepted.run(*SELECT, "--regress-save=next.json").returncode == 0
     invariants = accepted.saved("next.json").cases["shift/head/tiny"].invariants
     assert invariants["stored_adapter_loads"] is True
 
 
 def test_a_stored_adapter_that_gives_another_output_fails(accepted):
-    manifest = accepted.root / "baselines" / "adapters" / "head" / "stored.json"
+    manifest = accepted.root / "run.adapters" / "shift--head--tiny" / "stored.json"
     stored = json.loads(manifest.read_text())
     stored["output"][0][0] += 1.0
     manifest.write_text(json.dumps(stored))
+    accept_run(
+        accepted.root / "run.json",
+        root=accepted.root / "baselines",
+        reason="as another release stored it",
+        date="2026-01-01T00:00:00+00:00",
+    )
     done = accepted.run(*SELECT)
     assert done.returncode == 1
     assert re.search("invariant stored_adapter_loads: absent -> false", done.stdout), done.stdout
 
 
 def test_an_altered_stored_adapter_stops_its_case(accepted):
-    path = accepted.root / "baselines" / "adapters" / "head" / "model.safetensors"
+    path = stored_folder(accepted) / "model.safetensors"
     path.write_bytes(path.read_bytes() + b" ")
     done = accepted.run(*SELECT)
     assert done.returncode == 1
     assert f"{path}: expected sha256" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+def test_without_its_stored_adapters_nothing_is_judged(accepted):
+    """Their removal once turned a failing check into a check that did not apply."""
+    shutil.rmtree(accepted.root / "baselines" / "adapters")
+    done = accepted.run(*SELECT)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "relies on the adapter of shift/head/tiny in" in done.stdout
+    assert "git checkout -- " in done.stdout
     assert "Traceback" not in done.stdout
 
 
