@@ -85,6 +85,11 @@ def check_whole(root: Path, entries: Sequence[RunFile]) -> None:
 
 def _check_links(root: Path, entries: Sequence[RunFile]) -> list[RunFile]:
     """Return the entries of the chain; raise `RunFileError` unless each follows the one before."""
+    for entry in entries:
+        name = acceptance_of(entry).entry
+        if name not in {"", entry_name(entry.path)}:
+            problem = f"was moved or renamed: it is the entry {name}"
+            raise RunFileError(entry.path, problem, _restore(root))
     chained: list[RunFile] = []
     before: RunFile | None = None
     for entry in entries:
@@ -98,9 +103,6 @@ def _check_links(root: Path, entries: Sequence[RunFile]) -> list[RunFile]:
                 "`peft-regress accept` it from there.",
             )
         if accepted.entry:
-            if accepted.entry != entry_name(entry.path):
-                problem = f"was moved or renamed: it is the entry {accepted.entry}"
-                raise RunFileError(entry.path, problem, _restore(root))
             if accepted.predecessor != ("" if before is None else before.run.content_digest):
                 raise _broken_link(root, entry, entries)
             chained.append(entry)

@@ -105,10 +105,11 @@ def remove_litter(root: Path, entries: Sequence[RunFile]) -> None:
     ]
     if any(has_addresses(acceptance_of(entry)) for entry in entries):
         litter += old_folders(root)
-    with contextlib.suppress(OSError):
-        for folder in (root, *root.glob("*/"), *root.glob("ledgers/??/")):
+    for folder in (root, *root.glob("*/"), *root.glob("ledgers/??/")):
+        with contextlib.suppress(OSError):
             remove_leftovers(folder)
-        for path in litter:
+    for path in litter:
+        with contextlib.suppress(OSError):
             if path.resolve().is_relative_to(root.resolve()):  # never through a link
                 _remove(path)
 

@@ -27,7 +27,7 @@ from peft_regress.baselines.chain import acceptance_of, adapter_folder, missing_
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder, read_bytes
+from peft_regress.files import TEMPORARY, is_folder, read_bytes
 from peft_regress.runs.schema import Acceptance, digest_of
 
 if TYPE_CHECKING:
@@ -149,7 +149,8 @@ def old_folders(root: Path) -> list[Path]:
     return [
         path
         for path in sorted(folder.iterdir())
-        if not ADDRESS.fullmatch(path.name) and (path / MANIFEST).is_file()
+        if not (ADDRESS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
+        and (path / MANIFEST).is_file()
     ]
 
 
