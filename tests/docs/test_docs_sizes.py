@@ -63,7 +63,7 @@ def megabytes(text: bytes) -> str:
 
 
 def row(matrix: str) -> str:
-    whole, bare = stored(matrix).read_bytes(), text_with(matrix)
+    whole, bare = dump_json(content(matrix)).encode(), text_with(matrix)
     modules = sum(len(ledger["modules"]) for ledger in ledgers(matrix).values())
     of_ledgers = len(whole) - len(bare)
     cells = (
