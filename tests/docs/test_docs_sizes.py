@@ -41,7 +41,7 @@ def stored(matrix: str) -> Path:
 def content(matrix: str) -> Any:
     """Return the entry as a run file, which has its ledgers."""
     file = read_run_file(stored(matrix))
-    return run_document(file.run, file.document)
+    return run_document(msgspec.structs.replace(file.run, accepted=None), file.document)
 
 
 def ledgers(matrix: str) -> dict[str, Any]:
