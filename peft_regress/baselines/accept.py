@@ -29,7 +29,8 @@ from peft_regress.baselines.objects import remove_litter, store_adapter, store_l
 from peft_regress.baselines.references import newest_references, retirable_cases
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters
 from peft_regress.errors import InputError
-from peft_regress.files import make_folder, opened_lock, sync_folder
+from peft_regress.files import make_folder, sync_folder
+from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import read_run_file, without_host, write_run_file

@@ -40,8 +40,8 @@ Role = Literal["baseline", "history"]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
 
-Digest = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
-"""What `digest_of` returns. A path may be built from it."""
+Address = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+"""What `digest_of` returns: a path may be built from it."""
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -209,7 +209,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     error: Failure | None
     metrics: dict[str, Metric]
     invariants: dict[str, bool | None]
-    ledger: Ledger | Digest
+    ledger: Ledger | Address
     """In a file, and where ledgers were not read, its digest; an empty or an old one as it is."""
     # Since schema 2, each only where it says something.
     invariant_notes: dict[str, str] | UnsetType = UNSET
@@ -268,9 +268,9 @@ class Acceptance(
     """Case ids of earlier entries that are no longer expected: renamed or removed."""
     entry: str = ""
     """Where the entry belongs in its storage: `<machine id>/NNNN_<name>`. Older ones do not say."""
-    predecessor: Digest | Literal[""] = ""
+    predecessor: Address | Literal[""] = ""
     """The content digest of the entry before it; of the first entry empty."""
-    adapters: dict[str, Digest] = {}
+    adapters: dict[str, Address] = {}
     """The stored adapters that the entry relies on, by the id of their case."""
     old_digest: str = ""
     """The content digest that the entry had before it was rewritten in this form."""

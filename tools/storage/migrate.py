@@ -32,9 +32,9 @@ from peft_regress.baselines.stored_adapters import (
     stored_adapter,
 )
 from peft_regress.errors import PeftRegressError
-from peft_regress.files import opened_lock
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.locks import opened_lock
 from peft_regress.report import encode_verdict
 from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import read_run_file, write_run_file

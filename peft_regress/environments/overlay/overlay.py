@@ -28,7 +28,8 @@ from peft_regress.environments.overlay.folder import (
 from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
 from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
 from peft_regress.errors import InputError
-from peft_regress.files import opened_lock, write_atomic
+from peft_regress.files import write_atomic
+from peft_regress.locks import opened_lock
 from peft_regress.runs.environment import installed_packages
 
 if TYPE_CHECKING:
