@@ -108,7 +108,7 @@ def test_costs_on_the_page_are_those_measured_now(method: str) -> None:
 
 
 @of_the_pages_release
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("method", "architecture"),
     # Every fifth method, on the architectures in turn: each adapter family is in it.
