@@ -178,6 +178,7 @@ def test_methods_of_the_same_states_share_a_row_and_messages_a_number() -> None:
     assert first.endswith("| ok | ok | ok | ok |")
     assert "`full`" not in first
     assert others == [
+        "| `dora-grouped`, `lora-grouped` | ok | no case | no case | ok |",
         "| `full` |" + " false: `moved` |" * 4,
         "| `olora`, `pissa` |" + " unsupported (1) |" * 4,
     ]
