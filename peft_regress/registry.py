@@ -15,7 +15,7 @@ import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from peft_regress.cases import is_name
+from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import told
 from peft_regress.text import printable
@@ -112,7 +112,10 @@ def _insert(registry: str, item: Named) -> None:
 def _check_name(registry: str, name: str) -> None:
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
     if not is_name(name) or (registry == "method" and _RANK_SUFFIX.search(name)):
-        msg = f"{registry} {name!r} cannot be registered: the name could not be part of a case id"
+        msg = (
+            f"{registry} {name!r} cannot be registered: the name could not be part of a case id: "
+            f"{NAME_RULE}"
+        )
         raise InputError(msg)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from peft_regress.cases import CaseId, Name, Version, in_words
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
@@ -37,15 +38,15 @@ _MANIFEST: Final = "stored.json"
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `stored.json`."""
 
-    case: str
+    case: CaseId
     """The id of the case that made the files."""
     definition: str
     output: list[list[float]]
     """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
     list for each tensor."""
-    files: dict[str, str]
+    files: dict[Name, str]
     """SHA-256 of each file, by name."""
-    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    packages: dict[Name, Version] = msgspec.field(default_factory=dict)
     """Versions of the packages that wrote the files, by name."""
     made_with: MadeWith | UnsetType = UNSET
     """Of a case of one's own, whose model and data are not defined elsewhere."""
@@ -203,7 +204,7 @@ def _read_checked(folder: Path) -> StoredAdapter:
         msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
         raise InputError(msg) from error
     except msgspec.DecodeError as error:
-        msg = f"{manifest}: is no manifest of a stored adapter ({error}). {remedy}"
+        msg = f"{manifest}: is no manifest of a stored adapter ({in_words(str(error))}). {remedy}"
         raise InputError(msg) from error
     del found[_MANIFEST]
     for name in sorted(found.keys() | stored.files.keys()):

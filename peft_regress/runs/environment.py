@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import sys
 from importlib.metadata import (
     PackageNotFoundError,
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from peft_regress.cases import is_version
 from peft_regress.runs.schema import Machine, canonical_digest
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
 
     Dependencies of dependencies are included, since they can change a number too.
     """
-    versions = {"python": platform.python_version(), **_closure([root], without=_SHOWN_WITH)}
+    versions = {
+        "python": _as_version(platform.python_version()),
+        **_closure([root], without=_SHOWN_WITH),
+    }
     return dict(sorted(versions.items()))
 
 
@@ -75,12 +80,17 @@ def _closure(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, 
         except PackageNotFoundError:
             # Optional and not installed: it cannot have changed a number.
             continue
-        versions[name] = found.version
+        versions[name] = _as_version(found.version)
         for line in found.requires or ():
             requirement = Requirement(line)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return dict(sorted(versions.items()))
+
+
+def _as_version(stated: str | None) -> str:
+    """Return a version that a run file may hold: distributions may state any text, or none."""
+    return stated if is_version(stated) else re.sub(r"[^A-Za-z0-9_]+", "-", f"odd-{stated}")[:128]
 
 
 def changed_packages(

@@ -25,7 +25,7 @@ from builders import (
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import MIXED_MACHINES, Limits, OwnBound, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Failure, Limits, OwnBound, Selection
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -320,9 +320,13 @@ def test_a_narrow_run_is_repeated_as_narrowly(run, tmp_path):
 
 
 def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
-    ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
-    write_run(tmp_path / "old.json", make_run(*map(make_record, ids)))
-    write_run(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
+    texts = (f"{'::error::t ' * 9}##[error]a", "::set-output name=x::y " * 9)
+    write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(LORA)))
+    broken = [
+        make_record(name, status="error", error=Failure(type=text, message=text))
+        for name, text in zip((FULL, LORA), texts, strict=True)
+    ]
+    write_run(tmp_path / "new.json", make_run(*broken))
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = run("old.json", "new.json")
     assert re.search(r"^ *::", out, re.MULTILINE)
