@@ -114,7 +114,7 @@ RULES = (
     ),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
-    Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
+    Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),
     by(
         r"python tools/docs/paper\.py --check",
         "tests/tools/test_paper_tool.py",

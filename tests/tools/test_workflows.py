@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import constraints
+import prepare
 import publish
 import pytest
 import yaml
@@ -95,30 +96,79 @@ def test_the_action_uses_no_path_of_its_own_repository():
                 if step.get("uses", "").startswith(("$/", "./"))]  # fmt: skip
 
 
-def test_the_commenting_job_runs_only_the_default_branch_s_tool():
-    """A fork may have started it: no code of the fork is checked out, its artifact is text."""
-    (job,) = workflow("comment")["jobs"].values()
-    assert job["permissions"] == {
-        "actions": "read",
-        "contents": "read",
-        "pull-requests": "write",
-    }
-    checkout, python, download = (step for step in job["steps"] if "uses" in step)
+def actions(job):
+    """Return the names of the actions that a job uses, in order."""
+    return [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+
+
+def scripts(job):
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+WRITERS = {
+    ("comment", "comment"): 'comment "$RUNNER_TEMP/drafts" --run "$RUN_ID"',
+    ("upgrade", "issue"): 'issue "$RUNNER_TEMP/drafts"',
+    ("upgrade", "baseline"): 'baseline "$RUNNER_TEMP/drafts"',
+}
+"""What each job with a token that writes runs of tools/ci/publish.py: it runs nothing else."""
+
+
+@pytest.mark.parametrize("name", WRITERS, ids="-".join)
+def test_a_job_that_writes_takes_only_the_drafts_of_a_job_that_cannot(name):
+    job = jobs()[name]
+    readers = workflow(name[0])["jobs"]["read"]
+    assert job["needs"] == "read"
+    assert not writes(readers)
+    # No package is installed, and nothing of a run is downloaded.
+    assert actions(job) == [
+        "actions/checkout",
+        "actions/setup-python",
+        "actions/download-artifact",
+    ]
+    assert scripts(job) == [f"python tools/ci/publish.py {WRITERS[name]}"]
+    download = next(step for step in job["steps"] if "download-artifact" in step.get("uses", ""))
+    (kept,) = [step for step in readers["steps"] if "upload-artifact" in step.get("uses", "")]
+    artifact = kept["with"]["name"].replace("${{ matrix.candidate }}", "release")
+    assert download["with"]["name"].replace("${{ matrix.candidate }}", "release") == artifact
+    assert download["with"]["path"] == kept["with"]["path"] == "${{ runner.temp }}/drafts"
+    # Only the publishing step gets the token.
+    with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
+    assert [step["run"] for step in with_token] == scripts(job)
+    assert "env" not in job
+
+
+@pytest.mark.parametrize("name", ["comment", "upgrade"])
+def test_the_files_of_a_run_are_read_without_a_token_outside_the_checkout(name):
+    job = workflow(name)["jobs"]["read"]
+    checkout = job["steps"][0]
     assert checkout["uses"].startswith("actions/checkout@")
     assert checkout["with"] == {"persist-credentials": False}  # and so the default branch
-    assert python["uses"].startswith("actions/setup-python@")
-    assert download["uses"].startswith("actions/download-artifact@")
+    download = next(step for step in job["steps"] if "download-artifact" in step.get("uses", ""))
     assert download["with"]["path"].startswith("${{ runner.temp }}/")
-    (publishing,) = (step for step in job["steps"] if "run" in step)
-    tool = 'python tools/ci/publish.py comment "$RUNNER_TEMP/verdict" --run "$RUN_ID"'
-    assert publishing["run"] == tool
-    assert "GH_TOKEN" in publishing["env"]
-    assert "env" not in job
-    # It knows the run only by the id that GitHub gives: no name that a fork chose.
+    for step in job["steps"]:
+        assert "token" not in str(step.get("env", "")).lower()
+    install = [
+        "python tools/ci/constraints.py baselines > constraints.txt",
+        "python -m pip install --constraint constraints.txt .",
+    ]
+    prepare = 'python tools/ci/prepare.py {} "$RUNNER_TEMP/{}" "$RUNNER_TEMP/drafts"'
+    issue, baseline = (prepare.format(what, "results") for what in ("issue", "baseline"))
+    texts = [prepare.format("comment", "verdict")]
+    assert scripts(job) == (texts if name == "comment" else [issue, *install, baseline])
+
+
+def test_the_commenting_workflow_knows_the_run_only_by_its_id():
+    """No name that a fork chose stands in a script."""
     text = (ROOT / ".github" / "workflows" / "comment.yml").read_text()
     expressions = set(re.findall(r"\$\{\{ (.*?) \}\}", text.partition("jobs:")[2]))
     run = "github.event.workflow_run"
     assert expressions == {f"{run}.id", "github.repository", "github.token", "runner.temp"}
+
+
+def test_no_script_has_an_expression_in_it():
+    """A value that somebody else chose reaches a shell as a variable, never as its text."""
+    for step in steps():
+        assert "${{" not in step.get("run", "")
 
 
 def test_the_comment_is_made_from_what_bench_keeps():
@@ -134,42 +184,21 @@ def test_the_comment_is_made_from_what_bench_keeps():
     assert all(step["if"] == "always()" for step in kept.values())
     (download,) = (
         step
-        for step in comment["jobs"]["comment"]["steps"]
+        for step in comment["jobs"]["read"]["steps"]
         if "download-artifact" in step.get("uses", "")
     )
     assert download["with"]["name"] == "verdict"
     assert download["continue-on-error"] is True
 
 
-@pytest.mark.parametrize("name", ["issue", "baseline"])
-def test_a_publishing_job_never_checks_out_or_installs_the_candidate(name):
-    job = workflow("upgrade")["jobs"][name]
-    assert job["needs"] == "gate"
-    assert "github.ref == 'refs/heads/main'" in job["if"]
-    checkout, *others = [step for step in job["steps"] if "uses" in step]
-    assert checkout["uses"].startswith("actions/checkout@")
-    assert checkout["with"] == {"persist-credentials": False}
-    used = [step["uses"].partition("@")[0] for step in others]
-    assert used == ["actions/setup-python", "actions/download-artifact"]
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    install = [
-        "python tools/ci/constraints.py baselines > constraints.txt",
-        "python -m pip install --constraint constraints.txt .",
-    ]
-    assert commands == [
-        *(install if name == "baseline" else []),
-        f"python tools/ci/publish.py {name} results",
-    ]
-    # Only the publishing step gets the token.
-    with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
-    assert [step["run"] for step in with_token] == commands[-1:]
-    assert "GH_TOKEN" not in job.get("env", {})
-
-
 def test_each_gated_candidate_is_published():
     found = workflow("upgrade")["jobs"]
     gated = [entry["candidate"] for entry in found["gate"]["strategy"]["matrix"]["include"]]
-    assert found["issue"]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
+    for name in ("read", "issue"):
+        assert found[name]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
+        assert "github.ref == 'refs/heads/main'" in found[name]["if"]
+    for name in ("issue", "baseline"):
+        assert "needs.read.result == 'success'" in found[name]["if"]
     assert found["gate"]["with"]["artifact"] == "upgrade-${{ matrix.candidate }}"
 
 
@@ -192,27 +221,24 @@ def check_command(words):
     return command.make_context(name, list(words[1:])).params
 
 
+TOOLS = {"prepare": prepare, "publish": publish}
+
+
 @pytest.mark.parametrize(
-    "line", re.findall(r"^\$ python tools/ci/publish\.py (.*)$", PAGE, re.MULTILINE)
+    ("tool", "line"),
+    re.findall(r"^\$ python tools/ci/(prepare|publish)\.py (.*)$", PAGE, re.MULTILINE),
 )
-def test_the_tool_knows_each_publishing_command_of_the_page(line):
-    publish.argument_parser().parse_args(shlex.split(line, comments=True))
+def test_the_tools_know_each_command_of_the_page(tool, line):
+    TOOLS[tool].argument_parser().parse_args(shlex.split(line, comments=True))
 
 
-def test_the_tool_knows_the_command_of_each_publishing_step():
-    lines = [
-        line
-        for step in steps()
-        for line in step.get("run", "").splitlines()
-        if "publish.py" in line
-    ]
-    assert len(lines) == 3
-    folders = set()
-    for line in lines:
-        python, tool, *words = shlex.split(line.replace("$RUN_ID", "12"))
-        assert (python, tool) == ("python", "tools/ci/publish.py")
-        folders.add(str(publish.argument_parser().parse_args(words).results))
-    assert folders == {"results", "$RUNNER_TEMP/verdict"}
+def test_the_tools_know_the_command_of_each_step():
+    lines = [line for step in steps() for line in step.get("run", "").splitlines()]
+    found = [re.fullmatch(r"python tools/ci/(prepare|publish)\.py (.*)", line) for line in lines]
+    commands = [match.groups() for match in found if match]
+    assert len(commands) == 2 * len(WRITERS)
+    for tool, line in commands:
+        TOOLS[tool].argument_parser().parse_args(shlex.split(line.replace("$RUN_ID", "12")))
 
 
 def tox():
@@ -435,7 +461,9 @@ def test_the_action_exits_as_the_command_does_and_keeps_its_files(runner, code):
 
 def test_the_tool_publishes_what_the_action_keeps(runner, capsys):
     runner.run(code=1, REQUIREMENTS=".")
-    assert publish.main(["issue", str(runner.results), "--dry-run"]) == 0
+    drafts = str(runner.folder / "drafts")
+    assert prepare.main(["issue", str(runner.results), drafts]) == 0
+    assert publish.main(["issue", drafts, "--dry-run"]) == 0
     assert "gh issue create --title finding" in capsys.readouterr().out
 
 
@@ -678,8 +706,9 @@ def test_a_red_verdict_fails_the_step_and_keeps_the_run(tmp_path, change, code, 
     assert words in comment
     assert (tmp_path / "run.json").exists()
     # The tool can make a comment of it.
-    posted = publish.main(["comment", str(tmp_path / "verdict"), "--run", "12", "--dry-run"])
-    assert posted == 0
+    drafts = str(tmp_path / "drafts")
+    assert prepare.main(["comment", str(tmp_path / "verdict"), drafts]) == 0
+    assert publish.main(["comment", drafts, "--run", "12", "--dry-run"]) == 0
 
 
 def test_no_shard_fails_the_step_with_the_reason(tmp_path):
