@@ -28,7 +28,6 @@ from peft_regress.files import is_folder
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.report.github import without_commands
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.text import clean, printable
@@ -109,8 +108,8 @@ def command(  # noqa: PLR0913  (arguments and options)
         if not after.run.selection.complete:
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
-        text = report.verdict_text(comparison, layout=stdout_layout(), notes=notes)
-        echo(without_commands(text))
+        layout = stdout_layout()
+        echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
     context.exit(comparison.exit_code)
 
 

@@ -23,7 +23,7 @@ from peft_regress.gc_pause import paused_gc
 from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
-from peft_regress.report.terminal import echo, show
+from peft_regress.report.terminal import say, show
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _write_page(path: Path, entries: list[Entry]) -> None:
     content = render_page(data).encode()
     write_atomic(path, content)
     cases, count = len(data["cases"]), len(entries)
-    echo(
+    say(
         f"wrote {path}: {cases} {ngettext('case', 'cases', cases)}, "
         f"{count} {ngettext('entry', 'entries', count)}, {len(content) / 1e6:.1f} MB"
     )

@@ -14,6 +14,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import check_matrix, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.plugin.coverage import Collected
+from peft_regress.report.github import line_in_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -191,7 +192,7 @@ class CollectionHooks:
     def _refuse(self, config: pytest.Config, error: InputError) -> None:
         """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""
         if not hasattr(config, "workerinput"):
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(line_in_log(str(error))) from None
         self._refusal = error
 
 

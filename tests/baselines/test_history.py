@@ -427,7 +427,7 @@ def test_a_glob_that_fits_nothing_is_exit_3_with_what_there_is(
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--cases", "nothing"), ("--metric", "nothing"), ("--by", "torch x")]
+    "arguments", [("--cases", "nothing"), ("--metric", "nothing"), ("--by", "torch\nx")]
 )
 def test_a_refusal_lists_names_that_are_fit_for_a_terminal(
     run: Any, tmp_path: Path, arguments: tuple[str, ...]

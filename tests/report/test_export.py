@@ -383,6 +383,17 @@ def test_what_xml_has_no_character_for_is_its_escape():
     assert r"\x00\x1b[31m\ufffe" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a;=1+1", "a;'=1+1"), ("; @x", "; '@x"), ("a;b=1", "a;b=1"), ("a;-1", "a;'-1")],
+)
+def test_no_spreadsheet_finds_a_formula_after_a_semicolon(text, shown):
+    """Half of the world's spreadsheets split a row there, quoted or not."""
+    failed = make_record(LORA, status="error", error=Failure(type="E", message=text))
+    (row,) = rows_of(csv_table(make_run(failed)))
+    assert row["error"] == f"E: {shown}"
+
+
 # --- The command ----------------------------------------------------------------------------------
 
 
