@@ -203,7 +203,7 @@ def _read_checked(folder: Path) -> StoredAdapter:
     except OSError as error:
         msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
         raise InputError(msg) from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for an invalid byte
         msg = f"{manifest}: is no manifest of a stored adapter ({in_words(str(error))}). {remedy}"
         raise InputError(msg) from error
     del found[_MANIFEST]

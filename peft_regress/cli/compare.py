@@ -24,7 +24,7 @@ from peft_regress.cli.options import (
     strict_option,
 )
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder
+from peft_regress.files import is_folder, resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -133,7 +133,7 @@ def _read_old(
 
 
 def _save(made: RunFile, path: Path) -> None:
-    if is_folder(made.path) and path.parent.resolve() == made.path.resolve():
+    if is_folder(made.path) and resolved(path.parent) == resolved(made.path):
         msg = f"{path}: is in the folder of the shards, which would then hold every case twice"
         raise InputError(msg)
     write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)

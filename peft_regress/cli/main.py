@@ -14,6 +14,7 @@ from typing import Final
 import click
 
 from peft_regress.errors import AbsentError, PeftRegressError
+from peft_regress.imports import told
 from peft_regress.report.terminal import as_ascii, discard_stream, echo, escape_unencodable, say
 from peft_regress.text import clean, printable
 
@@ -115,10 +116,15 @@ def _run(arguments: list[str] | None) -> int:
     except PeftRegressError as error:
         echo("error: " + "\n".join(printable(str(problem)) for problem in error.args), err=True)
         code = _ABSENT_EXIT if isinstance(error, AbsentError) else _USAGE_EXIT
+    except ImportError as error:
+        say(f"error: {told(error)}. Repair or install that package.", err=True)
+        code = _USAGE_EXIT
     except OSError as error:
         # For example a full disk under standard output, which must not look like a verdict.
         file = "output" if error.filename is None else error.filename
-        say(f"error: {file}: {error.strerror or error}", err=True)
+        # A library that does not load has no number, and says its name.
+        problem = told(error) if error.errno is None else f"{file}: {error.strerror}"
+        say(f"error: {problem}", err=True)
         discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from peft_regress.cases import Case
+from peft_regress.cases import Case, in_words
 from peft_regress.catalogue.matrix import check_matrix, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.plugin.coverage import Collected
@@ -46,7 +46,7 @@ def _read_marker(item: pytest.Item) -> Case | None:
             raise InputError(msg)
         return msgspec.convert(marker.kwargs, Case)
     except msgspec.ValidationError as error:
-        msg = f"{item.nodeid}: marker case(...): {error}"
+        msg = f"{item.nodeid}: marker case(...): {in_words(str(error))}"
         raise InputError(msg) from None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.files import is_file
 from peft_regress.runs.schema import Selection
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def narrowing_of(config: pytest.Config, shard: Shard | None) -> Narrowing:
     before += [f"--{name}" for name in ("lf", "stepwise") if option(name, default=False)]
     if config.args_source is config.ArgsSource.ARGS:
         typed = [str(argument) for argument in config.args]
-        before += [text for text in typed if "::" in text or Path(text).is_file()]
+        before += [text for text in typed if "::" in text or is_file(Path(text))]
     after = [f"-k {option('keyword')}"] if option("keyword") else []
     after += [f"-m {option('markexpr')}"] if option("markexpr") else []
     after += [f"--deselect {prefix}" for prefix in option("deselect") or ()]

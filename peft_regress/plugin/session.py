@@ -17,6 +17,7 @@ from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
+from peft_regress.files import is_folder
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -77,7 +78,7 @@ class RegressSession:
     @property
     def has_storage(self) -> bool:
         """Whether this folder has baselines, or the user asked for the gate."""
-        return self.options.was_given or self.options.baselines.is_dir()
+        return self.options.was_given or is_folder(self.options.baselines)
 
     @property
     def _adapters(self) -> Path | None:

@@ -16,7 +16,7 @@ from importlib.metadata import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from peft_regress.cases import is_version
@@ -58,7 +58,7 @@ def imported_packages() -> dict[str, str]:
     runner = _closure({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
     owners = _owners()
     loaded = {name.partition(".")[0] for name in sys.modules}
-    roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ())}
+    roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ()) if owner}
     return _closure(roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys())
 
 
@@ -82,7 +82,10 @@ def _closure(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, 
             continue
         versions[name] = _as_version(found.version)
         for line in found.requires or ():
-            requirement = Requirement(line)
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement:
+                continue  # another package's mistake, which pip leaves out, too
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return dict(sorted(versions.items()))
@@ -105,13 +108,11 @@ def changed_packages(
 
 def describe_machine() -> Machine:
     """Return CPU model, cores, threads and instruction set with a digest over them."""
-    import torch
-
     description: dict[str, str | int] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 0,
         "threads": TRAINING_THREADS,
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": _instruction_set(),
     }
     return Machine(
         digest=canonical_digest(description),
@@ -120,6 +121,15 @@ def describe_machine() -> Machine:
         threads=TRAINING_THREADS,
         instruction_set=str(description["instruction_set"]),
     )
+
+
+def _instruction_set() -> str:
+    try:
+        import torch
+    except (ImportError, OSError):
+        # The end of a run, whose tests all failed for this, still has a run file to write.
+        return "unknown: torch does not import"
+    return str(torch.backends.cpu.get_cpu_capability())
 
 
 def usable_cores() -> int:
