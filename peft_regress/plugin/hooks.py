@@ -18,7 +18,8 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import drop_noise
 from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
 from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
-from peft_regress.plugin.coverage import Coverage, narrowing_of
+from peft_regress.plugin.coverage import Coverage
+from peft_regress.plugin.narrowing import narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
@@ -175,7 +176,7 @@ class _RunHooks:
             known=self._session.known_cases(),
             measured=frozenset(self._records),
             collected=self._collection.collected,
-            narrowing=narrowing_of(self._config, self._session.options.shard),
+            narrowing=narrowing_of(self._config),
         )
 
     def _make_run(self) -> Run:

@@ -22,6 +22,7 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import KNOWN, make_metric
+from peft_regress.plugin.narrowing import is_ci
 from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import (
@@ -169,7 +170,8 @@ class RegressSession:
 
     def finish(self, run: Run, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return what came of it."""
-        problems: list[str] = []
+        narrowed = run.selection.narrowed_by
+        problems = coverage.narrowing.problems() if narrowed and is_ci() else []
         comparison = None
         try:
             comparison = judge(
