@@ -126,6 +126,33 @@ def test_changes_that_add_up_over_entries_are_drift(run, storage, tmp_path):
     assert run("0002", "shards")[0] == 0
 
 
+def test_a_judge_imports_no_case_of_the_project(run, storage, tmp_path):
+    """The code of a pull request could end its process with exit code 0."""
+    write_entry(storage, 2, make_record("own/method/network"))
+    (tmp_path / "gates.py").write_text("raise SystemExit(0)")
+    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ncases = ["gates:GATES"]\n')
+    write_run(tmp_path / "run.json", make_run(make_record("own/method/network")))
+    assert run("baselines", "run.json", "--stored-only")[0] == 0
+    assert run("baselines", "run.json")[0] == 2
+    # Built-in cases are of another matrix; named, they are expected.
+    assert run("baselines", "run.json", "--stored-only", "--matrix", "default")[0] == 3
+
+
+def test_only_the_cases_asked_for_are_expected(run, storage, tmp_path):
+    names = ["own/a/network", "own/b/network"]
+    write_entry(storage, 2, *map(make_record, names))
+    narrowed = Selection(complete=False, narrowed_by=["x"], not_selected=names[1:])
+    write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=narrowed))
+    arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
+    assert run(*arguments)[0] == 3
+    assert run(*arguments, "--cases", "own/a/*")[0] == 0
+    assert run(*arguments, "--cases", "own/b/*")[0] == 3
+    # It was interrupted, and nobody narrowed it.
+    cut = Selection(complete=False)
+    write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=cut))
+    assert run(*arguments, "--cases", "own/a/*")[0] == 3
+
+
 def test_an_unknown_matrix_is_wrong_use(run, storage, tmp_path):
     write_shards(tmp_path / "shards")
     code, out, err = run("baselines", "shards", "--matrix", "none-such")

@@ -17,12 +17,13 @@ import prepare
 import publish
 import pytest
 import yaml
-from builders import VALUES, make_record, write_entry, write_shards
+from builders import VALUES, make_record, make_run, write_entry, write_run, write_shards
 from packaging.requirements import Requirement
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import cli
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Selection
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -536,6 +537,63 @@ def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(
     assert "'gates.cases:GATES' does not import" in ended.stdout
 
 
+FAKE_PYTEST = """#!/bin/sh
+case "$*" in
+    "-m pytest "*) if [ -f "$LEFT" ]; then cp "$LEFT" "$7"; fi; exit 0 ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+OWN_IDS = ("digits/lora-r4/small", "digits/full/small")
+
+
+@pytest.mark.parametrize(
+    ("left", "inputs", "code"),
+    [
+        (OWN_IDS, {}, 0),
+        (None, {}, 2),
+        (OWN_IDS[:1], {}, 3),
+        (OWN_IDS[:1], {"CASES": "*/lora-*"}, 0),
+        (OWN_IDS[1:], {"CASES": "*/lora-*"}, 3),
+    ],
+    ids=["whole", "nothing", "one-lost", "one-asked-for", "another-left"],
+)
+def test_what_a_run_leaves_is_judged_whatever_pytest_says(tmp_path, left, inputs, code):
+    """A test that calls `os._exit(0)` ends pytest with 0; the judge imports none of the project."""
+    project = OwnProject(tmp_path)
+    write_entry(project.folder / "baselines", 1, *map(make_record, OWN_IDS))
+    (project.folder / "gates" / "cases.py").write_text("import os\nos._exit(0)\n")
+    (project.temp / "peft-regress/bin/python").write_text(FAKE_PYTEST.format(python=sys.executable))
+    run_file = tmp_path / "left.json"
+    if left is not None:
+        lost = sorted({*OWN_IDS} - {*left})
+        narrowed = ["--regress-cases */lora-*"] if lost and inputs else []
+        selection = Selection(
+            complete=not lost, narrowed_by=narrowed, not_selected=lost if narrowed else []
+        )
+        write_run(run_file, make_run(*map(make_record, left), selection=selection))
+    ended, outputs = project.gate(LEFT=str(run_file), **inputs)
+    assert (ended.returncode, outputs["exit-code"]) == (code, str(code)), ended.stderr
+
+
+def test_a_pull_request_is_judged_by_the_code_of_its_base():
+    judge, baselines, *_ = workflow("bench")["jobs"]["verdict"]["steps"]
+    assert judge["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
+    assert baselines["with"]["sparse-checkout"] == "baselines"
+    assert "baselines" not in bench_step("verdict", "Install the command")["run"]
+
+
+def test_the_last_step_of_the_local_run_judges_the_saved_run():
+    """In a process of its own: it wants the file that was absent before."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    saved = re.search(r"--regress-save=(\S+)", "\n".join(lines))[1]
+    steps = [line for line in lines if saved in line]
+    assert steps[0] == f"rm -f {saved}"
+    assert steps[1].startswith("step bench pytest ")
+    words = shlex.split(steps[2])
+    assert words[:3] == ["step", "verdict", "peft-regress"]
+    assert check_command(words[3:])["new"] == saved
+
+
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >> "$FAKE_CALLS"
 case "$*" in
@@ -672,7 +730,8 @@ JUDGE = "Judge the shards as one run"
 
 def judged(tmp_path, *, lost=(), metrics=None):
     """Run the judging step, with the real command, on shards of the whole matrix."""
-    write_entry(tmp_path / "baselines", 1, *(make_record(c.id) for c in matrix_cases("default")))
+    storage = tmp_path / "proposed" / "baselines"
+    write_entry(storage, 1, *(make_record(c.id) for c in matrix_cases("default")))
     more = {} if metrics is None else {"metrics": metrics}
     write_shards(tmp_path / "shards", lost=lost, **more)
     command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
@@ -712,7 +771,7 @@ def test_a_red_verdict_fails_the_step_and_keeps_the_run(tmp_path, change, code, 
 
 
 def test_no_shard_fails_the_step_with_the_reason(tmp_path):
-    write_entry(tmp_path / "baselines", 1, make_record())
+    write_entry(tmp_path / "proposed" / "baselines", 1, make_record())
     command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
     environment = {"GITHUB_STEP_SUMMARY": str(tmp_path / "step.md"), "PYTHONPATH": str(ROOT)}
     ended = run_with(tmp_path, bench_step("verdict", JUDGE)["run"], command, **environment)
@@ -729,7 +788,9 @@ def test_the_judging_step_proposes_what_it_saved():
     ]
     words = shlex.split(line.partition(" > ")[0])[1:]
     chosen = check_command(words)
-    assert (chosen["old"], chosen["new"], chosen["strict"]) == ("baselines", "shards", True)
+    assert (chosen["old"], chosen["new"]) == ("proposed/baselines", "shards")
+    assert chosen["strict"]
+    assert chosen["stored_only"]
     proposed = bench_step("verdict", "Propose the run as a baseline")["with"]["path"].split()
     assert proposed == [str(chosen["save"]), "run.adapters"]
 
