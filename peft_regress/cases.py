@@ -18,6 +18,7 @@ from peft_regress.errors import InputError
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 _NAME: Final = r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}"
+_DATA_FILE: Final = rf"(?=.*\.(?:json|safetensors)\Z){_NAME}"
 _VERSION: Final = _NAME.replace("+", "+!")  # PEP 440 has an epoch: `1!2.0`
 _DIGEST: Final = "(sha256:)?[A-Za-z0-9]{1,128}"
 
@@ -33,6 +34,8 @@ def _pattern(*parts: str) -> str:
 
 Name = Annotated[str, msgspec.Meta(pattern=_pattern(_NAME))]
 """A part of a case id, the name of a package or of a file."""
+DataFile = Annotated[str, msgspec.Meta(pattern=_pattern(_DATA_FILE))]
+"""The name of a file that nothing runs: no pickle, no module."""
 CaseId = Annotated[str, msgspec.Meta(pattern=_pattern(_NAME, _NAME, _NAME))]
 Version = Annotated[str, msgspec.Meta(pattern=_pattern(_VERSION))]
 Digest = Annotated[str, msgspec.Meta(pattern=_pattern(_DIGEST))]
@@ -40,6 +43,7 @@ Rank = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 _RULES: Final = {
     _pattern(_NAME): f"a name: {NAME_RULE}",
+    _pattern(_DATA_FILE): f"a .safetensors or .json file: {NAME_RULE}",
     _pattern(_NAME, _NAME, _NAME): f"a case id: three names with / between, each {NAME_RULE}",
     _pattern(_VERSION): f"a version: {NAME_RULE}, or !",
     _pattern(_DIGEST): "a digest: letters (a-z) and digits, as in sha256:0123abcd",
@@ -115,6 +119,11 @@ def is_name(text: object) -> bool:
 def is_version(text: object) -> TypeGuard[str]:
     """Return whether a text can be a version in a run file."""
     return isinstance(text, str) and re.fullmatch(_VERSION, text) is not None
+
+
+def is_data_file(text: str) -> bool:
+    """Return whether a file of this name may be stored beside a run."""
+    return re.fullmatch(_DATA_FILE, text) is not None
 
 
 def is_word(text: object) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import CaseId, Name, Version, in_words
+from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
@@ -44,7 +44,7 @@ class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     output: list[list[float]]
     """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
     list for each tensor."""
-    files: dict[Name, str]
+    files: dict[DataFile, str]
     """SHA-256 of each file, by name."""
     packages: dict[Name, Version] = msgspec.field(default_factory=dict)
     """Versions of the packages that wrote the files, by name."""
@@ -93,7 +93,8 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
         made = Path(temporary)
         save(made)
         contents = {path.name: path.read_bytes() for path in made.iterdir()}
-        if sum(map(len, contents.values())) <= LARGEST_BYTES:
+        is_small = sum(map(len, contents.values())) <= LARGEST_BYTES
+        if is_small and all(map(is_data_file, contents)):
             files = {name: _sha256(content) for name, content in sorted(contents.items())}
             stored = StoredAdapter(
                 case=case.id,

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from builders import LORA, MACHINE, make_record, make_run, write_run
 
+from peft_regress.baselines.adapters import StoredAdapter, keep_adapter
 from peft_regress.cases import Case, in_words, is_name
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.errors import InputError, RunFileError
@@ -176,3 +177,17 @@ def test_a_wrong_name_is_explained_in_words() -> None:
         msgspec.convert({**msgspec.to_builtins(MACHINE), "digest": "../x"}, type(MACHINE))
     assert "a digest: letters" in in_words(str(refused.value))
     assert "regex" not in in_words(str(refused.value))
+
+
+@pytest.mark.parametrize("name", [*HOSTILE.values(), "conftest.py", "adapter.bin", "a.json\n"])
+def test_an_adapter_has_only_files_that_nothing_runs(tmp_path: Path, name: str) -> None:
+    """A pickle runs code when it is loaded, a module when it is imported."""
+    stored = StoredAdapter(case=LORA, definition="d", output=[], files={name: "0"})
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(msgspec.json.encode(stored), type=StoredAdapter)
+
+    def save(folder: Path) -> None:
+        (folder / "adapter.bin").write_text("")
+
+    keep_adapter(tmp_path, make_record(LORA).case, definition="d", output=[], save=save)
+    assert not any(tmp_path.iterdir())
