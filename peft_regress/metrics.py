@@ -45,7 +45,8 @@ class Metric(
     direction: Direction
     kind: Kind
     samples: list[Sample] | None = None
-    """One item per seed: a number, or the first losses."""
+    """One item per seed: a number, or the first losses. Of a fingerprint that no seed decides, one
+    item per fill or per tensor."""
 
     @property
     def spec(self) -> MetricSpec:
@@ -98,6 +99,7 @@ METRICS: dict[str, MetricSpec] = {
     **INFERENCE_METRICS,
     "first_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
     "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
+    "optimizer_updates": MetricSpec(unit="ratio", direction="same", kind="fingerprint"),
     "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),
     "loss": MetricSpec(unit="nat", direction="lower", kind="accuracy"),
     "score": MetricSpec(unit="ratio", direction="higher", kind="score"),

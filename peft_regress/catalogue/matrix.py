@@ -1,8 +1,9 @@
 """The matrices: all cases to measure.
 
-A matrix combines all tasks, methods, their ranks, and architectures that name it in `matrices`. The
-`default` matrix is the gate; `extended` has the other methods of the libraries. After these come a
-project's own cases, each of which names its matrix, usually `own`.
+A matrix combines all tasks, methods, their ranks, and architectures that name it in `matrices`; a
+method may name the `architectures` that it is for. The `default` matrix is the gate; `extended` has
+the other methods of the libraries. After these come a project's own cases, each of which names its
+matrix, usually `own`.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -56,10 +57,16 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
         for architecture in registry.items("architecture")
         if matrix in architecture.matrices
         for method in registry.items("method")
-        if matrix in method.matrices
+        if matrix in method.matrices and _is_for(method, architecture.name)
         for rank in (method.ranks or (None,))
     ]
     return built_in + own
+
+
+def _is_for(method: Any, architecture: str) -> bool:
+    """Return whether a matrix pairs a method with an architecture: with all, if it names none."""
+    names = getattr(method, "architectures", ())
+    return not names or architecture in names
 
 
 def check_matrix(matrix: str) -> None:
@@ -106,6 +113,8 @@ def built_in_matrices(case: Case) -> frozenset[str]:
             registry.get("architecture", case.architecture),
         )
     except UnknownNameError:
+        return frozenset()
+    if not _is_for(registry.get("method", case.method), case.architecture):
         return frozenset()
     return frozenset.intersection(*(frozenset(item.matrices) for item in items))
 

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import torch
 from msgspec import UNSET
 
 from peft_regress.baselines.adapters import keep_adapter, stored_adapter
@@ -17,6 +18,7 @@ from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.objective import number
+from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
 from peft_regress.measure.training import device_of, on_device
 from peft_regress.metrics import Metric, make_metric
 from peft_regress.runs.schema import Inputs
@@ -107,6 +109,7 @@ class Rounds:
         self._made_with: MadeWith
         self._weights: dict[str, TensorSummary] = {}
         self._optimizer: list[dict[str, float]] = []
+        self._updates: list[list[float]] | None = None
         self.facts: dict[str, Fact] = {}
 
     def run(self, run_rounds: RoundRunner) -> None:
@@ -186,6 +189,14 @@ class Rounds:
         if seed == recipe.seeds[0]:
             self.facts = self._watch.after_training(model, optimizer)
             self._keep_adapter(model)
+            self._updates = self._updates_of(optimizer, device_of(model))
+
+    def _updates_of(self, optimizer: Optimizer, device: torch.device) -> list[list[float]] | None:
+        """Return the fingerprint of an optimizer that could go wrong where AdamW cannot."""
+        if not keeps_more_than_adamw(optimizer):
+            return None
+        dtype = self._recipe.adapter.dtype or torch.float32
+        return optimizer_updates(self._recipe.make_optimizer, dtype=dtype, device=device)
 
     def _keep_adapter(self, model: nn.Module) -> None:
         """Keep what the case would ship, of a built-in method with ranks only the lowest one's."""
@@ -227,16 +238,18 @@ class Rounds:
         timed: whether the wall time of a step is among them.
         """
         rounds = self._rounds
-        first = [list(one.training.first_losses) for one in rounds]
         samples = {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
         if timed:
             samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
         filled = self._watch.filled_losses
         if filled is not None:
             samples["filled_losses"] = list(filled)
-        mean_at_step_1 = statistics.fmean(losses[0] for losses in first)
+        lists = {"first_losses": [list(one.training.first_losses) for one in rounds]}
+        if self._updates is not None:
+            lists["optimizer_updates"] = self._updates
+        at_first = {name: statistics.fmean(one[0] for one in lists[name]) for name in lists}
         return {
-            "first_losses": make_metric("first_losses", mean_at_step_1, first),
+            **{name: make_metric(name, at_first[name], lists[name]) for name in lists},
             **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},
             **self._own_metrics(),
         }

@@ -172,5 +172,6 @@ def _change(point: Point, line: Line) -> str:
         return f"{move.relative:+.4g}"
     if line.kind == "fingerprint" and point.differs and point.unit is not None:
         pair = (format_value(value, point.unit) for value in (move.old, move.new))
-        return f"{format_change(move.relative)} in one loss, {' -> '.join(pair)}"
+        number = "loss" if point.unit == "nat" else "update"
+        return f"{format_change(move.relative)} in one {number}, {' -> '.join(pair)}"
     return format_change(move.relative)

@@ -60,6 +60,8 @@ class _Layers(nn.Module):
     [
         ({}, True, ["conv", "pointwise", "linear"]),
         ({"grouped": True}, True, ["conv", "pointwise", "depthwise", "linear"]),
+        ({"grouped": True, "ungrouped": False}, True, ["depthwise"]),
+        ({"ungrouped": False}, True, []),
         ({"linear_first": True}, True, ["linear"]),
         ({"linear_first": True}, False, ["conv", "pointwise"]),
         ({"block_size": 4}, True, ["pointwise", "linear"]),
@@ -229,7 +231,28 @@ def test_norm_tuning_trains_copies_of_the_layers() -> None:
 
 
 def test_every_adapter_is_written_out_by_hand() -> None:
-    assert {*BY_HAND, "ln_tuning"} == {method.name for method in FLOAT32}
+    assert {*BY_HAND, "ln_tuning", "lora-grouped", "dora-grouped"} == {m.name for m in FLOAT32}
+
+
+def test_of_a_grouped_convolution_a_has_no_groups_and_b_has_those_of_the_layer() -> None:
+    """4 groups of 3 inputs and 6 outputs each, at rank 8."""
+    layer = nn.Conv2d(12, 24, kernel_size=3, groups=4)
+    by_hand = {"lora_A.default.weight": (8, 12, 3, 3), "lora_B.default.weight": (24, 2, 1, 1)}
+    magnitude = {"lora_magnitude_vector.default.weight": (1, 24, 1, 1)}
+    lora, dora = map(method_named, ("lora-grouped", "dora-grouped"))
+    assert _added(lora, 8, layer) == by_hand
+    assert _added(dora, 8, layer) == {**by_hand, **magnitude}
+
+
+@each(method_named("lora-grouped"), method_named("dora-grouped"))
+@pytest.mark.parametrize(("groups", "rank"), [(4, 6), (12, 4), (2, 1)])
+def test_a_rank_that_the_groups_do_not_divide_is_refused(
+    method: Any, groups: int, rank: int
+) -> None:
+    """A release that takes it shows as a case that is no longer unsupported."""
+    model = _One(nn.Conv2d(12, 24, kernel_size=3, groups=groups))
+    with pytest.raises(ValueError, match=f"groups={groups} and rank {rank}"):
+        method.adapt(model, heads=("head",), rank=rank, seed=0)
 
 
 LAYERS = {
@@ -243,7 +266,7 @@ LAYERS = {
     "narrow": lambda: nn.Linear(4, 1),
     "prime": lambda: nn.Linear(12, 13),
 }
-RANKED = tuple(method for method in FLOAT32 if method.ranks)
+RANKED = tuple(m for m in FLOAT32 if m.ranks and not m.name.endswith("-grouped"))
 
 
 @pytest.mark.parametrize("layer", LAYERS)

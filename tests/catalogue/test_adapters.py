@@ -136,6 +136,30 @@ def test_dora_magnitude_starts_at_the_norm_of_each_output_channel() -> None:
     torch.testing.assert_close(magnitude.detach().flatten(), norms)
 
 
+def test_dora_takes_the_norm_of_another_weight_than_a_grouped_layer_has() -> None:
+    """It reads B of (out, rank / groups) as (out / groups, rank).
+
+    A release that mends it makes this test fail: take the note out of docs/methods.md then.
+    """
+    method, groups, rank = method_named("dora-grouped"), 2, 4
+    base = nn.Conv2d(4, 6, kernel_size=1, groups=groups, bias=False)
+    model = method.adapt(_One(base), heads=("head",), rank=rank, seed=0)
+    layer: Any = model.get_submodule(f"{STEM}layer")
+    a, b = (layer.get_submodule(f"{name}.default") for name in ("lora_A", "lora_B"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        b.weight.copy_(torch.randn(b.weight.shape, generator=generator))
+        # What the layer computes is linear in the image, so that the unit images give its weight.
+        units = torch.eye(4).view(4, 4, 1, 1)
+        weight = (base(units) + b(a(units))).flatten(1).T  # (out, in)
+        magnitude = layer.lora_magnitude_vector["default"].weight.flatten()
+        right = magnitude[:, None] * weight / weight.norm(dim=1, keepdim=True)
+        given = layer(units).flatten(1).T
+    scale = given / right  # of each output one number, which should be 1
+    torch.testing.assert_close(scale, scale[:, :1].expand_as(scale), rtol=1e-3, atol=0)
+    assert (scale - 1).abs().max() > 0.1, "mended in peft"
+
+
 def test_loraplus_trains_b_at_the_ratio_times_the_rate_of_a() -> None:
     model = adapted(LORA_PLUS)
     rate_of = {

@@ -42,12 +42,14 @@ class Detecting(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(3, 8, 1)
         self.norm = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 8, 1, groups=8)
         self.neck = nn.Linear(8, 8)
         self.cls = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8))
         self.box = nn.Linear(8, 4)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.neck(self.norm(self.conv(images)).mean((2, 3)))  # (batch, 8)
+        hidden = self.depthwise(self.norm(self.conv(images)))
+        features = self.neck(hidden.mean((2, 3)))  # (batch, 8)
         return torch.cat([self.cls(features), self.box(features)], dim=1)  # (batch, 12)
 
 

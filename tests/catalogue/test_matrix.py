@@ -14,6 +14,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import (
     case_params,
     check_rank,
+    matrices_of,
     matrix_cases,
     parse_case_id,
     select_cases,
@@ -75,6 +76,18 @@ def test_what_a_user_adds_is_paired_with_everything() -> None:
     before = len(matrix_cases())
     registry.add("task", Thing("mine"))
     assert len(matrix_cases()) == before // 2 * 3
+
+
+def test_a_method_may_be_for_some_architectures_only() -> None:
+    grouped = [case.id for case in matrix_cases("extended") if "-grouped" in case.method]
+    assert grouped == [
+        f"shift/{method}-grouped-r96/{architecture}"
+        for architecture in ("mobilenet_v2", "shufflenet_v2_x0_5")
+        for method in ("dora", "lora")
+    ]
+    for architecture, matrices in (("mobilenet_v2", {"extended"}), ("resnet18", set())):
+        case = Case(task="shift", method="lora-grouped", architecture=architecture, rank=96)
+        assert matrices_of(case) == matrices
 
 
 def test_params_carry_id_and_marker() -> None:

@@ -50,6 +50,7 @@ LINEAR_ONLY = {"pissa", "olora", "pissa-bf16", "olora-bf16"}
 ADALORA_BF16 = method_named("adalora-bf16")
 SOUND = tuple(method for method in ALL if method is not ADALORA_BF16)
 WRAPPING = tuple(method for method in ALL if isinstance(method, PeftAdapter))
+GROUPED = (method_named("lora-grouped"), method_named("dora-grouped"))
 
 # What peft says to its users at every use; that it says it is none of these tests' business.
 pytestmark = [
@@ -70,11 +71,13 @@ def bases() -> dict[str, nn.Module]:
 
 @each(*SOUND)
 def test_what_trains_is_what_the_rule_says(method: Any, bases: Any) -> None:
-    """On one architecture in turn; two that need a linear layer on the first, which has one."""
+    """On one architecture in turn; some need the first or second, which have layers for them."""
     turn = 0 if method.name in {"pissa", "olora-bf16"} else SOUND.index(method)
+    if method in GROUPED:
+        turn = 1
     architecture = ARCHITECTURES[turn % len(ARCHITECTURES)]
     base = cast_base(copy.deepcopy(bases[architecture.name]), method.base_dtype)
-    rank = rank_of(method)
+    rank = 96 if method in GROUPED else rank_of(method)
     expected = method.expected_trainable(base, heads=(architecture.head,), rank=rank)
     if method.name in LINEAR_ONLY and architecture is not MOBILENET_V3_SMALL:
         with pytest.raises(ValueError, match="Unknown initialization init_lora_weights="):
@@ -148,6 +151,7 @@ def test_seed_alone_fixes_what_is_adapted(method: Method) -> None:
 # or come from the weights.
 DRAWN = {
     **{name: {"lora_A"} for name in ("lora", "dora", "rslora", "loraplus", "lorafa")},
+    **{method.name: {"lora_A"} for method in GROUPED},
     "adalora": {"lora_A", "lora_B"},
     "loha": {"hada_w1_a", "hada_w1_b", "hada_w2_a"},
     "loha-tucker": {"hada_t1", "hada_t2", "hada_w1_a", "hada_w1_b", "hada_w2_a"},
@@ -169,7 +173,14 @@ def test_another_seed_draws_another_adapter(method: Any) -> None:
 # Merging
 
 
-@each(*(method for method in WRAPPING if method is not ADALORA_BF16))
+@each(*GROUPED)
+def test_no_grouped_convolution_merges(method: Any) -> None:
+    """What `merge_equals_unmerged` is false for; a release that merges them shows."""
+    with pytest.raises(NotImplementedError, match="Merging is not supported"):
+        method.merge(trained(method))
+
+
+@each(*(method for method in WRAPPING if method not in (ADALORA_BF16, *GROUPED)))
 def test_merging_gives_a_plain_model_and_leaves_the_adapted_one(method: Any) -> None:
     model = trained(method)
     images = tiny_data().cast(method.base_dtype).test_images

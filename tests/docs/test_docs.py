@@ -46,6 +46,9 @@ def test_every_bound_of_the_policy_is_on_the_page():
     assert f"{100 * policy.loss_margin:g} %" in METRICS_PAGE
     assert f"{1 + policy.seconds_bound:g} times" in METRICS_PAGE
     assert f"| `filled_losses` | more than {100 * policy.filled_bound:g} %" in METRICS_PAGE
+    row = f"more than {policy.update_bound:g}, in either direction, for any update; "
+    on_bfloat16 = f"{100 * policy.bfloat16_update_bound:g} % on a bfloat16 base"
+    assert f"| `optimizer_updates` | {row}{on_bfloat16} |" in METRICS_PAGE
     assert policy.drift_budget == 1
     assert "The drift budget is once the metric's own bound" in METRICS_PAGE
     noise = (policy.accuracy_noise, policy.loss_noise, policy.seconds_noise)
@@ -82,6 +85,11 @@ def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
             assert value < bound <= 10 * value, (method, bound, value)
     filled = max(float(row[5]) for row in rows if row[5] != "-")
     assert filled < policy.filled_bound <= 10 * filled
+    updates = re.search(r"by up to (\S+), and on bfloat16 by up to (\S+)\s", METRICS_PAGE)
+    assert updates is not None
+    bounds_of_updates = (policy.update_bound, policy.bfloat16_update_bound)
+    for value, bound in zip(updates.groups(), bounds_of_updates, strict=True):
+        assert float(value) < bound <= 10 * float(value)
     accuracy = max(float(row[6]) for row in rows) / 100
     assert accuracy < policy.accuracy_margin <= 10 * accuracy
     loss = max(float(row[7].removesuffix(" %")) for row in rows) / 100

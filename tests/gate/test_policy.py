@@ -93,3 +93,11 @@ def test_exact_metrics_have_no_bound() -> None:
 def test_a_filled_adapter_has_one_bound_for_every_fill_and_adapter(numerics: Numerics) -> None:
     bounds = {DEFAULT_POLICY.fingerprint("filled_losses", numerics, step=step) for step in range(4)}
     assert bounds == {DEFAULT_POLICY.filled_bound}
+
+
+@pytest.mark.parametrize("numerics", get_args(Numerics))
+def test_updates_have_one_bound_for_every_step_and_another_on_bfloat16(numerics: Numerics) -> None:
+    policy = DEFAULT_POLICY
+    bounds = {policy.fingerprint("optimizer_updates", numerics, step=step) for step in range(5)}
+    is_rough = numerics == "bfloat16"
+    assert bounds == {policy.bfloat16_update_bound if is_rough else policy.update_bound}

@@ -64,14 +64,15 @@ def records(tiny_sources):
 
 
 EVERY = {*METRICS} - {
-    *("score", "relative_step_seconds", "projection_flops", "projection_flops_b32")
+    *("score", "relative_step_seconds", "projection_flops", "projection_flops_b32"),
+    "optimizer_updates",
 }
 
 
 @pytest.mark.parametrize("method", [*DEFAULT, *BFLOAT16, *OTHERS])
 def test_every_metric_that_applies_is_measured(records, method):
-    projections = {name for name in METRICS if name.startswith("projection_flops")}
-    expected = EVERY | (projections if method.startswith("galore") else set())
+    of_galore = {"optimizer_updates", "projection_flops", "projection_flops_b32"}
+    expected = EVERY | (of_galore if method.startswith("galore") else set())
     if not isinstance(registry.get("method", method), PeftAdapter):
         expected -= {"filled_losses", *(name for name in METRICS if name.startswith("merged_"))}
     assert records[method].status == "ok", records[method].error

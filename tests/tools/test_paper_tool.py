@@ -12,7 +12,20 @@ import pytest
 import torch
 from page_tables import put
 from paper_counter import count_step
-from paper_rows import FLOP_FIGURES, GIGA, adapted, counted, measured, row
+from paper_layers import KINDS, choices, kind_of, recipe_without
+from paper_rows import (
+    FLOP_FIGURES,
+    GIGA,
+    MEMORY_FIGURES,
+    MIB,
+    PAPER_RANK,
+    adapted,
+    counted,
+    measured,
+    memory_bytes,
+    profiled,
+    row,
+)
 from paper_tables import TABLES, repeated_base_flops
 from torch import nn
 
@@ -60,7 +73,14 @@ def test_three_figures_are_made_of_the_pieces():
     assert count.optimizer == 2 * 6 + 2 * 2
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "dora"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("full", marks=pytest.mark.nightly),
+        "lora",
+        pytest.param("dora", marks=pytest.mark.nightly),
+    ],
+)
 def test_convolutions_count_as_by_torch_s_counter(method):
     count, step = counted(row("mobilenet_v2", method)), measured(row("mobilenet_v2", method)).step
     products = sum(site.flops for site in step.flops_by_site if site.operator == "aten.mm")
@@ -97,6 +117,7 @@ def test_additions_in_gradients_are_the_sum_over_the_layers(architecture):
     assert counted(row(architecture, "full")).piece("additions in gradients") == sum(additions)
 
 
+@pytest.mark.nightly
 def test_only_the_counter_without_batch_norm_gives_the_printed_backward_figures():
     figures = [figure for figure in FLOP_FIGURES if figure.name == "backward"]
     work = [
@@ -137,6 +158,63 @@ def test_a_base_convolution_that_runs_twice_is_far_from_the_printed_flops_of_dor
     assert figure.counted_gflops() == pytest.approx(float(figure.printed), abs=figure.half_digit)
     assert again > 100 * figure.half_digit
     assert "hold for peft 0.15 and later" in PAGE.read_text()
+
+
+# --- The layers -----------------------------------------------------------------------------------
+
+
+def wrapped(case):
+    return {
+        name.partition("base_model.model.")[2].removesuffix(".base_layer")
+        for name, module in adapted(case).named_modules()
+        if name.endswith(".base_layer")
+    }
+
+
+def test_the_kinds_of_layers_share_what_can_be_adapted():
+    architecture = registry.get("architecture", "mobilenet_v3_small")
+    model = architecture.build(num_classes=2, seed=0)
+    targets = registry.get("method", "lora").targets.find(model, heads=(architecture.head,))
+    of_kind = {kind: {n for n, la in targets.items() if kind_of(n, la) == kind} for kind in KINDS}
+    assert of_kind["hidden linear"] == {"classifier.0"}
+    assert of_kind["stem"] == {"features.0.0"}
+    assert len(of_kind["squeeze-excite"]) == 2 * 9
+    assert sum(map(len, of_kind.values())) == len(targets)
+    assert len(choices()) == 15
+
+
+def test_the_papers_adapters_are_on_convolutions_and_others_where_the_method_says():
+    assert "classifier.0" not in wrapped(row("mobilenet_v3_small", "lora"))
+    assert len(wrapped(row("mobilenet_v3_small", "lora"))) == 41
+    assert len(wrapped(row("resnet18", "dora"))) == 20
+    # No network of the paper: its layers are linear.
+    assert any("mlp" in name for name in wrapped(row("vit_b_16", "lora")))
+
+
+@pytest.mark.nightly
+@pytest.mark.xdist_group("paper")
+def test_only_adapters_on_convolutions_alone_give_the_printed_rows():
+    figures = [
+        figure
+        for figure in MEMORY_FIGURES
+        if figure.row.architecture == "mobilenet_v3_small" and figure.row.freezes_head
+    ]
+    assert len(figures) == 7
+
+    def is_met(without):
+        reports = {
+            method: profiled(
+                recipe_without("mobilenet_v3_small", method, PAPER_RANK, without), freeze_head=True
+            )
+            for method in ("lora", "dora")
+        }
+        return all(
+            memory_bytes(reports[figure.row.method], figure.name) / MIB
+            == pytest.approx(float(figure.printed), abs=0.05)
+            for figure in figures
+        )
+
+    assert [choice for choice in choices() if is_met(choice)] == [{"hidden linear"}]
 
 
 # --- The setting ----------------------------------------------------------------------------------

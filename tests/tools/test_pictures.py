@@ -92,10 +92,10 @@ def test_the_figures_of_the_paper_are_drawn_with_their_totals():
     }
     texts = "".join(ET.fromstring(picture_drawing.draw_memory(data, "x")).itertext())
     for figure in MEMORY_FIGURES:
-        if figure.name == "total":
+        if figure.name == "total" and figure.row.architecture in data:
             assert f"{figure.printed:.2f}" in texts
     assert texts.count("6.00") == 8
-    assert texts.count("printed") >= 3
+    assert "as printed" in texts
 
 
 def test_flops_that_are_printed_are_drawn_beside_both_counts():

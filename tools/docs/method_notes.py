@@ -39,6 +39,12 @@ METHODS: Final[dict[str, MethodNote]] = {
     ),
     "lora": MethodNote("low-rank adaptation, W + BA", "arXiv 2106.09685", _LORA),
     "dora": MethodNote("weight-decomposed LoRA", "arXiv 2402.09353", "r(n + o) + o"),
+    "lora-grouped": MethodNote(
+        "LoRA on grouped convolutions, as peft has it since 0.16: A sees all g groups",
+        "arXiv 2106.09685",
+        "r(g n + o / g)",
+    ),
+    "dora-grouped": MethodNote("DoRA on the same layers", "arXiv 2402.09353", "r(g n + o / g) + o"),
     "rslora": MethodNote("rank-stabilized LoRA, scaled by a / sqrt(r)", "arXiv 2312.03732", _LORA),
     "loraplus": MethodNote("LoRA+, B at 4 times the rate of A", "arXiv 2402.12354", _LORA),
     "lorafa": MethodNote("LoRA-FA, A frozen at its draw", "arXiv 2308.03303", "r o"),

@@ -34,6 +34,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.cost import profile_step
+from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
 
 if TYPE_CHECKING:
@@ -55,6 +56,11 @@ def by_name(names: Iterable[str] = METHODS) -> dict[str, Method]:
     return {name: registry.get("method", name) for name in names}
 
 
+def rank_of(method: Method) -> int | None:
+    """Return the rank that the tables show: 4, or the lowest of a method that has none of 4."""
+    return RANK if RANK in method.ranks else min(method.ranks, default=None)
+
+
 # --- What the methods are -------------------------------------------------------------------------
 
 
@@ -63,7 +69,7 @@ def methods() -> str:
     rows = []
     for name, method in by_name().items():
         note = METHODS[name]
-        declared = method.hyperparameters(RANK if method.ranks else None)
+        declared = method.hyperparameters(rank_of(method))
         ids = [name, f"{name}{BFLOAT16_SUFFIX}"]
         known = by_name(item for item in ids if item in registry.names("method"))
         rows.append(
@@ -92,7 +98,7 @@ def states(records: Mapping[str, Record]) -> str:
         case
         for matrix in ("default", "extended")
         for case in matrix_cases(matrix, task="shift")
-        if case.rank in {None, RANK}
+        if case.rank == rank_of(registry.get("method", case.method))
     ]
     absent = [case.id for case in wanted if case.id not in records]
     if absent:
@@ -102,12 +108,14 @@ def states(records: Mapping[str, Record]) -> str:
         )
     architectures = list(dict.fromkeys(case.architecture for case in wanted))
     messages: dict[str, int] = {}
-    cells: defaultdict[str, list[str]] = defaultdict(list)
+    cells: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for case in sorted(wanted, key=lambda case: architectures.index(case.architecture)):
-        cells[case.method].append(_state(records[case.id], messages))
+        cells[case.method][case.architecture] = _state(records[case.id], messages)
     together: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
     for method, states_of_it in cells.items():
-        together[tuple(states_of_it)].append(f"`{method}`")
+        # A method may be for some architectures only.
+        states_on_all = tuple(states_of_it.get(name, "no case") for name in architectures)
+        together[states_on_all].append(f"`{method}`")
     rows = [[", ".join(sorted(names)), *found] for found, names in together.items()]
     rows.sort(key=lambda row: (row[1:] != ["ok"] * len(architectures), row[0]))
     notes = "\n".join(f"{number}. {message}" for message, number in messages.items())
@@ -135,11 +143,11 @@ def recorded(run: Path | None) -> dict[str, Record]:
 @cache
 def cost(method: str, architecture: str, batch: int) -> CostReport | None:
     """Profile a step; None if the library cannot run one."""
-    rank = RANK if registry.get("method", method).ranks else None
+    rank = rank_of(registry.get("method", method))
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     try:
         return adaptation_cost(adaptation, CostSettings(batch=batch))
-    except (RuntimeError, ValueError):
+    except (RuntimeError, UnsupportedCaseError, ValueError):
         return None
 
 

@@ -7,11 +7,13 @@ torch: pytest lists the figures when it collects tests.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from paper_layers import CONVOLUTIONS
 
 from peft_regress import registry
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from peft_regress.catalogue.methods import Method, PeftAdapter
+    from peft_regress.measure.recipe import ModelRecipe
     from peft_regress.measure.step_profile import CostReport
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "GIGA",
     "MEMORY_FIGURES",
     "MIB",
+    "PAPER_ARCHITECTURES",
     "PAPER_RANK",
     "ROWS",
     "Figure",
@@ -38,6 +43,7 @@ __all__ = [
     "counted",
     "measured",
     "memory_bytes",
+    "profiled",
     "row",
 ]
 
@@ -104,20 +110,34 @@ def row(architecture: str, method: str, rank: int = PAPER_RANK) -> Row:
 @cache
 def measured(case: Row, batch: int = 1) -> CostReport:
     """Profile a row's step in the paper's setting, once."""
-    from peft_regress.cases import Adaptation
-    from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+    from peft_regress.measure.recipe import ModelRecipe
 
-    return adaptation_cost(
-        Adaptation(method=case.method, architecture=case.architecture, rank=case.rank),
-        CostSettings(
-            batch=batch,
-            resolution=_RESOLUTION,
-            classes=_CLASSES,
-            loss="sum",
-            bn="train",
-            freeze_head=case.freezes_head,
-        ),
+    architecture = registry.get("architecture", case.architecture)
+    recipe = ModelRecipe(method=_method_of(case), architecture=architecture, rank=case.rank)
+    return profiled(recipe, batch, freeze_head=case.freezes_head)
+
+
+def profiled(recipe: ModelRecipe, batch: int = 1, *, freeze_head: bool) -> CostReport:
+    """Profile a step in the paper's setting."""
+    from peft_regress.measure.step_profile import CostSettings, profile_recipe
+
+    settings = CostSettings(
+        batch=batch,
+        resolution=_RESOLUTION,
+        classes=_CLASSES,
+        loss="sum",
+        bn="train",
+        freeze_head=freeze_head,
     )
+    return profile_recipe(recipe, settings)
+
+
+def _method_of(case: Row) -> Method:
+    """Return the method of a row; the paper's networks have adapters on convolutions alone."""
+    method: Method = registry.get("method", case.method)
+    if case.freezes_head and case.architecture in PAPER_ARCHITECTURES:
+        return replace(cast("PeftAdapter", method), targets=CONVOLUTIONS)
+    return method
 
 
 @cache
@@ -136,8 +156,7 @@ def adapted(case: Row) -> nn.Module:
 
     architecture = registry.get("architecture", case.architecture)
     model: nn.Module = architecture.build(num_classes=_CLASSES, seed=0)
-    method = registry.get("method", case.method)
-    model = method.adapt(model, heads=(architecture.head,), rank=case.rank, seed=0)
+    model = _method_of(case).adapt(model, heads=(architecture.head,), rank=case.rank, seed=0)
     if case.freezes_head:
         for name, parameter in model.named_parameters():
             if f".{architecture.head}." in f".{name}":
@@ -186,4 +205,5 @@ def _figures(table: dict[str, Any]) -> tuple[Figure, ...]:
 _published = json.loads(_TABLES.read_text(), parse_float=Decimal)
 MEMORY_FIGURES: Final = _figures(_published["memory_mib"])
 FLOP_FIGURES: Final = _figures(_published["gflops_paper_counter"])
+PAPER_ARCHITECTURES: Final = frozenset(figure.row.architecture for figure in MEMORY_FIGURES)
 ROWS: Final = tuple(dict.fromkeys(figure.row for figure in (*MEMORY_FIGURES, *FLOP_FIGURES)))

@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from page_tables import table
 from paper_cells import gflop, mflop, mib, more, percent, saving
+from paper_layers import Kind, recipe_without
 from paper_rows import (
     CATEGORIES,
     FLOP_FIGURES,
     MEMORY_FIGURES,
     MIB,
+    PAPER_RANK,
     ROWS,
     counted,
     measured,
     memory_bytes,
+    profiled,
     row,
 )
 
@@ -44,6 +47,13 @@ LARGER_ARCHITECTURES: Final = (
     "mobilenet_v2",
 )
 METHODS: Final = ("full", "lora", "dora", "galore", "bn_head")
+LAYERS_OF: Final = "mobilenet_v3_small"
+SHOWN_CHOICES: Final[tuple[frozenset[Kind], ...]] = (
+    frozenset(),
+    frozenset({"hidden linear"}),
+    frozenset({"squeeze-excite"}),
+    frozenset({"squeeze-excite", "hidden linear"}),
+)
 PAPER_GAP: Final = 200
 LARGE_BATCH: Final = 32
 
@@ -67,6 +77,24 @@ def memory() -> str:
             )
         rows.append(cells)
     return table(["architecture", "method", *CATEGORIES], rows, names=2)
+
+
+def layers() -> str:
+    """Return what a printed row of an adapter would be with other layers."""
+    printed = {(figure.row, figure.name): figure.printed for figure in MEMORY_FIGURES}
+    shown = [name for name in CATEGORIES if name not in {"buffer", "grad", "optimizer"}]
+    rows = []
+    for method in ("lora", "dora"):
+        case = row(LAYERS_OF, method)
+        figures = [printed.get((case, name)) for name in shown]
+        cells = ("" if figure is None else f"{figure}" for figure in figures)
+        rows.append([method, "printed", *cells])
+        for without in SHOWN_CHOICES:
+            recipe = recipe_without(LAYERS_OF, method, PAPER_RANK, without)
+            report = profiled(recipe, freeze_head=True)
+            sizes = (mib(memory_bytes(report, name)) for name in shown)
+            rows.append([method, " and ".join(sorted(without)) or "nothing", *sizes])
+    return table(["method", "left out", *shown], rows, names=2)
 
 
 def flops() -> str:
@@ -329,6 +357,7 @@ def architectures() -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "memory": memory,
+    "layers": layers,
     "flops": flops,
     "counters": counters,
     "savings": savings,

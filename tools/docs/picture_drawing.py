@@ -78,9 +78,6 @@ def _stack_pair(panel: Axes, place: int, figures: dict[str, Any]) -> None:
     printed = {name: float(text) for name, text in figures["printed"].items()}
     measured = {name: size / _MIB for name, size in figures["measured"].items()}
     for offset, values, hatch in ((-0.2, printed, "//"), (0.2, measured, None)):
-        if not values:
-            panel.text(place + offset, 0, "not\nprinted", ha="center", va="bottom", size="x-small")
-            continue
         total = values.pop("total")
         values["not printed alone"] = total - sum(values.values()) if hatch else 0.0
         height = 0.0

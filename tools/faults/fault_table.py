@@ -23,6 +23,7 @@ COLUMNS: Final = (
     "`aten_ops`",
     "`first_losses`",
     "`filled_losses`",
+    "`optimizer_updates`",
     "accuracy, loss",
     "invariants",
     "state",
@@ -80,7 +81,7 @@ def _row(outcome: Outcome) -> list[str]:
 
 
 def _column(name: str) -> str:
-    if name in {"aten_ops", "first_losses", "filled_losses"}:
+    if f"`{name}`" in COLUMNS:
         return f"`{name}`"
     if name in {"accuracy", "loss"}:
         return "accuracy, loss"

@@ -30,11 +30,12 @@ def _sizes(layer: nn.Module) -> tuple[int, int, tuple[int, ...]]:
 
 
 def lora_shapes(layer: nn.Module, rank: int) -> Shapes:
-    """LoRA: B A, the kernel of a convolution in A."""
+    """LoRA: B A, the kernel of a convolution in A; of a grouped one A has no groups, and B has."""
     out, inner, kernel = _sizes(layer)
+    groups: int = getattr(layer, "groups", 1)
     return {
-        f"lora_A.{ADAPTER}.weight": (rank, inner, *kernel),
-        f"lora_B.{ADAPTER}.weight": (out, rank, *(1 for _ in kernel)),
+        f"lora_A.{ADAPTER}.weight": (rank, groups * inner, *kernel),
+        f"lora_B.{ADAPTER}.weight": (out, rank // groups, *(1 for _ in kernel)),
     }
 
 

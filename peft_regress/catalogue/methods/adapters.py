@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from peft_regress.cases import Json
 
 _WITH_GROUPED: Final = Targets(description="Conv2d and Linear, the head excluded", grouped=True)
+_GROUPED_ALONE: Final = Targets(
+    description="Conv2d with groups > 1, the head excluded", grouped=True, ungrouped=False
+)
 _LINEAR_FIRST: Final = Targets(
     description="Linear besides the head, or without one Conv2d with groups == 1",
     linear_first=True,
@@ -330,8 +333,26 @@ def _on_bfloat16(method: PeftAdapter, *, matrices: tuple[str, ...] = ("extended"
     )
 
 
+# Nothing in peft's LoRA has changed as often as grouped convolutions. From 0.16 on the rank must be
+# a multiple of a layer's groups: 96 is one in every layer of shufflenet_v2_x0_5. In mobilenet_v2 it
+# is not, so peft refuses there, as in mobilenet_v3_small; resnet18 has no such layers.
+GROUPED: Final = tuple(
+    replace(
+        method,
+        name=f"{method.name}-grouped",
+        targets=_GROUPED_ALONE,
+        ranks=(96,),
+        matrices=("extended",),
+        architectures=("mobilenet_v2", "shufflenet_v2_x0_5"),
+        # At each layer; `merge_equals_unmerged` says so once.
+        expected_warning=".*groups > 1. Merging is not supported",
+    )
+    for method in (LORA, DORA)
+)
+
 ADAPTERS: Final = (
     *_FLOAT32,
+    *GROUPED,
     *_TUCKER,
     *map(_on_bfloat16, _FLOAT32),
     *(_on_bfloat16(method, matrices=()) for method in _TUCKER),

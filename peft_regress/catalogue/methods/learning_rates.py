@@ -19,6 +19,8 @@ LEARNING_RATES: Final[dict[str, float]] = {
     "bn_head": 5e-3,
     "lora": 4e-3,
     "dora": 4e-3,
+    "lora-grouped": 4e-3,
+    "dora-grouped": 4e-3,
     "galore": 4e-3,
     "galore-cloned": 4e-3,
     "bitfit": 4e-3,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from contextlib import nullcontext
+import warnings
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -25,7 +26,7 @@ from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -51,6 +52,8 @@ class PeftAdapter(MethodProperties):
 
     ranks: tuple[int, ...] = (4,)
     matrices: tuple[str, ...] = ("extended",)
+    architectures: tuple[str, ...] = ()
+    """Those that it is for, in a matrix; empty for all."""
     config: str
     """The name of peft's configuration class."""
     settings: Callable[[int | None], Mapping[str, Json]]
@@ -67,6 +70,8 @@ class PeftAdapter(MethodProperties):
     """A part of the names of adapter parameters that do not train."""
     wrapping: Callable[[], AbstractContextManager[None]] = nullcontext
     """A context for wrapping, which keeps the library from doing harm."""
+    expected_warning: str = ""
+    """The start of what the library says at each wrapping, a pattern; it is not shown."""
 
     def hyperparameters(self, rank: int | None) -> dict[str, Json]:
         """Return all settings, in peft's names except for rank, alpha and dropout."""
@@ -114,11 +119,18 @@ class PeftAdapter(MethodProperties):
         # peft matches a list by suffix but a pattern by full match: only a pattern is exact.
         pattern = "|".join(re.escape(name) for name in layers)
         config = make_config(target_modules=pattern, **self.settings(rank))
-        with torch.random.fork_rng(devices=[]), self.wrapping():
+        with torch.random.fork_rng(devices=[]), self.wrapping(), self._without_expected():
             torch.manual_seed(seed)
             adapted = peft.get_peft_model(model, config, adapter_name=ADAPTER)
         self._set_trained(adapted, of_heads.values(), heads_train=True)
         return cast("nn.Module", adapted)
+
+    @contextmanager
+    def _without_expected(self) -> Iterator[None]:
+        with warnings.catch_warnings():
+            if self.expected_warning:
+                warnings.filterwarnings("ignore", message=self.expected_warning)
+            yield
 
     def _set_trained(
         self, adapted: nn.Module, of_heads: Iterable[nn.Parameter], *, heads_train: bool
@@ -179,7 +191,7 @@ class PeftAdapter(MethodProperties):
 
         peft = import_quietly("peft")
         of_heads = head_parameters(base, heads)
-        with torch.random.fork_rng(devices=[]), self.wrapping():
+        with torch.random.fork_rng(devices=[]), self.wrapping(), self._without_expected():
             torch.manual_seed(0)
             adapted = peft.PeftModel.from_pretrained(
                 base, folder, adapter_name=ADAPTER, is_trainable=trainable

@@ -29,11 +29,13 @@ def eligible_layers(
     *,
     heads: tuple[str, ...],
     grouped: bool = False,
+    ungrouped: bool = True,
 ) -> dict[str, nn.Module]:
     """Return the layers that adapters can wrap, by qualified name, in the model's order.
 
     These are Conv2d and Linear modules, except those in a head, convolutions with groups unless
-    `grouped`, and modules that are never called (`bypassed_modules`). A shared layer has one name.
+    `grouped`, all others unless `ungrouped`, and modules that are never called
+    (`bypassed_modules`). A shared layer has one name.
     Raises `UnsupportedCaseError` if the model has no such head.
     """
     from torch import nn  # listing names must not cost the import
@@ -46,7 +48,7 @@ def eligible_layers(
         if isinstance(module, nn.Conv2d | nn.Linear)
         and id(module) not in in_heads
         and name not in bypassed
-        and (grouped or getattr(module, "groups", 1) == 1)
+        and (ungrouped if getattr(module, "groups", 1) == 1 else grouped)
     }
 
 
@@ -97,6 +99,8 @@ class Targets:
     """Part of definitions."""
     grouped: bool = False
     """Whether convolutions with groups are adapted."""
+    ungrouped: bool = True
+    """Whether any other layers are."""
     linear_first: bool = False
     """Whether only linear layers are adapted, if the model has any besides the head. Otherwise the
     library gets convolutions and decides: a release that learns to adapt them is noticed."""
@@ -116,7 +120,7 @@ class Targets:
             return normalization_layers(model, heads=heads)
         from torch import nn  # listing names must not cost the import
 
-        layers = eligible_layers(model, heads=heads, grouped=self.grouped)
+        layers = eligible_layers(model, heads=heads, grouped=self.grouped, ungrouped=self.ungrouped)
         if self.linear_first:
             linear = [n for n, layer in layers.items() if isinstance(layer, nn.Linear)]
             layers = {n: layers[n] for n in linear or layers}

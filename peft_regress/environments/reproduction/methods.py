@@ -171,6 +171,8 @@ def _rule(targets: Targets, network: Network, layers: Mapping[str, nn.Module]) -
         yield f'not name.endswith(".{child}")  # its weight is read, it is never called'
     if not targets.grouped and network.has_grouped and not only_linear:
         yield 'getattr(module, "groups", 1) == 1'
+    if not targets.ungrouped:
+        yield 'getattr(module, "groups", 1) > 1'
     if targets.block_size > 1:
         yield f"module.weight[0].numel() % {targets.block_size} == 0"
     if targets.most_inputs is not None:

@@ -83,10 +83,11 @@ function valueBefore(point) {
   return entry === null ? null : heldAt(point.mark.line, entry);
 }
 
-// Losses of the first steps are judged one by one, and not by their mean, which is the value.
+// The numbers of a fingerprint are judged one by one, and not by their mean, which is the value.
 function markedChange({ change }, metric) {
   const text = formatChange(change, metric.unit);
-  return metric.kind === "fingerprint" && change !== null ? `${text} in one loss` : text;
+  if (metric.kind !== "fingerprint" || change === null) return text;
+  return `${text} in one ${metric.unit === "nat" ? "loss" : "update"}`;
 }
 
 function entryName(entry) {

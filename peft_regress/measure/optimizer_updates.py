@@ -1,0 +1,124 @@
+"""The fingerprint of an optimizer: what it does to three small tensors until it renews its state.
+
+A fine-tune is too short for what an optimizer does late, such as GaLore's refresh at step 16 of 22,
+where the learning rate is nearly zero. So the optimizer is also run by itself, at its full rate.
+
+An optimizer may project gradients by singular vectors, whose signs are a library's choice. The
+moments in the old projection meet gradients in the new one, and their sum would depend on those
+signs. It does not with the gradients here: before and after the refresh, the rows of the projected
+gradient are orthogonal, and all elements of a row are of one size, so that the mixed term of the
+update's norm is zero for any signs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch import Tensor, nn
+
+from peft_regress.measure.seeding import seed_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch.optim import Optimizer
+
+_OF_ADAMW: Final = frozenset({"step", "exp_avg", "exp_avg_sq"})
+
+_SHAPES: Final = ((32,), (32, 16), (16, 8, 2, 2))
+"""A vector, a tall matrix, and a convolution that is a wide one: GaLore projects either side."""
+_SIDES: Final = (32, 16)
+_WEIGHT: Final = 1e-3
+"""Of each element at the start: near an update, so that rounding of the sum stays small."""
+
+_USUAL_GAP: Final = 15
+_LONGEST_GAP: Final = 200
+
+
+class _ThreeTensors(nn.Module):
+    """A module with one parameter of each shape."""
+
+    def __init__(self, *, dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__()
+        self.tensors = nn.ParameterList(
+            nn.Parameter(torch.full(shape, _WEIGHT, dtype=dtype, device=device))
+            for shape in _SHAPES
+        )
+
+
+def keeps_more_than_adamw(optimizer: Optimizer) -> bool:
+    """Return whether an optimizer that has stepped keeps anything that AdamW does not."""
+    return any(state.keys() - _OF_ADAMW for state in optimizer.state.values())
+
+
+def optimizer_updates(
+    make_optimizer: Callable[[nn.Module], Optimizer], *, dtype: torch.dtype, device: torch.device
+) -> list[list[float]] | None:
+    """Return the norms of updates, to see what an optimizer does when it renews its state.
+
+    One list for each tensor: of the first two updates, of the last before the refresh, and of the
+    two from it on; each relative to the norm of the weights at the start. The gap between refreshes
+    is the optimizer's `update_proj_gap`. None if the optimizer cannot be made for three tensors by
+    themselves, or keeps no more state there than AdamW.
+    """
+    seed_all(0)
+    model = _ThreeTensors(dtype=dtype, device=device)
+    try:
+        optimizer = make_optimizer(model)
+        gap = _gap_of(optimizer)
+        updates = [_updated(model, optimizer, step, gap) for step in range(gap + 2)]
+    except Exception:  # noqa: BLE001  (it was written for another model)
+        return None
+    if not keeps_more_than_adamw(optimizer):
+        return None
+    kept = (0, 1, gap - 1, gap, gap + 1)
+    return [[updates[step][tensor] for step in kept] for tensor in range(len(_SHAPES))]
+
+
+def _gap_of(optimizer: Optimizer) -> int:
+    """Return the steps between two refreshes; of none, of no integer or of a long one, a usual."""
+    gaps = [group.get("update_proj_gap") for group in optimizer.param_groups]
+    known = [gap for gap in gaps if isinstance(gap, int) and 1 < gap <= _LONGEST_GAP]
+    return max(known, default=_USUAL_GAP)
+
+
+def _updated(model: _ThreeTensors, optimizer: Optimizer, step: int, gap: int) -> list[float]:
+    """Take one step; return the norm of each tensor's update, relative to that of its weights."""
+    before = [parameter.detach().double() for parameter in model.tensors]
+    for parameter in model.tensors:
+        gradient = _gradient(tuple(parameter.shape), step, gap)
+        parameter.grad = gradient.to(parameter.dtype).to(parameter.device)
+    optimizer.step()
+    return [
+        (parameter.detach().double() - start).norm().item()
+        / (_WEIGHT * math.sqrt(parameter.numel()))
+        for parameter, start in zip(model.tensors, before, strict=True)
+    ]
+
+
+def _gradient(shape: tuple[int, ...], step: int, gap: int) -> Tensor:
+    """Return the gradient at a step (from 0): others from the refresh on, of sizes that vary.
+
+    Of more than one dimension it has 16 singular values, from 1 to 0.5 of the step's size.
+    """
+    long, short = map(_walsh, _SIDES)
+    size = 1 + step % 3 / 4
+    is_new = step >= gap
+    if len(shape) == 1:
+        return size * long[int(is_new)]
+    values = torch.linspace(1, 0.5, len(short))
+    # Other long vectors than before, and the short ones for other singular values.
+    left = long[len(short) :] if is_new else long[: len(short)]
+    right = short.roll(5, dims=0) if is_new else short
+    tall = size * left.T @ torch.diag(values) @ right
+    return tall if shape[0] == _SIDES[0] else tall.T.reshape(shape)
+
+
+def _walsh(size: int) -> Tensor:
+    """Return orthogonal rows of one length, all elements of one size; `size` is a power of two."""
+    rows = torch.ones(1, 1)
+    while len(rows) < size:
+        rows = torch.cat([torch.cat([rows, rows], 1), torch.cat([rows, -rows], 1)])
+    return rows / math.sqrt(size)

@@ -1,0 +1,164 @@
+"""The fingerprint of an optimizer: what it sees, what it does not depend on, and whose it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fault_catalogue import FAULTS
+from fault_catalogue.injection import injected
+from own_training import fine_tune, measured
+from torch import nn
+
+from peft_regress import registry
+from peft_regress.catalogue.methods.quiet_import import import_quietly
+from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
+
+
+def updates(method: str = "galore", *, rank: int | None = 4) -> list[list[float]]:
+    its = registry.get("method", method)
+    found = updates_by(lambda model: its.make_optimizer(model, rank=rank))
+    assert found is not None
+    return found
+
+
+def updates_by(make_optimizer: Any, dtype: torch.dtype = torch.float32) -> Any:
+    return optimizer_updates(make_optimizer, dtype=dtype, device=torch.device("cpu"))
+
+
+def furthest(found: list[list[float]], expected: list[list[float]]) -> float:
+    """Return the largest relative change of any update."""
+    return max(
+        abs(new - old) / old
+        for one, other in zip(found, expected, strict=True)
+        for new, old in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "galore-moments-reset",
+        "galore-never-refreshed",
+        "galore-on-the-wrong-side",
+        "galore-rank-clamped",
+        "galore-scale-ignored",
+        "galore-second-group-skipped",
+    ],
+)
+def test_a_fault_of_the_optimizer_is_far_beyond_the_bound(name: str) -> None:
+    sound = updates()
+    with injected(FAULTS[name]):
+        assert furthest(updates(), sound) > 100 * DEFAULT_POLICY.update_bound
+
+
+@pytest.mark.parametrize("rank", [1, 4, 16])
+def test_the_signs_of_singular_vectors_do_not_matter(
+    rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LAPACK chooses them; another one may choose others at each refresh."""
+    sound = updates(rank=rank)
+    import_quietly("galore_torch")
+    projector = import_quietly("galore_torch.galore_projector").GaLoreProjector
+    found = projector.get_orthogonal_matrix
+    generator = torch.Generator().manual_seed(1)
+
+    def flipped(self: Any, weights: Any, rank: int, type: str) -> Any:  # noqa: A002
+        signs = torch.randint(0, 2, (rank,), generator=generator) * 2 - 1.0
+        vectors = found(self, weights, rank, type)
+        return vectors * signs if type == "left" else signs[:, None] * vectors
+
+    monkeypatch.setattr(projector, "get_orthogonal_matrix", flipped)
+    for _ in range(4):
+        assert furthest(updates(rank=rank), sound) < 0.1 * DEFAULT_POLICY.update_bound
+
+
+def test_two_updates_from_the_start_and_three_about_the_refresh_are_kept() -> None:
+    """GaLore's first update of rank 4: the rate, 0.25 times, in 4 of 16 directions."""
+    vector, tall, wide = updates()
+    assert [len(one) for one in (vector, tall, wide)] == [5] * 3
+    assert tall == pytest.approx(wide, rel=1e-5)
+    assert tall[0] / vector[0] == pytest.approx(0.25 * (4 / 16) ** 0.5, rel=1e-3)
+
+
+def test_the_numbers_repeat_to_the_bit_and_leave_no_other_draws() -> None:
+    first = updates()
+    torch.rand(3)
+    assert updates() == first
+
+
+@pytest.mark.parametrize("gap", [4, 10, 15])
+def test_the_refresh_is_where_the_optimizer_says(gap: int) -> None:
+    """The gradient keeps its direction until then, and an update without a memory shows it."""
+
+    class Sign(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            del closure
+            for parameter in self.param_groups[0]["params"]:
+                seen = self.state[parameter].setdefault("gradients", [])
+                seen.append(parameter.grad / parameter.grad.norm())
+
+    made: list[Any] = []
+
+    def make(model: nn.Module) -> Any:
+        made.append(Sign([{"params": list(model.parameters()), "update_proj_gap": gap}], lr=1.0))
+        return made[-1]
+
+    assert updates_by(make) == [[0.0] * 5] * 3
+    for state in made[0].state.values():
+        seen = state["gradients"]
+        assert len(seen) == gap + 2
+        alike = [torch.allclose(one, seen[0], atol=1e-6) for one in seen]
+        assert alike == [True] * gap + [False] * 2
+
+
+def test_a_gap_as_long_as_a_whole_training_is_not_waited_for() -> None:
+    def make(model: nn.Module) -> Any:
+        group = {"params": list(model.parameters()), "update_proj_gap": 10**9}
+        return torch.optim.AdamW([group], lr=0.01, amsgrad=True, foreach=False)
+
+    assert updates_by(make) is not None
+
+
+def test_bfloat16_is_as_its_own_bound_allows() -> None:
+    method = registry.get("method", "galore-bf16")
+    found = updates_by(lambda model: method.make_optimizer(model, rank=4), torch.bfloat16)
+    assert 0 < furthest(found, updates()) < DEFAULT_POLICY.bfloat16_update_bound
+
+
+# --- Whose it is ----------------------------------------------------------------------------------
+
+
+def amsgrad(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=0.01, amsgrad=True, foreach=False)
+
+
+def of_the_head(model: nn.Module) -> torch.optim.Optimizer:
+    head = model.get_submodule("8")
+    return torch.optim.AdamW(head.parameters(), lr=0.01, amsgrad=True, foreach=False)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "has_it"), [(None, False), (amsgrad, True), (of_the_head, False)]
+)
+def test_an_optimizer_of_ones_own_has_it_if_it_keeps_more_and_fits_any_model(
+    optimizer: Any, *, has_it: bool
+) -> None:
+    record = measured(fine_tune("full", optimizer=optimizer), timed=False)
+    assert record.status == "ok"
+    assert ("optimizer_updates" in record.metrics) == has_it
+    if has_it:
+        metric = record.metrics["optimizer_updates"]
+        assert [len(sample) for sample in metric.samples] == [5] * 3
+        assert metric.value == pytest.approx(sum(sample[0] for sample in metric.samples) / 3)
+
+
+def test_what_adamw_keeps_is_no_reason() -> None:
+    model = nn.Linear(2, 2)
+    for amsgrad_is_on in (False, True):
+        optimizer = torch.optim.AdamW(model.parameters(), amsgrad=amsgrad_is_on)
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        assert keeps_more_than_adamw(optimizer) == amsgrad_is_on
