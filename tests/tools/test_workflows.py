@@ -294,7 +294,7 @@ def test_pre_commit_runs_the_commands_of_tox():
 FAKE_COMMAND = """#!{python}
 import json, os, pathlib, sys
 pathlib.Path(os.environ["FAKE_CALL"]).write_text(json.dumps(sys.argv[1:]))
-for option, text in (("--save", "{{}}"), ("--summary", "## finding")):
+for option, text in (("--save", "{{}}"), ("--summary", "## finding\\n ::error::x ##[y]")):
     if int(os.environ["FAKE_CODE"]) != 2:
         pathlib.Path(sys.argv[sys.argv.index(option) + 1]).write_text(text)
 print('{{"exit_code": 1}}')
@@ -440,6 +440,12 @@ def test_a_missing_requirements_file_fails_the_step(runner):
     assert ended.returncode != 0
     assert "nowhere.txt" in ended.stderr
     assert not (runner.folder / "call").exists()
+
+
+def test_no_line_of_the_findings_is_a_command_in_the_log(runner):
+    ended = runner.run(code=1, REQUIREMENTS=".")
+    assert "## finding\n : :error::x ## [y]" in ended.stdout
+    assert runner.summary.read_text() == "## finding\n ::error::x ##[y]"
 
 
 def test_the_shell_runs_no_input(runner):
@@ -662,6 +668,19 @@ def test_constraints_come_from_the_newest_baseline(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
     assert constraints.main() == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["peft==0.3"]
+
+
+@pytest.mark.parametrize(
+    "environment", [{"peft": "1\n--index-url=x"}, {"a b": "1"}, {"-r x": "1"}, {"peft": 1}]
+)
+def test_no_line_of_the_constraints_is_an_option_of_pip(tmp_path, capsys, monkeypatch, environment):
+    (tmp_path / "Linux").mkdir()
+    accepted = {"role": "baseline", "date": "2026-01-02T00:00:00+00:00"}
+    run = {"accepted": accepted, "environment": environment}
+    (tmp_path / "Linux" / "0001_x.json").write_text(json.dumps({"peft_regress": run}))
+    monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
+    assert constraints.main() == 2
+    assert "is no package with its version" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", [None, "{", '{"peft_regress": {"accepted": null}}'])
