@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
@@ -33,22 +33,20 @@ LARGEST_BYTES: Final = 2 * 2**20
 """Larger adapters are not kept: those of forty methods must fit into 10 MB."""
 
 MANIFEST: Final = "stored.json"
-_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.(safetensors|json|bin|pt|npz|txt)")
-"""What libraries call the files of an adapter; Python, git and pytest run none of them."""
 
 
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `stored.json`."""
 
-    case: str
+    case: CaseId
     """The id of the case that made the files."""
     definition: str
     output: list[list[float]]
     """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
     list for each tensor."""
-    files: dict[str, str]
+    files: dict[DataFile, str]
     """SHA-256 of each file, by name."""
-    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    packages: dict[Name, Version] = msgspec.field(default_factory=dict)
     """Versions of the packages that wrote the files, by name."""
     made_with: MadeWith | UnsetType = UNSET
     """Of a case of one's own, whose model and data are not defined elsewhere."""
@@ -96,7 +94,7 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
         save(made)
         contents = {path.name: path.read_bytes() for path in made.iterdir()}
         is_small = sum(map(len, contents.values())) <= LARGEST_BYTES
-        if is_small and all(map(_PLAIN_NAME.fullmatch, contents)):
+        if is_small and all(map(is_data_file, contents)):
             files = {name: _sha256(content) for name, content in sorted(contents.items())}
             stored = StoredAdapter(
                 case=case.id,
@@ -156,8 +154,8 @@ def read_checked(folder: Path) -> StoredAdapter:
     except OSError as error:
         msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
         raise InputError(msg) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        msg = f"{manifest}: is no manifest of a stored adapter ({clean(str(error))}). {remedy}"
+    except (ValueError, RecursionError) as error:  # also for an invalid byte
+        msg = f"{manifest}: is no manifest of a stored adapter ({in_words(str(error))}). {remedy}"
         raise InputError(msg) from error
     for name in sorted(found.keys() | stored.files.keys()):
         wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")
@@ -165,9 +163,6 @@ def read_checked(folder: Path) -> StoredAdapter:
             msg = (
                 f"{folder}/{clean(name)}: expected sha256 {clean(wanted)}, found {given}. {remedy}"
             )
-            raise InputError(msg)
-        if not _PLAIN_NAME.fullmatch(name):
-            msg = f"{folder}/{clean(name)}: is no file of an adapter. {remedy}"
             raise InputError(msg)
     return stored
 

@@ -11,7 +11,7 @@ from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.named import find_named
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import say
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def command(
     done = accept_run(
         source, root=baselines, reason=reason, date=date, history=history, retire=patterns
     )
-    # Only now: whoever does not read this has the entry all the same.
+    # Only now: without a reader the entry is stored all the same.
     for line in _lines(done, source):
-        echo(line)
+        say(line)
 
 
 def _lines(done: Accepted, source: Path) -> Iterator[str]:

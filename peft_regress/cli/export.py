@@ -12,7 +12,7 @@ from peft_regress.cli.options import NamedPath, baselines_option, cases_option, 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, write_atomic
 from peft_regress.report.export import EXPORTERS, directions, left_out, narrow, texts_of
-from peft_regress.report.terminal import echo, standard_output
+from peft_regress.report.terminal import say, standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -72,7 +72,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         raise click.UsageError(msg)
     chosen = narrow(find_input(baselines, run).read().run, cases=cases, metric=metric)
     for sentence in left_out(exporter, chosen):
-        echo(sentence, err=True)
+        say(sentence, err=True)
     texts = texts_of(exporter, chosen, direction)
     if has_many and output is not None:
         _check_folder(output, exporter, texts)
@@ -105,4 +105,4 @@ def _put(text: str, output: Path | None) -> None:
         msg = f"{output}: is a folder; name a file"
         raise InputError(msg)
     write_atomic(output, text.encode())
-    echo(f"wrote {output}", err=True)
+    say(f"wrote {output}", err=True)

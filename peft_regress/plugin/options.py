@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
+from peft_regress.files import path_problem
 from peft_regress.settings import read_settings
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     import pytest
@@ -93,10 +95,10 @@ class RegressOptions:
             baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
             cases=option("regress_cases"),
-            save=_path(config, option("regress_save")),
+            save=_path(config, "--regress-save"),
             shard=None if shard is None else Shard.parse(shard),
             strict=option("regress_strict"),
-            summary=_path(config, option("regress_summary")),
+            summary=_path(config, "--regress-summary"),
         )
 
 
@@ -151,6 +153,15 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-def _path(config: pytest.Config, text: str | None) -> Path | None:
+def _path(config: pytest.Config, option: str) -> Path | None:
+    """Return the path that an option names. Raises `InputError` if no file can have that name."""
+    text: str | None = config.getoption(option)
+    if text is None:
+        return None
     # Relative to the folder that pytest was started in, as for its own output files.
-    return None if text is None else config.invocation_params.dir / Path(text)
+    path = config.invocation_params.dir / Path(text)
+    problem = path_problem(path)
+    if problem is not None:
+        msg = f"{option} {clean(text)}: {problem}; choose another path"
+        raise InputError(msg)
+    return path

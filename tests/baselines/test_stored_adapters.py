@@ -233,7 +233,7 @@ def test_a_file_that_no_library_calls_so_is_not_stored(
     manifest = json.loads((folder / "stored.json").read_text())
     manifest["files"][name] = hashlib.sha256(b"x").hexdigest()
     (folder / "stored.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="is no file of an adapter") as refused:
+    with pytest.raises(InputError, match="is no manifest of a stored adapter") as refused:
         accepted(run_file, tmp_path / "baselines")
     assert str(refused.value).isprintable()
 
