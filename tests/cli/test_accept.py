@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from builders import (
@@ -20,6 +20,9 @@ from builders import (
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import baseline_files, read_runs
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAD = "shift/head/resnet18"
 
