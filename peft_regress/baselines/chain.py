@@ -111,23 +111,23 @@ def _check_links(root: Path, entries: Sequence[RunFile]) -> list[RunFile]:
 
 
 def _broken_link(root: Path, entry: RunFile, entries: Sequence[RunFile]) -> RunFileError:
+    """Return the error of an entry that does not name the one before it."""
     predecessor = acceptance_of(entry).predecessor
-    siblings = [
+    names = {one.run.content_digest: one.path.stem for one in entries} | {"": "no entry"}
+    if predecessor not in names:
+        problem = f"its predecessor is missing (content_digest {predecessor})"
+        return RunFileError(entry.path, problem, _restore(root))
+    others = [
         one.path.stem
         for one in entries
         if one is not entry
-        and (acceptance_of(one).predecessor == predecessor if acceptance_of(one).entry else False)
+        and acceptance_of(one).entry
+        and acceptance_of(one).predecessor == predecessor
     ]
-    known = [one.path.stem for one in entries if one.run.content_digest == predecessor]
-    if not predecessor:
-        known = ["nothing"]
-    if not known:
-        problem = f"its predecessor is missing (content_digest {predecessor})"
-        return RunFileError(entry.path, problem, _restore(root))
-    other = f", as {siblings[0]} does" if siblings else ", which is not the entry before it"
+    why = f"as {others[0]} does" if others else "which is not the entry before it"
     return RunFileError(
         entry.path,
-        f"follows {known[0]}{other}: two branches accepted, or files were mixed",
+        f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed",
         "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
         f"{shlex.quote(str(root))}`, then `peft-regress accept` the run of the other.",
     )
