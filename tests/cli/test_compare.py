@@ -204,7 +204,7 @@ def keep(folder, name):
         record.case,
         definition=record.definition,
         output=[[0.0]],
-        save=lambda to: (to / "weights").write_bytes(name.encode()),
+        save=lambda to: (to / "weights.safetensors").write_bytes(name.encode()),
     )
 
 
