@@ -105,7 +105,7 @@ def pairings(oracle: Oracle) -> list[Any]:
     """List the parameters (name, method) for a test against an oracle.
 
     Every oracle checks the core pairings and a fourth of the others, so that each of these is
-    checked once. What takes long among them is slow. The rest of the product is nightly.
+    checked once. What takes long among them is nightly, like the rest of the product.
     """
     others = [
         pair for method in METHODS for name in NETWORKS if (pair := (name, method)) not in CORE
@@ -116,9 +116,9 @@ def pairings(oracle: Oracle) -> list[Any]:
         if pair not in CORE and turn[pair] != oracle:
             return pytest.mark.nightly
         if oracle == "the allocator":
-            return () if pair[0] in _QUICK_TO_TRACE else pytest.mark.slow
+            return () if pair[0] in _QUICK_TO_TRACE else pytest.mark.nightly
         is_fast = pair in CORE or pair[0] in _LIGHT or pair in _ATTENTION
-        return () if is_fast else pytest.mark.slow
+        return () if is_fast else pytest.mark.nightly
 
     return [pytest.param(*pair, id="-".join(pair), marks=marks(pair)) for pair in (*CORE, *others)]
 

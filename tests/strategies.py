@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record, Run
 
-SHARE = 5
+SHARE = 10
 """The fast suite tries one example of so many; the nightly run tries twice as many, drawn anew."""
 
 

@@ -36,8 +36,8 @@ ONE_OF_A_KIND = (
 
 
 def every_classifier() -> list[Any]:
-    """List the names, those that repeat a kind marked as slow."""
+    """List the names, those that repeat a kind marked as nightly."""
     return [
-        pytest.param(name, marks=() if name in ONE_OF_A_KIND else pytest.mark.slow)
+        pytest.param(name, marks=() if name in ONE_OF_A_KIND else pytest.mark.nightly)
         for name in TORCHVISION.names()
     ]

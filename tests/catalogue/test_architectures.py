@@ -38,7 +38,7 @@ each_architecture = pytest.mark.parametrize("architecture", ALL, ids=lambda item
 PROFILED = [
     ("squeezenet1_1", 64),
     *(
-        pytest.param(name, resolution, marks=pytest.mark.slow)
+        pytest.param(name, resolution, marks=pytest.mark.nightly)
         for name, resolution in {
             "resnet50": 64,
             "efficientnet_b0": 64,

@@ -107,11 +107,11 @@ SINGLE = [layer for layers in LAYERS.values() for layer in layers]
     "layer",
     [
         *(pytest.param(nn.Sequential(*layers), id=kind) for kind, layers in LAYERS.items()),
-        *(pytest.param(layer, id=repr(layer), marks=pytest.mark.slow) for layer in SINGLE),
+        *(pytest.param(layer, id=repr(layer), marks=pytest.mark.nightly) for layer in SINGLE),
     ],
 )
 def test_a_layer_s_peak_is_the_allocator_s(layer: nn.Module) -> None:
-    """In a row, layers keep what each of them saves; the slow tests take them one by one."""
+    """In a row, layers keep what each of them saves; the nightly tests take them one by one."""
     shape = (16, 8, 6, 6)
 
     def make_model() -> nn.Module:
@@ -138,7 +138,7 @@ def test_marking_operators_in_the_profile_moves_numbers_only(
     assert not plain.own_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_tool_s_table_is_of_the_networks_tested_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -159,8 +159,15 @@ VARIANTS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name == "two-threads-avx2" else pytest.mark.nightly
+        )
+        for name in VARIANTS
+    ],
+)
 def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> None:
     """A process of its own for each; whole profiles, on fake tensors and on real ones."""
     threads, variables = VARIANTS[variant]
@@ -180,7 +187,7 @@ def test_threads_instruction_set_and_hash_seed_do_not_matter(variant: str) -> No
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_hundred_profiles_of_adapted_networks_leave_nothing_behind() -> None:
     lora = registry.get("method", "lora")
 

@@ -20,7 +20,7 @@ ELSEWHERE = r"python -m pip install .*|export .*"
 """What the reader types once; these tests run in an environment that has it."""
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_whole_page_runs_from_an_empty_folder(tmp_path: Path) -> None:
     for name, module in {"pytest": "pytest", "peft-regress": "peft_regress"}.items():
         write_program(tmp_path / "bin" / name, f'exec {sys.executable} -m {module} "$@"')

@@ -81,6 +81,7 @@ def test_a_real_worker_takes_the_bounds_of_the_settings(project: Path) -> None:
     assert record.bounds["peak_bytes"].reason == "allocator"
 
 
+@pytest.mark.nightly
 def test_the_script_of_an_own_case_measures_it(project: Path) -> None:
     case = matrix_cases("own")[0]
     script = own_script(case, {"trainable_params", "identity_at_init", "status"})

@@ -108,9 +108,9 @@ def costs(pairing):
     "pairing",
     [
         "head/resnet18",
-        f"lokr-r4/{SMALL}",
         f"bn_head/{SMALL}",
-        f"galore-r4/{SMALL}",
+        pytest.param(f"lokr-r4/{SMALL}", marks=pytest.mark.nightly),
+        pytest.param(f"galore-r4/{SMALL}", marks=pytest.mark.nightly),
     ],
 )
 def test_facts_are_the_projects_own_figures(pairing):

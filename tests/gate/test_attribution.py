@@ -49,7 +49,7 @@ def explained(old: dict[str, Rows], new: dict[str, Rows]) -> Breakdown:
 # --- adding up ------------------------------------------------------------------------------
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(old=all_rows(), new=all_rows())
 def test_everything_adds_up_exactly_to_every_metric_on_both_sides(
     old: dict[str, Rows], new: dict[str, Rows]
@@ -70,7 +70,7 @@ def test_everything_adds_up_exactly_to_every_metric_on_both_sides(
             assert all(row.change for row in split.rows)
 
 
-@settings(deadline=None, derandomize=True, max_examples=50)
+@settings(deadline=None, derandomize=True, max_examples=25)
 @given(old=all_rows(), new=all_rows())
 def test_the_largest_comes_first_and_swapping_the_sides_turns_the_signs(
     old: dict[str, Rows], new: dict[str, Rows]

@@ -236,6 +236,7 @@ def test_every_report_names_budget_value_and_margin(comparison: Any) -> None:
         assert what.replace("1000", "1000") in flat.replace("1,000", "1000")
         assert "800 B, missed by 200 B, 25 %" in flat
     assert "OVER BUDGET (1 over budget)" in verdict_text(comparison)
+    assert "also changed" not in verdict_text(comparison)
     is_new = not comparison.references
     lines = case_text(comparison.cases[0], comparison)
     assert ("no accepted baseline has this case" in lines) == is_new

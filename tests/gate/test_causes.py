@@ -252,7 +252,7 @@ pairs = st.fixed_dictionaries(
 @settings(
     deadline=None,
     derandomize=True,
-    max_examples=150,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
 @given(sides=pairs, seed=st.integers(0, 9))

@@ -448,7 +448,14 @@ def test_each_fill_moves_the_output_of_every_adapter(method: Method) -> None:
     assert _filled(method) == losses
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "rslora", "lora-bf16"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora",
+        "lora-bf16",
+        *(pytest.param(n, marks=pytest.mark.nightly) for n in ("dora", "rslora")),
+    ],
+)
 def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> None:
     """On a real network; the tiny one damps what its adapters do."""
     method = method_named(name)

@@ -55,7 +55,9 @@ def change_between(metric: str, old: Record, new: Record) -> MetricChange:
     return explain_metric(metric, old, new)
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "architecture", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize(
     ("method", "rank"), [("full", None), ("head", None), ("lora", 4), ("dora", 4), ("galore", 4)]
 )
@@ -72,7 +74,9 @@ def test_the_ledger_of_a_real_step_adds_up_to_its_metrics(
     assert set(record.ledger.peak_phase) == {"peak_bytes", "peak_bytes_b32"}
 
 
-@pytest.mark.parametrize("architecture", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize(
+    "architecture", ["resnet18", pytest.param("mobilenet_v2", marks=pytest.mark.nightly)]
+)
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -107,6 +111,7 @@ def test_four_times_the_rank_is_four_times_each_adapter() -> None:
             assert row.new == 4 * row.old
 
 
+@pytest.mark.nightly
 def test_batch_norm_in_train_mode_is_found_in_the_batch_norms() -> None:
     old = profile("full", "mobilenet_v2", bn="eval")
     new = profile("full", "mobilenet_v2", bn="train")
@@ -205,6 +210,7 @@ def test_an_upcast_that_doubles_the_activations_of_a_layer_is_found_in_that_laye
     assert moved(explain_metric("peak_activation_bytes_b32", old, new)) == {"gate": 32 * once}
 
 
+@pytest.mark.nightly
 def test_galores_projectors_are_split_by_the_layers_they_project() -> None:
     old, new = cached("galore", "resnet18", 4), profile("galore", "resnet18", 16)
     state = moved(change_between("optimizer_state_bytes", old, new))

@@ -119,7 +119,10 @@ def test_the_fix_is_an_improvement_and_no_failure(runs):
 
 @pytest.mark.parametrize(
     "environment",
-    [{"ATEN_CPU_CAPABILITY": "avx2"}, {"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}],
+    [
+        {"ATEN_CPU_CAPABILITY": "avx2"},
+        pytest.param({"OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}, marks=pytest.mark.nightly),
+    ],
     ids=["avx2", "two-threads"],
 )
 @pytest.mark.parametrize(

@@ -198,6 +198,7 @@ def test_where_nothing_judges_it_prints_the_numbers_first(project):
     assert re.search(r"^shift/head/tiny +130 .*new in 1 case: ", shown, re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.nightly
 def test_other_letters_than_ascii_are_escapes_where_that_is_asked(project):
     project.configure(
         methods=("odd",),
@@ -847,6 +848,7 @@ def test_cases_of_another_matrix_are_left_out_and_said_to_be(two_matrices, worke
     assert saved.selection.complete
 
 
+@pytest.mark.nightly
 def test_each_matrix_is_judged_by_its_own_cases_in_one_storage(two_matrices):
     two_matrices.run("--regress-save=run.json")
     two_matrices.accept()

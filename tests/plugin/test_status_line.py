@@ -155,6 +155,7 @@ def test_in_a_pipe_there_is_no_line(suite):
     assert b"\x1b7" not in done.stdout
 
 
+@pytest.mark.nightly
 def test_a_suite_without_cases_has_no_line(suite):
     assert "\x1b7" not in shown_by(suite, "-k", "plain").output
     assert "\x1b7" not in shown_by(suite, "-k", "plain", "-n", "2").output

@@ -302,4 +302,5 @@ def test_every_failure_of_any_two_runs_is_shown_within_the_width(old, new, layou
             assert layout.shown(clean(case.id)) in " ".join(plain.split()), case
         elif case.verdict in ("missing", "new", "incomparable"):
             assert case.verdict in plain
-    assert plain.rstrip().split("\n\n")[-1].startswith(("REGRESSED", "INCOMPLETE", "no regression"))
+    outcomes = ("REGRESSED", "OVER BUDGET", "INCOMPLETE", "no regression")
+    assert plain.rstrip().split("\n\n")[-1].startswith(outcomes)

@@ -102,13 +102,13 @@ def test_quoted_answers_are_those_of_peft(name: str) -> None:
 
 
 @of_the_pages_release
-@pytest.mark.parametrize("method", ["head", "lora"])
+@pytest.mark.parametrize("method", ["head", pytest.param("lora", marks=pytest.mark.nightly)])
 def test_costs_on_the_page_are_those_measured_now(method: str) -> None:
     _check_costs(method, "mobilenet_v2")
 
 
 @of_the_pages_release
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("method", "architecture"),
     # Every fifth method, on the architectures in turn: each adapter family is in it.

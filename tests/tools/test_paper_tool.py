@@ -73,7 +73,14 @@ def test_three_figures_are_made_of_the_pieces():
     assert count.optimizer == 2 * 6 + 2 * 2
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "dora"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param("full", marks=pytest.mark.nightly),
+        "lora",
+        pytest.param("dora", marks=pytest.mark.nightly),
+    ],
+)
 def test_convolutions_count_as_by_torch_s_counter(method):
     count, step = counted(row("mobilenet_v2", method)), measured(row("mobilenet_v2", method)).step
     products = sum(site.flops for site in step.flops_by_site if site.operator == "aten.mm")
@@ -110,6 +117,7 @@ def test_additions_in_gradients_are_the_sum_over_the_layers(architecture):
     assert counted(row(architecture, "full")).piece("additions in gradients") == sum(additions)
 
 
+@pytest.mark.nightly
 def test_only_the_counter_without_batch_norm_gives_the_printed_backward_figures():
     figures = [figure for figure in FLOP_FIGURES if figure.name == "backward"]
     work = [
