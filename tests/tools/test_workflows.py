@@ -218,8 +218,10 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    command = cli.get_command(click.Context(cli), name)
-    return command.make_context(name, list(words[1:])).params
+    # With the settings of the group: click keeps the names of `--help` with the command.
+    parent = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(parent, name)
+    return command.make_context(name, list(words[1:]), parent=parent).params
 
 
 TOOLS = {"prepare": prepare, "publish": publish}
