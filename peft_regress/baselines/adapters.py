@@ -115,7 +115,7 @@ def gather_adapters(source: Path, run_file: Path) -> None:
     try:
         shutil.rmtree(target, ignore_errors=True)
         for folder in _kept_beside(source):
-            shutil.copytree(folder, target, dirs_exist_ok=True)
+            shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
     except OSError as error:
         msg = f"{target}: cannot be written ({error.strerror or error})"
         raise InputError(msg) from error
@@ -126,7 +126,12 @@ def _kept_beside(source: Path) -> list[Path]:
     folders = [adapters_of_run(source)]
     if is_folder(source):
         folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
-    return [folder for folder in folders if is_folder(folder)]
+    return [folder for folder in folders if is_folder(folder) and not folder.is_symlink()]
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """Return the links in a folder: they could lead to a secret of whoever copies it."""
+    return [name for name in names if (Path(folder) / name).is_symlink()]
 
 
 def kept_adapters(source: Path) -> Iterator[tuple[Path, StoredAdapter]]:

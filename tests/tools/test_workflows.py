@@ -218,8 +218,10 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    command = cli.get_command(click.Context(cli), name)
-    return command.make_context(name, list(words[1:])).params
+    # With the settings of the group: click keeps the names of `--help` with the command.
+    parent = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(parent, name)
+    return command.make_context(name, list(words[1:]), parent=parent).params
 
 
 TOOLS = {"prepare": prepare, "publish": publish}
@@ -670,9 +672,7 @@ def test_constraints_come_from_the_newest_baseline(tmp_path, capsys, monkeypatch
     assert capsys.readouterr().out.splitlines()[1:] == ["peft==0.3"]
 
 
-@pytest.mark.parametrize(
-    "environment", [{"peft": "1\n--index-url=x"}, {"a b": "1"}, {"-r x": "1"}, {"peft": 1}]
-)
+@pytest.mark.parametrize("environment", [{"peft": "1\n--index-url=x"}, {"a b": "1"}, {"-r x": "1"}])
 def test_no_line_of_the_constraints_is_an_option_of_pip(tmp_path, capsys, monkeypatch, environment):
     (tmp_path / "Linux").mkdir()
     accepted = {"role": "baseline", "date": "2026-01-02T00:00:00+00:00"}

@@ -87,7 +87,7 @@ def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
     *_, path, environment = max(numbered, key=lambda entry: entry[:3])
     for pair in environment.items():
         # In a file for pip a line break would begin an option, such as another index.
-        if not all(isinstance(text, str) and _PLAIN.fullmatch(text) for text in pair):
+        if not all(_PLAIN.fullmatch(str(text)) for text in pair):
             msg = (
                 f"{path}: {pair!r:.200} is no package with its version. `git checkout` restores it."
             )
