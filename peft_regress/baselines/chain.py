@@ -128,8 +128,14 @@ def _broken_link(root: Path, entry: RunFile, entries: Sequence[RunFile]) -> RunF
     return RunFileError(
         entry.path,
         f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed",
+        _take_one_side(root),
+    )
+
+
+def _take_one_side(root: Path) -> str:
+    return (
         "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
-        f"{shlex.quote(str(root))}`, then `peft-regress accept` the run of the other.",
+        f"{shlex.quote(str(root))}`, then `peft-regress accept` the run of the other."
     )
 
 
@@ -164,13 +170,17 @@ def read_newest(root: Path) -> Newest | None:
     """Return which entry is the newest; None without the file. Raises `RunFileError`."""
     path = newest_file(root)
     try:
-        return msgspec.json.decode(read_bytes(path), type=Newest)
+        content = read_bytes(path)
+        return msgspec.json.decode(content, type=Newest)
     except FileNotFoundError:
         return None
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise RunFileError(path, problem, _restore(root)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if content.startswith(b"<<<<<<<") or b"\n<<<<<<<" in content:
+            problem = "has git conflict markers: two branches accepted"
+            raise RunFileError(path, problem, _take_one_side(root)) from error
         raise RunFileError(path, f"does not name an entry ({error})", _restore(root)) from error
 
 

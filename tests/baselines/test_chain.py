@@ -103,8 +103,14 @@ def test_all_entries_of_the_chain_are_missed(root: Path) -> None:
 def test_without_the_name_of_the_newest_entry_nobody_knows_whether_it_is_there(root: Path) -> None:
     (root / "newest.json").unlink()
     refused(root, r"newest.json: is missing, so that no one knows .*git checkout -- ")
-    (root / "newest.json").write_bytes(b"\xff<<<<<<< HEAD\n")
+    (root / "newest.json").write_bytes(b"\xff{}\n")
     refused(root, r"newest.json: does not name an entry .*git checkout -- ")
+
+
+def test_a_merge_of_two_branches_that_accepted_is_told_with_how_to_go_on(root: Path) -> None:
+    whole = (root / "newest.json").read_bytes()
+    (root / "newest.json").write_bytes(b"{\n<<<<<<< HEAD\n" + whole)
+    refused(root, r"newest.json: has git conflict markers.*git restore --source BRANCH")
 
 
 def test_an_older_name_of_the_newest_entry_is_told(root: Path) -> None:
