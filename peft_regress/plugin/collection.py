@@ -111,6 +111,9 @@ class CollectionHooks:
                 self._keep_cases(config, items, self._options.cases)
             if self._options.shard is not None and cases:
                 self._keep_shard(config, items, self._options.shard)
+            if hasattr(config, "workerinput"):
+                # pytest-xdist sends neighbours to one worker: let it profile an adaptation once.
+                items.sort(key=_adaptation_of)
         except InputError as error:
             self._refuse(config, error)
 
@@ -195,6 +198,14 @@ class CollectionHooks:
         self._refusal = error
 
 
+def _adaptation_of(item: pytest.Item) -> str:
+    """Return what the cost of a test's case depends on; tests without a case come first."""
+    with contextlib.suppress(InputError):
+        case = case_of(item)
+        return "" if case is None else f"{case.architecture}/{case.adapter_name}"
+    return ""
+
+
 def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
     """Return the case ids, after giving each of their tests the marks that it needs."""
     cases: set[str] = set()
@@ -206,7 +217,6 @@ def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
             msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
             raise InputError(msg)
         cases.add(case.id)
-        item.add_marker(pytest.mark.xdist_group(str(case.adaptation)))
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
     return cases
