@@ -198,6 +198,16 @@ class CollectionHooks:
         self._refusal = error
 
 
+class SkippedCases:
+    """All that is left of the plugin under `--regress-off`."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Skip the tests that measure a case, and say why."""
+        for item in items:
+            if "peft_regress" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason="--regress-off"))
+
+
 def _adaptation_of(item: pytest.Item) -> str:
     """Return what the cost of a test's case depends on; tests without a case come first."""
     with contextlib.suppress(InputError):

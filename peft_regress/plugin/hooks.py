@@ -20,7 +20,12 @@ from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import drop_noise
 from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
-from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
+from peft_regress.plugin.collection import (
+    CollectionHooks,
+    SkippedCases,
+    case_id_of,
+    case_of,
+)
 from peft_regress.plugin.coverage import Coverage, narrowing_of
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
 from peft_regress.plugin.options import RegressOptions, add_options
@@ -67,6 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     except InputError as error:
         raise pytest.UsageError(str(error)) from None
     if options.off:
+        config.pluginmanager.register(SkippedCases(), "peft_regress_off")
         return
     session = RegressSession(config, options)
     is_measuring = not hasattr(config, "workerinput") and not config.getoption("collectonly")
@@ -88,8 +94,6 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:
     """Measure a case, judge it by its baseline, and fail the test if it got worse."""
-    if request.config.getoption("regress_off"):
-        pytest.skip("--regress-off")
     session = request.config.stash[_SESSION]
     is_worker = hasattr(request.config, "workerinput")
     if is_worker:

@@ -161,7 +161,7 @@ class RunRecords:
         """The entries of the taken records among `benchmarks`."""
         return [kept.times for kept in self.taken.values() if kept.times is not None]
 
-    def finish(self, *, is_saved: bool) -> list[str]:
+    def finish(self, *, is_saved: bool, was_interrupted: bool) -> list[str]:
         """Remove the journals that the run file replaces; return what to say."""
         lines = []
         if self._resume is not None:
@@ -180,6 +180,9 @@ class RunRecords:
         if is_saved:
             self._forget_resumed()
             writer.remove()
+            if was_interrupted and self._save is not None:
+                shown = shlex.quote(self._shown(self._save))
+                lines.append(f"interrupted: `--regress-resume {shown}` measures only the rest")
         elif writer.has_begun and writer.problem is None:
             shown = shlex.quote(self._shown(writer.path))
             lines.append(f"What was measured is in {shown}: `--regress-resume {shown}` takes it")

@@ -226,7 +226,8 @@ class RegressSession:
                 write_summary(self.options.summary, report.verdict_markdown(comparison))
             except InputError as error:
                 problems.append(str(error))
-        notes = self.kept.finish(is_saved=self.options.save is not None and not unsaved)
+        is_saved = self.options.save is not None and not unsaved
+        notes = self.kept.finish(is_saved=is_saved, was_interrupted=coverage.was_interrupted)
         return RunOutcome(
             run=run, comparison=comparison, problems=tuple(problems), notes=tuple(notes)
         )

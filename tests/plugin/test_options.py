@@ -122,8 +122,18 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester: pytest.
     config = pytester.parseconfig()
     group = config._parser.getgroup("peft_regress")
     names = [name for option in group.options for name in option.names()]
-    known = ("ascii", "baseline", "cases", "matrix", "off", "resume", "save", "shard", "strict",
-             "summary")
+    known = (
+        "ascii",
+        "baseline",
+        "cases",
+        "matrix",
+        "off",
+        "resume",
+        "save",
+        "shard",
+        "strict",
+        "summary",
+    )
     assert sorted(names) == [f"--regress-{name}" for name in known]
 
 
