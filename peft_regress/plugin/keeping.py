@@ -15,6 +15,7 @@ from peft_regress.runs.journal import (
     is_being_written,
     journal_of,
     read_journal,
+    set_aside,
 )
 from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
 from peft_regress.text import count_of
@@ -75,7 +76,7 @@ class RunRecords:
             msg = f"{self._shown(path)}: another run writes to it now. Choose another path."
             raise InputError(msg)
         if path.exists() and not self._is_resumed(path):
-            path.rename(_free_name(path))
+            set_aside(path)
         left = sorted(path.parent.glob(f"{_escaped(path.name)}.[0-9]*"))
         return [line for one in left if not self._is_resumed(one) for line in self._named(one)]
 
@@ -196,14 +197,6 @@ class RunRecords:
         journal = journal_of(self._resume)
         if journal.is_file() and read_journal(journal).cases <= self.records.keys():
             journal.unlink(missing_ok=True)
-
-
-def _free_name(path: Path) -> Path:
-    """Return `<name>.1`, or the next number that is free."""
-    number = 1
-    while (free := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return free
 
 
 def _escaped(name: str) -> str:

@@ -94,6 +94,14 @@ def journal_of(run_file: Path) -> Path:
     return run_file.with_name(run_file.name + SUFFIX)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a journal to `<name>.1`, or to the next number that is free; return its new path."""
+    number = 1
+    while (free := path.with_name(f"{path.name}.{number}")).exists():
+        number += 1
+    return path.rename(free)
+
+
 def read_journal(path: Path) -> Journal:
     """Read and check a journal. Raises `RunFileError` if it cannot be trusted."""
     try:
@@ -176,8 +184,8 @@ class JournalWriter:
         self._header = header
 
     def remove(self) -> None:
-        """Remove the journal: all that it has is in the run file."""
-        if self._handle is not None:
+        """Remove the journal: what it has is in the run file, or in what was shown."""
+        if self._handle is not None or self._length:
             self.path.unlink(missing_ok=True)
         self.close()
 
