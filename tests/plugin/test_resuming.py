@@ -225,6 +225,24 @@ ENDING = ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_run_ends_changes_the_exit_code_at_most(project, name):
+    extra = """
+import os, signal, pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    os.kill(os.getpid(), signal.{name})
+"""
+    (project.root / "conftest.py").write_text(CONFTEST + extra.format(name=name))
+    code, out = project.run(SAVE)
+    assert code == (pytest.ExitCode.INTERRUPTED if name == "SIGINT" else 1)
+    assert "Traceback" not in out
+    assert "run file: runs/run.json" in out
+    assert project.saved().selection.complete
+    assert sorted(project.saved().cases) == IDS
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_a_signal_loses_no_case_that_was_measured(project, name):
     _signalled(project, name, at=3)
@@ -234,9 +252,8 @@ def test_a_signal_loses_no_case_that_was_measured(project, name):
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
 @pytest.mark.parametrize("whom", ["process", "group"])
 @pytest.mark.parametrize("name", ENDING)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_signal_at_a_random_moment_loses_no_case(project, name, whom, workers, seed):
-    moment = random.Random(seed)
+def test_a_signal_at_a_random_moment_loses_no_case(project, name, whom, workers):
+    moment = random.Random(f"{name} {whom} {len(workers)}")
     at, later = moment.randrange(1, 9), moment.uniform(0, 0.3)
     _signalled(project, name, *workers, at=at, later=later, to_group=whom == "group")
 
