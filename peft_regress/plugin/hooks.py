@@ -87,8 +87,10 @@ def pytest_configure(config: pytest.Config) -> None:
     progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
     register = config.pluginmanager.register
     register(collection, "peft_regress_collection")
-    register(_RunHooks(config, session, collection, left), "peft_regress_run")
     register(progress, "peft_regress_progress")
+    # Last, so that its wrappers are first: a record is kept before anything is written to a
+    # terminal, which may be gone.
+    register(_RunHooks(config, session, collection, left), "peft_regress_run")
 
 
 @pytest.fixture
@@ -205,7 +207,13 @@ class _RunHooks:
         """Leave the signals as they were."""
         self._interrupts.restore()
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Keep what came with a report."""
+        self._take_report(report)
+        return (yield)
+
+    def _take_report(self, report: pytest.TestReport) -> None:
         """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
@@ -273,7 +281,7 @@ class _RunHooks:
     def _finish(self, session: pytest.Session) -> None:
         """Judge and save the run, and fail it if a case is missing."""
         for report in reports_on_the_way(self._config):
-            self.pytest_runtest_logreport(report)
+            self._take_report(report)
         self._coverage.cache_clear()
         self._run.cache_clear()
         if self._has_cases:

@@ -127,16 +127,17 @@ class RunRecords:
         return kept if kept is not None and kept.record.definition == definition() else None
 
     def keep(self, kept: KeptRecord) -> None:
-        """Add a record, on disk first."""
+        """Add a record, and put it on disk at once."""
         name = kept.record.case.id
         if self.records.get(name) == kept.record:
             return
-        if self._writer is not None:
-            self._start(self._writer)
-            self._writer.add(self._header(), kept)
+        # First, so that an interrupt of the writing leaves it for the run file.
         self.records[name] = kept.record
         if kept.is_taken:
             self.taken[name] = kept
+        if self._writer is not None:
+            self._start(self._writer)
+            self._writer.add(self._header(), kept)
 
     def _start(self, writer: JournalWriter) -> None:
         """Begin with all that may be taken: this run may die too."""
