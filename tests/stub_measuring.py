@@ -88,8 +88,10 @@ class StubProject:
         (root / "conftest.py").write_text(CONFTEST)
         (root / "test_suite.py").write_text(SUITE)
 
-    def start(self, *arguments: str, seconds: float = 0, deadly: str = "no case") -> Any:
-        """Start pytest in a process group of its own."""
+    def start(
+        self, *arguments: str, seconds: float = 0, deadly: str = "no case", **streams: Any
+    ) -> Any:
+        """Start pytest in a session of its own."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
         environment |= {LOG: str(self.root / "log"), SECONDS: str(seconds), DEADLY: deadly}
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
@@ -98,9 +100,8 @@ class StubProject:
             cwd=self.root,
             env=environment,
             text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             start_new_session=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **streams},
         )
 
     def run(self, *arguments: str, seconds: float = 0, deadly: str = "no case") -> tuple[int, str]:

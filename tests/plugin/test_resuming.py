@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import random
 import signal
+import termios
 import time
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
@@ -279,6 +282,31 @@ def _signalled(project, name, *arguments, at, later=0.0, to_group=False):
     assert f"{len(kept)} cases taken" in out.replace("1 case ", "1 cases ")
     assert sorted(project.log[before:]) == sorted(set(IDS) - kept)
     assert sorted(project.saved().cases) == IDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
+def test_a_terminal_that_goes_away_loses_no_case(project, workers):
+    """The kernel sends SIGHUP, and from then on nothing can be printed."""
+    ours, theirs = pty.openpty()
+    process = project.start(
+        SAVE,
+        *workers,
+        seconds=0.2,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    while len(project.log) < 4:
+        os.read(ours, 2**16)
+    reported = set(project.log[:4]) - set(project.log[-2 if workers else -1 :])
+    os.close(ours)
+    process.wait(timeout=60)
+    assert project.save.exists()
+    assert project.kept >= reported
+    assert not project.journal.exists()
 
 
 # --- cases that kill their process ---------------------------------------------------------------
