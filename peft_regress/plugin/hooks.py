@@ -287,7 +287,7 @@ class _RunHooks:
         if self._has_cases:
             self._session.kept.add_unreached(self._collection.collected.selected)
             self._outcome = self._session.finish(self._run(), self._coverage())
-        elif not self._config.getoption("collectonly"):
+        elif not (self._was_interrupted or self._config.getoption("collectonly")):
             self._problems = tuple(self._session.missed_cases())
         if self._interrupts.was_held:
             session.exitstatus = pytest.ExitCode.INTERRUPTED
