@@ -1,10 +1,15 @@
-"""A case: what is measured, and its id."""
+"""A case: what is measured, and its id.
+
+Parts of ids, versions and digests come from files that others wrote, and end in paths, git
+branches, commands and scripts. So each is of a type that says which letters it may have: msgspec
+checks them wherever a record is decoded, and nothing behind that needs to.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Final, TypeGuard
 
 import msgspec
 
@@ -12,7 +17,39 @@ from peft_regress.errors import InputError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
-_RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]*)")
+_NAME: Final = r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}"
+_DATA_FILE: Final = rf"(?=.*\.(?:json|safetensors)\Z){_NAME}"
+_VERSION: Final = _NAME.replace("+", "+!")  # PEP 440 has an epoch: `1!2.0`
+_DIGEST: Final = "(sha256:)?[A-Za-z0-9]{1,128}"
+
+NAME_RULE: Final = (
+    "up to 128 letters (a-z), digits and _ . + -, first a letter, a digit or _, nowhere two dots"
+)
+"""What a name may be, in words."""
+
+
+def _pattern(*parts: str) -> str:
+    return f"^{'/'.join(parts)}\\Z"
+
+
+Name = Annotated[str, msgspec.Meta(pattern=_pattern(_NAME))]
+"""A part of a case id, the name of a package or of a file."""
+DataFile = Annotated[str, msgspec.Meta(pattern=_pattern(_DATA_FILE))]
+"""The name of a file that nothing runs: no pickle, no module."""
+CaseId = Annotated[str, msgspec.Meta(pattern=_pattern(_NAME, _NAME, _NAME))]
+Version = Annotated[str, msgspec.Meta(pattern=_pattern(_VERSION))]
+Digest = Annotated[str, msgspec.Meta(pattern=_pattern(_DIGEST))]
+Rank = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
+
+_RULES: Final = {
+    _pattern(_NAME): f"a name: {NAME_RULE}",
+    _pattern(_DATA_FILE): f"a .safetensors or .json file: {NAME_RULE}",
+    _pattern(_NAME, _NAME, _NAME): f"a case id: three names with / between, each {NAME_RULE}",
+    _pattern(_VERSION): f"a version: {NAME_RULE}, or !",
+    _pattern(_DIGEST): "a digest: letters (a-z) and digits, as in sha256:0123abcd",
+}
+
+_RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]{0,8})")
 
 BFLOAT16_SUFFIX = "-bf16"
 """The end of the name of a method whose base model is in bfloat16."""
@@ -34,10 +71,10 @@ class Adaptation:
 class Case(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is measured: one method on one architecture and task, at one rank."""
 
-    task: str
-    method: str
-    architecture: str
-    rank: int | None = None
+    task: Name
+    method: Name
+    architecture: Name
+    rank: Rank | None = None
 
     @classmethod
     def parse(cls, text: str) -> Case:
@@ -75,11 +112,34 @@ def split_adapter_name(text: str) -> tuple[str, int | None]:
 
 
 def is_name(text: object) -> bool:
-    """Return whether a text can be a part of a case id."""
+    """Return whether a text can be a part of a case id, as `NAME_RULE` says."""
+    return isinstance(text, str) and re.fullmatch(_NAME, text) is not None
+
+
+def is_version(text: object) -> TypeGuard[str]:
+    """Return whether a text can be a version in a run file."""
+    return isinstance(text, str) and re.fullmatch(_VERSION, text) is not None
+
+
+def is_data_file(text: str) -> bool:
+    """Return whether a file of this name may be stored beside a run."""
+    return re.fullmatch(_DATA_FILE, text) is not None
+
+
+def is_word(text: object) -> bool:
+    """Return whether a text can name a metric, which is only ever shown: more than a name may."""
     if not isinstance(text, str):
         return False
-    spoils_id = any(c in "/*?[]" or c.isspace() or not c.isprintable() for c in text)
-    return bool(text) and not spoils_id
+    return bool(text) and not any(
+        letter in "/*?[]" or letter.isspace() or not letter.isprintable() for letter in text
+    )
+
+
+def in_words(message: str) -> str:
+    """Return what msgspec says of a wrong text, with the rule in place of its pattern."""
+    for pattern, rule in _RULES.items():
+        message = message.replace(f"`str` matching regex {pattern!r}", rule)
+    return message
 
 
 def split_case_id(text: str) -> list[str]:
@@ -91,7 +151,8 @@ def split_case_id(text: str) -> list[str]:
     parts = given.split("/") if isinstance(given, str) else []
     if len(parts) != 3 or not all(map(is_name, parts)):  # noqa: PLR2004  (the three parts of an id)
         msg = (
-            f"{text!r} is not a case id, which has the form <task>/<method>-r<rank>/<architecture>"
+            f"{text!r} is not a case id, which has the form <task>/<method>-r<rank>/<architecture>."
+            f" Each part: {NAME_RULE}."
         )
         raise InputError(msg)
     return parts

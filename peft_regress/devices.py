@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from peft_regress.budgets import parse_amount
-from peft_regress.cases import is_name
+from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError
 from peft_regress.files import read_bytes
 
@@ -69,7 +69,7 @@ def _parsed(tables: Mapping[str, Any], where: str) -> dict[str, DeviceClass]:
 
 def _device(name: str, table: Any, where: str) -> DeviceClass:
     if not is_name(name):
-        msg = f"{where} is not a name without blanks and slashes"
+        msg = f"{where} is not a name of {NAME_RULE}"
         raise InputError(msg)
     if not isinstance(table, Mapping):
         msg = f"{where} is not a table: write [{name}] with {', '.join(_KEYS)} below"

@@ -7,22 +7,47 @@ import errno
 import os
 import sys
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
 
 
+# The methods of `Path` raise for a name that is too long, holds NUL or leads in a circle. So what a
+# user typed is asked for by these functions only.
+
+
 def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder; a path that is too long for the system is not."""
-    # `Path.is_dir` raises for such a path.
+    """Return whether a path is a folder; one that the system refuses is not."""
     return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a regular file; one that the system refuses is not."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def resolved(path: Path) -> Path:
+    """Return a path without links, as far as they lead anywhere."""
+    return Path(os.path.realpath(path))
+
+
+def path_problem(path: Path) -> str | None:
+    """Return why no file can have this name; None if one could."""
+    try:
+        os.lstat(path)
+    except ValueError:
+        return "a name cannot hold the character NUL"
+    except OSError as error:
+        if error.errno in {errno.ENAMETOOLONG, errno.ELOOP}:
+            return error.strerror
+    return None
 
 
 def _own_stream(path: Path) -> int | None:

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from peft_regress.budgets import Budget
-from peft_regress.cases import Case, is_name
+from peft_regress.cases import Case, is_word
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.metrics import INVARIANTS, METRICS, Direction, Kind, Unit
 
@@ -191,7 +191,7 @@ def _wrong_names(given: FineTune) -> Iterator[str]:
     for name in own:
         if name in METRICS or name in INVARIANTS:
             yield f"metrics[{name!r}] has the name of a metric that is measured anyway"
-        elif not is_name(name):
+        elif not is_word(name):
             yield f"metrics[{name!r}] is not a name without blanks and without / * ? [ ]"
     for name in given.bounds or {}:
         if name not in METRICS and name not in own:

@@ -1,7 +1,7 @@
 """Import what a user or another package names, and say in one line why it failed.
 
 A failing import of foreign code is wrong use of this package, so it is an `InputError` that names
-the file and line where the error was raised, and no traceback.
+the file and line where the error was raised, and no traceback. So is a failing call of it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,13 @@ from peft_regress.text import clean, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PATH: Final = re.compile(r"(?P<module>[^\W\d]\w*(?:\.[^\W\d]\w*)*):(?P<name>[^\W\d]\w*)")
+_DOTTED: Final = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_PATH: Final = re.compile(rf"(?P<module>{_DOTTED}):(?P<name>{_DOTTED})")
 _LONGEST_MESSAGE: Final = 200
+
+_PACKAGE: Final = str(Path(__file__).resolve().parent)
+_STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib")
+_INSTALLED: Final = {"site-packages", "dist-packages"}
 
 # bitsandbytes warns at import that a 4-bit kernel is not installed. Nothing here uses 4 bits, and
 # its advice to install `kernels` would mislead readers of the report.
@@ -43,7 +48,7 @@ def _is_signal(record: logging.LogRecord) -> bool:
 
 
 def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], bool]) -> Any:
-    """Return the object of an import path `pkg.mod:NAME`.
+    """Return the object of an import path `pkg.mod:NAME`, or of an attribute, `pkg.mod:A.b`.
 
     folder: comes first on `sys.path`, and stays there, since functions may import later.
     is_wanted: what a message lists if there is no such name. Raises `InputError` for a text of
@@ -63,22 +68,28 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     except (Exception, SystemExit) as error:  # noqa: BLE001  (the code of a user may raise anything)
         msg = f"{path!r} does not import: {_problem(error, module_name, folder)}"
         raise InputError(printable(msg)) from None
-    if not hasattr(module, name):
-        known = [key for key, value in vars(module).items() if is_wanted(value)]
-        what = f"name in module {module_name}"
-        raise UnknownNameError(what, name, known)
-    return getattr(module, name)
+    found: Any = module
+    for attribute in name.split("."):
+        if not hasattr(found, attribute):
+            known = [key for key, value in vars(module).items() if is_wanted(value)]
+            what = f"name in module {module_name}"
+            raise UnknownNameError(what, name, known)
+        found = getattr(found, attribute)
+    return found
 
 
 def told(error: BaseException) -> str:
-    """Return an error's type, message and place on one line."""
-    if isinstance(error, SyntaxError):
-        written = f"{error.filename}, line {error.lineno}"
-        return f"SyntaxError: {clean(error.msg, longest=_LONGEST_MESSAGE)} ({written})"
-    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-    shown = clean(text.rstrip(": "), longest=_LONGEST_MESSAGE)
+    """Return type, message and place of an error of foreign code, on one line."""
     place = _place(error)
-    return shown if place is None else f"{shown} ({place})"
+    if isinstance(error, SyntaxError):
+        text = f"SyntaxError: {error.msg}"
+        place = _shown(error.filename or "", error.lineno)
+    elif isinstance(error, InputError):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
+    shown = clean(text.rstrip(": "), longest=_LONGEST_MESSAGE)
+    return shown if place is None else f"{shown} ({printable(place)})"
 
 
 def _problem(error: BaseException, module: str, folder: Path | None) -> str:
@@ -90,13 +101,27 @@ def _problem(error: BaseException, module: str, folder: Path | None) -> str:
 
 
 def _place(error: BaseException) -> str | None:
-    """Return file and line of the last code outside Python and this package that was running."""
-    package, standard = str(Path(__file__).parent), (sysconfig.get_path("stdlib"), "<")
-    outside = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(package)
-        # Installed packages lie in a folder of the standard library's.
-        and ("site-packages" in frame.filename or not frame.filename.startswith(standard))
-    ]
-    return f"{outside[-1].filename}, line {outside[-1].lineno}" if outside else None
+    """Return file and line of the user's innermost code, else of an installed package's.
+
+    None if only Python and this package were running.
+    """
+    ours: list[str] = []
+    installed: list[str] = []
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        place = _shown(frame.filename, frame.lineno)
+        if frame.filename.startswith(_PACKAGE):
+            continue
+        if not _INSTALLED.isdisjoint(Path(frame.filename).parts):
+            # Before the standard library: installed packages lie in a folder of it.
+            installed.append(place)
+        elif not frame.filename.startswith((_STANDARD_LIBRARY, "<")):
+            ours.append(place)
+    return next(iter([*ours, *installed]), None)
+
+
+def _shown(file: str, line: int | None) -> str:
+    """Return a place without the folders that differ between machines: records keep messages."""
+    parts = Path(file).parts
+    inside = [index for index, part in enumerate(parts) if part in _INSTALLED]
+    name = "/".join(parts[inside[-1] + 1 :]) if inside else Path(file).name
+    return f"{name}, line {line}"

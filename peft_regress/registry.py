@@ -15,7 +15,7 @@ import re
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
-from peft_regress.cases import is_name
+from peft_regress.cases import NAME_RULE, is_name
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.imports import told
 from peft_regress.text import printable
@@ -112,7 +112,10 @@ def _insert(registry: str, item: Named) -> None:
 def _check_name(registry: str, name: str) -> None:
     # `lora-r4` as a name would give the same id as method `lora` of rank 4.
     if not is_name(name) or (registry == "method" and _RANK_SUFFIX.search(name)):
-        msg = f"{registry} {name!r} cannot be registered: the name could not be part of a case id"
+        msg = (
+            f"{registry} {name!r} cannot be registered: the name could not be part of a case id: "
+            f"{NAME_RULE}"
+        )
         raise InputError(msg)
 
 
@@ -122,25 +125,34 @@ def _load(registry: str) -> None:
     _loaded.add(registry)
     try:
         points = entry_points(group=f"peft_regress.{registry}s")
-        found = [(point, _load_point(point)) for point in points]
+        loaded = [item for point in points for item in _items_of(registry, point)]
+        # By name, so that the order of cases does not depend on the order of installation.
+        for item in sorted(loaded, key=lambda item: item.name):
+            _insert(registry, item)
     except BaseException:
         # Or the next call would use half a registry.
         _loaded.discard(registry)
+        _added[registry].clear()
         raise
-    loaded: list[Named] = []
-    for point, item in found:
-        if isinstance(item, tuple):
-            # One entry point for a table of items; each has its own name.
-            loaded += item
-            continue
-        if item.name != point.name:
-            names = f"has the name {point.name!r}, its {registry} {item.name!r}"
+
+
+def _items_of(registry: str, point: EntryPoint) -> tuple[Named, ...]:
+    """Return what an entry point registers: one item of its name, or a table of items.
+
+    Raises `InputError` for anything else, which is another package's mistake.
+    """
+    item = _load_point(point)
+    items = item if isinstance(item, tuple) else (item,)
+    for one in items:
+        name = getattr(one, "name", None)
+        if not isinstance(name, str):
+            msg = f"entry point {point.value!r}: {one!r:.100} is no {registry}, which has a name"
+            raise InputError(printable(msg))
+        if items is not item and name != point.name:
+            names = f"has the name {point.name!r}, its {registry} {name!r}"
             msg = f"entry point {point.value!r} {names}"
-            raise InputError(msg)
-        loaded.append(item)
-    # By name, so that the order of cases does not depend on the order of installation.
-    for item in sorted(loaded, key=lambda item: item.name):
-        _insert(registry, item)
+            raise InputError(printable(msg))
+    return items
 
 
 def _find(registry: str, name: str) -> Any:

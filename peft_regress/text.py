@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gettext
+import re
+from typing import Final
 
 _LONGEST_TEXT = 160
 
@@ -23,6 +25,20 @@ def _flat(text: str) -> str:
 def printable(text: str) -> str:
     """Escape what a terminal must not get, such as a newline in a file name."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+_ODD: Final = re.compile(r"[^\n\x20-\x7e]")
+_ODD_BUT_STYLES: Final = re.compile(r"\x1b\[(?:1;31|1;33|32|1|0)m|[^\n\x20-\x7e]")
+"""The same, but first the codes that `report.layout` writes."""
+
+
+def visible(text: str, *, styles: bool = False) -> str:
+    """Return lines of text with what a terminal must not get escaped; `styles` may stay."""
+
+    def shown(found: re.Match[str]) -> str:
+        return found[0] if len(found[0]) > 1 else printable(found[0])
+
+    return (_ODD_BUT_STYLES if styles else _ODD).sub(shown, text)
 
 
 def count_of(count: int, singular: str, plural: str | None = None) -> str:

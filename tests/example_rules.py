@@ -93,6 +93,7 @@ RULES = (
     by(r"peft-regress time old/bin/python new/bin/python .*", "tests/cli/test_time.py", '"time"'),
     # CI runs the environments of tox. A narrowed one only collects its tests here.
     by(r"python -m pip install tox|pre-commit .*", ".ci/run", "pip install --quiet tox"),
+    by(r"rm -f runs/\w+\.json", ".ci/run", "rm -f runs/bench.json"),
     by(rf"{TOX} bench(?: -- -n 2)?", "tox.ini", "[testenv:bench]", "-n 2"),
     by(rf"{TOX} (?:[a-z]+,)*(?:py|slow|nightly|selfbench|faults|coverage)", "tox.ini", "[testenv"),
     by(rf"{TOX} bench-extended", ".github/workflows/bench.yml", "tox run -e bench-extended"),
@@ -114,7 +115,7 @@ RULES = (
     ),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
-    Rule(pattern=r"python tools/ci/publish\.py .* --dry-run"),
+    Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),
     by(
         r"python tools/docs/paper\.py --check",
         "tests/tools/test_paper_tool.py",

@@ -201,6 +201,16 @@ def test_entry_point_that_fails_to_load_is_named_each_time_and_never_left_out(
             registry.names("task")
 
 
+@pytest.mark.parametrize("item", [object(), None, 3, (Thing("good"), "bad"), Thing(3)])  # type: ignore[arg-type]
+def test_an_entry_point_of_something_else_is_named_each_time(
+    no_entry_points_yet: dict[str, Any], item: Any
+) -> None:
+    no_entry_points_yet.update(good=Thing("good"), broken=item)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"entry point 'package:broken': .* is no task"):
+            registry.names("task")
+
+
 def test_entry_points_are_loaded_once(no_entry_points_yet: dict[str, Any]) -> None:
     no_entry_points_yet["one"] = Thing("one")
     assert registry.names("task") == registry.names("task") == ("one",)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
@@ -37,15 +38,15 @@ _MANIFEST: Final = "stored.json"
 class StoredAdapter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of `stored.json`."""
 
-    case: str
+    case: CaseId
     """The id of the case that made the files."""
     definition: str
     output: list[list[float]]
     """Logits (items, classes) in float32 for the first test items; of other outputs samples, one
     list for each tensor."""
-    files: dict[str, str]
+    files: dict[DataFile, str]
     """SHA-256 of each file, by name."""
-    packages: dict[str, str] = msgspec.field(default_factory=dict)
+    packages: dict[Name, Version] = msgspec.field(default_factory=dict)
     """Versions of the packages that wrote the files, by name."""
     made_with: MadeWith | UnsetType = UNSET
     """Of a case of one's own, whose model and data are not defined elsewhere."""
@@ -92,7 +93,8 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
         made = Path(temporary)
         save(made)
         contents = {path.name: path.read_bytes() for path in made.iterdir()}
-        if sum(map(len, contents.values())) <= LARGEST_BYTES:
+        is_small = sum(map(len, contents.values())) <= LARGEST_BYTES
+        if is_small and all(map(is_data_file, contents)):
             files = {name: _sha256(content) for name, content in sorted(contents.items())}
             stored = StoredAdapter(
                 case=case.id,
@@ -123,7 +125,7 @@ def gather_adapters(source: Path, run_file: Path) -> None:
     try:
         shutil.rmtree(target, ignore_errors=True)
         for folder in _kept_beside(source):
-            shutil.copytree(folder, target, dirs_exist_ok=True)
+            shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
     except OSError as error:
         msg = f"{target}: cannot be written ({error.strerror or error})"
         raise InputError(msg) from error
@@ -134,7 +136,12 @@ def _kept_beside(source: Path) -> list[Path]:
     folders = [adapters_of_run(source)]
     if is_folder(source):
         folders = sorted(path for path in source.iterdir() if path.name.endswith(".adapters"))
-    return [folder for folder in folders if is_folder(folder)]
+    return [folder for folder in folders if is_folder(folder) and not folder.is_symlink()]
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """Return the links in a folder: they could lead to a secret of whoever copies it."""
+    return [name for name in names if (Path(folder) / name).is_symlink()]
 
 
 def choose_adapters(source: Path, root: Path) -> list[ChosenAdapter]:
@@ -202,8 +209,8 @@ def _read_checked(folder: Path) -> StoredAdapter:
     except OSError as error:
         msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
         raise InputError(msg) from error
-    except msgspec.DecodeError as error:
-        msg = f"{manifest}: is no manifest of a stored adapter ({error}). {remedy}"
+    except (ValueError, RecursionError) as error:  # also for an invalid byte
+        msg = f"{manifest}: is no manifest of a stored adapter ({in_words(str(error))}). {remedy}"
         raise InputError(msg) from error
     del found[_MANIFEST]
     for name in sorted(found.keys() | stored.files.keys()):

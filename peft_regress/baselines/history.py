@@ -16,7 +16,7 @@ from peft_regress.baselines.named import find_input
 from peft_regress.baselines.references import by_date
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.files import is_folder
+from peft_regress.files import is_folder, resolved
 from peft_regress.metrics import METRICS
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.text import clean
@@ -52,12 +52,12 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
         if (found := file.run.accepted) is not None
     ]
     named = [find_input(root, name) for name in runs]
-    known = {file.path.resolve() for file in stored}
+    known = {resolved(file.path) for file in stored}
     for run in named:
-        if run.path.resolve() in known:
+        if resolved(run.path) in known:
             msg = f"{run.name} is named twice, or is an entry of {root}; name it once"
             raise InputError(msg)
-        known.add(run.path.resolve())
+        known.add(resolved(run.path))
     read = iter(read_without_ledgers([run.path for run in named if not is_folder(run.path)]))
     for run in named:
         file = run.read() if is_folder(run.path) else next(read)

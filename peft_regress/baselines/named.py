@@ -58,6 +58,8 @@ def find_named(root: Path, name: str) -> Named:
         msg = f"the name is empty: name a run file, a folder or an entry of {root}"
         raise InputError(msg)
     path = Path(name)
+    if not path.name:
+        path = path.absolute()  # `.`: what is kept beside a run is found by its name
     if is_folder(path) and baseline_files(path):
         return Named(path, str(path), is_storage=True)
     if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)

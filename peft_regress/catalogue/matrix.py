@@ -98,8 +98,11 @@ def matrices_of(case: Case) -> frozenset[str]:
     Raises `InputError` for own cases that cannot be imported.
     """
     own = own_fine_tune(case)
-    if own is not None:
-        return frozenset({own.matrix})
+    return built_in_matrices(case) if own is None else frozenset({own.matrix})
+
+
+def built_in_matrices(case: Case) -> frozenset[str]:
+    """Return the matrices of a built-in case; none for any other. Imports no own case."""
     if case.architecture not in registry.names("architecture"):
         # Items of a family belong to no matrix, and asking the family would import torch.
         return frozenset()

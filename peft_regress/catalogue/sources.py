@@ -17,6 +17,7 @@ import msgspec
 
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
+from peft_regress.files import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -98,7 +99,7 @@ def read_manifest(root: Path) -> dict[str, SourceEntry]:
         msg = f"{path}: missing. {_remedy(path)}"
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror}). {_remedy(path)}"
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # also for an invalid byte
         msg = f"{path}: not a manifest of sources ({error}). {_remedy(path)}"
     raise SourceError(msg)
 
@@ -132,7 +133,7 @@ def read_source(root: Path, name: str) -> bytes:
 
 def _remedy(path: Path, name: str | None = None) -> str:
     root = path.parent.parent
-    usual = root.resolve() == Path("baselines").resolve()
+    usual = resolved(root) == resolved(Path("baselines"))
     option = "" if usual else f" --baselines {shlex.quote(str(root))}"
     if name is not None:
         # Without it `sources` trains only the architectures of a matrix.

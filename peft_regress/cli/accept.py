@@ -13,7 +13,7 @@ from peft_regress.baselines.named import find_named
 from peft_regress.baselines.references import retirable_cases
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import echo, say
 from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
@@ -53,11 +53,11 @@ def command(
     stored = accept_run(
         source, root=baselines, reason=reason, date=date, history=history, retired=retired
     )
-    echo(f"stored {stored}")
+    say(f"stored {stored}")
     echo(contents_line(read_run_file(stored).run))
     if adapters:
-        echo(f"adapters stored: {' '.join(store_adapters(adapters, baselines))}")
+        say(f"adapters stored: {' '.join(store_adapters(adapters, baselines))}")
     elif not history:
-        echo(f"no adapters stored: there are none beside {source}")
+        say(f"no adapters stored: there are none beside {source}")
     if retired:
-        echo(f"{len(retired)} retired: {' '.join(retired)}")
+        say(f"{len(retired)} retired: {' '.join(retired)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import click
@@ -13,10 +14,11 @@ from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.baselines.references import references_with_drift
-from peft_regress.catalogue.matrix import matrices_of, matrix_cases
+from peft_regress.catalogue.matrix import built_in_matrices, matrices_of, matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
     baselines_option,
+    cases_option,
     examples,
     format_option,
     matrix_option_with,
@@ -25,20 +27,22 @@ from peft_regress.cli.options import (
     strict_option,
 )
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder
+from peft_regress.files import is_folder, resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.report.github import without_commands
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
+    from peft_regress.cases import Case
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
+    from peft_regress.runs.schema import Selection
 
 
 @click.command(
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
 @click.argument("old")
 @click.argument("new")
 @matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
+@cases_option(
+    "Expect only the stored cases whose id matches: for a run of these alone.", default="*"
+)
 @strict_option
 @click.option(
     "--save",
@@ -58,6 +65,11 @@ if TYPE_CHECKING:
     help="Write NEW to this file; the shards of a folder become one run.",
 )
 @format_option
+@click.option(
+    "--stored-only",
+    is_flag=True,
+    help="Expect only what OLD holds, and import no case of the project: for a judge in CI.",
+)
 @baselines_option
 @click.pass_context
 def command(  # noqa: PLR0913  (arguments and options)
@@ -67,7 +79,9 @@ def command(  # noqa: PLR0913  (arguments and options)
     new: str,
     *,
     matrix: str,
+    cases: str,
     strict: bool,
+    stored_only: bool,
     save: Path | None,
     output: str,
     baselines: Path,
@@ -78,11 +92,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     a baseline storage. It then judges as in `pytest benchmarks`: each case by its newest baseline
     and by drift, and every case of the matrix is expected.
     """
+    of_matrix = None if stored_only else tuple(matrix_cases(matrix))
     after = find_input(baselines, new).read()
     if save is not None:
         _check_save(save, after, baselines, old)
         _save(after, save)
-    references, expected, storage = _read_old(baselines, old, matrix)
+    references, expected, storage = _read_old(baselines, old, matrix, of_matrix)
     file = str(save or after.path)
     invocation = Invocation(
         old=old,
@@ -92,13 +107,14 @@ def command(  # noqa: PLR0913  (arguments and options)
         baselines=None if storage == usual_storage() else str(storage),
         strict=strict,
         matrix=None if matrix == usual_matrix() else matrix,
-        cases=tuple(matrix_cases(matrix)),
+        cases=of_matrix or (),
     )
+    complete = _is_complete(after.run.selection, cases)
     comparison = judge(
         references,
         observations_of(after.run, new),
-        expected=expected,
-        complete=after.run.selection.complete,
+        expected={name for name in expected if fnmatchcase(name, cases)},
+        complete=complete,
         invocation=invocation,
         devices=device_classes(),
     )
@@ -108,29 +124,33 @@ def command(  # noqa: PLR0913  (arguments and options)
         echo(report.verdict_markdown(comparison), nl=False)
     else:
         notes = []
-        if not after.run.selection.complete:
+        if not complete:
             how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
             notes = [printable(f"{new} is a partial run ({how})")]
-        text = report.verdict_text(comparison, layout=stdout_layout(), notes=notes)
-        echo(without_commands(text))
+        layout = stdout_layout()
+        echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)
     context.exit(comparison.exit_code)
 
 
 def _read_old(
-    baselines: Path, name: str, matrix: str
+    baselines: Path, name: str, matrix: str, cases: Collection[Case] | None
 ) -> tuple[dict[str, Observation], set[str], Path]:
-    """Return what judges each case, the ids of the expected cases, and the storage of entries."""
+    """Return what judges each case, the ids of the expected cases, and the storage of entries.
+
+    cases: those of the matrix; None to expect only what is stored, and import no own case.
+    """
     found = find_input(baselines, name)
     if not found.is_storage:
         references = found.observations()
         return references, set(references), baselines
     references = references_with_drift(read_runs(found.path))
-    expected = {case.id for case in matrix_cases(matrix)}
+    matrices = built_in_matrices if cases is None else matrices_of
+    expected = {case.id for case in cases or ()}
     # A stored case that belongs to no matrix is expected too.
     expected |= {
         name
         for name, old in references.items()
-        if matrix in (matrices_of(old.record.case) or {matrix})
+        if matrix in (matrices(old.record.case) or {matrix})
     }
     return references, expected, found.path
 
@@ -147,8 +167,15 @@ def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
     check(path, before.path, "--save")
 
 
+def _is_complete(selection: Selection, cases: str) -> bool:
+    """Return whether a run has all that it was asked for, as far as it is of these cases."""
+    is_narrowed = bool(selection.not_selected)
+    left_out = any(fnmatchcase(name, cases) for name in selection.not_selected)
+    return selection.complete or (is_narrowed and not left_out)
+
+
 def _save(made: RunFile, path: Path) -> None:
-    if is_folder(made.path) and path.parent.resolve() == made.path.resolve():
+    if is_folder(made.path) and resolved(path.parent) == resolved(made.path):
         msg = f"{path}: is in the folder of the shards, which would then hold every case twice"
         raise InputError(msg)
     write_run_file(path, msgspec.structs.replace(made.run, accepted=None), made.document)

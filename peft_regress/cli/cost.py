@@ -24,7 +24,7 @@ from peft_regress.report.cost import (
     encode_model_cost,
     model_cost_document,
 )
-from peft_regress.report.terminal import echo, show
+from peft_regress.report.terminal import say, show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -191,4 +191,4 @@ def _warnings_as_lines() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         yield
     for text in dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught):
-        echo(f"warning: {text}", err=True)
+        say(f"warning: {text}", err=True)

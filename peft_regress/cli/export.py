@@ -13,7 +13,7 @@ from peft_regress.cli.options import NamedPath, baselines_option, cases_option, 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, write_atomic
 from peft_regress.report.export import EXPORTERS, directions, left_out, narrow, texts_of
-from peft_regress.report.terminal import echo, standard_output
+from peft_regress.report.terminal import say, standard_output
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -78,7 +78,7 @@ def command(  # noqa: PLR0913  (arguments and options)
             check_not_read(written, found.path, "--output")
     chosen = narrow(found.read().run, cases=cases, metric=metric)
     for sentence in left_out(exporter, chosen):
-        echo(sentence, err=True)
+        say(sentence, err=True)
     texts = texts_of(exporter, chosen, direction)
     if has_many and output is not None:
         _check_folder(output, exporter, texts)
@@ -111,4 +111,4 @@ def _put(text: str, output: Path | None) -> None:
         msg = f"{output}: is a folder; name a file"
         raise InputError(msg)
     write_atomic(output, text.encode())
-    echo(f"wrote {output}", err=True)
+    say(f"wrote {output}", err=True)

@@ -11,7 +11,7 @@ import click
 from peft_regress.cli.options import examples
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import echo, say
 from peft_regress.settings import read_settings
 from peft_regress.text import printable
 
@@ -47,7 +47,7 @@ def command() -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _text(source).encode())
-        echo(f"wrote {name}")
+        say(f"wrote {name}")
     echo(f"\n{_FIRST_STEPS}")
 
 
@@ -68,12 +68,12 @@ def _add_table(path: Path) -> None:
     table = _text("table.toml.txt")
     if not path.exists():
         write_atomic(path, table.encode())
-        echo(f"wrote {_SETTINGS}")
+        say(f"wrote {_SETTINGS}")
         return
     before = path.read_bytes()
     gap = b"\n" if before.endswith(b"\n") else b"\n\n"
     write_atomic(path, before + gap + table.encode())
-    echo(f"added [tool.peft_regress] to {_SETTINGS}")
+    say(f"added [tool.peft_regress] to {_SETTINGS}")
 
 
 def _text(name: str) -> str:

@@ -14,11 +14,13 @@ from typing import Final
 import click
 
 from peft_regress.errors import AbsentError, PeftRegressError
-from peft_regress.report.terminal import as_ascii, discard_stream, echo, escape_unencodable
-from peft_regress.text import printable
+from peft_regress.imports import told
+from peft_regress.report.terminal import as_ascii, discard_stream, echo, escape_unencodable, say
+from peft_regress.text import clean, printable
 
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
+_LONGEST_PROBLEM = 2000
 
 COMMANDS: Final = {
     "init": "Write a first suite that gates a fine-tuning of your own.",
@@ -102,23 +104,27 @@ def _run(arguments: list[str] | None) -> int:
     except click.ClickException as error:
         shown = io.StringIO()
         error.show(file=shown)
-        echo(shown.getvalue(), err=True, nl=False)
+        usage, _, problem = shown.getvalue().partition("Error: ")
+        echo(usage, err=True, nl=False)
+        say(f"Error: {clean(problem, longest=_LONGEST_PROBLEM)}", err=True)
         code = _USAGE_EXIT
     except click.exceptions.Abort:
         echo("interrupted", err=True)
         code = 130
     except BrokenPipeError:
         raise
-    except AbsentError as error:
-        echo(f"error: {error}", err=True)
-        code = _ABSENT_EXIT
     except PeftRegressError as error:
-        echo(f"error: {error}", err=True)
+        echo("error: " + "\n".join(printable(str(problem)) for problem in error.args), err=True)
+        code = _ABSENT_EXIT if isinstance(error, AbsentError) else _USAGE_EXIT
+    except ImportError as error:
+        say(f"error: {told(error)}. Repair or install that package.", err=True)
         code = _USAGE_EXIT
     except OSError as error:
         # For example a full disk under standard output, which must not look like a verdict.
-        file = "output" if error.filename is None else printable(str(error.filename))
-        echo(f"error: {file}: {error.strerror or error}", err=True)
+        file = "output" if error.filename is None else error.filename
+        # A library that does not load has no number, and says its name.
+        problem = told(error) if error.errno is None else f"{file}: {error.strerror}"
+        say(f"error: {problem}", err=True)
         discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0

@@ -145,5 +145,5 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def print_json(value: Any) -> None:
-    """Print a JSON value."""
-    echo(json.dumps(value, indent=2, allow_nan=False))
+    """Print a JSON value. No string in it changes, though none is a command in a log."""
+    echo(json.dumps(value, indent=2, allow_nan=False).replace("##[", r"\u0023#["))

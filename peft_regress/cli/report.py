@@ -18,12 +18,12 @@ from peft_regress.cli.options import (
     print_json,
 )
 from peft_regress.errors import InputError
-from peft_regress.files import write_atomic
+from peft_regress.files import is_folder, resolved, write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.report.overview import overview
 from peft_regress.report.page.data import page_data
 from peft_regress.report.page.render import render_page
-from peft_regress.report.terminal import echo, show
+from peft_regress.report.terminal import say, show
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _write_page(path: Path, entries: list[Entry]) -> None:
     content = render_page(data).encode()
     write_atomic(path, content)
     cases, count = len(data["cases"]), len(entries)
-    echo(
+    say(
         f"wrote {path}: {cases} {ngettext('case', 'cases', cases)}, "
         f"{count} {ngettext('entry', 'entries', count)}, {len(content) / 1e6:.1f} MB"
     )
@@ -90,10 +90,10 @@ def _write_page(path: Path, entries: list[Entry]) -> None:
 
 def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
     """Raise `InputError` if the page would replace a run that it shows."""
-    target = path.resolve()
+    target = resolved(path)
     for entry in entries:
-        read = _path_of(entry).resolve()
-        if target == read or (read.is_dir() and target in read.glob("*.json")):
+        read = resolved(_path_of(entry))
+        if target == read or (is_folder(read) and target in read.glob("*.json")):
             msg = f"--html {path}: that is a run of this report; name another file for the page"
             raise InputError(msg)
 

@@ -9,7 +9,7 @@ import click
 from peft_regress import registry
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.errors import AbsentError
-from peft_regress.report.terminal import echo
+from peft_regress.report.terminal import say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,9 +44,9 @@ def command(names: tuple[str, ...], baselines: Path, *, check: bool, force: bool
     if check:
         problems = check_sources(baselines, [architecture.name for architecture in chosen])
         if problems:
-            raise AbsentError("\n".join(problems))
-        echo(f"{len(chosen)} sources are the recorded bytes")
+            raise AbsentError(*problems)
+        say(f"{len(chosen)} sources are the recorded bytes")
         return
     for architecture in chosen:
         trained = ensure_source(baselines, architecture, force=force)
-        echo(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")
+        say(f"{architecture.name}: {'trained and stored' if trained else 'stored already'}")

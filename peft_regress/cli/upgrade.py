@@ -31,7 +31,7 @@ from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_
 from peft_regress.errors import InputError
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
-from peft_regress.report.terminal import echo, print_progress, show, write_markdown
+from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean
 
@@ -176,6 +176,6 @@ def _clean() -> None:
     except OSError as error:
         msg = f"{error.filename}: cannot be removed ({error.strerror or error})"
         raise InputError(msg) from error
-    echo(f"{len(removed)} environments removed from {cache_folder()}")
+    say(f"{len(removed)} environments removed from {cache_folder()}")
     if used:
-        echo(f"{len(used)} are in use and stay: {' '.join(used)}")
+        say(f"{len(used)} are in use and stay: {' '.join(used)}")

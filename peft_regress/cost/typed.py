@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from math import prod
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -16,6 +16,7 @@ from peft_regress.cost.inference import call_model
 from peft_regress.cost.pricing import TrainingCost, loss_of_output, sum_of_outputs, training_cost
 from peft_regress.cost.refusals import UnprofilableModelError, checked_logits
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.imports import import_object, told
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ _DTYPES: Final = {
 
 _INPUT: Final = re.compile(r"(?:(?P<name>[^=:]*)=)?(?P<shape>[^=:]*)(?::(?P<dtype>[^=:]*))?")
 _SHAPE: Final = re.compile(r"\d+(?:x\d+)*", re.ASCII)
-_LONGEST_ERROR: Final = 300
 
 
 def load_model(path: str) -> nn.Module:
@@ -44,21 +44,21 @@ def load_model(path: str) -> nn.Module:
     Its weights are those of seed 0. Raises `InputError` for a path that does not import, and for
     what makes no module.
     """
-    module, _, name = path.partition(":")
-    if not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        msg = f"--model {clean(path)!r} is not an import path, such as package.module:build"
-        raise InputError(msg)
     try:
-        found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # the module is the caller's and may raise anything
-        msg = f"--model {path}: {module} does not import: {_said(error)}"
+        found = import_object(path, folder=None, is_wanted=_makes_a_model)
+    except UnknownNameError as error:
+        msg = f"--model {path}: {error} Name a function that returns the model."
         raise InputError(msg) from error
-    for attribute in name.split("."):
-        if not hasattr(found, attribute):
-            msg = f"--model {path}: {module} has no {name}. Name a function that returns the model."
-            raise InputError(msg)
-        found = getattr(found, attribute)
+    except InputError as error:
+        msg = f"--model {error}"
+        raise InputError(msg) from error
     return found if isinstance(found, nn.Module) else _build(path, found)
+
+
+def _makes_a_model(value: object) -> bool:
+    """Return whether a name of a module is worth listing: what it defines, not what it imports."""
+    is_class = isinstance(value, type) and issubclass(value, nn.Module)
+    return isinstance(value, nn.Module | FunctionType) or is_class
 
 
 def _build(path: str, build: Any) -> nn.Module:
@@ -70,7 +70,7 @@ def _build(path: str, build: Any) -> nn.Module:
             torch.manual_seed(0)
             model = build()
     except (Exception, SystemExit) as error:  # the function is the caller's and may raise anything
-        msg = f"--model {path} cannot be called without arguments: {_said(error)}"
+        msg = f"--model {path} cannot be called without arguments: {told(error)}"
         raise InputError(msg) from error
     if not isinstance(model, nn.Module):
         msg = f"--model {path} returns a {type(model).__name__}, not a torch.nn.Module"
@@ -148,7 +148,7 @@ def price_typed(path: str, inputs: Sequence[str], *, loss: TypedLoss | None = No
         raise InputError(msg) from error
     except Exception as error:  # the model is the caller's and may raise anything
         shown = " ".join(f"--input {text}" for text in inputs) or "without --input"
-        msg = f"a step of --model {path} {shown} fails: {_said(error)}"
+        msg = f"a step of --model {path} {shown} fails: {told(error)}"
         raise InputError(msg) from error
 
 
@@ -173,7 +173,3 @@ def _cross_entropy(model: nn.Module, batch: tuple[Call, Tensor]) -> Tensor:
     objective = nn.functional.cross_entropy(logits.float(), labels)
     objective.logits = logits  # type: ignore[attr-defined] # as `profile_step` keeps them
     return objective
-
-
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {clean(str(error), longest=_LONGEST_ERROR)}"

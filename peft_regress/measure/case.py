@@ -18,6 +18,7 @@ from peft_regress.cost import (
     UnprofilableModelError,
 )
 from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
+from peft_regress.imports import told
 from peft_regress.measure.costs import case_costs
 from peft_regress.measure.definition import define
 from peft_regress.measure.invariants.outputs import is_half
@@ -26,7 +27,7 @@ from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.training import single_thread
-from peft_regress.measure.user_code import CaseError, told
+from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
 from peft_regress.runs.limits import limits_of
 from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record

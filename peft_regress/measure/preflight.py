@@ -9,10 +9,11 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from peft_regress.errors import InputError, PeftRegressError
+from peft_regress.imports import told
 from peft_regress.measure.inputs import BatchSums, check_same_build, summaries_of
 from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.training import device_of, on_device
-from peft_regress.measure.user_code import CaseError, told
+from peft_regress.measure.user_code import CaseError
 
 if TYPE_CHECKING:
     from torch import nn

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import sysconfig
-import traceback
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.text import clean, printable
+from peft_regress.imports import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PACKAGE: Final = str(Path(__file__).resolve().parents[1])
-_STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib")
-_INSTALLED: Final = {"site-packages", "dist-packages"}
 
 
 class CaseError(InputError):
@@ -37,23 +30,3 @@ def calling(what: str) -> Iterator[None]:
     except Exception as error:
         msg = f"{what} raised {told(error)}"
         raise CaseError(msg) from error
-
-
-def told(error: BaseException) -> str:
-    """Return type, message and place of an error, on one line."""
-    said = clean(str(error))
-    place = _place(error)
-    return type(error).__name__ + (f": {said}" if said else "") + (f" ({place})" if place else "")
-
-
-def _place(error: BaseException) -> str:
-    """Return file and line of the innermost frame that is neither a library's nor this package's.
-
-    Empty if there is none.
-    """
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = frame.filename
-        is_library = file.startswith((_PACKAGE, _STANDARD_LIBRARY, "<frozen"))
-        if not is_library and _INSTALLED.isdisjoint(Path(file).parts):
-            return printable(f"{Path(file).name}:{frame.lineno}")
-    return ""

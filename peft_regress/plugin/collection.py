@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from peft_regress.cases import Case
+from peft_regress.cases import Case, in_words
 from peft_regress.catalogue.matrix import check_matrix, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.plugin.coverage import Collected
+from peft_regress.report.github import line_in_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -45,7 +46,7 @@ def _read_marker(item: pytest.Item) -> Case | None:
             raise InputError(msg)
         return msgspec.convert(marker.kwargs, Case)
     except msgspec.ValidationError as error:
-        msg = f"{item.nodeid}: marker case(...): {error}"
+        msg = f"{item.nodeid}: marker case(...): {in_words(str(error))}"
         raise InputError(msg) from None
 
 
@@ -194,7 +195,7 @@ class CollectionHooks:
     def _refuse(self, config: pytest.Config, error: InputError) -> None:
         """Stop the run; a worker cannot, so each of its cases fails with the reason instead."""
         if not hasattr(config, "workerinput"):
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(line_in_log(str(error))) from None
         self._refusal = error
 
 

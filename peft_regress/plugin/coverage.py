@@ -1,22 +1,18 @@
-"""Which cases a run measures: what was collected, how the user narrowed it, what is missing. Pure.
-
-`narrowing_of` alone asks pytest.
-"""
+"""Which cases a run measures: what was collected, how it was narrowed, what is missing. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
 
 from peft_regress.runs.schema import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import pytest
-
-    from peft_regress.plugin.options import Shard
+    from peft_regress.plugin.narrowing import Narrowing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,40 +58,6 @@ class Collected:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Narrowing:
-    """How the user narrowed a run, in the words that were typed."""
-
-    before_collection: tuple[str, ...] = ()
-    """Kept tests from being collected at all: paths, `--ignore`, `--lf`."""
-    after_collection: tuple[str, ...] = ()
-    """Chose among the collected tests."""
-
-    @property
-    def typed(self) -> list[str]:
-        """All of it, as text that JSON can hold."""
-        found = (*self.before_collection, *self.after_collection)
-        return [how.encode("utf-8", "backslashreplace").decode() for how in found]
-
-
-def narrowing_of(config: pytest.Config, shard: Shard | None) -> Narrowing:
-    """Read from a pytest run how the user narrowed it."""
-    option = config.getoption
-    before = [f"--ignore {path}" for path in option("ignore") or ()]
-    before += [f"--ignore-glob {path}" for path in option("ignore_glob") or ()]
-    before += [f"--{name}" for name in ("lf", "stepwise") if option(name, default=False)]
-    if config.args_source is config.ArgsSource.ARGS:
-        typed = [str(argument) for argument in config.args]
-        before += [text for text in typed if "::" in text or Path(text).is_file()]
-    after = [f"-k {option('keyword')}"] if option("keyword") else []
-    after += [f"-m {option('markexpr')}"] if option("markexpr") else []
-    after += [f"--deselect {prefix}" for prefix in option("deselect") or ()]
-    cases = option("regress_cases")
-    after += [] if cases is None else [f"--regress-cases {cases}"]
-    after += [] if shard is None else [f"--regress-shard {shard.index}/{shard.count}"]
-    return Narrowing(before_collection=tuple(before), after_collection=tuple(after))
-
-
-@dataclass(frozen=True, kw_only=True)
 class Coverage:
     """What a run was to measure, and what it measured; all by case id."""
 
@@ -121,6 +83,7 @@ class Coverage:
             and not left_out
             and self.collected.selected <= self.measured,
             narrowed_by=self.narrowing.typed if left_out else [],
+            narrowed_from=self.narrowing.places if left_out and self.narrowing.typed else UNSET,
             not_selected=sorted(left_out),
         )
 

@@ -26,14 +26,15 @@ from peft_regress.plugin.collection import (
     case_id_of,
     case_of,
 )
-from peft_regress.plugin.coverage import Coverage, narrowing_of
+from peft_regress.plugin.coverage import Coverage
 from peft_regress.plugin.distribution import crash_record, reports_on_the_way
+from peft_regress.plugin.narrowing import narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
 from peft_regress.plugin.status_line import ProgressHooks
 from peft_regress.report import case_text
 from peft_regress.report.export import metric_properties
-from peft_regress.report.github import line_in_repository, without_commands
+from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
 from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
@@ -70,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         options = RegressOptions.of(config)
     except InputError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(line_in_log(str(error))) from None
     if options.off:
         config.pluginmanager.register(SkippedCases(), "peft_regress_off")
         return
@@ -79,7 +80,7 @@ def pytest_configure(config: pytest.Config) -> None:
     try:
         left = session.kept.prepare() if is_measuring else []
     except InputError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
     config.stash[_COLLECTION] = collection
@@ -110,7 +111,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
             problem = error
         if problem is not None:
             # Outside the handler, or pytest would print the error again as its context.
-            pytest.fail(without_commands(str(problem)), pytrace=False)
+            pytest.fail(in_log(str(problem)), pytrace=False)
         if not is_worker:
             session.kept.keep(kept)
         request.node.stash[_KEPT] = kept
@@ -118,7 +119,7 @@ def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Ca
         comparison = session.judge_record(kept.record)
         for red in comparison.red:
             text = case_text(red, comparison, request.config.stash[_LAYOUT])
-            pytest.fail(without_commands(text), pytrace=False)
+            pytest.fail(in_log(text), pytrace=False)
         return measurement
 
     return measure_and_judge
@@ -250,7 +251,7 @@ class _RunHooks:
             known=self._session.known_cases(),
             measured=frozenset(self._session.kept.records),
             collected=self._collection.collected,
-            narrowing=narrowing_of(self._config, self._session.options.shard),
+            narrowing=narrowing_of(self._config),
             was_interrupted=self._was_interrupted,
         )
 
@@ -320,7 +321,7 @@ class _RunHooks:
             )
         if text:
             terminalreporter.section("peft_regress", sep="=")
-            terminalreporter.write_line(without_commands(text))
+            terminalreporter.write_line(in_log(text, styles=colour))
         if outcome is not None:
             for line in annotation_lines(outcome, self._source_lines):
                 terminalreporter.write_line(line)

@@ -10,7 +10,9 @@ from peft_regress.baselines.outputs import check_outside
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
+from peft_regress.files import path_problem
 from peft_regress.settings import read_settings
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     import pytest
@@ -99,11 +101,11 @@ class RegressOptions:
             baseline=option("regress_baseline"),
             cases=option("regress_cases"),
             off=option("regress_off"),
-            resume=_path(config, option("regress_resume")),
-            save=_path(config, option("regress_save")),
+            resume=_path(config, "--regress-resume"),
+            save=_path(config, "--regress-save"),
             shard=None if shard is None else Shard.parse(shard),
             strict=option("regress_strict"),
-            summary=_path(config, option("regress_summary")),
+            summary=_path(config, "--regress-summary"),
         )
         if made.off and made.was_given:
             msg = "--regress-off leaves nothing to another --regress-... option: drop one of them"
@@ -183,6 +185,15 @@ def add_options(parser: pytest.Parser) -> None:
     )
 
 
-def _path(config: pytest.Config, text: str | None) -> Path | None:
+def _path(config: pytest.Config, option: str) -> Path | None:
+    """Return the path that an option names. Raises `InputError` if no file can have that name."""
+    text: str | None = config.getoption(option)
+    if text is None:
+        return None
     # Relative to the folder that pytest was started in, as for its own output files.
-    return None if text is None else config.invocation_params.dir / Path(text)
+    path = config.invocation_params.dir / Path(text)
+    problem = path_problem(path)
+    if problem is not None:
+        msg = f"{option} {clean(text)}: {problem}; choose another path"
+        raise InputError(msg)
+    return path

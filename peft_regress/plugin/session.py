@@ -17,13 +17,14 @@ from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
+from peft_regress.files import is_folder
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.plugin.absence import should_have_cases
-from peft_regress.plugin.coverage import narrowing_of
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
+from peft_regress.plugin.narrowing import is_ci, narrowing_of
 from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import (
@@ -76,7 +77,7 @@ class RegressSession:
             environment=self._installed(),
             machine=self.machine(),
             metrics_known=sorted(KNOWN),
-            narrowed_by=narrowing_of(self._config, self.options.shard).typed,
+            narrowed_by=narrowing_of(self._config).typed,
         )
 
     def environment(self) -> dict[str, str]:
@@ -93,7 +94,7 @@ class RegressSession:
     @property
     def has_storage(self) -> bool:
         """Whether this folder has baselines, or the user asked for the gate."""
-        return self.options.was_given or self.options.baselines.is_dir()
+        return self.options.was_given or is_folder(self.options.baselines)
 
     @property
     def _adapters(self) -> Path | None:
@@ -204,7 +205,8 @@ class RegressSession:
 
     def finish(self, run: Run, coverage: Coverage) -> RunOutcome:
         """Judge the run, write run file and summary, and return what came of it."""
-        problems: list[str] = []
+        narrowed = run.selection.narrowed_by
+        problems = coverage.narrowing.problems() if narrowed and is_ci() else []
         comparison = None
         try:
             comparison = judge(

@@ -9,6 +9,7 @@ from typing import Final
 
 from peft_regress.files import append_bytes, write_atomic
 from peft_regress.report.verdict.annotations import SourceLine
+from peft_regress.text import printable, visible
 
 _COMMAND: Final = re.compile(r"^(?P<blanks>[^\S\n]*)::|##\[", re.MULTILINE)
 """What the runner takes for a command: `::error::` at the start of a line, `##[error]` anywhere."""
@@ -19,16 +20,24 @@ def is_github() -> bool:
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def without_commands(text: str) -> str:
-    """Return text for the log of a step, in which no string from a file becomes a command.
+def in_log(text: str, *, styles: bool = False) -> str:
+    """Return lines of text as they may stand in a log, wherever their strings come from.
 
-    A blank breaks up each command. Outside GitHub Actions the text is unchanged.
+    Whatever is printed passes through here, but data and annotations. Control characters are
+    escaped; `styles` may stay. In a step of GitHub Actions a blank breaks up what the runner would
+    take for a command.
     """
+    text = visible(text, styles=styles)
     if not is_github():
         return text
     return _COMMAND.sub(
         lambda found: "## [" if found["blanks"] is None else f"{found['blanks']}: :", text
     )
+
+
+def line_in_log(text: str) -> str:
+    """Return a message as one line that may stand in a log."""
+    return in_log(printable(text))
 
 
 def line_in_repository(path: str, line: int | None, *, base: Path) -> SourceLine:

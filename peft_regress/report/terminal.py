@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from peft_regress.files import write_atomic
 from peft_regress.report.document import as_markdown, as_text
+from peft_regress.report.github import in_log
 from peft_regress.report.layout import PLAIN, Layout
+from peft_regress.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,26 +70,35 @@ def discard_stream(*streams: Any) -> None:
 def print_progress(text: str) -> None:
     """Print progress on standard error. If nobody reads it, the work goes on."""
     try:
-        echo(text, err=True)
+        say(text, err=True)
     except OSError:
         discard_stream(sys.stderr)
 
 
-def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print text unchanged and at once; on a closed error stream, nowhere.
+def echo(text: str = "", *, err: bool = False, nl: bool = True, layout: Layout = PLAIN) -> None:
+    """Print lines of text at once, as they may stand in a log; on a closed error stream, nowhere.
 
-    `click.echo` would write UTF-8 to a stream that asks for ASCII. Raises `OSError` if standard
-    output cannot be written.
+    Whatever a command prints passes through here, but the data of `export`. `click.echo` would
+    write UTF-8 to a stream that asks for ASCII. Raises `OSError` if standard output cannot be
+    written.
     """
     stream = sys.stderr if err else standard_output()
     # `print` takes None for standard output, and a message would spoil the data there.
     if stream is not None:
-        print(text, file=stream, end="\n" if nl else "", flush=True)
+        shown = in_log(text, styles=layout.colour)
+        print(shown, file=stream, end="\n" if nl else "", flush=True)
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a message on one line: a name in it may hold a line break."""
+    echo(printable(text), err=err)
 
 
 def show(document: Document, form: str) -> None:
     """Print a document: as `markdown`, else as text that fits the terminal."""
-    echo(as_markdown(document) if form == "markdown" else as_text(document, stdout_layout()))
+    layout = stdout_layout()
+    text = as_markdown(document) if form == "markdown" else as_text(document, layout)
+    echo(text, layout=layout)
 
 
 def write_markdown(path: Path, document: Document) -> None:

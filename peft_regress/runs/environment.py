@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 import sys
 from importlib.metadata import (
     PackageNotFoundError,
@@ -15,9 +16,10 @@ from importlib.metadata import (
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from peft_regress.cases import is_version
 from peft_regress.runs.schema import Machine, canonical_digest
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
 
     Dependencies of dependencies are included, since they can change a number too.
     """
-    versions = {"python": platform.python_version(), **_closure([root], without=_SHOWN_WITH)}
+    versions = {
+        "python": _as_version(platform.python_version()),
+        **_closure([root], without=_SHOWN_WITH),
+    }
     return dict(sorted(versions.items()))
 
 
@@ -53,7 +58,7 @@ def imported_packages() -> dict[str, str]:
     runner = _closure({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
     owners = _owners()
     loaded = {name.partition(".")[0] for name in sys.modules}
-    roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ())}
+    roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ()) if owner}
     return _closure(roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys())
 
 
@@ -75,12 +80,20 @@ def _closure(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, 
         except PackageNotFoundError:
             # Optional and not installed: it cannot have changed a number.
             continue
-        versions[name] = found.version
+        versions[name] = _as_version(found.version)
         for line in found.requires or ():
-            requirement = Requirement(line)
+            try:
+                requirement = Requirement(line)
+            except InvalidRequirement:
+                continue  # another package's mistake, which pip leaves out, too
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 waiting.append(requirement.name)
     return dict(sorted(versions.items()))
+
+
+def _as_version(stated: str | None) -> str:
+    """Return a version that a run file may hold: distributions may state any text, or none."""
+    return stated if is_version(stated) else re.sub(r"[^A-Za-z0-9_]+", "-", f"odd-{stated}")[:128]
 
 
 def changed_packages(
@@ -95,13 +108,11 @@ def changed_packages(
 
 def describe_machine() -> Machine:
     """Return CPU model, cores, threads and instruction set with a digest over them."""
-    import torch
-
     description: dict[str, str | int] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count() or 0,
         "threads": TRAINING_THREADS,
-        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "instruction_set": _instruction_set(),
     }
     return Machine(
         digest=canonical_digest(description),
@@ -110,6 +121,15 @@ def describe_machine() -> Machine:
         threads=TRAINING_THREADS,
         instruction_set=str(description["instruction_set"]),
     )
+
+
+def _instruction_set() -> str:
+    try:
+        import torch
+    except (ImportError, OSError):
+        # The end of a run, whose tests all failed for this, still has a run file to write.
+        return "unknown: torch does not import"
+    return str(torch.backends.cpu.get_cpu_capability())
 
 
 def usable_cores() -> int:

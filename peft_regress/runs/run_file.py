@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
+from peft_regress.cases import Case, in_words
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from peft_regress.cases import Adaptation
     from peft_regress.runs.schema import Record
 
+_PLACE = re.compile(r"(.*) - at `(key` in `)?\$(.*)`", re.DOTALL)
 _CONFLICT = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})", re.MULTILINE)
 
 
@@ -156,7 +158,7 @@ def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
     try:
         content = dump_json(run_document(run, document))
     except (ValueError, RecursionError) as error:
-        msg = f"{path}: cannot be written ({error})"
+        msg = f"{path}: cannot be written ({in_words(str(error))})"
         raise InputError(msg) from error
     write_atomic(path, content.encode())
 
@@ -266,16 +268,19 @@ def _with_path(error: msgspec.ValidationError, ours: dict[str, Any]) -> str:
 
     Each is found by trial: the one item of that mapping that alone gives this error.
     """
-    what, found, path = str(error).rpartition(" - at `$")
-    if not found:
-        return str(error)
+    place = _PLACE.fullmatch(str(error))
+    if place is None:
+        return in_words(str(error))
+    what, is_of_key, path = place.groups()
     keys: list[str | int] = []
     container: Any = ours
     for name, index, any_key in re.findall(r"\.(\w+)|\[(\d+)\]|(\[\.{3}\])", path):
         key = _wrong_key(container, ours, str(error)) if any_key else name or int(index)
         container = container[key]
         keys.append(key)
-    return f"{what}, at {json_path(('peft_regress', *keys))}"
+    if is_of_key:
+        keys.append(_wrong_key(container, ours, str(error)))
+    return f"{in_words(what)}, at {json_path(('peft_regress', *keys))}"
 
 
 def _wrong_key(container: dict[str, Any], ours: dict[str, Any], message: str) -> str:
@@ -293,7 +298,8 @@ def _wrong_key(container: dict[str, Any], ours: dict[str, Any], message: str) ->
 
 
 def _check_record(name: str, record: Record) -> None:
-    if name != record.case.id:
+    # Also of equal ids: method `lora-r4` without a rank is not method `lora` of rank 4.
+    if Case.parse(name) != record.case:
         msg = f"case {name!r} has the record of {record.case.id!r}"
         raise InputError(msg)
     check_finite(record.metrics, name)

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from peft_regress.cases import Case  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
+    Case,
+    CaseId,
+    Digest,
+    Name,
+    Version,
+)
 from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
 
@@ -97,7 +103,7 @@ class Ledger(
     """The same at batch 32: the operators that differ."""
     peak_phase: dict[str, str] = {}
     """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
-    same_as: str | UnsetType = UNSET
+    same_as: CaseId | UnsetType = UNSET
     """In a file: the case whose record has this ledger, since it does not depend on the task."""
     flops: dict[str, dict[str, dict[str, Amount]]] | UnsetType = UNSET
     """In old files: phase -> module -> operator -> FLOPs at batch 1; the optimizer's under ''."""
@@ -109,7 +115,7 @@ class Ledger(
 class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The properties of a machine that times depend on; never a host name."""
 
-    digest: str
+    digest: Digest
     cpu: str
     cores: int
     threads: int
@@ -174,7 +180,7 @@ class Computation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Digest of the operators of the first steps, equal on every machine."""
     state: str
     """Digest of weights, batches and generators of each seed."""
-    torch: str
+    torch: Version
     """The version that made the digests."""
 
 
@@ -193,7 +199,7 @@ class Limits(
     """The least that the case's `accuracy` or `score` may be."""
     edge_train: Amount | None = None
     """Bytes: the most that `edge_train_bytes` may be."""
-    device: str | None = None
+    device: Name | None = None
     """The name of a device class whose memory and storage the case must fit into."""
 
 
@@ -240,7 +246,7 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     complete: bool
     narrowed_by: list[str] = []
-    not_selected: list[str] = []
+    not_selected: list[CaseId] = []
     narrowed_from: list[str] | UnsetType = UNSET
     """For each item of `narrowed_by` where it was written, such as `command line`."""
 
@@ -254,7 +260,7 @@ class Acceptance(
     date: str
     """ISO 8601 with a time zone, UTC as written."""
     role: Role
-    retired: list[str] = []
+    retired: list[CaseId] = []
     """Case ids of earlier entries that are no longer expected: renamed or removed."""
 
 
@@ -264,10 +270,11 @@ class Run(
     """The object `peft_regress` of a run file: everything that the gate reads."""
 
     schema_version: int
-    environment: dict[str, str]
+    environment: dict[Name, Version]
+    """The version of each package, by name."""
     machine: Machine
     selection: Selection
-    cases: dict[str, Record]
+    cases: dict[CaseId, Record]
     accepted: Acceptance | None = None
     metrics_known: list[str] = []
     """The metrics and invariants that the writer could measure; empty in schema 1."""

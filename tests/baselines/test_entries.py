@@ -178,9 +178,9 @@ def test_a_strange_machine_stays_inside_the_storage(
 
 
 def test_a_strange_version_stays_inside_the_storage(tmp_path: Path) -> None:
-    source = write_run(tmp_path / "run.json", make_run(environment={"peft": "../../1 0"}))
+    source = write_run(tmp_path / "run.json", make_run(environment={"peft": "1!0_x+y"}))
     stored = accept_run(source, root=tmp_path / "b", reason="r", date=DATE)
-    assert stored.name == "0001_peft-..-..-1-0.json"
+    assert stored.name == "0001_peft-1-0-x+y.json"
 
 
 @pytest.mark.parametrize("executor", ["threads", "processes"])

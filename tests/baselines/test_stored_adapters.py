@@ -14,6 +14,7 @@ from peft_regress.baselines.adapters import (
     LARGEST_BYTES,
     adapters_of_run,
     choose_adapters,
+    gather_adapters,
     keep_adapter,
     prune_adapters,
     store_adapters,
@@ -272,3 +273,18 @@ def test_every_method_that_reloads_has_a_stored_adapter_of_ten_megabytes_in_all(
     assert stored == reloading
     files = [path for path in (BASELINES / "adapters").rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 10e6
+
+
+def test_links_beside_the_shards_are_not_followed(tmp_path: Path) -> None:
+    """An artifact of others could lead to a secret of the machine that joins the shards."""
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_text("secret")
+    shards = tmp_path / "shards"
+    (shards / "a.adapters" / "lora").mkdir(parents=True)
+    (shards / "a.adapters" / "lora" / "model.safetensors").write_text("plain")
+    (shards / "a.adapters" / "lora" / "link").symlink_to(tmp_path / "secrets" / "token")
+    (shards / "a.adapters" / "folder").symlink_to(tmp_path / "secrets")
+    (shards / "b.adapters").symlink_to(tmp_path / "secrets")
+    gather_adapters(shards, tmp_path / "run.json")
+    copied = [path for path in adapters_of_run(tmp_path / "run.json").rglob("*") if path.is_file()]
+    assert [path.read_text() for path in copied] == ["plain"]

@@ -25,7 +25,7 @@ from builders import (
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import MIXED_MACHINES, Limits, OwnBound, Selection
+from peft_regress.runs.schema import MIXED_MACHINES, Failure, Limits, OwnBound, Selection
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -126,6 +126,33 @@ def test_changes_that_add_up_over_entries_are_drift(run, storage, tmp_path):
     assert run("0002", "shards")[0] == 0
 
 
+def test_a_judge_imports_no_case_of_the_project(run, storage, tmp_path):
+    """The code of a pull request could end its process with exit code 0."""
+    write_entry(storage, 2, make_record("own/method/network"))
+    (tmp_path / "gates.py").write_text("raise SystemExit(0)")
+    (tmp_path / "pyproject.toml").write_text('[tool.peft_regress]\ncases = ["gates:GATES"]\n')
+    write_run(tmp_path / "run.json", make_run(make_record("own/method/network")))
+    assert run("baselines", "run.json", "--stored-only")[0] == 0
+    assert run("baselines", "run.json")[0] == 2
+    # Built-in cases are of another matrix; named, they are expected.
+    assert run("baselines", "run.json", "--stored-only", "--matrix", "default")[0] == 3
+
+
+def test_only_the_cases_asked_for_are_expected(run, storage, tmp_path):
+    names = ["own/a/network", "own/b/network"]
+    write_entry(storage, 2, *map(make_record, names))
+    narrowed = Selection(complete=False, narrowed_by=["x"], not_selected=names[1:])
+    write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=narrowed))
+    arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
+    assert run(*arguments)[0] == 3
+    assert run(*arguments, "--cases", "own/a/*")[0] == 0
+    assert run(*arguments, "--cases", "own/b/*")[0] == 3
+    # It was interrupted, and nobody narrowed it.
+    cut = Selection(complete=False)
+    write_run(tmp_path / "a.json", make_run(make_record(names[0]), selection=cut))
+    assert run(*arguments, "--cases", "own/a/*")[0] == 3
+
+
 def test_an_unknown_matrix_is_wrong_use(run, storage, tmp_path):
     write_shards(tmp_path / "shards")
     code, out, err = run("baselines", "shards", "--matrix", "none-such")
@@ -177,7 +204,7 @@ def keep(folder, name):
         record.case,
         definition=record.definition,
         output=[[0.0]],
-        save=lambda to: (to / "weights").write_bytes(name.encode()),
+        save=lambda to: (to / "weights.safetensors").write_bytes(name.encode()),
     )
 
 
@@ -344,9 +371,13 @@ def test_a_narrow_run_is_repeated_as_narrowly(run, tmp_path):
 
 
 def test_no_name_is_a_command_in_the_log_of_a_step(run, tmp_path, monkeypatch):
-    ids = ("::error::t/::set-output name=x::y/##[error]a", f"t/m/{'a ' * 60}::warning::b")
-    write_run(tmp_path / "old.json", make_run(*map(make_record, ids)))
-    write_run(tmp_path / "new.json", make_run(*(make_record(name, MORE) for name in ids)))
+    texts = (f"{'::error::t ' * 9}##[error]a", "::set-output name=x::y " * 9)
+    write_run(tmp_path / "old.json", make_run(make_record(FULL), make_record(LORA)))
+    broken = [
+        make_record(name, status="error", error=Failure(type=text, message=text))
+        for name, text in zip((FULL, LORA), texts, strict=True)
+    ]
+    write_run(tmp_path / "new.json", make_run(*broken))
     monkeypatch.setenv("COLUMNS", "40")
     _, out, _ = run("old.json", "new.json")
     assert re.search(r"^ *::", out, re.MULTILINE)

@@ -103,8 +103,8 @@ def test_a_model_that_needs_values_is_priced_on_real_tensors(command, folder):
         ("--model my_models:Linear --input 8x4 --input y=1", "unexpected keyword argument 'y'"),
         ("--model my_models:Linear --input 8by4", "'8by4' is not SHAPE or SHAPE:DTYPE"),
         ("--model my_models:Linear --input 8x4:int", "unknown dtype 'int'"),
-        ("--model my_models:nothing --input 8x4", "my_models has no nothing"),
-        ("--model my_module:build --input 8x4", "my_module does not import"),
+        ("--model my_models:nothing --input 8x4", "unknown name in module my_models 'nothing'. "),
+        ("--model my_module:build --input 8x4", "there is no module 'my_module' among"),
         ("--model build --input 8x4", "'build' is not an import path"),
         ("--model my_models:frozen --input 8x4", "nothing to train"),
         (

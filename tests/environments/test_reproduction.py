@@ -16,6 +16,8 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_architecture import TinyArchitecture
 from torch import nn
 
@@ -24,6 +26,7 @@ from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.catalogue.methods import LORA
 from peft_regress.environments.reproduction.methods import Network, adapting
 from peft_regress.environments.reproduction.script import FACTS, facts_for, reproduction_script
+from peft_regress.environments.reproduction.sections import source
 from peft_regress.errors import UnknownNameError
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 from peft_regress.metrics import INFERENCE_METRICS, METRICS
@@ -391,3 +394,9 @@ def test_runs_without_the_project(tmp_path):
     facts = run_alone(script, tmp_path)
     assert list(facts) == ["peft", "torch", "torchvision", *COSTS[:3]]
     assert facts == run(script)
+
+
+@given(st.lists(st.text(st.sampled_from("ab\\'\"\n();#$")), max_size=3).map(tuple) | st.text())
+def test_no_text_of_a_run_file_becomes_code_of_a_script(value):
+    """A metric's name is any text, and the script with it is run."""
+    assert ast.literal_eval(source(value)) == value

@@ -65,7 +65,7 @@ def adamw(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
 
 
 KEPT = convolutional()
-LINE = r"\(test_own_bad_input.py:\d+\)"
+LINE = r"\(test_own_bad_input.py, line \d+\)"
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no training items": (splits((X[:0], Y[:0])), "train is empty"),

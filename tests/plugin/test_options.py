@@ -52,6 +52,16 @@ def test_a_shard_outside_its_count_is_refused(text: str) -> None:
         Shard.parse(text)
 
 
+@pytest.mark.parametrize("option", ["--regress-save", "--regress-summary"])
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 10_000, "a\0b"], ids=["long", "longer", "nul"])
+def test_a_name_that_no_file_can_have_is_refused_before_anything_runs(
+    pytester: pytest.Pytester, option: str, name: str
+) -> None:
+    with pytest.raises(InputError, match=f"{option} .*; choose another path") as refused:
+        options_of(pytester, f"{option}={name}")
+    assert str(refused.value).isprintable()
+
+
 def options_of(pytester: pytest.Pytester, *arguments: str) -> RegressOptions:
     return RegressOptions.of(pytester.parseconfig(*arguments))
 

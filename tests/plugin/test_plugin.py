@@ -330,11 +330,22 @@ def test_a_narrowed_run_is_partial_and_no_failure(accepted):
     selection = accepted.saved("part.json").selection
     assert not selection.complete
     assert selection.narrowed_by == ["-k head"]
+    assert selection.narrowed_from == ["command line"]
     assert "shift/lora-r4/tiny" in selection.not_selected
     assert (
         accepted.cli("compare", str(accepted.root / "run.json"), str(accepted.root / "part.json"))
         == 3
     )
+
+
+@pytest.mark.parametrize("ci", ["true", ""])
+def test_where_ci_is_set_only_the_command_line_narrows(accepted, monkeypatch, ci):
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setenv("PYTEST_ADDOPTS", "-k head")
+    done = accepted.run("--regress-save=part.json")
+    assert done.returncode == (1 if ci else 0), done.stdout
+    assert ("-k head of PYTEST_ADDOPTS narrows the run" in done.stdout) is bool(ci)
+    assert accepted.saved("part.json").selection.narrowed_from == ["PYTEST_ADDOPTS"]
 
 
 def test_a_marker_expression_selects_exactly_one_case(accepted):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from peft_regress.cases import is_version
 from peft_regress.runs import environment
 from peft_regress.runs.environment import (
     TRAINING_THREADS,
@@ -54,6 +55,27 @@ def test_packages_are_sorted() -> None:
 def test_the_whole_closure_is_listed(installed: dict[str, Any]) -> None:
     installed.update({"root": ["middle>=1"], "middle": ["leaf"], "leaf": None, "stranger": None})
     assert installed_packages("root").keys() == {"python", "root", "middle", "leaf"}
+
+
+@pytest.mark.parametrize("stated", [None, "1.0~rc1", "../../x", "1 0", "x" * 300, ""])
+def test_a_version_that_no_run_file_may_hold_is_recorded_as_odd(
+    monkeypatch: pytest.MonkeyPatch, stated: str | None
+) -> None:
+    """Another package's metadata may say anything; the run file must stay readable."""
+    found = SimpleNamespace(version=stated, requires=["good", "not a (requirement"])
+    monkeypatch.setattr(environment, "distribution", lambda _: found)
+    versions = installed_packages("root")
+    assert versions.keys() == {"good", "python", "root"}
+    assert versions["root"].startswith("odd-")
+    assert is_version(versions["root"])
+
+
+def test_without_torch_the_machine_is_described_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the end of a run whose tests all failed for it, there is still a run file to write."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert describe_machine().instruction_set == "unknown: torch does not import"
 
 
 def test_packages_that_need_each_other_end(installed: dict[str, Any]) -> None:

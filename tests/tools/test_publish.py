@@ -8,14 +8,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import prepare
 import publish
 import pytest
-from builders import make_run, write_run
-from publish_baseline import newer_releases
+from builders import LORA, make_run, write_run
+from prepare_baseline import newer_releases
 from publish_issue import LABEL
 from publish_results import LONGEST_BODY, fit
 
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import accept_run, baseline_files
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import canonical_digest
 
 TOOL = Path(publish.__file__)
 FAKE_GH = """#!{python}
@@ -75,7 +79,9 @@ def results(folder, *, code=1, findings="## peft 0.14.0: regressed\n\ntext", lin
 
 
 def issue(folder, *options):
-    return publish.main(["issue", str(folder), *options])
+    """Prepare the issue as one job does, and publish it as another one does."""
+    drafts = str(folder.parent / "drafts")
+    return prepare.main(["issue", str(folder), drafts]) or publish.main(["issue", drafts, *options])
 
 
 # --- The issue ------------------------------------------------------------------------------------
@@ -92,7 +98,7 @@ def test_a_regression_opens_an_issue_with_the_finding(gh, tmp_path, capsys):
     assert created["stdin"].startswith("<!-- peft-regress upgrade ")
     assert "## peft 0.14.0: regressed\n\ntext" in created["stdin"]
     assert gh.called("label", "create")
-    assert capsys.readouterr().out == "opened https://github.com/o/r/issues/7\n"
+    assert capsys.readouterr().out.endswith("opened https://github.com/o/r/issues/7\n")
 
 
 def opened(gh, folder):
@@ -160,11 +166,11 @@ def test_a_dry_run_prints_the_commands_and_runs_none(gh, tmp_path, capsys):
 
 def test_the_issue_needs_no_package(tmp_path):
     """The job that may write issues installs nothing."""
-    command = (sys.executable, "-S", "-E", str(TOOL), "issue", str(results(tmp_path / "r")))
-    ended = subprocess.run(
-        (*command, "--dry-run"), capture_output=True, check=False, text=True, cwd=tmp_path
-    )
-    assert ended.returncode == 0, ended.stderr
+    results(tmp_path / "r")
+    for tool, *words in (("prepare", "r", "drafts"), ("publish", "drafts", "--dry-run")):
+        command = (sys.executable, "-S", "-E", str(TOOL.with_stem(tool)), "issue", *words)
+        ended = subprocess.run(command, capture_output=True, check=False, text=True, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
 
 
 # --- Errors ---------------------------------------------------------------------------------------
@@ -220,7 +226,7 @@ def test_a_long_body_is_cut_and_says_so(gh, tmp_path):
     findings = "## headline\n\n" + "line of a table\n" * 10_000
     issue(results(tmp_path / "r", findings=findings))
     body = gh.called("issue", "create")[0]["stdin"]
-    assert LONGEST_BODY - 50 < len(body) <= LONGEST_BODY
+    assert LONGEST_BODY - 1100 < len(body) <= LONGEST_BODY
     assert body.split("\n")[2] == "## headline"
     assert body.endswith("Cut: GitHub takes 65,536 characters; the run's artifact has all 160,012.")
 
@@ -287,14 +293,23 @@ def release(tmp_path, version="0.19.0", *, code=0, lines=("peft",), **changes):
 
 
 def baseline(folder, *options):
-    return publish.main(["baseline", str(folder), *options])
+    """Prepare the baseline as one job does, and offer it as another one does."""
+    return prepared(folder) or publish.main(["baseline", str(drafts_of(folder)), *options])
+
+
+def prepared(folder):
+    return prepare.main(["baseline", str(folder), str(drafts_of(folder))])
+
+
+def drafts_of(folder):
+    return folder.parent / "drafts"
 
 
 def test_a_release_in_which_nothing_regressed_is_offered(gh, repository, tmp_path, capsys):
     gh.answer("pr-list", [])
     gh.answer("pr-create", "https://github.com/o/r/pull/8")
     assert baseline(release(tmp_path)) == 0, capsys.readouterr().err
-    assert capsys.readouterr().out == "offered https://github.com/o/r/pull/8\n"
+    assert capsys.readouterr().out.endswith("offered https://github.com/o/r/pull/8\n")
     branch = "baseline/peft-0.19.0"
     assert git(repository, "ls-remote", "--heads", "origin").endswith(f"refs/heads/{branch}")
     changed = git(repository, "diff", "--name-status", "main", branch).split()
@@ -337,7 +352,6 @@ def test_a_dry_run_of_a_baseline_changes_nothing(gh, repository, tmp_path, capsy
     assert baseline(release(tmp_path), "--dry-run") == 0
     out = capsys.readouterr().out
     assert "$ git switch --create baseline/peft-0.19.0" in out
-    assert "-m peft_regress accept" in out
     assert "$ gh pr create" in out
     assert gh.calls == []
     assert git(repository, "branch", "--list") == "* main"
@@ -410,7 +424,7 @@ def test_an_unreadable_run_file_gives_a_message_and_exit_2(gh, repository, tmp_p
     path = folder / "run.json"
     path.unlink() if text is None else path.write_text(text)
     assert baseline(folder) == 2
-    assert f"{path}: is not a run file" in capsys.readouterr().err
+    assert "is not a run file" in capsys.readouterr().err
 
 
 def test_accept_refuses_an_altered_run(gh, repository, tmp_path, capsys):
@@ -421,3 +435,192 @@ def test_accept_refuses_an_altered_run(gh, repository, tmp_path, capsys):
     assert "digest" in capsys.readouterr().err
     assert git(repository, "branch", "--show-current") == "main"
     assert not gh.called("pr", "create")
+
+
+# --- A hostile artifact ---------------------------------------------------------------------------
+
+
+def tree(folder):
+    """Return the content of each file below a folder, but git's own."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and ".git" not in path.parts
+    }
+
+
+@pytest.fixture
+def outside(repository, tmp_path, monkeypatch):
+    """A home beside the clone; at the end nothing in either has changed but the drafts."""
+    home = tmp_path / "home"
+    (home / ".config" / "git").mkdir(parents=True)
+    (home / "secret").write_text("the token")
+    monkeypatch.setenv("HOME", str(home))
+    before = tree(home), tree(repository)
+    yield home
+    assert (tree(home), tree(repository)) == before
+
+
+def forged(path, change):
+    """Change a run file, and give it the digest of its content, as whoever forges one would."""
+    document = json.loads(path.read_text())
+    ours = document["peft_regress"]
+    change(ours)
+    ours.pop("content_digest")
+    ours["content_digest"] = canonical_digest(ours)
+    path.write_text(json.dumps(document))
+
+
+def with_method(method):
+    def change(ours):
+        record = ours["cases"].pop(LORA)
+        record["case"]["method"] = method
+        ours["cases"][f"shift/{method}-r4/resnet18"] = record
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_method("../../benchmarks/torch"),
+        with_method("../../../home/.config/git"),
+        with_method("/etc/x"),
+        lambda ours: ours["environment"].update(peft="0.19.0\nmain"),
+        lambda ours: ours["environment"].update({"../../x": "1"}),
+        lambda ours: ours["machine"].update(digest="../../x"),
+    ],
+    ids=["parent", "home", "absolute", "branch", "package", "machine"],
+)
+def test_a_forged_run_is_refused_before_anything_is_written(gh, outside, tmp_path, capsys, change):
+    folder = release(tmp_path)
+    forged(folder / "run.json", change)
+    assert baseline(folder) == 2
+    assert "is not a run file" in capsys.readouterr().err
+    assert gh.calls == []
+
+
+def kept(folder):
+    """Keep an adapter beside the run, as a measurement does; return its folder."""
+    run_file = folder / "run.json"
+    record = read_run_file(run_file).run.cases[LORA]
+    keep_adapter(
+        adapters_of_run(run_file),
+        record.case,
+        definition=record.definition,
+        output=[[0.0]],
+        save=lambda made: (made / "config.json").write_text("{}"),
+    )
+    (adapter,) = adapters_of_run(run_file).iterdir()
+    return adapter
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo", "name"])
+def test_an_adapter_that_is_no_plain_file_is_refused(gh, outside, tmp_path, capsys, kind):
+    """A link could publish a secret of the machine."""
+    adapter = kept(release(tmp_path))
+    if kind == "link":
+        (adapter / "secret").symlink_to(outside / "secret")
+    elif kind == "folder":
+        (adapter / "secrets").symlink_to(outside)
+    elif kind == "fifo":
+        os.mkfifo(adapter / "pipe")
+    else:
+        (adapter / "a b").write_text("")
+    assert baseline(tmp_path / "r") == 2
+    assert "published" in capsys.readouterr().err
+    assert gh.calls == []
+
+
+def test_an_adapter_beside_the_run_is_offered_with_it(gh, repository, tmp_path, capsys):
+    gh.answer("pr-list", [])
+    kept(release(tmp_path))
+    assert baseline(tmp_path / "r") == 0, capsys.readouterr().err
+    changed = git(repository, "diff", "--name-only", "main", "baseline/peft-0.19.0").split()
+    assert any(name.startswith("baselines/adapters/") for name in changed)
+    assert all(name.startswith("baselines/") for name in changed)
+
+
+def drafted(tmp_path):
+    """Return the drafts of a release, for a hostile job to change."""
+    assert prepared(release(tmp_path)) == 0
+    return drafts_of(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("name", "links_to"),
+    [
+        ("../../benchmarks/torch/__init__.py", None),
+        ("adapters/lora/conftest.py", None),
+        ("sources/resnet18.safetensors", None),
+        ("machine/.gitattributes", None),
+        ("run.json", None),
+        ("machine/0009_a b.json", None),
+        ("machine/0009_a.json", "secret"),
+        ("machine", "."),
+    ],
+)
+@pytest.mark.usefixtures("outside")
+def test_the_job_that_writes_takes_only_plain_files_of_a_storage(
+    gh, tmp_path, capsys, name, links_to
+):
+    """Even of the job that prepared them: it read what others wrote."""
+    drafts = drafted(tmp_path)
+    path = drafts / "files" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if links_to is None:
+        path.write_text("{}")
+    else:
+        path.symlink_to(tmp_path / "home" / links_to)
+    code = publish.main(["baseline", str(drafts)])
+    if name.startswith("../") or ".git" in name:
+        # Not below the folder, or hidden: it is not seen.
+        assert all("benchmarks" not in str(call) and ".git" not in str(call) for call in gh.calls)
+    else:
+        assert code == 2
+        assert capsys.readouterr().err.startswith("error: ")
+        assert gh.calls == []
+
+
+def test_a_stored_entry_is_never_replaced(gh, outside, tmp_path, repository, capsys):
+    drafts = drafted(tmp_path)
+    (entry,) = baseline_files(repository / "baselines")
+    target = drafts / "files" / entry.relative_to(repository / "baselines")
+    target.write_text("{}")
+    gh.answer("pr-list", [])
+    assert publish.main(["baseline", str(drafts)]) == 2
+    assert "a stored file is never replaced" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"branch": "main"},
+        {"branch": "baseline/../main"},
+        {"branch": "baseline/x.lock"},
+        {"branch": "baseline/x:main"},
+        {"branch": "--delete"},
+        {"releases": "a\n::error::b"},
+        {"releases": 1},
+        {"body": "\x1b[31m"},
+        {"body": "x" * (LONGEST_BODY + 1)},
+        {"more": "x"},
+    ],
+    ids=str,
+)
+def test_a_draft_of_another_form_is_refused(gh, outside, tmp_path, capsys, change):
+    drafts = drafted(tmp_path)
+    file = drafts / "baseline.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    assert publish.main(["baseline", str(drafts)]) == 2
+    assert f"{file}: " in capsys.readouterr().err
+    assert gh.calls == []
+
+
+def test_code_in_an_issue_can_be_copied_and_nothing_else_in_it_is_live(gh, tmp_path):
+    code = "```python\n@torch.no_grad()\ndef f(): ...\n```"
+    sly = "<details>\n```\n@octocat\n```\n\n~~~\n@octocat\n~~~\n> ```\n\n   ```\n@octocat\n"
+    assert issue(results(tmp_path / "r", findings=f"## head\n\n{code}\n\n{sly}")) == 0
+    body = gh.called("issue", "create")[0]["stdin"]
+    assert code in body
+    assert "@octocat" not in body

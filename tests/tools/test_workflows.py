@@ -13,15 +13,17 @@ from pathlib import Path
 
 import click
 import constraints
+import prepare
 import publish
 import pytest
 import yaml
-from builders import VALUES, make_record, write_entry, write_shards
+from builders import VALUES, make_record, make_run, write_entry, write_run, write_shards
 from packaging.requirements import Requirement
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.cli.main import cli
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Selection
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -95,30 +97,79 @@ def test_the_action_uses_no_path_of_its_own_repository():
                 if step.get("uses", "").startswith(("$/", "./"))]  # fmt: skip
 
 
-def test_the_commenting_job_runs_only_the_default_branch_s_tool():
-    """A fork may have started it: no code of the fork is checked out, its artifact is text."""
-    (job,) = workflow("comment")["jobs"].values()
-    assert job["permissions"] == {
-        "actions": "read",
-        "contents": "read",
-        "pull-requests": "write",
-    }
-    checkout, python, download = (step for step in job["steps"] if "uses" in step)
+def actions(job):
+    """Return the names of the actions that a job uses, in order."""
+    return [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
+
+
+def scripts(job):
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+WRITERS = {
+    ("comment", "comment"): 'comment "$RUNNER_TEMP/drafts" --run "$RUN_ID"',
+    ("upgrade", "issue"): 'issue "$RUNNER_TEMP/drafts"',
+    ("upgrade", "baseline"): 'baseline "$RUNNER_TEMP/drafts"',
+}
+"""What each job with a token that writes runs of tools/ci/publish.py: it runs nothing else."""
+
+
+@pytest.mark.parametrize("name", WRITERS, ids="-".join)
+def test_a_job_that_writes_takes_only_the_drafts_of_a_job_that_cannot(name):
+    job = jobs()[name]
+    readers = workflow(name[0])["jobs"]["read"]
+    assert job["needs"] == "read"
+    assert not writes(readers)
+    # No package is installed, and nothing of a run is downloaded.
+    assert actions(job) == [
+        "actions/checkout",
+        "actions/setup-python",
+        "actions/download-artifact",
+    ]
+    assert scripts(job) == [f"python tools/ci/publish.py {WRITERS[name]}"]
+    download = next(step for step in job["steps"] if "download-artifact" in step.get("uses", ""))
+    (kept,) = [step for step in readers["steps"] if "upload-artifact" in step.get("uses", "")]
+    artifact = kept["with"]["name"].replace("${{ matrix.candidate }}", "release")
+    assert download["with"]["name"].replace("${{ matrix.candidate }}", "release") == artifact
+    assert download["with"]["path"] == kept["with"]["path"] == "${{ runner.temp }}/drafts"
+    # Only the publishing step gets the token.
+    with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
+    assert [step["run"] for step in with_token] == scripts(job)
+    assert "env" not in job
+
+
+@pytest.mark.parametrize("name", ["comment", "upgrade"])
+def test_the_files_of_a_run_are_read_without_a_token_outside_the_checkout(name):
+    job = workflow(name)["jobs"]["read"]
+    checkout = job["steps"][0]
     assert checkout["uses"].startswith("actions/checkout@")
     assert checkout["with"] == {"persist-credentials": False}  # and so the default branch
-    assert python["uses"].startswith("actions/setup-python@")
-    assert download["uses"].startswith("actions/download-artifact@")
+    download = next(step for step in job["steps"] if "download-artifact" in step.get("uses", ""))
     assert download["with"]["path"].startswith("${{ runner.temp }}/")
-    (publishing,) = (step for step in job["steps"] if "run" in step)
-    tool = 'python tools/ci/publish.py comment "$RUNNER_TEMP/verdict" --run "$RUN_ID"'
-    assert publishing["run"] == tool
-    assert "GH_TOKEN" in publishing["env"]
-    assert "env" not in job
-    # It knows the run only by the id that GitHub gives: no name that a fork chose.
+    for step in job["steps"]:
+        assert "token" not in str(step.get("env", "")).lower()
+    install = [
+        "python tools/ci/constraints.py baselines > constraints.txt",
+        "python -m pip install --constraint constraints.txt .",
+    ]
+    prepare = 'python tools/ci/prepare.py {} "$RUNNER_TEMP/{}" "$RUNNER_TEMP/drafts"'
+    issue, baseline = (prepare.format(what, "results") for what in ("issue", "baseline"))
+    texts = [prepare.format("comment", "verdict")]
+    assert scripts(job) == (texts if name == "comment" else [issue, *install, baseline])
+
+
+def test_the_commenting_workflow_knows_the_run_only_by_its_id():
+    """No name that a fork chose stands in a script."""
     text = (ROOT / ".github" / "workflows" / "comment.yml").read_text()
     expressions = set(re.findall(r"\$\{\{ (.*?) \}\}", text.partition("jobs:")[2]))
     run = "github.event.workflow_run"
     assert expressions == {f"{run}.id", "github.repository", "github.token", "runner.temp"}
+
+
+def test_no_script_has_an_expression_in_it():
+    """A value that somebody else chose reaches a shell as a variable, never as its text."""
+    for step in steps():
+        assert "${{" not in step.get("run", "")
 
 
 def test_the_comment_is_made_from_what_bench_keeps():
@@ -134,42 +185,21 @@ def test_the_comment_is_made_from_what_bench_keeps():
     assert all(step["if"] == "always()" for step in kept.values())
     (download,) = (
         step
-        for step in comment["jobs"]["comment"]["steps"]
+        for step in comment["jobs"]["read"]["steps"]
         if "download-artifact" in step.get("uses", "")
     )
     assert download["with"]["name"] == "verdict"
     assert download["continue-on-error"] is True
 
 
-@pytest.mark.parametrize("name", ["issue", "baseline"])
-def test_a_publishing_job_never_checks_out_or_installs_the_candidate(name):
-    job = workflow("upgrade")["jobs"][name]
-    assert job["needs"] == "gate"
-    assert "github.ref == 'refs/heads/main'" in job["if"]
-    checkout, *others = [step for step in job["steps"] if "uses" in step]
-    assert checkout["uses"].startswith("actions/checkout@")
-    assert checkout["with"] == {"persist-credentials": False}
-    used = [step["uses"].partition("@")[0] for step in others]
-    assert used == ["actions/setup-python", "actions/download-artifact"]
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    install = [
-        "python tools/ci/constraints.py baselines > constraints.txt",
-        "python -m pip install --constraint constraints.txt .",
-    ]
-    assert commands == [
-        *(install if name == "baseline" else []),
-        f"python tools/ci/publish.py {name} results",
-    ]
-    # Only the publishing step gets the token.
-    with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
-    assert [step["run"] for step in with_token] == commands[-1:]
-    assert "GH_TOKEN" not in job.get("env", {})
-
-
 def test_each_gated_candidate_is_published():
     found = workflow("upgrade")["jobs"]
     gated = [entry["candidate"] for entry in found["gate"]["strategy"]["matrix"]["include"]]
-    assert found["issue"]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
+    for name in ("read", "issue"):
+        assert found[name]["strategy"]["matrix"]["candidate"] == gated == ["release", "main"]
+        assert "github.ref == 'refs/heads/main'" in found[name]["if"]
+    for name in ("issue", "baseline"):
+        assert "needs.read.result == 'success'" in found[name]["if"]
     assert found["gate"]["with"]["artifact"] == "upgrade-${{ matrix.candidate }}"
 
 
@@ -188,31 +218,30 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
 def check_command(words):
     """Parse a command by its own parser, without running it."""
     name = words[0]
-    command = cli.get_command(click.Context(cli), name)
-    return command.make_context(name, list(words[1:])).params
+    # With the settings of the group: click keeps the names of `--help` with the command.
+    parent = click.Context(cli, **cli.context_settings)
+    command = cli.get_command(parent, name)
+    return command.make_context(name, list(words[1:]), parent=parent).params
+
+
+TOOLS = {"prepare": prepare, "publish": publish}
 
 
 @pytest.mark.parametrize(
-    "line", re.findall(r"^\$ python tools/ci/publish\.py (.*)$", PAGE, re.MULTILINE)
+    ("tool", "line"),
+    re.findall(r"^\$ python tools/ci/(prepare|publish)\.py (.*)$", PAGE, re.MULTILINE),
 )
-def test_the_tool_knows_each_publishing_command_of_the_page(line):
-    publish.argument_parser().parse_args(shlex.split(line, comments=True))
+def test_the_tools_know_each_command_of_the_page(tool, line):
+    TOOLS[tool].argument_parser().parse_args(shlex.split(line, comments=True))
 
 
-def test_the_tool_knows_the_command_of_each_publishing_step():
-    lines = [
-        line
-        for step in steps()
-        for line in step.get("run", "").splitlines()
-        if "publish.py" in line
-    ]
-    assert len(lines) == 3
-    folders = set()
-    for line in lines:
-        python, tool, *words = shlex.split(line.replace("$RUN_ID", "12"))
-        assert (python, tool) == ("python", "tools/ci/publish.py")
-        folders.add(str(publish.argument_parser().parse_args(words).results))
-    assert folders == {"results", "$RUNNER_TEMP/verdict"}
+def test_the_tools_know_the_command_of_each_step():
+    lines = [line for step in steps() for line in step.get("run", "").splitlines()]
+    found = [re.fullmatch(r"python tools/ci/(prepare|publish)\.py (.*)", line) for line in lines]
+    commands = [match.groups() for match in found if match]
+    assert len(commands) == 2 * len(WRITERS)
+    for tool, line in commands:
+        TOOLS[tool].argument_parser().parse_args(shlex.split(line.replace("$RUN_ID", "12")))
 
 
 def tox():
@@ -267,7 +296,7 @@ def test_pre_commit_runs_the_commands_of_tox():
 FAKE_COMMAND = """#!{python}
 import json, os, pathlib, sys
 pathlib.Path(os.environ["FAKE_CALL"]).write_text(json.dumps(sys.argv[1:]))
-for option, text in (("--save", "{{}}"), ("--summary", "## finding")):
+for option, text in (("--save", "{{}}"), ("--summary", "## finding\\n ::error::x ##[y]")):
     if int(os.environ["FAKE_CODE"]) != 2:
         pathlib.Path(sys.argv[sys.argv.index(option) + 1]).write_text(text)
 print('{{"exit_code": 1}}')
@@ -415,6 +444,12 @@ def test_a_missing_requirements_file_fails_the_step(runner):
     assert not (runner.folder / "call").exists()
 
 
+def test_no_line_of_the_findings_is_a_command_in_the_log(runner):
+    ended = runner.run(code=1, REQUIREMENTS=".")
+    assert "## finding\n : :error::x ## [y]" in ended.stdout
+    assert runner.summary.read_text() == "## finding\n ::error::x ##[y]"
+
+
 def test_the_shell_runs_no_input(runner):
     runner.run(REQUIREMENTS="$(touch hacked)\n--help\n`touch hacked`", CASES='"; touch hacked #')
     assert not (runner.folder / "hacked").exists()
@@ -435,7 +470,9 @@ def test_the_action_exits_as_the_command_does_and_keeps_its_files(runner, code):
 
 def test_the_tool_publishes_what_the_action_keeps(runner, capsys):
     runner.run(code=1, REQUIREMENTS=".")
-    assert publish.main(["issue", str(runner.results), "--dry-run"]) == 0
+    drafts = str(runner.folder / "drafts")
+    assert prepare.main(["issue", str(runner.results), drafts]) == 0
+    assert publish.main(["issue", drafts, "--dry-run"]) == 0
     assert "gh issue create --title finding" in capsys.readouterr().out
 
 
@@ -508,6 +545,63 @@ def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(
     assert "'gates.cases:GATES' does not import" in ended.stdout
 
 
+FAKE_PYTEST = """#!/bin/sh
+case "$*" in
+    "-m pytest "*) if [ -f "$LEFT" ]; then cp "$LEFT" "$7"; fi; exit 0 ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+OWN_IDS = ("digits/lora-r4/small", "digits/full/small")
+
+
+@pytest.mark.parametrize(
+    ("left", "inputs", "code"),
+    [
+        (OWN_IDS, {}, 0),
+        (None, {}, 2),
+        (OWN_IDS[:1], {}, 3),
+        (OWN_IDS[:1], {"CASES": "*/lora-*"}, 0),
+        (OWN_IDS[1:], {"CASES": "*/lora-*"}, 3),
+    ],
+    ids=["whole", "nothing", "one-lost", "one-asked-for", "another-left"],
+)
+def test_what_a_run_leaves_is_judged_whatever_pytest_says(tmp_path, left, inputs, code):
+    """A test that calls `os._exit(0)` ends pytest with 0; the judge imports none of the project."""
+    project = OwnProject(tmp_path)
+    write_entry(project.folder / "baselines", 1, *map(make_record, OWN_IDS))
+    (project.folder / "gates" / "cases.py").write_text("import os\nos._exit(0)\n")
+    (project.temp / "peft-regress/bin/python").write_text(FAKE_PYTEST.format(python=sys.executable))
+    run_file = tmp_path / "left.json"
+    if left is not None:
+        lost = sorted({*OWN_IDS} - {*left})
+        narrowed = ["--regress-cases */lora-*"] if lost and inputs else []
+        selection = Selection(
+            complete=not lost, narrowed_by=narrowed, not_selected=lost if narrowed else []
+        )
+        write_run(run_file, make_run(*map(make_record, left), selection=selection))
+    ended, outputs = project.gate(LEFT=str(run_file), **inputs)
+    assert (ended.returncode, outputs["exit-code"]) == (code, str(code)), ended.stderr
+
+
+def test_a_pull_request_is_judged_by_the_code_of_its_base():
+    judge, baselines, *_ = workflow("bench")["jobs"]["verdict"]["steps"]
+    assert judge["with"]["ref"] == "${{ github.event.pull_request.base.sha || github.sha }}"
+    assert baselines["with"]["sparse-checkout"] == "baselines"
+    assert "baselines" not in bench_step("verdict", "Install the command")["run"]
+
+
+def test_the_last_step_of_the_local_run_judges_the_saved_run():
+    """In a process of its own: it wants the file that was absent before."""
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    saved = re.search(r"--regress-save=(\S+)", "\n".join(lines))[1]
+    steps = [line for line in lines if saved in line]
+    assert steps[0] == f"rm -f {saved}"
+    assert steps[1].startswith("step bench pytest ")
+    words = shlex.split(steps[2])
+    assert words[:3] == ["step", "verdict", "peft-regress"]
+    assert check_command(words[3:])["new"] == saved
+
+
 FAKE_PYTHON = """#!/usr/bin/env bash
 echo "$*" >> "$FAKE_CALLS"
 case "$*" in
@@ -578,6 +672,17 @@ def test_constraints_come_from_the_newest_baseline(tmp_path, capsys, monkeypatch
     assert capsys.readouterr().out.splitlines()[1:] == ["peft==0.3"]
 
 
+@pytest.mark.parametrize("environment", [{"peft": "1\n--index-url=x"}, {"a b": "1"}, {"-r x": "1"}])
+def test_no_line_of_the_constraints_is_an_option_of_pip(tmp_path, capsys, monkeypatch, environment):
+    (tmp_path / "Linux").mkdir()
+    accepted = {"role": "baseline", "date": "2026-01-02T00:00:00+00:00"}
+    run = {"accepted": accepted, "environment": environment}
+    (tmp_path / "Linux" / "0001_x.json").write_text(json.dumps({"peft_regress": run}))
+    monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
+    assert constraints.main() == 2
+    assert "is no package with its version" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", [None, "{", '{"peft_regress": {"accepted": null}}'])
 def test_constraints_without_a_baseline_end_with_a_message_and_exit_2(
     tmp_path, capsys, monkeypatch, text
@@ -644,7 +749,8 @@ JUDGE = "Judge the shards as one run"
 
 def judged(tmp_path, *, lost=(), metrics=None):
     """Run the judging step, with the real command, on shards of the whole matrix."""
-    write_entry(tmp_path / "baselines", 1, *(make_record(c.id) for c in matrix_cases("default")))
+    storage = tmp_path / "proposed" / "baselines"
+    write_entry(storage, 1, *(make_record(c.id) for c in matrix_cases("default")))
     more = {} if metrics is None else {"metrics": metrics}
     write_shards(tmp_path / "shards", lost=lost, **more)
     command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
@@ -678,12 +784,13 @@ def test_a_red_verdict_fails_the_step_and_keeps_the_run(tmp_path, change, code, 
     assert words in comment
     assert (tmp_path / "run.json").exists()
     # The tool can make a comment of it.
-    posted = publish.main(["comment", str(tmp_path / "verdict"), "--run", "12", "--dry-run"])
-    assert posted == 0
+    drafts = str(tmp_path / "drafts")
+    assert prepare.main(["comment", str(tmp_path / "verdict"), drafts]) == 0
+    assert publish.main(["comment", drafts, "--run", "12", "--dry-run"]) == 0
 
 
 def test_no_shard_fails_the_step_with_the_reason(tmp_path):
-    write_entry(tmp_path / "baselines", 1, make_record())
+    write_entry(tmp_path / "proposed" / "baselines", 1, make_record())
     command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
     environment = {"GITHUB_STEP_SUMMARY": str(tmp_path / "step.md"), "PYTHONPATH": str(ROOT)}
     ended = run_with(tmp_path, bench_step("verdict", JUDGE)["run"], command, **environment)
@@ -700,7 +807,9 @@ def test_the_judging_step_proposes_what_it_saved():
     ]
     words = shlex.split(line.partition(" > ")[0])[1:]
     chosen = check_command(words)
-    assert (chosen["old"], chosen["new"], chosen["strict"]) == ("baselines", "shards", True)
+    assert (chosen["old"], chosen["new"]) == ("proposed/baselines", "shards")
+    assert chosen["strict"]
+    assert chosen["stored_only"]
     proposed = bench_step("verdict", "Propose the run as a baseline")["with"]["path"].split()
     assert proposed == [str(chosen["save"]), "run.adapters"]
 

@@ -15,12 +15,16 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
 from typing import Any, Final
 
 _ENTRIES: Final = "*/[0-9]*_*.json"
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+!-]*")
+"""Names and versions as `peft_regress.cases` reads them."""
 
 _NOT_INSTALLED: Final = frozenset({"peft-regress", "python"})
 """Names in an environment that pip cannot take from an index."""
@@ -79,6 +83,13 @@ def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
         msg = f"{root}: no accepted baseline. Name the folder that `peft-regress accept` writes to."
         raise ConstraintsError(msg)
     _, path, environment = max(dated, key=lambda entry: entry[:2])
+    for pair in environment.items():
+        # In a file for pip a line break would begin an option, such as another index.
+        if not all(_PLAIN.fullmatch(str(text)) for text in pair):
+            msg = (
+                f"{path}: {pair!r:.200} is no package with its version. `git checkout` restores it."
+            )
+            raise ConstraintsError(msg)
     return path, environment
 
 

@@ -1,13 +1,12 @@
 """Report a run to GitHub: as an issue, a pull request with a baseline, or a comment on one.
 
-    python tools/ci/publish.py issue results --dry-run
-    python tools/ci/publish.py baseline results --dry-run
-    python tools/ci/publish.py comment verdict --run 123456 --dry-run
+    python tools/ci/publish.py issue drafts --dry-run
+    python tools/ci/publish.py baseline drafts --dry-run
+    python tools/ci/publish.py comment drafts --run 123456 --dry-run
 
-`issue` and `baseline` take the folder that the gate's action keeps (requirements.txt, exit-code,
-findings.md, run.json), `comment` the folder with comment.md. These files are only text here:
-nothing of the candidate is run, imported or installed. `--dry-run` prints each command and runs
-none.
+It runs with a token that can write, and so takes nothing from a run, only the drafts that
+`prepare.py` made of it in another job. It needs no package. `--dry-run` prints each command and
+runs none.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from publish_baseline import offer_baseline
 from publish_comment import BOT, post_comment
 from publish_issue import report_issue
-from publish_results import Commands, PublishError, read_results
+from publish_results import Commands, PublishError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,16 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "comment":
             author, run = chosen.author, chosen.run
-            print(post_comment(chosen.results, commands, run_id=run, author=author))
-            return 0
-        results = read_results(chosen.results)
-        if chosen.command == "issue":
-            print(report_issue(results, commands))
+            print(post_comment(chosen.drafts, commands, run_id=run, author=author))
+        elif chosen.command == "issue":
+            print(report_issue(chosen.drafts, commands))
         else:
-            # It needs packages, and the job that writes issues installs none.
-            from publish_baseline import offer_baseline
-
-            print(offer_baseline(results, commands, baselines=chosen.baselines))
+            print(offer_baseline(chosen.drafts, commands, baselines=chosen.baselines))
     except PublishError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -54,7 +49,7 @@ def argument_parser() -> argparse.ArgumentParser:
     )
     comment = subcommands.add_parser("comment", help="comment on the pull request of a run")
     for subcommand in (issue, baseline, comment):
-        subcommand.add_argument("results", type=Path, help="the folder with the run's results")
+        subcommand.add_argument("drafts", type=Path, help="the folder with the drafts")
         subcommand.add_argument(
             "--dry-run", action="store_true", help="print the commands, run none"
         )

@@ -1,98 +1,70 @@
-"""Offer a run in which nothing regressed as the new baseline, as a pull request."""
+"""Offer a prepared baseline as a pull request. It needs no package, and runs nothing of the run."""
 
 from __future__ import annotations
 
-import json
-import sys
-from typing import TYPE_CHECKING, Any
+import os
+import re
+from typing import TYPE_CHECKING, Final
 
-from constraints import ConstraintsError, newest_baseline
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
-from publish_results import LONGEST_BODY, PublishError, fit, link_to_run
+from publish_drafts import load_draft
+from publish_files import Files, check_name, read_files
+from publish_results import PublishError, link_to_run
+from publish_text import defused_outside_code
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from publish_results import Commands, Results
+    from publish_results import Commands
+
+_STORED: Final = re.compile(r"(?!sources/)[^/]+/.+\.(?:json|gz|safetensors|md)")
+"""What `accept` adds to a storage: entries, and what entries name. Nothing of it is ever run."""
 
 
-def offer_baseline(results: Results, commands: Commands, *, baselines: Path) -> str:
-    """Commit the run as a baseline on a branch, and open its pull request; return what was done.
+def offer_baseline(drafts: Path, commands: Commands, *, baselines: Path) -> str:
+    """Commit the files of a draft on a branch, and open its pull request; return what was done.
 
-    The run must be complete and without a regression, and its releases newer than those of the
-    newest baseline. If the branch has or had a pull request, even a closed one, none is opened.
-    Raises `PublishError` if the run or the baselines cannot be read, or a command fails.
+    Only files of the storage are written. If the branch has or had a pull request, even a closed
+    one, none is opened. Raises `PublishError` if the draft has another form, or a command fails.
     """
-    if results.exit_code:
-        return f"{results.candidate}: exit code {results.exit_code}; no baseline to offer"
-    run = _read_run(results.run_file)
-    if not run["selection"]["complete"]:
-        return f"{results.candidate}: the run is partial; no baseline to offer"
-    entry, accepted = _newest(baselines)
-    newer = newer_releases(results.requirements, run["environment"], accepted)
-    if not newer:
-        return f"{results.candidate}: no release newer than in {entry.stem}; no baseline to offer"
-    branch = "baseline/" + "-".join(f"{name}-{version}" for name, version in newer.items())
+    draft = load_draft(drafts, "baseline")
+    if "nothing" in draft:
+        return draft["nothing"]
+    files = _files_of(drafts)
+    branch, releases = draft["branch"], draft["releases"]
     query = ("--head", branch, "--state", "all", "--json", "number,state")
     if (answer := commands.run("gh", "pr", "list", *query).strip()) not in {"", "[]"}:
         return f"{branch} already has a pull request: {answer}"
-    releases = ", ".join(f"{name} {version}" for name, version in newer.items())
-    _commit(results, commands, baselines=baselines, branch=branch, releases=releases, entry=entry)
-    head = f"Accept the run of {releases}, in which nothing regressed, as the new baseline.\n\n"
-    foot = link_to_run()
-    body = head + fit(results.findings, longest=LONGEST_BODY - len(head) - len(foot)) + foot
+    _commit(files, commands, baselines=baselines, branch=branch, releases=releases)
     fields = ("--head", branch, "--title", f"Baseline of {releases}", "--body-file", "-")
+    body = defused_outside_code(draft["body"]) + link_to_run()
     return f"offered {commands.run('gh', 'pr', 'create', *fields, stdin=body).strip()}"
 
 
-def newer_releases(
-    requirements: tuple[str, ...], environment: dict[str, str], accepted: dict[str, str]
-) -> dict[str, str]:
-    """Return the required packages whose versions are newer than the accepted ones.
-
-    Returns nothing if any of them comes from a URL or a folder, is a pre-release, or is older.
-    """
-    newer: dict[str, str] = {}
-    for line in requirements:
-        try:
-            requirement = Requirement(line)
-            name = canonicalize_name(requirement.name)
-            new, old = _public(environment[name]), _public(accepted[name])
-        except (InvalidRequirement, InvalidVersion, KeyError):
-            return {}
-        if requirement.url or new.is_prerelease or new < old:
-            return {}
-        if new > old:
-            newer[name] = str(new)
-    return newer
+def _files_of(drafts: Path) -> Files:
+    files = read_files(drafts / "files")
+    for name in files:
+        check_name(name)
+        if not _STORED.fullmatch(name):
+            msg = f"{name}: is no file that `peft-regress accept` adds to a storage"
+            raise PublishError(msg)
+    if not files:
+        msg = f"{drafts / 'files'}: is empty; prepare the baseline again"
+        raise PublishError(msg)
+    return files
 
 
-def _public(version: str) -> Version:
-    """Parse a version without its local part: torch's `+cpu` names a build, not a release."""
-    return Version(Version(version).public)
-
-
-def _commit(  # noqa: PLR0913  (all parts of the commit)
-    results: Results,
-    commands: Commands,
-    *,
-    baselines: Path,
-    branch: str,
-    releases: str,
-    entry: Path,
+def _commit(
+    files: Files, commands: Commands, *, baselines: Path, branch: str, releases: str
 ) -> None:
-    """Accept the run on a new branch and push it; then restore what was checked out."""
+    """Add the files on a new branch and push it; then restore what was checked out."""
     folder = str(baselines)
     if changed := commands.run("git", "status", "--porcelain", "--", folder).strip():
         msg = f"{folder} has uncommitted changes; commit or undo them:\n{changed}"
         raise PublishError(msg)
-    reason = f"{releases}: nothing regressed against {entry.stem}"
     commands.run("git", "switch", "--create", branch)
     try:
-        accept = (sys.executable, "-m", "peft_regress", "accept", str(results.run_file))
-        commands.run(*accept, "--reason", reason, "--baselines", folder)
+        if not commands.dry_run:
+            _write(files, baselines)
         commands.run("git", "add", "--", folder)
         commands.run("git", "commit", "--message", f"Accept {releases}", "--", folder)
         # The checkout stores no token: git asks gh for it, only here.
@@ -102,23 +74,15 @@ def _commit(  # noqa: PLR0913  (all parts of the commit)
         commands.run("git", "checkout", "--quiet", "-")
 
 
-def _newest(baselines: Path) -> tuple[Path, dict[str, str]]:
-    try:
-        return newest_baseline(baselines)
-    except ConstraintsError as error:
-        raise PublishError(str(error)) from error
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    """Read what decides whether a run is offered; `accept` checks the rest."""
-    try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["peft_regress"]
-        if isinstance(run["environment"], dict) and isinstance(run["selection"]["complete"], bool):
-            return run
-        problem = "its environment or its selection has another form"
-    except OSError as error:
-        problem = f"cannot be read, {error.strerror}"
-    except (ValueError, KeyError, TypeError) as error:
-        problem = repr(error)
-    msg = f"{path}: is not a run file ({problem}); gate the candidate again"
-    raise PublishError(msg)
+def _write(files: Files, baselines: Path) -> None:
+    root = baselines.resolve()
+    for name, content in files.items():
+        path = root / name
+        if os.path.lexists(path) and not name.startswith("adapters/"):
+            msg = f"{name}: is stored already, and a stored file is never replaced"
+            raise PublishError(msg)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.resolve().is_relative_to(root):
+            msg = f"{name}: does not lie in {baselines}"
+            raise PublishError(msg)
+        path.write_bytes(content)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from publish_results import LONGEST_BODY, PublishError, fit, read_text
+from publish_drafts import load_draft
+from publish_results import PublishError
+from publish_text import defused
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,16 +23,6 @@ BOT: Final = "github-actions[bot]"
 _NO_VERDICT: Final = """## peft_regress: no verdict
 
 The run ended before its verdict. Its log says why."""
-_LIVE: Final = re.compile(
-    r"@(?=\w)"  # mentions
-    r"|#(?=\d)|\bgh(?=\\?-\d)"  # references to issues, which would show this page
-    r"|:(?=\\?/\\?/)|\bwww(?=\\?\.)|\](?=\(|:)"  # links and images
-    r"|&(?!(?:amp|lt|gt|#8203);)(?=#?\w)"  # the same characters as entities: `&#64;`, `&commat;`
-    r"|<(?!/?details>|/?summary>)",  # HTML, except folding
-    re.IGNORECASE,
-)
-_REMEDY: Final = "Name the folder of the artifact `verdict`."
-_NO_WIDTH: Final = "\u200b"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +38,19 @@ class BenchRun:
     """Owner and name of the head's repository; None if it was deleted."""
 
 
-def post_comment(results: Path, commands: Commands, *, run_id: int, author: str = BOT) -> str:
+def post_comment(drafts: Path, commands: Commands, *, run_id: int, author: str = BOT) -> str:
     """Write the verdict of a run into its pull request's one comment; return what was done.
 
-    GitHub says which open pull request has the commit that ran as its head. The pull request's
-    code may have written the files of the run: they are only text, and mentions and links in it are
-    broken up. Only a comment by `author` that starts with the marker is edited. Raises
-    `PublishError` if a command fails or answers in another form.
+    GitHub says which open pull request has the commit that ran as its head. Only a comment by
+    `author` that starts with the marker is edited. Raises `PublishError` if the draft has another
+    form, or a command fails or answers in another form.
     """
+    draft = load_draft(drafts, "comment")
+    # Once more, in the job that has the token: it changes nothing in what `prepare.py` wrote.
+    verdict = defused(draft.get("text", ""))
     run = _find_run(commands, run_id)
     if run is None:
-        body = _body(results, f"run {run_id}")
+        body = _body(verdict, f"run {run_id}")
         return _write(commands, "PULL-REQUEST", body, author=author)
     if run.event != "pull_request":
         return f"run {run_id} was started by {run.event}: it has no pull request"
@@ -67,27 +59,15 @@ def post_comment(results: Path, commands: Commands, *, run_id: int, author: str 
     pulls = _pulls_at(commands, run)
     if not pulls:
         return f"no open pull request has {run.commit} of {run.repository} as its head"
-    body = _body(results, f"[this run]({run.address}) of {run.commit[:10]}", run.number)
+    body = _body(verdict, f"[this run]({run.address}) of {run.commit[:10]}", run.number)
     done = [_write(commands, str(number), body, author=author) for number in pulls]
     return "; ".join(done)
 
 
-def defused(text: str) -> str:
-    """Return Markdown without mentions, references, links, and HTML other than folding.
-
-    A character of no width breaks them up, so that the text reads as before.
-    """
-    return _LIVE.sub(f"\\g<0>{_NO_WIDTH}", text.replace("\0", ""))
-
-
-def _body(results: Path, run: str, number: int | None = None) -> str:
-    path = results / "comment.md"
-    text = read_text(path, remedy=_REMEDY) if os.path.lexists(path) else ""
-    text = defused(text.strip().removeprefix(MARKER).strip()) or _NO_VERDICT
+def _body(verdict: str, run: str, number: int | None = None) -> str:
     download = "" if number is None else f": `gh run download {number} --name proposed-baseline`"
     foot = f"\n\nFrom {run}. Its run file is an artifact{download}"
-    room = LONGEST_BODY - len(MARKER) - len(foot) - 2
-    return f"{MARKER}\n\n{fit(text, longest=room)}{foot}"
+    return f"{MARKER}\n\n{verdict or _NO_VERDICT}{foot}"
 
 
 def _find_run(commands: Commands, run_id: int) -> BenchRun | None:

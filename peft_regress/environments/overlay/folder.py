@@ -65,7 +65,7 @@ def read_folder(folder: Path, *, was_cached: bool) -> Overlay | None:
     python = folder / "bin" / "python"
     try:
         marker = msgspec.json.decode((folder / _MARKER).read_bytes(), type=_Marker)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
     if marker.schema_version != SCHEMA or not os.access(python, os.X_OK):
         return None

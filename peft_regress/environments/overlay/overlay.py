@@ -206,7 +206,7 @@ def _request_file(root: Path, wanted: Sequence[Wanted], *, pre: bool) -> Path | 
 def _known(request: Path) -> _Resolved | None:
     try:
         return msgspec.json.decode(request.read_bytes(), type=_Resolved)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return None
 
 

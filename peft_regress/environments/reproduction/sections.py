@@ -19,7 +19,9 @@ def fill_in(section: str, **values: str) -> str:
 
 def source(value: object) -> str:
     """Return a literal with double quotes, as formatters write it."""
-    return repr(value).replace("'", '"')
+    literal = repr(value)
+    # With one of them in a text, the quotes around it may differ: then Python's own are right.
+    return literal if '"' in literal else literal.replace("'", '"')
 
 
 HEADER: Final = '''\

@@ -146,7 +146,7 @@ class WorkerProcess:
         while (line := self._line(deadline)) is not None:
             try:
                 hello = msgspec.json.decode(line, type=Hello)
-            except msgspec.DecodeError:
+            except (ValueError, RecursionError):  # also for an invalid byte
                 continue
             if hello.protocol != PROTOCOL:
                 version = hello.packages.get("peft-regress", "unknown")
@@ -192,7 +192,7 @@ class WorkerProcess:
             raise self._no_answer()
         try:
             received: _Answer | Refused = msgspec.json.decode(line, type=answer | Refused)
-        except msgspec.DecodeError:
+        except (ValueError, RecursionError):  # also for an invalid byte
             text = clean(line.decode(errors="replace"))
             msg = f"{self.interpreter}: its worker answered {text!r}"
             raise WorkerError(msg) from None

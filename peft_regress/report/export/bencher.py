@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress.errors import InputError
 from peft_regress.report.export.exporter import Exporter, register
 from peft_regress.report.export.narrowing import add_once, seed_values
-from peft_regress.text import clean, printable
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Run
-
-_LONGEST_BENCHMARK: Final = 1024
-"""In bytes, which is what Bencher counts."""
 
 _LONGEST_MEASURE: Final = 64
 
@@ -32,12 +29,7 @@ def bencher_json(run: Run) -> str:
     benchmarks: dict[str, Any] = {}
     for case, record in run.cases.items():
         if record.metrics:
-            name = printable(case)
-            if len(name.encode()) > _LONGEST_BENCHMARK:
-                most = f"Bencher takes names of at most {_LONGEST_BENCHMARK} bytes"
-                msg = f"case {clean(case)!r}: {most}"
-                raise InputError(msg)
-            add_once(benchmarks, name, _measures(record.metrics), tool="Bencher")
+            add_once(benchmarks, case, _measures(record.metrics), tool="Bencher")
     return json.dumps(benchmarks, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

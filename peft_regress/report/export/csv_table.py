@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.report.export.exporter import Exporter, register
@@ -31,15 +32,16 @@ COLUMNS: Final = (
     "error",
 )
 
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001  (full width)
-"""What a spreadsheet takes for a formula, full-width forms included."""
+_FORMULA: Final = re.compile("(?:^|;) *(?=[-=+@＝＋－＠])")  # noqa: RUF001  (full width)
+"""Where a spreadsheet sees a formula begin, full-width forms included: half of the world's
+spreadsheets split a row at semicolons."""
 
 
 def csv_table(run: Run) -> str:
     """Return the header and the rows: numbers are exact and unscaled, `samples` are JSON.
 
-    A case without metrics has one row, with its status and error. An apostrophe precedes text that
-    a spreadsheet would take for a formula.
+    A case without metrics has one row, with its status and error. An apostrophe precedes what a
+    spreadsheet would take for a formula, at the start of a text or after a semicolon.
     """
     stream = io.StringIO()
     writer = csv.writer(stream)
@@ -75,8 +77,8 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
 
 def _text(text: str) -> str:
     """Return text from a file as one line that a spreadsheet takes for text."""
-    shown = printable(text)
-    return f"'{shown}" if shown.startswith(_FORMULA_STARTS) else shown
+    # A blank breaks up what GitHub's runner takes for a command, anywhere in a line of its log.
+    return _FORMULA.sub(r"\g<0>'", printable(text)).replace("##[", "## [")
 
 
 CSV: Final = register(Exporter(name="csv", write=lambda run: {"": csv_table(run)}))

@@ -44,7 +44,9 @@ def github_action_benchmark_json(run: Run, direction: Direction) -> str:
                 title = _in_code_span(f"{case} {name}")
                 entry = _entry(title, metric)
                 add_once(entries, title, entry, tool="github-action-benchmark")
-    return json.dumps(list(entries.values()), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(list(entries.values()), indent=2, ensure_ascii=False, allow_nan=False)
+    # The same string, which GitHub's runner does not take for a command in its log.
+    return text.replace("##[", r"\u0023#[") + "\n"
 
 
 def _entry(title: str, metric: Metric) -> dict[str, Any]:

@@ -7,6 +7,7 @@ writes them and https://github.com/testmoapp/junitxml describes them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 _TAGS: Final = {"error": "error", "unsupported": "skipped"}
 """By status: the element that explains why a case has no metrics."""
+
+
+_COMMAND: Final = re.compile(r"^(\s*)::|##\[", re.MULTILINE)
+"""What GitHub's runner takes for a command in its log."""
 
 
 def metric_properties(record: Record) -> list[tuple[str, int | float]]:
@@ -45,7 +50,15 @@ def junit_xml(run: Run) -> str:
     for record in run:
         _add_case(suite, record)
     ET.indent(suites)
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + ET.tostring(suites, "unicode") + "\n"
+    text = _COMMAND.sub(_referred, ET.tostring(suites, "unicode"))
+    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}\n'
+
+
+def _referred(found: re.Match[str]) -> str:
+    """Return the same characters as references, which no log takes for a command."""
+    blanks = found[1] or ""
+    letters = found[0].removeprefix(blanks)
+    return blanks + "".join(f"&#{ord(letter)};" for letter in letters)
 
 
 def _add_case(suite: ET.Element, record: Record) -> None:

@@ -1,0 +1,126 @@
+"""Input that the system or a library refuses: one line and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import LORA, make_record, make_run, write_run
+
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.files import is_file, is_folder, path_problem, resolved
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run file and its adapters, a folder of shards and a link to itself."""
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "run.json", tmp_path / "shards" / "a.json"):
+        write_run(path, make_run(make_record(LORA)))
+        keep_adapter(
+            adapters_of_run(path),
+            make_record(LORA).case,
+            definition="sha256:definition",
+            output=[[0.0]],
+            save=lambda folder: (folder / "config.json").write_text("{}"),
+        )
+    (tmp_path / "loop").symlink_to("loop")
+    return tmp_path
+
+
+def test_the_folder_that_one_is_in_is_accepted(
+    command: Any, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here / "shards")
+    code, out, err = command("accept", ".", "--reason", "r", "--baselines", here / "baselines")
+    assert (code, err) == (0, "")
+    assert f"adapters stored: {LORA}" in out
+
+
+LONG = "x" * 10_000
+REFUSED = [
+    ("accept", LONG, "--reason", "r"),
+    ("accept", "run.json", "--reason", "r", "--baselines", LONG),
+    ("compare", LONG, "run.json"),
+    ("compare", "run.json", "run.json", "--save", LONG),
+    ("history", LONG),
+    ("history", "loop"),
+    ("report", "loop"),
+    ("report", "run.json", "--html", LONG),
+    ("report", "run.json", "--html", "loop/page.html"),
+    ("export", "run.json", "--to", "csv", "--output", "loop/a.csv"),
+    ("accept", "run.json", "--reason", "r", "--baselines", "loop"),
+    ("explain", "loop", "run.json", LORA),
+]
+
+
+@pytest.mark.parametrize("words", REFUSED, ids=lambda words: f"{words[0]}-{words[-1][:9]}")
+def test_a_path_that_the_system_refuses_is_one_line(
+    command: Any, here: Path, words: tuple[str, ...]
+) -> None:
+    code, out, err = command(*words)
+    assert code in (
+        {3} if words[0] in {"accept", "explain"} and "--baselines" not in words else {2}
+    )
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("here")
+def test_a_page_replaces_a_link_to_itself(command: Any) -> None:
+    assert command("report", "run.json", "--html", "loop")[0] == 0
+
+
+@pytest.mark.parametrize("content", [b'{"case": "\xff"}', b'{"\xff": 1}', b"[" * 100_000])
+def test_an_invalid_byte_in_a_manifest_is_one_line(
+    command: Any, here: Path, content: bytes
+) -> None:
+    (adapter,) = adapters_of_run(here / "run.json").iterdir()
+    (adapter / "stored.json").write_bytes(content)
+    code, _, err = command("accept", "run.json", "--reason", "r")
+    assert code == 2
+    assert "stored.json: is no manifest of a stored adapter" in err
+    assert err.count("\n") == 1
+    Path("baselines/sources").mkdir(parents=True)
+    Path("baselines/sources/sources.json").write_bytes(content)
+    code, _, err = command("sources", "--check", "--architecture", "resnet18")
+    assert code == 3
+    assert "sources.json: not a manifest of sources" in err
+    assert err.count("\n") == 1
+
+
+def test_without_torch_a_command_that_needs_it_is_one_line(tmp_path: Path) -> None:
+    code = """
+import sys
+sys.modules["torch"] = None
+from peft_regress.cli.main import main
+for words in (["cost", "--architecture", "resnet18", "--method", "full"], ["sources", "--check"]):
+    try:
+        main(words)
+    except SystemExit as stopped:
+        print(stopped.code)
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2", "2"]
+    first, second = done.stderr.splitlines()
+    assert first.startswith("error: ModuleNotFoundError: import of torch halted")
+    assert second.endswith("Repair or install that package.")
+
+
+def test_what_is_asked_of_a_path_raises_nothing(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    odd = {"x" * 300: "File name too long", "loop/x": "Too many levels", "a\0b": "NUL"}
+    for name, problem in odd.items():
+        path = tmp_path / name
+        assert problem in str(path_problem(path))
+        assert not is_file(path)
+        assert not is_folder(path)
+        if "\0" not in name:
+            assert isinstance(resolved(path), Path)
+    for name in ("", "new", "no/such/folder", "loop"):
+        assert path_problem(tmp_path / name) is None

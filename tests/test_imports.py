@@ -1,0 +1,79 @@
+"""What an error of foreign code is told as: type, message, and the place that helps."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peft_regress.errors import InputError
+from peft_regress.imports import told
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that writes modules, calls `run` of one, and returns what is told."""
+    installed = tmp_path / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    monkeypatch.syspath_prepend(installed)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def tell(module: str, **sources: str) -> str:
+        for name, source in sources.items():
+            folder = installed if name.startswith("zoo") else tmp_path
+            (folder / f"{name}.py").write_text(source)
+            monkeypatch.delitem(importlib.sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        with pytest.raises(Exception) as raised:  # noqa: PT011  (any)
+            importlib.import_module(module).run()
+        # Without this frame: whoever tells catches the error in this package.
+        return told(raised.value.with_traceback(raised.tb.tb_next))
+
+    return tell
+
+
+FAILS = "def run(*given):\n    raise ValueError('two\\nlines')\n"
+
+
+def test_the_users_line_comes_before_the_librarys_that_it_calls(told_of) -> None:
+    mine = "import zoo_inner\ndef run():\n    zoo_inner.run()\n"
+    assert told_of("mine", mine=mine, zoo_inner=FAILS) == "ValueError: two lines (mine.py, line 3)"
+
+
+def test_without_a_line_of_the_user_it_is_the_innermost_of_a_package(told_of) -> None:
+    outer = "import zoo_inner\ndef run():\n    zoo_inner.run()\n"
+    found = told_of("zoo_outer", zoo_outer=outer, zoo_inner=FAILS)
+    assert found == "ValueError: two lines (zoo_inner.py, line 2)"
+
+
+def test_a_place_has_no_folder_that_differs_between_machines(told_of, tmp_path: Path) -> None:
+    assert str(tmp_path) not in told_of("mine", mine=FAILS)
+    nested = tmp_path / "lib" / "site-packages" / "zoo_package" / "inner"
+    nested.mkdir(parents=True)
+    (nested / "code.py").write_text(FAILS)
+    found = told_of("zoo_package.inner.code")
+    assert found == "ValueError: two lines (zoo_package/inner/code.py, line 2)"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def run():\n    raise KeyError\n", "KeyError (mine.py, line 2)"),
+        ("import json\ndef run():\n    json.loads('{')\n", r"mine.py, line 3)"),
+        ("x = (\n", "(mine.py, line 1)"),
+        (f"def run():\n    raise ValueError({'x' * 999!r})\n", "... (mine.py, line 2)"),
+    ],
+)
+def test_the_message_is_one_short_line_with_a_place(told_of, source: str, expected: str) -> None:
+    found = told_of("mine", mine=source)
+    assert found.endswith(expected)
+    assert len(found) < 300
+
+
+def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place() -> None:
+    assert told(InputError("the budget is negative")) == "the budget is negative"
+    assert told(ValueError("bad")) == "ValueError: bad"
