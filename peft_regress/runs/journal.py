@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from peft_regress.cases import Name, Version  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes
+from peft_regress.runs.run_file import check_record
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Machine,
     Record,
-    check_consistent,
-    check_finite,
     digest_of,
 )
 
@@ -36,7 +36,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Where and by what the records after it were measured."""
 
     schema_version: int = SCHEMA_VERSION
-    environment: dict[str, str]
+    environment: dict[Name, Version]
     """The packages of every case; what one case imports besides stands with its record."""
     machine: Machine
     metrics_known: list[str]
@@ -51,7 +51,7 @@ class KeptRecord(
     record: Record
     trains: bool = True
     """False if it has only the costs of a step."""
-    imported: dict[str, str] = {}
+    imported: dict[Name, Version] = {}
     """The versions of what the code of an own case has imported."""
     times: dict[str, Any] | None = None
     """Its entry among `benchmarks`; None without times."""
@@ -143,8 +143,7 @@ def _read_line(line: bytes) -> Header | KeptRecord:
         raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
-        check_finite(found.record.metrics, found.record.case.id)
-        check_consistent(found.record, found.record.case.id)
+        check_record(found.record.case.id, found.record)
     elif found.schema_version != SCHEMA_VERSION:
         msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
         raise InputError(msg)

@@ -31,7 +31,16 @@ class Search:
         self.save = folder / "run.json"
         self.said: list[str] = []
 
-    def run(self, *, resume=None, stop_after=None, packages=None, trains=True, save=True):
+    def run(
+        self,
+        *,
+        resume=None,
+        stop_after=None,
+        is_signal=False,
+        packages=None,
+        trains=True,
+        save=True,
+    ):
         """Measure; return the ids that a worker measured now."""
         python = write_worker(self.folder / "python", packages=packages or {"peft": "0.14.0"})
         before = len(logged(python, "measure"))
@@ -40,7 +49,10 @@ class Search:
         def on_record(record):
             done.append(record.case.id)
             if len(done) == stop_after:
-                os.kill(os.getpid(), signal.SIGTERM)
+                if is_signal:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                else:
+                    raise EndingSignal
 
         try:
             with (
@@ -76,6 +88,14 @@ def test_a_search_that_was_ended_goes_on_where_it_was(search, name):
     assert set(second) == set(IDS) - kept
     assert search.said[-1] == "2 records taken, 1 measured"
     assert not journal_of(search.save).exists()
+
+
+def test_a_signal_ends_it_and_loses_nothing(search):
+    first = search.run(stop_after=1, is_signal=True)
+    kept = read_journal(journal_of(search.save)).cases
+    # The worker may have gone on for a moment.
+    assert set(first[:1]) <= kept < set(IDS) or set(first) == kept
+    assert set(search.run(resume=search.save)) == set(IDS) - kept
 
 
 def test_ended_twice_it_has_lost_nothing(search):

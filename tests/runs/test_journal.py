@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 import msgspec
@@ -24,7 +25,7 @@ from peft_regress.runs.journal import (
     read_journal,
 )
 from peft_regress.runs.resuming import differences, read_parts, usable_records
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Failure, digest_of
 
 HEADER = Header(environment=ENVIRONMENT, machine=MACHINE, metrics_known=sorted(KNOWN))
 KEPT = [KeptRecord(record=make_record(name)) for name in (LORA, FULL, GALORE)]
@@ -101,6 +102,17 @@ def test_a_record_that_contradicts_itself_is_refused(tmp_path):
     writer.close()
     with pytest.raises(RunFileError, match=r"line 2: .*status 'ok' with error"):
         read_journal(writer.path)
+
+
+def test_a_name_that_could_be_a_path_is_refused(path):
+    lines = path.read_bytes().split(b"\n")
+    content = json.loads(lines[1])["content"]
+    content["record"]["case"]["method"] = "../../x"
+    encoded = msgspec.json.encode(content)
+    line = {"digest": digest_of(encoded), "content": msgspec.Raw(encoded)}
+    path.write_bytes(b"\n".join([lines[0], msgspec.json.encode(line), *lines[2:]]))
+    with pytest.raises(RunFileError, match="line 2"):
+        read_journal(path)
 
 
 def test_a_full_disk_ends_the_journal_and_not_the_run(tmp_path, monkeypatch):
