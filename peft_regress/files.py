@@ -1,22 +1,21 @@
-"""Read files without waiting forever; write them completely or not at all; lock them."""
+"""Read files without waiting forever; write them completely or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
+import secrets
 import sys
-import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from peft_regress.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
+
+_IS_WINDOWS = os.name == "nt"
 
 
 # The methods of `Path` raise for a name that is too long, holds NUL or leads in a circle. So what a
@@ -107,15 +106,19 @@ def write_atomic(path: Path, content: bytes) -> None:
             with path.open("wb") if mine is None else os.fdopen(os.dup(mine), "wb") as stream:
                 stream.write(content)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        make_folder(path.parent)
+        remove_leftovers(path.parent)
+        handle, temporary = _new_temporary(path.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes the file private; a baseline is as public as the files beside it.
-        os.chmod(temporary, 0o644)  # noqa: PTH101
-        os.replace(temporary, path)  # noqa: PTH105
+            # It was made private; a baseline is as public as the files beside it.
+            os.chmod(temporary, 0o644)  # noqa: PTH101
+            if not _IS_WINDOWS:
+                os.replace(temporary, path)  # noqa: PTH105
+        if _IS_WINDOWS:  # where no open file is renamed
+            os.replace(temporary, path)  # noqa: PTH105
     except BaseException as error:
         # An interrupt must not leave the temporary file behind either.
         if temporary is not None:
@@ -128,43 +131,92 @@ def write_atomic(path: Path, content: bytes) -> None:
             "Free some space or choose another path, then run the same command again."
         )
         raise InputError(msg) from error
+    _sync_written(path)
 
 
-class Lock:
-    """A lock file that is open; see `opened_lock`. The system drops a lock with its last holder."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        """The open file. A process that inherits it holds the lock too, for as long as it lives."""
-
-    def share(self) -> None:
-        """Wait until nobody owns the lock, then share it."""
-        self._take()
-
-    def own(self) -> None:
-        """Wait until nobody else has the lock, then own it."""
-        self._take(alone=True)
-
-    def own_now(self) -> bool:
-        """Own the lock if nobody else has it; return whether that worked."""
-        try:
-            self._take(alone=True, wait=False)
-        except BlockingIOError:
-            return False
-        return True
-
-    def _take(self, *, alone: bool = False, wait: bool = True) -> None:
-        import fcntl  # Windows has none, and there the rest of this module works
-
-        how = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        fcntl.flock(self.handle, how if wait else how | fcntl.LOCK_NB)
-
-
-@contextlib.contextmanager
-def opened_lock(path: Path) -> Iterator[Lock]:
-    """Open a lock file, and close it at the end, which drops the lock. Raises `OSError`."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+def _sync_written(path: Path) -> None:
+    """Sync the folder of a file that was just renamed into it. Raises `InputError`."""
     try:
-        yield Lock(handle)
+        sync_folder(path.parent)
+    except OSError as error:
+        msg = (
+            f"{path}: is written, but its folder cannot be synced ({error.strerror or error}), so "
+            "that a power failure may undo it. Run the same command again."
+        )
+        raise InputError(msg) from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and the folders above it, so that they outlive a power failure."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    for one in reversed(missing):
+        one.mkdir(exist_ok=True)
+        sync_folder(one.parent)
+    folder.mkdir(exist_ok=True)  # raises if it is a file
+
+
+def sync_folder(folder: Path) -> None:
+    """Write to disk which names a folder has."""
+    if _IS_WINDOWS:
+        return  # which opens no folder
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems sync no folder
+            raise
     finally:
         os.close(handle)
+
+
+TEMPORARY = re.compile(r"\.peft-regress-[0-9a-f]{16}\.tmp")
+"""The names of files and folders that are renamed once they are whole."""
+
+
+def temporary_name() -> str:
+    """Return such a name, which nobody has."""
+    return f".peft-regress-{secrets.token_hex(8)}.tmp"
+
+
+def _new_temporary(folder: Path) -> tuple[int, str]:
+    """Open a new file that is renamed once it is whole; its writer holds a lock on it."""
+    while True:
+        name = os.path.join(folder, temporary_name())  # noqa: PTH118
+        handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if _lock_now(handle) and os.fstat(handle).st_nlink:
+                return handle, name
+        except BaseException:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                os.unlink(name)  # noqa: PTH108
+            raise
+        os.close(handle)  # another writer took it for a leftover before it was locked
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of writers that were killed: those that nobody has a lock on."""
+    for name in os.listdir(folder):  # noqa: PTH208
+        if not TEMPORARY.fullmatch(name):
+            continue
+        path = folder / name
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if _lock_now(handle):
+                    path.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock_now(handle: int) -> bool:
+    """Lock an open file unless another process has locked it; return whether that worked."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, which removes no file that is open
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

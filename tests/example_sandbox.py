@@ -37,6 +37,8 @@ def prepare(folder: Path) -> Path:
     for source in (ROOT / "baselines").iterdir():
         if source.is_dir():
             shutil.copytree(source, folder / "baselines" / source.name)
+        elif source.suffix == ".json":
+            shutil.copy(source, folder / "baselines")
     for name, source in {
         "runs/bench.json": TIMED,
         "runs/variants/avx2.json": NEWEST,
@@ -45,8 +47,8 @@ def prepare(folder: Path) -> Path:
         "old.json": NEWEST,
         "new.json": NEWEST,
     }.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, folder / name)
+        file = read_run_file(source)
+        write_run_file(folder / name, file.run, file.document)
     write_shards(folder / "shards")
     (folder / "verdict").mkdir()
     # What the block before that of the two writing jobs leaves, which another worker may run.
@@ -101,10 +103,12 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def first_baseline(folder: Path) -> None:
-    """Remove all entries, and the stored adapters."""
-    for entry in (folder / "baselines").glob("*/0*.json"):
-        entry.unlink()
-    shutil.rmtree(folder / "baselines" / "adapters")
+    """Leave nothing of the storage but the source models."""
+    for path in (folder / "baselines").iterdir():
+        if path.is_file():
+            path.unlink()
+        elif path.name != "sources":
+            shutil.rmtree(path)
 
 
 def without_resnet18(folder: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from peft_regress.cases import Case
 from peft_regress.metrics import make_metric
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
@@ -87,8 +89,12 @@ def _machine() -> Machine:
 
 def _files(baselines: Path, method: str) -> list[str]:
     """Return the digests of the stored files that a measurement reads."""
-    folders = (baselines / "sources", baselines / "adapters" / method)
-    paths = sorted(path for folder in folders if folder.is_dir() for path in folder.iterdir())
+    folders = [baselines / "sources"]
+    for manifest in sorted(baselines.glob("adapters/*/stored.json")):
+        stored = Case.parse(json.loads(manifest.read_text())["case"])
+        if stored.method == method:
+            folders.append(manifest.parent)
+    paths = [path for one in folders if one.is_dir() for path in sorted(one.iterdir())]
     return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
 
 

@@ -18,6 +18,7 @@ from builders import (
     make_record,
     make_run,
     observe,
+    split_by,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -186,12 +187,13 @@ def records(draw: st.DrawFn, identifier: str = LORA) -> Record:
             **more,
         )
     names = draw(st.lists(metric_names, min_size=1, max_size=5, unique=True))
+    ledger = draw(st.sampled_from([Ledger(), LEDGER, EARLIER_LEDGER]))
     return make_record(
         identifier,
-        {name: draw(metrics_of(name)) for name in names},
+        split_by(ledger, {name: draw(metrics_of(name)) for name in names}),
         definition=definition,
         invariants=invariants,
-        ledger=draw(st.sampled_from([Ledger(), LEDGER, EARLIER_LEDGER])),
+        ledger=ledger,
         **more,
     )
 

@@ -67,6 +67,41 @@ def test_a_folder_that_is_a_file_is_no_place_to_write(tmp_path: Path) -> None:
         write_atomic(tmp_path / "file" / "run.json", b"{}")
 
 
+# --- Killed writers ---
+
+
+WRITE_SLOWLY = """
+import os, sys, time
+from pathlib import Path
+from peft_regress.files import write_atomic
+os.fsync = lambda _: (print("writing", flush=True), time.sleep(60))
+write_atomic(Path(sys.argv[1]), b"{}")
+"""
+
+
+def test_a_writer_removes_what_killed_ones_left_and_nothing_of_those_at_work(
+    tmp_path: Path,
+) -> None:
+    def start() -> subprocess.Popen[str]:
+        command = (sys.executable, "-c", WRITE_SLOWLY, tmp_path / "other.json")
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "writing\n"
+        return writer
+
+    (tmp_path / ".peft-regress-notes.tmp").write_text("somebody's own")
+    killed, at_work = start(), start()
+    killed.kill()
+    killed.communicate()
+    write_atomic(tmp_path / "run.json", b"{}")
+    assert len(list(tmp_path.iterdir())) == 3
+    at_work.kill()
+    at_work.communicate()
+    write_atomic(tmp_path / "run.json", b"{}")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"run.json", ".peft-regress-notes.tmp"}
+
+
 # --- Streams --------------------------------------------------------------------------------------
 
 WRITE = """

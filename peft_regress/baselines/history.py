@@ -13,7 +13,6 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import find_input
-from peft_regress.baselines.references import by_date
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
@@ -40,12 +39,12 @@ class CaseHistory:
 
 
 def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
-    """Return the entries of a storage by date of acceptance, then the named runs in their order.
+    """Return the entries of a storage in their order, then the named runs in their order.
 
     Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
     to read, `InputError` for a name of nothing and for a run that is among the entries already.
     """
-    stored = by_date(read_runs(root, ledgers=False))
+    stored = read_runs(root, ledgers=False)
     entries = [
         Entry(name=file.path.stem, date=found.date, role=found.role, run=file.run, path=file.path)
         for file in stored

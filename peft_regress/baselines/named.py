@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from peft_regress.baselines.entries import baseline_files, read_runs
-from peft_regress.baselines.references import newest_references, references_with_drift
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.references import read_references
 from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
@@ -44,7 +44,7 @@ class Named(NamedTuple):
     def observations(self) -> dict[str, Observation]:
         """Return the cases by id; of a storage, each case's newest baseline."""
         if self.is_storage:
-            return newest_references(read_runs(self.path))
+            return read_references(self.path)
         return observations_of(read_run(self.path).run, self.name)
 
 
@@ -115,7 +115,7 @@ def load_references(root: Path, name: str | None) -> dict[str, Observation]:
     drift. Raises `InputError` if the name stands for nothing.
     """
     if name is None:
-        return references_with_drift(read_runs(root))
+        return read_references(root, drift=True)
     try:
         return named_cases(root, name)
     except AbsentError as error:

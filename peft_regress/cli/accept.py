@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from peft_regress.baselines.adapters import choose_adapters, store_adapters
-from peft_regress.baselines.entries import accept_run
+from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.named import find_named
-from peft_regress.baselines.references import retirable_cases
 from peft_regress.cli.options import baselines_option, examples
 from peft_regress.report import contents_line
-from peft_regress.report.terminal import echo, say
-from peft_regress.runs.run_file import read_run_file
+from peft_regress.report.terminal import say
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from peft_regress.baselines.accept import Accepted
 
 
 @click.command(
@@ -48,16 +49,37 @@ def command(
     """
     source = find_named(baselines, run).path
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    retired = retirable_cases(baselines, patterns) if patterns else []
-    adapters = [] if history else choose_adapters(source, baselines)
-    stored = accept_run(
-        source, root=baselines, reason=reason, date=date, history=history, retired=retired
+    done = accept_run(
+        source, root=baselines, reason=reason, date=date, history=history, retire=patterns
     )
-    say(f"stored {stored}")
-    echo(contents_line(read_run_file(stored).run))
-    if adapters:
-        say(f"adapters stored: {' '.join(store_adapters(adapters, baselines))}")
-    elif not history:
-        say(f"no adapters stored: there are none beside {source}")
-    if retired:
-        say(f"{len(retired)} retired: {' '.join(retired)}")
+    # Only now: without a reader the entry is stored all the same.
+    for line in _lines(done, source):
+        say(line)
+
+
+def _lines(done: Accepted, source: Path) -> Iterator[str]:
+    if not done.is_new:
+        yield f"already stored as {done.path}: the same run, accepted for the same reason"
+        return
+    accepted = done.run.accepted
+    assert accepted is not None  # noqa: S101  (an entry)
+    yield f"stored {done.path}"
+    yield contents_line(done.run)
+    if accepted.role == "history":
+        yield "it judges nothing: its role is history"
+    else:
+        yield f"it judges {done.judges} of {count_of(done.expected, 'expected case')} from now on"
+    if done.later_predecessor:
+        yield (
+            f"note: its date, {accepted.date}, is before that of the entry before it "
+            f"({done.later_predecessor}): a clock is or was wrong. Numbers decide, not dates."
+        )
+    new, older = done.adapters.new.values(), done.adapters.older
+    if older:
+        yield f"{count_of(len(older), 'older adapter')} kept"
+    if new:
+        yield f"adapters stored: {' '.join(one.stored.case for one in new)}"
+    elif accepted.role == "baseline" and not older:
+        yield f"no adapters stored: there are none beside {source}"
+    if accepted.retired:
+        yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"

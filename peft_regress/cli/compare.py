@@ -10,10 +10,9 @@ import msgspec
 
 from peft_regress import report
 from peft_regress.baselines.adapters import gather_adapters
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
-from peft_regress.baselines.references import references_with_drift
+from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of, matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
@@ -143,7 +142,7 @@ def _read_old(
     if not found.is_storage:
         references = found.observations()
         return references, set(references), baselines
-    references = references_with_drift(read_runs(found.path))
+    references = read_references(found.path, drift=True)
     matrices = built_in_matrices if cases is None else matrices_of
     expected = {case.id for case in cases or ()}
     # A stored case that belongs to no matrix is expected too.

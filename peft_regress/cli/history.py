@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 )
 @click.option("--all", "every_point", is_flag=True, help="Print every point, also unchanged ones.")
 @click.option(
-    "--by", "package", metavar="PACKAGE", help="Order by the releases of this package, not by date."
+    "--by",
+    "package",
+    metavar="PACKAGE",
+    help="Order by the releases of this package, not by entry.",
 )
 @format_option
 @baselines_option

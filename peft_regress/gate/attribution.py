@@ -173,10 +173,10 @@ def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
     records: dict[Side, Record] = {"old": old, "new": new}
     for by, view in views.items():
         for side, record in records.items():
-            rows = view(record.ledger, metric)
+            rows = view(record.whole_ledger, metric)
             if rows is not None or not _value(metric, record):
                 held[by][side] = rows or {}
-    phases = (old.ledger.peak_phase.get(metric), new.ledger.peak_phase.get(metric))
+    phases = (old.whole_ledger.peak_phase.get(metric), new.whole_ledger.peak_phase.get(metric))
     return MetricChange(
         metric=metric,
         unit=METRICS[metric].unit,
@@ -203,7 +203,7 @@ def _breakdown(
     by: By, metric: str, sides: tuple[Rows, Rows], *, records: tuple[Record, Record]
 ) -> Breakdown:
     before, after = sides
-    ledgers = [record.ledger for record in records]
+    ledgers = [record.whole_ledger for record in records]
     if metric == "peak_bytes" and len({has_old_form(ledger) for ledger in ledgers}) > 1:
         before, after = _collapsed(before), _collapsed(after)
     only_in = _exclusive_modules(*ledgers)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 from msgspec import UNSET
 
-from peft_regress.baselines.adapters import keep_adapter, stored_adapter
+from peft_regress.baselines.adapters import keep_adapter
+from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES

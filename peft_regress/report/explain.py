@@ -75,7 +75,7 @@ def _closing(
     sides: tuple[tuple[Side, Observation], ...] = (("old", old), ("new", new))
     for side, observation in sides:
         if any(side in change.not_held_by for change in changes):
-            earlier = has_old_form(observation.record.ledger)
+            earlier = has_old_form(observation.record.whole_ledger)
             form = "a ledger of an earlier form, which has less" if earlier else "no ledger"
             held = f"{clean(observation.run_name)} holds {form}."
             how = "For all rows, measure the case again with its packages installed:"

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _LINE_WIDTH = 140
-_DEEPEST = 6  # a module of a ledger: one line, however long
+_DEEPEST = 6  # a number's samples; under `ledgers` a module, one level less: one line
 
 
 def dump_json(value: Any) -> str:
@@ -18,12 +18,12 @@ def dump_json(value: Any) -> str:
     So a metric is one line of a diff, and so is a module of a ledger. Raises `ValueError` for NaN
     and infinities.
     """
-    return "".join(_format(value, 0)) + "\n"
+    return "".join(_format(value, 0, _DEEPEST)) + "\n"
 
 
-def _format(value: Any, indent: int) -> Iterable[str]:
+def _format(value: Any, indent: int, deepest: int) -> Iterable[str]:
     compact = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    fits = len(compact) + indent <= _LINE_WIDTH or indent >= _DEEPEST
+    fits = len(compact) + indent <= _LINE_WIDTH or indent >= deepest
     if fits or not isinstance(value, dict | list):
         yield compact
         return
@@ -34,7 +34,8 @@ def _format(value: Any, indent: int) -> Iterable[str]:
         yield ("," if position else "") + inner
         if is_mapping:
             yield json.dumps(str(item[0])) + ": "
-            yield from _format(item[1], indent + 1)
+            is_ledgers = item[0] == "ledgers"
+            yield from _format(item[1], indent + 1, deepest - is_ledgers)
         else:
-            yield from _format(item, indent + 1)
+            yield from _format(item, indent + 1, deepest)
     yield "\n" + " " * indent + ("}" if is_mapping else "]")

@@ -21,8 +21,9 @@ from typing import Any, Final
 
 from msgspec import UNSET
 
+from peft_regress.errors import InputError
 from peft_regress.metrics import BATCH_SUFFIX, METRICS
-from peft_regress.runs.schema import BatchCosts, Ledger, ModuleCosts
+from peft_regress.runs.schema import BatchCosts, Ledger, ModuleCosts, Record
 
 _Kept = Callable[[str], Mapping[str, int]]
 """The numbers that a ledger keeps for one module, by the name of a metric."""
@@ -128,6 +129,20 @@ def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
     if metric.endswith(BATCH_SUFFIX):
         numbers = {**numbers, **ledger.optimizer_flops_b32}
     return {("", operator): number for operator, number in numbers.items() if number}
+
+
+def check_sums(record: Record, where: str) -> None:
+    """Raise `InputError` if the rows of a metric in a record's ledger do not add up to it."""
+    for name, metric in record.metrics.items():
+        for view in (rows_of, operator_rows_of):
+            rows = view(record.whole_ledger, name)
+            total = metric.value if rows is None else sum(rows.values())
+            if total != metric.value:
+                msg = (
+                    f"{where}: {record.case.id}: metric {name!r} is {metric.value:,}, but its "
+                    f"ledger adds up to {total:,}. Make the run again."
+                )
+                raise InputError(msg)
 
 
 def has_old_form(ledger: Ledger) -> bool:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress.cases import Case, in_words
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.json_layout import dump_json
+from peft_regress.runs.ledgers import (
+    ledger_folder,
+    read_ledger,
+    with_digests,
+    with_ledgers,
+)
 from peft_regress.runs.schema import (
     READABLE_SCHEMAS,
     SCHEMA_VERSION,
@@ -35,9 +40,9 @@ from peft_regress.runs.strict_json import json_path, load_json, path_of_bad_text
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
-    from peft_regress.cases import Adaptation
     from peft_regress.runs.schema import Record
 
 _PLACE = re.compile(r"(.*) - at `(key` in `)?\$(.*)`", re.DOTALL)
@@ -66,12 +71,38 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
     found = _read_as_written(path, content, ledgers=ledgers)
-    if found is not None:
-        return found
-    # The file was edited or is wrong: find out what is wrong.
-    document = _parse(path, content)
-    run = _check(path, document.pop("peft_regress"))
-    return RunFile(path=path, run=run if ledgers else _without_ledgers(run), document=document)
+    if found is None:
+        # The file was edited or is wrong: find out what is wrong.
+        document = _parse(path, content)
+        run = _check(path, document.pop("peft_regress"), ledgers=ledgers)
+        found = RunFile(path=path, run=run, document=document)
+    return with_stored_ledgers(found) if ledgers else found
+
+
+def with_stored_ledgers(entry: RunFile, names: Collection[str] | None = None) -> RunFile:
+    """Return an entry with those ledgers that its storage keeps: of all cases, or of some.
+
+    Raises `RunFileError` for one that is absent or altered.
+    """
+    cases = dict(entry.run.cases)
+    read: dict[str, Ledger] = {}
+    for name in cases if names is None else names:
+        digest = cases[name].ledger
+        if isinstance(digest, Ledger):
+            continue
+        try:
+            if digest not in read:
+                read[digest] = read_ledger(ledger_folder(entry.path), digest)
+        except InputError as error:
+            remedy = (
+                f"Restore it with `git checkout -- {shlex.quote(str(ledger_folder(entry.path)))}`; "
+                "an entry is whole only inside its storage."
+            )
+            raise RunFileError(entry.path, f"{name}: its ledger {error}", remedy) from error
+        cases[name] = msgspec.structs.replace(cases[name], ledger=read[digest])
+    if not read:
+        return entry
+    return replace(entry, run=msgspec.structs.replace(entry.run, cases=cases))
 
 
 def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | None:
@@ -86,77 +117,50 @@ def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | 
             document = msgspec.json.decode(content)
             ours = document.pop("peft_regress")
             digest = ours.pop("content_digest")
-            encoded = canonical_json(ours)
+            kept = ours.pop("ledgers", None)
+            parts = [canonical_json(part) for part in (ours, document, kept or {})]
             # The decoder drops the first of two equal keys, and with it at least two quotes. Six
-            # quotes belong to the two keys taken out and to the digest.
-            quotes = sum(text.count(b'"') for text in (encoded, msgspec.json.encode(document))) + 6
-            is_as_written = digest_of(encoded) == digest and content.count(b'"') == quotes
+            # quotes belong to two of the keys taken out and to the digest, two to the third key.
+            quotes = sum(part.count(b'"') for part in parts) + (6 if kept is None else 8)
+            is_as_written = digest_of(parts[0]) == digest and content.count(b'"') == quotes
             is_known = ours["schema_version"] in READABLE_SCHEMAS and not _misfits(document)
             if not (is_as_written and is_known):
                 return None
             if not ledgers:
                 for record in ours["cases"].values():
-                    record["ledger"] = {}
+                    if isinstance(record["ledger"], dict):
+                        record["ledger"] = {}
             run = msgspec.convert({**ours, "content_digest": digest}, Run)
             for name, record in run.cases.items():
                 check_record(name, record)
-            run = _with_own_ledgers(run)
+            run = with_ledgers(run, msgspec.convert(kept or {}, dict[str, Ledger]), use=ledgers)
             check_acceptance(run)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError):
         return None
     return RunFile(path=path, run=run, document=document)
 
 
-def _without_ledgers(run: Run) -> Run:
-    cases = {
-        name: msgspec.structs.replace(record, ledger=Ledger()) for name, record in run.cases.items()
-    }
-    return msgspec.structs.replace(run, cases=cases)
-
-
-def run_document(run: Run, document: dict[str, Any]) -> dict[str, Any]:
+def run_document(run: Run, document: dict[str, Any], *, ledgers: bool = True) -> dict[str, Any]:
     """Join pytest-benchmark's part and a run, with the content digest set.
 
-    Raises `InputError` for metrics that could not be read again.
+    ledgers: whether they stand in the file, or only their digests. Raises `InputError` for metrics
+    that could not be read again.
     """
     for name, record in run.cases.items():
         check_finite(record.metrics, name)
+    run = with_digests(run)
+    kept = run.ledgers if ledgers else {}
     # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
-    run = msgspec.convert(msgspec.to_builtins(_with_shared_ledgers(run)), Run)
-    run = msgspec.structs.replace(run, content_digest=content_digest(run))
+    run = msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(run, ledgers={})), Run)
+    run = msgspec.structs.replace(run, schema_version=max(run.schema_version, SCHEMA_VERSION))
+    run = msgspec.structs.replace(run, content_digest=content_digest(run), ledgers=kept)
     return {**document, "peft_regress": msgspec.to_builtins(run)}
 
 
-def _with_shared_ledgers(run: Run) -> Run:
-    """Keep a ledger once; the other cases that have it name the first."""
-    holders: dict[Adaptation, str] = {}
-    cases = dict(run.cases)
-    for name, record in run.cases.items():
-        holder = holders.setdefault(record.case.adaptation, name)
-        if holder != name and run.cases[holder].ledger == record.ledger != Ledger():
-            cases[name] = msgspec.structs.replace(record, ledger=Ledger(same_as=holder))
-    return msgspec.structs.replace(run, cases=cases)
-
-
-def _with_own_ledgers(run: Run) -> Run:
-    """Undo `_with_shared_ledgers`."""
-    cases = dict(run.cases)
-    for name, record in run.cases.items():
-        holder = record.ledger.same_as
-        if holder is UNSET:
-            continue
-        ledger = run.cases[holder].ledger if holder in run.cases else Ledger(same_as=holder)
-        if ledger.same_as is not UNSET or record.ledger != Ledger(same_as=holder):
-            msg = f"{name}: its ledger refers to {holder!r}, which has none"
-            raise InputError(msg)
-        cases[name] = msgspec.structs.replace(record, ledger=ledger)
-    return msgspec.structs.replace(run, cases=cases)
-
-
-def write_run_file(path: Path, run: Run, document: dict[str, Any]) -> None:
+def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: bool = True) -> None:
     """Write a run file atomically. Raises `InputError` for values that JSON cannot represent."""
     try:
-        content = dump_json(run_document(run, document))
+        content = dump_json(run_document(run, document, ledgers=ledgers))
     except (ValueError, RecursionError) as error:
         msg = f"{path}: cannot be written ({in_words(str(error))})"
         raise InputError(msg) from error
@@ -230,7 +234,7 @@ def _check_schema(path: Path, version: object) -> None:
         )
 
 
-def _check(path: Path, ours: dict[str, Any]) -> Run:
+def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
     restore = _restore(path)
     try:
         run = msgspec.convert(ours, Run)
@@ -245,7 +249,7 @@ def _check(path: Path, ours: dict[str, Any]) -> Run:
         # Before the digest, which shows only that something was altered, not where.
         for name, record in run.cases.items():
             check_record(name, record)
-        whole = _with_own_ledgers(run)
+        whole = with_ledgers(msgspec.structs.replace(run, ledgers={}), run.ledgers, use=ledgers)
         check_acceptance(run)
     except InputError as error:
         raise RunFileError(path, str(error), restore) from error

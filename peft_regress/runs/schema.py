@@ -46,6 +46,9 @@ Role = Literal["baseline", "history"]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 """FLOPs or bytes."""
 
+Address = Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")]
+"""What `digest_of` returns: a path may be built from it."""
+
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why a case is unsupported or in error."""
@@ -104,7 +107,7 @@ class Ledger(
     peak_phase: dict[str, str] = {}
     """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
     same_as: CaseId | UnsetType = UNSET
-    """In a file: the case whose record has this ledger, since it does not depend on the task."""
+    """In old files: the case whose record has this ledger, since it does not depend on the task."""
     flops: dict[str, dict[str, dict[str, Amount]]] | UnsetType = UNSET
     """In old files: phase -> module -> operator -> FLOPs at batch 1; the optimizer's under ''."""
     bytes: dict[str, dict[str, Amount]] | UnsetType = UNSET
@@ -212,7 +215,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     error: Failure | None
     metrics: dict[str, Metric]
     invariants: dict[str, bool | None]
-    ledger: Ledger
+    ledger: Ledger | Address
+    """In a file, and where ledgers were not read, its digest; an empty or an old one as it is."""
     # Since schema 2, each only where it says something.
     invariant_notes: dict[str, str] | UnsetType = UNSET
     """Where an invariant is false, or why it is null."""
@@ -233,6 +237,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def is_own(self) -> bool:
         """Return whether the case is a user's own, whose costs are those of its own step."""
         return self.profiled_on is not UNSET
+
+    @property
+    def whole_ledger(self) -> Ledger:
+        """Return the ledger of a record that was read with it."""
+        assert isinstance(self.ledger, Ledger), f"{self.case.id}: ledgers were not read"  # noqa: S101
+        return self.ledger
 
     @property
     def status_text(self) -> str:
@@ -262,6 +272,14 @@ class Acceptance(
     role: Role
     retired: list[CaseId] = []
     """Case ids of earlier entries that are no longer expected: renamed or removed."""
+    entry: str = ""
+    """Where the entry belongs in its storage: `<machine id>/NNNN_<name>`. Older ones do not say."""
+    predecessor: Address | Literal[""] = ""
+    """The content digest of the entry before it; of the first entry empty."""
+    adapters: dict[CaseId, Address] = {}
+    """The stored adapters that the entry relies on, by the id of their case."""
+    old_digest: str = ""
+    """The content digest that the entry had before it was rewritten in this form."""
 
 
 class Run(
@@ -278,6 +296,8 @@ class Run(
     accepted: Acceptance | None = None
     metrics_known: list[str] = []
     """The metrics and invariants that the writer could measure; empty in schema 1."""
+    ledgers: dict[str, Ledger] = {}
+    """In a run file: each ledger once, by its digest. A storage keeps them beside its entries."""
     content_digest: str = ""
 
     def __iter__(self) -> Iterator[Record]:
@@ -305,8 +325,11 @@ def canonical_digest(value: Any) -> str:
 
 
 def content_digest(run: Run) -> str:
-    """Return the digest of a run's content, without the digest itself."""
-    content = msgspec.to_builtins(run)
+    """Return the digest of a run as it stands in a file.
+
+    Without the digest itself, and without the ledgers, whose digests are in the records.
+    """
+    content = msgspec.to_builtins(msgspec.structs.replace(run, ledgers={}))
     content.pop("content_digest", None)
     return canonical_digest(content)
 

@@ -327,15 +327,15 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    """Three entries whose dates are not in the order of their numbers; FLOPs rise with the date."""
+    """Three entries whose dates are not in the order of their numbers, in which FLOPs rise."""
     root = tmp_path / "baselines"
     first, second, third = (
         {**VALUES, "forward_flops": make_metric("forward_flops", value)} for value in (10, 20, 30)
     )
-    write_entry(root, 1, make_record(metrics=second), date="2026-02-01T00:00:00+00:00")
     write_entry(
-        root, 2, make_record(metrics=first), make_record(FULL), date="2026-01-01T00:00:00+00:00"
+        root, 1, make_record(metrics=first), make_record(FULL), date="2026-02-01T00:00:00+00:00"
     )
+    write_entry(root, 2, make_record(metrics=second), date="2026-01-01T00:00:00+00:00")
     write_entry(
         root, 3, make_record(metrics=third), date="2026-03-01T00:00:00+00:00",
         role="history", environment=NEWER,
@@ -343,7 +343,7 @@ def storage(tmp_path: Path) -> Path:
     return root
 
 
-def test_entries_of_both_roles_stand_by_date_and_run_files_after_them(
+def test_entries_of_both_roles_stand_by_number_and_run_files_after_them(
     run: Any, storage: Path, tmp_path: Path
 ) -> None:
     path = write_run(tmp_path / "my run.json", make_run(make_record(metrics={"forward_flops": 40})))
@@ -383,7 +383,7 @@ def test_text_has_what_moved_and_one_line_for_the_rest(run: Any, storage: Path) 
     assert code == 0
     assert "  forward_flops: 3 points\n" in out
     assert "30 FLOP  +50 %   change point\n      peft 0.18.1 -> 0.19.0\n" in out
-    same = "the same at 3 points, 0002_peft-0.18.1 (2026-01-01) to 0003_peft-0.18.1 (2026"
+    same = "the same at 3 points, 0001_peft-0.18.1 (2026-02-01) to 0003_peft-0.18.1 (2026"
     assert same in " ".join(out.split())
     assert "trainable_params 150,000, adapter_bytes" in " ".join(out.split())
     assert max(map(len, out.splitlines())) <= 100
@@ -520,4 +520,4 @@ def test_entries_can_stand_in_the_order_of_a_packages_releases(run: Any, tmp_pat
 def test_an_entry_without_that_package_has_no_place_in_the_order(run: Any, storage: Path) -> None:
     code, out, err = run("--baselines", storage, "--by", "torchh")
     assert (code, out) == (3, "")
-    assert "--by torchh: 0002_peft-0.18.1 was made without that package; it has torch" in err
+    assert "--by torchh: 0001_peft-0.18.1 was made without that package; it has torch" in err

@@ -1,4 +1,4 @@
-"""What a case is judged by: newest by date, never by history, or what was named."""
+"""What a case is judged by: newest by number, never by history, or what was named."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from builders import FULL, GALORE, LORA, make_record, write_entry, write_run
 
+from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import load_references
 from peft_regress.baselines.references import retirable_cases
 from peft_regress.errors import RunFileError, UnknownNameError
@@ -35,21 +36,27 @@ def test_a_storage_that_does_not_exist_holds_no_reference(tmp_path: Path) -> Non
     assert load_references(tmp_path / "nowhere", None) == {}
 
 
-def test_newest_is_decided_by_date_and_not_by_number(tmp_path: Path) -> None:
+def test_newest_is_decided_by_number_and_not_by_date(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(111), date=NEW)
     write_entry(tmp_path, 2, flops(222), date=OLD)
-    assert value_of(load_references(tmp_path, None)) == 111
+    assert value_of(load_references(tmp_path, None)) == 222
 
 
-def test_of_two_accepted_in_the_same_second_the_later_number_counts(tmp_path: Path) -> None:
-    write_entry(tmp_path, 9, flops(9), date=OLD, folder="A")
-    write_entry(tmp_path, 10, flops(10), date=OLD, folder="A")
+def test_of_two_old_entries_of_one_number_the_later_date_counts(tmp_path: Path) -> None:
+    write_entry(tmp_path, 3, flops(1), date=NEW, folder="A")
+    write_entry(tmp_path, 3, flops(2), date=OLD, folder="B")
+    assert value_of(load_references(tmp_path, None)) == 1
+
+
+def test_numbers_are_no_words(tmp_path: Path) -> None:
+    write_entry(tmp_path, 9999, flops(9), date=OLD, folder="A")
+    write_entry(tmp_path, 10000, flops(10), date=OLD, folder="A")
     assert value_of(load_references(tmp_path, None)) == 10
 
 
 def test_newest_counts_across_the_folders_of_several_machines(tmp_path: Path) -> None:
-    write_entry(tmp_path, 2, flops(2), date=OLD, folder="Windows-CPython-3.11-64bit")
-    write_entry(tmp_path, 1, flops(1), date=NEW, folder="Linux-CPython-3.11-64bit")
+    write_entry(tmp_path, 1, flops(2), folder="Windows-CPython-3.11-64bit")
+    write_entry(tmp_path, 2, flops(1), folder="Linux-CPython-3.11-64bit")
     assert value_of(load_references(tmp_path, None)) == 1
 
 
@@ -84,11 +91,10 @@ def test_a_retired_case_is_no_reference_and_the_others_stay(tmp_path: Path) -> N
     assert load_references(tmp_path, None).keys() == {LORA}
 
 
-def test_a_case_is_retired_by_date_and_not_by_number(tmp_path: Path) -> None:
-    write_entry(tmp_path, 1, flops(1), date=OLD, retired=[FULL])
-    write_entry(tmp_path, 2, flops(2), flops(2, FULL), date=NEW)
-    write_entry(tmp_path, 3, flops(3), date=OLD, retired=[FULL])
-    assert value_of(load_references(tmp_path, None), FULL) == 2
+def test_a_case_is_retired_by_number_and_not_by_date(tmp_path: Path) -> None:
+    write_entry(tmp_path, 1, flops(1), flops(2, FULL), date=NEW)
+    write_entry(tmp_path, 2, flops(3), date=OLD, retired=[FULL])
+    assert load_references(tmp_path, None).keys() == {LORA}
 
 
 def test_a_retired_case_judges_again_once_it_is_accepted_again(tmp_path: Path) -> None:
@@ -106,8 +112,8 @@ def test_an_entry_that_is_named_judges_by_what_it_holds_retired_or_not(tmp_path:
 
 def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), flops(1, GALORE))
-    assert retirable_cases(tmp_path, [FULL]) == [FULL]
-    assert retirable_cases(tmp_path, ["*/full/*", "shift/*"]) == [FULL, LORA]
+    assert retirable_cases(read_runs(tmp_path), [FULL]) == [FULL]
+    assert retirable_cases(read_runs(tmp_path), ["*/full/*", "shift/*"]) == [FULL, LORA]
 
 
 @pytest.mark.parametrize("pattern", ["", "full", "SHIFT/*", GALORE, "shift/*/resnet50"])
@@ -117,14 +123,14 @@ def test_a_glob_that_matches_nothing_is_refused_with_some_cases(
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
     write_entry(tmp_path, 2, flops(1, GALORE), role="history")
     with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
-        retirable_cases(tmp_path, ["shift/*", pattern])
+        retirable_cases(read_runs(tmp_path), ["shift/*", pattern])
 
 
 def test_a_retired_case_cannot_be_retired_again(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
     write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
     with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
-        retirable_cases(tmp_path, [FULL])
+        retirable_cases(read_runs(tmp_path), [FULL])
 
 
 @pytest.mark.parametrize("selector", [None, "0002"])

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from builders import make_case, make_record, make_run, write_run
+from builders import make_case, make_record, make_run, write_entry, write_run
 
+from peft_regress.baselines.accept import accept_run
 from peft_regress.baselines.adapters import (
     LARGEST_BYTES,
     adapters_of_run,
-    choose_adapters,
     gather_adapters,
     keep_adapter,
     prune_adapters,
-    store_adapters,
-    stored_adapter,
 )
+from peft_regress.baselines.chain import adapter_folder
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.history import read_entries
+from peft_regress.baselines.named import load_references
 from peft_regress.baselines.references import newest_references
+from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
+from peft_regress.runs.schema import digest_of
 
 if TYPE_CHECKING:
+    from peft_regress.baselines.accept import Accepted
     from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Record
 
@@ -59,10 +67,6 @@ def run_file(tmp_path: Path) -> Path:
     return path
 
 
-def stored_case(root: Path, method: str) -> str:
-    return json.loads((root / "adapters" / method / "stored.json").read_text())["case"]
-
-
 def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path: Path) -> None:
     names = ("text/lora-r4/encoder", "images/lora-r4/net")
     records = [
@@ -71,12 +75,12 @@ def test_each_case_of_ones_own_has_an_adapter_of_its_own(tmp_path: Path) -> None
     path = write_run(tmp_path / "run.json", make_run(*records, record_of(LORA)))
     for name in (*names, LORA):
         keep(adapters_of_run(path), name)
-    stored = store_adapters(choose_adapters(path, tmp_path), tmp_path)
-    assert sorted(stored) == sorted([*names, LORA])
+    root = tmp_path / "b"
+    accepted(path, root)
+    assert named(root).keys() == {*names, LORA}
     for record in records:
-        folder, _ = stored_adapter(tmp_path, record.case, record.definition)
-        assert folder == tmp_path / "adapters" / record.case.id.replace("/", "--")
-    assert stored_case(tmp_path, "lora") == LORA
+        folder, _ = stored_adapter(root, record.case, record.definition)
+        assert folder == adapter_folder(root, named(root)[record.case.id])
 
 
 # Keeping
@@ -133,37 +137,72 @@ def test_pruning_removes_only_adapters_of_earlier_runs(tmp_path: Path) -> None:
 # Accepting
 
 
-def test_the_smallest_of_each_method_is_stored(run_file: Path, tmp_path: Path) -> None:
+def accepted(source: Path, root: Path, reason: str = "r", **how: Any) -> Accepted:
+    return accept_run(source, root=root, reason=reason, date="2026-01-01T00:00:00+00:00", **how)
+
+
+def named(root: Path) -> dict[str, str]:
+    """Return the adapters that the newest entry names."""
+    acceptance = read_runs(root)[-1].run.accepted
+    assert acceptance is not None
+    return acceptance.adapters
+
+
+def folders(root: Path) -> set[str]:
+    return {path.name for path in (root / "adapters").iterdir()}
+
+
+def test_the_smallest_of_each_method_is_stored_under_the_digest_of_its_manifest(
+    run_file: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "baselines"
-    chosen = choose_adapters(run_file, root)
-    assert not root.exists(), "choosing writes nothing"
-    assert store_adapters(chosen, root) == [HEAD, SMALL_LORA]
-    assert {path.name for path in (root / "adapters").iterdir()} == {"head", "lora"}
-    stored = json.loads((root / "adapters" / "lora" / "stored.json").read_text())
+    done = accepted(run_file, root)
+    assert [one.stored.case for one in done.adapters.new.values()] == [HEAD, SMALL_LORA]
+    assert named(root).keys() == {HEAD, SMALL_LORA}
+    assert folders(root) == {digest.removeprefix("sha256:") for digest in named(root).values()}
+    manifest = adapter_folder(root, named(root)[SMALL_LORA]) / "stored.json"
+    assert digest_of(manifest.read_bytes()) == named(root)[SMALL_LORA]
+    stored = json.loads(manifest.read_text())
     assert stored["case"] == SMALL_LORA
     assert stored["packages"]["peft"] == "0.18.1"
     assert stored["output"] == [[0.5, 1.5]]
 
 
-def test_a_method_stays_with_the_case_that_was_stored_before(
-    run_file: Path, tmp_path: Path
-) -> None:
+def test_an_older_adapter_stays_while_it_loads(run_file: Path, tmp_path: Path) -> None:
     root = tmp_path / "baselines"
-    store_adapters(choose_adapters(run_file, root), root)
-    keep(adapters_of_run(run_file), LORA, size=1)
-    keep(adapters_of_run(run_file), SMALL_LORA, size=21)
-    store_adapters(choose_adapters(run_file, root), root)
-    assert stored_case(root, "lora") == SMALL_LORA
-    assert (root / "adapters" / "lora" / "adapter.safetensors").stat().st_size == 21
+    accepted(run_file, root)
+    before = named(root)
+    for loads in (True, False):
+        records = [
+            make_record(
+                name, invariants={"saved_adapter_reloads": True, "stored_adapter_loads": loads}
+            )
+            for name in (SMALL_LORA, LORA)
+        ]
+        path = write_run(tmp_path / "next.json", make_run(*records))
+        keep(adapters_of_run(path), SMALL_LORA, size=21)
+        keep(adapters_of_run(path), LORA, size=1)
+        accepted(path, root, str(loads))
+        # A method stays with its case; one that the run has not keeps what an older entry names.
+        assert named(root).keys() == {SMALL_LORA}
+        assert (named(root)[SMALL_LORA] == before[SMALL_LORA]) is loads
+    assert stored_adapter(root, make_case(HEAD), definition_of(HEAD)) is not None
+    assert len(folders(root)) == 3, "nothing that an entry names is ever removed"
 
 
-def test_a_method_that_the_run_did_not_keep_stays_as_it_is(run_file: Path, tmp_path: Path) -> None:
+def test_without_a_newer_one_an_adapter_that_fails_stays(run_file: Path, tmp_path: Path) -> None:
+    """Its failing was accepted, as that of any invariant; it is judged all the same."""
     root = tmp_path / "baselines"
-    store_adapters(choose_adapters(run_file, root), root)
-    partial = write_run(tmp_path / "partial.json", make_run(record_of(HEAD)))
-    keep(adapters_of_run(partial), HEAD)
-    assert store_adapters(choose_adapters(partial, root), root) == [HEAD]
-    assert stored_case(root, "lora") == SMALL_LORA
+    accepted(run_file, root)
+    before = named(root)
+    record = make_record(HEAD, invariants={"stored_adapter_loads": False})
+    accepted(write_run(tmp_path / "next.json", make_run(record)), root)
+    assert named(root) == {HEAD: before[HEAD]}
+
+
+def test_an_entry_of_role_history_names_no_adapter(run_file: Path, tmp_path: Path) -> None:
+    accepted(run_file, tmp_path / "b", history=True)
+    assert named(tmp_path / "b") == {}
 
 
 def test_shards_are_one_run(tmp_path: Path) -> None:
@@ -171,13 +210,7 @@ def test_shards_are_one_run(tmp_path: Path) -> None:
     for index, name in enumerate((LORA, SMALL_LORA)):
         path = write_run(shards / f"{index}.json", make_run(record_of(name)))
         keep(adapters_of_run(path), name, size=10 - index)
-    (chosen,) = choose_adapters(shards, tmp_path / "baselines")
-    assert chosen.stored.case == SMALL_LORA
-
-
-def test_a_run_without_adapters_stores_none(tmp_path: Path) -> None:
-    path = write_run(tmp_path / "run.json")
-    assert choose_adapters(path, tmp_path / "baselines") == []
+    assert accepted(shards, tmp_path / "b").adapters.new["lora"].stored.case == SMALL_LORA
 
 
 @pytest.mark.parametrize("identifier", ["unseen/head/resnet18", HEAD])
@@ -187,7 +220,85 @@ def test_adapters_of_another_run_are_refused(
     """Of a case that this one has not, or of another definition of one that it has."""
     keep(adapters_of_run(run_file), identifier, definition="sha256:other")
     with pytest.raises(InputError, match=f"comes from {identifier} in another run. Remove"):
-        choose_adapters(run_file, tmp_path / "baselines")
+        accepted(run_file, tmp_path / "baselines")
+    assert not (tmp_path / "baselines").exists()
+
+
+@pytest.mark.parametrize("name", ["conftest.py", ".gitattributes", "a\nb.json", "model.pkl"])
+def test_a_file_that_no_library_calls_so_is_not_stored(
+    run_file: Path, tmp_path: Path, name: str
+) -> None:
+    """pytest would run one, git obey another: the folder may come from anyone's artifact."""
+    folder = adapters_of_run(run_file) / HEAD.replace("/", "--")
+    (folder / name).write_bytes(b"x")
+    manifest = json.loads((folder / "stored.json").read_text())
+    manifest["files"][name] = hashlib.sha256(b"x").hexdigest()
+    (folder / "stored.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="is no manifest of a stored adapter") as refused:
+        accepted(run_file, tmp_path / "baselines")
+    assert str(refused.value).isprintable()
+
+
+def test_a_link_is_not_followed_into_the_storage(run_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"x" * 40)
+    path = adapters_of_run(run_file) / HEAD.replace("/", "--") / "adapter.safetensors"
+    path.unlink()
+    path.symlink_to(tmp_path / "secret")
+    with pytest.raises(InputError, match="cannot be read"):
+        accepted(run_file, tmp_path / "baselines")
+
+
+def test_no_path_is_built_from_the_method_of_a_run(tmp_path: Path) -> None:
+    """The names of a case are checked where they are read; here they only label a digest."""
+    record = msgspec.structs.replace(record_of(HEAD), profiled_on="fake tensors")
+    path = write_run(tmp_path / "run.json", make_run(record))
+    folder = keep(adapters_of_run(path), HEAD)
+    folder.rename(folder.with_name(".. up"))
+    accepted(path, tmp_path / "b")
+    assert all(re.fullmatch(r"[0-9a-f]{64}", name) for name in folders(tmp_path / "b"))
+
+
+# Storages from before
+
+
+@pytest.fixture
+def old_storage(run_file: Path, tmp_path: Path) -> Path:
+    """Entries without a chain, and adapters under the names of their methods."""
+    root = tmp_path / "baselines"
+    write_entry(root, 1, *(record_of(name) for name in (LORA, SMALL_LORA, HEAD)))
+    kept = adapters_of_run(run_file)
+    for name, case in (("head", HEAD), ("lora", SMALL_LORA)):
+        shutil.copytree(kept / case.replace("/", "--"), root / "adapters" / name)
+    return root
+
+
+def test_adapters_of_before_are_read_and_the_first_entry_carries_them_over(
+    old_storage: Path, tmp_path: Path
+) -> None:
+    found = stored_adapter(old_storage, make_case(HEAD), definition_of(HEAD))
+    assert found is not None
+    assert found[0] == old_storage / "adapters" / "head"
+    record = make_record("shift/full/resnet18")
+    history = write_run(tmp_path / "history.json", make_run(record, environment={}))
+    accepted(history, old_storage, history=True)
+    assert folders(old_storage) == {"head", "lora"}, "an entry of role history judges nothing"
+    accepted(write_run(tmp_path / "next.json", make_run(record)), old_storage)
+    assert named(old_storage).keys() == {HEAD, SMALL_LORA}
+    assert not folders(old_storage) & {"head", "lora"}
+    again = stored_adapter(old_storage, make_case(HEAD), definition_of(HEAD))
+    assert again is not None
+    assert again[1] == found[1]
+    assert again[0] == adapter_folder(old_storage, named(old_storage)[HEAD])
+
+
+def test_an_altered_adapter_of_before_is_not_carried_over(
+    old_storage: Path, tmp_path: Path
+) -> None:
+    path = old_storage / "adapters" / "head" / "adapter.safetensors"
+    path.write_bytes(b"y")
+    with pytest.raises(InputError, match=r"adapters/head/adapter.safetensors: expected sha256"):
+        accepted(write_run(tmp_path / "next.json"), old_storage)
+    assert len(read_runs(old_storage)) == 1
 
 
 # Reading
@@ -196,7 +307,7 @@ def test_adapters_of_another_run_are_refused(
 @pytest.fixture
 def storage(run_file: Path, tmp_path: Path) -> Path:
     root = tmp_path / "baselines"
-    store_adapters(choose_adapters(run_file, root), root)
+    accepted(run_file, root)
     return root
 
 
@@ -214,6 +325,30 @@ def test_what_was_stored_is_found_by_its_case_and_definition(storage: Path) -> N
     assert stored_adapter(storage, make_case("unseen/head/resnet18"), definition_of(HEAD)) is None
     assert stored_adapter(storage, make_case("shift/full/resnet18"), definition_of(HEAD)) is None
     assert stored_adapter(storage / "absent", make_case(HEAD), definition_of(HEAD)) is None
+
+
+def test_a_manifest_that_was_replaced_whole_is_refused(storage: Path) -> None:
+    """All files are as it says; but the entry names another."""
+    manifest = adapter_folder(storage, named(storage)[HEAD]) / "stored.json"
+    manifest.write_text(manifest.read_text().replace("1.5", "2.5"))
+    with pytest.raises(InputError, match=r"stored.json: was altered .*git checkout --"):
+        stored_adapter(storage, make_case(HEAD), definition_of(HEAD))
+
+
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(
+    storage: Path, run_file: Path, all_of_them: bool
+) -> None:
+    folder = adapter_folder(storage, named(storage)[HEAD])
+    shutil.rmtree(folder.parent if all_of_them else folder)
+    for read in (
+        lambda: stored_adapter(storage, make_case(HEAD), definition_of(HEAD)),
+        lambda: accepted(run_file, storage, "again"),
+        lambda: load_references(storage, None),
+        lambda: read_entries(storage, []),
+    ):
+        with pytest.raises(InputError, match=r"relies on the adapter of .*missing. .*git checkout"):
+            read()
 
 
 @pytest.mark.parametrize(
@@ -247,10 +382,10 @@ def test_what_was_stored_is_found_by_its_case_and_definition(storage: Path) -> N
 def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
     storage: Path, run_file: Path, damage, message: str
 ) -> None:
-    damage(storage / "adapters" / "head")
+    damage(adapter_folder(storage, named(storage)[HEAD]))
     for read in (
         lambda: stored_adapter(storage, make_case(HEAD), definition_of(HEAD)),
-        lambda: choose_adapters(run_file, storage),
+        lambda: accepted(run_file, storage, "again"),
     ):
         with pytest.raises(InputError, match=message) as refused:
             read()
@@ -263,12 +398,18 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
 def test_every_method_that_reloads_has_a_stored_adapter_of_ten_megabytes_in_all(
     own_storage: list[RunFile],
 ) -> None:
-    stored = {path.name for path in (BASELINES / "adapters").iterdir()}
     references = newest_references(own_storage)
     reloading = {
         case.record.case.method
         for case in references.values()
         if case.record.invariants.get("saved_adapter_reloads")
+    }
+    stored = {
+        method
+        for method in reloading
+        for case in references.values()
+        if case.record.case.method == method
+        and stored_adapter(BASELINES, case.record.case, case.record.definition)
     }
     assert stored == reloading
     files = [path for path in (BASELINES / "adapters").rglob("*") if path.is_file()]

@@ -17,15 +17,24 @@ from builders import (
     VALUES,
     make_record,
     make_run,
+    split_by,
     write_entry,
     write_run,
     write_shards,
 )
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.entries import read_runs
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import MIXED_MACHINES, Failure, Limits, OwnBound, Selection
+from peft_regress.runs.schema import (
+    MIXED_MACHINES,
+    Failure,
+    Limits,
+    ModuleCosts,
+    OwnBound,
+    Selection,
+)
 
 CASES = matrix_cases("default")
 IDS = [case.id for case in CASES]
@@ -225,7 +234,11 @@ def test_the_union_is_one_run_file_with_the_adapters_and_can_be_accepted(
     kept = {path.name for path in (tmp_path / "out" / "run.adapters").iterdir()}
     assert kept == {lora.replace("/", "--"), galore.replace("/", "--")}
     assert command("accept", "out/run.json", "--reason", "why")[0] == 0
-    assert {path.name for path in (storage / "adapters").iterdir()} == {"lora", "galore"}
+    entry = read_runs(storage)[-1].run.accepted
+    assert entry.adapters.keys() == {lora, galore}
+    assert {path.name for path in (storage / "adapters").iterdir()} == {
+        digest.removeprefix("sha256:") for digest in entry.adapters.values()
+    }
     assert run("baselines", "out/run.json")[0] == 0
 
 
@@ -333,7 +346,11 @@ def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_metho
     ids=" ".join,
 )
 def test_every_command_to_type_works_when_typed(run, command, tmp_path, named, output):
-    old, new = make_record(LORA, ledger=LEDGER), make_record(LORA, MORE, ledger=LEDGER)
+    more = {"forward_flops": {"aten.convolution": 4 * 10**9}}
+    wider = msgspec.structs.replace(
+        LEDGER, modules={**LEDGER.modules, "conv2": ModuleCosts(**more)}
+    )
+    old, new = (make_record(LORA, split_by(one), ledger=one) for one in (LEDGER, wider))
     for number, record in enumerate((old, new), start=1):
         write_entry(
             tmp_path / "other/place", number, record, role=("baseline", "history")[number - 1]

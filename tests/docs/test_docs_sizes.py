@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import copy
 import gzip
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
-from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.run_file import read_run_file, run_document
+from peft_regress.runs.schema import Ledger
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "run-file.md").read_text()
@@ -39,21 +40,22 @@ def stored(matrix: str) -> Path:
 
 @cache
 def content(matrix: str) -> Any:
-    return json.loads(stored(matrix).read_text())
+    """Return the entry as a run file, which has its ledgers."""
+    file = read_run_file(stored(matrix))
+    return run_document(msgspec.structs.replace(file.run, accepted=None), file.document)
 
 
 def ledgers(matrix: str) -> dict[str, Any]:
-    """Return the ledgers in the file, by case."""
-    cases = content(matrix)["peft_regress"]["cases"]
-    return {name: case["ledger"] for name, case in cases.items() if "modules" in case["ledger"]}
+    """Return the ledgers in the file, by digest."""
+    return dict(content(matrix)["peft_regress"]["ledgers"])
 
 
 def text_with(matrix: str, *kept: str) -> bytes:
     """Return the file with only the ledgers of the named cases."""
     value = copy.deepcopy(content(matrix))
-    for name, case in value["peft_regress"]["cases"].items():
-        if name not in kept:
-            case["ledger"] = {}
+    ours = value["peft_regress"]
+    digests = {ours["cases"][name]["ledger"] for name in kept}
+    ours["ledgers"] = {one: ledger for one, ledger in ours["ledgers"].items() if one in digests}
     return dump_json(value).encode()
 
 
@@ -62,7 +64,7 @@ def megabytes(text: bytes) -> str:
 
 
 def row(matrix: str) -> str:
-    whole, bare = stored(matrix).read_bytes(), text_with(matrix)
+    whole, bare = dump_json(content(matrix)).encode(), text_with(matrix)
     modules = sum(len(ledger["modules"]) for ledger in ledgers(matrix).values())
     of_ledgers = len(whole) - len(bare)
     cells = (
@@ -101,11 +103,10 @@ def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown: str, case:
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix: str) -> None:
     assert "would be four times as many numbers" in " ".join(PAGE.split())
-    records = read_run_file(stored(matrix)).run.cases
     held = sum(numbers_in(ledger["modules"]) for ledger in ledgers(matrix).values())
     written_out = sum(
-        len(rows_of(records[name].ledger, metric) or {})
-        for name in ledgers(matrix)
+        len(rows_of(msgspec.convert(ledger, Ledger), metric) or {})
+        for ledger in ledgers(matrix).values()
         for metric in LEDGER_METRICS
     )
     assert round(written_out / held) == 4

@@ -30,7 +30,7 @@ from peft_regress.environments.overlay.overlay import (
 )
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.errors import InputError
-from peft_regress.files import opened_lock
+from peft_regress.locks import opened_lock
 
 TORCH = importlib.util.find_spec("torch").origin
 # Not by `find_spec`: for pip, setuptools switches its replacement of distutils off.

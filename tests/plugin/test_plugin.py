@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
+from builders import accept
 from measured_once import FOLDER
 from restored import registry_restored
 from screen import Terminal
@@ -23,6 +24,7 @@ from peft_regress.cli.main import main
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
 from peft_regress.runs.run_file import read_run_file, write_run_file
+from peft_regress.runs.schema import Ledger
 
 CONFTEST = """
 import sys
@@ -283,34 +285,56 @@ def test_every_invariant_of_lora_holds(accepted):
     assert all(value is True for value in invariants.values()), invariants
 
 
+def stored_folder(project):
+    """Return the folder of the one adapter in the storage of a project."""
+    (folder,) = (project.root / "baselines" / "adapters").iterdir()
+    return folder
+
+
 def test_what_a_run_kept_is_stored_and_must_load_in_the_next(accepted):
     """Of head alone: lora ran at rank 4, and the lowest of its ranks is 1."""
     kept = accepted.root / "run.adapters"
     assert [path.name for path in kept.iterdir()] == ["shift--head--tiny"]
-    storage = accepted.root / "baselines" / "adapters"
-    assert [path.name for path in storage.iterdir()] == ["head"]
+    stored = json.loads((stored_folder(accepted) / "stored.json").read_text())
+    assert stored["case"] == "shift/head/tiny"
     assert accepted.run(*SELECT, "--regress-save=next.json").returncode == 0
     invariants = accepted.saved("next.json").cases["shift/head/tiny"].invariants
     assert invariants["stored_adapter_loads"] is True
 
 
 def test_a_stored_adapter_that_gives_another_output_fails(accepted):
-    manifest = accepted.root / "baselines" / "adapters" / "head" / "stored.json"
+    manifest = accepted.root / "run.adapters" / "shift--head--tiny" / "stored.json"
     stored = json.loads(manifest.read_text())
     stored["output"][0][0] += 1.0
     manifest.write_text(json.dumps(stored))
+    accept(
+        accepted.root / "run.json",
+        root=accepted.root / "baselines",
+        reason="as another release stored it",
+        date="2026-01-01T00:00:00+00:00",
+    )
     done = accepted.run(*SELECT)
     assert done.returncode == 1
     assert re.search("invariant stored_adapter_loads: absent -> false", done.stdout), done.stdout
 
 
 def test_an_altered_stored_adapter_stops_its_case(accepted):
-    path = accepted.root / "baselines" / "adapters" / "head" / "model.safetensors"
+    path = stored_folder(accepted) / "model.safetensors"
     path.write_bytes(path.read_bytes() + b" ")
     done = accepted.run(*SELECT)
     assert done.returncode == 1
     assert f"{path}: expected sha256" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_without_its_stored_adapters_nothing_is_judged(accepted):
+    """Their removal once turned a failing check into a check that did not apply."""
+    shutil.rmtree(accepted.root / "baselines" / "adapters")
+    done = accepted.run(*SELECT)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "relies on the adapter of shift/head/tiny in" in done.stderr
+    assert "git checkout -- " in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_a_run_without_a_file_or_to_a_device_keeps_nothing(accepted):
@@ -502,8 +526,8 @@ def test_a_named_baseline_judges(accepted):
     assert accepted.run(*SELECT, "--regress-baseline=run.json").returncode == 0
 
 
-def accept_with_other_bytes(project, *, number, year, factor):
-    """Store the accepted run once more, its peak moved, as what was accepted in another year."""
+def accept_with_other_bytes(project, *, factor):
+    """Store the accepted run once more, its peak moved, and without the ledger that explains it."""
     (first,) = (project.root / "baselines").glob("*/0001_*.json")
     entry = read_run_file(first)
     cases = {}
@@ -511,22 +535,22 @@ def accept_with_other_bytes(project, *, number, year, factor):
         peak = record.metrics["peak_bytes"]
         peak = msgspec.structs.replace(peak, value=round(peak.value * factor))
         metrics = {**record.metrics, "peak_bytes": peak}
-        cases[name] = msgspec.structs.replace(record, metrics=metrics)
-    date = f"{year}-01-01T00:00:00+00:00"
-    accepted = msgspec.structs.replace(entry.run.accepted, date=date)
-    run = msgspec.structs.replace(entry.run, cases=cases, accepted=accepted)
-    write_run_file(first.parent / f"{number:04d}_before.json", run, entry.document)
+        cases[name] = msgspec.structs.replace(record, metrics=metrics, ledger=Ledger())
+    run = msgspec.structs.replace(entry.run, cases=cases, accepted=None)
+    moved = project.root / "moved.json"
+    write_run_file(moved, run, entry.document)
+    accept(moved, root=project.root / "baselines", reason="moved", date="2901-01-01T00:00:00+00:00")
 
 
 def test_small_moves_that_add_up_fail_by_default_and_not_against_a_named_entry(accepted):
-    accept_with_other_bytes(accepted, number=2, year=2901, factor=1 - 0.0018)
-    accept_with_other_bytes(accepted, number=3, year=2902, factor=1 - 0.0009)
+    accept_with_other_bytes(accepted, factor=1 - 0.0018)
+    accept_with_other_bytes(accepted, factor=1 - 0.0009)
     done = accepted.run(*SELECT)
     assert done.returncode == 1
     assert "peak_bytes (drift since 0001_peft-" not in done.stdout
-    assert "peak_bytes (drift since 0002_before): " in done.stdout
+    assert "peak_bytes (drift since 0002_peft-" in done.stdout
     assert "+0.18" in done.stdout
-    assert "baseline: 0003_before" in done.stdout
+    assert "baseline: 0003_peft-" in done.stdout
     assert "--case shift/head/tiny --metric peak_bytes --all" in done.stdout
     assert accepted.run(*SELECT, "--regress-baseline=0003").returncode == 0
 

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
-from builders import FULL, GALORE, LORA, UNSEEN_LORA, make_document, rich_run, write_run
+from builders import FULL, GALORE, LORA, UNSEEN_LORA, accept, make_document, rich_run, write_run
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import fuzz, runs
 
-from peft_regress.baselines.entries import accept_run
 from peft_regress.baselines.named import load_references
 from peft_regress.cli.main import main
 from peft_regress.errors import InputError, RunFileError
@@ -358,7 +357,7 @@ def test_shards_under_any_names_are_the_run_that_was_split(run: Run, data: st.Da
         assert union.environment == run.environment
         assert union.machine == run.machine
         assert union.selection.complete == run.selection.complete
-        stored = accept_run(folder, root=folder / "b", reason="r", date=DATE)
+        stored = accept(folder, root=folder / "b", reason="r", date=DATE)
         assert read_run_file(stored).run.cases == union.cases
 
 
@@ -394,22 +393,22 @@ def test_shards_that_contradict_each_other_are_refused_by_name(
 
 
 @fuzz(st.lists(runs(), min_size=1, max_size=4), st.data(), examples=80)
-def test_no_name_or_number_of_an_entry_decides_what_judges(
+def test_neither_the_date_nor_the_folder_of_an_entry_decides_what_judges(
     entries: list[Run], data: st.DataObject
 ) -> None:
-    """Only the dates do, so a storage that was copied, sorted or renumbered judges the same."""
-    numbers = data.draw(st.permutations(range(1, len(entries) + 1)))
+    """Only its number does: a clock may be wrong."""
+    months = data.draw(st.permutations(range(1, len(entries) + 1)))
     folders = [data.draw(st.sampled_from(["Linux", "Windows", "a b"])) for _ in entries]
     expected: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        for month, run in enumerate(entries, 1):
+        for number, (month, run) in enumerate(zip(months, entries, strict=True), 1):
             gone = data.draw(st.lists(st.sampled_from(IDS), max_size=2))
             retired = sorted(set(gone) - run.cases.keys())
             date = f"2026-{month:02d}-01T00:00:00+00:00"
             accepted = Acceptance(reason="r", date=date, role="baseline", retired=retired)
             entry = msgspec.structs.replace(run, accepted=accepted)
-            target = root / folders[month - 1] / f"{numbers[month - 1]:04d}_x.json"
+            target = root / folders[number - 1] / f"{number:04d}_x.json"
             write_run_file(target, entry, make_document(entry))
             expected = {k: v for k, v in expected.items() if k not in retired} | run.cases
         found = load_references(root, None)

@@ -26,6 +26,7 @@ from builders import (
     make_record,
     make_run,
     rich_run,
+    write_old_run,
     write_run,
 )
 from hypothesis import given, settings
@@ -49,8 +50,10 @@ DATE = "2026-01-01T00:00:00+00:00"
 
 def signed(ours: dict[str, Any]) -> dict[str, Any]:
     """Return a run's object with a digest that fits its content, whatever that is."""
-    content = {key: value for key, value in ours.items() if key != "content_digest"}
-    return {**content, "content_digest": canonical_digest(content)}
+    content = {
+        key: value for key, value in ours.items() if key not in {"content_digest", "ledgers"}
+    }
+    return {**ours, "content_digest": canonical_digest(content)}
 
 
 # --- round trip -----------------------------------------------------------------------------
@@ -124,11 +127,28 @@ def test_a_number_that_could_not_be_read_is_not_written(tmp_path: Path, value: f
 
 def test_a_ledger_of_two_tasks_stands_in_the_file_once_and_in_memory_twice(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.json", rich_run())
-    cases = json.loads(path.read_text())["peft_regress"]["cases"]
-    assert cases[UNSEEN_LORA]["ledger"] == {"same_as": LORA}
-    assert set(cases[LORA]["ledger"]) == {"modules", "optimizer_flops", "peak_phase"}
+    ours = json.loads(path.read_text())["peft_regress"]
+    digest = ours["cases"][LORA]["ledger"]
+    assert (
+        digest == ours["cases"][UNSEEN_LORA]["ledger"] == canonical_digest(ours["ledgers"][digest])
+    )
+    assert set(ours["ledgers"][digest]) == {"modules", "optimizer_flops", "peak_phase"}
+    assert len(ours["ledgers"]) == 2
     read = read_run_file(path).run
     assert read.cases[UNSEEN_LORA].ledger == read.cases[LORA].ledger == LEDGER
+
+
+def test_a_file_with_its_ledgers_in_the_records_is_read_as_before(tmp_path: Path) -> None:
+    read = read_run_file(write_old_run(tmp_path / "run.json")).run
+    assert read.cases == rich_run().cases
+    assert read_run_file(write_run(tmp_path / "again.json", read)).run.schema_version == 2
+
+
+def test_without_its_ledgers_a_run_is_read_and_names_them(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.json", rich_run())
+    record = read_run_file(path, ledgers=False).run.cases[LORA]
+    assert record.ledger in json.loads(path.read_text())["peft_regress"]["ledgers"]
+    assert record.metrics == rich_run().cases[LORA].metrics
 
 
 def test_the_digest_is_that_of_what_stands_in_the_file(tmp_path: Path) -> None:
@@ -145,8 +165,9 @@ def test_ledgers_that_differ_are_both_kept(tmp_path: Path) -> None:
 
 def test_ledgers_that_hold_nothing_name_no_other(tmp_path: Path) -> None:
     path = write_run(tmp_path / "run.json", make_run(make_record(LORA), make_record(UNSEEN_LORA)))
-    cases = json.loads(path.read_text())["peft_regress"]["cases"]
-    assert [record["ledger"] for record in cases.values()] == [{}, {}]
+    ours = json.loads(path.read_text())["peft_regress"]
+    assert [record["ledger"] for record in ours["cases"].values()] == [{}, {}]
+    assert "ledgers" not in ours
 
 
 def test_a_module_of_a_ledger_is_a_line_of_the_file(tmp_path: Path) -> None:
@@ -157,34 +178,63 @@ def test_a_module_of_a_ledger_is_a_line_of_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("holder", ["no/such/case", UNSEEN_LORA, GALORE + "x"])
 def test_a_ledger_that_is_said_to_be_where_it_is_not_is_refused(
-    run_file: Path, holder: str
+    old_file: Path, holder: str
 ) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["cases"][UNSEEN_LORA]["ledger"] = {"same_as": holder}
 
-    refused(changed(run_file, change), f"{UNSEEN_LORA}: its ledger refers to .*, which has")
+    refused(changed(old_file, change), f"{UNSEEN_LORA}: its ledger refers to .*, which has")
 
 
-def test_a_ledger_that_names_another_and_holds_something_is_refused(run_file: Path) -> None:
+def test_a_ledger_that_names_another_and_holds_something_is_refused(old_file: Path) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["cases"][UNSEEN_LORA]["ledger"]["optimizer_flops"] = {"aten.mul": 1}
 
-    refused(changed(run_file, change), "its ledger refers to")
+    refused(changed(old_file, change), "its ledger refers to")
 
 
-def test_two_ledgers_that_name_each_other_are_refused(run_file: Path) -> None:
+def test_two_ledgers_that_name_each_other_are_refused(old_file: Path) -> None:
     def change(ours: dict[str, Any]) -> None:
         ours["cases"][LORA]["ledger"] = {"same_as": UNSEEN_LORA}
 
-    refused(changed(run_file, change), "its ledger refers to")
+    refused(changed(old_file, change), "its ledger refers to")
 
 
 @pytest.mark.parametrize("number", [-1, 2**63, 1.5, "1", None, True])
 def test_a_number_that_no_ledger_can_have_is_refused(run_file: Path, number: Any) -> None:
     def change(ours: dict[str, Any]) -> None:
-        ours["cases"][LORA]["ledger"]["modules"][""]["high_bytes"]["activation"] = number
+        ledger_of(ours)["modules"][""]["high_bytes"]["activation"] = number
 
     refused(changed(run_file, change), "does not fit the schema")
+
+
+def test_a_ledger_that_the_file_lacks_or_that_no_case_has_is_refused(run_file: Path) -> None:
+    def change(ours: dict[str, Any]) -> None:
+        ours["ledgers"].pop(ours["cases"][LORA]["ledger"])
+
+    refused(changed(run_file, change), f"{LORA}: its ledger sha256:.* is not in the file")
+    write_run(run_file, rich_run())
+
+    def add(ours: dict[str, Any]) -> None:
+        ours["ledgers"][canonical_digest({"peak_phase": {"a": "b"}})] = {"peak_phase": {"a": "b"}}
+
+    refused(changed(run_file, add), "the ledger sha256:.* belongs to no case")
+
+
+@pytest.mark.parametrize(
+    "name", ["", "sha256:", "../../x", "sha256:" + "A" * 64, "sha256:" + "0" * 64 + "\n"]
+)
+def test_a_ledgers_address_is_a_digest_and_nothing_else(run_file: Path, name: str) -> None:
+    def change(ours: dict[str, Any]) -> None:
+        ours["cases"][LORA]["ledger"] = name
+
+    refused(changed(run_file, change), "does not fit the schema")
+
+
+def ledger_of(ours: dict[str, Any], case: str = LORA) -> dict[str, Any]:
+    """Return the ledger of a case in the object of a file."""
+    found: dict[str, Any] = ours["ledgers"][ours["cases"][case]["ledger"]]
+    return found
 
 
 EARLIER_RUN = """
@@ -218,7 +268,6 @@ def test_a_file_with_the_ledger_of_before_is_still_what_its_digest_says(tmp_path
     assert ledger == EARLIER_LEDGER
     again = read_run_file(write_run(tmp_path / "again.json", read_run_file(path).run)).run
     assert again.cases[LORA].ledger == EARLIER_LEDGER
-    assert again.content_digest == json.loads(EARLIER_RUN)["content_digest"]
 
 
 # --- damage ---------------------------------------------------------------------------------
@@ -227,6 +276,11 @@ def test_a_file_with_the_ledger_of_before_is_still_what_its_digest_says(tmp_path
 @pytest.fixture
 def run_file(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run.json", rich_run())
+
+
+@pytest.fixture
+def old_file(tmp_path: Path) -> Path:
+    return write_old_run(tmp_path / "run.json")
 
 
 def refused(path: Path, match: str) -> None:
@@ -319,8 +373,8 @@ def test_a_negative_count_is_named_before_the_digest_that_it_breaks(run_file: Pa
             rf'cases\["{LORA}"\].metrics.first_losses.samples\[1\]\[4\]',
         ),
         (
-            lambda ours: ours["cases"][LORA]["ledger"]["modules"]["conv1.base_layer"].update(a=1),
-            rf'cases\["{LORA}"\].ledger.modules\["conv1.base_layer"\]',
+            lambda ours: ledger_of(ours)["modules"]["conv1.base_layer"].update(a=1),
+            r'ledgers\["sha256:\w+"\].modules\["conv1.base_layer"\]',
         ),
     ],
 )
@@ -436,7 +490,7 @@ def test_wrong_samples_are_refused(run_file: Path, samples: Any) -> None:
 def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
     text = run_file.read_text()
     assert "3638000000" in text
-    run_file.write_text(text.replace("3638000000", new))
+    run_file.write_text(text.replace("3638000000", new, 1))
     refused(run_file, "was altered .*content_digest")
 
 
@@ -449,10 +503,10 @@ def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
         lambda ours: ours["cases"][LORA].update(definition="sha256:x"),
         lambda ours: ours["cases"][GALORE].update(status="unsupported"),
         lambda ours: ours["cases"][LORA]["invariants"].update(frozen=True),
-        lambda ours: ours["cases"][LORA]["ledger"]["modules"][""].update(optimizer_flops=1),
-        lambda ours: ours["cases"][LORA]["ledger"]["peak_phase"].update(peak_bytes="forward"),
-        lambda ours: ours["cases"][UNSEEN_LORA]["ledger"].update(same_as=FULL),
-        lambda ours: ours["cases"][FULL]["ledger"]["bytes"]["param"].update({"": 1}),
+        lambda ours: ledger_of(ours)["modules"][""].update(optimizer_flops=1),
+        lambda ours: ledger_of(ours)["peak_phase"].update(peak_bytes="forward"),
+        lambda ours: ours["cases"][UNSEEN_LORA].update(ledger=ours["cases"][FULL]["ledger"]),
+        lambda ours: ledger_of(ours, FULL)["bytes"]["param"].update({"": 1}),
         lambda ours: ours["selection"].update(complete=True),
         lambda ours: ours.update(accepted={"reason": "r", "date": DATE, "role": "baseline"}),
         lambda ours: ours.update(content_digest=""),
@@ -461,7 +515,7 @@ def test_an_altered_number_is_refused(run_file: Path, new: str) -> None:
     ],
 )
 def test_anything_altered_is_refused(run_file: Path, change: Any) -> None:
-    refused(changed(run_file, change, sign=False), "was altered")
+    refused(changed(run_file, change, sign=False), "was altered|belongs to no case")
 
 
 @pytest.mark.parametrize(
@@ -473,8 +527,8 @@ def test_anything_altered_is_refused(run_file: Path, change: Any) -> None:
         (lambda ours: ours["cases"][LORA].update(surprise=1), "surprise"),
         (lambda ours: ours["cases"][LORA]["case"].update(surprise=1), "surprise"),
         (lambda ours: ours["cases"][LORA]["metrics"]["loss"].update(surprise=1), "surprise"),
-        (lambda ours: ours["cases"][LORA]["ledger"].update(surprise={}), "surprise"),
-        (lambda ours: ours["cases"][LORA]["ledger"]["modules"][""].update(surprise=1), "surprise"),
+        (lambda ours: ledger_of(ours).update(surprise={}), "surprise"),
+        (lambda ours: ledger_of(ours)["modules"][""].update(surprise=1), "surprise"),
         (lambda ours: ours["cases"][GALORE]["error"].update(surprise=1), "surprise"),
         (
             lambda ours: ours.update(

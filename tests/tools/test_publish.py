@@ -11,13 +11,13 @@ from pathlib import Path
 import prepare
 import publish
 import pytest
-from builders import LORA, make_run, write_run
+from builders import LORA, accept, make_run, write_run
 from prepare_baseline import newer_releases
 from publish_issue import LABEL
 from publish_results import LONGEST_BODY, fit
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
-from peft_regress.baselines.entries import accept_run, baseline_files
+from peft_regress.baselines.entries import baseline_files
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import canonical_digest
 
@@ -277,7 +277,7 @@ def repository(tmp_path, monkeypatch):
     git(tmp_path, "init", "--quiet", "--initial-branch=main", "clone")
     git(clone, "remote", "add", "origin", str(tmp_path / "origin"))
     made = write_run(tmp_path / "old.json")
-    accept_run(made, root=clone / "baselines", reason="first", date="2026-01-01T00:00:00+00:00")
+    accept(made, root=clone / "baselines", reason="first", date="2026-01-01T00:00:00+00:00")
     (clone / ".gitignore").write_text("/baselines/.lock\n")
     git(clone, "add", ".")
     git(clone, "commit", "--quiet", "--message", "first")
@@ -315,7 +315,7 @@ def test_a_release_in_which_nothing_regressed_is_offered(gh, repository, tmp_pat
     changed = git(repository, "diff", "--name-status", "main", branch).split()
     assert changed[0] == "A"
     assert changed[1].endswith("0002_peft-0.19.0.json")
-    assert len(changed) == 2
+    assert changed[2:] == ["M", "baselines/newest.json"]
     entry = json.loads(git(repository, "show", f"{branch}:{changed[1]}"))
     assert entry["peft_regress"]["accepted"]["role"] == "baseline"
     reason = "peft 0.19.0: nothing regressed against 0001_peft-0.18.1"

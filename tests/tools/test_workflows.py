@@ -660,7 +660,7 @@ def test_constraints_come_from_the_newest_baseline(tmp_path, capsys, monkeypatch
     folder.mkdir()
     for number, (role, date, version) in enumerate(
         [
-            ("baseline", "2026-01-02T00:00:00+00:00", "0.2"),
+            ("baseline", "2027-01-02T00:00:00+00:00", "0.2"),
             ("baseline", "2026-01-01T23:30:00-02:00", "0.3"),
             ("history", "2026-01-03T00:00:00+00:00", "0.4"),
         ]

@@ -70,19 +70,21 @@ def own_storage(project: Path) -> Path | None:
 
 
 def newest_baseline(root: Path) -> tuple[Path, dict[str, str]]:
-    """Return the newest entry with the role baseline, by date, and its environment.
+    """Return the newest entry with the role baseline, by number, and its environment.
 
     Raises `ConstraintsError` if there is none, or if an entry cannot be read.
     """
-    dated = []
+    numbered: list[tuple[Any, ...]] = []
     for path in sorted(root.glob(_ENTRIES)):
         accepted, environment = _acceptance(path)
         if accepted["role"] == "baseline":
-            dated.append((dt.datetime.fromisoformat(accepted["date"]), path, environment))
-    if not dated:
+            moment = dt.datetime.fromisoformat(accepted["date"])
+            # Dates depend on clocks; two old entries may have one number.
+            numbered.append((int(path.name.partition("_")[0]), moment, path, environment))
+    if not numbered:
         msg = f"{root}: no accepted baseline. Name the folder that `peft-regress accept` writes to."
         raise ConstraintsError(msg)
-    _, path, environment = max(dated, key=lambda entry: entry[:2])
+    *_, path, environment = max(numbered, key=lambda entry: entry[:3])
     for pair in environment.items():
         # In a file for pip a line break would begin an option, such as another index.
         if not all(_PLAIN.fullmatch(str(text)) for text in pair):

@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 
     from publish_results import Commands
 
-_STORED: Final = re.compile(r"(?!sources/)[^/]+/.+\.(?:json|gz|safetensors|md)")
+_STORED: Final = re.compile(
+    r"newest\.json"
+    r"|ledgers/[0-9a-f]{2}/[0-9a-f]{64}\.json\.gz"
+    r"|adapters/[0-9a-f]{64}/[^/]+\.(?:json|safetensors)"
+    r"|(?!(?:sources|ledgers|adapters)/)[^/]+/[0-9]{4,}_[^/]+\.json"
+)
 """What `accept` adds to a storage: entries, and what entries name. Nothing of it is ever run."""
 
 
@@ -78,7 +83,7 @@ def _write(files: Files, baselines: Path) -> None:
     root = baselines.resolve()
     for name, content in files.items():
         path = root / name
-        if os.path.lexists(path) and not name.startswith("adapters/"):
+        if os.path.lexists(path) and name != "newest.json":
             msg = f"{name}: is stored already, and a stored file is never replaced"
             raise PublishError(msg)
         path.parent.mkdir(parents=True, exist_ok=True)

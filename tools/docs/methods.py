@@ -26,9 +26,8 @@ from page_tables import check_or_write, option_parser, print_tables, put, table
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import named_cases
-from peft_regress.baselines.references import newest_references
+from peft_regress.baselines.references import read_references
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
@@ -133,7 +132,7 @@ def _state(record: Record, messages: dict[str, int]) -> str:
 
 def recorded(run: Path | None) -> dict[str, Record]:
     """Return the records of a run, or the newest accepted records."""
-    found = newest_references(read_runs(BASELINES)) if run is None else named_cases(ROOT, str(run))
+    found = read_references(BASELINES) if run is None else named_cases(ROOT, str(run))
     return {name: observation.record for name, observation in found.items()}
 
 

@@ -11,7 +11,7 @@ import platformdirs
 
 from peft_regress.environments.overlay.folder import remove_folder
 from peft_regress.errors import InputError
-from peft_regress.files import opened_lock
+from peft_regress.locks import opened_lock
 
 _VARIABLE: Final = "PEFT_REGRESS_CACHE"
 

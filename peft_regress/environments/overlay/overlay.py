@@ -28,7 +28,8 @@ from peft_regress.environments.overlay.folder import (
 from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
 from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
 from peft_regress.errors import InputError
-from peft_regress.files import opened_lock, write_atomic
+from peft_regress.files import write_atomic
+from peft_regress.locks import opened_lock
 from peft_regress.runs.environment import installed_packages
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 GATED_PACKAGES: Final = ("galore-torch", "peft", "torch", "torchvision")
 """pip must find a common solution for all of them, whichever one a user names."""
+
+_PATIENCE_SECONDS: Final = 3600.0
+"""How long to wait for an overlay that another process builds: it may download gigabytes."""
 
 
 class ReplacesTorchError(InputError):
@@ -214,7 +218,7 @@ def _known(request: Path) -> _Resolved | None:
 def _in_use(root: Path, key: str) -> Iterator[Overlay | None]:
     """Hold an existing overlay; None if it is absent or incomplete."""
     folder = root / "overlays" / key
-    with opened_lock(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder), patience=_PATIENCE_SECONDS) as lock:
         lock.share()
         yield read_folder(folder, was_cached=True)
 
@@ -225,7 +229,7 @@ def _built(
 ) -> Iterator[Overlay]:
     """Build an overlay unless it exists, then hold it together with other processes."""
     folder = root / "overlays" / key
-    with opened_lock(lock_file(folder)) as lock:
+    with opened_lock(lock_file(folder), patience=_PATIENCE_SECONDS) as lock:
         while True:
             lock.share()
             overlay = read_folder(folder, was_cached=True)

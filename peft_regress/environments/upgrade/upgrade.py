@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
-from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.named import named_cases
-from peft_regress.baselines.references import newest_references
+from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.environments.overlay.overlay import opened_overlay
@@ -160,7 +159,7 @@ def _stored_references(
         return None
     if settings.base != "auto":
         return named_cases(settings.setup.baselines, settings.base)
-    found = newest_references(read_runs(settings.setup.baselines))
+    found = read_references(settings.setup.baselines)
     here = installed_packages()
     is_of_here = all(
         case.id in found and has_same_libraries(found[case.id].environment, here) for case in cases

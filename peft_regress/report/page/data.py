@@ -128,7 +128,7 @@ def _encode_thinned(
 
 
 def _orders(entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Return the orders of the entries: by the releases of each package that varies, by date."""
+    """Return the orders of the entries: by the releases of each package that varies, by number."""
     positions = {id(entry): index for index, entry in enumerate(entries)}
     orders = {}
     for package in SUSPECTS:

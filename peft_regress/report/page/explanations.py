@@ -93,7 +93,7 @@ def _present(record: Record, indices: Mapping[str, int]) -> list[dict[str, Any]]
     """Return the largest rows of each metric; `rows` and `rest` add up to the metric."""
     found = []
     for name in _PRESENT_METRICS:
-        rows = rows_of(record.ledger, name)
+        rows = rows_of(record.whole_ledger, name)
         if name not in indices or name not in record.metrics or not rows:
             continue
         ordered = sorted(rows.items(), key=lambda row: (-row[1], row[0]))

@@ -91,7 +91,7 @@ function orderBy(name) {
 }
 
 function orderLabel(by) {
-  return by === "date" ? "date of acceptance" : `releases of ${by}`;
+  return by === "date" ? "order of acceptance" : `releases of ${by}`;
 }
 
 // The last entry before this one, in an order, that has a value of the line.

@@ -1,0 +1,150 @@
+"""`accept` is a transaction: killed, without space or beside others, the storage reads whole."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import (
+    LEDGER,
+    LORA,
+    make_case,
+    make_record,
+    make_run,
+    split_by,
+    write_entry,
+    write_run,
+)
+from interruptions import FULL, FULL_ONCE, KILLED, changing_calls, in_processes, interrupted
+
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.chain import acceptance_of
+from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.references import read_references
+from peft_regress.baselines.stored_adapters import stored_adapter
+from peft_regress.cli.main import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = "shift/head/resnet18"
+STORAGES = ("none", "one entry", "of before")
+
+
+def write_world(folder: Path, *, storage: str) -> Path:
+    """Write a run of two cases with an adapter, and a storage that it can be accepted into."""
+    root = folder / "baselines"
+    head = make_record(HEAD, invariants={"saved_adapter_reloads": True})
+    if storage == "of before":
+        write_entry(root, 1, head)
+    for name, size in (("older.json", 10), ("run.json", 20)):
+        lora = make_record(LORA, {**split_by(LEDGER), "aten_ops": size}, ledger=LEDGER)
+        run = make_run(lora, head)
+        keep_adapter(
+            adapters_of_run(write_run(folder / name, run)),
+            make_case(HEAD),
+            definition=head.definition,
+            output=[[0.5]],
+            save=lambda place, size=size: (
+                (place / "a.safetensors").write_bytes(b"x" * size) and None
+            ),
+        )
+    if storage == "of before":
+        for method in ("head", "gone"):
+            kept = folder / "older.adapters" / HEAD.replace("/", "--")
+            shutil.copytree(kept, root / "adapters" / method)
+    if storage == "one entry":
+        assert accept(folder, run="older.json") == 0
+    return folder
+
+
+def accept(folder: Path, *, run: str = "run.json", reason: str = "why") -> int:
+    """Type the command in this process; return its exit code."""
+    command = ["accept", str(folder / run), "--reason", reason]
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        try:
+            main([*command, "--baselines", str(folder / "baselines")])
+            code = 0
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else int(done.code is not None)
+    assert "Traceback" not in err.getvalue()
+    return code
+
+
+def check_whole(root: Path) -> int:
+    """Read all of a storage, with what its entries name; return how many there are."""
+    entries = read_runs(root)
+    for entry in entries:
+        for case in acceptance_of(entry).adapters:
+            assert stored_adapter(root, make_case(case), entry.run.cases[case].definition)
+    return len(entries)
+
+
+def files_in(root: Path) -> set[str]:
+    """Return the names of the files of a storage."""
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("step", "storages"),
+    [
+        pytest.param(9, ("one entry",), id="some"),
+        pytest.param(3, STORAGES, id="a third", marks=pytest.mark.slow),
+        pytest.param(1, STORAGES, id="all", marks=pytest.mark.nightly),
+    ],
+)
+@pytest.mark.parametrize("how", [KILLED, FULL, FULL_ONCE])
+def test_whatever_happens_at_any_changing_call_the_storage_is_as_before_or_after(
+    tmp_path: Path, how: str, step: int, storages: tuple[str, ...]
+) -> None:
+    for storage in storages:
+        whole = write_world(tmp_path / f"{storage} whole", storage=storage)
+        first = write_world(tmp_path / f"{storage} first", storage=storage)
+        before = len(read_runs(first / "baselines"))
+        count = changing_calls(lambda whole=whole: accept(whole))
+        assert count > 25
+        assert check_whole(whole / "baselines") == before + 1
+        for at in range(1, count + 1, step):
+            folder = tmp_path / f"{storage} {at}"
+            shutil.copytree(first, folder)
+            code = interrupted(lambda folder=folder: accept(folder), how=how, at=at)
+            assert code in {None, 0, 2}, (storage, at, code)
+            assert check_whole(folder / "baselines") in {before, before + 1}, (storage, at)
+            assert accept(folder) == 0, (storage, at)
+            assert check_whole(folder / "baselines") == before + 1, (storage, at)
+            assert files_in(folder / "baselines") == files_in(whole / "baselines"), (storage, at)
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    "rounds",
+    [
+        pytest.param(1, id="once"),
+        pytest.param(20, marks=pytest.mark.slow),
+        pytest.param(500, marks=pytest.mark.nightly),
+    ],
+)
+def test_four_that_accept_at_once_all_do_and_a_reader_always_reads(
+    tmp_path: Path, rounds: int
+) -> None:
+    for number in range(rounds):
+        folder = write_world(tmp_path / str(number), storage=STORAGES[number % len(STORAGES)])
+        before = len(read_runs(folder / "baselines"))
+
+        def read(folder: Path = folder) -> int:
+            for _ in range(10):
+                read_references(folder / "baselines")
+            return 0
+
+        writers = [
+            lambda name=f"by {k}", folder=folder: accept(folder, reason=name) for k in range(4)
+        ]
+        assert in_processes([*writers, read]) == [0] * 5, number
+        assert check_whole(folder / "baselines") == before + 4
+        shutil.rmtree(folder)

@@ -1,0 +1,141 @@
+"""`peft-regress accept`: what it says, and what is stored whatever becomes of its message."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from builders import (
+    FULL,
+    LEDGER,
+    LORA,
+    make_record,
+    make_run,
+    split_by,
+    write_entry,
+    write_run,
+)
+
+from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
+from peft_regress.baselines.entries import baseline_files, read_runs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAD = "shift/head/resnet18"
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "b"
+
+
+@pytest.fixture
+def accepts(command, tmp_path, root):
+    """Call `accept` on a file of the folder; return (exit code, stdout, stderr)."""
+
+    def call(name, *more, reason="why"):
+        path = str(tmp_path / name)
+        return command("accept", path, "--reason", reason, "--baselines", str(root), *more)
+
+    return call
+
+
+def write_kept(path: Path, *names: str, size: int = 1) -> Path:
+    """Write a run that kept what its cases ship."""
+    records = [make_record(name, invariants={"saved_adapter_reloads": True}) for name in names]
+    write_run(path, make_run(*records))
+    for record in records:
+        keep_adapter(
+            adapters_of_run(path),
+            record.case,
+            definition=record.definition,
+            output=[[0.5]],
+            save=lambda folder: (folder / "a.safetensors").write_bytes(b"x" * size) and None,
+        )
+    return path
+
+
+def test_it_says_what_the_entry_judges(accepts, tmp_path, root):
+    write_entry(root, 1, make_record(LORA), make_record(FULL))
+    write_run(tmp_path / "run.json")
+    assert "\nit judges nothing: its role is history\n" in accepts("run.json", "--history")[1]
+    code, out, _ = accepts("run.json")
+    assert code == 0
+    assert "\nit judges 1 of 2 expected cases from now on\n" in out
+    retired = accepts("run.json", "--retire", "*/full/*", reason="gone")[1]
+    assert "\nit judges 1 of 1 expected case from now on\n" in retired
+
+
+def test_an_entry_dated_before_its_predecessor_is_told_and_judges(accepts, tmp_path, root):
+    write_entry(root, 1, date="2999-01-01T00:00:00+00:00")
+    write_run(tmp_path / "run.json")
+    code, out, _ = accepts("run.json")
+    assert code == 0
+    assert "it judges 1 of 1" in out
+    assert "is before that of the entry before it (0001_peft-0.18.1, 2999-01-01T00:00:00" in out
+    assert "note:" not in accepts("run.json", reason="again")[1]
+
+
+@pytest.mark.parametrize("more", [(), ("--history",), ("--retire", "*/full/*")])
+def test_a_command_that_is_typed_twice_stores_once(accepts, tmp_path, root, more):
+    write_entry(root, 1, make_record(FULL))
+    write_kept(tmp_path / "run.json", HEAD)
+    assert accepts("run.json", *more)[0] == 0
+    code, out, _ = accepts("run.json", *more)
+    assert code == 0
+    path = baseline_files(root)[-1]
+    assert out == f"already stored as {path}: the same run, accepted for the same reason\n"
+    assert len(baseline_files(root)) == 2
+
+
+def test_another_reason_role_run_or_adapter_is_another_entry(accepts, tmp_path, root):
+    write_kept(tmp_path / "run.json", HEAD)
+    kept = adapters_of_run(tmp_path / "run.json")
+    kept.rename(tmp_path / "away")
+    accepts("run.json")
+    accepts("run.json", reason="another")
+    accepts("run.json", "--history", reason="another")
+    (tmp_path / "away").rename(kept)
+    accepts("run.json", reason="last")
+    write_run(tmp_path / "run.json", make_run(make_record(HEAD, {"aten_ops": 1})))
+    kept.rename(tmp_path / "away")
+    accepts("run.json", reason="last")
+    assert len(baseline_files(root)) == 5
+    write_kept(tmp_path / "run.json", HEAD, size=2)
+    (tmp_path / "run.adapters").rename(tmp_path / "new")
+    accepts("run.json", reason="late adapters")
+    (tmp_path / "new").rename(tmp_path / "run.adapters")
+    assert "adapters stored: " in accepts("run.json", reason="late adapters")[1]
+    assert len(baseline_files(root)) == 7
+
+
+@pytest.mark.parametrize("stream", [">&-", "> /dev/full"])
+def test_without_readable_output_the_entry_is_stored_whole_and_once(tmp_path, root, stream):
+    """It was once stored without adapters, and once more at each try."""
+    write_kept(tmp_path / "run.json", HEAD)
+    typed = f'"{sys.executable}" -m peft_regress accept run.json --reason why --baselines b'
+    for _ in range(2):
+        done = subprocess.run(
+            ["sh", "-c", f"{typed} {stream}"], cwd=tmp_path, capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+    (entry,) = read_runs(root)
+    assert entry.run.accepted.adapters.keys() == {HEAD}
+    done = subprocess.run(["sh", "-c", typed], cwd=tmp_path, capture_output=True, check=True)
+    assert done.stdout.startswith(b"already stored as b/Linux")
+    assert len(baseline_files(root)) == 1
+
+
+@pytest.mark.parametrize("metric", ["forward_flops", "peak_bytes"])
+def test_a_run_whose_ledger_does_not_add_up_is_refused_by_name(accepts, tmp_path, root, metric):
+    metrics = split_by(LEDGER)
+    metrics[metric] += 1
+    write_run(tmp_path / "run.json", make_run(make_record(LORA, metrics, ledger=LEDGER)))
+    code, _, err = accepts("run.json")
+    assert code == 2
+    assert f"run.json: {LORA}: metric '{metric}' is " in err
+    assert "but its ledger adds up to" in err
+    assert not root.exists()

@@ -1,0 +1,70 @@
+"""Locks: who holds one is told, and waiting for it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from peft_regress.errors import InputError
+from peft_regress.locks import opened_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+HOLD = """
+import sys
+from pathlib import Path
+from peft_regress.locks import opened_lock
+with opened_lock(Path(sys.argv[1])) as lock:
+    lock.own()
+    print("held", flush=True)
+    input()
+"""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that owns a lock until it reads a line."""
+    command = (sys.executable, "-c", HOLD, tmp_path / "lock")
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    yield holder
+    holder.kill()
+    holder.communicate()
+
+
+def test_a_lock_that_stays_held_is_given_up_with_who_holds_it(
+    tmp_path: Path, held: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    held.send_signal(signal.SIGSTOP)
+    started = time.monotonic()
+    message = rf"lock: locked by process {held.pid} \(-c .*for 2 seconds\. Wait"
+    with opened_lock(tmp_path / "lock", patience=1.5) as lock:
+        with pytest.raises(InputError, match=message) as refused:
+            lock.own()
+        assert not lock.own_now()
+    assert 1.5 <= time.monotonic() - started < 30
+    assert str(refused.value).isprintable()
+    err = capsys.readouterr().err
+    assert err.startswith(f"waiting for {tmp_path / 'lock'}, locked by process {held.pid} (-c ")
+    assert err.count("\n") == 1
+
+
+def test_a_lock_is_free_once_its_holder_is_killed_and_names_nobody(
+    tmp_path: Path, held: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    held.kill()
+    held.communicate()
+    with opened_lock(tmp_path / "lock") as lock:
+        lock.own()
+        assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} ")
+    assert (tmp_path / "lock").read_bytes() == b""
+    assert capsys.readouterr().err == ""
