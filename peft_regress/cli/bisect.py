@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
     cases_option,
     environment_options,
@@ -19,6 +21,8 @@ from peft_regress.environments.overlay import overlay as overlays
 from peft_regress.environments.reproduction.reproduce import reproduce
 from peft_regress.environments.upgrade import bisect_report
 from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
+from peft_regress.environments.upgrade.keeping import kept_records
+from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 
@@ -60,12 +64,13 @@ _ABSENT_EXIT = 3
 @environment_options
 @format_option
 @click.pass_context
-def command(
+def command(  # noqa: PLR0913  (arguments and options)
     context: click.Context,
     /,
     *,
     cases: str | None,
     setup: MeasuringSetup,
+    resume: Path | None,
     summary: Path | None,
     output: str,
     **settings: Any,
@@ -75,10 +80,15 @@ def command(
     Costs come first, since they need no training; the cases train only if the costs are equal at
     both ends. The exit code is 0 if a boundary was found, 3 if both ends are the same.
     """
-    found = bisect(
-        BisectSettings(setup=setup, case=cases, **settings),
-        progress=lambda text: print_progress(clean(text, longest=400)),
-    )
+    if summary is not None:
+        check_outside(summary, setup.baselines, "--summary")
+
+    def say(text: str) -> None:
+        print_progress(clean(text, longest=400))
+
+    with ending_signals_interrupt(), kept_records(None, resume, say) as keeper:
+        setup = dataclasses.replace(setup, keeper=keeper)
+        found = bisect(BisectSettings(setup=setup, case=cases, **settings), progress=say)
     wants_scripts = summary is not None or output == "markdown"
     issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})
     if summary is not None:

@@ -11,6 +11,7 @@ import msgspec
 from peft_regress import report
 from peft_regress.baselines.adapters import gather_adapters
 from peft_regress.baselines.named import find_input
+from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of, matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
@@ -93,6 +94,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     of_matrix = None if stored_only else tuple(matrix_cases(matrix))
     after = find_input(baselines, new).read()
     if save is not None:
+        _check_save(save, after, baselines, old)
         _save(after, save)
     references, expected, storage = _read_old(baselines, old, matrix, of_matrix)
     file = str(save or after.path)
@@ -150,6 +152,18 @@ def _read_old(
         if matrix in (matrices(old.record.case) or {matrix})
     }
     return references, expected, found.path
+
+
+def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
+    """Raise `InputError` if the file would replace what is compared, or what is stored."""
+    check_outside(path, baselines, "--save")
+    check_not_read(path, after.path, "--save")
+    try:
+        before = find_input(baselines, old)
+    except InputError:
+        return  # said when it is read
+    check = check_outside if before.is_storage else check_not_read
+    check(path, before.path, "--save")
 
 
 def _is_complete(selection: Selection, cases: str) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from peft_regress.baselines.named import find_input
+from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.cli.options import NamedPath, baselines_option, cases_option, examples
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder, write_atomic
@@ -70,7 +71,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     if has_many and output is None:
         msg = f"--to {target} writes a file for each direction: add --output FOLDER or --direction"
         raise click.UsageError(msg)
-    chosen = narrow(find_input(baselines, run).read().run, cases=cases, metric=metric)
+    found = find_input(baselines, run)
+    if output is not None:
+        check_outside(output, baselines, "--output")
+        for written in (output, *(output / name for name in exporter.files.values())):
+            check_not_read(written, found.path, "--output")
+    chosen = narrow(found.read().run, cases=cases, metric=metric)
     for sentence in left_out(exporter, chosen):
         say(sentence, err=True)
     texts = texts_of(exporter, chosen, direction)

@@ -89,7 +89,8 @@ def cases_option(
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that measure in other environments.
 
-    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch` and `summary`.
+    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch`, `resume` and
+    `summary`.
     """
 
     @functools.wraps(command)
@@ -125,6 +126,13 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             "replace_torch",
             is_flag=True,
             help="Allow another build of torch without asking.",
+        ),
+        click.option(
+            "--resume",
+            type=NamedPath(path_type=Path),
+            metavar="PATH",
+            help="Take what an earlier try measured in the same packages, by its run file or "
+            "journal; a journal here keeps what is measured.",
         ),
         click.option(
             "--summary", type=output_file, help="Write the findings to this file, as Markdown."

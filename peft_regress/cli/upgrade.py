@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
     cases_option,
     environment_options,
@@ -25,8 +26,10 @@ from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
 from peft_regress.environments.upgrade import upgrade_report
+from peft_regress.environments.upgrade.keeping import kept_records
 from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_libraries, upgrade
 from peft_regress.errors import InputError
+from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.runs.environment import installed_packages
@@ -72,6 +75,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     cases: str | None,
     clean_up: bool,
     setup: MeasuringSetup,
+    resume: Path | None,
     summary: Path | None,
     output: str,
     **settings: Any,
@@ -92,9 +96,15 @@ def command(  # noqa: PLR0913  (arguments and options)
     if not requirements:
         msg = "name a requirement, for example `peft-regress upgrade peft==0.14.0`, or --clean"
         raise click.UsageError(msg)
-    chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
+    save: Path | None = settings["save"]
+    for option, path in (("--save", save), ("--summary", summary)):
+        if path is not None:
+            check_outside(path, setup.baselines, option)
     wants_scripts = summary is not None or output == "markdown"
-    result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
+    with ending_signals_interrupt(), kept_records(save, resume, _print_sentence) as keeper:
+        setup = dataclasses.replace(setup, keeper=keeper)
+        chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
+        result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     if summary is not None:
         write_markdown(summary, upgrade_report.upgrade_document(result, scripts))
         print_progress(f"summary: {summary}")

@@ -69,6 +69,7 @@ def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
         yield f"partial run ({how}): {len(run.selection.not_selected)} not selected"
     if saved is not None and not outcome.problems:
         yield f"run file: {saved}"
+    yield from outcome.notes
 
 
 def left_out(other_matrices: Mapping[str, int]) -> list[str]:

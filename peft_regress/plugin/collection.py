@@ -112,6 +112,9 @@ class CollectionHooks:
                 self._keep_cases(config, items, self._options.cases)
             if self._options.shard is not None and cases:
                 self._keep_shard(config, items, self._options.shard)
+            if hasattr(config, "workerinput"):
+                # pytest-xdist sends neighbours to one worker: let it profile an adaptation once.
+                items.sort(key=_adaptation_of)
         except InputError as error:
             self._refuse(config, error)
 
@@ -196,6 +199,24 @@ class CollectionHooks:
         self._refusal = error
 
 
+class SkippedCases:
+    """All that is left of the plugin under `--regress-off`."""
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Skip the tests that measure a case, and say why."""
+        for item in items:
+            if "peft_regress" in getattr(item, "fixturenames", ()):
+                item.add_marker(pytest.mark.skip(reason="--regress-off"))
+
+
+def _adaptation_of(item: pytest.Item) -> str:
+    """Return what the cost of a test's case depends on; tests without a case come first."""
+    with contextlib.suppress(InputError):
+        case = case_of(item)
+        return "" if case is None else f"{case.architecture}/{case.adapter_name}"
+    return ""
+
+
 def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
     """Return the case ids, after giving each of their tests the marks that it needs."""
     cases: set[str] = set()
@@ -207,7 +228,6 @@ def _marked_cases(items: Iterable[pytest.Item]) -> set[str]:
             msg = f"case {case.id} is measured by two tests; the second is {item.nodeid}"
             raise InputError(msg)
         cases.add(case.id)
-        item.add_marker(pytest.mark.xdist_group(str(case.adaptation)))
         # A case that fails before its first timed round leaves the timer unused.
         item.add_marker(pytest.mark.filterwarnings("ignore:Benchmark fixture was not used"))
     return cases

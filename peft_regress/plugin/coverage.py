@@ -66,6 +66,8 @@ class Coverage:
     measured: frozenset[str]
     collected: Collected
     narrowing: Narrowing
+    was_interrupted: bool = False
+    """Then nobody knows whether all was collected."""
 
     @property
     def not_selected(self) -> frozenset[str]:
@@ -77,7 +79,9 @@ class Coverage:
         """What the run file says of this."""
         left_out = self.not_selected
         return Selection(
-            complete=not left_out and self.collected.selected <= self.measured,
+            complete=not self.was_interrupted
+            and not left_out
+            and self.collected.selected <= self.measured,
             narrowed_by=self.narrowing.typed if left_out else [],
             narrowed_from=self.narrowing.places if left_out and self.narrowing.typed else UNSET,
             not_selected=sorted(left_out),

@@ -7,18 +7,27 @@ State lives in `config.stash`. Nothing here imports torch before a case is measu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from typing import TYPE_CHECKING, Any
+import warnings
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
 from peft_regress.imports import drop_noise
+from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
-from peft_regress.plugin.collection import CollectionHooks, case_id_of, case_of
+from peft_regress.plugin.collection import (
+    CollectionHooks,
+    SkippedCases,
+    case_id_of,
+    case_of,
+)
 from peft_regress.plugin.coverage import Coverage
+from peft_regress.plugin.distribution import crash_record, reports_on_the_way
 from peft_regress.plugin.narrowing import narrowing_of
 from peft_regress.plugin.options import RegressOptions, add_options
 from peft_regress.plugin.session import RegressSession
@@ -27,8 +36,8 @@ from peft_regress.report import case_text
 from peft_regress.report.export import metric_properties
 from peft_regress.report.github import in_log, line_in_log, line_in_repository
 from peft_regress.report.layout import Layout
+from peft_regress.runs.journal import KeptRecord
 from peft_regress.runs.run_file import run_document
-from peft_regress.runs.schema import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -42,7 +51,9 @@ if TYPE_CHECKING:
 _SESSION = pytest.StashKey[RegressSession]()
 _COLLECTION = pytest.StashKey[CollectionHooks]()
 _LAYOUT = pytest.StashKey[Layout]()
-_RECORD = pytest.StashKey[Record]()
+_KEPT = pytest.StashKey[KeptRecord]()
+_DEFINITION = pytest.StashKey[str]()
+_INTERRUPTED: Final = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,7 +72,15 @@ def pytest_configure(config: pytest.Config) -> None:
         options = RegressOptions.of(config)
     except InputError as error:
         raise pytest.UsageError(line_in_log(str(error))) from None
+    if options.off:
+        config.pluginmanager.register(SkippedCases(), "peft_regress_off")
+        return
     session = RegressSession(config, options)
+    is_measuring = not hasattr(config, "workerinput") and not config.getoption("collectonly")
+    try:
+        left = session.kept.prepare() if is_measuring else []
+    except InputError as error:
+        raise pytest.UsageError(line_in_log(str(error))) from None
     collection = CollectionHooks(options, session.references)
     config.stash[_SESSION] = session
     config.stash[_COLLECTION] = collection
@@ -69,39 +88,49 @@ def pytest_configure(config: pytest.Config) -> None:
     progress = ProgressHooks(config, case_of=case_id_of, guess=session.has_storage)
     register = config.pluginmanager.register
     register(collection, "peft_regress_collection")
-    register(_RunHooks(config, session, collection), "peft_regress_run")
     register(progress, "peft_regress_progress")
-    if config.pluginmanager.hasplugin("xdist"):
-        # Cases that share a cost profile go to one worker, unless the user chose another way.
-        typed = any(str(word).startswith("--dist") for word in config.invocation_params.args)
-        if config.getoption("dist") == "load" and not typed and session.has_storage:
-            config.option.dist = "loadgroup"
+    # Last, so that its wrappers are first: a record is kept before anything is written to a
+    # terminal, which may be gone.
+    register(_RunHooks(config, session, collection, left), "peft_regress_run")
 
 
 @pytest.fixture
 def peft_regress(request: pytest.FixtureRequest, benchmark: Any) -> Callable[[Case], Measurement]:
     """Measure a case, judge it by its baseline, and fail the test if it got worse."""
     session = request.config.stash[_SESSION]
+    is_worker = hasattr(request.config, "workerinput")
+    if is_worker:
+        _note_definition(request, session)
 
     def measure_and_judge(case: Case) -> Measurement:
         try:
             _check_may_measure(request, case)
-            measurement = session.measure(case, benchmark)
+            measurement, kept = session.take_or_measure(case, benchmark)
             problem = None
         except PeftRegressError as error:
             problem = error
         if problem is not None:
             # Outside the handler, or pytest would print the error again as its context.
             pytest.fail(in_log(str(problem)), pytrace=False)
-        request.node.stash[_RECORD] = measurement.record
-        request.node.user_properties.extend(metric_properties(measurement.record))
-        comparison = session.judge_record(measurement.record)
+        if not is_worker:
+            session.kept.keep(kept)
+        request.node.stash[_KEPT] = kept
+        request.node.user_properties.extend(metric_properties(kept.record))
+        comparison = session.judge_record(kept.record)
         for red in comparison.red:
             text = case_text(red, comparison, request.config.stash[_LAYOUT])
             pytest.fail(in_log(text), pytrace=False)
         return measurement
 
     return measure_and_judge
+
+
+def _note_definition(request: pytest.FixtureRequest, session: RegressSession) -> None:
+    """Let the report of the set-up say what is about to be measured: the worker may die of it."""
+    with contextlib.suppress(PeftRegressError):  # said when it is measured
+        case = case_of(request.node)
+        if case is not None:
+            request.node.stash[_DEFINITION] = session.define(case)
 
 
 def _check_may_measure(request: pytest.FixtureRequest, case: Case) -> None:
@@ -124,11 +153,12 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Send the record along with the test's report, also from a worker to the controller."""
     report = yield
-    record = item.stash.get(_RECORD, None)
-    if report.when == "call" and record is not None:
+    kept = item.stash.get(_KEPT, None)
+    if report.when == "call" and kept is not None:
         # pytest-xdist sends every attribute of a report.
-        vars(report)["peft_regress_record"] = msgspec.json.encode(record).decode()
-        vars(report)["peft_regress_imported"] = item.config.stash[_SESSION].imported
+        vars(report)["peft_regress_record"] = msgspec.json.encode(kept).decode()
+    if report.when == "setup" and _DEFINITION in item.stash:
+        vars(report)["peft_regress_definition"] = item.stash[_DEFINITION]
     name = case_id_of(item)
     if name is not None:
         vars(report)["peft_regress_case"] = name
@@ -139,67 +169,129 @@ class _RunHooks:
     """Gather records, and at the end write the run file and print the verdict."""
 
     def __init__(
-        self, config: pytest.Config, session: RegressSession, collection: CollectionHooks
+        self,
+        config: pytest.Config,
+        session: RegressSession,
+        collection: CollectionHooks,
+        left: list[str],
     ) -> None:
+        """Follow a run; `left` says what runs that died have left."""
         self._config = config
         self._session = session
         self._collection = collection
-        self._records: dict[str, Record] = {}
+        self._left = left
+        self._is_worker = hasattr(config, "workerinput")
+        self._interrupts = Interrupts()
+        self._started: dict[str, tuple[str, str]] = {}
         self._source_lines: dict[str, SourceLine] = {}
         self._outcome: RunOutcome | None = None
         self._problems: tuple[str, ...] = ()
+        self._was_interrupted = False
         # Asked for after the last test alone, and made once.
         self._coverage = functools.cache(self._make_coverage)
         self._run = functools.cache(self._make_run)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def pytest_report_header(self) -> list[str]:
+        """Name what runs that died have left."""
+        return [f"peft_regress: {line}" for line in self._left]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> None:
+        """Let SIGTERM and SIGHUP end a run with cases like Ctrl-C; a worker's own ends at once."""
+        has_workers = bool(self._config.getoption("tx", default=None))
+        if self._is_worker or self._config.getoption("collectonly"):
+            return
+        if self._has_cases or (has_workers and self._session.has_storage):
+            self._interrupts.install()
+
+    def pytest_unconfigure(self) -> None:
+        """Leave the signals as they were."""
+        self._interrupts.restore()
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> Generator[None, None, None]:
+        """Keep what came with a report."""
+        self._take_report(report)
+        return (yield)
+
+    def _take_report(self, report: pytest.TestReport) -> None:
         """Take the record that came with a report, and the source line of its test."""
         name = getattr(report, "peft_regress_case", None)
         if name is not None:
             path, line, _ = report.location
             found = line_in_repository(path, line, base=self._config.rootpath)
             self._source_lines[name] = found
+            definition = getattr(report, "peft_regress_definition", None)
+            if definition is not None:
+                self._started[report.nodeid] = (name, definition)
         encoded = getattr(report, "peft_regress_record", None)
         if encoded is not None:
-            record = msgspec.json.decode(encoded, type=Record)
-            self._session.add_imported(vars(report)["peft_regress_imported"])
-            self._records[record.case.id] = record
+            kept = msgspec.json.decode(encoded, type=KeptRecord)
+            self._session.add_imported(kept.imported)
+            if not self._is_worker:
+                self._session.kept.keep(kept)
+        elif report.when not in {"setup", "call", "teardown"}:
+            self._record_crash(report.nodeid)
+
+    def _record_crash(self, test: str) -> None:
+        """Record the case of a test that has killed its worker of pytest-xdist."""
+        name, definition = self._started.get(test, (None, ""))
+        if name is not None and name not in self._session.kept.records:
+            record = crash_record(name, definition)
+            self._session.kept.keep(KeptRecord(record=record))
 
     @property
     def _has_cases(self) -> bool:
         if self._config.getoption("collectonly"):
             return False
-        return bool(self._collection.collected.cases or self._records)
+        return bool(self._collection.collected.cases or self._session.kept.records)
 
     def _make_coverage(self) -> Coverage:
         return Coverage(
             known=self._session.known_cases(),
-            measured=frozenset(self._records),
+            measured=frozenset(self._session.kept.records),
             collected=self._collection.collected,
             narrowing=narrowing_of(self._config),
+            was_interrupted=self._was_interrupted,
         )
 
     def _make_run(self) -> Run:
-        return self._session.run_of(self._coverage(), self._records)
+        return self._session.run_of(self._coverage(), self._session.kept.records)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_benchmark_update_json(self, output_json: dict[str, Any]) -> None:
         """Make files of `--benchmark-json` and `--benchmark-save` run files as well."""
         if self._has_cases:
+            output_json["benchmarks"] += self._session.kept.times
             output_json.update(run_document(self._run(), output_json))
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Write the run file, and fail the run if a case is missing."""
-        is_worker = hasattr(self._config, "workerinput")
-        if is_worker or session.exitstatus == pytest.ExitCode.USAGE_ERROR:
-            return
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, None, None]:
+        """Write the run file, whatever the end of fixtures or workers raises."""
+        self._interrupts.hold()
+        self._was_interrupted = session.exitstatus in _INTERRUPTED
+        try:
+            with warnings.catch_warnings():
+                # After an interrupt before the timer started, also where warnings are errors.
+                warnings.filterwarnings("ignore", "Benchmark fixture was not used")
+                return (yield)
+        finally:
+            if not self._is_worker and session.exitstatus != pytest.ExitCode.USAGE_ERROR:
+                self._finish(session)
+
+    def _finish(self, session: pytest.Session) -> None:
+        """Judge and save the run, and fail it if a case is missing."""
+        for report in reports_on_the_way(self._config):
+            self._take_report(report)
+        self._coverage.cache_clear()
+        self._run.cache_clear()
         if self._has_cases:
+            self._session.kept.add_unreached(self._collection.collected.selected)
             self._outcome = self._session.finish(self._run(), self._coverage())
-        elif self._session.options.was_given and not self._config.getoption("collectonly"):
-            self._problems = (
-                "a --regress-... option was given, but no test with a case was collected",
-            )
+        elif not (self._was_interrupted or self._config.getoption("collectonly")):
+            self._problems = tuple(self._session.missed_cases())
+        if self._interrupts.was_held:
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
         failed = bool(self._problems) if self._outcome is None else self._outcome.failed
         if failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -215,7 +307,7 @@ class _RunHooks:
         colour = self._config.get_terminal_writer().hasmarkup
         session, outcome = self._session, self._outcome
         layout = layout_for(self._config, session.options, colour=colour)
-        notes = left_out(self._collection.collected.other_matrices)
+        notes = [*self._left, *left_out(self._collection.collected.other_matrices)]
         if outcome is None:
             text = "\n".join(layout.wrapped(line) for line in (*self._problems, *notes))
         else:

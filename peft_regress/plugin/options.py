@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from peft_regress.baselines.outputs import check_outside
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
@@ -55,6 +56,10 @@ class RegressOptions:
     baseline: str | None
     cases: str | None
     """A glob on case ids; None for all."""
+    off: bool
+    """Whether the plugin does nothing."""
+    resume: Path | None
+    """The journal or the run file of an earlier run."""
     save: Path | None
     shard: Shard | None
     strict: bool
@@ -71,7 +76,7 @@ class RegressOptions:
     @property
     def was_given(self) -> bool:
         """Whether an option was given that makes sense only for a run with cases."""
-        given = (self.baseline, self.cases, self.save, self.shard, self.summary)
+        given = (self.baseline, self.cases, self.resume, self.save, self.shard, self.summary)
         return self.strict or any(value is not None for value in given)
 
     def is_of_matrix(self, case: Case) -> bool:
@@ -89,17 +94,26 @@ class RegressOptions:
         use_settings(settings)
         storage = config.getini("regress_baselines")
         shard = option("regress_shard")
-        return cls(
+        made = cls(
             ascii=option("regress_ascii"),
             typed_matrix=option("regress_matrix"),
             baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
             cases=option("regress_cases"),
+            off=option("regress_off"),
+            resume=_path(config, "--regress-resume"),
             save=_path(config, "--regress-save"),
             shard=None if shard is None else Shard.parse(shard),
             strict=option("regress_strict"),
             summary=_path(config, "--regress-summary"),
         )
+        if made.off and made.was_given:
+            msg = "--regress-off leaves nothing to another --regress-... option: drop one of them"
+            raise InputError(msg)
+        for name, path in (("save", made.save), ("summary", made.summary)):
+            if path is not None:
+                check_outside(path, made.baselines, f"--regress-{name}")
+        return made
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -128,6 +142,17 @@ def add_options(parser: pytest.Parser) -> None:
         "[tool.peft_regress] in pyproject.toml, else default)",
     )
     group.addoption(
+        "--regress-off",
+        action="store_true",
+        help="do nothing: skip the tests that measure a case, and do not miss them",
+    )
+    group.addoption(
+        "--regress-resume",
+        metavar="PATH",
+        help="take what an earlier run measured, by its journal or run file, where definition, "
+        "packages and machine are the same; measure the rest",
+    )
+    group.addoption(
         "--regress-save",
         metavar="PATH",
         help="write the run file here, also when the run is red or interrupted",
@@ -144,6 +169,13 @@ def add_options(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--regress-summary", metavar="PATH", help="write the verdict as Markdown to this file"
+    )
+    parser.addini(
+        "regress_suites",
+        "folders of the tests that measure cases: a run of one of them that collects no case fails "
+        "(default: a run of any folder, if the project has baselines)",
+        type="paths",
+        default=[],
     )
     parser.addini(
         "regress_baselines",

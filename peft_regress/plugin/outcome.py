@@ -20,6 +20,9 @@ class RunOutcome:
     problems: tuple[str, ...] = ()
     """What fails the run besides verdicts: unreadable baselines, a file that was not written."""
 
+    notes: tuple[str, ...] = ()
+    """What else to say: of records that were taken, and of journals."""
+
     @property
     def failed(self) -> bool:
         """Whether the pytest run must fail."""

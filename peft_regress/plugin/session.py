@@ -22,7 +22,9 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import KNOWN, make_metric
-from peft_regress.plugin.narrowing import is_ci
+from peft_regress.plugin.absence import should_have_cases
+from peft_regress.plugin.keeping import RunRecords, can_stand_beside
+from peft_regress.plugin.narrowing import is_ci, narrowing_of
 from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import (
@@ -30,6 +32,7 @@ from peft_regress.runs.environment import (
     imported_packages,
     installed_packages,
 )
+from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run
 from peft_regress.settings import read_settings
@@ -64,6 +67,18 @@ class RegressSession:
         """What the code of own cases has imported so far."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
+        self.kept = RunRecords(
+            save=options.save, resume=options.resume, header=self._header, shown=self.shown
+        )
+
+    def _header(self) -> Header:
+        """Return where this run measures; own cases may import more packages."""
+        return Header(
+            environment=self._installed(),
+            machine=self.machine(),
+            metrics_known=sorted(KNOWN),
+            narrowed_by=narrowing_of(self._config).typed,
+        )
 
     def environment(self) -> dict[str, str]:
         """Return the packages of this run; those that own cases have imported so far included."""
@@ -85,9 +100,29 @@ class RegressSession:
     def _adapters(self) -> Path | None:
         """The folder beside the run file that keeps adapters; None without a file."""
         path = self.options.save
-        if path is None or (path.exists() and not path.is_file()):
-            return None  # /dev/stdout, for instance
-        return adapters_of_run(path)
+        return adapters_of_run(path) if path is not None and can_stand_beside(path) else None
+
+    def define(self, case: Case) -> str:
+        """Return the digest that defines a case."""
+        from peft_regress.measure import Recipe, define
+
+        return define(Recipe.of(case, self.options.baselines))
+
+    def take_or_measure(self, case: Case, benchmark: Any) -> tuple[Measurement, KeptRecord]:
+        """Measure a case unless an earlier run did; also return what is to be kept of it."""
+        taken = self.kept.take(case.id, lambda: self.define(case))
+        if taken is not None:
+            from peft_regress.measure import Measurement
+
+            return Measurement(record=taken.record), taken
+        measurement = self.measure(case, benchmark)
+        stats, is_own = benchmark.stats, measurement.record.is_own
+        timed = [] if stats is None else self._benchmark_document([stats])["benchmarks"]
+        return measurement, KeptRecord(
+            record=measurement.record,
+            imported=self.imported if is_own else {},
+            times=next(iter(timed), None),
+        )
 
     def measure(self, case: Case, benchmark: Any) -> Measurement:
         """Measure with pytest-benchmark's timer, or with a plain loop if the timer is off."""
@@ -184,8 +219,8 @@ class RegressSession:
             )
         except InputError as error:
             problems.append(str(error))
-        if self.options.save is not None:
-            problems += self._save(self.options.save, run)
+        unsaved = [] if self.options.save is None else self._save(self.options.save, run)
+        problems += unsaved
         if self._adapters is not None:
             prune_adapters(self._adapters, run)
         if self.options.summary is not None and comparison is not None:
@@ -193,29 +228,35 @@ class RegressSession:
                 write_summary(self.options.summary, report.verdict_markdown(comparison))
             except InputError as error:
                 problems.append(str(error))
-        return RunOutcome(run=run, comparison=comparison, problems=tuple(problems))
+        is_saved = self.options.save is not None and not unsaved
+        notes = self.kept.finish(is_saved=is_saved, was_interrupted=coverage.was_interrupted)
+        return RunOutcome(
+            run=run, comparison=comparison, problems=tuple(problems), notes=tuple(notes)
+        )
 
     def _save(self, path: Path, run: Run) -> list[str]:
         """Write the run file, or keep the run in a temporary folder; return what went wrong."""
-        document = self._benchmark_document()
+        document = self._benchmark_document(self._benchmarks)
+        document["benchmarks"] += self.kept.times
         try:
             write_run_file(path, run, document)
         except InputError as error:
             problems = [str(error)]
-            with contextlib.suppress(InputError):
+            # There may be no folder for temporary files.
+            with contextlib.suppress(InputError, OSError):
                 refuge = Path(tempfile.mkdtemp(prefix="peft-regress-")) / "run.json"
                 write_run_file(refuge, run, document)
                 problems.append(f"The run was kept in {refuge}")
             return problems
         return []
 
-    def _benchmark_document(self) -> dict[str, Any]:
+    def _benchmark_document(self, benchmarks: list[Any]) -> dict[str, Any]:
         """Return pytest-benchmark's own part of the file, made by its own hooks."""
         config, hook = self._config, self._config.hook
         machine_info = hook.pytest_benchmark_generate_machine_info(config=config)
         document: dict[str, Any] = hook.pytest_benchmark_generate_json(
             config=config,
-            benchmarks=self._benchmarks,
+            benchmarks=benchmarks,
             include_data=True,
             machine_info=without_host(machine_info),
             commit_info=hook.pytest_benchmark_generate_commit_info(config=config),
@@ -241,6 +282,20 @@ class RegressSession:
             matrix=None if options.matrix == usual_matrix() else options.matrix,
             cases=tuple(matrix_cases(options.matrix)),
         )
+
+    def missed_cases(self) -> list[str]:
+        """Return what is wrong with a run that collected no case; empty if nothing is."""
+        if self.options.was_given:
+            return ["a --regress-... option was given, but no test with a case was collected"]
+        if not should_have_cases(self._config, self.options.baselines):
+            return []
+        storage = self.shown(self.options.baselines)
+        msg = (
+            f"no test with a case was collected, but {storage} has baselines. Were the files of "
+            "the cases renamed or moved? If these tests have no case, say so with "
+            "`--regress-off`, or name the folders that have some in the ini option regress_suites."
+        )
+        return [msg]
 
     def shown(self, path: Path) -> str:
         """Return a path relative to the folder that pytest was started in."""

@@ -127,7 +127,7 @@ def contents_line(run: Run) -> str:
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
     defects = f"; known defects: {count_of(false, 'invariant')} false" if false else ""
     timed = any("step_seconds" in record.metrics for record in run)
-    times = "" if timed else "; no times, so step_seconds will not be judged"
+    times = "" if timed else "; no times"
     return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{times}"
 
 

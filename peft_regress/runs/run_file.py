@@ -132,7 +132,7 @@ def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | 
                         record["ledger"] = {}
             run = msgspec.convert({**ours, "content_digest": digest}, Run)
             for name, record in run.cases.items():
-                _check_record(name, record)
+                check_record(name, record)
             run = with_ledgers(run, msgspec.convert(kept or {}, dict[str, Ledger]), use=ledgers)
             check_acceptance(run)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, InputError):
@@ -248,7 +248,7 @@ def _check(path: Path, ours: dict[str, Any], *, ledgers: bool) -> Run:
     try:
         # Before the digest, which shows only that something was altered, not where.
         for name, record in run.cases.items():
-            _check_record(name, record)
+            check_record(name, record)
         whole = with_ledgers(msgspec.structs.replace(run, ledgers={}), run.ledgers, use=ledgers)
         check_acceptance(run)
     except InputError as error:
@@ -301,7 +301,8 @@ def _wrong_key(container: dict[str, Any], ours: dict[str, Any], message: str) ->
     return key
 
 
-def _check_record(name: str, record: Record) -> None:
+def check_record(name: str, record: Record) -> None:
+    """Raise `InputError` for a record of another case, or one that contradicts itself."""
     # Also of equal ids: method `lora-r4` without a rank is not method `lora` of rank 4.
     if Case.parse(name) != record.case:
         msg = f"case {name!r} has the record of {record.case.id!r}"

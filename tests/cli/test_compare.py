@@ -268,6 +268,30 @@ def test_an_entry_that_is_saved_is_not_accepted(run, storage, tmp_path):
     assert read_run_file(tmp_path / "run.json").run.accepted is None
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("run.json", "is the run that is read"),
+        ("./absent/../run.json", "is the run that is read"),
+        ("link.json", "is the run that is read"),
+        ("baselines/Linux-CPython-3.11-64bit/0001_run.json", "lies in the baseline storage"),
+        ("baselines/new.json", "lies in the baseline storage"),
+        ("linked/new.json", "lies in the baseline storage"),
+    ],
+)
+def test_what_is_compared_or_stored_is_not_overwritten(run, storage, tmp_path, name, problem):
+    write_run(tmp_path / "run.json")
+    (tmp_path / "link.json").symlink_to(tmp_path / "run.json")
+    (tmp_path / "linked").symlink_to(storage)
+    keep(tmp_path / "run.adapters", LORA)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    code, out, err = run("baselines", "run.json", "--save", name)
+    assert (code, out) == (2, "")
+    assert problem in err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    assert len(list((tmp_path / "run.adapters").iterdir())) == 1
+
+
 @pytest.mark.parametrize("name", ["shards/run.json", "./shards/../shards/run.json"])
 def test_the_union_does_not_go_among_the_shards(run, storage, tmp_path, name):
     write_shards(tmp_path / "shards")

@@ -71,11 +71,17 @@ def test_the_environment_options_arrive_as_one_setup(tmp_path):
         seen.update(settings)
 
     words = "--jobs 3 --time-limit 5 --pip-time-limit 7 --pre --yes --summary a.md --baselines b"
+    words += " --resume c.json"
     measure.main(words.split(), standalone_mode=False)
     setup = seen.pop("setup")
     assert (setup.jobs, setup.time_limit, setup.pip_seconds) == (3, 5, 7)
     assert setup.baselines == Path("b")
-    assert seen == {"pre": True, "replace_torch": True, "summary": Path("a.md")}
+    assert seen == {
+        "pre": True,
+        "replace_torch": True,
+        "resume": Path("c.json"),
+        "summary": Path("a.md"),
+    }
 
 
 def test_an_unknown_command_is_wrong_use(command):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -142,6 +144,30 @@ def test_another_entry_or_a_file_can_be_named(world, storage, upgrade, tmp_path)
     assert code == 0
     assert str(file) in out
     assert set(world.versions_tried()) == {"0.20.0"}
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_ends_it_like_ctrl_c(world, upgrade, monkeypatch, tmp_path, name):
+    def ended(_, settings, **__):
+        assert settings.setup.keeper is not None
+        os.kill(os.getpid(), signal.Signals[name])
+
+    monkeypatch.setattr(upgrade_module, "upgrade", ended)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code, out, err = upgrade("--save", str(tmp_path / "run.json"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (code, out) == (130, "")
+    assert err.strip() == "interrupted"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("option", ["--save", "--summary"])
+def test_nothing_is_written_into_the_storage(world, upgrade, storage, option):
+    code, out, err = upgrade(option, str(storage / "run.json"))
+    assert (code, out, world.runs) == (2, "", [])
+    assert f"{option} {storage / 'run.json'}: lies in the baseline storage" in err
 
 
 def test_an_absent_base_is_refused_before_the_work(world, upgrade):

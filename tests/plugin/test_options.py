@@ -73,6 +73,8 @@ def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
         baselines=pytester.path / "baselines",
         baseline=None,
         cases=None,
+        off=False,
+        resume=None,
         save=None,
         shard=None,
         strict=False,
@@ -130,7 +132,18 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester: pytest.
     config = pytester.parseconfig()
     group = config._parser.getgroup("peft_regress")
     names = [name for option in group.options for name in option.names()]
-    known = ("ascii", "baseline", "cases", "matrix", "save", "shard", "strict", "summary")
+    known = (
+        "ascii",
+        "baseline",
+        "cases",
+        "matrix",
+        "off",
+        "resume",
+        "save",
+        "shard",
+        "strict",
+        "summary",
+    )
     assert sorted(names) == [f"--regress-{name}" for name in known]
 
 

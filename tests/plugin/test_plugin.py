@@ -137,6 +137,7 @@ def project(pytester, tiny_sources, measured, monkeypatch) -> Project:
     monkeypatch.setenv(FOLDER, str(measured))
     # The inner conftest.py replaces it in this process, too.
     monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
+    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
     monkeypatch.setattr(session, "describe_machine", session.describe_machine)
     # An outer run under pytest-xdist must not make the inner ones think that they are workers.
     for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):

@@ -436,6 +436,27 @@ def test_a_run_without_any_number_is_refused_where_numbers_are_all(run, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["run.json", "x/../run.json", "baselines/x.csv"])
+def test_the_run_that_is_read_and_what_is_stored_are_not_overwritten(run, tmp_path, name):
+    source = write_run(tmp_path / "run.json", failed_run())
+    before = source.read_bytes()
+    storage = ("--baselines", tmp_path / "baselines")
+    code, out, err = run(source, "--to", "csv", "--output", tmp_path / name, *storage)
+    assert (code, out) == (2, "")
+    assert ("lies in the baseline storage" if "x.csv" in name else "is the run that is read") in err
+    assert source.read_bytes() == before
+    assert not (tmp_path / "baselines").exists()
+
+
+def test_a_shard_that_is_read_is_not_overwritten(run, tmp_path):
+    source = write_run(tmp_path / "shards" / "bigger.json", failed_run())
+    before = source.read_bytes()
+    shards = source.parent
+    code, _, err = run(shards, "--to", BOTH_DIRECTIONS, "--output", shards)
+    assert code == (2 if "is the run that is read" in err else 0)
+    assert source.read_bytes() == before
+
+
 @pytest.mark.parametrize("target", FORMATS)
 def test_an_empty_run_is_refused(run, tmp_path, target):
     write_run(tmp_path / "run.json", msgspec.structs.replace(make_run(), cases={}))

@@ -36,12 +36,14 @@ from peft_regress.environments.worker.process import (
 from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
+from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.schema import SCHEMA_VERSION, Failure, Run, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from peft_regress.cases import Case
+    from peft_regress.environments.upgrade.keeping import RecordKeeper
     from peft_regress.runs.schema import Machine, Record
 
 CASE_SECONDS: Final = 600.0
@@ -79,6 +81,8 @@ class MeasuringSetup:
     """Seconds that one case may take."""
     pip_seconds: float = PIP_SECONDS
     """Seconds that one call of pip may take."""
+    keeper: RecordKeeper | None = None
+    """Takes and keeps records; None if each is measured and only the result is kept."""
 
 
 @dataclass
@@ -98,6 +102,8 @@ class MeasuringWorkers:
     imported: dict[str, str] = field(default_factory=dict)
     """The packages that the code of own cases has imported."""
     machine: Machine | None = None
+    taken: set[str] = field(default_factory=set)
+    """The cases whose records were measured by an earlier run."""
     is_stopped: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
     workers: set[WorkerProcess] = field(default_factory=set)
@@ -135,6 +141,7 @@ class MeasuringWorkers:
                             worker = None
                     with self.lock:
                         self.records[case.id] = record
+                        self._keep(record)
                         self.on_record(record)
         finally:
             if worker is not None:
@@ -151,6 +158,9 @@ class MeasuringWorkers:
         """Return the record of a case; None if an earlier case has left the worker unusable."""
         try:
             definition = worker.prepare(case, baselines=self.setup.baselines)
+            taken = self._taken(case, definition)
+            if taken is not None:
+                return taken
             try:
                 return self._answered(worker, case)
             except RequestRefusedError:
@@ -172,6 +182,38 @@ class MeasuringWorkers:
             msg = f"{case.id}: interrupted"
             raise WorkerError(msg)
         return error_record(case, definition, failure)
+
+    @property
+    def _header(self) -> Header | None:
+        if self.machine is None:
+            return None
+        return Header(
+            environment=self.environment, machine=self.machine, metrics_known=sorted(KNOWN)
+        )
+
+    def _taken(self, case: Case, definition: str) -> Record | None:
+        """Return what was measured of a case before in an equal environment."""
+        with self.lock:
+            keeper, header = self.setup.keeper, self._header
+            if keeper is None or header is None:
+                return None
+            kept = keeper.take(case.id, definition, header, trains=self.trains, python=self.python)
+            if kept is None:
+                return None
+            self.imported |= kept.imported
+            self.taken.add(case.id)
+            return kept.record
+
+    def _keep(self, record: Record) -> None:
+        """Write a record to the journal as soon as it is made."""
+        keeper, header = self.setup.keeper, self._header
+        if keeper is not None and header is not None:
+            imported = dict(self.imported) if record.is_own else {}
+            is_taken = record.case.id in self.taken
+            kept = KeptRecord(
+                record=record, trains=self.trains, imported=imported, is_taken=is_taken
+            )
+            keeper.keep(header, kept)
 
     def _answered(self, worker: WorkerProcess, case: Case) -> Record:
         folder = None if self.keep_adapters is None else str(self.keep_adapters.absolute())

@@ -1,0 +1,132 @@
+"""What workers measured is kept in a journal, so that a search that dies goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from importlib.metadata import distributions
+from typing import TYPE_CHECKING
+
+from peft_regress.errors import InputError
+from peft_regress.runs.journal import (
+    Header,
+    JournalWriter,
+    KeptRecord,
+    is_being_written,
+    journal_of,
+    read_journal,
+    set_aside,
+)
+from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
+from peft_regress.text import count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from peft_regress.runs.journal import Part
+
+
+class RecordKeeper:
+    """Takes what was measured in an equal environment, and keeps what is measured now."""
+
+    def __init__(self, writer: JournalWriter, parts: list[Part]) -> None:
+        self._writer = writer
+        self._parts = parts
+        self.taken = 0
+        self.measured = 0
+        self.reasons: list[str] = []
+        """What was different in the part that was looked at last."""
+
+    def take(
+        self, case: str, definition: str, header: Header, *, trains: bool, python: Path
+    ) -> KeptRecord | None:
+        """Return what was measured of a case in an environment; None if it must be measured."""
+        found = None
+        for part in self._parts:
+            find = version_in(python)
+            reasons = differences(part, header, version_of=find)
+            if reasons:
+                self.reasons = self.reasons or reasons
+                continue
+            kept = usable_records(part, header, version_of=find).get(case)
+            if kept is not None and (kept.record.definition, kept.trains) == (definition, trains):
+                found = kept
+        self.taken += found is not None
+        return found
+
+    def keep(self, header: Header, kept: KeptRecord) -> None:
+        """Write a record to the journal; one that was taken is there, or in what is resumed."""
+        if not kept.is_taken:
+            self.measured += 1
+            self._writer.add(header, kept)
+
+
+def version_in(python: Path) -> Callable[[str], str | None]:
+    """Return a function that finds a package's version for an interpreter over the running one."""
+    own = python.absolute().parent.parent.glob("lib/python*/site-packages")
+    path = [*map(str, own), *sys.path]
+
+    def find(name: str) -> str | None:
+        return next((found.version for found in distributions(name=name, path=path)), None)
+
+    return find
+
+
+@contextlib.contextmanager
+def kept_records(
+    save: Path | None, resume: Path | None, say: Callable[[str], None]
+) -> Iterator[RecordKeeper | None]:
+    """Keep what is measured in the context until it ends well; None if nobody named a file.
+
+    save: the run file to come; the journal stands beside it. resume: the journal or run file of an
+    earlier try, which need not exist. Raises `InputError` for one that cannot be read.
+    """
+    named = save or resume
+    if named is None:
+        yield None
+        return
+    writer = JournalWriter(journal_of(named))
+    _prepare(writer, resume, say)
+    parts = _parts_of(resume)
+    if resume is not None:
+        count = count_of(sum(len(part.records) for part in parts), "record")
+        say(f"resuming {resume}: {count}")
+    keeper = RecordKeeper(writer, parts)
+    try:
+        yield keeper
+    except BaseException:
+        if writer.path.exists():
+            shown = shlex.quote(str(writer.path))
+            say(f"what was measured is in {shown}; the same command with --resume {shown} takes it")
+        writer.close()
+        raise
+    if resume is not None:
+        why = f": {brief(keeper.reasons)}" if keeper.reasons and not keeper.taken else ""
+        say(f"{count_of(keeper.taken, 'record')} taken, {keeper.measured} measured{why}")
+    if writer.problem is not None:
+        say(f"no journal was kept: {writer.problem}")
+    writer.remove()
+
+
+def _parts_of(resume: Path | None) -> list[Part]:
+    if resume is None or not (resume.exists() or journal_of(resume).exists()):
+        return []
+    return read_parts(resume)
+
+
+def _prepare(writer: JournalWriter, resume: Path | None, say: Callable[[str], None]) -> None:
+    """Go on with the journal that is resumed; put another one out of the way."""
+    path = writer.path
+    if not path.exists():
+        return
+    if is_being_written(path):
+        msg = f"{path}: another run writes to it now. Choose another path."
+        raise InputError(msg)
+    if resume is not None and path == journal_of(resume):
+        writer.go_on(read_journal(path))
+    else:
+        aside = set_aside(path)
+        shown = shlex.quote(str(aside))
+        say(f"{shown}: of a run that did not end; --resume {shown} takes what it measured")

@@ -1,0 +1,82 @@
+"""Let SIGTERM and SIGHUP end this process as Ctrl-C does, so that it can keep what it measured."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+_ENDING: Final = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class EndingSignal(KeyboardInterrupt):
+    """A signal that asks this process to end."""
+
+
+class Interrupts:
+    """Handlers of the signals that end a process; without `install` nothing changes."""
+
+    def __init__(self) -> None:
+        self._installed: list[int] = []
+        self._owner = 0
+        self._holds_ctrl_c = False
+        self.was_held = False
+        """Whether Ctrl-C was typed while the process was ending."""
+
+    def install(self) -> None:
+        """Let each signal interrupt the main thread, unless somebody handles or ignores it."""
+        if self._installed or threading.current_thread() is not threading.main_thread():
+            return
+        self._owner = os.getpid()
+        for number in _ENDING:
+            # `nohup` ignores SIGHUP on purpose.
+            if signal.getsignal(number) is signal.SIG_DFL:
+                signal.signal(number, self._interrupt)
+                self._installed.append(number)
+
+    def hold(self) -> None:
+        """Let further signals change nothing, since the process is ending; a second Ctrl-C does."""
+        for number in self._installed:
+            signal.signal(number, lambda *_: None)
+        if self._owner and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._hold_ctrl_c)
+            self._holds_ctrl_c = True
+
+    def restore(self) -> None:
+        """Undo `install`."""
+        while self._installed:
+            signal.signal(self._installed.pop(), signal.SIG_DFL)
+        if self._holds_ctrl_c:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._holds_ctrl_c = False
+
+    def _hold_ctrl_c(self, *_: object) -> None:
+        self.was_held = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
+        if os.getpid() != self._owner:
+            # A process that was forked meanwhile ends as if nobody had changed anything.
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise EndingSignal(signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def ending_signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt what runs in the context."""
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        yield
+    finally:
+        interrupts.restore()

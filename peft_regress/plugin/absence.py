@@ -1,0 +1,39 @@
+"""Whether a run that collected no case should have collected one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.errors import InputError
+from peft_regress.plugin.narrowing import narrowing_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def should_have_cases(config: pytest.Config, baselines: Path) -> bool:
+    """Return whether baselines are there, and pytest was asked for a folder that holds cases.
+
+    These are the folders of the ini option `regress_suites`; without it, every folder. A run of
+    single files or tests, or one without some folder, need not have a case.
+    """
+    if narrowing_of(config).before_collection or not _has_entries(baselines):
+        return False
+    suites: list[Path] = config.getini("regress_suites")
+    asked = [config.invocation_params.dir / argument for argument in config.args]
+    return not suites or any(
+        path.is_relative_to(suite) or suite.is_relative_to(path)
+        for path in asked
+        for suite in suites
+    )
+
+
+def _has_entries(baselines: Path) -> bool:
+    # A folder of that name may be another tool's.
+    with contextlib.suppress(InputError):
+        return bool(baseline_files(baselines))
+    return False

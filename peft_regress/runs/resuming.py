@@ -1,0 +1,145 @@
+"""What an earlier run measured, and which of it a new run may take."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.errors import InputError
+from peft_regress.files import is_folder, read_bytes
+from peft_regress.metrics import KNOWN
+from peft_regress.runs.journal import Header, KeptRecord, Part, is_journal, journal_of, read_journal
+from peft_regress.runs.shards import read_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from peft_regress.runs.run_file import RunFile
+
+
+def read_parts(path: Path) -> list[Part]:
+    """Read what a run left: its journal, or its run file with the journal beside it.
+
+    What was measured last comes last. Raises `InputError` if there is neither, or if one of them
+    cannot be trusted.
+    """
+    journal = journal_of(path)
+    parts: list[Part] = []
+    if is_folder(path) or (path.exists() and not _has_journal(path)):
+        parts.append(_part_of(read_run(path)))
+    elif path.exists():
+        return read_journal(path).parts
+    if journal.exists() and not is_folder(path):
+        parts += read_journal(journal).parts
+    if not parts:
+        msg = f"{path}: no such run file or journal, so there is nothing to resume"
+        raise InputError(msg)
+    return parts
+
+
+def _has_journal(path: Path) -> bool:
+    try:
+        return is_journal(read_bytes(path))
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or error}). Check the path."
+        raise InputError(msg) from error
+
+
+def _part_of(found: RunFile) -> Part:
+    """Return a run file's records as a journal has them."""
+    run = found.run
+    times = {
+        entry["extra_info"]["peft_regress"]["case_id"]: entry
+        for entry in found.document.get("benchmarks", ())
+        if "peft_regress" in entry.get("extra_info", {})
+    }
+    header = Header(
+        environment=run.environment,
+        machine=run.machine,
+        metrics_known=sorted(run.known),
+        narrowed_by=run.selection.narrowed_by,
+    )
+    packages = {name: found for name, found in run.environment.items() if name != "python"}
+    records = [
+        KeptRecord(
+            record=record,
+            imported=packages if record.is_own else {},
+            times=times.get(name),
+        )
+        for name, record in run.cases.items()
+    ]
+    return Part(header=header, records=records)
+
+
+def differences(
+    part: Part, here: Header, *, version_of: Callable[[str], str | None] | None = None
+) -> list[str]:
+    """Return why the records of a part are not those of this run; empty if they are.
+
+    version_of: the installed version of a package that not every case depends on.
+    """
+    there = part.header
+    find = version_of or installed_version
+    found = []
+    for name in sorted(there.environment.keys() | here.environment.keys()):
+        old, new = there.environment.get(name), here.environment.get(name) or find(name)
+        if old != new:
+            found.append(f"{name} {old or 'not installed'}, now {new or 'not installed'}")
+    if there.machine.digest != here.machine.digest:
+        found.append(f"another machine ({_shown(there)}, now {_shown(here)})")
+    if set(there.metrics_known) != set(KNOWN):
+        found.append("another peft_regress, which measured other metrics")
+    return found
+
+
+def usable_records(
+    part: Part, here: Header, *, version_of: Callable[[str], str | None] | None = None
+) -> dict[str, KeptRecord]:
+    """Return the records of a part by case, without those that must be measured again.
+
+    These are cases in error, whose cause may be gone, cases of another machine, and own cases of
+    which an imported package has changed.
+    """
+    find = version_of or installed_version
+    return {
+        kept.record.case.id: _as_taken(kept)
+        for kept in part.records
+        if kept.record.status != "error"
+        and kept.record.machine in {UNSET, here.machine}
+        and all(find(name) == old for name, old in kept.imported.items())
+    }
+
+
+def _as_taken(kept: KeptRecord) -> KeptRecord:
+    """Return it without the time relative to another case, which the new run works out anew."""
+    metrics: dict[str, Any] = {
+        name: metric
+        for name, metric in kept.record.metrics.items()
+        if name != "relative_step_seconds"
+    }
+    record = msgspec.structs.replace(kept.record, metrics=metrics)
+    return msgspec.structs.replace(kept, record=record, is_taken=True)
+
+
+def brief(reasons: Iterable[str], *, most: int = 3) -> str:
+    """Return some reasons in one line."""
+    listed = list(reasons)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return "; ".join(listed[:most]) + more
+
+
+def installed_version(name: str) -> str | None:
+    """Return the version of an installed package; None without it."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _shown(header: Header) -> str:
+    machine = header.machine
+    return f"{machine.cpu}, {machine.cores} cores, {machine.instruction_set}"

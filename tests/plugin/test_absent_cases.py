@@ -1,0 +1,131 @@
+"""A run that should have cases and has none fails; what is stored is not overwritten."""
+
+from __future__ import annotations
+
+import pytest
+from builders import LORA, make_record, write_entry
+
+PLAIN = "def test_plain():\n    pass\n"
+SUITE = """
+import pytest
+
+@pytest.mark.case(task="own", method="x", architecture="net")
+def test_case(peft_regress):
+    raise AssertionError("measured")
+"""
+
+
+@pytest.fixture
+def project(pytester, monkeypatch):
+    """A project with an entry, whose files of cases were renamed beside ordinary tests."""
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    write_entry(pytester.path / "baselines", 1, make_record(LORA))
+    for name in ("benchmarks/test_paper.py", "benchmarks/bench_cases.py", "tests/test_unit.py"):
+        path = pytester.path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(PLAIN)
+    pytester.makeini("[pytest]")
+    return pytester
+
+
+def run(project, *arguments: str) -> tuple[int, str]:
+    done = project.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+    return int(done.ret), " ".join((done.stdout.str() + done.stderr.str()).split())
+
+
+SAID = "no test with a case was collected, but baselines has baselines"
+
+
+@pytest.mark.parametrize("asked", [(), ("benchmarks",), ("tests", "benchmarks"), ("-k", "plain")])
+def test_a_run_of_a_folder_without_a_case_fails_beside_baselines(project, asked):
+    code, out = run(project, *asked)
+    assert code == 1
+    assert SAID in out
+
+
+def test_a_run_that_collects_nothing_at_all_says_so_too(project):
+    (project.path / "benchmarks" / "test_paper.py").unlink()
+    code, out = run(project, "benchmarks")
+    assert code == pytest.ExitCode.NO_TESTS_COLLECTED
+    assert SAID in out
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("tests/test_unit.py",),
+        ("tests/test_unit.py::test_plain",),
+        ("--ignore=benchmarks",),
+        ("--regress-off",),
+        ("--collect-only",),
+    ],
+)
+def test_who_asks_for_something_else_means_it(project, asked):
+    code, out = run(project, *asked)
+    assert code == 0, out
+    assert SAID not in out
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (("tests",), 0),
+        (("tests/deep",), 0),
+        (("benchmarks",), 1),
+        (("benchmarks/deep",), 1),
+        ((), 1),
+    ],
+)
+def test_the_folders_of_cases_can_be_named(project, asked, code):
+    for name in ("tests/deep", "benchmarks/deep"):
+        (project.path / name).mkdir()
+        (project.path / name / f"test_{name[:3]}.py").write_text(PLAIN)
+    project.makeini("[pytest]\nregress_suites = benchmarks\n")
+    assert run(project, *asked)[0] == code
+
+
+def test_testpaths_outside_the_named_folders_need_no_case(project):
+    project.makeini("[pytest]\ntestpaths = tests\nregress_suites = benchmarks\n")
+    assert run(project)[0] == 0
+    project.makeini("[pytest]\ntestpaths = tests\n")
+    assert run(project)[0] == 1
+
+
+@pytest.mark.parametrize("content", [None, "{}"])
+def test_a_folder_of_that_name_without_an_entry_is_none_of_the_gate_s(project, content):
+    entry = next((project.path / "baselines").rglob("*.json"))
+    entry.unlink()
+    if content is not None:
+        (entry.parent / "results.json").write_text(content)
+    code, out = run(project)
+    assert (code, SAID in out) == (0, False)
+
+
+def test_under_regress_off_a_case_is_skipped_and_said_to_be(project):
+    (project.path / "benchmarks" / "test_cases.py").write_text(SUITE)
+    code, out = run(project, "--regress-off", "-rs")
+    assert code == 0
+    assert "1 skipped" in out
+    assert "--regress-off" in out.partition("short test summary")[2]
+    assert "= peft_regress =" not in out
+
+
+def test_off_and_another_option_contradict_each_other(project):
+    code, out = run(project, "--regress-off", "--regress-strict")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "drop one of them" in out
+
+
+@pytest.mark.parametrize("option", ["save", "summary"])
+@pytest.mark.parametrize(
+    "name", ["baselines/new.json", "linked/x/0001_y.json", "tests/../baselines"]
+)
+def test_nothing_is_written_into_the_storage(project, option, name):
+    (project.path / "linked").symlink_to(project.path / "baselines")
+    (project.path / "benchmarks" / "test_cases.py").write_text(SUITE)
+    code, out = run(project, f"--regress-{option}={name}")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert f"--regress-{option} " in out
+    assert "lies in the baseline storage" in out
+    assert "measured" not in out

@@ -1,0 +1,349 @@
+"""What was measured is kept and taken again; signals end a run like Ctrl-C; crashes end nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import random
+import signal
+import termios
+import time
+
+# An inner run forgets what it imports, and some libraries cannot be imported twice.
+import peft  # noqa: F401
+import pytest
+import torch.export  # noqa: F401
+from msgspec.json import decode
+from restored import registry_restored
+from stub_measuring import CONFTEST, IDS, LOG, SUITE, StubProject, wait_until
+
+from peft_regress.plugin import session
+from peft_regress.plugin.session import RegressSession
+from peft_regress.runs.journal import Header, _line_of, read_journal
+from peft_regress.runs.run_file import read_run_file
+
+SAVE = "--regress-save=runs/run.json"
+RESUME = "--regress-resume=runs/run.json"
+
+
+class InnerProject(StubProject):
+    """The same project, with runs in this process."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        super().__init__(pytester.path)
+        self.pytester = pytester
+
+    def inner(self, *arguments: str) -> tuple[int, str]:
+        with registry_restored():
+            done = self.pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return done.ret, done.stdout.str() + done.stderr.str()
+
+    def saved(self):
+        return read_run_file(self.save).run
+
+
+@pytest.fixture
+def project(pytester, monkeypatch) -> InnerProject:
+    monkeypatch.setattr(RegressSession, "_measured", RegressSession._measured)
+    monkeypatch.setattr(RegressSession, "define", RegressSession.define)
+    monkeypatch.setattr(session, "describe_machine", session.describe_machine)
+    for name in ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_XDIST_TESTRUNUID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(LOG, str(pytester.path / "log"))
+    return InnerProject(pytester)
+
+
+BLOCKED = """
+
+def pytest_runtest_teardown(item):
+    import os
+    path = {path!r}
+    os.path.isdir(path) or os.mkdir(path)
+"""
+
+
+@pytest.fixture
+def dead(project) -> InnerProject:
+    """A project beside a journal that has five of the eight cases, as of a run that was killed."""
+    (project.root / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
+    project.inner(SAVE, "-k", "head or lora-r16 or (lora-r1 and tiny2)")
+    project.save.rmdir()
+    assert len(project.log) == 5
+    (project.root / "conftest.py").write_text(CONFTEST)
+    (project.root / "log").unlink()
+    return project
+
+
+def test_a_run_that_ends_leaves_no_journal(project):
+    project.inner(SAVE)
+    assert [path.name for path in project.save.parent.iterdir()] == ["run.json"]
+
+
+def test_a_resumed_run_measures_the_rest_and_is_whole(dead):
+    kept = read_journal(dead.journal).cases
+    code, out = dead.inner(SAVE, RESUME)
+    assert set(dead.log) == set(IDS) - kept
+    assert "resumed runs/run.json: 5 cases taken, 3 measured" in out
+    run = dead.saved()
+    assert (sorted(run.cases), run.selection.complete) == (IDS, True)
+    timed = json.loads(dead.save.read_text())["benchmarks"]
+    assert {entry["extra_info"]["peft_regress"]["case_id"] for entry in timed} == set(IDS)
+    assert not dead.journal.exists()
+    assert code == 1  # no baseline
+
+
+def test_the_next_run_names_the_journal_of_a_dead_one_and_keeps_it(dead):
+    _, out = dead.inner(SAVE, "-k", "head")
+    aside = dead.journal.with_name("run.json.journal.1")
+    said = "runs/run.json.journal.1: of a run that did not end, with 5 cases; "
+    assert out.count(said) == 2  # at the start and at the end
+    assert f"--regress-resume runs/{aside.name}" in out.replace("\n", " ")
+    assert len(read_journal(aside).cases) == 5
+    _, out = dead.inner(SAVE, f"--regress-resume=runs/{aside.name}")
+    assert "5 cases taken, 3 measured" in out
+    assert sorted(dead.saved().cases) == IDS
+    assert not aside.exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("Example CPU", "Another CPU", "another machine (Another CPU"),
+        ('"pytest":"', '"pytest":"0.', "pytest 0."),
+    ],
+)
+def test_of_another_environment_nothing_is_taken_and_the_difference_is_named(
+    dead, old, new, reason
+):
+    altered = _with_header(dead.journal.read_bytes(), old, new)
+    dead.journal.write_bytes(altered)
+    _, out = dead.inner(SAVE, RESUME)
+    flat = " ".join(out.split())
+    assert f"resumed none of 5 cases, measured elsewhere: {reason}" in flat
+    assert "0 cases taken, 8 measured" in flat
+    assert sorted(dead.log) == IDS
+
+
+def _with_header(journal: bytes, old: str, new: str) -> bytes:
+    """Return a journal whose header says something else, with its digest."""
+    head, _, rest = journal.partition(b"\n")
+    content = json.dumps(json.loads(head)["content"], separators=(",", ":"))
+    assert old in content
+    altered = content.replace(old, new).replace("sha256:here", "sha256:there")
+    return _line_of(decode(altered, type=Header)) + rest
+
+
+def test_a_case_whose_definition_has_changed_is_measured_again(dead, monkeypatch):
+    extra = (
+        "\nfrom peft_regress.plugin.session import RegressSession\n"
+        "usual = 'sha256:definition'\n"
+        "RegressSession.define = lambda self, case: usual if 'head' in case.id else ''\n"
+    )
+    (dead.root / "conftest.py").write_text(CONFTEST + extra)
+    _, out = dead.inner(SAVE, RESUME)
+    assert "2 cases taken, 6 measured" in out
+
+
+@pytest.mark.slow
+def test_a_run_file_is_resumed_too_and_a_resumed_run_that_dies_has_lost_nothing(dead):
+    _, out = dead.inner(SAVE, RESUME, "-k", "head")
+    assert "2 cases taken, 0 measured" in out
+    text = SUITE + "    if 'lora-r1/' in case.id:\n        raise KeyboardInterrupt\n"
+    (dead.root / "test_suite.py").write_text(text)
+    dead.inner(SAVE, "-k", "tiny2")
+    (dead.root / "test_suite.py").write_text(
+        SUITE.replace("    peft", "    raise KeyboardInterrupt\n    peft")
+    )
+    code, out = dead.run(SAVE, RESUME)
+    assert code == pytest.ExitCode.INTERRUPTED
+    assert len(dead.kept) == 4  # no case was reached, and those of the run file are still there
+
+
+def test_nothing_to_resume_is_wrong_use(project):
+    code, out = project.inner("--regress-resume=absent.json")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "absent.json: no such run file or journal" in out
+    assert project.log == []
+
+
+def test_a_run_file_that_cannot_be_written_leaves_the_journal(project):
+    (project.root / "conftest.py").write_text(CONFTEST + BLOCKED.format(path=str(project.save)))
+    code, out = project.inner(SAVE)
+    assert code == 1
+    assert "Traceback" not in out
+    assert "What was measured is in runs/run.json.journal: `--regress-resume" in out
+    assert read_journal(project.journal).cases == set(IDS)
+
+
+def test_without_a_folder_for_temporary_files_there_is_no_traceback(project, monkeypatch):
+    def none(**_):
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(session.tempfile, "mkdtemp", none)
+    (project.root / "file").write_text("")
+    code, out = project.inner("--regress-save=file/run.json")
+    assert code == 1
+    assert "file/run.json: cannot be written" in " ".join(out.split())
+    assert "Traceback" not in out
+
+
+def test_an_interrupt_before_the_timer_starts_loses_nothing_where_warnings_are_errors(project):
+    text = "    if 'lora-r4' in case.id:\n        raise KeyboardInterrupt\n"
+    (project.root / "test_suite.py").write_text(SUITE.replace("    peft", text + "    peft"))
+    code, out = project.run(SAVE, "-W", "error")
+    assert code == pytest.ExitCode.INTERRUPTED, out
+    assert project.kept == set(project.log) != set()
+    assert "Traceback" not in out
+
+
+FAILING_FIXTURE = """
+import pytest
+from peft_regress import case_params
+
+@pytest.fixture
+def bad():
+    yield
+    raise RuntimeError
+
+@pytest.mark.parametrize("case", case_params())
+def test_case(case, bad, peft_regress):
+    peft_regress(case)
+    if "lora-r4" in case.id:
+        raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.slow
+def test_a_fixture_that_fails_after_an_interrupt_loses_nothing(project):
+    (project.root / "test_suite.py").write_text(FAILING_FIXTURE)
+    project.run(SAVE)
+    assert project.kept == set(project.log) != set()
+
+
+# --- signals -------------------------------------------------------------------------------------
+
+ENDING = ["SIGTERM", "SIGHUP", "SIGINT", "SIGKILL"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_run_ends_changes_the_exit_code_at_most(project, name):
+    extra = """
+import os, signal, pytest
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish():
+    os.kill(os.getpid(), signal.{name})
+"""
+    (project.root / "conftest.py").write_text(CONFTEST + extra.format(name=name))
+    code, out = project.run(SAVE)
+    assert code == (pytest.ExitCode.INTERRUPTED if name == "SIGINT" else 1)
+    assert "Traceback" not in out
+    assert "run file: runs/run.json" in out
+    assert project.saved().selection.complete
+    assert sorted(project.saved().cases) == IDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_signal_loses_no_case_that_was_measured(project, name):
+    _signalled(project, name, at=3)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
+@pytest.mark.parametrize("whom", ["process", "group"])
+@pytest.mark.parametrize("name", ENDING)
+def test_a_signal_at_a_random_moment_loses_no_case(project, name, whom, workers):
+    moment = random.Random(f"{name} {whom} {len(workers)}")
+    at, later = moment.randrange(1, 9), moment.uniform(0, 0.3)
+    _signalled(project, name, *workers, at=at, later=later, to_group=whom == "group")
+
+
+def _signalled(project, name, *arguments, at, later=0.0, to_group=False):
+    """End a run while its case number `at` is measured; resume it; each case is measured once."""
+    process = project.start(SAVE, *arguments, seconds=0.2)
+    wait_until(lambda: len(project.log) >= at)
+    time.sleep(later)
+    (os.killpg if to_group else os.kill)(process.pid, signal.Signals[name])
+    out, _ = process.communicate(timeout=60)
+    ended = {"SIGKILL": -signal.SIGKILL}.get(name, pytest.ExitCode.INTERRUPTED)
+    assert process.returncode in {ended, 1}, out  # 1: it had just finished
+    running = 2 if arguments else 1
+    if not (project.save.exists() or project.journal.exists()):
+        assert len(project.log) <= running
+        assert "no test with a case" not in out
+        return
+    if name != "SIGKILL":
+        assert "Traceback" not in out
+        assert project.save.exists()
+        assert not project.journal.exists()
+    kept = project.kept
+    assert len(set(project.log) - kept) <= running, out
+    before = len(project.log)
+    _, out = project.run(SAVE, RESUME)
+    assert f"{len(kept)} cases taken" in out.replace("1 case ", "1 cases ")
+    assert sorted(project.log[before:]) == sorted(set(IDS) - kept)
+    assert sorted(project.saved().cases) == IDS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["serial", "xdist"])
+def test_a_terminal_that_goes_away_loses_no_case(project, workers):
+    """The kernel sends SIGHUP, and from then on nothing can be printed."""
+    ours, theirs = pty.openpty()
+    process = project.start(
+        SAVE,
+        *workers,
+        seconds=0.2,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(theirs)
+    while len(project.log) < 4:
+        os.read(ours, 2**16)
+    reported = set(project.log[:4]) - set(project.log[-2 if workers else -1 :])
+    os.close(ours)
+    process.wait(timeout=60)
+    assert project.save.exists()
+    assert project.kept >= reported
+    assert not project.journal.exists()
+
+
+# --- cases that kill their process ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_case_that_kills_its_worker_each_time_is_in_error_and_the_run_ends(project):
+    code, out = project.run(SAVE, "-n", "2", deadly="lora-r4/tiny$")
+    assert code == 1, out
+    run = project.saved()
+    lost = run.cases["shift/lora-r4/tiny"]
+    assert (lost.status, lost.error.type) == ("error", "WorkerCrash")
+    assert {name for name, record in run.cases.items() if record.status == "ok"} == set(IDS) - {
+        "shift/lora-r4/tiny"
+    }
+    assert project.log.count("shift/lora-r4/tiny") == 1
+
+
+@pytest.mark.slow
+def test_a_case_that_ends_a_serial_run_leaves_the_journal(project):
+    code, _ = project.run(SAVE, deadly="lora-r4/tiny$")
+    assert code == 0  # nothing inside pytest can change that
+    assert read_journal(project.journal).cases == set(project.log[:-1])
+    project.run(SAVE, RESUME)
+    assert sorted(project.saved().cases) == IDS
+
+
+# --- without pytest-xdist ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [("--strict-markers",), ("-W", "error")])
+def test_without_pytest_xdist_a_strict_run_measures(project, options):
+    code, out = project.inner("-p", "no:xdist", *options, SAVE)
+    assert "INTERNALERROR" not in out
+    assert code == 1  # no baseline
+    assert sorted(project.saved().cases) == IDS

@@ -1,0 +1,131 @@
+"""A project whose measuring is a stub: it sleeps, and can kill the process that measures.
+
+It imports no torch, so a pytest process of its own takes a second.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from builders import MACHINE, make_record
+
+from peft_regress.plugin import session
+from peft_regress.plugin.session import RegressSession
+from peft_regress.runs.resuming import read_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SECONDS, DEADLY, LOG = "STUB_SECONDS", "STUB_DEADLY", "STUB_LOG"
+TESTS = Path(__file__).parent
+CONFTEST = f"""
+import sys
+sys.path.insert(0, {str(TESTS)!r})
+import stub_measuring
+from peft_regress import registry
+from tiny_architecture import TinyArchitecture
+
+stub_measuring.install()
+for kind, kept in (("architecture", ()), ("method", ("head", "lora")), ("task", ("shift",))):
+    for name in registry.names(kind):
+        if name not in kept:
+            registry.remove(kind, name)
+for name in ("tiny", "tiny2"):
+    registry.add("architecture", TinyArchitecture(name=name, matrices=("default",)))
+"""
+SUITE = """
+import pytest
+from peft_regress import case_params
+
+@pytest.mark.parametrize("case", case_params())
+def test_case(case, peft_regress):
+    peft_regress(case)
+"""
+IDS = sorted(
+    f"shift/{method}/{architecture}"
+    for method in ("head", "lora-r1", "lora-r4", "lora-r16")
+    for architecture in ("tiny", "tiny2")
+)
+
+
+def install() -> None:
+    """Measure nothing: sleep, note the case, die if it is a deadly one."""
+
+    def measured(self: RegressSession, case: Any, run_rounds: Any, *, timed: bool) -> Any:
+        with Path(os.environ[LOG]).open("a", encoding="utf-8") as log:
+            log.write(f"{case.id}\n")
+        time.sleep(float(os.environ.get(SECONDS, "0")))
+        if re.search(os.environ.get(DEADLY, "no case"), case.id):
+            os._exit(0)
+        if timed:
+            run_rounds(lambda: None, setup=lambda: ((), {}), teardown=lambda: None, rounds=3)
+        record = make_record(case.id)
+        return SimpleNamespace(record=record, status=record.status)
+
+    def defined(self: RegressSession, case: Any) -> str:
+        return make_record(case.id).definition
+
+    RegressSession._measured = measured  # type: ignore[assignment, method-assign]
+    RegressSession.define = defined  # type: ignore[method-assign]
+    session.describe_machine = lambda: MACHINE
+
+
+class StubProject:
+    """A folder with eight cases, whose pytest runs in processes of its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.save = root / "runs" / "run.json"
+        self.journal = root / "runs" / "run.json.journal"
+        (root / "pytest.ini").write_text("[pytest]\n")
+        (root / "conftest.py").write_text(CONFTEST)
+        (root / "test_suite.py").write_text(SUITE)
+
+    def start(
+        self, *arguments: str, seconds: float = 0, deadly: str = "no case", **streams: Any
+    ) -> Any:
+        """Start pytest in a session of its own."""
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+        environment |= {LOG: str(self.root / "log"), SECONDS: str(seconds), DEADLY: deadly}
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=environment,
+            text=True,
+            start_new_session=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **streams},
+        )
+
+    def run(self, *arguments: str, seconds: float = 0, deadly: str = "no case") -> tuple[int, str]:
+        """Return the exit code and what pytest printed."""
+        process = self.start(*arguments, seconds=seconds, deadly=deadly)
+        out, _ = process.communicate(timeout=120)
+        return process.returncode, out
+
+    @property
+    def log(self) -> list[str]:
+        """The cases that were begun, in order."""
+        path = self.root / "log"
+        return path.read_text().split() if path.exists() else []
+
+    @property
+    def kept(self) -> set[str]:
+        """The cases in the run file and in the journal beside it."""
+        parts = read_parts(self.save) if self.save.exists() or self.journal.exists() else []
+        return {kept.record.case.id for part in parts for kept in part.records}
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for a condition; fail after a time."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
