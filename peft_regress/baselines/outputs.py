@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from peft_regress.errors import InputError
+from peft_regress.files import is_file
 from peft_regress.text import printable
 
 
@@ -22,7 +23,7 @@ def check_outside(path: Path, storage: Path, what: str) -> None:
 def check_not_read(path: Path, source: Path, what: str) -> None:
     """Raise `InputError` if a file to write is what the command reads, under whatever name."""
     written, read = _real(path), _real(source)
-    is_shard = path.exists() and written.parent == read and written.suffix == ".json"
+    is_shard = is_file(path) and written.parent == read and written.suffix == ".json"
     if written == read or is_shard:
         msg = f"{what} {path}: is the run that is read. Choose another path."
         raise InputError(printable(msg))
