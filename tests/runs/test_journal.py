@@ -161,6 +161,13 @@ def test_a_run_file_and_the_journal_beside_it_are_read_the_journal_last(tmp_path
     assert read_parts(run) == [journal]
 
 
+def test_a_journal_without_a_line_has_nothing_to_take(tmp_path):
+    path = tmp_path / "run.json.journal"
+    path.touch()  # its writer was killed before the first record
+    assert read_parts(tmp_path / "run.json") == []
+    assert read_parts(path) == []
+
+
 def test_nothing_to_resume_is_wrong_use(tmp_path):
     with pytest.raises(InputError, match=r"run.json: no such run file or journal"):
         read_parts(tmp_path / "run.json")
