@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import shlex
-import shutil
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.baselines.adapters import adapters_of_run
+from peft_regress.baselines.adapters import add_adapters
 from peft_regress.errors import InputError
 from peft_regress.runs.journal import (
     JournalWriter,
@@ -115,9 +114,7 @@ class RunRecords:
         """Copy what the earlier run kept beside its run file; what does not fit is pruned later."""
         if self._resume is None or self._save is None or self._writer is None:
             return
-        there, here = adapters_of_run(run_file_of(self._resume)), adapters_of_run(self._save)
-        if there.is_dir() and there != here:
-            shutil.copytree(there, here, dirs_exist_ok=True)
+        add_adapters(run_file_of(self._resume), self._save)
 
     def take(self, case: str, definition: Callable[[], str]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
