@@ -162,6 +162,9 @@ def _read_line(line: bytes) -> Header | KeptRecord:
         raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
+        if isinstance(found.record.ledger, str):
+            msg = f"{found.record.case.id}: its ledger stands elsewhere"
+            raise InputError(msg)
         check_record(found.record.case.id, found.record)
     elif found.schema_version != SCHEMA_VERSION:
         msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"
