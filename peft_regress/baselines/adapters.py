@@ -164,7 +164,10 @@ def own_folder(case: Case) -> str:
 def read_checked(folder: Path) -> StoredAdapter:
     """Return the manifest of an adapter. Raises `InputError` unless all files are as it says."""
     manifest = folder / MANIFEST
-    remedy = f"Restore it with `git checkout -- {folder}`, or remove the folder and accept again."
+    remedy = (
+        f"Restore it with `git checkout -- {folder}`. Beside a run file, you can also remove the "
+        "folder, and accept again."
+    )
     try:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
         found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}
