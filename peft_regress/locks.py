@@ -117,9 +117,10 @@ def opened_lock(path: Path, *, patience: float = 60.0) -> Iterator[Lock]:
     """Open a lock file, and close it at the end, which drops the lock.
 
     patience: for how many seconds it is waited for. Raises `OSError`; waiting for longer raises
-    `InputError`.
+    `InputError`. A link is refused: the file that it leads to would lose its content.
     """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    handle = os.open(path, flags, 0o644)
     lock = Lock(path, handle, patience=patience)
     try:
         yield lock

@@ -68,3 +68,12 @@ def test_a_lock_is_free_once_its_holder_is_killed_and_names_nobody(
         assert (tmp_path / "lock").read_text().startswith(f"{os.getpid()} ")
     assert (tmp_path / "lock").read_bytes() == b""
     assert capsys.readouterr().err == ""
+
+
+def test_a_link_is_no_lock_and_what_it_leads_to_keeps_its_content(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("dear")
+    (tmp_path / "lock").symlink_to(other)
+    with pytest.raises(OSError, match="lock"), opened_lock(tmp_path / "lock") as lock:
+        lock.own()
+    assert other.read_text() == "dear"

@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 
 from peft_regress.cases import CaseId, DataFile, Name, Version, in_words, is_data_file
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder, read_bytes, write_atomic
+from peft_regress.files import is_folder, read_bytes, resolved, write_atomic
 from peft_regress.runs.schema import MadeWith  # noqa: TC001  (msgspec reads it)
 from peft_regress.text import clean
 
@@ -107,15 +107,27 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
 
 
 def gather_adapters(source: Path, run_file: Path) -> None:
-    """Copy the adapters of a run, or of all its shards, to the folder beside another run file.
+    """Replace the adapters beside a run file by those of another run, or of all its shards.
 
     Raises `InputError` if they cannot be copied.
     """
     target = adapters_of_run(run_file)
-    try:
+    if all(resolved(folder) != resolved(target) for folder in _kept_beside(source)):
         shutil.rmtree(target, ignore_errors=True)
+    add_adapters(source, run_file)
+
+
+def add_adapters(source: Path, run_file: Path) -> None:
+    """Copy the adapters of a run, or of all its shards, to the folder beside another run file.
+
+    Run files whose names differ only in the ending share a folder: there is nothing to copy.
+    Raises `InputError` if they cannot be copied.
+    """
+    target = adapters_of_run(run_file)
+    try:
         for folder in _kept_beside(source):
-            shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
+            if resolved(folder) != resolved(target):
+                shutil.copytree(folder, target, dirs_exist_ok=True, ignore=_links)
     except OSError as error:
         msg = f"{target}: cannot be written ({error.strerror or error})"
         raise InputError(msg) from error
@@ -152,7 +164,10 @@ def own_folder(case: Case) -> str:
 def read_checked(folder: Path) -> StoredAdapter:
     """Return the manifest of an adapter. Raises `InputError` unless all files are as it says."""
     manifest = folder / MANIFEST
-    remedy = f"Restore it with `git checkout -- {folder}`, or remove the folder and accept again."
+    remedy = (
+        f"Restore it with `git checkout -- {folder}`. Beside a run file, you can also remove the "
+        "folder, and accept again."
+    )
     try:
         stored = msgspec.json.decode(read_bytes(manifest), type=StoredAdapter)
         found = {path.name: _digest_of(path) for path in folder.iterdir() if path != manifest}

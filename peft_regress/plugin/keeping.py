@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import functools
 import shlex
-import shutil
 from typing import TYPE_CHECKING, Any
 
-from peft_regress.baselines.adapters import adapters_of_run
+from peft_regress.baselines.adapters import add_adapters
 from peft_regress.errors import InputError
 from peft_regress.runs.journal import (
-    SUFFIX,
     JournalWriter,
     is_being_written,
     journal_of,
     read_journal,
+    resumed_journal,
+    run_file_of,
     set_aside,
 )
 from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
@@ -81,7 +81,7 @@ class RunRecords:
         return [line for one in left if not self._is_resumed(one) for line in self._named(one)]
 
     def _is_resumed(self, path: Path) -> bool:
-        return self._resume is not None and path in (self._resume, journal_of(self._resume))
+        return self._resume is not None and path in (self._resume, resumed_journal(self._resume))
 
     def _named(self, path: Path) -> list[str]:
         """Return what to say of the journal of a run that died."""
@@ -114,10 +114,7 @@ class RunRecords:
         """Copy what the earlier run kept beside its run file; what does not fit is pruned later."""
         if self._resume is None or self._save is None or self._writer is None:
             return
-        name = self._resume.name.partition(SUFFIX)[0]
-        there, here = adapters_of_run(self._resume.with_name(name)), adapters_of_run(self._save)
-        if there.is_dir() and there != here:
-            shutil.copytree(there, here, dirs_exist_ok=True)
+        add_adapters(run_file_of(self._resume), self._save)
 
     def take(self, case: str, definition: Callable[[], str]) -> KeptRecord | None:
         """Return what an earlier run measured of a case; None if it must be measured."""
@@ -195,7 +192,7 @@ class RunRecords:
         """Remove the journal that was resumed if this run has all of its cases."""
         if self._resume is None:
             return
-        journal = journal_of(self._resume)
+        journal = resumed_journal(self._resume)
         if journal.is_file() and read_journal(journal).cases <= self.records.keys():
             journal.unlink(missing_ok=True)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pytest
 
 COMMAND_LINE: Final = "command line"
+_OFF: Final = "--regress-off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,14 @@ class Narrowing:
 
 def _as_text(how: str) -> str:
     return how.encode("utf-8", "backslashreplace").decode()
+
+
+def off_problem(config: pytest.Config) -> str | None:
+    """Return what is wrong with `--regress-off` of a run in continuous integration."""
+    place = narrowing_of(config).written_in.get(_OFF)
+    if place is None or not is_ci():
+        return None
+    return f"{_OFF} of {place} measures nothing; with CI set only the command line may have it"
 
 
 def is_ci() -> bool:
@@ -93,6 +102,7 @@ def _before(option: Any, paths: Iterable[object]) -> list[str]:
     found = [f"--ignore {path}" for path in getattr(option, "ignore", None) or ()]
     found += [f"--ignore-glob {path}" for path in getattr(option, "ignore_glob", None) or ()]
     found += [f"--{name}" for name in ("lf", "stepwise") if getattr(option, name, False)]
+    found += [_OFF] if getattr(option, "regress_off", False) else []
     typed = map(str, paths)
     return found + [text for text in typed if "::" in text or is_file(Path(text))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,8 @@ from peft_regress.baselines.outputs import check_outside
 from peft_regress.catalogue.matrix import matrices_of
 from peft_regress.catalogue.own_cases import use_settings, usual_matrix
 from peft_regress.errors import InputError
-from peft_regress.files import path_problem
-from peft_regress.settings import read_settings
+from peft_regress.files import path_problem, resolved
+from peft_regress.settings import Settings, read_settings
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class RegressOptions:
         Raises `InputError` for a value out of range, and for settings that cannot be used.
         """
         option = config.getoption
-        settings = read_settings(config.rootpath)
+        settings = _settings_of(config)
         use_settings(settings)
         storage = config.getini("regress_baselines")
         shard = option("regress_shard")
@@ -183,6 +184,20 @@ def add_options(parser: pytest.Parser) -> None:
         "else baselines)",
         default=None,
     )
+
+
+def _settings_of(config: pytest.Config) -> Settings:
+    """Return the settings of pytest's rootdir, or those of the tests that were asked for.
+
+    A project inside another one has its own, where the outer one alone configures pytest.
+    """
+    settings = read_settings(config.rootpath)
+    if settings.file is None and config.args:
+        here = config.invocation_params.dir
+        asked = [os.path.join(here, word.partition("::")[0]) for word in config.args]  # noqa: PTH118
+        nearest = read_settings(resolved(Path(os.path.commonpath(asked))))
+        return settings if nearest.file is None else nearest
+    return settings
 
 
 def _path(config: pytest.Config, option: str) -> Path | None:

@@ -8,6 +8,7 @@ content. A last line that is cut short is ignored: the process died while it wro
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIX: Final = ".journal"
+
+_BEGINNING: Final = b'{"digest":'
 
 _REMEDY: Final = "Remove it, and make the run again."
 
@@ -87,11 +90,32 @@ class Journal:
         return {kept.record.case.id for part in self.parts for kept in part.records}
 
 
+_NAME: Final = re.compile(r"(?P<run_file>.+)\.journal(\.[0-9]+)?")
+
+
 def journal_of(run_file: Path) -> Path:
-    """Return the path of the journal of a run file; of a journal, its own."""
-    if SUFFIX in run_file.suffixes:
-        return run_file
+    """Return the path of the journal of a run file."""
     return run_file.with_name(run_file.name + SUFFIX)
+
+
+def resumed_journal(path: Path) -> Path:
+    """Return the journal that a path names: the file itself, or the one beside a run file.
+
+    The content decides, since a run file may have any name; of a file without content, the name.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(len(_BEGINNING))
+    except (OSError, ValueError):
+        head = b""
+    is_itself = head == _BEGINNING if head else _NAME.fullmatch(path.name)
+    return path if is_itself else journal_of(path)
+
+
+def run_file_of(path: Path) -> Path:
+    """Return the run file that a path to resume stands for: of a journal, the one beside it."""
+    match = _NAME.fullmatch(path.name) if resumed_journal(path) == path else None
+    return path.with_name(match["run_file"]) if match else path
 
 
 def set_aside(path: Path) -> Path:
@@ -130,11 +154,6 @@ def read_journal(path: Path) -> Journal:
     return Journal(path=path, parts=parts, whole_bytes=whole)
 
 
-def is_journal(content: bytes) -> bool:
-    """Return whether a file's content is that of a journal, and not of a run file."""
-    return content.startswith(b'{"digest":')
-
-
 def _read_line(line: bytes) -> Header | KeptRecord:
     read = msgspec.json.decode(line, type=_Line)
     content = bytes(read.content)
@@ -143,6 +162,9 @@ def _read_line(line: bytes) -> Header | KeptRecord:
         raise InputError(msg)
     found: Header | KeptRecord = msgspec.json.decode(content, type=Header | KeptRecord)
     if isinstance(found, KeptRecord):
+        if isinstance(found.record.ledger, str):
+            msg = f"{found.record.case.id}: its ledger stands elsewhere"
+            raise InputError(msg)
         check_record(found.record.case.id, found.record)
     elif found.schema_version != SCHEMA_VERSION:
         msg = f"has schema_version {found.schema_version}, this version reads {SCHEMA_VERSION}"

@@ -9,9 +9,9 @@ import msgspec
 from msgspec import UNSET
 
 from peft_regress.errors import InputError
-from peft_regress.files import is_folder, read_bytes
+from peft_regress.files import is_folder
 from peft_regress.metrics import KNOWN
-from peft_regress.runs.journal import Header, KeptRecord, Part, is_journal, journal_of, read_journal
+from peft_regress.runs.journal import Header, KeptRecord, Part, read_journal, resumed_journal
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
@@ -27,26 +27,16 @@ def read_parts(path: Path) -> list[Part]:
     What was measured last comes last. Raises `InputError` if there is neither, or if one of them
     cannot be trusted.
     """
-    journal = journal_of(path)
+    journal = resumed_journal(path)
     parts: list[Part] = []
-    if is_folder(path) or (path.exists() and not _has_journal(path)):
+    if journal != path and (is_folder(path) or path.exists()):
         parts.append(_part_of(read_run(path)))
-    elif path.exists():
-        return read_journal(path).parts
     if journal.exists() and not is_folder(path):
         parts += read_journal(journal).parts
-    if not parts:
+    if not (parts or journal.exists()):
         msg = f"{path}: no such run file or journal, so there is nothing to resume"
         raise InputError(msg)
     return parts
-
-
-def _has_journal(path: Path) -> bool:
-    try:
-        return is_journal(read_bytes(path))
-    except OSError as error:
-        msg = f"{path}: cannot be read ({error.strerror or error}). Check the path."
-        raise InputError(msg) from error
 
 
 def _part_of(found: RunFile) -> Part:

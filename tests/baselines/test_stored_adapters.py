@@ -430,3 +430,11 @@ def test_links_beside_the_shards_are_not_followed(tmp_path: Path) -> None:
     gather_adapters(shards, tmp_path / "run.json")
     copied = [path for path in adapters_of_run(tmp_path / "run.json").rglob("*") if path.is_file()]
     assert [path.read_text() for path in copied] == ["plain"]
+
+
+def test_run_files_that_share_a_folder_of_adapters_keep_it(tmp_path: Path) -> None:
+    kept = adapters_of_run(tmp_path / "run.json") / "lora" / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("plain")
+    gather_adapters(tmp_path / "run.json", tmp_path / "run.txt")
+    assert kept.read_text() == "plain"

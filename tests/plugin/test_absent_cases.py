@@ -67,6 +67,18 @@ def test_who_asks_for_something_else_means_it(project, asked):
     assert SAID not in out
 
 
+@pytest.mark.parametrize("asked", ["--ignore=benchmarks", "--regress-off"])
+def test_with_ci_set_only_the_command_line_may_ask_for_it(project, monkeypatch, asked):
+    monkeypatch.setenv("PYTEST_ADDOPTS", asked)
+    monkeypatch.delenv("CI", raising=False)
+    assert run(project)[0] == 0
+    monkeypatch.setenv("CI", "1")
+    code, out = run(project)
+    assert code != 0
+    assert (SAID if "ignore" in asked else "--regress-off of PYTEST_ADDOPTS") in out
+    assert run(project, asked)[0] == 0
+
+
 @pytest.mark.parametrize(
     ("asked", "code"),
     [

@@ -100,6 +100,22 @@ def test_the_cases_of_the_settings_are_measured_and_judged_by_their_storage(
         assert command("compare", "0001", suite.root / "run.json")[0] == 0
 
 
+@pytest.mark.parametrize("asked", ["", "packages/one", "packages/one/test_toy.py"])
+def test_a_project_inside_another_one_has_its_own_settings(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    inner = suite.root / "inner"
+    inner.mkdir()
+    for name in ("toy_gates.py", "pyproject.toml", "packages"):
+        (suite.root / name).rename(inner / name)
+    (suite.root / "pytest.ini").write_text("[pytest]\n")
+    if not asked:
+        monkeypatch.chdir(inner)
+    done = suite.run("--collect-only", "-q", *([f"inner/{asked}"] if asked else []))
+    assert f"[{IDS[0]}]" in done.stdout.str()
+    assert len(done.stdout.str().split("test_toy.py::")) == 1 + len(IDS)
+
+
 def test_shards_and_globs_narrow_a_run(suite: Suite) -> None:
     suite.run("--regress-shard=1/2")
     part = suite.saved()

@@ -81,6 +81,18 @@ def test_a_run_that_ends_leaves_no_journal(project):
     assert [path.name for path in project.save.parent.iterdir()] == ["run.json"]
 
 
+@pytest.mark.parametrize("name", ["run.journal.json", "run.journal", "run.journal.1"])
+def test_a_run_file_may_be_named_like_a_journal(project, name):
+    saving = f"--regress-save=runs/{name}"
+    project.inner(saving, "-k", "head")
+    path = project.save.with_name(name)
+    taken = len(read_run_file(path).run.cases)
+    assert [one.name for one in path.parent.iterdir()] == [name]
+    _, out = project.inner(saving, f"--regress-resume=runs/{name}")
+    assert f"{taken} cases taken" in out
+    assert sorted(read_run_file(path).run.cases) == IDS
+
+
 def test_a_resumed_run_measures_the_rest_and_is_whole(dead):
     kept = read_journal(dead.journal).cases
     code, out = dead.inner(SAVE, RESUME)

@@ -161,6 +161,22 @@ def test_a_run_file_and_the_journal_beside_it_are_read_the_journal_last(tmp_path
     assert read_parts(run) == [journal]
 
 
+def test_a_journal_without_a_line_has_nothing_to_take(tmp_path):
+    path = tmp_path / "run.json.journal"
+    path.touch()  # its writer was killed before the first record
+    assert read_parts(tmp_path / "run.json") == []
+    assert read_parts(path) == []
+
+
+def test_a_record_without_its_ledger_is_refused(tmp_path):
+    writer = JournalWriter(tmp_path / "run.json.journal")
+    record = msgspec.structs.replace(KEPT[0].record, ledger=f"sha256:{'0' * 64}")
+    writer.add(HEADER, KeptRecord(record=record), KEPT[1])
+    writer.close()
+    with pytest.raises(RunFileError, match=f"line 2: {LORA}: its ledger stands elsewhere"):
+        read_journal(writer.path)
+
+
 def test_nothing_to_resume_is_wrong_use(tmp_path):
     with pytest.raises(InputError, match=r"run.json: no such run file or journal"):
         read_parts(tmp_path / "run.json")

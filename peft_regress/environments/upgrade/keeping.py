@@ -16,6 +16,7 @@ from peft_regress.runs.journal import (
     is_being_written,
     journal_of,
     read_journal,
+    resumed_journal,
     set_aside,
 )
 from peft_regress.runs.resuming import brief, differences, read_parts, usable_records
@@ -83,11 +84,13 @@ def kept_records(
     save: the run file to come; the journal stands beside it. resume: the journal or run file of an
     earlier try, which need not exist. Raises `InputError` for one that cannot be read.
     """
-    named = save or resume
-    if named is None:
+    if save is not None:
+        writer = JournalWriter(journal_of(save))
+    elif resume is not None:
+        writer = JournalWriter(resumed_journal(resume))
+    else:
         yield None
         return
-    writer = JournalWriter(journal_of(named))
     _prepare(writer, resume, say)
     parts = _parts_of(resume)
     if resume is not None:
@@ -111,7 +114,7 @@ def kept_records(
 
 
 def _parts_of(resume: Path | None) -> list[Part]:
-    if resume is None or not (resume.exists() or journal_of(resume).exists()):
+    if resume is None or not (resume.exists() or resumed_journal(resume).exists()):
         return []
     return read_parts(resume)
 
@@ -124,7 +127,7 @@ def _prepare(writer: JournalWriter, resume: Path | None, say: Callable[[str], No
     if is_being_written(path):
         msg = f"{path}: another run writes to it now. Choose another path."
         raise InputError(msg)
-    if resume is not None and path == journal_of(resume):
+    if resume is not None and path == resumed_journal(resume):
         writer.go_on(read_journal(path))
     else:
         aside = set_aside(path)
