@@ -326,12 +326,9 @@ def test_whole_runs_are_read_once_and_only_of_a_few_entries():
     assert asked[0] == entries[-1].name
 
 
-def test_stored_numbers_and_changes_have_the_modules_that_they_come_from(tmp_path):
-    stored = sorted(path for n in ("0004", "0007", "0008") for path in BASELINES.glob(f"*/{n}_*"))
-    for path in stored:
-        (tmp_path / "platform").mkdir(exist_ok=True)
-        (tmp_path / "platform" / path.name).symlink_to(path)
-    entries = read_entries(tmp_path, [])
+def test_stored_numbers_and_changes_have_the_modules_that_they_come_from():
+    chosen = ("0004", "0007", "0008")
+    entries = [one for one in read_entries(BASELINES, []) if one.name.startswith(chosen)]
     data = page_data(entries, lambda asked: read_run(asked.path).run)
     names = [metric["name"] for metric in data["metrics"]]
     assert len(data["cases"]) == 96
