@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.baselines.chain import ENTRY_NAME, check_whole, entry_number, in_order
+from peft_regress.baselines.chain import (
+    ENTRY_NAME,
+    check_whole,
+    entry_number,
+    in_order,
+    newest_file,
+)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder
 from peft_regress.runs.bulk_read import read_without_ledgers
@@ -44,6 +50,9 @@ def baseline_files(root: Path) -> list[Path]:
         raise InputError(msg) from error
     entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
     for path in entries:
+        if path.name == newest_file(root).name:
+            msg = f"{root}: is no baseline storage, but the folder {path.parent} in it is one"
+            raise InputError(msg)
         if not ENTRY_NAME.match(path.name):
             raise RunFileError(
                 path,

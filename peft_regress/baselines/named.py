@@ -36,10 +36,14 @@ class Named(NamedTuple):
 
     def read(self) -> RunFile:
         """Read the one run. Raises `InputError` for a storage, which holds several."""
+        return read_run(self.of_one_run())
+
+    def of_one_run(self) -> Path:
+        """Return the path of the one run. Raises `InputError` for a storage."""
         if self.is_storage:
             msg = f"{self.name}: is a baseline storage. Name a run file or one entry of it."
             raise InputError(msg)
-        return read_run(self.path)
+        return self.path
 
     def observations(self) -> dict[str, Observation]:
         """Return the cases by id; of a storage, each case's newest baseline."""

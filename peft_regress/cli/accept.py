@@ -47,7 +47,7 @@ def command(
 
     RUN is a run file or a folder of shards.
     """
-    source = find_named(baselines, run).path
+    source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     done = accept_run(
         source, root=baselines, reason=reason, date=date, history=history, retire=patterns

@@ -139,3 +139,15 @@ def test_a_run_whose_ledger_does_not_add_up_is_refused_by_name(accepts, tmp_path
     assert f"run.json: {LORA}: metric '{metric}' is " in err
     assert "but its ledger adds up to" in err
     assert not root.exists()
+
+
+def test_a_storage_or_the_folder_above_it_is_no_run_and_nothing_is_said_of_its_files(
+    accepts, command, tmp_path, root
+):
+    write_kept(tmp_path / "run.json", FULL)
+    assert accepts("run.json")[0] == 0
+    code, _, err = accepts("b")
+    assert (code, "is a baseline storage. Name a run file or one entry of it." in err) == (2, True)
+    for code, _, err in (accepts("."), command("history", "--baselines", str(tmp_path))):
+        assert code == 2
+        assert f"{tmp_path}: is no baseline storage, but the folder {root} in it is one" in err
