@@ -162,6 +162,15 @@ def test_only_the_cases_asked_for_are_expected(run, storage, tmp_path):
     assert run(*arguments, "--cases", "own/a/*")[0] == 3
 
 
+def test_a_case_that_was_retired_since_is_missing_from_no_run(run, storage, tmp_path):
+    write_entry(storage, 2, make_record("own/a/network"))
+    arguments = ("baselines", "a.json", "--matrix", "own", "--stored-only")
+    for narrowed_by, exit_code in (([], 0), (["-k a"], 3)):
+        left = Selection(complete=False, narrowed_by=narrowed_by, not_selected=["own/b/network"])
+        write_run(tmp_path / "a.json", make_run(make_record("own/a/network"), selection=left))
+        assert run(*arguments)[0] == exit_code
+
+
 def test_an_unknown_matrix_is_wrong_use(run, storage, tmp_path):
     write_shards(tmp_path / "shards")
     code, out, err = run("baselines", "shards", "--matrix", "none-such")
