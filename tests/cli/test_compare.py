@@ -331,7 +331,7 @@ def test_the_page_s_example_is_what_the_command_prints(run, monkeypatch):
 
 def test_a_regressed_release_is_shown_with_its_layer_and_a_command_for_its_method(run, monkeypatch):
     monkeypatch.chdir(ROOT)
-    _, out, _ = run("baselines", "0007", "--format", "markdown")
+    _, out, _ = run("0004", "0007", "--format", "markdown")
     assert "why: peft 0.21.2 -&gt; 0.14.0, the only package that changed" in out
     assert "| `conv1.lora_magnitude_vector.default` aten.convolution +236.0 MFLOP" in out
     assert "pytest benchmarks -m \"case(method='dora')\"\n" in out
