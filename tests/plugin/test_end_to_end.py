@@ -101,6 +101,7 @@ def test_only_flops_see_it_and_lora_is_identical(runs):
         "forward_flops",
         "backward_flops",
         "aten_ops",
+        "inference_flops",
         "peak_bytes",
         "peak_temp_bytes",
         "peak_activation_bytes",

@@ -357,8 +357,13 @@ def test_shards_under_any_names_are_the_run_that_was_split(run: Run, data: st.Da
         assert union.environment == run.environment
         assert union.machine == run.machine
         assert union.selection.complete == run.selection.complete
-        stored = accept(folder, root=folder / "b", reason="r", date=DATE)
-        assert read_run_file(stored).run.cases == union.cases
+        try:
+            stored = accept(folder, root=folder / "b", reason="r", date=DATE)
+        except InputError as error:
+            # A ledger is drawn by itself, and need not be that of the metrics.
+            assert "its ledger adds up to" in str(error)  # noqa: PT017
+        else:
+            assert read_run_file(stored).run.cases == union.cases
 
 
 @fuzz(runs(), st.data(), st.sampled_from(["case", "environment", "schema", "damage"]), examples=150)
