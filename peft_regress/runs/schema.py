@@ -176,7 +176,9 @@ class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
 
 
-class Computation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Computation(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
+):
     """What certifies that two runs compute the same training."""
 
     graph: str
@@ -185,6 +187,16 @@ class Computation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Digest of weights, batches and generators of each seed."""
     torch: Version
     """The version that made the digests."""
+    same_as: str | UnsetType = UNSET
+    """The run whose training this case repeats, so that it was not trained here."""
+
+    def equals(self, other: Computation | UnsetType) -> bool:
+        """Return whether both certify one training."""
+        return other is not UNSET and (self.graph, self.state, self.torch) == (
+            other.graph,
+            other.state,
+            other.torch,
+        )
 
 
 class Limits(
@@ -237,6 +249,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def is_own(self) -> bool:
         """Return whether the case is a user's own, whose costs are those of its own step."""
         return self.profiled_on is not UNSET
+
+    @property
+    def is_certified(self) -> bool:
+        """Return whether the case was not trained, since it repeats another run's training."""
+        return self.computation is not UNSET and self.computation.same_as is not UNSET
 
     @property
     def whole_ledger(self) -> Ledger:
