@@ -90,8 +90,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
-    for record in made.run:
-        check_sums(record, str(source))
+    check_sums(made.run, str(source))
     role: Role = "history" if history else "baseline"
     wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
     try:

@@ -16,7 +16,7 @@ from peft_regress.gate.inputs import OF_INPUTS, first_difference
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from peft_regress.gate.changes import Change
     from peft_regress.metrics import Kind, Metric
@@ -33,11 +33,6 @@ class Origin(NamedTuple):
     metric: Metric
     entry: str
 
-    @property
-    def of_inputs(self) -> bool:
-        """Whether the metric depends on the weights and the data that go in."""
-        return self.metric.kind in OF_INPUTS
-
 
 def find_origins(
     history: Iterable[tuple[str, Record]], *, policy: Policy = DEFAULT_POLICY
@@ -47,29 +42,47 @@ def find_origins(
     `history`: the accepted records of the case as (entry, record), oldest first. They are judged
     again as the gate judged them: at most two comparisons for each entry and metric.
     """
-    origins: dict[str, Origin] = {}
-    before: Record | None = None
-    for entry, record in history:
-        if before is None or before.definition != record.definition:
-            origins = {}
-        elif first_difference(before, record) is not None:
-            # What depends on the inputs was not compared.
-            origins = {name: one for name, one in origins.items() if not one.of_inputs}
-        bounds = Bounds.of(record, policy)
-        origins = {
-            name: _next_origin(
-                name,
-                origins.get(name),
-                None if before is None else before.metrics.get(name),
-                Origin(metric, entry),
-                bounds,
-            )
-            for name, metric in record.metrics.items()
-            if metric.kind in _CAN_DRIFT or (metric.kind == "exact" and name in bounds.own)
-        }
-        before = record
-    newest = {} if before is None else before.metrics
-    return {name: origin for name, origin in origins.items() if origin.metric is not newest[name]}
+    older: dict[str, Origin] = {}
+    before: tuple[str, Record] | None = None
+    for here in history:
+        older = next_origins(older, before, here, policy=policy)
+        before = here
+    return older
+
+
+def next_origins(
+    older: Mapping[str, Origin],
+    before: tuple[str, Record] | None,
+    here: tuple[str, Record],
+    *,
+    policy: Policy = DEFAULT_POLICY,
+) -> dict[str, Origin]:
+    """Return the origins that are older than one more entry, `here`.
+
+    `older` are those that are older than the entry before it; None is before the first entry. A
+    metric without an older origin has the newest entry as its origin.
+    """
+    if before is None or before[1].definition != here[1].definition:
+        return {}
+    entry, old = before
+    record = here[1]
+    same_inputs = first_difference(old, record) is None
+    was, bounds = Bounds.of(old, policy), Bounds.of(record, policy)
+    found = {}
+    for name, metric in record.metrics.items():
+        last = old.metrics.get(name)
+        if last is None or not (_can_drift(name, last, was) and _can_drift(name, metric, bounds)):
+            continue
+        if not same_inputs and metric.kind in OF_INPUTS:
+            continue  # what depends on the inputs was not compared
+        origin = older.get(name) or Origin(last, entry)
+        if _stays(name, origin, last, metric, bounds):
+            found[name] = origin
+    return found
+
+
+def _can_drift(name: str, metric: Metric, bounds: Bounds) -> bool:
+    return metric.kind in _CAN_DRIFT or (metric.kind == "exact" and name in bounds.own)
 
 
 def drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
@@ -78,23 +91,17 @@ def drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
     return change._replace(bound=change.bound * bounds.policy.drift_budget)
 
 
-def _next_origin(
-    name: str, origin: Origin | None, before: Metric | None, here: Origin, bounds: Bounds
-) -> Origin:
-    """Return the origin after one more entry: the same, or this entry if the gate reported it."""
-    metric = here.metric
-    if origin is None or before is None or not are_comparable(before, metric):
-        return here
+def _stays(name: str, origin: Origin, before: Metric, metric: Metric, bounds: Bounds) -> bool:
+    """Return whether an origin stays after one more entry: whether the gate reported no change."""
+    if not are_comparable(before, metric):
+        return False
     if metric == before:
-        return origin
+        return True
     if not bounds.judges(name, metric):
-        return here
-    step = change_of(name, before, metric, bounds)
-    if direction_of(step, metric):
-        return here
+        return False
+    if direction_of(change_of(name, before, metric, bounds), metric):
+        return False
     # If the origin is the entry before, the bound has judged this step already.
-    if origin.metric is not before or bounds.policy.drift_budget < 1:
-        drift = drift_of(name, origin, metric, bounds)
-        if direction_of(drift, metric):
-            return here
-    return origin
+    if origin.metric is before and bounds.policy.drift_budget >= 1:
+        return True
+    return direction_of(drift_of(name, origin, metric, bounds), metric) is None

@@ -15,7 +15,7 @@ numbers can be derived from others. The ledger keeps only those that differ from
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -131,18 +131,28 @@ def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:
     return {("", operator): number for operator, number in numbers.items() if number}
 
 
-def check_sums(record: Record, where: str) -> None:
+def check_sums(records: Iterable[Record], where: str) -> None:
     """Raise `InputError` if the rows of a metric in a record's ledger do not add up to it."""
-    for name, metric in record.metrics.items():
-        for view in (rows_of, operator_rows_of):
-            rows = view(record.whole_ledger, name)
-            total = metric.value if rows is None else sum(rows.values())
-            if total != metric.value:
-                msg = (
-                    f"{where}: {record.case.id}: metric {name!r} is {metric.value:,}, but its "
-                    f"ledger adds up to {total:,}. Make the run again."
-                )
-                raise InputError(msg)
+    totals: dict[tuple[int, str], list[int]] = {}
+    for record in records:
+        ledger = record.whole_ledger
+        for name, metric in record.metrics.items():
+            key = id(ledger), name  # most records of a run share a few ledgers
+            if key not in totals:
+                totals[key] = _totals(ledger, name)
+            for total in totals[key]:
+                if total != metric.value:
+                    msg = (
+                        f"{where}: {record.case.id}: metric {name!r} is {metric.value:,}, but its "
+                        f"ledger adds up to {total:,}. Make the run again."
+                    )
+                    raise InputError(msg)
+
+
+def _totals(ledger: Ledger, metric: str) -> list[int]:
+    """Return what the rows of a metric add up to, in each view that the ledger has of it."""
+    views = (rows_of(ledger, metric), operator_rows_of(ledger, metric))
+    return [sum(rows.values()) for rows in views if rows is not None]
 
 
 def has_old_form(ledger: Ledger) -> bool:
