@@ -24,9 +24,11 @@ from peft_regress.baselines.chain import (
     moment_of,
     write_newest,
 )
-from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.baselines.contents import Contents
+from peft_regress.baselines.entries import baseline_files
+from peft_regress.baselines.index import read_contents, read_entry
 from peft_regress.baselines.objects import remove_litter, store_adapter, store_ledger
-from peft_regress.baselines.references import newest_references, retirable_cases
+from peft_regress.baselines.references import retirable_cases
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters
 from peft_regress.errors import InputError
 from peft_regress.files import make_folder, sync_folder
@@ -95,7 +97,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
     try:
         if not root.exists():
-            _plan(root, wanted, [])  # what is refused must leave no folder behind
+            _plan(root, wanted, Contents())  # what is refused must leave no folder behind
         make_folder(root)
         with opened_lock(root / ".lock") as lock:
             lock.own()
@@ -130,14 +132,17 @@ class _Plan(NamedTuple):
 
 def _accept(root: Path, wanted: _Wanted) -> Accepted:
     """Store a run while nobody else writes to the storage."""
-    entries = read_runs(root, ledgers=False)
-    remove_litter(root, entries)
-    if entries and acceptance_of(entries[-1]).entry:
-        write_newest(root, entries[-1])  # an accept that was killed left it behind
-    if entries and _is_same(root, entries, wanted):
-        sync_folder(entries[-1].path.parent)
-        return _described(entries, Choice({}, {}), is_new=False)
-    plan = _plan(root, wanted, entries)
+    contents = read_contents(root)
+    remove_litter(root, contents)
+    newest = contents.links[-1] if contents.links else None
+    if newest is not None:
+        if newest.entry:
+            write_newest(root, newest.newest)  # an accept that was killed left it behind
+        entry = read_entry(root, newest)
+        if _is_same(root, entry, contents, wanted):
+            sync_folder(entry.path.parent)
+            return _described(entry, contents, Choice({}, {}), is_new=False)
+    plan = _plan(root, wanted, contents)
     for folder in (plan.path.parent, root / "ledgers", root / "adapters"):
         check_inside(root, folder)
     for digest, ledger in plan.run.ledgers.items():
@@ -146,20 +151,21 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
         store_adapter(root, adapter)
     write_run_file(plan.path, plan.run, plan.document, ledgers=False)
     entry = read_run_file(plan.path, ledgers=False)
+    contents.add(entry)
     try:
-        write_newest(root, entry)
+        write_newest(root, contents.links[-1].newest)
     except InputError as error:
         msg = f"{plan.path} is stored, but {error}"
         raise InputError(msg) from error
-    remove_litter(root, [*entries, entry])
-    return _described([*entries, entry], plan.adapters, is_new=True)
+    remove_litter(root, contents)
+    return _described(entry, contents, plan.adapters, is_new=True)
 
 
-def _plan(root: Path, wanted: _Wanted, entries: Sequence[RunFile]) -> _Plan:
+def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     """Decide what the entry holds. Raises `InputError` if it cannot be accepted."""
-    retired = retirable_cases(entries, wanted.retire) if wanted.retire else []
+    retired = retirable_cases(contents, wanted.retire) if wanted.retire else []
     made = wanted.made
-    adapters = _chosen(root, entries, wanted)
+    adapters = _chosen(root, contents, wanted)
     machine_info = without_host(made.document.get("machine_info", {}))
     document = {**made.document, "machine_info": machine_info}
     number = 1 + max(map(entry_number, baseline_files(root)), default=0)
@@ -168,7 +174,7 @@ def _plan(root: Path, wanted: _Wanted, entries: Sequence[RunFile]) -> _Plan:
         wanted.accepted,
         retired=retired,
         entry=entry_name(path),
-        predecessor=entries[-1].run.content_digest if entries else "",
+        predecessor=contents.links[-1].digest if contents.links else "",
         adapters={one.stored.case: one.digest for one in adapters.adapters},
     )
     run = with_digests(msgspec.structs.replace(made.run, accepted=accepted))
@@ -176,19 +182,19 @@ def _plan(root: Path, wanted: _Wanted, entries: Sequence[RunFile]) -> _Plan:
     return _Plan(path, run, document, adapters)
 
 
-def _chosen(root: Path, entries: Sequence[RunFile], wanted: _Wanted) -> Choice:
+def _chosen(root: Path, contents: Contents, wanted: _Wanted) -> Choice:
     """Return the adapters that an entry names; one of role history judges nothing with them."""
     if wanted.accepted.role == "history":
         return Choice({}, {})
-    return choose_adapters(wanted.made.run, wanted.source, root, entries)
+    return choose_adapters(wanted.made.run, wanted.source, root, contents)
 
 
-def _is_same(root: Path, entries: Sequence[RunFile], wanted: _Wanted) -> bool:
+def _is_same(root: Path, entry: RunFile, contents: Contents, wanted: _Wanted) -> bool:
     """Return whether the newest entry holds this run, accepted in the same way.
 
     Then the command was typed again. It was not if the run has got adapters in between.
     """
-    entry, accepted = entries[-1], acceptance_of(entries[-1])
+    accepted = acceptance_of(entry)
     retired = accepted.retired
     is_same = (
         (accepted.reason, accepted.role) == (wanted.accepted.reason, wanted.accepted.role)
@@ -198,7 +204,7 @@ def _is_same(root: Path, entries: Sequence[RunFile], wanted: _Wanted) -> bool:
     )
     return is_same and all(
         one.digest in accepted.adapters.values()
-        for one in _chosen(root, entries, wanted).new.values()
+        for one in _chosen(root, contents, wanted).new.values()
     )
 
 
@@ -209,21 +215,19 @@ def _bare(run: Run) -> Run:
     )
 
 
-def _described(entries: Sequence[RunFile], adapters: Choice, *, is_new: bool) -> Accepted:
+def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: bool) -> Accepted:
     """Say what the newest entry does."""
-    entry, before = entries[-1], entries[-2] if len(entries) > 1 else None
-    references = newest_references(entries)
-    is_later = before is not None and moment_of(before) > moment_of(entry)
+    last = len(contents.links) - 1
+    before = contents.links[-2] if last else None
+    is_later = before is not None and before.moment > moment_of(entry)
     return Accepted(
         path=entry.path,
         run=entry.run,
         is_new=is_new,
         adapters=adapters,
-        judges=sum(one.record is entry.run.cases.get(name) for name, one in references.items()),
-        expected=len(references),
-        later_predecessor=(
-            f"{before.path.stem}, {acceptance_of(before).date}" if before and is_later else ""
-        ),
+        judges=len(contents.judged_by.get(last, ())),
+        expected=len(contents.judges),
+        later_predecessor=f"{before.stem}, {before.date}" if before and is_later else "",
     )
 
 

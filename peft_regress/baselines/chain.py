@@ -18,6 +18,7 @@ import msgspec
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
 from peft_regress.runs.ledgers import ledger_file
+from peft_regress.runs.schema import Role  # noqa: TC001  (msgspec reads it)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +35,60 @@ class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     entry: str
     digest: str
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An entry as the chain sees it."""
+
+    name: str
+    """Where it lies: `<machine id>/NNNN_<name>`."""
+    file_digest: str
+    """Of the bytes of its file."""
+    digest: str
+    """Of its content, by which its successor names it."""
+    date: str
+    role: Role
+    entry: str
+    """Where it belongs; empty before the chain."""
+    predecessor: str
+
+    @classmethod
+    def of(cls, entry: RunFile, file_digest: str) -> Link:
+        """Return the link of an entry."""
+        accepted = acceptance_of(entry)
+        return cls(
+            name=entry_name(entry.path),
+            file_digest=file_digest,
+            digest=entry.run.content_digest,
+            date=accepted.date,
+            role=accepted.role,
+            entry=accepted.entry,
+            predecessor=accepted.predecessor,
+        )
+
+    @property
+    def stem(self) -> str:
+        """The name of its file, without the ending."""
+        return self.name.rpartition("/")[2]
+
+    @property
+    def moment(self) -> dt.datetime:
+        """When it was accepted, by the clock of then."""
+        return dt.datetime.fromisoformat(self.date)
+
+    @property
+    def newest(self) -> Newest:
+        """What `newest.json` says of it."""
+        return Newest(entry=self.name, digest=self.digest)
+
+    def path(self, root: Path) -> Path:
+        """Return its file in a storage."""
+        return root / f"{self.name}.json"
+
+
+Names = dict[str, tuple[int, str]]
+"""For each digest of a ledger or an adapter the first entry that relies on it, by its position, and
+the case."""
 
 
 def acceptance_of(entry: RunFile) -> Acceptance:
@@ -59,74 +114,72 @@ def moment_of(entry: RunFile) -> dt.datetime:
 
 
 def in_order(stored: Iterable[RunFile]) -> list[RunFile]:
-    """Sort entries by number, which is given under a lock; dates depend on clocks.
+    """Sort entries as the storage orders them."""
+    return sorted(stored, key=place_of)
+
+
+def place_of(entry: RunFile) -> tuple[int, dt.datetime, str]:
+    """Return what orders entries: the number, which is given under a lock; dates depend on clocks.
 
     Two entries from before the chain may have one number; then the date decides.
     """
-    return sorted(
-        stored, key=lambda one: (entry_number(one.path), moment_of(one), one.path.as_posix())
-    )
+    return entry_number(entry.path), moment_of(entry), entry.path.as_posix()
 
 
-def check_whole(root: Path, entries: Sequence[RunFile]) -> None:
+def check_whole(root: Path, links: Sequence[Link], *, ledgers: Names, adapters: Names) -> None:
     """Raise `RunFileError` if entries, or parts that they name, are missing or do not fit.
 
-    entries: all of the storage, in order. It looks at names; who reads a part checks its content.
+    links: all of the storage, in order. It looks at names; who reads a part checks its content.
     """
-    chained = _check_links(root, entries)
+    chained = _check_links(root, links)
     _check_newest(root, chained)
-    _check_ledgers(root, chained)
-    for entry in chained:
-        for case, digest in acceptance_of(entry).adapters.items():
-            folder = adapter_folder(root, digest)
-            if not is_folder(folder):
-                raise missing_adapter(entry.path, case, folder)
+    _check_ledgers(root, links, ledgers)
+    for digest, (index, case) in sorted(adapters.items(), key=lambda one: one[1][0]):
+        folder = adapter_folder(root, digest)
+        if links[index].entry and not is_folder(folder):
+            raise missing_adapter(links[index].path(root), case, folder)
 
 
-def _check_links(root: Path, entries: Sequence[RunFile]) -> list[RunFile]:
+def _check_links(root: Path, links: Sequence[Link]) -> list[Link]:
     """Return the entries of the chain; raise `RunFileError` unless each follows the one before."""
-    for entry in entries:
-        name = acceptance_of(entry).entry
-        if name not in {"", entry_name(entry.path)}:
-            problem = f"was moved or renamed: it is the entry {name}"
-            raise RunFileError(entry.path, problem, _restore(root))
-    chained: list[RunFile] = []
-    before: RunFile | None = None
-    for entry in entries:
-        accepted = acceptance_of(entry)
-        if not accepted.entry and chained:
+    for link in links:
+        if link.entry not in {"", link.name}:
+            problem = f"was moved or renamed: it is the entry {link.entry}"
+            raise RunFileError(link.path(root), problem, _restore(root))
+    chained: list[Link] = []
+    before: Link | None = None
+    for link in links:
+        if not link.entry and chained:
             raise RunFileError(
-                entry.path,
-                f"names no predecessor, but comes after {chained[-1].path.name}, which does: an "
+                link.path(root),
+                f"names no predecessor, but comes after {chained[-1].stem}.json, which does: an "
                 "older peft-regress stored it",
                 "Upgrade with `pip install -U peft-regress`, move the file out of the storage and "
                 "`peft-regress accept` it from there.",
             )
-        if accepted.entry:
-            if accepted.predecessor != ("" if before is None else before.run.content_digest):
-                raise _broken_link(root, entry, entries)
-            chained.append(entry)
-        before = entry
+        if link.entry:
+            if link.predecessor != ("" if before is None else before.digest):
+                raise _broken_link(root, link, links)
+            chained.append(link)
+        before = link
     return chained
 
 
-def _broken_link(root: Path, entry: RunFile, entries: Sequence[RunFile]) -> RunFileError:
+def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
     """Return the error of an entry that does not name the one before it."""
-    predecessor = acceptance_of(entry).predecessor
-    names = {one.run.content_digest: one.path.stem for one in entries} | {"": "no entry"}
+    predecessor, path = link.predecessor, link.path(root)
+    names = {one.digest: one.stem for one in links} | {"": "no entry"}
     if predecessor not in names:
         problem = f"its predecessor is missing (content_digest {predecessor})"
-        return RunFileError(entry.path, problem, _restore(root))
+        return RunFileError(path, problem, _restore(root))
     others = [
-        one.path.stem
-        for one in entries
-        if one is not entry
-        and acceptance_of(one).entry
-        and acceptance_of(one).predecessor == predecessor
+        one.stem
+        for one in links
+        if one is not link and one.entry and one.predecessor == predecessor
     ]
     why = f"as {others[0]} does" if others else "which is not the entry before it"
     return RunFileError(
-        entry.path,
+        path,
         f"follows {names[predecessor]}, {why}: two branches accepted, or files were mixed",
         _take_one_side(root),
     )
@@ -139,11 +192,11 @@ def _take_one_side(root: Path) -> str:
     )
 
 
-def _check_newest(root: Path, chained: Sequence[RunFile]) -> None:
+def _check_newest(root: Path, chained: Sequence[Link]) -> None:
     path = newest_file(root)
     newest = read_newest(root)
     # An accept that was killed leaves it one entry behind.
-    allowed: list[str | None] = [entry.run.content_digest for entry in chained[-2:]]
+    allowed: list[str | None] = [link.digest for link in chained[-2:]]
     if len(chained) < 2:  # noqa: PLR2004
         allowed.append(None)
     if (newest and newest.digest) in allowed:
@@ -152,9 +205,9 @@ def _check_newest(root: Path, chained: Sequence[RunFile]) -> None:
         raise RunFileError(
             path, "is missing, so that no one knows the newest entry", _restore(root)
         )
-    known = {entry.run.content_digest for entry in chained}
+    known = {link.digest for link in chained}
     problem = (
-        f"is older than {chained[-1].path.stem}: it names {newest.entry}"
+        f"is older than {chained[-1].stem}: it names {newest.entry}"
         if newest.digest in known
         else f"names {newest.entry}, which is missing or was replaced"
     )
@@ -184,23 +237,29 @@ def read_newest(root: Path) -> Newest | None:
         raise RunFileError(path, f"does not name an entry ({error})", _restore(root)) from error
 
 
-def write_newest(root: Path, entry: RunFile) -> None:
+def write_newest(root: Path, newest: Newest) -> None:
     """Name the newest entry, unless it is named already. Raises `InputError`."""
-    newest = Newest(entry=entry_name(entry.path), digest=entry.run.content_digest)
     if read_newest(root) != newest:
         write_atomic(newest_file(root), msgspec.json.format(msgspec.json.encode(newest)) + b"\n")
 
 
-def _check_ledgers(root: Path, chained: Sequence[RunFile]) -> None:
+def _check_ledgers(root: Path, links: Sequence[Link], ledgers: Names) -> None:
     folder = root / "ledgers"
     found = {path.name for path in folder.glob("*/*.json.gz")} if is_folder(folder) else set()
-    for entry in chained:
-        for name, record in entry.run.cases.items():
-            if isinstance(record.ledger, str):
-                path = ledger_file(folder, record.ledger)
-                if path.name not in found:
-                    problem = f"{name}: its ledger {path} is missing"
-                    raise RunFileError(entry.path, problem, _restore(folder))
+    missing = [
+        (index, name, path)
+        for digest, (index, name) in ledgers.items()
+        if links[index].entry and (path := ledger_file(folder, digest)).name not in found
+    ]
+    if missing:
+        index, name, path = min(missing, key=lambda one: one[0])
+        problem = f"{name}: its ledger {path} is missing"
+        raise RunFileError(links[index].path(root), problem, _restore(folder))
+
+
+def has_addresses(accepted: Acceptance) -> bool:
+    """Return whether an entry carries the adapters of a storage from before over."""
+    return bool(accepted.entry) and accepted.role == "baseline"
 
 
 def adapter_folder(root: Path, digest: str) -> Path:

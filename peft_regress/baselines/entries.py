@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from peft_regress.baselines.chain import (
-    ENTRY_NAME,
-    check_whole,
-    entry_number,
-    in_order,
-    newest_file,
-)
+from peft_regress.baselines.chain import ENTRY_NAME, entry_number, in_order, newest_file
+from peft_regress.baselines.contents import Contents
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from peft_regress.runs.run_file import RunFile
+
+_T = TypeVar("_T")
 
 _MOST_READS: Final = 20
 """How often to read a storage again in which others accept meanwhile."""
@@ -65,13 +62,18 @@ def baseline_files(root: Path) -> list[Path]:
 def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
     """Read every entry of a baseline storage, oldest first.
 
-    Without ledgers it reads hundreds of entries in seconds. Raises `RunFileError` for an entry that
-    cannot be trusted, and where an entry, or a part that one names, is missing.
+    Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a part that
+    one names, is missing. `index.read_contents` reads only what judges.
     """
+    return read_while_still(root, lambda paths: _read_whole(root, paths, ledgers=ledgers))
+
+
+def read_while_still(root: Path, read: Callable[[list[Path]], _T]) -> _T:
+    """Read the entries of a storage; once more if one was accepted meanwhile."""
     for _ in range(_MOST_READS):
         paths = baseline_files(root)
         try:
-            return _read_whole(root, paths, ledgers=ledgers)
+            return read(paths)
         except RunFileError:
             if baseline_files(root) == paths:
                 raise
@@ -83,12 +85,20 @@ def read_runs(root: Path, *, ledgers: bool = True) -> list[RunFile]:
 def _read_whole(root: Path, paths: Sequence[Path], *, ledgers: bool) -> list[RunFile]:
     stored = [read_run_file(path) for path in paths] if ledgers else read_without_ledgers(paths)
     for entry in stored:
-        if entry.run.accepted is None:
-            raise RunFileError(
-                entry.path,
-                "is among the baselines but was never accepted",
-                f"Move it away and type `peft-regress accept {entry.path.name} --reason TEXT`.",
-            )
+        check_accepted(entry)
+    contents = Contents()
     ordered = in_order(stored)
-    check_whole(root, ordered)
+    for entry in ordered:
+        contents.add(entry)
+    contents.check_whole(root)
     return ordered
+
+
+def check_accepted(entry: RunFile) -> None:
+    """Raise `RunFileError` for a run that lies among the entries but is none."""
+    if entry.run.accepted is None:
+        raise RunFileError(
+            entry.path,
+            "is among the baselines but was never accepted",
+            f"Move it away and type `peft-regress accept {entry.path.name} --reason TEXT`.",
+        )

@@ -11,11 +11,12 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.index import read_contents, skim_entries
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
+from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import METRICS
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.text import clean
@@ -44,14 +45,14 @@ def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
     Records come without ledgers, which no history shows. Raises `AbsentError` if there is nothing
     to read, `InputError` for a name of nothing and for a run that is among the entries already.
     """
-    stored = read_runs(root, ledgers=False)
-    entries = [
-        Entry(name=file.path.stem, date=found.date, role=found.role, run=file.run, path=file.path)
-        for file in stored
-        if (found := file.run.accepted) is not None
-    ]
+    links = read_contents(root).links
+    with paused_gc():
+        entries = [
+            Entry(name=link.stem, date=link.date, role=link.role, run=run, path=link.path(root))
+            for link, run in zip(links, skim_entries(root, links), strict=True)
+        ]
     named = [find_input(root, name) for name in runs]
-    known = {resolved(file.path) for file in stored}
+    known = {resolved(link.path(root)) for link in links}
     for run in named:
         if resolved(run.path) in known:
             msg = f"{run.name} is named twice, or is an entry of {root}; name it once"

@@ -7,8 +7,8 @@ import os
 import shutil
 from typing import TYPE_CHECKING
 
-from peft_regress.baselines.chain import acceptance_of, adapter_folder, check_inside
-from peft_regress.baselines.stored_adapters import ADDRESS, has_addresses, old_folders, read_stored
+from peft_regress.baselines.chain import adapter_folder, check_inside
+from peft_regress.baselines.stored_adapters import ADDRESS, old_folders, read_stored
 from peft_regress.errors import InputError
 from peft_regress.files import (
     TEMPORARY,
@@ -21,11 +21,10 @@ from peft_regress.files import (
 from peft_regress.runs.ledgers import ledger_content, ledger_file, read_ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
+    from peft_regress.baselines.contents import Contents
     from peft_regress.baselines.stored_adapters import Adapter
-    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Ledger
 
 
@@ -77,23 +76,14 @@ def _write_new(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def remove_litter(root: Path, entries: Sequence[RunFile]) -> None:
+def remove_litter(root: Path, contents: Contents) -> None:
     """Remove what an accept that did not end left behind: what none of all entries names.
 
     Of a storage from before also the adapters that an entry carried over. Call it under the lock.
     What cannot be removed now stays for the next time.
     """
-    ledgers = {
-        ledger_file(root / "ledgers", record.ledger)
-        for entry in entries
-        for record in entry.run
-        if isinstance(record.ledger, str)
-    }
-    adapters = {
-        adapter_folder(root, digest)
-        for entry in entries
-        for digest in acceptance_of(entry).adapters.values()
-    }
+    ledgers = {ledger_file(root / "ledgers", digest) for digest in contents.ledgers}
+    adapters = {adapter_folder(root, digest) for digest in contents.adapters}
     litter = [
         *(one for one in root.glob("adapters/.*") if TEMPORARY.fullmatch(one.name)),
         *(one for one in root.glob("ledgers/??/*.json.gz") if one not in ledgers),
@@ -103,7 +93,7 @@ def remove_litter(root: Path, entries: Sequence[RunFile]) -> None:
             if ADDRESS.fullmatch(one.name) and one not in adapters
         ),
     ]
-    if any(has_addresses(acceptance_of(entry)) for entry in entries):
+    if contents.has_addresses:
         litter += old_folders(root)
     for folder in (root, *root.glob("*/"), *root.glob("ledgers/??/")):
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from peft_regress.baselines.adapters import (
     own_folder,
     read_checked,
 )
-from peft_regress.baselines.chain import acceptance_of, adapter_folder, missing_adapter
+from peft_regress.baselines.chain import adapter_folder, has_addresses, missing_adapter
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.cases import Case
 from peft_regress.errors import InputError
@@ -31,10 +31,9 @@ from peft_regress.files import TEMPORARY, is_folder, read_bytes
 from peft_regress.runs.schema import Acceptance, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
-    from peft_regress.runs.run_file import RunFile
+    from peft_regress.baselines.contents import Contents
     from peft_regress.runs.schema import Run
 
 ADDRESS: Final = re.compile(r"[0-9a-f]{64}")
@@ -73,16 +72,15 @@ class Choice(NamedTuple):
         return [*self.older.values(), *self.new.values()]
 
 
-def choose_adapters(run: Run, source: Path, root: Path, entries: Sequence[RunFile]) -> Choice:
+def choose_adapters(run: Run, source: Path, root: Path, contents: Contents) -> Choice:
     """Choose what a new entry names: of each method or own case one, the older while it loads.
 
     Of the adapters that the run kept, the one of the same case comes first, then the smallest.
-    `entries` are those of the storage `root`, in order. Raises `InputError` for an adapter that is
-    missing, was altered, or comes from another run.
+    Raises `InputError` for an adapter that is missing, was altered, or comes from another run.
     """
     kept = _kept_by_slot(run, source)
-    before = _by_slot(root, entries)
-    must_stay = not _have_addresses(entries)
+    before = _by_slot(root, contents)
+    must_stay = not contents.has_addresses
     choice = Choice({}, {})
     for slot, older in before.items():
         record = run.cases.get(older.stored.case)
@@ -116,29 +114,23 @@ def _kept_by_slot(run: Run, source: Path) -> dict[str, list[Adapter]]:
     return kept
 
 
-def _by_slot(root: Path, entries: Sequence[RunFile]) -> dict[str, Adapter]:
+def _by_slot(root: Path, contents: Contents) -> dict[str, Adapter]:
     """Return the adapters that a storage holds, by method or own case, the last that was named."""
-    own = {name for entry in entries for name, record in entry.run.cases.items() if record.is_own}
 
     def slot(case: str) -> str:
-        return case if case in own else Case.parse(case).method
+        return case if case in contents.own else Case.parse(case).method
 
-    if not _have_addresses(entries):
+    if not contents.has_addresses:
         found = [_new_adapter(path, read_checked(path)) for path in old_folders(root)]
         return {slot(one.stored.case): one for one in found}
     named = {
-        slot(case): (entry.path, case, digest)
-        for entry in entries
-        for case, digest in acceptance_of(entry).adapters.items()
+        slot(case): (contents.links[index].path(root), case, digest)
+        for case, (index, digest) in contents.adapter_of.items()
     }
     return {
         name: Adapter(digest, *_read_named(root, path, case, digest))
         for name, (path, case, digest) in named.items()
     }
-
-
-def _have_addresses(entries: Sequence[RunFile]) -> bool:
-    return any(has_addresses(acceptance_of(entry)) for entry in entries)
 
 
 def old_folders(root: Path) -> list[Path]:
@@ -152,11 +144,6 @@ def old_folders(root: Path) -> list[Path]:
         if not (ADDRESS.fullmatch(path.name) or TEMPORARY.fullmatch(path.name))
         and (path / MANIFEST).is_file()
     ]
-
-
-def has_addresses(accepted: Acceptance) -> bool:
-    """Return whether an entry carries the adapters of a storage from before over."""
-    return bool(accepted.entry) and accepted.role == "baseline"
 
 
 def stored_adapter(root: Path, case: Case, definition: str) -> tuple[Path, StoredAdapter] | None:

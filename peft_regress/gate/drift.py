@@ -93,10 +93,10 @@ def drift_of(name: str, origin: Origin, new: Metric, bounds: Bounds) -> Change:
 
 def _stays(name: str, origin: Origin, before: Metric, metric: Metric, bounds: Bounds) -> bool:
     """Return whether an origin stays after one more entry: whether the gate reported no change."""
-    if not are_comparable(before, metric):
-        return False
     if metric == before:
         return True
+    if not are_comparable(before, metric):
+        return False
     if not bounds.judges(name, metric):
         return False
     if direction_of(change_of(name, before, metric, bounds), metric):

@@ -1,57 +1,90 @@
-"""Read many run files without their ledgers, on all cores, for a history of hundreds."""
+"""Read many run files without their ledgers, on all cores: a storage has hundreds."""
 
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from peft_regress.gc_pause import paused_gc
 from peft_regress.runs.environment import usable_cores
-from peft_regress.runs.run_file import RunFile, read_run_file
-from peft_regress.runs.schema import Run
+from peft_regress.runs.run_file import RunFile, parse_run_file, read_content
+from peft_regress.runs.schema import Ledger, Run, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _WORTH_A_POOL: Final = 24
 """Reading so many files takes longer than starting another process."""
 _CHUNK: Final = 8
+_AT_ONCE: Final = 64
+"""How many files are read ahead: all of thousands would fill the memory."""
 
 
 def read_without_ledgers(paths: Sequence[Path]) -> list[RunFile]:
-    """Read run files without their ledgers, on all cores.
+    """Read run files without their ledgers, on all cores; equal metrics of neighbours are shared.
 
     Of pytest-benchmark's part only `datetime` is kept. Raises what `read_run_file` raises, for the
     first file of `paths` that cannot be trusted.
     """
+    with paused_gc():
+        found: list[RunFile] = []
+        for file, _ in stream_without_ledgers(paths):
+            run = sharing(file.run, found[-1].run) if found else file.run
+            found.append(replace(file, run=run))
+        return found
+
+
+def stream_without_ledgers(paths: Sequence[Path]) -> Iterator[tuple[RunFile, str]]:
+    """Yield the same files one by one, which share nothing, each with the digest of its bytes."""
     processes = min(usable_cores(), len(paths) // _WORTH_A_POOL)
     if processes < 2:  # noqa: PLR2004  (one other process is not faster)
-        return [read_run_file(path, ledgers=False) for path in paths]
+        for path in paths:
+            content = read_content(path)
+            yield parse_run_file(path, content, ledgers=False), digest_of(content)
+        return
     with ProcessPoolExecutor(processes) as pool:
-        encoded = pool.map(_read_encoded, paths, chunksize=_CHUNK)
-        found: list[RunFile] = []
-        with paused_gc():
-            for path, content in zip(paths, encoded, strict=True):
-                found.append(_decoded(path, content, like=found[-1].run if found else None))
-    return found
+        for first in range(0, len(paths), _AT_ONCE):
+            some = paths[first : first + _AT_ONCE]
+            encoded = pool.map(_read_encoded, some, chunksize=_CHUNK)
+            for path, (content, document, digest) in zip(some, encoded, strict=True):
+                run = msgspec.json.decode(content, type=Run)
+                yield RunFile(path=path, run=run, document=document), digest
 
 
-def _read_encoded(path: Path) -> tuple[bytes, dict[str, Any]]:
+def _read_encoded(path: Path) -> tuple[bytes, dict[str, Any], str]:
     """Return a run and its date in a form that passes quickly to another process."""
-    found = read_run_file(path, ledgers=False)
-    return msgspec.json.encode(found.run), {"datetime": found.document.get("datetime", "")}
+    content = read_content(path)
+    found = parse_run_file(path, content, ledgers=False)
+    document = {"datetime": found.document.get("datetime", "")}
+    return msgspec.json.encode(found.run), document, digest_of(content)
 
 
-def _decoded(path: Path, found: tuple[bytes, dict[str, Any]], *, like: Run | None) -> RunFile:
-    content, document = found
-    run = msgspec.json.decode(content, type=Run)
-    return RunFile(path=path, run=_sharing(run, like) if like else run, document=document)
+class _Document(msgspec.Struct):
+    """A run file without pytest-benchmark's part."""
+
+    peft_regress: Run
 
 
-def _sharing(run: Run, like: Run) -> Run:
+def skim(content: bytes) -> Run:
+    """Return what a history shows of a run file that was checked before: no ledgers, no inputs."""
+    run = msgspec.json.decode(content, type=_Document).peft_regress
+    cases = {
+        name: msgspec.structs.replace(
+            record,
+            ledger=record.ledger if isinstance(record.ledger, str) else Ledger(),
+            inputs=msgspec.UNSET,
+            trained=msgspec.UNSET,
+        )
+        for name, record in run.cases.items()
+    }
+    return msgspec.structs.replace(run, cases=cases, ledgers={})
+
+
+def sharing(run: Run, like: Run) -> Run:
     """Return a run that shares equal metrics with another one: most numbers never change."""
     cases = {}
     for name, record in run.cases.items():

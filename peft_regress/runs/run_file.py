@@ -63,13 +63,22 @@ def read_run_file(path: Path, *, ledgers: bool = True) -> RunFile:
 
     Raises `RunFileError` if the file does not exist or cannot be trusted.
     """
+    return parse_run_file(path, read_content(path), ledgers=ledgers)
+
+
+def read_content(path: Path) -> bytes:
+    """Return the bytes of a run file, unchecked. Raises `RunFileError` if it cannot be read."""
     try:
-        content = read_bytes(path)
+        return read_bytes(path)
     except FileNotFoundError:
         remedy = f"Make one with `pytest benchmarks --regress-save {shlex.quote(str(path))}`."
         raise RunFileError(path, "no such run file", remedy) from None
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error
+
+
+def parse_run_file(path: Path, content: bytes, *, ledgers: bool = True) -> RunFile:
+    """Parse and check the content of a run file, as `read_run_file` does."""
     found = _read_as_written(path, content, ledgers=ledgers)
     if found is None:
         # The file was edited or is wrong: find out what is wrong.

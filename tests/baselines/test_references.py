@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from builders import FULL, GALORE, LORA, make_record, write_entry, write_run
 
-from peft_regress.baselines.entries import read_runs
+from peft_regress.baselines.index import read_contents
 from peft_regress.baselines.named import load_references
 from peft_regress.baselines.references import retirable_cases
 from peft_regress.errors import RunFileError, UnknownNameError
@@ -112,8 +112,8 @@ def test_an_entry_that_is_named_judges_by_what_it_holds_retired_or_not(tmp_path:
 
 def test_globs_match_the_expected_cases(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), flops(1, GALORE))
-    assert retirable_cases(read_runs(tmp_path), [FULL]) == [FULL]
-    assert retirable_cases(read_runs(tmp_path), ["*/full/*", "shift/*"]) == [FULL, LORA]
+    assert retirable_cases(read_contents(tmp_path), [FULL]) == [FULL]
+    assert retirable_cases(read_contents(tmp_path), ["*/full/*", "shift/*"]) == [FULL, LORA]
 
 
 @pytest.mark.parametrize("pattern", ["", "full", "SHIFT/*", GALORE, "shift/*/resnet50"])
@@ -123,14 +123,14 @@ def test_a_glob_that_matches_nothing_is_refused_with_some_cases(
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
     write_entry(tmp_path, 2, flops(1, GALORE), role="history")
     with pytest.raises(UnknownNameError, match=f"unknown case pattern .*Known: .*{FULL}"):
-        retirable_cases(read_runs(tmp_path), ["shift/*", pattern])
+        retirable_cases(read_contents(tmp_path), ["shift/*", pattern])
 
 
 def test_a_retired_case_cannot_be_retired_again(tmp_path: Path) -> None:
     write_entry(tmp_path, 1, flops(1), flops(1, FULL), date=OLD)
     write_entry(tmp_path, 2, flops(2), date=NEW, retired=[FULL])
     with pytest.raises(UnknownNameError, match="Known: shift/lora-r4/resnet18"):
-        retirable_cases(read_runs(tmp_path), [FULL])
+        retirable_cases(read_contents(tmp_path), [FULL])
 
 
 @pytest.mark.parametrize("selector", [None, "0002"])

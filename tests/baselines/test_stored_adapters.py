@@ -25,7 +25,7 @@ from peft_regress.baselines.chain import adapter_folder
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.history import read_entries
 from peft_regress.baselines.named import load_references
-from peft_regress.baselines.references import newest_references
+from peft_regress.baselines.references import references_with_drift
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.errors import InputError
 from peft_regress.runs.schema import digest_of
@@ -398,7 +398,7 @@ def test_an_altered_one_is_refused_with_the_file_and_the_remedy(
 def test_every_method_with_a_small_adapter_that_reloads_has_one_stored_ten_megabytes_in_all(
     own_storage: list[RunFile],
 ) -> None:
-    references = newest_references(own_storage)
+    references = references_with_drift(own_storage)
     reloading = {
         case.record.case.method
         for case in references.values()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from peft_regress.baselines.adapters import manifest_content, read_checked
-from peft_regress.baselines.chain import acceptance_of, entry_name, write_newest
+from peft_regress.baselines.chain import Newest, acceptance_of, entry_name, write_newest
 from peft_regress.baselines.entries import read_runs
 from peft_regress.baselines.objects import store_adapter, store_ledger
 from peft_regress.baselines.references import references_with_drift
@@ -98,7 +98,8 @@ def migrate(root: Path, target: Path) -> None:
         write_run_file(path, run, old.document, ledgers=False)
         before = read_run_file(path, ledgers=False)
     if before is not None:
-        write_newest(target, before)
+        newest = Newest(entry=entry_name(before.path), digest=before.run.content_digest)
+        write_newest(target, newest)
     for adapter in _adapters_in(root):
         store_adapter(target, adapter)
 
