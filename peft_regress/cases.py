@@ -21,6 +21,7 @@ _NAME: Final = r"(?!.*\.\.)[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}"
 _DATA_FILE: Final = rf"(?=.*\.(?:json|safetensors)\Z){_NAME}"
 _VERSION: Final = _NAME.replace("+", "+!")  # PEP 440 has an epoch: `1!2.0`
 _DIGEST: Final = "(sha256:)?[A-Za-z0-9]{1,128}"
+_ADDRESS: Final = "sha256:[0-9a-f]{64}"
 
 NAME_RULE: Final = (
     "up to 128 letters (a-z), digits and _ . + -, first a letter, a digit or _, nowhere two dots"
@@ -39,6 +40,8 @@ DataFile = Annotated[str, msgspec.Meta(pattern=_pattern(_DATA_FILE))]
 CaseId = Annotated[str, msgspec.Meta(pattern=_pattern(_NAME, _NAME, _NAME))]
 Version = Annotated[str, msgspec.Meta(pattern=_pattern(_VERSION))]
 Digest = Annotated[str, msgspec.Meta(pattern=_pattern(_DIGEST))]
+Address = Annotated[str, msgspec.Meta(pattern=_pattern(_ADDRESS))]
+"""The digest of a ledger, an adapter or an entry: a path may be built from it."""
 Rank = Annotated[int, msgspec.Meta(ge=1, lt=10**9)]
 
 _RULES: Final = {
@@ -47,6 +50,7 @@ _RULES: Final = {
     _pattern(_NAME, _NAME, _NAME): f"a case id: three names with / between, each {NAME_RULE}",
     _pattern(_VERSION): f"a version: {NAME_RULE}, or !",
     _pattern(_DIGEST): "a digest: letters (a-z) and digits, as in sha256:0123abcd",
+    _pattern(_ADDRESS): "a SHA-256 digest: sha256: and 64 digits of 0-9 and a-f",
 }
 
 _RANKED = re.compile(r"(?P<method>.+)-r(?P<rank>[1-9][0-9]{0,8})")

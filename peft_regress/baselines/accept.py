@@ -35,15 +35,14 @@ from peft_regress.files import make_folder, sync_folder
 from peft_regress.locks import opened_lock
 from peft_regress.runs.ledger import check_sums
 from peft_regress.runs.ledgers import with_digests
-from peft_regress.runs.run_file import read_run_file, without_host, write_run_file
+from peft_regress.runs.run_file import RunFile, without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptance
 from peft_regress.runs.shards import read_run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
-    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Role, Run
 
 
@@ -57,6 +56,8 @@ class Accepted:
     is_new: bool
     """False if the newest entry holds this very run already, accepted for the same reason."""
     adapters: Choice
+    written: frozenset[str]
+    """The digests of the adapters that the storage did not have before."""
     judges: int
     """How many cases the entry judges."""
     expected: int
@@ -141,16 +142,15 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
         entry = read_entry(root, newest)
         if _is_same(root, entry, contents, wanted):
             sync_folder(entry.path.parent)
-            return _described(entry, contents, Choice({}, {}), is_new=False)
+            return _described(entry, contents, Choice({}, {}), written=None)
     plan = _plan(root, wanted, contents)
     for folder in (plan.path.parent, root / "ledgers", root / "adapters"):
         check_inside(root, folder)
     for digest, ledger in plan.run.ledgers.items():
         store_ledger(root, digest, ledger)
-    for adapter in plan.adapters.adapters:
-        store_adapter(root, adapter)
-    write_run_file(plan.path, plan.run, plan.document, ledgers=False)
-    entry = read_run_file(plan.path, ledgers=False)
+    written = {one.digest for one in plan.adapters.adapters if store_adapter(root, one)}
+    run = write_run_file(plan.path, plan.run, plan.document, ledgers=False)
+    entry = RunFile(path=plan.path, run=run, document=plan.document)
     contents.add(entry)
     try:
         write_newest(root, contents.links[-1].newest)
@@ -158,7 +158,7 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
         msg = f"{plan.path} is stored, but {error}"
         raise InputError(msg) from error
     remove_litter(root, contents)
-    return _described(entry, contents, plan.adapters, is_new=True)
+    return _described(entry, contents, plan.adapters, written=written)
 
 
 def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
@@ -215,16 +215,19 @@ def _bare(run: Run) -> Run:
     )
 
 
-def _described(entry: RunFile, contents: Contents, adapters: Choice, *, is_new: bool) -> Accepted:
-    """Say what the newest entry does."""
+def _described(
+    entry: RunFile, contents: Contents, adapters: Choice, *, written: Collection[str] | None
+) -> Accepted:
+    """Say what the newest entry does; `written` are the adapters that it brought, if it is new."""
     last = len(contents.links) - 1
     before = contents.links[-2] if last else None
     is_later = before is not None and before.moment > moment_of(entry)
     return Accepted(
         path=entry.path,
         run=entry.run,
-        is_new=is_new,
+        is_new=written is not None,
         adapters=adapters,
+        written=frozenset(written or ()),
         judges=len(contents.judged_by.get(last, ())),
         expected=len(contents.judges),
         later_predecessor=f"{before.stem}, {before.date}" if before and is_later else "",

@@ -27,7 +27,7 @@ import platformdirs
 from peft_regress.baselines.chain import Link, entry_name, entry_number, place_of
 from peft_regress.baselines.contents import Contents, Judge
 from peft_regress.baselines.entries import check_accepted, read_while_still
-from peft_regress.cases import CaseId  # noqa: TC001  (msgspec reads it)
+from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import read_bytes, write_atomic
 from peft_regress.gate.drift import Origin
@@ -37,7 +37,7 @@ from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.bulk_read import sharing, skim, stream_without_ledgers
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.run_file import parse_run_file, read_content
-from peft_regress.runs.schema import Address, digest_of
+from peft_regress.runs.schema import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

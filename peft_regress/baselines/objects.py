@@ -43,8 +43,8 @@ def store_ledger(root: Path, digest: str, ledger: Ledger) -> None:
         raise InputError(msg) from error
 
 
-def store_adapter(root: Path, adapter: Adapter) -> None:
-    """Write an adapter unless the storage has it.
+def store_adapter(root: Path, adapter: Adapter) -> bool:
+    """Write an adapter unless the storage has it; return whether it was written.
 
     Its folder is filled under another name and renamed once it is whole. Raises `OSError`, and
     `InputError` if it was altered.
@@ -52,7 +52,7 @@ def store_adapter(root: Path, adapter: Adapter) -> None:
     target = adapter_folder(root, adapter.digest)
     if target.exists():
         read_stored(target)
-        return
+        return False
     make_folder(target.parent)
     scratch = target.parent / temporary_name()
     scratch.mkdir()
@@ -66,6 +66,7 @@ def store_adapter(root: Path, adapter: Adapter) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     sync_folder(target.parent)
+    return True
 
 
 def _write_new(path: Path, content: bytes) -> None:

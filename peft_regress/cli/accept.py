@@ -74,12 +74,19 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
             f"note: its date, {accepted.date}, is before that of the entry before it "
             f"({done.later_predecessor}): a clock is or was wrong. Numbers decide, not dates."
         )
-    new, older = done.adapters.new.values(), done.adapters.older
-    if older:
-        yield f"{count_of(len(older), 'older adapter')} kept"
-    if new:
-        yield f"adapters stored: {' '.join(one.stored.case for one in new)}"
-    elif accepted.role == "baseline" and not older:
-        yield f"no adapters stored: there are none beside {source}"
+    yield from _adapter_lines(done, source)
     if accepted.retired:
         yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"
+
+
+def _adapter_lines(done: Accepted, source: Path) -> Iterator[str]:
+    new, older = list(done.adapters.new.values()), done.adapters.older
+    if older:
+        yield f"{count_of(len(older), 'older adapter')} kept"
+    for what, is_written in (("stored", True), ("stored already", False)):
+        cases = [one.stored.case for one in new if (one.digest in done.written) == is_written]
+        if cases:
+            yield f"adapters {what}: {' '.join(cases)}"
+    judges = done.run.accepted is not None and done.run.accepted.role == "baseline"
+    if judges and not new and not older:
+        yield f"no adapters stored: there are none beside {source}"

@@ -24,6 +24,9 @@ _SUITE: Final = {
 """The files of a first suite, and where their text is."""
 
 _SETTINGS: Final = "pyproject.toml"
+_IGNORE: Final = ".gitignore"
+_IGNORED: Final = ("/runs/", "/baselines/.lock")
+"""What is not to be committed beside the suite and its baselines."""
 
 _FIRST_STEPS: Final = """\
 first steps:
@@ -38,7 +41,7 @@ def command() -> None:
     """Write a first suite that gates a fine-tuning of your own.
 
     It goes into the working folder: gates/ with one small case that runs in seconds, its settings
-    in pyproject.toml, and a workflow. No file is overwritten.
+    in pyproject.toml, a workflow, and what git shall ignore. No file is overwritten.
     """
     folder = Path.cwd()
     _check_is_new(folder)
@@ -48,6 +51,7 @@ def command() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _text(source).encode())
         say(f"wrote {name}")
+    _add_ignored(folder / _IGNORE)
     echo(f"\n{_FIRST_STEPS}")
 
 
@@ -74,6 +78,16 @@ def _add_table(path: Path) -> None:
     gap = b"\n" if before.endswith(b"\n") else b"\n\n"
     write_atomic(path, before + gap + table.encode())
     say(f"added [tool.peft_regress] to {_SETTINGS}")
+
+
+def _add_ignored(path: Path) -> None:
+    """Let git ignore run files and the storage's lock, after what it ignores already."""
+    before = path.read_bytes() if path.exists() else b""
+    missing = [line for line in _IGNORED if line.encode() not in before.splitlines()]
+    if missing:
+        gap = b"" if not before or before.endswith(b"\n") else b"\n"
+        write_atomic(path, before + gap + "".join(f"{line}\n" for line in missing).encode())
+        say(f"added {' and '.join(missing)} to {_IGNORE}" if before else f"wrote {_IGNORE}")
 
 
 def _text(name: str) -> str:

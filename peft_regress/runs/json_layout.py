@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable
 
-_LINE_WIDTH = 140
-_DEEPEST = 6  # a number's samples; under `ledgers` a module, one level less: one line
+_LINE_WIDTH: Final = 140
+_DEEPEST: Final = 6  # a number's samples; under `ledgers` a module, one level less: one line
+
+_on_one_line = json.JSONEncoder(allow_nan=False).encode
 
 
 def dump_json(value: Any) -> str:
@@ -18,24 +21,49 @@ def dump_json(value: Any) -> str:
     So a metric is one line of a diff, and so is a module of a ledger. Raises `ValueError` for NaN
     and infinities.
     """
-    return "".join(_format(value, 0, _DEEPEST)) + "\n"
+    text = io.StringIO()
+    _add(text.write, value, 0, _DEEPEST)
+    text.write("\n")
+    return text.getvalue()
 
 
-def _format(value: Any, indent: int, deepest: int) -> Iterable[str]:
-    compact = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    fits = len(compact) + indent <= _LINE_WIDTH or indent >= deepest
-    if fits or not isinstance(value, dict | list):
-        yield compact
-        return
+def _add(write: Callable[[str], object], value: Any, indent: int, deepest: int) -> None:
+    is_line = indent >= deepest or not isinstance(value, dict | list)
+    if is_line or _room(value, _LINE_WIDTH - indent) >= 0:
+        line = _on_one_line(value)
+        if is_line or len(line) + indent <= _LINE_WIDTH:
+            write(line)
+            return
     inner = "\n" + " " * (indent + 1)
     is_mapping = isinstance(value, dict)
-    yield "{" if is_mapping else "["
-    for position, item in enumerate(value.items() if isinstance(value, dict) else value):
-        yield ("," if position else "") + inner
+    write("{" if is_mapping else "[")
+    for position, item in enumerate(value.items() if is_mapping else value):
+        gap = "," + inner if position else inner
         if is_mapping:
-            yield json.dumps(str(item[0])) + ": "
+            write(f"{gap}{_on_one_line(str(item[0]))}: ")
             is_ledgers = item[0] == "ledgers"
-            yield from _format(item[1], indent + 1, deepest - is_ledgers)
+            _add(write, item[1], indent + 1, deepest - is_ledgers)
         else:
-            yield from _format(item, indent + 1, deepest)
-    yield "\n" + " " * indent + ("}" if is_mapping else "]")
+            write(gap)
+            _add(write, item, indent + 1, deepest)
+    write("\n" + " " * indent + ("}" if is_mapping else "]"))
+
+
+def _room(value: Any, room: int) -> int:
+    """Return at most how many of `room` characters a value leaves on its line; negative if none.
+
+    It looks at no more of a large value than fits.
+    """
+    if isinstance(value, str):
+        return room - len(value) - 2
+    if not isinstance(value, dict | list):
+        return room - 1
+    room -= 2 * max(len(value), 1)
+    for item in value:
+        if room < 0:
+            break
+        if isinstance(value, dict):
+            room = _room(value[item], room - len(str(item)) - 4)
+        else:
+            room = _room(item, room)
+    return room

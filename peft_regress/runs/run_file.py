@@ -127,13 +127,16 @@ def _read_as_written(path: Path, content: bytes, *, ledgers: bool) -> RunFile | 
             ours = document.pop("peft_regress")
             digest = ours.pop("content_digest")
             kept = ours.pop("ledgers", None)
-            parts = [canonical_json(part) for part in (ours, document, kept or {})]
+            canonical = canonical_json(ours)
+            quotes = canonical.count(b'"')
+            is_as_written = digest_of(canonical) == digest
+            del canonical  # as large as the file
+            quotes += sum(canonical_json(part).count(b'"') for part in (document, kept or {}))
             # The decoder drops the first of two equal keys, and with it at least two quotes. Six
             # quotes belong to two of the keys taken out and to the digest, two to the third key.
-            quotes = sum(part.count(b'"') for part in parts) + (6 if kept is None else 8)
-            is_as_written = digest_of(parts[0]) == digest and content.count(b'"') == quotes
+            has_all_keys = content.count(b'"') == quotes + (6 if kept is None else 8)
             is_known = ours["schema_version"] in READABLE_SCHEMAS and not _misfits(document)
-            if not (is_as_written and is_known):
+            if not (is_as_written and has_all_keys and is_known):
                 return None
             if not ledgers:
                 for record in ours["cases"].values():
@@ -155,25 +158,39 @@ def run_document(run: Run, document: dict[str, Any], *, ledgers: bool = True) ->
     ledgers: whether they stand in the file, or only their digests. Raises `InputError` for metrics
     that could not be read again.
     """
+    return _joined(_as_read(run), document, ledgers=ledgers)
+
+
+def _as_read(run: Run) -> Run:
+    """Return a run with digests as a file of it is read."""
     for name, record in run.cases.items():
         check_finite(record.metrics, name)
     run = with_digests(run)
-    kept = run.ledgers if ledgers else {}
+    kept = run.ledgers
     # As a reader sees it (a sample 1 is read as 1.0), or the digest would not fit the file.
     run = msgspec.convert(msgspec.to_builtins(msgspec.structs.replace(run, ledgers={})), Run)
     run = msgspec.structs.replace(run, schema_version=max(run.schema_version, SCHEMA_VERSION))
-    run = msgspec.structs.replace(run, content_digest=content_digest(run), ledgers=kept)
+    return msgspec.structs.replace(run, content_digest=content_digest(run), ledgers=kept)
+
+
+def _joined(run: Run, document: dict[str, Any], *, ledgers: bool) -> dict[str, Any]:
+    run = run if ledgers else msgspec.structs.replace(run, ledgers={})
     return {**document, "peft_regress": msgspec.to_builtins(run)}
 
 
-def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: bool = True) -> None:
-    """Write a run file atomically. Raises `InputError` for values that JSON cannot represent."""
+def write_run_file(path: Path, run: Run, document: dict[str, Any], *, ledgers: bool = True) -> Run:
+    """Write a run file atomically, and return the run as a reader without ledgers will see it.
+
+    Raises `InputError` for values that JSON cannot represent.
+    """
     try:
-        content = dump_json(run_document(run, document, ledgers=ledgers))
+        run = _as_read(run)
+        content = dump_json(_joined(run, document, ledgers=ledgers))
     except (ValueError, RecursionError) as error:
         msg = f"{path}: cannot be written ({in_words(str(error))})"
         raise InputError(msg) from error
     write_atomic(path, content.encode())
+    return msgspec.structs.replace(run, ledgers={})
 
 
 def without_host(machine_info: dict[str, Any]) -> dict[str, Any]:

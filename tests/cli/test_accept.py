@@ -112,6 +112,15 @@ def test_another_reason_role_run_or_adapter_is_another_entry(accepts, tmp_path, 
     assert len(baseline_files(root)) == 7
 
 
+def test_an_adapter_that_the_storage_has_is_not_said_to_be_stored_now(accepts, tmp_path):
+    """As where the run could not load the older one, and made the same bytes again."""
+    write_kept(tmp_path / "run.json", HEAD)
+    assert f"\nadapters stored: {HEAD}\n" in accepts("run.json")[1]
+    out = accepts("run.json", reason="again")[1]
+    assert f"\nadapters stored already: {HEAD}\n" in out
+    assert "adapters stored:" not in out
+
+
 @pytest.mark.parametrize("stream", [">&-", "> /dev/full"])
 def test_without_readable_output_the_entry_is_stored_whole_and_once(tmp_path, root, stream):
     """It was once stored without adapters, and once more at each try."""

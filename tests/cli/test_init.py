@@ -112,6 +112,26 @@ def test_settings_go_after_what_pyproject_holds(
     assert text.startswith(f"{before}\n\n[tool.peft_regress]\n")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "/runs/\n/baselines/.lock\n"),
+        ("*.pyc", "*.pyc\n/runs/\n/baselines/.lock\n"),
+        ("/runs/\n", "/runs/\n/baselines/.lock\n"),
+        ("/baselines/.lock\n/runs/\n", "/baselines/.lock\n/runs/\n"),
+    ],
+)
+def test_git_ignores_run_files_and_the_lock_of_the_storage(
+    folder: Path, command: Callable[..., tuple[int, str, str]], before: str | None, after: str
+) -> None:
+    if before is not None:
+        (folder / ".gitignore").write_text(before)
+    code, out, _ = command("init")
+    assert code == 0
+    assert (folder / ".gitignore").read_text() == after
+    assert (".gitignore" in out) == (before != after)
+
+
 @pytest.mark.parametrize("name", WRITTEN)
 def test_nothing_is_overwritten_and_then_nothing_is_written(
     folder: Path, command: Callable[..., tuple[int, str, str]], name: str

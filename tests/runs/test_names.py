@@ -179,6 +179,14 @@ def test_a_wrong_name_is_explained_in_words() -> None:
     assert "regex" not in in_words(str(refused.value))
 
 
+def test_a_wrong_digest_of_a_ledger_is_explained_in_words(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run.json")
+    path.write_text(path.read_text().replace('"ledger": {}', '"ledger": "sha256:12"'))
+    with pytest.raises(RunFileError, match="a SHA-256 digest: sha256: and 64 digits") as refused:
+        read_run_file(path)
+    assert "regex" not in str(refused.value)
+
+
 @pytest.mark.parametrize("name", [*HOSTILE.values(), "conftest.py", "adapter.bin", "a.json\n"])
 def test_an_adapter_has_only_files_that_nothing_runs(tmp_path: Path, name: str) -> None:
     """A pickle runs code when it is loaded, a module when it is imported."""

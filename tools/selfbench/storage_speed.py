@@ -90,12 +90,18 @@ def _measure_storage(folder: Path, count: int) -> None:
     where = ("--baselines", str(root))
     many = count > 1000  # noqa: PLR2004  (promised are 500 and 5,000)
     promises = [
-        Promise("compare", ("compare", str(root), str(run)), 20 if many else 3, 500 if many else 300)
+        Promise(
+            "compare", ("compare", str(root), str(run)), 20 if many else 3, 500 if many else 300
+        )
     ]
     if not many:
         promises += [
             Promise("accept", ("accept", str(run), "--reason", "a new one", *where), 3),
-            Promise("history of a metric of a case", ("history", "--cases", _CASE, "--metric", "peak_bytes", *where), 5),
+            Promise(
+                "history of a metric of a case",
+                ("history", "--cases", _CASE, "--metric", "peak_bytes", *where),
+                5,
+            ),
             Promise("history of a metric of all", ("history", "--metric", "peak_bytes", *where), 5),
             Promise("page", ("report", "--html", str(page), *where), 10),
         ]
@@ -118,7 +124,9 @@ def _measure_large(folder: Path, count: int) -> None:
         Promise("compare", ("compare", str(run), str(other)), 10, 600),
         Promise("Markdown", ("compare", str(run), str(other), "--format", "markdown"), 10, 600),
         Promise("accept", ("accept", str(run), "--reason", "first", *where), 10, 600),
-        Promise("compare with its storage", ("compare", str(root), str(other), "--stored-only"), 10, 600),
+        Promise(
+            "compare with its storage", ("compare", str(root), str(other), "--stored-only"), 10, 600
+        ),
     ):
         _show(promise, "", _measured(promise))
 
