@@ -7,6 +7,7 @@ the status `unsupported` or `error`, so that its appearing and its vanishing are
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -146,13 +147,16 @@ class _Measuring:
     ) -> Measurement:
         recipe = self._recipe
         data = recipe.load_data() if self._is_own else None
-        moving = frozenset[str]()
+        moving, base = frozenset[str](), None
         if data is not None:
-            moving = check_case(recipe, data)
+            moving, base = check_case(recipe, data)
             recipe = self._recipe = recipe.shipping(moving)
         try:
             # Only an error of wrapping means unsupported: later errors of the same types are bugs.
-            first = recipe.adapted_model(recipe.seeds[0])
+            base = recipe.base_model(recipe.seeds[0]) if base is None else base
+            # A copy: a second build would give the same, and some models take long to build.
+            unadapted = None if run_rounds is None else copy.deepcopy(base)
+            first = recipe.adapt(base, seed=recipe.seeds[0])
         except (InputError, AbsentError):
             raise
         except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
@@ -164,10 +168,11 @@ class _Measuring:
             costs = case_costs(recipe, profiles, data)
             trained = trainable(first)
             is_of_half = is_half(first)
-            if run_rounds is not None:
+            if run_rounds is not None and unadapted is not None:
                 rounds = Rounds(
                     recipe,
                     definition=self._definition,
+                    base=unadapted,
                     first=first,
                     data=data or recipe.load_data(),
                     moving=moving,

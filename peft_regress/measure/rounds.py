@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from msgspec import UnsetType
     from torch import nn
     from torch.optim import Optimizer
 
@@ -85,6 +86,7 @@ class Rounds:
         recipe: Recipe,
         *,
         definition: str,
+        base: nn.Module,
         first: nn.Module,
         data: Data,
         moving: Collection[str] = (),
@@ -92,23 +94,30 @@ class Rounds:
     ) -> None:
         """Look up the adapter that the baselines hold for this case.
 
-        definition: the digest that the adapter is stored under. first: the adapted model of the
-        first seed. moving: the buffers that the training mode moves. keep_adapters: the folder that
-        keeps what the case would ship, or None. Raises `InputError` if the stored one was altered.
+        definition: the digest that the adapter is stored under. base: the unadapted model of the
+        first seed, which stays as it is; first: the adapted one. moving: the buffers that the
+        training mode moves. keep_adapters: the folder that keeps what the case would ship, or None.
+        Raises `InputError` if the stored one was altered.
         """
         self._recipe = recipe
         self._definition = definition
         self._keep_adapters = keep_adapters
         self._data = data
         self._moving = moving
+        self._base = base
+        self._probe = on_device(data.probe(PROBE_ITEMS), device_of(base))
+        # Of a built-in case the definition says what they are.
+        self._weights: dict[str, TensorSummary] = {}
+        self._made_with: MadeWith | UnsetType = UNSET
+        if recipe.is_own:
+            self._weights = summaries_of(base)
+            self._made_with = fingerprint_of(self._weights, self._probe)
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
         self._training: TrainingRun
         self._seen = BatchSums()
         self._test: list[Any] = []
         self._watch: InvariantWatch
-        self._made_with: MadeWith
-        self._weights: dict[str, TensorSummary] = {}
         self._optimizer: list[dict[str, float]] = []
         self._updates: list[list[float]] | None = None
         self.facts: dict[str, Fact] = {}
@@ -116,21 +125,16 @@ class Rounds:
     def run(self, run_rounds: RoundRunner) -> None:
         """Fine-tune once for each seed."""
         recipe = self._recipe
-        base = recipe.base_model(recipe.seeds[0])
-        if self._recipe.is_own:
-            self._weights = summaries_of(base)
-        device = device_of(base)
-        probe = on_device(self._data.probe(PROBE_ITEMS), device)
-        self._made_with = fingerprint_of(base, probe)
         self._watch = InvariantWatch(
             adapter=recipe.adapter,
             objective=recipe.objective,
-            base=base,
-            probe=probe,
+            base=self._base,
+            probe=self._probe,
             stored=self._stored(),
             moving=self._moving,
             steps=recipe.fine_tune.steps,
         )
+        device = device_of(self._base)
         self._test = [
             on_device(batch, device) for batch in self._data.test_batches(recipe.test_batch)
         ]
@@ -155,7 +159,10 @@ class Rounds:
         """Return the stored adapter, unless it was made with another model or other data."""
         recipe = self._recipe
         found = stored_adapter(recipe.baselines, recipe.case, self._definition)
-        if found is None or not self._made_with.resembles(found[1].made_with):
+        if found is None:
+            return None
+        theirs, ours = found[1].made_with, self._made_with
+        if theirs is not UNSET and (ours is UNSET or not ours.resembles(theirs)):
             return None
         return StoredOutput(folder=found[0], rows=found[1].output)
 
@@ -216,7 +223,7 @@ class Rounds:
                 recipe.case,
                 definition=self._definition,
                 output=self._watch.rows(model),
-                made_with=self._made_with if self._recipe.is_own else UNSET,
+                made_with=self._made_with,
                 save=functools.partial(recipe.adapter.save, model),
             )
 

@@ -61,7 +61,7 @@ class StoredOutput:
 class InvariantWatch:
     """Watch one fine-tuning run: give it the base, then the adapted model, then ask it.
 
-    It keeps copies of the base model and of all frozen tensors until the run ends.
+    It keeps the base model, and copies of all the adapted one's tensors, until the run ends.
 
     - `identity_at_init`: the adapted, untrained model computes the base's output.
     - `expected_trainable`: the trainable parameters have the names and shapes that the method's own
@@ -100,14 +100,14 @@ class InvariantWatch:
         moving: Collection[str] = (),
         steps: int = 0,
     ) -> None:
-        """Copy the prepared base model before it is adapted.
+        """Keep the unadapted model, which nobody may adapt or change.
 
         probe: a small batch of real items. moving: the base's buffers that its training mode moves.
         steps: how many the case takes.
         """
         self._adapter = adapter
         self._objective = objective
-        self._base = copy.deepcopy(base)
+        self._base = base
         self._probe = probe
         self._stored = stored
         self._moving = frozenset(moving)
