@@ -18,7 +18,12 @@ import torch
 from msgspec import UNSET
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.optim.optimizer import (
+    _global_optimizer_post_hooks,
+    _global_optimizer_pre_hooks,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from peft_regress.cost.storages import tensors_in
 from peft_regress.measure.computation.code import code_digest
@@ -77,12 +82,14 @@ class ComputationTrace:
         self._drawn = ""
         self._schedule: LRScheduler | None = None
         if steps <= TRACED_STEPS:
-            self._refuse(f"it takes {steps} steps, no more than a certificate does")
+            self.refuse(f"it takes {steps} steps, no more than a certificate does")
 
     # --- What the training calls ---
 
     def start(self, model: nn.Module, optimizer: Optimizer) -> None:
         """Digest what the training of the next seed starts from."""
+        if self.problem is not None:
+            return
         tensors = _tensors_of(model)
         self._weights.append({name: bytes_digest(tensor) for name, tensor in tensors.items()})
         self._generators.append(_generators_of(model))
@@ -92,7 +99,7 @@ class ComputationTrace:
         self._operators.follow(tensors)
         self._check_optimizer(optimizer)
         if optimizer.state:
-            self._refuse("the optimizer has a state before its first step")
+            self.refuse("the optimizer has a state before its first step")
 
     @property
     def records_next_step(self) -> bool:
@@ -107,7 +114,8 @@ class ComputationTrace:
 
     def test_batch(self, batch: Any) -> None:
         """Digest a test batch."""
-        self._test.add_batch(batch)
+        if self.problem is None:
+            self._test.add_batch(batch)
 
     @contextlib.contextmanager
     def step(
@@ -120,16 +128,17 @@ class ComputationTrace:
             operators.loss = loss(model, batch)
             return operators.loss
 
-        def enter(*_: Any) -> None:
-            operators.in_optimizer = self.problem is None
+        def enter(stepping: Optimizer, *_: Any) -> None:
+            operators.in_optimizer = stepping is optimizer and self.problem is None
 
         def leave(*_: Any) -> None:
             operators.in_optimizer = False
 
         self._settings.append(torch_settings())
         handles = [
-            optimizer.register_step_pre_hook(enter),
-            optimizer.register_step_post_hook(leave),
+            # Not the optimizer's own hooks, from which one may be removed while they run.
+            register_optimizer_step_pre_hook(enter),
+            register_optimizer_step_post_hook(leave),
         ]
         try:
             with operators.step(named_tensors(batch)) as program:
@@ -153,14 +162,14 @@ class ComputationTrace:
             return
         self._check_optimizer(optimizer)
         if schedule is not None and not _is_stock(schedule):
-            self._refuse(f"{type(schedule).__name__} is not a schedule of torch's own alone")
+            self.refuse(f"{type(schedule).__name__} is not a schedule of torch's own alone")
         kept = []
         if count >= TRACED_STEPS - 1:
             roots = [model, *_lambdas(schedule)]
             try:
                 kept = kept_numbers(roots, without=[optimizer, schedule])
             except TooManyObjectsError:
-                self._refuse("there are too many objects to look at")
+                self.refuse("there are too many objects to look at")
         self._kept.append(kept)
         if count == TRACED_STEPS:
             self._drawn = _global_generators()
@@ -209,35 +218,36 @@ class ComputationTrace:
             return UNSET
         return Computation(graph=self._graph(), state=self._state(), torch=torch.__version__)
 
-    def _refuse(self, problem: str) -> None:
+    def refuse(self, problem: str) -> None:
+        """Make no digests, for the first reason that is given."""
         self.problem = self.problem or problem
 
     def _check_optimizer(self, optimizer: Optimizer) -> None:
         if not _is_of_torch(optimizer):
             cls = type(optimizer)
             name = f"{cls.__module__}.{cls.__qualname__}"
-            self._refuse(f"the optimizer {name} is not torch's own")
+            self.refuse(f"the optimizer {name} is not torch's own")
         if len(self._programs) and _has_hooks(optimizer):
-            self._refuse("hooks run in the optimizer's step")
+            self.refuse("hooks run in the optimizer's step")
 
     def _check(self) -> None:
         if self.problem is None and self._operators.problem is not None:
-            self._refuse(self._operators.problem)
+            self.refuse(self._operators.problem)
         if self.problem is not None:
             return
         if len(self._programs) != TRACED_STEPS + 1:
-            self._refuse("it did not take its first steps")
+            self.refuse("it did not take its first steps")
             return
         before, last = self._programs[TRACED_STEPS - 2 : TRACED_STEPS]
         if not last.has_structure_of(before):
-            self._refuse(f"step {TRACED_STEPS} is not like step {TRACED_STEPS - 1}")
+            self.refuse(f"step {TRACED_STEPS} is not like step {TRACED_STEPS - 1}")
         if repr(self._kept[-1]) != repr(self._kept[-2]):
-            self._refuse("a number that an object keeps changes from step to step")
+            self.refuse("a number that an object keeps changes from step to step")
         if any(one != self._settings[0] for one in self._settings):
-            self._refuse("a setting of torch changes in a step")
+            self.refuse("a setting of torch changes in a step")
         _, in_python = registrations(self._operators.operators.values())
         if in_python:
-            self._refuse(f"{in_python[0]} runs Python code")
+            self.refuse(f"{in_python[0]} runs Python code")
 
     def _graph(self) -> str:
         digest = Sequence()
