@@ -232,7 +232,7 @@ class Recipe:
         """Yield the training batches of a seed, without end."""
         return data.training_batches(self.fine_tune.batch, seed=seed)
 
-    def train(
+    def train(  # noqa: PLR0913  (the parts of a training)
         self,
         model: nn.Module,
         optimizer: Optimizer,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
 from typing import Any
 
 from peft_regress.measure.computation.contents import Sequence
 
+_WITH_PARTS = (functools.partial, types.MethodType, tuple, list, dict)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -28,29 +30,31 @@ def _add(value: Any, digest: Sequence, seen: set[int]) -> None:
     if id(value) in seen:
         return
     seen.add(id(value))
-    if isinstance(value, functools.partial):
-        for part in (value.func, *value.args, *sorted(value.keywords.items())):
-            _add(part, digest, seen)
-    elif isinstance(value, types.MethodType):
-        _add(value.__func__, digest, seen)
-        _add(value.__self__, digest, seen)
-    elif isinstance(value, types.FunctionType):
+    if isinstance(value, types.FunctionType):
         _add_code(value.__code__, value, digest, seen)
-        for part in (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()):
-            _add(part, digest, seen)
-        for cell in value.__closure__ or ():
-            try:
-                _add(cell.cell_contents, digest, seen)
-            except ValueError:
-                continue  # not filled yet
-    elif isinstance(value, tuple | list):
-        digest.add(len(value))
-        for part in value:
-            _add(part, digest, seen)
-    elif isinstance(value, dict):
-        _add([part for item in value.items() for part in item], digest, seen)
-    else:
+    elif not isinstance(value, _WITH_PARTS):
         _add_object(value, digest, seen)
+    for part in _parts_of(value):
+        _add(part, digest, seen)
+
+
+def _parts_of(value: Any) -> list[Any]:
+    """Return what a function is bound to, or the items of a container."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *sorted(value.keywords.items())]
+    if isinstance(value, types.MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, tuple | list):
+        return [len(value), *value]
+    if isinstance(value, dict):
+        return [part for item in value.items() for part in item]
+    if not isinstance(value, types.FunctionType):
+        return []
+    bound = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()]
+    for cell in value.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            bound.append(cell.cell_contents)
+    return bound
 
 
 def _add_code(
@@ -61,7 +65,9 @@ def _add_code(
         if isinstance(constant, types.CodeType):
             _add_code(constant, function, digest, seen)
         else:
-            digest.add(constant if not isinstance(constant, frozenset) else sorted(map(repr, constant)))
+            digest.add(
+                constant if not isinstance(constant, frozenset) else sorted(map(repr, constant))
+            )
     for name in code.co_names:
         named = function.__globals__.get(name)
         is_own = getattr(named, "__module__", None) == function.__module__

@@ -12,7 +12,7 @@ from peft_regress.measure.trees import named_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
-_as_array: Final = torch._C.TensorBase.numpy  # noqa: SLF001  (the class's is watched in a step)
+_as_array: Final[Any] = torch._C.TensorBase.numpy  # noqa: SLF001  (the class's is watched in a step)
 
 
 def bytes_digest(tensor: Tensor) -> str:

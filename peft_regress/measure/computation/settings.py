@@ -18,7 +18,7 @@ _NOT_RUN: Final = frozenset({"Meta", "debug"})
 
 def torch_settings() -> dict[str, Any]:
     """Return what is set for the whole process, except the number of threads."""
-    backends = torch.backends
+    backends: Any = torch.backends
     # A product that is denormal: zero where they are flushed.
     tiny = torch.tensor([1e-40]).mul(1.0).item()
     return {
@@ -33,7 +33,7 @@ def torch_settings() -> dict[str, Any]:
         "deterministic": (
             torch.are_deterministic_algorithms_enabled(),
             torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.utils.deterministic.fill_uninitialized_memory,
+            torch.utils.deterministic.fill_uninitialized_memory,  # type: ignore[attr-defined]
         ),
         "mkldnn": (
             torch._C._get_mkldnn_enabled(),  # noqa: SLF001

@@ -39,7 +39,7 @@ from peft_regress.measure.trees import named_tensors
 from peft_regress.runs.schema import Computation, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from msgspec import UnsetType
     from torch import Tensor
@@ -149,9 +149,7 @@ class ComputationTrace:
         self._programs.append(program)
         self._settings.append(torch_settings())
 
-    def stepped(
-        self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler | None
-    ) -> None:
+    def stepped(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler | None) -> None:
         """Note the optimizer's settings after a step of the first seed, and what objects keep."""
         if self.problem is not None or len(self._weights) > 1:
             return
