@@ -53,7 +53,7 @@ class FirstSteps:
         trace.rest_of_schedule(optimizer)
         for batch in itertools.islice(batches, recipe.fine_tune.steps - TRACED_STEPS):
             trace.batch(batch)
-        with trace.evaluation(model):
+        with trace.evaluation(model, self.test):
             scores_of(recipe, model, self.test)
 
     def pass_over(self, batches: Iterator[Any], *, seed: int) -> None:

@@ -232,7 +232,7 @@ class Rounds:
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         recipe, training = self._recipe, self._training
-        with self._trace.evaluation(model):
+        with self._trace.evaluation(model, self._test):
             scores, own = scores_of(recipe, model, self._test)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)

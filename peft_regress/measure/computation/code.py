@@ -7,7 +7,7 @@ import functools
 import types
 from typing import Any
 
-from peft_regress.measure.computation.contents import Sequence
+from peft_regress.measure.computation.contents import Digest
 
 _WITH_PARTS = (functools.partial, types.MethodType, tuple, list, dict)
 _SIMPLE = (bool, int, float, complex, str, bytes, type(None))
@@ -18,12 +18,12 @@ def code_digest(function: Any) -> str:
 
     Of a callable object its class's code and its numbers. Line numbers and comments do not count.
     """
-    digest = Sequence()
+    digest = Digest()
     _add(function, digest, set())
     return digest.hexdigest()
 
 
-def _add(value: Any, digest: Sequence, seen: set[int]) -> None:
+def _add(value: Any, digest: Digest, seen: set[int]) -> None:
     if isinstance(value, _SIMPLE):
         digest.add(value)
         return
@@ -58,7 +58,7 @@ def _parts_of(value: Any) -> list[Any]:
 
 
 def _add_code(
-    code: types.CodeType, function: types.FunctionType, digest: Sequence, seen: set[int]
+    code: types.CodeType, function: types.FunctionType, digest: Digest, seen: set[int]
 ) -> None:
     digest.add((code.co_code, code.co_names, code.co_varnames, code.co_freevars))
     for constant in code.co_consts:
@@ -76,7 +76,7 @@ def _add_code(
             _add(named, digest, seen)
 
 
-def _add_object(value: Any, digest: Sequence, seen: set[int]) -> None:
+def _add_object(value: Any, digest: Digest, seen: set[int]) -> None:
     cls = value if isinstance(value, type) else type(value)
     digest.add(f"{cls.__module__}.{cls.__qualname__}")
     if cls.__module__.partition(".")[0] in {"torch", "builtins", "numpy"}:

@@ -27,7 +27,7 @@ def bytes_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-class Sequence:
+class Digest:
     """A digest of values in their order."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from torch.optim.optimizer import (
 
 from peft_regress.cost.storages import tensors_in
 from peft_regress.measure.computation.code import code_digest
-from peft_regress.measure.computation.contents import Sequence, bytes_digest
+from peft_regress.measure.computation.contents import Digest, bytes_digest
 from peft_regress.measure.computation.kept import (
     TooManyObjectsError,
     generator_state,
@@ -39,7 +39,7 @@ from peft_regress.measure.trees import named_tensors
 from peft_regress.runs.schema import Computation, digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from msgspec import UnsetType
     from torch import Tensor
@@ -74,11 +74,11 @@ class ComputationTrace:
         self._programs: list[Program] = []
         self._kept: list[list[Any]] = []
         self._settings: list[Any] = []
-        self._hyperparameters = Sequence()
+        self._hyperparameters = Digest()
         self._weights: list[dict[str, str]] = []
         self._generators: list[list[Any]] = []
-        self._batches = Sequence()
-        self._test = Sequence()
+        self._batches = Digest()
+        self._test = Digest()
         self._drawn = ""
         self._schedule: LRScheduler | None = None
         if steps <= TRACED_STEPS:
@@ -182,8 +182,8 @@ class ComputationTrace:
                 self._hyperparameters.add(_numbers_of(optimizer))
 
     @contextlib.contextmanager
-    def evaluation(self, model: nn.Module) -> Iterator[None]:
-        """Record the operators of the first seed's evaluation."""
+    def evaluation(self, model: nn.Module, batches: Sequence[Any]) -> Iterator[None]:
+        """Record the operators of the first seed's evaluation on test batches."""
         if self.problem is not None or len(self._programs) != TRACED_STEPS:
             yield
             return
@@ -198,7 +198,7 @@ class ComputationTrace:
         handles = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
         operators.may_read = True
         try:
-            with operators.step(()) as program:
+            with operators.step(named_tensors(list(batches))) as program:
                 yield
         finally:
             operators.may_read = False
@@ -248,7 +248,7 @@ class ComputationTrace:
             self.refuse(f"{in_python[0]} runs Python code")
 
     def _graph(self) -> str:
-        digest = Sequence()
+        digest = Digest()
         digest.add(("version", VERSION, self._steps, len(self._weights)))
         digest.add(self._settings[0])
         digest.add(registrations(self._operators.operators.values())[0])
@@ -262,7 +262,7 @@ class ComputationTrace:
         return digest_of(digest.hexdigest().encode())
 
     def _state(self) -> str:
-        digest = Sequence()
+        digest = Digest()
         for weights, generators in zip(self._weights, self._generators, strict=True):
             digest.add([weights.get(name) for name in self._operators.leaves])
             digest.add(generators)
@@ -300,7 +300,7 @@ def _generators_of(model: nn.Module) -> list[Any]:
 
 def _global_generators() -> str:
     """Return a digest of what was drawn so far from the global generators."""
-    digest = Sequence()
+    digest = Digest()
     digest.add(bytes_digest(torch.get_rng_state()))
     digest.add(np.random.get_state(legacy=False))  # noqa: NPY002  (models draw from it)
     digest.add(random.getstate())
