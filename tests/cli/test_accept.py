@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from builders import (
     FULL,
@@ -20,6 +21,9 @@ from builders import (
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.runs import ledger
+from peft_regress.runs.ledger import rows_of
+from peft_regress.runs.schema import ModuleCosts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,6 +152,30 @@ def test_a_run_whose_ledger_does_not_add_up_is_refused_by_name(accepts, tmp_path
     assert f"run.json: {LORA}: metric '{metric}' is " in err
     assert "but its ledger adds up to" in err
     assert not root.exists()
+
+
+@pytest.mark.parametrize("wrong", ["metric", "ledger"])
+def test_each_ledger_is_added_up_once_and_each_record_is_checked(
+    accepts, tmp_path, root, wrong, monkeypatch
+):
+    """A run of 10,000 cases has fifty ledgers; adding up each again took minutes."""
+    asked = []
+    monkeypatch.setattr(
+        ledger, "rows_of", lambda found, name: asked.append(name) or rows_of(found, name)
+    )
+    metrics = split_by(LEDGER)
+    good = [make_record(f"shift/lora-r4/net{k}", metrics, ledger=LEDGER) for k in range(9)]
+    write_run(tmp_path / "run.json", make_run(*good))
+    assert accepts("run.json")[0] == 0
+    assert len(asked) == len(set(asked)) == len(metrics)
+    off = {**metrics, "peak_bytes": metrics["peak_bytes"] + 1} if wrong == "metric" else metrics
+    more = {"": ModuleCosts(high_bytes={"temp": 1})} if wrong == "ledger" else {}
+    changed = msgspec.structs.replace(LEDGER, modules={**LEDGER.modules, **more})
+    bad = make_record("shift/lora-r4/wrong", off, ledger=changed)
+    write_run(tmp_path / "run.json", make_run(*good, bad))
+    code, _, err = accepts("run.json")
+    assert (code, "run.json: shift/lora-r4/wrong: metric" in err) == (2, True)
+    assert len(baseline_files(root)) == 1
 
 
 def test_a_storage_or_the_folder_above_it_is_no_run_and_nothing_is_said_of_its_files(
