@@ -142,8 +142,8 @@ def measure_all(
     """Measure each job in its own process, two at a time; yield the runs in the jobs' order."""
     os.environ["OMP_NUM_THREADS"] = "1"
     # The forking server does not inherit sys.path.
-    known = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), known)))
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), path)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_imports"])
     with context.Pool(WORKERS, maxtasksperchild=1) as pool:
