@@ -22,7 +22,7 @@ from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
     Version,
 )
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
+from peft_regress.metrics import KNOWN_BEFORE, NEED_TRAINING, Metric, Numerics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -375,6 +375,22 @@ def _is_moment(text: str) -> bool:
         return False
 
 
+def _check_untrained(record: Record, where: str) -> None:
+    """Raise `InputError` if a record that was not trained says what only a training shows."""
+    if record.status != "ok":
+        msg = f"{where}: status {record.status!r}, but it is said to repeat another run's training"
+        raise InputError(msg)
+    for name in [*record.metrics, *record.invariants]:
+        if name in NEED_TRAINING:
+            msg = f"{where}: {name!r} of a case that was not trained"
+            raise InputError(msg)
+    losses = record.metrics.get("first_losses")
+    if losses is not None and len(losses.samples or ()) != 1:
+        seeds = len(losses.samples or ())
+        msg = f"{where}: 'first_losses' of {seeds} seeds, but seed 0 alone was traced"
+        raise InputError(msg)
+
+
 _LARGEST = 1e100
 """No measured value comes near it; above it sums and ratios of floats would overflow."""
 
@@ -408,6 +424,8 @@ def check_consistent(record: Record, where: str) -> None:
     if (record.status == "ok") != bool(record.metrics):
         msg = f"{where}: status {record.status!r} with {len(record.metrics)} metrics"
         raise InputError(msg)
+    if record.is_certified:
+        _check_untrained(record, where)
     for name, metric in record.metrics.items():
         if not metric.samples:
             continue

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from builders import LORA, compare, make_record, make_run, observe
+from builders import COMPUTATION, LORA, certified, compare, make_record, make_run, observe
 from hypothesis import assume
 from hypothesis import strategies as st
 from msgspec import UNSET
@@ -27,9 +27,10 @@ from strategies import (
 )
 
 from peft_regress.errors import InputError
+from peft_regress.gate.certificates import repeatable
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, CaseVerdict, observations_of
-from peft_regress.metrics import METRICS, Metric
+from peft_regress.metrics import METRICS, NEED_TRAINING, Metric
 from peft_regress.report import (
     case_text,
     encode_verdict,
@@ -103,6 +104,32 @@ def test_any_record_against_itself_passes(observed: Observation) -> None:
         assert case.verdict == "over_budget"
     else:
         assert case.verdict in ("unchanged", "known_defect")
+
+
+# --- what was not trained is judged as if it had been -----------------------------------------
+
+
+@fuzz(observations(), observations(), examples=100)
+def test_a_quick_run_fails_where_the_full_one_does(old: Observation, new: Observation) -> None:
+    old = replaced(old, computation=COMPUTATION)
+    old = dataclasses.replace(old, drift_origins={})
+    assume(repeatable(old) is not None and new.record.status == "ok")
+    assume("first_losses" in old.record.metrics)
+    assume(new.record.budget is UNSET or new.record.budget.score is None)
+    trained = {*NEED_TRAINING, "first_losses"}
+    was, now = old.record, new.record
+    full = replaced(
+        new,
+        computation=COMPUTATION,
+        metrics={n: m for n, m in now.metrics.items() if n not in trained}
+        | {n: m for n, m in was.metrics.items() if n in trained},
+        invariants={n: fact for n, fact in now.invariants.items() if n not in trained}
+        | {n: fact for n, fact in was.invariants.items() if n in trained},
+    )
+    quick = with_record(full, certified(full.record))
+    both = [judge_case(LORA, old, side, devices=[BOARD]) for side in (full, quick)]
+    assert both[0].verdict == both[1].verdict
+    assert [one.metric for one in both[0].reasons] == [one.metric for one in both[1].reasons]
 
 
 # --- worse is never milder, better never graver ---------------------------------------------
