@@ -52,6 +52,15 @@ def lacks_training(record: Record, name: str) -> bool:
     return record.is_certified and needs_it and name not in record.metrics
 
 
+def is_of_training(record: Record, name: str) -> bool:
+    """Return whether a metric would need the training that a certified case did not have.
+
+    Its first losses are those of a few steps of one seed: a part of what a training has.
+    """
+    is_part = name == "first_losses" and record.is_certified
+    return is_part or lacks_training(record, name)
+
+
 def lacks_invariant(record: Record, name: str) -> bool:
     """Return whether a record has no invariant of this name since the case was not trained."""
     return record.is_certified and name in NEED_TRAINING and name not in record.invariants
@@ -66,7 +75,7 @@ def computation_findings(old: Record, new: Record) -> Iterator[Reason | Remark]:
     if new.status != "ok" or not (new.is_certified or old.is_certified):
         return
     if repeats(new, old):
-        yield Remark(kind="same computation", subject="training", text=_source(new))
+        yield Remark(kind="same computation", subject="training", text=new.repeated_run or "")
         return
     yield Reason(
         metric="computation",
@@ -76,17 +85,11 @@ def computation_findings(old: Record, new: Record) -> Iterator[Reason | Remark]:
     )
 
 
-def _source(record: Record) -> str:
-    """Return the run whose training a record repeats."""
-    computation = record.computation
-    return "" if computation is UNSET or computation.same_as is UNSET else computation.same_as
-
-
 def _shown(record: Record, *, beside: Record) -> str | None:
     """Return what a side says of its training, in words; None if it says nothing."""
     here, there = record.computation, beside.computation
     if record.is_certified:
-        return f"not trained, certified by {_source(record)}"
+        return f"not trained, same computation as {record.repeated_run}"
     if here is UNSET:
         return None if record.status == "ok" else record.status
     if there is UNSET or not beside.is_certified or here.equals(there):

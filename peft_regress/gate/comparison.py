@@ -138,8 +138,15 @@ class Comparison:
 
     @property
     def can_be_accepted(self) -> bool:
-        """Whether accepting the run changes its verdict; it changes none on a budget."""
-        findings = any(finding.cause.strand != "budget" for finding in self.findings)
+        """Whether accepting the run changes its verdict.
+
+        It changes none on a budget, and none on a case that a quick run did not train.
+        """
+        findings = any(
+            finding.cause.strand != "budget"
+            and not (self.has_untrained and finding.cause.what == "computation")
+            for finding in self.findings
+        )
         return findings or (self.strict and bool(self.looser or self.fronts))
 
     @property

@@ -253,7 +253,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def is_certified(self) -> bool:
         """Return whether the case was not trained, since it repeats another run's training."""
-        return self.computation is not UNSET and self.computation.same_as is not UNSET
+        return self.repeated_run is not None
+
+    @property
+    def repeated_run(self) -> str | None:
+        """The run whose training a certified case repeats; None for any other case."""
+        computation = self.computation
+        if computation is UNSET or computation.same_as is UNSET:
+            return None
+        return computation.same_as
 
     @property
     def whole_ledger(self) -> Ledger:
