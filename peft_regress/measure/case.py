@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.measure.costs import CaseCosts
+    from peft_regress.measure.known import Known
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
@@ -85,6 +86,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     trains: bool = True,
     has_reference: bool = True,
     keep_adapters: Path | None = None,
+    known: Known | None = None,  # noqa: ARG001
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
