@@ -77,6 +77,13 @@ def repeated(run: Run) -> set[str]:
     return {name for name, record in run.cases.items() if record.is_certified}
 
 
+def judged(*arguments: str) -> int:
+    """Return the exit code of `compare`, which expects only what is stored."""
+    with pytest.raises(SystemExit) as ended:
+        main(["compare", *arguments])
+    return int(ended.value.code or 0)
+
+
 def test_equal_cases_are_not_trained_and_pass(project, monkeypatch, capsys):
     monkeypatch.setenv(UNLIKE, "head/tiny2")
     (project.root / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
@@ -92,7 +99,7 @@ def test_equal_cases_are_not_trained_and_pass(project, monkeypatch, capsys):
     assert "no regression (8 unchanged; 7 same computation)" in out
     assert "quick: 7 of 8 cases not trained" in out
     # The run judges itself: the file says the same as pytest.
-    assert main(["compare", "baselines", "runs/run.json", "--stored-only"]) == 0
+    assert judged("baselines", "runs/run.json", "--stored-only") == 0
     assert "no regression (8 unchanged; 7 same computation)" in capsys.readouterr().out
 
 
@@ -157,7 +164,7 @@ def test_workers_and_shards_are_as_quick(project):
     for number in (1, 2):
         shard = f"--regress-save=shards/{number}.json"
         assert project.run(QUICK, f"--regress-shard={number}/2", shard)[0] == 0
-    assert main(["compare", "baselines", "shards", "--stored-only"]) == 0
+    assert judged("baselines", "shards", "--stored-only") == 0
 
 
 def own(**stated: object) -> FineTune:
