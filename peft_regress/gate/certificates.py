@@ -117,3 +117,34 @@ def in_common(metric: Metric, other: Metric) -> Metric:
 def _of_first_seed(metric: Metric) -> list[float]:
     first = metric.samples[0] if metric.samples else []
     return first if isinstance(first, list) else [first]
+
+
+def with_training_of(record: Record, trained: Record) -> Record:
+    """Return a certified record with the training of a record of the same computation.
+
+    Its own losses stay: those of the first steps of seed 0, which were measured.
+    """
+    metrics, computation = dict(trained.metrics), trained.computation
+    kept = {name: one for name, one in metrics.items() if lacks_training(record, name)}
+    facts = {
+        name: fact for name, fact in trained.invariants.items() if lacks_invariant(record, name)
+    }
+    mine, whole = record.metrics.get("first_losses"), metrics.get("first_losses")
+    if mine is not None and whole is not None:
+        kept["first_losses"] = _with_first_seed(whole, _of_first_seed(mine))
+    return msgspec.structs.replace(
+        record,
+        metrics={**record.metrics, **kept},
+        invariants={**record.invariants, **facts},
+        computation=computation,
+    )
+
+
+def _with_first_seed(metric: Metric, losses: list[float]) -> Metric:
+    """Return first losses whose first seed begins with other ones."""
+    first, *others = metric.samples or [[]]
+    rest = first[len(losses) :] if isinstance(first, list) else []
+    samples: list[Sample] = [[*losses, *rest], *others]
+    heads = [one[0] if isinstance(one, list) else one for one in samples if one != []]
+    value = sum(heads) / len(heads) if heads else metric.value
+    return msgspec.structs.replace(metric, samples=samples, value=value)
