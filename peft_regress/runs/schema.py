@@ -370,6 +370,10 @@ def check_acceptance(run: Run) -> None:
     if accepted.retired and accepted.role != "baseline":
         msg = f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
         raise InputError(msg)
+    untrained = [name for name, one in run.cases.items() if one.is_certified]
+    if untrained and accepted.role == "baseline":
+        msg = f"case {untrained[0]} was not trained, so it cannot judge: only history may hold it"
+        raise InputError(msg)
     both = sorted(run.cases.keys() & set(accepted.retired))
     if both:
         msg = f"case {both[0]} cannot be retired by a run that has it"

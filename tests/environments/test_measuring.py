@@ -426,7 +426,7 @@ def test_a_real_worker_measures_what_this_process_does():
 
 
 @pytest.mark.parametrize(
-    ("budget", "is_known"), [(None, True), (Budget(peak=9), True), (Budget(score=0.9), False)]
+    ("budget", "is_known"), [(None, True), (Budget(peak="9 MiB"), True), (Budget(score=0.9), False)]
 )
 def test_what_is_known_reaches_the_measuring_code_unless_a_score_is_needed(
     monkeypatch, budget, is_known
