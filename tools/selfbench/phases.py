@@ -108,7 +108,7 @@ def watch_package(clock: Clock) -> None:
     clock.wrap(Recipe, "load_data", DATA)
     clock.wrap(case, "define", DATA)
     clock.wrap(step_profile, "profile_recipe", PROFILE)
-    clock.wrap(profile._Step, "take", _profiled_batch)  # noqa: SLF001
+    clock.wrap(profile.Step, "take", _profiled_batch)
     clock.wrap(step_profile, "running_cost", INFERENCE)
     clock.wrap(recipe, "finetune", TRAINING)
     clock.wrap(torch.linalg, "svd", lambda *_, **__: _svd_in(clock.running))
