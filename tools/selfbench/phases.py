@@ -107,7 +107,8 @@ def watch_package(clock: Clock) -> None:
         clock.wrap(owner, name, BUILD)
     clock.wrap(Recipe, "load_data", DATA)
     clock.wrap(case, "define", DATA)
-    clock.wrap(step_profile, "profile_recipe", PROFILE)
+    for name in ("profile_recipe", "profile_both"):
+        clock.wrap(step_profile, name, PROFILE)
     clock.wrap(profile.Step, "take", _profiled_batch)
     clock.wrap(step_profile, "running_cost", INFERENCE)
     clock.wrap(recipe, "finetune", TRAINING)
