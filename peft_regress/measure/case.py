@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.measure.costs import CaseCosts
+    from peft_regress.measure.known import Known
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
@@ -86,6 +87,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     trains: bool = True,
     has_reference: bool = True,
     keep_adapters: Path | None = None,
+    known: Known | None = None,
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
@@ -93,7 +95,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     seed. timed: whether `run_rounds` measures time. trains: without it the record holds only the
     costs of a step. has_reference: whether the case was measured before; if not, a ValueError at
     wrapping a case of one's own is wrong use. keep_adapters: the folder that keeps what the case
-    would ship, for a later baseline.
+    would ship, for a later baseline. known: the computation of a reference: if the case's first
+    steps show the same one, it is not trained; None trains in any case.
 
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
@@ -103,6 +106,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
         run_rounds=run_rounds if trains else None,
         timed=timed,
         keep_adapters=keep_adapters,
+        known=known,
     )
 
 
@@ -122,10 +126,15 @@ class _Measuring:
         run_rounds: RoundRunner | None,
         timed: bool,
         keep_adapters: Path | None,
+        known: Known | None,
     ) -> Measurement:
         try:
             return self._measured_as_is(
-                profiles, run_rounds=run_rounds, timed=timed, keep_adapters=keep_adapters
+                profiles,
+                run_rounds=run_rounds,
+                timed=timed,
+                keep_adapters=keep_adapters,
+                known=known,
             )
         except CaseError as error:
             if self._has_reference:
@@ -144,6 +153,7 @@ class _Measuring:
         run_rounds: RoundRunner | None,
         timed: bool,
         keep_adapters: Path | None,
+        known: Known | None,
     ) -> Measurement:
         recipe = self._recipe
         data = recipe.load_data() if self._is_own else None
@@ -178,7 +188,7 @@ class _Measuring:
                     moving=moving,
                     keep_adapters=keep_adapters,
                 )
-                rounds.run(run_rounds)
+                rounds.run(run_rounds, known=known)
         except (InputError, AbsentError):
             raise
         except Exception as error:  # noqa: BLE001
@@ -207,6 +217,8 @@ class _Measuring:
             if fact.note and (fact.holds is False or self._is_own)
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
+        if rounds is not None:
+            more["computation"] = rounds.computation
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on
