@@ -95,6 +95,7 @@ PAIRINGS = sorted(
 
 
 @pytest.mark.nightly
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("names", PAIRINGS, ids=str)
 def test_every_pairing_costs_on_one_model_what_it_costs_on_two(
     names: Adaptation, kept: list[bool]
