@@ -7,6 +7,7 @@ the status `unsupported` or `error`, so that its appearing and its vanishing are
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -86,7 +87,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     trains: bool = True,
     has_reference: bool = True,
     keep_adapters: Path | None = None,
-    known: Known | None = None,  # noqa: ARG001
+    known: Known | None = None,
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
@@ -94,7 +95,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     seed. timed: whether `run_rounds` measures time. trains: without it the record holds only the
     costs of a step. has_reference: whether the case was measured before; if not, a ValueError at
     wrapping a case of one's own is wrong use. keep_adapters: the folder that keeps what the case
-    would ship, for a later baseline.
+    would ship, for a later baseline. known: the computation of a reference: if the case's first
+    steps show the same one, it is not trained; None trains in any case.
 
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
@@ -104,6 +106,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
         run_rounds=run_rounds if trains else None,
         timed=timed,
         keep_adapters=keep_adapters,
+        known=known,
     )
 
 
@@ -123,10 +126,15 @@ class _Measuring:
         run_rounds: RoundRunner | None,
         timed: bool,
         keep_adapters: Path | None,
+        known: Known | None,
     ) -> Measurement:
         try:
             return self._measured_as_is(
-                profiles, run_rounds=run_rounds, timed=timed, keep_adapters=keep_adapters
+                profiles,
+                run_rounds=run_rounds,
+                timed=timed,
+                keep_adapters=keep_adapters,
+                known=known,
             )
         except CaseError as error:
             if self._has_reference:
@@ -145,16 +153,20 @@ class _Measuring:
         run_rounds: RoundRunner | None,
         timed: bool,
         keep_adapters: Path | None,
+        known: Known | None,
     ) -> Measurement:
         recipe = self._recipe
         data = recipe.load_data() if self._is_own else None
-        moving = frozenset[str]()
+        moving, base = frozenset[str](), None
         if data is not None:
-            moving = check_case(recipe, data)
+            moving, base = check_case(recipe, data)
             recipe = self._recipe = recipe.shipping(moving)
         try:
             # Only an error of wrapping means unsupported: later errors of the same types are bugs.
-            first = recipe.adapted_model(recipe.seeds[0])
+            base = recipe.base_model(recipe.seeds[0]) if base is None else base
+            # A copy: a second build would give the same, and some models take long to build.
+            unadapted = None if run_rounds is None else copy.deepcopy(base)
+            first = recipe.adapt(base, seed=recipe.seeds[0])
         except (InputError, AbsentError):
             raise
         except (UnsupportedCaseError, ValueError, NotImplementedError) as error:
@@ -166,16 +178,17 @@ class _Measuring:
             costs = case_costs(recipe, profiles, data)
             trained = trainable(first)
             is_of_half = is_half(first)
-            if run_rounds is not None:
+            if run_rounds is not None and unadapted is not None:
                 rounds = Rounds(
                     recipe,
                     definition=self._definition,
+                    base=unadapted,
                     first=first,
                     data=data or recipe.load_data(),
                     moving=moving,
                     keep_adapters=keep_adapters,
                 )
-                rounds.run(run_rounds)
+                rounds.run(run_rounds, known=known)
         except (InputError, AbsentError):
             raise
         except Exception as error:  # noqa: BLE001
@@ -204,6 +217,8 @@ class _Measuring:
             if fact.note and (fact.holds is False or self._is_own)
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
+        if rounds is not None:
+            more["computation"] = rounds.computation
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on

@@ -12,7 +12,7 @@ from peft_regress.measure.trees import named_tensors
 from peft_regress.runs.schema import MadeWith, TensorSummary, canonical_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -33,9 +33,11 @@ def numbers_of(optimizer: Optimizer) -> list[dict[str, float]]:
     ]
 
 
-def fingerprint_of(base: nn.Module, probe: Any) -> MadeWith:
-    """Return which model and which data an adapter's output is computed with."""
-    weights = summaries_of(base)
+def fingerprint_of(weights: Mapping[str, TensorSummary], probe: Any) -> MadeWith:
+    """Return which model and which data an adapter's output is computed with.
+
+    weights: the unadapted model's, as `summaries_of` returns them.
+    """
     sums = BatchSums()
     sums.add(probe)
     return MadeWith(

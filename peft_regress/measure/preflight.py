@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from peft_regress.measure.recipe import Recipe
 
 
-def check_case(recipe: Recipe, data: Data) -> frozenset[str]:
+def check_case(recipe: Recipe, data: Data) -> tuple[frozenset[str], nn.Module]:
     """Take one loss of the unadapted model; return the buffers that the training mode moves.
+
+    Also returns a second build of the model, of the first seed, that nothing has called yet.
 
     Raises `InputError` if the model, the data or the loss do not fit each other, or if two builds
     under one seed differ or share parameters; `CaseError` if one of them fails.
@@ -32,14 +34,13 @@ def check_case(recipe: Recipe, data: Data) -> frozenset[str]:
     base, again = recipe.base_model(seed), recipe.base_model(seed)
     _check_built(base, again, name)
     check_same_build(summaries_of(base), summaries_of(again), what=f"{name}: calling model()")
-    del again
     seed_all(seed)
     batch = on_device(next(recipe.batches(data, seed=seed)), device_of(base))
     check_same_build(
         _summary(recipe, data), _summary(recipe, recipe.load_data()), what=f"{name}: calling data()"
     )
     seed_all(seed)
-    return _moved(recipe, base, batch, name)
+    return _moved(recipe, base, batch, name), again
 
 
 def _check_built(base: nn.Module, again: nn.Module, name: str) -> None:

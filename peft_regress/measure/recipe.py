@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.fine_tune import FineTune
     from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.computation import ComputationTrace
     from peft_regress.measure.training import TrainingRun
 
 
@@ -231,7 +232,7 @@ class Recipe:
         """Yield the training batches of a seed, without end."""
         return data.training_batches(self.fine_tune.batch, seed=seed)
 
-    def train(
+    def train(  # noqa: PLR0913  (the parts of a training)
         self,
         model: nn.Module,
         optimizer: Optimizer,
@@ -239,10 +240,11 @@ class Recipe:
         *,
         seed: int,
         first: int,
+        trace: ComputationTrace | None = None,
     ) -> TrainingRun:
         """Run the whole training loop, and keep the first losses."""
         seed_all(seed)
-        return finetune(model, optimizer, batches, self.loop, seed=seed, first=first)
+        return finetune(model, optimizer, batches, self.loop, seed=seed, first=first, trace=trace)
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:
         """Adapt a fresh model, then take one step of the same loop each time one is asked for."""

@@ -8,6 +8,7 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import msgspec
 import torch
 from msgspec import UNSET
 
@@ -16,9 +17,9 @@ from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
+from peft_regress.measure.first_steps import FirstSteps, scores_of, trace_of
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
-from peft_regress.measure.objective import number
 from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
 from peft_regress.measure.training import device_of, on_device
 from peft_regress.metrics import Metric, make_metric
@@ -28,14 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from msgspec import UnsetType
     from torch import nn
     from torch.optim import Optimizer
 
     from peft_regress.measure.data import Data
     from peft_regress.measure.invariants.facts import Fact
+    from peft_regress.measure.known import Known
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.training import TrainingRun
-    from peft_regress.runs.schema import MadeWith, TensorSummary
+    from peft_regress.runs.schema import Computation, MadeWith, TensorSummary
 
 PROBE_ITEMS: Final = 4
 
@@ -85,6 +88,7 @@ class Rounds:
         recipe: Recipe,
         *,
         definition: str,
+        base: nn.Module,
         first: nn.Module,
         data: Data,
         moving: Collection[str] = (),
@@ -92,80 +96,134 @@ class Rounds:
     ) -> None:
         """Look up the adapter that the baselines hold for this case.
 
-        definition: the digest that the adapter is stored under. first: the adapted model of the
-        first seed. moving: the buffers that the training mode moves. keep_adapters: the folder that
-        keeps what the case would ship, or None. Raises `InputError` if the stored one was altered.
+        definition: the digest that the adapter is stored under. base: the unadapted model of the
+        first seed, which stays as it is; first: the adapted one. moving: the buffers that the
+        training mode moves. keep_adapters: the folder that keeps what the case would ship, or None.
+        Raises `InputError` if the stored one was altered.
         """
         self._recipe = recipe
         self._definition = definition
         self._keep_adapters = keep_adapters
         self._data = data
         self._moving = moving
+        self._base = base
+        self._probe = on_device(data.probe(PROBE_ITEMS), device_of(base))
+        # Of a built-in case the definition says what they are.
+        self._weights: dict[str, TensorSummary] = {}
+        self._made_with: MadeWith | UnsetType = UNSET
+        if recipe.is_own:
+            self._weights = summaries_of(base)
+            self._made_with = fingerprint_of(self._weights, self._probe)
         self._first: nn.Module | None = first
         self._rounds: list[_Round] = []
         self._training: TrainingRun
         self._seen = BatchSums()
         self._test: list[Any] = []
         self._watch: InvariantWatch
-        self._made_with: MadeWith
-        self._weights: dict[str, TensorSummary] = {}
         self._optimizer: list[dict[str, float]] = []
         self._updates: list[list[float]] | None = None
+        self._trace = trace_of(recipe)
+        self._certified: list[float] | None = None
         self.facts: dict[str, Fact] = {}
+        self.computation: Computation | UnsetType = UNSET
 
-    def run(self, run_rounds: RoundRunner) -> None:
-        """Fine-tune once for each seed."""
+    def run(self, run_rounds: RoundRunner, *, known: Known | None = None) -> None:
+        """Fine-tune once for each seed, unless the first steps show that it repeats a known one.
+
+        known: what a reference computed; None if the case trains in any case.
+        """
         recipe = self._recipe
-        base = recipe.base_model(recipe.seeds[0])
-        if self._recipe.is_own:
-            self._weights = summaries_of(base)
-        device = device_of(base)
-        probe = on_device(self._data.probe(PROBE_ITEMS), device)
-        self._made_with = fingerprint_of(base, probe)
         self._watch = InvariantWatch(
             adapter=recipe.adapter,
             objective=recipe.objective,
-            base=base,
-            probe=probe,
+            base=self._base,
+            probe=self._probe,
             stored=self._stored(),
             moving=self._moving,
             steps=recipe.fine_tune.steps,
         )
+        device = device_of(self._base)
         self._test = [
             on_device(batch, device) for batch in self._data.test_batches(recipe.test_batch)
         ]
+        for batch in self._test:
+            self._trace.test_batch(batch)
+        assert self._first is not None  # noqa: S101  (not used yet)
+        self._watch.before_training(self._first, keeps_filled=known is not None)
+        if known is not None and self._repeats(known):
+            return
         seeds = iter(recipe.seeds)
 
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
             seed = next(seeds)
-            if self._first is not None:
-                model, self._first = self._first, None
-                self._watch.before_training(model)
-            else:
-                model = recipe.adapted_model(seed)
-            optimizer = recipe.make_optimizer(model)
+            model, optimizer = self._made(seed)
             if seed == recipe.seeds[0]:
                 self._watch.watch_first_step(model, optimizer)
-                self._optimizer = numbers_of(optimizer)
             return (model, optimizer, seed), {}
 
         run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
+        if known is None:
+            self.computation = self._trace.computation
+
+    def _made(self, seed: int) -> tuple[nn.Module, Optimizer]:
+        """Return the adapted model of a seed, the first one's only once, and its optimizer."""
+        if self._first is not None:
+            model, self._first = self._first, None
+        else:
+            model = self._recipe.adapted_model(seed)
+        optimizer = self._recipe.make_optimizer(model)
+        self._trace.start(model, optimizer)
+        if seed == self._recipe.seeds[0]:
+            self._optimizer = numbers_of(optimizer)
+        return model, optimizer
+
+    def _repeats(self, known: Known) -> bool:
+        """Take the first steps alone; return whether the training would repeat the known one."""
+        first = FirstSteps(recipe=self._recipe, trace=self._trace, test=self._test)
+        model, optimizer = self._made(self._recipe.seeds[0])
+        first.take(model, optimizer, self._batches(self._recipe.seeds[0]))
+        for seed in self._recipe.seeds[1:]:
+            if self._trace.problem is None:
+                self._made(seed)
+                first.pass_over(self._batches(seed), seed=seed)
+        self.computation = self._trace.computation
+        if self.computation is not UNSET and self.computation.equals(known.computation):
+            self.computation = msgspec.structs.replace(self.computation, same_as=known.run_name)
+            self._certified = first.losses
+            self.facts = self._watch.without_training(model)
+            self._updates = self._updates_of(optimizer, device_of(model))
+            return True
+        self._trace = trace_of(self._recipe)
+        self._trace.refuse("it is digested already")
+        self._seen = BatchSums()
+        return False
 
     def _stored(self) -> StoredOutput | None:
         """Return the stored adapter, unless it was made with another model or other data."""
         recipe = self._recipe
         found = stored_adapter(recipe.baselines, recipe.case, self._definition)
-        if found is None or not self._made_with.resembles(found[1].made_with):
+        if found is None:
+            return None
+        theirs, ours = found[1].made_with, self._made_with
+        if theirs is not UNSET and (ours is UNSET or not ours.resembles(theirs)):
             return None
         return StoredOutput(folder=found[0], rows=found[1].output)
 
     def _train(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        self._training = self._recipe.train(
+            model,
+            optimizer,
+            self._batches(seed),
+            seed=seed,
+            first=FIRST_LOSSES,
+            trace=self._trace,
+        )
+
+    def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)
         if self._recipe.is_own and seed == self._recipe.seeds[0]:
-            batches = self._summed(batches)
-        self._training = self._recipe.train(
-            model, optimizer, batches, seed=seed, first=FIRST_LOSSES
-        )
+            return self._summed(batches)
+        return batches
 
     def _summed(self, batches: Iterator[Any]) -> Iterator[Any]:
         for batch in batches:
@@ -174,18 +232,10 @@ class Rounds:
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         recipe, training = self._recipe, self._training
-        scores = recipe.objective.scores(model, self._test)
+        with self._trace.evaluation(model, self._test):
+            scores, own = scores_of(recipe, model, self._test)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
-        own = {
-            name: number(
-                metric.measure,
-                model,
-                self._test,
-                name=f"FineTune {recipe.case.id!r}: metric {name!r}",
-            )
-            for name, metric in (recipe.fine_tune.metrics or {}).items()
-        }
         self._rounds.append(_Round(training=training, scores=scores, own=own))
         if seed == recipe.seeds[0]:
             self.facts = self._watch.after_training(model, optimizer)
@@ -216,7 +266,7 @@ class Rounds:
                 recipe.case,
                 definition=self._definition,
                 output=self._watch.rows(model),
-                made_with=self._made_with if self._recipe.is_own else UNSET,
+                made_with=self._made_with,
                 save=functools.partial(recipe.adapter.save, model),
             )
 
@@ -236,16 +286,21 @@ class Rounds:
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
         """Return the metrics of the rounds, with one sample for each seed.
 
-        timed: whether the wall time of a step is among them.
+        timed: whether the wall time of a step is among them. Of a training that was not repeated
+        there are the losses of its first steps, and what needs no training.
         """
         rounds = self._rounds
-        samples = {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
-        if timed:
-            samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
+        samples: dict[str, list[float]] = {}
+        if self._certified is None:
+            lists = {"first_losses": [list(one.training.first_losses) for one in rounds]}
+            samples |= {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
+            if timed:
+                samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
+        else:
+            lists = {"first_losses": [self._certified]}
         filled = self._watch.filled_losses
         if filled is not None:
             samples["filled_losses"] = list(filled)
-        lists = {"first_losses": [list(one.training.first_losses) for one in rounds]}
         if self._updates is not None:
             lists["optimizer_updates"] = self._updates
         at_first = {name: statistics.fmean(one[0] for one in lists[name]) for name in lists}
@@ -256,7 +311,9 @@ class Rounds:
         }
 
     def _own_metrics(self) -> dict[str, Metric]:
-        found = {}
+        found: dict[str, Metric] = {}
+        if self._certified is not None:
+            return found
         for name, metric in (self._recipe.fine_tune.metrics or {}).items():
             samples = [one.own[name] for one in self._rounds]
             found[name] = Metric(

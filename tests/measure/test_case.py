@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
@@ -195,6 +196,16 @@ def test_both_tasks_of_a_pairing_share_one_profile(tiny, monkeypatch):
     for task in ("shift", "unseen"):
         measured(tiny, case(task=task), profiles=profiles)
     assert [call["input_shape"][0] for call in calls] == [1, 32]
+
+
+def test_the_source_is_read_once_for_each_seed(tiny, monkeypatch):
+    reads = []
+    build = built_in.build_source
+    monkeypatch.setattr(
+        built_in, "build_source", lambda *a: reads.append(torch.initial_seed()) or build(*a)
+    )
+    measured(tiny, case())
+    assert reads == [0, 1, 2]
 
 
 def test_a_missing_metric_is_named(tiny):

@@ -135,7 +135,7 @@ def _watch(method: Any, base: nn.Module, rank: int | None = 2, **more: Any) -> I
     return InvariantWatch(
         adapter=MethodAdapter(method=method, rank=rank, heads=("head",)),
         objective=Objective(),
-        base=base,
+        base=copy.deepcopy(base),
         probe=(data.test_images[:8], data.test_labels[:8]),
         steps=1001,
         **more,
@@ -469,7 +469,7 @@ def test_a_scaling_off_by_a_hundredth_shows_in_the_filled_losses(name: str) -> N
         watch = InvariantWatch(
             adapter=MethodAdapter(method=method, rank=1, heads=(MOBILENET_V3_SMALL.head,)),
             objective=Objective(),
-            base=base,
+            base=copy.deepcopy(base),
             probe=(data.test_images[:4], data.test_labels[:4]),
         )
         adapted = method.adapt(base, heads=(MOBILENET_V3_SMALL.head,), rank=1, seed=0)

@@ -106,6 +106,39 @@ def test_the_configuration_given_is_not_changed():
     assert config.to_dict() == before
 
 
+# Building
+
+
+def test_the_model_of_the_first_seed_is_built_three_times_and_that_of_others_once():
+    """Once to check it, once to profile it, once to train it; the invariants keep a copy."""
+    seeds = []
+
+    def model() -> nn.Module:
+        seeds.append(torch.initial_seed())
+        return convolutional()
+
+    assert measured(fine_tune(lora(), model=model, seeds=2)).status == "ok"
+    assert sorted(seeds) == [0, 0, 0, 1]
+
+
+def test_the_invariants_see_a_base_that_wrapping_alters():
+    """The copy of the base is made before the adapter gets the model."""
+
+    def alter(model: nn.Module, amount: float) -> nn.Module:
+        with torch.no_grad():
+            model[8].bias += amount
+        model[:8].requires_grad_(False)
+        return model
+
+    identities = [
+        measured(fine_tune(lambda model, amount=amount: alter(model, amount))).invariants[
+            "identity_at_init"
+        ]
+        for amount in (0.0, 1.0)
+    ]
+    assert identities == [True, None]  # it may start anywhere
+
+
 # What is shipped
 
 

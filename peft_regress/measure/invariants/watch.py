@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch.utils._python_dispatch import _disable_current_modes
 
 from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.adapters.names import base_name, base_prefix
@@ -61,7 +62,7 @@ class StoredOutput:
 class InvariantWatch:
     """Watch one fine-tuning run: give it the base, then the adapted model, then ask it.
 
-    It keeps copies of the base model and of all frozen tensors until the run ends.
+    It keeps the base model, and copies of all the adapted one's tensors, until the run ends.
 
     - `identity_at_init`: the adapted, untrained model computes the base's output.
     - `expected_trainable`: the trainable parameters have the names and shapes that the method's own
@@ -100,14 +101,14 @@ class InvariantWatch:
         moving: Collection[str] = (),
         steps: int = 0,
     ) -> None:
-        """Copy the prepared base model before it is adapted.
+        """Keep the unadapted model, which nobody may adapt or change.
 
         probe: a small batch of real items. moving: the base's buffers that its training mode moves.
         steps: how many the case takes.
         """
         self._adapter = adapter
         self._objective = objective
-        self._base = copy.deepcopy(base)
+        self._base = base
         self._probe = probe
         self._stored = stored
         self._moving = frozenset(moving)
@@ -119,10 +120,13 @@ class InvariantWatch:
         self._at_start: dict[str, Fact] = {}
         self._after_first_step: dict[str, Fact] = {}
         self._projections: dict[str, Tensor] = {}
+        self._filled: nn.Module | None = None
 
     @paused_gc()
-    def before_training(self, adapted: nn.Module) -> None:
+    def before_training(self, adapted: nn.Module, *, keeps_filled: bool = False) -> None:
         """Check the adapted model, and copy its tensors.
+
+        keeps_filled: whether to keep the filled adapter for `without_training`.
 
         Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
         """
@@ -132,7 +136,7 @@ class InvariantWatch:
         self._at_start = {
             "identity_at_init": self._identity(adapted, of_base),
             "expected_trainable": self._trainable_as_expected(adapted),
-            **self._of_a_filled_adapter(adapted, of_base),
+            **self._of_a_filled_adapter(adapted, of_base, keeps=keeps_filled),
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
             "dtypes_as_asked": self._of_layers(
                 of_other_dtype, adapted, adapter_in_float32=self._adapter.adapter_in_float32
@@ -148,14 +152,16 @@ class InvariantWatch:
 
         def check(*_: object) -> None:
             handle.remove()
-            self._after_first_step = {
-                "expected_trainable": self._trainable_as_expected(adapted),
-                "frozen_unchanged": self._frozen_unchanged(adapted),
-            }
-            self._projections = {
-                name: tensor.clone()
-                for name, tensor in self._adapter.projections(optimizer).items()
-            }
+            # Whoever records the step must not see the checks.
+            with _disable_current_modes():
+                self._after_first_step = {
+                    "expected_trainable": self._trainable_as_expected(adapted),
+                    "frozen_unchanged": self._frozen_unchanged(adapted),
+                }
+                self._projections = {
+                    name: tensor.clone()
+                    for name, tensor in self._adapter.projections(optimizer).items()
+                }
 
         handle = optimizer.register_step_post_hook(check)
 
@@ -183,6 +189,23 @@ class InvariantWatch:
             "doubled_rank_not_smaller": start["doubled_rank_not_smaller"],
             "dtypes_as_asked": start["dtypes_as_asked"],
             "channels_last_kept": start["channels_last_kept"],
+            **reloaded,
+            "stored_adapter_loads": self._stored_adapter_loads(),
+        }
+
+    @paused_gc()
+    def without_training(self, adapted: nn.Module) -> dict[str, Fact]:
+        """Return the invariants that need no trained model, of one that took some steps.
+
+        Merging, saving and loading are tried on the filled adapter, where there is one.
+        """
+        of_half = is_half(self._base)
+        filled = adapted if self._filled is None or of_half else self._filled
+        with tempfile.TemporaryDirectory() as folder:
+            reloaded = self._after_reloading(filled, Path(folder))
+        return {
+            **self._at_start,
+            "merge_equals_unmerged": self._merge_equals_unmerged(filled),
             **reloaded,
             "stored_adapter_loads": self._stored_adapter_loads(),
         }
@@ -281,7 +304,9 @@ class InvariantWatch:
             return Fact.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
         return Fact.false("they are those of the first step")
 
-    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Outputs) -> dict[str, Fact]:
+    def _of_a_filled_adapter(
+        self, adapted: nn.Module, of_base: Outputs, *, keeps: bool
+    ) -> dict[str, Fact]:
         adapter = self._adapter
         if adapter.disabled(adapted) is None:
             of_none = Fact.null(_NO_ADAPTER)
@@ -300,6 +325,7 @@ class InvariantWatch:
             probe=self._probe,
         )
         self.filled_losses = filled.losses
+        self._filled = filled.model if keeps else None
         before = trainable(filled.model)
         disabled, problem = attempt(filled.disabled_outputs)
         if disabled is None:

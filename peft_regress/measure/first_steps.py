@@ -1,0 +1,77 @@
+"""Take the first steps of a fine-tuning, and digest what the whole of it would compute."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from peft_regress.measure.computation import TRACED_STEPS, ComputationTrace
+from peft_regress.measure.objective import number
+from peft_regress.measure.seeding import seed_all
+from peft_regress.measure.training import training_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from peft_regress.measure.recipe import Recipe
+
+
+def trace_of(recipe: Recipe) -> ComputationTrace:
+    """Return a trace of a case's training."""
+    fine_tune = recipe.fine_tune
+    own = [metric.measure for metric in (fine_tune.metrics or {}).values()]
+    if fine_tune.score is not None:
+        own.append(fine_tune.score)
+    return ComputationTrace(steps=fine_tune.steps, scored_by=tuple(own))
+
+
+@dataclass(kw_only=True)
+class FirstSteps:
+    """The first steps of the first seed, and the batches of all."""
+
+    recipe: Recipe
+    trace: ComputationTrace
+    test: Sequence[Any]
+    losses: list[float] = field(default_factory=list)
+    """Of the steps that were taken, in nats."""
+
+    def take(self, model: nn.Module, optimizer: Optimizer, batches: Iterator[Any]) -> None:
+        """Take the first steps of the first seed, and evaluate once.
+
+        What a whole training would raise, it raises.
+        """
+        recipe, trace, seed = self.recipe, self.trace, self.recipe.seeds[0]
+        if trace.problem is not None:
+            return
+        seed_all(seed)
+        steps = training_steps(model, optimizer, batches, recipe.loop, seed=seed, trace=trace)
+        self.losses = [loss for loss, _ in itertools.islice(steps, TRACED_STEPS)]
+        trace.rest_of_schedule(optimizer)
+        for batch in itertools.islice(batches, recipe.fine_tune.steps - TRACED_STEPS):
+            trace.batch(batch)
+        with trace.evaluation(model, self.test):
+            scores_of(recipe, model, self.test)
+
+    def pass_over(self, batches: Iterator[Any], *, seed: int) -> None:
+        """Digest the batches of another seed."""
+        seed_all(seed)
+        for batch in itertools.islice(batches, self.recipe.fine_tune.steps):
+            self.trace.batch(batch)
+
+
+def scores_of(
+    recipe: Recipe, model: nn.Module, test: Sequence[Any]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the scores of a model on the test batches, and the case's own metrics."""
+    scores = recipe.objective.scores(model, test)
+    own = {
+        name: number(
+            metric.measure, model, test, name=f"FineTune {recipe.case.id!r}: metric {name!r}"
+        )
+        for name, metric in (recipe.fine_tune.metrics or {}).items()
+    }
+    return scores, own

@@ -1,0 +1,273 @@
+"""A training that repeats a known one is not trained: what is digested, and what is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from msgspec import UNSET
+from own_training import convolutional, fine_tune, image_data
+from own_training import measured as measured_own
+
+from peft_regress import registry
+from peft_regress.cases import Case
+from peft_regress.fine_tune import OwnMetric
+from peft_regress.measure.case import measure
+from peft_regress.measure.known import Known
+from peft_regress.measure.recipe import Recipe
+from peft_regress.measure.step_profile import ProfileCache
+
+LORA = peft.LoraConfig(r=2, target_modules=["6", "8"])
+OF_TRAINING = {"accuracy", "loss"}
+AFTER_TRAINING = {"frozen_unchanged", "trainable_changed", "projections_renewed"}
+
+
+def case(adapter: Any = LORA, **settings: Any) -> Any:
+    return fine_tune(adapter, **{"steps": 6, "seeds": 2, **settings})
+
+
+def known(record: Any) -> Known:
+    assert record.computation is not UNSET
+    return Known(computation=record.computation, run_name="0007_before")
+
+
+def measured(of: Any, **options: Any) -> Any:
+    return measured_own(of, timed=False, **options)
+
+
+def quick(of: Any, reference: Any) -> Any:
+    return measured(of, known=known(reference))
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    return measured(case())
+
+
+def test_a_repeated_training_is_certified_and_says_whose_it_repeats(trained):
+    record = quick(case(), trained)
+    assert record.is_certified
+    assert record.computation.same_as == "0007_before"
+    assert record.computation.equals(trained.computation)
+    assert trained.metrics.keys() - record.metrics.keys() == OF_TRAINING
+    assert trained.invariants.keys() - record.invariants.keys() == AFTER_TRAINING
+
+
+def test_what_a_certified_case_has_is_measured(trained):
+    record = quick(case(), trained)
+    first = record.metrics["first_losses"].samples
+    assert first == [trained.metrics["first_losses"].samples[0][:3]]
+    others = record.metrics.keys() - {"first_losses"}
+    assert {name: record.metrics[name] for name in others} == {
+        name: trained.metrics[name] for name in others
+    }
+    assert record.invariants == {name: trained.invariants[name] for name in record.invariants}
+    assert record.inputs == trained.inputs
+
+
+def test_another_computation_trains_as_ever(trained):
+    other = case(lora(lora_alpha=3))
+    record = quick(other, trained)
+    assert not record.is_certified
+    assert record == measured(other)
+    assert record.computation.state == trained.computation.state
+    assert record.computation.graph != trained.computation.graph
+
+
+def lora(**settings: Any) -> Any:
+    return peft.LoraConfig(**{"r": 2, "target_modules": ["6", "8"], **settings})
+
+
+def other_data() -> tuple[Any, Any]:
+    (inputs, labels), test = image_data()
+    inputs[-1, 0, 0, 0] += 1e-6
+    return (inputs, labels), test
+
+
+def other_test_data() -> tuple[Any, Any]:
+    train, (inputs, labels) = image_data()
+    return train, (inputs, labels.flip(0))
+
+
+def other_weights() -> Any:
+    model = convolutional()
+    with torch.no_grad():
+        model[8].bias[0] += 1e-7
+    return model
+
+
+@pytest.mark.parametrize("settings", [
+    {"data": other_data}, {"data": other_test_data}, {"model": other_weights},
+], ids=["a training image", "test labels", "a weight"])  # fmt: skip
+def test_another_start_is_another_state(trained, settings):
+    record = measured(case(**settings))
+    assert record.computation.graph == trained.computation.graph
+    assert record.computation.state != trained.computation.state
+
+
+def sgd(model: Any) -> Any:
+    return torch.optim.SGD(model.parameters(), lr=1e-2)
+
+
+class OwnOptimizer(torch.optim.SGD):
+    pass
+
+
+def own_optimizer(model: Any) -> Any:
+    return OwnOptimizer(model.parameters(), lr=1e-2)
+
+
+def late(optimizer: Any) -> Any:
+    """Return a schedule that differs from a constant one in the last step alone."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 5 else 0.5)
+
+
+def constant(optimizer: Any) -> Any:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
+
+
+class OwnSchedule(torch.optim.lr_scheduler.LRScheduler):
+    def get_lr(self) -> Any:
+        return self.base_lrs
+
+
+def test_a_schedule_is_digested_over_all_steps():
+    record = measured(case(schedule=constant))
+    assert quick(case(schedule=constant), record).is_certified
+    assert not quick(case(schedule=late), record).is_certified
+
+
+@pytest.mark.parametrize(("settings", "is_certifiable"), [
+    ({"optimizer": sgd}, True),
+    ({"optimizer": own_optimizer}, False),
+    ({"schedule": OwnSchedule}, False),
+    ({"steps": 3}, False),
+], ids=["SGD", "an optimizer of one's own", "a schedule of one's own", "three steps"])  # fmt: skip
+def test_only_what_torch_wrote_goes_on_as_it_began(settings, is_certifiable):
+    assert (measured(case(**settings)).computation is not UNSET) == is_certifiable
+
+
+def accuracy(model: Any, batches: Any) -> float:
+    with torch.inference_mode():
+        right = sum((model(x).argmax(1) == y).sum().item() for x, y in batches)
+    return float(right)
+
+
+def twice_accuracy(model: Any, batches: Any) -> float:
+    with torch.inference_mode():
+        right = sum((model(x).argmax(1) == y).sum().item() for x, y in batches)
+    return float(right) * 2
+
+
+def accuracy_by_numpy(model: Any, batches: Any) -> float:
+    with torch.inference_mode():
+        return float(sum((model(x).argmax(1).numpy() == y.numpy()).sum() for x, y in batches))
+
+
+def test_the_code_of_a_score_counts():
+    record = measured(case(score=accuracy))
+    assert quick(case(score=accuracy), record).is_certified
+    assert not quick(case(score=twice_accuracy), record).is_certified
+    assert measured(case(score=accuracy_by_numpy)).computation is UNSET
+
+
+def test_metrics_of_ones_own_are_not_measured_in_a_certified_case():
+    right = OwnMetric(measure=accuracy, unit="count", direction="higher", kind="info")
+    record = measured(case(metrics={"right": right}))
+    found = quick(case(metrics={"right": right}), record)
+    assert found.is_certified
+    assert record.metrics.keys() - found.metrics.keys() == OF_TRAINING | {"right"}
+
+
+class Reading(torch.nn.Module):
+    """Return the input, on a path that may depend on its values."""
+
+    def __init__(self, read: Any) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if self.read(x) else x
+
+
+@pytest.mark.parametrize("read", [
+    lambda x: x.max().item() > 100,
+    lambda x: bool((x > 100).any()),
+    lambda x: max(x.detach().flatten().tolist()) > 100,
+    lambda x: x.detach().numpy().max() > 100,
+    lambda x: len(torch.nonzero(x > 100)) > 0,
+], ids=["item", "bool", "tolist", "numpy", "nonzero"])  # fmt: skip
+def test_a_path_that_may_depend_on_values_is_not_certified(read):
+    def model() -> Any:
+        return torch.nn.Sequential(*convolutional()[:6], Reading(read), *convolutional()[6:])
+
+    assert measured(case("full", model=model, also_train=["9"])).computation is UNSET
+
+
+@pytest.fixture
+def tiny(clean_registry, tiny_sources):
+    from tiny_architecture import TinyArchitecture
+
+    registry.add("architecture", TinyArchitecture())
+    return tiny_sources
+
+
+@pytest.mark.parametrize(
+    ("method", "rank"),
+    [("full", None), ("head", None), ("bn_head", None), ("lora", 4), ("dora", 4), ("lora-bf16", 4)],
+)
+def test_built_in_methods_on_torchs_optimizer_are_certified(tiny, method, rank):
+    def record(**options: Any) -> Any:
+        of = Case(task="shift", method=method, architecture="tiny", rank=rank)
+        return measure(Recipe.of(of, tiny), profiles=profiles, timed=False, **options).record
+
+    profiles = ProfileCache()
+    reference = record()
+    found = record(known=known(reference))
+    assert found.is_certified
+    assert found.invariants == {name: reference.invariants[name] for name in found.invariants}
+
+
+@pytest.mark.parametrize(("method", "rank"), [("galore", 4), ("adalora", 4)])
+def test_methods_whose_steps_differ_by_number_are_not_certified(tiny, method, rank):
+    of = Case(task="shift", method=method, architecture="tiny", rank=rank)
+    record = measure(Recipe.of(of, tiny), profiles=ProfileCache(), timed=False).record
+    assert record.status == "ok"
+    assert record.computation is UNSET
+
+
+_PRINT = """
+import torch
+torch.set_num_threads({threads})
+from test_computation import case, measured
+found = measured(case()).computation
+print(found.graph, found.state)
+"""
+
+
+@pytest.mark.parametrize(("threads", "variables"), [
+    (1, {"PYTHONHASHSEED": "1"}),
+    (2, {"PYTHONHASHSEED": "2", "ATEN_CPU_CAPABILITY": "avx2"}),
+    (1, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}),
+], ids=["another process", "two threads on AVX2", "SSE4"])  # fmt: skip
+@pytest.mark.slow
+def test_the_graph_is_the_same_on_every_machine(trained, threads, variables):
+    here = Path(__file__).parent
+    path = os.pathsep.join(map(str, (here, here.parent)))
+    done = subprocess.run(
+        [sys.executable, "-c", _PRINT.format(threads=threads)],
+        env={**os.environ, "PYTHONPATH": path, **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    graph, state = done.stdout.split()
+    assert graph == trained.computation.graph
+    if "ATEN_CPU_CAPABILITY" not in variables:
+        assert state == trained.computation.state
