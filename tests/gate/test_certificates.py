@@ -22,7 +22,7 @@ from builders import (
 
 from peft_regress.budgets import Budget
 from peft_regress.gate import judge_case
-from peft_regress.gate.certificates import repeatable
+from peft_regress.gate.certificates import repeatable, trained_by
 from peft_regress.gate.drift import Origin
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.limits import limits_of
@@ -233,3 +233,11 @@ def test_only_a_sound_training_need_not_be_repeated(
 ) -> None:
     assert repeatable(observe(old)) == expected
     assert repeatable(None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("0003_peft-0.21.2", "0003_peft-0.21.2"), ("/home/me/a run.json", "a run.json"), ("s/", "s")],
+)
+def test_a_record_names_no_folder_of_the_machine(name: str, shown: str) -> None:
+    assert trained_by(observe(trained(), run_name=name)) == shown

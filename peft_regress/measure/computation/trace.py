@@ -214,7 +214,7 @@ class ComputationTrace:
         self._check()
         if self.problem is not None:
             return UNSET
-        return Computation(graph=self._graph(), state=self._state(), torch=torch.__version__)
+        return Computation(graph=self._graph(), state=self._state(), torch=str(torch.__version__))
 
     def refuse(self, problem: str) -> None:
         """Make no digests, for the first reason that is given."""
