@@ -128,6 +128,17 @@ def test_losses_without_a_common_step_are_incomparable(samples: Any) -> None:
     assert case.verdict == "incomparable"
 
 
+def test_the_updates_of_an_optimizer_are_judged_as_ever() -> None:
+    with_updates = {**VALUES, "optimizer_updates": [[1.0, 2.0], [1.0, 2.0]]}
+    old = trained(metrics=with_updates)
+    assert said(judged(old, certified(old))) == SAME
+    other = certified(
+        trained(metrics={**with_updates, "optimizer_updates": [[1.0, 2.0], [1.0, 3]]})
+    )
+    for new in (other, certified(trained())):
+        assert said(judged(old, new))[:2] == ("regressed", [("optimizer_updates", "regressed")])
+
+
 def test_the_losses_beyond_those_traced_are_not_compared() -> None:
     other = [[2.3, 2.2, 2.1, 9.0], [9.0], [9.0]]
     old = trained(metrics={**VALUES, "first_losses": other})
