@@ -130,7 +130,6 @@ KNOWN: tuple[str, ...] = (*METRICS, *INVARIANTS)
 
 NEED_TRAINING: frozenset[str] = frozenset(
     {
-        "optimizer_updates",
         "accuracy",
         "loss",
         "score",

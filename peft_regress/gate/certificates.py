@@ -45,6 +45,11 @@ def repeatable(old: Observation | None) -> Computation | None:
     return found
 
 
+def trained_by(old: Observation) -> str:
+    """Return the name of a run that trained a case, without the folders of this machine."""
+    return old.run_name.rstrip("/").rpartition("/")[2] or old.run_name
+
+
 def lacks_training(record: Record, name: str) -> bool:
     """Return whether a record has no metric of this name since the case was not trained."""
     is_own_metric = record.is_own and name not in METRICS

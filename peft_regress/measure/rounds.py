@@ -191,6 +191,7 @@ class Rounds:
             self.computation = msgspec.structs.replace(self.computation, same_as=known.run_name)
             self._certified = first.losses
             self.facts = self._watch.without_training(model)
+            self._updates = self._updates_of(optimizer, device_of(model))
             return True
         self._trace = trace_of(self._recipe)
         self._trace.refuse("it is digested already")

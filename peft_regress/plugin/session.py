@@ -19,7 +19,7 @@ from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import bounds_of, device_classes, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.gate.certificates import repeatable, repeats
+from peft_regress.gate.certificates import repeatable, repeats, trained_by
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
@@ -180,7 +180,7 @@ class RegressSession:
         computation = repeatable(old)
         if old is None or computation is None or is_judged_anew(fine_tune, old.record):
             return None
-        return Known(computation=computation, run_name=old.run_name)
+        return Known(computation=computation, run_name=trained_by(old))
 
     def _may_take(self, record: Record) -> bool:
         """Return whether a record of an earlier run does for this one.

@@ -466,6 +466,16 @@ def test_a_quick_upgrade_trains_only_what_computes_something_else(
     assert json.loads(out)["same_computation"] == 0
 
 
+def test_a_base_without_digests_lets_all_cases_train(world, storage, upgrade):
+    store(world, storage)
+    world.computes = lambda *_: "the same"
+    code, out, err = upgrade("--quick")
+    assert code == 0
+    assert "no case of the base says what it computed, so all of them train" in err
+    assert "same computation" not in out
+    assert len(world.trained) == 2
+
+
 def test_costs_that_changed_in_a_quick_upgrade_are_measured_again_to_be_accepted(
     world, storage, upgrade
 ):

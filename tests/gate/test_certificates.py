@@ -22,7 +22,7 @@ from builders import (
 
 from peft_regress.budgets import Budget
 from peft_regress.gate import judge_case
-from peft_regress.gate.certificates import repeatable
+from peft_regress.gate.certificates import repeatable, trained_by
 from peft_regress.gate.drift import Origin
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.limits import limits_of
@@ -126,6 +126,17 @@ def test_losses_without_a_common_step_are_incomparable(samples: Any) -> None:
         trained(), msgspec.structs.replace(new, metrics={**new.metrics, "first_losses": empty})
     )
     assert case.verdict == "incomparable"
+
+
+def test_the_updates_of_an_optimizer_are_judged_as_ever() -> None:
+    with_updates = {**VALUES, "optimizer_updates": [[1.0, 2.0], [1.0, 2.0]]}
+    old = trained(metrics=with_updates)
+    assert said(judged(old, certified(old))) == SAME
+    other = certified(
+        trained(metrics={**with_updates, "optimizer_updates": [[1.0, 2.0], [1.0, 3]]})
+    )
+    for new in (other, certified(trained())):
+        assert said(judged(old, new))[:2] == ("regressed", [("optimizer_updates", "regressed")])
 
 
 def test_the_losses_beyond_those_traced_are_not_compared() -> None:
@@ -233,3 +244,11 @@ def test_only_a_sound_training_need_not_be_repeated(
 ) -> None:
     assert repeatable(observe(old)) == expected
     assert repeatable(None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("0003_peft-0.21.2", "0003_peft-0.21.2"), ("/home/me/a run.json", "a run.json"), ("s/", "s")],
+)
+def test_a_record_names_no_folder_of_the_machine(name: str, shown: str) -> None:
+    assert trained_by(observe(trained(), run_name=name)) == shown

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from peft_regress.gate.certificates import repeatable
+from peft_regress.gate.certificates import repeatable, trained_by
 from peft_regress.runs.schema import Computation  # noqa: TC001  (msgspec reads it)
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def known_training(observed: Observation | None) -> KnownTraining | None:
     computation = repeatable(observed)
     if observed is None or computation is None:
         return None
-    return KnownTraining(computation=computation, run_name=observed.run_name)
+    return KnownTraining(computation=computation, run_name=trained_by(observed))
 
 
 def known_trainings(observed: Mapping[str, Observation]) -> dict[str, KnownTraining]:

@@ -115,6 +115,8 @@ def upgrade(
         if stored is None and settings.quick:
             stored = measured_base()  # first, since the candidate repeats what it can of it
         known = known_trainings(stored) if stored is not None and settings.quick else {}
+        if settings.quick and not known:
+            progress("no case of the base says what it computed, so all of them train")
         candidate = _measured("candidate", cases, overlay.python, settings, on_record, known=known)
         if settings.save is not None:
             _save(settings.save, candidate)
