@@ -32,6 +32,7 @@ PROFILE_MANY: Final = "profile: steps at batch 32"
 INFERENCE: Final = "inference cost"
 TRAINING: Final = "training"
 SVD: Final = "GaLore's SVD in it"
+DIGEST: Final = "digesting the computation"
 EVALUATION: Final = "evaluation"
 BEFORE: Final = "invariants before training"
 AFTER: Final = "invariants after training"
@@ -39,8 +40,8 @@ SAVING: Final = "saving and loading adapters"
 UPDATES: Final = "the optimizer by itself"
 REST: Final = "the rest"
 PHASES: Final = (
-    BUILD, DATA, PROFILE, PROFILE_ONE, PROFILE_MANY, INFERENCE, TRAINING, SVD, EVALUATION,
-    BEFORE, AFTER, SAVING, UPDATES, REST,
+    BUILD, DATA, PROFILE, PROFILE_ONE, PROFILE_MANY, INFERENCE, TRAINING, SVD, DIGEST,
+    EVALUATION, BEFORE, AFTER, SAVING, UPDATES, REST,
 )  # fmt: skip
 TRAINED: Final = frozenset({TRAINING, SVD})
 
@@ -97,6 +98,8 @@ def watch_package(clock: Clock) -> None:
     from peft_regress import registry
     from peft_regress.cost import profile
     from peft_regress.measure import case, recipe, rounds, step_profile
+    from peft_regress.measure.computation import ComputationTrace
+    from peft_regress.measure.computation.operators import OperatorTrace
     from peft_regress.measure.invariants import InvariantWatch
     from peft_regress.measure.objective import Objective
     from peft_regress.measure.recipe import ModelRecipe, Recipe
@@ -107,11 +110,16 @@ def watch_package(clock: Clock) -> None:
         clock.wrap(owner, name, BUILD)
     clock.wrap(Recipe, "load_data", DATA)
     clock.wrap(case, "define", DATA)
-    clock.wrap(step_profile, "profile_recipe", PROFILE)
-    clock.wrap(profile._Step, "take", _profiled_batch)  # noqa: SLF001
+    for name in ("profile_recipe", "profile_both"):
+        clock.wrap(step_profile, name, PROFILE)
+    clock.wrap(profile.Step, "take", _profiled_batch)
     clock.wrap(step_profile, "running_cost", INFERENCE)
     clock.wrap(recipe, "finetune", TRAINING)
     clock.wrap(torch.linalg, "svd", lambda *_, **__: _svd_in(clock.running))
+    for name in ("start", "batch", "test_batch", "stepped", "rest_of_schedule"):
+        clock.wrap(ComputationTrace, name, DIGEST)
+    for name in ("_take", "_described"):
+        clock.wrap(OperatorTrace, name, DIGEST)
     clock.wrap(Objective, "scores", EVALUATION)
     clock.wrap(InvariantWatch, "__init__", BEFORE)
     clock.wrap(InvariantWatch, "before_training", BEFORE)

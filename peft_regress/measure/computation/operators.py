@@ -37,6 +37,7 @@ _READ_ONE: Final = frozenset(
     {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.default}  # noqa: SLF001
 )
 """Both read one number; in inference mode the second arrives undivided."""
+_INDEX: Final = torch.ops.aten.index.Tensor
 _BATCH: Final = "batch "
 _A_TENSOR: Final = "a tensor"
 _PLAIN: Final = (int, float, str, complex, type(None))
@@ -151,8 +152,7 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for key in sorted(kwargs):
             line.numbers.append(key)
             self._take(kwargs[key], line)
-        if func in _READ_ONE:
-            self._check_read(args[0])
+        self._check_values(func, args)
         out = func(*args, **kwargs)
         line.tensors.append("->")
         if func not in _READ_ONE:
@@ -169,9 +169,18 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operators[func] = name
         if not isinstance(func, torch._ops.OpOverload):  # noqa: SLF001
             self.refuse(f"{name} hides its parts")
-        elif func not in _READ_ONE and any(tag in func.tags for tag in _VALUE_TAGS):
+        elif func not in {*_READ_ONE, _INDEX} and any(tag in func.tags for tag in _VALUE_TAGS):
             self.refuse(f"{name} depends on values")
         return name
+
+    def _check_values(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Refuse a path that values may decide."""
+        if func in _READ_ONE:
+            self._check_read(args[0])
+        elif func is _INDEX and any(
+            one is not None and one.dtype in {torch.bool, torch.uint8} for one in args[1]
+        ):
+            self.refuse("a mask selects elements, so that their number depends on values")
 
     def _check_read(self, tensor: Tensor) -> None:
         """Refuse a number that decides what is computed next."""
