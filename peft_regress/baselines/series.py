@@ -164,7 +164,9 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
 
 def whole_metric(record: Record, name: str) -> Metric | None:
     """Return a metric of a record; None if the case was not trained and so has a part at most."""
-    return None if is_of_training(record, name) else record.metrics.get(name)
+    if record.is_certified and is_of_training(record, name):
+        return None
+    return record.metrics.get(name)
 
 
 def jumps_of(
@@ -240,8 +242,8 @@ def _chains(
     breaks: set[int] = set()
     for index, ((entry, record), metric) in enumerate(zip(records, metrics, strict=True)):
         defined_anew = index > 0 and record.definition != records[index - 1][1].definition
-        others = (metrics[chain[-1]] for chain in current.values())
-        if defined_anew or any(not _is_same(other, metric) for other in others):
+        others = [metrics[chain[-1]] for chain in current.values()]
+        if defined_anew or not all(other is metric or _is_same(other, metric) for other in others):
             breaks.add(index)
             current = {}
         if metric is None:

@@ -52,9 +52,11 @@ def trained_by(old: Observation) -> str:
 
 def lacks_training(record: Record, name: str) -> bool:
     """Return whether a record has no metric of this name since the case was not trained."""
+    if not record.is_certified:
+        return False  # first, since a long history asks often
     is_own_metric = record.is_own and name not in METRICS
     needs_it = name in NEED_TRAINING or is_own_metric
-    return record.is_certified and needs_it and name not in record.metrics
+    return needs_it and name not in record.metrics
 
 
 def is_of_training(record: Record, name: str) -> bool:
@@ -62,8 +64,7 @@ def is_of_training(record: Record, name: str) -> bool:
 
     Its first losses are those of a few steps of one seed: a part of what a training has.
     """
-    is_part = name == "first_losses" and record.is_certified
-    return is_part or lacks_training(record, name)
+    return record.is_certified and (name == "first_losses" or lacks_training(record, name))
 
 
 def lacks_invariant(record: Record, name: str) -> bool:

@@ -74,18 +74,14 @@ def _fingerprint_change(name: str, old: Metric, new: Metric, bounds: Bounds) -> 
     floor = bounds.policy.fingerprint_floor_nats
     for before, after in zip(_by_seed(old), _by_seed(new), strict=True):
         for a, b, bound in zip(before, after, of_steps, strict=False):
+            if a == b:
+                continue
             change = (b - a) / max(abs(a), floor)
-            share = _share(abs(change), bound)
+            # A bound of one's own may be 0.
+            share = abs(change) / bound if bound else math.inf
             if share > of_bound:
                 nearest, of_bound = Change(a, b, change, bound), share
     return nearest
-
-
-def _share(change: float, bound: float) -> float:
-    """Return a change as a share of its bound; a bound of one's own may be 0."""
-    if bound:
-        return change / bound
-    return math.inf if change else 0.0
 
 
 def _relative(old: float, new: float) -> float | None:
@@ -103,8 +99,12 @@ def value_of(metric: Metric) -> float:
 
 def are_comparable(old: Metric, new: Metric) -> bool:
     """Return whether a metric is defined equally on both sides, with as many samples."""
-    same = (old.unit, old.direction, old.kind) == (new.unit, new.direction, new.kind)
-    return same and have_same_shape(old, new)
+    return (
+        old.unit == new.unit
+        and old.direction == new.direction
+        and old.kind == new.kind
+        and have_same_shape(old, new)
+    )
 
 
 def have_same_shape(old: Metric, new: Metric) -> bool:

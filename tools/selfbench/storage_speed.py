@@ -92,7 +92,8 @@ def main() -> None:
 
 def _measure_storage(folder: Path, template: RunFile, count: int) -> None:
     root, run = folder / f"storage-{count}", folder / "run.json"
-    if not newest_file(root).exists():
+    # An earlier measurement accepted into it.
+    if not newest_file(root).exists() or len(baseline_files(root)) != count:
         shutil.rmtree(root, ignore_errors=True)
         make_storage(root, template, count)
     write_run_file(run, template.run, template.document)
