@@ -94,4 +94,4 @@ def in_a_thread(run: Callable[[], None]) -> None:
 def case(**settings: Any) -> Any:
     """Return a fine-tuning of eight steps and two seeds, all of whose parameters train."""
     usual = {"model": net(), "data": data, "optimizer": adam, "steps": 8, "batch": 8, "seeds": 2}
-    return fine_tune("full", **{**usual, **settings})
+    return fine_tune(settings.pop("adapter", "full"), **{**usual, **settings})

@@ -714,7 +714,7 @@ FAULTS["a schedule that reads weights by a global"] = _reading(
 )
 FAULTS["a cyclic schedule that reads weights"] = _reading(
     lambda o, limit: lr_scheduler.CyclicLR(
-        o, 1e-3, 1e-2, cycle_momentum=False, scale_fn=lambda _: _global_factor(limit)
+        o, 8e-3, 1.2e-2, step_size_up=3, cycle_momentum=False, scale_fn=lambda _: _global_factor(limit)
     )
 )
 FAULTS["a part of a schedule that reads weights"] = _reading(

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from peft_regress.cost import register_flop_formula
+
 FAULTS = Faults()
+
+
+def doubled(model: nn.Module, batch: Any) -> Tensor:
+    dtype = next(model.parameters()).dtype
+    return functional.cross_entropy(model(batch[0].to(dtype)), batch[1])
+
+
+DOUBLE = {"model": lambda: net()().double(), "loss": doubled}
 
 
 @FAULTS
@@ -37,7 +47,7 @@ def constant_in_a_custom_backward(is_faulty, patch):
 @FAULTS
 def last_bit_of_a_scalar(is_faulty, patch):
     factor = math.nextafter(1.1, 2) if is_faulty else 1.1
-    return {"model": net(lambda x: x.double().mul(factor).exp().float())}
+    return {"model": lambda: net(lambda x: x * factor)().double(), "loss": doubled}
 
 
 @FAULTS
@@ -147,11 +157,12 @@ def a_teacher_in_the_loss(is_faulty, patch):
 @FAULTS
 def rate_of_an_averaged_teacher(is_faulty, patch):
     torch.manual_seed(5)
-    teacher = nn.Linear(4, 3)
+    teacher = nn.Linear(4, 3).requires_grad_(False)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         with torch.no_grad():
-            teacher.weight.lerp_(torch.ones(3, 4), 0.11 if is_faulty else 0.1)
+            if type(batch[0]) is Tensor:
+                teacher.weight.lerp_(torch.ones(3, 4), 0.11 if is_faulty else 0.1)
         return functional.mse_loss(model(batch[0]), teacher(batch[0]).detach())
 
     return {"loss": loss}
@@ -199,7 +210,11 @@ def a_hook_after_a_gradient_is_accumulated(is_faulty, patch):
     def build() -> nn.Module:
         model = net()()
         scale = 1.5 if is_faulty else 1.0
-        model[0].bias.register_post_accumulate_grad_hook(lambda p: p.grad.mul_(scale))
+
+        def hook(parameter: Tensor) -> None:
+            parameter.grad.mul_(scale)
+
+        model[0].bias.register_post_accumulate_grad_hook(hook)
         return model
 
     return {"model": build, "optimizer": sgd}
@@ -238,18 +253,13 @@ def a_subclass_of_the_optimizer(is_faulty, patch):
 @FAULTS
 def last_bit_of_a_beta(is_faulty, patch):
     beta = math.nextafter(0.9, 1) if is_faulty else 0.9
-    return {"optimizer": lambda model: adam(model, betas=(beta, 0.999))}
+    return {"optimizer": lambda model: adam(model, betas=(beta, 0.999)), **DOUBLE}
 
 
 @FAULTS
 def last_bit_of_the_weight_decay(is_faulty, patch):
-    decay = math.nextafter(0.25, 1) if is_faulty else 0.25
-    return {"optimizer": lambda model: adam(model.double(), weight_decay=decay), "loss": doubled}
-
-
-def doubled(model: nn.Module, batch: Any) -> Tensor:
-    dtype = next(model.parameters()).dtype
-    return functional.cross_entropy(model(batch[0].to(dtype)), batch[1])
+    decay = math.nextafter(64, 65) if is_faulty else 64.0
+    return {"optimizer": lambda model: adam(model, weight_decay=decay), **DOUBLE}
 
 
 @FAULTS
@@ -326,12 +336,11 @@ def a_part_without_gradient(is_faulty, patch):
 
 @FAULTS
 def a_frozen_parameter(is_faulty, patch):
-    def build() -> nn.Module:
-        model = net()()
+    def adapt(model: nn.Module) -> nn.Module:
         model[0].bias.requires_grad = not is_faulty
         return model
 
-    return {"model": build}
+    return {"adapter": adapt}
 
 
 @FAULTS
@@ -342,7 +351,7 @@ def checkpointing_that_draws_again(is_faulty, patch):
             run, x, use_reentrant=False, preserve_rng_state=not is_faulty, determinism_check="none"
         )
 
-    return {"model": net(nn.Linear(8, 8), layer, nn.Linear(8, 8))}
+    return {"model": lambda: net(nn.Linear(8, 8), layer, nn.Linear(8, 8))()}
 
 
 @FAULTS
@@ -363,6 +372,7 @@ def a_python_operator_with_another_body(is_faulty, patch):
     def scale(x: Tensor) -> Tensor:
         return x * factor
 
+    register_flop_formula(torch.ops.fooling.scale)(lambda *_, **__: 0)
     scale.register_fake(torch.empty_like)
     scale.register_autograd(lambda _, grad: grad)
     return {"model": net(lambda x: scale(x))}
@@ -390,7 +400,7 @@ def default_type(is_faulty, patch):
     if is_faulty:
         torch.set_default_dtype(torch.float64)
         _UNDO.append(lambda: torch.set_default_dtype(torch.float32))
-    return {"model": net(lambda x: (x * torch.tensor([1.1] * 8)).float())}
+    return {"loss": doubled}
 
 
 _UNDO: list[Any] = []
@@ -427,7 +437,7 @@ def precision_of_matmul_inside_the_step(is_faulty, patch):
 def denormals_flushed_inside_the_step(is_faulty, patch):
     def layer(x: Tensor) -> Tensor:
         torch.set_flush_denormal(is_faulty)
-        y = x * 1e-40 * 1e40
+        y = x * 1e-40 * 1e38 * 1e2
         torch.set_flush_denormal(False)
         return y
 
@@ -446,8 +456,10 @@ def autocast(is_faulty, patch):
 @FAULTS
 def onednn_switched_off_inside_the_step(is_faulty, patch):
     def layer(x: Tensor) -> Tensor:
-        with torch.backends.mkldnn.flags(enabled=not is_faulty):
-            return functional.conv2d(x.reshape(-1, 1, 2, 4), torch.ones(8, 1, 2, 4)).flatten(1)
+        torch._C._set_mkldnn_enabled(not is_faulty)
+        y = functional.conv2d(x.reshape(-1, 1, 2, 4), torch.ones(8, 1, 2, 4)).flatten(1)
+        torch._C._set_mkldnn_enabled(True)
+        return y
 
     return {"model": net(layer)}
 
@@ -522,7 +534,7 @@ def a_patched_step_of_adamw(is_faulty, patch):
 @FAULTS
 def a_gradient_that_depends_on_the_loss(is_faulty, patch):
     # It doubles a gradient below a loss that the first steps do not reach.
-    limit = 0.9 if is_faulty else 0.0
+    limit = 1.0 if is_faulty else 0.0
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
         found = functional.cross_entropy(model(batch[0]), batch[1])
@@ -535,3 +547,8 @@ def a_gradient_that_depends_on_the_loss(is_faulty, patch):
         return found
 
     return {"loss": loss, "optimizer": lambda model: sgd(model, lr=0.3)}
+
+
+BY_MACHINE = {"precision of matmul", "precision of matmul inside the step",
+              "onednn switched off inside the step"}  # fmt: skip
+"""What changes nothing on some machines."""

@@ -16,7 +16,7 @@ from peft_regress.measure.computation.named import (
     codes_of,
     is_followed,
     is_of_torch,
-    reached_by,
+    places_of,
 )
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ class CodeDigest:
         for cell in function.__closure__ or ():
             with contextlib.suppress(ValueError):  # not filled yet
                 self._add(cell.cell_contents)
-        for name, value in reached_by(function):
-            self._digest.add(name)
-            self._add(value)
+        for place in places_of(function):
+            self._digest.add(place.name)
+            self._add(place.value)
 
     def _add_object(self, value: Any) -> None:
         cls = value if isinstance(value, type) else type(value)

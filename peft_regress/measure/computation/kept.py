@@ -6,6 +6,7 @@ training in which one of them changes is not certified by its first steps.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import inspect
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 
 from peft_regress.measure.computation.contents import bytes_digest
 from peft_regress.measure.computation.named import (
+    Place,
     foreign_functions,
     is_followed,
     is_package_followed,
-    reached_by,
+    places_of,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ _ADDRESS: Final = re.compile(r"0x[0-9a-f]+")
 _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 _NOT_FOLLOWED: Final = frozenset({"torch", "builtins", "numpy", "peft_regress", "logging", "enum"})
 """Packages whose classes keep no counters of a training."""
+_NO_DATA: Final = (
+    types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type, property, staticmethod,
+    classmethod, types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
+    types.WrapperDescriptorType, types.GenericAlias, types.UnionType, Logger,
+)  # fmt: skip
 _PASSED_OVER: Final = (types.ModuleType, types.CodeType, Logger, torch.Size)
 
 
@@ -68,33 +75,111 @@ class Kept:
 
 
 def kept_by(
-    roots: Collection[Any], *, beside: Collection[Any] = (), reads_code: bool = True
+    roots: Collection[Any], *, beside: Collection[Any] = (), code: Code | None = None
 ) -> Kept:
     """Return what is reachable from objects by attributes, containers, hooks and closures.
 
-    beside: objects that it does not follow, and should not meet. reads_code: whether it also
-    follows the names in the code of functions and of classes' methods.
+    beside: objects that it does not follow, and should not meet. code: the code that was met, to
+    which it adds; what that names is reachable too.
 
     Raises `TooManyObjectsError` beyond 300,000 objects.
     """
-    walk = _Walk(beside, reads_code=reads_code)
+    walk = _Walk(beside, code)
     walk.visit(roots)
     return walk.kept
 
 
+class Code:
+    """Functions and classes that were met, and the places that their code names."""
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        """Places of what is no code."""
+        self._met: dict[int, Any] = {}
+        self._named: set[tuple[int, str]] = set()
+
+    def meet(self, code: Any) -> None:
+        """Take in a function or a class, with the functions and classes that it names."""
+        waiting = [code]
+        while waiting:
+            code = waiting.pop()
+            key = code.__code__ if isinstance(code, types.FunctionType) else code
+            if id(key) in self._met:
+                continue
+            self._met[id(key)] = key
+            waiting.extend(self._read(code))
+
+    def _read(self, code: Any) -> Iterator[Any]:
+        """Note a function's or class's places; yield other code in them."""
+        if isinstance(code, types.FunctionType):
+            places = places_of(code) if is_followed(code) else []
+        elif code.__module__.partition(".")[0] in _NOT_FOLLOWED:
+            yield from foreign_functions(code)
+            return
+        elif is_package_followed(code.__module__):
+            inside = vars(code)
+            places = [Place(inside, key) for key in sorted(inside) if not key.startswith("__")]
+        else:
+            return
+        for place in places:
+            if isinstance(place.scope, dict):  # of a module, which others name too
+                key = (id(place.scope), place.name)
+                if key in self._named:
+                    continue
+                self._named.add(key)
+            value = place.value
+            if isinstance(value, types.FunctionType | type):  # most of them
+                yield value
+                if held_by(value):
+                    self.places.append(place)
+                continue
+            for part in _code_in(value):
+                yield part
+                if held_by(part):
+                    self.places.append(place)
+            if not isinstance(value, _NO_DATA):
+                self.places.append(place)
+
+
+def _code_in(value: Any) -> list[Any]:
+    """Return the functions in a property or another wrapper; a function or class itself."""
+    if isinstance(value, property):
+        found = [value.fget, value.fset]
+    else:
+        found = [getattr(value, "__func__", value)]
+    return [one for one in found if isinstance(one, types.FunctionType | type)]
+
+
+def held_by(code: Any) -> list[Any]:
+    """Return what a function holds: defaults, attributes, what it closes over."""
+    if not isinstance(code, types.FunctionType):
+        return []
+    held = [code.__defaults__, code.__kwdefaults__, vars(code)]
+    for cell in code.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            held.append(cell.cell_contents)
+    return [one for one in held if one is not None and not (isinstance(one, dict) and not one)]
+
+
 class _Walk:
-    def __init__(self, beside: Collection[Any], *, reads_code: bool) -> None:
+    def __init__(self, beside: Collection[Any], code: Code | None) -> None:
         self.kept = Kept()
         self._numbers = self.kept.numbers
         self._beside = {id(one) for one in beside}
-        self._reads_code = reads_code
+        self._code = code
         self._seen: set[int] = set()
         self._alive: list[Any] = []
         self._waiting: deque[Any] = deque()
 
     def visit(self, roots: Collection[Any]) -> None:
+        self._all(roots)
+        for place in self._code.places if self._code is not None else ():
+            self._numbers.append(place.name)  # code that is met meanwhile adds places
+            self._all([place.value])
+
+    def _all(self, values: Collection[Any]) -> None:
         waiting = self._waiting
-        waiting.extend(roots)
+        waiting.extend(values)
         while waiting:
             value = waiting.popleft()
             if isinstance(value, _SIMPLE):
@@ -166,35 +251,13 @@ class _Walk:
         self._waiting.extend(type(module).__mro__)
 
     def _function(self, function: types.FunctionType) -> None:
-        self._waiting.extend((function.__defaults__, function.__kwdefaults__, vars(function)))
-        for cell in function.__closure__ or ():
-            try:
-                self._waiting.append(cell.cell_contents)
-            except ValueError:
-                continue  # not filled yet
-        if not (self._reads_code and is_followed(function)):
-            return
-        for name, value in reached_by(function):
-            if isinstance(value, _SIMPLE):
-                self._numbers.append((name, value))
-            elif "." not in name or isinstance(value, types.FunctionType | type):
-                self._waiting.append(value)
-            elif type(value).__module__.partition(".")[0] not in _NOT_FOLLOWED - {"numpy"} or (
-                isinstance(value, list | dict | set | bytearray)
-            ):
-                self._waiting.append(value)
+        self._waiting.extend(held_by(function))
+        if self._code is not None:
+            self._code.meet(function)
 
     def _class(self, cls: type) -> None:
-        if not self._reads_code:
-            return
-        if cls.__module__.partition(".")[0] in _NOT_FOLLOWED:
-            self._waiting.extend(foreign_functions(cls))
-        elif is_package_followed(cls.__module__):
-            for key, value in sorted(vars(cls).items()):
-                if not isinstance(value, _SIMPLE):
-                    self._waiting.append(value)
-                elif not key.startswith("__"):
-                    self._numbers.append((cls.__qualname__, key, value))
+        if self._code is not None:
+            self._code.meet(cls)
 
     def _object(self, value: Any) -> bool:
         attributes = list(_attributes(value))

@@ -7,14 +7,14 @@ import sys
 import sysconfig
 import types
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import torch
 import typing_extensions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _PACKAGES: Final = tuple(
     str(Path(package.__file__).parent) + "/"
@@ -24,7 +24,7 @@ _PACKAGES: Final = tuple(
 _STANDARD: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 _IO: Final = frozenset(
     {"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "filelock", "fsspec",
-     "yaml", "tqdm", "packaging", "requests", "urllib3", "safetensors", "logging"}
+     "yaml", "tqdm", "packaging", "psutil", "requests", "urllib3", "safetensors", "logging"}
 )  # fmt: skip
 """Packages that move files about, and take no part in a step."""
 
@@ -50,7 +50,8 @@ def is_followed(function: types.FunctionType) -> bool:
 
 def is_package_followed(module: str | None) -> bool:
     """Return whether a package may take part in a step."""
-    return (module or "").partition(".")[0] not in _IO
+    package = (module or "").partition(".")[0]
+    return package not in _IO and package not in sys.stdlib_module_names
 
 
 def codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -61,48 +62,68 @@ def codes_of(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from codes_of(constant)
 
 
-def reached_by(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
-    """Yield what a function's code names: globals, modules it imports, and their attributes."""
-    names: dict[str, None] = {}
-    for code in codes_of(function.__code__):
-        names.update(dict.fromkeys(code.co_names))
-        # A module may be named by a text.
-        names.update(
-            (text, None)
-            for text in code.co_consts
-            if isinstance(text, str) and "." not in text and text in sys.modules
-        )
+class Place(NamedTuple):
+    """A name in a module or class, whose value may be another one later."""
+
+    scope: Mapping[str, Any]
+    name: str
+
+    @property
+    def value(self) -> Any:
+        """Return what the name stands for now."""
+        return self.scope.get(self.name)
+
+
+_PLACES: Final[dict[int, tuple[types.CodeType, list[Place]]]] = {}
+"""What the code of functions names that stay as long as their modules."""
+
+
+def places_of(function: types.FunctionType) -> list[Place]:
+    """Return what a function's code names: globals, modules it imports, and their attributes."""
+    code = function.__code__
+    known = _PLACES.get(id(code))
+    if known is not None:
+        return known[1]
+    places = list(_named_by(function))
+    if "<locals>" not in code.co_qualname:
+        _PLACES[id(code)] = code, places
+    return places
+
+
+def _named_by(function: types.FunctionType) -> Iterator[Place]:
     scope = function.__globals__
+    names = _names_in(function.__code__)
     for name in names:
-        value = scope.get(name, _ABSENT)
-        if value is _ABSENT:
-            value = _imported(name, scope.get("__package__"))
-        if value is _ABSENT:
-            continue
-        yield name, value
-        if isinstance(value, types.ModuleType) and is_package_followed(value.__name__):
-            inside = vars(value)
-            yield from ((f"{name}.{one}", inside[one]) for one in names if one in inside)
+        place = Place(scope, name)
+        if name not in scope:
+            package = scope.get("__package__")
+            imported = next((n for n in (name, f"{package}.{name}") if n in sys.modules), None)
+            if imported is None:
+                continue
+            place = Place(sys.modules, imported)
+        yield place
+        module = place.value
+        if isinstance(module, types.ModuleType) and is_package_followed(module.__name__):
+            inside = vars(module)
+            yield from (Place(inside, one) for one in names if one in inside)
 
 
-_ABSENT: Final = object()
-
-
-def _imported(name: str, package: str | None) -> Any:
-    found = sys.modules.get(name)
-    if found is None and package:
-        found = sys.modules.get(f"{package}.{name}")
-    return _ABSENT if found is None else found
+def _names_in(code: types.CodeType) -> dict[str, None]:
+    names: dict[str, None] = {}
+    for one in codes_of(code):
+        names.update(dict.fromkeys(one.co_names))
+        for text in one.co_consts:
+            if isinstance(text, str) and text in sys.modules and text != "torch":
+                names[text] = None  # a module may be named by a text
+    return names
 
 
 def foreign_functions(owner: Any) -> Iterator[types.FunctionType]:
     """Yield the functions in a class or module of torch that torch did not write."""
     for value in list(vars(owner).values()):
         function = getattr(value, "__func__", value)
-        if isinstance(function, types.FunctionType):
-            while not is_followed(function) and hasattr(function, "__wrapped__"):
-                function = function.__wrapped__
-                if not isinstance(function, types.FunctionType):
-                    break
-            if isinstance(function, types.FunctionType) and is_followed(function):
+        while isinstance(function, types.FunctionType):
+            if is_followed(function):
                 yield function
+                break
+            function = getattr(function, "__wrapped__", None)

@@ -64,7 +64,7 @@ def quick_settings() -> tuple[Any, ...]:
         torch.get_num_threads(),
         torch._C._get_mkldnn_enabled(),  # noqa: SLF001
         torch._C._get_deterministic_algorithms(),  # noqa: SLF001
-        _DENORMAL * _ONE,  # zero where they are flushed
+        _DENORMAL * _ONE == 0,  # where they are flushed
         *(get() for get in _GETTERS),
     )
 

@@ -32,6 +32,7 @@ from peft_regress.measure.computation.contents import (
     leaves_of,
 )
 from peft_regress.measure.computation.kept import (
+    Code,
     Kept,
     TooManyObjectsError,
     drawn_outside_torch,
@@ -93,13 +94,14 @@ class ComputationTrace:
         self._programs: list[Program] = []
         self._kept: list[Kept] = []
         self._roots: list[Any] = []
+        self._met = Code()
         self._settings: list[Any] = []
         self._hyperparameters = Digest()
         self._weights: list[dict[str, str]] = []
         self._beside: list[list[str]] = []
         self._batches = Digest()
         self._test = Digest()
-        self._drawn = ""
+        self._drawn = self._drawn_outside = ""
         self._schedule: LRScheduler | None = None
         if steps <= TRACED_STEPS:
             self.refuse(f"it takes {steps} steps, no more than a certificate does")
@@ -114,7 +116,7 @@ class ComputationTrace:
             return
         tensors = _tensors_of(model)
         self._weights.append({name: bytes_digest(tensor) for name, tensor in tensors.items()})
-        kept = self._kept_by([model, *self._runs], beside=(), reads_code=False)
+        kept = self._kept_by([model, *self._runs], code=None)
         known = {id(tensor.untyped_storage()) for tensor in tensors.values()}
         others = [one for one in kept.tensors if id(one.untyped_storage()) not in known]
         self._beside.append([*kept.generators, *map(bytes_digest, others)])
@@ -213,22 +215,27 @@ class ComputationTrace:
             replaced = [one for owner in _TORCH for one in foreign_functions(owner)]
             types = [type(optimizer), *map(type, _parts_of(schedule))]
             self._roots = [model, *self._runs, *_functions_of(schedule), *types, *replaced]
-            kept = self._kept_by(self._roots, beside=[optimizer, *_parts_of(schedule)])
-            kept.numbers.append(drawn_outside_torch())
+            beside = [optimizer, *_parts_of(schedule)]
+            kept = self._kept_by(self._roots, beside=beside, code=self._met)
             if kept.met:
                 self.refuse("the model or its loss knows the optimizer or its schedule")
+            if count == TRACED_STEPS and drawn_outside_torch() != self._drawn_outside:
+                self.refuse("a step draws from a generator outside torch")
+            self._drawn_outside = drawn_outside_torch()
         self._kept.append(kept)
         if count == TRACED_STEPS:
             self._drawn = bytes_digest(torch.get_rng_state())
 
     def _kept_by(
-        self, roots: Sequence[Any], *, beside: Sequence[Any], reads_code: bool = True
+        self, roots: Sequence[Any], *, code: Code | None, beside: Sequence[Any] = ()
     ) -> Kept:
         try:
-            return kept_by(roots, beside=beside, reads_code=reads_code)
+            return kept_by(roots, beside=beside, code=code)
         except TooManyObjectsError:
             self.refuse("there are too many objects to look at")
-            return Kept()
+        except Exception as error:  # noqa: BLE001  (an object's own code may run)
+            self.refuse(f"its objects cannot be looked at: {type(error).__name__}")
+        return Kept()
 
     def rest_of_schedule(self, optimizer: Optimizer) -> None:
         """Note the settings of the steps that are not taken."""
@@ -254,6 +261,7 @@ class ComputationTrace:
             operators.may_read = True
 
         handles = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
+        drawn = drawn_outside_torch()
         operators.may_read = True
         operators.look_again()
         try:
@@ -265,9 +273,9 @@ class ComputationTrace:
                 handle.remove()
         self._programs.append(program)
         if self.problem is None:
-            kept = self._kept_by(self._roots, beside=())
-            kept.numbers.append(drawn_outside_torch())
-            self._kept.append(kept)
+            self._kept.append(self._kept_by(self._roots, code=self._met))
+            if drawn_outside_torch() != drawn:
+                self.refuse("its evaluation draws from a generator outside torch")
 
     # --- The result ---
 
@@ -373,7 +381,8 @@ def _is_stock(schedule: LRScheduler) -> bool:
     kinds = [type(part) for part in _parts_of(schedule)]
     if any(kind.__module__ != LRScheduler.__module__ for kind in kinds):
         return False
-    return not kept_by([*kinds, *_functions_of(schedule)], beside=_parts_of(schedule)).tensors
+    roots, beside = [*kinds, *_functions_of(schedule)], _parts_of(schedule)
+    return not kept_by(roots, beside=beside, code=Code()).tensors
 
 
 def _parts_of(schedule: Any) -> list[Any]:
