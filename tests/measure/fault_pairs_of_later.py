@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import array
 import contextvars
+import ctypes
 import functools
 import itertools
 import sys
 import threading
 import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -749,3 +751,77 @@ class OwnSchedule(lr_scheduler.LRScheduler):
 FAULTS["a schedule of ones own"] = _scheduled(
     lambda is_faulty, o: OwnSchedule(o, 0.1 if is_faulty else 1.0)
 )
+
+
+# --- Out of reach: the path is that of a folder for the pair ---
+
+HIDDEN: dict[str, Any] = {}
+
+
+def _hidden(count: Any, start: Any, *, is_faulty: bool) -> dict[str, Any]:
+    def made(model: nn.Module) -> Any:
+        start()
+        return adam(model)
+
+    return {"model": net(late_by(count, is_faulty=is_faulty)), "optimizer": made}
+
+
+def a_counter_in_a_file(is_faulty: bool, folder: Path) -> dict[str, Any]:
+    path = folder / "calls"
+    path.write_text("")
+
+    def count() -> int:
+        with path.open("a") as file:
+            file.write(".")
+        return path.stat().st_size
+
+    return _hidden(count, lambda: path.write_text(""), is_faulty=is_faulty)
+
+
+KEPT_ALIVE: list[Any] = []
+
+
+def a_counter_at_an_address(is_faulty: bool, _: Path) -> dict[str, Any]:
+    KEPT_ALIVE.append(ctypes.c_int(0))
+    address = ctypes.addressof(KEPT_ALIVE[-1])
+
+    def count() -> int:
+        ctypes.c_int.from_address(address).value += 1
+        return ctypes.c_int.from_address(address).value
+
+    def start() -> None:
+        ctypes.c_int.from_address(address).value = 0
+
+    return _hidden(count, start, is_faulty=is_faulty)
+
+
+def the_seed_asked_of_the_generator(is_faulty: bool, _: Path) -> dict[str, Any]:
+    def layer(x: Tensor) -> Tensor:
+        return x * (2.0 if is_faulty and torch.default_generator.initial_seed() == 1 else 1.0)
+
+    return {"model": lambda: seeded(layer)}
+
+
+def weights_moved_at_their_address(is_faulty: bool, _: Path) -> dict[str, Any]:
+    addresses: list[int] = []
+
+    def made(model: nn.Module) -> Any:
+        addresses.clear()
+        if type(model[0].weight.data) is Tensor:
+            KEPT_ALIVE.append(model)
+            addresses.append(model[0].weight.data_ptr())
+        return adam(model)
+
+    def loss(model: nn.Module, batch: Any) -> Tensor:
+        for address in addresses:
+            floats = (ctypes.c_float * 32).from_address(address)
+            for place in range(32):
+                floats[place] *= 0.9 if is_faulty else 1.0
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+    return {"loss": loss, "optimizer": made}
+
+
+for _make in (a_counter_in_a_file, a_counter_at_an_address, the_seed_asked_of_the_generator,
+              weights_moved_at_their_address):  # fmt: skip
+    HIDDEN[_make.__name__.replace("_", " ")] = _make

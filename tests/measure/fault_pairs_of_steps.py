@@ -207,17 +207,16 @@ def a_full_backward_hook(is_faulty, patch):
 
 @FAULTS
 def a_hook_after_a_gradient_is_accumulated(is_faulty, patch):
-    def build() -> nn.Module:
-        model = net()()
+    def made(model: nn.Module) -> Any:
         scale = 1.5 if is_faulty else 1.0
 
         def hook(parameter: Tensor) -> None:
             parameter.grad.mul_(scale)
 
         model[0].bias.register_post_accumulate_grad_hook(hook)
-        return model
+        return sgd(model)
 
-    return {"model": build, "optimizer": sgd}
+    return {"optimizer": made}
 
 
 def sgd(model: nn.Module, **settings: Any) -> torch.optim.Optimizer:
@@ -337,6 +336,7 @@ def a_part_without_gradient(is_faulty, patch):
 @FAULTS
 def a_frozen_parameter(is_faulty, patch):
     def adapt(model: nn.Module) -> nn.Module:
+        model[0].weight.requires_grad = False
         model[0].bias.requires_grad = not is_faulty
         return model
 

@@ -197,8 +197,9 @@ class _Walk:
         elif isinstance(value, Tensor):
             self._numbers.append("a tensor")
             self.kept.tensors.append(value)
-            hooks: Any = (value._backward_hooks, value._post_accumulate_grad_hooks)  # noqa: SLF001
-            self._waiting.extend((*vars(value).values(), *hooks))
+            self._waiting.extend(vars(value).values())
+            for hooks in (value._backward_hooks, value._post_accumulate_grad_hooks):  # noqa: SLF001
+                self._hooks(hooks or {})
         elif isinstance(value, nn.Module):
             self._module(value)
         elif isinstance(value, dict):
@@ -247,8 +248,16 @@ class _Walk:
         for name, item in list(vars(module).items()):
             if name not in _OF_EVERY_MODULE or (item and name != "training"):
                 self._numbers.append(name)
-                self._waiting.append(item)
+                if name in _OF_EVERY_MODULE and "hooks" in name:
+                    self._hooks(item)
+                else:
+                    self._waiting.append(item)
         self._waiting.extend(type(module).__mro__)
+
+    def _hooks(self, hooks: Any) -> None:
+        """Note hooks without their keys, which count all hooks of the process."""
+        self._numbers.append(len(hooks))
+        self._waiting.extend(hooks.values())
 
     def _function(self, function: types.FunctionType) -> None:
         self._waiting.extend(held_by(function))
