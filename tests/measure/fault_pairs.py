@@ -53,9 +53,7 @@ def net(*middle: Any, last: Any = None) -> Callable[[], nn.Module]:
 
     def build() -> nn.Module:
         torch.manual_seed(11)
-        layers = [
-            one if isinstance(one, nn.Module) else Middle(one) for one in (m for m in middle)
-        ]
+        layers = [one if isinstance(one, nn.Module) else Middle(one) for one in (m for m in middle)]
         return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), *layers, last or nn.Linear(8, 3))
 
     return build

@@ -16,11 +16,14 @@ import typing_extensions
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_PACKAGES: Final = tuple(
-    str(Path(package.__file__).parent) + "/"
-    for package in (torch, np, sys.modules["peft_regress"])
-    if package.__file__
-) + (str(typing_extensions.__file__),)
+_PACKAGES: Final = (
+    *(
+        str(Path(package.__file__).parent) + "/"
+        for package in (torch, np, sys.modules["peft_regress"])
+        if package.__file__
+    ),
+    str(typing_extensions.__file__),
+)
 _STANDARD: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 _IO: Final = frozenset(
     {"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "filelock", "fsspec",

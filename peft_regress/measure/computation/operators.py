@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     _Names = dict[int, tuple[weakref.ref[UntypedStorage], "_Name"]]
 
 _OWN: Final = str(Path(__file__).parents[2]) + "/"
-_version_of: Final = torch._C.TensorBase._version.__get__  # noqa: SLF001
+_version_of: Final[Any] = vars(torch._C.TensorBase)["_version"].__get__  # noqa: SLF001
 _storage_of: Final = torch._C.TensorBase.untyped_storage  # noqa: SLF001  (the class's is watched)
 
 _READS: Final = ("numpy", "__array__", "tolist", "data_ptr", "storage", "untyped_storage",
@@ -45,7 +45,16 @@ _READ_ONE: Final = frozenset(
 )
 """Both read one number; in inference mode the second arrives undivided."""
 _NAMESPACES: Final = frozenset(
-    {"aten", "prim", "prims", "mkldnn", "mkldnn_prepacked", "quantized", "onednn", "_c10d_functional"}
+    {
+        "aten",
+        "prim",
+        "prims",
+        "mkldnn",
+        "mkldnn_prepacked",
+        "quantized",
+        "onednn",
+        "_c10d_functional",
+    }
 )
 """Of operators that come with torch, so that its version tells what they do."""
 _BATCH: Final = "batch "
@@ -319,7 +328,7 @@ def _caller() -> CodeType | None:
     """Return the code outside torch that called an operator; None for this package's."""
     frame = sys._getframe(1)  # noqa: SLF001
     while frame.f_back is not None and is_of_torch(frame.f_code.co_filename):
-        if frame.f_code.co_filename.startswith(_OWN) and not frame.f_code.co_filename == __file__:
+        if frame.f_code.co_filename.startswith(_OWN) and frame.f_code.co_filename != __file__:
             return None
         frame = frame.f_back
     return frame.f_code
@@ -343,11 +352,15 @@ def _watched_reads(trace: OperatorTrace) -> Iterator[None]:
 
         return refused
 
-    reads = {
-        (Tensor, name): watched(name, getattr(Tensor, name), "it reads a tensor by {}, outside torch")
+    reads: dict[tuple[Any, str], Any] = {
+        (Tensor, name): watched(
+            name, getattr(Tensor, name), "it reads a tensor by {}, outside torch"
+        )
         for name in _READS
     }
-    reads[Tensor, "_version"] = property(watched("", _version_of, "it counts the writes to a tensor"))
+    reads[Tensor, "_version"] = property(
+        watched("", _version_of, "it counts the writes to a tensor")
+    )
     for module in (torch, torch.random):
         reads[module, "initial_seed"] = watched("", torch.initial_seed, "it asks for the seed")
     before = {(owner, name): vars(owner).get(name) for owner, name in reads}

@@ -75,14 +75,18 @@ _GETTERS: Final = [
                  "_get_flash_sdp_enabled", "_get_math_sdp_allow_fp16_bf16_reduction")
     if hasattr(torch._C, name)  # noqa: SLF001
 ]  # fmt: skip
-_PRECISIONS: Final = [("generic", "all"), ("mkldnn", "all"), ("mkldnn", "matmul"),
-                      ("mkldnn", "conv"), ("mkldnn", "rnn")]  # fmt: skip
 
 
 def _precisions() -> list[str]:
     """Return how float32 may be shortened, by part, where torch tells it."""
     get = getattr(torch._C, "_get_fp32_precision_getter", None)  # noqa: SLF001
-    return [] if get is None else [get(*part) for part in _PRECISIONS]
+    if get is None:
+        return []
+    general = [get("mkldnn", "all"), get("generic", "all"), "ieee"]
+    return [
+        next(one for one in (get("mkldnn", part), *general) if one != "none")
+        for part in ("matmul", "conv", "rnn")
+    ]
 
 
 def registrations(operators: Iterable[str]) -> tuple[str, list[str]]:

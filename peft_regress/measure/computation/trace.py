@@ -154,7 +154,7 @@ class ComputationTrace:
 
     def _add_batch(self, digest: Digest, batch: Any) -> list[Any]:
         """Digest what a batch holds, and return its form."""
-        form = []
+        form: list[Any] = []
         for leaf in leaves_of(batch):
             if isinstance(leaf, torch.Tensor):
                 digest.add(bytes_digest(leaf))
