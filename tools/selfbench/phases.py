@@ -196,8 +196,8 @@ def promise(full: Mapping[Case, dict[str, float]], quick: Mapping[Case, dict[str
     most = whole - sum(trained.values()) + sum(trained[case] for case in certified) / 5 + apart
     return (
         f"A quick run of {len(full)} cases, {len(certified)} of them certified: {taken:.0f} of "
-        f"{whole:.0f} processor seconds. Promised: at most {most:.0f}, all but training and a fifth "
-        f"of it; {apart:.0f} is the training of {len(others)} that are not certified."
+        f"{whole:.0f} processor seconds. Promised: at most {most:.0f}, all but training and a "
+        f"fifth of it; {apart:.0f} is the training of {len(others)} that are not certified."
     )
 
 
