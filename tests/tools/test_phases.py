@@ -59,5 +59,6 @@ def test_a_quick_run_may_take_a_fifth_of_what_it_need_not_train() -> None:
     quick = {certified: {phases.FIRST: 2.0, phases.REST: 1.0}, trained: full[trained]}
     assert phases.promise(full, quick) == (
         "A quick run of 2 cases, 1 of them certified: 10 of 18 processor seconds. Promised: at "
-        "most 10, all but training and a fifth of it; 6 is the training of 1 that are not certified."
+        "most 10, all but training and a fifth of it; 6 is the training of 1 that are not "
+        "certified."
     )
