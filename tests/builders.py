@@ -15,13 +15,14 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Observation, observations_of
-from peft_regress.metrics import KNOWN_BEFORE, METRICS, Metric
+from peft_regress.metrics import KNOWN_BEFORE, METRICS, NEED_TRAINING, Metric
 from peft_regress.runs.ledger import rows_of
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.runs.schema import (
     SCHEMA_VERSION,
     Acceptance,
     BatchCosts,
+    Computation,
     Failure,
     Ledger,
     Machine,
@@ -139,6 +140,35 @@ def make_record(
         invariants=dict(invariants or {}),
         ledger=ledger or Ledger(),
         **more,
+    )
+
+
+COMPUTATION = Computation(graph="sha256:graph", state="sha256:state", torch="2.13.0")
+FACTS = {"frozen_unchanged": True, "trainable_changed": True, "merge_equals_unmerged": True}
+
+
+def trained(
+    identifier: str = LORA, metrics: Mapping[str, Any] | None = None, **more: Any
+) -> Record:
+    """Return a record that says what its training computed."""
+    kept = {"computation": COMPUTATION, "invariants": FACTS, **more}
+    return make_record(identifier, metrics, **kept)
+
+
+def certified(record: Record, *, by: str = "0001_peft-0.18.1", **other: str) -> Record:
+    """Return what a quick run has instead of a trained record; `other` digests differ from its."""
+    kept = {
+        name: metric
+        for name, metric in record.metrics.items()
+        if name in METRICS and name not in NEED_TRAINING
+    }
+    losses = record.metrics["first_losses"].samples or []
+    kept["first_losses"] = make_metric("first_losses", [list(losses[0])[:3]])
+    return msgspec.structs.replace(
+        record,
+        metrics=kept,
+        invariants={k: v for k, v in record.invariants.items() if k not in NEED_TRAINING},
+        computation=msgspec.structs.replace(record.computation or COMPUTATION, same_as=by, **other),
     )
 
 

@@ -73,8 +73,11 @@ for line in sys.stdin:
     elif kind == "measure":
         open("litter", "w").close()
         log("measure", dict(request, case=name))
+        known, more = request["known"], dict()
+        if known:
+            more = dict(computation=dict(known["computation"], same_as=known["run_name"]))
         if not misbehave(how.get(name)):
-            send(type="measured", record=dict(script["record"], case=case))
+            send(type="measured", record=dict(script["record"], case=case, **more))
         misbehave(how.get("after " + name))
     elif kind == "restart":
         send(type="restarted")
@@ -96,9 +99,9 @@ def write_worker(
 ) -> str:
     """Write a worker that answers every request, except as `how` says, and return its path.
 
-    A step takes `seconds`, the libraries come from `file`. `how` maps a request's type, a case id
-    (when it is measured), `before` or `after` an id, or `greeting` to: kill, exit, hang, refuse,
-    babble, null (no record) or other (the record of another case).
+    What is known, it does not train. A step takes `seconds`, the libraries come from `file`. `how`
+    maps a request's type, a case id (when it is measured), `before` or `after` an id, or `greeting`
+    to: kill, exit, hang, refuse, babble, null (no record) or other (the record of another case).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders import MACHINE, make_record
+from builders import COMPUTATION, MACHINE, certified, make_record
+from msgspec.structs import replace
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.cases import Case
+    from peft_regress.environments.upgrade.known_training import KnownTraining
     from peft_regress.errors import InputError
     from peft_regress.runs.schema import Record
 
@@ -54,9 +56,13 @@ class World:
     """Why an environment cannot be installed (`PipError`) or imported, by its packages."""
     extra: dict[str, list[str]] = field(default_factory=dict)
     """The requirements that a requirement brings."""
+    computes: Callable[[Mapping[str, Version], str], str | None] = lambda *_: None
+    """What a case computes, by the packages and the case's id: a digest; None if it is unknown."""
     yanked: set[str] = field(default_factory=set)
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
     """(packages, case ids, whether they trained) of each run."""
+    trained: list[tuple[str, str]] = field(default_factory=list)
+    """(version of peft, case id) of each training."""
     environments: dict[Path, dict[str, str]] = field(default_factory=dict)
     open_overlays: int = 0
     kept: list[Path | None] = field(default_factory=list)
@@ -130,6 +136,7 @@ class World:
         python: Path,
         setup: MeasuringSetup,
         trains: bool = True,
+        known: Mapping[str, KnownTraining] | None = None,
         on_record: Callable[[Record], None] = lambda _: None,
         narrowed_by: Sequence[str] = (),
         keep_adapters: Path | None = None,
@@ -142,6 +149,10 @@ class World:
             raise UnusableEnvironmentError(f"{python}: {problem}")
         self.runs.append((packages, [case.id for case in cases], trains))
         records = [self.record(packages, case.id, trains=trains) for case in cases]
+        if trains:
+            records = [self._repeated(one, (known or {}).get(one.case.id)) for one in records]
+            ids = [record.case.id for record in records if not record.is_certified]
+            self.trained += [(packages["peft"], name) for name in ids]
         for record in records:
             on_record(record)
         return Run(
@@ -162,7 +173,17 @@ class World:
         if not trains:
             facts = {}
             values = {n: v for n, v in values.items() if n.removesuffix("_b32") in COSTS}
-        return make_record(name, values, invariants=facts)
+        graph = self.computes(versions_of(packages), name) if trains else None
+        more = {} if graph is None else {"computation": replace(COMPUTATION, graph=graph)}
+        return make_record(name, values, invariants=facts, **more)
+
+    @staticmethod
+    def _repeated(record: Record, known: KnownTraining | None) -> Record:
+        """Return a record as a worker makes it: not trained if it computes what is known."""
+        computation = record.computation
+        if known is None or not computation or not known.computation.equals(computation):
+            return record
+        return certified(record, by=known.run_name)
 
 
 def versions_of(packages: Mapping[str, str]) -> dict[str, Version]:

@@ -9,6 +9,7 @@ storage's lock.
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -36,6 +37,7 @@ from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import read_run_file, without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptance
 from peft_regress.runs.shards import read_run
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,8 +79,9 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     Expected cases that a glob of `retire` matches are expected no longer, until an entry holds them
     again. If the newest entry is this run, accepted in the same way, nothing is stored.
 
-    Raises `InputError` if the run cannot be trusted, holds no case or a retired case, if the reason
-    is empty, if a glob matches nothing, or if the storage is not whole.
+    Raises `InputError` if the run cannot be trusted, holds no case or a retired case, or (unless it
+    is for history) a case that was not trained, if the reason is empty, if a glob matches nothing,
+    or if the storage is not whole.
     """
     if not reason.strip():
         msg = "a baseline needs a reason: --reason TEXT says why the new numbers are right"
@@ -90,6 +93,8 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
+    if not history:
+        _check_trained(made.run, source)
     for record in made.run:
         check_sums(record, str(source))
     role: Role = "history" if history else "baseline"
@@ -108,6 +113,19 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
             "Free some space or check its permissions, then run the same command again."
         )
         raise InputError(msg) from error
+
+
+def _check_trained(run: Run, source: Path) -> None:
+    """Raise `InputError` if a case was not trained: nothing would judge its accuracy later."""
+    count = sum(record.is_certified for record in run)
+    if count:
+        msg = (
+            f"{source}: {count_of(count, 'case')} of {len(run.cases)} not trained (same "
+            "computation), so the run can be no baseline: measure without --regress-quick or "
+            f"--quick, or store it with `peft-regress accept {shlex.quote(str(source))} --history "
+            '--reason "..."`'
+        )
+        raise InputError(msg)
 
 
 class _Wanted(NamedTuple):

@@ -13,6 +13,7 @@ from peft_regress.baselines.change_points import (
     find_change_points,
 )
 from peft_regress.gate.bounds import Bounds
+from peft_regress.gate.certificates import is_of_training
 from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.runs.environment import changed_packages
@@ -66,6 +67,10 @@ class Point:
 
     is_change_point: bool
 
+    same_as: str | None = None
+    """The run whose training it repeats where the case was not trained, so that nobody measured the
+    metric."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
@@ -101,10 +106,15 @@ class Line:
             if index in (0, len(points) - 1)
             or point.is_change_point
             or (point.differs and not has_rounding)
-            or (point.value is None) != (points[index - 1].value is None)
+            or (_is_absent(point) != _is_absent(points[index - 1]))
             or not point.is_comparable
             or not points[index + 1].is_comparable
         )
+
+
+def _is_absent(point: Point) -> bool:
+    """Return whether a metric is lost; one that was not trained is as it was."""
+    return point.value is None and point.same_as is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +129,16 @@ class Jump:
 
 def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     """Return the line of one metric of one case from its records, oldest first."""
-    walk = _Walk(name, records, [record.metrics.get(name) for _, record in records])
+    walk = _Walk(name, records, [whole_metric(record, name) for _, record in records])
     points = []
+    measured = 0
     for index, ((entry, record), metric) in enumerate(zip(records, walk.metrics, strict=True)):
         earlier_entry, earlier = records[max(index - 1, 0)]
         change = walk.change_at(index)
+        was = walk.metrics[measured]
+        same_as = record.repeated_run if is_of_training(record, name) else None
+        if same_as is None:
+            measured = index
         points.append(
             Point(
                 entry=entry,
@@ -131,7 +146,7 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
                 value=None if metric is None else value_of(metric),
                 unit=None if metric is None else metric.unit,
                 packages=changed_packages(earlier_entry.run.environment, entry.run.environment),
-                differs=metric != walk.metrics[max(index - 1, 0)]
+                differs=(metric != was and same_as is None)
                 or (name == STATUS and earlier.status_text != record.status_text),
                 is_comparable=index not in walk.breaks,
                 change=change,
@@ -139,11 +154,17 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
                 is_change_point=index in walk.levels
                 if walk.is_noisy
                 else walk.is_jump(index, change),
+                same_as=same_as,
             )
         )
     return Line(
         metric=name, unit=walk.unit, kind=walk.kind, points=tuple(points), remark=walk.remark
     )
+
+
+def whole_metric(record: Record, name: str) -> Metric | None:
+    """Return a metric of a record; None if the case was not trained and so has a part at most."""
+    return None if is_of_training(record, name) else record.metrics.get(name)
 
 
 def jumps_of(

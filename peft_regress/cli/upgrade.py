@@ -31,6 +31,7 @@ from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_
 from peft_regress.errors import InputError
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
+from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.runs.environment import installed_packages
 from peft_regress.text import clean
@@ -58,6 +59,11 @@ if TYPE_CHECKING:
     metavar="NAME",
     help="Compare with `auto` (the stored baseline if it has the installed packages, else `run`), "
     "`run` (a new run of the installed packages), an entry, a run file or a folder.",
+)
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Train only the cases whose computation is not certified to be the base's.",
 )
 @click.option("--save", type=output_file, help="Write the candidate's run to this file.")
 @strict_option
@@ -164,6 +170,7 @@ def _progress_printer() -> Callable[[str, Record, int, int], None]:
 
     def print_record(side: str, record: Record, done: int, count: int) -> None:
         state = "" if record.status == "ok" else f" {clean(record.status_text)}"
+        state = f" {SAME_COMPUTATION}" if record.is_certified else state
         left = paces[side].left(done, count, time.monotonic())
         print_progress(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
 

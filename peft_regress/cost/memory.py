@@ -102,11 +102,11 @@ def summarize_memory(events: Sequence[MemoryEvent], *, start: int = 0) -> Memory
         high_bytes=high,
         end_bytes=alive,
         peak_index=peak_index,
-        sites_at_peak=_sites(events[:peak_index]),
-        sites_at_highs=_sites(
+        sites_at_peak=sites_of(events[:peak_index]),
+        sites_at_highs=sites_of(
             event for index, event in enumerate(events, 1) if index <= high_index[event.category]
         ),
-        sites_at_end=_sites(events),
+        sites_at_end=sites_of(events),
     )
 
 
@@ -117,7 +117,8 @@ def _apply(alive: dict[Category, int], event: MemoryEvent) -> None:
         raise ValueError(message)
 
 
-def _sites(events: Iterable[MemoryEvent]) -> tuple[ByteSite, ...]:
+def sites_of(events: Iterable[MemoryEvent]) -> tuple[ByteSite, ...]:
+    """Return what is alive after these events. Sorted."""
     held: Counter[tuple[Category, str, str]] = Counter()
     for delta_bytes, category, module, operator in events:
         held[category, module, operator] += delta_bytes

@@ -70,7 +70,7 @@ def profile_training_step(
     with staged(model, batch, fake=fake) as stage, torch.enable_grad():
         for parameter in model.parameters():
             parameter.grad = None
-        step = _Step(stage.recorder, model, stage.batch, loss)
+        step = Step(stage.recorder, model, stage.batch, loss)
         marks = _record_two_steps(step, make_optimizer)
     return step_cost(stage.recorder, marks, tensors=tensors_used(fake=fake))
 
@@ -101,11 +101,25 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
         UnprofilableModelError: the output is not logits for `num_classes` classes.
         others: as `profile_training_step`.
     """
+    batch = random_images(input_shape, num_classes, loss, dtype)
+    objective = loss_of_images(num_classes)
+    return profile_training_step(model, make_optimizer, batch=batch, loss=objective, fake=fake)
+
+
+def random_images(
+    input_shape: tuple[int, ...], num_classes: int, loss: Loss, dtype: torch.dtype
+) -> dict[str, RandomTensor]:
+    """Return the batch of a classifier's step. Raises `InputError` if no model could take it."""
     check_step(input_shape, num_classes, loss, dtype)
     shape = tuple(input_shape)
     batch = {"inputs": RandomTensor(shape, dtype)}
     if loss == "cross-entropy":
         batch["labels"] = RandomTensor(shape[:1], torch.int64, below=num_classes)
+    return batch
+
+
+def loss_of_images(num_classes: int) -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
+    """Return the loss of a classifier's step: cross-entropy, or without labels the logits' sum."""
 
     def loss_of_logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         labels = batch.get("labels")
@@ -119,11 +133,11 @@ def profile_step(  # noqa: PLR0913 - each names one thing that the cost depends 
         objective.logits = logits  # type: ignore[attr-defined]
         return objective
 
-    return profile_training_step(model, make_optimizer, batch=batch, loss=loss_of_logits, fake=fake)
+    return loss_of_logits
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """A training step that can be taken again and again."""
 
     recorder: StepRecorder
@@ -149,10 +163,10 @@ class _Step:
 
 
 def _record_two_steps(
-    step: _Step, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    step: Step, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
 ) -> StepMarks:
     recorder, model = step.recorder, step.model
-    with recorder, _updates_in_their_phase(recorder):
+    with recorder, updates_in_their_phase(recorder):
         # Some optimizers allocate their state here, not in the first step.
         recorder.phase = "optimizer"
         optimizer = make_optimizer(model)
@@ -165,7 +179,7 @@ def _record_two_steps(
 
 
 @contextmanager
-def _updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
+def updates_in_their_phase(recorder: StepRecorder) -> Iterator[None]:
     """Count an update inside the backward pass, by a gradient's hook, as the optimizer's."""
     interrupted: list[Phase] = []
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -21,7 +22,13 @@ from peft_regress.cost.formulas import UncountedOperatorError, checked_count, lo
 from peft_regress.cost.memory import Category, MemoryEvent
 from peft_regress.cost.module_trail import ModuleTrail, module_names
 from peft_regress.cost.operators import Operator, describe
-from peft_regress.cost.refusals import check_dtypes, check_is_seen, check_layout, check_outsider
+from peft_regress.cost.refusals import (
+    check_dtypes,
+    check_outsider,
+    layout_problem,
+    refuse_layout,
+    refuse_unseen,
+)
 from peft_regress.cost.storages import Holding, grow_storages, has_parts, storages_of, tensors_in
 
 if TYPE_CHECKING:
@@ -125,6 +132,14 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parameter is not None:
                 self.hold(parameter, "param", name)
 
+    def make_gradients(self) -> None:
+        """Give each parameter that trains a gradient without values, as a backward pass does."""
+        for reference, name in self._parameters:
+            parameter = reference()
+            if parameter is not None and parameter.requires_grad and parameter.grad is None:
+                parameter.grad = torch.empty_like(parameter)
+                self.hold(parameter.grad, "grad", name)
+
     def start_step(self) -> None:
         """Begin a step: the nodes of the last one are gone."""
         self._trail.clear_nodes()
@@ -156,8 +171,9 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run one operator and record what it computed and allocated."""
         kwargs = kwargs or {}
-        check_is_seen(func, self.location)
-        if any(has_parts(kind) for kind in types):
+        if isinstance(func, HigherOrderOperator):
+            refuse_unseen(func, self.location)
+        if any(kind is not FakeTensor and has_parts(kind) for kind in types):
             # Its inner tensors are dispatched here one by one.
             for tensor in tensors_in((args, kwargs)):
                 self._check_outsider(tensor, str(func))
@@ -178,7 +194,7 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if operator.formula is not None or (operator.is_pointwise and self.phase == "optimizer"):
             self._count(operator, module, args, kwargs, out)
         for tensor in tensors_in(out):
-            check_layout(tensor, operator.name, self.location)
+            self._check_layout(tensor, operator.name)
             self._hold_result(tensor, module, operator.name)
         return out
 
@@ -201,13 +217,19 @@ class StepRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _hold_operand(self, tensor: Tensor, operator: str, module: str) -> None:
         """Hold an operand that existed before, such as a constant in a closure, as a buffer."""
-        check_layout(tensor, operator, self.location)
+        self._check_layout(tensor, operator)
         held = tensor
         if self._mode is not None and not isinstance(tensor, FakeTensor):
             # Its stand-in must live as long as the tensor, or every use would make a new one.
             held = self._constants[tensor] = self._mode.from_tensor(tensor)
         self._check_outsider(held, operator)
         self._hold_new(held, "buffer", module)
+
+    def _check_layout(self, tensor: Tensor, operator: str) -> None:
+        """Refuse a tensor whose memory is not one storage."""
+        problem = layout_problem(tensor)
+        if problem is not None:
+            refuse_layout(problem, operator, self.location)
 
     def _check_outsider(self, tensor: Tensor, operator: str) -> None:
         """Refuse a parameter that is not the model's."""

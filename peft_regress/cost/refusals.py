@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch._ops import HigherOrderOperator
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -105,22 +104,19 @@ def check_dtypes(operator: str, operands: Iterable[object], location: str) -> No
         raise UnprofilableModelError(msg)
 
 
-def check_is_seen(operator: object, location: str) -> None:
+def refuse_unseen(operator: object, location: str) -> NoReturn:
     """Refuse an operator that runs functions, such as torch.cond."""
-    if isinstance(operator, HigherOrderOperator):
-        msg = (
-            f"{operator}, reached in {location}, is a higher-order operator, which hides the work "
-            "of its functions. Call them in Python instead"
-        )
-        raise UnprofilableModelError(msg)
+    msg = (
+        f"{operator}, reached in {location}, is a higher-order operator, which hides the work "
+        "of its functions. Call them in Python instead"
+    )
+    raise UnprofilableModelError(msg)
 
 
-def check_layout(tensor: Tensor, operator: str, location: str) -> None:
-    """Refuse a tensor whose memory is not one storage."""
-    problem = layout_problem(tensor)
-    if problem is not None:
-        msg = f"{operator}, reached in {location}, takes or makes a tensor that {problem}"
-        raise UnprofilableModelError(msg)
+def refuse_layout(problem: str, operator: str, location: str) -> NoReturn:
+    """Refuse a tensor whose memory is not one storage, for what `layout_problem` said."""
+    msg = f"{operator}, reached in {location}, takes or makes a tensor that {problem}"
+    raise UnprofilableModelError(msg)
 
 
 def layout_problem(tensor: Tensor) -> str | None:

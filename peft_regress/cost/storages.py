@@ -6,16 +6,23 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from torch import UntypedStorage
 
     from peft_regress.cost.memory import Category
+
+
+_CONTAINERS = (list, tuple, dict, set, deque)
+_TENSORS_OR_CONTAINERS = (Tensor, *_CONTAINERS)
+
+# Nearly every tensor of a step is of one of these, so they are told apart first.
+_OF_ONE_STORAGE = frozenset({FakeTensor, Tensor, nn.Parameter})
 
 
 class Holding(weakref.ref["UntypedStorage"]):
@@ -29,20 +36,27 @@ class Holding(weakref.ref["UntypedStorage"]):
     operator: str
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield a tensor, or the tensors in a container and in its containers."""
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return a tensor, or the tensors in a container and in its containers."""
+    found: list[Tensor] = []
+    _add_tensors(value, found)
+    return found
+
+
+def _add_tensors(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, set, deque)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
+        found.append(value)
+    elif isinstance(value, _CONTAINERS):
+        for item in value.values() if isinstance(value, dict) else value:
+            # Most arguments are numbers.
+            if isinstance(item, _TENSORS_OR_CONTAINERS):
+                _add_tensors(item, found)
 
 
 def storages_of(tensor: Tensor) -> Iterable[UntypedStorage]:
     """Return the storages of a tensor, or of the tensors that a subclass wraps."""
+    if type(tensor) in _OF_ONE_STORAGE:
+        return (tensor.untyped_storage(),)
     wrapper: Any = tensor
     if can_be_taken_apart(wrapper):
         names, _ = wrapper.__tensor_flatten__()

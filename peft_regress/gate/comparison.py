@@ -80,6 +80,20 @@ class Comparison:
         counted = Counter(case.verdict for case in self.cases)
         return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
 
+    @functools.cached_property
+    def same_computation(self) -> frozenset[str]:
+        """The cases that were not trained, since they repeat their references' training."""
+        return frozenset(
+            case.id
+            for case in self.cases
+            if any(remark.kind == "same computation" for remark in case.remarks)
+        )
+
+    @functools.cached_property
+    def has_untrained(self) -> bool:
+        """Whether the run has a case that was not trained, so that it can be no baseline."""
+        return any(one.record.is_certified for one in self.observed.values())
+
     @property
     def failing_verdicts(self) -> frozenset[Verdict]:
         """The verdicts that make the exit code 1."""
@@ -124,8 +138,15 @@ class Comparison:
 
     @property
     def can_be_accepted(self) -> bool:
-        """Whether accepting the run changes its verdict; it changes none on a budget."""
-        findings = any(finding.cause.strand != "budget" for finding in self.findings)
+        """Whether accepting the run changes its verdict.
+
+        It changes none on a budget, and none on a case that a quick run did not train.
+        """
+        findings = any(
+            finding.cause.strand != "budget"
+            and not (self.has_untrained and finding.cause.what == "computation")
+            for finding in self.findings
+        )
         return findings or (self.strict and bool(self.looser or self.fronts))
 
     @property

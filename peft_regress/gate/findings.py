@@ -212,6 +212,9 @@ def _is_own(reason: Reason) -> bool:
     return reason.metric not in METRICS and reason.spec is not None
 
 
+_BY_SIDE: Final = frozenset({"inputs", "computation"})
+
+
 def _cause(
     strand: Strand, name: str, reasons: Sequence[Reason], old: Observation | None, new: Observation
 ) -> Cause:
@@ -227,8 +230,8 @@ def _cause(
     if strand == "costs":
         return _cost_cause(reasons, old, new)
     if strand == "coverage":
-        # Cases whose inputs differ alike have one cause.
-        where = tuple(str(reason.old) for reason in reasons) if name == "inputs" else ()
+        # Cases whose inputs differ alike have one cause; so do those that lack a training alike.
+        where = tuple(str(reason.old) for reason in reasons) if name in _BY_SIDE else ()
         return Cause(strand, name, None, where)
     if strand == "trained":
         return Cause(strand, strand, worse, (str(reasons[0].new),))

@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.gate.budgets import update_flops
+from peft_regress.gate.certificates import repeats
 from peft_regress.gate.inputs import first_difference
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.policy import Policy
     from peft_regress.gate.verdicts import Observation
+    from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record
 
 FrontCost = Literal["peak_bytes", "update FLOPs"]
@@ -86,19 +88,33 @@ def _points(
     sides: tuple[Mapping[str, Observation], Mapping[str, Observation]],
     measure: Callable[[Record], float | None],
 ) -> tuple[list[_Point], list[_Point]]:
-    """Return both sides of the cases that have the cost and an accuracy on both."""
+    """Return both sides of the cases that have the cost and an accuracy on both.
+
+    A case that repeats the training of the older side is as accurate as that one.
+    """
     before: list[_Point] = []
     after: list[_Point] = []
     for name in names:
-        points = [_point(name, side[name].record, measure) for side in sides]
+        old, new = (side[name].record for side in sides)
+        accuracies = (old, old if repeats(new, old) else new)
+        points = [
+            _point(name, record, measure, accuracy=trained.metrics.get("accuracy"))
+            for record, trained in zip((old, new), accuracies, strict=True)
+        ]
         if points[0] is not None and points[1] is not None:
             before.append(points[0])
             after.append(points[1])
     return before, after
 
 
-def _point(name: str, record: Record, measure: Callable[[Record], float | None]) -> _Point | None:
-    accuracy, cost = record.metrics.get("accuracy"), measure(record)
+def _point(
+    name: str,
+    record: Record,
+    measure: Callable[[Record], float | None],
+    *,
+    accuracy: Metric | None,
+) -> _Point | None:
+    cost = measure(record)
     if accuracy is None or cost is None:
         return None
     return _Point(case=name, cost=cost, accuracy=accuracy.value)

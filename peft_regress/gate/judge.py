@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from peft_regress.gate.budgets import budget_of, budget_remarks, over_budget_reasons
+from peft_regress.gate.certificates import computation_findings, lacks_invariant
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
@@ -108,6 +109,7 @@ def _findings(
             verdict="incomparable",
         )
         return
+    yield from computation_findings(before, after)
     if not before.status == after.status == "ok":
         return
     model = model_changes(before, after)
@@ -176,6 +178,8 @@ def _invariant_findings(
     for name in sorted(was.keys() | now.keys()):
         before, after = was.get(name), now.get(name)
         verdict: Verdict
+        if lacks_invariant(new.record, name):
+            continue
         if name not in was and name not in old.known and name in INVARIANTS:
             yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
             continue

@@ -42,10 +42,17 @@ UNACCEPTED: frozenset[Verdict] = frozenset({"improved", "fixed"})
 Value = float | int | str | bool | None
 
 RemarkKind = Literal[
-    "new metric", "not judged", "within own bound", "looser bound", "looser budget", "model"
+    "new metric",
+    "not judged",
+    "same computation",
+    "within own bound",
+    "looser bound",
+    "looser budget",
+    "model",
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
-budget on what was not measured. `within own bound`: the usual bound would have reported the change.
+budget on what was not measured. `same computation`: not trained, since it repeats the reference's
+training. `within own bound`: the usual bound would have reported the change.
 `looser ...`: than the reference's. `model`: the unadapted model changed."""
 
 gravest = VERDICTS.index
@@ -57,8 +64,8 @@ class Reason:
     """One difference between both sides of a case."""
 
     metric: str
-    """A metric, `status`, `definition`, `inputs`, `trained`, `invariant NAME`, `budget NAME`, or
-    `fits DEVICE`."""
+    """A metric, `status`, `definition`, `inputs`, `trained`, `computation`, `invariant NAME`,
+    `budget NAME`, or `fits DEVICE`."""
     old: Value
     new: Value
     relative_change: float | None = None

@@ -14,7 +14,6 @@ from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.step_profile import (
     CostReport,
-    CostSettings,
     ProfileCache,
     cost_metrics,
     cost_report,
@@ -22,7 +21,6 @@ from peft_regress.measure.step_profile import (
     step_ledger,
 )
 from peft_regress.measure.training import device_of, on_device, single_thread
-from peft_regress.metrics import BATCH_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,11 +80,7 @@ def _built_in_costs(fine_tune: BuiltIn, profiles: ProfileCache) -> CaseCosts:
     recipe = ModelRecipe(
         method=fine_tune.method, architecture=fine_tune.architecture, rank=fine_tune.case.rank
     )
-    reports = {
-        suffix: profiles.get(recipe, CostSettings(batch=batch))
-        for suffix, batch in (("", 1), (BATCH_SUFFIX, 32))
-    }
-    return CaseCosts(reports=reports, profiled_on="fake tensors")
+    return CaseCosts(reports=profiles.get(recipe), profiled_on="fake tensors")
 
 
 def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:

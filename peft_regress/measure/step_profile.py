@@ -6,6 +6,7 @@ that a run file keeps.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +25,11 @@ from peft_regress.cost import (
     profile_step,
 )
 from peft_regress.cost.module_trail import module_names
+from peft_regress.cost.profile import loss_of_images, random_images
+from peft_regress.cost.several_batches import profile_batches
 from peft_regress.errors import InputError
 from peft_regress.measure.recipe import ModelRecipe
-from peft_regress.metrics import COST_METRICS, make_metric
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, make_metric
 from peft_regress.runs.ledger import pack
 
 if TYPE_CHECKING:
@@ -52,6 +55,11 @@ class CostSettings:
     loss: Loss = "cross-entropy"
     bn: str | None = None
     freeze_head: bool = False
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Return the shape of the images."""
+        return (self.batch, 3, self.resolution, self.resolution)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,18 +88,16 @@ class CostReport:
 
 
 class ProfileCache:
-    """Cost reports by recipe and settings: cases that differ only in their task share a profile."""
+    """Cost reports by recipe: cases that differ only in their task share a profile."""
 
     def __init__(self) -> None:
-        self._reports: dict[tuple[Adaptation, CostSettings], CostReport] = {}
+        self._reports: dict[Adaptation, dict[str, CostReport]] = {}
 
-    def get(self, recipe: ModelRecipe, settings: CostSettings) -> CostReport:
-        """Return the report, profiling on first use."""
-        key = (recipe.names, settings)
-        if key not in self._reports:
-            # A device runs its model on one image.
-            self._reports[key] = profile_recipe(recipe, settings, running=settings.batch == 1)
-        return self._reports[key]
+    def get(self, recipe: ModelRecipe) -> Mapping[str, CostReport]:
+        """Return the reports by the suffix of their metrics, profiling on first use."""
+        if recipe.names not in self._reports:
+            self._reports[recipe.names] = profile_both(recipe)
+        return self._reports[recipe.names]
 
 
 def adaptation_cost(names: Adaptation, settings: CostSettings) -> CostReport:
@@ -109,30 +115,77 @@ def profile_recipe(
 
     running: whether also what the adapted model costs to run.
     """
-    method, head = recipe.method, recipe.architecture.head
+    model = _adapted(recipe, settings)
+    # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
+    ran = _running_cost(recipe, model, settings) if running else None
+    step = profile_step(
+        model,
+        recipe.make_optimizer,
+        input_shape=settings.input_shape,
+        num_classes=settings.classes,
+        loss=settings.loss,
+        dtype=_dtype(recipe),
+    )
+    return _report(recipe, model, step, ran)
+
+
+def profile_both(
+    recipe: ModelRecipe, *, one: CostSettings = CostSettings(), many: int = 32
+) -> dict[str, CostReport]:
+    """Return the reports of a step on one image and on many, by the suffix of their metrics.
+
+    They equal those of `profile_recipe` for each. If one model can serve both, it does.
+    """
+    every = {"": one, BATCH_SUFFIX: dataclasses.replace(one, batch=many)}
+    model = _adapted(recipe, one)
+    # A device runs its model on one image.
+    ran = _running_cost(recipe, model, one)
+    steps = profile_batches(
+        model,
+        recipe.make_optimizer,
+        batches=[
+            random_images(each.input_shape, each.classes, each.loss, _dtype(recipe))
+            for each in every.values()
+        ],
+        loss=loss_of_images(one.classes),
+    )
+    if steps is None:
+        reports = {suffix: profile_recipe(recipe, each) for suffix, each in every.items()}
+    else:
+        reports = {
+            suffix: _report(recipe, model, step, None)
+            for suffix, step in zip(every, steps, strict=True)
+        }
+    return {**reports, "": dataclasses.replace(reports[""], running=ran)}
+
+
+def _adapted(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
+    method = recipe.method
     model = recipe.architecture.build(num_classes=settings.classes, seed=_COST_SEED)
     model = recipe.adapt(cast_base(model, method.base_dtype), seed=_COST_SEED)
     if settings.freeze_head:
-        _freeze_head(model, head)
+        _freeze_head(model, recipe.architecture.head)
     train_statistics = (
         method.trains_batch_norm_statistics if settings.bn is None else settings.bn == "train"
     )
     set_modes(model, batch_norm_statistics=train_statistics)
-    # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
-    ran = None
-    if running:
-        shape = (settings.batch, 3, settings.resolution, settings.resolution)
-        images = torch.zeros(shape, dtype=getattr(torch, method.base_dtype))
-        ran = running_cost(model, images, merge=method.merge)
-    step = profile_step(
-        model,
-        recipe.make_optimizer,
-        input_shape=(settings.batch, 3, settings.resolution, settings.resolution),
-        num_classes=settings.classes,
-        loss=settings.loss,
-        dtype=getattr(torch, method.base_dtype),
-    )
-    return cost_report(model, step, shipped=method.shipped_tensors(model), running=ran)
+    return model
+
+
+def _running_cost(recipe: ModelRecipe, model: nn.Module, settings: CostSettings) -> RunningCost:
+    images = torch.zeros(settings.input_shape, dtype=_dtype(recipe))
+    return running_cost(model, images, merge=recipe.method.merge)
+
+
+def _report(
+    recipe: ModelRecipe, model: nn.Module, step: StepCost, running: RunningCost | None
+) -> CostReport:
+    return cost_report(model, step, shipped=recipe.method.shipped_tensors(model), running=running)
+
+
+def _dtype(recipe: ModelRecipe) -> torch.dtype:
+    found: torch.dtype = getattr(torch, recipe.method.base_dtype)
+    return found
 
 
 def running_cost(

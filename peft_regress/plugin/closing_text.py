@@ -61,7 +61,7 @@ def closing_text(
 def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
     """Yield what else a reader must know of the run."""
     run = outcome.run
-    measured = [record for record in run if record.status == "ok"]
+    measured = [record for record in run if record.status == "ok" and not record.is_certified]
     if measured and not any("step_seconds" in record.metrics for record in measured):
         yield "times: not measured, because pytest-benchmark's timer is off"
     if run.selection.narrowed_by:

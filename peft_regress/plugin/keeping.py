@@ -43,16 +43,19 @@ class RunRecords:
         resume: Path | None,
         header: Callable[[], Header],
         shown: Callable[[Path], str],
+        may_take: Callable[[Record], bool],
     ) -> None:
         """Read nothing yet.
 
         save: the run file to come. resume: what an earlier run left. header: says where this run
-        measures, and imports torch. shown: how a path is shown.
+        measures, and imports torch. shown: how a path is shown. may_take: whether a record of an
+        earlier run does for this one.
         """
         self._save = save
         self._resume = resume
         self._header = functools.cache(header)
         self._shown = shown
+        self._may_take = may_take
         self._writer = JournalWriter(journal_of(save)) if save and can_stand_beside(save) else None
         self._parts = functools.cache(lambda: [] if resume is None else read_parts(resume))
         self._earlier = functools.cache(self._read_earlier)
@@ -107,7 +110,8 @@ class RunRecords:
                 count = count_of(len(part.records), "case")
                 self.notes.append(f"resumed none of {count}, measured elsewhere: {brief(reasons)}")
             else:
-                found |= usable_records(part, here)
+                usable = usable_records(part, here).items()
+                found |= {name: kept for name, kept in usable if self._may_take(kept.record)}
         return found
 
     def _take_adapters(self) -> None:

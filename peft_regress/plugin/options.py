@@ -59,6 +59,8 @@ class RegressOptions:
     """A glob on case ids; None for all."""
     off: bool
     """Whether the plugin does nothing."""
+    quick: bool
+    """Whether a case that repeats its reference's training is not trained."""
     resume: Path | None
     """The journal or the run file of an earlier run."""
     save: Path | None
@@ -78,7 +80,7 @@ class RegressOptions:
     def was_given(self) -> bool:
         """Whether an option was given that makes sense only for a run with cases."""
         given = (self.baseline, self.cases, self.resume, self.save, self.shard, self.summary)
-        return self.strict or any(value is not None for value in given)
+        return self.strict or self.quick or any(value is not None for value in given)
 
     def is_of_matrix(self, case: Case) -> bool:
         """Return whether a case belongs to the matrix of this run, or to no matrix."""
@@ -102,6 +104,7 @@ class RegressOptions:
             baseline=option("regress_baseline"),
             cases=option("regress_cases"),
             off=option("regress_off"),
+            quick=option("regress_quick"),
             resume=_path(config, "--regress-resume"),
             save=_path(config, "--regress-save"),
             shard=None if shard is None else Shard.parse(shard),
@@ -146,6 +149,12 @@ def add_options(parser: pytest.Parser) -> None:
         "--regress-off",
         action="store_true",
         help="do nothing: skip the tests that measure a case, and do not miss them",
+    )
+    group.addoption(
+        "--regress-quick",
+        action="store_true",
+        help="train only the cases whose computation is not certified to be that of the baseline; "
+        "the run judges, but cannot become a baseline",
     )
     group.addoption(
         "--regress-resume",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peft_regress.baselines.series import STATUS
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Section
-from peft_regress.report.sentences import environment_lines
+from peft_regress.report.sentences import SAME_COMPUTATION, environment_lines
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -87,6 +87,8 @@ def encode_history(
 
 
 def _encode_point(point: Point) -> dict[str, Any]:
+    """Return one point; one of a case that was not trained names the run that it repeats."""
+    repeated = {} if point.same_as is None else {"same_computation_as": point.same_as}
     return {
         "entry": point.entry.name,
         "date": point.entry.date,
@@ -99,6 +101,7 @@ def _encode_point(point: Point) -> dict[str, Any]:
         "packages": [
             {"package": name, "old": old, "new": new} for name, (old, new) in point.packages.items()
         ],
+        **repeated,
     }
 
 
@@ -154,6 +157,8 @@ def _packages(point: Point) -> list[str]:
 def _value(point: Point, line: Line) -> str:
     if line.metric == STATUS:
         return clean(point.status)
+    if point.same_as is not None:
+        return SAME_COMPUTATION
     if point.value is None or point.unit is None:
         return "absent" if point.status == "ok" else clean(point.status.partition(" ")[0])
     return format_value(point.value, point.unit)

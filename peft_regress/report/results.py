@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from peft_regress.metrics import format_value
 from peft_regress.report.layout import PLAIN
+from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.table import Row, Table, table_text
 from peft_regress.text import clean
 
@@ -45,7 +46,7 @@ def _numbers(record: Record) -> list[str]:
         found = record.metrics.get(metric)
         return "-" if found is None else format(float(found.value) / scale, form)
 
-    accuracy, score = record.metrics.get("accuracy"), record.metrics.get("score")
+    score = record.metrics.get("score")
     return [
         scaled("trainable_params", 1, ",.0f"),
         scaled("adapter_bytes", 2**20, ".2f"),
@@ -53,8 +54,15 @@ def _numbers(record: Record) -> list[str]:
         scaled("backward_flops", 1e9, ".3f"),
         scaled("peak_bytes", 2**20, ".1f"),
         scaled("peak_bytes_b32", 2**20, ".0f"),
-        "-" if accuracy is None else format_value(accuracy.value, "fraction"),
+        _accuracy(record),
         # A column without any score is not shown.
         "" if score is None else format_value(score.value, score.unit),
         scaled("step_seconds", 1e-3, ".1f"),
     ]
+
+
+def _accuracy(record: Record) -> str:
+    accuracy = record.metrics.get("accuracy")
+    if accuracy is None:
+        return SAME_COMPUTATION if record.is_certified else "-"
+    return format_value(accuracy.value, "fraction")

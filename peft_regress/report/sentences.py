@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Run
 
 
+SAME_COMPUTATION: Final = "same computation"
+"""Stands where a case that was not trained has no accuracy."""
+
+
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
     """Return (metric, old, new, change, bound) of a reason, each ready to show."""
     spec = reason.spec
@@ -94,7 +98,8 @@ def remark_line(remark: Remark) -> str:
         )
         why = f" ({text})" if text else ""
         return f"the bound on {subject} is looser than the baseline's: {' -> '.join(bounds)}{why}"
-    return f"the model changed: {text}"
+    same = f"same computation as {text}: not trained, and no accuracy measured"
+    return same if remark.kind == "same computation" else f"the model changed: {text}"
 
 
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:
@@ -115,9 +120,11 @@ def short_verdict(verdict: Verdict) -> str:
 
 
 def counts_line(comparison: Comparison) -> str:
-    """Return '2 regressed, 94 unchanged'."""
+    """Return '2 regressed, 94 unchanged; 80 same computation'."""
     counted = [f"{n} {short_verdict(name)}" for name, n in comparison.counts.items()]
-    return ", ".join(counted) or "nothing compared"
+    repeated = len(comparison.same_computation)
+    more = f"; {repeated} {SAME_COMPUTATION}" if repeated else ""
+    return (", ".join(counted) or "nothing compared") + more
 
 
 def contents_line(run: Run) -> str:
@@ -126,9 +133,11 @@ def contents_line(run: Run) -> str:
     false = sum(value is False for record in run for value in record.invariants.values())
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
     defects = f"; known defects: {count_of(false, 'invariant')} false" if false else ""
+    untrained = sum(record.is_certified for record in run)
+    repeated = f"; {untrained} {SAME_COMPUTATION}" if untrained else ""
     timed = any("step_seconds" in record.metrics for record in run)
     times = "" if timed else "; no times"
-    return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{times}"
+    return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{repeated}{times}"
 
 
 def times_lines(comparison: Comparison) -> list[str]:
@@ -138,6 +147,8 @@ def times_lines(comparison: Comparison) -> list[str]:
         old = comparison.references.get(name)
         if old is None or not old.record.status == new.record.status == "ok":
             continue
+        if old.record.is_certified or new.record.is_certified:
+            continue  # said elsewhere
         timed = tuple("step_seconds" in side.record.metrics for side in (old, new))
         if timed == (True, False):
             reasons["this run measured none"] += 1

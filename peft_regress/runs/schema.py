@@ -22,7 +22,7 @@ from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
     Version,
 )
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
+from peft_regress.metrics import KNOWN_BEFORE, NEED_TRAINING, Metric, Numerics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -251,7 +251,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def is_certified(self) -> bool:
         """Return whether the case was not trained, since it repeats another run's training."""
-        return self.computation is not UNSET and self.computation.same_as is not UNSET
+        return self.repeated_run is not None
+
+    @property
+    def repeated_run(self) -> str | None:
+        """The run whose training a certified case repeats; None for any other case."""
+        computation = self.computation
+        if computation is UNSET or computation.same_as is UNSET:
+            return None
+        return computation.same_as
 
     @property
     def whole_ledger(self) -> Ledger:
@@ -360,6 +368,10 @@ def check_acceptance(run: Run) -> None:
     if accepted.retired and accepted.role != "baseline":
         msg = f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
         raise InputError(msg)
+    untrained = [name for name, one in run.cases.items() if one.is_certified]
+    if untrained and accepted.role == "baseline":
+        msg = f"case {untrained[0]} was not trained, so it cannot judge: only history may hold it"
+        raise InputError(msg)
     both = sorted(run.cases.keys() & set(accepted.retired))
     if both:
         msg = f"case {both[0]} cannot be retired by a run that has it"
@@ -371,6 +383,22 @@ def _is_moment(text: str) -> bool:
         return dt.datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
+
+
+def _check_untrained(record: Record, where: str) -> None:
+    """Raise `InputError` if a record that was not trained says what only a training shows."""
+    if record.status != "ok":
+        msg = f"{where}: status {record.status!r}, but it is said to repeat another run's training"
+        raise InputError(msg)
+    for name in [*record.metrics, *record.invariants]:
+        if name in NEED_TRAINING:
+            msg = f"{where}: {name!r} of a case that was not trained"
+            raise InputError(msg)
+    losses = record.metrics.get("first_losses")
+    if losses is not None and len(losses.samples or ()) != 1:
+        seeds = len(losses.samples or ())
+        msg = f"{where}: 'first_losses' of {seeds} seeds, but seed 0 alone was traced"
+        raise InputError(msg)
 
 
 _LARGEST = 1e100
@@ -406,6 +434,8 @@ def check_consistent(record: Record, where: str) -> None:
     if (record.status == "ok") != bool(record.metrics):
         msg = f"{where}: status {record.status!r} with {len(record.metrics)} metrics"
         raise InputError(msg)
+    if record.is_certified:
+        _check_untrained(record, where)
     for name, metric in record.metrics.items():
         if not metric.samples:
             continue

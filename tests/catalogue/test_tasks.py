@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,6 +61,18 @@ def test_raw_images_are_the_known_ones(scanner: Any, count: int, sha256: str) ->
     digits = read_digits(scanner)
     assert len(digits.pixels) == len(digits.labels) == count
     assert digits.sha256 == sha256
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_scikit_learn_is_imported_only_if_its_file_is_not_found(*, is_found: bool) -> None:
+    """Importing it takes longer than all else that defines a case."""
+    code = (
+        "import sys; from peft_regress.catalogue.tasks import digit_images as found; "
+        + ("" if is_found else "found._sklearn_file = lambda: None; ")
+        + "print(found.read_digits('sklearn').sha256, 'sklearn' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == [read_digits("sklearn").sha256, str(not is_found)]
 
 
 def test_digest_ignores_dtype_and_layout(fake_sklearn: Any) -> None:

@@ -11,15 +11,18 @@ from builders import (
     FULL,
     LEDGER,
     LORA,
+    certified,
     make_record,
     make_run,
     split_by,
+    trained,
     write_entry,
     write_run,
 )
 
 from peft_regress.baselines.adapters import adapters_of_run, keep_adapter
 from peft_regress.baselines.entries import baseline_files, read_runs
+from peft_regress.baselines.references import read_references
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,3 +154,37 @@ def test_a_storage_or_the_folder_above_it_is_no_run_and_nothing_is_said_of_its_f
     for code, _, err in (accepts("."), command("history", "--baselines", str(tmp_path))):
         assert code == 2
         assert f"{tmp_path}: is no baseline storage, but the folder {root} in it is one" in err
+
+
+def test_a_quick_run_is_stored_for_history_alone(accepts, command, tmp_path, root):
+    write_run(tmp_path / "full.json", make_run(trained(LORA), trained(FULL)))
+    assert accepts("full.json")[0] == 0
+    quick = write_kept(tmp_path / "my quick.json", FULL)
+    write_run(quick, make_run(certified(trained(LORA)), make_record(FULL)))
+    code, out, err = accepts("my quick.json")
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert "1 case of 2 not trained (same computation), so the run can be no baseline" in line
+    assert f"`peft-regress accept '{quick}' --history --reason" in line
+    assert len(baseline_files(root)) == 1
+    code, out, _ = accepts("my quick.json", "--history")
+    assert code == 0
+    assert "1 same computation" in out
+    assert "adapters" not in out
+    assert accepts("my quick.json", "--history")[1].startswith("already stored")
+    # What judged before judges on, and drift counts from the same entries.
+    references = read_references(root, drift=True)
+    assert {one.run_name for one in references.values()} == {"0001_peft-0.18.1"}
+    _, out, _ = command("compare", str(root), str(tmp_path / "full.json"), "--stored-only")
+    assert "no regression (2 unchanged)" in out
+    # Named, it judges what it has.
+    code, out, _ = command("compare", "0002", str(tmp_path / "full.json"), "--baselines", str(root))
+    assert code == 3
+    assert "not trained, same computation as 0001_peft-0.18.1 -> trained" in " ".join(out.split())
+
+
+def test_an_entry_that_judges_holds_no_case_that_was_not_trained(command, tmp_path, root):
+    write_entry(root, 1, certified(trained(LORA)))
+    code, _, err = command("history", "--baselines", str(root))
+    assert code == 2
+    assert f"case {LORA} was not trained, so it cannot judge: only history may hold it" in err

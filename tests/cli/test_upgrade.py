@@ -436,3 +436,66 @@ def test_the_command_s_limits_are_those_of_the_library(name):
     params = importlib.import_module(f"peft_regress.cli.{name}").command.params
     defaults = {option.name: option.default for option in params}
     assert (defaults["time_limit"], defaults["pip_time_limit"]) == (CASE_SECONDS, PIP_SECONDS)
+
+
+# --- quick ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_a_quick_upgrade_trains_only_what_computes_something_else(
+    world, storage, upgrade, tmp_path, is_stored
+):
+    world.computes = lambda packages, name: f"{name.startswith('shift') and packages['peft']}"
+    if is_stored:
+        store(world, storage)
+    save = tmp_path / "run.json"
+    code, out, err = upgrade("--quick", "--save", str(save))
+    assert code == 0
+    # The base comes first, since the candidate repeats it.
+    base = [] if is_stored else [("0.18.1", name) for name in IDS]
+    assert world.trained == [*base, ("0.20.0", IDS[0])]
+    source = "0001_peft-0.18.1" if is_stored else "the current environment"
+    run = read_run_file(save).run
+    assert [one.repeated_run for one in run] == [None, source]
+    assert f"candidate {IDS[1]} same computation" in err
+    assert "no regression (2 unchanged; 1 same computation)" in out
+    assert f"same computation as {source}" in out
+    _, out, _ = upgrade("--quick", "--format", "json")
+    assert json.loads(out)["same_computation"] == 1
+    _, out, _ = upgrade("--format", "json")
+    assert json.loads(out)["same_computation"] == 0
+
+
+def test_a_base_without_digests_lets_all_cases_train(world, storage, upgrade):
+    store(world, storage)
+    world.computes = lambda *_: "the same"
+    code, out, err = upgrade("--quick")
+    assert code == 0
+    assert "no case of the base says what it computed, so all of them train" in err
+    assert "same computation" not in out
+    assert len(world.trained) == 2
+
+
+def test_costs_that_changed_in_a_quick_upgrade_are_measured_again_to_be_accepted(
+    world, storage, upgrade
+):
+    world.computes = lambda *_: "the same"
+    world.moved = newer(forward_flops=2000)
+    store(world, storage)
+    code, out, _ = upgrade("--quick")
+    assert code == 1
+    assert "run again without --quick and with --save run.json" in " ".join(
+        out.replace("`", "").split()
+    )
+
+
+def test_a_package_that_is_tried_alone_trains_only_what_differs(world, storage, upgrade):
+    world.computes = lambda packages, _: str(packages["peft"])
+    world.moved = newer(accuracy=[0.1] * 3)
+    store(world, storage)
+    code, out, _ = upgrade(*BOTH, "--quick")
+    assert code == 1
+    assert "peft alone does it" in out
+    # The candidate, and peft alone; transformers alone repeats the base.
+    assert [version for version, _ in world.trained].count("0.18.1") == 0
+    assert len(world.runs) == 3

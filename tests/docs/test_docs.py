@@ -103,7 +103,7 @@ def test_the_page_says_how_many_steps_a_fine_tune_has():
 def test_every_option_of_pytest_is_explained():
     source = (ROOT / "peft_regress" / "plugin" / "options.py").read_text()
     options = set(re.findall(r'"(--regress-[a-z]+)"', source))
-    assert len(options) == 10
+    assert len(options) == 11
     for option in options:
         assert f"`{option}" in USAGE_PAGE
 

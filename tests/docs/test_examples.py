@@ -185,7 +185,6 @@ def test_the_commands_of_a_console_block_print_what_it_shows(block, sandbox, wri
     check_block(block, sandbox, slow=False, writes=writes)
 
 
-@pytest.mark.xdist_group("examples")
 @pytest.mark.parametrize("block", shell_blocks(), ids=str)
 def test_the_commands_of_a_shell_print_what_the_block_shows(block, sandbox, writes):
     check_block(block, sandbox, slow=True, writes=writes)

@@ -56,7 +56,6 @@ def libraries():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("findings")
 @each_text
 def test_the_script_prints_the_output_in_its_text(path, libraries, tmp_path):
     """A fixed defect fails here: the finding is done, see docs/findings/README.md."""

@@ -443,3 +443,65 @@ def test_a_disk_that_is_full_is_exit_2(world, command):
     code, _, err = command("--summary", "/dev/full")
     assert code == 2
     assert "/dev/full: cannot be written" in err
+
+
+# --- what computes the same is trained once ------------------------------------------------------
+
+
+def of_minor(*starts: int):
+    """Return what a case computes: another thing in each release that starts one."""
+    return lambda packages, _: str(sum(packages["peft"].minor >= one for one in starts))
+
+
+def test_a_training_that_computes_the_same_is_not_repeated(world):
+    world.computes = of_minor(21)
+    world.moved = since("0.21.0", accuracy=[0.2] * 3)
+    result = found(metric="accuracy")
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    # Both ends; every release between them repeats the nearest one of them that was trained.
+    assert [version for version, _ in world.trained][:2] == [GOOD, BAD]
+    assert len(world.runs) >= 5
+    assert len(world.trained) <= 4
+    (finding,) = result.transitions[0].comparison.findings
+    (reason,) = finding.example.reasons
+    assert (reason.old, reason.new) == pytest.approx((0.9, 0.2))
+    text = as_text(bisection_document(result))
+    assert "same computation as peft 0." in text
+    encoded = encode_bisection(result)
+    assert sum(map(len, encoded["same_computation"].values())) == len(world.runs) - len(
+        world.trained
+    )
+
+
+def test_a_bisection_with_certificates_finds_what_one_without_finds(world):
+    world.moved = lambda packages, _: {
+        "accuracy": [0.9 - 0.1 * (packages["peft"].minor >= 17)] * 3,
+        "loss": [0.1 + 0.5 * (packages["peft"].minor >= 25)] * 3,
+        "peak_bytes": 10**6 * (1 + (packages["peft"].minor >= 31)),
+    }
+    for settings in ({"metric": "accuracy"}, {"metric": "loss"}, {"every": True, "bad": "0.32.0"}):
+        world.computes = lambda *_: None
+        full = found(**settings)
+        trainings = len(world.trained)
+        world.computes, world.trained = of_minor(17, 25), []
+        quick = found(**settings)
+        assert boundaries(quick) == boundaries(full)
+        assert len(world.trained) < trainings
+        for one, other in zip(quick.transitions, full.transitions, strict=True):
+            assert one.comparison.findings == other.comparison.findings
+        world.trained = []
+
+
+def test_losses_that_were_measured_are_compared_though_the_computation_is_the_same(world):
+    world.computes = of_minor()
+    world.moved = since("0.21.0", first_losses=[[9.0, 2.2, 2.1, 2.0]] * 3)
+    result = found(metric="first_losses")
+    assert boundaries(result) == [("0.20.0", "0.21.0")]
+    assert [version for version, _ in world.trained] == [GOOD]
+
+
+def test_a_known_defect_is_measured_in_every_release(world):
+    world.computes = of_minor()
+    world.moved = lambda *_: {"invariants": {"frozen_unchanged": False}}
+    found(metric="frozen_unchanged")
+    assert len(world.trained) == len(world.runs)

@@ -8,10 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from builders import COMPUTATION
 from fake_interpreters import logged, write_worker
+from msgspec.structs import replace
 
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.environments.upgrade.keeping import kept_records
+from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, measure_cases
 from peft_regress.errors import InputError
 from peft_regress.interrupts import EndingSignal, ending_signals_interrupt
@@ -40,6 +43,7 @@ class Search:
         packages=None,
         trains=True,
         save=True,
+        known=None,
     ):
         """Measure; return the ids that a worker measured now."""
         python = write_worker(self.folder / "python", packages=packages or {"peft": "0.14.0"})
@@ -61,8 +65,9 @@ class Search:
             ):
                 setup = dataclasses.replace(SETUP, keeper=keeper)
                 options = {"setup": setup, "trains": trains, "on_record": on_record}
-                run = measure_cases(CASES, python=Path(python), **options)
+                run = measure_cases(CASES, python=Path(python), known=known, **options)
                 assert sorted(run.cases) == sorted(IDS)
+                self.repeated = [name for name in IDS if run.cases[name].is_certified]
         except EndingSignal:
             assert stop_after is not None
         return [request["case"] for _, request in logged(python, "measure")[before:]]
@@ -136,3 +141,28 @@ def test_a_file_that_is_no_run_file_is_refused(search):
     search.save.write_text("text")
     with pytest.raises(InputError, match="not valid JSON"):
         search.run(resume=search.save)
+
+
+def known(name: str, **other: str) -> dict[str, KnownTraining]:
+    computation = replace(COMPUTATION, **other)
+    return {name: KnownTraining(computation=computation, run_name="peft 0.13.0")}
+
+
+def test_a_case_that_was_not_trained_is_taken_while_it_computes_what_is_known(search):
+    search.run(stop_after=2, known=known(IDS[0]))
+    assert search.run(resume=search.save, stop_after=3, known=known(IDS[0])) == IDS[2:]
+    assert search.run(resume=search.save, known=known(IDS[0])) == []
+    assert search.repeated == IDS[:1]
+
+
+@pytest.mark.parametrize("now", [None, known(IDS[0], graph="sha256:other"), known(IDS[1])])
+def test_else_it_is_measured_again(search, now):
+    search.run(stop_after=2, known=known(IDS[0]))
+    assert search.run(resume=search.save, known=now) == [IDS[0], IDS[2]]
+    # A case that was trained does for every search.
+    assert IDS[1] not in search.repeated
+
+
+def test_costs_alone_need_no_certificate(search):
+    search.run(trains=False, known=known(IDS[0]))
+    assert search.repeated == []

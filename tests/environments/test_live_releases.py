@@ -16,7 +16,6 @@ ROOT = Path(__file__).parents[2]
 LORA, DORA = (f"shift/{method}-r4/shufflenet_v2_x0_5" for method in ("lora", "dora"))
 
 # One worker for both: they share the cache of environments.
-pytestmark = pytest.mark.xdist_group("releases")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from builders import make_run
+from builders import COMPUTATION, make_record, make_run
 from fake_interpreters import (
     all_gone,
     logged,
@@ -24,10 +24,13 @@ from fake_interpreters import (
 )
 from tiny_architecture import TinyArchitecture
 
+import peft_regress.measure as measuring_code
 from peft_regress import registry
+from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.environments.upgrade import upgrade as upgrading
+from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import (
     MeasuringSetup,
     UnusableEnvironmentError,
@@ -40,6 +43,7 @@ from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.messages import Prepare
 from peft_regress.errors import InputError
 from peft_regress.measure import Recipe, measure
+from peft_regress.measure.known import Known
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
@@ -419,3 +423,26 @@ def test_a_real_worker_measures_what_this_process_does():
     baselines = ROOT / "baselines"
     here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
     assert run.cases == {case.id: here}
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_known"), [(None, True), (Budget(peak="9 MiB"), True), (Budget(score=0.9), False)]
+)
+def test_what_is_known_reaches_the_measuring_code_unless_a_score_is_needed(
+    monkeypatch, budget, is_known
+):
+    found = handlers()
+    recipe = SimpleNamespace(fine_tune=SimpleNamespace(budget=budget), is_own=False)
+    found[Measure].__self__._recipe = recipe
+    given = []
+
+    def measured(_, *, known, **__):
+        given.append(known)
+        return SimpleNamespace(record=make_record())
+
+    monkeypatch.setattr(measuring_code, "measure", measured)
+    known = KnownTraining(computation=COMPUTATION, run_name="0001")
+    for request in (Measure(trains=True), Measure(trains=True, known=known)):
+        found[Measure](request)
+    expected = Known(computation=COMPUTATION, run_name="0001") if is_known else None
+    assert given == [None, expected]

@@ -60,5 +60,7 @@ def test_a_stored_entry_is_judged_as_before(old):
         assert comparison.lenient_exit_code == encoded["exit_code"] == before["exit_code"], new
         code = before.get("strict_exit_code", before["exit_code"])
         assert comparison.exit_code == code, new
+        # Newer than the digests, and no stored entry repeats a training.
+        assert encoded.pop("same_computation") == 0
         text = json.dumps(encoded, separators=(",", ":"))
         assert hashlib.sha256(text.encode()).hexdigest()[:16] == before["digest"], new

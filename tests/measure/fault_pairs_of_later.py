@@ -1,4 +1,5 @@
 """Faults that no traced step shows: late steps, other seeds, evaluation, data, schedules."""
+# ruff: noqa: PLW0108  (each call of such a lambda makes new layers)
 
 from __future__ import annotations
 
@@ -10,8 +11,7 @@ import itertools
 import sys
 import threading
 import types
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from fault_pairs import LATE, Counter, Faults, adam, data, late_by, net
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import lr_scheduler
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FAULTS = Faults()
 
@@ -485,7 +488,7 @@ def a_helper_of_the_score(is_faulty, patch):
 def a_helper_of_the_score_in_another_module(is_faulty, patch):
     module = types.ModuleType("fooling_helpers")
     code = f"def scaled(value): return value * {2 if is_faulty else 1}"
-    exec(code, vars(module))  # noqa: S102
+    exec(code, vars(module))
     module.scaled.__module__ = "fooling_helpers"
     patch.setitem(sys.modules, "fooling_helpers", module)
     patch.setitem(globals(), "scaled", module.scaled)
@@ -496,7 +499,7 @@ def a_helper_of_the_score_in_another_module(is_faulty, patch):
 def a_module_of_helpers_of_the_score(is_faulty, patch):
     module = types.ModuleType("fooling_helpers")
     code = f"def scaled(value): return value * {2 if is_faulty else 1}"
-    exec(code, vars(module))  # noqa: S102
+    exec(code, vars(module))
     patch.setitem(sys.modules, "fooling_helpers", module)
     patch.setitem(globals(), "fooling_helpers", module)
     return {"score": lambda m, b: fooling_helpers.scaled(accuracy(m, b))}  # noqa: F821
@@ -729,7 +732,7 @@ FAULTS["a part of a schedule that reads weights"] = _reading(
             lr_scheduler.LambdaLR(o, lambda _: _global_factor(limit)),
             lr_scheduler.ConstantLR(o, 1.0),
         ]
-    )  # fmt: skip
+    )
 )
 
 

@@ -74,6 +74,7 @@ def test_without_options_everything_is_off(pytester: pytest.Pytester) -> None:
         baseline=None,
         cases=None,
         off=False,
+        quick=False,
         resume=None,
         save=None,
         shard=None,
@@ -88,6 +89,7 @@ def test_every_option_is_read(pytester: pytest.Pytester) -> None:
         "--regress-ascii",
         "--regress-baseline=0003",
         "--regress-cases=shift/*",
+        "--regress-quick",
         "--regress-save=a run.json",
         "--regress-shard=2/3",
         "--regress-strict",
@@ -96,6 +98,7 @@ def test_every_option_is_read(pytester: pytest.Pytester) -> None:
     assert options.ascii
     assert options.baseline == "0003"
     assert options.cases == "shift/*"
+    assert options.quick
     assert options.save == pytester.path / "a run.json"
     assert options.shard == Shard(index=2, count=3)
     assert options.strict
@@ -138,6 +141,7 @@ def test_options_stand_in_a_group_of_their_own_with_one_prefix(pytester: pytest.
         "cases",
         "matrix",
         "off",
+        "quick",
         "resume",
         "save",
         "shard",

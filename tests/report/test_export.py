@@ -319,7 +319,7 @@ def test_csv_ends_lines_and_quotes_as_rfc_4180_says():
     text = csv_table(make_run(make_record(LORA, status="error", error=error)))
     head, row, end = text.split("\r\n")
     assert head.startswith("case,task,method,rank,architecture,status,metric,value,unit")
-    assert row.endswith(',"E: a,""b"""')
+    assert row.endswith(',"E: a,""b""",')
     assert end == ""
     assert "\n" not in head + row
 

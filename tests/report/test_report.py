@@ -40,7 +40,7 @@ from peft_regress.report.verdict.next_steps import accept_hint
 from peft_regress.runs.schema import Failure, Ledger, OwnBound, Selection
 from peft_regress.text import clean
 
-HINT = accept_hint(Invocation(new="run.json"))
+HINT = accept_hint(judge({}, {}, invocation=Invocation(new="run.json")))
 TYPED = Invocation(new="run.json")
 LONG = "x" * 10_000
 HOSTILE = {
@@ -258,11 +258,11 @@ def test_a_missing_case_offers_nothing_to_accept() -> None:
     ],
 )
 def test_the_command_to_type_survives_a_shell(path: str, command: str) -> None:
-    assert accept_hint(Invocation(new=path)) == f"`{command}`"
+    assert accept_hint(judge({}, {}, invocation=Invocation(new=path))) == f"`{command}`"
 
 
 def test_without_a_run_file_the_hint_has_the_option_that_writes_one() -> None:
-    assert "--regress-save run.json" in accept_hint(Invocation())
+    assert "--regress-save run.json" in accept_hint(judge({}, {}, invocation=Invocation()))
 
 
 @pytest.mark.parametrize(
@@ -402,6 +402,7 @@ def test_json_has_the_shape_of_the_contract() -> None:
         "schema_version": 1,
         "exit_code": 1,
         "counts": {"regressed": 1, "unchanged": 1},
+        "same_computation": 0,
         "cases": [
             {
                 "id": LORA,

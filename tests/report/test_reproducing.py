@@ -14,6 +14,7 @@ from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import Cause, Finding, Member
+from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import Reason
 from peft_regress.report.verdict.next_steps import accept_command
 from peft_regress.report.verdict.reproducing import (
@@ -113,7 +114,7 @@ def test_a_run_with_blanks_and_quotes_survives_a_shell():
     ]  # fmt: skip
     assert shlex.split(explain)[3] == "it's $HOME.json"
     assert shlex.split(explain)[-2:] == storage
-    words = shlex.split(accept_command(Invocation(**typed)))
+    words = shlex.split(accept_command(judge({}, {}, invocation=Invocation(**typed))))
     assert words == ["peft-regress", "accept", "it's $HOME.json", "--reason", "...", *words[-2:]]
     assert words[-2:] == ["--baselines", "b;c"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from builders import LORA, make_case, make_metric, make_record, make_run
+from builders import LORA, certified, make_case, make_metric, make_record, make_run, trained
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from peft_regress.runs.schema import (
     Run,
     Selection,
     canonical_digest,
+    check_consistent,
     check_finite,
     content_digest,
 )
@@ -159,3 +160,28 @@ def test_a_negative_amount_is_refused(name: str) -> None:
 
 def test_a_loss_may_be_negative() -> None:
     check_finite({"loss": make_metric("loss", [-0.5])}, "here")
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({}, None),
+        ({"metrics": trained().metrics}, "'accuracy' of a case that was not trained"),
+        ({"invariants": {"frozen_unchanged": None}}, "'frozen_unchanged' of a case"),
+        ({"metrics": {"first_losses": trained().metrics["first_losses"]}}, "of 3 seeds"),
+        (
+            {"status": "error", "metrics": {}, "error": Failure(type="E", message="m")},
+            "status 'error', but it is said to repeat",
+        ),
+    ],
+    ids=["sound", "accuracy", "invariant", "losses", "error"],
+)
+def test_a_case_that_was_not_trained_says_nothing_of_a_training(
+    changed: dict[str, Any], problem: str | None
+) -> None:
+    record = msgspec.structs.replace(certified(trained()), **changed)
+    if problem is None:
+        check_consistent(record, "here")
+    else:
+        with pytest.raises(InputError, match=f"here: .*{problem}"):
+            check_consistent(record, "here")

@@ -9,6 +9,7 @@ import types
 import fault_catalogue
 import fault_runs
 import faults
+import msgspec
 import pytest
 from builders import LORA, VALUES, make_record, observe_all
 from fault_catalogue import FAULTS, Fault
@@ -19,7 +20,7 @@ from fault_table import line, table
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods.quiet_import import import_quietly
-from peft_regress.runs.schema import Failure
+from peft_regress.runs.schema import Computation, Failure
 
 CHEAPEST = "shift/head/shufflenet_v2_x0_5"
 HELD = {"held": True}
@@ -184,7 +185,7 @@ def test_a_fault_that_changes_nothing_is_uncaught():
 def test_only_the_strict_gate_fails_a_fault_that_lowers_a_cost():
     outcome = outcome_of(make_record(metrics={**VALUES, "forward_flops": 1}, invariants=HELD))
     assert outcome.complaint is None
-    assert line(outcome) == "strict   wrong: forward_flops exact"
+    assert line(outcome) == "strict   wrong: forward_flops exact [certificate: none]"
     assert "**improved**: fails under `--regress-strict`" in table([outcome])
 
 
@@ -203,8 +204,31 @@ def test_a_fault_that_fails_the_gate_is_caught_with_its_signals():
     outcome = outcome_of(make_record(metrics=moved, invariants={"held": False}))
     assert outcome.state == "caught"
     assert line(outcome) == (
-        "caught   wrong: forward_flops exact, held true -> false, peak_bytes 1,000x, loss 7.1x"
+        "caught   wrong: forward_flops exact, held true -> false, peak_bytes 1,000x, loss 7.1x "
+        "[certificate: none]"
     )
+
+
+def computed(record, **changes):
+    computation = Computation(graph="sha256:1", state="sha256:2", torch="2.13.0", **changes)
+    return msgspec.structs.replace(record, computation=computation)
+
+
+def test_a_fault_fools_the_certificate_if_a_quick_run_misses_what_a_full_one_sees():
+    known = make_record(invariants=HELD)
+    worse = computed(make_record(metrics={**VALUES, "loss": [0.6] * 3}, invariants=HELD))
+    costs = {name: value for name, value in VALUES.items() if name not in {"loss", "accuracy"}}
+    certified = computed(make_record(metrics=costs, invariants=HELD), same_as="control")
+    judge = Judge(observe_all([known]))
+    found = judged(make_fault(), Run(records=(worse,), certified=(certified,)), judge)
+    assert (found.certificate, found.fooled) == ("same", True)
+    assert found.complaint == "fools the certificate"
+    assert "1 the same as without the fault, of which 1 wrong" in table([found])
+    seen = computed(make_record(metrics=costs, invariants={"held": False}), same_as="control")
+    found = judged(make_fault(), Run(records=(worse,), certified=(seen,)), judge)
+    assert (found.certificate, found.fooled, found.complaint) == ("same", False, None)
+    found = judged(make_fault(), Run(records=(worse,)), judge)
+    assert (found.certificate, found.fooled) == ("different", False)
 
 
 BROKEN = Failure(type="AttributeError", message="moved")
@@ -220,7 +244,7 @@ def test_a_case_that_stops_unexpectedly_is_broken():
 
 def test_a_fault_that_stops_the_library_is_caught_by_the_state():
     outcome = outcome_of(make_record(status="error", error=BROKEN), stops=True)
-    assert line(outcome) == "caught   wrong: status error"
+    assert line(outcome) == "caught   wrong: status error [certificate: none]"
 
 
 def test_what_a_broken_fault_measured_does_not_count():
@@ -264,7 +288,7 @@ def results(monkeypatch, tmp_path):
     added = {}
     reference = {case: make_record(case) for fault in FAULTS.values() for case in fault.cases}
 
-    def measure_all(jobs):
+    def measure_all(jobs, known=None):
         for fault, (case,) in jobs:
             worse = make_record(case, {**VALUES, "forward_flops": 10**12})
             unmoved = fault is None or fault.unseen

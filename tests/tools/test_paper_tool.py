@@ -192,7 +192,6 @@ def test_the_papers_adapters_are_on_convolutions_and_others_where_the_method_say
 
 
 @pytest.mark.nightly
-@pytest.mark.xdist_group("paper")
 def test_only_adapters_on_convolutions_alone_give_the_printed_rows():
     figures = [
         figure
@@ -248,14 +247,12 @@ def test_the_printed_flops_on_the_page_are_those_counted_now(capsys):
 
 
 @pytest.mark.nightly
-@pytest.mark.xdist_group("paper")
 def test_tables_at_batch_1_and_commands_of_the_page_are_up_to_date(capsys):
     tables = ["memory", "counters", "limits", "dora", "commands"]
     assert paper.main(["--check", "--only", *tables]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.nightly
-@pytest.mark.xdist_group("paper")
 def test_every_table_of_the_page_is_up_to_date(capsys):
     assert paper.main(["--check"]) == 0, capsys.readouterr().out
 

@@ -35,7 +35,6 @@ def test_a_picture_of_the_storage_is_current(name, capsys):
 
 
 @pytest.mark.nightly
-@pytest.mark.xdist_group("paper")
 def test_a_picture_of_the_paper_shows_what_is_measured(capsys):
     assert main(["--check", "--only", *MEASURED]) == 0, capsys.readouterr().out
 

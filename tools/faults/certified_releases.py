@@ -209,7 +209,9 @@ def main() -> int:
              "different, they are equal", "none, they differ", "none, they are equal"),
             stored,
         ),
-        "transitions": markdown(("peft", "case", "certificate", "full runs differ in"), transitions),
+        "transitions": markdown(
+            ("peft", "case", "certificate", "full runs differ in"), transitions
+        ),
     }  # fmt: skip
     print(*tables.values(), sep="\n\n")
     print(f"{len(wrong)} wrong certificates", *wrong, sep="\n  ")

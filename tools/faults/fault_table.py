@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.verdicts import Reason
 
-__all__ = ["counts", "line", "table"]
+__all__ = ["certificates", "counts", "line", "table"]
 
 COLUMNS: Final = (
     "costs",
@@ -27,6 +27,7 @@ COLUMNS: Final = (
     "accuracy, loss",
     "invariants",
     "state",
+    "certificate",
 )
 _MOST_COSTS: Final = 3
 
@@ -34,7 +35,8 @@ _MOST_COSTS: Final = 3
 def line(outcome: Outcome) -> str:
     """Return one line for the terminal."""
     signals = ", ".join(f"{name} {far}".rstrip() for name, far in _signals(outcome.reasons))
-    return f"{outcome.state:<9}{outcome.fault.name}: {signals or outcome.remark}"
+    certificate = "" if outcome.state == "broken" else f" [certificate: {_certificate(outcome)}]"
+    return f"{outcome.state:<9}{outcome.fault.name}: {signals or outcome.remark}{certificate}"
 
 
 def counts(outcomes: Sequence[Outcome]) -> str:
@@ -47,10 +49,24 @@ def counts(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(parts)
 
 
+def certificates(outcomes: Sequence[Outcome]) -> str:
+    """Return what the certificates say of the trainings under faults."""
+    found = Counter(outcome.certificate for outcome in outcomes if outcome.state != "broken")
+    wrong = sum(outcome.fooled for outcome in outcomes)
+    return (
+        f"Certificates: {found['different']} different, {found['same']} the same as without the "
+        f"fault, of which {wrong} wrong; {found['none']} trainings have none"
+    )
+
+
+def _certificate(outcome: Outcome) -> str:
+    return f"{outcome.certificate}, wrongly" if outcome.fooled else outcome.certificate
+
+
 def table(outcomes: Iterable[Outcome]) -> str:
     """Return how many faults were caught, then a Markdown table per area."""
     outcomes = list(outcomes)
-    parts = [f"{counts(outcomes)}."]
+    parts = [f"{counts(outcomes)}. {certificates(outcomes)}."]
     for area in AREAS:
         rows = [_row(outcome) for outcome in outcomes if outcome.fault.area == area]
         header = ["fault", "what is wrong", "case", *COLUMNS]
@@ -72,6 +88,8 @@ def _row(outcome: Outcome) -> list[str]:
         cells["state"].append("**improved**: fails under `--regress-strict`")
     elif outcome.state != "caught":
         cells["state"].append(f"**{outcome.state}**: {outcome.remark}")
+    if outcome.state != "broken":
+        cells["certificate"].append(_certificate(outcome))
     costs = cells["costs"]
     if len(costs) > _MOST_COSTS:
         cells["costs"] = [*costs[:_MOST_COSTS], f"{len(costs) - _MOST_COSTS} more"]

@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from fault_catalogue import FAULTS
-from fault_runs import Judge, control_complaints, judged, measure_all
-from fault_table import counts, line, table
+from fault_runs import Judge, computations_of, control_complaints, judged, measure_all
+from fault_table import certificates, counts, line, table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fault_catalogue import Fault
     from fault_runs import Outcome
+
+    from peft_regress.runs.schema import Computation
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "detection.md"
 
@@ -48,17 +50,18 @@ def tried(faults: Sequence[Fault], judge: Judge) -> tuple[list[Outcome], list[st
     Returns the outcomes, and what the gate saw without a fault.
     """
     cases = sorted({case for fault in faults for case in fault.cases})
-    jobs = [*((None, [case]) for case in cases), *((fault, fault.cases) for fault in faults)]
     outcomes: list[Outcome] = []
     noise: list[str] = []
-    for fault, run in measure_all(jobs):
-        if fault is None:
-            complaints = control_complaints(run, judge)
-            noise += complaints
-            print(f"control  {', '.join(complaints) or 'quiet'}", flush=True)
-        else:
-            outcomes.append(judged(fault, run, judge))
-            print(line(outcomes[-1]), flush=True)
+    known: dict[str, Computation] = {}
+    for _, run in measure_all([(None, [case]) for case in cases]):
+        complaints = control_complaints(run, judge)
+        noise += complaints
+        known |= computations_of(run)
+        print(f"control  {', '.join(complaints) or 'quiet'}", flush=True)
+    for fault, run in measure_all([(fault, fault.cases) for fault in faults], known):
+        assert fault is not None  # noqa: S101  (of these jobs)
+        outcomes.append(judged(fault, run, judge))
+        print(line(outcomes[-1]), flush=True)
     state = "not quiet" if noise else "quiet"
     print(f"\nwithout a fault: {state} in {len(cases)} cases", *noise, sep="\n  ")
     return outcomes, noise
@@ -90,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     outcomes, noise = tried(faults, Judge())
     print(counts(outcomes))
+    print(certificates(outcomes))
     missed = [f"{one.fault.name} {one.complaint}" for one in outcomes if one.complaint]
     if missed:
         print(f"not as it should be: {', '.join(missed)}")

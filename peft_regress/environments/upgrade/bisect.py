@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from packaging.utils import canonicalize_name
@@ -84,6 +84,8 @@ class Bisection:
     """Ids."""
     trained: bool
     """Whether the cases were fine-tuned; otherwise costs showed a change."""
+    repeated: Mapping[Version, Mapping[str, str]] = field(default_factory=dict)
+    """The cases that a release did not train again, with the release whose training they repeat."""
 
 
 def bisect(
@@ -122,6 +124,7 @@ def bisect(
         tried=tuple(version for version in versions if version in releases.tried),
         cases=tuple(case.id for case in cases),
         trained=trained,
+        repeated=releases.repeated,
     )
 
 
@@ -240,6 +243,7 @@ class _Search:
                 base_requirements=self.releases.requirements_of(old),
                 setup=self.settings.setup,
                 progress=self.progress,
+                quick=True,
             ),
         )
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.upgrade.finding_report import finding_section, reproduction_sections
 from peft_regress.report.document import Section
-from peft_regress.report.sentences import environment_lines
+from peft_regress.report.sentences import SAME_COMPUTATION, environment_lines
 from peft_regress.report.verdict.finding import case_set, encode_finding
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from packaging.version import Version
 
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.bisect import Bisection, Transition
@@ -53,6 +56,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
         "releases": [str(version) for version in found.versions],
         "tried": [str(version) for version in found.tried],
         "skipped": {str(version): why for version, why in found.skipped.items()},
+        "same_computation": {str(one): dict(cases) for one, cases in found.repeated.items()},
         "transitions": [_encode_transition(one) for one in found.transitions],
     }
 
@@ -92,6 +96,8 @@ def _environment(transition: Transition) -> str:
 
 def _transition(found: Bisection, transition: Transition) -> Iterator[Section]:
     changed = [_environment(transition)] if len(transition.changed) > 1 else []
+    if found.trained:
+        changed += _repeated(found, (transition.old, transition.new))
     title = _headline(found, transition)
     yield Section(title=title, body=tuple(changed), level=2, style="strong")
     culprits = transition.responsible or (None,) * len(transition.comparison.findings)
@@ -119,5 +125,16 @@ def _tried(found: Bisection) -> Iterator[str]:
     how = "by fine-tuning" if found.trained else "by costs only, without training"
     releases = count_of(len(found.versions), "release")
     yield f"tried {len(found.tried)} of {releases}, {how}: {tried}"
+    yield from _repeated(found, found.tried)
     for version, why in found.skipped.items():
         yield f"skipped {version}: {clean(why, longest=_LONGEST_WHY)}"
+
+
+def _repeated(found: Bisection, versions: Iterable[Version]) -> Iterator[str]:
+    """Say which releases were not trained, and where what they would show was measured."""
+    for version in versions:
+        for source, count in Counter(found.repeated.get(version, {}).values()).items():
+            yield (
+                f"{found.settings.package} {version}: {SAME_COMPUTATION} as {clean(source)} in "
+                f"{count_of(count, 'case')}, so not trained: losses and accuracy are those of there"
+            )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from peft_regress.environments.upgrade.known_training import KnownTraining
     from peft_regress.runs.journal import Part
 
 
@@ -40,10 +41,20 @@ class RecordKeeper:
         self.reasons: list[str] = []
         """What was different in the part that was looked at last."""
 
-    def take(
-        self, case: str, definition: str, header: Header, *, trains: bool, python: Path
+    def take(  # noqa: PLR0913  (what is asked for, and where)
+        self,
+        case: str,
+        definition: str,
+        header: Header,
+        *,
+        trains: bool,
+        python: Path,
+        known: KnownTraining | None = None,
     ) -> KeptRecord | None:
-        """Return what was measured of a case in an environment; None if it must be measured."""
+        """Return what was measured of a case in an environment; None if it must be measured.
+
+        A record that was not trained is taken only if it computes what is known now.
+        """
         found = None
         for part in self._parts:
             find = version_in(python)
@@ -52,7 +63,9 @@ class RecordKeeper:
                 self.reasons = self.reasons or reasons
                 continue
             kept = usable_records(part, header, version_of=find).get(case)
-            if kept is not None and (kept.record.definition, kept.trains) == (definition, trains):
+            if kept is None or (kept.record.definition, kept.trains) != (definition, trains):
+                continue
+            if not kept.record.is_certified or (known is not None and known.certifies(kept.record)):
                 found = kept
         self.taken += found is not None
         return found

@@ -40,10 +40,11 @@ from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.schema import SCHEMA_VERSION, Failure, Run, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from peft_regress.cases import Case
     from peft_regress.environments.upgrade.keeping import RecordKeeper
+    from peft_regress.environments.upgrade.known_training import KnownTraining
     from peft_regress.runs.schema import Machine, Record
 
 CASE_SECONDS: Final = 600.0
@@ -97,6 +98,8 @@ class MeasuringWorkers:
     """The working directory of the workers."""
     waiting: queue.SimpleQueue[list[Case]]
     on_record: Callable[[Record], None]
+    known: Mapping[str, KnownTraining] = field(default_factory=dict)
+    """What need not be trained again, by case."""
     records: dict[str, Record] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     imported: dict[str, str] = field(default_factory=dict)
@@ -197,7 +200,14 @@ class MeasuringWorkers:
             keeper, header = self.setup.keeper, self._header
             if keeper is None or header is None:
                 return None
-            kept = keeper.take(case.id, definition, header, trains=self.trains, python=self.python)
+            kept = keeper.take(
+                case.id,
+                definition,
+                header,
+                trains=self.trains,
+                python=self.python,
+                known=self.known.get(case.id),
+            )
             if kept is None:
                 return None
             self.imported |= kept.imported
@@ -217,7 +227,9 @@ class MeasuringWorkers:
 
     def _answered(self, worker: WorkerProcess, case: Case) -> Record:
         folder = None if self.keep_adapters is None else str(self.keep_adapters.absolute())
-        answer = worker.call(Measure(trains=self.trains, keep_adapters=folder), Measured)
+        known = self.known.get(case.id) if self.trains else None
+        request = Measure(trains=self.trains, keep_adapters=folder, known=known)
+        answer = worker.call(request, Measured)
         record = answer.record
         with self.lock:
             self.imported |= answer.packages
@@ -287,15 +299,17 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     matrix: str = "default",
     trains: bool = True,
     keep_adapters: Path | None = None,
+    known: Mapping[str, KnownTraining] | None = None,
     on_record: Callable[[Record], None] = lambda _: None,
     on_interrupt: Callable[[Run], None] = lambda _: None,
 ) -> Run:
     """Measure cases in an interpreter that has this peft_regress, and return the run.
 
     `narrowed_by` states how the cases were selected from the matrix. Without `trains` a record has
-    only the costs of a step. `on_record` gets each record when it is made; `on_interrupt` gets the
-    run so far if an error or Ctrl-C ends it. Raises `UnusableEnvironmentError` if nothing can be
-    measured there, `InputError` if there are no cases.
+    only the costs of a step. `known` is what need not be trained again, by case. `on_record` gets
+    each record when it is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it.
+    Raises `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no
+    cases.
     """
     if not cases:
         msg = "there is no case to measure"
@@ -311,6 +325,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
             folder=Path(folder),
             waiting=queue.SimpleQueue(),
             on_record=on_record,
+            known=known or {},
         )
         for group in _groups(cases):
             workers.waiting.put(group)

@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from peft_regress.environments.upgrade.known_training import (
+    KnownTraining,  # noqa: TC001  (msgspec reads it)
+)
 from peft_regress.runs.schema import Ledger, Machine, Record
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     """Without, the record has only the costs of a step."""
     keep_adapters: str | None = None
     """The folder to keep adapters in."""
+    known: KnownTraining | None = None
+    """What need not be trained again; None to train whatever it computes."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):

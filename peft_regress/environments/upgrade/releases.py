@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.environments.overlay.pip import released_versions
+from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import AbsentError, InputError
+from peft_regress.gate.certificates import repeatable, with_training_of
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
@@ -79,7 +81,10 @@ class Releases:
     skipped: dict[Version, str] = field(default_factory=dict)
     """Releases that cannot be installed or imported, with the reason."""
     measured: dict[tuple[Version, bool], dict[str, Observation]] = field(default_factory=dict)
-    """By version and whether the cases trained."""
+    """By version and whether the cases trained; what was not trained again has the training of the
+    release that computes the same."""
+    repeated: dict[Version, dict[str, str]] = field(default_factory=dict)
+    """The cases that a release did not train again, with the run whose training they repeat."""
     planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
     tried: list[Version] = field(default_factory=list)
 
@@ -120,7 +125,51 @@ class Releases:
                 msg = "yanked by its maintainers"
                 raise YankedError(msg)
             self.planned[version] = overlay.planned
-            run = measure_cases(cases, python=overlay.python, setup=self.setup, trains=trains)
+            nearest = self._nearest(version, cases) if trains else {}
+            run = measure_cases(
+                cases,
+                python=overlay.python,
+                setup=self.setup,
+                trains=trains,
+                known=known_trainings(nearest),
+            )
         if version not in self.tried:
             self.tried.append(version)
-        return observations_of(run, f"{self.package} {version}")
+        observed = observations_of(run, f"{self.package} {version}")
+        return {name: self._whole(version, one, nearest) for name, one in observed.items()}
+
+    def _nearest(self, version: Version, cases: Sequence[Case]) -> dict[str, Observation]:
+        """Return of each case the nearest release that trained it: it may compute the same."""
+        here = self.versions.index(version)
+        trained = sorted(
+            (abs(self.versions.index(other) - here), other)
+            for other, trains in self.measured
+            if trains and other != version
+        )
+        found: dict[str, Observation] = {}
+        for _, other in trained:
+            for name, one in self.measured[other, True].items():
+                if repeatable(one) is not None:
+                    found.setdefault(name, one)
+        return {case.id: found[case.id] for case in cases if case.id in found}
+
+    def _whole(
+        self, version: Version, observed: Observation, nearest: Mapping[str, Observation]
+    ) -> Observation:
+        """Return an observation with the training that it repeats, if it was not trained."""
+        record = observed.record
+        if not record.is_certified:
+            return observed
+        trained = nearest[record.case.id]
+        name = self._trained_in(trained, record.case.id)
+        self.repeated.setdefault(version, {})[record.case.id] = name
+        return replace(observed, record=with_training_of(record, trained.record))
+
+    def _trained_in(self, observed: Observation, case: str) -> str:
+        """Return the run that trained what another release repeats, maybe from a third one."""
+        names = {
+            f"{self.package} {version}": cases[case]
+            for version, cases in self.repeated.items()
+            if case in cases
+        }
+        return names.get(observed.run_name, observed.run_name)

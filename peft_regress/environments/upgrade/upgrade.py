@@ -14,6 +14,7 @@ from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.environments.upgrade.responsible import find_responsible
 from peft_regress.gate.comparison import Comparison, Invocation
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.folder import Overlay
+    from peft_regress.environments.upgrade.known_training import KnownTraining
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.responsible import ResponsiblePackages
     from peft_regress.gate.findings import Finding
@@ -49,6 +51,8 @@ class UpgradeSettings:
     """What it is compared with: `auto` (the stored baseline if it was made with the packages of the
     current environment, otherwise a run of that environment), `run`, or the name of an entry, a run
     file or a folder."""
+    quick: bool = False
+    """Whether the candidate trains only the cases that compute something else than the base."""
     save: Path | None = None
     """Where to write the candidate's run file."""
     strict: bool = False
@@ -102,13 +106,22 @@ def upgrade(
         seconds=settings.setup.pip_seconds,
     ) as overlay:
         progress(_overlay_sentence(overlay))
-        candidate = _measured("candidate", cases, overlay.python, settings, on_record)
+
+        def measured_base() -> Mapping[str, Observation]:
+            progress("measuring the current environment: no stored baseline has its packages")
+            base = _measured("current", cases, Path(sys.executable), settings, on_record)
+            return observations_of(base, "the current environment")
+
+        if stored is None and settings.quick:
+            stored = measured_base()  # first, since the candidate repeats what it can of it
+        known = known_trainings(stored) if stored is not None and settings.quick else {}
+        if settings.quick and not known:
+            progress("no case of the base says what it computed, so all of them train")
+        candidate = _measured("candidate", cases, overlay.python, settings, on_record, known=known)
         if settings.save is not None:
             _save(settings.save, candidate)
         if stored is None:
-            progress("measuring the current environment: no stored baseline has its packages")
-            base = _measured("current", cases, Path(sys.executable), settings, on_record)
-            stored = observations_of(base, "the current environment")
+            stored = measured_base()
         names = [case.id for case in cases]
         references = {name: stored[name] for name in names if name in stored}
         observed = observations_of(candidate, "the candidate")
@@ -138,6 +151,7 @@ def upgrade(
                 references,
                 setup=settings.setup,
                 progress=progress,
+                quick=settings.quick,
             ),
             remarks=overlay.remarks,
             saved=settings.save,
@@ -179,12 +193,14 @@ def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: version for name, version in environment.items() if name != "peft-regress"}
 
 
-def _measured(
+def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
     side: str,
     cases: Sequence[Case],
     python: Path,
     settings: UpgradeSettings,
     on_record: OnRecord,
+    *,
+    known: Mapping[str, KnownTraining] | None = None,
 ) -> Run:
     done = itertools.count(1)
 
@@ -196,6 +212,7 @@ def _measured(
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
         keep_adapters=None if save is None else adapters_of_run(save),
+        known=known,
         on_record=lambda record: on_record(side, record, next(done), len(cases)),
         on_interrupt=lambda run: None if save is None else _save(save, run),
     )

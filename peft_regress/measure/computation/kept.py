@@ -35,7 +35,7 @@ from peft_regress.measure.computation.named import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
 _SIMPLE: Final = (bool, int, float, complex, str, bytes, type(None))
 _MOST: Final = 300_000
@@ -121,6 +121,10 @@ class Code:
             places = [Place(inside, key) for key in sorted(inside) if not key.startswith("__")]
         else:
             return
+        yield from self._of_places(places)
+
+    def _of_places(self, places: Iterable[Place]) -> Iterator[Any]:
+        """Note the places of what is no code; yield the code in them."""
         for place in places:
             if isinstance(place.scope, dict):  # of a module, which others name too
                 key = (id(place.scope), place.name)

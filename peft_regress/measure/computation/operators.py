@@ -45,18 +45,10 @@ _READ_ONE: Final = frozenset(
 )
 """Both read one number; in inference mode the second arrives undivided."""
 _NAMESPACES: Final = frozenset(
-    {
-        "aten",
-        "prim",
-        "prims",
-        "mkldnn",
-        "mkldnn_prepacked",
-        "quantized",
-        "onednn",
-        "_c10d_functional",
-    }
+    ("aten", "prim", "prims", "mkldnn", "mkldnn_prepacked", "quantized", "onednn")
 )
 """Of operators that come with torch, so that its version tells what they do."""
+_INDEX: Final = torch.ops.aten.index.Tensor
 _BATCH: Final = "batch "
 _A_TENSOR: Final = "a tensor"
 _PLAIN: Final = (int, float, str, complex, type(None))
@@ -190,13 +182,11 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for key in sorted(kwargs):
             line.numbers.append(key)
             self._take(kwargs[key], line)
-        if func in _READ_ONE:
-            self._check_read(args[0])
+        self._check_values(func, args)
         self._check_unseen(line.of_model)
         out = func(*args, **kwargs)
-        if self._is_mutable.get(func):
-            for watched in line.of_model:
-                watched.expected = 1
+        for watched in line.of_model:
+            watched.expected = int(self._is_mutable[func])
         line.tensors.append("->")
         if func not in _READ_ONE:
             # A number that is read shows where it is used.
@@ -216,9 +206,18 @@ class OperatorTrace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.refuse(f"{name} hides its parts")
         elif func.namespace not in _NAMESPACES:
             self.refuse(f"{name} is not an operator of torch's own")
-        elif func not in _READ_ONE and any(tag in func.tags for tag in _VALUE_TAGS):
+        elif func not in {*_READ_ONE, _INDEX} and any(tag in func.tags for tag in _VALUE_TAGS):
             self.refuse(f"{name} depends on values")
         return name
+
+    def _check_values(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Refuse a path that values may decide."""
+        if func in _READ_ONE:
+            self._check_read(args[0])
+        elif func is _INDEX and any(
+            one is not None and one.dtype in {torch.bool, torch.uint8} for one in args[1]
+        ):
+            self.refuse("a mask selects elements, so that their number depends on values")
 
     def _check_read(self, tensor: Tensor) -> None:
         """Refuse a number that decides what is computed next."""

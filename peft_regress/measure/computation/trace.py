@@ -285,7 +285,8 @@ class ComputationTrace:
         self._check()
         if self.problem is not None:
             return UNSET
-        return Computation(graph=self._graph(), state=self._state(), torch=torch.__version__)
+        version = str(torch.__version__)  # a class of its own
+        return Computation(graph=self._graph(), state=self._state(), torch=version)
 
     def refuse(self, problem: str) -> None:
         """Make no digests, for the first reason that is given."""

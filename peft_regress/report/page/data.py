@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from peft_regress.baselines.history import by_release, present_entries, records_by_case
+from peft_regress.baselines.series import whole_metric
 from peft_regress.devices import load_devices
 from peft_regress.gate.budgets import budget_of
+from peft_regress.gate.certificates import lacks_invariant
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
@@ -77,7 +79,7 @@ def page_data(
             "status": status_of_case(
                 records, present=present[name], last=len(entries) - 1
             )._asdict(),
-            "invariants": [records[present[name]].invariants.get(one) for one in invariants],
+            **_encode_facts(records[present[name]], invariants),
             **_encode_lines(lines[name], records[present[name]], indices=indices),
             "budgets": [
                 {**encode_budget(use), "unit": use.spec.unit}
@@ -219,13 +221,26 @@ def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
     }
 
 
+def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
+    """Return the invariants, and the run whose training the case repeats if it was not trained."""
+    facts = [
+        "not trained" if lacks_invariant(present, name) else present.invariants.get(name)
+        for name in invariants
+    ]
+    repeated = present.repeated_run
+    return {
+        "invariants": facts,
+        **({} if repeated is None else {"same_computation_as": clip(repeated)}),
+    }
+
+
 def _encode_lines(
     lines: CaseLines, present: Record, *, indices: Mapping[str, int]
 ) -> dict[str, Any]:
     """Return the lines of a case, and its changes by order. `now` is exact, lines are rounded."""
     encoded = []
     for name, line in lines.held.items():
-        metric = present.metrics.get(name)
+        metric = whole_metric(present, name)
         now = None if metric is None else value_of(metric)
         thinned = {"thinned": True} if name in lines.thinned_names else {}
         encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned})

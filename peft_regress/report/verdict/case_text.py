@@ -55,7 +55,7 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
     if case.verdict == "over_budget":
         lines.append("  no accept changes that: the case must cost less, or its budget be another")
     elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
-        lines.append(f"  if the new numbers are right: {accept_hint(comparison.invocation)}")
+        lines.append(f"  if the new numbers are right: {accept_hint(comparison)}")
     return "\n".join(
         layout.wrapped(line, indent=f"{_indent(line)}  ", most_lines=_MOST_LINES) for line in lines
     )

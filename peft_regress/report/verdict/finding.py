@@ -35,6 +35,11 @@ _COVERAGE: Final = {
     "new": "no accepted baseline has it",
     "definition": "definition changed",
 }
+_NOT_COMPARED: Final = {
+    "inputs": "inputs differ, so losses and scores cannot be compared",
+    "computation": "training cannot be compared",
+}
+"""What stands before both sides of a reason that is about no metric."""
 
 
 def finding_headline(finding: Finding) -> str:
@@ -46,12 +51,10 @@ def finding_headline(finding: Finding) -> str:
 def finding_title(finding: Finding) -> str:
     """Return what changed and by how much."""
     cause = finding.cause
-    if cause.what == "inputs" and cause.strand == "coverage":
-        return _inputs_title(finding)
     if cause.strand in {"budget", "fit"}:
         return _limit_title(finding)
     if cause.strand == "coverage":
-        return _COVERAGE.get(cause.what, f"{clean(cause.what)} cannot be compared")
+        return _coverage_title(finding)
     if cause.strand == "status":
         return _status_title(finding.example)
     if cause.strand == "invariant":
@@ -250,7 +253,13 @@ def _limit_title(finding: Finding) -> str:
     return f"{metric}: {new}{against(reason)}"
 
 
-def _inputs_title(finding: Finding) -> str:
-    reason = next(reason for reason in finding.example.reasons if reason.metric == "inputs")
-    change = f"{clean(str(reason.old))} -> {clean(str(reason.new))}"
-    return f"inputs differ, so losses and scores cannot be compared: {change}"
+def _coverage_title(finding: Finding) -> str:
+    what = finding.cause.what
+    words = _NOT_COMPARED.get(what)
+    if words is None:
+        return _COVERAGE.get(what, f"{clean(what)} cannot be compared")
+    reason = next(one for one in finding.example.reasons if one.metric == what)
+    old, new = (
+        "not recorded" if side is None else clean(str(side)) for side in (reason.old, reason.new)
+    )
+    return f"{words}: {old} -> {new}"

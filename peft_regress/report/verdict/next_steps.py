@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding
 
 _MOST_EXPLAINED: Final = 3
+QUICK_OPTION: Final = "`--regress-quick`"
 
 Step = tuple[str, list[str]]
 """The purpose of a command, and its words, quoted for a shell, each option with its value."""
@@ -50,41 +51,62 @@ def next_steps(failing: Sequence[Finding], comparison: Comparison) -> Iterator[S
                 yield "which release did it", words
 
 
-def accepting(invocation: Invocation) -> Step:
-    """Return how to accept the new numbers, writing the run file first if there is none."""
+def accepting(comparison: Comparison) -> Step:
+    """Return how to accept the new numbers, writing the run file first if there is none.
+
+    A run with cases that were not trained can be no baseline, so it is made again.
+    """
+    invocation = comparison.invocation
     run = quoted(invocation.file or invocation.run)
-    first = "" if invocation.new else ", run again with `--regress-save run.json`, then"
+    first = _before_accepting(comparison)
     words = ["peft-regress", "accept", run, '--reason "..."', *storage_words(invocation)]
-    return f"if the new numbers are right{first}", words
+    return f"if the new numbers are right{f', {first}, then' if first else ''}", words
 
 
-def first_steps(invocation: Invocation) -> Iterator[Step]:
+def _before_accepting(comparison: Comparison) -> str:
+    saved = f"`--regress-save {comparison.invocation.run}`"
+    if comparison.has_untrained:
+        return f"run again without {QUICK_OPTION} and with {saved}"
+    return "" if comparison.invocation.new else f"run again with {saved}"
+
+
+def training(findings: Sequence[Finding], comparison: Comparison) -> Iterator[Step]:
+    """Yield how to train what no certificate covers, if that is one of the findings."""
+    invocation = comparison.invocation
+    if comparison.has_untrained and any(is_of_computation(finding) for finding in findings):
+        words = ["pytest", invocation.suite, f"--regress-save {quoted(invocation.run)}"]
+        yield f"train them, without {QUICK_OPTION}", words
+
+
+def is_of_computation(finding: Finding) -> bool:
+    """Return whether cases cannot be compared since a side did not train them."""
+    return finding.cause.strand == "coverage" and finding.cause.what == "computation"
+
+
+def first_steps(comparison: Comparison) -> Iterator[Step]:
     """Yield what to type after a first run, which nothing judges yet: a line each."""
+    invocation = comparison.invocation
     tests = ["pytest", invocation.suite]
     if invocation.new is None:
         yield (
             "first run: write these numbers to a file",
             [*tests, f"--regress-save {invocation.run}"],
         )
-    _, words = accepting(invocation)
+    _, words = accepting(comparison)
     yield "if they are right, let them judge later runs", words
     yield "from then on, what gets worse is red", tests
 
 
-def accept_command(invocation: Invocation) -> str:
+def accept_command(comparison: Comparison) -> str:
     """Return the command that accepts the new numbers."""
-    _, words = accepting(invocation)
+    _, words = accepting(comparison)
     return " ".join(words)
 
 
-def accept_hint(invocation: Invocation) -> str:
+def accept_hint(comparison: Comparison) -> str:
     """Return the same as a sentence, with the run that writes the run file if there is none."""
-    command = f"`{accept_command(invocation)}`"
-    return (
-        command
-        if invocation.new
-        else f"run again with `--regress-save {invocation.run}`, then {command}"
-    )
+    command, first = f"`{accept_command(comparison)}`", _before_accepting(comparison)
+    return f"{first}, then {command}" if first else command
 
 
 def bisection(

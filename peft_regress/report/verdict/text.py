@@ -23,7 +23,13 @@ from peft_regress.report.verdict.finding import (
     suspected_packages,
 )
 from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
-from peft_regress.report.verdict.next_steps import accepting, first_steps, next_steps
+from peft_regress.report.verdict.next_steps import (
+    accepting,
+    first_steps,
+    is_of_computation,
+    next_steps,
+    training,
+)
 from peft_regress.report.verdict.remarks import remarks
 from peft_regress.report.verdict.rows import common_widths, reading_order, row_of, rows_text
 from peft_regress.text import clean, count_of
@@ -46,6 +52,10 @@ _REMEDIES: Final = {
     "new": "nothing judges them until their numbers are accepted",
     "incomparable": "nothing judges them until the new numbers are accepted",
 }
+_TRAIN_BOTH: Final = (
+    "nothing judges what a training would show: compare runs that trained them, made without "
+    "--regress-quick or --quick"
+)
 
 
 def verdict_text(
@@ -68,11 +78,11 @@ def verdict_text(
         ("better than the baseline:", {finding_headline(one): one.cases for one in better}),
         ("known defects, in the baseline too:", _defects(comparison)),
     ]
-    steps = [*next_steps(failing, comparison)]
+    steps = [*next_steps(failing, comparison), *training(incomplete, comparison)]
     if comparison.observed and not comparison.references:
-        steps += first_steps(comparison.invocation)
+        steps += first_steps(comparison)
     elif comparison.can_be_accepted:
-        steps.append(accepting(comparison.invocation))
+        steps.append(accepting(comparison))
     blocks = [
         *_failing_blocks(failing, comparison, names, layout),
         *(_incomplete_block(finding, names, layout) for finding in incomplete),
@@ -133,7 +143,8 @@ def _without_ratio(finding: Finding, shown: Collection[str]) -> list[str]:
 
 def _incomplete_block(finding: Finding, names: Mapping[str, str], layout: Layout) -> str:
     headline = layout.wrapped(finding_headline(finding), indent=_INDENT)
-    below = (case_set([names[case] for case in finding.cases]), _REMEDIES[finding.verdict])
+    remedy = _TRAIN_BOTH if is_of_computation(finding) else _REMEDIES[finding.verdict]
+    below = (case_set([names[case] for case in finding.cases]), remedy)
     lines = [layout.wrapped(f"{_INDENT}{line}", indent=f"{_INDENT}  ") for line in below]
     return "\n".join([layout.styled(headline, "open"), *lines])
 

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 
 def encode_verdict(comparison: Comparison) -> dict[str, Any]:
-    """Return `{schema_version, exit_code, counts, cases: [{id, verdict, reasons}]}`.
+    """Return `{schema_version, exit_code, counts, same_computation, cases}`.
 
-    The exit code is that without strictness.
+    The exit code is that without strictness; `same_computation` is the number of cases that were
+    not trained; a case is `{id, verdict, reasons}`.
     """
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": comparison.lenient_exit_code,
         "counts": comparison.counts,
+        "same_computation": len(comparison.same_computation),
         "cases": [encode_case(case) for case in comparison.cases],
     }
 

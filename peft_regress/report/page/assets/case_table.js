@@ -32,7 +32,10 @@ function metricColumn(metric, label, about, size) {
     about,
     number: true,
     key: (item) => currentValue(item, metric),
-    cell: (item) => cellText(currentValue(item, metric), unit, size),
+    cell: (item) =>
+      isUntrained(item, metric)
+        ? SAME_COMPUTATION
+        : cellText(currentValue(item, metric), unit, size),
     title: (item) => formatExact(currentValue(item, metric), unit),
   };
 }

@@ -48,6 +48,14 @@ function currentValue(item, metricName) {
   return lineOf(item, metricName)?.now ?? null;
 }
 
+const SAME_COMPUTATION = "same computation";
+
+// Whether nobody measured the accuracy: the case was not trained, since it repeats a training.
+function isUntrained(item, metricName) {
+  const repeats = item.same_computation_as !== undefined;
+  return repeats && metricName === "accuracy" && currentValue(item, metricName) === null;
+}
+
 function statusOf(item) {
   return heldAt(item.status, item.current) ?? "not measured";
 }

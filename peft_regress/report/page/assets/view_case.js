@@ -25,7 +25,7 @@ function showCase(main, route) {
     );
   main.append(
     h("h1", { class: "id" }, shorten(item.id, 400)),
-    ...caseSummary(item),
+    ...caseSummary(item).filter(Boolean),
     h("h2", {}, "History"),
     controlRow(address, fields, settings, update),
     changing,
@@ -74,6 +74,11 @@ function caseSummary(item) {
         ? h("strong", { class: "good" }, "ok")
         : h("strong", { class: "bad" }, shorten(status, 600)),
     ),
+    item.same_computation_as === undefined
+      ? null
+      : note(
+          `Not trained: ${SAME_COMPUTATION} as ${shorten(item.same_computation_as, 200)}. Its accuracy was not measured.`,
+        ),
   ];
 }
 
@@ -159,6 +164,7 @@ const INVARIANT_WORDS = new Map([
   [true, ["good", "holds"]],
   [false, ["bad", "does not hold"]],
   [null, ["plain", "does not apply"]],
+  ["not trained", ["plain", "not trained"]],
 ]);
 
 function invariantSection(item) {

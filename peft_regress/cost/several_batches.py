@@ -1,0 +1,128 @@
+"""Measure the steps of several batches on one model, where that gives what each alone gives.
+
+Alone, a step is measured after a whole step that makes the optimizer's state. Here one update makes
+it, with gradients that have no values, and then each batch takes one step. That is exact if a step
+leaves the log as it found it, gradients apart, if every parameter gets one, and if the steps of all
+batches run the same operators. Each of this is checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from peft_regress.cost.checks import check_model, check_optimizer
+from peft_regress.cost.measuring import staged, tensors_used
+from peft_regress.cost.memory import sites_of
+from peft_regress.cost.profile import Step, updates_in_their_phase
+from peft_regress.cost.step_cost import StepMarks, mark, step_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from peft_regress.cost.batches import RandomTensor
+    from peft_regress.cost.memory import ByteSite
+    from peft_regress.cost.recorder import StepRecorder
+    from peft_regress.cost.step_cost import Mark, StepCost
+
+
+def profile_batches(
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    *,
+    batches: Sequence[Mapping[str, RandomTensor]],
+    loss: Callable[[nn.Module, Any], Tensor],
+) -> list[StepCost] | None:
+    """Return what `profile_training_step` returns for each batch on fake tensors; None if not sure.
+
+    Also None if anything raises: the steps by themselves say what. The model is left unchanged.
+    """
+    try:
+        return _measured(model, make_optimizer, batches, loss)
+    except Exception:  # noqa: BLE001  (the steps by themselves raise it again)
+        return None
+
+
+def _measured(
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    batches: Sequence[Mapping[str, RandomTensor]],
+    loss: Callable[[nn.Module, Any], Tensor],
+) -> list[StepCost] | None:
+    check_model(model, fake=True)
+    costs: list[StepCost] = []
+    operators: set[tuple[Any, ...]] = set()
+    with staged(model, (), fake=True) as stage, torch.enable_grad():
+        recorder = stage.recorder
+        for parameter in model.parameters():
+            parameter.grad = None
+        with updates_in_their_phase(recorder):
+            optimizer = _with_state(model, make_optimizer, recorder)
+            for batch in batches:
+                step = Step(recorder, model, _drawn(batch, model, recorder), loss)
+                start = mark(recorder)
+                with recorder:
+                    marks = StepMarks(start, *step.take(optimizer), mark(recorder))
+                if not _leaves_gradients_alone(model, recorder, marks):
+                    return None
+                costs.append(step_cost(recorder, marks, tensors=tensors_used(fake=True)))
+                operators.add(_operators(recorder, marks))
+                del step, recorder.flop_events[start.flops :]
+                optimizer.zero_grad(set_to_none=True)
+    return costs if len(operators) == 1 else None
+
+
+def _with_state(
+    model: nn.Module,
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+    recorder: StepRecorder,
+) -> torch.optim.Optimizer:
+    """Return an optimizer that has taken an update."""
+    recorder.phase = "optimizer"
+    with recorder:
+        optimizer = make_optimizer(model)
+        check_optimizer(optimizer, model)
+    recorder.make_gradients()
+    with recorder:
+        optimizer.step()
+        recorder.hold_parameters()
+        optimizer.zero_grad(set_to_none=True)
+    return optimizer
+
+
+def _drawn(
+    batch: Mapping[str, RandomTensor], model: nn.Module, recorder: StepRecorder
+) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    drawn = {name: random.draw(device) for name, random in batch.items()}
+    for tensor in drawn.values():
+        recorder.hold(tensor, "activation")
+    return drawn
+
+
+def _leaves_gradients_alone(model: nn.Module, recorder: StepRecorder, marks: StepMarks) -> bool:
+    """Return whether a step leaves each parameter's gradient, and else what it found."""
+    if any(p.requires_grad and p.grad is None for p in model.parameters()):
+        return False
+    before, after = (_alive(recorder, position) for position in (marks.start, marks.end))
+    gradients = {site for site in after if site.category == "grad"}
+    return after - gradients == before
+
+
+def _alive(recorder: StepRecorder, position: Mark) -> set[ByteSite]:
+    return set(sites_of(recorder.memory_events[: position.memory]))
+
+
+def _operators(recorder: StepRecorder, marks: StepMarks) -> tuple[Any, ...]:
+    """Return which operators a step ran, as far as the log tells; of the update their FLOPs too."""
+    events = recorder.flop_events[marks.start.flops : marks.end.flops]
+    return (
+        marks.end.aten_ops - marks.start.aten_ops,
+        *(
+            (e.phase, e.module, e.operator, e.flops if e.phase == "optimizer" else None)
+            for e in events
+        ),
+    )
