@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fault_pairs_of_counters
 import fault_pairs_of_later
 import fault_pairs_of_steps
 import pytest
@@ -22,7 +23,11 @@ from peft_regress.measure.known import Known
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.training import single_thread
 
-FAULTS = {**fault_pairs_of_steps.FAULTS, **fault_pairs_of_later.FAULTS}
+FAULTS = {
+    **fault_pairs_of_steps.FAULTS,
+    **fault_pairs_of_counters.FAULTS,
+    **fault_pairs_of_later.FAULTS,
+}
 
 NEVER_CERTIFIED = {
     *(name for name in FAULTS if name.startswith("counter")),
