@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peft_regress.measure.computation import TRACED_STEPS, ComputationTrace
 from peft_regress.measure.objective import number
 from peft_regress.measure.seeding import seed_all
-from peft_regress.measure.training import training_steps
+from peft_regress.measure.training import begin, training_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 def trace_of(recipe: Recipe) -> ComputationTrace:
     """Return a trace of a case's training."""
     fine_tune = recipe.fine_tune
-    own = [metric.measure for metric in (fine_tune.metrics or {}).values()]
-    if fine_tune.score is not None:
-        own.append(fine_tune.score)
-    return ComputationTrace(steps=fine_tune.steps, scored_by=tuple(own))
+    own: list[Any] = [metric.measure for metric in (fine_tune.metrics or {}).values()]
+    own += [function for function in (fine_tune.score, fine_tune.loss) if function is not None]
+    mode = [fine_tune.mode] if callable(fine_tune.mode) else []
+    return ComputationTrace(steps=fine_tune.steps, scored_by=own, runs=mode)
 
 
 @dataclass(kw_only=True)
@@ -56,9 +56,12 @@ class FirstSteps:
         with trace.evaluation(model, self.test):
             scores_of(recipe, model, self.test)
 
-    def pass_over(self, batches: Iterator[Any], *, seed: int) -> None:
-        """Digest the batches of another seed."""
+    def pass_over(
+        self, model: nn.Module, optimizer: Optimizer, batches: Iterator[Any], *, seed: int
+    ) -> None:
+        """Digest what the training of another seed starts from, and its batches."""
         seed_all(seed)
+        begin(model, optimizer, self.recipe.loop, trace=self.trace)
         for batch in itertools.islice(batches, self.recipe.fine_tune.steps):
             self.trace.batch(batch)
 

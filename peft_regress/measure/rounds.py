@@ -172,7 +172,6 @@ class Rounds:
         else:
             model = self._recipe.adapted_model(seed)
         optimizer = self._recipe.make_optimizer(model)
-        self._trace.start(model, optimizer)
         if seed == self._recipe.seeds[0]:
             self._optimizer = numbers_of(optimizer)
         return model, optimizer
@@ -184,8 +183,8 @@ class Rounds:
         first.take(model, optimizer, self._batches(self._recipe.seeds[0]))
         for seed in self._recipe.seeds[1:]:
             if self._trace.problem is None:
-                self._made(seed)
-                first.pass_over(self._batches(seed), seed=seed)
+                others = self._made(seed)
+                first.pass_over(*others, self._batches(seed), seed=seed)
         self.computation = self._trace.computation
         if self.computation is not UNSET and self.computation.equals(known.computation):
             self.computation = msgspec.structs.replace(self.computation, same_as=known.run_name)

@@ -118,8 +118,7 @@ def training_steps(  # noqa: PLR0913  (the parts of a training)
 
     Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
     """
-    loop.set_mode(model)
-    schedule = None if loop.schedule is None else loop.schedule(optimizer)
+    schedule = begin(model, optimizer, loop, trace=trace)
     device = device_of(model)
     upcoming = iter(batches)
     for step in range(loop.steps):
@@ -141,6 +140,17 @@ def training_steps(  # noqa: PLR0913  (the parts of a training)
         if trace is not None:
             trace.stepped(model, optimizer, schedule)
         yield value, seconds
+
+
+def begin(
+    model: nn.Module, optimizer: Optimizer, loop: Loop, *, trace: ComputationTrace | None
+) -> LRScheduler | None:
+    """Set the mode, and return the schedule; the trace notes what the training starts from."""
+    loop.set_mode(model)
+    schedule = None if loop.schedule is None else loop.schedule(optimizer)
+    if trace is not None:
+        trace.start(model, optimizer)
+    return schedule
 
 
 def _recorded(

@@ -34,12 +34,11 @@ def certificate(name: str) -> dict[str, Any] | str:
             if trace.problem is None:
                 model = recipe.adapted_model(seed)
                 optimizer = recipe.make_optimizer(model)
-                trace.start(model, optimizer)
                 batches = recipe.batches(data, seed=seed)
                 if seed == recipe.seeds[0]:
                     first.take(model, optimizer, batches)
                 else:
-                    first.pass_over(batches, seed=seed)
+                    first.pass_over(model, optimizer, batches, seed=seed)
     except Exception as error:  # noqa: BLE001  (a release may be unable to do a case)
         return f"{type(error).__name__}: {error}"
     found = trace.computation

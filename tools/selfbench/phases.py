@@ -3,6 +3,7 @@
     python tools/selfbench/phases.py                      one rank of each method, one task
     python tools/selfbench/phases.py --cases '*'          the default matrix: the table in docs
     python tools/selfbench/phases.py --cases '*/lora-*' --by method
+    python tools/selfbench/phases.py --quick 0.20.0       also a quick run, after that peft
 
 Prints Markdown. Each second counts for the innermost phase that it was spent in, so that the rows
 add up to the last one. Functions are wrapped from outside: the package has no timers.
@@ -12,16 +13,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from peft_regress.cases import Case
+    from peft_regress.measure.known import Known
 
+_NOTHING: Final[dict[str, Known]] = {}
 _BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
 
 BUILD: Final = "building and wrapping models"
@@ -33,6 +37,7 @@ INFERENCE: Final = "inference cost"
 TRAINING: Final = "training"
 SVD: Final = "GaLore's SVD in it"
 DIGEST: Final = "digesting the computation"
+FIRST: Final = "the first steps alone"
 EVALUATION: Final = "evaluation"
 BEFORE: Final = "invariants before training"
 AFTER: Final = "invariants after training"
@@ -40,8 +45,8 @@ SAVING: Final = "saving and loading adapters"
 UPDATES: Final = "the optimizer by itself"
 REST: Final = "the rest"
 PHASES: Final = (
-    BUILD, DATA, PROFILE, PROFILE_ONE, PROFILE_MANY, INFERENCE, TRAINING, SVD, DIGEST,
-    EVALUATION, BEFORE, AFTER, SAVING, UPDATES, REST,
+    BUILD, DATA, PROFILE, PROFILE_ONE, PROFILE_MANY, INFERENCE, TRAINING, SVD, FIRST,
+    DIGEST, EVALUATION, BEFORE, AFTER, SAVING, UPDATES, REST,
 )  # fmt: skip
 TRAINED: Final = frozenset({TRAINING, SVD})
 
@@ -100,6 +105,7 @@ def watch_package(clock: Clock) -> None:
     from peft_regress.measure import case, recipe, rounds, step_profile
     from peft_regress.measure.computation import ComputationTrace
     from peft_regress.measure.computation.operators import OperatorTrace
+    from peft_regress.measure.first_steps import FirstSteps
     from peft_regress.measure.invariants import InvariantWatch
     from peft_regress.measure.objective import Objective
     from peft_regress.measure.recipe import ModelRecipe, Recipe
@@ -115,6 +121,7 @@ def watch_package(clock: Clock) -> None:
     clock.wrap(profile.Step, "take", _profiled_batch)
     clock.wrap(step_profile, "running_cost", INFERENCE)
     clock.wrap(recipe, "finetune", TRAINING)
+    clock.wrap(FirstSteps, "take", FIRST)
     clock.wrap(torch.linalg, "svd", lambda *_, **__: _svd_in(clock.running))
     for name in ("start", "batch", "test_batch", "stepped", "rest_of_schedule"):
         clock.wrap(ComputationTrace, name, DIGEST)
@@ -124,6 +131,7 @@ def watch_package(clock: Clock) -> None:
     clock.wrap(InvariantWatch, "__init__", BEFORE)
     clock.wrap(InvariantWatch, "before_training", BEFORE)
     clock.wrap(InvariantWatch, "after_training", AFTER)
+    clock.wrap(InvariantWatch, "without_training", AFTER)
     clock.wrap(InvariantWatch, "_after_reloading", SAVING)
     clock.wrap(InvariantWatch, "_stored_adapter_loads", SAVING)
     clock.wrap(rounds.Rounds, "_keep_adapter", SAVING)
@@ -139,10 +147,13 @@ def _svd_in(phase: str) -> str:
     return SVD if phase == TRAINING else phase
 
 
-def seconds_of(cases: Iterable[Case], clock: Clock) -> dict[Case, dict[str, float]]:
+def seconds_of(
+    cases: Iterable[Case], clock: Clock, known: Mapping[str, Known] = _NOTHING
+) -> dict[Case, dict[str, float]]:
     """Measure cases as a run does; return each one's seconds by phase.
 
-    Cases that differ in their task share a profile, so the first of them has its seconds.
+    Cases that differ in their task share a profile, so the first of them has its seconds. known:
+    the computations that a quick run need not train again.
     """
     from peft_regress.measure import ProfileCache, Recipe, measure
 
@@ -151,10 +162,43 @@ def seconds_of(cases: Iterable[Case], clock: Clock) -> dict[Case, dict[str, floa
     for case in cases:
         clock.seconds.clear()
         clock.enter(REST)
-        measure(Recipe.of(case, _BASELINES), profiles=profiles)
+        recipe = Recipe.of(case, _BASELINES)
+        measure(recipe, profiles=profiles, timed=False, known=known.get(case.id))
         clock.leave()
         found[case] = dict(clock.seconds)
     return found
+
+
+def known_from(release: str, cases: Iterable[Case]) -> dict[str, Known]:
+    """Return what cases compute under another release of peft."""
+    sys.path.append(str(_BASELINES.parent / "tools" / "faults"))
+    from certified_releases import certificates
+
+    from peft_regress.measure.known import Known
+
+    made = certificates(release, [case.id for case in cases])
+    return {
+        name: Known(computation=one, run_name=f"peft {release}")
+        for name, one in made.items()
+        if not isinstance(one, str)
+    }
+
+
+def promise(full: Mapping[Case, dict[str, float]], quick: Mapping[Case, dict[str, float]]) -> str:
+    """Return what a quick run takes, and the most that it may."""
+    certified = [case for case, seconds in quick.items() if TRAINING not in seconds]
+    others = [case for case in full if case not in certified]
+    whole, taken = (sum(sum(one.values()) for one in run.values()) for run in (full, quick))
+    trained = {
+        case: sum(seconds.get(phase, 0.0) for phase in TRAINED) for case, seconds in full.items()
+    }
+    apart = sum(trained[case] for case in others)
+    most = whole - sum(trained.values()) + sum(trained[case] for case in certified) / 5 + apart
+    return (
+        f"A quick run of {len(full)} cases, {len(certified)} of them certified: {taken:.0f} of "
+        f"{whole:.0f} processor seconds. Promised: at most {most:.0f}, all but training and a "
+        f"fifth of it; {apart:.0f} is the training of {len(others)} that are not certified."
+    )
 
 
 def imports() -> float:
@@ -212,6 +256,8 @@ def main() -> None:
     parser.add_argument("--cases", help="a glob on ids; by default one rank and task of each")
     parser.add_argument("--by", choices=("architecture", "method", "task", "id"),
                         default="architecture")  # fmt: skip
+    parser.add_argument("--quick", metavar="RELEASE",
+                        help="then a quick run, against what this peft computes")  # fmt: skip
     chosen = parser.parse_args()
 
     from peft_regress.catalogue.matrix import select_cases
@@ -222,7 +268,12 @@ def main() -> None:
     print(f"Imports and the digits, once for each process: {imports():.1f} s.\n")
     clock = Clock()
     watch_package(clock)
-    print(table(seconds_of(cases, clock), by=chosen.by))
+    full = seconds_of(cases, clock)
+    print(table(full, by=chosen.by), flush=True)
+    if chosen.quick is not None:
+        quick = seconds_of(cases, clock, known_from(chosen.quick, cases))
+        print("", "A quick run:", "", table(quick, by=chosen.by), "", sep="\n")
+        print(promise(full, quick))
 
 
 if __name__ == "__main__":

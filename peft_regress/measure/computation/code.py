@@ -1,91 +1,128 @@
-"""A digest of the code of a function: what it does outside torch, no operator shows."""
+"""A digest of the code of functions: what it does outside torch, no operator shows."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import platform
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.measure.computation.contents import Digest
+import numpy as np
+from torch import Tensor, nn
 
-_WITH_PARTS = (functools.partial, types.MethodType, tuple, list, dict)
-_SIMPLE = (bool, int, float, complex, str, bytes, type(None))
+from peft_regress.measure.computation.contents import Digest, bytes_digest
+from peft_regress.measure.computation.named import (
+    codes_of,
+    is_followed,
+    is_of_torch,
+    places_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_SIMPLE: Final = (bool, int, float, complex, str, bytes, type(None))
+_MOST: Final = 20_000
 
 
-def code_digest(function: Any) -> str:
-    """Return a digest of a function, and of those of its module that it names.
+class CodeDigest:
+    """A digest of functions and of what they name, in other modules too.
 
     Of a callable object its class's code and its numbers. Line numbers and comments do not count.
+    Torch and Python are not read: their versions stand for them.
     """
-    digest = Digest()
-    _add(function, digest, set())
-    return digest.hexdigest()
 
+    def __init__(self, functions: Iterable[Any]) -> None:
+        self._digest = Digest()
+        self._seen: set[int] = set()
+        self.codes: set[types.CodeType] = set()
+        """The code that is digested."""
+        for function in functions:
+            self._add(function)
+        if self.codes:
+            self._digest.add((platform.python_version(), np.__version__))
 
-def _add(value: Any, digest: Digest, seen: set[int]) -> None:
-    if isinstance(value, _SIMPLE):
-        digest.add(value)
-        return
-    if id(value) in seen:
-        return
-    seen.add(id(value))
-    if isinstance(value, types.FunctionType):
-        _add_code(value.__code__, value, digest, seen)
-    elif not isinstance(value, _WITH_PARTS):
-        _add_object(value, digest, seen)
-    for part in _parts_of(value):
-        _add(part, digest, seen)
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was left out for being too much."""
+        return len(self._seen) < _MOST
 
+    def hexdigest(self) -> str:
+        """Return the digest."""
+        return self._digest.hexdigest()
 
-def _parts_of(value: Any) -> list[Any]:
-    """Return what a function is bound to, or the items of a container."""
-    if isinstance(value, functools.partial):
-        return [value.func, *value.args, *sorted(value.keywords.items())]
-    if isinstance(value, types.MethodType):
-        return [value.__func__, value.__self__]
-    if isinstance(value, tuple | list):
-        return [len(value), *value]
-    if isinstance(value, dict):
-        return [part for item in value.items() for part in item]
-    if not isinstance(value, types.FunctionType):
-        return []
-    bound = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).items()]
-    for cell in value.__closure__ or ():
-        with contextlib.suppress(ValueError):  # not filled yet
-            bound.append(cell.cell_contents)
-    return bound
+    def _add(self, value: Any) -> None:
+        if isinstance(value, _SIMPLE):
+            self._digest.add(value)
+        elif isinstance(value, Tensor):
+            self._digest.add(bytes_digest(value))
+        elif isinstance(value, np.ndarray | np.generic):
+            self._digest.add((str(value.dtype), value.shape, value.tobytes()))
+        elif id(value) not in self._seen and self.is_whole:
+            self._seen.add(id(value))
+            self._add_parts(value)
 
-
-def _add_code(
-    code: types.CodeType, function: types.FunctionType, digest: Digest, seen: set[int]
-) -> None:
-    digest.add((code.co_code, code.co_names, code.co_varnames, code.co_freevars))
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            _add_code(constant, function, digest, seen)
+    def _add_parts(self, value: Any) -> None:
+        if isinstance(value, types.FunctionType):
+            self._add_function(value)
+        elif isinstance(value, functools.partial):
+            self._each(value.func, value.args, value.keywords)
+        elif isinstance(value, types.MethodType):
+            self._each(value.__func__, value.__self__)
+        elif isinstance(value, tuple | list):
+            self._each(len(value), *value)
+        elif isinstance(value, set | frozenset):
+            self._each(len(value), *sorted(value, key=repr))
+        elif isinstance(value, dict):
+            self._each(len(value), *(part for item in value.items() for part in item))
+        elif isinstance(value, property):
+            self._each(value.fget)
+        elif isinstance(value, staticmethod | classmethod):
+            self._add(value.__func__)
+        elif isinstance(value, types.ModuleType):
+            self._digest.add(value.__name__)
         else:
-            digest.add(
-                constant if not isinstance(constant, frozenset) else sorted(map(repr, constant))
-            )
-    for name in code.co_names:
-        named = function.__globals__.get(name)
-        is_own = getattr(named, "__module__", None) == function.__module__
-        if isinstance(named, _SIMPLE) or (isinstance(named, types.FunctionType) and is_own):
-            digest.add(name)
-            _add(named, digest, seen)
+            self._add_object(value)
+
+    def _each(self, *values: Any) -> None:
+        for value in values:
+            self._add(value)
+
+    def _add_function(self, function: types.FunctionType) -> None:
+        self._digest.add((function.__module__, function.__qualname__))
+        if not is_followed(function):
+            return
+        for code in codes_of(function.__code__):
+            self.codes.add(code)
+            self._digest.add((code.co_code, code.co_names, code.co_varnames, code.co_freevars))
+            for constant in code.co_consts:
+                if isinstance(constant, frozenset):
+                    self._digest.add(sorted(map(repr, constant)))
+                elif not isinstance(constant, types.CodeType):
+                    self._digest.add(constant)
+        self._each(*(function.__defaults__ or ()), function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            with contextlib.suppress(ValueError):  # not filled yet
+                self._add(cell.cell_contents)
+        for place in places_of(function):
+            self._digest.add(place.name)
+            self._add(place.value)
+
+    def _add_object(self, value: Any) -> None:
+        cls = value if isinstance(value, type) else type(value)
+        self._digest.add(f"{cls.__module__}.{cls.__qualname__}")
+        if isinstance(value, nn.Module) or _is_of_torch(cls):
+            return
+        for name, part in sorted(vars(cls).items()):
+            if name not in {"__dict__", "__weakref__", "__doc__", "__module__"}:
+                self._digest.add(name)
+                self._add(part)
+        if value is not cls:
+            self._add(getattr(value, "__dict__", None))
 
 
-def _add_object(value: Any, digest: Digest, seen: set[int]) -> None:
-    cls = value if isinstance(value, type) else type(value)
-    digest.add(f"{cls.__module__}.{cls.__qualname__}")
-    if cls.__module__.partition(".")[0] in {"torch", "builtins", "numpy"}:
-        return
-    for name, part in sorted(vars(cls).items()):
-        if isinstance(part, types.FunctionType):
-            digest.add(name)
-            _add(part, digest, seen)
-    if value is not cls:
-        for name, part in sorted(getattr(value, "__dict__", {}).items()):
-            if isinstance(part, _SIMPLE):
-                digest.add((name, part))
+def _is_of_torch(cls: type) -> bool:
+    functions = [one for one in vars(cls).values() if isinstance(one, types.FunctionType)]
+    is_written = [is_of_torch(one.__code__.co_filename) for one in functions]
+    return all(is_written) and (bool(is_written) or cls.__module__ in {"builtins", "torch"})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-
-from peft_regress.measure.trees import named_tensors
+from torch import Tensor
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Iterator
 
 _as_array: Final[Any] = torch._C.TensorBase.numpy  # noqa: SLF001  (the class's is watched in a step)
 
@@ -38,10 +39,32 @@ class Digest:
         self._digest.update(repr(value).encode())
         self._digest.update(b"\n")
 
-    def add_batch(self, batch: Any) -> None:
-        """Add the tensors of a batch, with their paths."""
-        self.add([(path, bytes_digest(tensor)) for path, tensor in named_tensors(batch)])
-
     def hexdigest(self) -> str:
         """Return the digest of what was added so far."""
         return self._digest.hexdigest()
+
+
+def leaves_of(tree: Any) -> Iterator[Any]:
+    """Yield the tensors and other values in a batch, with the names and kinds of what holds them.
+
+    What is neither a container nor a plain value comes as it is.
+    """
+    if isinstance(tree, Mapping):
+        yield f"{type(tree).__name__} of {len(tree)}"
+        for name, part in tree.items():
+            yield name
+            yield from leaves_of(part)
+    elif isinstance(tree, tuple | list):
+        yield f"{type(tree).__name__} of {len(tree)}"
+        for part in tree:
+            yield from leaves_of(part)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        yield type(tree).__name__
+        yield from leaves_of(vars(tree))
+    else:
+        yield tree
+
+
+def form_of(tensor: Tensor) -> tuple[Any, ...]:
+    """Return what is known of a tensor without its values."""
+    return str(tensor.dtype), tuple(tensor.shape), tensor.stride(), tensor.requires_grad

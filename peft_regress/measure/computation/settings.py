@@ -39,6 +39,8 @@ def torch_settings() -> dict[str, Any]:
             torch._C._get_mkldnn_enabled(),  # noqa: SLF001
             backends.mkldnn.is_available(),
         ),
+        "precisions": _precisions(),
+        "quick": quick_settings()[2:],
         "nnpack": torch._C._get_nnpack_enabled(),  # noqa: SLF001
         "cudnn": (backends.cudnn.enabled, backends.cudnn.deterministic, backends.cudnn.benchmark),
         "tf32": (backends.cuda.matmul.allow_tf32, backends.cudnn.allow_tf32),
@@ -50,6 +52,41 @@ def torch_settings() -> dict[str, Any]:
         ),
         "flushes_denormals": tiny == 0,
     }
+
+
+_ONE, _DENORMAL = 1.0, 5e-324
+
+
+def quick_settings() -> tuple[Any, ...]:
+    """Return settings that a step may change for a part of it alone, in little time."""
+    return (
+        torch.get_float32_matmul_precision(),
+        torch.get_num_threads(),
+        torch._C._get_mkldnn_enabled(),  # noqa: SLF001
+        torch._C._get_deterministic_algorithms(),  # noqa: SLF001
+        _DENORMAL * _ONE == 0,  # where they are flushed
+        *(get() for get in _GETTERS),
+    )
+
+
+_GETTERS: Final = [
+    getattr(torch._C, name)  # noqa: SLF001
+    for name in ("_get_mkldnn_deterministic", "_get_onednn_allow_tf32", "_get_math_sdp_enabled",
+                 "_get_flash_sdp_enabled", "_get_math_sdp_allow_fp16_bf16_reduction")
+    if hasattr(torch._C, name)  # noqa: SLF001
+]  # fmt: skip
+
+
+def _precisions() -> list[str]:
+    """Return how float32 may be shortened, by part, where torch tells it."""
+    get = getattr(torch._C, "_get_fp32_precision_getter", None)  # noqa: SLF001
+    if get is None:
+        return []
+    general = [get("mkldnn", "all"), get("generic", "all"), "ieee"]
+    return [
+        next(one for one in (get("mkldnn", part), *general) if one != "none")
+        for part in ("matmul", "conv", "rnn")
+    ]
 
 
 def registrations(operators: Iterable[str]) -> tuple[str, list[str]]:

@@ -9,11 +9,9 @@ same: so it need not.
 from __future__ import annotations
 
 import contextlib
-import random
 import warnings
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 from msgspec import UNSET
 from torch import nn
@@ -26,13 +24,21 @@ from torch.optim.optimizer import (
 )
 
 from peft_regress.cost.storages import tensors_in
-from peft_regress.measure.computation.code import code_digest
-from peft_regress.measure.computation.contents import Digest, bytes_digest
-from peft_regress.measure.computation.kept import (
-    TooManyObjectsError,
-    generator_state,
-    kept_numbers,
+from peft_regress.measure.computation.code import CodeDigest
+from peft_regress.measure.computation.contents import (
+    Digest,
+    bytes_digest,
+    form_of,
+    leaves_of,
 )
+from peft_regress.measure.computation.kept import (
+    Code,
+    Kept,
+    TooManyObjectsError,
+    drawn_outside_torch,
+    kept_by,
+)
+from peft_regress.measure.computation.named import foreign_functions
 from peft_regress.measure.computation.operators import OperatorTrace
 from peft_regress.measure.computation.settings import registrations, torch_settings
 from peft_regress.measure.trees import named_tensors
@@ -51,6 +57,9 @@ VERSION: Final = 1
 """Raised by hand when the way of making the digests changes."""
 TRACED_STEPS: Final = 3
 """The optimizer's state is made in the first step; the next two show what stays the same."""
+_PLAIN: Final = (bool, int, float, complex, str, bytes, type(None))
+_TORCH: Final = (torch.nn.functional, torch, torch.Tensor)
+"""Where functions of torch may have been replaced."""
 
 
 class ComputationTrace:
@@ -62,40 +71,61 @@ class ComputationTrace:
     the result, `problem` why there is none.
     """
 
-    def __init__(self, *, steps: int, scored_by: tuple[Callable[..., Any], ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        steps: int,
+        scored_by: Sequence[Callable[..., Any]] = (),
+        runs: Sequence[Callable[..., Any]] = (),
+    ) -> None:
         """Trace a training of so many steps.
 
-        scored_by: functions of the case's own that turn outputs into numbers outside torch.
+        scored_by: functions of the case's own that turn outputs into numbers outside torch. runs:
+        other functions of its own that run while it trains.
         """
         self.problem: str | None = None
         self._steps = steps
-        self._scored_by = scored_by
+        self._runs = (*scored_by, *runs)
         self._operators = OperatorTrace()
+        self._code = CodeDigest(scored_by)
+        self._operators.readers |= self._code.codes
+        self._forms: list[Any] = []
+        self._at_start: list[Any] = []
         self._programs: list[Program] = []
-        self._kept: list[list[Any]] = []
+        self._kept: list[Kept] = []
+        self._roots: list[Any] = []
+        self._met = Code()
         self._settings: list[Any] = []
         self._hyperparameters = Digest()
         self._weights: list[dict[str, str]] = []
-        self._generators: list[list[Any]] = []
+        self._beside: list[list[str]] = []
         self._batches = Digest()
         self._test = Digest()
-        self._drawn = ""
+        self._drawn = self._drawn_outside = ""
         self._schedule: LRScheduler | None = None
         if steps <= TRACED_STEPS:
             self.refuse(f"it takes {steps} steps, no more than a certificate does")
+        if not self._code.is_whole:
+            self.refuse("the functions that score it name too much code")
 
     # --- What the training calls ---
 
     def start(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Digest what the training of the next seed starts from."""
+        """Digest what the training of the next seed starts from, right before its first step."""
         if self.problem is not None:
             return
         tensors = _tensors_of(model)
         self._weights.append({name: bytes_digest(tensor) for name, tensor in tensors.items()})
-        self._generators.append(_generators_of(model))
+        kept = self._kept_by([model, *self._runs], code=None)
+        known = {id(tensor.untyped_storage()) for tensor in tensors.values()}
+        others = [one for one in kept.tensors if id(one.untyped_storage()) not in known]
+        self._beside.append([*kept.generators, *map(bytes_digest, others)])
         self._batches.add("seed")
         if len(self._weights) > 1:
+            if repr(kept.plain) != repr(self._at_start):
+                self.refuse("the models of two seeds keep different numbers")
             return
+        self._at_start = kept.plain
         self._operators.follow(tensors)
         self._check_optimizer(optimizer)
         if optimizer.state:
@@ -108,14 +138,33 @@ class ComputationTrace:
         return self.problem is None and is_first_seed and len(self._programs) < TRACED_STEPS
 
     def batch(self, batch: Any) -> None:
-        """Digest a training batch."""
-        if self.problem is None:
-            self._batches.add_batch(batch)
+        """Digest a training batch; refuse one of another form than in the steps that are traced."""
+        if self.problem is not None:
+            return
+        form = self._add_batch(self._batches, batch)
+        if self.records_next_step:
+            self._forms.append(form)
+        elif form != self._forms[-1]:
+            self.refuse("a batch has another form than in the first steps")
 
     def test_batch(self, batch: Any) -> None:
         """Digest a test batch."""
         if self.problem is None:
-            self._test.add_batch(batch)
+            self._add_batch(self._test, batch)
+
+    def _add_batch(self, digest: Digest, batch: Any) -> list[Any]:
+        """Digest what a batch holds, and return its form."""
+        form: list[Any] = []
+        for leaf in leaves_of(batch):
+            if isinstance(leaf, torch.Tensor):
+                digest.add(bytes_digest(leaf))
+                form.append(form_of(leaf))
+            elif isinstance(leaf, _PLAIN):
+                digest.add(leaf)
+                form.append(leaf)
+            else:
+                self.refuse(f"a batch has a {type(leaf).__name__}")
+        return form
 
     @contextlib.contextmanager
     def step(
@@ -161,16 +210,32 @@ class ComputationTrace:
         self._check_optimizer(optimizer)
         if schedule is not None and not _is_stock(schedule):
             self.refuse(f"{type(schedule).__name__} is not a schedule of torch's own alone")
-        kept = []
+        kept = Kept()
         if count >= TRACED_STEPS - 1:
-            roots = [model, *_lambdas(schedule)]
-            try:
-                kept = kept_numbers(roots, without=[optimizer, schedule])
-            except TooManyObjectsError:
-                self.refuse("there are too many objects to look at")
+            replaced = [one for owner in _TORCH for one in foreign_functions(owner)]
+            types = [type(optimizer), *map(type, _parts_of(schedule))]
+            self._roots = [model, *self._runs, *_functions_of(schedule), *types, *replaced]
+            beside = [optimizer, *_parts_of(schedule)]
+            kept = self._kept_by(self._roots, beside=beside, code=self._met)
+            if kept.met:
+                self.refuse("the model or its loss knows the optimizer or its schedule")
+            if count == TRACED_STEPS and drawn_outside_torch() != self._drawn_outside:
+                self.refuse("a step draws from a generator outside torch")
+            self._drawn_outside = drawn_outside_torch()
         self._kept.append(kept)
         if count == TRACED_STEPS:
-            self._drawn = _global_generators()
+            self._drawn = bytes_digest(torch.get_rng_state())
+
+    def _kept_by(
+        self, roots: Sequence[Any], *, code: Code | None, beside: Sequence[Any] = ()
+    ) -> Kept:
+        try:
+            return kept_by(roots, beside=beside, code=code)
+        except TooManyObjectsError:
+            self.refuse("there are too many objects to look at")
+        except Exception as error:  # noqa: BLE001  (an object's own code may run)
+            self.refuse(f"its objects cannot be looked at: {type(error).__name__}")
+        return Kept()
 
     def rest_of_schedule(self, optimizer: Optimizer) -> None:
         """Note the settings of the steps that are not taken."""
@@ -196,7 +261,9 @@ class ComputationTrace:
             operators.may_read = True
 
         handles = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
+        drawn = drawn_outside_torch()
         operators.may_read = True
+        operators.look_again()
         try:
             with operators.step(named_tensors(list(batches))) as program:
                 yield
@@ -205,6 +272,10 @@ class ComputationTrace:
             for handle in handles:
                 handle.remove()
         self._programs.append(program)
+        if self.problem is None:
+            self._kept.append(self._kept_by(self._roots, code=self._met))
+            if drawn_outside_torch() != drawn:
+                self.refuse("its evaluation draws from a generator outside torch")
 
     # --- The result ---
 
@@ -240,7 +311,7 @@ class ComputationTrace:
         before, last = self._programs[TRACED_STEPS - 2 : TRACED_STEPS]
         if not last.has_structure_of(before):
             self.refuse(f"step {TRACED_STEPS} is not like step {TRACED_STEPS - 1}")
-        if repr(self._kept[-1]) != repr(self._kept[-2]):
+        if len({repr(kept.numbers) for kept in self._kept[TRACED_STEPS - 2 :]}) > 1:
             self.refuse("a number that an object keeps changes from step to step")
         if any(one != self._settings[0] for one in self._settings):
             self.refuse("a setting of torch changes in a step")
@@ -258,15 +329,14 @@ class ComputationTrace:
             for line in program.lines:
                 digest.add(tuple(line))
         digest.add(self._hyperparameters.hexdigest())
-        for function in self._scored_by:
-            digest.add(code_digest(function))
+        digest.add(self._code.hexdigest())
         return digest_of(digest.hexdigest().encode())
 
     def _state(self) -> str:
         digest = Digest()
-        for weights, generators in zip(self._weights, self._generators, strict=True):
+        for weights, beside in zip(self._weights, self._beside, strict=True):
             digest.add([weights.get(name) for name in self._operators.leaves])
-            digest.add(generators)
+            digest.add(beside)
         for part in (self._batches, self._test):
             digest.add(part.hexdigest())
         digest.add(self._drawn)
@@ -289,32 +359,13 @@ def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
 _OF_EVERY_MODULE: Final = frozenset(vars(nn.Module()))
 
 
-def _generators_of(model: nn.Module) -> list[Any]:
-    """Return the states of the generators that modules hold."""
-    return [
-        state
-        for module in model.modules()
-        for value in vars(module).values()
-        if (state := generator_state(value)) is not None
-    ]
-
-
-def _global_generators() -> str:
-    """Return a digest of what was drawn so far from the global generators."""
-    digest = Digest()
-    digest.add(bytes_digest(torch.get_rng_state()))
-    digest.add(np.random.get_state(legacy=False))  # noqa: NPY002  (models draw from it)
-    digest.add(random.getstate())
-    return digest.hexdigest()
-
-
 def _is_of_torch(optimizer: Optimizer) -> bool:
     """Return whether an optimizer is torch's own, and steps as torch wrote it."""
     cls = type(optimizer)
     own = vars(optimizer).get("step")
     is_counted = own is None or hasattr(own, "_wrapped_by_lr_sched")
-    written_in = (cls.__module__, cls.step.__module__)
-    return is_counted and all(name.startswith("torch.optim.") for name in written_in)
+    is_patched = any(next(foreign_functions(one), None) for one in cls.__mro__)
+    return is_counted and cls.__module__.startswith("torch.optim.") and not is_patched
 
 
 def _has_hooks(optimizer: Optimizer) -> bool:
@@ -328,21 +379,26 @@ def _has_hooks(optimizer: Optimizer) -> bool:
 
 def _is_stock(schedule: LRScheduler) -> bool:
     """Return whether a schedule depends on nothing but the count of steps."""
-    children = [*getattr(schedule, "_schedulers", ()), *getattr(schedule, "schedulers", ())]
-    return (
-        type(schedule).__module__ == LRScheduler.__module__
-        and all(map(_is_stock, children))
-        and not any(map(_reaches_tensors, _lambdas(schedule)))
-    )
+    kinds = [type(part) for part in _parts_of(schedule)]
+    if any(kind.__module__ != LRScheduler.__module__ for kind in kinds):
+        return False
+    roots, beside = [*kinds, *_functions_of(schedule)], _parts_of(schedule)
+    return not kept_by(roots, beside=beside, code=Code()).tensors
 
 
-def _lambdas(schedule: LRScheduler | None) -> list[Any]:
-    return list(getattr(schedule, "lr_lambdas", ()))
+def _parts_of(schedule: Any) -> list[Any]:
+    """Return a schedule and those that it is made of."""
+    if schedule is None:
+        return []
+    inner = [*getattr(schedule, "_schedulers", ()), *getattr(schedule, "schedulers", ())]
+    return [schedule, *(part for one in inner for part in _parts_of(one))]
 
 
-def _reaches_tensors(function: Any) -> bool:
-    found = kept_numbers([function])
-    return "a tensor" in found
+def _functions_of(schedule: Any) -> list[Any]:
+    """Return the functions and other callables that a schedule holds."""
+    held = [value for part in _parts_of(schedule) for value in vars(part).values()]
+    flat = [one for value in held for one in (value if isinstance(value, list) else [value])]
+    return [one for one in flat if callable(one) and not isinstance(one, LRScheduler)]
 
 
 def _numbers_of(optimizer: Optimizer) -> list[Any]:
