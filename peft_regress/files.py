@@ -9,6 +9,9 @@ import re
 import secrets
 import sys
 from pathlib import Path
+from typing import Final
+
+import platformdirs
 
 from peft_regress.errors import InputError
 
@@ -16,6 +19,23 @@ _LARGEST_BYTES = 2**28
 """A hundred times the size of a run file of the default matrix."""
 
 _IS_WINDOWS = os.name == "nt"
+
+CACHE_VARIABLE: Final = "PEFT_REGRESS_CACHE"
+
+
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: `PEFT_REGRESS_CACHE`, or the user's cache.
+
+    Raises `InputError` if the user has no home folder.
+    """
+    chosen = os.environ.get(CACHE_VARIABLE)
+    folder = Path(chosen or platformdirs.user_cache_dir("peft-regress", appauthor=False))
+    try:
+        folder = folder.expanduser()
+    except RuntimeError as error:
+        msg = f"no cache folder is known ({error}); set {CACHE_VARIABLE} to one"
+        raise InputError(msg) from error
+    return folder.absolute()
 
 
 # The methods of `Path` raise for a name that is too long, holds NUL or leads in a circle. So what a

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -22,14 +23,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-import platformdirs
 
 from peft_regress.baselines.chain import Link, entry_name, entry_number, place_of
 from peft_regress.baselines.contents import Contents, Judge
 from peft_regress.baselines.entries import check_accepted, read_while_still
 from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import read_bytes, write_atomic
+from peft_regress.files import cache_folder, is_file, read_bytes, write_atomic
 from peft_regress.gate.drift import Origin
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.gc_pause import paused_gc
@@ -46,11 +46,12 @@ if TYPE_CHECKING:
     from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Run
 
-_VARIABLE: Final = "PEFT_REGRESS_CACHE"
 _WORTH_KEEPING: Final = 16
 """The index is written if so many entries are not in it: reading fewer takes a moment."""
 _MOST_FILES: Final = 32
 """How many states of storages the index keeps: those that were used last."""
+_KEY: Final = re.compile("[0-9a-f]{64}")
+"""The names of the files of the index."""
 
 
 def read_contents(root: Path) -> Contents:
@@ -152,7 +153,7 @@ def keep_contents(contents: Contents) -> None:
         },
     )
     content = msgspec.json.encode(kept)
-    with contextlib.suppress(InputError, OSError, RuntimeError):
+    with contextlib.suppress(InputError, OSError):
         folder = _folder()
         write_atomic(folder / key, digest_of(content).encode() + b"\n" + content)
         _remove_oldest(folder)
@@ -166,7 +167,7 @@ def _brief_origins(observation: Observation) -> Iterator[tuple[str, tuple[str, M
 
 def _known_part(root: Path, paths: Sequence[Path]) -> tuple[int, Contents]:
     """Return how many of the first entries the index knows, and what they say."""
-    with contextlib.suppress(OSError, RuntimeError):
+    with contextlib.suppress(InputError, OSError):
         folder = _folder()
         present = set(os.listdir(folder))  # noqa: PTH208
         with ThreadPoolExecutor(usable_cores()) as pool:
@@ -185,16 +186,17 @@ def _known_part(root: Path, paths: Sequence[Path]) -> tuple[int, Contents]:
 def _load(root: Path, path: Path) -> Contents | None:
     """Return the contents that a file of the index holds; None if it is not as it was written."""
     try:
-        digest, _, content = path.read_bytes().partition(b"\n")
+        digest, _, content = read_bytes(path).partition(b"\n")
         if digest_of(content).encode() != digest:
             return None
         kept = msgspec.json.decode(content, type=_Kept)
         if kept.key != path.name:
             return None
         judges = dict(_judges(root, kept))
-        os.utime(path)
     except (OSError, ValueError, LookupError, InputError):
         return None
+    with contextlib.suppress(OSError):  # a folder that cannot be written may be read all the same
+        os.utime(path)
     return Contents(
         links=kept.links,
         ledgers=dict(kept.ledgers),
@@ -254,14 +256,12 @@ def _code_digest() -> str:
 
 
 def _folder() -> Path:
-    """Return the folder of the index. Raises `RuntimeError` if the user has no home folder."""
-    chosen = os.environ.get(_VARIABLE) or platformdirs.user_cache_dir(
-        "peft-regress", appauthor=False
-    )
-    return Path(chosen).expanduser().absolute() / "storages"
+    """Return the folder of the index. Raises `InputError` if the user has no home folder."""
+    return cache_folder() / "storages"
 
 
 def _remove_oldest(folder: Path) -> None:
-    found = sorted(folder.glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found[_MOST_FILES:]:
+    """Remove the files of the index that were used longest ago, and nothing of anyone else's."""
+    mine = (path for path in folder.iterdir() if _KEY.fullmatch(path.name) and is_file(path))
+    for path in sorted(mine, key=lambda path: path.stat().st_mtime, reverse=True)[_MOST_FILES:]:
         path.unlink()

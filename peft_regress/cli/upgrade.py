@@ -22,13 +22,14 @@ from peft_regress.cli.options import (
     print_json,
     strict_option,
 )
-from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
+from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
 from peft_regress.environments.upgrade import upgrade_report
 from peft_regress.environments.upgrade.keeping import kept_records
 from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_libraries, upgrade
 from peft_regress.errors import InputError
+from peft_regress.files import cache_folder
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import SAME_COMPUTATION

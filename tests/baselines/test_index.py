@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import os
 import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -287,6 +289,29 @@ def test_the_index_keeps_what_was_used_last(
         store(root, START + 20_000 * number)
     assert len(list(index_folder.iterdir())) == 2
     check_same(root)
+
+
+def test_a_folder_that_can_only_be_read_is_used_all_the_same(
+    root: Path, parsed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert read_contents(root) == without_index(root)
+    assert len(parsed) == 4, "those of the reading without an index"
+
+
+def test_what_is_not_of_the_index_stays(
+    root: Path, index_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user may name a folder that has `storages` already."""
+    monkeypatch.setattr(index, "_MOST_FILES", 0)
+    (index_folder / "of-a-user.json").write_text("precious")
+    (index_folder / "folder").mkdir()
+    store(root, START)
+    read_contents(root)
+    assert {path.name for path in index_folder.iterdir()} == {"of-a-user.json", "folder"}
 
 
 def test_many_may_write_the_index_at_once(root: Path, index_folder: Path) -> None:

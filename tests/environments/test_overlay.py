@@ -21,7 +21,7 @@ from peft_regress.cli.main import main
 from peft_regress.environments.overlay import base_environment, pip
 from peft_regress.environments.overlay import folder as overlay_folder
 from peft_regress.environments.overlay import overlay as overlays
-from peft_regress.environments.overlay.cache import cache_folder, clean_overlays
+from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.folder import build_folder, read_folder, remove_folder
 from peft_regress.environments.overlay.overlay import (
     ReplacesTorchError,
@@ -30,6 +30,7 @@ from peft_regress.environments.overlay.overlay import (
 )
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.errors import InputError
+from peft_regress.files import cache_folder
 from peft_regress.locks import opened_lock
 
 TORCH = importlib.util.find_spec("torch").origin

@@ -1,34 +1,17 @@
-"""Find the folder that overlays are kept in, make it, and remove overlays from it."""
+"""Make the folder that overlays are kept in, and remove overlays from it."""
 
 from __future__ import annotations
 
-import os
 import tempfile
-from pathlib import Path
-from typing import Final
-
-import platformdirs
+from typing import TYPE_CHECKING
 
 from peft_regress.environments.overlay.folder import remove_folder
 from peft_regress.errors import InputError
+from peft_regress.files import CACHE_VARIABLE, cache_folder
 from peft_regress.locks import opened_lock
 
-_VARIABLE: Final = "PEFT_REGRESS_CACHE"
-
-
-def cache_folder() -> Path:
-    """Return the folder for overlays: `PEFT_REGRESS_CACHE`, or one in the user's cache folder.
-
-    Raises `InputError` if the user has no home folder.
-    """
-    chosen = os.environ.get(_VARIABLE)
-    folder = Path(chosen or platformdirs.user_cache_dir("peft-regress", appauthor=False))
-    try:
-        folder = folder.expanduser()
-    except RuntimeError as error:
-        msg = f"no folder for overlays is known ({error}); set {_VARIABLE} to one"
-        raise InputError(msg) from error
-    return folder.absolute()
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def made_folder() -> Path:
@@ -43,7 +26,7 @@ def made_folder() -> Path:
     except OSError as error:
         msg = (
             f"{root}: overlays cannot be kept there ({error.strerror or error}); "
-            f"set {_VARIABLE} to another folder"
+            f"set {CACHE_VARIABLE} to another folder"
         )
         raise InputError(msg) from error
     return root
