@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 def trace_of(recipe: Recipe) -> ComputationTrace:
     """Return a trace of a case's training."""
     fine_tune = recipe.fine_tune
-    own: list[Any] = [metric.measure for metric in (fine_tune.metrics or {}).values()]
+    metrics = fine_tune.metrics or {}
+    own: list[Any] = [metric.measure for metric in metrics.values()]
     own += [function for function in (fine_tune.score, fine_tune.loss) if function is not None]
     mode = [fine_tune.mode] if callable(fine_tune.mode) else []
-    return ComputationTrace(steps=fine_tune.steps, scored_by=own, runs=mode)
+    stated = [(name, one.unit, one.direction, one.kind) for name, one in metrics.items()]
+    return ComputationTrace(steps=fine_tune.steps, scored_by=own, runs=mode, stated=stated)
 
 
 @dataclass(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.fine_tune import OwnMetric
 from peft_regress.measure.case import measure
+from peft_regress.measure.computation.code import CodeDigest
 from peft_regress.measure.known import Known
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import ProfileCache
@@ -175,6 +177,30 @@ def test_the_code_of_a_score_counts():
     assert quick(case(score=accuracy), record).is_certified
     assert not quick(case(score=twice_accuracy), record).is_certified
     assert measured(case(score=accuracy_by_numpy)).computation is UNSET
+
+
+def own_metric(**changed: Any) -> OwnMetric:
+    stated: dict[str, Any] = {"unit": "count", "direction": "higher", "kind": "exact", **changed}
+    return OwnMetric(measure=accuracy, **stated)
+
+
+def test_what_an_author_states_of_a_metric_counts():
+    """A full run would say that a metric is gone, or is another one."""
+    record = measured(case(metrics={"hits": own_metric()}))
+    for changed in (
+        {"renamed": own_metric()},
+        {"hits": own_metric(kind="info")},
+        {"hits": own_metric(), "more": own_metric()},
+    ):
+        assert not quick(case(metrics=changed), record).is_certified, changed
+
+
+def test_a_function_that_is_named_again_is_told_from_another():
+    def digest(*parts: Any) -> str:
+        return CodeDigest([functools.partial(max, *parts)]).hexdigest()
+
+    one, other = accuracy, twice_accuracy
+    assert len({digest(one, other, one), digest(one, other, other), digest(one, other)}) == 3
 
 
 def test_metrics_of_ones_own_are_not_measured_in_a_certified_case():

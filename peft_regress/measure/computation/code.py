@@ -35,7 +35,8 @@ class CodeDigest:
 
     def __init__(self, functions: Iterable[Any]) -> None:
         self._digest = Digest()
-        self._seen: set[int] = set()
+        self._seen: dict[int, tuple[int, Any]] = {}
+        """By identity the place of what was met, and it itself: no other gets its identity."""
         self.codes: set[types.CodeType] = set()
         """The code that is digested."""
         for function in functions:
@@ -59,8 +60,10 @@ class CodeDigest:
             self._digest.add(bytes_digest(value))
         elif isinstance(value, np.ndarray | np.generic):
             self._digest.add((str(value.dtype), value.shape, value.tobytes()))
-        elif id(value) not in self._seen and self.is_whole:
-            self._seen.add(id(value))
+        elif id(value) in self._seen:
+            self._digest.add(("again", self._seen[id(value)][0]))
+        elif self.is_whole:
+            self._seen[id(value)] = len(self._seen), value
             self._add_parts(value)
 
     def _add_parts(self, value: Any) -> None:

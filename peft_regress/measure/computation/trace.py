@@ -77,17 +77,19 @@ class ComputationTrace:
         steps: int,
         scored_by: Sequence[Callable[..., Any]] = (),
         runs: Sequence[Callable[..., Any]] = (),
+        stated: Sequence[tuple[str, ...]] = (),
     ) -> None:
         """Trace a training of so many steps.
 
         scored_by: functions of the case's own that turn outputs into numbers outside torch. runs:
-        other functions of its own that run while it trains.
+        other functions of its own that run while it trains. stated: what its author says of the
+        numbers, which decides how they are judged.
         """
         self.problem: str | None = None
         self._steps = steps
         self._runs = (*scored_by, *runs)
         self._operators = OperatorTrace()
-        self._code = CodeDigest(scored_by)
+        self._code = CodeDigest([*stated, *scored_by])
         self._operators.readers |= self._code.codes
         self._forms: list[Any] = []
         self._at_start: list[Any] = []
