@@ -23,7 +23,7 @@ from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
     Version,
 )
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN_BEFORE, NEED_TRAINING, Metric, Numerics
+from peft_regress.metrics import KNOWN, KNOWN_BEFORE, NEED_TRAINING, Metric, Numerics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -177,10 +177,10 @@ class Computation(
 ):
     """What certifies that two runs compute the same training."""
 
-    graph: str
-    """Digest of the operators of the first steps, equal on every machine."""
-    state: str
-    """Digest of weights, batches and generators of each seed."""
+    graph: Digest
+    """Of the operators of the first steps, equal on every machine."""
+    state: Digest
+    """Of weights, batches and generators of each seed."""
     torch: Version
     """The version that made the digests."""
     same_as: str | UnsetType = UNSET
@@ -387,8 +387,12 @@ def _check_untrained(record: Record, where: str) -> None:
     if record.status != "ok":
         msg = f"{where}: status {record.status!r}, but it is said to repeat another run's training"
         raise InputError(msg)
+    if not record.repeated_run:
+        msg = f"{where}: same_as is empty, so it is of no run"
+        raise InputError(msg)
     for name in [*record.metrics, *record.invariants]:
-        if name in NEED_TRAINING:
+        is_own = record.is_own and name not in KNOWN
+        if is_own or name in NEED_TRAINING:
             msg = f"{where}: {name!r} of a case that was not trained"
             raise InputError(msg)
     losses = record.metrics.get("first_losses")

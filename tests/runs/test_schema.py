@@ -7,7 +7,16 @@ from typing import Any
 
 import msgspec
 import pytest
-from builders import LORA, certified, make_case, make_metric, make_record, make_run, trained
+from builders import (
+    COMPUTATION,
+    LORA,
+    certified,
+    make_case,
+    make_metric,
+    make_record,
+    make_run,
+    trained,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +25,7 @@ from peft_regress.errors import InputError
 from peft_regress.metrics import Metric
 from peft_regress.runs.schema import (
     Acceptance,
+    Computation,
     Failure,
     Record,
     Run,
@@ -168,13 +178,21 @@ def test_a_loss_may_be_negative() -> None:
         ({}, None),
         ({"metrics": trained().metrics}, "'accuracy' of a case that was not trained"),
         ({"invariants": {"frozen_unchanged": None}}, "'frozen_unchanged' of a case"),
+        (
+            {"profiled_on": "fake tensors", "metrics": {"hits": make_metric("accuracy", [0.5])}},
+            "'hits' of a case that was not trained",
+        ),
+        (
+            {"computation": msgspec.structs.replace(COMPUTATION, same_as="")},
+            "same_as is empty, so it is of no run",
+        ),
         ({"metrics": {"first_losses": trained().metrics["first_losses"]}}, "of 3 seeds"),
         (
             {"status": "error", "metrics": {}, "error": Failure(type="E", message="m")},
             "status 'error', but it is said to repeat",
         ),
     ],
-    ids=["sound", "accuracy", "invariant", "losses", "error"],
+    ids=["sound", "accuracy", "invariant", "own metric", "no run", "losses", "error"],
 )
 def test_a_case_that_was_not_trained_says_nothing_of_a_training(
     changed: dict[str, Any], problem: str | None
@@ -185,3 +203,10 @@ def test_a_case_that_was_not_trained_says_nothing_of_a_training(
     else:
         with pytest.raises(InputError, match=f"here: .*{problem}"):
             check_consistent(record, "here")
+
+
+@pytest.mark.parametrize("name", ["graph", "state"])
+def test_a_computation_is_made_of_digests(name: str) -> None:
+    broken = msgspec.structs.replace(COMPUTATION, **{name: "a\x1b[31m\n<script>"})
+    with pytest.raises(msgspec.ValidationError, match=rf"\.{name}"):
+        msgspec.convert(msgspec.to_builtins(broken), Computation)
