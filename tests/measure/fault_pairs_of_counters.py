@@ -76,6 +76,53 @@ def counter_in_an_object_of_a_class(is_faulty, patch):
     return {"model": lambda: net(Late())(), "optimizer": made}
 
 
+@FAULTS
+def counter_by_which_object_a_name_has(is_faulty, patch):
+    """No number changes, and nothing new is reached: a name moves on along equal objects."""
+
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.places = [object() for _ in range(99)]
+            self.here = self.places[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            calls = self.places.index(self.here) + 1
+            self.here = self.places[calls]
+            return x * (3.0 if is_faulty and calls >= LATE else 1.0)
+
+    def made(model: nn.Module) -> Any:
+        model[2].here = model[2].places[0]
+        return adam(model)
+
+    return {"model": lambda: net(Late())(), "optimizer": made}
+
+
+@FAULTS
+def counter_by_the_class_of_an_object(is_faulty, patch):
+    """The same attributes with the same values, of another class at each call."""
+    classes = [type(f"After{count}", (), {}) for count in range(99)]
+
+    class Late(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            calls = classes.index(type(self.state)) + 1
+            self.state = classes[calls]()
+            self.state.scale = 1.0
+            return x * (3.0 if is_faulty and calls >= LATE else 1.0)
+
+    def made(model: nn.Module) -> Any:
+        model[2].state = classes[0]()
+        model[2].state.scale = 1.0
+        return adam(model)
+
+    def model() -> nn.Module:
+        found = net(Late())()
+        made(found)
+        return found
+
+    return {"model": model, "optimizer": made}
+
+
 CALLS = 0
 NESTED = {"of": {"calls": 0}}
 ARRAY = np.zeros(1)

@@ -171,7 +171,8 @@ class _Walk:
         self._numbers = self.kept.numbers
         self._beside = {id(one) for one in beside}
         self._code = code
-        self._seen: set[int] = set()
+        self._seen: dict[int, int] = {}
+        """By identity the place of each object that was met: which one a name has may count."""
         self._alive: list[Any] = []
         self._waiting: deque[Any] = deque()
 
@@ -188,8 +189,10 @@ class _Walk:
             value = waiting.popleft()
             if isinstance(value, _SIMPLE):
                 self._numbers.append(value)
-            elif id(value) not in self._seen:
-                self._seen.add(id(value))
+            elif id(value) in self._seen:
+                self._numbers.append(("again", self._seen[id(value)]))
+            else:
+                self._seen[id(value)] = len(self._seen)
                 self._alive.append(value)  # or another object might get its address
                 self._one(value)
             if len(self._seen) > _MOST:
@@ -256,7 +259,7 @@ class _Walk:
                     self._hooks(item)
                 else:
                     self._waiting.append(item)
-        self._waiting.extend(type(module).__mro__)
+        self._classes_of(module)
 
     def _hooks(self, hooks: Any) -> None:
         """Note hooks without their keys, which count all hooks of the process."""
@@ -274,11 +277,16 @@ class _Walk:
 
     def _object(self, value: Any) -> bool:
         attributes = list(_attributes(value))
-        self._waiting.extend(type(value).__mro__)
+        self._classes_of(value)
+        self._numbers.append(type(value).__qualname__)
         for name, item in attributes:
             self._numbers.append(name)
             self._waiting.append(item)
         return bool(attributes)
+
+    def _classes_of(self, value: Any) -> None:
+        """Follow the classes of an object that no other one has brought yet."""
+        self._waiting.extend(cls for cls in type(value).__mro__ if id(cls) not in self._seen)
 
     def _opaque(self, value: Any) -> None:
         """Note what an iterator, an array or another object of C code has or says of itself."""
