@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
+import dataclasses
+import enum
 import functools
 import os
+import re
 import subprocess
 import sys
+from collections import deque
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +208,31 @@ def test_a_function_that_is_named_again_is_told_from_another():
 
     one, other = accuracy, twice_accuracy
     assert len({digest(one, other, one), digest(one, other, other), digest(one, other)}) == 3
+
+
+@dataclasses.dataclass(slots=True)
+class Slotted:
+    scale: float
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Slotted(1.0), Slotted(2.0)),
+        (Fraction(1, 2), Fraction(1, 3)),
+        (argparse.Namespace(scale=1.0), argparse.Namespace(scale=2.0)),
+        (re.compile("a"), re.compile("b")),
+        (min, max),
+        (deque([1]), deque([2])),
+        (enum.Enum("Limit", {"LOW": 0.5}), enum.Enum("Limit", {"LOW": 0.7})),
+    ],
+    ids=["slots", "fraction", "namespace", "pattern", "built-in", "deque", "enum"],
+)
+def test_what_a_score_names_counts_with_its_numbers(one: Any, other: Any):
+    def digest(value: Any) -> str:
+        return CodeDigest([functools.partial(accuracy, value)]).hexdigest()
+
+    assert digest(one) == digest(copy.deepcopy(one)) != digest(other)
 
 
 def test_metrics_of_ones_own_are_not_measured_in_a_certified_case():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
 import platform
 import types
+from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from torch import Tensor, nn
 
 from peft_regress.measure.computation.contents import Digest, bytes_digest
+from peft_regress.measure.computation.kept import attributes_of
 from peft_regress.measure.computation.named import (
     codes_of,
     is_followed,
     is_of_torch,
+    is_package_followed,
     places_of,
 )
 
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
 
 _SIMPLE: Final = (bool, int, float, complex, str, bytes, type(None))
 _MOST: Final = 20_000
+_OF_NO_MEANING: Final = frozenset(
+    {"__dict__", "__weakref__", "__doc__", "__module__", "__slotnames__"}
+)
+"""Attributes of classes; copying an object adds one to its class."""
+_ITS_VERSION_TELLS: Final = frozenset({"torch", "numpy"})
 
 
 class CodeDigest:
@@ -73,7 +82,7 @@ class CodeDigest:
             self._each(value.func, value.args, value.keywords)
         elif isinstance(value, types.MethodType):
             self._each(value.__func__, value.__self__)
-        elif isinstance(value, tuple | list):
+        elif isinstance(value, tuple | list | deque):
             self._each(len(value), *value)
         elif isinstance(value, set | frozenset):
             self._each(len(value), *sorted(value, key=repr))
@@ -115,17 +124,24 @@ class CodeDigest:
     def _add_object(self, value: Any) -> None:
         cls = value if isinstance(value, type) else type(value)
         self._digest.add(f"{cls.__module__}.{cls.__qualname__}")
-        if isinstance(value, nn.Module) or _is_of_torch(cls):
+        if isinstance(value, nn.Module):
             return
-        for name, part in sorted(vars(cls).items()):
-            if name not in {"__dict__", "__weakref__", "__doc__", "__module__"}:
-                self._digest.add(name)
-                self._add(part)
-        if value is not cls:
-            self._add(getattr(value, "__dict__", None))
+        if not _is_of_torch(cls):
+            for name, part in sorted(vars(cls).items()):
+                if name not in _OF_NO_MEANING:
+                    self._digest.add(name)
+                    self._add(part)
+        if value is not cls and cls.__module__.partition(".")[0] not in _ITS_VERSION_TELLS:
+            self._each(*(part for item in attributes_of(value) for part in item))
+            if is_package_followed(cls.__module__):
+                return
+            with contextlib.suppress(Exception):  # what cannot be copied holds no number
+                reduced = copyreg.dispatch_table.get(cls, lambda one: one.__reduce_ex__(4))(value)
+                self._add(reduced)
 
 
 def _is_of_torch(cls: type) -> bool:
     functions = [one for one in vars(cls).values() if isinstance(one, types.FunctionType)]
     is_written = [is_of_torch(one.__code__.co_filename) for one in functions]
-    return all(is_written) and (bool(is_written) or cls.__module__ in {"builtins", "torch"})
+    package = cls.__module__.partition(".")[0]
+    return all(is_written) and (package in _ITS_VERSION_TELLS or not is_package_followed(package))

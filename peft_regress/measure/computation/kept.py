@@ -276,7 +276,7 @@ class _Walk:
             self._code.meet(cls)
 
     def _object(self, value: Any) -> bool:
-        attributes = list(_attributes(value))
+        attributes = list(attributes_of(value))
         self._classes_of(value)
         self._numbers.append(type(value).__qualname__)
         for name, item in attributes:
@@ -301,7 +301,8 @@ class _Walk:
             self._numbers.append(_ADDRESS.sub("", repr(value)))
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+def attributes_of(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an object holds by name, in slots too."""
     yield from list(getattr(value, "__dict__", {}).items())
     for cls in type(value).__mro__:
         slots = vars(cls).get("__slots__", ())
