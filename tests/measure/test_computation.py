@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 from collections import deque
 from fractions import Fraction
 from pathlib import Path
@@ -233,6 +234,19 @@ def test_what_a_score_names_counts_with_its_numbers(one: Any, other: Any):
         return CodeDigest([functools.partial(accuracy, value)]).hexdigest()
 
     assert digest(one) == digest(copy.deepcopy(one)) != digest(other)
+
+
+def test_a_helper_in_a_module_of_a_package_counts(monkeypatch: pytest.MonkeyPatch):
+    package, module = types.ModuleType("some_helpers"), types.ModuleType("some_helpers.scales")
+    package.scales, module.scale = module, accuracy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "some_helpers", package)
+    scope: dict[str, Any] = {"some_helpers": package}
+    source = "def score(model, batches): return some_helpers.scales.scale(model, batches)"
+    exec(compile(source, "score.py", "exec"), scope)
+
+    before = CodeDigest([scope["score"]]).hexdigest()
+    module.scale = twice_accuracy  # type: ignore[attr-defined]
+    assert CodeDigest([scope["score"]]).hexdigest() != before
 
 
 def test_metrics_of_ones_own_are_not_measured_in_a_certified_case():

@@ -136,8 +136,8 @@ class CodeDigest:
             if is_package_followed(cls.__module__):
                 return
             with contextlib.suppress(Exception):  # what cannot be copied holds no number
-                reduced = copyreg.dispatch_table.get(cls, lambda one: one.__reduce_ex__(4))(value)
-                self._add(reduced)
+                reduce: Any = copyreg.dispatch_table.get(cls)
+                self._add(reduce(value) if reduce else value.__reduce_ex__(4))
 
 
 def _is_of_torch(cls: type) -> bool:

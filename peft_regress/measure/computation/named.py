@@ -14,7 +14,7 @@ import torch
 import typing_extensions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _PACKAGES: Final = (
     *(
@@ -107,8 +107,25 @@ def _named_by(function: types.FunctionType) -> Iterator[Place]:
         yield place
         module = place.value
         if isinstance(module, types.ModuleType) and is_package_followed(module.__name__):
-            inside = vars(module)
-            yield from (Place(inside, one) for one in names if one in inside)
+            yield from _inside(module, names, {id(module)})
+
+
+def _inside(module: types.ModuleType, names: Iterable[str], seen: set[int]) -> Iterator[Place]:
+    """Yield what names stand for in a module, and in the modules in it: `package.module.name`."""
+    scope = vars(module)
+    for name in names:
+        if name not in scope:
+            continue
+        yield Place(scope, name)
+        part = scope[name]
+        if isinstance(part, types.ModuleType) and id(part) not in seen and _is_foreign(part):
+            seen.add(id(part))
+            yield from _inside(part, names, seen)
+
+
+def _is_foreign(module: types.ModuleType) -> bool:
+    package = module.__name__.partition(".")[0]
+    return package not in {"torch", "numpy", "peft_regress"} and is_package_followed(package)
 
 
 def _names_in(code: types.CodeType) -> dict[str, None]:
