@@ -2,13 +2,15 @@
 
 Alone, a step is measured after a whole step that makes the optimizer's state. Here one update makes
 it, with gradients that have no values, and then each batch takes one step. That is exact if a step
-leaves the log as it found it, gradients apart, if every parameter gets one, and if the steps of all
-batches run the same operators. Each of this is checked.
+leaves the log as it found it, gradients apart, if every parameter gets one, and if a step does not
+depend on how many there were: the steps of all batches run the same operators, or, where a path
+depends on the size of a batch, the updates are the same and the first batch costs the same again.
+Each of this is checked.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -53,26 +55,49 @@ def _measured(
     loss: Callable[[nn.Module, Any], Tensor],
 ) -> list[StepCost] | None:
     check_model(model, fake=True)
-    costs: list[StepCost] = []
-    operators: set[tuple[Any, ...]] = set()
     with staged(model, (), fake=True) as stage, torch.enable_grad():
         recorder = stage.recorder
         for parameter in model.parameters():
             parameter.grad = None
         with updates_in_their_phase(recorder):
             optimizer = _with_state(model, make_optimizer, recorder)
-            for batch in batches:
+
+            def taken(batch: Mapping[str, RandomTensor]) -> _Taken | None:
                 step = Step(recorder, model, _drawn(batch, model, recorder), loss)
                 start = mark(recorder)
                 with recorder:
                     marks = StepMarks(start, *step.take(optimizer), mark(recorder))
                 if not _leaves_gradients_alone(model, recorder, marks):
                     return None
-                costs.append(step_cost(recorder, marks, tensors=tensors_used(fake=True)))
-                operators.add(_operators(recorder, marks))
+                cost = step_cost(recorder, marks, tensors=tensors_used(fake=True))
+                operators = _operators(recorder, marks)
                 del step, recorder.flop_events[start.flops :]
                 optimizer.zero_grad(set_to_none=True)
-    return costs if len(operators) == 1 else None
+                return _Taken(cost, operators)
+
+            steps: list[_Taken] = []
+            for batch in batches:
+                step = taken(batch)
+                if step is None:
+                    return None
+                steps.append(step)
+            if len({step.updates for step in steps}) > 1:
+                return None
+            if len({step.operators for step in steps}) > 1 and taken(batches[0]) != steps[0]:
+                return None
+    return [step.cost for step in steps]
+
+
+class _Taken(NamedTuple):
+    """What a step costs, and which operators it ran, as far as the log tells."""
+
+    cost: StepCost
+    operators: tuple[Any, ...]
+
+    @property
+    def updates(self) -> tuple[Any, ...]:
+        """The operators of the update with their FLOPs."""
+        return tuple(one for one in self.operators[1:] if one[0] == "optimizer")
 
 
 def _with_state(
