@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from peft_regress.measure.computation import TRACED_STEPS, ComputationTrace
 from peft_regress.measure.objective import number
 from peft_regress.measure.seeding import seed_all
-from peft_regress.measure.training import begin, training_steps
+from peft_regress.measure.training import begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,9 +49,17 @@ class FirstSteps:
         recipe, trace, seed = self.recipe, self.trace, self.recipe.seeds[0]
         if trace.problem is not None:
             return
-        seed_all(seed)
-        steps = training_steps(model, optimizer, batches, recipe.loop, seed=seed, trace=trace)
-        self.losses = [loss for loss, _ in itertools.islice(steps, TRACED_STEPS)]
+        # By the very function that trains in full: what is wrong with it must show here.
+        training = recipe.train(
+            model,
+            optimizer,
+            batches,
+            seed=seed,
+            first=TRACED_STEPS,
+            trace=trace,
+            only=TRACED_STEPS,
+        )
+        self.losses = list(training.losses)
         trace.rest_of_schedule(optimizer)
         for batch in itertools.islice(batches, recipe.fine_tune.steps - TRACED_STEPS):
             trace.batch(batch)

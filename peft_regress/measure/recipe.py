@@ -241,10 +241,20 @@ class Recipe:
         seed: int,
         first: int,
         trace: ComputationTrace | None = None,
+        only: int | None = None,
     ) -> TrainingRun:
-        """Run the whole training loop, and keep the first losses."""
+        """Run the training loop, or only some steps of it, and keep the first losses."""
         seed_all(seed)
-        return finetune(model, optimizer, batches, self.loop, seed=seed, first=first, trace=trace)
+        return finetune(
+            model,
+            optimizer,
+            batches,
+            self.loop,
+            seed=seed,
+            first=first,
+            trace=trace,
+            only=only,
+        )
 
     def steps(self, data: Data, *, seed: int) -> Iterator[tuple[float, float]]:
         """Adapt a fresh model, then take one step of the same loop each time one is asked for."""

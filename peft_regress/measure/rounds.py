@@ -217,6 +217,10 @@ class Rounds:
             first=FIRST_LOSSES,
             trace=self._trace,
         )
+        taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
+        if taken != wanted:
+            msg = f"the training took {taken} steps, not the {wanted} of the case"
+            raise RuntimeError(msg)
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)

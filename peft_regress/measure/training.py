@@ -6,6 +6,7 @@ Same seed, same machine, one thread: the losses are bit-identical, across proces
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import statistics
 import time
@@ -86,14 +87,16 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     seed: int,
     first: int,
     trace: ComputationTrace | None = None,
+    only: int | None = None,
 ) -> TrainingRun:
     """Train for some steps, to see what the method does to a real model.
 
-    first: the number of losses kept as a fingerprint. The other arguments are those of
-    `training_steps`.
+    first: the number of losses kept as a fingerprint. only: how many of the steps to take; None for
+    all. The other arguments are those of `training_steps`.
     """
     traced = TRACED_STEPS if trace is not None and trace.records_next_step else 0
-    taken = list(training_steps(model, optimizer, batches, loop, seed=seed, trace=trace))
+    steps = training_steps(model, optimizer, batches, loop, seed=seed, trace=trace)
+    taken = list(itertools.islice(steps, only))
     return TrainingRun(
         losses=tuple(loss for loss, _ in taken),
         step_seconds=tuple(seconds for _, seconds in taken),
@@ -149,7 +152,7 @@ def begin(
     loop.set_mode(model)
     schedule = None if loop.schedule is None else loop.schedule(optimizer)
     if trace is not None:
-        trace.start(model, optimizer)
+        trace.start(model, optimizer, steps=loop.steps)
     return schedule
 
 

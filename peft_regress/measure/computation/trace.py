@@ -86,7 +86,7 @@ class ComputationTrace:
         numbers, which decides how they are judged.
         """
         self.problem: str | None = None
-        self._steps = steps
+        self._steps = self._planned = steps
         self._runs = (*scored_by, *runs)
         self._operators = OperatorTrace()
         self._code = CodeDigest([*stated, *scored_by])
@@ -112,10 +112,14 @@ class ComputationTrace:
 
     # --- What the training calls ---
 
-    def start(self, model: nn.Module, optimizer: Optimizer) -> None:
-        """Digest what the training of the next seed starts from, right before its first step."""
+    def start(self, model: nn.Module, optimizer: Optimizer, *, steps: int) -> None:
+        """Digest what the training of the next seed starts from, right before its first step.
+
+        steps: how many it is about to take.
+        """
         if self.problem is not None:
             return
+        self._planned = steps
         tensors = _tensors_of(model)
         self._weights.append({name: bytes_digest(tensor) for name, tensor in tensors.items()})
         kept = self._kept_by([model, *self._runs], code=None)
@@ -243,7 +247,7 @@ class ComputationTrace:
         """Note the settings of the steps that are not taken."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the schedule expects updates
-            for _ in range(self._steps - TRACED_STEPS):
+            for _ in range(self._planned - TRACED_STEPS):
                 if self._schedule is not None:
                     self._schedule.step()
                 self._hyperparameters.add(_numbers_of(optimizer))

@@ -51,7 +51,7 @@ def schedule_left_out(
     return original(model, optimizer, *rest, **kwargs)
 
 
-@fault("training loop", at=_FINETUNE, case=_HEAD)
+@fault("training loop", at=_FINETUNE, case=_HEAD, stops=True)
 def last_step_left_out(
     original: Original, model: Any, optimizer: Any, batches: Any, loop: Any, **kwargs: Any
 ) -> Any:
