@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 ROOT: Final = Path(__file__).resolve().parents[2]
 BASELINES: Final = ROOT / "baselines"
 PAGE: Final = ROOT / "docs" / "quick.md"
+_MOST: Final = 4
 _WORKER: Final = Path(__file__).with_name("first_steps_alone.py")
 
 TRANSITIONS: Final = (
@@ -161,12 +162,18 @@ def compare_transitions() -> tuple[list[list[str]], list[str]]:
         verdict = said(*computations)
         reasons = judge_case(name, before, after).reasons
         lost = unseen(before, after)
-        shown = ", ".join(dict.fromkeys(f"`{r.metric}`" for r in reasons)) or "nothing"
-        rows.append([f"{old} -> {new}", f"`{name}`", verdict, shown])
+        rows.append([f"{old} -> {new}", f"`{name}`", verdict, _shown([r.metric for r in reasons])])
         print(" | ".join(rows[-1]), flush=True)
         if verdict == "same" and lost:
             wrong.append(f"peft {old} -> {new}, {name}: {', '.join(lost)}")
     return rows, wrong
+
+
+def _shown(metrics: Sequence[str]) -> str:
+    """Return the first metrics that differ, and how many more do."""
+    names = list(dict.fromkeys(metrics))
+    more = [f"{len(names) - _MOST} more"] if len(names) > _MOST else []
+    return ", ".join([*(f"`{name}`" for name in names[:_MOST]), *more]) or "nothing"
 
 
 def _measured(release: str, name: str) -> Observation:
