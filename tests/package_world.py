@@ -19,7 +19,7 @@ from peft_regress.environments.upgrade import releases, responsible
 from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
 from peft_regress.metrics import COST_METRICS
-from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection
+from peft_regress.runs.schema import SCHEMA_VERSION, Run, Selection, digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +57,7 @@ class World:
     extra: dict[str, list[str]] = field(default_factory=dict)
     """The requirements that a requirement brings."""
     computes: Callable[[Mapping[str, Version], str], str | None] = lambda *_: None
-    """What a case computes, by the packages and the case's id: a digest; None if it is unknown."""
+    """What a case computes, by the packages and the case's id: as a text; None if it is unknown."""
     yanked: set[str] = field(default_factory=set)
     runs: list[tuple[dict[str, str], list[str], bool]] = field(default_factory=list)
     """(packages, case ids, whether they trained) of each run."""
@@ -174,7 +174,8 @@ class World:
             facts = {}
             values = {n: v for n, v in values.items() if n.removesuffix("_b32") in COSTS}
         graph = self.computes(versions_of(packages), name) if trains else None
-        more = {} if graph is None else {"computation": replace(COMPUTATION, graph=graph)}
+        digest = "" if graph is None else digest_of(graph.encode())
+        more = {} if graph is None else {"computation": replace(COMPUTATION, graph=digest)}
         return make_record(name, values, invariants=facts, **more)
 
     @staticmethod

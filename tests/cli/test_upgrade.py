@@ -154,10 +154,13 @@ def test_a_signal_ends_it_like_ctrl_c(world, upgrade, monkeypatch, tmp_path, nam
 
     monkeypatch.setattr(upgrade_module, "upgrade", ended)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Whoever runs the tests may ignore it, as `nohup` does.
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         code, out, err = upgrade("--save", str(tmp_path / "run.json"))
     finally:
         signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGHUP, hangup)
     assert (code, out) == (130, "")
     assert err.strip() == "interrupted"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
