@@ -120,7 +120,7 @@ def watch_package(clock: Clock) -> None:
         clock.wrap(step_profile, name, PROFILE)
     clock.wrap(profile.Step, "take", _profiled_batch)
     clock.wrap(step_profile, "running_cost", INFERENCE)
-    clock.wrap(recipe, "finetune", TRAINING)
+    clock.wrap(recipe, "finetune", lambda *_, only=None, **__: TRAINING if only is None else FIRST)
     clock.wrap(FirstSteps, "take", FIRST)
     clock.wrap(torch.linalg, "svd", lambda *_, **__: _svd_in(clock.running))
     for name in ("start", "batch", "test_batch", "stepped", "rest_of_schedule"):
