@@ -169,7 +169,7 @@ def _known_part(root: Path, paths: Sequence[Path]) -> tuple[int, Contents]:
     """Return how many of the first entries the index knows, and what they say."""
     with contextlib.suppress(InputError, OSError):
         folder = _folder()
-        present = set(os.listdir(folder))  # noqa: PTH208
+        present = set(os.listdir(folder))  # noqa: PTH208  (names alone)
         with ThreadPoolExecutor(usable_cores()) as pool:
             digests = list(pool.map(_file_digest, paths))
         keys = list(_keys(zip(map(entry_name, paths), digests, strict=True)))

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -29,8 +29,13 @@ from peft_regress.baselines.entries import baseline_files
 from peft_regress.runs.run_file import read_run_file, run_document
 from peft_regress.runs.schema import canonical_digest
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["NOISE", "drawn"]
+
 ROOT: Final = Path(__file__).resolve().parents[2]
-_NOISE: Final = {"accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2}
+NOISE: Final = {"accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2}
 _RUNS_A_RELEASE: Final = 20
 _BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -64,7 +69,7 @@ def make_runs(folder: Path, *, count: int) -> list[Path]:
         ours = template["peft_regress"]
         release = number // _RUNS_A_RELEASE
         cases = {
-            name: {**record, "metrics": _drawn(name, record["metrics"], rng, release=release)}
+            name: {**record, "metrics": drawn(name, record["metrics"], rng, release=release)}
             for name, record in ours["cases"].items()
         }
         environment = {**ours["environment"], "peft": f"1.{release}.0"}
@@ -93,11 +98,22 @@ def _template() -> dict[str, Any]:
     return dict(document)
 
 
-def _drawn(
-    name: str, metrics: dict[str, Any], rng: random.Random, *, release: int
+def drawn(
+    name: str,
+    metrics: Mapping[str, Any],
+    rng: random.Random,
+    *,
+    release: int,
+    noise_of: Mapping[str, float] = NOISE,
 ) -> dict[str, Any]:
+    """Return metrics of a case that differ as if it was measured again, with another peft.
+
+    noise_of: the relative noise of a metric; those that a case lacks are left out.
+    """
     found = dict(metrics)
-    for metric, noise in _NOISE.items():
+    for metric, noise in noise_of.items():
+        if metric not in metrics:
+            continue
         samples = [
             [one * (1 + rng.gauss(0, noise)) for one in sample]
             if isinstance(sample, list)

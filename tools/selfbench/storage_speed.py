@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
+from report_speed import NOISE, drawn
 
 from peft_regress.baselines.chain import Newest, newest_file
 from peft_regress.baselines.entries import baseline_files
@@ -33,16 +35,11 @@ from peft_regress.runs.run_file import RunFile, read_run_file, run_document, wri
 from peft_regress.runs.schema import Run, canonical_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-_NOISE: Final = {
-    "accuracy": 1e-2,
-    "loss": 1e-2,
-    "first_losses": 1e-7,
-    "filled_losses": 1e-7,
-    "step_seconds": 5e-2,
-}
+_NOISE: Final = {**NOISE, "filled_losses": 1e-7}
+_again: Final = functools.partial(drawn, noise_of=_NOISE)
 _BYTES: Final = ("peak_activation_bytes", "peak_temp_bytes")
 _BYTES_NOISE: Final = 1e-4
 _ENTRIES_A_RELEASE: Final = 20
@@ -192,7 +189,7 @@ def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         release = number // _ENTRIES_A_RELEASE
         cases = {
-            name: {**record, "metrics": _drawn(name, record["metrics"], rng, release=release)}
+            name: {**record, "metrics": _again(name, record["metrics"], rng, release=release)}
             for name, record in ours["cases"].items()
         }
         for record in cases.values():
@@ -202,27 +199,6 @@ def _drawn_runs(template: RunFile, count: int) -> Iterator[dict[str, Any]]:
                 record["metrics"][metric] = {**known, "value": value}
         environment = {**ours["environment"], "peft": f"1.{release}.0"}
         yield {**ours, "environment": environment, "cases": cases}
-
-
-def _drawn(
-    name: str, metrics: Mapping[str, Any], rng: random.Random, *, release: int
-) -> dict[str, Any]:
-    """Return metrics of a case that differ as if it was measured again, with another peft."""
-    found = dict(metrics)
-    for metric in _NOISE.keys() & metrics.keys():
-        noise = _NOISE[metric]
-        samples = [
-            [one * (1 + rng.gauss(0, noise)) for one in sample]
-            if isinstance(sample, list)
-            else sample * (1 + rng.gauss(0, noise))
-            for sample in metrics[metric]["samples"]
-        ]
-        heads = [sample[0] if isinstance(sample, list) else sample for sample in samples]
-        found[metric] = {**metrics[metric], "samples": samples, "value": sum(heads) / len(heads)}
-    if "/dora" in name and release % 2:
-        for metric in ("forward_flops", "backward_flops"):
-            found[metric] = {**metrics[metric], "value": 2 * metrics[metric]["value"]}
-    return found
 
 
 def make_large_run(path: Path, template: RunFile, count: int, *, seed: int) -> None:
@@ -237,7 +213,7 @@ def make_large_run(path: Path, template: RunFile, count: int, *, seed: int) -> N
         case["architecture"] += f"-{number // len(records)}"
         rank = f"-r{case['rank']}" if case["rank"] else ""
         name = f"{case['task']}/{case['method']}{rank}/{case['architecture']}"
-        metrics = _drawn(name, record["metrics"], rng, release=0)
+        metrics = _again(name, record["metrics"], rng, release=0)
         cases[name] = {**record, "case": case, "metrics": metrics}
     write_run_file(path, msgspec.convert({**ours, "cases": cases}, Run), template.document)
 
