@@ -13,6 +13,7 @@ import subprocess
 import sys
 import types
 from collections import deque
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from own_training import measured as measured_own
 from peft_regress import registry
 from peft_regress.cases import Case
 from peft_regress.fine_tune import OwnMetric
+from peft_regress.measure import recipe as recipe_module
 from peft_regress.measure.case import measure
 from peft_regress.measure.computation.code import CodeDigest
 from peft_regress.measure.known import Known
@@ -161,6 +163,33 @@ def test_a_schedule_is_digested_over_all_steps():
 ], ids=["SGD", "an optimizer of one's own", "a schedule of one's own", "three steps"])  # fmt: skip
 def test_only_what_torch_wrote_goes_on_as_it_began(settings, is_certifiable):
     assert (measured(case(**settings)).computation is not UNSET) == is_certifiable
+
+
+def faulty_training(monkeypatch: pytest.MonkeyPatch, fault: Any) -> None:
+    """Put a fault into the function that trains, which the first steps must not bypass."""
+    train = recipe_module.finetune
+    monkeypatch.setattr(
+        recipe_module, "finetune", lambda *parts, **options: fault(train, *parts, **options)
+    )
+
+
+def test_a_fault_of_the_training_shows_in_its_first_steps(monkeypatch, trained):
+    def under_autocast(train: Any, *parts: Any, **options: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return train(*parts, **options)
+
+    faulty_training(monkeypatch, under_autocast)
+    assert not quick(case(), trained).is_certified
+
+
+def test_a_training_of_other_length_is_an_error(monkeypatch):
+    def shorter(train: Any, model: Any, optimizer: Any, batches: Any, loop: Any, **options: Any):
+        return train(model, optimizer, batches, replace(loop, steps=5), **options)
+
+    faulty_training(monkeypatch, shorter)
+    record = measured(case())
+    assert record.status == "error"
+    assert record.error.message == "the training took 5 steps, not the 6 of the case"
 
 
 def accuracy(model: Any, batches: Any) -> float:
