@@ -30,7 +30,7 @@ function memorySection({ architecture, batch, task }) {
     return [note("No case of this task and architecture has its memory by category.")];
   const [least, most] = [known[0], known.at(-1)];
   const where = `${shorten(architecture)} at batch ${batch}`;
-  const lost = rows.length - known.length;
+  const lost = rows.filter((row) => row.parts.length === 0).map((row) => row.item);
   return [
     memoryLegend(),
     memoryFigure(
@@ -44,7 +44,7 @@ function memorySection({ architecture, batch, task }) {
         cell: (row) => caseLink(row.item),
       }),
     ),
-    lost > 0 ? note(`Left out for want of a measurement: ${plural(lost, "case")}.`) : null,
+    lost.length > 0 ? note(`Left out for want of a measurement: ${failuresText(lost) || plural(lost.length, "case")}.`) : null,
   ];
 }
 
