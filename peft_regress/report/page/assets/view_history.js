@@ -79,7 +79,7 @@ function showHistory(main, route) {
   main.append(
     h("h1", {}, "History"),
     note(
-      "Marked points changed by more than the metric's bound from the point before, in the chosen order.",
+      "Marked: a change beyond the metric's bound from the point before, or a new level of a noisy metric.",
     ),
     controlRow(route, fields, settings, update),
     output,

@@ -6,10 +6,10 @@ function showMemory(main, route) {
   const output = h("div");
   const update = () => replaceContent(output, memorySection(settings));
   main.append(
-    h("h1", {}, "Memory by category"),
+    h("h1", {}, "Memory of one training step"),
     note(
-      "Each category at its own high, so that a bar's length is the reference paper's total. The highs come at ",
-      "different moments: the mark is the most that is alive at one moment, which is what a device needs.",
+      "The bar is the most memory in use at one moment: what a device needs. The outlines behind it are the ",
+      "highs of each category, which come at different moments; together they are the reference paper's total.",
     ),
     controlRow(route, fields, settings, update),
     output,
