@@ -11,7 +11,7 @@ from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
 
-_UNITS: Final[dict[Quantity, dict[str, float]]] = {
+UNITS: Final[dict[Quantity, dict[str, float]]] = {
     "byte": {
         "B": 1,
         **{f"{prefix}B": 10**power for prefix, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
@@ -22,6 +22,7 @@ _UNITS: Final[dict[Quantity, dict[str, float]]] = {
         **{f"{p}FLOP": 10**power for p, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
     },
 }
+"""The size of each unit of a quantity."""
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(?P<unit>[A-Za-z]+)")
 _LONGEST_AMOUNT: Final = 40
 
@@ -80,7 +81,7 @@ def parse_amount(text: object, quantity: Quantity) -> int:
 
     Raises `InputError`, which names the units of the quantity.
     """
-    units = _UNITS[quantity]
+    units = UNITS[quantity]
     example = "256 MiB" if quantity == "byte" else "2 GFLOP"
     wanted = f"an amount with one of {', '.join(units)}, such as {example!r}"
     match = None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from peft_regress.budgets import UNITS
 from peft_regress.metrics import INVARIANTS, METRICS
 
 ENVIRONMENTS = [
@@ -158,11 +160,12 @@ def _page(cases: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
         "peft_regress": "0.1.0",
         **copy.deepcopy(parts),
         "metrics": [
-            {"name": name, "unit": m.unit, "direction": m.direction, "kind": m.kind}
+            {"name": name, **dataclasses.asdict(m)}
             for name, m in METRICS.items()
         ],
         "invariants": list(INVARIANTS),
         "devices": DEVICES,
+        "units": UNITS,
         "thinned": None,
         "cases": sorted(cases, key=lambda case: case["id"]),
     }

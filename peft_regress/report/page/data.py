@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,7 +10,9 @@ import msgspec
 
 from peft_regress.baselines.history import by_release, present_entries, records_by_case
 from peft_regress.baselines.series import whole_metric
+from peft_regress.budgets import UNITS
 from peft_regress.devices import load_devices
+from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.certificates import lacks_invariant
 from peft_regress.gate.changes import value_of
@@ -17,6 +20,7 @@ from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
 from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
+from peft_regress.report.page.line_facts import facts_of
 from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
@@ -125,6 +129,7 @@ def page_data(
             }
             for device in devices
         ],
+        "units": UNITS,
         "thinned": _encode_thinned(entries, most, marks),
         "comparisons": encode_comparisons(
             entries, orders, runs=runs, devices=devices, newest=newest
@@ -174,7 +179,7 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
     """Return what a metric is, by the table of metrics, else by the newest record."""
     spec = METRICS.get(name)
     if spec is not None:
-        return {"name": name, "unit": spec.unit, "direction": spec.direction, "kind": spec.kind}
+        return dataclasses.asdict(spec) | {"name": name}
     _, newest = max(
         (
             (index, metric)
@@ -184,7 +189,7 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
         ),
         key=lambda found: found[0],
     )
-    return {"name": name, "unit": newest.unit, "direction": newest.direction, "kind": newest.kind}
+    return dataclasses.asdict(newest.spec) | {"name": name}
 
 
 def _environments(
@@ -252,11 +257,13 @@ def _encode_lines(
 ) -> dict[str, Any]:
     """Return the lines of a case, and its changes by order. `now` is exact, lines are rounded."""
     encoded = []
+    bounds = Bounds.of(present)
     for name, line in lines.held.items():
         metric = whole_metric(present, name)
         now = None if metric is None else value_of(metric)
         thinned = {"thinned": True} if name in lines.thinned_names else {}
-        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned})
+        facts = {} if metric is None else facts_of(name, metric, bounds)
+        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned, **facts})
     positions = {name: position for position, name in enumerate(lines.held)}
     return {
         "lines": encoded,

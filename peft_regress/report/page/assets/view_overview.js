@@ -46,13 +46,13 @@ function firstCases() {
 }
 
 function countsText() {
-  const failing = DATA.cases.filter((item) => !isMeasured(item)).length;
+  const failing = failuresText(DATA.cases);
   const untrained = DATA.cases.filter((item) => isUntrained(item, "accuracy")).length;
   const repeated = untrained > 0 ? `, ${untrained} of them ${SAME_COMPUTATION},` : "";
   const newest = DATA.entries.at(-1);
   const entries = plural(DATA.entries.length, "entry", "entries");
   return (
-    `${plural(DATA.cases.length, "case")}${failing > 0 ? `, ${failing} of them not ok,` : ""}${repeated} over ${entries}; ` +
+    `${plural(DATA.cases.length, "case")}${failing ? ` (${failing})` : ""}${repeated} over ${entries}; ` +
     `the newest is ${shorten(newest.name, 60)} of ${formatDate(newest.date)}.`
   );
 }
