@@ -9,7 +9,8 @@ from peft_regress.baselines.expected import is_complete
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
-from peft_regress.report.verdict.next_steps import quoted
+from peft_regress.report.verdict.next_steps import quoted, storage_words
+from peft_regress.report.verdict.reproducing import compare_command
 from peft_regress.report.verdict.shown import shown_verdict
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def encode_comparisons(
     `newest` is None if nothing was judged. Texts of comparisons are numbers of `texts`.
     """
     texts = Texts()
-    verdict = None
+    verdict: dict[str, Any] | None = None
     if newest is not None:
         is_run = entries[-1].role == "run"
         verdict = {
@@ -74,6 +75,8 @@ def encode_comparisons(
             "new": len(entries) - 1,
             **_encode(newest, texts, with_steps=is_run),
         }
+        if is_run:
+            verdict["command"] = texts.number(compare_command(newest.invocation))
     pairs = [
         {"old": old, "new": new, **_encode(comparison, texts, with_steps=False)}
         for (old, new), comparison in _judged_pairs(entries, orders, runs=runs, devices=devices)
@@ -82,6 +85,7 @@ def encode_comparisons(
         "verdict": verdict,
         "pairs": pairs,
         "names": [quoted(entry.name) for entry in entries],
+        "options": "" if newest is None else " ".join(storage_words(newest.invocation)),
         "texts": texts.all,
     }
 

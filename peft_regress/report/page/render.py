@@ -13,7 +13,7 @@ from typing import Any
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order of loading."""
 
-STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "media.css")
+STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "verdict.css", "media.css")
 """The style sheets, in the order of joining."""
 
 SCRIPTS: tuple[str, ...] = (
@@ -25,12 +25,15 @@ SCRIPTS: tuple[str, ...] = (
     "figure.js",
     "pareto.js",
     "costs.js",
+    "verdict.js",
+    "glance.js",
     "case_table.js",
     "budgets.js",
     "history_table.js",
     "history_plot.js",
     "memory_plot.js",
-    "view_compare.js",
+    "view_tradeoffs.js",
+    "view_changes.js",
     "view_history.js",
     "view_memory.js",
     "view_ranks.js",

@@ -57,12 +57,11 @@ function fixedDigits(digits) {
 }
 
 function statusBadge(item) {
-  const status = statusOf(item);
-  const kind = status === "ok" ? "good" : status.startsWith("unsupported") ? "plain" : "bad";
+  const { kind, text, status } = stateOfCase(item);
   return h(
     "span",
     { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) },
-    shorten(status, 28),
+    shorten(text, 28),
   );
 }
 

@@ -61,7 +61,7 @@ function newestMark(item, order) {
 }
 
 function caseSummary(item) {
-  const status = statusOf(item);
+  const { status, ...state } = stateOfCase(item);
   const entry = DATA.entries[item.current];
   return [
     h(
@@ -70,10 +70,10 @@ function caseSummary(item) {
       `${shorten(methodName(item), 60)} on ${shorten(item.architecture, 60)}, task ${shorten(item.task, 60)}. Numbers of `,
       entryName(item.current),
       ` (${formatDate(entry.date)}): `,
-      status === "ok"
-        ? h("strong", { class: "good" }, "ok")
-        : h("strong", { class: "bad" }, shorten(status, 600)),
+      h("strong", { class: state.kind }, shorten(state.text, 600)),
+      state.text === status || status === "ok" ? null : ` (${shorten(status, 600)})`,
     ),
+    ...findingsOfCase(item),
     item.same_computation_as === undefined
       ? null
       : note(

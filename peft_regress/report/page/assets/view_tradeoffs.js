@@ -1,6 +1,9 @@
 // Accuracy against cost, by architecture, with the pairings that no other beats.
 
-function compareFields() {
+const FRONT_WORDS =
+  "Ringed and joined: where no other pairing is as cheap and as accurate. A thin line spans the seeds. ";
+
+function tradeoffFields() {
   return {
     cost: { label: "Cost", options: COSTS, initial: "memory" },
     batch: batchField(),
@@ -10,23 +13,21 @@ function compareFields() {
   };
 }
 
-function showCompare(main, route) {
-  const fields = compareFields();
+function showTradeoffs(main, route) {
+  const fields = tradeoffFields();
   const settings = readSettings(route, fields);
   const output = h("div");
-  const update = () => replaceContent(output, comparison(settings));
+  const update = () => replaceContent(output, tradeoffs(settings));
   main.append(
     h("h1", {}, "Accuracy against cost"),
-    note(
-      "A pairing is on the front if no other is as cheap and as accurate. Up and to the left is better.",
-    ),
+    note(FRONT_WORDS, "Up and to the left is better."),
     controlRow(route, fields, settings, update),
     output,
   );
   update();
 }
 
-function comparison(
+function tradeoffs(
   { cost: costName, batch, task, architecture, methods },
   { compact = false } = {},
 ) {
@@ -37,15 +38,24 @@ function comparison(
       item,
       cost: cost.of(item, batchSuffix(batch)),
       gain: currentValue(item, "accuracy"),
+      seeds: lineOf(item, "accuracy")?.seeds ?? null,
+      margin: lineOf(item, "accuracy")?.bound ?? null,
     }))
     .filter((point) => point.cost !== null && point.gain !== null);
   if (points.length === 0)
     return [note("No case of these choices has both an accuracy and this cost.")];
   const shown = architecture === "" ? ARCHITECTURES : [architecture];
   const lost = all.length - points.length;
+  const margin = d3.max(points, (point) => point.margin);
   const title = cost.batch ? `${cost.label} at batch ${batch}` : cost.label;
   return [
     methodLegend(distinct(points.map((point) => point.item.method))),
+    margin === undefined
+      ? null
+      : note(
+          `Accuracies closer than the gate's margin, ${formatChange(margin, "fraction").slice(1)}, are ties: ` +
+            "a longer training may turn them around.",
+        ),
     h(
       "div",
       { class: shown.length === 1 ? "" : compact ? "facets compact" : "facets" },
@@ -74,16 +84,16 @@ function architecturePlot(name, points, cost, title, small) {
     label:
       `Accuracy against ${title} on ${shorten(name)}: ${plural(own.length, "pairing")}, ${front.length} on the Pareto front, ` +
       `from ${pointText(cheapest, cost)} to ${pointText(best, cost)}.`,
-    draw: (width) => drawCompare(width, own, front, points, cost, title, small),
+    draw: (width) => drawTradeoffs(width, own, front, points, cost, title, small),
     open: openCase,
     below: [
       frontInWords(front, cost),
-      fold("All of its numbers", () => compareTable(name, own, front, cost)),
+      fold("All of its numbers", () => tradeoffTable(name, own, front, cost)),
     ],
   });
 }
 
-function drawCompare(width, own, front, everyPoint, cost, title, small) {
+function drawTradeoffs(width, own, front, everyPoint, cost, title, small) {
   const unit = axisUnit(
     own.map((point) => point.cost),
     cost.unit,
@@ -102,30 +112,48 @@ function drawCompare(width, own, front, everyPoint, cost, title, small) {
     y: axisOptions(yScale, { label: "↑ accuracy (%)", room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
-    marks: [
-      Plot.line(front, {
-        x,
-        y,
-        curve: "step-after",
-        stroke: "var(--front)",
-        strokeWidth: 2,
-        strokeOpacity: 0.75,
-      }),
-      Plot.dot(own, {
-        x,
-        y,
-        ...methodChannels(),
-        r: small ? 4.5 : 5.5,
-        stroke: "var(--surface)",
-        strokeWidth: 1,
-      }),
-      Plot.dot(front, { x, y, r: small ? 8 : 9, stroke: "var(--front)", strokeWidth: 1.5 }),
-      ...(small
-        ? []
-        : frontLabels(front, x, y, pixels(xScale, width - 66), pixels(yScale, height - 64))),
-      Plot.tip(own, Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
-    ],
+    marks: tradeoffMarks({ own, front, x, y, cost, small, scales: { xScale, yScale, width, height } }),
   });
+}
+
+// What is on the front is drawn last, so that no other point hides it; its names come last of all.
+function tradeoffMarks({ own, front, x, y, cost, small, scales }) {
+  const { xScale, yScale, width, height } = scales;
+  const onFront = new Set(front);
+  const others = own.filter((point) => !onFront.has(point));
+  const seeds = (points, options) =>
+    Plot.ruleX(
+      points.filter((point) => point.seeds !== null),
+      { x, y1: (point) => 100 * point.seeds[0], y2: (point) => 100 * point.seeds[1], ...options },
+    );
+  const dots = (points, options) =>
+    Plot.dot(points, { x, y, ...methodChannels(), r: small ? 4.5 : 5.5, strokeWidth: 1, ...options });
+  return [
+    seeds(others, { stroke: "var(--edge)", strokeOpacity: 0.45 }),
+    dots(others, { stroke: "var(--surface)", fillOpacity: 0.8 }),
+    Plot.line(front, {
+      x,
+      y,
+      curve: "step-after",
+      stroke: "var(--front)",
+      strokeWidth: 2,
+      strokeOpacity: 0.75,
+    }),
+    seeds(front, { stroke: "var(--front)", strokeWidth: 1.25 }),
+    Plot.dot(front, {
+      x,
+      y,
+      r: small ? 8 : 9,
+      stroke: "var(--front)",
+      strokeWidth: 1.5,
+      fill: "var(--surface)",
+      fillOpacity: 0.85,
+      className: "front-ring",
+    }),
+    dots(front, { stroke: "none", className: "front-dot" }),
+    ...frontLabels(front, x, y, pixels(xScale, width - 66), pixels(yScale, height - 64), small),
+    Plot.tip(own, Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
+  ];
 }
 
 function pixels({ type, domain }, length) {
@@ -133,12 +161,12 @@ function pixels({ type, domain }, length) {
 }
 
 // Names above the points, or below if there is no room; a name without room is only in the list.
-function frontLabels(front, x, y, xPixels, yPixels) {
+function frontLabels(front, x, y, xPixels, yPixels, small) {
   const placed = { above: [], below: [] };
   const free = (side, point) =>
     placed[side].every(
       (other) =>
-        Math.abs(xPixels(x(point)) - xPixels(x(other))) > 85 ||
+        Math.abs(xPixels(x(point)) - xPixels(x(other))) > (small ? 70 : 85) ||
         Math.abs(yPixels(y(point)) - yPixels(y(other))) > 16,
     );
   for (const point of front) {
@@ -157,6 +185,7 @@ function frontLabels(front, x, y, xPixels, yPixels) {
       fill: "currentColor",
       stroke: "var(--surface)",
       strokeWidth: 4,
+      className: "front-name",
     }),
   );
 }
@@ -169,8 +198,14 @@ function pointText(point, cost) {
   return `${shorten(methodName(point.item), 40)} (${formatValue(point.cost, cost.unit)}, ${formatValue(point.gain, "fraction")})`;
 }
 
+function seedsWords({ seeds }) {
+  return seeds === null
+    ? ""
+    : `, seeds ${seeds.map((seed) => formatValue(seed, "fraction")).join(" to ")}`;
+}
+
 function tipText(point, cost) {
-  return `${shorten(point.item.id, 60)}\n${formatValue(point.gain, "fraction")} accuracy\n${formatValue(point.cost, cost.unit)}`;
+  return `${shorten(point.item.id, 60)}\n${formatValue(point.gain, "fraction")} accuracy${seedsWords(point)}\n${formatValue(point.cost, cost.unit)}`;
 }
 
 function frontInWords(front, cost) {
@@ -192,6 +227,7 @@ function frontInWords(front, cost) {
             caseLink(point.item, methodName(point.item)),
             " ",
             h("span", { class: "numbers" }, numbersText(point, cost)),
+            tieWords(point, front),
           ),
         ),
       ),
@@ -199,7 +235,23 @@ function frontInWords(front, cost) {
   );
 }
 
-function compareTable(name, own, front, cost) {
+// The cheapest pairing of the front that is as accurate within the margin; null without one.
+function tieOf(point, front) {
+  if (point.margin === null) return null;
+  return (
+    front.find((other) => other.cost < point.cost && point.gain - other.gain <= point.margin) ??
+    null
+  );
+}
+
+function tieWords(point, front) {
+  const tie = tieOf(point, front);
+  return tie === null
+    ? null
+    : h("span", { class: "tie" }, ` ties with ${shorten(methodName(tie.item), 40)}`);
+}
+
+function tradeoffTable(name, own, front, cost) {
   const onFront = new Set(front);
   return dataTable({
     caption: `Accuracy and ${cost.label} on ${shorten(name)}`,
@@ -208,7 +260,20 @@ function compareTable(name, own, front, cost) {
       { label: "case", cell: (point) => caseLink(point.item) },
       valueColumn(cost.label, (point) => point.cost, cost.unit),
       { label: "accuracy", number: true, cell: (point) => formatValue(point.gain, "fraction") },
+      {
+        label: "seeds, lowest to highest",
+        number: true,
+        cell: ({ seeds }) =>
+          seeds === null ? ABSENT : seeds.map((seed) => formatValue(seed, "fraction")).join(" to "),
+      },
       { label: "on the front", cell: (point) => (onFront.has(point) ? "yes" : "no") },
+      {
+        label: "ties with",
+        cell: (point) => {
+          const tie = tieOf(point, front);
+          return tie === null ? ABSENT : shorten(methodName(tie.item), 40);
+        },
+      },
     ],
   });
 }
