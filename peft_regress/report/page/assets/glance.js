@@ -4,12 +4,11 @@ const GLANCE_METRICS = [
   "forward_flops",
   "backward_flops",
   "peak_bytes",
-  "peak_bytes_b32",
   "adapter_bytes",
   "accuracy",
 ];
-const SPARK = { width: 120, height: 26, pad: 5 };
-// A smaller share of a value than this is drawn as a nearly flat line, so that it looks small.
+const SPARK = { width: 104, height: 26, pad: 5 };
+// What is less than this share of a value, or within its bound, is drawn small.
 const LEAST_SPAN = 0.02;
 
 function glanceSection(route) {
@@ -47,7 +46,8 @@ function glanceFields() {
       ...architectureField(null),
       initial: moved?.[0] ?? ARCHITECTURES[0],
     },
-    by: orderField(),
+    // So that a run, which the verdict is about, stands at the end of each line.
+    by: { ...orderField(), ...(DATA.entries.at(-1)?.role === "run" ? { initial: "date" } : {}) },
   };
 }
 
@@ -114,7 +114,7 @@ function sparkCell(item, name, order) {
       "aria-label": `${metricLabel(name)} of ${shorten(item.id, 60)}: ${value}${movesWords(moves, metric)}`,
       title: movesTitle(moves, metric),
     },
-    sparkLine(points, moves, metric, order),
+    sparkLine(points, moves, order, leastSpan(item, metric, points)),
     h("span", { class: "spark-value" }, value),
   );
 }
@@ -134,14 +134,18 @@ function movesTitle(moves, metric) {
     .join(", ");
 }
 
-function sparkLine(points, moves, metric, order) {
+function leastSpan(item, metric, points) {
+  const scale = isDifference(metric) ? 1 : d3.max(points, (point) => Math.abs(point.value)) || 1;
+  return scale * Math.max(LEAST_SPAN, 2 * (lineOf(item, metric.name)?.bound ?? 0));
+}
+
+function sparkLine(points, moves, order, least) {
   const { width, height, pad } = SPARK;
   const place = new Map(order.entries.map((entry, index) => [entry, index]));
   const x = d3.scaleLinear([0, Math.max(1, order.entries.length - 1)], [pad, width - pad]);
-  const [least, most] = d3.extent(points, (point) => point.value);
-  const middle = (least + most) / 2;
-  const scale = metric.unit === "fraction" ? 1 : Math.abs(middle) || 1;
-  const span = Math.max(most - least, LEAST_SPAN * scale);
+  const [low, high] = d3.extent(points, (point) => point.value);
+  const middle = (low + high) / 2;
+  const span = Math.max(high - low, least);
   const y = d3.scaleLinear([middle - span / 2, middle + span / 2], [height - pad, pad]);
   const svg = d3
     .create("svg")

@@ -69,7 +69,7 @@ function newestVerdict(heading) {
   const context = [
     entryName(newest),
     ` of ${formatDate(entry.date)}, `,
-    isRun ? "judged by its baselines" : "judged by its baselines of before it was accepted",
+    isRun ? "judged by the accepted baselines" : "judged by what was accepted before it",
   ];
   const below = [
     entry.complete
@@ -94,8 +94,8 @@ function commandText(command) {
 }
 
 function outcomeIcon(kind) {
-  const shape = { good: d3.symbolCircle, bad: d3.symbolTriangle2, open: d3.symbolDiamond2 }[kind];
-  return markIcon(shape, `var(--${kind})`);
+  const shapes = { good: d3.symbolCircle, bad: d3.symbolTriangle2, open: d3.symbolDiamond2 };
+  return markIcon(shapes[kind] ?? d3.symbolSquare2, kind in shapes ? `var(--${kind})` : "var(--quiet)");
 }
 
 function countBadges({ counts }) {
@@ -135,8 +135,9 @@ function findingFold(finding, open) {
   const summary = h(
     "span",
     { class: "headline" },
-    verdictBadge(finding.verdict),
-    ` ${shorten(told(finding.headline), 400)}`,
+    outcomeIcon(verdictKind(finding.verdict)),
+    " ",
+    shorten(told(finding.headline), 400),
   );
   const node = fold(summary, () => findingBody(finding), { open });
   node.classList.add("finding");
@@ -226,7 +227,7 @@ function quietGroup(comparison, group) {
         h(
           "span",
           { class: "headline" },
-          verdictBadge(finding.verdict),
+          outcomeIcon(verdictKind(finding.verdict)),
           ` ${shorten(told(finding.headline), 300)}${about}`,
         ),
         () => caseList(finding.cases),

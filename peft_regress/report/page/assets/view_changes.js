@@ -31,9 +31,10 @@ function changesFields() {
 }
 
 function entryLabel(index) {
-  const { name, date, role } = DATA.entries[index];
-  const words = [shorten(name, 40), formatDate(date), role === "baseline" ? "" : role];
-  return words.filter(Boolean).join(" · ");
+  const { name, role } = DATA.entries[index];
+  // The end of a path says more than its beginning.
+  const end = name.length > 30 ? `…${name.slice(-29)}` : name;
+  return role === "baseline" ? shorten(end, 40) : `${shorten(end, 40)} (${role})`;
 }
 
 function entryNamed(name) {
@@ -91,12 +92,12 @@ function unjudged(old, now) {
       "section",
       { class: "verdict open-edge", "aria-label": "Verdict" },
       h("p", { class: "kicker" }, entryName(now), " against ", entryName(old)),
-      h("h2", { class: "outcome open" }, outcomeIcon("open"), "not judged in this page"),
+      h("h2", { class: "outcome open" }, outcomeIcon("open"), common.length === 0 ? "no case in common" : "not judged in this page"),
       h(
         "p",
         {},
         common.length === 0
-          ? "No case is in both, so there is nothing to compare."
+          ? "No case is in both, so nothing can be compared."
           : `${plural(rows.length, "value differs", "values differ")} in ${plural(common.length, "case")} that both hold. ` +
               "Some may be within their bounds; the gate says which:",
       ),

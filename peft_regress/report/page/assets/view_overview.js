@@ -8,11 +8,11 @@ function showOverview(main, route) {
   const settings = readSettings({ params: new URLSearchParams() }, tradeoffFields());
   main.append(
     ...verdictFirst(),
+    ...glanceSection(route),
     h("h2", {}, "What is stored"),
     h("p", { class: "lead" }, countsText()),
     note(presentText()),
     ...lastMoveWords(),
-    ...glanceSection(route),
     h(
       "section",
       {},

@@ -1,7 +1,12 @@
 // Accuracy against cost, by architecture, with the pairings that no other beats.
 
 const FRONT_WORDS =
-  "Ringed and joined: where no other pairing is as cheap and as accurate. A thin line spans the seeds. ";
+  "Ringed and joined: where no other pairing in colour is as cheap and as accurate. A thin line spans the seeds. ";
+const SHOWN = [
+  { value: "standard", label: "standard" },
+  { value: "grey", label: "others in grey" },
+  { value: "all", label: "all" },
+];
 
 function tradeoffFields() {
   return {
@@ -9,8 +14,13 @@ function tradeoffFields() {
     batch: batchField(),
     task: taskField(),
     architecture: architectureField(),
+    show: { label: "Show", options: SHOWN, initial: hasStandard() ? "standard" : "all" },
     methods: methodsField(),
   };
+}
+
+function hasStandard() {
+  return METHODS.some((method) => FIRST_METHODS.includes(method));
 }
 
 function showTradeoffs(main, route) {
@@ -28,12 +38,12 @@ function showTradeoffs(main, route) {
 }
 
 function tradeoffs(
-  { cost: costName, batch, task, architecture, methods },
+  { cost: costName, batch, task, architecture, methods, show },
   { compact = false } = {},
 ) {
   const cost = costNamed(costName);
   const all = DATA.cases.filter((item) => item.task === task && isAsked(item.method, methods));
-  const points = all
+  const measured = all
     .map((item) => ({
       item,
       cost: cost.of(item, batchSuffix(batch)),
@@ -42,10 +52,15 @@ function tradeoffs(
       margin: lineOf(item, "accuracy")?.bound ?? null,
     }))
     .filter((point) => point.cost !== null && point.gain !== null);
+  // A pattern says by itself which methods are meant.
+  const isInColour = ({ item }) => show === "all" || methods.trim() !== "" || isStandard(item);
+  const points = measured.filter(isInColour);
+  const grey = show === "grey" ? measured.filter((point) => !isInColour(point)) : [];
   if (points.length === 0)
     return [note("No case of these choices has both an accuracy and this cost.")];
   const shown = architecture === "" ? ARCHITECTURES : [architecture];
-  const lost = all.length - points.length;
+  const lost = all.length - measured.length;
+  const others = measured.length - points.length - grey.length;
   const margin = d3.max(points, (point) => point.margin);
   const title = cost.batch ? `${cost.label} at batch ${batch}` : cost.label;
   return [
@@ -53,22 +68,26 @@ function tradeoffs(
     margin === undefined
       ? null
       : note(
-          `Accuracies closer than the gate's margin, ${formatChange(margin, "fraction").slice(1)}, are ties: ` +
-            "a longer training may turn them around.",
+          `A difference in accuracy within the gate's margin of ${formatChange(margin, "fraction").slice(1)} is a tie.`,
         ),
     h(
       "div",
       { class: shown.length === 1 ? "" : compact ? "facets compact" : "facets" },
-      shown.map((name) => architecturePlot(name, points, cost, title, shown.length > 1)),
+      shown.map((name) => architecturePlot(name, { points, grey }, cost, title, shown.length > 1)),
     ),
+    others > 0
+      ? note(`Not shown: ${plural(others, "case")} of other methods. `, h("a", { href: "#/tradeoffs?show=grey" }, "Show them in grey"), ".")
+      : null,
     lost > 0
       ? note(`Left out for want of an accuracy or of this cost: ${plural(lost, "case")}.`)
       : null,
   ];
 }
 
-function architecturePlot(name, points, cost, title, small) {
-  const own = points.filter((point) => point.item.architecture === name);
+function architecturePlot(name, { points, grey }, cost, title, small) {
+  const [own, behind] = [points, grey].map((some) =>
+    some.filter((point) => point.item.architecture === name),
+  );
   if (own.length === 0)
     return h(
       "figure",
@@ -84,7 +103,7 @@ function architecturePlot(name, points, cost, title, small) {
     label:
       `Accuracy against ${title} on ${shorten(name)}: ${plural(own.length, "pairing")}, ${front.length} on the Pareto front, ` +
       `from ${pointText(cheapest, cost)} to ${pointText(best, cost)}.`,
-    draw: (width) => drawTradeoffs(width, own, front, points, cost, title, small),
+    draw: (width) => drawTradeoffs(width, { own, behind, front, points }, cost, title, small),
     open: openCase,
     below: [
       frontInWords(front, cost),
@@ -93,7 +112,7 @@ function architecturePlot(name, points, cost, title, small) {
   });
 }
 
-function drawTradeoffs(width, own, front, everyPoint, cost, title, small) {
+function drawTradeoffs(width, { own, behind, front, points }, cost, title, small) {
   const unit = axisUnit(
     own.map((point) => point.cost),
     cost.unit,
@@ -102,8 +121,8 @@ function drawTradeoffs(width, own, front, everyPoint, cost, title, small) {
   const y = (point) => 100 * point.gain;
   const height = small ? Math.max(230, width * 0.55) : Math.min(460, Math.max(320, width * 0.5));
   const margins = { marginLeft: 42, marginRight: 24, marginTop: 26, marginBottom: 38 };
-  const xScale = scaleOf(own.map(x));
-  const yScale = scaleOf(everyPoint.map(y), { from: 0, to: 100 });
+  const xScale = scaleOf([...own, ...behind].map(x));
+  const yScale = scaleOf([...points, ...behind].map(y), { from: 0, to: 100 });
   const label = `${title}${unit.name ? ` (${unit.name})` : ""} →`;
   return plot(width, {
     height,
@@ -112,13 +131,16 @@ function drawTradeoffs(width, own, front, everyPoint, cost, title, small) {
     y: axisOptions(yScale, { label: "↑ accuracy (%)", room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
-    marks: tradeoffMarks({ own, front, x, y, cost, small, scales: { xScale, yScale, width, height } }),
+    marks: tradeoffMarks({ own, behind, front, x, y, cost, small, scales: { xScale, yScale, width, height } }),
   });
 }
 
 // What is on the front is drawn last, so that no other point hides it; its names come last of all.
-function tradeoffMarks({ own, front, x, y, cost, small, scales }) {
+function tradeoffMarks({ own, behind, front, x, y, cost, small, scales }) {
   const { xScale, yScale, width, height } = scales;
+  const [xPixels, yPixels] = [pixels(xScale, width - 66), pixels(yScale, height - 64)];
+  const at = (point) => ({ left: xPixels(x(point)), top: height - 64 - yPixels(y(point)) });
+  const ring = { x, y, r: small ? 8 : 9 };
   const onFront = new Set(front);
   const others = own.filter((point) => !onFront.has(point));
   const seeds = (points, options) =>
@@ -129,6 +151,7 @@ function tradeoffMarks({ own, front, x, y, cost, small, scales }) {
   const dots = (points, options) =>
     Plot.dot(points, { x, y, ...methodChannels(), r: small ? 4.5 : 5.5, strokeWidth: 1, ...options });
   return [
+    Plot.dot(behind, { x, y, r: 2.5, fill: "var(--quiet)", fillOpacity: 0.5 }),
     seeds(others, { stroke: "var(--edge)", strokeOpacity: 0.45 }),
     dots(others, { stroke: "var(--surface)", fillOpacity: 0.8 }),
     Plot.line(front, {
@@ -140,19 +163,11 @@ function tradeoffMarks({ own, front, x, y, cost, small, scales }) {
       strokeOpacity: 0.75,
     }),
     seeds(front, { stroke: "var(--front)", strokeWidth: 1.25 }),
-    Plot.dot(front, {
-      x,
-      y,
-      r: small ? 8 : 9,
-      stroke: "var(--front)",
-      strokeWidth: 1.5,
-      fill: "var(--surface)",
-      fillOpacity: 0.85,
-      className: "front-ring",
-    }),
+    Plot.dot(front, { ...ring, fill: "var(--surface)", fillOpacity: 0.85 }),
+    Plot.dot(front, { ...ring, stroke: "var(--front)", strokeWidth: 1.5, className: "front-ring" }),
     dots(front, { stroke: "none", className: "front-dot" }),
-    ...frontLabels(front, x, y, pixels(xScale, width - 66), pixels(yScale, height - 64), small),
-    Plot.tip(own, Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
+    ...frontLabels(front, x, y, at, width - 66),
+    Plot.tip([...own, ...behind], Plot.pointer({ x, y, title: (point) => tipText(point, cost) })),
   ];
 }
 
@@ -160,34 +175,57 @@ function pixels({ type, domain }, length) {
   return (type === "log" ? d3.scaleLog : d3.scaleLinear)(domain, [0, length]);
 }
 
-// Names above the points, or below if there is no room; a name without room is only in the list.
-function frontLabels(front, x, y, xPixels, yPixels, small) {
-  const placed = { above: [], below: [] };
-  const free = (side, point) =>
-    placed[side].every(
-      (other) =>
-        Math.abs(xPixels(x(point)) - xPixels(x(other))) > (small ? 70 : 85) ||
-        Math.abs(yPixels(y(point)) - yPixels(y(other))) > 16,
-    );
+const LETTER = 6.6;
+const NAME_PLACES = [
+  { dx: 0, dy: -17, anchor: "middle" },
+  { dx: 0, dy: 17, anchor: "middle" },
+  { dx: 13, dy: 0, anchor: "start" },
+  { dx: -13, dy: 0, anchor: "end" },
+];
+
+// Names beside the points, where they cover neither a point of the front nor another name; a name
+// without room is only in the list. `at` is where a point stands, in pixels.
+function frontLabels(front, x, y, at, width) {
+  const taken = front.map((point) => ({ ...at(point), half: 9, point }));
+  const labels = [];
   for (const point of front) {
-    const side = ["above", "below"].find((candidate) => free(candidate, point));
-    if (side) placed[side].push(point);
+    const name = shorten(methodName(point.item), 20);
+    const half = (LETTER * name.length) / 2;
+    for (const place of NAME_PLACES) {
+      const { left, top } = at(point);
+      const shift = { middle: 0, start: half, end: -half }[place.anchor];
+      const box = { left: left + place.dx + shift, top: top + place.dy, half };
+      const isFree =
+        box.left - half > -40 &&
+        box.left + half < width + 24 &&
+        taken.every(
+          (other) =>
+            other.point === point ||
+            Math.abs(box.left - other.left) > half + other.half + 2 ||
+            Math.abs(box.top - other.top) > 15,
+        );
+      if (!isFree) continue;
+      taken.push(box);
+      labels.push({ point, name, place });
+      break;
+    }
   }
-  return [
-    ["above", -16],
-    ["below", 17],
-  ].map(([side, dy]) =>
-    Plot.text(placed[side], {
-      x,
-      y,
-      dy,
-      text: (point) => shorten(methodName(point.item), 20),
-      fill: "currentColor",
-      stroke: "var(--surface)",
-      strokeWidth: 4,
-      className: "front-name",
-    }),
-  );
+  return d3
+    .groups(labels, ({ place }) => place)
+    .map(([{ dx, dy, anchor }, some]) =>
+      Plot.text(some, {
+        x: ({ point }) => x(point),
+        y: ({ point }) => y(point),
+        dx,
+        dy,
+        textAnchor: anchor,
+        text: "name",
+        fill: "currentColor",
+        stroke: "var(--surface)",
+        strokeWidth: 4,
+        className: "front-name",
+      }),
+    );
 }
 
 function numbersText(point, cost) {
