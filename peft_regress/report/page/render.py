@@ -26,6 +26,7 @@ SCRIPTS: tuple[str, ...] = (
     "pareto.js",
     "costs.js",
     "case_table.js",
+    "csv.js",
     "budgets.js",
     "history_table.js",
     "history_plot.js",

@@ -1,5 +1,6 @@
 // The table of cases: one row each, sorted by any column.
 
+// Those without any number are left out.
 const CASE_COLUMNS = [
   { name: "id", label: "case", cell: (item) => caseLink(item), key: (item) => item.id },
   metricColumn("trainable_params", "trained", "trained parameters", 1),
@@ -22,7 +23,7 @@ const CASE_COLUMNS = [
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
   { name: "status", label: "status", cell: (item) => statusBadge(item), key: statusOf },
-];
+].filter((column) => DATA.cases.some((item) => column.key(item) !== null));
 
 function metricColumn(metric, label, about, size) {
   const unit = DATA.metrics[METRIC_INDEX.get(metric)]?.unit;
@@ -85,6 +86,7 @@ function caseTable(caption, cases, { sorted = null, sort = null } = {}) {
     caption,
     rows: cases,
     columns: CASE_COLUMNS,
+    tall: sort !== null,
     header: (column) => (sort ? sortButton(column, sorted, sort) : column.label),
   });
   if (sort) markSorted(table, sorted);

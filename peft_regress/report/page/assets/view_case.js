@@ -24,7 +24,7 @@ function showCase(main, route) {
       metricSection(item, orderBy(settings.by)),
     );
   main.append(
-    h("h1", { class: "id" }, shorten(item.id, 400)),
+    h("h1", { class: "id" }, breakable(shorten(item.id, 400))),
     ...caseSummary(item).filter(Boolean),
     h("h2", {}, "History"),
     controlRow(address, fields, settings, update),
