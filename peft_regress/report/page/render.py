@@ -25,6 +25,7 @@ SCRIPTS: tuple[str, ...] = (
     "figure.js",
     "pareto.js",
     "costs.js",
+    "amounts.js",
     "case_table.js",
     "csv.js",
     "budgets.js",

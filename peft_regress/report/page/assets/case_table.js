@@ -59,7 +59,8 @@ function fixedDigits(digits) {
 
 function statusBadge(item) {
   const status = statusOf(item);
-  const kind = status === "ok" ? "good" : status.startsWith("unsupported") ? "plain" : "bad";
+  if (status === "ok") return status;
+  const kind = status.startsWith("unsupported") ? "plain" : "bad";
   return h(
     "span",
     { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) },
