@@ -23,7 +23,9 @@ const CASE_COLUMNS = [
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
   { name: "status", label: "status", cell: (item) => statusBadge(item), key: statusOf },
-].filter((column) => DATA.cases.some((item) => column.key(item) !== null));
+].filter(({ name, key }) =>
+  DATA.cases.some((item) => key(item) !== null || isUntrained(item, name)),
+);
 
 function metricColumn(metric, label, about, size) {
   const unit = DATA.metrics[METRIC_INDEX.get(metric)]?.unit;
@@ -68,10 +70,10 @@ function statusBadge(item) {
   );
 }
 
-// Absent values stand last, whichever way the others are sorted.
+// Absent values stand last, whichever way the others are sorted. A column that is left out has none.
 function sortCases(cases, column, descending) {
   const sign = descending ? -1 : 1;
-  const keyed = cases.map((item) => ({ item, key: column.key(item) }));
+  const keyed = cases.map((item) => ({ item, key: column?.key(item) ?? null }));
   keyed.sort((a, b) => {
     if (a.key === null || b.key === null)
       return (a.key === null) - (b.key === null) || compareText(a.item.id, b.item.id);

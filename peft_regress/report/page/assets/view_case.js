@@ -115,9 +115,6 @@ function metricSection(item, order) {
           label: "metric",
           cell: (row) => h("span", { class: "mono" }, shorten(row.metric.name, 60)),
         },
-        ...(rows.some((row) => row.what)
-          ? [{ label: "verdict", cell: (row) => (row.what ? whatBadge(row.what) : "") }]
-          : []),
         { label: "value", number: true, cell: (row) => formatValue(row.value, row.metric.unit) },
         {
           label: "exactly",
@@ -130,6 +127,9 @@ function metricSection(item, order) {
           cell: (row) =>
             row.change === undefined ? ABSENT : formatChange(row.change, row.metric.unit),
         },
+        ...(rows.some((row) => row.what)
+          ? [{ label: "verdict", cell: (row) => (row.what ? whatBadge(row.what) : "") }]
+          : []),
         { label: "better is", cell: (row) => DIRECTION_WORDS[row.metric.direction] ?? "" },
         { label: "what it is", words: true, cell: (row) => aboutMetric(row.metric) },
       ],
