@@ -138,7 +138,7 @@ METRICS: dict[str, MetricSpec] = {
         unit="nat",
         direction="same",
         kind="fingerprint",
-        about="The loss with the adapter filled with seeded numbers: a fingerprint of its function.",
+        about="The loss of an adapter filled with seeded numbers: a fingerprint of its function.",
     ),
     "optimizer_updates": MetricSpec(
         unit="ratio",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import random
+from itertools import pairwise
 
 import pytest
 from page_browser import PageUnderTest
@@ -543,7 +544,7 @@ def test_history_can_be_drawn_on_a_logarithmic_scale(opened):
 
     def steps():
         found = opened.page.evaluate(heights)
-        return [round(b - a) for a, b in zip(found, found[1:], strict=False)]
+        return [round(b - a) for a, b in pairwise(found)]
 
     assert max(steps()) - min(steps()) <= 1
     choose(opened, scale="log")
