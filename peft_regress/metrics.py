@@ -6,7 +6,7 @@ Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -54,10 +54,6 @@ class Metric(
     def spec(self) -> MetricSpec:
         """What the metric is, as its record says."""
         return MetricSpec(unit=self.unit, direction=self.direction, kind=self.kind)
-
-
-def _lower(text: str) -> str:
-    return text[0].lower() + text[1:]
 
 
 def _flops(about: str, kind: Kind = "exact") -> MetricSpec:
@@ -130,10 +126,7 @@ METRICS: dict[str, MetricSpec] = {
     ),
     "adapter_bytes": _bytes("What to send to a device that has the source model.", "exact"),
     **COST_METRICS,
-    **{
-        name + BATCH_SUFFIX: replace(spec, about=f"The same at batch 32: {_lower(spec.about)}")
-        for name, spec in COST_METRICS.items()
-    },
+    **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
     **INFERENCE_METRICS,
     "first_losses": MetricSpec(
         unit="nat",
@@ -145,7 +138,7 @@ METRICS: dict[str, MetricSpec] = {
         unit="nat",
         direction="same",
         kind="fingerprint",
-        about="The loss with the adapter filled with seeded numbers: a fingerprint of its function.",
+        about="The loss of an adapter filled with seeded numbers: a fingerprint of its function.",
     ),
     "optimizer_updates": MetricSpec(
         unit="ratio",

@@ -159,10 +159,7 @@ def _page(cases: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
         "schema_version": 1,
         "peft_regress": "0.1.0",
         **copy.deepcopy(parts),
-        "metrics": [
-            {"name": name, **dataclasses.asdict(m)}
-            for name, m in METRICS.items()
-        ],
+        "metrics": [{"name": name, **dataclasses.asdict(m)} for name, m in METRICS.items()],
         "invariants": list(INVARIANTS),
         "devices": DEVICES,
         "units": UNITS,
@@ -193,7 +190,7 @@ def _case(row: dict[str, str], task: str) -> dict[str, Any]:
         {"metric": list(METRICS).index(name), **_history(name, value, method, failing=failing)}
         for name, value in _values(row, task).items()
     ]
-    lines = [{"now": line["values"][-1], **line} for line in lines]
+    lines = [{"now": line["values"][-1], **line, **_facts(line)} for line in lines]
     return {
         "id": case_id,
         "task": task,
@@ -214,6 +211,14 @@ def _case(row: dict[str, str], task: str) -> dict[str, Any]:
         "attribution": [] if failing else _attribution(lines),
         "transitions": _transitions(lines) if method == "dora" else [],
     }
+
+
+def _facts(line: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy may change by 5 points, and its seeds differ by 3."""
+    value = line["values"][-1]
+    if list(METRICS)[line["metric"]] != "accuracy" or value is None:
+        return {}
+    return {"bound": 0.05, "seeds": [value - 0.02, value + 0.01]}
 
 
 def _values(row: dict[str, str], task: str) -> dict[str, float]:

@@ -40,7 +40,7 @@ function controlRow(route, fields, settings, changed) {
   );
 }
 
-function selectControl(name, { label, options }, value, changed) {
+function selectControl(name, { label, options, wide = false }, value, changed) {
   const select = h(
     "select",
     { name, id: `field-${name}`, onchange: () => changed(select.value) },
@@ -53,7 +53,12 @@ function selectControl(name, { label, options }, value, changed) {
         return group === null ? made : [h("optgroup", { label: group }, made)];
       }),
   );
-  return h("div", { class: "control" }, h("label", { for: `field-${name}` }, label), select);
+  return h(
+    "div",
+    { class: wide ? "control wide" : "control" },
+    h("label", { for: `field-${name}` }, label),
+    select,
+  );
 }
 
 function textControl(name, field, value, changed) {

@@ -134,8 +134,8 @@ function plural(count, one, many = `${one}s`) {
 
 const FAILURE_WORDS = [
   ["error", "error"],
-  ["known error", "known error of the library", "known errors of the library"],
   ["unsupported", "unsupported", "unsupported"],
+  ["known error", "known error of the library", "known errors of the library"],
   ["not measured", "not measured", "not measured"],
 ];
 

@@ -265,7 +265,7 @@ function entryTicks(shown, order, width) {
   const firsts = ticks.filter(
     (tick, index) => index === 0 || tick.label !== ticks[index - 1].label,
   );
-  const apart = (62 * shown.length) / Math.max(1, width - 92);
+  const apart = (52 * shown.length) / Math.max(1, width - 92);
   const kept = [];
   for (const tick of firsts) {
     if (kept.length === 0 || tick.at - kept.at(-1).at >= apart) kept.push(tick);

@@ -13,7 +13,11 @@ function showCase(main, route) {
     );
     return;
   }
-  const fields = { by: orderField(), metric: caseMetricField(item) };
+  const fields = {
+    metric: caseMetricField(item),
+    by: orderField(),
+    scale: { label: "Scale", options: SCALES, initial: "auto" },
+  };
   const settings = readSettings(route, fields);
   const address = { ...route, name: caseAddress(item).slice(2) };
   const changing = h("div");
@@ -24,12 +28,12 @@ function showCase(main, route) {
       metricSection(item, orderBy(settings.by)),
     );
   main.append(
-    h("h1", { class: "id" }, shorten(item.id, 400)),
+    h("h1", { class: "id" }, breakable(shorten(item.id, 400))),
     ...caseSummary(item).filter(Boolean),
+    ...budgetSection([item]),
     h("h2", {}, "History"),
     controlRow(address, fields, settings, update),
     changing,
-    ...budgetSection([item]),
     ...memoryOfCase(item),
     ...invariantSection(item),
     ...attributionSection(item),
@@ -82,21 +86,27 @@ function caseSummary(item) {
   ];
 }
 
-function caseHistory(item, { metric, by }) {
+function caseHistory(item, { metric, by, scale }) {
   if (item.lines.length === 0) return note("No entry has a metric of this case.");
-  return h("div", {}, ...historySection([item], metric, orderBy(by)).filter(Boolean));
+  return h("div", {}, ...historySection([item], metric, orderBy(by), scale).filter(Boolean));
 }
 
 function metricSection(item, order) {
   const changes = new Map(
     marksOf(item, order).map((mark) => [`${mark.metric.name} ${mark.entry}`, mark.what]),
   );
-  const rows = item.lines.map((line) => metricRow(item, line, order, changes));
+  const measured = item.lines.filter((line) => line.now !== null);
+  if (measured.length === 0) return null;
+  const rows = measured.map((line) => metricRow(item, line, order, changes));
+  const left = item.lines.length - measured.length;
   return h(
     "section",
     {},
     h("h2", {}, "Metrics"),
-    note(`Change: from the entry before it, by ${orderLabel(order.by)}.`),
+    note(
+      `Change: from the entry before it, by ${orderLabel(order.by)}.`,
+      left > 0 ? ` ${unmeasuredWords(item, left)}` : null,
+    ),
     dataTable({
       caption: "Metrics",
       rows,
@@ -117,11 +127,27 @@ function metricSection(item, order) {
           cell: (row) =>
             row.change === undefined ? ABSENT : formatChange(row.change, row.metric.unit),
         },
-        { label: "verdict", cell: (row) => (row.what ? whatBadge(row.what) : "") },
+        ...(rows.some((row) => row.what)
+          ? [{ label: "verdict", cell: (row) => (row.what ? whatBadge(row.what) : "") }]
+          : []),
         { label: "better is", cell: (row) => DIRECTION_WORDS[row.metric.direction] ?? "" },
+        { label: "what it is", words: true, cell: (row) => aboutMetric(row.metric) },
       ],
     }),
   );
+}
+
+function aboutMetric({ name, about }) {
+  const twin = name.endsWith("_b32") && METRIC_INDEX.has(name.slice(0, -4));
+  return twin ? "The same at batch 32." : about;
+}
+
+function unmeasuredWords(item, count) {
+  const names = item.lines
+    .filter((line) => line.now === null)
+    .map((line) => metricLabel(DATA.metrics[line.metric].name));
+  const shown = names.slice(0, 4).join(", ");
+  return `Not measured this time: ${shown}${count > 4 ? `, and ${count - 4} more` : ""}.`;
 }
 
 const DIRECTION_WORDS = { lower: "lower", higher: "higher", same: "the same", none: "not judged" };
@@ -144,7 +170,7 @@ function memoryOfCase(item) {
   })).filter((row) => row.parts.length > 0);
   if (rows.length === 0) return [];
   return [
-    h("h2", {}, "Memory by category"),
+    h("h2", {}, "Memory of one training step"),
     memoryLegend(),
     ...rows.map((row) =>
       memoryFigure(

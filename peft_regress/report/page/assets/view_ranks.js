@@ -135,20 +135,6 @@ function drawRanks(width, points, metric, { unit, scale }) {
         strokeDasharray: "5 4",
         strokeWidth: 1.5,
       }),
-      ...methods.map((method) =>
-        Plot.ruleX(
-          swept.filter((point) => point.item.method === method && point.seeds !== null),
-          {
-            x,
-            y1: (point) => point.seeds[0] / unit.size,
-            y2: (point) => point.seeds[1] / unit.size,
-            dx: aside(method),
-            stroke: methodMark(method).colour,
-            strokeOpacity: 0.55,
-            strokeWidth: 2,
-          },
-        ),
-      ),
       Plot.text(spread(levels, y, scale), {
         y,
         frameAnchor: "right",
@@ -157,22 +143,13 @@ function drawRanks(width, points, metric, { unit, scale }) {
         text: (point) => shorten(point.item.method, 10),
         fill: (point) => methodMark(point.item.method).colour,
       }),
-      Plot.line(swept, {
-        x,
-        y,
-        z: (point) => point.item.method,
-        sort: (point) => point.item.rank,
-        stroke: (point) => methodMark(point.item.method).colour,
-        strokeWidth: 2,
-      }),
-      Plot.dot(swept, {
-        x,
-        y,
-        ...methodChannels(),
-        r: 5,
-        stroke: "var(--surface)",
-        strokeWidth: 1,
-      }),
+      ...methods.flatMap((method) =>
+        sweepMarks(
+          swept.filter((point) => point.item.method === method),
+          { x, y, dx: aside(method) },
+          unit,
+        ),
+      ),
       Plot.tip(
         swept,
         Plot.pointer({
@@ -190,6 +167,38 @@ function drawRanks(width, points, metric, { unit, scale }) {
       ),
     ],
   });
+}
+
+// Of one method: its line, its seeds and its points.
+function sweepMarks(points, place, unit) {
+  const { colour } = methodMark(points[0].item.method);
+  return [
+    Plot.ruleX(
+      points.filter((point) => point.seeds !== null),
+      {
+        x: place.x,
+        dx: place.dx,
+        y1: (point) => point.seeds[0] / unit.size,
+        y2: (point) => point.seeds[1] / unit.size,
+        stroke: colour,
+        strokeOpacity: 0.55,
+        strokeWidth: 2,
+      },
+    ),
+    Plot.line(points, {
+      ...place,
+      sort: (point) => point.item.rank,
+      stroke: colour,
+      strokeWidth: 2,
+    }),
+    Plot.dot(points, {
+      ...place,
+      ...methodChannels(),
+      r: 5,
+      stroke: "var(--surface)",
+      strokeWidth: 1,
+    }),
+  ];
 }
 
 function seedsText({ seeds }, { unit }) {
