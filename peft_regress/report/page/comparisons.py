@@ -30,7 +30,7 @@ _MOST_JUDGED: Final = 12_000
 """Cases of all judged pairs of entries together: they take 3 s at most."""
 _EVERY_PAIR: Final = 24
 """Up to so many entries, every pair is judged that there is room for."""
-_MOST_ENTRIES: Final = 16
+_MOST_ENTRIES: Final = 10
 """Of more entries, so many are judged: the ledgers of each must be read."""
 
 

@@ -186,9 +186,7 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
         return "no package changed, so the code under test did"
     if len(changes) == 1:
         return f"{changes[0]}, the only package that changed"
-    return (
-        f"one of the {len(changes)} packages that changed (see environment), or the code itself"
-    )
+    return f"one of the {len(changes)} packages that changed (see environment), or the code itself"
 
 
 def strictness(comparison: Comparison) -> list[str]:
