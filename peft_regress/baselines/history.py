@@ -97,6 +97,12 @@ def present_entries(entries: Sequence[Entry]) -> dict[str, int]:
     }
 
 
+def newest_index(entries: Sequence[Entry]) -> int:
+    """Return the index of the last entry that holds a case; of the last one if none does."""
+    holding = (index for index in reversed(range(len(entries))) if entries[index].run.cases)
+    return next(holding, len(entries) - 1)
+
+
 def present_run(entries: Sequence[Entry]) -> Run:
     """Return the present numbers of all cases as one run, in the newest entry's environment."""
     cases = {

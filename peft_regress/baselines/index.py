@@ -40,7 +40,7 @@ from peft_regress.runs.run_file import parse_run_file, read_content
 from peft_regress.runs.schema import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
@@ -70,14 +70,14 @@ def read_contents(root: Path) -> Contents:
         return read_while_still(root, read)
 
 
-def read_contents_before(root: Path, newest: Path) -> Contents:
-    """Read what a storage, which was checked, said before its newest entry was accepted.
+def read_contents_before(root: Path, newest: Collection[Path]) -> Contents:
+    """Read what a storage, which was checked, said before its newest entries were accepted.
 
     Raises `RunFileError` for an entry that cannot be trusted.
     """
 
     def read(paths: Sequence[Path]) -> Contents:
-        return _read(root, [path for path in paths if path != newest])
+        return _read(root, [path for path in paths if path not in newest])
 
     with paused_gc():
         return read_while_still(root, read)

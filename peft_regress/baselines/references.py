@@ -46,8 +46,8 @@ def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation
     return _references(root, read_contents(root), drift=drift)
 
 
-def read_references_before(root: Path, newest: Path) -> dict[str, Observation]:
-    """Read what judged each case, by drift too, before the newest entry was accepted."""
+def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
+    """Read what judged each case, by drift too, before the newest entries were accepted."""
     return _references(root, read_contents_before(root, newest), drift=True)
 
 

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from peft_regress.baselines.expected import expected_cases, is_complete
+from peft_regress.baselines.history import newest_index
 from peft_regress.baselines.references import read_references, read_references_before
 from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
@@ -15,7 +16,7 @@ from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from peft_regress.baselines.series import Entry
@@ -23,20 +24,24 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Run
 
 
-def judge_newest(baselines: Path, entries: Sequence[Entry], whole: Run, cases: str) -> Comparison:
-    """Judge the last of `entries`, of which `whole` is the run with its ledgers.
+def judge_newest(
+    baselines: Path, entries: Sequence[Entry], whole_run: Callable[[Entry], Run], cases: str
+) -> Comparison:
+    """Judge the last of `entries` that holds a case; `whole_run` reads it with its ledgers.
 
     A run is judged by the storage, an entry by what the storage held before it. `cases` is a glob:
     the others are neither expected nor judged. Expected are the stored cases of the matrix that
     most cases of the run belong to, as in `compare --stored-only`.
     """
-    newest = entries[-1]
-    assert newest.path is not None  # noqa: S101  (`read_entries` read it from there)
-    is_run = newest.role == "run"
+    index = newest_index(entries)
+    newest, is_run = entries[index], entries[index].role == "run"
+    whole = whole_run(newest)
     references = (
         read_references(baselines, drift=True)
         if is_run
-        else read_references_before(baselines, newest.path)
+        else read_references_before(
+            baselines, {path for one in entries[index:] if (path := one.path)}
+        )
     )
     matrix = _matrix_of(whole)
     expected = expected_cases(references, matrix, None)

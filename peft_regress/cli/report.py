@@ -91,14 +91,13 @@ def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | 
 
 
 def _data(entries: list[Entry], baselines: Path, cases: str | None) -> dict[str, Any]:
-    whole_run = functools.cache(_whole_run_at)
-    newest = judge_newest(baselines, entries, whole_run(_path_of(entries[-1])), cases or "*")
-    return page_data(
-        entries,
-        lambda entry: whole_run(_path_of(entry)),
-        devices=device_classes(),
-        newest=newest,
-    )
+    read = functools.cache(_whole_run_at)
+
+    def whole_run(entry: Entry) -> Run:
+        return read(_path_of(entry))
+
+    newest = judge_newest(baselines, entries, whole_run, cases or "*")
+    return page_data(entries, whole_run, devices=device_classes(), newest=newest)
 
 
 def _check_is_no_run(path: Path, entries: list[Entry]) -> None:

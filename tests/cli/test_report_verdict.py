@@ -74,6 +74,16 @@ def test_cases_narrow_what_is_judged(verdict, tmp_path):
     assert cases == {LORA: "unchanged"}
 
 
+def test_the_newest_entry_is_the_last_that_holds_a_case(verdict, tmp_path):
+    storage = tmp_path / "baselines"
+    write_entry(storage, 1, *map(make_record, IDS))
+    write_entry(storage, 2, make_record(LORA, SLOWER))
+    write_entry(storage, 3, make_record(FULL))
+    found, outcome, cases = verdict("--cases", LORA)
+    assert (found["new"], outcome) == (1, "REGRESSED (1 regressed)")
+    assert cases == {LORA: "regressed"}
+
+
 def test_without_a_run_the_newest_entry_is_judged_by_what_was_accepted_before_it(verdict, tmp_path):
     storage = tmp_path / "baselines"
     write_entry(storage, 1, *map(make_record, IDS))

@@ -6,6 +6,7 @@ import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.baselines.expected import is_complete
+from peft_regress.baselines.history import newest_index
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -69,10 +70,11 @@ def encode_comparisons(
     texts = Texts()
     verdict: dict[str, Any] | None = None
     if newest is not None:
-        is_run = entries[-1].role == "run"
+        index = newest_index(entries)
+        is_run = entries[index].role == "run"
         verdict = {
             "old": None,
-            "new": len(entries) - 1,
+            "new": index,
             **_encode(newest, texts, with_steps=is_run),
         }
         if is_run:

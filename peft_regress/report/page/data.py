@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.baselines.history import by_release, present_entries, records_by_case
+from peft_regress.baselines.history import (
+    by_release,
+    newest_index,
+    present_entries,
+    records_by_case,
+)
 from peft_regress.baselines.series import whole_metric
 from peft_regress.budgets import UNITS
 from peft_regress.devices import load_devices
@@ -54,8 +59,8 @@ def page_data(
 
     `entries` are in the order of `read_entries`. `whole_run` returns an entry's run with its
     ledgers; it is called once for each of a few entries. `devices` are those that a case may fit
-    into, by default those of the package. `newest` is the comparison of the last entry with what
-    judges it.
+    into, by default those of the package. `newest` is the comparison of the last entry that
+    holds a case with what judges it.
     """
     devices = load_devices() if devices is None else devices
     runs = WholeRuns(entries, whole_run)
@@ -104,7 +109,7 @@ def page_data(
     explain_cases(encoded, changes, indices=indices, runs=runs)
     for name, verdict in verdicts_by_case(newest).items():
         # A case that the newest entry does not show has an older state.
-        if encoded[name]["current"] == len(entries) - 1:
+        if encoded[name]["current"] == newest_index(entries):
             encoded[name]["verdict"] = verdict
     environments, differences = _environments(entries)
     return {
