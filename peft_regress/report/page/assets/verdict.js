@@ -19,6 +19,7 @@ const GROUPS = {
   incomplete: "Not compared",
   better: "Better than the baseline",
 };
+const FIRST_FINDINGS = 12;
 const FIRST_FINDING_ROWS = 6;
 
 function verdictKind(verdict) {
@@ -116,19 +117,27 @@ function countBadges({ counts }) {
 function findingSections(comparison) {
   const failing = comparison.findings.filter((finding) => finding.group === "failing");
   return [
-    failing.length === 0
-      ? null
-      : h(
-          "ol",
-          { class: "findings", "aria-label": "Findings" },
-          failing.map((finding, index) => h("li", {}, findingFold(finding, index === 0))),
-        ),
+    failing.length === 0 ? null : findingList(failing.slice(0, FIRST_FINDINGS), { open: true }),
+    failing.length > FIRST_FINDINGS
+      ? fold(plural(failing.length - FIRST_FINDINGS, "more finding"), () =>
+          findingList(failing.slice(FIRST_FINDINGS)),
+        )
+      : null,
     ...overBudget(comparison),
     ...["incomplete", "better"].map((group) => quietGroup(comparison, group)),
     foldedList("Known defects, in the baseline too", comparison.defects),
     foldedList("Besides", comparison.remarks),
     ...stepsSection(comparison),
   ].filter(Boolean);
+}
+
+// open: whether the first one is.
+function findingList(findings, { open = false } = {}) {
+  return h(
+    "ol",
+    { class: "findings", "aria-label": "Findings" },
+    findings.map((finding, index) => h("li", {}, findingFold(finding, open && index === 0))),
+  );
 }
 
 function findingFold(finding, open) {
@@ -170,11 +179,13 @@ function findingTable(rows) {
     columns: [
       { label: "case", cell: ([id]) => namedCase(told(id)) },
       { label: "metric", cell: (row) => h("span", { class: "mono" }, shorten(told(row[1]), 60)) },
-      ...["baseline", "this run", "change", "bound"].map((label, index) => ({
-        label,
-        number: true,
-        cell: (row) => shorten(told(row[index + 2]), 60),
-      })),
+      ...["baseline", "this run", "change", "bound"]
+        .map((label, index) => ({
+          label,
+          number: true,
+          cell: (row) => shorten(told(row[index + 2]), 60),
+        }))
+        .filter(({ cell }) => rows.some((row) => cell(row) !== "")),
     ],
   });
 }
