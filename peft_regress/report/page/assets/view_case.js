@@ -73,7 +73,9 @@ function caseSummary(item) {
       { class: "lead" },
       `${shorten(methodName(item), 60)} on ${shorten(item.architecture, 60)}, task ${shorten(item.task, 60)}. Numbers of `,
       entryName(item.current),
-      ` (${formatDate(entry.date)}): `,
+      " (",
+      h("span", { class: "numbers" }, formatDate(entry.date)),
+      "): ",
       status === "ok"
         ? h("strong", {}, "ok")
         : h("strong", { class: "bad" }, shorten(status, 600)),
