@@ -142,9 +142,10 @@ function fitSection(settings) {
     ];
   }
   const device = deviceNamed(settings.device);
-  const limits = LIMITS.map((limit) => ({ ...limit, most: limitOf(settings, limit, device) })).filter(
-    ({ name, most }) => name !== "storage" || most !== null,
-  );
+  const limits = LIMITS.map((limit) => ({
+    ...limit,
+    most: limitOf(settings, limit, device),
+  })).filter(({ name, most }) => name !== "storage" || most !== null);
   const asked = limits.filter((limit) => limit.most !== null);
   const { task, architecture } = settings;
   const rows = DATA.cases
