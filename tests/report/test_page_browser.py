@@ -370,7 +370,7 @@ def test_budgets_stand_on_the_case_and_on_the_overview(browser, tmp_path):
         for view in ("", f"case/{data['cases'][0]['id']}"):
             page.go(view)
             rows = page.texts("section:has(h2:text-is('Budgets')) tbody tr")
-            assert [row.split()[-1] for row in rows] == ["over", "within", "judged"]
+            assert [row.split("\t")[1] for row in rows] == ["over", "within", "not judged"]
             assert "200.0 %" in rows[0]
             assert "1.000 MiB over" in rows[0]
             assert "at least 50.0 %\t40.0 points left" in rows[1]
