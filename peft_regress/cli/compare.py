@@ -10,10 +10,11 @@ import msgspec
 
 from peft_regress import report
 from peft_regress.baselines.adapters import gather_adapters
+from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.baselines.references import read_references
-from peft_regress.catalogue.matrix import built_in_matrices, matrices_of, matrix_cases
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
     baselines_option,
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Selection
 
 
 @click.command(
@@ -108,7 +108,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         matrix=None if matrix == usual_matrix() else matrix,
         cases=of_matrix or (),
     )
-    complete = _is_complete(after.run.selection, cases, expected)
+    complete = is_complete(after.run.selection, cases, expected)
     comparison = judge(
         references,
         observations_of(after.run, new),
@@ -143,15 +143,7 @@ def _read_old(
         references = found.observations()
         return references, set(references), baselines
     references = read_references(found.path, drift=True)
-    matrices = built_in_matrices if cases is None else matrices_of
-    expected = {case.id for case in cases or ()}
-    # A stored case that belongs to no matrix is expected too.
-    expected |= {
-        name
-        for name, old in references.items()
-        if matrix in (matrices(old.record.case) or {matrix})
-    }
-    return references, expected, found.path
+    return references, expected_cases(references, matrix, cases), found.path
 
 
 def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
@@ -164,19 +156,6 @@ def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
         return  # said when it is read
     check = check_outside if before.is_storage else check_not_read
     check(path, before.path, "--save")
-
-
-def _is_complete(selection: Selection, cases: str, expected: Collection[str]) -> bool:
-    """Return whether a run has all that it was asked for, as far as it is of these cases.
-
-    A case that was retired since is missing from no run, unless the run was narrowed: then nobody
-    knows what else was left out.
-    """
-    left_out = any(
-        fnmatchcase(name, cases) and (selection.narrowed_by or name in expected)
-        for name in selection.not_selected
-    )
-    return selection.complete or (bool(selection.not_selected) and not left_out)
 
 
 def _save(made: RunFile, path: Path) -> None:

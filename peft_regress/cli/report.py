@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from gettext import ngettext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
 from peft_regress.catalogue.own_cases import device_classes
+from peft_regress.cli.newest import judge_newest
 from peft_regress.cli.options import (
     baselines_option,
     cases_option,
@@ -67,24 +69,35 @@ def command(
         if cases is not None:
             entries = select_cases(entries, cases)
         if page is not None:
-            _write_page(page, entries)
+            _write_page(page, entries, baselines, cases)
         elif output == "json":
-            print_json(page_data(entries, _whole_run, devices=device_classes()))
+            print_json(_data(entries, baselines, cases))
         else:
             names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
             run, devices = present_run(entries), device_classes()
             show(overview(run, sources=", ".join(names), devices=devices), output)
 
 
-def _write_page(path: Path, entries: list[Entry]) -> None:
+def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | None) -> None:
     _check_is_no_run(path, entries)
-    data = page_data(entries, _whole_run, devices=device_classes())
+    data = _data(entries, baselines, cases)
     content = render_page(data).encode()
     write_atomic(path, content)
-    cases, count = len(data["cases"]), len(entries)
+    shown, count = len(data["cases"]), len(entries)
     say(
-        f"wrote {path}: {cases} {ngettext('case', 'cases', cases)}, "
+        f"wrote {path}: {shown} {ngettext('case', 'cases', shown)}, "
         f"{count} {ngettext('entry', 'entries', count)}, {len(content) / 1e6:.1f} MB"
+    )
+
+
+def _data(entries: list[Entry], baselines: Path, cases: str | None) -> dict[str, Any]:
+    whole_run = functools.cache(_whole_run_at)
+    newest = judge_newest(baselines, entries, whole_run(_path_of(entries[-1])), cases or "*")
+    return page_data(
+        entries,
+        lambda entry: whole_run(_path_of(entry)),
+        devices=device_classes(),
+        newest=newest,
     )
 
 
@@ -98,9 +111,9 @@ def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
             raise InputError(msg)
 
 
-def _whole_run(entry: Entry) -> Run:
+def _whole_run_at(path: Path) -> Run:
     """Read a run again, now with its ledgers."""
-    return read_run(_path_of(entry)).run
+    return read_run(path).run
 
 
 def _path_of(entry: Entry) -> Path:

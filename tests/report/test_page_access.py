@@ -129,7 +129,7 @@ def test_what_is_not_accessible_is_found(opened, spoil, rule):
     assert list(violations(opened)) == [rule]
 
 
-@pytest.mark.parametrize("view", ["compare", "memory", "ranks", "table", "fit", CASE])
+@pytest.mark.parametrize("view", ["tradeoffs", "memory", "ranks", "table", "fit", CASE])
 def test_keys_reach_everything_and_the_focus_is_visible(opened, view):
     opened.load(view)
     opened.page.wait_for_selector("main h1")
@@ -205,7 +205,7 @@ def test_nothing_moves_for_those_who_want_no_motion(opened):
 
 def test_a_point_under_the_pointer_is_named_legibly_and_leads_to_its_case(opened):
     opened.page.emulate_media(color_scheme="dark", reduced_motion="reduce")
-    opened.load("compare?architecture=resnet18")
+    opened.load("tradeoffs?architecture=resnet18")
     opened.locator("[data-mark=dot] >> nth=0").locator("path").first.hover()
     tip = opened.locator("[aria-label=tip]")
     tip.wait_for()
@@ -237,6 +237,11 @@ def hostile_page():
         metric["name"] = text
     data["environments"][1] |= dict.fromkeys(HOSTILE, "1.0") | {"peft": HOSTILE[0]}
     data["invariants"][: len(HOSTILE)] = HOSTILE
+    said = data["comparisons"]
+    said["texts"] = [HOSTILE[index % len(HOSTILE)] for index in range(len(said["texts"]))]
+    said["names"], said["options"] = [HOSTILE[0]] * len(data["entries"]), HOSTILE[0]
+    said["verdict"]["counts"] = dict.fromkeys(HOSTILE, 1)
+    said["verdict"]["findings"][0]["verdict"] = HOSTILE[0]
     data["peft_regress"] = HOSTILE[0]
     return data
 
@@ -249,7 +254,7 @@ def test_hostile_strings_are_shown_as_text(browser, tmp_path):
         page.page.set_viewport_size({"width": 360, "height": 800})
         encoded = page.page.evaluate(encode, HOSTILE)
         own_cases = [f"case/{text}" for text in encoded]
-        tasks = [f"{view}?task={text}" for view in ("compare", "memory") for text in encoded]
+        tasks = [f"{view}?task={text}" for view in ("tradeoffs", "memory") for text in encoded]
         for view in (
             *views_of(page),
             *own_cases,

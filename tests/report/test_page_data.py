@@ -323,7 +323,7 @@ def test_whole_runs_are_read_once_and_only_of_a_few_entries():
         return one.run
 
     page_data(entries, whole)
-    assert len(asked) == len(set(asked)) == 8
+    assert len(asked) == len(set(asked)) == 16
     assert asked[0] == entries[-1].name
 
 

@@ -18,8 +18,10 @@ from peft_regress.gate.certificates import lacks_invariant
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.report.page.line_facts import facts_of
+from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import MIXED_MACHINES, OUTPUT_SCHEMA_VERSION
@@ -29,8 +31,9 @@ if TYPE_CHECKING:
 
     from peft_regress.baselines.series import Entry
     from peft_regress.devices import DeviceClass
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.report.page.case_lines import CaseLines, Records
-    from peft_regress.report.page.explanations import WholeRun
+    from peft_regress.report.page.whole_runs import WholeRun
     from peft_regress.runs.schema import Record
 
 _MOST_VALUES: Final = 170_000
@@ -45,14 +48,17 @@ def page_data(
     whole_run: WholeRun,
     *,
     devices: Sequence[DeviceClass] | None = None,
+    newest: Comparison | None = None,
 ) -> dict[str, Any]:
-    """Return the page's data: entries, metrics, and each case with its lines.
+    """Return the page's data: entries, metrics, each case with its lines, and comparisons.
 
     `entries` are in the order of `read_entries`. `whole_run` returns an entry's run with its
     ledgers; it is called once for each of a few entries. `devices` are those that a case may fit
-    into, by default those of the package.
+    into, by default those of the package. `newest` is the comparison of the last entry with what
+    judges it.
     """
     devices = load_devices() if devices is None else devices
+    runs = WholeRuns(entries, whole_run)
     cases, present = records_by_case(entries), present_entries(entries)
     orders = _orders(entries)
     names, invariants = _metric_names(cases), _invariant_names(cases)
@@ -95,7 +101,11 @@ def page_data(
         for name, records in cases.items()
     }
     changes = _newest_changes(lines, *next(iter(orders.items())))
-    explain_cases(encoded, changes, indices=indices, entries=entries, whole_run=whole_run)
+    explain_cases(encoded, changes, indices=indices, runs=runs)
+    for name, verdict in verdicts_by_case(newest).items():
+        # A case that the newest entry does not show has an older state.
+        if encoded[name]["current"] == len(entries) - 1:
+            encoded[name]["verdict"] = verdict
     environments, differences = _environments(entries)
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
@@ -121,6 +131,9 @@ def page_data(
         ],
         "units": UNITS,
         "thinned": _encode_thinned(entries, most, marks),
+        "comparisons": encode_comparisons(
+            entries, orders, runs=runs, devices=devices, newest=newest
+        ),
         "cases": list(encoded.values()),
     }
 

@@ -8,12 +8,10 @@ from peft_regress.gate.attribution import explain_metric
 from peft_regress.runs.ledger import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from peft_regress.baselines.series import Entry
-    from peft_regress.runs.schema import Record, Run
-
-    WholeRun = Callable[[Entry], Run]
+    from peft_regress.report.page.whole_runs import WholeRuns
+    from peft_regress.runs.schema import Record
 
 _PRESENT_METRICS: Final = (
     "forward_flops",
@@ -58,22 +56,20 @@ def explain_cases(
     changes: Iterable[Change],
     *,
     indices: Mapping[str, int],
-    entries: Sequence[Entry],
-    whole_run: WholeRun,
+    runs: WholeRuns,
 ) -> None:
     """Add to each case the modules behind its present numbers and behind its changes.
 
     `changes` are the newest first; `indices` are the positions of the metrics on the page.
-    `whole_run` is called once for each of the first few entries.
+    `runs` are asked for the first few entries only.
     """
-    read: dict[int, Run] = {}
+    read: set[int] = set()
 
     def record_of(index: int, name: str) -> Record | None:
-        if index not in read:
-            if len(read) == _MOST_WHOLE_RUNS:
-                return None
-            read[index] = whole_run(entries[index])
-        return read[index].cases[name]
+        if index not in read and len(read) == _MOST_WHOLE_RUNS:
+            return None
+        read.add(index)
+        return runs.read(index).cases[name]
 
     for name, case in cases.items():
         present = record_of(case["current"], name)

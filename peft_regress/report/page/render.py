@@ -13,7 +13,7 @@ from typing import Any
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order of loading."""
 
-STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "media.css")
+STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "verdict.css", "media.css")
 """The style sheets, in the order of joining."""
 
 SCRIPTS: tuple[str, ...] = (
@@ -25,6 +25,8 @@ SCRIPTS: tuple[str, ...] = (
     "figure.js",
     "pareto.js",
     "costs.js",
+    "verdict.js",
+    "glance.js",
     "amounts.js",
     "case_table.js",
     "csv.js",
@@ -33,7 +35,8 @@ SCRIPTS: tuple[str, ...] = (
     "history_bounds.js",
     "history_plot.js",
     "memory_plot.js",
-    "view_compare.js",
+    "view_tradeoffs.js",
+    "view_changes.js",
     "view_history.js",
     "view_memory.js",
     "view_ranks.js",

@@ -187,7 +187,7 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
     if len(changes) == 1:
         return f"{changes[0]}, the only package that changed"
     return (
-        f"one of the {len(changes)} packages that changed (environment, below), or the code itself"
+        f"one of the {len(changes)} packages that changed (see environment), or the code itself"
     )
 
 

@@ -60,13 +60,12 @@ function fixedDigits(digits) {
 }
 
 function statusBadge(item) {
-  const status = statusOf(item);
-  if (status === "ok") return status;
-  const kind = status.startsWith("unsupported") ? "plain" : "bad";
+  const { kind, text, status } = stateOfCase(item);
+  if (text === "ok") return text;
   return h(
     "span",
     { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) },
-    shorten(status, 28),
+    shorten(text, 28),
   );
 }
 

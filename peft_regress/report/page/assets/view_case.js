@@ -65,7 +65,7 @@ function newestMark(item, order) {
 }
 
 function caseSummary(item) {
-  const status = statusOf(item);
+  const { status, ...state } = stateOfCase(item);
   const entry = DATA.entries[item.current];
   return [
     h(
@@ -76,10 +76,10 @@ function caseSummary(item) {
       " (",
       h("span", { class: "numbers" }, formatDate(entry.date)),
       "): ",
-      status === "ok"
-        ? h("strong", {}, "ok")
-        : h("strong", { class: "bad" }, shorten(status, 600)),
+      h("strong", { class: state.kind }, shorten(state.text, 600)),
+      state.text === status || status === "ok" ? null : ` (${shorten(status, 600)})`,
     ),
+    ...findingsOfCase(item),
     item.same_computation_as === undefined
       ? null
       : note(

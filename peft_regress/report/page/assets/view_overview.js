@@ -1,13 +1,15 @@
-// First things first: how much was measured, what changed last, a plot and some rows.
+// First things first: the verdict, then what changed last, at a glance, and some rows.
 
 const FIRST_ROWS = 8;
 const MOST_MOVES = 4;
 const MOVE_ORDER = ["worse", "break", "moved", "better"];
 
-function showOverview(main) {
-  const settings = readSettings({ params: new URLSearchParams() }, compareFields());
+function showOverview(main, route) {
+  const settings = readSettings({ params: new URLSearchParams() }, tradeoffFields());
   main.append(
-    h("h1", {}, "What fine-tuning costs, and what it gains"),
+    ...verdictFirst(),
+    ...glanceSection(route),
+    h("h2", {}, "What is stored"),
     h("p", { class: "lead" }, countsText()),
     note(presentText()),
     ...lastMoveWords(),
@@ -16,11 +18,11 @@ function showOverview(main) {
       {},
       h("h2", {}, `Accuracy against peak memory, batch 1, task ${shorten(settings.task, 40)}`),
       note(
-        "Ringed and joined: where no other pairing is as cheap and as accurate. ",
-        h("a", { href: "#/compare" }, "Other costs, batch 32, other tasks"),
+        FRONT_WORDS,
+        h("a", { href: "#/tradeoffs" }, "Other costs, batch 32, other tasks"),
         ".",
       ),
-      ...comparison({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
+      ...tradeoffs({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
     ),
     ...budgetSection(DATA.cases),
     h(
@@ -35,6 +37,15 @@ function showOverview(main) {
       ),
     ),
   );
+}
+
+function verdictFirst() {
+  if (COMPARED.verdict === null) return [h("h1", {}, "What fine-tuning costs, and what it gains")];
+  return [
+    newestVerdict("h1"),
+    ...findingSections(COMPARED.verdict),
+    h("p", {}, h("a", { href: "#/changes" }, "Compare any two entries or runs")),
+  ];
 }
 
 function firstCases() {
