@@ -87,7 +87,10 @@ def one_entry() -> dict[str, Any]:
         "entries": data["entries"][:1],
         "environments": [{**ENVIRONMENTS[0], **ENVIRONMENTS[2]}],
         "orders": [{"by": "date", "entries": [0]}],
-    } | {"entries": [{**data["entries"][0], "environment": 0}]}
+    } | {
+        "entries": [{**data["entries"][0], "environment": 0}],
+        "comparisons": {**data["comparisons"], "verdict": None},
+    }
 
 
 def failing_page() -> dict[str, Any]:

@@ -161,6 +161,68 @@ def test_the_front_is_right_for_ties_too(opened):
         assert found == sorted(front), points
 
 
+def test_what_is_on_the_front_is_hidden_by_nothing(opened):
+    opened.go("tradeoffs?architecture=resnet18")
+    classes = "node => [...node.querySelectorAll('g')].map(one => one.getAttribute('class'))"
+    order = [name for name in opened.locator("figure svg").first.evaluate(classes) if name]
+    assert order == sorted(order, key=["front-ring", "front-dot", "front-name"].index)
+    first = """node => {
+      const ring = node.querySelector(".front-ring");
+      const below = node.querySelectorAll("[data-mark=dot]:not(.front-ring, .front-dot)");
+      return [...below].every(group =>
+        group.compareDocumentPosition(ring) & Node.DOCUMENT_POSITION_FOLLOWING);
+    }"""
+    assert opened.locator("figure svg").first.evaluate(first)
+    shown = opened.locator(".front a").all()
+    assert opened.locator("svg .front-dot > *").count() == len(shown)
+
+
+def test_seeds_are_shown_and_ties_are_within_the_margin_of_the_gate(browser, tmp_path):
+    data = page_data(tasks=("shift",))
+    at = next(k for k, metric in enumerate(data["metrics"]) if metric["name"] == "accuracy")
+    for case in data["cases"]:
+        for line in case["lines"]:
+            if line["metric"] == at:
+                line |= {"bound": 0.03, "seeds": [line["now"] - 0.02, line["now"] + 0.01]}
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("tradeoffs?architecture=resnet18")
+        assert "within the gate's margin of 3.0 points is a tie" in page.locator("").inner_text()
+        spans = page.locator("svg [data-mark=rule] line").count()
+        assert spans == sum(case["architecture"] == "resnet18" for case in data["cases"])
+        page.locator("summary:has-text('All of its numbers')").click()
+        page.page.wait_for_selector("details[open] table")
+        rows = [row.split("\t") for row in page.texts("details[open] tbody tr")]
+        front = [(row[0], float(row[2].split()[0])) for row in rows if row[4] == "yes"]
+        shown = {row[0]: row[5] for row in rows if row[4] == "yes"}
+        for place, (name, gain) in enumerate(front):
+            tied = [other for other, less in front[:place] if gain - less <= 3]
+            expected = "-" if not tied else tied[0].split("/")[1].replace("-r", " r=")
+            assert shown[name] == expected
+        assert len(set(shown.values())) > 1
+
+
+def test_other_methods_are_in_grey_on_demand(browser, tmp_path):
+    data = page_data(tasks=("shift",))
+    for case in data["cases"]:
+        if case["method"] == "dora":
+            case["method"] = "other"
+    with PageUnderTest(browser, data, tmp_path) as page:
+        page.go("tradeoffs?architecture=resnet18")
+        coloured = page.locator("svg [data-mark=dot] > *").count()
+        assert "other" not in page.texts(".legend li")
+        assert "Not shown: 12 cases of other methods." in page.locator("").inner_text()
+        page.go("tradeoffs?architecture=resnet18&show=grey")
+        assert page.locator("svg [data-mark=dot] > *").count() == coloured + 3
+        assert "other" not in page.texts(".legend li")
+        page.go("tradeoffs?architecture=resnet18&show=all")
+        assert "other" in page.texts(".legend li")
+        page.go("?architecture=resnet18")
+        assert page.locator(".glance .greyed").count() == 0
+        page.locator("summary:has-text('of other methods')").click()
+        page.page.wait_for_selector(".glance .greyed table")
+        assert page.texts(".glance .greyed tbody th") == ["other r=1", "other r=4", "other r=16"]
+
+
 def test_methods_can_be_chosen_by_pattern(opened):
     opened.go("tradeoffs")
     choose(opened, methods="*ora full")

@@ -26,7 +26,7 @@ function verdictKind(verdict) {
 }
 
 function verdictWords(verdict) {
-  return shorten(verdict.replaceAll("_", " "), 40);
+  return shorten(verdict.replaceAll("_", " "), 24);
 }
 
 // Green is for exit code 0 alone.
