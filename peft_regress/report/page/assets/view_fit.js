@@ -256,10 +256,10 @@ function fitTable(fits) {
   });
 }
 
-function needColumns({ label, unit, size, unitName, most }, index) {
+function needColumns({ label, short = label, unit, size, unitName, most }, index) {
   const need = (row) => row.needs[index];
   const uses = {
-    label: `${label}, ${unitName}`,
+    label: `${short}, ${unitName}`,
     number: true,
     cell: (row) => cellText(need(row).value, unit, size),
     title: (row) => formatExact(need(row).value, unit),
