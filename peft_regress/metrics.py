@@ -70,12 +70,8 @@ COST_METRICS: dict[str, MetricSpec] = {
     "backward_flops": _flops("Matrix work of the backward pass."),
     "optimizer_flops": _flops("Work of the optimizer's step."),
     "projection_flops": _flops("Work of GaLore's SVDs at each refresh."),
-    "paper_forward_flops": _flops(
-        "Forward work as the reference paper's counter has it; shown, not judged.", "info"
-    ),
-    "paper_backward_flops": _flops(
-        "Backward work as the reference paper's counter has it; shown, not judged.", "info"
-    ),
+    "paper_forward_flops": _flops("Forward work as the reference paper counts it.", "info"),
+    "paper_backward_flops": _flops("Backward work as the reference paper counts it.", "info"),
     "peak_bytes": _bytes("The most memory in use at one moment of a training step."),
     "peak_param_bytes": _bytes("The most memory that parameters take."),
     "peak_buffer_bytes": _bytes("The most memory that buffers take."),

@@ -18,5 +18,8 @@ function readAmount(text, quantity, bareUnit) {
 function amountProblem(text, quantity, bareUnit, example) {
   if (text.trim() === "" || readAmount(text, quantity, bareUnit) !== null) return "";
   const units = Object.keys(DATA.units[quantity]).join(", ");
-  return `"${shorten(text, 20)}" is not an amount above 0: type a number with one of ${units}, such as ${example}. Without a unit it counts ${bareUnit}.`;
+  return (
+    `"${shorten(text, 20)}" is not an amount above 0: type a number with one of ${units}, ` +
+    `such as ${example}. Without a unit it counts ${bareUnit}.`
+  );
 }

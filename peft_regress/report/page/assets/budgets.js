@@ -16,6 +16,7 @@ function budgetSection(items) {
         columns: [
           ...(items.length > 1 ? [{ label: "case", cell: (row) => caseLink(row.item) }] : []),
           { label: "budget of", cell: (row) => shorten(row.budget, 60) },
+          { label: "state", cell: budgetBadge },
           { label: "now", number: true, cell: (row) => budgetText(row.value, row.unit) },
           {
             label: "limit",
@@ -24,7 +25,6 @@ function budgetSection(items) {
           },
           { label: "margin", number: true, cell: marginText },
           { label: "used", number: true, cell: (row) => budgetText(row.used, "fraction") },
-          { label: "state", cell: budgetBadge },
         ],
       }),
     ),

@@ -86,7 +86,12 @@ function addMemoryPatterns() {
     const [angle, stripe] = HATCHING[category] ?? [];
     if (stripe === undefined) continue;
     pattern.attr("patternTransform", `rotate(${angle})`);
-    pattern.append("rect").attr("width", stripe).attr("height", 7).style("fill", `var(--memory-${category})`).style("fill-opacity", 0.3);
+    pattern
+      .append("rect")
+      .attr("width", stripe)
+      .attr("height", 7)
+      .style("fill", `var(--memory-${category})`)
+      .style("fill-opacity", 0.3);
   }
   document.body.append(svg.node());
 }

@@ -142,9 +142,10 @@ function fitSection(settings) {
     ];
   }
   const device = deviceNamed(settings.device);
-  const limits = LIMITS.map((limit) => ({ ...limit, most: limitOf(settings, limit, device) })).filter(
-    ({ name, most }) => name !== "storage" || most !== null,
-  );
+  const limits = LIMITS.map((limit) => ({
+    ...limit,
+    most: limitOf(settings, limit, device),
+  })).filter(({ name, most }) => name !== "storage" || most !== null);
   const asked = limits.filter((limit) => limit.most !== null);
   const { task, architecture } = settings;
   const rows = DATA.cases
@@ -255,10 +256,10 @@ function fitTable(fits) {
   });
 }
 
-function needColumns({ label, unit, size, unitName, most }, index) {
+function needColumns({ label, short = label, unit, size, unitName, most }, index) {
   const need = (row) => row.needs[index];
   const uses = {
-    label: `${label}, ${unitName}`,
+    label: `${short}, ${unitName}`,
     number: true,
     cell: (row) => cellText(need(row).value, unit, size),
     title: (row) => formatExact(need(row).value, unit),

@@ -1,6 +1,7 @@
 // How a metric changed over the stored entries and runs.
 
 const MOST_CASES = 8;
+const MOVED = "moved (in how many cases)";
 const SCALES = [
   { value: "auto", label: "automatic" },
   { value: "linear", label: "linear" },
@@ -56,11 +57,11 @@ function metricOptions(order) {
   const options = measured.map(({ name }) => ({
     value: name,
     label: moves.has(name)
-      ? `${metricLabel(name)} (${plural(moves.get(name), "case")})`
+      ? `${metricLabel(name)} (${grouped.format(moves.get(name))})`
       : metricLabel(name),
-    group: moves.has(name) ? "moved" : "did not move",
+    group: moves.has(name) ? MOVED : "did not move",
   }));
-  return d3.sort(options, (option) => option.group !== "moved");
+  return d3.sort(options, (option) => option.group !== MOVED);
 }
 
 function orderField() {

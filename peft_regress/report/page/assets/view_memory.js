@@ -44,7 +44,11 @@ function memorySection({ architecture, batch, task }) {
         cell: (row) => caseLink(row.item),
       }),
     ),
-    lost.length > 0 ? note(`Left out for want of a measurement: ${failuresText(lost) || plural(lost.length, "case")}.`) : null,
+    lost.length > 0
+      ? note(
+          `Left out for want of a measurement: ${failuresText(lost) || plural(lost.length, "case")}.`,
+        )
+      : null,
   ];
 }
 
