@@ -15,6 +15,7 @@ from peft_regress.report import verdict_text
 from peft_regress.report.page import comparisons
 from peft_regress.report.page.comparisons import chosen_pairs
 from peft_regress.report.page.data import page_data
+from peft_regress.runs.schema import Selection
 
 if TYPE_CHECKING:
     from peft_regress.gate.comparison import Comparison
@@ -70,6 +71,13 @@ def test_a_pair_says_what_the_terminal_says() -> None:
     assert sorted(texts_of(data, [case for case, _ in examples])) == [FULL, LORA]
     for _, lines in examples:
         assert texts_of(data, lines)[0].startswith("forward_flops: ")
+
+
+def test_a_pair_with_a_narrowed_run_is_incomplete() -> None:
+    narrowed = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[UNSEEN_LORA])
+    data = page_of(entry(0, *records(LORA)), entry(1, *records(LORA), selection=narrowed))
+    codes = {pair["new"]: pair["exit_code"] for pair in data["comparisons"]["pairs"]}
+    assert codes == {0: 0, 1: 3}
 
 
 def test_a_case_has_its_verdict_where_the_newest_entry_shows_it() -> None:

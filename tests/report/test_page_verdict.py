@@ -117,7 +117,9 @@ def test_pickers_choose_what_is_compared_and_stand_in_the_address(open_page):
         assert "peft-regress compare 0002_peft 0001_peft" in page.texts(".command")[0]
         page.load(page.page.url.partition("#/")[2])
         assert page.texts(".kicker") == ["0001_peft judged by 0002_peft"]
-        page.locator("[name=old]").select_option("0001_peft")
+        page.locator("[name=new]").select_option("0000_peft")
+        assert page.texts("h2.outcome") == ["no regression"]
+        page.locator("[name=old]").select_option("0000_peft")
         assert "OLD and NEW are the same" in page.locator("").inner_text()
 
 
