@@ -24,12 +24,13 @@ from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
 from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
+from peft_regress.report.page.entries import encode_entry, environments_of
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
 from peft_regress.report.page.line_facts import facts_of
 from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import MIXED_MACHINES, OUTPUT_SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -111,12 +112,12 @@ def page_data(
         # A case that the newest entry does not show has an older state.
         if encoded[name]["current"] == newest_index(entries):
             encoded[name]["verdict"] = verdict
-    environments, differences = _environments(entries)
+    environments, differences = environments_of(entries)
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "peft_regress": version("peft-regress"),
         "entries": [
-            _encode_entry(entry, environment)
+            encode_entry(entry, environment)
             for entry, environment in zip(entries, environments, strict=True)
         ],
         "environments": differences,
@@ -195,53 +196,6 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
         key=lambda found: found[0],
     )
     return dataclasses.asdict(newest.spec) | {"name": name}
-
-
-def _environments(
-    entries: Sequence[Entry],
-) -> tuple[list[int], list[Mapping[str, str | None]]]:
-    """Return each entry's environment by its index, the first environment, then differences."""
-    found: dict[int, int] = {}
-    distinct: list[Mapping[str, str]] = []
-    indices = []
-    for entry in entries:
-        environment = entry.run.environment
-        if id(environment) not in found:
-            if environment not in distinct:
-                distinct.append(environment)
-            found[id(environment)] = distinct.index(environment)
-        indices.append(found[id(environment)])
-    if not distinct:
-        return [], []
-    first = distinct[0]
-    differences = [
-        {
-            name: other.get(name)
-            for name in sorted(first.keys() | other.keys())
-            if first.get(name) != other.get(name)
-        }
-        for other in distinct[1:]
-    ]
-    return indices, [first, *differences]
-
-
-def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
-    run, machine = entry.run, entry.run.machine
-    return {
-        "name": entry.name,
-        "date": entry.date,
-        "role": entry.role,
-        "reason": clip(run.accepted.reason) if run.accepted else "",
-        "machine": (
-            f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
-            f"{machine.instruction_set}"
-        ),
-        # Times are compared only on one machine.
-        "machine_digest": None if machine.digest == MIXED_MACHINES else machine.digest,
-        "environment": environment,
-        "complete": run.selection.complete,
-        "narrowed_by": run.selection.narrowed_by,
-    }
 
 
 def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
