@@ -60,8 +60,9 @@ def command(
     """Show what every case costs and how accurate it is.
 
     The numbers of a case are those of the run RUN that is named last, else of its newest baseline.
-    The page also shows all entries: histories, fronts of cost and accuracy, memory, ranks, and what
-    fits on a device.
+    The page starts with the verdict on RUN, or on the newest entry. It also shows all entries: what
+    changed between any two, histories, fronts of cost and accuracy, memory, ranks, and what fits on
+    a device.
     """
     # The objects live until the end, so the garbage collector would search them in vain.
     with paused_gc():

@@ -84,7 +84,7 @@ function frontLabels(front, x, y, at, width) {
       const shift = { middle: 0, start: half, end: -half }[place.anchor];
       const box = { left: left + place.dx + shift, top: top + place.dy, half };
       const isFree =
-        box.left - half > -40 &&
+        box.left - half > -6 &&
         box.left + half < width + 24 &&
         taken.every(
           (other) =>
