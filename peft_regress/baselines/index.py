@@ -118,7 +118,7 @@ def _read(root: Path, paths: Sequence[Path]) -> Contents:
     is_worth_keeping = len(paths) - known >= _WORTH_KEEPING
     newest = entry_number(paths[-1]) if paths else None
     for number, group in itertools.groupby(unknown, key=lambda one: entry_number(one[0].path)):
-        if is_worth_keeping and number == newest:
+        if is_worth_keeping and number == newest and contents.links:
             keep_contents(contents)  # what judged the newest entry: `report` asks for it
         for entry, file_digest in sorted(_accepted(group), key=lambda one: place_of(one[0])):
             contents.add(entry, file_digest)
