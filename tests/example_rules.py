@@ -59,6 +59,7 @@ RULES = (
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
+    Rule(pattern=r"peft-regress history", how="here"),
     # The paper's tool renews what its page shows of each.
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),

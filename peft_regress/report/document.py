@@ -112,7 +112,8 @@ def _markdown_blocks(section: Section) -> Iterator[str]:
                 else fenced(part.text, part.language)
             )
         else:
-            listed.append(_markdown_words(part.words if isinstance(part, Line) else part))
+            words = _markdown_words(part.words if isinstance(part, Line) else part)
+            listed.append(words.lstrip())
     if listed:
         yield bullets(listed)
 
