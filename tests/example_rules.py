@@ -53,6 +53,7 @@ RULES = (
         "tests/docs/test_own_model.py",
         "whole_page_runs",
     ),
+    Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
     by(r"peft-regress report --html .*", "tests/report/test_overview.py", '"--html"'),

@@ -25,20 +25,22 @@ from peft_regress.cli.options import (
     print_json,
     strict_option,
 )
-from peft_regress.errors import InputError
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
+from peft_regress.gate.narrowing import narrow
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.text import clean, printable
+from peft_regress.text import clean, count_of, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from peft_regress.cases import Case
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Selection
@@ -47,7 +49,8 @@ if TYPE_CHECKING:
 @click.command(
     "compare",
     epilog=examples(
-        "peft-regress compare baselines runs/bench.json", "peft-regress compare 0004 0007"
+        "peft-regress compare baselines runs/bench.json",
+        "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
     ),
 )
 @click.argument("old")
@@ -55,6 +58,11 @@ if TYPE_CHECKING:
 @matrix_option_with("If OLD is a storage: expect the cases of this matrix.")
 @cases_option(
     "Expect only the stored cases whose id matches: for a run of these alone.", default="*"
+)
+@click.option(
+    "--only",
+    metavar="GLOB",
+    help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
 )
 @strict_option
 @click.option(
@@ -79,6 +87,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     *,
     matrix: str,
     cases: str,
+    only: str | None,
     strict: bool,
     stored_only: bool,
     save: Path | None,
@@ -108,7 +117,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         matrix=None if matrix == usual_matrix() else matrix,
         cases=of_matrix or (),
     )
-    complete = _is_complete(after.run.selection, cases, expected)
+    complete = _is_complete(after.run.selection, [cases], expected)
     comparison = judge(
         references,
         observations_of(after.run, new),
@@ -117,6 +126,10 @@ def command(  # noqa: PLR0913  (arguments and options)
         invocation=invocation,
         devices=device_classes(),
     )
+    if only is not None:
+        _check_matches(only, comparison)
+        complete = _is_complete(after.run.selection, [cases, only], expected)
+        comparison = narrow(comparison, only, complete=complete)
     if output == "json":
         print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
     elif output == "markdown":
@@ -166,14 +179,24 @@ def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
     check(path, before.path, "--save")
 
 
-def _is_complete(selection: Selection, cases: str, expected: Collection[str]) -> bool:
+def _check_matches(only: str, comparison: Comparison) -> None:
+    """Raise `AbsentError` if there is no such case."""
+    known = [case.id for case in comparison.cases]
+    if not any(fnmatchcase(name, only) for name in known):
+        few = ", ".join(map(clean, known[:3])) or "none"
+        msg = f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
+        raise AbsentError(msg)
+
+
+def _is_complete(selection: Selection, patterns: Sequence[str], expected: Collection[str]) -> bool:
     """Return whether a run has all that it was asked for, as far as it is of these cases.
 
     A case that was retired since is missing from no run, unless the run was narrowed: then nobody
     knows what else was left out.
     """
     left_out = any(
-        fnmatchcase(name, cases) and (selection.narrowed_by or name in expected)
+        all(fnmatchcase(name, pattern) for pattern in patterns)
+        and (selection.narrowed_by or name in expected)
         for name in selection.not_selected
     )
     return selection.complete or (bool(selection.not_selected) and not left_out)

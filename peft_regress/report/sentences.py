@@ -179,7 +179,18 @@ def outcome_line(comparison: Comparison) -> str:
         words = "no regression in what was selected"
     else:
         words = "INCOMPLETE: not everything expected was compared"
-    return f"{words} ({counts_line(comparison)})"
+    return f"{words} ({counts_line(comparison)}){_only(comparison)}"
+
+
+def _only(comparison: Comparison) -> str:
+    """Say of how many cases the verdict is, and what the others are, if it is not of all."""
+    pattern, left_out = comparison.invocation.only, comparison.left_out
+    if pattern is None:
+        return ""
+    shown = len(comparison.cases)
+    counted = ", ".join(f"{n} {short_verdict(name)}" for name, n in left_out.items())
+    others = f"; left out: {counted}" if counted else ""
+    return f" in {shown} of {shown + sum(left_out.values())} cases, only {clean(pattern)}{others}"
 
 
 _ABSENT: Final = "not recorded"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.gate.verdicts import FAILING
 from peft_regress.report.layout import PLAIN
 from peft_regress.report.sentences import (
     environment_lines,
@@ -79,7 +80,8 @@ def verdict_text(
         ("known defects, in the baseline too:", _defects(comparison)),
     ]
     steps = [*next_steps(failing, comparison), *training(incomplete, comparison)]
-    if comparison.observed and not comparison.references:
+    only = comparison.invocation.only
+    if only is None and comparison.observed and not comparison.references:
         steps += first_steps(comparison)
     elif comparison.can_be_accepted:
         steps.append(accepting(comparison))
@@ -217,6 +219,8 @@ def _steps_block(steps: Iterable[Step], layout: Layout) -> str:
 def style_of(comparison: Comparison) -> Style:
     """Return the style of the outcome, by its exit code."""
     styles: dict[int, Style] = {0: "good", 1: "bad"}
+    if FAILING & comparison.left_out.keys():
+        styles[0] = "open"
     return styles.get(comparison.lenient_exit_code, "open")
 
 
