@@ -16,6 +16,7 @@ from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of, matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
+    SectionedCommand,
     baselines_option,
     cases_option,
     examples,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 @click.command(
     "compare",
+    cls=SectionedCommand,
+    sections={"Cases": ("only", "cases", "matrix", "stored_only")},
     epilog=examples(
         "peft-regress compare baselines runs/bench.json",
         "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
@@ -68,7 +71,7 @@ if TYPE_CHECKING:
 @click.option(
     "--save",
     type=output_file,
-    metavar="PATH",
+    metavar="FILE",
     help="Write NEW to this file; the shards of a folder become one run.",
 )
 @format_option
