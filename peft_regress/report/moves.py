@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from peft_regress.baselines.series import Entry
     from peft_regress.report.document import Words
 
-_MOST_STEPS: Final = 6
 _MOST_GROUPS: Final = 7
 _MOST_PACKAGES: Final = 4
 _MOST_METRICS: Final = 3
@@ -91,7 +90,7 @@ def _most_telling(steps: Sequence[_Step]) -> list[_Step]:
     groups = 0
     for at in sorted(range(len(steps)), key=lambda at: steps[at].weight, reverse=True):
         groups += len(_telling(steps[at])) or 1
-        if len(kept) < _MOST_STEPS and (not kept or groups <= _MOST_GROUPS):
+        if not kept or groups <= _MOST_GROUPS:
             kept.add(at)
     return [steps[at] for at in sorted(kept)]
 

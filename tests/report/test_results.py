@@ -37,13 +37,13 @@ def test_the_default_matrix_is_a_row_for_each_case_in_100_columns():
 
 def test_each_column_has_one_unit_that_suits_its_numbers():
     small = {**WIDE, "adapter_bytes": 3_000, "forward_flops": 2_000,
-             "backward_flops": 3_000, "peak_bytes": 40_000,
+             "backward_flops": 3_000_000, "peak_bytes": 40_000,
              "peak_bytes_b32": 900_000, "step_seconds": [0.0021] * 3}  # fmt: skip
     headings, units, row = lines_of(make_record(LORA, small), width=200)[:3]
     assert headings.split()[1:4] == ["trained", "ship", "fwd"]
     # What is to be compared shares one.
     assert units.split()[:6] == ["KiB", "kFLOP", "kFLOP", "KiB", "KiB", "ms"]
-    assert row.split()[2:6] == ["2.93", "2.000", "3.000", "39.1"]
+    assert row.split()[2:6] == ["2.93", "2.000", "3000.000", "39.1"]
 
 
 def test_a_long_id_costs_no_number():
