@@ -80,6 +80,8 @@ def _closing(
         yield "a case that failed has no costs to compare"
     elif not changes:
         yield "no cost differs: all FLOPs, all bytes and all counts are equal"
+    elif all(None in (change.old, change.new) for change in changes):
+        yield "all costs that both sides have are equal"
     case = new.record.case
     select = f'task="{case.task}", method="{case.method}", architecture="{case.architecture}"'
     rank = "" if case.rank is None else f", rank={case.rank}"

@@ -224,9 +224,12 @@ def test_a_batch_in_other_layers_has_rows_of_its_own() -> None:
 
 
 def test_metrics_of_one_side_are_named_together() -> None:
-    old = make_record(LORA, {"aten_ops": 1})
-    new = make_record(LORA, {"inference_flops": 7_000, "merged_bytes": 1024})
+    both = {"adapter_bytes": 5}
+    old = make_record(LORA, {**both, "aten_ops": 1})
+    new = make_record(LORA, {**both, "inference_flops": 7_000, "merged_bytes": 1024})
     text = brief(old, new)
+    assert text.endswith("all costs that both sides have are equal")
+    assert "are equal" not in brief(old, make_record(LORA, {"adapter_bytes": 6}))
     assert "only in 0001_peft-0.18.1: inference_flops 7.000 kFLOP, merged_bytes 1.000 KiB" in text
     assert "only in 0001_peft-0.18.1: aten_ops 1" in text
 
