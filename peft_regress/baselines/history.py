@@ -160,7 +160,7 @@ def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
 def _matching(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
-        few = ", ".join(map(clean, known[:3])) or "none"
+        few = ", ".join(map(clean, get_close_matches(pattern, known) or known[:3])) or "none"
         msg = (
             f"--cases {pattern!r} matches none of the {len(known)} cases in the history, e.g. {few}"
         )

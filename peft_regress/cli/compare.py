@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -186,7 +187,7 @@ def _check_matches(only: str, comparison: Comparison) -> None:
     """Raise `AbsentError` if there is no such case."""
     known = [case.id for case in comparison.cases]
     if not any(fnmatchcase(name, only) for name in known):
-        few = ", ".join(map(clean, known[:3])) or "none"
+        few = ", ".join(map(clean, get_close_matches(only, known) or known[:3])) or "none"
         msg = f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
         raise AbsentError(msg)
 

@@ -427,6 +427,7 @@ def test_markdown_has_a_table_for_each_metric(run: Any, storage: Path) -> None:
     [
         (("--cases", "shfit/*"), "matches none of the 2 cases in the history, e.g. shift/full"),
         (("--cases", "["), "matches none"),
+        (("--cases", LORA.replace("shift", "shfit")), f"e.g. {LORA}"),
         (("--metric", "peak"), "matches none of the metrics of these cases: trainable_params, "),
         (("--metric", ""), "matches none"),
         (("--cases", "x" * 5000), "matches none"),

@@ -546,3 +546,5 @@ def test_a_glob_of_no_case_is_exit_3_and_no_verdict(run, one_worse):
     code, out, err = run(*one_worse, "--only", "lora")
     assert (code, out) == (3, "")
     assert "--only 'lora' matches none of the 96 cases, e.g. shift/bn_head/mobilenet_v2" in err
+    typo = run(*one_worse, "--only", "shift/lora-r4/resnet81")[2]
+    assert f"e.g. {LORA}" in typo
