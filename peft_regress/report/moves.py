@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.metrics import BATCH_SUFFIX
 from peft_regress.report.document import Code, Line, Section
+from peft_regress.report.move_groups import find_steps, most_telling, telling_groups
 from peft_regress.report.sentences import environment_lines, shown_change, shown_value
 from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.finding import case_set
@@ -16,54 +15,23 @@ from peft_regress.runs.environment import changed_packages
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from peft_regress.baselines.history import Moves
     from peft_regress.baselines.moves import Move
     from peft_regress.baselines.series import Entry
     from peft_regress.report.document import Words
+    from peft_regress.report.move_groups import Group, Step
 
-_MOST_GROUPS: Final = 7
 _MOST_PACKAGES: Final = 4
-_MOST_METRICS: Final = 3
 _MOST_NAME_LINES: Final = 2
 _MOST_METRIC_LINES: Final = 3
 _DAY: Final = len("2026-01-01")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Group:
-    """Metrics that moved the same way in the same cases, each with its moves, the largest first."""
-
-    by_metric: tuple[tuple[Move, ...], ...]
-
-    @property
-    def first(self) -> Move:
-        return self.by_metric[0][0]
-
-    @property
-    def cases(self) -> list[str]:
-        return [move.case for move in self.by_metric[0]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Step:
-    """All that an entry changed since an earlier one, the gravest first."""
-
-    entry: Entry
-    before: Entry | None = None
-    """None for what the entry defines anew."""
-    groups: tuple[_Group, ...] = ()
-    redefined: tuple[str, ...] = ()
-
-    @property
-    def weight(self) -> tuple[bool, float]:
-        return max(map(_weight, self.groups), default=(False, 0.0))
-
-
 def moves_document(moves: Moves) -> list[Section]:
     """Return all moves: a section for each entry, a table for metrics that moved together."""
-    steps = _steps(moves)
+    steps = find_steps(moves)
     return [
         _summary(moves),
         *(Section(title=_heading(step), body=tuple(_tables(step)), level=2) for step in steps),
@@ -75,24 +43,15 @@ def overview_document(moves: Moves, command: str) -> list[Section]:
 
     `command` is what was typed; the last line tells which options show the rest.
     """
-    shown = _most_telling(_steps(moves))
+    shown = most_telling(find_steps(moves))
     sections = [
         Section(title=_heading(step, most=_MOST_PACKAGES), body=tuple(_headlines(step)), level=2)
         for step in shown
     ]
-    named = sum(len(metric) for step in shown for _, found in _telling(step) for metric in found)
+    named = sum(
+        len(metric) for step in shown for _, found in telling_groups(step) for metric in found
+    )
     return [_summary(moves), *sections, _closing(moves, named, command)]
-
-
-def _most_telling(steps: Sequence[_Step]) -> list[_Step]:
-    """Return as many steps as fit, in the order of entries; those with the gravest moves stay."""
-    kept: set[int] = set()
-    groups = 0
-    for at in sorted(range(len(steps)), key=lambda at: steps[at].weight, reverse=True):
-        groups += len(_telling(steps[at])) or 1
-        if not kept or groups <= _MOST_GROUPS:
-            kept.add(at)
-    return [steps[at] for at in sorted(kept)]
 
 
 def encode_moves(moves: Moves) -> dict[str, Any]:
@@ -143,56 +102,7 @@ def _last(moves: Moves) -> Entry:
     return max((move.entry for move in moves.found), key=lambda entry: order[id(entry)])
 
 
-def _steps(moves: Moves) -> list[_Step]:
-    """Return what each entry changed, in the order of entries."""
-    found: dict[tuple[int, int], list[Move]] = {}
-    anew: dict[int, list[str]] = {}
-    order = {id(entry): place for place, entry in enumerate(moves.entries)}
-    for move in moves.found:
-        pair = order[id(move.entry)], order[id(move.before)]
-        found.setdefault(pair, []).append(move)
-    for one in moves.redefined:
-        anew.setdefault(order[id(one.entry)], []).append(one.case)
-    steps = {
-        (at, since): _Step(
-            entry=moves.entries[at], before=moves.entries[since], groups=_groups(together)
-        )
-        for (at, since), together in found.items()
-    }
-    for at, cases in anew.items():
-        steps[at, -1] = _Step(entry=moves.entries[at], redefined=tuple(cases))
-    return [steps[pair] for pair in sorted(steps)]
-
-
-def _groups(moves: Iterable[Move]) -> tuple[_Group, ...]:
-    by_metric: dict[tuple[Any, ...], list[Move]] = {}
-    for move in moves:
-        # States are equal in all cases of a group, numbers need not be.
-        state = (move.old, move.new) if move.spec is None else ()
-        by_metric.setdefault((move.metric, move.way, *state), []).append(move)
-    together: dict[tuple[Any, ...], list[tuple[Move, ...]]] = {}
-    for found in by_metric.values():
-        ordered = tuple(sorted(found, key=_size, reverse=True))
-        first = ordered[0]
-        alone = None if first.spec is not None else (first.metric, first.old, first.new)
-        cases = frozenset(move.case for move in found)
-        together.setdefault((first.way, cases, alone), []).append(ordered)
-    groups = (
-        _Group(by_metric=tuple(sorted(found, key=lambda metric: _size(metric[0]), reverse=True)))
-        for found in together.values()
-    )
-    return tuple(sorted(groups, key=_weight, reverse=True))
-
-
-def _size(move: Move) -> float:
-    return math.inf if move.change is None else abs(move.change)
-
-
-def _weight(group: _Group) -> tuple[bool, float]:
-    return group.first.way == "worse", _size(group.first)
-
-
-def _heading(step: _Step, *, most: int | None = None) -> str:
+def _heading(step: Step, *, most: int | None = None) -> str:
     name = f"{clean(step.entry.name)} ({clean(step.entry.date[:_DAY])})"
     if step.before is None:
         return name
@@ -203,10 +113,10 @@ def _heading(step: _Step, *, most: int | None = None) -> str:
     return f"{name}, compared with {clean(step.before.name)}: {changed}"
 
 
-def _headlines(step: _Step) -> Iterator[str | Line]:
+def _headlines(step: Step) -> Iterator[str | Line]:
     """Yield what moved most in a step, and in which cases."""
     yield from _anew(step)
-    telling = _telling(step)
+    telling = telling_groups(step)
     for group, shown in telling:
         moved = ", ".join(map(_range, shown))
         yield Line(f"{_counted(group)}: {moved}", _MOST_METRIC_LINES)
@@ -217,30 +127,7 @@ def _headlines(step: _Step) -> Iterator[str | Line]:
         yield f"and {count_of(len(left), 'more metric')}"
 
 
-def _telling(step: _Step) -> list[tuple[_Group, list[tuple[Move, ...]]]]:
-    """Return the groups that say most with their metrics: numbers and states, one of each way.
-
-    At batch 32 a metric is news only if it did not move at batch 1.
-    """
-    at_one = {metric[0].metric for group in step.groups for metric in group.by_metric}
-    found: dict[tuple[str, bool], _Group] = {}
-    for group in step.groups:
-        found.setdefault((group.first.way, group.first.spec is None), group)
-    telling = (
-        (
-            group,
-            [
-                metric
-                for metric in group.by_metric
-                if metric[0].metric.removesuffix(BATCH_SUFFIX) not in at_one - {metric[0].metric}
-            ][:_MOST_METRICS],
-        )
-        for group in found.values()
-    )
-    return [(group, shown) for group, shown in telling if shown]
-
-
-def _anew(step: _Step) -> Iterator[str | Line]:
+def _anew(step: Step) -> Iterator[str | Line]:
     if step.redefined:
         count = count_of(len(step.redefined), "case")
         yield f"defines {count} anew: nothing before can be compared"
@@ -252,7 +139,7 @@ def _in(cases: Sequence[str]) -> Iterator[Line]:
         yield Line(f"  in {case_set(cases)}", _MOST_NAME_LINES)
 
 
-def _counted(group: _Group) -> str:
+def _counted(group: Group) -> str:
     cases = group.cases
     return f"{group.first.way} in {clean(cases[0]) if len(cases) == 1 else f'{len(cases)} cases'}"
 
@@ -266,7 +153,7 @@ def _range(metric: Sequence[Move]) -> str:
     return f"{clean(most.metric)} {' to '.join(dict.fromkeys(map(_change, (least, most))))}"
 
 
-def _tables(step: _Step) -> Iterator[Words | Table]:
+def _tables(step: Step) -> Iterator[Words | Table]:
     """Yield all that moved in a step: the cases, and a row for each metric."""
     for line in _anew(step):
         yield line.words if isinstance(line, Line) else line
@@ -282,7 +169,7 @@ def _tables(step: _Step) -> Iterator[Words | Table]:
             yield _table(group, with_case=len(largest) > 1)
 
 
-def _table(group: _Group, *, with_case: bool) -> Table:
+def _table(group: Group, *, with_case: bool) -> Table:
     """Return the smallest and the largest move of each metric, and the values of the largest."""
     many = len(group.cases) > 1
     return Table(

@@ -106,6 +106,25 @@ def test_the_first_look_fits_on_two_screens_however_much_moved():
     assert len(as_text(moves_document(moves)).splitlines()) > 5 * TWO_SCREENS
 
 
+def test_a_larger_move_at_batch_32_does_not_hide_the_one_at_batch_1():
+    both = {"forward_flops": 100, "forward_flops_b32": 100}
+    moved = [
+        {"forward_flops": 150, "forward_flops_b32": 900},
+        {"forward_flops": 100, "forward_flops_b32": 900},
+    ]
+    entries = [
+        Entry(name=str(number), date="2026-01-01", role="baseline", run=make_run(*records))
+        for number, records in enumerate(
+            [
+                [make_record(LORA, both), make_record(FULL, both)],
+                [make_record(LORA, moved[0]), make_record(FULL, moved[1])],
+            ]
+        )
+    ]
+    text = as_text(overview_document(select_moves(entries), "peft-regress history"))
+    assert f"worse in {LORA}: forward_flops +50 %" in text
+
+
 def test_the_first_look_at_this_repository_fits_on_two_screens(history, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("COLUMNS", "80")
