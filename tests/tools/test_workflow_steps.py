@@ -258,8 +258,8 @@ ROWS = {
     "pages/build/Build the documentation": Row(calls=["python -m tox run -e docs"]),
     "pages/build/Add the page": Row(
         given=with_downloaded_run,
-        calls=["peft-regress report TEMP/run/run.json --html site/report/index.html"],
-        leaves=wrote("site/report/index.html"),
+        calls=["peft-regress report TEMP/run/run.json --html site/main/index.html"],
+        leaves=wrote("site/main/index.html"),
     ),
     "pages/build/Add the badge": Row(
         given=with_downloaded_run,
@@ -453,7 +453,7 @@ def test_the_site_has_a_page_and_a_badge_whatever_the_run_says(sandbox, flops, m
         write_run(sandbox.temp / "run" / "run.json", make_run(record))
     for step in ("Add the page", "Add the badge"):
         assert sandbox.run(SCRIPTS[f"pages/build/{step}"]).code == 0
-    assert "<html" in (sandbox.workspace / "site" / "report" / "index.html").read_text()
+    assert "<html" in (sandbox.workspace / "site" / "main" / "index.html").read_text()
     badge = json.loads((sandbox.workspace / "site" / "badge.json").read_text())
     assert badge["message"] == message
 

@@ -445,10 +445,12 @@ def test_the_badges_of_the_readme_are_those_that_the_workflows_make():
     site = " ".join(step.get("run", "") for step in workflow("pages")["jobs"]["build"]["steps"])
     (endpoint,) = re.findall(r"img\.shields\.io/endpoint\?url=([^)]*)", readme)
     address = unquote(endpoint)
-    (page,) = re.findall(r"\]\((https://OWNER\.github\.io/peft_regress/)report/\)", readme)
+    (page,) = re.findall(r"\]\((https://OWNER\.github\.io/peft_regress/)main/\)", readme)
     assert address == f"{page}badge.json"
     assert "site/badge.json" in site
-    assert "site/report/index.html" in site
+    assert "site/main/index.html" in site
+    # docs/report.md becomes report/index.html: no page of docs/ may become main/index.html.
+    assert not [*(ROOT / "docs").glob("main.md"), *(ROOT / "docs").glob("main/*.md")]
 
 
 # --- The release ----------------------------------------------------------------------------------
