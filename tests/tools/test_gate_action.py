@@ -319,6 +319,8 @@ def test_what_a_run_leaves_is_judged_whatever_pytest_says(tmp_path, left, inputs
         write_run(run_file, make_run(*map(make_record, left), selection=selection))
     ended, outputs = project.gate(LEFT=str(run_file), **inputs)
     assert (ended.returncode, outputs["exit-code"]) == (code, str(code)), ended.stderr
+    # The page imports none of the project either.
+    assert (Path(outputs["results"]) / "report.html").exists() is (left is not None)
 
 
 # --- What it installs -----------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import publish
 import pytest
 from builders import VALUES, make_record, make_run, write_entry, write_run, write_shards
 from step_sandbox import Answer, StepSandbox
-from workflow_files import ACTION, ROOT, read, scripts
+from workflow_files import ACTION, ROOT, Script, read, scripts
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.runs.run_file import read_run_file
@@ -479,3 +479,35 @@ def test_an_artifact_without_a_page_is_not_linked_as_one(sandbox):
     }
     ended = sandbox.run(SCRIPTS["action/gate/Link the page"], context=context)
     assert (ended.code, ended.summary) == (0, "")
+
+
+# --- The run on any machine -----------------------------------------------------------------------
+
+
+def local_run(sandbox, *failing):
+    script = Script(
+        name=".ci/run",
+        text=(ROOT / ".ci" / "run").read_text(),
+        shell="bash",
+        variables={"PEFT_REGRESS_BROWSER": "chromium"},
+    )
+    return sandbox.run(script, answers=[Answer(start=start, code=1) for start in failing])
+
+
+def test_the_local_run_names_every_step_that_failed_after_all_have_run(sandbox):
+    passing = local_run(sandbox)
+    assert (passing.code, passing.errors) == (0, "")
+    assert len(passing.calls) == 8
+    step = "python -m tox exec -e py --skip-pkg-install --"
+    failing = local_run(
+        sandbox, "python -m tox run -e docs", f"{step} mypy", f"{step} peft-regress"
+    )
+    assert failing.lines == passing.lines
+    assert failing.code == 1
+    assert failing.output.endswith("failed: docs types verdict\n")
+
+
+def test_the_local_run_ends_where_tox_cannot_be_installed(sandbox):
+    ended = local_run(sandbox, "python -m pip install")
+    assert ended.code == 1
+    assert len(ended.calls) == 1

@@ -311,6 +311,8 @@ def test_every_job_that_installs_torch_keeps_the_downloads_but_those_that_judge_
             assert inputs["cache"] == "pip"
             assert inputs["cache-dependency-path"] == "pyproject.toml"
     assert not any(installs_torch(job) for job in jobs().values() if writes(job))
+    # The action's job has what its candidate may write, and keeps it unless asked not to.
+    assert read(ACTION)["inputs"]["cache"]["default"] == "pip"
 
 
 def test_a_cache_of_another_torch_or_of_none_has_another_name():
