@@ -451,7 +451,7 @@ def test_the_badges_of_the_readme_are_those_that_the_workflows_make():
     assert address == f"{page}badge.json"
     assert "site/badge.json" in site
     assert "site/main/index.html" in site
-    # docs/report.md becomes report/index.html: no page of docs/ may become main/index.html.
+    # Not report/, which would be one letter from report.html, the page of the documentation on it.
     assert not [*(ROOT / "docs").glob("main.md"), *(ROOT / "docs").glob("main/*.md")]
 
 
