@@ -56,7 +56,7 @@ def test_the_suite_is_red_then_accepted_then_green(
             "what to type:",
             "  if they are right, let them judge later runs:",
             "*peft-regress accept runs/first.json --reason *",
-            "  from then on, what gets worse is red:",
+            "  from then on, a case that gets worse fails:",
             "*pytest gates",
         ]
     )

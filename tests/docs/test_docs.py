@@ -85,7 +85,7 @@ def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
             assert value < bound <= 10 * value, (method, bound, value)
     filled = max(float(row[5]) for row in rows if row[5] != "-")
     assert filled < policy.filled_bound <= 10 * filled
-    updates = re.search(r"by up to (\S+), and on bfloat16 by up to (\S+)\s", METRICS_PAGE)
+    updates = re.search(r"by up to (\S+), and on bfloat16 by up to (\S+)\s", FLAT_PAGE)
     assert updates is not None
     bounds_of_updates = (policy.update_bound, policy.bfloat16_update_bound)
     for value, bound in zip(updates.groups(), bounds_of_updates, strict=True):

@@ -25,9 +25,10 @@ MODULES: Final = ("peft_regress", "peft_regress.cost")
 _INTRODUCTION: Final = """\
 # API reference
 
-The public names of `peft_regress` and `peft_regress.cost`, from their docstrings
-([`api.py`](../tools/docs/api.py) writes this page). [Gate your own model](own-model.md) is the
-tutorial; [FineTune and its settings](fine-tune.md) says how each field works.
+For users who write cases or count costs in Python: the public names of `peft_regress` and
+`peft_regress.cost`. [`api.py`](../tools/docs/api.py) writes this page from their docstrings.
+[Gate your own model](own-model.md) is the tutorial; [FineTune and its settings](fine-tune.md)
+explains each field.
 """
 
 
