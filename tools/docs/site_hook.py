@@ -60,6 +60,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn links to files outside docs/ into links to the repository."""
     source = OUTSIDE.get(page.file.src_uri)
+    if page.is_homepage:
+        # Not in the page, where GitHub would show it.
+        page.meta["hide"] = ["navigation", "toc"]
     if source is not None:
         page.edit_url = f"{config.repo_url}/blob/{_BRANCH}/{source}"
     folder = posixpath.dirname(source or f"docs/{page.file.src_uri}")
