@@ -19,8 +19,10 @@ def documented_fields(kind: type) -> Iterator[tuple[ast.AnnAssign, str]]:
     for statement, below in zip(body.body, following, strict=True):
         if not isinstance(statement, ast.AnnAssign):
             continue
-        has_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-        yield statement, one_line(str(below.value.value)) if has_text else ""
+        text = ""
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            text = one_line(str(below.value.value))
+        yield statement, text
 
 
 def one_line(text: str) -> str:

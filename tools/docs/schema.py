@@ -47,7 +47,7 @@ def schema() -> dict[str, Any]:
     for name, definition in definitions.items():
         _describe(definition, structs[name])
     _tighten(definitions)
-    made = {
+    made: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": SCHEMA.name,
         "title": "A run file of peft_regress",
@@ -58,7 +58,8 @@ def schema() -> dict[str, Any]:
         "required": ["peft_regress"],
         "$defs": dict(sorted(definitions.items())),
     }
-    return _portable(made)
+    portable: dict[str, Any] = _portable(made)
+    return portable
 
 
 def _describe(definition: dict[str, Any], kind: type) -> None:

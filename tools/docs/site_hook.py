@@ -69,7 +69,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
     def turned(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[1]))
-        return _link_on_site(target, link, page, files) + (link[2] or "")
+        return _link_on_site(target, page, files) + (link[2] or "")
 
     # Every other part is code, which stays as it is.
     parts = _FENCE.split(markdown)
@@ -82,14 +82,15 @@ def on_page_content(html: str, **_: object) -> str:
     return _CODE_IN_TABLE.sub(lambda code: code[0].replace(r"\|", "|"), html)
 
 
-def _link_on_site(target: str, link: re.Match[str], page: Page, files: Files) -> str:
+def _link_on_site(target: str, page: Page, files: Files) -> str:
     """Return the link to a file of the repository, seen from a page of the site."""
     pages = {source: name for name, source in OUTSIDE.items()}
     inside = pages.get(target) or target.removeprefix("docs/")
-    if files.get_file_from_path(inside) is not None and (target in pages or inside != target):
+    exists = not target.startswith("..") and (ROOT / target).exists()
+    if inside != target and (files.get_file_from_path(inside) is not None or not exists):
+        # If it does not exist, mkdocs warns.
         return posixpath.relpath(inside, posixpath.dirname(page.file.src_uri) or ".")
-    if not (ROOT / target).exists() or target.startswith(".."):
-        _log.warning("%s has a link to %s, which does not exist", page.file.src_uri, link[0])
-        return link[1]
+    if not exists:
+        _log.warning("%s has a link to %s, which does not exist", page.file.src_uri, target)
     kind = "tree" if (ROOT / target).is_dir() else "blob"
     return f"https://github.com/{REPOSITORY}/{kind}/{_BRANCH}/{target}"
