@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import runpy
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
-import pytest
 import yaml
+from built_site import ROOT, build
 from mkdocs.config import load_config
 
-ROOT = Path(__file__).parents[2]
 PAGES = sorted(path.relative_to(ROOT / "docs") for path in (ROOT / "docs").rglob("*.md"))
 OUTSIDE = ["changelog.md", "contributing.md"]
 REQUESTS = {"script": "src", "img": "src", "iframe": "src", "source": "src"}
-
-
-def build(folder, configuration=ROOT / "mkdocs.yml"):
-    """Build the site strictly; return the finished process."""
-    # Not with --quiet, which would not count warnings.
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
-    return subprocess.run(
-        [*command, "--config-file", str(configuration), "--site-dir", str(folder)],
-        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "GITHUB_REPOSITORY": "Team/gate"},
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("site")
-    done = build(folder)
-    assert done.returncode == 0, done.stderr
-    return folder
 
 
 class Tags(HTMLParser):
