@@ -27,6 +27,8 @@ def problems(document):
 def test_it_is_a_schema():
     Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$id"] == "run-file.schema.json"
+    # Python's end of a text, which the regular expressions of other languages do not have.
+    assert "\\Z" not in json.dumps(SCHEMA)
 
 
 # The first is of schema version 1; the newest of both matrices are among the last.

@@ -96,8 +96,17 @@ def test_links_out_of_docs_lead_to_the_repository(site):
     assert "contributing.html" in tags_of(site / "index.html").links
 
 
+def test_the_schema_of_the_run_file_is_published(site):
+    assert "run-file.schema.json" in tags_of(site / "run-file.html").links
+    published, file = site / "run-file.schema.json", ROOT / "docs" / "run-file.schema.json"
+    assert published.read_bytes() == file.read_bytes()
+
+
 def test_the_addresses_are_those_of_the_repository_that_builds(site, monkeypatch):
     assert "https://team.github.io/gate/own-model.html" in (site / "sitemap.xml").read_text()
+    text = re.sub(r"<[^>]+>", "", (site / "ci.html").read_text())
+    assert "uses: Team/gate/.github/actions/gate@REF" in text
+    assert "OWNER/" not in text
     monkeypatch.delenv("GITHUB_REPOSITORY", raising=False)
     hook = runpy.run_path(str(ROOT / "tools" / "docs" / "site_hook.py"))
     assert hook["REPOSITORY"] == "OWNER/peft_regress"

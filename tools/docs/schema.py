@@ -79,7 +79,10 @@ def _describe(definition: dict[str, Any], kind: type) -> None:
 def _tighten(definitions: dict[str, Any]) -> None:
     """Add what the reader checks between keys."""
     run, record, metric = (definitions[name] for name in ("Run", "Record", "Metric"))
-    run["properties"]["schema_version"] = {"enum": list(READABLE_SCHEMAS)}
+    run["properties"]["schema_version"] = {
+        "description": "Each version only adds keys to the one before it.",
+        "enum": list(READABLE_SCHEMAS),
+    }
     run["properties"]["content_digest"] = {
         "description": "Of all other keys but `ledgers`, with sorted keys and no blanks.",
         **_ADDRESS,

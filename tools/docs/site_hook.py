@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parents[2]
 
-REPOSITORY: Final = os.environ.get("GITHUB_REPOSITORY") or "OWNER/peft_regress"
+PLACEHOLDER: Final = "OWNER/peft_regress"
+"""What the pages call the repository, since its home is not known to them."""
+REPOSITORY: Final = os.environ.get("GITHUB_REPOSITORY") or PLACEHOLDER
 
 OUTSIDE: Final = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
 """Pages of the site whose files are outside docs/."""
@@ -58,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links to files outside docs/ into links to the repository."""
+    """Turn links to files outside docs/ into links to the repository, and call it by its name."""
     source = OUTSIDE.get(page.file.src_uri)
     if page.is_homepage:
         # Not in the page, where GitHub would show it.
@@ -74,7 +76,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     # Every other part is code, which stays as it is.
     parts = _FENCE.split(markdown)
     parts[::2] = [_LINK.sub(turned, part) for part in parts[::2]]
-    return "".join(parts)
+    return "".join(parts).replace(PLACEHOLDER, REPOSITORY)
 
 
 def on_page_content(html: str, **_: object) -> str:
