@@ -63,6 +63,15 @@ def test_every_bound_of_the_policy_is_on_the_page():
         assert f"| {method} | {cells} |" in METRICS_PAGE
 
 
+def test_the_page_on_how_it_works_has_the_bounds_of_the_policy():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    margins = (DEFAULT_POLICY.accuracy_margin, DEFAULT_POLICY.loss_margin)
+    assert "| {:g} points, {:g} % |".format(*(100 * one for one in margins)) in page
+    assert DEFAULT_POLICY.bytes_bound == 0.001
+    assert "| a tenth of a percent |" in page
+    assert "no bound on a loss is wider than ten times what was seen" in page
+
+
 def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
     """And no bound is tighter than what was seen, by the table of the evidence."""
     policy = DEFAULT_POLICY
