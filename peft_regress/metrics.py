@@ -7,9 +7,12 @@ Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
@@ -283,6 +286,20 @@ def format_value(value: float, unit: Unit) -> str:
     if unit == "nat":
         return f"{value:.7g} nat"
     return f"{value:.3f}"
+
+
+def common_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
+    """Return one step of a unit for a column of values, such as (1048576, 'MiB').
+
+    It is the largest in which the median is at least a half. Of a unit without steps, it is the
+    unit itself; '' if values are shown with it, or have none.
+    """
+    steps = _STEPS.get(unit, ((1.0, "nat" if unit == "nat" else ""),))
+    positive = sorted(value for value in values if value > 0)
+    if not positive:
+        return steps[-1]
+    median = positive[len(positive) // 2]
+    return next((step for step in steps if median >= step[0] / 2), steps[-1])
 
 
 def _significant(value: float) -> str:

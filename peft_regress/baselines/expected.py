@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from peft_regress.catalogue.matrix import built_in_matrices, matrices_of
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from peft_regress.cases import Case
     from peft_regress.gate.verdicts import Observation
@@ -32,14 +32,15 @@ def expected_cases(
     }
 
 
-def is_complete(selection: Selection, cases: str, expected: Collection[str]) -> bool:
+def is_complete(selection: Selection, patterns: Sequence[str], expected: Collection[str]) -> bool:
     """Return whether a run has all that it was asked for, as far as it is of these cases.
 
     A case that was retired since is missing from no run, unless the run was narrowed: then nobody
     knows what else was left out.
     """
     left_out = any(
-        fnmatchcase(name, cases) and (selection.narrowed_by or name in expected)
+        all(fnmatchcase(name, pattern) for pattern in patterns)
+        and (selection.narrowed_by or name in expected)
         for name in selection.not_selected
     )
     return selection.complete or (bool(selection.not_selected) and not left_out)

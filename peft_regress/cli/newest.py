@@ -57,7 +57,7 @@ def judge_newest(
             if fnmatchcase(name, cases)
         },
         expected={name for name in expected if fnmatchcase(name, cases)},
-        complete=is_complete(whole.selection, cases, expected),
+        complete=is_complete(whole.selection, [cases], expected),
         invocation=Invocation(
             old=str(baselines),
             new=newest.name,

@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "report", epilog=examples("peft-regress report", "peft-regress report --html report.html")
+    "report",
+    epilog=examples(
+        "peft-regress report",
+        "peft-regress report runs/bench.json --cases '*/resnet18'",
+        "peft-regress report --html report.html",
+    ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
 @click.option(

@@ -120,7 +120,7 @@ def _judged_pairs(
             judge(
                 observed[pair[0]],
                 observed[pair[1]],
-                complete=is_complete(new.run.selection, "*", old.run.cases),
+                complete=is_complete(new.run.selection, ["*"], old.run.cases),
                 invocation=Invocation(old=old.name, new=new.name),
                 devices=devices,
             ),

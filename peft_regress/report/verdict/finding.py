@@ -85,7 +85,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             verb, extra = ("costs", " extra") if cause.base_runs > 0 else ("saves", "")
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
     if cause.strand == "budget":
-        lines.append("no accept changes that: the case must cost less, or its budget be another")
+        lines.append("accepting does not change this: reduce the cost, or change the budget")
     lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from peft_regress.gate.verdicts import FAILING
 from peft_regress.report.sentences import (
     environment_lines,
     known_defects,
@@ -136,6 +137,8 @@ def shown_verdict(comparison: Comparison) -> ShownVerdict:
 def style_of(comparison: Comparison) -> Style:
     """Return the style of the outcome, by its exit code."""
     styles: dict[int, Style] = {0: "good", 1: "bad"}
+    if FAILING & comparison.left_out.keys():
+        styles[0] = "open"
     return styles.get(comparison.lenient_exit_code, "open")
 
 
@@ -231,7 +234,8 @@ def _steps(
 ) -> Iterator[Step]:
     yield from next_steps(failing, comparison)
     yield from training(incomplete, comparison)
-    if comparison.observed and not comparison.references:
+    only = comparison.invocation.only
+    if only is None and comparison.observed and not comparison.references:
         yield from first_steps(comparison)
     elif comparison.can_be_accepted:
         yield accepting(comparison)
