@@ -154,4 +154,5 @@ def test_a_run_may_hold_cases_that_only_it_has() -> None:
     newest = judge({}, observations_of(make_run(make_record(LORA)), "run.json"))
     data = page_of(run, newest=newest)
     assert data["comparisons"]["verdict"]["exit_code"] == 3
+    assert "command" not in data["comparisons"]["verdict"]
     assert data["cases"][0]["verdict"] == "new"

@@ -77,7 +77,7 @@ def encode_comparisons(
             "new": index,
             **_encode(newest, texts, with_steps=is_run),
         }
-        if is_run:
+        if is_run and newest.references:
             verdict["command"] = texts.number(compare_command(newest.invocation))
     pairs = [
         {"old": old, "new": new, **_encode(comparison, texts, with_steps=False)}
