@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import click
 from written_file import write_or_check
 
-from peft_regress.cli.main import COMMANDS, cli
+from peft_regress.cli.main import COMMANDS, SECTIONS, cli
 from peft_regress.plugin.options import add_options
 
 if TYPE_CHECKING:
@@ -66,11 +66,16 @@ def page() -> str:
     add_options(cast("pytest.Parser", declared))
     parts += ["## Options of pytest", "\n".join(declared.options)]
     parts += ["## Settings of pytest", "\n".join(declared.settings), _VARIABLES]
-    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 def _index() -> str:
-    return "\n".join(f"- [{name}](#{name}): {_plain(text)}" for name, text in COMMANDS.items())
+    """Return the commands by what they are for, as `--help` shows them."""
+    return "\n\n".join(
+        f"{purpose}:\n\n"
+        + "\n".join(f"- [{name}](#{name}): {_plain(text)}" for name, text in names.items())
+        for purpose, names in SECTIONS.items()
+    )
 
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
