@@ -13,6 +13,7 @@ from peft_regress import registry
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import case_params, matrix_cases
+from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
 from peft_regress.fine_tune import Bound, FineTune, OwnMetric
 
@@ -24,6 +25,7 @@ __all__ = [
     "OwnMetric",
     "PeftRegressError",
     "case_params",
+    "load_digits",
     "matrix_cases",
     "registry",
 ]
