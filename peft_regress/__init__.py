@@ -16,6 +16,7 @@ from peft_regress.catalogue.matrix import case_params, matrix_cases
 from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
 from peft_regress.fine_tune import Bound, FineTune, OwnMetric
+from peft_regress.imports import drop_noise
 
 __all__ = [
     "Bound",
@@ -29,3 +30,6 @@ __all__ = [
     "matrix_cases",
     "registry",
 ]
+
+# Before any of the libraries is imported, whoever imports it.
+drop_noise()
