@@ -11,7 +11,7 @@ from peft_regress.errors import InputError
 
 Quantity = Literal["byte", "flop"]
 
-_UNITS: Final[dict[Quantity, dict[str, float]]] = {
+UNITS: Final[dict[Quantity, dict[str, float]]] = {
     "byte": {
         "B": 1,
         **{f"{prefix}B": 10**power for prefix, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
@@ -22,27 +22,28 @@ _UNITS: Final[dict[Quantity, dict[str, float]]] = {
         **{f"{p}FLOP": 10**power for p, power in (("k", 3), ("M", 6), ("G", 9), ("T", 12))},
     },
 }
+"""The size of each unit of a quantity."""
 _AMOUNT = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(?P<unit>[A-Za-z]+)")
 _LONGEST_AMOUNT: Final = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The limits of a case; None is no limit. Amounts are texts with a unit.
+    """The limits of a case; None is no limit. Amounts are strings with a unit.
 
     Raises `InputError` for an amount without a unit, or with the unit of another quantity.
     """
 
     peak: str | None = None
-    """Of `peak_bytes`, such as "256 MiB"."""
+    """The most `peak_bytes`, such as "256 MiB"."""
     update: str | None = None
-    """Of forward, backward and optimizer FLOPs of one step together, such as "2 GFLOP"."""
+    """The most FLOPs of one step, forward, backward and optimizer together: "2 GFLOP"."""
     ship: str | None = None
-    """Of `adapter_bytes`, such as "500 kB"."""
+    """The most `adapter_bytes`, such as "500 kB"."""
     score: float | None = None
-    """The least accuracy (a fraction), or the least value of a score of one's own."""
+    """The lowest accuracy (a fraction), or the lowest value of your own score."""
     edge_train: str | None = None
-    """Of `edge_train_bytes`."""
+    """The most `edge_train_bytes`; no case measures it yet."""
     device: str | None = None
     """The name of a device class: the case must fit into its memory and storage."""
 
@@ -80,7 +81,7 @@ def parse_amount(text: object, quantity: Quantity) -> int:
 
     Raises `InputError`, which names the units of the quantity.
     """
-    units = _UNITS[quantity]
+    units = UNITS[quantity]
     example = "256 MiB" if quantity == "byte" else "2 GFLOP"
     wanted = f"an amount with one of {', '.join(units)}, such as {example!r}"
     match = None

@@ -32,7 +32,7 @@ OWN_KINDS: Final = ("exact", "bytes", "accuracy", "score", "info")
 
 @dataclass(frozen=True)
 class Bound:
-    """How far a metric may change before it counts, in place of the usual bound.
+    """How far a metric may change before the gate reports it, in place of its usual bound.
 
     Relative to the reference's value, except for `accuracy` and `score`: there it is the difference
     of the means over the seeds.
@@ -40,7 +40,7 @@ class Bound:
 
     bound: float
     reason: str
-    """The evidence for it; shown beside each verdict that it decides."""
+    """The evidence for the bound; shown beside each verdict that it decides."""
 
     def __post_init__(self) -> None:
         """Raise `InputError` for a bound that is no number from 0 on, or has no reason."""
@@ -57,14 +57,14 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnMetric:
-    """A number of one's own, measured after training, once for each seed."""
+    """A metric of your own, measured after training, once for each seed."""
 
     measure: Callable[[nn.Module, Sequence[Any]], float]
     """Returns the number from the trained model, in eval mode, and the test batches."""
     unit: Unit
     direction: Direction
     kind: Kind = "info"
-    """How the gate judges it: `exact`, `bytes`, `accuracy`, `score` (by a bound of one's own), or
+    """How the gate judges it: `exact`, `bytes`, `accuracy`, `score` (by your own bound), or
     `info` (shown, never judged)."""
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class OwnMetric:
 
 @dataclass(frozen=True)
 class FineTune:
-    """One fine-tuning that the gate measures and judges: the user's own, or a built-in one.
+    """One fine-tuning that the gate measures and judges: your own, or a built-in one.
 
     Everything but the id is given by name. Each seed is set in torch, numpy and random before
     `model()`, the wrapping and the training. Construction imports and calls nothing.
@@ -121,8 +121,8 @@ class FineTune:
     collate: Callable[[list[Any]], Any] | None = None
     """Joins the items of a Dataset to a batch; by default torch's `default_collate`."""
     mode: Mode | Callable[[nn.Module], None] = "train"
-    """How the model trains: in train mode (dropout drops, BatchNorm estimates), in eval mode, or
-    as a callable sets it."""
+    """How the model trains: in train mode (with dropout, BatchNorm updates), in eval mode, or as
+    a callable sets it."""
     steps: int = 30
     batch: int = 32
     seeds: int = 3
@@ -130,9 +130,9 @@ class FineTune:
     matrix: str = OWN_MATRIX
     budget: Budget | None = None
     bounds: Mapping[str, Bound] | None = None
-    """Bounds of one's own by metric."""
+    """Your own bounds, by metric."""
     metrics: Mapping[str, OwnMetric] | None = None
-    """Numbers of one's own by name."""
+    """Your own metrics, by name."""
     case: Case = field(init=False)
     """The parts of the id."""
 

@@ -1,4 +1,4 @@
-"""The metrics of a case: name, unit, direction and kind of each, and how to show a value.
+"""The metrics of a case: what each is, and how to show a value.
 
 docs/metrics.md explains each metric. The kind decides how the gate judges it (see `gate.policy`).
 Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display.
@@ -6,10 +6,13 @@ Values are stored unscaled (bytes, FLOPs, fractions) and scaled only for display
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Unit = Literal["count", "flop", "byte", "second", "fraction", "nat", "ratio"]
 Direction = Literal["lower", "higher", "same", "none"]
@@ -32,6 +35,8 @@ class MetricSpec:
     unit: Unit
     direction: Direction
     kind: Kind
+    about: str = field(default="", compare=False)
+    """What it is, in one sentence for people; empty where its record alone says what it is."""
 
 
 class Metric(
@@ -54,57 +59,122 @@ class Metric(
         return MetricSpec(unit=self.unit, direction=self.direction, kind=self.kind)
 
 
-def _flops(kind: Kind = "exact") -> MetricSpec:
-    return MetricSpec(unit="flop", direction="none" if kind == "info" else "lower", kind=kind)
+def _flops(about: str, kind: Kind = "exact") -> MetricSpec:
+    direction: Direction = "none" if kind == "info" else "lower"
+    return MetricSpec(unit="flop", direction=direction, kind=kind, about=about)
 
 
-_BYTES = MetricSpec(unit="byte", direction="lower", kind="bytes")
+def _bytes(about: str, kind: Kind = "bytes") -> MetricSpec:
+    return MetricSpec(unit="byte", direction="lower", kind=kind, about=about)
+
 
 COST_METRICS: dict[str, MetricSpec] = {
-    "forward_flops": _flops(),
-    "backward_flops": _flops(),
-    "optimizer_flops": _flops(),
-    "projection_flops": _flops(),
-    "paper_forward_flops": _flops("info"),
-    "paper_backward_flops": _flops("info"),
-    "peak_bytes": _BYTES,
-    "peak_param_bytes": _BYTES,
-    "peak_buffer_bytes": _BYTES,
-    "peak_grad_bytes": _BYTES,
-    "peak_activation_bytes": _BYTES,
-    "peak_temp_bytes": _BYTES,
-    "peak_optimizer_bytes": _BYTES,
-    "optimizer_state_bytes": _BYTES,
-    "category_sum_bytes": _BYTES,
-    "aten_ops": MetricSpec(unit="count", direction="lower", kind="exact"),
+    "forward_flops": _flops("Matrix work of the forward pass and the loss."),
+    "backward_flops": _flops("Matrix work of the backward pass."),
+    "optimizer_flops": _flops("Work of the optimizer's step."),
+    "projection_flops": _flops("Work of GaLore's SVDs at each refresh."),
+    "paper_forward_flops": _flops("Forward work as the reference paper counts it.", "info"),
+    "paper_backward_flops": _flops("Backward work as the reference paper counts it.", "info"),
+    "peak_bytes": _bytes("The most memory in use at one moment of a training step."),
+    "peak_param_bytes": _bytes("The most memory that parameters take."),
+    "peak_buffer_bytes": _bytes("The most memory that buffers take."),
+    "peak_grad_bytes": _bytes("The most memory that accumulated gradients take."),
+    "peak_activation_bytes": _bytes(
+        "The most memory that the forward pass fills, the input included."
+    ),
+    "peak_temp_bytes": _bytes("The most memory that the backward pass fills for a while."),
+    "peak_optimizer_bytes": _bytes(
+        "The most memory in use in the optimizer's step, its state included."
+    ),
+    "optimizer_state_bytes": _bytes("What the optimizer keeps from one step to the next."),
+    "category_sum_bytes": _bytes(
+        "The sum of the six categories' own highs, which come at different moments."
+    ),
+    "aten_ops": MetricSpec(
+        unit="count",
+        direction="lower",
+        kind="exact",
+        about="Operators that a step runs: a measure of overhead without noise.",
+    ),
 }
 """Metrics of one training step, at batch 1 and, with `BATCH_SUFFIX`, at batch 32."""
 
 INFERENCE_METRICS: dict[str, MetricSpec] = {
-    "inference_flops": _flops(),
-    "inference_peak_bytes": _BYTES,
-    "merged_inference_flops": _flops(),
-    "merged_inference_peak_bytes": _BYTES,
-    "merged_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
+    "inference_flops": _flops("Matrix work of a forward pass alone, the adapter attached."),
+    "inference_peak_bytes": _bytes("The most memory in use at one moment of that pass."),
+    "merged_inference_flops": _flops(
+        "Matrix work of a forward pass alone, the adapter merged into the weights."
+    ),
+    "merged_inference_peak_bytes": _bytes(
+        "The most memory in use at one moment of a forward pass, the adapter merged."
+    ),
+    "merged_bytes": _bytes("What a device stores of the merged model.", "exact"),
 }
 """What running the adapted model costs, with the adapter attached and merged."""
 
 METRICS: dict[str, MetricSpec] = {
     # Another number of trained parameters is another function, whether larger or smaller.
-    "trainable_params": MetricSpec(unit="count", direction="same", kind="exact"),
-    "total_params": MetricSpec(unit="count", direction="lower", kind="exact"),
-    "adapter_bytes": MetricSpec(unit="byte", direction="lower", kind="exact"),
+    "trainable_params": MetricSpec(
+        unit="count", direction="same", kind="exact", about="Numbers that training may change."
+    ),
+    "total_params": MetricSpec(
+        unit="count",
+        direction="lower",
+        kind="exact",
+        about="Numbers of the whole model, the adapter included.",
+    ),
+    "adapter_bytes": _bytes("What to send to a device that has the source model.", "exact"),
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
     **INFERENCE_METRICS,
-    "first_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
-    "filled_losses": MetricSpec(unit="nat", direction="same", kind="fingerprint"),
-    "optimizer_updates": MetricSpec(unit="ratio", direction="same", kind="fingerprint"),
-    "accuracy": MetricSpec(unit="fraction", direction="higher", kind="accuracy"),
-    "loss": MetricSpec(unit="nat", direction="lower", kind="accuracy"),
-    "score": MetricSpec(unit="ratio", direction="higher", kind="score"),
-    "step_seconds": MetricSpec(unit="second", direction="lower", kind="seconds"),
-    "relative_step_seconds": MetricSpec(unit="ratio", direction="lower", kind="info"),
+    "first_losses": MetricSpec(
+        unit="nat",
+        direction="same",
+        kind="fingerprint",
+        about="The losses of the first steps of each seed; shown is their mean at step 1.",
+    ),
+    "filled_losses": MetricSpec(
+        unit="nat",
+        direction="same",
+        kind="fingerprint",
+        about="The loss of an adapter filled with seeded numbers: a fingerprint of its function.",
+    ),
+    "optimizer_updates": MetricSpec(
+        unit="ratio",
+        direction="same",
+        kind="fingerprint",
+        about="How far the optimizer moves three small tensors: a fingerprint of its function.",
+    ),
+    "accuracy": MetricSpec(
+        unit="fraction",
+        direction="higher",
+        kind="accuracy",
+        about="The share of test images classified right after training: the mean over the seeds.",
+    ),
+    "loss": MetricSpec(
+        unit="nat",
+        direction="lower",
+        kind="accuracy",
+        about="Mean cross-entropy on the test images after training.",
+    ),
+    "score": MetricSpec(
+        unit="ratio",
+        direction="higher",
+        kind="score",
+        about="What the author of the case measures instead of accuracy.",
+    ),
+    "step_seconds": MetricSpec(
+        unit="second",
+        direction="lower",
+        kind="seconds",
+        about="Wall time of a training step, the fastest seed's median.",
+    ),
+    "relative_step_seconds": MetricSpec(
+        unit="ratio",
+        direction="lower",
+        kind="info",
+        about="The time of a step relative to that of full fine-tuning; shown, not judged.",
+    ),
 }
 
 INVARIANTS: tuple[str, ...] = (
@@ -216,6 +286,20 @@ def format_value(value: float, unit: Unit) -> str:
     if unit == "nat":
         return f"{value:.7g} nat"
     return f"{value:.3f}"
+
+
+def common_unit(values: Iterable[float], unit: Unit) -> tuple[float, str]:
+    """Return one step of a unit for a column of values, such as (1048576, 'MiB').
+
+    It is the largest in which the median is at least a half. Of a unit without steps, it is the
+    unit itself; '' if values are shown with it, or have none.
+    """
+    steps = _STEPS.get(unit, ((1.0, "nat" if unit == "nat" else ""),))
+    positive = sorted(value for value in values if value > 0)
+    if not positive:
+        return steps[-1]
+    median = positive[len(positive) // 2]
+    return next((step for step in steps if median >= step[0] / 2), steps[-1])
 
 
 def _significant(value: float) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytest_plugins = ["pytester", "page_browser"]
+pytest_plugins = ["pytester", "built_site", "page_browser"]
 
 # On a busy machine one example may take long, and every run tries the same examples.
 settings.register_profile("same", deadline=None, derandomize=True)

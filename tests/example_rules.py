@@ -53,12 +53,17 @@ RULES = (
         "tests/docs/test_own_model.py",
         "whole_page_runs",
     ),
+    Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
+    Rule(
+        pattern=r"peft-regress compare baselines runs/bench\.json .* > findings\.json", codes=EITHER
+    ),
     by(r"peft-regress report --html .*", "tests/report/test_overview.py", '"--html"'),
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"
     ),
+    Rule(pattern=r"peft-regress history", how="here"),
     # The paper's tool renews what its page shows of each.
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
@@ -117,6 +122,12 @@ RULES = (
     Rule(pattern=r"python tools/studies/variation\.py .*"),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
     Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),
+    Rule(pattern=r"python tools/ci/badge\.py .*"),
+    by(
+        r"python tools/ci/release_check\.py .*",
+        "tests/tools/test_release_check.py",
+        "release_check.main",
+    ),
     by(
         r"python tools/docs/paper\.py --check",
         "tests/tools/test_paper_tool.py",
@@ -147,6 +158,7 @@ RULES = (
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),
+    by(r"git (?:tag|push) .*", ".github/workflows/release.yml", "tags:"),
     Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
     Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
     Rule(pattern=r"pytest-benchmark .*"),

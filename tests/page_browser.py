@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import TYPE_CHECKING, Any, Self
 
 import pytest
+from chromium import NO_CHROMIUM, find_chromium, running_chromium
 
 from peft_regress.report.page.render import render_page
 
@@ -20,36 +20,23 @@ _GO = """route => new Promise(done => {
   location.hash = `#/${route}`;
 })"""
 _DRAWN = "() => [...document.querySelectorAll('main .plot')].every(plot => plot.firstChild)"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def browser_path() -> str:
     """Return the path of the browser. Without one, skip; in CI, fail."""
-    named = os.environ.get("PEFT_REGRESS_BROWSER")
-    found = named or next(filter(None, map(shutil.which, NAMES)), None)
+    found = find_chromium()
     if found is None:
-        message = (
-            "no Chromium: `apt-get install chromium`, or name one in the environment variable "
-            "PEFT_REGRESS_BROWSER"
-        )
         if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+            pytest.fail(NO_CHROMIUM)
+        pytest.skip(NO_CHROMIUM)
     return found
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Start one browser for all tests; without a sandbox, which root cannot have."""
-    path = browser_path()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
-        )
+    """Start one browser for all tests."""
+    with running_chromium(browser_path()) as running:
         yield running
-        running.close()
 
 
 class PageUnderTest:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import csv
+import dataclasses
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from peft_regress.budgets import UNITS
 from peft_regress.metrics import INVARIANTS, METRICS
+from peft_regress.report.page.comparisons import Texts
 
 ENVIRONMENTS = [
     {"peft": "0.14.0", "torch": "2.12.0", "galore-torch": "1.0"},
@@ -84,7 +87,10 @@ def one_entry() -> dict[str, Any]:
         "entries": data["entries"][:1],
         "environments": [{**ENVIRONMENTS[0], **ENVIRONMENTS[2]}],
         "orders": [{"by": "date", "entries": [0]}],
-    } | {"entries": [{**data["entries"][0], "environment": 0}]}
+    } | {
+        "entries": [{**data["entries"][0], "environment": 0}],
+        "comparisons": {**data["comparisons"], "verdict": None},
+    }
 
 
 def failing_page() -> dict[str, Any]:
@@ -157,14 +163,61 @@ def _page(cases: list[dict[str, Any]], **parts: Any) -> dict[str, Any]:
         "schema_version": 1,
         "peft_regress": "0.1.0",
         **copy.deepcopy(parts),
-        "metrics": [
-            {"name": name, "unit": m.unit, "direction": m.direction, "kind": m.kind}
-            for name, m in METRICS.items()
-        ],
+        "metrics": [{"name": name, **dataclasses.asdict(m)} for name, m in METRICS.items()],
         "invariants": list(INVARIANTS),
         "devices": DEVICES,
+        "units": UNITS,
         "thinned": None,
+        "comparisons": _comparisons(parts["entries"], cases),
         "cases": sorted(cases, key=lambda case: case["id"]),
+    }
+
+
+def _comparisons(entries: list[dict[str, Any]], cases: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the verdict on the newest entry, which has something of everything."""
+    texts = Texts()
+    names = [entry["name"] for entry in entries]
+    verdict = _verdict(len(entries) - 1, texts) if cases else None
+    return {"verdict": verdict, "pairs": [], "names": names, "options": "", "texts": texts.all}
+
+
+def _verdict(newest: int, texts: Texts) -> dict[str, Any]:
+    cases = [f"shift/dora-r{rank}/resnet18" for rank in (1, 4, 16)]
+    cells = ("3.854 GFLOP", "7.481 GFLOP", "+94.12 %", "0 %")
+    failing = {
+        "group": "failing",
+        "verdict": "regressed",
+        "headline": texts.number("regressed in 3 cases: forward_flops +94.12 %"),
+        "about": texts.numbers(["where: lora_magnitude_vector.default, convolution"]),
+        "rows": [texts.numbers((case, "forward_flops", *cells)) for case in cases],
+        "example": [texts.number(cases[0]), texts.numbers(["forward_flops: 3.854 -> 7.481 GFLOP"])],
+    }
+    missing = {
+        "group": "incomplete",
+        "verdict": "missing",
+        "headline": texts.number("missing in 1 case: expected, but the run has no record of it"),
+        "about": texts.numbers(["they did not run, or were renamed"]),
+        "cases": texts.numbers(["shift/gone/resnet18"]),
+    }
+    better = {
+        "group": "better",
+        "verdict": "improved",
+        "headline": texts.number("improved in 1 case: peak_bytes -3 %"),
+        "about": [],
+        "cases": texts.numbers(["shift/full/resnet18"]),
+    }
+    return {
+        "old": None,
+        "new": newest,
+        "exit_code": 1,
+        "outcome": texts.number("REGRESSED (3 regressed, 1 missing, 1 improved, 92 unchanged)"),
+        "counts": {"regressed": 3, "missing": 1, "improved": 1, "unchanged": 92},
+        "findings": [failing, missing, better],
+        "setting": texts.numbers(["baseline: 0004_peft-0.21.2", "environment: as in the baseline"]),
+        "defects": [[texts.number("merge_equals_unmerged is false"), texts.numbers(cases[:1])]],
+        "budgets": [texts.numbers([cases[0], "peak", "2.0 MiB", "1.0 MiB", "200 %", "over"])],
+        "steps": [[texts.number("which release did it"), texts.number("peft-regress bisect peft")]],
+        "command": texts.number("peft-regress compare baselines bench.json"),
     }
 
 
@@ -190,7 +243,7 @@ def _case(row: dict[str, str], task: str) -> dict[str, Any]:
         {"metric": list(METRICS).index(name), **_history(name, value, method, failing=failing)}
         for name, value in _values(row, task).items()
     ]
-    lines = [{"now": line["values"][-1], **line} for line in lines]
+    lines = [{"now": line["values"][-1], **line, **_facts(line)} for line in lines]
     return {
         "id": case_id,
         "task": task,
@@ -207,10 +260,19 @@ def _case(row: dict[str, str], task: str) -> dict[str, Any]:
             order["by"]: _marks(lines, order["entries"], redefined=case_id == REDEFINED)
             for order in ORDERS
         },
+        **({"verdict": "regressed"} if case_id.startswith("shift/dora") else {}),
         "budgets": [],
         "attribution": [] if failing else _attribution(lines),
         "transitions": _transitions(lines) if method == "dora" else [],
     }
+
+
+def _facts(line: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy may change by 5 points, and its seeds differ by 3."""
+    value = line["values"][-1]
+    if list(METRICS)[line["metric"]] != "accuracy" or value is None:
+        return {}
+    return {"bound": 0.05, "seeds": [value - 0.02, value + 0.01]}
 
 
 def _values(row: dict[str, str], task: str) -> dict[str, float]:

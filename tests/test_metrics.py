@@ -16,6 +16,7 @@ from peft_regress.metrics import (
     Direction,
     Kind,
     Unit,
+    make_metric,
     metric_order,
 )
 
@@ -51,6 +52,13 @@ ADDED = {"filled_losses", "optimizer_updates", "score", *INFERENCE_METRICS}
 
 def test_names_are_those_of_the_contract() -> None:
     assert {name.removesuffix(BATCH_SUFFIX) for name in METRICS} == CONTRACT | ADDED
+
+
+def test_each_metric_has_a_sentence_for_people_that_makes_it_no_other_metric() -> None:
+    for name, spec in METRICS.items():
+        assert spec.about.endswith("."), name
+        assert len(spec.about) <= 90, name
+        assert make_metric(name, 1).spec == spec, name
 
 
 def test_each_cost_metric_stands_at_both_batch_sizes() -> None:

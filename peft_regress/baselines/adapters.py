@@ -175,7 +175,8 @@ def read_checked(folder: Path) -> StoredAdapter:
         msg = f"{error.filename or manifest}: cannot be read ({error.strerror}). {remedy}"
         raise InputError(msg) from error
     except (ValueError, RecursionError) as error:  # also for an invalid byte
-        msg = f"{manifest}: is no manifest of a stored adapter ({in_words(str(error))}). {remedy}"
+        problem = f"is not a manifest of a stored adapter ({in_words(str(error))})"
+        msg = f"{manifest}: {problem}. {remedy}"
         raise InputError(msg) from error
     for name in sorted(found.keys() | stored.files.keys()):
         wanted, given = stored.files.get(name, "no such file"), found.get(name, "none")

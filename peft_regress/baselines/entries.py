@@ -48,7 +48,7 @@ def baseline_files(root: Path) -> list[Path]:
     entries = [path for path in found if path.suffix == ".json" and not path.name.startswith(".")]
     for path in entries:
         if path.name == newest_file(root).name:
-            msg = f"{root}: is no baseline storage, but the folder {path.parent} in it is one"
+            msg = f"{root}: is not a baseline storage, but the folder {path.parent} in it is one"
             raise InputError(msg)
         if not ENTRY_NAME.match(path.name):
             raise RunFileError(

@@ -12,19 +12,21 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from peft_regress.baselines.index import read_contents, skim_entries
+from peft_regress.baselines.moves import INVARIANT, find_moves, find_redefinitions, names_in
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
 from peft_regress.gc_pause import paused_gc
-from peft_regress.metrics import METRICS
+from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from peft_regress.baselines.moves import Move, Redefinition
     from peft_regress.runs.schema import Record, Run
 
 _PRESENCE: Final = {"run": 2, "baseline": 1, "history": 0}
@@ -37,6 +39,17 @@ class CaseHistory:
 
     id: str
     lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moves:
+    """What moved beyond its bound in some cases of a history."""
+
+    entries: tuple[Entry, ...]
+    cases: tuple[str, ...]
+    """All cases that were looked at, also those without a move."""
+    found: tuple[Move, ...]
+    redefined: tuple[Redefinition, ...]
 
 
 def read_entries(root: Path, runs: Sequence[str]) -> list[Entry]:
@@ -99,6 +112,12 @@ def present_entries(entries: Sequence[Entry]) -> dict[str, int]:
     }
 
 
+def newest_index(entries: Sequence[Entry]) -> int:
+    """Return the index of the last entry that holds a case; of the last one if none does."""
+    holding = (index for index in reversed(range(len(entries))) if entries[index].run.cases)
+    return next(holding, len(entries) - 1)
+
+
 def present_run(entries: Sequence[Entry]) -> Run:
     """Return the present numbers of all cases as one run, in the newest entry's environment."""
     cases = {
@@ -149,7 +168,7 @@ def select_cases(entries: Sequence[Entry], pattern: str) -> list[Entry]:
 def _matching(known: Sequence[str], pattern: str) -> list[str]:
     chosen = [name for name in known if fnmatchcase(name, pattern)]
     if not chosen:
-        few = ", ".join(map(clean, known[:3])) or "none"
+        few = ", ".join(map(clean, get_close_matches(pattern, known) or known[:3])) or "none"
         msg = (
             f"--cases {pattern!r} matches none of the {len(known)} cases in the history, e.g. {few}"
         )
@@ -164,28 +183,75 @@ def select_histories(
 
     Raises `AbsentError` if a glob matches none.
     """
-    by_case: dict[str, list[tuple[Entry, Record]]] = {}
+    by_case = _matching_records(entries, case)
+    names = _matching_metrics({n: _metrics_of(records) for n, records in by_case.items()}, metric)
+    return [
+        CaseHistory(id=name, lines=tuple(make_line(records, found) for found in names[name]))
+        for name, records in by_case.items()
+    ]
+
+
+def select_moves(entries: Sequence[Entry], *, case: str = "*", metric: str = "*") -> Moves:
+    """Return what moved beyond its bound in the cases and metrics that two globs select.
+
+    Raises `AbsentError` if a glob matches none.
+    """
+    by_case = _matching_records(entries, case)
+    names = _matching_metrics(
+        {n: sorted(names_in(records), key=metric_order) for n, records in by_case.items()}, metric
+    )
+    found = [
+        move for name, records in by_case.items() for move in find_moves(name, records, names[name])
+    ]
+    return Moves(
+        entries=tuple(entries),
+        cases=tuple(by_case),
+        found=tuple(found),
+        redefined=tuple(find_redefinitions(by_case)),
+    )
+
+
+def moved_histories(moves: Moves) -> list[CaseHistory]:
+    """Return the lines of what moved, but those of invariants, which have none."""
+    lines: dict[str, dict[str, None]] = {}
+    for move in moves.found:
+        if not move.metric.startswith(INVARIANT):
+            lines.setdefault(move.case, {})[move.metric] = None
+    by_case = _records_by_case(moves.entries)
+    return [
+        CaseHistory(id=case, lines=tuple(make_line(by_case[case], name) for name in names))
+        for case, names in lines.items()
+    ]
+
+
+def _records_by_case(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Record]]]:
+    """Return the records of each case, in the order of entries."""
+    found: dict[str, list[tuple[Entry, Record]]] = {}
     for entry in entries:
         for name, record in entry.run.cases.items():
-            by_case.setdefault(name, []).append((entry, record))
-    chosen = _matching(sorted(by_case), case)
-    names = {name: _metrics_of(by_case[name]) for name in chosen}
-    if not any(fnmatchcase(found, metric) for metrics in names.values() for found in metrics):
-        every = dict.fromkeys(found for metrics in names.values() for found in metrics)
+            found.setdefault(name, []).append((entry, record))
+    return found
+
+
+def _matching_records(
+    entries: Iterable[Entry], pattern: str
+) -> dict[str, list[tuple[Entry, Record]]]:
+    by_case = _records_by_case(entries)
+    return {name: by_case[name] for name in _matching(sorted(by_case), pattern)}
+
+
+def _matching_metrics(names: Mapping[str, Sequence[str]], pattern: str) -> dict[str, list[str]]:
+    """Return the metrics of each case that match a glob. Raises `AbsentError` if none does."""
+    chosen = {
+        case: [name for name in known if fnmatchcase(name, pattern)]
+        for case, known in names.items()
+    }
+    if not any(chosen.values()):
+        every = dict.fromkeys(name for known in names.values() for name in known)
         known = ", ".join(map(clean, every))
-        msg = f"--metric {metric!r} matches none of the metrics of these cases: {known}"
+        msg = f"--metric {pattern!r} matches none of the metrics of these cases: {known}"
         raise AbsentError(msg)
-    return [
-        CaseHistory(
-            id=name,
-            lines=tuple(
-                make_line(by_case[name], found)
-                for found in names[name]
-                if fnmatchcase(found, metric)
-            ),
-        )
-        for name in chosen
-    ]
+    return chosen
 
 
 def _metrics_of(records: Sequence[tuple[Entry, Record]]) -> list[str]:

@@ -40,7 +40,7 @@ from peft_regress.runs.run_file import parse_run_file, read_content
 from peft_regress.runs.schema import digest_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
@@ -60,8 +60,27 @@ def read_contents(root: Path) -> Contents:
     Raises `RunFileError` for an entry that cannot be trusted, and where an entry, or a part that
     one names, is missing.
     """
+
+    def read(paths: Sequence[Path]) -> Contents:
+        contents = _read(root, paths)
+        contents.check_whole(root)
+        return contents
+
     with paused_gc():
-        return read_while_still(root, lambda paths: _read(root, paths))
+        return read_while_still(root, read)
+
+
+def read_contents_before(root: Path, newest: Collection[Path]) -> Contents:
+    """Read what a storage, which was checked, said before its newest entries were accepted.
+
+    Raises `RunFileError` for an entry that cannot be trusted.
+    """
+
+    def read(paths: Sequence[Path]) -> Contents:
+        return _read(root, [path for path in paths if path not in newest])
+
+    with paused_gc():
+        return read_while_still(root, read)
 
 
 def read_entry(root: Path, link: Link, *, ledgers: bool = False) -> RunFile:
@@ -96,12 +115,15 @@ def _read(root: Path, paths: Sequence[Path]) -> Contents:
     if len(paths) >= _WORTH_KEEPING:
         known, contents = _known_part(root, paths)
     unknown = stream_without_ledgers(paths[known:])
-    for _, group in itertools.groupby(unknown, key=lambda one: entry_number(one[0].path)):
+    is_worth_keeping = len(paths) - known >= _WORTH_KEEPING
+    newest = entry_number(paths[-1]) if paths else None
+    for number, group in itertools.groupby(unknown, key=lambda one: entry_number(one[0].path)):
+        if is_worth_keeping and number == newest and contents.links:
+            keep_contents(contents)  # what judged the newest entry: `report` asks for it
         for entry, file_digest in sorted(_accepted(group), key=lambda one: place_of(one[0])):
             contents.add(entry, file_digest)
-    if len(paths) - known >= _WORTH_KEEPING:
+    if is_worth_keeping:
         keep_contents(contents)
-    contents.check_whole(root)
     return contents
 
 

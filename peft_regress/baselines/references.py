@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from peft_regress.baselines.chain import in_order
 from peft_regress.baselines.contents import Contents
-from peft_regress.baselines.index import read_contents, read_entry
+from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
 from peft_regress.errors import UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
 from peft_regress.runs.run_file import with_stored_ledgers
@@ -43,7 +43,15 @@ def read_references(root: Path, *, drift: bool = False) -> dict[str, Observation
     drift: with the older entries that it counts from. Raises what `read_contents` raises, also for
     a ledger that was altered.
     """
-    contents = read_contents(root)
+    return _references(root, read_contents(root), drift=drift)
+
+
+def read_references_before(root: Path, newest: Collection[Path]) -> dict[str, Observation]:
+    """Read what judged each case, by drift too, before the newest entries were accepted."""
+    return _references(root, read_contents_before(root, newest), drift=True)
+
+
+def _references(root: Path, contents: Contents, *, drift: bool) -> dict[str, Observation]:
     references = contents.references
     for index, names in contents.judged_by.items():
         records = _whole(root, contents.links[index], names).run.cases

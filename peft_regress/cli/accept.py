@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 @click.command(
     "accept",
-    epilog=examples("peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'"),
+    epilog=examples(
+        "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
+        "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
+    ),
 )
 @click.argument("run")
 @click.option(

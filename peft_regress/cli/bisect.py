@@ -10,6 +10,8 @@ import click
 
 from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
+    ENVIRONMENT_SECTIONS,
+    SectionedCommand,
     cases_option,
     environment_options,
     examples,
@@ -38,7 +40,16 @@ _ABSENT_EXIT = 3
 
 @click.command(
     "bisect",
-    epilog=examples("peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops"),
+    cls=SectionedCommand,
+    sections={
+        "Releases": ("good", "bad", "every", "also_install"),
+        "Cases": ("cases", "metric", "matrix"),
+        **ENVIRONMENT_SECTIONS,
+    },
+    epilog=examples(
+        "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
+        "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases shift/dora-r4/resnet18 --all",
+    ),
 )
 @click.argument("package")
 @click.option("--good", required=True, metavar="VERSION", help="A release before the change.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -10,12 +11,14 @@ import msgspec
 
 from peft_regress import report
 from peft_regress.baselines.adapters import gather_adapters
+from peft_regress.baselines.expected import expected_cases, is_complete
 from peft_regress.baselines.named import find_input
 from peft_regress.baselines.outputs import check_not_read, check_outside
 from peft_regress.baselines.references import read_references
-from peft_regress.catalogue.matrix import built_in_matrices, matrices_of, matrix_cases
+from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.cli.options import (
+    SectionedCommand,
     baselines_option,
     cases_option,
     examples,
@@ -25,29 +28,33 @@ from peft_regress.cli.options import (
     print_json,
     strict_option,
 )
-from peft_regress.errors import InputError
+from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
+from peft_regress.gate.narrowing import narrow
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import write_run_file
-from peft_regress.text import clean, printable
+from peft_regress.text import clean, count_of, printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
     from peft_regress.cases import Case
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Selection
 
 
 @click.command(
     "compare",
+    cls=SectionedCommand,
+    sections={"Cases": ("only", "cases", "matrix", "stored_only")},
     epilog=examples(
-        "peft-regress compare baselines runs/bench.json", "peft-regress compare 0004 0007"
+        "peft-regress compare baselines runs/bench.json",
+        "peft-regress compare 0004 0007 --only 'shift/dora-r4/*'",
     ),
 )
 @click.argument("old")
@@ -56,11 +63,16 @@ if TYPE_CHECKING:
 @cases_option(
     "Expect only the stored cases whose id matches: for a run of these alone.", default="*"
 )
+@click.option(
+    "--only",
+    metavar="GLOB",
+    help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
+)
 @strict_option
 @click.option(
     "--save",
     type=output_file,
-    metavar="PATH",
+    metavar="FILE",
     help="Write NEW to this file; the shards of a folder become one run.",
 )
 @format_option
@@ -79,6 +91,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     *,
     matrix: str,
     cases: str,
+    only: str | None,
     strict: bool,
     stored_only: bool,
     save: Path | None,
@@ -108,7 +121,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         matrix=None if matrix == usual_matrix() else matrix,
         cases=of_matrix or (),
     )
-    complete = _is_complete(after.run.selection, cases, expected)
+    complete = is_complete(after.run.selection, [cases], expected)
     comparison = judge(
         references,
         observations_of(after.run, new),
@@ -117,6 +130,10 @@ def command(  # noqa: PLR0913  (arguments and options)
         invocation=invocation,
         devices=device_classes(),
     )
+    if only is not None:
+        _check_matches(only, comparison)
+        complete = is_complete(after.run.selection, [cases, only], expected)
+        comparison = narrow(comparison, only, complete=complete)
     if output == "json":
         print_json(report.encode_verdict(comparison) | report.encode_fronts(comparison))
     elif output == "markdown":
@@ -143,15 +160,7 @@ def _read_old(
         references = found.observations()
         return references, set(references), baselines
     references = read_references(found.path, drift=True)
-    matrices = built_in_matrices if cases is None else matrices_of
-    expected = {case.id for case in cases or ()}
-    # A stored case that belongs to no matrix is expected too.
-    expected |= {
-        name
-        for name, old in references.items()
-        if matrix in (matrices(old.record.case) or {matrix})
-    }
-    return references, expected, found.path
+    return references, expected_cases(references, matrix, cases), found.path
 
 
 def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
@@ -166,17 +175,13 @@ def _check_save(path: Path, after: RunFile, baselines: Path, old: str) -> None:
     check(path, before.path, "--save")
 
 
-def _is_complete(selection: Selection, cases: str, expected: Collection[str]) -> bool:
-    """Return whether a run has all that it was asked for, as far as it is of these cases.
-
-    A case that was retired since is missing from no run, unless the run was narrowed: then nobody
-    knows what else was left out.
-    """
-    left_out = any(
-        fnmatchcase(name, cases) and (selection.narrowed_by or name in expected)
-        for name in selection.not_selected
-    )
-    return selection.complete or (bool(selection.not_selected) and not left_out)
+def _check_matches(only: str, comparison: Comparison) -> None:
+    """Raise `AbsentError` if there is no such case."""
+    known = [case.id for case in comparison.cases]
+    if not any(fnmatchcase(name, only) for name in known):
+        few = ", ".join(map(clean, get_close_matches(only, known) or known[:3])) or "none"
+        msg = f"--only {only!r} matches none of the {count_of(len(known), 'case')}, e.g. {few}"
+        raise AbsentError(msg)
 
 
 def _save(made: RunFile, path: Path) -> None:

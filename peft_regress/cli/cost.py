@@ -14,7 +14,13 @@ from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import check_rank, select_cases
 from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
-from peft_regress.cli.options import examples, format_option, print_json
+from peft_regress.cli.options import (
+    SectionedCommand,
+    cases_option,
+    examples,
+    format_option,
+    print_json,
+)
 from peft_regress.errors import InputError
 from peft_regress.report.cost import (
     case_cost_section,
@@ -32,18 +38,35 @@ if TYPE_CHECKING:
 
 @click.command(
     "cost",
+    cls=SectionedCommand,
+    sections={
+        "A method on an architecture": (
+            "architecture",
+            "method",
+            "rank",
+            "batch",
+            "resolution",
+            "classes",
+            "bn",
+            "freeze_head",
+        ),
+        "Or cases, or a model of your own": ("cases", "model", "inputs"),
+    },
     epilog=examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
     ),
 )
-@click.option("--architecture", help="A registered architecture: resnet18, ...")
-@click.option("--method", help="A registered method: lora, dora, galore, full, ...")
-@click.option("--rank", type=click.IntRange(1, 65536), help="The rank, if the method has one.")
+@click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
+@click.option("--method", metavar="NAME", help="A registered method: lora, dora, galore, full, ...")
+@click.option(
+    "--rank", type=click.IntRange(1, 65536), metavar="R", help="The rank, if the method has one."
+)
 @click.option(
     "--batch",
     type=click.IntRange(1, 65536),
+    metavar="N",
     default=1,
     show_default=True,
     help="Images per step.",
@@ -51,6 +74,7 @@ if TYPE_CHECKING:
 @click.option(
     "--resolution",
     type=click.IntRange(1, 16384),
+    metavar="PIXELS",
     default=224,
     show_default=True,
     help="Height and width of an image, in pixels.",
@@ -58,6 +82,7 @@ if TYPE_CHECKING:
 @click.option(
     "--classes",
     type=click.IntRange(1, 1000000),
+    metavar="N",
     default=10,
     show_default=True,
     help="Outputs of the last layer.",
@@ -85,11 +110,8 @@ if TYPE_CHECKING:
     metavar="[NAME=]SHAPE[:DTYPE]",
     help="An input of --model, such as 8x128:int64 or mask=8x128:bool; repeat it for several.",
 )
-@click.option(
-    "--cases",
-    "--case",
-    metavar="GLOB",
-    help="In place of a method and an architecture: each case whose id matches, at its own step.",
+@cases_option(
+    "In place of a method and an architecture: each case whose id matches, at its own step."
 )
 @format_option
 @click.pass_context

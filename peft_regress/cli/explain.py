@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@click.command("explain", epilog=examples("peft-regress explain 0004 0007 shift/dora-r1/resnet18"))
+@click.command(
+    "explain",
+    epilog=examples(
+        "peft-regress explain 0004 0007 shift/dora-r1/resnet18",
+        "peft-regress explain 0017 runs/bench.json shift/lora-r4/resnet18 --metric peak_bytes",
+    ),
+)
 @click.argument("old")
 @click.argument("new")
 @click.argument("case")
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--top",
     type=click.IntRange(1),
+    metavar="N",
     default=10,
     show_default=True,
     help="Print this many layers per metric and the rest as one line; JSON has all layers.",
@@ -56,4 +63,4 @@ def command(  # noqa: PLR0913  (arguments and options)
     if output == "json":
         print_json(report.encode_explanation(before, after, changes))
     else:
-        show(report.explanation(before, after, changes, top=top), output)
+        show(report.explanation(before, after, changes, top=top, brief=not metrics), output)

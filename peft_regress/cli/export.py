@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "export", epilog=examples("peft-regress export runs/bench.json --to csv --output numbers.csv")
+    "export",
+    epilog=examples(
+        "peft-regress export runs/bench.json --to csv --output numbers.csv",
+        "peft-regress export 0017 --to junit --cases 'shift/*'",
+    ),
 )
 @click.argument("run")
 @click.option(
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
     "target",
     required=True,
     type=click.Choice([*EXPORTERS]),
-    help="The tool that reads the output.",
+    metavar="TOOL",
+    help=f"The tool that reads the output: {', '.join(EXPORTERS)}.",
 )
 @click.option(
     "--output",

@@ -30,9 +30,9 @@ _IGNORED: Final = ("/runs/", "/baselines/.lock")
 
 _FIRST_STEPS: Final = """\
 first steps:
-  1. pytest gates --regress-save runs/first.json    (red: nothing judges the case yet)
+  1. pytest gates --regress-save runs/first.json    (fails: nothing judges the case yet)
   2. peft-regress accept runs/first.json --reason "first numbers"
-  3. pytest gates    (green until a case gets worse or goes over its budget)
+  3. pytest gates    (passes until a case gets worse or goes over its budget)
 Then put your own model, data and adapter into gates/cases.py, and commit baselines/."""
 
 

@@ -16,7 +16,10 @@ from peft_regress.cli.options import (
 from peft_regress.report.terminal import echo
 
 
-@click.command("list", epilog=examples("peft-regress list --cases 'shift/*'"))
+@click.command(
+    "list",
+    epilog=examples("peft-regress list --cases 'shift/*'", "peft-regress list --matrix extended"),
+)
 @cases_option()
 @matrix_option
 @format_option

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import sys
+from difflib import get_close_matches
 from typing import Final
 
 import click
@@ -21,26 +22,41 @@ from peft_regress.text import clean, printable
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
 _LONGEST_PROBLEM = 2000
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+"""Help is as wide as the terminal, up to what reads well."""
 
-COMMANDS: Final = {
-    "init": "Write a first suite that gates a fine-tuning of your own.",
-    "list": "List the cases of a matrix.",
-    "cost": "Show what one training step costs, without training and without a source model.",
-    "compare": "Judge run NEW by OLD.",
-    "explain": "Show which modules and operators changed the costs of CASE.",
-    "accept": "Store RUN in the baseline storage, so that it judges later runs.",
-    "history": "Show how each metric changed over the stored entries.",
-    "report": "Show what every case costs and how accurate it is.",
-    "sources": "Train the source models that are missing, or check the stored ones.",
-    "upgrade": "Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.",
-    "bisect": "Find the release of PACKAGE that changes a case, with as few tries as possible.",
-    "time": "Test whether a training step is slower in CANDIDATE than in BASE.",
-    "export": "Write RUN in the format of another tool.",
+SECTIONS: Final = {
+    "Measure": {
+        "init": "Write a first suite that gates a fine-tuning of your own.",
+        "list": "List the cases of a matrix.",
+        "cost": "Show what one training step costs, without training and without a source model.",
+    },
+    "Judge": {
+        "compare": "Judge run NEW by OLD.",
+        "explain": "Show which modules and operators changed the costs of CASE.",
+        "time": "Test whether a training step is slower in CANDIDATE than in BASE.",
+    },
+    "Upgrade": {
+        "upgrade": "Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.",
+        "bisect": "Find the release of PACKAGE that changes a case, with as few tries as possible.",
+    },
+    "Look": {
+        "report": "Show what every case costs and how accurate it is.",
+        "history": "Show how each metric changed over the stored entries.",
+        "export": "Write RUN in the format of another tool.",
+    },
+    "Store": {
+        "accept": "Store RUN in the baseline storage, so that it judges later runs.",
+        "sources": "Train the source models that are missing, or check the stored ones.",
+    },
 }
-"""Every command, with the first sentence of its help: `--help` shows it and imports no command.
+"""The commands by what they are for, with the first sentence of their help.
 
-The module `peft_regress.cli.<name>` holds it as `command`.
+`--help` shows it and imports no command.
 """
+
+COMMANDS: Final = {name: text for names in SECTIONS.values() for name, text in names.items()}
+"""Every command. The module `peft_regress.cli.<name>` holds it as `command`."""
 
 
 class _LazyGroup(click.Group):
@@ -58,20 +74,31 @@ class _LazyGroup(click.Group):
         command: click.Command = module.command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that was typed; name the closest one if there is none."""
+        closest = get_close_matches(args[0], COMMANDS, n=1)
+        if closest and args[0] not in COMMANDS:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {closest[0]!r}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the table of commands."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """Write a table of commands for each section, all as wide."""
+        widest = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), text) for name, text in commands.items()])
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_LazyGroup, context_settings=_CONTEXT)
 @click.version_option(package_name="peft-regress")
 @click.option("--ascii", "ascii_only", is_flag=True, help="Escape non-ASCII characters.")
 def cli(*, ascii_only: bool) -> None:
     """Gate the cost and the function of parameter-efficient fine-tuning.
 
-    `pytest benchmarks --regress-save runs/bench.json` or `tox -e bench` measures all cases. These
-    commands list the cases, compare and accept runs, and try upgrades.
+    `pytest benchmarks --regress-save runs/bench.json` or `tox -e bench` measures all cases, and
+    judges them. These commands do the rest. Each has examples in its own `--help`.
     """
     if ascii_only:
         as_ascii()
@@ -102,11 +129,7 @@ def _run(arguments: list[str] | None) -> int:
             raise BrokenPipeError from None
         raise
     except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(file=shown)
-        usage, _, problem = shown.getvalue().partition("Error: ")
-        echo(usage, err=True, nl=False)
-        say(f"Error: {clean(problem, longest=_LONGEST_PROBLEM)}", err=True)
+        _show(error)
         code = _USAGE_EXIT
     except click.exceptions.Abort:
         echo("interrupted", err=True)
@@ -128,3 +151,13 @@ def _run(arguments: list[str] | None) -> int:
         discard_stream(sys.stdout, sys.stderr)
         code = _USAGE_EXIT
     return code if isinstance(code, int) else 0
+
+
+def _show(error: click.ClickException) -> None:
+    """Print the usage, and what is wrong with it."""
+    shown = io.StringIO()
+    error.show(file=shown)
+    usage, _, problem = shown.getvalue().partition("Error: ")
+    echo(usage, err=True, nl=False)
+    if problem.strip():  # else the usage is the whole help, since nothing was typed
+        say(f"Error: {clean(problem, longest=_LONGEST_PROBLEM)}", err=True)

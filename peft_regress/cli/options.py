@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,7 +13,7 @@ from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.report.terminal import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
 
 class NamedPath(click.Path):
@@ -24,6 +24,37 @@ class NamedPath(click.Path):
         if value == "":
             self.fail("the name is empty: name a file or a folder", param, ctx)
         return super().convert(value, param, ctx)
+
+
+class SectionedCommand(click.Command):
+    """A command with many options, whose help has them under headings.
+
+    Attributes:
+        sections: The parameters below each heading; the others follow below "Options".
+
+    """
+
+    def __init__(
+        self, *arguments: Any, sections: Mapping[str, Sequence[str]], **settings: Any
+    ) -> None:
+        super().__init__(*arguments, **settings)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options of each heading, all in columns of one width."""
+        shown = {
+            parameter.name: record
+            for parameter in self.get_params(ctx)
+            if isinstance(parameter, click.Option)
+            and (record := parameter.get_help_record(ctx)) is not None
+        }
+        widest = max(len(option) for option, _ in shown.values())
+        named = {name for names in self.sections.values() for name in names}
+        others = [name for name in shown if name not in named]
+        for title, names in {**self.sections, "Options": others}.items():
+            with formatter.section(title):
+                records = (shown[name] for name in names)
+                formatter.write_dl([(option.ljust(widest), text) for option, text in records])
 
 
 class _CasesOption(click.Option):
@@ -41,13 +72,15 @@ format_option = click.option(
     "--format",
     "output",
     type=click.Choice(["text", "json", "markdown"]),
+    metavar="FORMAT",
     default="text",
     show_default=True,
-    help="Output format.",
+    help="Print text, json or markdown.",
 )
 baselines_option = click.option(
     "--baselines",
     type=NamedPath(path_type=Path),
+    metavar="FOLDER",
     default=usual_storage,
     show_default="that of pyproject.toml, else baselines",
     help="Folder of the baseline storage.",
@@ -68,6 +101,7 @@ def matrix_option_with(help_text: str) -> Callable[[Any], Any]:
     """Return the option `--matrix`, by default the matrix of the project's settings."""
     return click.option(
         "--matrix",
+        metavar="NAME",
         default=usual_matrix,
         show_default="that of pyproject.toml, else default",
         help=help_text,
@@ -84,6 +118,13 @@ def cases_option(
 ) -> Callable[[Any], Any]:
     """Return the option `--cases`; `settings` are those of `click.option`."""
     return click.option("--cases", cls=_CasesOption, metavar="GLOB", help=help_text, **settings)
+
+
+ENVIRONMENT_SECTIONS: Final = {
+    "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_time_limit"),
+    "Files": ("resume", "summary"),
+}
+"""The headings of the options that `environment_options` adds."""
 
 
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -112,12 +153,17 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         command(*arguments, setup=setup, **others)
 
-    seconds = click.IntRange(1, 86400)
-    limits: dict[str, Any] = {"type": seconds, "default": 600, "show_default": True}
+    limits: dict[str, Any] = {
+        "type": click.IntRange(1, 86400),
+        "metavar": "SECONDS",
+        "default": 600,
+        "show_default": True,
+    }
     options = (
         click.option(
             "--jobs",
             type=click.IntRange(1, 64),
+            metavar="N",
             help="Measure this many cases at once (default: one per core).",
         ),
         click.option("--pre", is_flag=True, help="Allow pre-releases."),
@@ -135,10 +181,13 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             "journal; a journal here keeps what is measured.",
         ),
         click.option(
-            "--summary", type=output_file, help="Write the findings to this file, as Markdown."
+            "--summary",
+            type=output_file,
+            metavar="FILE",
+            help="Write the findings to this file, as Markdown.",
         ),
-        click.option("--time-limit", help="Seconds that one case may take.", **limits),
-        click.option("--pip-time-limit", help="Seconds that one call of pip may take.", **limits),
+        click.option("--time-limit", help="How long one case may take.", **limits),
+        click.option("--pip-time-limit", help="How long one call of pip may take.", **limits),
         baselines_option,
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from gettext import ngettext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from peft_regress.baselines.history import present_entries, present_run, read_entries, select_cases
 from peft_regress.catalogue.own_cases import device_classes
+from peft_regress.cli.newest import judge_newest
 from peft_regress.cli.options import (
     baselines_option,
     cases_option,
@@ -34,7 +36,12 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "report", epilog=examples("peft-regress report", "peft-regress report --html report.html")
+    "report",
+    epilog=examples(
+        "peft-regress report",
+        "peft-regress report runs/bench.json --cases '*/resnet18'",
+        "peft-regress report --html report.html",
+    ),
 )
 @click.argument("runs", metavar="[RUN]...", nargs=-1)
 @click.option(
@@ -58,8 +65,9 @@ def command(
     """Show what every case costs and how accurate it is.
 
     The numbers of a case are those of the run RUN that is named last, else of its newest baseline.
-    The page also shows all entries: histories, fronts of cost and accuracy, memory, ranks, and what
-    fits on a device.
+    The page starts with the verdict on RUN, or on the newest entry. It also shows all entries: what
+    changed between any two, histories, fronts of cost and accuracy, memory, ranks, and what fits on
+    a device.
     """
     # The objects live until the end, so the garbage collector would search them in vain.
     with paused_gc():
@@ -67,25 +75,35 @@ def command(
         if cases is not None:
             entries = select_cases(entries, cases)
         if page is not None:
-            _write_page(page, entries)
+            _write_page(page, entries, baselines, cases)
         elif output == "json":
-            print_json(page_data(entries, _whole_run, devices=device_classes()))
+            print_json(_data(entries, baselines, cases))
         else:
             names = dict.fromkeys(entries[i].name for i in present_entries(entries).values())
             run, devices = present_run(entries), device_classes()
             show(overview(run, sources=", ".join(names), devices=devices), output)
 
 
-def _write_page(path: Path, entries: list[Entry]) -> None:
+def _write_page(path: Path, entries: list[Entry], baselines: Path, cases: str | None) -> None:
     _check_is_no_run(path, entries)
-    data = page_data(entries, _whole_run, devices=device_classes())
+    data = _data(entries, baselines, cases)
     content = render_page(data).encode()
     write_atomic(path, content)
-    cases, count = len(data["cases"]), len(entries)
+    shown, count = len(data["cases"]), len(entries)
     say(
-        f"wrote {path}: {cases} {ngettext('case', 'cases', cases)}, "
+        f"wrote {path}: {shown} {ngettext('case', 'cases', shown)}, "
         f"{count} {ngettext('entry', 'entries', count)}, {len(content) / 1e6:.1f} MB"
     )
+
+
+def _data(entries: list[Entry], baselines: Path, cases: str | None) -> dict[str, Any]:
+    read = functools.cache(_whole_run_at)
+
+    def whole_run(entry: Entry) -> Run:
+        return read(_path_of(entry))
+
+    newest = judge_newest(baselines, entries, whole_run, cases or "*")
+    return page_data(entries, whole_run, devices=device_classes(), newest=newest)
 
 
 def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
@@ -98,9 +116,9 @@ def _check_is_no_run(path: Path, entries: list[Entry]) -> None:
             raise InputError(msg)
 
 
-def _whole_run(entry: Entry) -> Run:
+def _whole_run_at(path: Path) -> Run:
     """Read a run again, now with its ledgers."""
-    return read_run(_path_of(entry)).run
+    return read_run(path).run
 
 
 def _path_of(entry: Entry) -> Path:

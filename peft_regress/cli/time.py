@@ -40,14 +40,16 @@ if TYPE_CHECKING:
 @click.option(
     "--pairs",
     type=click.IntRange(1, 10000),
+    metavar="N",
     help="Time this many pairs of blocks per case (default: as many as the bound needs).",
 )
 @click.option(
     "--time-limit",
     type=click.IntRange(1, 86400),
+    metavar="SECONDS",
     default=TIME_LIMIT_SECONDS,
     show_default=True,
-    help="Seconds that a block of steps, or the start of a worker, may take.",
+    help="How long a block of steps, or the start of a worker, may take.",
 )
 @format_option
 @baselines_option

@@ -13,6 +13,8 @@ import click
 
 from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
+    ENVIRONMENT_SECTIONS,
+    SectionedCommand,
     cases_option,
     environment_options,
     examples,
@@ -48,7 +50,19 @@ if TYPE_CHECKING:
 
 
 @click.command(
-    "upgrade", epilog=examples("peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'")
+    "upgrade",
+    cls=SectionedCommand,
+    sections={
+        "Cases": ("cases", "matrix", "quick"),
+        "Verdict": ("base", "strict"),
+        **ENVIRONMENT_SECTIONS,
+        "Files": ("save", *ENVIRONMENT_SECTIONS["Files"]),
+    },
+    epilog=examples(
+        "peft-regress upgrade peft",
+        "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
+        "peft-regress upgrade --quick --summary issue.md peft torch==2.13.0",
+    ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
 @cases_option()
@@ -66,7 +80,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Train only the cases whose computation is not certified to be the base's.",
 )
-@click.option("--save", type=output_file, help="Write the candidate's run to this file.")
+@click.option(
+    "--save", type=output_file, metavar="FILE", help="Write the candidate's run to this file."
+)
 @strict_option
 @click.option(
     "--clean", "clean_up", is_flag=True, help="Remove all kept environments and do nothing else."

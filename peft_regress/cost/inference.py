@@ -32,11 +32,11 @@ class InferenceCost:
     inference_flops: int
     """Matrix work."""
     peak_bytes: int
-    """The most bytes alive at one moment: parameters, buffers, the batch and activations."""
+    """The most bytes in use at one moment: parameters, buffers, the batch and activations."""
     flops_by_site: tuple[FlopSite, ...]
     """`inference_flops`, split by module and operator. Sorted."""
     bytes_at_peak: tuple[ByteSite, ...]
-    """Who holds `peak_bytes` at the first moment of the peak; sums to it. Sorted."""
+    """What `peak_bytes` consists of at the first moment of the peak; adds up to it. Sorted."""
     tensors: Tensors = field(compare=False)
     """What the pass was measured on; the costs are the same."""
 
@@ -63,11 +63,11 @@ def profile_inference(
     call: Callable[[nn.Module, Any], Any] = call_model,
     fake: bool | None = None,
 ) -> InferenceCost:
-    """Measure what one forward pass costs, so that an adapter that is dear to run is seen.
+    """Measure what one forward pass costs, to show adapters that are expensive to run.
 
-    Of two passes the second is measured, since some modules fill caches in the first. The model is
-    in eval mode meanwhile and left unchanged. Attention's inference-only kernels are off, as they
-    are for a training step. An adapter counts as the model has it: attached or merged.
+    The second of two passes is measured, because some modules fill caches in the first. The
+    model is in eval mode during both, and left unchanged. Attention's inference-only kernels are
+    off, as in a training step. An adapter counts as the model has it: attached or merged.
 
     Args:
         model: any module, with parameters that train or without.

@@ -95,7 +95,7 @@ def training_cost(
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] = adamw,
     fake: bool | None = None,
 ) -> TrainingCost:
-    """Price one training step of any module, without a case and without a registry.
+    """Measure what one training step of any module costs, without a case and a registry.
 
     >>> from torch import nn
     >>> from peft_regress.cost import RandomTensor, training_cost
@@ -106,7 +106,7 @@ def training_cost(
     'fake tensors'
 
     The model is left unchanged and keeps its mode; what trains is what requires a gradient, so wrap
-    the model by peft first to price an adapter.
+    the model by peft first to measure an adapter.
 
     Args:
         model: any module.

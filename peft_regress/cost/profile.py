@@ -39,16 +39,16 @@ def profile_training_step(
 ) -> StepCost:
     """Measure what one training step costs, without a GPU and almost without memory.
 
-    Of two steps on the same batch the second is measured, since the optimizer then has its state;
+    The second of two steps on the same batch is measured, because the optimizer then has its state;
     the projection's FLOPs are those of the first. The model keeps its mode (train or eval) and is
     left unchanged, buffers and generators included. Attention's inference-only kernels are off
-    meanwhile.
+    during the steps.
 
     The batch counts as activations, with the bytes of its own tensors. Other tensors that `loss`
     uses, such as class weights, count as buffers.
 
     Args:
-        model: any module; what it takes and returns is between it and `loss`.
+        model: any module; only `loss` must know what it takes and returns.
         make_optimizer: called once; its optimizer must run one kernel a tensor (foreach=False). It
             must take the parameters from its argument, where stand-ins replace the model's.
         batch: a tensor, or lists, tuples, mappings or dataclasses of tensors. A `RandomTensor` in

@@ -27,7 +27,7 @@ class UnprofilableModelError(PeftRegressError):
 
 
 class NeedsValuesError(UnprofilableModelError):
-    """A step cannot be measured on fake tensors, since it needs values; a real step can."""
+    """A step cannot be measured on fake tensors, because it needs values; a real step can."""
 
 
 def checked_logits(

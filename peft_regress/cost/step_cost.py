@@ -50,9 +50,9 @@ class StepCost:
     paper_forward_flops: int
     """Matrix work of the forward pass as torch's FlopCounterMode reports it (2.6 to 2.13)."""
     paper_backward_flops: int
-    """The same of the backward pass: too large for grouped convolutions."""
+    """The same for the backward pass: too large for grouped convolutions."""
     peak_bytes: int
-    """The most bytes alive at one moment."""
+    """The most bytes in use at one moment."""
     peak_param_bytes: int
     """Parameters, frozen ones included."""
     peak_buffer_bytes: int
@@ -64,27 +64,27 @@ class StepCost:
     peak_temp_bytes: int
     """What the backward pass creates, gradients included until they are accumulated."""
     peak_optimizer_bytes: int
-    """All that lives in `step()`: the state and intermediate results."""
+    """What the optimizer has in `step()`: its state and intermediate results."""
     optimizer_state_bytes: int
-    """What is left of it after the step."""
+    """The part of `peak_optimizer_bytes` that stays after the step."""
     aten_ops: int
     """The number of aten operators dispatched in the step."""
     flops_by_site: tuple[FlopSite, ...]
     """The FLOP totals, split. The phase 'projection' has GaLore's SVDs. Sorted."""
     bytes_at_peak: tuple[ByteSite, ...]
-    """Who holds `peak_bytes` at the first moment of the peak; sums to it. Sorted."""
+    """What `peak_bytes` consists of at the first moment of the peak; adds up to it. Sorted."""
     peak_phase: Phase
     """The phase of the step at that moment."""
     bytes_at_highs: tuple[ByteSite, ...]
-    """Who holds each category at the first moment of its own high; sums to it. Sorted."""
+    """What each category consists of when it is first highest; adds up to its peak. Sorted."""
     state_bytes: tuple[ByteSite, ...]
-    """Who holds `optimizer_state_bytes`; sums to it. Sorted."""
+    """What `optimizer_state_bytes` consists of; adds up to it. Sorted."""
     tensors: Tensors = field(compare=False)
     """What the step was measured on; the costs are the same."""
 
     @property
     def category_sum_bytes(self) -> int:
-        """Sum the six categories' highs: the paper's total, not the memory of one moment."""
+        """Sum the peaks of the six categories: the paper's total, never in use at one moment."""
         return sum(getattr(self, f"peak_{category}_bytes") for category in CATEGORIES)
 
 

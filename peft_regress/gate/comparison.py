@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, UNACCEPTED, VERDICTS
@@ -36,6 +36,8 @@ class Invocation:
     """Whether improvements that nobody has accepted fail, too."""
     matrix: str | None = None
     """The matrix whose cases are expected if it is not the default one."""
+    only: str | None = None
+    """The glob on the cases that are judged, if it was narrowed; see `gate.narrowing`."""
     cases: tuple[Case, ...] = ()
     """The cases of the suite, as far as they are known."""
 
@@ -59,6 +61,8 @@ class Comparison:
     """The cases that left a front of accuracy against cost."""
     complete: bool = True
     """Whether the run measured all that it was asked for."""
+    left_out: Mapping[Verdict, int] = field(default_factory=dict)
+    """How many cases with each verdict `only` leaves out: they decide nothing here."""
     invocation: Invocation = Invocation()
 
     @property
@@ -140,8 +144,11 @@ class Comparison:
     def can_be_accepted(self) -> bool:
         """Whether accepting the run changes its verdict.
 
-        It changes none on a budget, and none on a case that a quick run did not train.
+        It changes none on a budget, and none on a case that a quick run did not train. If cases are
+        left out it would change what nobody sees.
         """
+        if self.invocation.only is not None:
+            return False
         findings = any(
             finding.cause.strand != "budget"
             and not (self.has_untrained and finding.cause.what == "computation")

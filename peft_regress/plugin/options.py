@@ -148,7 +148,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--regress-off",
         action="store_true",
-        help="do nothing: skip the tests that measure a case, and do not miss them",
+        help="do nothing: skip the tests that measure a case, and expect no case",
     )
     group.addoption(
         "--regress-quick",
@@ -165,7 +165,7 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--regress-save",
         metavar="PATH",
-        help="write the run file here, also when the run is red or interrupted",
+        help="write the run file here, also if the run fails or is interrupted",
     )
     group.addoption(
         "--regress-shard",

@@ -3,6 +3,7 @@
 from peft_regress.report.document import as_markdown, as_text
 from peft_regress.report.explain import explanation
 from peft_regress.report.history import encode_history, history_document
+from peft_regress.report.moves import encode_moves, moves_document, overview_document
 from peft_regress.report.results import results_table
 from peft_regress.report.sentences import contents_line
 from peft_regress.report.times import encode_times, times_document
@@ -20,10 +21,13 @@ __all__ = [
     "encode_explanation",
     "encode_fronts",
     "encode_history",
+    "encode_moves",
     "encode_times",
     "encode_verdict",
     "explanation",
     "history_document",
+    "moves_document",
+    "overview_document",
     "results_table",
     "times_document",
     "verdict_markdown",

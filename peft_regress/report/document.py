@@ -112,7 +112,8 @@ def _markdown_blocks(section: Section) -> Iterator[str]:
                 else fenced(part.text, part.language)
             )
         else:
-            listed.append(_markdown_words(part.words if isinstance(part, Line) else part))
+            words = _markdown_words(part.words if isinstance(part, Line) else part)
+            listed.append(words.lstrip())
     if listed:
         yield bullets(listed)
 
@@ -134,7 +135,9 @@ def _markdown_table(content: Table) -> str:
         first, *rest = (escape_markdown(row.cells[at]) for at in columns)
         notes = [escape_markdown("; ".join(row.notes))] if with_notes else []
         rows.append(("&nbsp;&nbsp;" * row.is_part + first, *rest, *notes))
-    heading = [*(content.headings[at] for at in columns), *([""] if with_notes else [])]
+    units = content.units or [""] * len(content.headings)
+    named = (f"{content.headings[at]} {units[at]}".strip() for at in columns)
+    heading = [*named, *([""] if with_notes else [])]
     return table(
         heading, rows, numbers=[columns.index(at) for at in content.numbers if at in columns]
     )

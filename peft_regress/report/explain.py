@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Code, Section
+from peft_regress.report.explain_besides import besides_section, find_besides, has_rows
 from peft_regress.report.sentences import environment_lines
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.ledger import has_old_form
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from peft_regress.gate.attribution import (
         Breakdown,
@@ -32,16 +34,27 @@ _NO_MODULE = "(no module)"
 
 
 def explanation(
-    old: Observation, new: Observation, changes: Sequence[MetricChange], *, top: int
+    old: Observation,
+    new: Observation,
+    changes: Sequence[MetricChange],
+    *,
+    top: int,
+    brief: bool = False,
 ) -> Document:
-    """Return each change with a table that adds up: the `top` largest layers, then the rest."""
+    """Return each change with a table that adds up: the `top` largest layers, then the rest.
+
+    `brief`: only name what tells nothing new, at the end.
+    """
     title, *facts = _heading(old, new)
+    besides = find_besides(changes) if brief else {}
     return [
         Section(title=title, body=tuple(facts), level=2),
         *(
             _section(change, old, new, earlier=changes[:index], top=top)
             for index, change in enumerate(changes)
+            if change.metric not in besides
         ),
+        *besides_section(changes, besides, old, new),
         *(Section(title=line) for line in _closing(old, new, changes)),
     ]
 
@@ -67,6 +80,8 @@ def _closing(
         yield "a case that failed has no costs to compare"
     elif not changes:
         yield "no cost differs: all FLOPs, all bytes and all counts are equal"
+    elif all(None in (change.old, change.new) for change in changes):
+        yield "all costs that both sides have are equal"
     case = new.record.case
     select = f'task="{case.task}", method="{case.method}", architecture="{case.architecture}"'
     rank = "" if case.rank is None else f", rank={case.rank}"
@@ -94,11 +109,17 @@ def _section(
     twins = [other.metric for other in earlier if other.breakdowns == change.breakdowns]
     if change.breakdowns and twins:
         body.append(f"same rows as {twins[0]}")
-    elif any(split.rows or any(split.unattributed) for split in change.breakdowns):
+    elif has_rows(change):
         for split in change.breakdowns:
-            body += _run_sentences(split, change)
-            headings = (f"by {split.by}", "old", "new", "change")
-            rows = tuple(_table_rows(split, change, top=top))
+            said = _said_once(split, change)
+            body += said
+            operators = {layer.what for layer in split.layers}
+            # What holds for all rows stands in the heading.
+            shared = next(iter(operators)) if len(operators) == 1 and split.layers[1:] else ""
+            about = f", {_short(shared)}" if shared and split.by == "module" else ""
+            headings = (f"by {split.by}{about}", "old", "new", "change")
+            plain = {id(layer) for layers in said.values() for layer in layers}
+            rows = tuple(_table_rows(split, change, top=top, plain=plain, shared=shared))
             body.append(Table(headings=headings, rows=rows, numbers=(1, 2, 3)))
     return Section(title=_title(change), body=tuple(body), level=3)
 
@@ -113,7 +134,9 @@ def _title(change: MetricChange) -> str:
     if old == new:
         # They are equal only when rounded.
         old, new = f"{change.old:,}", f"{change.new:,}"
-    is_relative = change.relative_change is not None and change.new is not None
+    if None in (change.old, change.new):
+        return f"{change.metric}: {old} -> {new}"
+    is_relative = change.relative_change is not None
     relative = f", {format_change(change.relative_change)}" if is_relative else ""
     moved = f"{change.change:+,}{_UNITS.get(change.unit, '')}"
     return f"{change.metric}: {old} -> {new}, {moved}{relative}"
@@ -135,20 +158,39 @@ def _remarks(change: MetricChange, old: Observation, new: Observation) -> Iterat
                 yield f"the ledger of {name} does not add up by {split.by}: {missing:+,} is left"
 
 
-def _run_sentences(split: Breakdown, change: MetricChange) -> Iterator[str]:
-    """Count the layers that changed by whole runs of the operator that an adapter wraps."""
-    found: dict[tuple[str, int], list[LayerChange]] = {}
+def _said_once(split: Breakdown, change: MetricChange) -> dict[str, list[LayerChange]]:
+    """Return what holds for several layers, each as one sentence, with these layers.
+
+    They changed by as many whole runs of the operator that an adapter wraps, or in the same part.
+    """
+    found: dict[tuple[Any, ...], list[LayerChange]] = {}
     for layer in split.layers:
+        parts = _parts(layer)
         if layer.base_runs is not None:
-            found.setdefault((layer.what, layer.base_runs), []).append(layer)
-    for (what, runs), layers in found.items():
+            found.setdefault((layer.what, layer.base_runs, parts), []).append(layer)
+        elif len(parts) == 1:
+            found.setdefault(("", 0, parts), []).append(layer)
+    said = {}
+    for (what, runs, parts), layers in found.items():
         if len(layers) > 1:
+            counted = count_of(len({layer.layer for layer in layers}), "layer")
             total = sum(layer.change for layer in layers)
             amount = f"{'+' if total > 0 else '-'}{format_value(abs(total), change.unit)}"
-            yield (
-                f"{len(layers)} layers, {amount}: each {_runs(runs)} of its base layer's "
-                f"{clean(what)}"
+            where = f", in {parts[0]}" if len(parts) == 1 else ""
+            sentence = (
+                f"{counted}, {amount}: each {_runs(runs)} of its base layer's {clean(what)}{where}"
+                if runs
+                else f"{counted}, {amount if total else 'no change in all'}: each in {parts[0]}"
             )
+            said[sentence] = layers if len(parts) <= 1 else []
+    return said
+
+
+def _parts(layer: LayerChange) -> tuple[str, ...]:
+    """Return the modules of a layer that changed; none if that is the layer itself."""
+    if [row.module for row in layer.rows] == [layer.layer]:
+        return ()
+    return tuple(dict.fromkeys(_part_name(row, layer) for row in layer.rows))
 
 
 def _runs(count: int) -> str:
@@ -157,12 +199,15 @@ def _runs(count: int) -> str:
     )
 
 
-def _table_rows(split: Breakdown, change: MetricChange, *, top: int) -> Iterator[Row]:
+def _table_rows(
+    split: Breakdown, change: MetricChange, *, top: int, plain: Collection[int], shared: str
+) -> Iterator[Row]:
     """Yield rows. All but the parts add up to the last row, the metric, on either side."""
     moved = [layer for layer in split.layers if layer.change]
     inside = [layer for layer in split.layers if not layer.change]
     for layer in moved[:top]:
-        yield from _layer_rows(layer, split)
+        row, *parts = _layer_rows(layer, split, shared=shared)
+        yield from (replace(row, notes=()),) if id(layer) in plain else (row, *parts)
     for name, rest in (("more", moved[top:]), ("with changes inside that cancel out", inside)):
         if rest:
             sides = (sum(layer.old for layer in rest), sum(layer.new for layer in rest))
@@ -174,10 +219,11 @@ def _table_rows(split: Breakdown, change: MetricChange, *, top: int) -> Iterator
     yield _row("sum", change.old or 0, change.new or 0)
 
 
-def _layer_rows(layer: LayerChange, split: Breakdown) -> Iterator[Row]:
+def _layer_rows(layer: LayerChange, split: Breakdown, *, shared: str) -> Iterator[Row]:
     parts = [_row(_part_name(row, layer), row.old, row.new, is_part=True) for row in layer.rows]
-    module = "" if split.by == "operator" else (_short(layer.layer) or _NO_MODULE) + " "
-    name = module + _short(layer.what)
+    module = "" if split.by == "operator" else _short(layer.layer) or _NO_MODULE
+    operator = "" if module and shared else _short(layer.what)
+    name = f"{module} {operator}".strip()
     notes: tuple[str, ...] = ()
     if [row.module for row in layer.rows] == [layer.layer]:
         name += _presence(layer.rows[0])

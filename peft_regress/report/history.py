@@ -28,11 +28,12 @@ def history_document(
 ) -> list[Section]:
     """Return a section for each case, with a table for each metric that changed.
 
-    Unless every point is asked for, metrics that never changed share a line.
+    Unless every point is asked for, metrics that never changed share a line, as do those that came
+    with one entry and stayed the same.
     """
     sections = []
     for case in histories:
-        still = [line for line in case.lines if line.is_still and not every_point]
+        still = [line for line in case.lines if not every_point and _first(line) is not None]
         body: list[str | Table] = []
         for line in case.lines:
             if line not in still:
@@ -47,16 +48,29 @@ def history_document(
 def _still_lines(lines: Sequence[Line]) -> Iterator[str]:
     """Yield one line for all metrics that have the same points and never changed."""
 
-    def place(line: Line) -> tuple[int, str]:
-        first, last = line.points[0].entry, line.points[-1].entry
+    def place(line: Line) -> tuple[bool, int, str]:
+        start = _first(line) or 0
+        first, last = line.points[start].entry, line.points[-1].entry
         ends = [f"{clean(one.name)} ({clean(one.date[:_DAY])})" for one in (first, last)]
-        return len(line.points), " to ".join(dict.fromkeys(ends))
+        return start > 0, len(line.points) - start, " to ".join(dict.fromkeys(ends))
 
-    for (count, entries), found in groupby(sorted(lines, key=place), key=place):
+    for (is_new, count, entries), found in groupby(sorted(lines, key=place), key=place):
         values = ", ".join(
             f"{clean(line.metric)} {_value(line.points[-1], line)}" for line in found
         )
-        yield f"the same at {count_of(count, 'point')}, {entries}: {values}"
+        what = "new, and the same" if is_new else "the same"
+        yield f"{what} at {count_of(count, 'point')}, {entries}: {values}"
+
+
+def _first(line: Line) -> int | None:
+    """Return the first point with a value if it is the same in all later ones; else None."""
+    if line.is_still:
+        return 0
+    points = line.points
+    start = next((at for at, point in enumerate(points) if point.value is not None), 0)
+    was_absent = all(one.status == "ok" and one.same_as is None for one in points[:start])
+    is_still = not any(one.differs or not one.is_comparable for one in points[start + 1 :])
+    return start if start and was_absent and points[start].is_comparable and is_still else None
 
 
 def encode_history(

@@ -51,6 +51,7 @@ def _fits(run: Run, devices: Sequence[DeviceClass]) -> Iterator[Section]:
             headings=("device", "memory", "storage", "fit", "most accurate"),
             rows=tuple(_device_row(device, known) for device in devices),
             numbers=(1, 2, 3),
+            droppable=(2, 1),
         )
         yield Section(title=f"{_FITS}:", body=(table,))
 
@@ -67,7 +68,7 @@ def _device_row(device: DeviceClass, known: Sequence[Record]) -> Row:
         cells=(
             clean(device.name),
             format_value(device.memory_bytes, "byte"),
-            "of one's choice" if storage is None else format_value(storage, "byte"),
+            "any" if storage is None else format_value(storage, "byte"),
             f"{len(fitting)} of {len(known)}",
             "" if best is None else clean(best.case.id),
         )

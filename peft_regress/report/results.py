@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import math
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from peft_regress.metrics import format_value
+from peft_regress.metrics import METRICS, common_unit, format_value
 from peft_regress.report.layout import PLAIN
 from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.table import Row, Table, table_text
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from peft_regress.report.layout import Layout
     from peft_regress.runs.schema import Record, Run
 
-_HEADINGS: Final = (
-    "case", "trained", "ship", "fwd", "bwd", "peak b1", "peak b32", "accuracy", "score", "ms/step",
+
+class _Column(NamedTuple):
+    heading: str
+    metric: str
+    digits: int = 3
+    """Of the median. The smallest value has at least two."""
+    most_decimals: int = 2
+    unit_of: str = ""
+    """The metric whose numbers choose the unit, if not its own: those to compare share one."""
+
+
+_COLUMNS: Final = (
+    _Column("trained", "trainable_params"),
+    _Column("ship", "adapter_bytes"),
+    _Column("fwd", "forward_flops", 4, 3),
+    _Column("bwd", "backward_flops", 4, 3, unit_of="forward_flops"),
+    _Column("peak b1", "peak_bytes", 4, 1),
+    _Column("peak b32", "peak_bytes_b32", unit_of="peak_bytes"),
+    _Column("accuracy", "accuracy"),
+    _Column("score", "score"),
+    _Column("step", "step_seconds", 4, 1),
+    _Column("optimizer", "optimizer_state_bytes"),
+    _Column("inference", "inference_flops", 4, 3, unit_of="forward_flops"),
+    _Column("loss", "loss", 4, 3),
+)
+_LEFT_OUT_FIRST: Final = (
+    "loss", "inference", "optimizer", "step", "peak b32", "ship", "bwd", "fwd", "trained",
 )  # fmt: skip
 
 
@@ -25,44 +53,57 @@ def results_table(run: Run, layout: Layout = PLAIN) -> str:
 
 
 def results(run: Run) -> Table:
-    """Return a row for each case, with its numbers or with why it has none."""
-    return Table(
-        headings=_HEADINGS,
-        rows=tuple(_row(name, record) for name, record in sorted(run.cases.items())),
-        numbers=tuple(range(1, len(_HEADINGS))),
-    )
+    """Return a row for each case, with its numbers or with why it has none.
 
-
-def _row(name: str, record: Record) -> Row:
-    if record.status == "ok":
-        return Row(cells=(clean(name), *_numbers(record)))
-    return Row(
-        cells=(clean(name), *[""] * (len(_HEADINGS) - 1)), notes=(clean(record.status_text),)
-    )
-
-
-def _numbers(record: Record) -> list[str]:
-    def scaled(metric: str, scale: float, form: str) -> str:
-        found = record.metrics.get(metric)
-        return "-" if found is None else format(float(found.value) / scale, form)
-
-    score = record.metrics.get("score")
-    return [
-        scaled("trainable_params", 1, ",.0f"),
-        scaled("adapter_bytes", 2**20, ".2f"),
-        scaled("forward_flops", 1e9, ".3f"),
-        scaled("backward_flops", 1e9, ".3f"),
-        scaled("peak_bytes", 2**20, ".1f"),
-        scaled("peak_bytes_b32", 2**20, ".0f"),
-        _accuracy(record),
-        # A column without any score is not shown.
-        "" if score is None else format_value(score.value, score.unit),
-        scaled("step_seconds", 1e-3, ".1f"),
+    Each column has the unit that suits its numbers. A column without any number is not shown.
+    """
+    known = [record for record in run if record.status == "ok"]
+    columns = {column.heading: _texts(column, known) for column in _COLUMNS}
+    rows = [
+        Row(
+            cells=(clean(name), *(texts.get(name, "") for _, texts in columns.values())),
+            notes=() if record.status == "ok" else (clean(record.status_text),),
+        )
+        for name, record in sorted(run.cases.items())
     ]
+    headings = ("case", *columns)
+    return Table(
+        headings=headings,
+        rows=tuple(rows),
+        numbers=tuple(range(1, len(headings))),
+        units=("", *(unit for unit, _ in columns.values())),
+        droppable=tuple(headings.index(name) for name in _LEFT_OUT_FIRST),
+    )
 
 
-def _accuracy(record: Record) -> str:
-    accuracy = record.metrics.get("accuracy")
-    if accuracy is None:
-        return SAME_COMPUTATION if record.is_certified else "-"
-    return format_value(accuracy.value, "fraction")
+def _texts(column: _Column, records: Collection[Record]) -> tuple[str, dict[str, str]]:
+    """Return the unit of a column, and its text for each case; none for a column of no number."""
+    name = column.metric
+    found = {record.case.id: record.metrics[name] for record in records if name in record.metrics}
+    untrained = [record for record in records if record.is_certified and name == "accuracy"]
+    if not found and not untrained:
+        return "", {}
+    unit = next((metric.unit for metric in found.values()), METRICS[name].unit)
+    deciding = column.unit_of or name
+    size, shown_unit = common_unit(
+        [record.metrics[deciding].value for record in records if deciding in record.metrics], unit
+    )
+    decimals = _decimals([metric.value / size for metric in found.values()], column)
+    texts = dict.fromkeys((record.case.id for record in records), "-")
+    texts |= {record.case.id: SAME_COMPUTATION for record in untrained}
+    for case, metric in found.items():
+        scaled = f"{metric.value / size:.{decimals}f}"
+        texts[case] = scaled if shown_unit else format_value(metric.value, metric.unit)
+    return shown_unit, texts
+
+
+def _decimals(values: Collection[float], column: _Column) -> int:
+    """Return how many decimals show enough digits of the median and of the smallest value."""
+    positive = sorted(value for value in values if value > 0)
+    if not positive:
+        return 0
+    needed = (
+        column.digits - 1 - math.floor(math.log10(positive[len(positive) // 2])),
+        1 - math.floor(math.log10(positive[0])),
+    )
+    return min(max(0, *needed), column.most_decimals)

@@ -121,10 +121,17 @@ def short_verdict(verdict: Verdict) -> str:
 
 def counts_line(comparison: Comparison) -> str:
     """Return '2 regressed, 94 unchanged; 80 same computation'."""
-    counted = [f"{n} {short_verdict(name)}" for name, n in comparison.counts.items()]
     repeated = len(comparison.same_computation)
     more = f"; {repeated} {SAME_COMPUTATION}" if repeated else ""
-    return (", ".join(counted) or "nothing compared") + more
+    return (_counted(comparison.counts) or "nothing compared") + more
+
+
+def _counted(counts: Mapping[Verdict, int]) -> str:
+    """Return '2 regressed, 94 unchanged'; of the verdicts, only a defect has a plural."""
+    return ", ".join(
+        f"{count} {short_verdict(verdict)}{'s' if verdict == 'known_defect' and count > 1 else ''}"
+        for verdict, count in counts.items()
+    )
 
 
 def contents_line(run: Run) -> str:
@@ -179,7 +186,17 @@ def outcome_line(comparison: Comparison) -> str:
         words = "no regression in what was selected"
     else:
         words = "INCOMPLETE: not everything expected was compared"
-    return f"{words} ({counts_line(comparison)})"
+    return f"{words} ({counts_line(comparison)}){_only(comparison)}"
+
+
+def _only(comparison: Comparison) -> str:
+    """Say of how many cases the verdict is, and what the others are, if it is not of all."""
+    pattern, left_out = comparison.invocation.only, comparison.left_out
+    if pattern is None:
+        return ""
+    shown = len(comparison.cases)
+    others = f"; left out: {_counted(left_out)}" if left_out else ""
+    return f" in {shown} of {shown + sum(left_out.values())} cases, only {clean(pattern)}{others}"
 
 
 _ABSENT: Final = "not recorded"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.report.layout import PLAIN, cells
@@ -38,6 +38,10 @@ class Table:
     rows: tuple[Row, ...]
     numbers: tuple[int, ...] = ()
     """Columns of numbers, which are aligned to the right."""
+    units: tuple[str, ...] = ()
+    """What the numbers of each column are in; '' for those that say so themselves, or for none."""
+    droppable: tuple[int, ...] = ()
+    """Columns to leave out where there is no room, the first of them first; a line names them."""
 
     def columns(self) -> list[int]:
         """Return the columns that are not empty."""
@@ -50,7 +54,7 @@ class Table:
 
 def column_widths(table: Table, layout: Layout = PLAIN) -> tuple[int, ...]:
     """Return how wide each column of a table is; 0 if it is empty."""
-    lines = [table.headings, *map(_named, table.rows)]
+    lines = [table.headings, *([table.units] if table.units else []), *map(_named, table.rows)]
     shown = table.columns()
     return tuple(
         max(cells(layout.shown(line[at])) for line in lines) if at in shown else 0
@@ -66,6 +70,8 @@ def table_text(
     `least` are widths that the columns have at least, if there is room: several tables with the
     same `least` look like one.
     """
+    if table.droppable:
+        return _fitted(table, layout, indent=indent)
     own = column_widths(table, layout)
     common = tuple(map(max, own, least)) if least else own
     # If the columns don't fit, each name gets a line of its own.
@@ -78,6 +84,33 @@ def table_text(
                 lines = _aligned(table, columns, widths, layout, indent=indent, gap=gap)
                 return "\n".join(lines)
     return "\n".join(_stacked(table, layout, indent=indent))
+
+
+def _fitted(table: Table, layout: Layout, *, indent: str) -> str:
+    """Return a table with as many columns as fit, and a line on those that do not."""
+    columns = table.columns()
+    droppable = [at for at in table.droppable if at in columns]
+    widths = column_widths(table, layout)
+
+    def least(left_out: Sequence[int]) -> int:
+        kept = [widths[at] for at in columns if at not in left_out]
+        return len(indent) + sum(kept) + len(_GAPS[-1]) * (len(kept) - 1)
+
+    prefixes = (droppable[:count] for count in range(len(droppable) + 1))
+    left_out = next((some for some in prefixes if least(some) <= layout.width), None)
+    if not left_out:
+        # All fit, or not even the fewest do: then each name gets a line of its own.
+        return table_text(replace(table, droppable=()), layout, indent=indent)
+    rows = tuple(
+        replace(
+            row, cells=tuple("" if at in left_out else cell for at, cell in enumerate(row.cells))
+        )
+        for row in table.rows
+    )
+    shown = table_text(replace(table, rows=rows, droppable=()), layout, indent=indent)
+    names = ", ".join(table.headings[at] for at in sorted(left_out))
+    note = f"left out for lack of room: {names} (COLUMNS={least([])} shows all)"
+    return f"{shown}\n{layout.wrapped(f'{indent}{note}', indent=f'{indent}  ')}"
 
 
 def _named(row: Row) -> tuple[str, ...]:
@@ -111,6 +144,8 @@ def _aligned(  # noqa: PLR0913  (a table, and how to write it)
 
     if any(table.headings):
         yield from lines(table.headings)
+    if any(table.units[at] for at in columns if table.units):
+        yield from lines(table.units)
     for row in table.rows:
         yield from lines(_named(row))
         yield from _note_lines(row, layout, f"{indent}  ")
@@ -121,7 +156,7 @@ def _stacked(table: Table, layout: Layout, *, indent: str) -> Iterator[str]:
         start = indent + PART if row.is_part else indent
         yield layout.wrapped(f"{start}{row.cells[0]}", indent=f"{start}  ")
         named = [
-            f"{table.headings[at]} {row.cells[at]}".strip()
+            f"{table.headings[at]} {row.cells[at]} {table.units[at] if table.units else ''}".strip()
             for at in table.columns()
             if at and row.cells[at]
         ]

@@ -219,10 +219,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     case: Case
     definition: str
+    """A digest of what defines the case; records with different ones are incomparable."""
     status: Status
     error: Failure | None
     metrics: dict[str, Metric]
+    """By name; empty unless the status is ok."""
     invariants: dict[str, bool | None]
+    """Whether each holds; None if it does not apply."""
     ledger: Ledger | Address
     """In a file, and where ledgers were not read, its digest; an empty or an old one as it is."""
     # Since schema 2, each only where it says something.
@@ -234,6 +237,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     trained: dict[str, list[Amount]] | UnsetType = UNSET
     """The shape of each parameter that trains, by name."""
     profiled_on: Literal["fake tensors", "real tensors"] | UnsetType = UNSET
+    """Of a case of one's own: how its costs were counted."""
     budget: Limits | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
@@ -276,7 +280,9 @@ class Selection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Which cases were asked for: all expected ones, or how the run was narrowed."""
 
     complete: bool
+    """Whether all expected cases were asked for."""
     narrowed_by: list[str] = []
+    """The options that chose among them, as they were typed."""
     not_selected: list[CaseId] = []
     narrowed_from: list[str] | UnsetType = UNSET
     """For each item of `narrowed_by` where it was written, such as `command line`."""
@@ -314,7 +320,9 @@ class Run(
     machine: Machine
     selection: Selection
     cases: dict[CaseId, Record]
+    """What was measured, by the id of the case."""
     accepted: Acceptance | None = None
+    """Of an entry of a storage alone."""
     metrics_known: list[str] = []
     """The metrics and invariants that the writer could measure; empty in schema 1."""
     ledgers: dict[str, Ledger] = {}

@@ -144,6 +144,21 @@ def test_packages_are_those_that_changed_since_the_entry_before() -> None:
     ]
 
 
+def test_metrics_that_came_with_one_entry_and_stayed_the_same_share_a_line() -> None:
+    before, after = {"forward_flops": 5}, {"forward_flops": 5, "merged_bytes": 7, "aten_ops": 3}
+    made = [make_record(metrics=metrics) for metrics in (before, after, after)]
+    lines = tuple(history_of(made, name) for name in ("merged_bytes", "aten_ops"))
+    text = as_text(history_document([CaseHistory(id=LORA, lines=lines)]))
+    assert " ".join(text.split()) == (
+        f"{LORA} new, and the same at 2 points, 0001_peft (2026-01-02) to 0002_peft (2026-01-03): "
+        "merged_bytes 7 B, aten_ops 3"
+    )
+    # One that changed afterwards, or vanished, has its points.
+    again = [*made, make_record(metrics={**after, "merged_bytes": 8}), made[0]]
+    assert "merged_bytes: 5 points" in text_of(history_of(again, "merged_bytes"))[1]
+    assert "aten_ops: 5 points" in text_of(history_of(again, "aten_ops"))[1]
+
+
 # --- what can be compared -----------------------------------------------------------------------
 
 
@@ -412,6 +427,7 @@ def test_markdown_has_a_table_for_each_metric(run: Any, storage: Path) -> None:
     [
         (("--cases", "shfit/*"), "matches none of the 2 cases in the history, e.g. shift/full"),
         (("--cases", "["), "matches none"),
+        (("--cases", LORA.replace("shift", "shfit")), f"e.g. {LORA}"),
         (("--metric", "peak"), "matches none of the metrics of these cases: trainable_params, "),
         (("--metric", ""), "matches none"),
         (("--cases", "x" * 5000), "matches none"),

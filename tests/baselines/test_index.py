@@ -17,7 +17,7 @@ from builders import FULL, LORA, accept, make_record, make_run, write_entry, wri
 from peft_regress.baselines import index
 from peft_regress.baselines.entries import baseline_files
 from peft_regress.baselines.history import read_entries
-from peft_regress.baselines.index import read_contents
+from peft_regress.baselines.index import read_contents, read_contents_before
 from peft_regress.baselines.references import read_references
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.runs.schema import canonical_digest, digest_of
@@ -100,6 +100,20 @@ def test_only_what_came_since_is_parsed(root: Path, parsed: list[str]) -> None:
     parsed.clear()
     read_contents(root)
     assert parsed == []
+
+
+def test_what_judged_the_newest_entry_is_kept_too(
+    root: Path, index_folder: Path, parsed: list[str]
+) -> None:
+    expected = read_contents(root).references
+    newest = store(root, START)
+    shutil.rmtree(index_folder)
+    read_contents(root)
+    parsed.clear()
+    before = read_contents_before(root, {newest})
+    assert parsed == []
+    assert before.references == expected
+    assert before.references != read_contents(root).references
 
 
 def test_a_history_reads_the_same_entries_with_an_index(root: Path) -> None:

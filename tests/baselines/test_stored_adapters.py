@@ -234,7 +234,7 @@ def test_a_file_that_no_library_calls_so_is_not_stored(
     manifest = json.loads((folder / "stored.json").read_text())
     manifest["files"][name] = hashlib.sha256(b"x").hexdigest()
     (folder / "stored.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="is no manifest of a stored adapter") as refused:
+    with pytest.raises(InputError, match="is not a manifest of a stored adapter") as refused:
         accepted(run_file, tmp_path / "baselines")
     assert str(refused.value).isprintable()
 
@@ -370,11 +370,11 @@ def test_an_adapter_that_was_removed_is_missed_by_whoever_judges(
         (lambda folder: (folder / "stored.json").unlink(), "stored.json: cannot be read"),
         (
             lambda folder: (folder / "stored.json").write_text("<<<<<<< HEAD"),
-            "stored.json: is no manifest of a stored adapter",
+            "stored.json: is not a manifest of a stored adapter",
         ),
         (
             lambda folder: (folder / "stored.json").write_text('{"case": "x"}'),
-            "stored.json: is no manifest of a stored adapter",
+            "stored.json: is not a manifest of a stored adapter",
         ),
     ],
     ids=["altered", "absent", "added", "folder", "unlisted", "conflict", "partial"],

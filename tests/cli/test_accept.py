@@ -190,7 +190,7 @@ def test_a_storage_or_the_folder_above_it_is_no_run_and_nothing_is_said_of_its_f
     assert (code, "is a baseline storage. Name a run file or one entry of it." in err) == (2, True)
     for code, _, err in (accepts("."), command("history", "--baselines", str(tmp_path))):
         assert code == 2
-        assert f"{tmp_path}: is no baseline storage, but the folder {root} in it is one" in err
+        assert f"{tmp_path}: is not a baseline storage, but the folder {root} in it is one" in err
 
 
 def test_a_quick_run_is_stored_for_history_alone(accepts, command, tmp_path, root):

@@ -83,7 +83,7 @@ def test_an_invalid_byte_in_a_manifest_is_one_line(
     (adapter / "stored.json").write_bytes(content)
     code, _, err = command("accept", "run.json", "--reason", "r")
     assert code == 2
-    assert "stored.json: is no manifest of a stored adapter" in err
+    assert "stored.json: is not a manifest of a stored adapter" in err
     assert err.count("\n") == 1
     Path("baselines/sources").mkdir(parents=True)
     Path("baselines/sources/sources.json").write_bytes(content)

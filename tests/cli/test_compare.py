@@ -466,3 +466,85 @@ def test_the_devices_of_the_settings_judge_too(run, tmp_path):
     (tmp_path / "boards.toml").write_text(f"[tiny]\n{board}ram = 1\n")
     code, _, err = run("old.json", "new.json")
     assert (code, "boards.toml: tiny has an unknown key 'ram'" in err) == (2, True)
+
+
+# --- Only some cases ------------------------------------------------------------------------------
+
+DORA = "shift/dora-r1/resnet18"
+
+
+@pytest.fixture
+def one_worse(tmp_path):
+    """Two runs of all cases: LoRA at rank 4 costs more in the newer one."""
+    write_run(tmp_path / "old.json", make_run(*map(make_record, IDS)))
+    newer = [make_record(name, MORE if name == LORA else None) for name in IDS]
+    write_run(tmp_path / "new.json", make_run(*newer))
+    return "old.json", "new.json"
+
+
+def test_only_shows_and_judges_the_cases_of_its_glob(run, one_worse):
+    code, out, _ = run(*one_worse, "--only", "*/lora-*/resnet18")
+    assert code == 1
+    assert out.endswith(
+        "REGRESSED (1 regressed, 5 unchanged) in 6 of 96 cases, only */lora-*/resnet18; left out: "
+        "90\n  unchanged\n"
+    )
+
+
+def test_only_never_hides_that_another_case_is_red(run, one_worse):
+    code, out, _ = run(*one_worse, "--only", DORA)
+    assert code == 0
+    assert LORA not in out
+    last = " ".join(out.rpartition("\n\n")[2].split())
+    assert last.startswith("no regression (1 unchanged) in 1 of 96 cases")
+    assert last.endswith("left out: 1 regressed, 94 unchanged")
+    code, out, _ = run(*one_worse, "--only", DORA, "--format", "markdown")
+    assert (
+        "in 1 of 96 cases, only shift/dora-r1/resnet18; left out: 1 regressed, 94 unchanged" in out
+    )
+
+
+def test_only_in_json_names_the_glob_and_counts_the_others(run, one_worse):
+    code, out, _ = run(*one_worse, "--only", DORA, "--format", "json")
+    found = json.loads(out)
+    assert (code, found["exit_code"], found["only"]) == (0, 0, DORA)
+    assert found["left_out"] == {"regressed": 1, "unchanged": 94}
+    assert [case["id"] for case in found["cases"]] == [DORA]
+    assert {"only", "left_out"}.isdisjoint(json.loads(run(*one_worse, "--format", "json")[1]))
+
+
+def test_only_proposes_no_accept_since_that_would_take_what_nobody_sees(run, one_worse):
+    for output in ("text", "markdown"):
+        assert "peft-regress accept" in run(*one_worse, "--format", output)[1]
+        assert "accept" not in run(*one_worse, "--only", LORA, "--format", output)[1]
+
+
+def test_the_command_to_repeat_has_the_glob(run, one_worse):
+    out = run(*one_worse, "--only", "*/lora-r4/*", "--format", "markdown")[1]
+    assert "peft-regress compare old.json new.json --only '*/lora-r4/*'\n" in out
+
+
+def test_only_judges_a_partial_run_by_what_it_has_of_these_cases(run, storage, tmp_path):
+    left = [name for name in IDS if name not in {LORA, DORA}]
+    selection = Selection(complete=False, narrowed_by=["-k x"], not_selected=left)
+    write_run(tmp_path / "a.json", make_run(*map(make_record, (LORA, DORA)), selection=selection))
+    assert run("baselines", "a.json")[0] == 3
+    code, out, _ = run("baselines", "a.json", "--only", DORA)
+    assert code == 0
+    assert "partial" not in out
+    # These are expected, and were not measured.
+    assert run("baselines", "a.json", "--only", "shift/dora-*")[0] == 3
+
+
+def test_only_judges_no_interrupted_run_as_complete(run, storage, tmp_path):
+    cut = make_run(*map(make_record, IDS), selection=Selection(complete=False))
+    write_run(tmp_path / "a.json", cut)
+    assert run("baselines", "a.json", "--only", DORA)[0] == 3
+
+
+def test_a_glob_of_no_case_is_exit_3_and_no_verdict(run, one_worse):
+    code, out, err = run(*one_worse, "--only", "lora")
+    assert (code, out) == (3, "")
+    assert "--only 'lora' matches none of the 96 cases, e.g. shift/bn_head/mobilenet_v2" in err
+    typo = run(*one_worse, "--only", "shift/lora-r4/resnet81")[2]
+    assert f"e.g. {LORA}" in typo

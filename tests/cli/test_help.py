@@ -84,6 +84,65 @@ def test_the_environment_options_arrive_as_one_setup(tmp_path):
     }
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_headings_of_options_name_options_and_help_shows_each_once(name):
+    found = command_of(name)
+    options = {one.name for one in found.params if isinstance(one, click.Option)}
+    named = [one for names in getattr(found, "sections", {}).values() for one in names]
+    assert set(named) <= options
+    assert len(named) == len(set(named))
+    text = found.get_help(click.Context(found))
+    for option in found.params:
+        if isinstance(option, click.Option):
+            lines = [line for line in text.splitlines() if line.startswith(f"  {option.opts[0]}")]
+            assert len([line for line in lines if option.opts[0] in line.split()]) == 1, option.name
+    # An argument is in the usage, and no option.
+    arguments = {one.make_metavar(click.Context(found)) for one in found.params} & {
+        *(line.strip() for line in text.splitlines())
+    }
+    assert not arguments
+
+
+def test_commands_stand_below_what_they_are_for():
+    text = cli.get_help(click.Context(cli))
+    judge, upgrade = text.index("\nJudge:\n"), text.index("\nUpgrade:\n")
+    assert judge < text.index("\n  compare  ") < upgrade < text.index("\n  bisect   ")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["comparr", "a", "b"], "'compare'"),
+        (["historie"], "'history'"),
+        (["compare", "--onyl", "x", "a", "b"], "--only"),
+    ],
+)
+def test_the_closest_command_or_option_is_named(command, typed, meant):
+    code, out, err = command(*typed)
+    assert (code, out) == (2, "")
+    assert f"Did you mean {meant}" in err.replace("'--only'", "--only")
+
+
+def test_nothing_typed_is_the_help_without_an_empty_error(command):
+    code, out, err = command()
+    assert (code, out) == (2, "")
+    assert err.startswith("Usage: peft-regress")
+    assert "Error" not in err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_can_complete_commands_and_options(command, monkeypatch, shell):
+    monkeypatch.setenv("_PEFT_REGRESS_COMPLETE", f"{shell}_source")
+    code, out, _ = command()
+    assert (code, "_PEFT_REGRESS_COMPLETE" in out) == (0, True)
+    monkeypatch.setenv("_PEFT_REGRESS_COMPLETE", f"{shell}_complete")
+    for words, last, found in (("peft-regress comp", 1, "compare"),
+                               ("peft-regress history --mo", 2, "--moved")):  # fmt: skip
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", words.split()[-1] if shell == "fish" else str(last))
+        assert found in command()[1]
+
+
 def test_an_unknown_command_is_wrong_use(command):
     code, out, err = command("frobnicate")
     assert (code, out) == (2, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
@@ -9,6 +10,7 @@ import peft  # noqa: F401
 import pytest
 import torch.export  # noqa: F401
 import yaml
+from command_words import check_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +55,7 @@ def test_the_suite_is_red_then_accepted_then_green(
             "what to type:",
             "  if they are right, let them judge later runs:",
             "*peft-regress accept runs/first.json --reason *",
-            "  from then on, what gets worse is red:",
+            "  from then on, a case that gets worse fails:",
             "*pytest gates",
         ]
     )
@@ -152,3 +154,8 @@ def test_the_workflow_runs_the_suite(
     job = yaml.safe_load((folder / ".github/workflows/gate.yml").read_text())["jobs"]["gate"]
     scripts = [step["run"] for step in job["steps"] if "run" in step]
     assert any(script.startswith("python -m pytest gates ") for script in scripts)
+    commands = [shlex.split(script)[1:] for script in scripts if script.startswith("peft-regress")]
+    assert [words[0] for words in commands] == ["compare", "report"]
+    page = check_command(commands[1])["page"]
+    kept = next(step for step in job["steps"] if "upload-artifact" in step.get("uses", ""))
+    assert str(page).startswith(f"{kept['with']['path']}/")

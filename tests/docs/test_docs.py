@@ -63,6 +63,15 @@ def test_every_bound_of_the_policy_is_on_the_page():
         assert f"| {method} | {cells} |" in METRICS_PAGE
 
 
+def test_the_page_on_how_it_works_has_the_bounds_of_the_policy():
+    page = (ROOT / "docs" / "how-it-works.md").read_text()
+    margins = (DEFAULT_POLICY.accuracy_margin, DEFAULT_POLICY.loss_margin)
+    assert "| {:g} points, {:g} % |".format(*(100 * one for one in margins)) in page
+    assert DEFAULT_POLICY.bytes_bound == 0.001
+    assert "| a tenth of a percent |" in page
+    assert "no bound on a loss is wider than ten times what was seen" in page
+
+
 def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
     """And no bound is tighter than what was seen, by the table of the evidence."""
     policy = DEFAULT_POLICY
@@ -85,7 +94,7 @@ def test_no_bound_on_a_loss_is_wider_than_ten_times_what_was_seen():
             assert value < bound <= 10 * value, (method, bound, value)
     filled = max(float(row[5]) for row in rows if row[5] != "-")
     assert filled < policy.filled_bound <= 10 * filled
-    updates = re.search(r"by up to (\S+), and on bfloat16 by up to (\S+)\s", METRICS_PAGE)
+    updates = re.search(r"by up to (\S+), and on bfloat16 by up to (\S+)\s", FLAT_PAGE)
     assert updates is not None
     bounds_of_updates = (policy.update_bound, policy.bfloat16_update_bound)
     for value, bound in zip(updates.groups(), bounds_of_updates, strict=True):
@@ -151,10 +160,15 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 
 
 def test_the_glossary_is_sorted_and_explains_each_word_once():
-    rows = re.findall(r"^\| ([a-z].*?) \| (.*) \|$", GLOSSARY, re.MULTILINE)[1:]
-    words = [word for word, _ in rows]
-    assert len(words) > 40
-    assert words == sorted(set(words))
+    tables = [
+        re.findall(r"^\| (?!word )([a-z].*?) \| .* \|$", section, re.MULTILINE)
+        for section in GLOSSARY.split("\n## ")[1:]
+    ]
+    users, maintainers = tables
+    assert len(users) > 40
+    assert len(maintainers) > 9
+    assert all(words == sorted(set(words)) for words in tables)
+    assert not {*users} & {*maintainers}
 
 
 def test_the_readme_and_the_architecture_link_the_glossary():

@@ -214,7 +214,8 @@ def test_an_unknown_metric_is_described_by_its_newest_record():
     odd = Metric(value=3, unit="ratio", direction="higher", kind="info")
     data = data_of(entry(0, make_record(metrics={**VALUES, "<b>": odd})))
     assert data["metrics"][-1] == {
-        "name": "<b>", "unit": "ratio", "direction": "higher", "kind": "info"
+        "name": "<b>", "unit": "ratio", "direction": "higher", "kind": "info",
+            "about": "",
     }  # fmt: skip
 
 
@@ -322,7 +323,7 @@ def test_whole_runs_are_read_once_and_only_of_a_few_entries():
         return one.run
 
     page_data(entries, whole)
-    assert len(asked) == len(set(asked)) == 8
+    assert len(asked) == len(set(asked)) == 10
     assert asked[0] == entries[-1].name
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from importlib import resources
 
@@ -80,6 +81,7 @@ def with_hostile_strings(text):
     data["entries"][0] |= {"name": text, "reason": text, "machine": text, "narrowed_by": [text]}
     data["metrics"][0]["name"] = text
     data["environments"][0][text] = text
+    data["comparisons"] |= {"texts": [text], "names": [text] * len(data["entries"])}
     return data
 
 
@@ -141,6 +143,12 @@ def test_every_script_is_in_the_page_and_makes_elements_by_hand():
             script,
         )
         assert unsafe == [], name
+
+
+def test_no_two_scripts_define_one_name():
+    scripts = [PAGE.joinpath("assets", name).read_text(encoding="utf-8") for name in SCRIPTS]
+    names = re.findall(r"^(?:function|const|let|class) (\w+)", "\n".join(scripts), re.MULTILINE)
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,7 @@ def test_known_defects_are_shown_with_their_cases_and_do_not_fail() -> None:
     text, markdown = reports(records, make_run(*records))[:2]
     assert "invariant merge is false in 2 cases\n    shift/{full,lora-r4}/resnet18\n" in text
     assert f"error (KeyError: conv1) in 1 case\n    {GALORE}\n" in text
-    assert text.splitlines()[-1] == "no regression (3 known defect)"
+    assert text.splitlines()[-1] == "no regression (3 known defects)"
     assert "invariant merge is false (2)" in markdown
     assert "error (KeyError: conv1) (1)" in markdown
 

@@ -20,39 +20,77 @@ WIDE = {
     "accuracy": [1.0, 1.0, 1.0],
     "step_seconds": [1.23456] * 3,
 }
-NUMBERS = ["11,181,642", "42.71", "3.639", "7.271", "320.0", "12900", "100.0", "%", "1234.6"]
+NUMBERS = ["11,181,642", "42.7", "3.639", "7.271", "320.0", "12900", "100.0", "%", "1.2"]
+
+
+def lines_of(*records, width=100):
+    return results_table(make_run(*records), Layout(width=width)).splitlines()
 
 
 def test_the_default_matrix_is_a_row_for_each_case_in_100_columns():
-    table = results_table(make_run(*(make_record(case.id, WIDE) for case in matrix_cases())))
-    rows = [row.split() for row in table.splitlines()[1:]]
+    lines = lines_of(*(make_record(case.id, WIDE) for case in matrix_cases()))
+    rows = [row.split() for row in lines[2:] if "/" in row]
     assert [row[0] for row in rows] == sorted(case.id for case in matrix_cases())
-    assert all(row[1:] == NUMBERS for row in rows)
-    assert max(map(len, table.splitlines())) <= 100
+    assert all(row[1 : len(NUMBERS) + 1] == NUMBERS for row in rows)
+    assert max(map(len, lines)) <= 100
+
+
+def test_each_column_has_one_unit_that_suits_its_numbers():
+    small = {**WIDE, "adapter_bytes": 3_000, "forward_flops": 2_000,
+             "backward_flops": 3_000_000, "peak_bytes": 40_000,
+             "peak_bytes_b32": 900_000, "step_seconds": [0.0021] * 3}  # fmt: skip
+    headings, units, row = lines_of(make_record(LORA, small), width=200)[:3]
+    assert headings.split()[1:4] == ["trained", "ship", "fwd"]
+    # What is to be compared shares one.
+    assert units.split()[:6] == ["KiB", "kFLOP", "kFLOP", "KiB", "KiB", "ms"]
+    assert row.split()[2:6] == ["2.93", "2.000", "3000", "39.1"]
 
 
 def test_a_long_id_costs_no_number():
     identifier = f"task/method/{'a' * 80}"
-    table = results_table(make_run(make_record(identifier, WIDE)))
-    assert table.splitlines()[-2] == identifier
-    assert table.splitlines()[-1].split() == NUMBERS
+    lines = lines_of(make_record(identifier, WIDE))
+    assert lines[-2] == identifier
+    assert lines[-1].split()[: len(NUMBERS)] == NUMBERS
 
 
-def test_without_room_for_columns_each_number_has_its_heading():
-    table = results_table(make_run(make_record(LORA, WIDE)), Layout(width=40))
-    assert "trained 11,181,642, ship 42.71" in " ".join(table.split())
+def test_a_narrow_terminal_gets_fewer_columns_and_a_line_that_names_the_others():
+    records = [make_record(case.id, WIDE) for case in matrix_cases()]
+    lines = lines_of(*records, width=70)
+    assert max(map(len, lines)) <= 70
+    assert len(lines) < len(records) + 6
+    assert lines[0].split() == ["case", "trained", "fwd", "peak", "b1", "accuracy"]
+    note = " ".join(lines[-2:])
+    assert "left out for lack of room: ship, bwd, peak b32, step" in note
+    needed = int(note.partition("COLUMNS=")[2].split()[0])
+    wide = lines_of(*records, width=needed)
+    assert "peak b32" in wide[0]
+    assert "left out" not in wide[-1]
+    assert "left out" in " ".join(lines_of(*records, width=needed - 1)[-2:])
+
+
+def test_a_wide_terminal_gets_more_columns():
+    records = [make_record(LORA, {**WIDE, "optimizer_state_bytes": 9 * 2**20, "loss": [0.5] * 3})]
+    headings = lines_of(*records, width=200)[0]
+    assert headings.index("optimizer") < headings.index("loss")
+    assert "loss" not in lines_of(*records, width=90)[0]
+
+
+def test_without_room_for_columns_each_number_has_its_heading_and_unit():
+    text = " ".join(" ".join(lines_of(make_record(f"a/{'b' * 40}/c", WIDE), width=40)).split())
+    assert "trained 11,181,642, ship 42.7 MiB" in text
 
 
 def test_a_failed_case_has_its_error_below_and_does_not_widen_the_table():
     error = Failure(type="ValueError", message="Target modules not found in the base model " * 5)
     failed = make_record(FULL, status="unsupported", error=error)
-    lines = results_table(make_run(failed, make_record(LORA, WIDE))).splitlines()
-    assert lines[1] == FULL
-    assert lines[2].startswith("  unsupported (ValueError: Target modules not found")
-    assert lines[-1].split() == [LORA, *NUMBERS]
+    lines = lines_of(failed, make_record(LORA, WIDE))
+    assert lines[2] == FULL
+    assert lines[3].startswith("  unsupported (ValueError: Target modules not found")
+    (row,) = (line.split() for line in lines if line.startswith(LORA))
+    assert row[: len(NUMBERS) + 1] == [LORA, *NUMBERS]
     assert max(map(len, lines)) <= 100
 
 
-def test_an_absent_metric_is_a_dash():
-    row = results_table(make_run(make_record(LORA, {}))).splitlines()[1]
-    assert row.split() == [LORA, *8 * ["-"]]
+def test_an_absent_metric_is_a_dash_and_a_column_without_any_number_is_not_shown():
+    lines = lines_of(make_record(LORA, {"trainable_params": 5}), make_record(FULL, {}))
+    assert [line.split() for line in lines] == [["case", "trained"], [FULL, "-"], [LORA, "5"]]

@@ -22,7 +22,7 @@ from peft_regress.catalogue.methods import ADAPTERS
 from peft_regress.runs.schema import Failure
 
 PAGE = tool.PAGE.read_text()
-RELEASE = re.search(r"Every other type that peft (\S+) maps,", PAGE)[1]
+RELEASE = re.search(r"every other adapter type of peft (\S+),", PAGE)[1]
 of_the_pages_release = pytest.mark.skipif(
     peft.__version__ != RELEASE, reason=f"the page quotes peft {RELEASE}"
 )

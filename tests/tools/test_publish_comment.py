@@ -131,7 +131,8 @@ def test_the_first_verdict_creates_the_comment(github, verdict, capsys):
     assert made["pull"] == 5
     assert made["body"] == (
         f"{MARKER}\n\n## peft_regress: REGRESSED (1 regressed)\n\n"
-        "From [this run](https://github.com/o/r/actions/runs/12) of aaaaaaaaaa. "
+        "From [this run](https://github.com/o/r/actions/runs/12) of aaaaaaaaaa, "
+        "whose summary links the page. "
         "Its run file is an artifact: `gh run download 12 --name proposed-baseline`"
     )
 
@@ -244,6 +245,7 @@ def test_without_a_verdict_the_comment_says_so(github, verdict, text):
     path.unlink() if text is None else path.write_text(text)
     assert comment(verdict) == 0
     assert "## peft_regress: no verdict" in github.comments[0]["body"]
+    assert "links the page" not in github.comments[0]["body"]
 
 
 def test_without_a_folder_the_comment_says_so(github, tmp_path):

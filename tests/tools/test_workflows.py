@@ -1,57 +1,23 @@
-"""Workflows and the action: what the linters of `tox -e lint` do not see, and every script, run."""
+"""Workflows and the action: what the linters of `tox -e lint` do not see."""
 
 from __future__ import annotations
 
-import configparser
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
+import tomllib
+from urllib.parse import unquote
 
-import click
-import constraints
 import prepare
 import publish
 import pytest
 import yaml
-from builders import VALUES, make_record, make_run, write_entry, write_run, write_shards
+from command_words import check_command
 from packaging.requirements import Requirement
+from workflow_files import ACTION, ROOT, WORKFLOWS, jobs, read, steps, tox, workflow
 
 from peft_regress.catalogue.matrix import matrix_cases, shard_of
-from peft_regress.cli.main import cli
-from peft_regress.runs.run_file import read_run_file
-from peft_regress.runs.schema import Selection
 
-ROOT = Path(__file__).parents[2]
-WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
-ACTION = ROOT / ".github" / "actions" / "gate" / "action.yml"
 PAGE = (ROOT / "docs" / "ci.md").read_text()
-
-
-def read(path):
-    # YAML 1.1 reads the key `on` as true.
-    document = yaml.safe_load(path.read_text())
-    return {("on" if key is True else key): value for key, value in document.items()}
-
-
-def workflow(name):
-    return read(ROOT / ".github" / "workflows" / f"{name}.yml")
-
-
-def jobs():
-    """Return {(workflow, job): job}."""
-    return {
-        (path.stem, name): job for path in WORKFLOWS for name, job in read(path)["jobs"].items()
-    }
-
-
-def steps():
-    """Return every step of every workflow and of the action."""
-    inside_jobs = [step for job in jobs().values() for step in job.get("steps", [])]
-    return [*inside_jobs, *read(ACTION)["runs"]["steps"]]
 
 
 def writes(job):
@@ -61,9 +27,11 @@ def writes(job):
 # --- Which code runs, and with which token --------------------------------------------------------
 
 
-def test_only_the_three_publishing_jobs_may_write():
+def test_only_the_publishing_jobs_may_write():
     assert {name: writes(job) for name, job in jobs().items() if writes(job)} == {
         ("comment", "comment"): {"pull-requests"},
+        ("pages", "deploy"): {"pages", "id-token"},
+        ("release", "publish"): {"id-token"},
         ("upgrade", "issue"): {"issues"},
         ("upgrade", "baseline"): {"contents", "pull-requests"},
     }
@@ -74,9 +42,11 @@ def test_a_fork_s_code_never_runs_with_a_token_that_writes():
         document = read(path)
         events = set(document["on"])
         assert not events & {"pull_request_target", "issue_comment"}
-        assert ("workflow_run" in events) is (path.stem == "comment")
+        assert ("workflow_run" in events) is (path.stem in {"comment", "pages"})
         if any(writes(job) for job in document["jobs"].values()):
-            assert events in ({"schedule", "workflow_dispatch"}, {"workflow_run"})
+            assert events in ({"schedule", "workflow_dispatch"}, {"workflow_run"}, {"push"})
+            # A push to a branch starts no such workflow.
+            assert "push" not in events or document["on"]["push"].keys() == {"tags"}
 
 
 def test_no_checkout_stores_its_token():
@@ -87,8 +57,11 @@ def test_no_checkout_stores_its_token():
 
 def test_an_action_has_the_same_commit_everywhere():
     texts = [path.read_text() for path in (*WORKFLOWS, ACTION)]
-    used = {line for text in [*texts, PAGE] for line in re.findall(r"uses: (actions/.*)", text)}
-    assert len(used) == len({line.partition("@")[0] for line in used}) == 4
+    used = {
+        line for text in [*texts, PAGE] for line in re.findall(r"uses: ([a-z]+/[^.\n]*@.*)", text)
+    }
+    assert len(used) == len({line.partition("@")[0] for line in used}) == 8
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", line) for line in used)
 
 
 def test_the_action_uses_no_path_of_its_own_repository():
@@ -102,7 +75,7 @@ def actions(job):
     return [step["uses"].partition("@")[0] for step in job["steps"] if "uses" in step]
 
 
-def scripts(job):
+def scripts_of(job):
     return [step["run"] for step in job["steps"] if "run" in step]
 
 
@@ -126,7 +99,7 @@ def test_a_job_that_writes_takes_only_the_drafts_of_a_job_that_cannot(name):
         "actions/setup-python",
         "actions/download-artifact",
     ]
-    assert scripts(job) == [f"python tools/ci/publish.py {WRITERS[name]}"]
+    assert scripts_of(job) == [f"python tools/ci/publish.py {WRITERS[name]}"]
     download = next(step for step in job["steps"] if "download-artifact" in step.get("uses", ""))
     (kept,) = [step for step in readers["steps"] if "upload-artifact" in step.get("uses", "")]
     artifact = kept["with"]["name"].replace("${{ matrix.candidate }}", "release")
@@ -134,7 +107,7 @@ def test_a_job_that_writes_takes_only_the_drafts_of_a_job_that_cannot(name):
     assert download["with"]["path"] == kept["with"]["path"] == "${{ runner.temp }}/drafts"
     # Only the publishing step gets the token.
     with_token = [step for step in job["steps"] if "GH_TOKEN" in step.get("env", {})]
-    assert [step["run"] for step in with_token] == scripts(job)
+    assert [step["run"] for step in with_token] == scripts_of(job)
     assert "env" not in job
 
 
@@ -155,7 +128,7 @@ def test_the_files_of_a_run_are_read_without_a_token_outside_the_checkout(name):
     prepare = 'python tools/ci/prepare.py {} "$RUNNER_TEMP/{}" "$RUNNER_TEMP/drafts"'
     issue, baseline = (prepare.format(what, "results") for what in ("issue", "baseline"))
     texts = [prepare.format("comment", "verdict")]
-    assert scripts(job) == (texts if name == "comment" else [issue, *install, baseline])
+    assert scripts_of(job) == (texts if name == "comment" else [issue, *install, baseline])
 
 
 def test_the_commenting_workflow_knows_the_run_only_by_its_id():
@@ -181,8 +154,8 @@ def test_the_comment_is_made_from_what_bench_keeps():
         for step in bench["jobs"]["verdict"]["steps"]
         if "upload-artifact" in step.get("uses", "")
     }
-    assert kept.keys() == {"verdict", "proposed-baseline"}
-    assert all(step["if"] == "always()" for step in kept.values())
+    assert kept.keys() == {"verdict", "proposed-baseline", "peft-regress.html"}
+    assert all(kept[name]["if"] == "always()" for name in ("verdict", "proposed-baseline"))
     (download,) = (
         step
         for step in comment["jobs"]["read"]["steps"]
@@ -215,15 +188,6 @@ def test_the_reusable_workflow_passes_every_input_to_the_action():
 # --- Commands -------------------------------------------------------------------------------------
 
 
-def check_command(words):
-    """Parse a command by its own parser, without running it."""
-    name = words[0]
-    # With the settings of the group: click keeps the names of `--help` with the command.
-    parent = click.Context(cli, **cli.context_settings)
-    command = cli.get_command(parent, name)
-    return command.make_context(name, list(words[1:]), parent=parent).params
-
-
 TOOLS = {"prepare": prepare, "publish": publish}
 
 
@@ -244,12 +208,6 @@ def test_the_tools_know_the_command_of_each_step():
         TOOLS[tool].argument_parser().parse_args(shlex.split(line.replace("$RUN_ID", "12")))
 
 
-def tox():
-    parser = configparser.ConfigParser(interpolation=None)
-    parser.read(ROOT / "tox.ini")
-    return parser
-
-
 @pytest.mark.parametrize("release", ["014", "015", "018", "019", "020"])
 def test_tox_upgrades_to_a_release(release):
     section = tox()["testenv:bench-peft{014,015,018,019,020}"]
@@ -263,17 +221,109 @@ def test_tox_upgrades_to_a_release(release):
     check_command(words)
 
 
-def test_lint_checks_every_workflow():
-    listed = tox()["lint"]["workflows"].split()
-    assert listed == [path.relative_to(ROOT).as_posix() for path in WORKFLOWS]
+def test_lint_checks_every_workflow_and_issue_form():
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("[0-9]*.yml"))
+    for name, paths in (("workflows", WORKFLOWS), ("issue_forms", forms)):
+        assert tox()["lint"][name].split() == [path.relative_to(ROOT).as_posix() for path in paths]
+
+
+def environments():
+    """Return the names of tox's environments, those of factors too."""
+    found = set()
+    for name in tox():
+        head, brace, factors = name.removeprefix("testenv:").partition("{")
+        found |= {head + factor for factor in factors.rstrip("}").split(",")} if brace else {head}
+    return found
 
 
 def test_every_environment_that_a_workflow_runs_exists():
+    matrix = workflow("ci")["jobs"]["check"]["strategy"]["matrix"]["include"]
+    named = {row["environment"] for row in matrix}
+    assert named == {"lint", "types", "coverage", "slow", "docs", "lowest", *NEWER}
     text = "".join(path.read_text() for path in WORKFLOWS)
-    (matrix,) = re.findall(r"environment: \[(.*)\]", text)
-    named = {*matrix.split(", "), *re.findall(r"tox run -e ([\w-]+)", text)}
-    assert named == {"lint", "types", "coverage", "slow", "bench", "bench-extended", "nightly"}
-    assert {f"testenv:{name}" for name in named} <= set(tox())
+    named |= {*re.findall(r"tox run -e ([\w-]+)", text)}
+    assert named <= environments()
+
+
+NEWER = ("py312", "py313", "py314")
+
+
+def test_the_fast_tests_run_on_every_python():
+    """On 3.11 they are those of `coverage`."""
+    matrix = workflow("ci")["jobs"]["check"]["strategy"]["matrix"]["include"]
+    pythons = {row["environment"]: row["python"] for row in matrix}
+    for name in NEWER:
+        assert pythons.pop(name) == f"3.{name[3:]}"
+    assert set(pythons.values()) == {"3.11"}
+
+
+def test_the_lowest_torch_is_the_one_that_the_package_admits():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    admitted = {
+        one.name: str(one.specifier)
+        for one in map(Requirement, project["dependencies"])
+        if one.name in {"torch", "torchvision"}
+    }
+    lines = (ROOT / "tests" / "lowest.txt").read_text().splitlines()
+    lowest = [Requirement(line) for line in lines if not line.startswith("#")]
+    assert {one.name for one in lowest} == admitted.keys()
+    for one in lowest:
+        (pin,) = one.specifier
+        assert pin.operator == "=="
+        (bound,) = re.findall(r">=([\d.]+)", admitted[one.name])
+        assert pin.version.startswith(f"{bound}.")
+    assert "tests/lowest.txt" in tox()["testenv:lowest"]["set_env"]
+
+
+WITHOUT_TORCH = {"lint", "docs"}
+"""Environments of ci.yml without torch: they install little."""
+WITHOUT_CACHE = {
+    ("bench", "verdict"): "the pull request's code may have written it",
+    ("upgrade", "read"): "the candidate may have written it",
+    ("pages", "build"): "it builds what is published",
+    ("release", "build"): "it builds what is published",
+}
+"""Jobs that install torch and must take no cache, with the reason."""
+
+
+def setup(job):
+    (step,) = [step for step in job["steps"] if step.get("uses", "").startswith("actions/setup-p")]
+    return step["with"]
+
+
+def installs_torch(job):
+    """Whether a job installs this project, by itself or by tox."""
+    return any(
+        re.search(
+            r"tox run|pip install (.* )?(\.|\S+\.whl)($| )", step.get("run", ""), re.MULTILINE
+        )
+        for step in job.get("steps", [])
+    )
+
+
+def test_every_job_that_installs_torch_keeps_the_downloads_but_those_that_judge_or_publish():
+    found = {name: setup(job) for name, job in jobs().items() if installs_torch(job)}
+    assert found.keys() > WITHOUT_CACHE.keys()
+    for name, inputs in found.items():
+        if name in WITHOUT_CACHE:
+            assert "cache" not in inputs
+        elif name != ("ci", "check"):
+            assert inputs["cache"] == "pip"
+            assert inputs["cache-dependency-path"] == "pyproject.toml"
+    assert not any(installs_torch(job) for job in jobs().values() if writes(job))
+    # The action's job has what its candidate may write, and keeps it unless asked not to.
+    assert read(ACTION)["inputs"]["cache"]["default"] == "pip"
+
+
+def test_a_cache_of_another_torch_or_of_none_has_another_name():
+    """The first job that ends saves the cache under the name that its file gives."""
+    inputs = setup(workflow("ci")["jobs"]["check"])
+    assert inputs["cache"] == "${{ matrix.pins && 'pip' || '' }}"
+    assert inputs["cache-dependency-path"] == "${{ matrix.pins }}"
+    for row in workflow("ci")["jobs"]["check"]["strategy"]["matrix"]["include"]:
+        name = row["environment"]
+        lowest = "tests/lowest.txt" if name == "lowest" else "pyproject.toml"
+        assert row.get("pins") == (None if name in WITHOUT_TORCH else lowest)
 
 
 def test_pre_commit_runs_the_commands_of_tox():
@@ -284,303 +334,12 @@ def test_pre_commit_runs_the_commands_of_tox():
     }
     lint, types = (tox()[f"testenv:{name}"]["commands"].strip() for name in ("lint", "types"))
     # pre-commit passes the workflows itself.
-    lint = lint.replace("{posargs:.}", ".").replace(" {[lint]workflows}", "")
+    lint = lint.replace("{posargs:.}", ".")
+    lint = re.sub(r" \{\[lint\]\w+\}", "", lint)
     assert commands["pre-commit"] == lint.splitlines()
     assert commands["pre-push"] == [
         types.replace("{posargs:peft_regress tools}", "peft_regress tools")
     ]
-
-
-# --- The action's scripts, run --------------------------------------------------------------------
-
-FAKE_COMMAND = """#!{python}
-import json, os, pathlib, sys
-pathlib.Path(os.environ["FAKE_CALL"]).write_text(json.dumps(sys.argv[1:]))
-for option, text in (("--save", "{{}}"), ("--summary", "## finding\\n ::error::x ##[y]")):
-    if int(os.environ["FAKE_CODE"]) != 2:
-        pathlib.Path(sys.argv[sys.argv.index(option) + 1]).write_text(text)
-print('{{"exit_code": 1}}')
-sys.exit(int(os.environ["FAKE_CODE"]))
-"""
-NO_INPUTS = dict.fromkeys(
-    (
-        "TESTS",
-        "BASELINES",
-        "REQUIREMENTS",
-        "REQUIREMENTS_FILE",
-        "CASES",
-        "MATRIX",
-        "BASE",
-        "JOBS",
-        "TIME_LIMIT",
-        "STRICT",
-    ),
-    "",
-)
-
-
-def action_step(name):
-    (step,) = [s for s in read(ACTION)["runs"]["steps"] if s["name"] == name]
-    assert step["shell"] == "bash"
-    return step
-
-
-class Runner:
-    """Runs a step of the action as GitHub does, with a command that records its arguments."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.summary, self.output = folder / "summary", folder / "output"
-        fake = folder / "peft-regress" / "bin" / "peft-regress"
-        fake.parent.mkdir(parents=True)
-        fake.write_text(FAKE_COMMAND.format(python=sys.executable))
-        fake.chmod(0o755)
-
-    def run(self, *, code=0, **inputs):
-        step = action_step("Gate the candidate")
-        assert set(step["env"]) == {*NO_INPUTS, "PIP_EXTRA_INDEX_URL"}
-        environment = {
-            "PATH": "/usr/bin:/bin",
-            "RUNNER_TEMP": str(self.folder),
-            "GITHUB_ACTION_PATH": "/my checkout/.github/actions/gate",
-            "GITHUB_OUTPUT": str(self.output),
-            "GITHUB_STEP_SUMMARY": str(self.summary),
-            "FAKE_CALL": str(self.folder / "call"),
-            "FAKE_CODE": str(code),
-            **NO_INPUTS,
-            **inputs,
-        }
-        return run_script(step["run"], self.folder, environment)
-
-    @property
-    def call(self):
-        return json.loads((self.folder / "call").read_text())
-
-    @property
-    def results(self):
-        (line,) = [x for x in self.output.read_text().splitlines() if x.startswith("results=")]
-        return Path(line.partition("=")[2])
-
-
-def run_script(script, folder, environment):
-    path = folder / "script.sh"
-    path.write_text(script)
-    return subprocess.run(
-        ("bash", "--noprofile", "--norc", "-eo", "pipefail", str(path)),
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-
-
-@pytest.fixture
-def runner(tmp_path):
-    return Runner(tmp_path)
-
-
-ALL_INPUTS = {
-    "REQUIREMENTS": "peft==0.14.0\n\n  # of the paper\npeft-x @ git+https://g/p#subdirectory=a\n.\n",
-    "CASES": "shift/* or so",
-    "MATRIX": "extended",
-    "BASE": "0004_peft-0.21.2",
-    "JOBS": "2",
-    "TIME_LIMIT": "600",
-    "STRICT": "true",
-}
-
-
-def test_the_action_passes_its_inputs_to_the_command(runner):
-    ended = runner.run(**ALL_INPUTS)
-    assert ended.returncode == 0, ended.stderr
-    requirements = ["peft==0.14.0", "peft-x @ git+https://g/p#subdirectory=a", "."]
-    assert runner.call == [
-        "upgrade",
-        *("--cases", "shift/* or so", "--matrix", "extended", "--base", "0004_peft-0.21.2"),
-        *("--jobs", "2", "--time-limit", "600", "--strict"),
-        *(
-            "--baselines",
-            "/my checkout/.github/actions/gate/../../../baselines",
-            "--yes",
-            "--format",
-            "json",
-        ),
-        *("--save", f"{runner.results}/run.json", "--summary", f"{runner.results}/findings.md"),
-        *("--", *requirements),
-    ]
-    assert (runner.results / "requirements.txt").read_text().splitlines() == requirements
-
-
-@pytest.mark.parametrize("inputs", [ALL_INPUTS, {"REQUIREMENTS": "."}])
-def test_the_command_knows_every_option_of_the_action(runner, inputs):
-    runner.run(**inputs)
-    check_command(runner.call)
-
-
-@pytest.mark.parametrize("value", ["", "false"])
-def test_the_action_is_strict_only_on_request(runner, value):
-    assert runner.run(REQUIREMENTS=".", STRICT=value).returncode == 0
-    assert "--strict" not in runner.call
-
-
-def test_an_unknown_value_of_strict_fails_the_step(runner):
-    ended = runner.run(REQUIREMENTS=".", STRICT="yes")
-    assert ended.returncode == 2
-    assert "strict is 'yes'" in ended.stderr
-    assert not (runner.folder / "call").exists()
-
-
-def test_requirements_of_the_file_follow_those_of_the_input(runner):
-    runner.run(REQUIREMENTS=".", REQUIREMENTS_FILE=str(ROOT / ".github/gated/requirements.txt"))
-    names = [Requirement(line).name for line in runner.call[runner.call.index("--") + 2 :]]
-    assert names == ["galore-torch", "peft", "torch", "torchvision"]
-
-
-def test_a_missing_requirements_file_fails_the_step(runner):
-    ended = runner.run(REQUIREMENTS=".", REQUIREMENTS_FILE="nowhere.txt")
-    assert ended.returncode != 0
-    assert "nowhere.txt" in ended.stderr
-    assert not (runner.folder / "call").exists()
-
-
-def test_no_line_of_the_findings_is_a_command_in_the_log(runner):
-    ended = runner.run(code=1, REQUIREMENTS=".")
-    assert "## finding\n : :error::x ## [y]" in ended.stdout
-    assert runner.summary.read_text() == "## finding\n ::error::x ##[y]"
-
-
-def test_the_shell_runs_no_input(runner):
-    runner.run(REQUIREMENTS="$(touch hacked)\n--help\n`touch hacked`", CASES='"; touch hacked #')
-    assert not (runner.folder / "hacked").exists()
-    assert runner.call[runner.call.index("--") + 1 :] == [
-        *("$(touch hacked)", "--help", "`touch hacked`")
-    ]
-
-
-@pytest.mark.parametrize("code", [0, 1, 2, 3])
-def test_the_action_exits_as_the_command_does_and_keeps_its_files(runner, code):
-    assert runner.run(code=code, REQUIREMENTS=".").returncode == code
-    kept = {path.name for path in runner.results.iterdir()}
-    written = set() if code == 2 else {"run.json", "findings.md"}
-    assert kept == {"exit-code", "findings.json", "requirements.txt"} | written
-    assert f"exit-code={code}" in runner.output.read_text().splitlines()
-    assert runner.summary.exists() is bool(written)
-
-
-def test_the_tool_publishes_what_the_action_keeps(runner, capsys):
-    runner.run(code=1, REQUIREMENTS=".")
-    drafts = str(runner.folder / "drafts")
-    assert prepare.main(["issue", str(runner.results), drafts]) == 0
-    assert publish.main(["issue", drafts, "--dry-run"]) == 0
-    assert "gh issue create --title finding" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("table", "wanted"), [(True, None), (False, "here/accepted")])
-def test_the_storage_is_the_projects_own_if_it_has_one(runner, table, wanted):
-    if table:
-        (runner.folder / "pyproject.toml").write_text("[tool.peft_regress]\n")
-    runner.run(REQUIREMENTS="peft==0.14.0", BASELINES=wanted or "")
-    named = runner.call[runner.call.index("--baselines") + 1 :] if wanted else [None]
-    assert named[0] == wanted
-    assert ("--baselines" in runner.call) is bool(wanted)
-
-
-class OwnProject:
-    """Another repository with a first suite, in which the action's own steps run."""
-
-    def __init__(self, folder):
-        self.folder, self.temp = folder / "project", folder / "temp"
-        programs = self.temp / "peft-regress" / "bin"
-        programs.mkdir(parents=True)
-        self.folder.mkdir()
-        for name, module in (("python", ""), ("peft-regress", "-m peft_regress")):
-            program = programs / name
-            program.write_text(f'#!/bin/sh\nexec {sys.executable} {module} "$@"\n')
-            program.chmod(0o755)
-        self.program = str(programs / "peft-regress")
-        self.type("init")
-
-    def type(self, *words):
-        subprocess.run((self.program, *words), cwd=self.folder, check=True, capture_output=True)
-
-    def gate(self, **inputs):
-        """Run the step, and return exit code, what it printed, and its outputs."""
-        output = self.temp / "output"
-        output.unlink(missing_ok=True)
-        environment = {
-            **os.environ,
-            "RUNNER_TEMP": str(self.temp),
-            "GITHUB_ACTION_PATH": str(ACTION.parent),
-            "GITHUB_OUTPUT": str(output),
-            "GITHUB_STEP_SUMMARY": str(self.temp / "summary"),
-            "PYTHONWARNINGS": "ignore",
-            **NO_INPUTS,
-            "TESTS": read(ACTION)["inputs"]["tests"]["default"],
-            **inputs,
-        }
-        ended = run_script(action_step("Gate the candidate")["run"], self.folder, environment)
-        lines = output.read_text().splitlines()
-        return ended, dict(line.split("=", 1) for line in lines)
-
-
-@pytest.mark.nightly
-def test_the_action_gates_the_cases_of_another_repository_against_its_baselines(tmp_path):
-    project = OwnProject(tmp_path)
-    ended, first = project.gate()
-    assert (ended.returncode, first["exit-code"], first["moved"]) == (1, "1", "true"), ended.stdout
-    results = Path(first["results"])
-    assert {"run.json", "findings.md", "findings.json"} <= {x.name for x in results.iterdir()}
-    assert "digits/lora-r4/small" in (project.temp / "summary").read_text()
-    project.type("accept", str(results / "run.json"), "--reason", "first numbers")
-    ended, second = project.gate(CASES="digits/*")
-    assert (ended.returncode, second["exit-code"], second["moved"]) == (0, "0", "false")
-    cases = project.folder / "gates" / "cases.py"
-    cases.write_text(cases.read_text().replace("Linear(64, 64)", "Linear(64, 64, bias=False)"))
-    ended, third = project.gate()
-    assert (ended.returncode, third["moved"]) == (1, "true")
-    cases.write_text("import nowhere\n")
-    ended, broken = project.gate()
-    assert (ended.returncode, broken["exit-code"]) == (2, "2")
-    assert "'gates.cases:GATES' does not import" in ended.stdout
-
-
-FAKE_PYTEST = """#!/bin/sh
-case "$*" in
-    "-m pytest "*) if [ -f "$LEFT" ]; then cp "$LEFT" "$7"; fi; exit 0 ;;
-    *) exec {python} "$@" ;;
-esac
-"""
-OWN_IDS = ("digits/lora-r4/small", "digits/full/small")
-
-
-@pytest.mark.parametrize(
-    ("left", "inputs", "code"),
-    [
-        (OWN_IDS, {}, 0),
-        (None, {}, 2),
-        (OWN_IDS[:1], {}, 3),
-        (OWN_IDS[:1], {"CASES": "*/lora-*"}, 0),
-        (OWN_IDS[1:], {"CASES": "*/lora-*"}, 3),
-    ],
-    ids=["whole", "nothing", "one-lost", "one-asked-for", "another-left"],
-)
-def test_what_a_run_leaves_is_judged_whatever_pytest_says(tmp_path, left, inputs, code):
-    """A test that calls `os._exit(0)` ends pytest with 0; the judge imports none of the project."""
-    project = OwnProject(tmp_path)
-    write_entry(project.folder / "baselines", 1, *map(make_record, OWN_IDS))
-    (project.folder / "gates" / "cases.py").write_text("import os\nos._exit(0)\n")
-    (project.temp / "peft-regress/bin/python").write_text(FAKE_PYTEST.format(python=sys.executable))
-    run_file = tmp_path / "left.json"
-    if left is not None:
-        lost = sorted({*OWN_IDS} - {*left})
-        narrowed = ["--regress-cases */lora-*"] if lost and inputs else []
-        selection = Selection(
-            complete=not lost, narrowed_by=narrowed, not_selected=lost if narrowed else []
-        )
-        write_run(run_file, make_run(*map(make_record, left), selection=selection))
-    ended, outputs = project.gate(LEFT=str(run_file), **inputs)
-    assert (ended.returncode, outputs["exit-code"]) == (code, str(code)), ended.stderr
 
 
 def test_a_pull_request_is_judged_by_the_code_of_its_base():
@@ -602,136 +361,12 @@ def test_the_last_step_of_the_local_run_judges_the_saved_run():
     assert check_command(words[3:])["new"] == saved
 
 
-FAKE_PYTHON = """#!/usr/bin/env bash
-echo "$*" >> "$FAKE_CALLS"
-case "$*" in
-    "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
-    *constraints.py*) exec {python} "$@" ;;
-esac
-"""
-
-
-def installed(folder, **inputs):
-    """Run the step that installs, and return the last command."""
-    fake = folder / "bin" / "python"
-    fake.parent.mkdir(exist_ok=True)
-    fake.write_text(FAKE_PYTHON.format(python=sys.executable))
-    fake.chmod(0o755)
-    environment = {
-        "PATH": f"{fake.parent}:/usr/bin:/bin",
-        "RUNNER_TEMP": str(folder),
-        "GITHUB_ACTION_PATH": str(ACTION.parent),
-        "FAKE_CALLS": str(folder / "calls"),
-        "INSTALL": "",
-        **inputs,
-    }
-    ended = run_script(action_step("Install the gate")["run"], folder, environment)
-    assert ended.returncode == 0, ended.stderr
-    return (folder / "calls").read_text().splitlines()[-1]
-
-
-def test_what_a_project_installs_itself_is_gated_and_not_constrained(tmp_path):
-    lines = "# ours\n-r requirements.txt\n\n-e .\npeft @ git+https://g/p\n$(touch hacked)\n"
-    words = f"{ROOT} -r requirements.txt -e . peft @ git+https://g/p $(touch hacked)"
-    assert installed(tmp_path, INSTALL=lines) == f"-m pip install {words}"
-    assert not (tmp_path / "hacked").exists()
-
-
-def test_a_project_without_a_baseline_is_not_constrained(tmp_path):
-    (tmp_path / "pyproject.toml").write_text("[tool.peft_regress]\nbaselines = 'data'\n")
-    installed(tmp_path)
-    assert (tmp_path / "constraints.txt").read_text() == "# data has no baseline yet\n"
-    write_entry(tmp_path / "data", 1, make_record())
-    installed(tmp_path)
-    assert "peft==" in (tmp_path / "constraints.txt").read_text()
-
-
-def test_the_action_installs_this_project_with_the_accepted_versions(tmp_path):
-    install = f"-m pip install --constraint {tmp_path}/constraints.txt {ROOT}"
-    assert installed(tmp_path) == install
-    lines = (tmp_path / "constraints.txt").read_text().splitlines()
-    pinned = {Requirement(line).name for line in lines if not line.startswith("#")}
-    assert {"peft", "torch", "torchvision", "galore-torch"} <= pinned
-    assert not {"peft-regress", "python"} & pinned
-
-
-def test_constraints_come_from_the_newest_baseline(tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "Linux"
-    folder.mkdir()
-    for number, (role, date, version) in enumerate(
-        [
-            ("baseline", "2027-01-02T00:00:00+00:00", "0.2"),
-            ("baseline", "2026-01-01T23:30:00-02:00", "0.3"),
-            ("history", "2026-01-03T00:00:00+00:00", "0.4"),
-        ]
-    ):
-        run = {"accepted": {"role": role, "date": date}, "environment": {"peft": version}}
-        (folder / f"000{number}_x.json").write_text(json.dumps({"peft_regress": run}))
-    monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
-    assert constraints.main() == 0
-    assert capsys.readouterr().out.splitlines()[1:] == ["peft==0.3"]
-
-
-@pytest.mark.parametrize("environment", [{"peft": "1\n--index-url=x"}, {"a b": "1"}, {"-r x": "1"}])
-def test_no_line_of_the_constraints_is_an_option_of_pip(tmp_path, capsys, monkeypatch, environment):
-    (tmp_path / "Linux").mkdir()
-    accepted = {"role": "baseline", "date": "2026-01-02T00:00:00+00:00"}
-    run = {"accepted": accepted, "environment": environment}
-    (tmp_path / "Linux" / "0001_x.json").write_text(json.dumps({"peft_regress": run}))
-    monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
-    assert constraints.main() == 2
-    assert "is no package with its version" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("text", [None, "{", '{"peft_regress": {"accepted": null}}'])
-def test_constraints_without_a_baseline_end_with_a_message_and_exit_2(
-    tmp_path, capsys, monkeypatch, text
-):
-    if text is not None:
-        (tmp_path / "Linux").mkdir()
-        (tmp_path / "Linux" / "0001_x.json").write_text(text)
-    monkeypatch.setattr(sys, "argv", ["constraints.py", str(tmp_path)])
-    assert constraints.main() == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}")
-
-
 # --- The gate in shards ---------------------------------------------------------------------------
 
 
 def bench_step(job, name):
     (step,) = [s for s in workflow("bench")["jobs"][job]["steps"] if s["name"] == name]
     return step
-
-
-def run_with(folder, script, commands, **environment):
-    """Run a step's script with our own scripts in place of some commands."""
-    folder.mkdir(exist_ok=True)
-    for name, text in commands.items():
-        path = folder / "bin" / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-    path = f"{folder / 'bin'}:/usr/bin:/bin"
-    return run_script(script, folder, {"PATH": path, **environment})
-
-
-RECORDING_PYTHON = """#!/usr/bin/env bash\nprintf '%s\\n' "$@" > call\n"""
-
-
-@pytest.mark.parametrize("index", [1, 4])
-def test_tox_measures_a_shard(tmp_path, index):
-    environment = {"SHARD": str(index), "GITHUB_STEP_SUMMARY": str(tmp_path / "a step.md")}
-    script = bench_step("shard", "Measure")["run"]
-    ended = run_with(tmp_path, script, {"python": RECORDING_PYTHON}, **environment)
-    assert ended.returncode == 0, ended.stderr
-    call = (tmp_path / "call").read_text().splitlines()
-    assert call[:6] == ["-m", "tox", "run", "-e", "bench", "--"]
-    assert call[6:] == [
-        f"--regress-shard={index}/4",
-        f"--regress-save=runs/shard-{index}.json",
-        "--regress-strict",
-        f"--regress-summary={tmp_path}/a step.md",
-    ]
 
 
 def test_there_is_one_shard_per_architecture():
@@ -743,60 +378,7 @@ def test_there_is_one_shard_per_architecture():
     assert set(shard_of(cases, count=len(shards), weights={}).values()) == set(shards)
 
 
-PEFT_REGRESS = '#!/usr/bin/env bash\nexec {python} -m peft_regress "$@"\n'
 JUDGE = "Judge the shards as one run"
-
-
-def judged(tmp_path, *, lost=(), metrics=None):
-    """Run the judging step, with the real command, on shards of the whole matrix."""
-    storage = tmp_path / "proposed" / "baselines"
-    write_entry(storage, 1, *(make_record(c.id) for c in matrix_cases("default")))
-    more = {} if metrics is None else {"metrics": metrics}
-    write_shards(tmp_path / "shards", lost=lost, **more)
-    command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
-    summary = tmp_path / "step.md"
-    summary.write_text("before\n")
-    environment = {"GITHUB_STEP_SUMMARY": str(summary), "PYTHONPATH": str(ROOT)}
-    ended = run_with(tmp_path, bench_step("verdict", JUDGE)["run"], command, **environment)
-    comment = (tmp_path / "verdict" / "comment.md").read_text()
-    assert summary.read_text() == f"before\n{comment}"
-    return ended, comment
-
-
-def test_shards_without_a_regression_pass_and_become_one_run_file(tmp_path):
-    ended, comment = judged(tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    assert "no regression (96 unchanged)" in comment
-    assert len(read_run_file(tmp_path / "run.json").run.cases) == 96
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "words"),
-    [
-        ({"metrics": {**VALUES, "forward_flops": 10**10}}, 1, "REGRESSED (96 regressed)"),
-        ({"metrics": {**VALUES, "forward_flops": 1}}, 1, "not accepted"),
-        ({"lost": ["shift/lora-r4/resnet18"]}, 3, "1 missing"),
-    ],
-)
-def test_a_red_verdict_fails_the_step_and_keeps_the_run(tmp_path, change, code, words):
-    ended, comment = judged(tmp_path, **change)
-    assert ended.returncode == code, ended.stderr
-    assert words in comment
-    assert (tmp_path / "run.json").exists()
-    # The tool can make a comment of it.
-    drafts = str(tmp_path / "drafts")
-    assert prepare.main(["comment", str(tmp_path / "verdict"), drafts]) == 0
-    assert publish.main(["comment", drafts, "--run", "12", "--dry-run"]) == 0
-
-
-def test_no_shard_fails_the_step_with_the_reason(tmp_path):
-    write_entry(tmp_path / "proposed" / "baselines", 1, make_record())
-    command = {"peft-regress": PEFT_REGRESS.format(python=sys.executable)}
-    environment = {"GITHUB_STEP_SUMMARY": str(tmp_path / "step.md"), "PYTHONPATH": str(ROOT)}
-    ended = run_with(tmp_path, bench_step("verdict", JUDGE)["run"], command, **environment)
-    assert ended.returncode == 2
-    assert "shards" in ended.stderr
-    assert (tmp_path / "verdict" / "comment.md").read_text() == ""
 
 
 def test_the_judging_step_proposes_what_it_saved():
@@ -812,6 +394,92 @@ def test_the_judging_step_proposes_what_it_saved():
     assert chosen["stored_only"]
     proposed = bench_step("verdict", "Propose the run as a baseline")["with"]["path"].split()
     assert proposed == [str(chosen["save"]), "run.adapters"]
+
+
+# --- The page -------------------------------------------------------------------------------------
+
+
+def test_a_red_run_has_a_page_too_and_the_summary_links_it():
+    found = {step["name"]: step for step in workflow("bench")["jobs"]["verdict"]["steps"]}
+    saved = "${{ !cancelled() && steps.judge.outputs.saved == 'true' }}"
+    assert found[JUDGE]["id"] == "judge"
+    assert found["Make the page"]["if"] == saved
+    kept = found["Keep the page"]
+    assert kept["with"]["path"] in found["Make the page"]["run"]
+    assert found["Link the page"]["env"] == {"PAGE": "${{ steps.kept.outputs.artifact-url }}"}
+    conditions = {name: found[name]["if"] for name in ("Keep the page", "Link the page")}
+    for name, step in (("Keep the page", "page"), ("Link the page", "kept")):
+        assert conditions[name] == f"${{{{ !cancelled() && steps.{step}.outcome == 'success' }}}}"
+    assert (found["Make the page"]["id"], kept["id"]) == ("page", "kept")
+    # What it adds comes after the artifacts from which others go on.
+    assert list(found)[-3:] == ["Make the page", "Keep the page", "Link the page"]
+
+
+def test_the_site_is_that_of_main_s_own_run_and_nothing_of_it_is_executed():
+    pages = workflow("pages")
+    assert pages["on"] == {
+        "workflow_run": {"workflows": ["bench"], "types": ["completed"], "branches": ["main"]}
+    }
+    build, deploy = pages["jobs"]["build"], pages["jobs"]["deploy"]
+    assert build["if"].startswith("github.event.workflow_run.event != 'pull_request' && ")
+    assert build["steps"][0]["with"] == {"persist-credentials": False}  # so the default branch
+    (download,) = [one for one in build["steps"] if "download-artifact" in one.get("uses", "")]
+    assert download["continue-on-error"] is True
+    assert download["with"]["path"] == "${{ runner.temp }}/run"
+    kept = [
+        step["with"]["name"]
+        for step in workflow("bench")["jobs"]["verdict"]["steps"]
+        if "upload-artifact" in step.get("uses", "")
+    ]
+    assert download["with"]["name"] in kept
+    assert deploy["needs"] == "build"
+    assert actions(deploy) == ["actions/configure-pages", "actions/deploy-pages"]
+    assert not scripts_of(deploy)
+    assert pages["concurrency"] == {"group": "pages", "cancel-in-progress": False}
+
+
+def test_the_badges_of_the_readme_are_those_that_the_workflows_make():
+    readme = (ROOT / "README.md").read_text()
+    names = re.findall(r"actions/workflows/(\w+)\.yml/badge\.svg\?branch=main", readme)
+    assert names == ["ci", "bench"]
+    for name in names:
+        assert "main" in workflow(name)["on"]["push"]["branches"]
+    site = " ".join(step.get("run", "") for step in workflow("pages")["jobs"]["build"]["steps"])
+    (endpoint,) = re.findall(r"img\.shields\.io/endpoint\?url=([^)]*)", readme)
+    address = unquote(endpoint)
+    (page,) = re.findall(r"\]\((https://OWNER\.github\.io/peft_regress/)main/\)", readme)
+    assert address == f"{page}badge.json"
+    assert "site/badge.json" in site
+    assert "site/main/index.html" in site
+    # Not report/, which would be one letter from report.html, the page of the documentation on it.
+    assert not [*(ROOT / "docs").glob("main.md"), *(ROOT / "docs").glob("main/*.md")]
+
+
+# --- The release ----------------------------------------------------------------------------------
+
+
+def test_what_is_published_is_what_a_job_without_a_secret_built_and_tried():
+    build, publish_job = workflow("release")["jobs"].values()
+    assert not writes(build)
+    assert "environment" not in build
+    assert actions(build)[-1] == "actions/upload-artifact"
+    assert [step["name"] for step in build["steps"] if "run" in step] == [
+        "Check the tag",
+        "Build",
+        "Check the distributions",
+        "Try the wheel in a clean environment",
+    ]
+    assert publish_job["needs"] == "build"
+    assert publish_job["environment"]["name"] == "pypi"
+    assert actions(publish_job) == ["actions/download-artifact", "pypa/gh-action-pypi-publish"]
+    assert not scripts_of(publish_job)
+    given = publish_job["steps"][-1]["with"]
+    assert given == {"attestations": True}  # and no password
+
+
+def test_no_workflow_has_a_secret():
+    for path in (*WORKFLOWS, ACTION):
+        assert "secrets." not in path.read_text()
 
 
 # --- Dependabot -----------------------------------------------------------------------------------

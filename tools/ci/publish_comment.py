@@ -66,7 +66,8 @@ def post_comment(drafts: Path, commands: Commands, *, run_id: int, author: str =
 
 def _body(verdict: str, run: str, number: int | None = None) -> str:
     download = "" if number is None else f": `gh run download {number} --name proposed-baseline`"
-    foot = f"\n\nFrom {run}. Its run file is an artifact{download}"
+    page = ", whose summary links the page" if verdict else ""
+    foot = f"\n\nFrom {run}{page}. Its run file is an artifact{download}"
     return f"{MARKER}\n\n{verdict or _NO_VERDICT}{foot}"
 
 

@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import dataclasses
 import importlib
 import inspect
 import re
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from field_docs import documented_fields, one_line
+from written_file import write_or_check
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "api.md"
 MODULES: Final = ("peft_regress", "peft_regress.cost")
@@ -25,9 +26,10 @@ MODULES: Final = ("peft_regress", "peft_regress.cost")
 _INTRODUCTION: Final = """\
 # API reference
 
-The public names of `peft_regress` and `peft_regress.cost`, from their docstrings
-([`api.py`](../tools/docs/api.py) writes this page). [Gate your own model](own-model.md) is the
-tutorial; [FineTune and its settings](fine-tune.md) says how each field works.
+For users who write cases or count costs in Python: the public names of `peft_regress` and
+`peft_regress.cost`. [`api.py`](../tools/docs/api.py) writes this page from their docstrings.
+[Gate your own model](own-model.md) is the tutorial; [FineTune and its settings](fine-tune.md)
+explains each field.
 """
 
 
@@ -79,7 +81,7 @@ def _members(kind: type) -> str:
     """Return a list of the fields and properties, each with its own documentation."""
     lines = [f"- `{field}`{text}" for field, text in _fields(kind)]
     lines += [
-        f"- `{name}`: {_one_line(inspect.getdoc(value) or '')}"
+        f"- `{name}`: {one_line(inspect.getdoc(value) or '')}"
         for name, value in vars(kind).items()
         if isinstance(value, property) and not name.startswith("_")
     ]
@@ -90,20 +92,9 @@ def _fields(kind: type) -> Iterator[tuple[str, str]]:
     """Yield `name: type = default` and the string literal below it, if there is one."""
     if issubclass(kind, BaseException):
         return
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(body, ast.ClassDef)  # noqa: S101  (the source of a class)
-    following: list[ast.stmt | None] = [*body.body[1:], None]
-    for statement, below in zip(body.body, following, strict=True):
-        if not isinstance(statement, ast.AnnAssign) or ast.unparse(statement.target)[0] == "_":
-            continue
-        text = ""
-        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            text = f": {_one_line(str(below.value.value))}"
-        yield ast.unparse(statement), text
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    for statement, text in documented_fields(kind):
+        if not ast.unparse(statement.target).startswith("_"):
+            yield ast.unparse(statement), f": {text}" if text else ""
 
 
 def _text(docstring: str) -> str:
@@ -124,25 +115,11 @@ def _paragraph(part: str) -> str:
         items = re.split(r"\n(?=\S)", textwrap.dedent(rest))
         listed = []
         for item in items:
-            name, _, text = _one_line(item).partition(": ")
+            name, _, text = one_line(item).partition(": ")
             listed.append(f"- `{name}`: {text}")
         return "\n".join([heading, "", *listed])
     return part
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page, or end with 1 if it is out of date."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--write", action="store_true")
-    chosen.add_argument("--check", action="store_true")
-    typed = parser.parse_args(arguments)
-    text = page()
-    if typed.write:
-        PAGE.write_text(text, encoding="utf-8")
-    elif PAGE.read_text(encoding="utf-8") != text:
-        sys.exit(f"{PAGE.name} is out of date: run `python tools/docs/api.py --write`")
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page())

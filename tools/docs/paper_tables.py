@@ -193,7 +193,7 @@ def dora() -> str:
     """Return what DoRA costs more than LoRA, by both counts and before peft 0.15."""
     columns = [_beside_lora(architecture) for architecture in RANK_ARCHITECTURES]
     rows = [[what, *(cell for column in columns for cell in column[what])] for what in columns[0]]
-    header = ["", *(f"{name}, LoRA | DoRA | more" for name in RANK_ARCHITECTURES)]
+    header = ["cost", *(f"{name}, LoRA | DoRA | more" for name in RANK_ARCHITECTURES)]
     return table(" | ".join(header).split(" | "), rows)
 
 
@@ -235,7 +235,7 @@ def galore() -> str:
     """Return GaLore's optimizer state, as it is and with a copy, and the cost of its SVDs."""
     columns = [_galore_beside_adamw(architecture) for architecture in DEFAULT_ARCHITECTURES]
     rows = [[what, *(column[what] for column in columns)] for what in columns[0]]
-    return table(["", *DEFAULT_ARCHITECTURES], rows)
+    return table(["cost", *DEFAULT_ARCHITECTURES], rows)
 
 
 def _galore_beside_adamw(architecture: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from peft_regress.report.table import Row, Table
 from peft_regress.report.verdict.budgets import budget_table
 from peft_regress.report.verdict.finding import case_set, encode_finding, strictness
 from peft_regress.report.verdict.remarks import encode_fronts, remarks_lines
-from peft_regress.report.verdict.text import style_of
+from peft_regress.report.verdict.shown import style_of
 from peft_regress.report.verdict.to_json import encode_case
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION

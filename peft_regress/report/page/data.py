@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from peft_regress.baselines.history import by_release, present_entries, records_by_case
+from peft_regress.baselines.history import (
+    by_release,
+    newest_index,
+    present_entries,
+    records_by_case,
+)
 from peft_regress.baselines.series import whole_metric
+from peft_regress.budgets import UNITS
 from peft_regress.devices import load_devices
+from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.budgets import budget_of
 from peft_regress.gate.certificates import lacks_invariant
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
+from peft_regress.report.page.comparisons import encode_comparisons, verdicts_by_case
+from peft_regress.report.page.entries import encode_entry, environments_of
 from peft_regress.report.page.explanations import TRANSITION_METRICS, Change, explain_cases
+from peft_regress.report.page.line_facts import facts_of
+from peft_regress.report.page.whole_runs import WholeRuns
 from peft_regress.report.verdict.budgets import encode_budget
 from peft_regress.runs.environment import SUSPECTS
-from peft_regress.runs.schema import MIXED_MACHINES, OUTPUT_SCHEMA_VERSION
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from peft_regress.baselines.series import Entry
     from peft_regress.devices import DeviceClass
+    from peft_regress.gate.comparison import Comparison
     from peft_regress.report.page.case_lines import CaseLines, Records
-    from peft_regress.report.page.explanations import WholeRun
+    from peft_regress.report.page.whole_runs import WholeRun
     from peft_regress.runs.schema import Record
 
 _MOST_VALUES: Final = 170_000
@@ -41,14 +54,17 @@ def page_data(
     whole_run: WholeRun,
     *,
     devices: Sequence[DeviceClass] | None = None,
+    newest: Comparison | None = None,
 ) -> dict[str, Any]:
-    """Return the page's data: entries, metrics, and each case with its lines.
+    """Return the page's data: entries, metrics, each case with its lines, and comparisons.
 
     `entries` are in the order of `read_entries`. `whole_run` returns an entry's run with its
     ledgers; it is called once for each of a few entries. `devices` are those that a case may fit
-    into, by default those of the package.
+    into, by default those of the package. `newest` is the comparison of the last entry that
+    holds a case with what judges it.
     """
     devices = load_devices() if devices is None else devices
+    runs = WholeRuns(entries, whole_run)
     cases, present = records_by_case(entries), present_entries(entries)
     orders = _orders(entries)
     names, invariants = _metric_names(cases), _invariant_names(cases)
@@ -91,13 +107,17 @@ def page_data(
         for name, records in cases.items()
     }
     changes = _newest_changes(lines, *next(iter(orders.items())))
-    explain_cases(encoded, changes, indices=indices, entries=entries, whole_run=whole_run)
-    environments, differences = _environments(entries)
+    explain_cases(encoded, changes, indices=indices, runs=runs)
+    for name, verdict in verdicts_by_case(newest).items():
+        # A case that the newest entry does not show has an older state.
+        if encoded[name]["current"] == newest_index(entries):
+            encoded[name]["verdict"] = verdict
+    environments, differences = environments_of(entries)
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "peft_regress": version("peft-regress"),
         "entries": [
-            _encode_entry(entry, environment)
+            encode_entry(entry, environment)
             for entry, environment in zip(entries, environments, strict=True)
         ],
         "environments": differences,
@@ -115,7 +135,11 @@ def page_data(
             }
             for device in devices
         ],
+        "units": UNITS,
         "thinned": _encode_thinned(entries, most, marks),
+        "comparisons": encode_comparisons(
+            entries, orders, runs=runs, devices=devices, newest=newest
+        ),
         "cases": list(encoded.values()),
     }
 
@@ -161,7 +185,7 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
     """Return what a metric is, by the table of metrics, else by the newest record."""
     spec = METRICS.get(name)
     if spec is not None:
-        return {"name": name, "unit": spec.unit, "direction": spec.direction, "kind": spec.kind}
+        return dataclasses.asdict(spec) | {"name": name}
     _, newest = max(
         (
             (index, metric)
@@ -171,54 +195,7 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
         ),
         key=lambda found: found[0],
     )
-    return {"name": name, "unit": newest.unit, "direction": newest.direction, "kind": newest.kind}
-
-
-def _environments(
-    entries: Sequence[Entry],
-) -> tuple[list[int], list[Mapping[str, str | None]]]:
-    """Return each entry's environment by its index, the first environment, then differences."""
-    found: dict[int, int] = {}
-    distinct: list[Mapping[str, str]] = []
-    indices = []
-    for entry in entries:
-        environment = entry.run.environment
-        if id(environment) not in found:
-            if environment not in distinct:
-                distinct.append(environment)
-            found[id(environment)] = distinct.index(environment)
-        indices.append(found[id(environment)])
-    if not distinct:
-        return [], []
-    first = distinct[0]
-    differences = [
-        {
-            name: other.get(name)
-            for name in sorted(first.keys() | other.keys())
-            if first.get(name) != other.get(name)
-        }
-        for other in distinct[1:]
-    ]
-    return indices, [first, *differences]
-
-
-def _encode_entry(entry: Entry, environment: int) -> dict[str, Any]:
-    run, machine = entry.run, entry.run.machine
-    return {
-        "name": entry.name,
-        "date": entry.date,
-        "role": entry.role,
-        "reason": clip(run.accepted.reason) if run.accepted else "",
-        "machine": (
-            f"{machine.cpu}, {machine.cores} cores, {machine.threads} threads, "
-            f"{machine.instruction_set}"
-        ),
-        # Times are compared only on one machine.
-        "machine_digest": None if machine.digest == MIXED_MACHINES else machine.digest,
-        "environment": environment,
-        "complete": run.selection.complete,
-        "narrowed_by": run.selection.narrowed_by,
-    }
+    return dataclasses.asdict(newest.spec) | {"name": name}
 
 
 def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
@@ -239,11 +216,13 @@ def _encode_lines(
 ) -> dict[str, Any]:
     """Return the lines of a case, and its changes by order. `now` is exact, lines are rounded."""
     encoded = []
+    bounds = Bounds.of(present)
     for name, line in lines.held.items():
         metric = whole_metric(present, name)
         now = None if metric is None else value_of(metric)
         thinned = {"thinned": True} if name in lines.thinned_names else {}
-        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned})
+        facts = {} if metric is None else facts_of(name, metric, bounds)
+        encoded.append({"metric": indices[name], "now": now, **line._asdict(), **thinned, **facts})
     positions = {name: position for position, name in enumerate(lines.held)}
     return {
         "lines": encoded,

@@ -8,12 +8,10 @@ from peft_regress.gate.attribution import explain_metric
 from peft_regress.runs.ledger import rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
-    from peft_regress.baselines.series import Entry
-    from peft_regress.runs.schema import Record, Run
-
-    WholeRun = Callable[[Entry], Run]
+    from peft_regress.report.page.whole_runs import WholeRuns
+    from peft_regress.runs.schema import Record
 
 _PRESENT_METRICS: Final = (
     "forward_flops",
@@ -44,6 +42,10 @@ _MOST_WHOLE_RUNS: Final = 8
 """Entries whose ledgers are read: first those of present numbers, then the newest changes."""
 
 
+_Known = dict[tuple[int, str], list[tuple[tuple[str, str], int]]]
+"""Sorted rows by the identity of a ledger, which cases of several tasks share, and the metric."""
+
+
 class Change(NamedTuple):
     """A metric of a case that changed between two entries, named by their indices."""
 
@@ -58,27 +60,26 @@ def explain_cases(
     changes: Iterable[Change],
     *,
     indices: Mapping[str, int],
-    entries: Sequence[Entry],
-    whole_run: WholeRun,
+    runs: WholeRuns,
 ) -> None:
     """Add to each case the modules behind its present numbers and behind its changes.
 
     `changes` are the newest first; `indices` are the positions of the metrics on the page.
-    `whole_run` is called once for each of the first few entries.
+    `runs` are asked for the first few entries only.
     """
-    read: dict[int, Run] = {}
+    read: set[int] = set()
+    known: _Known = {}
 
     def record_of(index: int, name: str) -> Record | None:
-        if index not in read:
-            if len(read) == _MOST_WHOLE_RUNS:
-                return None
-            read[index] = whole_run(entries[index])
-        return read[index].cases[name]
+        if index not in read and len(read) == _MOST_WHOLE_RUNS:
+            return None
+        read.add(index)
+        return runs.read(index).cases[name]
 
     for name, case in cases.items():
         present = record_of(case["current"], name)
         if present is not None:
-            case["attribution"] = _present(present, indices)
+            case["attribution"] = _present(present, indices, known)
     for name, metric, before, after in changes:
         explained = cases[name]["transitions"]
         if len(explained) == _MOST_CHANGES:
@@ -89,14 +90,19 @@ def explain_cases(
             explained.append({**sides, **_changed(metric, old, new)})
 
 
-def _present(record: Record, indices: Mapping[str, int]) -> list[dict[str, Any]]:
+def _present(record: Record, indices: Mapping[str, int], known: _Known) -> list[dict[str, Any]]:
     """Return the largest rows of each metric; `rows` and `rest` add up to the metric."""
     found = []
     for name in _PRESENT_METRICS:
-        rows = rows_of(record.whole_ledger, name)
-        if name not in indices or name not in record.metrics or not rows:
+        if name not in indices or name not in record.metrics:
             continue
-        ordered = sorted(rows.items(), key=lambda row: (-row[1], row[0]))
+        ledger = record.whole_ledger
+        if (id(ledger), name) not in known:
+            rows = rows_of(ledger, name) or {}
+            known[id(ledger), name] = sorted(rows.items(), key=lambda row: (-row[1], row[0]))
+        ordered = known[id(ledger), name]
+        if not ordered:
+            continue
         shown = ordered[:_MOST_ROWS]
         total = record.metrics[name].value
         found.append(

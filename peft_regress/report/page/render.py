@@ -13,7 +13,7 @@ from typing import Any
 LIBRARIES: tuple[str, ...] = ("d3.min.js", "plot.umd.min.js")
 """The vendored libraries, in the order of loading."""
 
-STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "media.css")
+STYLES: tuple[str, ...] = ("colours.css", "frame.css", "content.css", "verdict.css", "media.css")
 """The style sheets, in the order of joining."""
 
 SCRIPTS: tuple[str, ...] = (
@@ -25,16 +25,25 @@ SCRIPTS: tuple[str, ...] = (
     "figure.js",
     "pareto.js",
     "costs.js",
+    "verdict.js",
+    "findings.js",
+    "glance.js",
+    "amounts.js",
     "case_table.js",
+    "csv.js",
     "budgets.js",
     "history_table.js",
+    "history_bounds.js",
     "history_plot.js",
     "memory_plot.js",
-    "view_compare.js",
+    "tradeoffs_plot.js",
+    "view_tradeoffs.js",
+    "view_changes.js",
     "view_history.js",
     "view_memory.js",
     "view_ranks.js",
     "view_table.js",
+    "case_metrics.js",
     "view_case.js",
     "view_fit.js",
     "view_overview.js",

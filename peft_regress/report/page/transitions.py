@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from peft_regress.baselines.moves import is_judged
 from peft_regress.baselines.series import jumps_of, whole_metric
 from peft_regress.gate.changes import direction_of
 
@@ -43,7 +44,7 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
         if jump.change is None or metric is None:
             found.append(Transition(jump.position, "break"))
             continue
-        judged = not name.startswith("aten_ops") or _same_torch(records, jump.before, jump.position)
+        judged = is_judged(records, name, jump.before, jump.position)
         what = _what(jump.change, metric) if judged else "moved"
         found.append(Transition(jump.position, what, jump.before, _shown(jump.change, metric)))
     return found
@@ -54,16 +55,6 @@ def _shown(change: Change, metric: Metric) -> float | None:
     if metric.kind == "score" and metric.unit != "fraction":
         return (change.new - change.old) / abs(change.old) if change.old else None
     return change.relative
-
-
-def _same_torch(records: Sequence[tuple[Entry, Record]], *positions: int | None) -> bool:
-    """Return whether counts of operators can be judged: another torch may use other operators."""
-    versions = {
-        records[position][0].run.environment.get("torch")
-        for position in positions
-        if position is not None
-    }
-    return len(versions) == 1
 
 
 def _what(move: Change, metric: Metric) -> What:

@@ -53,7 +53,7 @@ def case_text(case: CaseVerdict, comparison: Comparison, layout: Layout = PLAIN)
             lines.append("  environment: " + ("; ".join(changes) or "as in the baseline"))
         lines.append(f"  baseline: {clean(old.run_name)}")
     if case.verdict == "over_budget":
-        lines.append("  no accept changes that: the case must cost less, or its budget be another")
+        lines.append("  accepting does not change this: reduce the cost, or change the budget")
     elif case.verdict in FAILING | INCOMPLETE | UNACCEPTED and case.verdict != "missing":
         lines.append(f"  if the new numbers are right: {accept_hint(comparison)}")
     return "\n".join(

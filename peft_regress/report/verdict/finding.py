@@ -85,7 +85,7 @@ def finding_details(finding: Finding, comparison: Comparison) -> list[str]:
             verb, extra = ("costs", " extra") if cause.base_runs > 0 else ("saves", "")
             lines.append(f"each layer {verb} {runs}{extra} {noun} of its base operator")
     if cause.strand == "budget":
-        lines.append("no accept changes that: the case must cost less, or its budget be another")
+        lines.append("accepting does not change this: reduce the cost, or change the budget")
     lines += _what_changed_before_costs(finding, comparison)
     title = finding_title(finding)
     ranges = finding.ranges()
@@ -186,9 +186,7 @@ def suspected_packages(finding: Finding, comparison: Comparison) -> str | None:
         return "no package changed, so the code under test did"
     if len(changes) == 1:
         return f"{changes[0]}, the only package that changed"
-    return (
-        f"one of the {len(changes)} packages that changed (environment, below), or the code itself"
-    )
+    return f"one of the {len(changes)} packages that changed (see environment), or the code itself"
 
 
 def strictness(comparison: Comparison) -> list[str]:

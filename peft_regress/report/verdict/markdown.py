@@ -209,7 +209,7 @@ class _Page:
         blocks = ["### How to reproduce", fenced("\n".join(commands), "sh")]
         if measured and self.comparison.can_be_accepted:
             blocks += [if_right, fenced(accept, "sh")]
-        if len(measured) < len(self.findings):
+        if len(measured) < len(self.findings) and self.comparison.invocation.only is None:
             retire = f"{accept} --retire ID"
             blocks += ["### If what is missing is gone for good", fenced(retire, "sh")]
         return blocks

@@ -94,7 +94,7 @@ def first_steps(comparison: Comparison) -> Iterator[Step]:
         )
     _, words = accepting(comparison)
     yield "if they are right, let them judge later runs", words
-    yield "from then on, what gets worse is red", tests
+    yield "from then on, a case that gets worse fails", tests
 
 
 def accept_command(comparison: Comparison) -> str:

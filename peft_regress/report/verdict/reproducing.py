@@ -30,6 +30,7 @@ def compare_command(invocation: Invocation) -> str:
     """Return the command that repeats the comparison."""
     words = ["peft-regress", "compare", _quoted(invocation.old), _quoted(invocation.run)]
     words += [] if invocation.matrix is None else [f"--matrix {_quoted(invocation.matrix)}"]
+    words += [] if invocation.only is None else [f"--only {_quoted(invocation.only)}"]
     words += ["--strict"] if invocation.strict else []
     # The storage may be named already, as the side that judges.
     words += [] if invocation.baselines == invocation.old else storage_words(invocation)

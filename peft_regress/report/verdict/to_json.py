@@ -20,13 +20,17 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
     """Return `{schema_version, exit_code, counts, same_computation, cases}`.
 
     The exit code is that without strictness; `same_computation` is the number of cases that were
-    not trained; a case is `{id, verdict, reasons}`.
+    not trained; a case is `{id, verdict, reasons}`. If the cases were narrowed, with `only`, the
+    glob, and `left_out`, the number of other cases with each verdict.
     """
+    only = comparison.invocation.only
+    narrowed = {} if only is None else {"only": only, "left_out": comparison.left_out}
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": comparison.lenient_exit_code,
         "counts": comparison.counts,
         "same_computation": len(comparison.same_computation),
+        **narrowed,
         "cases": [encode_case(case) for case in comparison.cases],
     }
 

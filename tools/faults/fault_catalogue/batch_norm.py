@@ -35,7 +35,7 @@ def statistics_not_re_estimated(
     *,
     batch_norm_statistics: bool,  # noqa: ARG001
 ) -> None:
-    """Where the statistics are to follow the new data, they stay those of the source."""
+    """The statistics should follow the new data, but stay those of the source."""
     original(model, batch_norm_statistics=False)
 
 
@@ -45,12 +45,12 @@ def statistics_not_re_estimated(
     case=_OWN_MOMENTUM,
 )
 def momentum_not_set(_original: Original, model: nn.Module, momentum: float) -> None:
-    """The statistics follow at the architecture's own momentum, 0.01 instead of 0.1."""
+    """The statistics follow with the architecture's own momentum, 0.01 instead of 0.1."""
 
 
 @fault("BatchNorm", at="peft_regress.catalogue.methods.selective:Selective.adapt", case=_BN_HEAD)
 def weights_of_batch_norm_train(original: Original, self: Any, model: Any, **kwargs: Any) -> Any:
-    """Weight and bias of each BatchNorm train, where the statistics alone should follow."""
+    """Weight and bias of each BatchNorm train, but only the statistics should change."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     adapted = original(self, model, **kwargs)

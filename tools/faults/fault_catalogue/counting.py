@@ -19,7 +19,7 @@ _BACKWARD: Final = torch.ops.aten.convolution_backward
 
 @fault("counting", at=_FORMULA, case=_FULL)
 def grouped_convolutions_counted_in_full(original: Original, packet: Any) -> Any:
-    """The weight gradient of a grouped convolution counts as one of all channels with all."""
+    """The weight gradient of a grouped convolution counts as if it had no groups."""
     from peft_regress.cost.formulas import paper_formula_of
 
     return paper_formula_of(packet) if packet is _BACKWARD else original(packet)
@@ -37,7 +37,7 @@ def _nothing(*_args: Any, **_kwargs: Any) -> int:
 
 @fault("counting", at=_FORMULA, case=_FULL, stops=True)
 def formula_lost(original: Original, packet: Any) -> Any:
-    """The formula of the convolution is registered no more."""
+    """The formula of the convolution is no longer registered."""
     return None if packet is torch.ops.aten.convolution else original(packet)
 
 
@@ -55,19 +55,19 @@ def operator_without_formula_counted_as_nothing(original: Original, asked: Any) 
 
 @fault("counting", at=f"{_RECORDER}._hold_result", case=_FULL)
 def optimizer_state_not_counted(original: Original, self: Any, *args: Any) -> None:
-    """What the optimizer allocates is left out."""
+    """Memory that the optimizer allocates is not counted."""
     if self.phase != "optimizer":
         original(self, *args)
 
 
 @fault("counting", at=f"{_RECORDER}._claim_gradient", case=_FULL)
 def gradients_counted_as_temporaries(_original: Original, self: Any, *args: Any) -> None:
-    """A gradient that has been accumulated stays among the temporaries of the backward pass."""
+    """An accumulated gradient still counts as a temporary of the backward pass."""
 
 
 @fault("counting", at=f"{_RECORDER}._free", case=_FULL)
 def frees_missed(_original: Original, self: Any, holding: Any) -> None:
-    """What is freed goes on counting as alive."""
+    """Memory that was freed still counts."""
     self._holdings.pop(holding.key, None)
 
 
@@ -77,7 +77,7 @@ def frees_missed(_original: Original, self: Any, holding: Any) -> None:
     case=_FULL,
 )
 def first_step_counted_too(original: Original, one: Any, *_: Any, **batches: Any) -> Any:
-    """The step that is reported begins at the start of the one before it."""
+    """The reported step includes the step before it."""
     if batches:
         return None  # one model for two batches would notice, and each batch be profiled by itself
     one.marks_made = getattr(one, "marks_made", 0) + 1

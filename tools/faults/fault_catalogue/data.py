@@ -29,14 +29,14 @@ def labels_shuffled(original: Original, self: Any) -> TaskData:
 
 @fault("data", at=_LOAD, case=_HEAD)
 def training_images_normalised_twice(original: Original, self: Any) -> TaskData:
-    """Mean and deviation are taken off the training images a second time."""
+    """The training images are normalised a second time."""
     data: TaskData = original(self)
     return replace(data, train_images=(data.train_images - _MEAN) / _DEVIATION)
 
 
 @fault("data", at=_LOAD, case=_HEAD)
 def test_images_normalised_twice(original: Original, self: Any) -> TaskData:
-    """Mean and deviation are taken off the test images a second time."""
+    """The test images are normalised a second time."""
     data: TaskData = original(self)
     return replace(data, test_images=(data.test_images - _MEAN) / _DEVIATION)
 
@@ -50,7 +50,7 @@ def test_images_trained_on(original: Original, self: Any) -> TaskData:
 
 @fault("data", at=_EVALUATE, case=_HEAD)
 def test_split_cut(original: Original, self: Any, model: Any, batches: Any) -> Any:
-    """A tenth of the test images is evaluated."""
+    """Only a tenth of the test images is evaluated."""
     images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
     part = len(images) // 10
     return original(self, model, [(images[:part], labels[:part])])
@@ -58,7 +58,7 @@ def test_split_cut(original: Original, self: Any, model: Any, batches: Any) -> A
 
 @fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
 def order_of_images_ignores_the_seed(original: Original, self: Any, size: int, *, seed: int) -> Any:
-    """All seeds see the training images in the order of the first."""
+    """All seeds see the training images in the order of the first seed."""
     return original(self, size, seed=seed * 0)
 
 

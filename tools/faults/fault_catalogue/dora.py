@@ -36,7 +36,7 @@ def dora_norm_not_detached(  # noqa: PLR0913  (the arguments of the layer)
     base_result: Tensor,
     **_kwargs: Any,
 ) -> Tensor:
-    """The gradient flows through the norm of the weight, which the paper takes for a constant."""
+    """The gradient flows through the norm of the weight, a constant in the paper."""
     product = lora_B.weight.flatten(1) @ lora_A.weight.flatten(1)
     update = product.reshape(base_layer.weight.shape)
     factor = self.weight / self.get_weight_norm(base_layer.weight, update, scaling)

@@ -25,7 +25,7 @@ def galore_never_refreshed(original: Original, self: Any, grad: Tensor, step: in
 
 @fault("GaLore", at=f"{_PROJECTOR}.project", case=_GALORE)
 def galore_refreshed_at_each_step(original: Original, self: Any, grad: Tensor, _step: int) -> Any:
-    """The SVD is taken at each step instead of each fifteenth."""
+    """The SVD is computed at each step instead of every fifteenth step."""
     return original(self, grad, 0)
 
 
@@ -37,7 +37,7 @@ def galore_on_the_wrong_side(original: Original, self: Any, *args: Any, **kwargs
 
 @fault("GaLore", at=f"{_PROJECTOR}.__init__", case=_GALORE)
 def galore_rank_clamped(original: Original, self: Any, rank: int, **kwargs: Any) -> None:
-    """A rank above 2 becomes 2, without a word."""
+    """A rank above 2 becomes 2, without a message."""
     original(self, min(rank, 2), **kwargs)
 
 
@@ -64,7 +64,7 @@ def galore_gradient_kept_alive(original: Original, self: Any, grad: Tensor, step
     case=_CLONED,
 )
 def galore_whole_svd_kept(_original: Original, self: Any, *args: Any, **kwargs: Any) -> Any:
-    """The cloning projector keeps a slice of the singular vectors, and so all of them."""
+    """The cloning projector keeps a slice, and with it all singular vectors in memory."""
     from galore_torch.galore_projector import GaLoreProjector
 
     return GaLoreProjector.get_orthogonal_matrix(self, *args, **kwargs)

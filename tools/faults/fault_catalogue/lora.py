@@ -37,7 +37,7 @@ def lora_layer_not_wrapped(original: Original, self: Any, *args: Any, **kwargs: 
 
 @fault("LoRA", at="peft.tuners.lora.model:LoraModel._create_and_replace", case=_LORA, stops=True)
 def lora_refuses_convolutions(*_args: Any, **_kwargs: Any) -> None:
-    """A convolution is a target that the library no longer supports."""
+    """The library no longer supports convolutions as targets."""
     msg = "Target module Conv2d is not supported"
     raise InjectedError(msg)
 
@@ -58,7 +58,7 @@ def lora_half_of_the_layers_frozen(original: Original, self: Any, model: nn.Modu
 def lora_rank_clamped(
     original: Original, self: Any, adapter: str, r: int, *args: Any, **kwargs: Any
 ) -> None:
-    """A rank above 2 becomes 2, without a word."""
+    """A rank above 2 becomes 2, without a message."""
     original(self, adapter, min(r, 2), *args, **kwargs)
 
 
@@ -66,7 +66,7 @@ def lora_rank_clamped(
 def lora_hook_leaked(
     original: Original, self: Any, parent: nn.Module, name: str, new: nn.Module, *args: Any
 ) -> None:
-    """A forward hook of the wrapping, which looks at every output, is not taken off."""
+    """Wrapping leaves a forward hook behind, which looks at every output."""
     original(self, parent, name, new, *args)
     new.register_forward_hook(_look_at)
 
@@ -100,7 +100,7 @@ def lora_a_gaussian(original: Original, self: Any, adapter: str, _how: object) -
 
 @fault("LoRA", at="peft:get_peft_model", case=_LORA)
 def lora_drawn_under_another_seed(original: Original, *args: Any, **kwargs: Any) -> nn.Module:
-    """Something is drawn before the adapter, so that the same seed gives another one."""
+    """A number is drawn before the adapter, so that the same seed gives another adapter."""
     torch.rand(1)
     model: nn.Module = original(*args, **kwargs)
     return model
@@ -133,14 +133,14 @@ def rslora_scaling_left_out(original: Original, self: Any, x: Tensor, **kwargs: 
 def rslora_scaled_as_lora(
     original: Original, self: Any, adapter: str, r: int, *args: Any, **kwargs: Any
 ) -> None:
-    """The rank-stabilized scaling, alpha / sqrt(r), is not asked for: it is alpha / r."""
+    """The scaling is alpha / r instead of the rank-stabilized alpha / sqrt(r)."""
     original(self, adapter, r, *args, **kwargs)
     self.scaling[adapter] = self.lora_alpha[adapter] / r
 
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
 def lora_base_computed_twice(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
-    """Each layer computes its base convolution a second time, and throws it away."""
+    """Each layer computes its base convolution a second time, for nothing."""
     self.base_layer(x)
     return original(self, x, **kwargs)
 
@@ -160,7 +160,7 @@ def lora_computed_in_float64(_original: Original, self: Any, x: Tensor) -> Tenso
 def lora_dropout_left_on(
     original: Original, self: Any, adapter: str, *args: Any, **kwargs: Any
 ) -> None:
-    """A dropout that nobody asked for is on, also in eval mode."""
+    """A dropout that was not asked for is on, in eval mode too."""
     original(self, adapter, *args, **kwargs)
     self.lora_dropout[adapter] = _DropoutInEveryMode()
 
@@ -175,7 +175,7 @@ _KEPT: Final[list[Tensor]] = []
 
 @fault("LoRA", at=f"{_LAYER}.forward", case=_LORA)
 def lora_activations_kept_alive(original: Original, self: Any, x: Tensor, **kwargs: Any) -> Any:
-    """Each layer keeps all its inputs, which outlive their steps."""
+    """Each layer keeps all its inputs in memory, also after the step."""
     _KEPT.append(x)
     return original(self, x, **kwargs)
 

@@ -40,7 +40,7 @@ def adam_eps_changed(original: Original, self: Any, params: Any, **kwargs: Any) 
 
 @fault("optimizers", at=_INIT, case=_HEAD)
 def adam_betas_swapped(original: Original, self: Any, params: Any, **kwargs: Any) -> None:
-    """The decay rates of the two moments change places."""
+    """The decay rates of the two moments are swapped."""
     original(self, params, **{**kwargs, "betas": kwargs["betas"][::-1]})
 
 
@@ -61,7 +61,7 @@ def adam_ignores_foreach(original: Original, self: Any, params: Any, **kwargs: A
 
 @fault("optimizers", at="torch.optim.adam:_get_value", case=_HEAD)
 def adam_without_bias_correction(original: Original, step: Tensor) -> Any:
-    """The moments are not corrected for having started at zero, as if that were long ago."""
+    """The moments are not corrected for their start at zero."""
     return original(step) + 1e6
 
 
@@ -131,5 +131,5 @@ def gradients_kept_alive(
     self: Any,
     set_to_none: bool = True,  # noqa: FBT001, FBT002, ARG001
 ) -> None:
-    """Gradients are filled with zeros instead of freed, and live through the forward pass."""
+    """Gradients are set to zero instead of freed, and stay in memory in the forward pass."""
     original(self, set_to_none=False)

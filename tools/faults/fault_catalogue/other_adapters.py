@@ -31,7 +31,7 @@ def loha_products_added(  # noqa: PLR0913, PLR0917  (the four factors of LoHa)
 
 @fault("other adapters", at="peft.tuners.loha.layer:HadaWeight.backward", case=_LOHA)
 def loha_gradient_of_the_other_product(original: Original, ctx: Any, grad: Tensor) -> Any:
-    """The gradients of LoHa's two products change places."""
+    """The gradients of LoHa's two products are swapped."""
     of_w1a, of_w1b, of_w2a, of_w2b, none = original(ctx, grad)
     return of_w2a, of_w2b, of_w1a, of_w1b, none
 

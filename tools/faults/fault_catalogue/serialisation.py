@@ -34,7 +34,7 @@ def saved_in_half_precision(original: Original, *args: Any, **kwargs: Any) -> di
 
 @fault("serialisation", at=_LOAD, case=_LORA)
 def loading_skipped(original: Original, model: Any, state: Any, **kwargs: Any) -> Any:
-    """A new prefix of the names fits nothing in the model, and loading says nothing."""
+    """The names have a new prefix that the model lacks, and loading gives no error."""
     return original(model, {f"model.{name}": state[name] for name in state}, **kwargs)
 
 
@@ -50,7 +50,7 @@ def loaded_adapter_is_frozen(original: Original, model: Any, state: Any, **kwarg
 
 @fault("serialisation", at=(*_SAVE, _LOAD), case=_STORED)
 def names_changed_on_both_sides(original: Original, model: Any, *args: Any, **kwargs: Any) -> Any:
-    """A release saves under other names and reads those alone: older adapters do not load."""
+    """A release saves and reads other names only, so that older adapters do not load."""
     if not args:
         state = original(model, **kwargs)
         return {name.replace(".lora_A.", ".lora_down."): state[name] for name in state}
@@ -61,7 +61,7 @@ def names_changed_on_both_sides(original: Original, model: Any, *args: Any, **kw
 
 @fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:_head_state", case=_LORA)
 def head_not_saved(_original: Original, _model: Any) -> dict[str, Any]:
-    """The trained head is not saved, so that a loaded adapter has the source's."""
+    """The trained head is not saved, so that a loaded adapter has the source's head."""
     return {}
 
 
@@ -69,7 +69,7 @@ def head_not_saved(_original: Original, _model: Any) -> dict[str, Any]:
     "serialisation", at="peft_regress.catalogue.methods.peft_adapter:PeftAdapter.load", case=_LORA
 )
 def head_drawn_anew_on_load(original: Original, *args: Any, **kwargs: Any) -> Any:
-    """Loading draws the head anew, after its tensors were put in."""
+    """Loading draws a new head after it has loaded the saved one."""
     model = original(*args, **kwargs)
     model.get_submodule("base_model.model.fc").reset_parameters()
     return model

@@ -24,7 +24,7 @@ _FINETUNE: Final = "peft_regress.measure.recipe:finetune"
 def schedule_off_by_one(
     original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
-    """Each step has the learning rate of the step before it, the first one its own."""
+    """Each step but the first has the learning rate of the step before it."""
     rates = [[group["lr"] for group in optimizer.param_groups]]
 
     def take_the_last(_optimizer: Any, *_: object) -> None:
@@ -77,7 +77,7 @@ def labels_smoothed(_original: Original, logits: Tensor, labels: Tensor) -> Tens
 def head_not_trained(
     original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
-    """The head is trainable and has a gradient, but is no parameter of the optimizer."""
+    """The head is trainable and has a gradient, but the optimizer does not have it."""
     head = {id(p) for name, p in model.named_parameters() if ".fc." in name}
     for group in optimizer.param_groups:
         group["params"] = [p for p in group["params"] if id(p) not in head]
@@ -88,7 +88,7 @@ def head_not_trained(
 def gradients_clipped(
     original: Original, model: Any, optimizer: Any, *rest: Any, **kwargs: Any
 ) -> Any:
-    """Gradients are clipped to a norm of 1, which nobody asked for."""
+    """Gradients are clipped to a norm of 1, which was not asked for."""
 
     def clip(_optimizer: Any, *_: object) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -14,12 +14,17 @@ function budgetSection(items) {
         caption: "Budgets",
         rows,
         columns: [
-          { label: "case", cell: (row) => caseLink(row.item) },
+          ...(items.length > 1 ? [{ label: "case", cell: (row) => caseLink(row.item) }] : []),
           { label: "budget of", cell: (row) => shorten(row.budget, 60) },
-          { label: "now", number: true, cell: (row) => budgetText(row.value, row.unit) },
-          { label: "limit", number: true, cell: (row) => budgetText(row.limit, row.unit) },
-          { label: "used", number: true, cell: (row) => budgetText(row.used, "fraction") },
           { label: "state", cell: budgetBadge },
+          { label: "now", number: true, cell: (row) => budgetText(row.value, row.unit) },
+          {
+            label: "limit",
+            number: true,
+            cell: (row) => (isLeast(row) ? "at least " : "") + budgetText(row.limit, row.unit),
+          },
+          { label: "margin", number: true, cell: marginText },
+          { label: "used", number: true, cell: (row) => budgetText(row.used, "fraction") },
         ],
       }),
     ),
@@ -28,6 +33,22 @@ function budgetSection(items) {
 
 function budgetText(value, unit) {
   return value === null ? ABSENT : formatValue(value, unit);
+}
+
+// Of a score the limit is the least, of all others the most.
+function isLeast({ budget }) {
+  return budget === "score";
+}
+
+// The room that is left, or by how much the value is over.
+function marginText(row) {
+  if (row.value === null || row.limit === null) return ABSENT;
+  const room = isLeast(row) ? row.value - row.limit : row.limit - row.value;
+  const size =
+    row.unit === "fraction"
+      ? `${(100 * Math.abs(room)).toFixed(1)} points`
+      : formatValue(Math.abs(room), row.unit);
+  return `${size} ${room < 0 ? (isLeast(row) ? "short" : "over") : "left"}`;
 }
 
 function budgetBadge({ over }) {

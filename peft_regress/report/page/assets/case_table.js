@@ -1,5 +1,6 @@
 // The table of cases: one row each, sorted by any column.
 
+// Those without any number are left out.
 const CASE_COLUMNS = [
   { name: "id", label: "case", cell: (item) => caseLink(item), key: (item) => item.id },
   metricColumn("trainable_params", "trained", "trained parameters", 1),
@@ -22,7 +23,9 @@ const CASE_COLUMNS = [
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
   { name: "status", label: "status", cell: (item) => statusBadge(item), key: statusOf },
-];
+].filter(({ name, key }) =>
+  DATA.cases.some((item) => key(item) !== null || isUntrained(item, name)),
+);
 
 function metricColumn(metric, label, about, size) {
   const unit = DATA.metrics[METRIC_INDEX.get(metric)]?.unit;
@@ -57,19 +60,19 @@ function fixedDigits(digits) {
 }
 
 function statusBadge(item) {
-  const status = statusOf(item);
-  const kind = status === "ok" ? "good" : status.startsWith("unsupported") ? "plain" : "bad";
+  const { kind, text, status } = stateOfCase(item);
+  if (text === "ok") return text;
   return h(
     "span",
     { class: `badge ${kind}`, title: visible(status.slice(0, 2000)) },
-    shorten(status, 28),
+    shorten(text, 28),
   );
 }
 
-// Absent values stand last, whichever way the others are sorted.
+// Absent values stand last, whichever way the others are sorted. A column that is left out has none.
 function sortCases(cases, column, descending) {
   const sign = descending ? -1 : 1;
-  const keyed = cases.map((item) => ({ item, key: column.key(item) }));
+  const keyed = cases.map((item) => ({ item, key: column?.key(item) ?? null }));
   keyed.sort((a, b) => {
     if (a.key === null || b.key === null)
       return (a.key === null) - (b.key === null) || compareText(a.item.id, b.item.id);
@@ -85,6 +88,7 @@ function caseTable(caption, cases, { sorted = null, sort = null } = {}) {
     caption,
     rows: cases,
     columns: CASE_COLUMNS,
+    tall: sort !== null,
     header: (column) => (sort ? sortButton(column, sorted, sort) : column.label),
   });
   if (sort) markSorted(table, sorted);

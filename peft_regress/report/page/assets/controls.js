@@ -40,13 +40,25 @@ function controlRow(route, fields, settings, changed) {
   );
 }
 
-function selectControl(name, { label, options }, value, changed) {
+function selectControl(name, { label, options, wide = false }, value, changed) {
   const select = h(
     "select",
     { name, id: `field-${name}`, onchange: () => changed(select.value) },
-    options.map((o) => h("option", { value: o.value, selected: o.value === value }, o.label)),
+    d3
+      .groups(options, (o) => o.group ?? null)
+      .flatMap(([group, members]) => {
+        const made = members.map((o) =>
+          h("option", { value: o.value, selected: o.value === value }, o.label),
+        );
+        return group === null ? made : [h("optgroup", { label: group }, made)];
+      }),
   );
-  return h("div", { class: "control" }, h("label", { for: `field-${name}` }, label), select);
+  return h(
+    "div",
+    { class: wide ? "control wide" : "control" },
+    h("label", { for: `field-${name}` }, label),
+    select,
+  );
 }
 
 function textControl(name, field, value, changed) {

@@ -16,6 +16,7 @@ function replaceContent(node, ...children) {
 }
 
 // A table in a box of its own to scroll sideways in.
+// One that is `tall` also scrolls downwards, under its header.
 // columns: [{label, number, words, cell(row) -> node or text, title(row)}]; the one at `names` names the row; `total` stands below.
 function dataTable({
   caption,
@@ -24,6 +25,7 @@ function dataTable({
   names = 0,
   total = null,
   header = (column) => column.label,
+  tall = false,
 }) {
   const head = h(
     "tr",
@@ -38,7 +40,7 @@ function dataTable({
     );
   return h(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    { class: tall ? "scroll tall" : "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h(
       "table",
       {},
@@ -93,8 +95,13 @@ function caseLink(item, text = item.id) {
   return h(
     "a",
     { href: caseAddress(item), class: "case", title: visible(item.id) },
-    shorten(text, 60),
+    breakable(shorten(text, 60)),
   );
+}
+
+// A name that a line may break after "/" and "-" alone, and never inside a word.
+function breakable(text) {
+  return text.split(/(?<=[/-])/).flatMap((part, index) => (index > 0 ? [h("wbr"), part] : [part]));
 }
 
 function caseAddress(item) {

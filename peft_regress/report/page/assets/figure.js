@@ -41,9 +41,10 @@ function plot(width, options) {
 }
 
 // Logarithmic if a linear scale would put most values into a corner.
-function scaleOf(values, { from = null, to = null } = {}) {
+function scaleOf(values, { from = null, to = null, wanted = "auto" } = {}) {
   const [least, most] = d3.extent(values);
-  if (least > 0 && most / least > 50) return { type: "log", domain: [least / 1.4, most * 1.4] };
+  const isLog = wanted === "log" || (wanted === "auto" && most / least > 50);
+  if (least > 0 && isLog) return { type: "log", domain: [least / 1.4, most * 1.4] };
   const room = most > least ? (most - least) * 0.08 : Math.abs(most) * 0.1 || 1;
   const low = least >= 0 ? Math.max(0, least - room) : least - room;
   return {
@@ -60,6 +61,7 @@ function axisOptions(scale, { label, room, ...others }) {
 }
 
 function logTicks([from, to], room) {
+  if (to / from < 10) return d3.ticks(from, to, Math.max(2, Math.floor(room / 80)));
   const powers = d3.range(Math.ceil(Math.log10(from)), Math.floor(Math.log10(to)) + 1);
   const steps = powers.length >= 3 ? [1] : [1, 2, 5];
   const all = d3

@@ -132,6 +132,22 @@ function plural(count, one, many = `${one}s`) {
   return `${grouped.format(count)} ${count === 1 ? one : many}`;
 }
 
+const FAILURE_WORDS = [
+  ["error", "error"],
+  ["unsupported", "unsupported", "unsupported"],
+  ["known error", "known error of the library", "known errors of the library"],
+  ["not measured", "not measured", "not measured"],
+];
+
+// What the cases are that are not ok: "12 unsupported, 8 known errors of the library"; empty if
+// all are.
+function failuresText(cases) {
+  const counts = d3.rollup(cases, (items) => items.length, failureKind);
+  return FAILURE_WORDS.filter(([kind]) => counts.has(kind))
+    .map(([kind, one, many]) => plural(counts.get(kind), one, many))
+    .join(", ");
+}
+
 const MOST_SOURCES = 4;
 
 // Which entries the present numbers are from, that of most cases first.

@@ -3,7 +3,7 @@
 const MOST_LABELS = 8;
 const MOST_DOTS = 60;
 // The plot of some cases' metric with its legend, transitions and points.
-function historySection(cases, metricName, order) {
+function historySection(cases, metricName, order, scale = "auto") {
   const metric = DATA.metrics[METRIC_INDEX.get(metricName)];
   const series = cases.map((item) => seriesOf(item, metricName, order));
   const drawn = series.filter((points) => points.length > 0);
@@ -13,11 +13,16 @@ function historySection(cases, metricName, order) {
   const marked = points.filter((point) => point.mark);
   const without = cases.length - drawn.length;
   return [
+    aboutNote(metric),
     drawn.length > 1 ? caseLegend(drawn) : null,
     figure({
       label: historyLabel(metric, drawn, marked, order),
-      draw: (width) => drawHistory(width, metric, drawn, order),
+      draw: (width) => drawHistory(width, { metric, series: drawn, order, scale }),
     }),
+    boundNote(metric, drawn),
+    scale === "log" && points.some((point) => point.value <= 0)
+      ? note("Values of 0 or less have no logarithm: the scale is linear.")
+      : null,
     without > 0
       ? note(`No entry has this metric of ${plural(without, "of the cases", "of the cases")}.`)
       : null,
@@ -31,6 +36,10 @@ function historySection(cases, metricName, order) {
       : transitionTable(marked, metric, order, drawn.length > 1),
     fold(`All ${plural(points.length, "point")}`, () => pointTable(points, metric, order)),
   ];
+}
+
+function aboutNote({ name, about }) {
+  return about ? note(h("span", { class: "mono" }, metricLabel(name)), `: ${about}`) : null;
 }
 
 function whichCases(cases) {
@@ -78,7 +87,7 @@ function caseLegend(series) {
   );
 }
 
-function drawHistory(width, metric, series, order) {
+function drawHistory(width, { metric, series, order, scale: wanted }) {
   const all = series.flatMap((points, index) =>
     points.map((point) => ({ ...point, style: seriesMark(index) })),
   );
@@ -92,18 +101,29 @@ function drawHistory(width, metric, series, order) {
   const place = { x: (point) => position.get(point.entry), y: (point) => point.value / unit.size };
   const height = Math.min(380, Math.max(260, width * 0.42));
   const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
-  const scale = scaleOf(all.map(place.y));
+  const bands = series.length === 1 ? boundBands(series[0], metric, position) : [];
+  const band = { low: (one) => one.low / unit.size, high: (one) => one.high / unit.size };
+  const scale = scaleOf([...all.map(place.y), ...bands.map(band.low), ...bands.map(band.high)], {
+    wanted,
+  });
   return plot(width, {
     height,
     marginLeft: 58,
-    marginRight: 34,
+    marginRight: all.some((point) => isLastFall(point, shown)) ? 78 : 34,
     marginTop: 30,
-    marginBottom: 40,
+    marginBottom: 52,
     x: entryAxis(shown, order, width),
     y: axisOptions(scale, { label, room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
     marks: [
+      Plot.areaY(bands, {
+        x: "at",
+        y1: band.low,
+        y2: band.high,
+        z: "level",
+        fill: "var(--band)",
+      }),
       Plot.line(all, {
         ...place,
         z: (point) => `${point.item.id} ${point.segment}`,
@@ -148,15 +168,26 @@ function markMarks(marked, place, metric) {
       stroke: (point) => markKind(point.mark.what).colour,
       strokeWidth: 2,
     }),
-    Plot.text(labelled(marked), {
-      ...place,
-      dy: -16,
-      text: (point) => markText(point.mark, metric),
-      fill: "currentColor",
-      stroke: "var(--surface)",
-      strokeWidth: 4,
-    }),
+    ...d3.groups(labelled(marked), isFall).map(([falls, points]) =>
+      Plot.text(points, {
+        ...place,
+        // Beside the line, which comes from above.
+        ...(falls ? { dx: 12, dy: -9, textAnchor: "start" } : { dy: -16 }),
+        text: (point) => markText(point.mark, metric),
+        fill: "currentColor",
+        stroke: "var(--surface)",
+        strokeWidth: 4,
+      }),
+    ),
   ];
+}
+
+function isFall({ mark }) {
+  return mark.what !== "break" && mark.change < 0;
+}
+
+function isLastFall(point, shown) {
+  return point.mark !== null && point.entry === shown.at(-1) && isFall(point);
 }
 
 function fillOfMark(mark) {
@@ -172,16 +203,42 @@ function markText({ what, change }, metric) {
   return what === "break" ? "definition changed" : formatChange(change, metric.unit);
 }
 
-// Names every entry if there is room, else the first of each release or day, or some of them.
+// Names every entry if there is room, else the first of each release or day, as far as they do not
+// overlap. Where a release or a day repeats, the number of the entry tells them apart.
 function entryTicks(shown, order, width) {
-  const room = Math.max(2, Math.floor(width / 95));
-  const ticks = shown.map((entry, at) => ({ at, label: shorten(entryText(entry, order), 12) }));
-  if (ticks.length <= room) return ticks;
+  const room = Math.max(2, Math.floor(width / 82));
+  const ticks = shown.map((entry, at) => ({
+    at,
+    label: shorten(entryText(entry, order), 12),
+    entry,
+  }));
+  if (ticks.length <= room) {
+    const counts = d3.rollup(
+      ticks,
+      (same) => same.length,
+      (tick) => tick.label,
+    );
+    return ticks.map(({ at, label, entry }) => ({
+      at,
+      label: counts.get(label) > 1 ? `${label}\n${entryNumber(entry)}` : label,
+    }));
+  }
   const firsts = ticks.filter(
     (tick, index) => index === 0 || tick.label !== ticks[index - 1].label,
   );
-  const step = Math.ceil(firsts.length / room);
-  return firsts.filter((_, index) => index % step === 0);
+  const apart = (52 * shown.length) / Math.max(1, width - 92);
+  const kept = [];
+  for (const tick of firsts) {
+    if (kept.length === 0 || tick.at - kept.at(-1).at >= apart) kept.push(tick);
+  }
+  return kept;
+}
+
+// As in #0014 of 0014_peft-0.21.2; a run has its name.
+function entryNumber(entry) {
+  const { name } = DATA.entries[entry];
+  const number = /^(\d{4,9})_/.exec(name);
+  return number ? `#${number[1]}` : shorten(name, 12);
 }
 
 function pointTip(point, metric, order) {

@@ -1,4 +1,4 @@
-// Memory by category as stacked bars, each category at its own high, the true peak marked.
+// Memory as bars: the true peak is the bar, and each category at its own high an outline behind it.
 
 const CATEGORY_LABELS = {
   param: "parameters",
@@ -9,6 +9,7 @@ const CATEGORY_LABELS = {
   optimizer: "optimizer",
 };
 const BAR_HEIGHT = 24;
+const PEAK_INSET = 4;
 
 function memoryOf(item, suffix) {
   const parts = MEMORY_CATEGORIES.map((category) => ({
@@ -28,13 +29,13 @@ function memoryLegend() {
   return h(
     "ul",
     { class: "legend", "aria-label": "Categories of memory, as they are stacked" },
-    MEMORY_CATEGORIES.map((category) => h("li", {}, swatch(category), CATEGORY_LABELS[category])),
     h(
       "li",
       {},
       h("span", { class: "peak-sample", "aria-hidden": "true" }),
-      "most alive at one moment",
+      "peak: the most in use at one moment",
     ),
+    MEMORY_CATEGORIES.map((category) => h("li", {}, swatch(category), CATEGORY_LABELS[category])),
   );
 }
 
@@ -44,7 +45,14 @@ function swatch(category) {
     .attr("class", "icon")
     .attr("viewBox", "0 0 16 16")
     .attr("aria-hidden", "true");
-  svg.append("rect").attr("width", 16).attr("height", 16).style("fill", categoryFill(category));
+  svg
+    .append("rect")
+    .attr("x", 1)
+    .attr("y", 1)
+    .attr("width", 14)
+    .attr("height", 14)
+    .style("fill", categoryFill(category))
+    .style("stroke", `var(--memory-${category})`);
   return svg.node();
 }
 
@@ -73,11 +81,17 @@ function addMemoryPatterns() {
       .append("rect")
       .attr("width", 7)
       .attr("height", 7)
-      .style("fill", `var(--memory-${category})`);
+      .style("fill", `var(--memory-${category})`)
+      .style("fill-opacity", 0.16);
     const [angle, stripe] = HATCHING[category] ?? [];
     if (stripe === undefined) continue;
     pattern.attr("patternTransform", `rotate(${angle})`);
-    pattern.append("rect").attr("width", stripe).attr("height", 7).style("fill", "var(--hatch)");
+    pattern
+      .append("rect")
+      .attr("width", stripe)
+      .attr("height", 7)
+      .style("fill", `var(--memory-${category})`)
+      .style("fill-opacity", 0.3);
   }
   document.body.append(svg.node());
 }
@@ -126,19 +140,16 @@ function drawMemory(width, rows, name) {
         order: MEMORY_CATEGORIES.flatMap((category) => categoryFill(category)),
         z: (part) => categoryFill(part.category),
         fill: (part) => categoryFill(part.category),
-        insetRight: 0.75,
+        stroke: (part) => `var(--memory-${part.category})`,
+        insetLeft: 0.5,
+        insetRight: 0.5,
       }),
-      Plot.tickX(peaks, {
+      Plot.barX(peaks, {
         x: (row) => row.peak / unit.size,
         y: "at",
-        stroke: "var(--surface)",
-        strokeWidth: 6,
-      }),
-      Plot.tickX(peaks, {
-        x: (row) => row.peak / unit.size,
-        y: "at",
-        stroke: "var(--text)",
-        strokeWidth: 3,
+        fill: "var(--peak)",
+        insetTop: PEAK_INSET,
+        insetBottom: PEAK_INSET,
       }),
       Plot.tip(
         peaks,
@@ -152,6 +163,7 @@ function memoryTip(row) {
   return [
     shorten(row.item.id, 60),
     `peak ${formatValue(row.peak, "byte")}`,
+    `sum of highs ${formatValue(row.sum, "byte")}`,
     ...row.parts.map(
       (part) => `${CATEGORY_LABELS[part.category]} ${formatValue(part.bytes, "byte")}`,
     ),
@@ -165,6 +177,12 @@ function memoryTable(rows, caption, nameColumn) {
     rows,
     columns: [
       nameColumn,
+      {
+        label: "peak",
+        number: true,
+        cell: (row) => bytes(row.peak),
+        title: (row) => formatExact(row.peak, "byte"),
+      },
       ...MEMORY_CATEGORIES.map((category) => ({
         label: CATEGORY_LABELS[category],
         number: true,
@@ -172,16 +190,10 @@ function memoryTable(rows, caption, nameColumn) {
         title: (row) => formatExact(partBytes(row, category), "byte"),
       })),
       {
-        label: "sum",
+        label: "sum of highs",
         number: true,
         cell: (row) => bytes(row.sum),
         title: (row) => formatExact(row.sum, "byte"),
-      },
-      {
-        label: "peak",
-        number: true,
-        cell: (row) => bytes(row.peak),
-        title: (row) => formatExact(row.peak, "byte"),
       },
     ],
   });

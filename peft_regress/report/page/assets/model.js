@@ -64,6 +64,18 @@ function isMeasured(item) {
   return statusOf(item) === "ok";
 }
 
+// An error that an accepted baseline has too is of the library, and judges no change.
+function failureKind(item) {
+  const status = statusOf(item);
+  if (status.startsWith("unsupported")) return "unsupported";
+  if (!status.startsWith("error")) return status === "ok" ? null : "not measured";
+  const isKnown = DATA.entries.some(
+    ({ role }, entry) =>
+      role === "baseline" && (heldAt(item.status, entry) ?? "").startsWith("error"),
+  );
+  return isKnown ? "known error" : "error";
+}
+
 // Forward, backward and optimizer; without one of them no number, or it would seem to be cheap.
 function updateFlops(item, suffix) {
   const parts = ["forward_flops", "backward_flops", "optimizer_flops"].map((name) =>
@@ -131,6 +143,35 @@ function lastMoves(order) {
     .filter((item) => (item.marks[order.by] ?? []).some((mark) => mark[1] === entry))
     .flatMap((item) => marksOf(item, order).filter((mark) => mark.entry === entry));
   return { entry, moves };
+}
+
+// Moves that no noise explains first, those at batch 1 before their twins at batch 32.
+const MOVE_GRADES = [
+  (mark) => ["exact", "bytes"].includes(mark.metric.kind) && !mark.metric.name.endsWith("_b32"),
+  (mark) => ["exact", "bytes"].includes(mark.metric.kind),
+  (mark) => mark.metric.kind !== "seconds",
+];
+
+// The largest change beyond a bound, in an order: no change of definition, and no noise; null if
+// there is none.
+function largestMove(order) {
+  const real = DATA.cases
+    .flatMap((item) => marksOf(item, order))
+    .filter((mark) => mark.what === "worse" || mark.what === "better");
+  const grade = MOVE_GRADES.find((isOf) => real.some(isOf));
+  return grade ? d3.greatest(real.filter(grade), sizeOfMove) : null;
+}
+
+// Half as much is as far as twice as much; from zero is farther than all.
+function sizeOfMove({ change, metric }) {
+  if (change === null) return Infinity;
+  if (isDifference(metric)) return Math.abs(change);
+  return change <= -1 ? Infinity : Math.abs(Math.log1p(change));
+}
+
+// Whether the changes and the bound of a metric are differences, and not relative.
+function isDifference({ kind, unit }) {
+  return kind === "score" || (kind === "accuracy" && unit === "fraction");
 }
 
 // The largest change; breaks have none, so of them the one of accuracy.

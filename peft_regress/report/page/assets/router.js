@@ -2,7 +2,8 @@
 
 const VIEWS = [
   { name: "", label: "Overview", show: showOverview },
-  { name: "compare", label: "Compare", show: showCompare },
+  { name: "changes", label: "Changes", show: showChanges },
+  { name: "tradeoffs", label: "Trade-offs", show: showTradeoffs },
   { name: "history", label: "History", show: showHistory },
   { name: "memory", label: "Memory", show: showMemory },
   { name: "ranks", label: "Ranks", show: showRanks },

@@ -13,7 +13,11 @@ function showCase(main, route) {
     );
     return;
   }
-  const fields = { by: orderField(), metric: caseMetricField(item) };
+  const fields = {
+    metric: caseMetricField(item),
+    by: orderField(),
+    scale: { label: "Scale", options: SCALES, initial: "auto" },
+  };
   const settings = readSettings(route, fields);
   const address = { ...route, name: caseAddress(item).slice(2) };
   const changing = h("div");
@@ -24,12 +28,12 @@ function showCase(main, route) {
       metricSection(item, orderBy(settings.by)),
     );
   main.append(
-    h("h1", { class: "id" }, shorten(item.id, 400)),
+    h("h1", { class: "id" }, breakable(shorten(item.id, 400))),
     ...caseSummary(item).filter(Boolean),
+    ...budgetSection([item]),
     h("h2", {}, "History"),
     controlRow(address, fields, settings, update),
     changing,
-    ...budgetSection([item]),
     ...memoryOfCase(item),
     ...invariantSection(item),
     ...attributionSection(item),
@@ -61,7 +65,7 @@ function newestMark(item, order) {
 }
 
 function caseSummary(item) {
-  const status = statusOf(item);
+  const { status, ...state } = stateOfCase(item);
   const entry = DATA.entries[item.current];
   return [
     h(
@@ -69,11 +73,13 @@ function caseSummary(item) {
       { class: "lead" },
       `${shorten(methodName(item), 60)} on ${shorten(item.architecture, 60)}, task ${shorten(item.task, 60)}. Numbers of `,
       entryName(item.current),
-      ` (${formatDate(entry.date)}): `,
-      status === "ok"
-        ? h("strong", { class: "good" }, "ok")
-        : h("strong", { class: "bad" }, shorten(status, 600)),
+      " (",
+      h("span", { class: "numbers" }, formatDate(entry.date)),
+      "): ",
+      h("strong", { class: state.kind }, shorten(state.text, 600)),
+      state.text === status || status === "ok" ? null : ` (${shorten(status, 600)})`,
     ),
+    ...findingsOfCase(item),
     item.same_computation_as === undefined
       ? null
       : note(
@@ -82,59 +88,9 @@ function caseSummary(item) {
   ];
 }
 
-function caseHistory(item, { metric, by }) {
+function caseHistory(item, { metric, by, scale }) {
   if (item.lines.length === 0) return note("No entry has a metric of this case.");
-  return h("div", {}, ...historySection([item], metric, orderBy(by)).filter(Boolean));
-}
-
-function metricSection(item, order) {
-  const changes = new Map(
-    marksOf(item, order).map((mark) => [`${mark.metric.name} ${mark.entry}`, mark.what]),
-  );
-  const rows = item.lines.map((line) => metricRow(item, line, order, changes));
-  return h(
-    "section",
-    {},
-    h("h2", {}, "Metrics"),
-    note(`Change: from the entry before it, by ${orderLabel(order.by)}.`),
-    dataTable({
-      caption: "Metrics",
-      rows,
-      columns: [
-        {
-          label: "metric",
-          cell: (row) => h("span", { class: "mono" }, shorten(row.metric.name, 60)),
-        },
-        { label: "value", number: true, cell: (row) => formatValue(row.value, row.metric.unit) },
-        {
-          label: "exactly",
-          number: true,
-          cell: (row) => (row.value === null ? ABSENT : formatExact(row.value, row.metric.unit)),
-        },
-        {
-          label: "change",
-          number: true,
-          cell: (row) =>
-            row.change === undefined ? ABSENT : formatChange(row.change, row.metric.unit),
-        },
-        { label: "verdict", cell: (row) => (row.what ? whatBadge(row.what) : "") },
-        { label: "better is", cell: (row) => DIRECTION_WORDS[row.metric.direction] ?? "" },
-      ],
-    }),
-  );
-}
-
-const DIRECTION_WORDS = { lower: "lower", higher: "higher", same: "the same", none: "not judged" };
-
-function metricRow(item, line, order, changes) {
-  const metric = DATA.metrics[line.metric];
-  const point = seriesOf(item, metric.name, order).find(({ entry }) => entry === item.current);
-  return {
-    metric,
-    value: line.now,
-    change: point === undefined ? undefined : changeOf(point, metric),
-    what: changes.get(`${metric.name} ${item.current}`),
-  };
+  return h("div", {}, ...historySection([item], metric, orderBy(by), scale).filter(Boolean));
 }
 
 function memoryOfCase(item) {
@@ -144,7 +100,7 @@ function memoryOfCase(item) {
   })).filter((row) => row.parts.length > 0);
   if (rows.length === 0) return [];
   return [
-    h("h2", {}, "Memory by category"),
+    h("h2", {}, "Memory of one training step"),
     memoryLegend(),
     ...rows.map((row) =>
       memoryFigure(

@@ -3,29 +3,35 @@
 const MIB = { size: 2 ** 20, unitName: "MiB" };
 const GFLOP = { size: 1e9, unitName: "GFLOP" };
 const LIMITS = [
-  { ...costNamed("memory"), ...MIB, name: "ram", label: "RAM", example: "128", left: "of RAM" },
-  { ...costNamed("flops"), ...GFLOP, name: "flops", example: "2.5", left: "of an update" },
+  { ...costNamed("memory"), ...MIB, name: "ram", label: "RAM", example: "128 MiB", left: "of RAM" },
+  {
+    ...costNamed("flops"),
+    ...GFLOP,
+    name: "flops",
+    short: "FLOPs",
+    example: "2.5 GFLOP",
+    left: "of an update",
+  },
   {
     ...costNamed("ship"),
     ...MIB,
     name: "ship",
     label: "Size to ship",
-    example: "0.5",
+    example: "500 kB",
     left: "to ship",
   },
+  {
+    ...MIB,
+    name: "storage",
+    label: "Storage for weights",
+    short: "Storage",
+    unit: "byte",
+    example: "16 MB",
+    left: "of storage",
+    of: (item) =>
+      sumOrNull(["peak_param_bytes", "peak_buffer_bytes"].map((name) => currentValue(item, name))),
+  },
 ];
-// Has no field: a device limits it.
-const STORAGE = {
-  ...MIB,
-  name: "storage",
-  label: "Weights",
-  unit: "byte",
-  left: "of storage",
-  of: (item) =>
-    sumOrNull(
-      ["peak_param_bytes", "peak_buffer_bytes"].map((name) => currentValue(item, name)),
-    ),
-};
 const NEAREST = 3;
 
 function sumOrNull(values) {
@@ -35,12 +41,13 @@ function sumOrNull(values) {
 function deviceField() {
   const devices = DATA.devices.map((device) => ({
     value: device.name,
-    label: shorten(device.title, 60),
+    label: `${shorten(device.title, 60)} · ${formatValue(device.memory, "byte")}`,
   }));
   return {
-    label: "Device",
-    options: [{ value: "", label: "any, with these limits" }, ...devices],
+    label: "Preset: a device class",
+    options: [{ value: "", label: "none, the limits below alone" }, ...devices],
     initial: "",
+    wide: true,
   };
 }
 
@@ -62,14 +69,13 @@ function deviceNamed(name) {
 }
 
 function fitFields() {
-  const limits = LIMITS.map(({ name, label, unitName, example }) => [
+  const limits = LIMITS.map(({ name, label, short = label, unit, unitName, example }) => [
     name,
     {
-      label: `${label}, at most (${unitName})`,
+      label: `${short}, at most`,
       initial: "",
-      inputmode: "decimal",
       placeholder: `such as ${example}`,
-      check: (text) => limitProblem(text, unitName, example),
+      check: (text) => amountProblem(text, unit, unitName, example),
     },
   ]);
   return {
@@ -85,47 +91,61 @@ function showFit(main, route) {
   const fields = fitFields();
   const settings = readSettings(route, fields);
   const output = h("div", { id: "fit" });
+  const controls = h("div");
   const update = () => {
+    showPreset(controls, settings);
     replaceContent(output, fitSection(settings));
     announce(output.querySelector(".lead").textContent);
   };
+  controls.append(controlRow(route, fields, settings, update));
   main.append(
     h("h1", {}, "Fits my device"),
     note(
-      "RAM is that of the tensors of one training step; Python and torch come on top. An empty field is no limit. ",
-      "What fits is ranked by accuracy, then by FLOPs.",
+      "RAM is that of the tensors of one training step; Python and torch come on top. An empty field is no ",
+      "limit, or the device's. What fits is ranked by accuracy, then by FLOPs.",
     ),
-    controlRow(route, fields, settings, update),
+    controls,
     output,
   );
   update();
 }
 
-function limitProblem(text, unitName, example) {
-  if (text.trim() === "" || readLimit(text) !== null) return "";
-  return `Type a number of ${unitName} above 0, such as ${example}.`;
+// Empty fields show what the device has; what is typed replaces it.
+function showPreset(controls, settings) {
+  const owned = limitsOfDevice(deviceNamed(settings.device));
+  for (const { name, example } of LIMITS) {
+    const field = controls.querySelector(`[name=${name}]`);
+    field.placeholder =
+      owned[name] === null ? `such as ${example}` : `${formatValue(owned[name], "byte")}`;
+  }
 }
 
-// Digits with an optional point; null if the text is not a number above 0.
-function readLimit(text) {
-  const value = /^\s*\d{1,15}(\.\d{1,15})?\s*$/.test(text) ? Number(text) : 0;
-  return value > 0 ? value : null;
+function limitsOfDevice(device) {
+  return {
+    ram: device?.memory ?? null,
+    flops: null,
+    ship: null,
+    storage: device?.storage ?? null,
+  };
 }
 
 function fitSection(settings) {
   const wrong = LIMITS.filter(
-    ({ name, unitName, example }) => limitProblem(settings[name], unitName, example) !== "",
+    ({ name, unit, unitName, example }) =>
+      amountProblem(settings[name], unit, unitName, example) !== "",
   );
   if (wrong.length > 0) {
     return [
       lead(
-        `${wrong.map((limit) => limit.label).join(" and ")}: type a number above 0; see the field.`,
+        `${wrong.map((limit) => limit.label).join(" and ")}: type an amount above 0; see the field.`,
       ),
     ];
   }
   const device = deviceNamed(settings.device);
-  const offered = device === null || device.storage === null ? LIMITS : [...LIMITS, STORAGE];
-  const limits = offered.map((limit) => ({ ...limit, most: limitOf(settings, limit, device) }));
+  const limits = LIMITS.map((limit) => ({
+    ...limit,
+    most: limitOf(settings, limit, device),
+  })).filter(({ name, most }) => name !== "storage" || most !== null);
   const asked = limits.filter((limit) => limit.most !== null);
   const { task, architecture } = settings;
   const rows = DATA.cases
@@ -139,15 +159,13 @@ function fitSection(settings) {
   return [
     ...answer(known, asked),
     deviceNote(settings),
-    unknownNote(rows.length - known.length),
+    unknownNote(rows.filter((row) => !known.includes(row)).map((row) => row.item)),
   ];
 }
 
-// The smaller one of what was typed and what the device has.
-function limitOf(settings, { name, size }, device) {
-  const typed = readLimit(settings[name] ?? "");
-  const owned = { ram: device?.memory, storage: device?.storage }[name] ?? null;
-  return d3.min([typed === null ? null : typed * size, owned]) ?? null;
+// What was typed, else what the device has.
+function limitOf(settings, { name, unit, unitName }, device) {
+  return readAmount(settings[name], unit, unitName) ?? limitsOfDevice(device)[name];
 }
 
 function fitRow(item, limits, suffix) {
@@ -238,10 +256,10 @@ function fitTable(fits) {
   });
 }
 
-function needColumns({ label, unit, size, unitName, most }, index) {
+function needColumns({ label, short = label, unit, size, unitName, most }, index) {
   const need = (row) => row.needs[index];
   const uses = {
-    label: `${label}, ${unitName}`,
+    label: `${short}, ${unitName}`,
     number: true,
     cell: (row) => cellText(need(row).value, unit, size),
     title: (row) => formatExact(need(row).value, unit),
@@ -255,8 +273,12 @@ function needColumns({ label, unit, size, unitName, most }, index) {
   return most === null ? [uses] : [uses, room];
 }
 
-function unknownNote(count) {
-  return count === 0
-    ? null
-    : note(`Not ranked, since they failed or have no such cost: ${plural(count, "case")}.`);
+function unknownNote(items) {
+  if (items.length === 0) return null;
+  const lacking = items.filter(isMeasured).length;
+  const words = [
+    failuresText(items),
+    lacking > 0 ? `${plural(lacking, "case")} without such a cost` : "",
+  ];
+  return note(`Not ranked: ${words.filter(Boolean).join(", ")}.`);
 }

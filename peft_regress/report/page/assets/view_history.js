@@ -1,29 +1,67 @@
 // How a metric changed over the stored entries and runs.
 
 const MOST_CASES = 8;
+const MOVED = "moved (in how many cases)";
+const SCALES = [
+  { value: "auto", label: "automatic" },
+  { value: "linear", label: "linear" },
+  { value: "log", label: "logarithmic" },
+];
 
 function historyFields() {
   const order = DATA.orders[0];
-  const moves = lastMoves(order)?.moves ?? [];
-  const last =
-    moves.find((move) => move.what !== "break") ?? (moves.length > 0 ? telling(moves) : null);
+  const largest = largestMove(order) ?? telling(lastMoves(order)?.moves ?? []);
+  const moved = movedCases(order);
+  const options = metricOptions(order);
+  return {
+    case: {
+      label: "Cases: an id, or a pattern like */lora-*/resnet18",
+      initial: largest?.item.id ?? DATA.cases[0].id,
+      suggestions: [...moved, ...DATA.cases.filter((item) => !moved.has(item))].map(
+        (item) => item.id,
+      ),
+      wide: true,
+    },
+    metric: {
+      label: "Metric",
+      options,
+      initial: largest?.metric.name ?? options[0]?.value,
+    },
+    by: orderField(),
+    only: {
+      label: "Show",
+      options: [
+        { value: "moved", label: "what moved" },
+        { value: "all", label: "all" },
+      ],
+      initial: "moved",
+    },
+    scale: { label: "Scale", options: SCALES, initial: "auto" },
+  };
+}
+
+function movedCases(order) {
+  return new Set(DATA.cases.filter((item) => (item.marks[order.by] ?? []).length > 0));
+}
+
+// Those that moved stand first.
+function metricOptions(order) {
+  const moves = d3.rollup(
+    DATA.cases.flatMap((item) => marksOf(item, order)),
+    (marks) => new Set(marks.map((mark) => mark.item)).size,
+    (mark) => mark.metric.name,
+  );
   const measured = DATA.metrics.filter((_, index) =>
     DATA.cases.some((item) => item.lines.some((line) => line.metric === index)),
   );
-  const metrics = measured.map((metric) => ({
-    value: metric.name,
-    label: metricLabel(metric.name),
+  const options = measured.map(({ name }) => ({
+    value: name,
+    label: moves.has(name)
+      ? `${metricLabel(name)} (${grouped.format(moves.get(name))})`
+      : metricLabel(name),
+    group: moves.has(name) ? MOVED : "did not move",
   }));
-  return {
-    case: {
-      label: "Cases: an id, or a pattern such as */lora-*/resnet18",
-      initial: last?.item.id ?? DATA.cases[0].id,
-      suggestions: DATA.cases.map((item) => item.id),
-      wide: true,
-    },
-    metric: { label: "Metric", options: metrics, initial: last?.metric.name ?? metrics[0]?.value },
-    by: orderField(),
-  };
+  return d3.sort(options, (option) => option.group !== MOVED);
 }
 
 function orderField() {
@@ -42,7 +80,7 @@ function showHistory(main, route) {
   main.append(
     h("h1", {}, "History"),
     note(
-      "Marked points changed by more than the metric's bound from the point before, in the chosen order.",
+      "Marked: a change beyond the metric's bound from the point before, or a new level of a noisy metric.",
     ),
     controlRow(route, fields, settings, update),
     output,
@@ -51,7 +89,7 @@ function showHistory(main, route) {
   update();
 }
 
-function historyOf({ case: pattern, metric, by }) {
+function historyOf({ case: pattern, metric, by, only, scale }) {
   if (metric === undefined) return [note("No case has a metric.")];
   const found = casesLike(pattern);
   if (found.length === 0) {
@@ -61,13 +99,27 @@ function historyOf({ case: pattern, metric, by }) {
       ),
     ];
   }
-  const shown = found.slice(0, MOST_CASES);
+  const order = orderBy(by);
+  const moved = found.filter((item) => hasMoved(item, metric, order));
+  const chosen = only === "all" || moved.length === 0 ? found : moved;
+  const shown = chosen.slice(0, MOST_CASES);
   return [
     found.length > shown.length
-      ? note(`${plural(found.length, "case")} are like this; the first ${MOST_CASES} are shown.`)
+      ? note(chosenWords({ found, moved, shown, isNarrowed: chosen === moved }))
       : null,
-    ...historySection(shown, metric, orderBy(by)),
+    ...historySection(shown, metric, order, scale),
   ];
+}
+
+function hasMoved(item, metric, order) {
+  return marksOf(item, order).some((mark) => mark.metric.name === metric);
+}
+
+function chosenWords({ found, moved, shown, isNarrowed }) {
+  const all = `${plural(found.length, "case")} are like this`;
+  if (!isNarrowed) return `${all}; the first ${shown.length} are shown.`;
+  const first = shown.length < moved.length ? `, of which the first ${shown.length} are shown` : "";
+  return `${all}; ${grouped.format(moved.length)} moved${first}. "Show: all" has the others.`;
 }
 
 function entryTable() {

@@ -6,10 +6,10 @@ function showMemory(main, route) {
   const output = h("div");
   const update = () => replaceContent(output, memorySection(settings));
   main.append(
-    h("h1", {}, "Memory by category"),
+    h("h1", {}, "Memory of one training step"),
     note(
-      "Each category at its own high, so that a bar's length is the reference paper's total. The highs come at ",
-      "different moments: the mark is the most that is alive at one moment, which is what a device needs.",
+      "The bar is the most memory in use at one moment: what a device needs. The outlines behind it are the ",
+      "highs of each category, which come at different moments; together they are the reference paper's total.",
     ),
     controlRow(route, fields, settings, update),
     output,
@@ -30,7 +30,7 @@ function memorySection({ architecture, batch, task }) {
     return [note("No case of this task and architecture has its memory by category.")];
   const [least, most] = [known[0], known.at(-1)];
   const where = `${shorten(architecture)} at batch ${batch}`;
-  const lost = rows.length - known.length;
+  const lost = rows.filter((row) => row.parts.length === 0).map((row) => row.item);
   return [
     memoryLegend(),
     memoryFigure(
@@ -44,7 +44,11 @@ function memorySection({ architecture, batch, task }) {
         cell: (row) => caseLink(row.item),
       }),
     ),
-    lost > 0 ? note(`Left out for want of a measurement: ${plural(lost, "case")}.`) : null,
+    lost.length > 0
+      ? note(
+          `Left out for want of a measurement: ${failuresText(lost) || plural(lost.length, "case")}.`,
+        )
+      : null,
   ];
 }
 

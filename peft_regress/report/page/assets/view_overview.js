@@ -1,13 +1,15 @@
-// First things first: how much was measured, what changed last, a plot and some rows.
+// First things first: the verdict, then what changed last, at a glance, and some rows.
 
 const FIRST_ROWS = 8;
 const MOST_MOVES = 4;
 const MOVE_ORDER = ["worse", "break", "moved", "better"];
 
-function showOverview(main) {
-  const settings = readSettings({ params: new URLSearchParams() }, compareFields());
+function showOverview(main, route) {
+  const settings = readSettings({ params: new URLSearchParams() }, tradeoffFields());
   main.append(
-    h("h1", {}, "What fine-tuning costs, and what it gains"),
+    ...verdictFirst(),
+    ...glanceSection(route),
+    h("h2", {}, "What is stored"),
     h("p", { class: "lead" }, countsText()),
     note(presentText()),
     ...lastMoveWords(),
@@ -16,11 +18,11 @@ function showOverview(main) {
       {},
       h("h2", {}, `Accuracy against peak memory, batch 1, task ${shorten(settings.task, 40)}`),
       note(
-        "Ringed and joined: where no other pairing is as cheap and as accurate. ",
-        h("a", { href: "#/compare" }, "Other costs, batch 32, other tasks"),
+        FRONT_WORDS,
+        h("a", { href: "#/tradeoffs" }, "Other costs, batch 32, other tasks"),
         ".",
       ),
-      ...comparison({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
+      ...tradeoffs({ ...settings, architecture: "" }, { compact: true }).filter(Boolean),
     ),
     ...budgetSection(DATA.cases),
     h(
@@ -37,6 +39,15 @@ function showOverview(main) {
   );
 }
 
+function verdictFirst() {
+  if (COMPARED.verdict === null) return [h("h1", {}, "What fine-tuning costs, and what it gains")];
+  return [
+    newestVerdict("h1"),
+    ...findingSections(COMPARED.verdict),
+    h("p", {}, h("a", { href: "#/changes" }, "Compare any two entries or runs")),
+  ];
+}
+
 function firstCases() {
   const column = CASE_COLUMNS.find((item) => item.name === "accuracy");
   return caseTable(
@@ -46,13 +57,13 @@ function firstCases() {
 }
 
 function countsText() {
-  const failing = DATA.cases.filter((item) => !isMeasured(item)).length;
+  const failing = failuresText(DATA.cases);
   const untrained = DATA.cases.filter((item) => isUntrained(item, "accuracy")).length;
   const repeated = untrained > 0 ? `, ${untrained} of them ${SAME_COMPUTATION},` : "";
   const newest = DATA.entries.at(-1);
   const entries = plural(DATA.entries.length, "entry", "entries");
   return (
-    `${plural(DATA.cases.length, "case")}${failing > 0 ? `, ${failing} of them not ok,` : ""}${repeated} over ${entries}; ` +
+    `${plural(DATA.cases.length, "case")}${failing ? ` (${failing})` : ""}${repeated} over ${entries}; ` +
     `the newest is ${shorten(newest.name, 60)} of ${formatDate(newest.date)}.`
   );
 }

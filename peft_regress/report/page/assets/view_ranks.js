@@ -16,6 +16,8 @@ function ranksFields() {
   };
 }
 
+const SEED_STEP = 5;
+
 // Methods with several ranks, and what to compare them with; all methods if none has several.
 function sweptMethods() {
   const ranks = d3.rollup(
@@ -35,7 +37,10 @@ function showRanks(main, route) {
   const update = () => replaceContent(output, rankSections(settings));
   main.append(
     h("h1", {}, "Rank sweeps"),
-    note("A line a method over its ranks. Methods without a rank are dashed levels."),
+    note(
+      "A line a method over its ranks. Methods without a rank are dashed levels. All plots have one scale; ",
+      "a bar reaches from the lowest seed to the highest.",
+    ),
     controlRow(route, fields, settings, update),
     output,
   );
@@ -47,10 +52,18 @@ function rankSections({ metric: name, task, architecture, methods }) {
   const metric = DATA.metrics[METRIC_INDEX.get(name)];
   const points = DATA.cases
     .filter((item) => item.task === task && isAsked(item.method, methods))
-    .map((item) => ({ item, value: currentValue(item, name) }))
+    .map((item) => ({
+      item,
+      value: currentValue(item, name),
+      seeds: lineOf(item, name)?.seeds ?? null,
+    }))
     .filter((point) => point.value !== null);
   if (points.length === 0) return [note(`No case of these choices has ${metricLabel(name)}.`)];
   const shown = architecture === "" ? ARCHITECTURES : [architecture];
+  const axis = rankAxis(
+    points.filter((point) => shown.includes(point.item.architecture)),
+    metric,
+  );
   return [
     methodLegend(distinct(points.map((point) => point.item.method))),
     h(
@@ -61,13 +74,21 @@ function rankSections({ metric: name, task, architecture, methods }) {
           where,
           points.filter((p) => p.item.architecture === where),
           metric,
+          axis,
         ),
       ),
     ),
   ];
 }
 
-function rankFigure(where, points, metric) {
+// One unit and one scale for plots side by side, or they could not be compared.
+function rankAxis(points, metric) {
+  const values = points.flatMap((point) => [point.value, ...(point.seeds ?? [])]);
+  const unit = axisUnit(values, metric.unit);
+  return { unit, scale: scaleOf(values.map((value) => value / unit.size)) };
+}
+
+function rankFigure(where, points, metric, axis) {
   const title = h("h2", {}, shorten(where));
   if (points.length === 0)
     return h("figure", {}, h("figcaption", {}, title), note("No case has this metric."));
@@ -78,17 +99,13 @@ function rankFigure(where, points, metric) {
       `${metricLabel(metric.name)} over rank on ${shorten(where)}: ${plural(swept.length, "point")} of ` +
       `${plural(new Set(swept.map((point) => point.item.method)).size, "method")} with ranks, ` +
       `${points.length - swept.length} without.`,
-    draw: (width) => drawRanks(width, points, metric),
+    draw: (width) => drawRanks(width, points, metric, axis),
     open: openCase,
     below: [fold("Its numbers", () => rankTable(where, points, metric))],
   });
 }
 
-function drawRanks(width, points, metric) {
-  const unit = axisUnit(
-    points.map((point) => point.value),
-    metric.unit,
-  );
+function drawRanks(width, points, metric, { unit, scale }) {
   const y = (point) => point.value / unit.size;
   const [swept, levels] = [
     points.filter((p) => p.item.rank !== null),
@@ -96,6 +113,9 @@ function drawRanks(width, points, metric) {
   ];
   const ranks = RANKS.filter((rank) => swept.some((point) => point.item.rank === rank));
   const x = (point) => String(point.item.rank);
+  const methods = distinct(swept.map((point) => point.item.method));
+  // Side by side, so that no method hides another.
+  const aside = (method) => (methods.indexOf(method) - (methods.length - 1) / 2) * SEED_STEP;
   const height = Math.min(420, Math.max(280, width * 0.5));
   const label = `↑ ${metricLabel(metric.name)}${unit.name ? ` (${unit.name})` : ""}`;
   return plot(width, {
@@ -105,7 +125,7 @@ function drawRanks(width, points, metric) {
     marginTop: 28,
     marginBottom: 38,
     x: { type: "point", domain: ranks.map(String), label: "rank →", padding: 0.25 },
-    y: axisOptions(scaleOf(points.map(y)), { label, room: 1.6 * height }),
+    y: axisOptions(scale, { label, room: 1.6 * height }),
     symbol: { type: "identity" },
     color: { type: "identity" },
     marks: [
@@ -115,7 +135,7 @@ function drawRanks(width, points, metric) {
         strokeDasharray: "5 4",
         strokeWidth: 1.5,
       }),
-      Plot.text(spread(levels, y), {
+      Plot.text(spread(levels, y, scale), {
         y,
         frameAnchor: "right",
         textAnchor: "start",
@@ -123,42 +143,76 @@ function drawRanks(width, points, metric) {
         text: (point) => shorten(point.item.method, 10),
         fill: (point) => methodMark(point.item.method).colour,
       }),
-      Plot.line(swept, {
-        x,
-        y,
-        z: (point) => point.item.method,
-        sort: (point) => point.item.rank,
-        stroke: (point) => methodMark(point.item.method).colour,
-        strokeWidth: 2,
-      }),
-      Plot.dot(swept, {
-        x,
-        y,
-        ...methodChannels(),
-        r: 5,
-        stroke: "var(--surface)",
-        strokeWidth: 1,
-      }),
+      ...methods.flatMap((method) =>
+        sweepMarks(
+          swept.filter((point) => point.item.method === method),
+          { x, y, dx: aside(method) },
+          unit,
+        ),
+      ),
       Plot.tip(
         swept,
         Plot.pointer({
           x,
           y,
           title: (point) =>
-            `${shorten(point.item.id, 60)}\n${formatValue(point.value, metric.unit)}`,
+            [
+              shorten(point.item.id, 60),
+              formatValue(point.value, metric.unit),
+              seedsText(point, metric),
+            ]
+              .filter(Boolean)
+              .join("\n"),
         }),
       ),
     ],
   });
 }
 
+// Of one method: its line, its seeds and its points.
+function sweepMarks(points, place, unit) {
+  const { colour } = methodMark(points[0].item.method);
+  return [
+    Plot.ruleX(
+      points.filter((point) => point.seeds !== null),
+      {
+        x: place.x,
+        dx: place.dx,
+        y1: (point) => point.seeds[0] / unit.size,
+        y2: (point) => point.seeds[1] / unit.size,
+        stroke: colour,
+        strokeOpacity: 0.55,
+        strokeWidth: 2,
+      },
+    ),
+    Plot.line(points, {
+      ...place,
+      sort: (point) => point.item.rank,
+      stroke: colour,
+      strokeWidth: 2,
+    }),
+    Plot.dot(points, {
+      ...place,
+      ...methodChannels(),
+      r: 5,
+      stroke: "var(--surface)",
+      strokeWidth: 1,
+    }),
+  ];
+}
+
+function seedsText({ seeds }, { unit }) {
+  return seeds === null ? null : `seeds ${seeds.map((seed) => formatValue(seed, unit)).join(" to ")}`;
+}
+
 // Of levels that lie on one another, one is named; the table below has all.
-function spread(levels, y) {
-  const [least, most] = d3.extent(levels, y);
+function spread(levels, y, scale) {
+  const place = scale.type === "log" ? (level) => Math.log(y(level)) : y;
+  const [least, most] = scale.type === "log" ? scale.domain.map(Math.log) : scale.domain;
   const apart = (most - least) * 0.06;
   const kept = [];
-  for (const level of d3.sort(levels, y)) {
-    if (kept.length === 0 || y(level) - y(kept.at(-1)) > apart) kept.push(level);
+  for (const level of d3.sort(levels, place)) {
+    if (kept.length === 0 || place(level) - place(kept.at(-1)) > apart) kept.push(level);
   }
   return kept;
 }
@@ -185,6 +239,10 @@ function rankTable(where, points, metric) {
 function rankCell(points, rank, metric) {
   const point = points.find((candidate) => candidate.item.rank === rank);
   return point
-    ? h("a", { href: caseAddress(point.item) }, formatValue(point.value, metric.unit))
+    ? h(
+        "a",
+        { href: caseAddress(point.item), title: seedsText(point, metric) },
+        formatValue(point.value, metric.unit),
+      )
     : ABSENT;
 }

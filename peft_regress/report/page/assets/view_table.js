@@ -41,6 +41,20 @@ function showTable(main, route) {
   const every = { ...fields, ...sortFields() };
   const settings = readSettings(route, every);
   const count = h("p", { class: "count", role: "status" });
+  const found = () =>
+    sortedCases(
+      DATA.cases.filter((item) => matches(item, settings)),
+      settings,
+    );
+  const csv = h(
+    "button",
+    {
+      type: "button",
+      id: "csv",
+      onclick: () => download("cases.csv", casesAsCsv(found()), "text/csv;charset=utf-8"),
+    },
+    "Download as CSV",
+  );
   const output = h("div");
   let most = ROWS_AT_ONCE;
   const sort = (name) => {
@@ -51,18 +65,17 @@ function showTable(main, route) {
     output.querySelector(`[data-column="${name}"]`).focus();
   };
   const update = () => {
-    const found = sortedCases(
-      DATA.cases.filter((item) => matches(item, settings)),
-      settings,
-    );
-    count.textContent = `${found.length} of ${plural(DATA.cases.length, "case")}`;
+    const cases = found();
+    const failing = failuresText(cases);
+    count.textContent = `${cases.length} of ${plural(DATA.cases.length, "case")}${failing ? `: ${failing}` : ""}`;
+    csv.disabled = cases.length === 0;
     const sorted = { name: settings.sort, descending: settings.down === "yes" };
     replaceContent(
       output,
-      found.length > 0
-        ? caseTable("Cases", found.slice(0, most), { sorted, sort })
+      cases.length > 0
+        ? caseTable("Cases", cases.slice(0, most), { sorted, sort })
         : note("No case fits these choices."),
-      found.length > most ? moreButton(found.length - most) : null,
+      cases.length > most ? moreButton(cases.length - most) : null,
     );
   };
   const moreButton = (left) =>
@@ -71,7 +84,12 @@ function showTable(main, route) {
       { type: "button", onclick: () => ((most = Infinity), update()) },
       `Show ${left} more`,
     );
-  main.append(h("h1", {}, "All cases"), controlRow(route, every, settings, update), count, output);
+  main.append(
+    h("h1", {}, "All cases"),
+    controlRow(route, every, settings, update),
+    h("div", { class: "above-table" }, count, csv),
+    output,
+  );
   update();
 }
 

@@ -1,0 +1,154 @@
+"""What moved in a history beyond its bound: between which entries, which way, how far. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final, Literal
+
+from peft_regress.baselines.series import STATUS, jumps_of, whole_metric
+from peft_regress.gate.changes import direction_of
+from peft_regress.metrics import metric_order
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from peft_regress.baselines.series import Entry
+    from peft_regress.metrics import MetricSpec
+    from peft_regress.runs.schema import Record
+
+    Records = Sequence[tuple[Entry, Record]]
+
+Way = Literal["worse", "better"]
+
+INVARIANT: Final = "invariant "
+"""Stands before the name of an invariant where metrics are named too."""
+_STATES: Final = ("ok", "unsupported", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A change of one metric, invariant or status of one case that the gate would report."""
+
+    case: str
+    metric: str
+    """A metric, `status`, or `invariant NAME`."""
+    before: Entry
+    """The last entry before it with a record to compare with."""
+    entry: Entry
+    """The entry in which it changed."""
+    old: float | str | bool
+    new: float | str | bool
+    change: float | None = None
+    """Of a metric: relative; of a fraction or a score the difference. None if `old` is zero."""
+    way: Way
+    spec: MetricSpec | None = None
+    """Of a metric: what the number is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Redefinition:
+    """A case that an entry defines anew, so that nothing before can be compared with it."""
+
+    case: str
+    entry: Entry
+
+
+def find_moves(name: str, records: Records, metrics: Iterable[str]) -> Iterator[Move]:
+    """Yield the moves of one case in some of its metrics, by metric and then by entry.
+
+    `records` are oldest first; `metrics` are of `names_in(records)`. What no bound judges never
+    moves: information, and counts of operators under another torch.
+    """
+    for metric in sorted(metrics, key=metric_order):
+        if metric == STATUS:
+            yield from _status_moves(name, records)
+        elif metric.startswith(INVARIANT):
+            yield from _invariant_moves(name, records, metric.removeprefix(INVARIANT))
+        else:
+            yield from _metric_moves(name, records, metric)
+
+
+def names_in(records: Records) -> set[str]:
+    """Return what may move in a case: its metrics, its invariants and its status."""
+    found = {STATUS}
+    for _, record in records:
+        found |= record.metrics.keys()
+        found |= {f"{INVARIANT}{name}" for name in record.invariants}
+    return found
+
+
+def find_redefinitions(by_case: Mapping[str, Records]) -> list[Redefinition]:
+    """Return where the definition of a case changed."""
+    return [
+        Redefinition(case=name, entry=entry)
+        for name, records in by_case.items()
+        for (_, old), (entry, new) in pairwise(records)
+        if old.definition != new.definition
+    ]
+
+
+def is_judged(records: Records, name: str, *positions: int | None) -> bool:
+    """Return whether a bound applies between positions: another torch may use other operators."""
+    versions = {
+        records[position][0].run.environment.get("torch")
+        for position in positions
+        if position is not None
+    }
+    return len(versions) == 1 or not name.startswith("aten_ops")
+
+
+def _metric_moves(name: str, records: Records, metric: str) -> Iterator[Move]:
+    found = [whole_metric(record, metric) for _, record in records]
+    for jump in jumps_of(records, found, metric):
+        new = found[jump.position]
+        if jump.before is None or jump.change is None or new is None or new.kind == "info":
+            continue
+        way = direction_of(jump.change, new)
+        if way is not None and is_judged(records, metric, jump.before, jump.position):
+            yield Move(
+                case=name,
+                metric=metric,
+                before=records[jump.before][0],
+                entry=records[jump.position][0],
+                old=jump.change.old,
+                new=jump.change.new,
+                change=jump.change.relative,
+                way=way,
+                spec=new.spec,
+            )
+
+
+def _status_moves(name: str, records: Records) -> Iterator[Move]:
+    for (before, old), (entry, new) in pairwise(records):
+        if old.status != new.status:
+            is_worse = _STATES.index(new.status) > _STATES.index(old.status)
+            yield Move(
+                case=name,
+                metric=STATUS,
+                before=before,
+                entry=entry,
+                old=old.status_text,
+                new=new.status_text,
+                way="worse" if is_worse else "better",
+            )
+
+
+def _invariant_moves(name: str, records: Records, invariant: str) -> Iterator[Move]:
+    """Yield where an invariant stopped or began to hold; one that did not apply says neither."""
+    known = [
+        (entry, record, value)
+        for entry, record in records
+        if (value := record.invariants.get(invariant)) is not None
+    ]
+    for (before, old, was), (entry, new, now) in pairwise(known):
+        if was != now and old.definition == new.definition:
+            yield Move(
+                case=name,
+                metric=f"{INVARIANT}{invariant}",
+                before=before,
+                entry=entry,
+                old=was,
+                new=now,
+                way="better" if now else "worse",
+            )

@@ -1,0 +1,74 @@
+"""Judge the newest of some entries and runs, as `compare` does: the verdict of the page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from peft_regress.baselines.expected import expected_cases, is_complete
+from peft_regress.baselines.history import newest_index
+from peft_regress.baselines.references import read_references, read_references_before
+from peft_regress.catalogue.matrix import built_in_matrices
+from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
+from peft_regress.gate.comparison import Invocation
+from peft_regress.gate.judge import judge
+from peft_regress.gate.verdicts import observations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from peft_regress.baselines.series import Entry
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.runs.schema import Run
+
+
+def judge_newest(
+    baselines: Path, entries: Sequence[Entry], whole_run: Callable[[Entry], Run], cases: str
+) -> Comparison:
+    """Judge the last of `entries` that holds a case; `whole_run` reads it with its ledgers.
+
+    A run is judged by the storage, an entry by what the storage held before it. `cases` is a glob:
+    the others are neither expected nor judged. Expected are the stored cases of the matrix that
+    most cases of the run belong to, as in `compare --stored-only`.
+    """
+    index = newest_index(entries)
+    newest, is_run = entries[index], entries[index].role == "run"
+    whole = whole_run(newest)
+    references = (
+        read_references(baselines, drift=True)
+        if is_run
+        else read_references_before(
+            baselines, {path for one in entries[index:] if (path := one.path)}
+        )
+    )
+    matrix = _matrix_of(whole)
+    expected = expected_cases(references, matrix, None)
+    if not is_run:
+        # What was accepted of a part of the cases leaves the others to older entries.
+        expected = expected if whole.selection.complete else set(whole.cases)
+        expected -= set(whole.accepted.retired if whole.accepted else ())
+    return judge(
+        {name: old for name, old in references.items() if fnmatchcase(name, cases)},
+        {
+            name: new
+            for name, new in observations_of(whole, newest.name).items()
+            if fnmatchcase(name, cases)
+        },
+        expected={name for name in expected if fnmatchcase(name, cases)},
+        complete=is_complete(whole.selection, [cases], expected),
+        invocation=Invocation(
+            old=str(baselines),
+            new=newest.name,
+            file=str(newest.path),
+            baselines=None if baselines == usual_storage() else str(baselines),
+            matrix=None if matrix == usual_matrix() else matrix,
+        ),
+        devices=device_classes(),
+    )
+
+
+def _matrix_of(run: Run) -> str:
+    counts = Counter(name for record in run for name in sorted(built_in_matrices(record.case)))
+    return max(counts, key=lambda name: counts[name], default=usual_matrix())

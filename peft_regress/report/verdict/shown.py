@@ -1,0 +1,241 @@
+"""A comparison as what reports show of it, made once: the terminal and the page render this."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from peft_regress.gate.verdicts import FAILING
+from peft_regress.report.sentences import (
+    environment_lines,
+    known_defects,
+    outcome_line,
+    times_lines,
+)
+from peft_regress.report.verdict.budgets import budget_table
+from peft_regress.report.verdict.finding import (
+    example_lines,
+    finding_details,
+    finding_headline,
+    suspected_packages,
+)
+from peft_regress.report.verdict.finding_order import leading_reason, sort_findings
+from peft_regress.report.verdict.next_steps import (
+    accepting,
+    first_steps,
+    is_of_computation,
+    next_steps,
+    training,
+)
+from peft_regress.report.verdict.remarks import remarks
+from peft_regress.report.verdict.rows import reading_order, row_of
+from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping, Sequence
+
+    from peft_regress.gate.comparison import Comparison
+    from peft_regress.gate.findings import Finding
+    from peft_regress.gate.verdicts import Verdict
+    from peft_regress.report.layout import Style
+    from peft_regress.report.table import Table
+    from peft_regress.report.verdict.next_steps import Step
+    from peft_regress.report.verdict.rows import Row
+
+Group = Literal["failing", "incomplete", "better"]
+"""What a finding means for the run: it fails it, was not compared, or is better."""
+
+_LONGEST_RUN_NAME: Final = 400
+_REMEDIES: Final = {
+    "missing": "they did not run, or were renamed; if they are gone for good, add `--retire ID` "
+    "(or a glob) for each to `accept`",
+    "new": "nothing judges them until their numbers are accepted",
+    "incomparable": "nothing judges them until the new numbers are accepted",
+}
+_TRAIN_BOTH: Final = (
+    "nothing judges what a training would show: compare runs that trained them, made without "
+    "--regress-quick or --quick"
+)
+
+
+class ShownRow(NamedTuple):
+    """What changed in one case of a finding."""
+
+    case: str
+    """Its id, not made safe to show."""
+    row: Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownFinding:
+    """One finding in words and rows. Strings are clean but for the ids."""
+
+    group: Group
+    verdict: Verdict
+    is_failing: bool
+    """Whether its verdict fails every run, not a strict one alone."""
+    headline: str
+    about: tuple[str, ...]
+    """Where, what changed with it, which package did it; of what was not compared, the remedy."""
+    cases: tuple[str, ...]
+    rows: tuple[ShownRow, ...] = ()
+    """One for each case, if it fails."""
+    example: tuple[str, tuple[str, ...]] | None = None
+    """The id of the case with the largest change, and its numbers with the modules behind them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownVerdict:
+    """A comparison in words and rows."""
+
+    outcome: str
+    """The headline: what the exit code means, with the counts."""
+    style: Style
+    findings: tuple[ShownFinding, ...]
+    """Those that fail, then those that were not compared, then those that are better."""
+    defects: Mapping[str, Sequence[str]]
+    """What was broken in the baseline too, and the cases."""
+    remarks: Mapping[str, Sequence[str]]
+    budgets: Table
+    """Of the cases that are over theirs."""
+    setting: tuple[str, ...]
+    """Which entries judge, and which packages differ."""
+    times: tuple[str, ...]
+    """Why times were not judged."""
+    steps: tuple[Step, ...]
+    """What to type."""
+
+    def of(self, group: Group) -> tuple[ShownFinding, ...]:
+        """Return the findings of one meaning."""
+        return tuple(finding for finding in self.findings if finding.group == group)
+
+
+def shown_verdict(comparison: Comparison) -> ShownVerdict:
+    """Return what reports show of a comparison."""
+    failing, incomplete, better = sort_findings(comparison)
+    return ShownVerdict(
+        outcome=outcome_line(comparison),
+        style=style_of(comparison),
+        findings=(
+            *(_failing(finding, comparison) for finding in failing),
+            *(_incomplete(finding) for finding in incomplete),
+            *(_better(finding) for finding in better),
+        ),
+        defects=_defects(comparison),
+        remarks={
+            f"{what} in {count_of(len(ids), 'case')}": ids
+            for what, ids in remarks(comparison).items()
+        },
+        budgets=budget_table(comparison, over_alone=True),
+        setting=tuple(_setting(comparison)),
+        times=tuple(times_lines(comparison)),
+        steps=tuple(_steps(failing, incomplete, comparison)),
+    )
+
+
+def style_of(comparison: Comparison) -> Style:
+    """Return the style of the outcome, by its exit code."""
+    styles: dict[int, Style] = {0: "good", 1: "bad"}
+    if FAILING & comparison.left_out.keys():
+        styles[0] = "open"
+    return styles.get(comparison.lenient_exit_code, "open")
+
+
+def _failing(finding: Finding, comparison: Comparison) -> ShownFinding:
+    rows = sorted(
+        (
+            ShownRow(member.case, row_of(member.case, leading_reason(finding, member)))
+            for member in finding.members
+        ),
+        key=lambda shown: reading_order(shown.row),
+    )
+    why = suspected_packages(finding, comparison)
+    lines = example_lines(finding, comparison)
+    return ShownFinding(
+        group="failing",
+        verdict=finding.verdict,
+        is_failing=finding.is_failing,
+        headline=finding_headline(finding),
+        about=(
+            *finding_details(finding, comparison),
+            *_without_ratio(finding, {shown.row.title for shown in rows}),
+            *([f"why: {why}"] if why else []),
+        ),
+        cases=finding.cases,
+        rows=tuple(rows),
+        example=(finding.example.case, tuple(lines)) if lines else None,
+    )
+
+
+def _incomplete(finding: Finding) -> ShownFinding:
+    remedy = _TRAIN_BOTH if is_of_computation(finding) else _REMEDIES[finding.verdict]
+    return ShownFinding(
+        group="incomplete",
+        verdict=finding.verdict,
+        is_failing=False,
+        headline=finding_headline(finding),
+        about=(remedy,),
+        cases=finding.cases,
+    )
+
+
+def _better(finding: Finding) -> ShownFinding:
+    return ShownFinding(
+        group="better",
+        verdict=finding.verdict,
+        is_failing=False,
+        headline=finding_headline(finding),
+        about=(),
+        cases=finding.cases,
+    )
+
+
+def _without_ratio(finding: Finding, shown: Collection[str]) -> list[str]:
+    """Name the metrics that have no ratio, because they are new, gone, or were zero."""
+    found = {
+        clean(reason.title)
+        for member in finding.members
+        for reason in member.reasons
+        if reason.relative_change is None
+    }
+    left = sorted(found - {*shown})
+    return [f"new, gone, or zero in the baseline: {', '.join(left)}"] if left else []
+
+
+def _defects(comparison: Comparison) -> dict[str, Sequence[str]]:
+    defects = known_defects(comparison)
+    return {f"{what} in {count_of(len(ids), 'case')}": ids for what, ids in defects.items()}
+
+
+def _setting(comparison: Comparison) -> Iterator[str]:
+    references = comparison.references
+    pairs = [
+        (references[name], new) for name, new in comparison.observed.items() if name in references
+    ]
+    if pairs:
+        run_names = Counter(clean(old.run_name, longest=_LONGEST_RUN_NAME) for old, _ in pairs)
+        environments = Counter(
+            "; ".join(environment_lines(old.environment, new.environment)) or "as in the baseline"
+            for old, new in pairs
+        )
+        yield from _counted("baseline", run_names)
+        yield from _counted("environment", environments)
+
+
+def _counted(title: str, found: Mapping[str, int]) -> list[str]:
+    if len(found) == 1:
+        return [f"{title}: {text}" for text in found]
+    return [f"{title} of {count_of(count, 'case')}: {text}" for text, count in found.items()]
+
+
+def _steps(
+    failing: Sequence[Finding], incomplete: Sequence[Finding], comparison: Comparison
+) -> Iterator[Step]:
+    yield from next_steps(failing, comparison)
+    yield from training(incomplete, comparison)
+    only = comparison.invocation.only
+    if only is None and comparison.observed and not comparison.references:
+        yield from first_steps(comparison)
+    elif comparison.can_be_accepted:
+        yield accepting(comparison)

@@ -1,0 +1,136 @@
+"""What moved in a history: only what the gate would report, between the right entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import LORA, make_record, make_run
+
+from peft_regress.baselines.history import moved_histories, select_moves
+from peft_regress.baselines.series import Entry
+from peft_regress.errors import AbsentError
+
+PEFT = {"peft": "0.18.1", "torch": "2.13.0"}
+NEWER_TORCH = {**PEFT, "torch": "2.14.0"}
+
+
+def entry(number: int, *records: Any, environment: dict[str, str] | None = None) -> Entry:
+    return Entry(
+        name=f"{number:04d}_peft",
+        date=f"2026-01-{1 + number:02d}T00:00:00+00:00",
+        role="baseline",
+        run=make_run(*records, environment=environment or PEFT),
+    )
+
+
+def entries_of(name: str, *values: Any, environments: Any = ()) -> list[Entry]:
+    """Return an entry for each value of a metric."""
+    packages = dict(enumerate(environments))
+    return [
+        entry(number, make_record(metrics={name: value}), environment=packages.get(number))
+        for number, value in enumerate(values)
+    ]
+
+
+def moved(entries: list[Entry], **how: Any) -> list[tuple[str, str, str]]:
+    """Return (metric, entry, way) of each move."""
+    found = select_moves(entries, **how).found
+    return [(move.metric, move.entry.name, move.way) for move in found]
+
+
+def test_a_cost_moves_where_it_changes_and_moves_back() -> None:
+    entries = entries_of("forward_flops", 100, 100, 150, 150, 100)
+    worse, better = select_moves(entries).found
+    assert (worse.before.name, worse.entry.name, worse.way) == ("0001_peft", "0002_peft", "worse")
+    assert (worse.old, worse.new, worse.change) == (100, 150, 0.5)
+    assert (better.entry.name, better.way) == ("0004_peft", "better")
+
+
+def test_what_stays_within_its_bound_does_not_move() -> None:
+    assert not moved(entries_of("peak_bytes", 100_000_000, 100_000_004))
+    assert moved(entries_of("peak_bytes", 100_000_000, 110_000_000))
+    assert not moved(entries_of("accuracy", [0.50] * 3, [0.505] * 3))
+    assert moved(entries_of("accuracy", [0.50] * 3, [0.20] * 3)) == [
+        ("accuracy", "0001_peft", "worse")
+    ]
+
+
+def test_information_has_no_bound_and_never_moves() -> None:
+    assert not moved(entries_of("paper_forward_flops", 100, 900))
+
+
+def test_counts_of_operators_move_under_the_same_torch_alone() -> None:
+    assert moved(entries_of("aten_ops", 100, 101))
+    assert not moved(entries_of("aten_ops", 100, 101, environments=(PEFT, NEWER_TORCH)))
+
+
+def test_an_entry_that_lacks_the_case_is_passed_over() -> None:
+    first, last = (make_record(metrics={"forward_flops": value}) for value in (100, 150))
+    other = make_record("shift/full/resnet18", {"forward_flops": 7})
+    (move,) = select_moves([entry(0, first), entry(1, other), entry(2, last)]).found
+    assert (move.before.name, move.entry.name) == ("0000_peft", "0002_peft")
+
+
+def test_a_case_that_is_defined_anew_moves_in_nothing_and_is_named() -> None:
+    records = [
+        make_record(metrics={"forward_flops": value}, invariants={"a": bool(number)},
+                    definition=f"sha256:{number}")
+        for number, value in enumerate((100, 150))
+    ]  # fmt: skip
+    found = select_moves([entry(number, one) for number, one in enumerate(records)])
+    assert not found.found
+    assert [(one.case, one.entry.name) for one in found.redefined] == [(LORA, "0001_peft")]
+
+
+def test_an_invariant_moves_where_it_stops_to_hold_but_not_where_it_does_not_apply() -> None:
+    values = (True, None, True, False, None, True)
+    entries = [
+        entry(number, make_record(invariants={"merge_equals_unmerged": value}))
+        for number, value in enumerate(values)
+    ]
+    name = "invariant merge_equals_unmerged"
+    assert moved(entries) == [(name, "0003_peft", "worse"), (name, "0005_peft", "better")]
+    assert select_moves(entries).found[1].before.name == "0003_peft"
+
+
+@pytest.mark.parametrize(("status", "way"), [("error", "worse"), ("unsupported", "worse")])
+def test_a_status_moves_too(status: str, way: str) -> None:
+    failed = make_record(status=status)
+    entries = [entry(0, make_record()), entry(1, failed), entry(2, make_record())]
+    assert moved(entries, metric="status") == [
+        ("status", "0001_peft", way),
+        ("status", "0002_peft", "better"),
+    ]
+
+
+def test_a_metric_from_zero_has_no_ratio_and_moves() -> None:
+    (move,) = select_moves(entries_of("projection_flops", 0, 5)).found
+    assert (move.old, move.new, move.change) == (0, 5, None)
+
+
+def test_globs_select_cases_metrics_and_invariants() -> None:
+    first = make_record(metrics={"forward_flops": 1, "backward_flops": 1}, invariants={"a": True})
+    last = make_record(metrics={"forward_flops": 2, "backward_flops": 2}, invariants={"a": False})
+    entries = [entry(0, first), entry(1, last)]
+    assert [name for name, *_ in moved(entries)] == [
+        "forward_flops",
+        "backward_flops",
+        "invariant a",
+    ]
+    assert [name for name, *_ in moved(entries, metric="inv*")] == ["invariant a"]
+    with pytest.raises(AbsentError, match="matches none of the metrics"):
+        select_moves(entries, metric="none")
+    with pytest.raises(AbsentError, match="matches none of the 1 cases"):
+        select_moves(entries, case="none/*")
+
+
+def test_the_lines_of_what_moved_leave_out_the_rest() -> None:
+    records = [
+        make_record(
+            metrics={"forward_flops": value, "backward_flops": 5}, invariants={"a": value == 1}
+        )
+        for value in (1, 2)
+    ]
+    (case,) = moved_histories(select_moves([entry(n, one) for n, one in enumerate(records)]))
+    assert [line.metric for line in case.lines] == ["forward_flops"]

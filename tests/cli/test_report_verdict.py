@@ -1,0 +1,141 @@
+"""`peft-regress report` judges the newest entry or run as `compare` does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from builders import FULL, LORA, VALUES, make_record, make_run, write_entry, write_run
+
+from peft_regress.runs.schema import Acceptance, Limits, Selection
+
+IDS = (LORA, FULL)
+SLOWER = {**VALUES, "forward_flops": 2 * VALUES["forward_flops"]}
+
+
+@pytest.fixture
+def verdict(command, tmp_path, monkeypatch):
+    """Call `report --format json`; return the verdict, its outcome, and the verdicts by case."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        code, out, err = command("report", "--format", "json", *arguments)
+        assert (code, err) == (0, "")
+        data = json.loads(out)
+        found = data["comparisons"]["verdict"]
+        cases = {case["id"]: case.get("verdict") for case in data["cases"]}
+        return found, data["comparisons"]["texts"][found["outcome"]], cases
+
+    return call
+
+
+def run_of(tmp_path, *records, **fields):
+    return write_run(tmp_path / "run.json", make_run(*records, **fields))
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([make_record(name) for name in IDS], (0, "no regression")),
+        ([make_record(LORA, SLOWER), make_record(FULL)], (1, "REGRESSED")),
+        ([make_record(LORA)], (3, "INCOMPLETE")),
+        (
+            [make_record(LORA, budget=Limits(peak=1)), make_record(FULL)],
+            (1, "OVER BUDGET"),
+        ),
+    ],
+    ids=["unchanged", "worse", "missing", "over budget"],
+)
+def test_a_run_gets_the_verdict_of_compare(command, verdict, tmp_path, records, expected):
+    code, words = expected
+    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
+    run_of(tmp_path, *records)
+    found, outcome, _ = verdict("run.json")
+    assert found["exit_code"] == code
+    assert outcome.startswith(words)
+    again, out, _ = command("compare", "baselines", "run.json", "--stored-only")
+    assert (again, out.splitlines()[-1]) == (code, outcome)
+
+
+def test_a_narrowed_run_is_incomplete(verdict, tmp_path):
+    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
+    narrowed = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL])
+    run_of(tmp_path, make_record(LORA), selection=narrowed)
+    found, _, cases = verdict("run.json")
+    assert found["exit_code"] == 3
+    assert cases == {LORA: "unchanged", FULL: None}
+
+
+def test_cases_narrow_what_is_judged(verdict, tmp_path):
+    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
+    run_of(tmp_path, make_record(LORA), make_record(FULL, SLOWER))
+    found, _, cases = verdict("run.json", "--cases", "*/lora-*")
+    assert (found["exit_code"], found["counts"]) == (0, {"unchanged": 1})
+    assert cases == {LORA: "unchanged"}
+
+
+def test_the_newest_entry_is_the_last_that_holds_a_case(verdict, tmp_path):
+    storage = tmp_path / "baselines"
+    write_entry(storage, 1, *map(make_record, IDS))
+    write_entry(storage, 2, make_record(LORA, SLOWER))
+    write_entry(storage, 3, make_record(FULL))
+    found, outcome, cases = verdict("--cases", LORA)
+    assert (found["new"], outcome) == (1, "REGRESSED (1 regressed)")
+    assert cases == {LORA: "regressed"}
+
+
+def test_without_a_run_the_newest_entry_is_judged_by_what_was_accepted_before_it(verdict, tmp_path):
+    storage = tmp_path / "baselines"
+    write_entry(storage, 1, *map(make_record, IDS))
+    write_entry(storage, 2, make_record(LORA, SLOWER), make_record(FULL))
+    found, outcome, cases = verdict()
+    assert (found["exit_code"], found["new"]) == (1, 1)
+    assert outcome == "REGRESSED (1 regressed, 1 unchanged)"
+    assert cases == {LORA: "regressed", FULL: "unchanged"}
+    write_entry(storage, 3, make_record(LORA, SLOWER), make_record(FULL))
+    found, outcome, _ = verdict()
+    assert (found["exit_code"], outcome) == (0, "no regression (2 unchanged)")
+
+
+def test_the_newest_entry_is_judged_by_drift_too(verdict, tmp_path):
+    for number, size in enumerate((120_000_000, 120_108_000, 120_216_000), start=1):
+        record = make_record(LORA, {**VALUES, "peak_bytes": size})
+        write_entry(tmp_path / "baselines", number, record)
+    found, _, cases = verdict()
+    assert found["exit_code"] == 1
+    assert cases == {LORA: "regressed"}
+
+
+def test_an_entry_of_some_cases_leaves_the_others_to_older_entries(verdict, tmp_path):
+    storage = tmp_path / "baselines"
+    write_entry(storage, 1, *map(make_record, IDS))
+    part = make_run(
+        make_record(LORA),
+        selection=Selection(complete=False, narrowed_by=["-k lora"], not_selected=[FULL]),
+        accepted=Acceptance(reason="a part", date="2026-01-02T00:00:00+00:00", role="baseline"),
+    )
+    write_run(storage / "Linux-CPython-3.11-64bit" / "0002_peft-0.18.1.json", part)
+    found, outcome, cases = verdict()
+    assert outcome == "no regression in what was selected (1 unchanged)"
+    assert found["exit_code"] == 3
+    assert cases == {LORA: "unchanged", FULL: None}
+
+
+def test_a_retired_case_is_not_missing(verdict, tmp_path):
+    storage = tmp_path / "baselines"
+    write_entry(storage, 1, *map(make_record, IDS))
+    write_entry(storage, 2, make_record(LORA), retired=[FULL])
+    found, outcome, _ = verdict()
+    assert (found["exit_code"], outcome) == (0, "no regression (1 unchanged)")
+
+
+def test_the_first_entry_and_the_first_run_have_no_judge(verdict, tmp_path):
+    run_of(tmp_path, make_record(LORA))
+    found, outcome, cases = verdict("run.json")
+    assert (found["exit_code"], cases) == (3, {LORA: "new"})
+    write_entry(tmp_path / "baselines", 1, make_record(LORA))
+    found, outcome, _ = verdict()
+    assert (found["exit_code"], outcome) == (
+        3,
+        "INCOMPLETE: not everything expected was compared (1 new)",
+    )

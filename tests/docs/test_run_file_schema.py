@@ -1,0 +1,120 @@
+"""docs/run-file.schema.json against the stored entries and the strict reader."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from peft_regress.errors import InputError
+from peft_regress.runs.run_file import read_run_file, run_document
+
+ROOT = Path(__file__).parents[2]
+SCHEMA = json.loads((ROOT / "docs" / "run-file.schema.json").read_text())
+VALIDATOR = Draft202012Validator(SCHEMA)
+ENTRIES = sorted((ROOT / "baselines").glob("*/[0-9]*.json"))
+OF_EXAMPLES = sorted((ROOT / "examples" / "baselines").glob("*/[0-9]*.json"))
+CASE = "shift/head/resnet18"
+
+
+def problems(document):
+    return [f"{error.json_path}: {error.message}" for error in VALIDATOR.iter_errors(document)]
+
+
+def test_it_is_a_schema():
+    Draft202012Validator.check_schema(SCHEMA)
+    assert SCHEMA["$id"] == "run-file.schema.json"
+    # Python's end of a text, which the regular expressions of other languages do not have.
+    assert "\\Z" not in json.dumps(SCHEMA)
+
+
+# The first is of schema version 1; the newest of both matrices are among the last.
+@pytest.mark.parametrize(
+    "entry", [ENTRIES[0], *ENTRIES[-3:], OF_EXAMPLES[-1]], ids=lambda entry: entry.stem
+)
+def test_a_stored_entry_fits(entry):
+    assert problems(json.loads(entry.read_text())) == []
+
+
+def test_a_run_file_with_its_ledgers_fits():
+    file = read_run_file(OF_EXAMPLES[-1])
+    document = run_document(file.run, file.document)
+    assert document["peft_regress"]["ledgers"]
+    assert problems(document) == []
+
+
+@pytest.fixture(scope="module")
+def entry():
+    """An entry of one case."""
+    (newest,) = (json.loads(path.read_text()) for path in ENTRIES if "0016_" in path.name)
+    ours = newest["peft_regress"]
+    ours["cases"] = {CASE: ours["cases"][CASE]}
+    return newest
+
+
+def record_of(ours):
+    return ours["cases"][CASE]
+
+
+def certified(ours):
+    record_of(ours)["computation"]["same_as"] = "0016"
+    ours["accepted"]["role"] = "history"
+
+
+WRONG = {
+    "another version": lambda ours: ours.update(schema_version=3),
+    "a key that is not known": lambda ours: record_of(ours).update(colour="red"),
+    "a key that is missing": lambda ours: record_of(ours).pop("definition"),
+    "an id that leads elsewhere": lambda ours: ours["cases"].update(
+        {"shift/../resnet18": ours["cases"].pop(CASE)}
+    ),
+    "a rank of 0": lambda ours: record_of(ours)["case"].update(rank=0),
+    "a unit that is not known": lambda ours: record_of(ours)["metrics"]["peak_bytes"].update(
+        unit="mile"
+    ),
+    "a negative count": lambda ours: record_of(ours)["metrics"]["peak_bytes"].update(value=-1),
+    "a number beyond all measures": lambda ours: record_of(ours)["metrics"]["peak_bytes"].update(
+        value=1e101
+    ),
+    "ok with an error": lambda ours: record_of(ours).update(error={"type": "E", "message": "m"}),
+    "an error without one": lambda ours: record_of(ours).update(status="error", metrics={}),
+    "an error with metrics": lambda ours: record_of(ours).update(
+        status="error", error={"type": "E", "message": "m"}
+    ),
+    "an accuracy without training": certified,
+    "a role that is not known": lambda ours: ours["accepted"].update(role="other"),
+    "a date without a zone": lambda ours: ours["accepted"].update(date="2026-11-25T01:55:52"),
+    "a history that retires": lambda ours: ours["accepted"].update(
+        role="history", retired=["shift/head/resnet34"]
+    ),
+    "a digest of another form": lambda ours: ours["accepted"].update(predecessor="md5:0123"),
+}
+
+
+def refusal(document, folder):
+    """Return why the strict reader refuses a document, or what it says of the digest alone."""
+    path = folder / "run.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError) as refused:
+        read_run_file(path)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("edit", WRONG.values(), ids=WRONG)
+def test_what_the_reader_refuses_the_schema_refuses(edit, entry, tmp_path):
+    document = copy.deepcopy(entry)
+    assert problems(document) == []
+    assert "was altered" in refusal(document, tmp_path)
+    edit(document["peft_regress"])
+    assert "was altered" not in refusal(document, tmp_path)
+    assert problems(document) != []
+
+
+def test_a_file_without_its_digest_is_refused_by_both(entry, tmp_path):
+    document = copy.deepcopy(entry)
+    del document["peft_regress"]["content_digest"]
+    assert "content_digest absent" in refusal(document, tmp_path)
+    assert problems(document) != []

@@ -1,0 +1,513 @@
+"""Every script of every workflow and of the action, run as GitHub's runner runs it.
+
+Each is run once as it passes, and once more for each command in it that fails. A new step without a
+row here fails `test_every_script_has_a_row`. What happens inside a command is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import prepare
+import publish
+import pytest
+from builders import VALUES, make_record, make_run, write_entry, write_run, write_shards
+from step_sandbox import Answer, StepSandbox
+from workflow_files import ACTION, ROOT, Script, read, scripts
+
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.runs.run_file import read_run_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SCRIPTS = scripts()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+WHEEL, SDIST = f"peft_regress-{VERSION}-py3-none-any.whl", f"peft_regress-{VERSION}.tar.gz"
+IDS = [case.id for case in matrix_cases("default")]
+
+
+def nothing(_):
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """How one script is run, and what it does."""
+
+    calls: list[str]
+    """The beginning of each command, in order; `TEMP` and `ROOT` stand for these folders."""
+    context: dict[str, str] = field(default_factory=dict)
+    given: Callable[[StepSandbox], None] = nothing
+    """Makes what earlier steps leave."""
+    answers: tuple[Answer, ...] = ()
+    leaves: Callable[[StepSandbox, object], bool] = lambda _sandbox, _ended: True
+    """Whether the script left what it should."""
+    may_fail: tuple[str, ...] = ()
+    """Commands whose failure is no failure of the script."""
+    ends_later: bool = False
+    """Whether other commands follow one that failed, before the script fails by it."""
+
+
+def with_shards(sandbox):
+    write_entry(sandbox.workspace / "proposed" / "baselines", 1, *map(make_record, IDS))
+    write_shards(sandbox.workspace / "shards")
+
+
+def with_run(sandbox):
+    write_entry(sandbox.workspace / "proposed" / "baselines", 1, make_record())
+    write_run(sandbox.workspace / "run.json")
+
+
+def with_downloaded_run(sandbox):
+    """The run of main, its site and its storage."""
+    sandbox.check_out("tools")
+    write_entry(sandbox.workspace / "baselines", 1, make_record())
+    (sandbox.workspace / "site").mkdir()
+    (sandbox.temp / "run").mkdir()
+    write_run(sandbox.temp / "run" / "run.json")
+
+
+def with_results(sandbox):
+    """What the action kept of a candidate that regressed."""
+    sandbox.check_out("tools", "baselines")
+    folder = sandbox.temp / "results"
+    folder.mkdir()
+    (folder / "exit-code").write_text("1\n")
+    (folder / "requirements.txt").write_text("peft\n")
+    (folder / "findings.md").write_text("## peft 0.14.0: regressed\n\ntext")
+
+
+def with_verdict(sandbox):
+    sandbox.check_out("tools")
+    (sandbox.temp / "verdict").mkdir()
+    (sandbox.temp / "verdict" / "comment.md").write_text("<!-- peft-regress -->\nREGRESSED @me\n")
+
+
+def with_drafts(**drafts):
+    def given(sandbox):
+        sandbox.check_out("tools", "baselines")
+        (sandbox.temp / "drafts").mkdir()
+        for kind, draft in drafts.items():
+            (sandbox.temp / "drafts" / f"{kind}.json").write_text(json.dumps(draft))
+
+    return given
+
+
+def with_release(sandbox):
+    """A checkout of the newest release, with the owner that it will have."""
+    sandbox.check_out("tools")
+    for name in ("pyproject.toml", "CHANGELOG.md", "CITATION.cff", "README.md"):
+        text = (ROOT / name).read_text().replace("OWNER", "edge")
+        if name == "pyproject.toml" and "[project.urls]" not in text:
+            text = text.replace("[project.scripts]", '[project.urls]\na = "b"\n\n[project.scripts]')
+        (sandbox.workspace / name).write_text(text)
+
+
+def with_distributions(sandbox):
+    with_release(sandbox)
+    (sandbox.workspace / "dist").mkdir()
+    for name in (WHEEL, SDIST):
+        (sandbox.workspace / "dist" / name).touch()
+
+
+def draft(kind):
+    def found(sandbox, _):
+        return json.loads((sandbox.temp / "drafts" / f"{kind}.json").read_text())
+
+    return found
+
+
+def wrote(*names):
+    """Return whether these files of the workspace are there and not empty."""
+    return lambda sandbox, _: all((sandbox.workspace / name).stat().st_size for name in names)
+
+
+TOX = Row(calls=["python -m pip install tox"])
+ISSUE = {
+    "title": "peft 0.14.0: regressed",
+    "candidate": "0" * 16,
+    "finding": "1" * 16,
+    "body": "text",
+}
+HEAD = {"repo": {"full_name": "fork/r"}, "sha": "a" * 40}
+RUN = {
+    "id": 12,
+    "html_url": "https://g/12",
+    "event": "pull_request",
+    "head_sha": HEAD["sha"],
+    "head_branch": "patch",
+    "head_repository": HEAD["repo"],
+}
+MEASURE = (
+    "python -m tox run -e bench -- --regress-shard=3/4 --regress-save=runs/shard-3.json "
+    "--regress-strict --regress-summary=TEMP/summary"
+)
+ROWS = {
+    "action/gate/Install the gate": Row(
+        context={"inputs.extra-index-url": "https://example.org/cpu", "inputs.install": ""},
+        calls=[
+            "python -m venv TEMP/peft-regress",
+            "python ROOT/tools/ci/constraints.py --project . ROOT/baselines",
+            "python -m pip install --constraint TEMP/constraints.txt ROOT",
+        ],
+    ),
+    "action/gate/Gate the candidate": Row(
+        context={
+            **{
+                f"inputs.{name}": str(one.get("default", ""))
+                for name, one in read(ACTION)["inputs"].items()
+            },
+            "inputs.requirements": "peft==0.14.0",
+        },
+        answers=(Answer(start="peft-regress upgrade", output='{"counts": {"unchanged": 1}}'),),
+        calls=[
+            "peft-regress upgrade --baselines ROOT/.github/actions/gate/../../../baselines --yes",
+            "python -c import json",
+        ],
+        leaves=lambda _, ended: (
+            ended.outputs["exit-code"] == "0" and ended.outputs["moved"] == "false"
+        ),
+        may_fail=("python -c",),
+        ends_later=True,
+    ),
+    "action/gate/Link the page": Row(
+        given=lambda sandbox: (sandbox.temp / "report.html").touch(),
+        context={
+            "steps.kept.outputs.artifact-url": "https://g/1",
+            "steps.gate.outputs.results": "TEMP",
+        },
+        calls=[],
+        leaves=lambda _, ended: "report.html in [its artifact](https://g/1)." in ended.summary,
+    ),
+    "bench/shard/Install tox": TOX,
+    "bench/shard/Measure": Row(
+        context={"matrix.shard": "3"},
+        calls=[
+            MEASURE,
+        ],
+    ),
+    "bench/verdict/Install the command": Row(calls=["python -m pip install ."]),
+    "bench/verdict/Judge the shards as one run": Row(
+        given=with_shards,
+        calls=[
+            "peft-regress compare proposed/baselines shards --stored-only --strict --save run.json"
+        ],
+        leaves=lambda sandbox, ended: (
+            ended.outputs == {"saved": "true"} and "no regression" in ended.summary
+        ),
+    ),
+    "bench/verdict/Make the page": Row(
+        given=with_run,
+        calls=["peft-regress report run.json --baselines proposed/baselines --html"],
+        leaves=wrote("peft-regress.html"),
+    ),
+    "bench/verdict/Link the page": Row(
+        context={"steps.kept.outputs.artifact-url": "https://g/1"},
+        calls=[],
+        leaves=lambda _, ended: ended.summary == "\n[The page of this run](https://g/1)\n",
+    ),
+    "bench/extended/Install tox": TOX,
+    "bench/extended/Measure and judge": Row(
+        calls=["python -m tox run -e bench-extended -- -n 2 --regress-summary=TEMP/summary"]
+    ),
+    "bench/extended/Judge the run in a process of its own": Row(
+        calls=[
+            "python -m tox exec -e bench-extended --skip-pkg-install -- peft-regress compare",
+        ]
+    ),
+    "ci/check/Install tox": TOX,
+    "ci/check/Run it": Row(
+        context={"matrix.environment": "py314"}, calls=["python -m tox run -e py314"]
+    ),
+    "comment/read/Prepare the comment": Row(
+        given=with_verdict,
+        calls=["python tools/ci/prepare.py comment TEMP/verdict TEMP/drafts"],
+        leaves=lambda sandbox, ended: "REGRESSED" in draft("comment")(sandbox, ended)["text"],
+    ),
+    "comment/comment/Open or update the comment": Row(
+        given=with_drafts(comment={"text": "REGRESSED"}),
+        context={
+            "github.token": "t",
+            "github.repository": "o/r",
+            "github.event.workflow_run.id": "12",
+        },
+        answers=(
+            Answer(start="gh api repos/{owner}/{repo}/actions/runs/12", output=json.dumps(RUN)),
+            Answer(
+                start="gh api --method GET repos/{owner}/{repo}/pulls -f state=open -f head=fork:",
+                output=json.dumps([{"number": 5, "head": HEAD}]),
+            ),
+        ),
+        calls=[
+            "python tools/ci/publish.py comment TEMP/drafts --run 12",
+            "gh api repos/{owner}/{repo}/actions/runs/12",
+            "gh api --method GET repos/{owner}/{repo}/pulls",
+            "gh api --paginate repos/{owner}/{repo}/issues/5/comments",
+            "gh api --method POST repos/{owner}/{repo}/issues/5/comments --input -",
+        ],
+    ),
+    "nightly/nightly/Install tox": TOX,
+    "nightly/nightly/Run the longest tests and the fault table": Row(
+        calls=["python -m tox run -e nightly"]
+    ),
+    "pages/build/Install the command and tox": Row(calls=["python -m pip install . tox"]),
+    "pages/build/Build the documentation": Row(calls=["python -m tox run -e docs"]),
+    "pages/build/Add the page": Row(
+        given=with_downloaded_run,
+        calls=["peft-regress report TEMP/run/run.json --html site/main/index.html"],
+        leaves=wrote("site/main/index.html"),
+    ),
+    "pages/build/Add the badge": Row(
+        given=with_downloaded_run,
+        calls=[
+            "peft-regress compare baselines TEMP/run/run.json --stored-only --strict --format json",
+            "python tools/ci/badge.py TEMP/findings.json site/badge.json",
+        ],
+        leaves=lambda sandbox, _: (
+            "no regression" in (sandbox.workspace / "site" / "badge.json").read_text()
+        ),
+        may_fail=("peft-regress compare",),
+    ),
+    "release/build/Check the tag": Row(
+        given=with_release,
+        context={"github.ref_name": f"v{VERSION}"},
+        calls=[f"python tools/ci/release_check.py v{VERSION}"],
+    ),
+    "release/build/Build": Row(calls=["python -m pip install build twine", "python -m build"]),
+    "release/build/Check the distributions": Row(
+        given=with_distributions,
+        context={"github.ref_name": f"v{VERSION}"},
+        calls=[
+            f"python -m twine check --strict dist/{WHEEL} dist/{SDIST}",
+            f"python tools/ci/release_check.py v{VERSION} --dist dist",
+        ],
+    ),
+    "release/build/Try the wheel in a clean environment": Row(
+        given=with_distributions,
+        calls=[
+            "python -m venv TEMP/clean",
+            f"python -m pip install dist/{WHEEL}",
+            "peft-regress --version",
+            "peft-regress list",
+            "peft-regress cost --architecture resnet18 --method lora --rank 4",
+        ],
+        answers=(Answer(start="peft-regress cost"),),
+    ),
+    "upgrade/read/Prepare the issue": Row(
+        given=with_results,
+        calls=["python tools/ci/prepare.py issue TEMP/results TEMP/drafts"],
+        leaves=lambda sandbox, ended: draft("issue")(sandbox, ended)["title"] == ISSUE["title"],
+    ),
+    "upgrade/read/Choose the accepted versions": Row(
+        given=with_results,
+        calls=["python tools/ci/constraints.py baselines"],
+        leaves=lambda sandbox, _: "torch==" in (sandbox.workspace / "constraints.txt").read_text(),
+    ),
+    "upgrade/read/Install the command": Row(
+        calls=["python -m pip install --constraint constraints.txt ."]
+    ),
+    "upgrade/read/Prepare the baseline": Row(
+        given=with_results,
+        calls=["python tools/ci/prepare.py baseline TEMP/results TEMP/drafts"],
+        leaves=lambda sandbox, ended: "exit code 1" in draft("baseline")(sandbox, ended)["nothing"],
+    ),
+    "upgrade/issue/Open or update the issue": Row(
+        given=with_drafts(issue=ISSUE),
+        context={"github.token": "t"},
+        answers=(
+            Answer(start="gh issue list", output="[]"),
+            Answer(start="gh issue create", output="https://g/7"),
+        ),
+        calls=[
+            "python tools/ci/publish.py issue TEMP/drafts",
+            "gh issue list",
+            "gh label create upgrade-regression",
+            "gh issue create --title peft 0.14.0: regressed",
+        ],
+    ),
+    "upgrade/baseline/Offer the baseline": Row(
+        given=with_drafts(baseline={"nothing": "nothing newer"}),
+        context={"github.token": "t"},
+        calls=["python tools/ci/publish.py baseline TEMP/drafts"],
+        leaves=lambda _, ended: "nothing newer" in ended.output,
+    ),
+}
+
+NOT_RUN: dict[str, str] = {}
+"""Scripts that no test runs, with the reason."""
+
+
+def test_every_script_has_a_row():
+    assert not ROWS.keys() & NOT_RUN.keys()
+    assert ROWS.keys() | NOT_RUN.keys() == SCRIPTS.keys()
+    assert all(NOT_RUN.values())
+
+
+def test_every_script_fails_with_any_command_of_a_pipe():
+    assert {script.shell for script in SCRIPTS.values()} == {"bash"}
+
+
+def filled(text, sandbox):
+    return text.replace("TEMP", str(sandbox.temp)).replace("ROOT", str(ROOT))
+
+
+def run_row(sandbox, name, *more):
+    row = ROWS[name]
+    context = {key: filled(value, sandbox) for key, value in row.context.items()}
+    return sandbox.run(SCRIPTS[name], context=context, answers=(*more, *row.answers))
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_script_does_its_work_and_fails_where_a_command_fails(name, tmp_path):
+    row = ROWS[name]
+    (tmp_path / "passing").mkdir()
+    sandbox = StepSandbox(tmp_path / "passing")
+    row.given(sandbox)
+    ended = run_row(sandbox, name)
+    assert ended.code == 0, ended.errors
+    assert len(ended.lines) == len(row.calls), ended.lines
+    for line, start in zip(ended.lines, row.calls, strict=True):
+        assert line.startswith(filled(start, sandbox))
+    assert row.leaves(sandbox, ended)
+    for number, start in enumerate(row.calls):
+        folder = tmp_path / f"failing-{number}"
+        folder.mkdir()
+        sandbox = StepSandbox(folder)
+        row.given(sandbox)
+        failing = run_row(sandbox, name, Answer(start=filled(start, sandbox), code=7))
+        assert (failing.code == 0) is start.startswith(row.may_fail), start
+        if failing.code and not row.ends_later:
+            assert len(failing.lines) == number + 1, "a later command ran after the failure"
+
+
+# --- What a reader finds of a red run -------------------------------------------------------------
+
+
+@pytest.fixture
+def sandbox(tmp_path):
+    return StepSandbox(tmp_path)
+
+
+def judged(sandbox, *, lost=(), metrics=None):
+    """Judge shards of the whole matrix; return how it ended and the text of the comment."""
+    write_entry(sandbox.workspace / "proposed" / "baselines", 1, *map(make_record, IDS))
+    more = {} if metrics is None else {"metrics": metrics}
+    write_shards(sandbox.workspace / "shards", lost=lost, **more)
+    ended = sandbox.run(SCRIPTS["bench/verdict/Judge the shards as one run"])
+    comment = (sandbox.workspace / "verdict" / "comment.md").read_text()
+    assert ended.summary == comment
+    return ended, comment
+
+
+def test_shards_without_a_regression_pass_and_become_one_run_file(sandbox):
+    ended, comment = judged(sandbox)
+    assert ended.code == 0, ended.errors
+    assert "no regression (96 unchanged)" in comment
+    assert len(read_run_file(sandbox.workspace / "run.json").run.cases) == 96
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"metrics": {**VALUES, "forward_flops": 10**10}}, 1, "REGRESSED (96 regressed)"),
+        ({"metrics": {**VALUES, "forward_flops": 1}}, 1, "not accepted"),
+        ({"lost": ["shift/lora-r4/resnet18"]}, 3, "1 missing"),
+    ],
+)
+def test_a_red_verdict_fails_the_step_and_has_its_run_its_comment_and_its_page(
+    sandbox, change, code, words
+):
+    ended, comment = judged(sandbox, **change)
+    assert (ended.code, ended.outputs) == (code, {"saved": "true"}), ended.errors
+    assert words in comment
+    # The tool can make a comment of it.
+    drafts = str(sandbox.temp / "drafts")
+    assert prepare.main(["comment", str(sandbox.workspace / "verdict"), drafts]) == 0
+    assert publish.main(["comment", drafts, "--run", "12", "--dry-run"]) == 0
+    assert sandbox.run(SCRIPTS["bench/verdict/Make the page"]).code == 0
+    assert "<html" in (sandbox.workspace / "peft-regress.html").read_text()
+
+
+def test_no_shard_fails_the_step_with_the_reason_and_there_is_no_page_to_make(sandbox):
+    write_entry(sandbox.workspace / "proposed" / "baselines", 1, make_record())
+    ended = sandbox.run(SCRIPTS["bench/verdict/Judge the shards as one run"])
+    assert (ended.code, ended.outputs) == (2, {})
+    assert "shards" in ended.errors
+    assert (sandbox.workspace / "verdict" / "comment.md").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("flops", "message"),
+    [(VALUES["forward_flops"], "no regression"), (10**10, "1 regressed"), (None, "not judged")],
+)
+def test_the_site_has_a_page_and_a_badge_whatever_the_run_says(sandbox, flops, message):
+    with_downloaded_run(sandbox)
+    if flops is None:
+        (sandbox.temp / "run" / "run.json").unlink()
+    else:
+        record = make_record(metrics={**VALUES, "forward_flops": flops})
+        write_run(sandbox.temp / "run" / "run.json", make_run(record))
+    for step in ("Add the page", "Add the badge"):
+        assert sandbox.run(SCRIPTS[f"pages/build/{step}"]).code == 0
+    assert "<html" in (sandbox.workspace / "site" / "main" / "index.html").read_text()
+    badge = json.loads((sandbox.workspace / "site" / "badge.json").read_text())
+    assert badge["message"] == message
+
+
+def test_a_page_of_a_file_that_is_no_run_is_not_published(sandbox):
+    with_downloaded_run(sandbox)
+    (sandbox.temp / "run" / "run.json").write_text("{}")
+    assert sandbox.run(SCRIPTS["pages/build/Add the page"]).code == 2
+
+
+@pytest.mark.parametrize("tag", ["v0.0.9", "main", f"v{VERSION}; touch hacked", "$(touch hacked)"])
+def test_no_other_tag_is_released_and_none_reaches_the_shell(sandbox, tag):
+    with_release(sandbox)
+    ended = sandbox.run(SCRIPTS["release/build/Check the tag"], context={"github.ref_name": tag})
+    assert ended.code == 1
+    assert not (sandbox.workspace / "hacked").exists()
+
+
+def test_an_artifact_without_a_page_is_not_linked_as_one(sandbox):
+    context = {
+        "steps.kept.outputs.artifact-url": "https://g/1",
+        "steps.gate.outputs.results": str(sandbox.temp),
+    }
+    ended = sandbox.run(SCRIPTS["action/gate/Link the page"], context=context)
+    assert (ended.code, ended.summary) == (0, "")
+
+
+# --- The run on any machine -----------------------------------------------------------------------
+
+
+def local_run(sandbox, *failing):
+    script = Script(
+        name=".ci/run",
+        text=(ROOT / ".ci" / "run").read_text(),
+        shell="bash",
+        variables={"PEFT_REGRESS_BROWSER": "chromium"},
+    )
+    return sandbox.run(script, answers=[Answer(start=start, code=1) for start in failing])
+
+
+def test_the_local_run_names_every_step_that_failed_after_all_have_run(sandbox):
+    passing = local_run(sandbox)
+    assert (passing.code, passing.errors) == (0, "")
+    assert len(passing.calls) == 8
+    step = "python -m tox exec -e py --skip-pkg-install --"
+    failing = local_run(
+        sandbox, "python -m tox run -e docs", f"{step} mypy", f"{step} peft-regress"
+    )
+    assert failing.lines == passing.lines
+    assert failing.code == 1
+    assert failing.output.endswith("failed: docs types verdict\n")
+
+
+def test_the_local_run_ends_where_tox_cannot_be_installed(sandbox):
+    ended = local_run(sandbox, "python -m pip install")
+    assert ended.code == 1
+    assert len(ended.calls) == 1

@@ -1,0 +1,198 @@
+"""Write docs/run-file.schema.json, the JSON Schema of a run file, or check that it is up to date.
+
+`python tools/docs/schema.py --write` or `--check`. The structs of `peft_regress.runs.schema` say
+what a file may hold; what its reader checks beyond them, and a schema can say, is added here.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from field_docs import documented_fields, one_line
+from written_file import write_or_check
+
+from peft_regress.metrics import KNOWN, NEED_TRAINING, Metric
+from peft_regress.runs import schema as runs_schema
+from peft_regress.runs.schema import READABLE_SCHEMAS, Run
+
+SCHEMA: Final = Path(__file__).parents[2] / "docs" / "run-file.schema.json"
+
+_LARGEST: Final = 1e100
+_MOMENT: Final = "^[0-9W-]{7,10}.[0-9:.,]+(Z|[+-][0-9:.]+)$"
+_ADDRESS: Final = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
+
+_OF_PYTEST_BENCHMARK: Final = {
+    "machine_info": {
+        "description": "The machine as pytest-benchmark saw it, without the name of the host.",
+        "type": "object",
+    },
+    "commit_info": {"description": "The commit that was measured.", "type": "object"},
+    "benchmarks": {
+        "description": "The timed cases only, as pytest-benchmark writes them. Their times are "
+        "shown; nothing here is judged.",
+        "type": "array",
+    },
+    "datetime": {"description": "When the file was written.", "type": "string"},
+    "version": {"description": "The version of pytest-benchmark.", "type": "string"},
+}
+
+
+def schema() -> dict[str, Any]:
+    """Return the schema of the whole file."""
+    (reference,), definitions = msgspec.json.schema_components([Run], ref_template="#/$defs/{name}")
+    structs = {**vars(runs_schema), "Metric": Metric}
+    for name, definition in definitions.items():
+        _describe(definition, structs[name])
+    _tighten(definitions)
+    made: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA.name,
+        "title": "A run file of peft_regress",
+        "description": "A file of pytest-benchmark with one more object, peft_regress. That object "
+        "is strict: a key that is not listed is an error.",
+        "type": "object",
+        "properties": {**_OF_PYTEST_BENCHMARK, "peft_regress": reference},
+        "required": ["peft_regress"],
+        "$defs": dict(sorted(definitions.items())),
+    }
+    portable: dict[str, Any] = _portable(made)
+    return portable
+
+
+def _describe(definition: dict[str, Any], kind: type) -> None:
+    """Add the documentation of the fields, also of those that a base class declares."""
+    definition["description"] = one_line(definition["description"].partition("\n\n")[0])
+    for owner in reversed(kind.__mro__):
+        if not issubclass(owner, msgspec.Struct) or owner is msgspec.Struct:
+            continue
+        for statement, text in documented_fields(owner):
+            name = getattr(statement.target, "id", "")
+            if text:
+                field = definition["properties"][name]
+                # A description beside `$ref` is allowed since draft 2019-09.
+                definition["properties"][name] = {"description": text, **field}
+
+
+def _tighten(definitions: dict[str, Any]) -> None:
+    """Add what the reader checks between keys."""
+    run, record, metric = (definitions[name] for name in ("Run", "Record", "Metric"))
+    run["properties"]["schema_version"] = {
+        "description": "Each version only adds keys to the one before it.",
+        "enum": list(READABLE_SCHEMAS),
+    }
+    run["properties"]["content_digest"] = {
+        "description": "Of all other keys but `ledgers`, with sorted keys and no blanks.",
+        **_ADDRESS,
+    }
+    run["required"] = [*run["required"], "content_digest"]
+    run["properties"]["ledgers"]["propertyNames"] = _ADDRESS
+    number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+    of_numbers = {"anyOf": [number, {"type": "array", "items": number}]}
+    metric["properties"]["value"] |= number
+    metric["properties"]["value"].pop("anyOf")
+    samples = metric["properties"]["samples"]
+    samples["anyOf"] = [{"type": "array", "items": of_numbers}, {"type": "null"}]
+    at_least_zero = {"minimum": 0}
+    metric["allOf"] = [
+        {
+            "if": {"properties": {"unit": {"enum": ["nat", "ratio"]}}},
+            "else": {
+                "description": "Only nats and ratios may be negative.",
+                "properties": {
+                    "value": at_least_zero,
+                    "samples": {"items": {**at_least_zero, "items": at_least_zero}},
+                },
+            },
+        }
+    ]
+    record["allOf"] = [_STATUS, _UNTRAINED, _UNTRAINED_OF_ONES_OWN]
+    run["allOf"] = [_JUDGES]
+    acceptance = definitions["Acceptance"]
+    acceptance["properties"]["date"]["pattern"] = _MOMENT
+    acceptance["allOf"] = [_RETIRES]
+
+
+_STATUS: Final = {
+    "if": {"properties": {"status": {"const": "ok"}}},
+    "then": {
+        "description": "A case that is ok has metrics and no error.",
+        "properties": {"error": {"type": "null"}, "metrics": {"minProperties": 1}},
+    },
+    "else": {"properties": {"error": {"type": "object"}, "metrics": {"maxProperties": 0}}},
+}
+
+_IS_UNTRAINED: Final = {
+    "required": ["computation"],
+    "properties": {"computation": {"required": ["same_as"]}},
+}
+
+_UNTRAINED: Final = {
+    "if": _IS_UNTRAINED,
+    "then": {
+        "description": "A case that repeats another run's training has nothing that only a "
+        "training shows.",
+        "properties": {
+            "status": {"const": "ok"},
+            "computation": {"properties": {"same_as": {"minLength": 1}}},
+            "metrics": {
+                "propertyNames": {"not": {"enum": sorted(NEED_TRAINING)}},
+                "properties": {
+                    "first_losses": {
+                        "required": ["samples"],
+                        "properties": {"samples": {"type": "array", "minItems": 1, "maxItems": 1}},
+                    }
+                },
+            },
+            "invariants": {"propertyNames": {"not": {"enum": sorted(NEED_TRAINING)}}},
+        },
+    },
+}
+
+_UNTRAINED_OF_ONES_OWN: Final = {
+    "if": {**_IS_UNTRAINED, "required": ["computation", "profiled_on"]},
+    "then": {
+        "description": "Nor has it numbers of its author, which only a training shows either.",
+        "properties": {
+            name: {"propertyNames": {"enum": sorted({*KNOWN} - NEED_TRAINING)}}
+            for name in ("metrics", "invariants")
+        },
+    },
+}
+
+_RETIRES: Final = {
+    "if": {"properties": {"retired": {"minItems": 1}}, "required": ["retired"]},
+    "then": {
+        "description": "Only a baseline retires cases.",
+        "properties": {"role": {"const": "baseline"}},
+    },
+}
+
+_JUDGES: Final = {
+    "if": {
+        "properties": {
+            "accepted": {"properties": {"role": {"const": "baseline"}}, "required": ["role"]}
+        },
+        "required": ["accepted"],
+    },
+    "then": {
+        "description": "A case that was not trained cannot judge.",
+        "properties": {"cases": {"additionalProperties": {"not": _IS_UNTRAINED}}},
+    },
+}
+
+
+def _portable(value: Any) -> Any:
+    r"""Return a schema without what only Python's regular expressions know: `\\Z`."""
+    if isinstance(value, dict):
+        return {
+            key: item.replace(r"\Z", "$") if key == "pattern" else _portable(item)
+            for key, item in value.items()
+        }
+    return [_portable(item) for item in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    write_or_check(SCHEMA, json.dumps(schema(), indent=2) + "\n")
