@@ -13,8 +13,10 @@ from peft_regress import registry
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import case_params, matrix_cases
+from peft_regress.catalogue.tasks.digits import load_digits
 from peft_regress.errors import PeftRegressError
 from peft_regress.fine_tune import Bound, FineTune, OwnMetric
+from peft_regress.imports import drop_noise
 
 __all__ = [
     "Bound",
@@ -24,6 +26,10 @@ __all__ = [
     "OwnMetric",
     "PeftRegressError",
     "case_params",
+    "load_digits",
     "matrix_cases",
     "registry",
 ]
+
+# Before any of the libraries is imported, whoever imports it.
+drop_noise()

@@ -29,22 +29,26 @@ _PACKAGE: Final = str(Path(__file__).resolve().parent)
 _STANDARD_LIBRARY: Final = sysconfig.get_path("stdlib")
 _INSTALLED: Final = {"site-packages", "dist-packages"}
 
-# bitsandbytes warns at import that a 4-bit kernel is not installed. Nothing here uses 4 bits, and
-# its advice to install `kernels` would mislead readers of the report.
-_NOISY_LOGGER: Final = "bitsandbytes.backends.cpu.ops"
-_NOISE: Final = "Failed to load CPU gemm_4bit_forward"
+# When it is imported, bitsandbytes logs that it lacks a 4-bit kernel, or code for a GPU. peft and
+# galore_torch import it, and nothing here uses it; its advice to install `kernels` would mislead.
+_NOISE: Final = {
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    "bitsandbytes.cextension": "The installed version of bitsandbytes was compiled without GPU",
+}
+"""The beginning of a misleading line, by the logger that writes it."""
 
 
 def drop_noise() -> None:
-    """Drop one misleading line of a library's log from now on.
+    """Drop the misleading lines of a library's log from now on.
 
     Also later, since some releases of peft import bitsandbytes only when they wrap a model.
     """
-    logging.getLogger(_NOISY_LOGGER).addFilter(_is_signal)
+    for logger in _NOISE:
+        logging.getLogger(logger).addFilter(_is_signal)
 
 
 def _is_signal(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith(_NOISE)
+    return not str(record.msg).startswith(_NOISE[record.name])
 
 
 def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], bool]) -> Any:
@@ -54,7 +58,6 @@ def import_object(path: str, *, folder: Path | None, is_wanted: Callable[[Any], 
     is_wanted: what a message lists if there is no such name. Raises `InputError` for a text of
     another form, for a module that does not import and for a name that it does not have.
     """
-    drop_noise()
     match = _PATH.fullmatch(path)
     if match is None:
         msg = f"{path!r} is not an import path: it has the form pkg.mod:NAME"

@@ -149,6 +149,12 @@ RULES = (
         "tests/tools/test_workflows.py",
         "constraints.txt",
     ),
+    by(r"uv add .*|uv tool install .*|pipx install .*", "tests/tools/test_wheel.py", '"install"'),
+    by(
+        r"uv run (peft-regress init|pytest gates)",
+        "tests/docs/test_own_model.py",
+        "whole_page_runs",
+    ),
     # The shell's own, and other programs.
     Rule(pattern=r"export PIP_EXTRA_INDEX_URL=https://\S+"),
     Rule(pattern=r"git add baselines", instead="git init -q && git add baselines"),

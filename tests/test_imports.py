@@ -1,8 +1,11 @@
-"""What an error of foreign code is told as: type, message, and the place that helps."""
+"""Foreign code: what its errors are told as, and which lines of its log are dropped."""
 
 from __future__ import annotations
 
 import importlib
+import logging
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,3 +80,73 @@ def test_the_message_is_one_short_line_with_a_place(told_of, source: str, expect
 def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place() -> None:
     assert told(InputError("the budget is negative")) == "the budget is negative"
     assert told(ValueError("bad")) == "ValueError: bad"
+
+
+# Noise of bitsandbytes, which peft and galore_torch import.
+
+
+@pytest.mark.parametrize(
+    ("name", "noise"),
+    [
+        ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from x: none"),
+        (
+            "bitsandbytes.cextension",
+            "The installed version of bitsandbytes was compiled without GPU",
+        ),
+    ],
+)
+def test_of_a_noisy_logger_only_the_known_line_is_dropped(
+    caplog: pytest.LogCaptureFixture, name: str, noise: str
+) -> None:
+    logger = logging.getLogger(name)
+    logger.warning(noise)
+    logger.warning("a real problem")
+    assert [record.getMessage() for record in caplog.records] == ["a real problem"]
+
+
+IMPORTS = "import galore_torch, peft, peft.optimizers\n"
+COST = "cost --architecture shufflenet_v2_x0_5 --method galore --rank 4"
+WORKER = """\
+import json, subprocess, sys
+lines = [json.dumps({"type": "import", "modules": ["peft", "galore_torch"]})]
+done = subprocess.run([sys.executable, "-m", sys.argv[1]], input="\\n".join([*lines, ""]),
+                      capture_output=True, text=True)
+assert '"imported"' in done.stdout, done.stdout + done.stderr
+print(done.stderr, end="")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-c", f"import peft_regress\n{IMPORTS}"],
+        ["-c", WORKER, "peft_regress.environments.upgrade.worker"],
+        ["-m", "peft_regress", *COST.split()],
+        ["-m", "peft_regress", "list"],
+    ],
+    ids=["script", "worker", "cost", "list"],
+)
+def test_nothing_but_the_result_is_printed(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    if "-c" in command:
+        assert done.stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["conftest.py", "test_one.py"])
+def test_under_pytest_nothing_is_warned_of_wherever_the_libraries_are_imported(
+    tmp_path: Path, where: str
+) -> None:
+    (tmp_path / "test_one.py").write_text("def test_one():\n    import peft\n")
+    file = tmp_path / where
+    file.write_text(IMPORTS + (file.read_text() if file.exists() else ""))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=tmp_path, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert done.stderr == ""
+    assert "bitsandbytes" not in done.stdout
+    assert "warning" not in done.stdout

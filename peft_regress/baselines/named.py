@@ -78,7 +78,7 @@ def find_named(root: Path, name: str) -> Named:
     problem = "fits several entries" if fitting else "is no file and no entry"
     msg = (
         f"{name!r} {problem} of {root}. Entries: {known}. "
-        "Make a run file with `pytest benchmarks --regress-save PATH`."
+        "Make a run file with `pytest SUITE --regress-save PATH`."
     )
     raise AbsentError(msg)
 

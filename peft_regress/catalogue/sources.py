@@ -15,16 +15,26 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from peft_regress.catalogue.own_cases import own_fine_tune
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES
 from peft_regress.errors import SourceError
-from peft_regress.files import resolved
+from peft_regress.files import is_folder, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from torch import Tensor, nn
 
+    from peft_regress.cases import Case
     from peft_regress.catalogue.architectures.protocol import Architecture
+
+
+CLONE_REMEDY: Final = (
+    "The built-in cases start from models in the repository: `git clone "
+    "https://github.com/OWNER/peft_regress`, and work there or name its folder with --baselines. "
+    "Or train models of your own with `peft-regress sources`. `peft-regress init` writes a suite "
+    "for your own fine-tuning, which needs neither"
+)
 
 
 class SourceTraining(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,14 +90,20 @@ def source_digest(root: Path, name: str) -> str:
 
 
 def check_sources(root: Path, names: Iterable[str]) -> list[str]:
-    """Return a line for each source that is missing or altered."""
+    """Return a line for each source that is missing or altered; one line if there is none."""
     problems = []
     for name in names:
         try:
             read_source(root, name)
         except SourceError as error:
             problems.append(str(error))
-    return problems
+    return list(dict.fromkeys(problems))
+
+
+def require_sources(root: Path, cases: Iterable[Case]) -> None:
+    """Raise `SourceError` if a case is built in and the storage has no sources at all."""
+    if any(own_fine_tune(case) is None for case in cases):
+        read_manifest(root)
 
 
 def read_manifest(root: Path) -> dict[str, SourceEntry]:
@@ -96,7 +112,8 @@ def read_manifest(root: Path) -> dict[str, SourceEntry]:
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, SourceEntry])
     except FileNotFoundError:
-        msg = f"{path}: missing. {_remedy(path)}"
+        remedy = _remedy(path) if is_folder(path.parent) else f"{CLONE_REMEDY}."
+        msg = f"{path}: missing. {remedy}"
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror}). {_remedy(path)}"
     except (ValueError, RecursionError) as error:  # also for an invalid byte

@@ -11,6 +11,7 @@ import math
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.errors import InputError
@@ -115,9 +116,6 @@ def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
 
     Raises `InputError` for a time that is not positive and finite, and if there is no pair.
     """
-    # scipy finds which of the sorted ratios bound the median, by the binomial distribution.
-    from scipy.stats import quantile_test
-
     if not pairs:
         msg = "no pair of times was measured"
         raise InputError(msg)
@@ -126,18 +124,33 @@ def estimate_ratio(pairs: Sequence[TimePair], *, confidence: float) -> Estimate:
             msg = f"a step took {seconds} seconds; a time is positive and finite"
             raise InputError(msg)
     # With logarithms, swapping base and candidate only inverts the ratio.
-    logs = [math.log(candidate) - math.log(base) for base, candidate in pairs]
-    found = quantile_test(logs, q=0, p=0.5).confidence_interval(confidence)
-    low, high = float(found.low), float(found.high)
+    logs = sorted(math.log(candidate) - math.log(base) for base, candidate in pairs)
+    rank = _rank_of_bound(len(logs), confidence=confidence)
     return Estimate(
         ratio=math.exp(statistics.median(logs)),
         interval=Interval(
-            low=0.0 if math.isnan(low) else math.exp(low),
-            high=math.inf if math.isnan(high) else math.exp(high),
+            low=math.exp(logs[rank - 1]) if rank else 0.0,
+            high=math.exp(logs[-rank]) if rank else math.inf,
         ),
         confidence=confidence,
         pairs=len(pairs),
     )
+
+
+def _rank_of_bound(count: int, *, confidence: float) -> int:
+    """Return the rank of the ratio that bounds the median from below, 1 the smallest; 0 for none.
+
+    The ratio of this rank from above is the other bound. The true median lies below the ratio of
+    rank k if fewer than k ratios are below it: as often as `count` fair coins show fewer than k
+    heads. Both tails together have at most 1 - confidence.
+    """
+    all_outcomes = Fraction(2**count)  # exact: a float ends at 1023 coins
+    tail = 0
+    for heads in range(count):
+        tail += math.comb(count, heads)
+        if 2 * tail > (1 - Fraction(confidence)) * all_outcomes:
+            return heads
+    return 0
 
 
 def judge_ratio(estimate: Estimate, *, policy: Policy = DEFAULT_POLICY) -> TimeVerdict:

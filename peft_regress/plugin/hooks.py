@@ -17,7 +17,6 @@ import msgspec
 import pytest
 
 from peft_regress.errors import InputError, PeftRegressError
-from peft_regress.imports import drop_noise
 from peft_regress.interrupts import Interrupts
 from peft_regress.plugin.closing_text import annotation_lines, closing_text, layout_for, left_out
 from peft_regress.plugin.collection import (
@@ -53,6 +52,9 @@ _COLLECTION = pytest.StashKey[CollectionHooks]()
 _LAYOUT = pytest.StashKey[Layout]()
 _KEPT = pytest.StashKey[KeptRecord]()
 _DEFINITION = pytest.StashKey[str]()
+_OF_TORCH_ITSELF: Final = (
+    r"ignore:.torch\.jit\.script_method. is deprecated:DeprecationWarning:torch\.jit\._script"
+)
 _INTERRUPTED: Final = (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR)
 
 
@@ -61,10 +63,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add_options(parser)
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config,
+) -> Generator[None, object, object]:
+    """Ignore a warning that tells nothing, also where a conftest.py imports the libraries.
+
+    They import bitsandbytes, and that imports torch's compiler, which warns of torch itself.
+    """
+    early_config.addinivalue_line("filterwarnings", _OF_TORCH_ITSELF)
+    return (yield)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Parse the options and register the hooks that need this run's state."""
-    drop_noise()
     config.addinivalue_line(
         "markers", "case(task, method, architecture, rank): the case that a test measures"
     )

@@ -71,7 +71,7 @@ def read_content(path: Path) -> bytes:
     try:
         return read_bytes(path)
     except FileNotFoundError:
-        remedy = f"Make one with `pytest benchmarks --regress-save {shlex.quote(str(path))}`."
+        remedy = f"Make one with `pytest SUITE --regress-save {shlex.quote(str(path))}`."
         raise RunFileError(path, "no such run file", remedy) from None
     except OSError as error:
         raise RunFileError(path, f"cannot be read ({error.strerror})", "Check the path.") from error

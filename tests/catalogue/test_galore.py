@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -15,7 +16,6 @@ from peft_regress.catalogue.architectures import RESNET18
 from peft_regress.catalogue.built_in import STEPS
 from peft_regress.catalogue.methods import GALORE, GALORE_BF16, GALORE_CLONED
 from peft_regress.catalogue.methods.learning_rates import learning_rate
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
 
@@ -53,7 +53,7 @@ def test_on_a_matrix_it_is_the_stock_optimizer_to_the_bit(method: Any) -> None:
     start = torch.randn(12, 20, generator=generator)
     ours, stock = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     ours_optimizer = method.make_optimizer(_holding(ours), rank=3)
-    stock_optimizer = import_quietly("galore_torch").GaLoreAdamW(
+    stock_optimizer = import_module("galore_torch").GaLoreAdamW(
         [
             {
                 "params": [stock],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import re
 import subprocess
 import sys
@@ -35,7 +34,6 @@ from peft_regress.catalogue.methods import (
 )
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import cast_base
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.errors import InputError, UnsupportedCaseError
 
 if TYPE_CHECKING:
@@ -396,18 +394,3 @@ def test_importing_the_libraries_prints_nothing() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout + done.stderr == ""
-
-
-def test_of_the_noisy_logger_only_the_known_line_is_dropped(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-
-    def log_two(_name: str) -> None:
-        logger.warning("Failed to load CPU gemm_4bit_forward from somewhere: %s", "no kernels")
-        logger.warning("a real problem")
-
-    monkeypatch.setattr("importlib.import_module", log_two)
-    import_quietly("anything")
-    logger.warning("Failed to load CPU gemm_4bit_forward when a model is wrapped")
-    assert [record.getMessage() for record in caplog.records] == ["a real problem"]

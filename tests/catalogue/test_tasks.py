@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,7 @@ from tiny_network import tiny_network
 from torch import nn
 from torch.nn import functional
 
+import peft_regress
 from peft_regress import registry
 from peft_regress.catalogue.tasks import SHIFT, UNSEEN, DigitsTask, digit_images
 from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
@@ -23,6 +22,7 @@ from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SPLITS = {"mnist": ("source", "train", "test"), "sklearn": ("train", "test")}
 each_scanner = pytest.mark.parametrize("scanner", list(SPLITS))
@@ -30,21 +30,20 @@ each_task = pytest.mark.parametrize("task", [SHIFT, UNSEEN], ids=lambda item: it
 
 
 @pytest.fixture
-def fake_sklearn(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return a setter of what scikit-learn's package returns, for the length of a test."""
+def read_from(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Return a setter of the file that the digits are read from, for the length of a test."""
 
-    def set_to(data: Any, target: Any) -> None:
-        class Digits:
-            pass
+    def set_to(file: Path) -> None:
+        monkeypatch.setattr(digit_images, "DIGITS_FILE", file)
+        forget()
 
-        digits: Any = Digits()
-        digits.data, digits.target = data, target
-        monkeypatch.setattr("sklearn.datasets.load_digits", lambda: digits)
+    def forget() -> None:
         read_digits.cache_clear()
+        digit_images._arrays.cache_clear()
 
     yield set_to
     monkeypatch.undo()
-    read_digits.cache_clear()
+    forget()
 
 
 # Raw data
@@ -63,46 +62,25 @@ def test_raw_images_are_the_known_ones(scanner: Any, count: int, sha256: str) ->
     assert digits.sha256 == sha256
 
 
-@pytest.mark.parametrize("is_found", [True, False])
-def test_scikit_learn_is_imported_only_if_its_file_is_not_found(*, is_found: bool) -> None:
-    """Importing it takes longer than all else that defines a case."""
-    code = (
-        "import sys; from peft_regress.catalogue.tasks import digit_images as found; "
-        + ("" if is_found else "found._sklearn_file = lambda: None; ")
-        + "print(found.read_digits('sklearn').sha256, 'sklearn' in sys.modules)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == [read_digits("sklearn").sha256, str(not is_found)]
-
-
-def test_digest_ignores_dtype_and_layout(fake_sklearn: Any) -> None:
-    known = load_digits()
-    expected = read_digits("sklearn").sha256
-    fake_sklearn(np.asfortranarray(known.data.astype(np.int16)), known.target.astype(np.float32))
-    assert read_digits("sklearn").sha256 == expected
-
-
-@pytest.mark.parametrize("where", ["pixel", "label"])
-def test_digest_notices_one_value(fake_sklearn: Any, where: str) -> None:
-    known = load_digits()
-    data, target = known.data.copy(), known.target.copy()
-    expected = read_digits("sklearn").sha256
-    if where == "pixel":
-        data[1000, 20] = (data[1000, 20] + 1) % 17
-    else:
-        target[1000] = (target[1000] + 1) % 10
-    fake_sklearn(data, target)
-    assert read_digits("sklearn").sha256 != expected
-
-
-@pytest.mark.parametrize("value", [0.5, 17.0, -1.0])
-def test_values_out_of_range_are_refused(fake_sklearn: Any, value: float) -> None:
-    known = load_digits()
-    data = known.data.copy()
-    data[0, 0] = value
-    fake_sklearn(data, known.target)
-    with pytest.raises(InputError, match="not whole numbers from 0 to 16"):
+def test_a_digit_file_with_other_bytes_is_refused(read_from: Any, tmp_path: Path) -> None:
+    altered = bytearray(digit_images.DIGITS_FILE.read_bytes())
+    altered[1000] ^= 1
+    file = tmp_path / "digits.npz"
+    file.write_bytes(altered)
+    read_from(file)
+    with pytest.raises(InputError, match=r"digits\.npz: expected sha256 .* Install peft-regress"):
         read_digits("sklearn")
+
+
+def test_a_digit_file_that_is_missing_is_named(read_from: Any, tmp_path: Path) -> None:
+    read_from(tmp_path / "gone.npz")
+    with pytest.raises(InputError, match=r"gone\.npz: cannot be read \(No such file"):
+        SHIFT.definition()
+
+
+def test_the_digits_for_a_first_case_are_those_of_scikit_learn() -> None:
+    for ours, known in zip(peft_regress.load_digits(), load_digits(return_X_y=True), strict=True):
+        np.testing.assert_array_equal(ours, known, strict=True)
 
 
 # Split
@@ -128,7 +106,7 @@ def test_no_test_image_is_a_copy_of_a_training_image(scanner: Any) -> None:
 def test_every_split_has_every_class_in_proportion(scanner: Any) -> None:
     labels = read_digits(scanner).labels
     whole = np.bincount(labels, minlength=10)
-    turn = digit_images._PACKAGES[scanner].turn
+    turn = digit_images._RENDERINGS[scanner].turn
     for split in SPLITS[scanner]:
         part = np.bincount(labels[split_indices(scanner, split, classes=10)], minlength=10)
         assert np.all(np.abs(part - whole * turn.count(split) / len(turn)) < len(turn))

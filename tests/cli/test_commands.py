@@ -319,4 +319,4 @@ def test_a_run_that_is_not_there_is_wrong_use_with_the_command(run, tmp_path, mo
     monkeypatch.chdir(tmp_path)
     code, out, err = run(name, "run.json", *["--to", "csv"] * (name == "export"))
     assert (code, out) == (2, "")
-    assert "Make a run file with `pytest benchmarks --regress-save PATH`" in err
+    assert "Make a run file with `pytest SUITE --regress-save PATH`" in err

@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -49,7 +50,8 @@ def newer(**moved):
 @pytest.fixture
 def storage(tmp_path):
     folder = tmp_path / "baselines"
-    folder.mkdir()
+    (folder / "sources").mkdir(parents=True)
+    (folder / "sources" / "sources.json").write_text("{}")
     return folder
 
 
@@ -75,6 +77,17 @@ def upgrade(world, storage, capsys):
         return int(stopped.value.code or 0), captured.out, captured.err
 
     return call
+
+
+def test_outside_a_clone_it_says_how_to_get_the_models_before_it_installs_anything(
+    world, storage, upgrade
+):
+    shutil.rmtree(storage)
+    code, _, err = upgrade()
+    assert code == 3
+    assert "git clone" in err
+    assert "`peft-regress init`" in err
+    assert "candidate:" not in err
 
 
 # --- what it is compared with --------------------------------------------------------------------

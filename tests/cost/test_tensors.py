@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 from network_zoo import Applying, adamw
+from packaging.version import Version
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)
 
+TORCH = Version(torch.__version__).release
 BATCH, WIDTH = 3, 64
 BOTH = pytest.mark.parametrize("fake", [True, False])
 LAYERS = 2 * BATCH * (WIDTH * WIDTH + WIDTH * 2)
@@ -235,6 +237,10 @@ def test_a_nested_tensor_is_refused_or_taken_apart(layout: torch.layout, fake: b
 
     if layout is torch.jagged and not fake:
         assert cost_of(with_function(apply), fake=fake).forward_flops == LAYERS
+    elif layout is torch.jagged and TORCH < (2, 13):
+        # Fake tensors of older releases fail within torch.
+        with pytest.raises((UnprofilableModelError, AssertionError)):
+            cost_of(with_function(apply), fake=fake)
     else:
         with pytest.raises(UnprofilableModelError, match="forward pass of module '1'"):
             cost_of(with_function(apply), fake=fake)
@@ -257,7 +263,11 @@ def test_an_operator_that_runs_functions_is_refused_by_name(fake: bool) -> None:
         y: Tensor = torch.cond(torch.tensor(data=True), lambda a: a @ a.T @ a, lambda a: a, (x,))
         return y
 
-    with pytest.raises(UnprofilableModelError, match=r"cond, reached in the forward .* module '1'"):
+    named = r"cond, reached in the forward .* module '1'"
+    if TORCH < (2, 9):
+        # Another operator of `torch.cond` comes first, or torch itself refuses it.
+        named = r"reached in the forward .* module '1'|HOP cond"
+    with pytest.raises((UnprofilableModelError, NotImplementedError), match=named):
         cost_of(with_function(apply), fake=fake)
 
 

@@ -313,7 +313,12 @@ def test_a_block_of_json_is_in_a_run_file(block):
 
 
 @pytest.mark.parametrize("block", of_language("toml"), ids=str)
-def test_a_block_of_toml_is_a_table_of_settings_or_of_devices(block, tmp_path):
+def test_a_block_of_toml_is_a_table_of_settings_of_devices_or_of_indexes(block, tmp_path):
+    if "[tool.uv" in block.text:
+        settings = tomllib.loads(block.text)["tool"]["uv"]
+        named = {index["name"] for index in settings["index"]}
+        assert {source["index"] for source in settings["sources"].values()} == named
+        return
     if "[tool.peft_regress]" not in block.text:
         load_devices(tomllib.loads(block.text))
         return

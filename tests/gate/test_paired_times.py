@@ -8,6 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import quantile_test
 
 from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import (
@@ -62,6 +63,24 @@ def test_the_estimate_is_the_median_ratio_and_its_interval_that_of_the_sign_test
     # Of 30 fair coins fewer than 10 fall on one side once in 23 times; fewer than 11, in 10.
     assert (found.interval.low, found.interval.high) == pytest.approx((1.10, 1.21))
     assert found.pairs == 30
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.999, 1 - 0.05 / 96])
+@pytest.mark.parametrize("count", [1, 2, 5, 6, 11, 12, 30, 31, 90, 200])
+def test_the_interval_is_that_of_scipy(count, confidence):
+    pairs = noisy_pairs(1.02, noise=0.05, seed=count, count=count)
+    logs = [math.log(b / a) for a, b in pairs]
+    known = quantile_test(logs, q=0, p=0.5).confidence_interval(confidence)
+    found = estimate_ratio(pairs, confidence=confidence).interval
+    if math.isnan(known.low):
+        assert (found.low, found.high) == (0.0, math.inf)
+    else:
+        assert (found.low, found.high) == pytest.approx((math.exp(known.low), math.exp(known.high)))
+
+
+def test_thousands_of_pairs_have_an_interval():
+    found = estimate_ratio([(1.0, 1.0)] * 3000, confidence=CONFIDENCE)
+    assert (found.interval.low, found.interval.high) == (1.0, 1.0)
 
 
 def test_one_pair_bounds_nothing_and_is_undetermined():

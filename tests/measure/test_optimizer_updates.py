@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from own_training import fine_tune, measured
 from torch import nn
 
 from peft_regress import registry
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
 
@@ -60,8 +60,8 @@ def test_the_signs_of_singular_vectors_do_not_matter(
 ) -> None:
     """LAPACK chooses them; another one may choose others at each refresh."""
     sound = updates(rank=rank)
-    import_quietly("galore_torch")
-    projector = import_quietly("galore_torch.galore_projector").GaLoreProjector
+    import_module("galore_torch")
+    projector = import_module("galore_torch.galore_projector").GaLoreProjector
     found = projector.get_orthogonal_matrix
     generator = torch.Generator().manual_seed(1)
 

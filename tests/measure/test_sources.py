@@ -15,6 +15,7 @@ from tiny_training import evaluate
 from torch import nn
 
 from peft_regress import registry
+from peft_regress.cases import Case
 from peft_regress.catalogue.architectures import SHUFFLENET_V2_X0_5
 from peft_regress.catalogue.sources import (
     SourceTraining,
@@ -22,6 +23,7 @@ from peft_regress.catalogue.sources import (
     check_sources,
     load_source,
     read_manifest,
+    require_sources,
     source_digest,
 )
 from peft_regress.catalogue.tasks.digits import SOURCE_CLASSES, load_images
@@ -163,9 +165,30 @@ def test_a_missing_file_is_refused_with_the_expected_digest(root: Path) -> None:
 
 
 def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"sources\.json: missing\. .*peft-regress sources"):
+    (tmp_path / "sources").mkdir()
+    with pytest.raises(SourceError, match=r"sources\.json: missing\. Restore .*regress sources"):
         load_source(tmp_path, TINY)
-    assert len(check_sources(tmp_path, ["tiny", "other"])) == 2
+
+
+def test_a_folder_without_sources_is_told_once_with_where_they_are(tmp_path: Path) -> None:
+    (problem,) = check_sources(tmp_path, ["tiny", "other"])
+    assert "git clone" in problem
+    assert "`peft-regress sources`" in problem
+    assert "`peft-regress init`" in problem
+
+
+def test_only_a_built_in_case_requires_sources(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built_in = Case(task="shift", method="head", architecture="tiny")
+    own = Case(task="own", method="head", architecture="tiny")
+    monkeypatch.setattr(
+        "peft_regress.catalogue.sources.own_fine_tune", lambda case: case if case == own else None
+    )
+    require_sources(tmp_path / "empty", [own])
+    require_sources(root, [own, built_in])
+    with pytest.raises(SourceError, match="git clone"):
+        require_sources(tmp_path / "empty", [own, built_in])
 
 
 def test_a_missing_entry_names_those_that_are_there(root: Path) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
 import peft  # noqa: F401
 import pytest
-import sklearn.datasets  # noqa: F401
 import torch.export  # noqa: F401
 
 from peft_regress.runs.run_file import read_run_file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import types
+from importlib import import_module
 
 import fault_catalogue
 import fault_runs
@@ -19,7 +20,6 @@ from fault_runs import Judge, Run, control_complaints, judged, measure
 from fault_table import line, table
 
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.runs.schema import Computation, Failure
 
 CHEAPEST = "shift/head/shufflenet_v2_x0_5"
@@ -68,7 +68,7 @@ def test_every_fault_says_what_is_wrong_in_one_sentence():
 
 
 def test_every_function_that_a_fault_replaces_exists():
-    import_quietly("peft")
+    import_module("peft")
     for fault in FAULTS.values():
         with injected(fault) as injection:
             assert injection.calls.keys() == set(fault.at), fault.name

@@ -46,7 +46,8 @@ _VARIABLES: Final = """\
 - `PEFT_REGRESS_CACHE`: the folder of kept environments and indexes, in place of the user's cache
   folder.
 - `NO_COLOR`: print without colours, if it is set to anything.
-- `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them.
+- `PIP_...`: pip's own settings; `upgrade` and `bisect` install with them. Where an environment has
+  no pip, uv's settings of indexes hold too ([install](install.md#in-a-project-of-uv)).
 - `GITHUB_ACTIONS`, `GITHUB_STEP_SUMMARY`: in a job of GitHub Actions, failing tests are annotated;
   `--regress-summary` appends to the summary of the job.
 """

@@ -17,6 +17,7 @@ import warnings
 from collections import defaultdict
 from dataclasses import replace
 from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -31,7 +32,6 @@ from peft_regress.baselines.references import read_references
 from peft_regress.cases import BFLOAT16_SUFFIX, Adaptation
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.catalogue.methods import ADAPTERS
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.cost import profile_step
 from peft_regress.errors import UnsupportedCaseError
 from peft_regress.measure.step_profile import CostReport, CostSettings, adaptation_cost
@@ -251,7 +251,7 @@ class Convolution(nn.Module):
 
 def answer_of_peft(make_config: Callable[..., Any], arguments: Mapping[str, Any]) -> str:
     """Put an adapter on a convolution; return the error, or how many parameters train."""
-    peft = import_quietly("peft")
+    peft = import_module("peft")
     if "target_modules" in make_config.__dataclass_fields__:  # type: ignore[attr-defined]
         arguments = {"target_modules": ["conv"], **arguments}
     network = Convolution()
@@ -269,7 +269,7 @@ def answer_of_peft(make_config: Callable[..., Any], arguments: Mapping[str, Any]
 
 def others() -> str:
     """Return the types that peft maps and that are no method here, with their answers."""
-    mapping = import_quietly("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
+    mapping = import_module("peft.mapping").PEFT_TYPE_TO_CONFIG_MAPPING
     here = {method.config for method in ADAPTERS}
     rows = [
         [
@@ -285,8 +285,8 @@ def others() -> str:
 
 def variants() -> str:
     """Return the settings of LoRA that are no method here, with their effect."""
-    peft = import_quietly("peft")
-    config = import_quietly("peft.tuners.lora.config")
+    peft = import_module("peft")
+    config = import_module("peft.tuners.lora.config")
     rows = []
     for name, variant in VARIANTS.items():
         known = name.partition("=")[0] in peft.LoraConfig.__dataclass_fields__

@@ -2,9 +2,7 @@
 
 from importlib import import_module
 
-from peft_regress.catalogue.methods.quiet_import import import_quietly
-
 for _name in ("peft", "peft.optimizers", "galore_torch"):
-    import_quietly(_name)
-for _name in ("fault_catalogue", "peft_regress.measure.case", "sklearn.datasets", "torchvision"):
+    import_module(_name)
+for _name in ("fault_catalogue", "peft_regress.measure.case", "torchvision"):
     import_module(_name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.cases import BFLOAT16_SUFFIX
@@ -30,7 +31,6 @@ from peft_regress.catalogue.methods.adapter_shapes import (
 )
 from peft_regress.catalogue.methods.parts import ADAMW_SETTINGS, make_adamw
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.catalogue.methods.targets import Targets
 from peft_regress.errors import UnsupportedCaseError
 
@@ -120,10 +120,10 @@ def _lokr(rank: int | None, **more: Json) -> dict[str, Json]:
 
 
 def _optimizer_function(name: str) -> Callable[..., Any]:
-    optimizers = import_quietly("peft.optimizers")
+    optimizers = import_module("peft.optimizers")
     function = getattr(optimizers, name, None)
     if function is None:
-        version = import_quietly("peft").__version__
+        version = import_module("peft").__version__
         msg = f"peft {version} has no {name} in peft.optimizers"
         raise UnsupportedCaseError(msg)
     return cast("Callable[..., Any]", function)
@@ -171,7 +171,7 @@ def _without_cuda_extension() -> Iterator[None]:
     If there is a CUDA compiler, peft builds a kernel at the first layer and then uses it also
     for CPU tensors. Without one it tries at every layer, and warns.
     """
-    layer = import_quietly("peft.tuners.boft.layer")
+    layer = import_module("peft.tuners.boft.layer")
     before = getattr(layer, "_FBD_CUDA", None)
     layer._FBD_CUDA = False  # type: ignore[attr-defined]  # noqa: SLF001
     try:

@@ -6,11 +6,11 @@ Source: Zhao et al., GaLore (2024), algorithm 2.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.catalogue.methods.learning_rates import learning_rate
 from peft_regress.catalogue.methods.parts import find_heads
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.catalogue.methods.trained_in_place import InPlace
 from peft_regress.errors import UnsupportedCaseError
 
@@ -72,7 +72,7 @@ class GaLore(InPlace):
         """Let everything train, in place; the optimizer does the rest."""
         find_heads(model, heads)
         # Here, since its import makes tensors, which are no cost of a training step.
-        import_quietly("galore_torch")
+        import_module("galore_torch")
         model.requires_grad_(requires_grad=True)
         return model
 
@@ -91,7 +91,7 @@ class GaLore(InPlace):
 
         Raises `UnsupportedCaseError` if there are none.
         """
-        galore_torch = import_quietly("galore_torch")
+        galore_torch = import_module("galore_torch")
         from peft_regress.catalogue.methods.galore_projector import (
             CloningProjector,
             FlatteningProjector,

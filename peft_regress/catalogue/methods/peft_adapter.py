@@ -7,6 +7,7 @@ import re
 import warnings
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER, Shapes
@@ -21,7 +22,6 @@ from peft_regress.catalogue.methods.parts import (
     no_targets,
     save_tensors,
 )
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.catalogue.methods.targets import ALL_BUT_GROUPED, Targets
 from peft_regress.errors import InputError, UnsupportedCaseError
 
@@ -111,7 +111,7 @@ class PeftAdapter(MethodProperties):
         layers = self.targets.find(model, heads=heads)
         if not layers:
             raise no_targets(self.name, model, targets=self.targets.description, heads=heads)
-        peft = import_quietly("peft")
+        peft = import_module("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:
             msg = f"{self.name}: peft {peft.__version__} has no {self.config}"
@@ -189,7 +189,7 @@ class PeftAdapter(MethodProperties):
         import torch
         from safetensors.torch import load_file
 
-        peft = import_quietly("peft")
+        peft = import_module("peft")
         of_heads = head_parameters(base, heads)
         with torch.random.fork_rng(devices=[]), self.wrapping(), self._without_expected():
             torch.manual_seed(0)
@@ -212,7 +212,7 @@ class PeftAdapter(MethodProperties):
 
 
 def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    peft = import_quietly("peft")
+    peft = import_module("peft")
     state = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
     return cast("dict[str, Tensor]", state)
 

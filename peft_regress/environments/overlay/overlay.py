@@ -26,6 +26,7 @@ from peft_regress.environments.overlay.folder import (
     read_folder,
 )
 from peft_regress.environments.overlay.pip import PIP_SECONDS, plan
+from peft_regress.environments.overlay.pip_command import index_settings
 from peft_regress.environments.overlay.requirements import constraints_for, read_requirements
 from peft_regress.errors import InputError
 from peft_regress.files import write_atomic
@@ -195,8 +196,9 @@ def _request_file(root: Path, wanted: Sequence[Wanted], *, pre: bool) -> Path | 
     identities = sorted(requirement.identity or "" for requirement in wanted)
     if not all(identities):
         return None
-    # pip's plan depends on the installed packages and on pip's environment variables.
-    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith("PIP_"))
+    # pip's plan depends on the installed packages and on what its environment variables say.
+    variables = {**os.environ, **index_settings(os.environ)}
+    settings = sorted(f"{k}={v}" for k, v in variables.items() if k.startswith("PIP_"))
     given = [
         base_environment.identity(),
         base_environment.installed_names(),

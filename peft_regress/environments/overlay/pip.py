@@ -21,6 +21,12 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.environments.overlay.pip_command import (
+    NO_PIP,
+    NO_PIP_REMEDY,
+    index_settings,
+    pip_command,
+)
 from peft_regress.environments.overlay.pip_errors import problem_in, remedy_for
 from peft_regress.errors import InputError
 from peft_regress.text import clean, printable
@@ -205,9 +211,15 @@ def build_wheel(folder: Path, *, into: Path, seconds: float = PIP_SECONDS) -> Pa
 
 
 def conflicts(python: Path, *, seconds: float = PIP_SECONDS) -> tuple[str, ...]:
-    """Return the conflicts of an environment, one line of `pip check` each."""
-    done = _call(python, ["check"], seconds=seconds, what="pip check")
+    """Return the conflicts of an environment, one line of `pip check` each.
+
+    Raises `PipError` if pip says nothing.
+    """
+    what = "pip check"
+    done = _call(python, ["check"], seconds=seconds, what=what)
     lines = done.stdout.splitlines() if done.returncode else []
+    if done.returncode and not done.stdout.strip():
+        raise PipError(what, problem_in(done.stderr), remedy=remedy_for(done.stderr))
     return tuple(clean(line) for line in lines if line.strip())
 
 
@@ -257,8 +269,10 @@ def _call(
     keep_open: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name not in _DECIDED_HERE}
-    # -P: a pip.py in the working directory must not be imported.
-    command = [str(python), "-P", "-m", "pip", arguments[0], *_QUIET, *arguments[1:]]
+    beginning = pip_command(python)
+    if beginning is None:
+        raise PipError(what, NO_PIP, remedy=NO_PIP_REMEDY)
+    command = [*beginning, arguments[0], *_QUIET, *arguments[1:]]
     # A process group of its own, so that the processes of a build end with it.
     with subprocess.Popen(  # noqa: S603  (pip, in a known interpreter)
         command,
@@ -267,7 +281,7 @@ def _call(
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        env={**kept, **_SWITCHED_OFF},
+        env={**kept, **index_settings(kept), **_SWITCHED_OFF},
         pass_fds=keep_open,
         start_new_session=True,
     ) as process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from peft_regress.environments.overlay.pip_command import NO_PIP_REMEDY
 from peft_regress.text import clean
 
 _LONGEST: Final = 200
@@ -15,14 +16,14 @@ _OF_BUILD: Final = re.compile(r"^[\w.]*(Error|Exception)\b|^error: ", re.IGNOREC
 _UNREACHABLE: Final = (
     r"NewConnectionError|ConnectTimeout|ReadTimeout|Name or service not known|Max retries exceeded"
     r"|Temporary failure in name resolution|connection broken|Connection refused"
-    r"|Could not resolve host"
+    r"|Could not resolve host|network was disabled"
 )
 _NAME_OR_INDEX: Final = (
     "`python -m pip index versions NAME` lists the releases for this Python; is PIP_INDEX_URL the "
     "right index?"
 )
 _REMEDIES: Final = (
-    (r"No module named pip\b", "Install pip here: `python -m ensurepip`"),
+    (r"No module named pip\b", NO_PIP_REMEDY),
     (_UNREACHABLE, "The index cannot be reached: check the network, PIP_INDEX_URL and proxies"),
     (r"No space left on device", "Free some space, or set PEFT_REGRESS_CACHE to another folder"),
     (
@@ -54,9 +55,17 @@ def problem_in(output: str) -> str:
     # Ignored releases explain the error before them.
     plain.sort(key=lambda line: line.startswith("Ignored the following"))
     last = [line.removeprefix("ERROR: ") for line in lines[-1:]]
-    chosen = [*(plain or last), *_causes(lines)]
+    chosen = [*(plain or _of_uv(lines) or last), *_causes(lines)]
     shown = "; ".join(clean(one, longest=_LONGEST).rstrip(".") for one in dict.fromkeys(chosen))
     return shown or "pip failed without a message"
+
+
+def _of_uv(lines: list[str]) -> list[str]:
+    """Return what uv says, which is to bring pip, and its first cause."""
+    said = [line for line in lines if line.startswith(("error: ", "cause: "))][:2]
+    if not said or not lines[0].startswith("error: "):
+        return []
+    return [f"uv could not bring pip ({'; '.join(line.partition(': ')[2] for line in said)})"]
 
 
 def _causes(lines: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.timing.messages import Restart, Restarted, Timed, TimeSteps
 from peft_regress.environments.worker.process import WorkerError, WorkerProcess
 from peft_regress.errors import InputError, PeftRegressError
@@ -96,6 +97,7 @@ def time_cases(  # noqa: PLR0913  (each is one setting)
             f"{len(cases)} cases needs: --pairs {fewest} is the least"
         )
         raise InputError(msg)
+    require_sources(baselines, cases)
     packages = [_packages_of(interpreter, time_limit) for interpreter in plan.interpreters]
     found = []
     for case in cases:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.utils import canonicalize_name
 
+from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.upgrade.bisect_cases import check_metric, chosen_cases, evidence_for
 from peft_regress.environments.upgrade.boundary import find_boundary
 from peft_regress.environments.upgrade.releases import Releases, releases_between
@@ -99,6 +100,7 @@ def bisect(
     """
     check_metric(settings.metric)
     cases = chosen_cases(settings.case, matrix=settings.matrix)
+    require_sources(settings.setup.baselines, cases)
     versions = releases_between(
         settings.package,
         settings.good,

@@ -13,6 +13,7 @@ from peft_regress.baselines.named import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes
+from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
@@ -96,7 +97,8 @@ def upgrade(
     matches the glob.
     """
     cases = select_cases(settings.pattern, matrix=settings.matrix)
-    # First, since it fails at once on an unreadable or absent base; the rest takes minutes.
+    # First, since both fail at once, and the rest takes minutes.
+    require_sources(settings.setup.baselines, cases)
     stored = _stored_references(cases, settings)
     devices = device_classes()
     with opened_overlay(

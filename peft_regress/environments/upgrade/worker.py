@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.environments.upgrade.messages import (
     Import,
     Imported,
@@ -38,7 +38,7 @@ def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]
 def _import(request: Import) -> Imported:
     from peft_regress.runs.environment import describe_machine
 
-    found = {name: import_quietly(name) for name in request.modules}
+    found = {name: import_module(name) for name in request.modules}
     files = {name: str(getattr(module, "__file__", None)) for name, module in found.items()}
     return Imported(machine=describe_machine(), files=files)
 

@@ -6,11 +6,11 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from peft_regress import registry
 from peft_regress.catalogue.methods.peft_adapter import PeftAdapter
-from peft_regress.catalogue.methods.quiet_import import import_quietly
 from peft_regress.measure.adapters.heads import (
     beside,
     check_untouched,
@@ -131,7 +131,7 @@ class ConfigAdapter(UnruledAdapter):
 
     def adapt(self, base: nn.Module, *, seed: int) -> nn.Module:  # noqa: ARG002  (set before)
         """Wrap the model with peft, which freezes it, and let the heads train."""
-        peft = import_quietly("peft")
+        peft = import_module("peft")
         heads = find_heads(base, self.heads)
         adapted = peft.get_peft_model(base, copy.deepcopy(self.config), adapter_name=_NAME)
         check_untouched(base, heads)
@@ -165,7 +165,7 @@ class ConfigAdapter(UnruledAdapter):
 
     def load(self, base: nn.Module, folder: Path, *, trainable: bool) -> nn.Module:
         """Load the adapter as peft does, and the rest beside it."""
-        peft = import_quietly("peft")
+        peft = import_module("peft")
         heads = find_heads(base, self.heads)
         adapted = peft.PeftModel.from_pretrained(
             base, folder, adapter_name=_NAME, is_trainable=trainable
@@ -206,7 +206,7 @@ class ConfigAdapter(UnruledAdapter):
 
 
 def _adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    peft = import_quietly("peft")
+    peft = import_module("peft")
     state = peft.get_peft_model_state_dict(model, adapter_name=_NAME, save_embedding_layers=False)
     return cast("dict[str, Tensor]", state)
 
