@@ -209,10 +209,11 @@ def test_what_is_no_longer_measured_or_checked_is_told_without_a_ratio(history, 
 
 
 def test_a_change_of_one_case_is_not_told_of_all(history, tmp_path):
-    for number, values in enumerate(((5, 5), (None, 10)), start=1):
+    flops = {"forward_flops": 5}
+    for number, values in enumerate(((flops, flops), ({}, {"forward_flops": 10})), start=1):
         records = [
-            make_record(name, {} if value is None else {"forward_flops": value})
-            for name, value in zip((LORA, FULL), values, strict=True)
+            make_record(name, {**more, "peak_bytes": 1})
+            for name, more in zip((LORA, FULL), values, strict=True)
         ]
         write_entry(tmp_path / "baselines", number, *records)
     assert "worse in 2 cases: forward_flops +100 % to gone" in history()[1]
