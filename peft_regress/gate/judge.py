@@ -183,6 +183,9 @@ def _invariant_findings(
             yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
             continue
         verdict = invariant_verdict(name, before=before, after=after, same_model=same_model)
+        unknown = name not in now and name in INVARIANTS and name not in new.known
+        if verdict == "regressed" and unknown:
+            verdict = "incomparable"  # an older version never checked it
         if verdict is not None:
             yield Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)
 
