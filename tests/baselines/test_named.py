@@ -69,7 +69,7 @@ def test_a_name_in_an_empty_storage_is_refused(tmp_path: Path) -> None:
 
 def test_a_name_of_nothing_is_absent_and_as_an_input_wrong_use(tmp_path: Path) -> None:
     for find, error in ((find_named, AbsentError), (find_input, InputError)):
-        with pytest.raises(error, match="Make a run file with `pytest benchmarks"):
+        with pytest.raises(error, match="Make a run file with `pytest SUITE"):
             find(tmp_path, "run.json")
 
 
