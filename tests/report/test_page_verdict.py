@@ -13,7 +13,7 @@ from test_page_data import entry
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.page.data import page_data
-from peft_regress.runs.schema import Limits
+from peft_regress.runs.schema import Failure, Limits, Selection
 
 pytestmark = pytest.mark.browser
 FLOPS = VALUES["forward_flops"]
@@ -43,6 +43,7 @@ def open_page(browser, tmp_path):
 
 
 OLD = entry(0, record(LORA), record(FULL))
+OLD_AGAIN = entry(1, record(LORA), record(FULL))
 WORSE = entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run")
 SAME = entry(1, record(LORA), record(FULL), role="run")
 LESS = entry(1, record(LORA), role="run")
@@ -76,6 +77,47 @@ def test_a_case_has_its_verdict_and_none_is_ok_in_green(open_page):
         page.go("table")
         states = {row.split("\t")[0]: row.split("\t")[-1] for row in page.texts("tbody tr")}
         assert states == {LORA: "regressed", FULL: "unchanged"}
+        page.locator("[data-column=status]").click()
+        assert page.texts("tbody th") == [LORA, FULL]
+        page.locator("[data-column=status]").click()
+        assert page.texts("tbody th") == [FULL, LORA]
+        page.locator("[name=status]").select_option("regressed")
+        assert page.texts("tbody th") == [LORA]
+        page.go("table?text=unchanged")
+        assert page.texts("tbody th") == [FULL]
+        header, *rows = page.page.evaluate("casesAsCsv(DATA.cases)").splitlines()
+        assert header.endswith(",status,verdict")
+        assert sorted(row.split(",")[-2:] for row in rows) == [
+            ["ok", "regressed"], ["ok", "unchanged"],
+        ]  # fmt: skip
+
+
+def test_an_error_that_was_mended_and_returns_is_no_known_one(open_page):
+    failing = {"status": "error", "error": Failure(type="RuntimeError", message="again")}
+    broken = make_record(LORA, {}, **failing)
+    with open_page(page_of(entry(0, broken), OLD_AGAIN, entry(2, broken, role="run"))) as page:
+        assert page.texts("h1.bad") == ["REGRESSED"]
+        assert "1 error)" in page.locator("").inner_text()
+        assert "known error" not in page.locator("").inner_text()
+        page.go(f"case/{LORA.replace('/', '%2F')}")
+        assert page.texts(".lead strong.bad") == ["newly failing"]
+
+
+def test_a_partial_run_says_how_it_was_narrowed_in_each_comparison(open_page):
+    narrowed = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[])
+    part = entry(1, record(LORA), record(FULL), role="run", selection=narrowed)
+    with open_page(page_of(OLD, part)) as page:
+        assert page.texts("h1.open") == ["no regression in what was selected"]
+        assert "partial run: -k lora" in page.texts(".verdict .setting")
+        page.go("changes?old=0000_peft&new=0001_peft")
+        assert "partial run: -k lora" in page.texts(".verdict .setting")
+
+
+def test_cases_that_were_not_trained_are_counted_beside_the_verdict(open_page):
+    data = page_of(OLD, SAME)
+    data["comparisons"]["verdict"]["same_computation"] = 1
+    with open_page(data) as page:
+        assert page.texts(".counts li") == ["2 unchanged", "1 same computation"]
 
 
 @pytest.mark.parametrize(

@@ -109,8 +109,8 @@ def page_data(
     changes = _newest_changes(lines, *next(iter(orders.items())))
     explain_cases(encoded, changes, indices=indices, runs=runs)
     for name, verdict in verdicts_by_case(newest).items():
-        # A case that the newest entry does not show has an older state.
-        if encoded[name]["current"] == newest_index(entries):
+        # A case that the newest entry does not show has an older state, or was retired since.
+        if present.get(name) == newest_index(entries):
             encoded[name]["verdict"] = verdict
     environments, differences = environments_of(entries)
     return {
