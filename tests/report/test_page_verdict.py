@@ -180,6 +180,14 @@ def test_a_pair_that_was_not_judged_says_so_and_shows_its_values(open_page):
         assert row.split("\t")[-1] == "+200 %"
 
 
+def test_an_entry_that_only_the_page_of_a_link_had_is_named(open_page):
+    with open_page(page_of(*HISTORY)) as page:
+        page.go("changes?old=0001_peft&new=0009_peft")
+        assert 'the entry "0009_peft", which this page has not.' in page.locator("").inner_text()
+        page.go("changes?old=0001_peft&new=0002_peft")
+        assert "which this page has not" not in page.locator("").inner_text()
+
+
 def test_entries_without_a_common_case_cannot_be_compared(open_page):
     data = page_of(entry(0, record(LORA)), entry(1, record(FULL)))
     with open_page(data) as page:
