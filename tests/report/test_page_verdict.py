@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 from builders import FULL, LEDGER, LORA, VALUES, make_record, split_by
 from page_browser import PageUnderTest
-from test_page_data import entry
+from test_page_data import PEFT, entry
 
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -90,6 +90,19 @@ def test_a_case_has_its_verdict_and_none_is_ok_in_green(open_page):
         assert sorted(row.split(",")[-2:] for row in rows) == [
             ["ok", "regressed"], ["ok", "unchanged"],
         ]  # fmt: skip
+
+
+def test_changes_of_a_run_of_an_older_release_are_from_what_judges_it(open_page):
+    older = {**PEFT, "peft": "0.14.0"}
+    run = entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run", environment=older)
+    with open_page(page_of(OLD, run)) as page:
+        page.go(f"case/{LORA.replace('/', '%2F')}")
+        assert page.locator("[name=by]").input_value() == "date"
+        (row,) = page.texts(
+            "[aria-label=Metrics] tr:has-text('forward_flops'):not(:has-text('_b'))"
+        )
+        assert "+100 %" in row
+        assert "worse" in row
 
 
 def test_an_error_that_was_mended_and_returns_is_no_known_one(open_page):
