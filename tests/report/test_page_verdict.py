@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import contextmanager
 
@@ -191,6 +192,33 @@ def test_a_pair_that_was_not_judged_says_so_and_shows_its_values(open_page):
         (row,) = page.texts("tbody tr")
         assert row.split("\t")[:2] == [LORA, "forward_flops"]
         assert row.split("\t")[-1] == "+200 %"
+
+
+def test_names_are_cut_at_their_beginning_and_defects_have_a_plural(open_page):
+    path = "/a/long/folder/of/many/runs/bench-14.json"
+    run = entry(1, record(LORA), record(FULL), role="run")
+    data = page_of(OLD, dataclasses.replace(run, name=path))
+    data["comparisons"]["verdict"]["counts"] = {"known_defect": 2, "unchanged": 1}
+    with open_page(data) as page:
+        assert page.texts(".counts li") == ["2 known defects", "1 unchanged"]
+        page.go("changes")
+        label = page.locator("[name=new] option").first.inner_text()
+        assert label == "…er/of/many/runs/bench-14.json (run)"
+        assert page.page.evaluate("entryNumber(1)") == "…nch-14.json"
+
+
+def test_paper_has_all_columns_and_forced_colours_mark_the_view(open_page):
+    with open_page(page_of(*HISTORY)) as page:
+        page.go("table")
+        page.page.emulate_media(media="print")
+        assert (
+            page.locator(".scroll").evaluate("box => getComputedStyle(box).overflow") == "visible"
+        )
+        page.page.emulate_media(media="screen", forced_colors="active")
+        borders = page.page.locator("#nav a").evaluate_all(
+            "all => all.map(link => getComputedStyle(link).borderBottomColor)"
+        )
+        assert len(set(borders)) == 2
 
 
 def test_an_entry_that_only_the_page_of_a_link_had_is_named(open_page):

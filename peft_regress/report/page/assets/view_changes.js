@@ -39,9 +39,8 @@ function changesFields() {
 
 function entryLabel(index) {
   const { name, role } = DATA.entries[index];
-  // The end of a path says more than its beginning.
-  const end = name.length > 30 ? `…${name.slice(-29)}` : name;
-  return role === "baseline" ? shorten(end, 40) : `${shorten(end, 40)} (${role})`;
+  const end = shortEnd(name, 30);
+  return role === "baseline" ? end : `${end} (${role})`;
 }
 
 function entryNamed(name) {
