@@ -9,6 +9,7 @@ from hypothesis import settings
 from restored import registry_restored
 
 from peft_regress.catalogue import own_cases
+from peft_regress.report.layout import PLAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,12 @@ settings.load_profile("same")
 def _settings_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands in this process find settings as in one of their own, not those of this run."""
     monkeypatch.setattr(own_cases, "_registry", own_cases._Registry())
+
+
+@pytest.fixture(autouse=True)
+def _width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay text out as in a pipe, however wide the terminal is in which the tests run."""
+    monkeypatch.setenv("COLUMNS", str(PLAIN.width))
 
 
 @pytest.fixture

@@ -86,7 +86,11 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write a table of commands for each section, all as wide."""
         widest = max(map(len, COMMANDS))
-        for title, commands in SECTIONS.items():
+        named = {name for commands in SECTIONS.values() for name in commands}
+        others = {name: text for name, text in COMMANDS.items() if name not in named}
+        for title, commands in {**SECTIONS, "Other": others}.items():
+            if not commands:
+                continue
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(widest), text) for name, text in commands.items()])
 

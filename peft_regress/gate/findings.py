@@ -199,7 +199,7 @@ def _strand_of(reason: Reason) -> tuple[Strand, str]:
     if reason.metric == "status":
         return "status", ""
     if reason.verdict in INCOMPLETE:
-        return "coverage", reason.metric
+        return "coverage", NOT_MEASURED if _is_not_measured(reason) else reason.metric
     word, _, name = reason.metric.partition(" ")
     if word in _STRANDS_BY_WORD:
         return _STRANDS_BY_WORD[word], name
@@ -207,10 +207,19 @@ def _strand_of(reason: Reason) -> tuple[Strand, str]:
     return ("own", reason.metric) if strand == "costs" and _is_own(reason) else (strand, "")
 
 
+def _is_not_measured(reason: Reason) -> bool:
+    """Return whether the version that made the run cannot measure what the reference has."""
+    of_metric = reason.spec is not None or reason.metric.startswith("invariant ")
+    return of_metric and reason.old is not None and reason.new is None
+
+
 def _is_own(reason: Reason) -> bool:
     """Return whether a reason is about a metric of the case's author."""
     return reason.metric not in METRICS and reason.spec is not None
 
+
+NOT_MEASURED: Final = "not measured"
+"""What the cause is of all that an older version of this project cannot measure."""
 
 _BY_SIDE: Final = frozenset({"inputs", "computation"})
 

@@ -188,8 +188,9 @@ def _invariant_findings(
         elif before is not None and after is None:
             if name == _NEEDS_THE_MODEL and not same_model:
                 continue
-            # An invariant that is no longer checked may not hold.
-            verdict = "regressed"
+            # An invariant that is no longer checked may not hold. An older version never did.
+            unknown = name in INVARIANTS and name not in new.known
+            verdict = "incomparable" if unknown and name not in now else "regressed"
         elif before is False and after is True:
             verdict = "fixed"
         else:

@@ -84,7 +84,7 @@ class MetricJudge:
         if not self._is_judged(name, either):
             return
         if old is None or new is None:
-            yield _of_one_side(name, old, new)
+            yield self._of_one_side(name, old, new)
         elif self.same_inputs or new.kind not in OF_INPUTS:
             yield from self._of_both_sides(name, old, new)
 
@@ -96,6 +96,17 @@ class MetricJudge:
         if old is None or old != new:
             return False
         return old.kind != "score" and name not in self.bounds.own
+
+    def _of_one_side(self, name: str, old: Metric | None, new: Metric | None) -> Reason:
+        if new is None:
+            assert old is not None  # noqa: S101  (one of the sides has the metric)
+            # What an older version of this project cannot measure is not gone: nobody looked.
+            unknown = name in METRICS and name not in self.new.known
+            lost: Verdict = "incomparable" if unknown else "regressed"
+            return Reason(metric=name, old=old.value, new=None, verdict=lost, spec=old.spec)
+        # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
+        appeared: Verdict = "regressed" if new.kind == "exact" else "incomparable"
+        return Reason(metric=name, old=None, new=new.value, verdict=appeared, spec=new.spec)
 
     def _of_both_sides(self, name: str, old: Metric, new: Metric) -> Iterator[Reason | Remark]:
         if not have_same_shape(old, new):
@@ -183,15 +194,6 @@ class MetricJudge:
                 )
 
 
-def could_know(old: Observation, name: str) -> bool:
-    """Return whether the run of a reference could have measured a metric of the table."""
-    return name in old.known and name in METRICS
-
-
-def _of_one_side(name: str, old: Metric | None, new: Metric | None) -> Reason:
-    if new is None:
-        assert old is not None  # noqa: S101  (one of the sides has the metric)
-        return Reason(metric=name, old=old.value, new=None, verdict="regressed", spec=old.spec)
-    # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
-    appeared: Verdict = "regressed" if new.kind == "exact" else "incomparable"
-    return Reason(metric=name, old=None, new=new.value, verdict=appeared, spec=new.spec)
+def could_know(side: Observation, name: str) -> bool:
+    """Return whether the run of one side could have measured a metric of the table."""
+    return name in side.known and name in METRICS

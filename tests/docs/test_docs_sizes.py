@@ -91,8 +91,8 @@ def test_the_sizes_of_a_run_file_are_those_of_the_stored_one(matrix: str) -> Non
 @pytest.mark.parametrize(
     ("shown", "case"),
     [
-        ("for head-only resnet18, {}", "shift/head/resnet18"),
-        ("for DoRA on mobilenet_v3_small, {}", "shift/dora-r4/mobilenet_v3_small"),
+        ("head-only resnet18 is small, {};", "shift/head/resnet18"),
+        ("DoRA on mobilenet_v3_small is large, {}.", "shift/dora-r4/mobilenet_v3_small"),
     ],
 )
 def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown: str, case: str) -> None:
@@ -102,7 +102,7 @@ def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown: str, case:
 
 @pytest.mark.parametrize("matrix", MATRICES)
 def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix: str) -> None:
-    assert "would be four times as many numbers" in " ".join(PAGE.split())
+    assert "the rows would have four times as many numbers" in " ".join(PAGE.split())
     held = sum(numbers_in(ledger["modules"]) for ledger in ledgers(matrix).values())
     written_out = sum(
         len(rows_of(msgspec.convert(ledger, Ledger), metric) or {})

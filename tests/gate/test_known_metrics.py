@@ -7,7 +7,9 @@ import pytest
 from builders import FULL, LORA, make_metric, make_record, make_run, observe, shard, write_run
 
 from peft_regress.gate import Observation, judge_case, observations_of
-from peft_regress.metrics import INFERENCE_METRICS, KNOWN_BEFORE, METRICS
+from peft_regress.gate.findings import find_causes
+from peft_regress.metrics import INFERENCE_METRICS, KNOWN, KNOWN_BEFORE, METRICS, metric_order
+from peft_regress.report.verdict.finding import finding_headline
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.shards import read_run
 
@@ -37,6 +39,44 @@ def test_a_metric_that_the_reference_could_have_measured_is_new_work() -> None:
 def test_a_new_metric_that_the_reference_has_is_judged_whatever_its_run_says() -> None:
     old, new = (observe(make_record(LORA, {"inference_flops": n}), known=()) for n in (5, 6))
     assert judge_case(LORA, old, new).verdict == "regressed"
+
+
+@pytest.mark.parametrize("lost", ["inference_flops", "invariant merge_equals_unmerged"])
+def test_what_an_older_version_cannot_measure_is_neither_gone_nor_passed(lost: str) -> None:
+    name = lost.removeprefix("invariant ")
+    costs = {"peak_bytes": 1, "forward_flops": 5}
+    full = {**costs, name: 5} if name == lost else costs
+    held = {} if name == lost else {name: True}
+    old = observe(make_record(LORA, full, invariants=held), known=KNOWN)
+    less = make_record(LORA, costs)
+    case = judge_case(LORA, old, observe(less, known={*KNOWN} - {name}))
+    assert [(one.metric, one.new, one.verdict) for one in case.reasons] == [
+        (lost, None, "incomparable")
+    ]
+    # The version that can measure it lost it.
+    assert judge_case(LORA, old, observe(less, known=KNOWN)).verdict == "regressed"
+    # A real regression stays one.
+    worse = make_record(LORA, {**costs, "forward_flops": 6})
+    assert judge_case(LORA, old, observe(worse, known={*KNOWN} - {name})).verdict == "regressed"
+
+
+def test_a_metric_of_ones_own_that_is_gone_is_a_regression_whatever_the_run_knew() -> None:
+    old = observe(make_record(LORA, {"mean_iou": make_metric("forward_flops", 5)}), known=KNOWN)
+    assert judge_case(LORA, old, observe(make_record(LORA, {}), known=())).verdict == "regressed"
+
+
+def test_all_that_an_older_version_cannot_measure_is_one_finding() -> None:
+    old = {
+        name: observe(make_record(name, {"peak_bytes": 1, **dict.fromkeys(INFERENCE_METRICS, 5)}))
+        for name in (LORA, FULL)
+    }
+    new = {name: observe(make_record(name, {"peak_bytes": 1})) for name in (LORA, FULL)}
+    verdicts = [judge_case(name, old[name], new[name]) for name in (LORA, FULL)]
+    (finding,) = find_causes(verdicts, old, new)
+    assert set(finding.cases) == {LORA, FULL}
+    assert finding_headline(finding).endswith(
+        "does not measure " + ", ".join(sorted(INFERENCE_METRICS, key=metric_order))
+    )
 
 
 @pytest.mark.parametrize("holds", [True, False, None])

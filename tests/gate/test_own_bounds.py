@@ -10,7 +10,7 @@ from builders import LORA, make_record, observe
 from peft_regress.gate import judge
 from peft_regress.gate.drift import find_origins
 from peft_regress.gate.judge import judge_case
-from peft_regress.metrics import Metric
+from peft_regress.metrics import KNOWN, Metric
 from peft_regress.report import case_text
 from peft_regress.runs.schema import OwnBound
 
@@ -32,7 +32,7 @@ def verdict_on(
     """Judge a case with the author's bounds on the newer side, and `before` on the older one."""
     sides = (old, bounds if before is None else before), (new, bounds)
     reference, observed = (
-        observe(make_record(LORA, metrics, **({} if own is None else {"bounds": own})))
+        observe(make_record(LORA, metrics, **({} if own is None else {"bounds": own})), known=KNOWN)
         for metrics, own in sides
     )
     return judge_case(LORA, reference, observed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
-from peft_regress.metrics import BATCH_SUFFIX
+from peft_regress.gate.findings import NOT_MEASURED
+from peft_regress.metrics import BATCH_SUFFIX, metric_order
 from peft_regress.report.sentences import (
     against,
     reason_cells,
@@ -253,6 +254,10 @@ def _limit_title(finding: Finding) -> str:
 
 def _coverage_title(finding: Finding) -> str:
     what = finding.cause.what
+    if what == NOT_MEASURED:
+        names = {reason.metric for one in finding.members for reason in one.reasons}
+        listed = ", ".join(clean(name) for name in sorted(names, key=metric_order))
+        return f"the version of peft_regress that made this run does not measure {listed}"
     words = _NOT_COMPARED.get(what)
     if words is None:
         return _COVERAGE.get(what, f"{clean(what)} cannot be compared")

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
+from peft_regress.gate.findings import NOT_MEASURED
 from peft_regress.gate.verdicts import FAILING
 from peft_regress.report.sentences import (
     environment_lines,
@@ -57,6 +58,7 @@ _TRAIN_BOTH: Final = (
     "nothing judges what a training would show: compare runs that trained them, made without "
     "--regress-quick or --quick"
 )
+_MEASURE_AGAIN: Final = "nothing judges these until the run is measured again by this version"
 
 
 class ShownRow(NamedTuple):
@@ -169,7 +171,11 @@ def _failing(finding: Finding, comparison: Comparison) -> ShownFinding:
 
 
 def _incomplete(finding: Finding) -> ShownFinding:
-    remedy = _TRAIN_BOTH if is_of_computation(finding) else _REMEDIES[finding.verdict]
+    remedy = _REMEDIES[finding.verdict]
+    if is_of_computation(finding):
+        remedy = _TRAIN_BOTH
+    elif finding.cause.what == NOT_MEASURED:
+        remedy = _MEASURE_AGAIN
     return ShownFinding(
         group="incomplete",
         verdict=finding.verdict,
