@@ -89,9 +89,9 @@ class MetricJudge:
             yield from self._of_both_sides(name, old, new)
 
     def _is_unchanged(self, name: str, old: Metric | None, new: Metric | None) -> bool:
-        """Return at once for most metrics that nothing is to be said of them.
+        """Return whether nothing can be said of a metric: a quick answer for most.
 
-        Of a score and of a metric with a bound of the author's, there may be a remark all the same.
+        Of an equal score, or with a bound of the author's, there may be a remark all the same.
         """
         if old is None or old != new:
             return False
