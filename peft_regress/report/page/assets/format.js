@@ -120,7 +120,7 @@ function shorten(text, longest = 80) {
 }
 
 // The end of a path says more than its beginning.
-function shortEnd(text, longest) {
+function endOfName(text, longest) {
   const characters = [...text];
   return visible(
     characters.length > longest ? `…${characters.slice(1 - longest).join("")}` : text,

@@ -39,7 +39,7 @@ function changesFields() {
 
 function entryLabel(index) {
   const { name, role } = DATA.entries[index];
-  const end = shortEnd(name, 30);
+  const end = endOfName(name, 30);
   return role === "baseline" ? end : `${end} (${role})`;
 }
 
