@@ -7,8 +7,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.baselines.series import STATUS, jumps_of, whole_metric
+from peft_regress.gate.certificates import lacks_invariant, lacks_training
 from peft_regress.gate.changes import direction_of
-from peft_regress.metrics import metric_order
+from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes
+from peft_regress.gate.judge import invariant_verdict
+from peft_regress.metrics import METRICS, metric_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,10 +40,12 @@ class Move:
     """The last entry before it with a record to compare with."""
     entry: Entry
     """The entry in which it changed."""
-    old: float | str | bool
-    new: float | str | bool
+    old: float | str | bool | None
+    new: float | str | bool | None
+    """None where a metric is absent, or an invariant is not checked or does not apply."""
     change: float | None = None
-    """Of a metric: relative; of a fraction or a score the difference. None if `old` is zero."""
+    """Of a metric: relative; of a fraction or a score the difference. None if `old` is zero, or if
+    a side is absent."""
     way: Way
     spec: MetricSpec | None = None
     """Of a metric: what the number is."""
@@ -104,18 +109,52 @@ def _metric_moves(name: str, records: Records, metric: str) -> Iterator[Move]:
         new = found[jump.position]
         if jump.before is None or jump.change is None or new is None or new.kind == "info":
             continue
+        before, after = records[jump.before], records[jump.position]
+        if new.kind in OF_INPUTS and first_difference(before[1], after[1]) is not None:
+            continue
         way = direction_of(jump.change, new)
         if way is not None and is_judged(records, metric, jump.before, jump.position):
             yield Move(
                 case=name,
                 metric=metric,
-                before=records[jump.before][0],
-                entry=records[jump.position][0],
+                before=before[0],
+                entry=after[0],
                 old=jump.change.old,
                 new=jump.change.new,
                 change=jump.change.relative,
                 way=way,
                 spec=new.spec,
+            )
+    if None in found:
+        yield from _lost_or_added(name, records, metric)
+
+
+def _lost_or_added(name: str, records: Records, metric: str) -> Iterator[Move]:
+    """Yield where a metric is no longer measured, and where a cost is that was not."""
+    able = [
+        (entry, record)
+        for entry, record in records
+        if record.status == "ok"
+        and not lacks_training(record, metric)
+        and (metric in record.metrics or metric not in METRICS or metric in entry.run.known)
+    ]
+    for position, ((before, old), (entry, new)) in enumerate(pairwise(able)):
+        was, now = old.metrics.get(metric), new.metrics.get(metric)
+        either = now or was
+        if either is None or (was and now) or old.definition != new.definition:
+            continue
+        is_worse = now is None or (now.kind == "exact" and metric in METRICS)
+        is_shown_only = either.kind in {"info", "seconds"} or either.direction == "none"
+        if is_worse and not is_shown_only and is_judged(able, metric, position, position + 1):
+            yield Move(
+                case=name,
+                metric=metric,
+                before=before,
+                entry=entry,
+                old=None if was is None else was.value,
+                new=None if now is None else now.value,
+                way="worse",
+                spec=either.spec,
             )
 
 
@@ -135,14 +174,24 @@ def _status_moves(name: str, records: Records) -> Iterator[Move]:
 
 
 def _invariant_moves(name: str, records: Records, invariant: str) -> Iterator[Move]:
-    """Yield where an invariant stopped or began to hold; one that did not apply says neither."""
-    known = [
-        (entry, record, value)
+    """Yield where an invariant stopped or began to hold, or to be checked.
+
+    An entry whose writer did not know the invariant says neither.
+    """
+    able = [
+        (entry, record)
         for entry, record in records
-        if (value := record.invariants.get(invariant)) is not None
+        if record.status == "ok"
+        and not lacks_invariant(record, invariant)
+        and (invariant in record.invariants or invariant in entry.run.known)
     ]
-    for (before, old, was), (entry, new, now) in pairwise(known):
-        if was != now and old.definition == new.definition:
+    for (before, old), (entry, new) in pairwise(able):
+        was, now = old.invariants.get(invariant), new.invariants.get(invariant)
+        if was is now or old.definition != new.definition:
+            continue
+        same_model = model_changes(old, new) is None
+        verdict = invariant_verdict(invariant, before=was, after=now, same_model=same_model)
+        if verdict is not None:
             yield Move(
                 case=name,
                 metric=f"{INVARIANT}{invariant}",
@@ -150,5 +199,5 @@ def _invariant_moves(name: str, records: Records, invariant: str) -> Iterator[Mo
                 entry=entry,
                 old=was,
                 new=now,
-                way="better" if now else "worse",
+                way="better" if verdict == "fixed" else "worse",
             )

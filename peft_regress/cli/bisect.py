@@ -48,7 +48,7 @@ _ABSENT_EXIT = 3
     },
     epilog=examples(
         "peft-regress bisect peft --good 0.14.0 --bad 0.21.2 --metric forward_flops",
-        "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases shift/dora-r4/resnet18 --all",
+        "peft-regress bisect peft --good 0.18.1 --bad 0.21.2 --cases 'shift/*' --all",
     ),
 )
 @click.argument("package")

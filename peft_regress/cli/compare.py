@@ -49,6 +49,16 @@ if TYPE_CHECKING:
     from peft_regress.runs.run_file import RunFile
 
 
+def _at_most_one(
+    context: click.Context, option: click.Parameter, globs: tuple[str, ...]
+) -> str | None:
+    """Return the glob. Of several, click would take the last and leave out the others unseen."""
+    if globs[1:]:
+        msg = f"it was typed {len(globs)} times, and takes one glob: for example 'shift/dora-*'"
+        raise click.BadParameter(msg, context, option)
+    return globs[0] if globs else None
+
+
 @click.command(
     "compare",
     cls=SectionedCommand,
@@ -67,6 +77,8 @@ if TYPE_CHECKING:
 @click.option(
     "--only",
     metavar="GLOB",
+    multiple=True,
+    callback=_at_most_one,
     help="Judge and show only cases whose id matches. The last line counts the others, by verdict.",
 )
 @strict_option

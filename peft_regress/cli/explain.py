@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     "explain",
     epilog=examples(
         "peft-regress explain 0004 0007 shift/dora-r1/resnet18",
-        "peft-regress explain 0017 runs/bench.json shift/lora-r4/resnet18 --metric peak_bytes",
+        "peft-regress explain 0016 runs/bench.json shift/lora-r4/resnet18 --top 3",
     ),
 )
 @click.argument("old")

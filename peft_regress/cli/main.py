@@ -1,7 +1,8 @@
 """The command `peft-regress`: find the command that was typed, run it, end with its exit code.
 
 Exit codes: 2 wrong use, unreadable input, or output that cannot be written; else 1 something
-regressed or newly fails; else 3 incomplete, or a named thing is absent; else 0.
+regressed or newly fails; else 3 incomplete, or a named thing is absent; else 0. As of any program:
+130 if it was interrupted, 141 if nobody reads its output, as after `| head`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from peft_regress.text import clean, printable
 
 _USAGE_EXIT = 2
 _ABSENT_EXIT = 3
+_INTERRUPTED_EXIT = 130
+_UNREAD_EXIT = 141
+"""What a shell reports of a program that SIGPIPE ended: no verdict, and no wrong use."""
 _LONGEST_PROBLEM = 2000
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 """Help is as wide as the terminal, up to what reads well."""
@@ -113,11 +117,11 @@ def main(arguments: list[str] | None = None) -> None:
     escape_unencodable()
     try:
         code = _run(arguments)
-    except OSError:
-        # Nobody reads the output, as after `| head`, or the error message itself cannot be written.
-        # Without this, Python would complain at exit.
+    except OSError as error:
+        # Nobody reads the output, or the error message itself cannot be written. Without this,
+        # Python would complain at exit.
         discard_stream(sys.stdout, sys.stderr)
-        code = _USAGE_EXIT
+        code = _UNREAD_EXIT if isinstance(error, BrokenPipeError) else _USAGE_EXIT
     sys.exit(code)
 
 
@@ -137,7 +141,7 @@ def _run(arguments: list[str] | None) -> int:
         code = _USAGE_EXIT
     except click.exceptions.Abort:
         echo("interrupted", err=True)
-        code = 130
+        code = _INTERRUPTED_EXIT
     except BrokenPipeError:
         raise
     except PeftRegressError as error:

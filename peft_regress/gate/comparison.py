@@ -63,6 +63,8 @@ class Comparison:
     """Whether the run measured all that it was asked for."""
     left_out: Mapping[Verdict, int] = field(default_factory=dict)
     """How many cases with each verdict `only` leaves out: they decide nothing here."""
+    left_out_red: int = 0
+    """How many of these fail, also by strictness."""
     invocation: Invocation = Invocation()
 
     @property
@@ -157,9 +159,17 @@ class Comparison:
         return findings or (self.strict and bool(self.looser or self.fronts))
 
     @property
-    def red(self) -> tuple[CaseVerdict, ...]:
-        """The cases whose tests fail: failing, not compared, or by strictness."""
-        fails = self.failing_verdicts | INCOMPLETE
+    def failing(self) -> tuple[CaseVerdict, ...]:
+        """The cases that make the exit code 1, also by strictness."""
         strict = {lost.case for lost in self.fronts} if self.strict else set()
         strict |= {case.id for case in self.looser} if self.strict else set()
+        fails = self.failing_verdicts
         return tuple(case for case in self.cases if case.verdict in fails or case.id in strict)
+
+    @property
+    def red(self) -> tuple[CaseVerdict, ...]:
+        """The cases whose tests fail: failing, or not compared."""
+        failing = {case.id for case in self.failing}
+        return tuple(
+            case for case in self.cases if case.id in failing or case.verdict in INCOMPLETE
+        )

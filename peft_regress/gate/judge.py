@@ -177,22 +177,27 @@ def _invariant_findings(
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
         before, after = was.get(name), now.get(name)
-        verdict: Verdict
         if lacks_invariant(new.record, name):
             continue
         if name not in was and name not in old.known and name in INVARIANTS:
             yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
             continue
-        if after is False:
-            verdict = "known_defect" if before is False else "regressed"
-        elif before is not None and after is None:
-            if name == _NEEDS_THE_MODEL and not same_model:
-                continue
-            # An invariant that is no longer checked may not hold. An older version never did.
-            unknown = name in INVARIANTS and name not in new.known
-            verdict = "incomparable" if unknown and name not in now else "regressed"
-        elif before is False and after is True:
-            verdict = "fixed"
-        else:
-            continue
-        yield Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)
+        verdict = invariant_verdict(name, before=before, after=after, same_model=same_model)
+        unknown = name not in now and name in INVARIANTS and name not in new.known
+        if verdict == "regressed" and unknown:
+            verdict = "incomparable"  # an older version never checked it
+        if verdict is not None:
+            yield Reason(metric=f"invariant {name}", old=before, new=after, verdict=verdict)
+
+
+def invariant_verdict(
+    name: str, *, before: bool | None, after: bool | None, same_model: bool
+) -> Verdict | None:
+    """Judge an invariant; None for a side on which it does not apply, or was not checked."""
+    if after is False:
+        return "known_defect" if before is False else "regressed"
+    if after is True:
+        return "fixed" if before is False else None
+    # An invariant that is no longer checked may not hold.
+    is_lost = before is not None and (same_model or name != _NEEDS_THE_MODEL)
+    return "regressed" if is_lost else None

@@ -88,15 +88,6 @@ class MetricJudge:
         elif self.same_inputs or new.kind not in OF_INPUTS:
             yield from self._of_both_sides(name, old, new)
 
-    def _is_unchanged(self, name: str, old: Metric | None, new: Metric | None) -> bool:
-        """Return whether nothing can be said of a metric: a quick answer for most.
-
-        Of an equal score, or with a bound of the author's, there may be a remark all the same.
-        """
-        if old is None or old != new:
-            return False
-        return old.kind != "score" and name not in self.bounds.own
-
     def _of_one_side(self, name: str, old: Metric | None, new: Metric | None) -> Reason:
         if new is None:
             assert old is not None  # noqa: S101  (one of the sides has the metric)
@@ -107,6 +98,15 @@ class MetricJudge:
         # New work, such as an SVD in `step()`, is worse; other metrics need a reference.
         appeared: Verdict = "regressed" if new.kind == "exact" else "incomparable"
         return Reason(metric=name, old=None, new=new.value, verdict=appeared, spec=new.spec)
+
+    def _is_unchanged(self, name: str, old: Metric | None, new: Metric | None) -> bool:
+        """Return whether both sides are equal and no remark can follow: so with most metrics.
+
+        A score without a bound, and a bound of the author's, are remarked on even then.
+        """
+        if old is None or old != new:
+            return False
+        return old.kind != "score" and name not in self.bounds.own
 
     def _of_both_sides(self, name: str, old: Metric, new: Metric) -> Iterator[Reason | Remark]:
         if not have_same_shape(old, new):

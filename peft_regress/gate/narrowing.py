@@ -33,5 +33,6 @@ def narrow(comparison: Comparison, pattern: str, *, complete: bool) -> Compariso
         fronts=tuple(lost for lost in comparison.fronts if lost.case in ids),
         complete=complete,
         left_out={verdict: count for verdict, count in counts.items() if count},
+        left_out_red=sum(case.id not in ids for case in comparison.failing),
         invocation=replace(comparison.invocation, only=pattern),
     )

@@ -80,7 +80,8 @@ def _text_lines(section: Section, layout: Layout) -> Iterator[str]:
             yield table_text(part, layout, indent=2 * _INDENT)
         elif isinstance(part, Listing):
             for line in part.text.splitlines():
-                yield layout.wrapped(f"{2 * _INDENT}{line}", indent=3 * _INDENT)
+                own = line[: len(line) - len(line.lstrip())]
+                yield layout.wrapped(f"{2 * _INDENT}{line}", indent=f"{3 * _INDENT}{own}")
         else:
             words, most_lines = part if isinstance(part, Line) else (part, None)
             text = f"{_INDENT}{plain(words)}"

@@ -172,8 +172,9 @@ def _said_once(split: Breakdown, change: MetricChange) -> dict[str, list[LayerCh
             found.setdefault(("", 0, parts), []).append(layer)
     said = {}
     for (what, runs, parts), layers in found.items():
-        if len(layers) > 1:
-            counted = count_of(len({layer.layer for layer in layers}), "layer")
+        count = len({layer.layer for layer in layers})
+        if count > 1:
+            counted = count_of(count, "layer")
             total = sum(layer.change for layer in layers)
             amount = f"{'+' if total > 0 else '-'}{format_value(abs(total), change.unit)}"
             where = f", in {parts[0]}" if len(parts) == 1 else ""

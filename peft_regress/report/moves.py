@@ -147,8 +147,12 @@ def _counted(group: Group) -> str:
 def _range(metric: Sequence[Move]) -> str:
     """Return how far a metric moved in all its cases."""
     most, least = metric[0], metric[-1]
-    if most.spec is None or most.change is None:
-        old, new = (shown_value(value, most.spec) for value in (most.old, most.new))
+    if most.change is None and len({(move.old, move.new) for move in metric}) == 1:
+        none = "absent" if most.spec else "unchecked"
+        old, new = (
+            none if value is None else shown_value(value, most.spec)
+            for value in (most.old, most.new)
+        )
         return f"{clean(most.metric)} {old} -> {new}"
     return f"{clean(most.metric)} {' to '.join(dict.fromkeys(map(_change, (least, most))))}"
 
@@ -192,7 +196,9 @@ def _table(group: Group, *, with_case: bool) -> Table:
 
 
 def _change(move: Move) -> str:
-    return "from 0" if move.change is None else shown_change(move.change, move.spec)
+    if move.change is not None:
+        return shown_change(move.change, move.spec)
+    return "new" if move.old is None else "gone" if move.new is None else "from 0"
 
 
 def _closing(moves: Moves, named: int, command: str) -> Section:

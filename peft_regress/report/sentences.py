@@ -201,6 +201,9 @@ def _only(comparison: Comparison) -> str:
         return ""
     shown = len(comparison.cases)
     others = f"; left out: {_counted(left_out)}" if left_out else ""
+    # A strict run also fails on what no verdict shows, such as a looser bound.
+    if comparison.strict and comparison.left_out_red:
+        others += f"; {comparison.left_out_red} of these fail"
     return f" in {shown} of {shown + sum(left_out.values())} cases, only {clean(pattern)}{others}"
 
 

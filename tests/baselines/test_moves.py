@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import LORA, make_record, make_run
 
-from peft_regress.baselines.history import moved_histories, select_moves
+from peft_regress.baselines.history import moved_histories, read_entries, select_moves
 from peft_regress.baselines.series import Entry
 from peft_regress.errors import AbsentError
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.verdicts import observations_of
+from peft_regress.runs.schema import Inputs
 
+ROOT = Path(__file__).parents[2]
 PEFT = {"peft": "0.18.1", "torch": "2.13.0"}
 NEWER_TORCH = {**PEFT, "torch": "2.14.0"}
 
@@ -83,15 +88,59 @@ def test_a_case_that_is_defined_anew_moves_in_nothing_and_is_named() -> None:
     assert [(one.case, one.entry.name) for one in found.redefined] == [(LORA, "0001_peft")]
 
 
-def test_an_invariant_moves_where_it_stops_to_hold_but_not_where_it_does_not_apply() -> None:
+def test_an_invariant_moves_where_it_stops_to_hold_or_to_be_checked() -> None:
     values = (True, None, True, False, None, True)
     entries = [
         entry(number, make_record(invariants={"merge_equals_unmerged": value}))
         for number, value in enumerate(values)
     ]
     name = "invariant merge_equals_unmerged"
-    assert moved(entries) == [(name, "0003_peft", "worse"), (name, "0005_peft", "better")]
-    assert select_moves(entries).found[1].before.name == "0003_peft"
+    assert moved(entries) == [(name, f"000{at}_peft", "worse") for at in (1, 3, 4)]
+
+
+def test_a_metric_that_is_no_longer_measured_moves_and_so_does_an_added_cost() -> None:
+    records = [make_record(metrics={"forward_flops": 1, **more})
+               for more in ({}, {"projection_flops": 5, "accuracy": [0.5] * 3}, {})]  # fmt: skip
+    found = select_moves([entry(n, one) for n, one in enumerate(records)]).found
+    assert [(one.metric, one.entry.name, one.old, one.new, one.way) for one in found] == [
+        ("projection_flops", "0001_peft", None, 5, "worse"),
+        ("projection_flops", "0002_peft", 5, None, "worse"),
+        ("accuracy", "0002_peft", 0.5, None, "worse"),
+    ]
+
+
+def test_the_accuracy_of_other_data_says_nothing_and_the_costs_move() -> None:
+    entries = [
+        entry(
+            number,
+            make_record(
+                metrics={"forward_flops": 1 + number, "accuracy": [0.9 - 0.5 * number] * 3},
+                inputs=Inputs(optimizer=[{"lr": 1.0 + number}]),
+            ),
+        )
+        for number in range(2)
+    ]
+    assert moved(entries) == [("forward_flops", "0001_peft", "worse")]
+
+
+def test_what_moved_in_this_repository_is_what_the_gate_says_of_neighbours() -> None:
+    entries = read_entries(ROOT / "baselines", ())
+    judged, last = set(), {}
+    for one in entries:
+        for case, new in observations_of(one.run, one.name).items():
+            verdict = judge_case(case, last.get(case), new)
+            judged |= {
+                (case, reason.metric, last[case].run_name, one.name, reason.verdict)
+                for reason in verdict.reasons
+                if reason.verdict not in {"incomparable", "known_defect"}
+            }
+            last[case] = new
+    found = {
+        (move.case, move.metric, move.before.name, move.entry.name, move.way)
+        for move in select_moves(entries).found
+    }
+    ways = {"regressed": "worse", "newly_failing": "worse", "improved": "better", "fixed": "better"}
+    assert found == {(*reason, ways[verdict]) for *reason, verdict in judged}
 
 
 @pytest.mark.parametrize(("status", "way"), [("error", "worse"), ("unsupported", "worse")])

@@ -504,6 +504,25 @@ def test_only_never_hides_that_another_case_is_red(run, one_worse):
     )
 
 
+def test_only_counts_what_a_strict_run_fails_among_the_others(run, tmp_path):
+    for name, bound in (("old.json", 0.1), ("new.json", 0.5)):
+        bounds = {"peak_bytes": OwnBound(bound=bound, reason="noise")}
+        records = make_record(LORA, bounds=bounds), make_record(DORA)
+        write_run(tmp_path / name, make_run(*records))
+    words = "old.json", "new.json", "--only", DORA
+    assert run(*words[:2], "--strict")[0] == 1
+    code, out, _ = run(*words, "--strict")
+    assert code == 0
+    assert "left out: 1 unchanged; 1 of these fail" in " ".join(out.split())
+    assert "fail" not in run(*words)[1]
+
+
+def test_two_globs_are_refused_since_one_would_be_left_out_unseen(run, one_worse):
+    code, out, err = run(*one_worse, "--only", LORA, "--only", DORA)
+    assert (code, out) == (2, "")
+    assert "'--only': it was typed 2 times" in err
+
+
 def test_only_in_json_names_the_glob_and_counts_the_others(run, one_worse):
     code, out, _ = run(*one_worse, "--only", DORA, "--format", "json")
     found = json.loads(out)

@@ -37,9 +37,10 @@ def test_the_table_of_commands_holds_the_first_sentence_of_each_help(name):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_examples_of_a_command_are_commands(name):
-    lines = [line.strip() for line in str(command_of(name).epilog).splitlines()]
-    examples = [line for line in lines if line.startswith("peft-regress ")]
+def test_the_examples_of_a_command_are_commands_that_fit(name):
+    lines = str(command_of(name).epilog).splitlines()
+    assert max(len(f"  {line}") for line in lines) <= 80
+    examples = [line.strip() for line in lines if line.startswith("  peft-regress ")]
     assert examples
     for example in examples:
         _, first, *words = shlex.split(example)

@@ -97,3 +97,9 @@ def test_a_markdown_table_has_as_many_cells_in_every_row(found):
     assert kinds.count("tr_open") == len(found) + 1
     lines = as_markdown([table]).splitlines()
     assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines}) == 1
+
+
+def test_a_line_of_a_listing_that_goes_on_stays_below_its_start():
+    listing = Listing("        conv1.0.lora_magnitude_vector.default: +19.27 MFLOP")
+    text = as_text([Section(title="a", body=(listing,))], Layout(width=56))
+    assert text.splitlines()[2] == 14 * " " + "+19.27 MFLOP"

@@ -90,10 +90,10 @@ def stored(case: str) -> Record:
     return read_run_file(root / "0004_peft-0.21.2.json").run.cases[case]
 
 
-def stored_of(entry: str) -> Record:
+def stored_of(entry: str, architecture: str = "resnet18") -> Record:
     """Return DoRA at rank 1 of an entry."""
     root = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
-    return read_run_file(root / f"{entry}.json").run.cases["shift/dora-r1/resnet18"]
+    return read_run_file(root / f"{entry}.json").run.cases[f"shift/dora-r1/{architecture}"]
 
 
 def lora_to_dora(architecture: str, *, top: int, only: Collection[str] = ()) -> str:
@@ -140,6 +140,16 @@ def test_layers_that_changed_by_as_many_runs_are_counted(
     # It is said once, not again below each layer.
     assert said.count(words.partition("each ")[2].partition(" of")[0]) == 1
     assert said.count(".scale") == 1
+
+
+def test_what_holds_for_one_layer_alone_stands_in_its_rows() -> None:
+    old, new = (
+        stored_of(entry, "mobilenet_v2") for entry in ("0004_peft-0.21.2", "0007_peft-0.14.0")
+    )
+    changes = changed_costs(old, new, only=("peak_bytes_b32",))
+    text = as_text(explanation(observe(old), observe(new), changes, top=30))
+    assert "each in" not in text
+    assert ".lora_magnitude_vector.default" in text
 
 
 def test_values_that_look_alike_when_rounded_are_printed_in_full() -> None:

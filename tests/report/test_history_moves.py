@@ -193,6 +193,32 @@ def test_a_case_that_is_defined_anew_is_named(history, tmp_path):
         )
 
 
+def test_what_is_no_longer_measured_or_checked_is_told_without_a_ratio(history, tmp_path):
+    whole = {**COSTS, "projection_flops": 5, "adapter_bytes": 4}
+    invariants = {"merge_equals_unmerged": True}
+    write_entry(tmp_path / "baselines", 1, make_record(LORA, whole, invariants=invariants))
+    write_entry(tmp_path / "baselines", 2, make_record(LORA, COSTS))
+    assert "adapter_bytes 4 B -> absent, projection_flops 5 FLOP -> absent" in history()[1]
+    out = history("--moved")[1]
+    assert f"worse in {LORA}: invariant merge_equals_unmerged true -> unchecked" in out
+    rows = [line.split() for line in out.splitlines() if "_flops" in line or "_bytes" in line]
+    assert rows == [
+        ["adapter_bytes", "gone", "4", "B", "absent"],
+        ["projection_flops", "gone", "5", "FLOP", "absent"],
+    ]
+
+
+def test_a_change_of_one_case_is_not_told_of_all(history, tmp_path):
+    flops = {"forward_flops": 5}
+    for number, values in enumerate(((flops, flops), ({}, {"forward_flops": 10})), start=1):
+        records = [
+            make_record(name, {**more, "peak_bytes": 1})
+            for name, more in zip((LORA, FULL), values, strict=True)
+        ]
+        write_entry(tmp_path / "baselines", number, *records)
+    assert "worse in 2 cases: forward_flops +100 % to gone" in history()[1]
+
+
 def test_moves_in_markdown_are_lists_and_tables(storage, history):
     out = history("--moved", "--format", "markdown")[1]
     assert "## 0002\\_peft-0.19.0" in out

@@ -39,11 +39,10 @@ def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]
     ]
     if pins:
         yield (f"pin: stay with {' '.join(map(clean, pins))} until it is settled",)
-    asked = " ".join(map(quoted, upgrade.requirements))
     yield (
-        "report:",
-        f"peft-regress upgrade {asked} --summary issue.md",
-        "writes an issue for the maintainers, with a script that runs without this project",
+        "report: add",
+        "--summary issue.md",
+        "to write an issue for the maintainers, with a script that runs without this project",
     )
     words = bisection(failing[0], upgrade.changed)
     if words:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.gate.findings import NOT_MEASURED
-from peft_regress.gate.verdicts import FAILING
 from peft_regress.report.sentences import (
     environment_lines,
     known_defects,
@@ -139,7 +138,7 @@ def shown_verdict(comparison: Comparison) -> ShownVerdict:
 def style_of(comparison: Comparison) -> Style:
     """Return the style of the outcome, by its exit code."""
     styles: dict[int, Style] = {0: "good", 1: "bad"}
-    if FAILING & comparison.left_out.keys():
+    if comparison.left_out_red:
         styles[0] = "open"
     return styles.get(comparison.lenient_exit_code, "open")
 

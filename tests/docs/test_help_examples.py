@@ -1,0 +1,42 @@
+"""The examples in the help of commands that read runs: each works in this repository."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+from example_sandbox import prepare
+
+from peft_regress.cli.main import cli, main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+READERS = ("compare", "explain", "report", "history", "export")
+
+
+def examples() -> list[str]:
+    """Return the examples of these commands."""
+    found = [
+        str(getattr(cli.get_command(click.Context(cli), one), "epilog", "")) for one in READERS
+    ]
+    lines = [line.strip() for text in found for line in text.splitlines()]
+    return [line for line in lines if line.startswith("peft-regress ")]
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepare(tmp_path_factory.mktemp("help"))
+
+
+@pytest.mark.parametrize("line", examples())
+def test_an_example_of_the_help_works(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.chdir(repository)
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(line)[1:])
+    # 1 is a verdict: it regressed.
+    assert stopped.value.code in {None, 0, 1}
