@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 def judge_newest(
     baselines: Path, entries: Sequence[Entry], whole_run: Callable[[Entry], Run], cases: str
-) -> Comparison:
+) -> Comparison | None:
     """Judge the last of `entries` that holds a case; `whole_run` reads it with its ledgers.
 
     A run is judged by the storage, an entry by what the storage held before it. `cases` is a glob;
     it narrows the verdict as `compare --only` does. Expected are the stored cases of the matrix
-    that most cases of the run belong to, as in `compare --stored-only`.
+    that most cases of the run belong to, as in `compare --stored-only`. Return None for an entry
+    that is the first with its cases: nothing judges it.
     """
     index = newest_index(entries)
     newest, is_run = entries[index], entries[index].role == "run"
@@ -43,6 +44,8 @@ def judge_newest(
             baselines, {path for one in entries[index:] if (path := one.path)}
         )
     )
+    if not is_run and whole.cases.keys().isdisjoint(references):
+        return None
     matrix = _matrix_of(whole)
     expected = expected_cases(references, matrix, None)
     if not is_run:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import contextmanager
 
 import pytest
 from builders import FULL, LEDGER, LORA, VALUES, make_record, split_by
 from page_browser import PageUnderTest
-from test_page_data import entry
+from test_page_data import PEFT, entry
 
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
@@ -90,6 +91,19 @@ def test_a_case_has_its_verdict_and_none_is_ok_in_green(open_page):
         assert sorted(row.split(",")[-2:] for row in rows) == [
             ["ok", "regressed"], ["ok", "unchanged"],
         ]  # fmt: skip
+
+
+def test_changes_of_a_run_of_an_older_release_are_from_what_judges_it(open_page):
+    older = {**PEFT, "peft": "0.14.0"}
+    run = entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run", environment=older)
+    with open_page(page_of(OLD, run)) as page:
+        page.go(f"case/{LORA.replace('/', '%2F')}")
+        assert page.locator("[name=by]").input_value() == "date"
+        (row,) = page.texts(
+            "[aria-label=Metrics] tr:has-text('forward_flops'):not(:has-text('_b'))"
+        )
+        assert "+100 %" in row
+        assert "worse" in row
 
 
 def test_an_error_that_was_mended_and_returns_is_no_known_one(open_page):
@@ -178,6 +192,41 @@ def test_a_pair_that_was_not_judged_says_so_and_shows_its_values(open_page):
         (row,) = page.texts("tbody tr")
         assert row.split("\t")[:2] == [LORA, "forward_flops"]
         assert row.split("\t")[-1] == "+200 %"
+
+
+def test_names_are_cut_at_their_beginning_and_defects_have_a_plural(open_page):
+    path = "/a/long/folder/of/many/runs/bench-14.json"
+    run = entry(1, record(LORA), record(FULL), role="run")
+    data = page_of(OLD, dataclasses.replace(run, name=path))
+    data["comparisons"]["verdict"]["counts"] = {"known_defect": 2, "unchanged": 1}
+    with open_page(data) as page:
+        assert page.texts(".counts li") == ["2 known defects", "1 unchanged"]
+        page.go("changes")
+        label = page.locator("[name=new] option").first.inner_text()
+        assert label == "…er/of/many/runs/bench-14.json (run)"
+        assert page.page.evaluate("entryNumber(1)") == "…nch-14.json"
+
+
+def test_paper_has_all_columns_and_forced_colours_mark_the_view(open_page):
+    with open_page(page_of(*HISTORY)) as page:
+        page.go("table")
+        page.page.emulate_media(media="print")
+        assert (
+            page.locator(".scroll").evaluate("box => getComputedStyle(box).overflow") == "visible"
+        )
+        page.page.emulate_media(media="screen", forced_colors="active")
+        borders = page.page.locator("#nav a").evaluate_all(
+            "all => all.map(link => getComputedStyle(link).borderBottomColor)"
+        )
+        assert len(set(borders)) == 2
+
+
+def test_an_entry_that_only_the_page_of_a_link_had_is_named(open_page):
+    with open_page(page_of(*HISTORY)) as page:
+        page.go("changes?old=0001_peft&new=0009_peft")
+        assert 'the entry "0009_peft", which this page has not.' in page.locator("").inner_text()
+        page.go("changes?old=0001_peft&new=0002_peft")
+        assert "which this page has not" not in page.locator("").inner_text()
 
 
 def test_entries_without_a_common_case_cannot_be_compared(open_page):

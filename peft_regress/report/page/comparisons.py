@@ -176,7 +176,7 @@ def _neighbour(entries: Sequence[Entry], order: Sequence[int], index: int) -> in
 def _encode(
     comparison: Comparison, texts: Texts, *, new: Entry, with_steps: bool
 ) -> dict[str, Any]:
-    """Return a comparison; of entries, which were accepted, without what to type."""
+    """Return a comparison; if `new` was accepted, without what to type."""
     shown = shown_verdict(comparison)
     partial = [] if comparison.complete else [f"partial run: {narrowing_words(new.run.selection)}"]
     encoded: dict[str, Any] = {
@@ -184,7 +184,10 @@ def _encode(
         "style": shown.style,
         "outcome": texts.number(shown.outcome),
         "counts": comparison.counts,
-        "findings": [_encode_finding(finding, texts) for finding in shown.findings],
+        "findings": [
+            _encode_finding(finding, texts, is_accepted=new.role != "run")
+            for finding in shown.findings
+        ],
         "setting": texts.numbers([*partial, *shown.setting, *shown.times]),
     }
     if comparison.same_computation:
@@ -203,12 +206,14 @@ def _encode(
     return encoded
 
 
-def _encode_finding(finding: ShownFinding, texts: Texts) -> dict[str, Any]:
+def _encode_finding(finding: ShownFinding, texts: Texts, *, is_accepted: bool) -> dict[str, Any]:
+    # The remedy of what was not compared is to accept it.
+    is_mended = finding.group == "incomplete" and is_accepted
     encoded: dict[str, Any] = {
         "group": finding.group,
         "verdict": finding.verdict,
         "headline": texts.number(finding.headline),
-        "about": texts.numbers(finding.about),
+        "about": texts.numbers(() if is_mended else finding.about),
     }
     if finding.rows:
         encoded["rows"] = [

@@ -154,14 +154,19 @@ def _encode_thinned(
 
 
 def _orders(entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Return the orders of the entries: by the releases of each package that varies, by number."""
+    """Return the orders of the entries: by the releases of each package that varies, by number.
+
+    The page starts with the first. If a run was named, it is by number, in which the run is last.
+    """
     positions = {id(entry): index for index, entry in enumerate(entries)}
     orders = {}
     for package in SUSPECTS:
         versions = {entry.run.environment.get(package) for entry in entries}
         if len(versions) > 1 and None not in versions:
             orders[package] = [positions[id(entry)] for entry in by_release(entries, package)]
-    return {**orders, "date": list(range(len(entries)))}
+    by_number = {"date": list(range(len(entries)))}
+    is_run_last = bool(entries) and entries[-1].role == "run"
+    return {**by_number, **orders} if is_run_last else {**orders, **by_number}
 
 
 def _metric_names(cases: Mapping[str, Records]) -> list[str]:

@@ -88,7 +88,9 @@ function countBadges({ counts, same_computation: untrained }) {
       h(
         "li",
         { class: `badge ${verdictKind(verdict)}` },
-        `${grouped.format(count)} ${verdictWords(verdict)}`,
+        verdict === "known_defect"
+          ? plural(count, verdictWords(verdict))
+          : `${grouped.format(count)} ${verdictWords(verdict)}`,
       ),
     ),
     untrained === undefined
