@@ -19,7 +19,9 @@ def clean(text: str, *, longest: int = _LONGEST_TEXT) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(text.split())
 
 
 def printable(text: str) -> str:

@@ -80,6 +80,10 @@ class PageUnderTest:
     def go(self, route: str) -> None:
         """Go to a view by its address, draw it even if it is shown, and wait for its plots."""
         self.page.evaluate(_GO, route)
+        self.wait_until_drawn()
+
+    def wait_until_drawn(self) -> None:
+        """Wait for every plot of the view: the browser draws them a little later."""
         self.page.wait_for_function(_DRAWN)
 
     def unfold(self) -> None:

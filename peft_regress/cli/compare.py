@@ -34,6 +34,7 @@ from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.narrowing import narrow
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.terminal import echo, stdout_layout
 from peft_regress.runs.run_file import write_run_file
 from peft_regress.text import clean, count_of, printable
@@ -153,7 +154,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     else:
         notes = []
         if not complete:
-            how = ", ".join(map(clean, after.run.selection.narrowed_by)) or "it did not finish"
+            how = narrowing_words(after.run.selection)
             notes = [printable(f"{new} is a partial run ({how})")]
         layout = stdout_layout()
         echo(report.verdict_text(comparison, layout=layout, notes=notes), layout=layout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from peft_regress.baselines.expected import expected_cases, is_complete
@@ -13,6 +12,7 @@ from peft_regress.catalogue.matrix import built_in_matrices
 from peft_regress.catalogue.own_cases import device_classes, usual_matrix, usual_storage
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
+from peft_regress.gate.narrowing import narrow
 from peft_regress.gate.verdicts import observations_of
 
 if TYPE_CHECKING:
@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 
 def judge_newest(
     baselines: Path, entries: Sequence[Entry], whole_run: Callable[[Entry], Run], cases: str
-) -> Comparison:
+) -> Comparison | None:
     """Judge the last of `entries` that holds a case; `whole_run` reads it with its ledgers.
 
-    A run is judged by the storage, an entry by what the storage held before it. `cases` is a glob:
-    the others are neither expected nor judged. Expected are the stored cases of the matrix that
-    most cases of the run belong to, as in `compare --stored-only`.
+    A run is judged by the storage, an entry by what the storage held before it. `cases` is a glob;
+    it narrows the verdict as `compare --only` does. Expected are the stored cases of the matrix
+    that most cases of the run belong to, as in `compare --stored-only`. Return None for an entry
+    that is the first with its cases: nothing judges it.
     """
     index = newest_index(entries)
     newest, is_run = entries[index], entries[index].role == "run"
@@ -43,21 +44,19 @@ def judge_newest(
             baselines, {path for one in entries[index:] if (path := one.path)}
         )
     )
+    if not is_run and whole.cases.keys().isdisjoint(references):
+        return None
     matrix = _matrix_of(whole)
     expected = expected_cases(references, matrix, None)
     if not is_run:
         # What was accepted of a part of the cases leaves the others to older entries.
         expected = expected if whole.selection.complete else set(whole.cases)
         expected -= set(whole.accepted.retired if whole.accepted else ())
-    return judge(
-        {name: old for name, old in references.items() if fnmatchcase(name, cases)},
-        {
-            name: new
-            for name, new in observations_of(whole, newest.name).items()
-            if fnmatchcase(name, cases)
-        },
-        expected={name for name in expected if fnmatchcase(name, cases)},
-        complete=is_complete(whole.selection, [cases], expected),
+    comparison = judge(
+        references,
+        observations_of(whole, newest.name),
+        expected=expected,
+        complete=is_complete(whole.selection, ["*"], expected),
         invocation=Invocation(
             old=str(baselines),
             new=newest.name,
@@ -67,6 +66,10 @@ def judge_newest(
         ),
         devices=device_classes(),
     )
+    if cases == "*":
+        return comparison
+    complete = is_complete(whole.selection, [cases], expected)
+    return narrow(comparison, cases, complete=complete)
 
 
 def _matrix_of(run: Run) -> str:

@@ -56,10 +56,11 @@ def fits(record: Record, device: DeviceClass) -> bool | None:
 
 def lost_fits(old: Record, new: Record, devices: Iterable[DeviceClass]) -> Iterator[Reason]:
     """Yield a reason for each device that a case fitted into and no longer does."""
+    needs = list(zip(needs_of(old), needs_of(new), strict=True))
     for device in devices:
-        if not fits(old, device):
+        if not all(before.fits(device) for before, _ in needs):
             continue
-        for before, after in zip(needs_of(old), needs_of(new), strict=True):
+        for before, after in needs:
             if after.fits(device) is False and before.value is not None is not after.value:
                 yield Reason(
                     metric=f"fits {device.name}",

@@ -71,7 +71,7 @@ class MetricJudge:
         if old and new and self._is_in_part(name):
             old, new = in_common(old, new), in_common(new, old)
         either = new or old
-        if either is None:
+        if either is None or self._is_unchanged(name, old, new):
             return
         if old and new and old.spec != new.spec:
             # Checked before the kind excludes a metric: a side that says `info` must not hide it.
@@ -99,6 +99,15 @@ class MetricJudge:
         appeared: Verdict = "regressed" if new.kind == "exact" else "incomparable"
         return Reason(metric=name, old=None, new=new.value, verdict=appeared, spec=new.spec)
 
+    def _is_unchanged(self, name: str, old: Metric | None, new: Metric | None) -> bool:
+        """Return whether both sides are equal and no remark can follow: so with most metrics.
+
+        A score without a bound, and a bound of the author's, are remarked on even then.
+        """
+        if old is None or old != new:
+            return False
+        return old.kind != "score" and name not in self.bounds.own
+
     def _of_both_sides(self, name: str, old: Metric, new: Metric) -> Iterator[Reason | Remark]:
         if not have_same_shape(old, new):
             yield Reason(
@@ -118,8 +127,9 @@ class MetricJudge:
         # The wall time of one run is shown: a busy machine is no slower code.
         if metric.kind in {"info", "seconds"} or metric.direction == "none":
             return False
-        torches = {side.environment.get("torch") for side in (self.old, self.new)}
-        return len(torches) == 1 or not name.startswith("aten_ops")
+        if not name.startswith("aten_ops"):
+            return True
+        return self.old.environment.get("torch") == self.new.environment.get("torch")
 
     def _beyond(
         self, name: str, change: Change, metric: Metric, *, since: str | None = None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Reason, Remark, Verdict
     from peft_regress.gate.verdicts import Value as ReasonValue
     from peft_regress.metrics import MetricSpec
-    from peft_regress.runs.schema import Run
+    from peft_regress.runs.schema import Run, Selection
 
 
 SAME_COMPUTATION: Final = "same computation"
@@ -132,6 +132,11 @@ def _counted(counts: Mapping[Verdict, int]) -> str:
         f"{count} {short_verdict(verdict)}{'s' if verdict == 'known_defect' and count > 1 else ''}"
         for verdict, count in counts.items()
     )
+
+
+def narrowing_words(selection: Selection) -> str:
+    """Return why a partial run is partial: '-k lora, shard 1/2'."""
+    return ", ".join(map(clean, selection.narrowed_by)) or "it did not finish"
 
 
 def contents_line(run: Run) -> str:

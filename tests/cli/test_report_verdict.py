@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
-from builders import FULL, LORA, VALUES, make_record, make_run, write_entry, write_run
+from builders import FULL, LORA, UNSEEN_LORA, VALUES, make_record, make_run, write_entry, write_run
 
 from peft_regress.runs.schema import Acceptance, Limits, Selection
 
@@ -31,6 +32,11 @@ def verdict(command, tmp_path, monkeypatch):
 
 def run_of(tmp_path, *records, **fields):
     return write_run(tmp_path / "run.json", make_run(*records, **fields))
+
+
+def command_of(command, *arguments):
+    data = json.loads(command("report", "--format", "json", *arguments)[1])["comparisons"]
+    return data["texts"][data["verdict"]["command"]]
 
 
 @pytest.mark.parametrize(
@@ -74,13 +80,65 @@ def test_cases_narrow_what_is_judged(verdict, tmp_path):
     assert cases == {LORA: "unchanged"}
 
 
+def test_a_narrowed_verdict_is_that_of_only_and_counts_the_others(command, verdict, tmp_path):
+    write_entry(tmp_path / "baselines", 1, *map(make_record, IDS))
+    run_of(tmp_path, make_record(LORA), make_record(FULL, SLOWER))
+    found, outcome, _ = verdict("run.json", "--cases", "*/lora-*")
+    again, out, _ = command(
+        "compare", "baselines", "run.json", "--stored-only", "--only", "*/lora-*"
+    )
+    assert (again, out.splitlines()[-1]) == (found["exit_code"], outcome)
+    assert outcome.endswith("left out: 1 regressed")
+    assert found["style"] == "open"
+    assert command_of(command, "run.json", "--cases", "*/lora-*").endswith(" --only '*/lora-*'")
+
+
+@pytest.mark.parametrize("chosen", [(), ("--cases", "*/full/*")], ids=["all", "some"])
+def test_a_run_that_holds_no_case_is_incomplete_though_the_newest_entry_is_good(
+    verdict, tmp_path, chosen
+):
+    for number in (1, 2):
+        write_entry(tmp_path / "baselines", number, *map(make_record, IDS))
+    run = make_run(make_record(LORA))
+    write_run(tmp_path / "run.json", run if chosen else msgspec.structs.replace(run, cases={}))
+    found, outcome, cases = verdict("run.json", *chosen)
+    assert (found["new"], found["exit_code"], found["style"]) == (2, 3, "open")
+    assert outcome.startswith("INCOMPLETE")
+    assert set(cases.values()) == {None}
+
+
+def test_the_first_entry_with_its_cases_has_no_verdict(verdict, command, tmp_path, monkeypatch):
+    storage = tmp_path / "baselines"
+    monkeypatch.chdir(tmp_path)
+    for number, case in enumerate((LORA, FULL), start=1):
+        write_entry(storage, number, make_record(case))
+        data = json.loads(command("report", "--format", "json")[1])
+        assert data["comparisons"]["verdict"] is None
+        assert {case.get("verdict") for case in data["cases"]} == {None}
+    write_entry(storage, 3, make_record(LORA), make_record(UNSEEN_LORA))
+    found, _, _ = verdict()
+    new = next(finding for finding in found["findings"] if finding["verdict"] == "new")
+    assert new["about"] == []
+
+
+def test_a_case_may_be_retired_after_the_newest_entry_that_holds_one(verdict, tmp_path):
+    storage = tmp_path / "baselines"
+    write_entry(storage, 1, make_record(LORA), make_record(UNSEEN_LORA))
+    write_entry(storage, 2, make_record(LORA), make_record(UNSEEN_LORA))
+    write_entry(storage, 3, make_record(FULL), retired=[LORA])
+    found, _, cases = verdict("--cases", "*/lora-*")
+    assert found["new"] == 1
+    assert LORA not in cases
+
+
 def test_the_newest_entry_is_the_last_that_holds_a_case(verdict, tmp_path):
     storage = tmp_path / "baselines"
     write_entry(storage, 1, *map(make_record, IDS))
     write_entry(storage, 2, make_record(LORA, SLOWER))
     write_entry(storage, 3, make_record(FULL))
     found, outcome, cases = verdict("--cases", LORA)
-    assert (found["new"], outcome) == (1, "REGRESSED (1 regressed)")
+    assert found["new"] == 1
+    assert outcome.startswith("REGRESSED (1 regressed) in 1 of 2 cases, only ")
     assert cases == {LORA: "regressed"}
 
 
@@ -129,13 +187,8 @@ def test_a_retired_case_is_not_missing(verdict, tmp_path):
     assert (found["exit_code"], outcome) == (0, "no regression (1 unchanged)")
 
 
-def test_the_first_entry_and_the_first_run_have_no_judge(verdict, tmp_path):
+def test_a_run_without_a_baseline_is_incomplete(verdict, tmp_path):
     run_of(tmp_path, make_record(LORA))
     found, outcome, cases = verdict("run.json")
     assert (found["exit_code"], cases) == (3, {LORA: "new"})
-    write_entry(tmp_path / "baselines", 1, make_record(LORA))
-    found, outcome, _ = verdict()
-    assert (found["exit_code"], outcome) == (
-        3,
-        "INCOMPLETE: not everything expected was compared (1 new)",
-    )
+    assert outcome == "INCOMPLETE: not everything expected was compared (1 new)"

@@ -19,7 +19,7 @@ from peft_regress.cost import profile_step
 from peft_regress.cost.step_cost import StepCost
 from peft_regress.gate.judge import judge_case
 from peft_regress.measure.step_profile import cost_metrics
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, METRICS, MetricSpec
+from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, KNOWN, METRICS, MetricSpec
 from peft_regress.report.export import exporter
 
 CASE = "shift/lora-r4/resnet18"
@@ -66,7 +66,10 @@ def test_an_added_metric_is_information_until_a_run_that_has_it_is_accepted(held
         ("new metric", "held_bytes")
     ]
     assert judge_case(CASE, new, new).remarks == ()
-    assert judge_case(CASE, new, old).verdict == "incomparable"  # an older version made it
+    lost = observe(old.record, known={*KNOWN, "held_bytes"})
+    assert judge_case(CASE, new, lost).verdict == "regressed"
+    # A version without the metric did not lose it.
+    assert judge_case(CASE, new, old).verdict == "incomparable"
 
 
 def test_an_added_method_is_a_case_of_its_matrix_and_changes_no_other(clean_registry):

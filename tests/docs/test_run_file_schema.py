@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator
+from strategies import fuzz, runs
 
 from peft_regress.errors import InputError
 from peft_regress.runs.run_file import read_run_file, run_document
@@ -44,6 +45,11 @@ def test_a_run_file_with_its_ledgers_fits():
     document = run_document(file.run, file.document)
     assert document["peft_regress"]["ledgers"]
     assert problems(document) == []
+
+
+@fuzz(runs(), examples=80)
+def test_a_run_that_the_reader_takes_fits(run):
+    assert problems(json.loads(json.dumps(run_document(run, {"benchmarks": []})))) == []
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +100,20 @@ WRONG = {
 }
 
 
+RIGHT = {
+    "no commit, as outside a clone": lambda document: document.update(commit_info=None),
+    "another time and version": lambda document: document.update(datetime=0, version=None),
+    "a key of another plugin": lambda document: document.update(colour="red"),
+    "no timed cases": lambda document: document.pop("benchmarks"),
+    "a date in the short form": lambda document: document["peft_regress"]["accepted"].update(
+        date="20261125T015552.5Z"
+    ),
+    "a metric of one's own": lambda document: record_of(document["peft_regress"])["metrics"].update(
+        colour={"value": -1, "unit": "ratio", "direction": "none", "kind": "info"}
+    ),
+}
+
+
 def refusal(document, folder):
     """Return why the strict reader refuses a document, or what it says of the digest alone."""
     path = folder / "run.json"
@@ -111,6 +131,15 @@ def test_what_the_reader_refuses_the_schema_refuses(edit, entry, tmp_path):
     edit(document["peft_regress"])
     assert "was altered" not in refusal(document, tmp_path)
     assert problems(document) != []
+
+
+@pytest.mark.parametrize("edit", RIGHT.values(), ids=RIGHT)
+def test_what_the_reader_takes_the_schema_takes(edit, entry, tmp_path):
+    document = copy.deepcopy(entry)
+    edit(document)
+    # An edited record no longer has its digest, which a schema cannot check.
+    assert "was altered" in refusal(document, tmp_path)
+    assert problems(document) == []
 
 
 def test_a_file_without_its_digest_is_refused_by_both(entry, tmp_path):

@@ -73,6 +73,10 @@ def test_with_neither_the_message_names_both_remedies(absent):
         ({"UV_DEFAULT_INDEX": "https://one/simple"}, {"PIP_INDEX_URL": "https://one/simple"}),
         ({"UV_INDEX_URL": "https://one/simple"}, {"PIP_INDEX_URL": "https://one/simple"}),
         (
+            {"UV_DEFAULT_INDEX": "mine=https://new", "UV_INDEX_URL": "https://old"},
+            {"PIP_INDEX_URL": "https://new"},
+        ),
+        (
             {"UV_INDEX": "torch=https://a/whl https://b", "UV_EXTRA_INDEX_URL": "https://c"},
             {"PIP_EXTRA_INDEX_URL": "https://a/whl https://b https://c"},
         ),

@@ -71,6 +71,7 @@ def choose(opened, **choices):
             control.select_option(value)
         else:
             control.fill(value)
+    opened.wait_until_drawn()
 
 
 def test_the_overview_counts_cases_and_names_the_last_changes(opened):
@@ -315,6 +316,7 @@ def test_the_table_can_be_downloaded_with_exact_numbers(browser, tmp_path):
     with (tmp_path / "hostile.csv").open(newline="") as lines:
         [row] = csv.DictReader(lines)
     assert row["id"] == "'=cmd|\"x\",\r\n;'@SUM(1)"
+    assert (row["status"], row["verdict"]) == ("ok", "")
 
 
 def test_a_column_without_any_number_is_left_out(browser, tmp_path):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from contextlib import contextmanager
 
 import pytest
 from builders import FULL, LEDGER, LORA, VALUES, make_record, split_by
 from page_browser import PageUnderTest
-from test_page_data import entry
+from test_page_data import PEFT, entry
 
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.report.page.data import page_data
-from peft_regress.runs.schema import Limits
+from peft_regress.runs.schema import Failure, Limits, Selection
 
 pytestmark = pytest.mark.browser
 FLOPS = VALUES["forward_flops"]
@@ -43,6 +44,7 @@ def open_page(browser, tmp_path):
 
 
 OLD = entry(0, record(LORA), record(FULL))
+OLD_AGAIN = entry(1, record(LORA), record(FULL))
 WORSE = entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run")
 SAME = entry(1, record(LORA), record(FULL), role="run")
 LESS = entry(1, record(LORA), role="run")
@@ -76,6 +78,60 @@ def test_a_case_has_its_verdict_and_none_is_ok_in_green(open_page):
         page.go("table")
         states = {row.split("\t")[0]: row.split("\t")[-1] for row in page.texts("tbody tr")}
         assert states == {LORA: "regressed", FULL: "unchanged"}
+        page.locator("[data-column=status]").click()
+        assert page.texts("tbody th") == [LORA, FULL]
+        page.locator("[data-column=status]").click()
+        assert page.texts("tbody th") == [FULL, LORA]
+        page.locator("[name=status]").select_option("regressed")
+        assert page.texts("tbody th") == [LORA]
+        page.go("table?text=unchanged")
+        assert page.texts("tbody th") == [FULL]
+        header, *rows = page.page.evaluate("casesAsCsv(DATA.cases)").splitlines()
+        assert header.endswith(",status,verdict")
+        assert sorted(row.split(",")[-2:] for row in rows) == [
+            ["ok", "regressed"], ["ok", "unchanged"],
+        ]  # fmt: skip
+
+
+def test_changes_of_a_run_of_an_older_release_are_from_what_judges_it(open_page):
+    older = {**PEFT, "peft": "0.14.0"}
+    run = entry(1, record(LORA, flops=2 * FLOPS), record(FULL), role="run", environment=older)
+    with open_page(page_of(OLD, run)) as page:
+        page.go(f"case/{LORA.replace('/', '%2F')}")
+        assert page.locator("[name=by]").input_value() == "date"
+        (row,) = page.texts(
+            "[aria-label=Metrics] tr:has-text('forward_flops'):not(:has-text('_b'))"
+        )
+        assert "+100 %" in row
+        assert "worse" in row
+
+
+def test_an_error_that_was_mended_and_returns_is_no_known_one(open_page):
+    failing = {"status": "error", "error": Failure(type="RuntimeError", message="again")}
+    broken = make_record(LORA, {}, **failing)
+    with open_page(page_of(entry(0, broken), OLD_AGAIN, entry(2, broken, role="run"))) as page:
+        assert page.texts("h1.bad") == ["REGRESSED"]
+        assert "1 error)" in page.locator("").inner_text()
+        assert "known error" not in page.locator("").inner_text()
+        page.go(f"case/{LORA.replace('/', '%2F')}")
+        assert page.texts(".lead strong.bad") == ["newly failing"]
+
+
+def test_a_partial_run_says_how_it_was_narrowed_in_each_comparison(open_page):
+    narrowed = Selection(complete=False, narrowed_by=["-k lora"], not_selected=[])
+    part = entry(1, record(LORA), record(FULL), role="run", selection=narrowed)
+    with open_page(page_of(OLD, part)) as page:
+        assert page.texts("h1.open") == ["no regression in what was selected"]
+        assert "partial run: -k lora" in page.texts(".verdict .setting")
+        page.go("changes?old=0000_peft&new=0001_peft")
+        assert "partial run: -k lora" in page.texts(".verdict .setting")
+
+
+def test_cases_that_were_not_trained_are_counted_beside_the_verdict(open_page):
+    data = page_of(OLD, SAME)
+    data["comparisons"]["verdict"]["same_computation"] = 1
+    with open_page(data) as page:
+        assert page.texts(".counts li") == ["2 unchanged", "1 same computation"]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +192,41 @@ def test_a_pair_that_was_not_judged_says_so_and_shows_its_values(open_page):
         (row,) = page.texts("tbody tr")
         assert row.split("\t")[:2] == [LORA, "forward_flops"]
         assert row.split("\t")[-1] == "+200 %"
+
+
+def test_names_are_cut_at_their_beginning_and_defects_have_a_plural(open_page):
+    path = "/a/long/folder/of/many/runs/bench-14.json"
+    run = entry(1, record(LORA), record(FULL), role="run")
+    data = page_of(OLD, dataclasses.replace(run, name=path))
+    data["comparisons"]["verdict"]["counts"] = {"known_defect": 2, "unchanged": 1}
+    with open_page(data) as page:
+        assert page.texts(".counts li") == ["2 known defects", "1 unchanged"]
+        page.go("changes")
+        label = page.locator("[name=new] option").first.inner_text()
+        assert label == "…er/of/many/runs/bench-14.json (run)"
+        assert page.page.evaluate("entryNumber(1)") == "…nch-14.json"
+
+
+def test_paper_has_all_columns_and_forced_colours_mark_the_view(open_page):
+    with open_page(page_of(*HISTORY)) as page:
+        page.go("table")
+        page.page.emulate_media(media="print")
+        assert (
+            page.locator(".scroll").evaluate("box => getComputedStyle(box).overflow") == "visible"
+        )
+        page.page.emulate_media(media="screen", forced_colors="active")
+        borders = page.page.locator("#nav a").evaluate_all(
+            "all => all.map(link => getComputedStyle(link).borderBottomColor)"
+        )
+        assert len(set(borders)) == 2
+
+
+def test_an_entry_that_only_the_page_of_a_link_had_is_named(open_page):
+    with open_page(page_of(*HISTORY)) as page:
+        page.go("changes?old=0001_peft&new=0009_peft")
+        assert 'the entry "0009_peft", which this page has not.' in page.locator("").inner_text()
+        page.go("changes?old=0001_peft&new=0002_peft")
+        assert "which this page has not" not in page.locator("").inner_text()
 
 
 def test_entries_without_a_common_case_cannot_be_compared(open_page):

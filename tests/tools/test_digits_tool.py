@@ -8,7 +8,7 @@ import digits
 import numpy as np
 import pytest
 
-from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE
+from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE, DIGITS_SHA256
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,16 +21,18 @@ def test_the_packages_give_the_shipped_file_byte_for_byte(tmp_path: Path) -> Non
     assert len(file.read_bytes()) < 1_000_000
 
 
-def test_a_file_that_has_the_images_is_left_alone_however_it_is_compressed(
+def test_a_file_that_has_the_images_is_left_alone_but_must_be_the_one_of_the_package(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "digits.npz"
     with np.load(DIGITS_FILE) as stored:
         np.savez(file, **stored)
     before = file.read_bytes()
-    assert digits.main(["--write"], file=file) == 0
+    assert digits.main(["--write"], file=file) == 1
     assert file.read_bytes() == before
-    assert "has the images" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "has the images" in printed
+    assert f"digit_images.py refuses it: its DIGITS_SHA256 is {DIGITS_SHA256}" in printed
 
 
 @pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 broken"])

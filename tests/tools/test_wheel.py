@@ -60,8 +60,13 @@ def test_it_holds_the_data_and_their_licences_and_is_small(wheel):
         text = archive.read(metadata).decode()
     tasks = "peft_regress/catalogue/tasks"
     assert {f"{tasks}/digits.npz", f"{tasks}/digits.md", "peft_regress/devices.toml"} <= names
-    assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-4.0" in text
-    assert f"License-File: {tasks}/digits.md" in text
+    # ISC: the two libraries of the page.
+    assert "License-Expression: Apache-2.0 AND CC-BY-SA-3.0 AND CC-BY-4.0 AND ISC\n" in text
+    stated = {line.partition(": ")[2] for line in text.splitlines() if "License-File" in line}
+    vendor = "peft_regress/report/page/vendor"
+    assert stated == {
+        *("LICENSE", f"{tasks}/digits.md", f"{vendor}/d3.LICENSE", f"{vendor}/plot.LICENSE"),
+    }
     assert not {"mlxtend", "scikit-learn", "scipy"} & {
         line.split()[1].partition(">")[0]
         for line in text.splitlines()

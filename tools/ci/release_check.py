@@ -4,7 +4,8 @@
     python tools/ci/release_check.py v0.3.0 --dist dist
 
 The version of pyproject.toml, its section in CHANGELOG.md and CITATION.cff must be those of the
-tag, and no file that PyPI or a reader shows may still say OWNER in place of the repository's owner.
+tag. README.md, CITATION.cff, the pages of docs/ and the package, whose messages name the
+repository, may no longer say OWNER in place of its owner.
 With `--dist` the folder must hold the wheel and the sdist of this version and nothing else. It
 needs only the standard library.
 """
@@ -22,6 +23,7 @@ _TAG: Final = re.compile(r"v(\d+\.\d+\.\d+(?:(?:a|b|rc)\d+)?)")
 _SECTION: Final = r"^## \[{}\] - (\d{{4}}-\d{{2}}-\d{{2}})$"
 _CITED: Final = re.compile(r"^(version|date-released): [\"']?([^\"'\n]+)", re.MULTILINE)
 _PUBLISHED: Final = ("README.md", "CITATION.cff")
+_FOLDERS: Final = {"docs": "**/*.md", "peft_regress": "**/*.py"}
 _OWNER: Final = re.compile(r"\bOWNER\b")
 
 
@@ -107,10 +109,13 @@ def _in_changelog_and_citation(project: Path, version: str) -> list[str]:
 
 
 def _owners(project: Path) -> list[str]:
+    files = [project / name for name in _PUBLISHED]
+    for folder, pattern in _FOLDERS.items():
+        files += sorted((project / folder).glob(pattern))
     return [
-        f"{project / name}:{number}: says OWNER; put the repository's owner there"
-        for name in _PUBLISHED
-        for number, line in enumerate(_read(project / name).splitlines(), start=1)
+        f"{file}:{number}: says OWNER; put the repository's owner there"
+        for file in files
+        for number, line in enumerate(_read(file).splitlines(), start=1)
         if _OWNER.search(line)
     ]
 

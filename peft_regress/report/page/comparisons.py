@@ -10,6 +10,7 @@ from peft_regress.baselines.history import newest_index
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.report.sentences import narrowing_words
 from peft_regress.report.verdict.next_steps import quoted, storage_words
 from peft_regress.report.verdict.reproducing import compare_command
 from peft_regress.report.verdict.shown import shown_verdict
@@ -75,12 +76,16 @@ def encode_comparisons(
         verdict = {
             "old": None,
             "new": index,
-            **_encode(newest, texts, with_steps=is_run),
+            **_encode(newest, texts, new=entries[index], with_steps=is_run),
         }
         if is_run and newest.references:
             verdict["command"] = texts.number(compare_command(newest.invocation))
     pairs = [
-        {"old": old, "new": new, **_encode(comparison, texts, with_steps=False)}
+        {
+            "old": old,
+            "new": new,
+            **_encode(comparison, texts, new=entries[new], with_steps=False),
+        }
         for (old, new), comparison in _judged_pairs(entries, orders, runs=runs, devices=devices)
     ]
     return {
@@ -168,16 +173,25 @@ def _neighbour(entries: Sequence[Entry], order: Sequence[int], index: int) -> in
     return next((one for one in before if entries[one].run.cases.keys() & known), None)
 
 
-def _encode(comparison: Comparison, texts: Texts, *, with_steps: bool) -> dict[str, Any]:
-    """Return a comparison; of entries, which were accepted, without what to type."""
+def _encode(
+    comparison: Comparison, texts: Texts, *, new: Entry, with_steps: bool
+) -> dict[str, Any]:
+    """Return a comparison; if `new` was accepted, without what to type."""
     shown = shown_verdict(comparison)
+    partial = [] if comparison.complete else [f"partial run: {narrowing_words(new.run.selection)}"]
     encoded: dict[str, Any] = {
         "exit_code": comparison.lenient_exit_code,
+        "style": shown.style,
         "outcome": texts.number(shown.outcome),
         "counts": comparison.counts,
-        "findings": [_encode_finding(finding, texts) for finding in shown.findings],
-        "setting": texts.numbers([*shown.setting, *shown.times]),
+        "findings": [
+            _encode_finding(finding, texts, is_accepted=new.role != "run")
+            for finding in shown.findings
+        ],
+        "setting": texts.numbers([*partial, *shown.setting, *shown.times]),
     }
+    if comparison.same_computation:
+        encoded["same_computation"] = len(comparison.same_computation)
     for name, found in (("defects", shown.defects), ("remarks", shown.remarks)):
         if found:
             encoded[name] = [
@@ -192,12 +206,14 @@ def _encode(comparison: Comparison, texts: Texts, *, with_steps: bool) -> dict[s
     return encoded
 
 
-def _encode_finding(finding: ShownFinding, texts: Texts) -> dict[str, Any]:
+def _encode_finding(finding: ShownFinding, texts: Texts, *, is_accepted: bool) -> dict[str, Any]:
+    # The remedy of what was not compared is to accept it.
+    is_mended = finding.group == "incomplete" and is_accepted
     encoded: dict[str, Any] = {
         "group": finding.group,
         "verdict": finding.verdict,
         "headline": texts.number(finding.headline),
-        "about": texts.numbers(finding.about),
+        "about": texts.numbers(() if is_mended else finding.about),
     }
     if finding.rows:
         encoded["rows"] = [

@@ -109,8 +109,8 @@ def page_data(
     changes = _newest_changes(lines, *next(iter(orders.items())))
     explain_cases(encoded, changes, indices=indices, runs=runs)
     for name, verdict in verdicts_by_case(newest).items():
-        # A case that the newest entry does not show has an older state.
-        if encoded[name]["current"] == newest_index(entries):
+        # A case that the newest entry does not show has an older state, or was retired since.
+        if present.get(name) == newest_index(entries):
             encoded[name]["verdict"] = verdict
     environments, differences = environments_of(entries)
     return {
@@ -154,14 +154,19 @@ def _encode_thinned(
 
 
 def _orders(entries: Sequence[Entry]) -> dict[str, list[int]]:
-    """Return the orders of the entries: by the releases of each package that varies, by number."""
+    """Return the orders of the entries: by the releases of each package that varies, by number.
+
+    The page starts with the first. If a run was named, it is by number, in which the run is last.
+    """
     positions = {id(entry): index for index, entry in enumerate(entries)}
     orders = {}
     for package in SUSPECTS:
         versions = {entry.run.environment.get(package) for entry in entries}
         if len(versions) > 1 and None not in versions:
             orders[package] = [positions[id(entry)] for entry in by_release(entries, package)]
-    return {**orders, "date": list(range(len(entries)))}
+    by_number = {"date": list(range(len(entries)))}
+    is_run_last = bool(entries) and entries[-1].role == "run"
+    return {**by_number, **orders} if is_run_last else {**orders, **by_number}
 
 
 def _metric_names(cases: Mapping[str, Records]) -> list[str]:

@@ -22,7 +22,12 @@ const CASE_COLUMNS = [
   metricColumn("accuracy", "accuracy %", "after the brief fine-tune, mean over the seeds", 0.01),
   metricColumn("loss", "loss", "cross-entropy on the test images, after training", 1),
   metricColumn("step_seconds", "ms/step", "median wall time of a step of the fine-tune", 1e-3),
-  { name: "status", label: "status", cell: (item) => statusBadge(item), key: statusOf },
+  {
+    name: "status",
+    label: "state",
+    cell: (item) => statusBadge(item),
+    key: (item) => stateOfCase(item).text,
+  },
 ].filter(({ name, key }) =>
   DATA.cases.some((item) => key(item) !== null || isUntrained(item, name)),
 );

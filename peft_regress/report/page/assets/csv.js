@@ -5,8 +5,13 @@ const FORMULA = /(^|;)( *)(?=[-=+@\t\r＝＋－＠])/g;
 
 // Numbers are exact and unscaled, under the names of their metrics.
 function casesAsCsv(cases) {
-  const header = CASE_COLUMNS.map((column) => column.name);
-  const rows = cases.map((item) => CASE_COLUMNS.map((column) => column.key(item)));
+  const columns = [
+    ...CASE_COLUMNS.filter((column) => column.name !== "status"),
+    { name: "status", key: statusOf },
+    { name: "verdict", key: (item) => item.verdict ?? null },
+  ];
+  const header = columns.map((column) => column.name);
+  const rows = cases.map((item) => columns.map((column) => column.key(item)));
   return [header, ...rows].map((row) => `${row.map(csvCell).join(",")}\r\n`).join("");
 }
 

@@ -119,6 +119,14 @@ function shorten(text, longest = 80) {
   return visible(cut.join(""));
 }
 
+// The end of a path says more than its beginning.
+function endOfName(text, longest) {
+  const characters = [...text];
+  return visible(
+    characters.length > longest ? `…${characters.slice(1 - longest).join("")}` : text,
+  );
+}
+
 const UNSEEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
 function visible(text) {

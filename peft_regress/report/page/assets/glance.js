@@ -46,8 +46,7 @@ function glanceFields() {
       ...architectureField(null),
       initial: moved?.[0] ?? ARCHITECTURES[0],
     },
-    // So that a run, which the verdict is about, stands at the end of each line.
-    by: { ...orderField(), ...(DATA.entries.at(-1)?.role === "run" ? { initial: "date" } : {}) },
+    by: orderField(),
   };
 }
 

@@ -238,7 +238,7 @@ function entryTicks(shown, order, width) {
 function entryNumber(entry) {
   const { name } = DATA.entries[entry];
   const number = /^(\d{4,9})_/.exec(name);
-  return number ? `#${number[1]}` : shorten(name, 12);
+  return number ? `#${number[1]}` : endOfName(name, 12);
 }
 
 function pointTip(point, metric, order) {

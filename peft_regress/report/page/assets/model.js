@@ -64,15 +64,16 @@ function isMeasured(item) {
   return statusOf(item) === "ok";
 }
 
-// An error that an accepted baseline has too is of the library, and judges no change.
+// An error that its baseline has too is of the library, and judges no change.
 function failureKind(item) {
   const status = statusOf(item);
   if (status.startsWith("unsupported")) return "unsupported";
   if (!status.startsWith("error")) return status === "ok" ? null : "not measured";
-  const isKnown = DATA.entries.some(
+  const baseline = DATA.entries.findLastIndex(
     ({ role }, entry) =>
-      role === "baseline" && (heldAt(item.status, entry) ?? "").startsWith("error"),
+      role === "baseline" && entry <= item.current && heldAt(item.status, entry) !== null,
   );
+  const isKnown = baseline >= 0 && heldAt(item.status, baseline).startsWith("error");
   return isKnown ? "known error" : "error";
 }
 

@@ -23,18 +23,13 @@ function verdictWords(verdict) {
   return shorten(verdict.replaceAll("_", " "), 24);
 }
 
-// Green is for exit code 0 alone.
-function outcomeKind({ exit_code: code }) {
-  return code === 0 ? "good" : code === 1 ? "bad" : "open";
-}
-
 function told(number) {
   return COMPARED.texts[number];
 }
 
 // The words of an outcome without its counts, which stand as badges below it.
 function outcomeWords(comparison) {
-  return shorten(told(comparison.outcome).split(" (")[0], 120);
+  return shorten(told(comparison.outcome).replace(/ \([^()]*\)/, ""), 300);
 }
 
 function verdictBadge(verdict) {
@@ -43,7 +38,7 @@ function verdictBadge(verdict) {
 
 // heading: the element of the outcome, `h1` where it is the first on the page.
 function verdictSection(comparison, { heading, context, below = [] }) {
-  const kind = outcomeKind(comparison);
+  const kind = comparison.style;
   return h(
     "section",
     { class: `verdict ${kind}-edge`, "aria-label": "Verdict" },
@@ -66,13 +61,6 @@ function newestVerdict(heading) {
     isRun ? "judged by the accepted baselines" : "judged by what was accepted before it",
   ];
   const below = [
-    entry.complete
-      ? null
-      : h(
-          "p",
-          { class: "setting" },
-          `partial run: ${shorten(entry.narrowed_by.join(", "), 200) || "it did not finish"}`,
-        ),
     isRun || COMPARED.verdict.exit_code === 0 || entry.reason === ""
       ? null
       : h("p", { class: "setting" }, `accepted, because: ${shorten(entry.reason, 300)}`),
@@ -92,7 +80,7 @@ function outcomeIcon(kind) {
   return markIcon(shapes[kind] ?? d3.symbolSquare2, kind in shapes ? `var(--${kind})` : "var(--quiet)");
 }
 
-function countBadges({ counts }) {
+function countBadges({ counts, same_computation: untrained }) {
   return h(
     "ul",
     { class: "counts", "aria-label": "Cases by verdict" },
@@ -100,9 +88,14 @@ function countBadges({ counts }) {
       h(
         "li",
         { class: `badge ${verdictKind(verdict)}` },
-        `${grouped.format(count)} ${verdictWords(verdict)}`,
+        verdict === "known_defect"
+          ? plural(count, verdictWords(verdict))
+          : `${grouped.format(count)} ${verdictWords(verdict)}`,
       ),
     ),
+    untrained === undefined
+      ? null
+      : h("li", { class: "badge plain" }, `${grouped.format(untrained)} ${SAME_COMPUTATION}`),
   );
 }
 

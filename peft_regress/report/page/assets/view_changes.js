@@ -11,10 +11,17 @@ function showChanges(main, route) {
   main.append(
     h("h1", {}, "Changes"),
     note("What the gate says of any two entries or runs: NEW is judged by OLD."),
+    ...["old", "new"].map((name) => absentEntry(route.params.get(name))).filter(Boolean),
     controlRow(route, fields, settings, update),
     output,
   );
   update();
+}
+
+// A link may be of another page, whose verdict this one must not seem to show.
+function absentEntry(name) {
+  if (name === null || name === JUDGE || entryNamed(name) >= 0) return null;
+  return note(`The address asks for the entry "${shorten(name)}", which this page has not.`);
 }
 
 function changesFields() {
@@ -32,9 +39,8 @@ function changesFields() {
 
 function entryLabel(index) {
   const { name, role } = DATA.entries[index];
-  // The end of a path says more than its beginning.
-  const end = name.length > 30 ? `…${name.slice(-29)}` : name;
-  return role === "baseline" ? shorten(end, 40) : `${shorten(end, 40)} (${role})`;
+  const end = endOfName(name, 30);
+  return role === "baseline" ? end : `${end} (${role})`;
 }
 
 function entryNamed(name) {

@@ -40,7 +40,12 @@ function showOverview(main, route) {
 }
 
 function verdictFirst() {
-  if (COMPARED.verdict === null) return [h("h1", {}, "What fine-tuning costs, and what it gains")];
+  if (COMPARED.verdict === null) {
+    return [
+      h("h1", {}, "What fine-tuning costs, and what it gains"),
+      note("No verdict: the newest entry is the first with its cases, so nothing judges it."),
+    ];
+  }
   return [
     newestVerdict("h1"),
     ...findingSections(COMPARED.verdict),

@@ -1,10 +1,11 @@
 // Every case in one table, to be sorted and filtered.
 
 const ROWS_AT_ONCE = 250;
+const VERDICTS = distinct(DATA.cases.flatMap((item) => item.verdict ?? []));
 
 function tableFields() {
   return {
-    text: { label: "Text in the id or status", initial: "", type: "search", wide: true },
+    text: { label: "Text in the id or state", initial: "", type: "search", wide: true },
     task: { label: "Task", options: optionsOf(TASKS, "any"), initial: "" },
     method: { label: "Method", options: optionsOf(METHODS, "any"), initial: "" },
     architecture: architectureField("any"),
@@ -14,11 +15,12 @@ function tableFields() {
       initial: "",
     },
     status: {
-      label: "Status",
+      label: "State",
       options: [
         { value: "", label: "any" },
         { value: "ok", label: "ok" },
         { value: "other", label: "not ok" },
+        ...VERDICTS.map((verdict) => ({ value: verdict, label: verdictWords(verdict) })),
       ],
       initial: "",
     },
@@ -100,13 +102,19 @@ function sortedCases(cases, { sort, down }) {
 
 function matches(item, { text, task, method, architecture, rank, status }) {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  const where = `${item.id} ${statusOf(item)}`.toLowerCase();
+  const where = `${item.id} ${statusOf(item)} ${stateOfCase(item).text}`.toLowerCase();
   return (
     (task === "" || item.task === task) &&
     (method === "" || item.method === method) &&
     (architecture === "" || item.architecture === architecture) &&
     (rank === "" || (rank === "none" ? item.rank === null : String(item.rank) === rank)) &&
-    (status === "" || (statusOf(item) === "ok") === (status === "ok")) &&
+    hasState(item, status) &&
     words.every((word) => where.includes(word))
   );
+}
+
+function hasState(item, wanted) {
+  if (wanted === "") return true;
+  if (wanted === "ok" || wanted === "other") return isMeasured(item) === (wanted === "ok");
+  return item.verdict === wanted;
 }
