@@ -476,7 +476,7 @@ def test_run_files_without_a_storage_are_a_history(run: Any, tmp_path: Path) -> 
     code, out, _ = run(path, "--baselines", tmp_path / "nowhere", "--metric", "peak_bytes")
     assert code == 0
     assert " ".join(out.split()).startswith(f"{LORA} the same at 1 point, {path}")
-    assert out.endswith("(2026-01-02): peak_bytes 114.4 MiB\n")
+    assert " ".join(out.split()).endswith("(2026-01-02): peak_bytes 114.4 MiB")
 
 
 def test_a_run_that_is_an_entry_already_is_refused(run: Any, storage: Path) -> None:

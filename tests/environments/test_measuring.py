@@ -351,14 +351,14 @@ def test_an_interrupted_upgrade_is_exit_130_and_leaves_a_partial_run_file(tmp_pa
     assert all_gone(processes_of(python))
 
 
-def test_a_reader_that_has_gone_is_exit_2(tmp_path):
+def test_a_reader_that_has_gone_is_exit_141(tmp_path):
     read, write = os.pipe()
     os.close(read)
     # A stored base: the current environment would be measured for real.
     process = start_upgrade(write_worker(tmp_path / "python"), "--base", "0003", stdout=write)
     os.close(write)
     _, errors = process.communicate(timeout=120)
-    assert process.returncode == 2
+    assert process.returncode == 141
     assert b"Traceback" not in errors
     assert b"[2/2] candidate" in errors
 

@@ -31,9 +31,7 @@ hint: Packages were unavailable because the network was disabled.
 def absent(monkeypatch, tmp_path):
     """Hide packages of this environment, and all of PATH but a folder, which is returned."""
     hidden = {"pip", "uv"}
-    monkeypatch.setattr(
-        found, "find_spec", lambda name: None if name in hidden else find_spec(name)
-    )
+    monkeypatch.setattr(found, "_is_installed", lambda name: name not in hidden)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("UV", raising=False)
     return tmp_path
@@ -46,6 +44,16 @@ def test_pip_of_the_environment_comes_first(tmp_path, monkeypatch):
     assert index_settings({"UV_DEFAULT_INDEX": "https://one/simple"}) == {}
 
 
+def test_to_look_for_pip_asks_no_hook_of_setuptools(monkeypatch):
+    class Hook:
+        def find_spec(self, name, path=None, target=None):
+            assert name not in {"pip", "uv"}, "setuptools unloads distutils when it is asked"
+
+    monkeypatch.setattr(sys, "meta_path", [Hook(), *sys.meta_path])
+    assert pip_command(PYTHON)[-1] == "pip"
+    assert index_settings({"UV_DEFAULT_INDEX": "https://one/simple"}) == {}
+
+
 def test_without_pip_uv_runs_one_on_the_same_interpreter(absent):
     uv = write_program(absent / "uv", "#!/bin/sh\n")
     command = pip_command(PYTHON)
@@ -54,7 +62,7 @@ def test_without_pip_uv_runs_one_on_the_same_interpreter(absent):
 
 
 def test_uv_may_be_a_package_of_the_environment(absent, monkeypatch):
-    monkeypatch.setattr(found, "find_spec", lambda name: None if name == "pip" else find_spec("os"))
+    monkeypatch.setattr(found, "_is_installed", lambda name: name != "pip")
     assert pip_command(PYTHON)[:4] == [sys.executable, "-P", "-m", "uv"]
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import sys
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def pip_command(python: Path) -> list[str] | None:
 
     The interpreter is the running one, or that of an overlay, which has the same packages.
     """
-    if find_spec("pip") is not None:
+    if _is_installed("pip"):
         # -P: a pip.py in the working directory must not be imported.
         return [str(python), "-P", "-m", "pip"]
     uv = _uv()
@@ -55,7 +55,7 @@ def index_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
     Empty where pip is installed, and without what is set for pip itself.
     """
-    if find_spec("pip") is not None:
+    if _is_installed("pip"):
         return {}
     found = {}
     for variable, names in _OF_UV.items():
@@ -80,4 +80,9 @@ def _uv() -> list[str] | None:
     found = shutil.which("uv") or os.environ.get("UV")
     if found:
         return [found]
-    return [sys.executable, "-P", "-m", "uv"] if find_spec("uv") is not None else None
+    return [sys.executable, "-P", "-m", "uv"] if _is_installed("uv") else None
+
+
+def _is_installed(name: str) -> bool:
+    # Not by `importlib.util.find_spec`: asked for pip, setuptools unloads distutils and warns.
+    return PathFinder.find_spec(name) is not None
