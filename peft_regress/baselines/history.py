@@ -222,15 +222,15 @@ def moved_histories(moves: Moves) -> list[CaseHistory]:
     for move in moves.found:
         if not move.metric.startswith(INVARIANT):
             lines.setdefault(move.case, {})[move.metric] = None
-    by_case = _records_by_case(moves.entries)
+    by_case = _series_by_case(moves.entries)
     return [
         CaseHistory(id=case, lines=tuple(make_line(by_case[case], name) for name in names))
         for case, names in lines.items()
     ]
 
 
-def _records_by_case(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Record]]]:
-    """Return the records of each case, in the order of entries."""
+def _series_by_case(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Record]]]:
+    """Return all records of each case, in the order of entries; those of retired cases too."""
     found: dict[str, list[tuple[Entry, Record]]] = {}
     for entry in entries:
         for name, record in entry.run.cases.items():
@@ -241,7 +241,7 @@ def _records_by_case(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Re
 def _matching_records(
     entries: Iterable[Entry], pattern: str
 ) -> dict[str, list[tuple[Entry, Record]]]:
-    by_case = _records_by_case(entries)
+    by_case = _series_by_case(entries)
     return {name: by_case[name] for name in _matching(sorted(by_case), pattern)}
 
 

@@ -10,7 +10,7 @@ from peft_regress.baselines.series import STATUS, jumps_of, whole_metric
 from peft_regress.gate.certificates import lacks_invariant, lacks_training
 from peft_regress.gate.changes import direction_of
 from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes
-from peft_regress.gate.judge import invariant_verdict
+from peft_regress.gate.judge import invariant_verdict, status_verdict
 from peft_regress.metrics import METRICS, metric_order
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ Way = Literal["worse", "better"]
 
 INVARIANT: Final = "invariant "
 """Stands before the name of an invariant where metrics are named too."""
-_STATES: Final = ("ok", "unsupported", "error")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +159,8 @@ def _lost_or_added(name: str, records: Records, metric: str) -> Iterator[Move]:
 
 def _status_moves(name: str, records: Records) -> Iterator[Move]:
     for (before, old), (entry, new) in pairwise(records):
-        if old.status != new.status:
-            is_worse = _STATES.index(new.status) > _STATES.index(old.status)
+        verdict = status_verdict(old.status, new.status)
+        if verdict is not None and verdict != "known_defect":
             yield Move(
                 case=name,
                 metric=STATUS,
@@ -169,7 +168,7 @@ def _status_moves(name: str, records: Records) -> Iterator[Move]:
                 entry=entry,
                 old=old.status_text,
                 new=new.status_text,
-                way="worse" if is_worse else "better",
+                way="better" if verdict == "fixed" else "worse",
             )
 
 

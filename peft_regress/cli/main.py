@@ -87,7 +87,7 @@ class _LazyGroup(click.Group):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {closest[0]!r}?")
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  (click calls it)
         """Write a table of commands for each section, all as wide."""
         widest = max(map(len, COMMANDS))
         named = {name for commands in SECTIONS.values() for name in commands}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from peft_regress.devices import DeviceClass
     from peft_regress.gate.inputs import ShapeChanges
     from peft_regress.gate.verdicts import Observation
-    from peft_regress.runs.schema import Record
+    from peft_regress.runs.schema import Record, Status
 
 _STATUS_RANK = {"ok": 0, "unsupported": 1, "error": 2}
 _NEEDS_THE_MODEL = "stored_adapter_loads"
@@ -136,19 +136,23 @@ def _both_depend_on_inputs(old: Record, new: Record) -> bool:
     )
 
 
+def status_verdict(before: Status, after: Status) -> Verdict | None:
+    """Return the verdict on two states, None if there is nothing to say.
+
+    ok < unsupported < error; a step up newly fails.
+    """
+    old, new = _STATUS_RANK[before], _STATUS_RANK[after]
+    if new > old:
+        return "newly_failing"
+    if new < old:
+        return "fixed"
+    return "known_defect" if after == "error" else None
+
+
 def _status_reasons(old: Record, new: Record) -> Iterator[Reason]:
-    """Compare states: ok < unsupported < error; a step up newly fails."""
-    before, after = _STATUS_RANK[old.status], _STATUS_RANK[new.status]
-    verdict: Verdict
-    if after > before:
-        verdict = "newly_failing"
-    elif after < before:
-        verdict = "fixed"
-    elif new.status == "error":
-        verdict = "known_defect"
-    else:
-        return
-    yield Reason(metric="status", old=old.status_text, new=new.status_text, verdict=verdict)
+    verdict = status_verdict(old.status, new.status)
+    if verdict is not None:
+        yield Reason(metric="status", old=old.status_text, new=new.status_text, verdict=verdict)
 
 
 def _model_remark(changes: ShapeChanges) -> Remark:

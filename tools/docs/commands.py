@@ -138,11 +138,11 @@ class _Declared:
     def getgroup(self, *_: str) -> _Declared:
         return self
 
-    def addoption(self, name: str, *, help: str, metavar: str = "", **_: Any) -> None:  # noqa: A002
+    def addoption(self, name: str, *, help: str, metavar: str = "", **_: Any) -> None:  # noqa: A002  (pytest's name)
         text = help[0].upper() + help[1:]
         self.options.append(_item(f"{name} {metavar}".strip(), f"{text}."))
 
-    def addini(self, name: str, help: str, **_: Any) -> None:  # noqa: A002
+    def addini(self, name: str, help: str, **_: Any) -> None:  # noqa: A002  (pytest's name)
         text = help[0].upper() + help[1:]
         self.settings.append(_item(name, f"{text}."))
 
