@@ -11,6 +11,7 @@ from peft_regress.gate.certificates import lacks_invariant, lacks_training
 from peft_regress.gate.changes import direction_of
 from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes
 from peft_regress.gate.judge import invariant_verdict, status_verdict
+from peft_regress.gate.metric_reasons import can_compare, is_shown_only
 from peft_regress.metrics import METRICS, metric_order
 
 if TYPE_CHECKING:
@@ -94,12 +95,8 @@ def find_redefinitions(by_case: Mapping[str, Records]) -> list[Redefinition]:
 
 def is_judged(records: Records, name: str, *positions: int | None) -> bool:
     """Return whether a bound applies between positions: another torch may use other operators."""
-    versions = {
-        records[position][0].run.environment.get("torch")
-        for position in positions
-        if position is not None
-    }
-    return len(versions) == 1 or not name.startswith("aten_ops")
+    known = (records[position][0] for position in positions if position is not None)
+    return can_compare(name, (entry.run.environment.get("torch") for entry in known))
 
 
 def _metric_moves(name: str, records: Records, metric: str) -> Iterator[Move]:
@@ -143,8 +140,11 @@ def _lost_or_added(name: str, records: Records, metric: str) -> Iterator[Move]:
         if either is None or (was and now) or old.definition != new.definition:
             continue
         is_worse = now is None or (now.kind == "exact" and metric in METRICS)
-        is_shown_only = either.kind in {"info", "seconds"} or either.direction == "none"
-        if is_worse and not is_shown_only and is_judged(able, metric, position, position + 1):
+        if (
+            is_worse
+            and not is_shown_only(either)
+            and is_judged(able, metric, position, position + 1)
+        ):
             yield Move(
                 case=name,
                 metric=metric,

@@ -14,7 +14,7 @@ from peft_regress.gate.verdicts import Reason, Remark
 from peft_regress.metrics import METRICS, metric_order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from peft_regress.gate.changes import Change
     from peft_regress.gate.policy import Policy
@@ -124,12 +124,8 @@ class MetricJudge:
             yield from self._within_own_bound(name, old, new)
 
     def _is_judged(self, name: str, metric: Metric) -> bool:
-        # The wall time of one run is shown: a busy machine is no slower code.
-        if metric.kind in {"info", "seconds"} or metric.direction == "none":
-            return False
-        if not name.startswith("aten_ops"):
-            return True
-        return self.old.environment.get("torch") == self.new.environment.get("torch")
+        torches = (side.environment.get("torch") for side in (self.old, self.new))
+        return not is_shown_only(metric) and can_compare(name, torches)
 
     def _beyond(
         self, name: str, change: Change, metric: Metric, *, since: str | None = None
@@ -197,3 +193,14 @@ class MetricJudge:
 def could_know(side: Observation, name: str) -> bool:
     """Return whether the run of one side could have measured a metric of the table."""
     return name in side.known and name in METRICS
+
+
+def is_shown_only(metric: Metric) -> bool:
+    """Return whether no bound judges a metric."""
+    # The wall time of one run is shown: a busy machine is no slower code.
+    return metric.kind in {"info", "seconds"} or metric.direction == "none"
+
+
+def can_compare(name: str, torches: Iterable[str | None]) -> bool:
+    """Return whether a metric can be judged: another torch may use other operators."""
+    return not name.startswith("aten_ops") or len(set(torches)) == 1
