@@ -1,0 +1,1 @@
+"""Search for defects of adapters that nobody wrote a case for."""
