@@ -121,6 +121,12 @@ RULES = (
         instead=r"python \1 --list\2",
     ),
     Rule(pattern=r"python tools/studies/variation\.py .*"),
+    by(
+        r"python tools/fuzz/upstream_rows\.py(?: --source \.\./peft| --write)?",
+        "tests/tools/test_upstream_rows.py",
+        'main(["--source", str(checkout)',
+        'main(["--write", *source])',
+    ),
     Rule(pattern=r"python tools/ci/constraints\.py .*"),
     Rule(pattern=r"python tools/ci/(?:prepare\.py .*|publish\.py .* --dry-run)"),
     Rule(pattern=r"python tools/ci/badge\.py .*"),
