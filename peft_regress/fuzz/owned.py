@@ -41,35 +41,31 @@ def base_layer(module: nn.Module) -> nn.Module:
             return module
 
 
+def held(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """Return an adapter's tensors in a layer or holder of copies, by their names in it."""
+    found: dict[str, Tensor] = {}
+    for name, container in containers(layer):
+        if adapter in container.keys():  # type: ignore[operator]  # noqa: SIM118
+            value = container[adapter]  # type: ignore[index]
+            if isinstance(value, Tensor):
+                found[f"{name}.{adapter}"] = value
+            else:
+                found |= {f"{name}.{adapter}.{key}": each for key, each in _tensors(value)}
+    return found
+
+
+def holders(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers with adapters and the holders of copies, by their paths."""
+    for path, module in model.named_modules():
+        if is_tuner_layer(module) or is_copy_holder(module):
+            yield path, module
+
+
 def containers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the dictionaries of a layer whose keys are names of adapters."""
     for name, child in module.named_children():
         if name not in {BASE, "original_module"} and hasattr(child, "keys"):
             yield name, child
-
-
-def tensors_in_layer(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
-    """Return an adapter's parameters and buffers in a layer, by names without the adapter's.
-
-    What layers inside the base layer have (an attention's output projection) is named by its path,
-    as `out_proj.lora_A.weight`.
-    """
-    found: dict[str, Tensor] = {}
-    for name, container in containers(layer):
-        if adapter not in container.keys():  # type: ignore[operator]  # noqa: SIM118
-            continue
-        held = container[adapter]  # type: ignore[index]
-        if isinstance(held, Tensor):
-            found[name] = held
-        elif isinstance(held, nn.Module):
-            found |= {f"{name}.{key}": tensor for key, tensor in _tensors(held)}
-    inner = getattr(layer, BASE, None)
-    if isinstance(inner, nn.Module):
-        for path, module in inner.named_modules():
-            if path and is_tuner_layer(module):
-                inside = tensors_in_layer(module, adapter)
-                found |= {f"{path}.{key}": tensor for key, tensor in inside.items()}
-    return found
 
 
 def all_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -79,16 +75,17 @@ def all_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 def owners(model: nn.Module) -> dict[int, str]:
     """Return the name of the adapter that has a tensor, by the tensor's id."""
-    found: dict[int, str] = {}
-    for module in model.modules():
-        if not (is_tuner_layer(module) or is_copy_holder(module)):
-            continue
-        for _, container in containers(module):
-            for adapter in list(container.keys()):  # type: ignore[operator]
-                held = container[adapter]  # type: ignore[index]
-                tensors = [held] if isinstance(held, Tensor) else [t for _, t in _tensors(held)]
-                found |= {id(tensor): adapter for tensor in tensors}
-    return found
+    return {
+        id(tensor): adapter
+        for _, module in holders(model)
+        for adapter in adapters_of(module)
+        for tensor in held(module, adapter).values()
+    }
+
+
+def adapters_of(module: nn.Module) -> set[str]:
+    """Return the names of the adapters that a layer or holder of copies has."""
+    return {key for _, container in containers(module) for key in container.keys()}  # type: ignore[operator]  # noqa: SIM118
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
