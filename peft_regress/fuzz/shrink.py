@@ -6,7 +6,6 @@ example has, such as a layer's stride. These edits can, and each takes one life.
 
 from __future__ import annotations
 
-import copy
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +33,7 @@ def shrink(example: Example, still_fails: Callable[[Example], bool]) -> Example:
     best, is_smaller = example, True
     while is_smaller:
         is_smaller = False
-        for edit in _edits(msgspec.to_builtins(best)):
+        for edit in _edits(_as_json(best)):
             edited = _edited(best, edit)
             if edited is not None and edited != best and still_fails(edited):
                 best, is_smaller = edited, True
@@ -42,12 +41,17 @@ def shrink(example: Example, still_fails: Callable[[Example], bool]) -> Example:
 
 
 def _edited(example: Example, edit: Edit) -> Example | None:
-    value = copy.deepcopy(msgspec.to_builtins(example))
+    value = _as_json(example)
     try:
         edit(value)
         return msgspec.convert(value, Example)
-    except (KeyError, IndexError, TypeError, msgspec.ValidationError):
+    except (LookupError, TypeError, ValueError):
         return None
+
+
+def _as_json(example: Example) -> Any:
+    """Return a new value of lists and dictionaries, without tuples."""
+    return msgspec.json.decode(msgspec.json.encode(example))
 
 
 def _edits(value: Any) -> Iterator[Edit]:
