@@ -93,7 +93,7 @@ class Results:
     merged: torch.Tensor | None
 
 
-def run(  # noqa: PLR0914
+def run(
     method: str,
     part: Layer,
     *adapters: Mapping[str, Any],
