@@ -100,7 +100,7 @@ def _act(life: Life, act: e.Act) -> None:
         case e.Mixed():
             check_mixed(life, act)
         case e.Merge(broken=True):
-            merge_broken(life, act)
+            _allowing(life, act, merge_broken)
         case e.Disable(within=True):
             check_within(life)
         case e.Unload():
@@ -165,6 +165,8 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
 
 
 def _check(life: Life, act: e.Act | None) -> None:
+    if life.plan.ended:
+        return
     state.check_weights(life)
     state.check_trainable(life)
     state.check_output(life, act)

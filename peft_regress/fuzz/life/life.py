@@ -60,7 +60,7 @@ class Life:
     def wrap(self) -> None:
         """Put the first adapter on the network."""
         first = self.example.adapters[0]
-        torch.manual_seed(self.example.network.seed)
+        torch.default_generator.manual_seed(self.example.network.seed)
         config = library.configuration(self.method, first.settings)
         self.model = library.wrap(
             deepcopy(self.origin), config, first.name, autocast=self.example.autocast
@@ -110,7 +110,7 @@ class Life:
 
     def carry_out(self, act: e.Act) -> None:  # noqa: C901, PLR0912
         """Carry out an act with the library."""
-        torch.manual_seed(self.example.network.seed)
+        torch.default_generator.manual_seed(self.example.network.seed)
         match act:
             case e.Add():
                 self._add(act)
