@@ -254,26 +254,28 @@ class Life:
         """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
         from safetensors import safe_open  # noqa: PLC0415
 
-        own = {name: self._keys(name) for name in self.plan.settings}
-        for name, keys in own.items():
+        for name in self.plan.settings:
             path = library.saved_in(folder, name) / "adapter_model.safetensors"
             with safe_open(path, "pt") as file:
                 saved = set(file.keys())
-            mine = {key.replace(f".{name}", "") for key in keys} | keys
-            for other in own:
-                theirs = own[other] if other != name else set()
-                for key in theirs:
-                    forms = {key, key.replace(f".{other}", ""), key.replace(f".{name}", "")}
+            mine = {form for key, bare in self._keys(name) for form in (key, bare)}
+            for other in self.plan.settings:
+                if other == name:
+                    continue
+                for key, bare in self._keys(other):
+                    # A careless removal of this adapter's name changes the other's key.
+                    forms = {key, bare, key.replace(f".{name}", ""), key.replace(name, "")}
                     if forms & (saved - mine):
-                        message = f"The file of {name} holds {sorted(forms & saved)[0]} of {other}."
+                        message = f"The file of {name} holds {key} of {other}."
                         raise NotHeldError("saved_keys", message)
 
-    def _keys(self, adapter: str) -> set[str]:
-        return {
-            f"{path}.{key}"
+    def _keys(self, adapter: str) -> list[tuple[str, str]]:
+        """Return the keys of an adapter's tensors, with and without its name."""
+        return [
+            (f"{path}.{key}", f"{path}.{key.replace(f'.{adapter}', '', 1)}")
             for path, module in owned.holders(self.model)
             for key in owned.held(module, adapter)
-        }
+        ]
 
     def _hot_swap(self, act: e.HotSwap) -> None:
         from peft.utils import hotswap  # noqa: PLC0415
