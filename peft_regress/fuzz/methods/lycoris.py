@@ -37,7 +37,7 @@ def _core(core: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
 
 
 def _hadamard(tensors: Mapping[str, Tensor]) -> Tensor:
-    """Return (w1a w1b) o (w2a w2b); Hyeon-Woo et al., FedPara, arXiv:2108.06098, equation 2."""
+    """Return (w1a w1b) o (w2a w2b); Hyeon-Woo et al., FedPara, arXiv:2108.06098, section 2."""
     parts = []
     for which in ("1", "2"):
         a, b = tensors[f"hada_w{which}_a"], tensors[f"hada_w{which}_b"]
@@ -47,7 +47,7 @@ def _hadamard(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor:
-    """Return w1 (x) w2; each of them full or a product of two; LyCORIS, equation 6.
+    """Return w1 (x) w2; each of them full or a product of two; LyCORIS, section 3.
 
     w1: (l, m), w2: (k, n, *kernel); the result is (l k, m n, *kernel).
     """
@@ -138,7 +138,7 @@ LOHA: Final = Method(
     config="LoHaConfig",
     kinds=_KINDS,
     abilities=frozenset({"merge", "scale", "several_active", "unmerge"}),
-    source="Hyeon-Woo et al., arXiv:2108.06098, equation 2 and proposition 3",
+    source="Hyeon-Woo et al., arXiv:2108.06098, propositions 1 and 3",
     formula=loha,
     flops=loha_flops,
     identity=_identity,
