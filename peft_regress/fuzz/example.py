@@ -107,9 +107,11 @@ class Add(_Act, frozen=True, kw_only=True, tag="add"):
 
 
 class Activate(_Act, frozen=True, kw_only=True, tag="activate"):
-    """Make exactly these adapters active."""
+    """Make exactly these adapters active; several ones always through the tuner."""
 
     adapters: tuple[str, ...]
+    through_tuner: bool = False
+    """Call `set_adapter` of the tuner (`base_model`), not of the model."""
 
 
 class Disable(_Act, frozen=True, kw_only=True, tag="disable"):
