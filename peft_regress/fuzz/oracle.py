@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from peft_regress.fuzz.checks import NotHeldError
 from peft_regress.fuzz.methods import LayerAdapter, adapter_tensors
 from peft_regress.fuzz.networks import CONVOLUTIONS
 from peft_regress.fuzz.owned import is_copy_holder, is_tuner_layer
@@ -78,15 +79,30 @@ def parameters(
     for layer in plan.example.network.layers:
         module = adapted.get_submodule(layer.name)
         if is_copy_holder(module):
-            for name in effect:
-                if name in module.modules_to_save:
-                    copied = module.modules_to_save[name].named_parameters()
-                    found |= {f"{layer.name}.{key}": t.detach().double() for key, t in copied}
+            found |= copied(module, layer.name, effect)
         elif is_tuner_layer(module):
             new = _adapted(oracle, module, plan, method, layer, effect)
             if new is None:
                 return None
             found |= new
+    return found
+
+
+def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Tensor]:
+    """Return the parameters of the copy that acts in place of a layer.
+
+    Raises NotHeldError if another adapter has been put into the copy.
+    """
+    found: dict[str, Tensor] = {}
+    copies: nn.ModuleDict = holder.modules_to_save  # type: ignore[assignment]
+    for name in copies:
+        for inner in copies[name].modules():
+            if is_tuner_layer(inner):
+                message = f"The copy of {path} that adapter {name} trains has been adapted itself."
+                raise NotHeldError("leak", message)
+        if name in effect:
+            mine = copies[name].named_parameters()
+            found |= {f"{path}.{key}": tensor.detach().double() for key, tensor in mine}
     return found
 
 

@@ -145,10 +145,7 @@ def _copies(life: Life, effect: Sequence[str]) -> Tensor:
     for layer in life.example.network.layers:
         module = life.model.get_base_model().get_submodule(layer.name)
         if owned.is_copy_holder(module):
-            for name in effect:
-                if name in module.modules_to_save:
-                    copied = module.modules_to_save[name].named_parameters()
-                    found |= {f"{layer.name}.{key}": t.detach().double() for key, t in copied}
+            found |= oracle.copied(module, layer.name, effect)
     return life.oracle.output(found)
 
 
