@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from peft_regress.fuzz.fuzz import Fuzzed
+    from peft_regress.fuzz.reproduce import Shown
 
 _MOST_MINUTES: Final = 7 * 24 * 60
 _LIMIT: Final[dict[str, Any]] = {
@@ -134,7 +135,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         if path is not None:
             check_outside(path, baselines, option)
     wants_scripts = summary is not None or output != "text"
-    scripts: dict[str, tuple[str, str]] = {}
+    scripts: dict[str, Shown] = {}
 
     def finish(result: Fuzzed, python: Path) -> None:
         if wants_scripts:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from peft_regress.fuzz.findings import Finding
     from peft_regress.fuzz.fuzz import Fuzzed
+    from peft_regress.fuzz.reproduce import Shown
     from peft_regress.fuzz.replay import Replay, Replayed, State
     from peft_regress.report.document import Document, Words
     from peft_regress.report.layout import Style
@@ -27,7 +28,7 @@ _SHOWN: Final[tuple[State, ...]] = ("new", "mended", "not replayed", "absent", "
 
 
 def fuzz_document(
-    fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]] | None = None
+    fuzzed: Fuzzed, scripts: Mapping[str, Shown] | None = None
 ) -> list[Section | Table]:
     """Return the outcome, the corpus, each finding, the counts, and what to do.
 
@@ -111,7 +112,7 @@ def _notes(one: Replayed) -> tuple[str, ...]:
 
 
 def _findings(
-    fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]]
+    fuzzed: Fuzzed, scripts: Mapping[str, Shown]
 ) -> Iterator[Section]:
     groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
     for finding in fuzzed.found:
@@ -119,9 +120,9 @@ def _findings(
     for number, group in enumerate(groups.values(), start=1):
         smallest = min(group, key=lambda one: one.size)
         yield finding_section(number, smallest, group)
-        script, printed = scripts.get(smallest.name, ("", ""))
-        if script:
-            yield from script_sections(script, printed)
+        shown = scripts.get(smallest.name)
+        if shown is not None:
+            yield from script_sections(shown)
 
 
 def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> Section:
@@ -184,13 +185,12 @@ def _act_text(act: dict[str, Any]) -> str:
     return f"{act['act']}({rest})" if rest else str(act["act"])
 
 
-def script_sections(script: str, printed: str) -> Iterator[Section]:
+def script_sections(shown: Shown) -> Iterator[Section]:
     """Yield a script and what it prints."""
-    yield Section(
-        title="script (needs torch and the library alone):",
-        body=(Listing(script, language="python"),),
-    )
-    yield Section(title="it prints:", body=(Listing(printed),))
+    title = "script, which needs torch and the library alone:"
+    yield Section(title=title, body=(Listing(shown.script, language="python"),))
+    note = "" if shown.exit_code == 1 else "; by itself it does not show the failure"
+    yield Section(title=f"it prints{note}:", body=(Listing(shown.printed),))
 
 
 def _counts(fuzzed: Fuzzed) -> Iterator[Section]:
@@ -223,7 +223,7 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
         yield Section(title="what to do:", body=tuple(lines), level=3)
 
 
-def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> dict[str, Any]:
     """Return `{schema_version, exit_code, packages, corpus, findings, counts, ...}`."""
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
@@ -238,14 +238,23 @@ def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]]) -> dic
                 "name": one.name,
                 "title": title_of(one),
                 **msgspec.to_builtins(one),
-                "script": scripts.get(one.name, (None, None))[0],
-                "prints": scripts.get(one.name, (None, None))[1],
+                **_encode_script(scripts.get(one.name)),
             }
             for one in fuzzed.found
         ],
         "counts": msgspec.to_builtins(fuzzed.counts),
         "problems": list(dict.fromkeys([*fuzzed.problems, *filter(None, [fuzzed.unwritten])])),
         "remarks": list(fuzzed.remarks),
+    }
+
+
+def _encode_script(shown: Shown | None) -> dict[str, Any]:
+    if shown is None:
+        return {"script": None, "prints": None, "shows_failure": None}
+    return {
+        "script": shown.script,
+        "prints": shown.printed,
+        "shows_failure": shown.exit_code == 1,
     }
 
 
