@@ -58,7 +58,7 @@ class Sequence(nn.Module):
 def build(network: Network) -> Sequence:
     """Return the network with seeded weights, in its dtype and memory format, for evaluation."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(network.seed)
+        torch.default_generator.manual_seed(network.seed)
         root = Sequence(network)
         made: dict[str, nn.Module] = {}
         for layer in network.layers:

@@ -72,6 +72,8 @@ def _live(life: Life, example: Example) -> Outcome:
         failure = e.Failure(check=error.check, act=position, message=str(error))
         return e.Outcome(failure=failure, acts=max(position, 0))
     except Exception as error:  # noqa: BLE001
+        if source := life.method.refusal(error, "call"):
+            return e.Outcome(refused=f"{_sentence(error)} ({source})", acts=max(position, 0))
         return e.Outcome(failure=_raised(error, position), acts=max(position, 0))
     return e.Outcome(acts=len(example.acts))
 
@@ -100,7 +102,7 @@ def _act(life: Life, act: e.Act) -> None:
         case e.Mixed():
             check_mixed(life, act)
         case e.Merge(broken=True):
-            merge_broken(life, act)
+            _allowing(life, act, merge_broken)
         case e.Disable(within=True):
             check_within(life)
         case e.Unload():
@@ -165,6 +167,10 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
 
 
 def _check(life: Life, act: e.Act | None) -> None:
+    if life.plan.ended:
+        return
+    if isinstance(act, e.Disable):
+        life.observe()  # a disabled layer takes merged weights out when it is called
     state.check_weights(life)
     state.check_trainable(life)
     state.check_output(life, act)

@@ -41,6 +41,9 @@ class Fields:
     agree: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
 
+RANKS: Final = (2, 1, 3, 4, 9)
+
+
 def _of(*values: Any) -> SearchStrategy[Any]:
     return st.sampled_from(values)
 
@@ -48,7 +51,7 @@ def _of(*values: Any) -> SearchStrategy[Any]:
 def _ranks(layers: Sequence[Layer]) -> list[int]:
     """Return ranks that all groups of the layers divide, also above a layer's size."""
     groups = lcm(*(layer.groups for layer in layers))
-    return [rank * groups for rank in (2, 1, 3, 4, 9)]
+    return [rank * groups for rank in RANKS]
 
 
 def _patterns(layers: Sequence[Layer], ranks: Sequence[int]) -> Strategies:
@@ -100,4 +103,76 @@ def _sizes(layers: Sequence[Layer]) -> list[int]:
     return [size for layer in layers for size in (layer.inputs, layer.outputs)]
 
 
-FIELDS: Final[Mapping[str, Callable[[Sequence[Layer]], Fields]]] = {"lora": _lora, "dora": _lora}
+def _loha(layers: Sequence[Layer]) -> Fields:
+    return Fields(
+        always={"r": _of(*RANKS)},
+        sometimes={
+            "alpha": _of(1, 2, 4, 16, 32),
+            "rank_dropout": _of(0.5),
+            "module_dropout": _of(0.5),
+            "use_effective_conv2d": st.just(value=True),
+            "init_weights": st.just(value=False),
+            **_patterns(layers, RANKS),
+        },
+    )
+
+
+def _lokr(layers: Sequence[Layer]) -> Fields:
+    fields = _loha(layers)
+    more = {
+        "init_weights": st.sampled_from(("lycoris", False)),
+        "decompose_both": st.just(value=True),
+        "decompose_factor": _of(2, 3),
+        "rank_dropout_scale": st.just(value=True),
+    }
+    return Fields(always=fields.always, sometimes={**fields.sometimes, **more})
+
+
+def _adalora(layers: Sequence[Layer]) -> Fields:
+    """Draw a schedule that prunes after the steps of a life, or rarely within them."""
+    del layers
+    return Fields(
+        always={
+            "init_r": _of(*RANKS),
+            "target_r": st.just(1),
+            "tinit": st.just(50),
+            "tfinal": st.just(10),
+            "total_step": st.just(100),
+        },
+        sometimes={
+            "lora_alpha": _of(1, 2, 4, 16, 32),
+            "lora_dropout": _of(0.5),
+            "init_lora_weights": st.just(value=False),
+            "orth_reg_weight": _of(0.1),
+        },
+        bias="lora_only",
+    )
+
+
+def _ia3(layers: Sequence[Layer]) -> Fields:
+    names = [layer.name for layer in layers]
+    return Fields(
+        always={"feedforward_modules": st.lists(st.sampled_from(names), unique=True)},
+        sometimes={"init_ia3_weights": st.just(value=False)},
+        agree=_ia3_together,
+    )
+
+
+def _ia3_together(settings: dict[str, Any]) -> dict[str, Any]:
+    """Keep to the documentation: feed-forward modules are among the targets."""
+    targets = settings["target_modules"]
+    if isinstance(targets, list):
+        settings["feedforward_modules"] = [
+            name for name in settings["feedforward_modules"] if name in targets
+        ]
+    return settings
+
+
+FIELDS: Final[Mapping[str, Callable[[Sequence[Layer]], Fields]]] = {
+    "adalora": _adalora,
+    "dora": _lora,
+    "ia3": _ia3,
+    "loha": _loha,
+    "lokr": _lokr,
+    "lora": _lora,
+}

@@ -60,7 +60,7 @@ class Life:
     def wrap(self) -> None:
         """Put the first adapter on the network."""
         first = self.example.adapters[0]
-        torch.manual_seed(self.example.network.seed)
+        torch.default_generator.manual_seed(self.example.network.seed)
         config = library.configuration(self.method, first.settings)
         self.model = library.wrap(
             deepcopy(self.origin), config, first.name, autocast=self.example.autocast
@@ -110,7 +110,7 @@ class Life:
 
     def carry_out(self, act: e.Act) -> None:  # noqa: C901, PLR0912
         """Carry out an act with the library."""
-        torch.manual_seed(self.example.network.seed)
+        torch.default_generator.manual_seed(self.example.network.seed)
         match act:
             case e.Add():
                 self._add(act)
@@ -254,26 +254,28 @@ class Life:
         """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
         from safetensors import safe_open  # noqa: PLC0415
 
-        own = {name: self._keys(name) for name in self.plan.settings}
-        for name, keys in own.items():
+        for name in self.plan.settings:
             path = library.saved_in(folder, name) / "adapter_model.safetensors"
             with safe_open(path, "pt") as file:
                 saved = set(file.keys())
-            mine = {key.replace(f".{name}", "") for key in keys} | keys
-            for other in own:
-                theirs = own[other] if other != name else set()
-                for key in theirs:
-                    forms = {key, key.replace(f".{other}", ""), key.replace(f".{name}", "")}
+            mine = {form for key, bare in self._keys(name) for form in (key, bare)}
+            for other in self.plan.settings:
+                if other == name:
+                    continue
+                for key, bare in self._keys(other):
+                    # A careless removal of this adapter's name changes the other's key.
+                    forms = {key, bare, key.replace(f".{name}", ""), key.replace(name, "")}
                     if forms & (saved - mine):
-                        message = f"The file of {name} holds {sorted(forms & saved)[0]} of {other}."
+                        message = f"The file of {name} holds {key} of {other}."
                         raise NotHeldError("saved_keys", message)
 
-    def _keys(self, adapter: str) -> set[str]:
-        return {
-            f"{path}.{key}"
+    def _keys(self, adapter: str) -> list[tuple[str, str]]:
+        """Return the keys of an adapter's tensors, with and without its name."""
+        return [
+            (f"{path}.{key}", f"{path}.{key.replace(f'.{adapter}', '', 1)}")
             for path, module in owned.holders(self.model)
             for key in owned.held(module, adapter)
-        }
+        ]
 
     def _hot_swap(self, act: e.HotSwap) -> None:
         from peft.utils import hotswap  # noqa: PLC0415

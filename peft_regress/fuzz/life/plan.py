@@ -246,7 +246,11 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
         case e.Copy():
             return True
         case e.Convert(dtype=dtype, channels_last=last):
-            return (dtype is not None or last is not None) and not plan.merged
+            # `to` knows channels last for weights of four dimensions alone.
+            flat = all(layer.kind != "conv3d" for layer in plan.example.network.layers)
+            return (dtype is not None or last is not None) and not plan.merged and (
+                last is None or flat
+            )
 
 
 def after(plan: Plan, act: e.Act) -> Plan:  # noqa: C901, PLR0911, PLR0912
@@ -326,7 +330,15 @@ def _without(plan: Plan, name: str) -> Plan:
         left = (next(iter(settings)),)
         trainable = frozenset(left)
     scales = {key: value for key, value in plan.scales.items() if key != name}
-    return replace(plan, settings=settings, active=left, trainable=trainable, scales=scales)
+    # A model without adapters is to be unloaded; its calls are not documented.
+    return replace(
+        plan,
+        settings=settings,
+        active=left,
+        trainable=trainable,
+        scales=scales,
+        ended=not settings,
+    )
 
 
 def _copies_apart(plan: Plan, names: Sequence[str]) -> bool:

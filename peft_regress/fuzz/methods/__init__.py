@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.fuzz.methods.adalora import ADALORA
+from peft_regress.fuzz.methods.elementwise import FOURIERFT, HIRA, VERA
+from peft_regress.fuzz.methods.ia3 import IA3
 from peft_regress.fuzz.methods.lora import DORA, LORA
+from peft_regress.fuzz.methods.lycoris import LOHA, LOKR
 from peft_regress.fuzz.methods.method import Ability, LayerAdapter, Limit, Method
+from peft_regress.fuzz.methods.rotations import BOFT, HRA, OFT
 from peft_regress.fuzz.methods.tensors import adapter_tensors
 
 if TYPE_CHECKING:
@@ -21,7 +26,23 @@ __all__ = [
     "available",
 ]
 
-METHODS: Final[Mapping[str, Method]] = {method.name: method for method in (LORA, DORA)}
+METHODS: Final[Mapping[str, Method]] = {
+    method.name: method
+    for method in (
+        LORA,
+        DORA,
+        LOHA,
+        LOKR,
+        IA3,
+        ADALORA,
+        HRA,
+        BOFT,
+        OFT,
+        VERA,
+        FOURIERFT,
+        HIRA,
+    )
+}
 
 
 def available() -> tuple[str, ...]:

@@ -97,8 +97,11 @@ def lora(
 ) -> Mapping[str, Tensor] | None:
     """Return W + s B A, and the bias + s b of `lora_bias`; for DoRA the rescaled weight.
 
-    Several adapters add their updates, each made of the same W.
+    Several adapters of LoRA add their updates. Several of DoRA have no published formula: peft
+    added their updates before 0.15, and has rescaled one adapter's weight by the next since then.
     """
+    if len(adapters) > 1 and any(each.settings.get("use_dora") for each in adapters):
+        return None
     if layer.kind == "attention":
         return _attention(base, layer, adapters)
     weight, bias = _layer(base.weight, getattr(base, "bias", None), layer, adapters)  # type: ignore[arg-type]

@@ -204,6 +204,12 @@ COMMON_LIMITS: Final = (
         stage="wrap",
     ),
     Limit(
+        message="not supported",
+        source="error text of each tuner: the types of layers that it can adapt",
+        error="TypeError",
+        stage="wrap",
+    ),
+    Limit(
         message="supports only 1 adapter with bias|only 1 adapter with bias",
         source="peft.tuners.tuners_utils: one adapter with a bias other than none",
         error="ValueError",
