@@ -87,9 +87,7 @@ _LIMIT: Final[dict[str, Any]] = {
     help="Search in this many processes (default: one per core).",
 )
 @click.option("--pre", is_flag=True, help="Allow pre-releases.")
-@click.option(
-    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
-)
+@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @click.option("--time-limit", default=60, help="How long one life may take.", **_LIMIT)
 @click.option("--pip-time-limit", default=600, help="How long one call of pip may take.", **_LIMIT)
 @click.option(

@@ -85,9 +85,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def fails_like(self, other: Cause) -> bool:
         """Return whether two causes are equal but for the traits."""
-        return msgspec.structs.replace(self, traits=()) == msgspec.structs.replace(
-            other, traits=()
-        )
+        return msgspec.structs.replace(self, traits=()) == msgspec.structs.replace(other, traits=())
 
     def explains(self, other: Cause) -> bool:
         """Return whether a failure of the cause `other` is one of this cause."""
