@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from peft_regress.fuzz.checks import fail
 from peft_regress.fuzz.methods import LayerAdapter, adapter_tensors
 from peft_regress.fuzz.networks import CONVOLUTIONS
 from peft_regress.fuzz.owned import is_copy_holder, is_tuner_layer
@@ -53,16 +54,16 @@ class Oracle:
         grouped = {}
         for name, value in parameters.items():
             path = name.rpartition(".")[0]
-            module = self.base.get_submodule(path)
+            module: Any = self.base.get_submodule(path)
             if isinstance(module, tuple(CONVOLUTIONS.values())) and name.endswith("weight"):
                 grouped[module] = module.groups
-                module.groups = int(module.in_channels) // value.shape[1]  # type: ignore[operator,assignment,call-overload]
+                module.groups = module.in_channels // value.shape[1]
         try:
             with torch.no_grad():
                 output: Tensor = functional_call(self.base, parameters, (x,), strict=False)
         finally:
             for module, groups in grouped.items():
-                module.groups = groups  # type: ignore[assignment]
+                module.groups = groups
         return output
 
 
@@ -78,15 +79,30 @@ def parameters(
     for layer in plan.example.network.layers:
         module = adapted.get_submodule(layer.name)
         if is_copy_holder(module):
-            for name in effect:
-                if name in module.modules_to_save:
-                    copied = module.modules_to_save[name].named_parameters()
-                    found |= {f"{layer.name}.{key}": t.detach().double() for key, t in copied}
+            found |= copied(module, layer.name, effect)
         elif is_tuner_layer(module):
             new = _adapted(oracle, module, plan, method, layer, effect)
             if new is None:
                 return None
             found |= new
+    return found
+
+
+def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Tensor]:
+    """Return the parameters of the copy that acts in place of a layer.
+
+    Raises NotHeldError if another adapter has been put into the copy.
+    """
+    found: dict[str, Tensor] = {}
+    copies: nn.ModuleDict = holder.modules_to_save  # type: ignore[assignment]
+    for name in copies:
+        for inner in copies[name].modules():
+            if is_tuner_layer(inner):
+                message = f"The copy of {path} that adapter {name} trains has been adapted itself."
+                fail("leak", message)
+        if name in effect:
+            mine = copies[name].named_parameters()
+            found |= {f"{path}.{key}": tensor.detach().double() for key, tensor in mine}
     return found
 
 

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hypothesis import strategies as st
 
-from peft_regress.fuzz.draw.fields import FIELDS, Fields
-from peft_regress.fuzz.draw.targets import modules_to_save, now_and_then, targetable, targets
+from peft_regress.fuzz.draw import low_rank, transforms
+from peft_regress.fuzz.draw.targets import modules_to_save, now_and_then, targeted, targets
 from peft_regress.fuzz.methods.method import config_defaults
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from hypothesis.strategies import DrawFn
 
-    from peft_regress.fuzz.example import Network
+    from peft_regress.fuzz.draw.fields import Fields
+    from peft_regress.fuzz.example import Layer, Network
     from peft_regress.fuzz.methods import Method
+
+FIELDS: Final[Mapping[str, Callable[[Sequence[Layer]], Fields]]] = {
+    "adalora": low_rank.adalora,
+    "boft": transforms.boft,
+    "dora": low_rank.lora,
+    "fourierft": transforms.fourierft,
+    "hira": transforms.hira,
+    "hra": transforms.hra,
+    "ia3": low_rank.ia3,
+    "loha": low_rank.loha,
+    "lokr": low_rank.lokr,
+    "lora": low_rank.lora,
+    "oft": transforms.oft,
+    "vera": transforms.vera,
+}
 
 
 @st.composite
@@ -29,10 +45,9 @@ def settings(
     adapter has: what the documentation wants equal in all adapters of a model is taken from there.
     """
     known = config_defaults(method.config)
-    layers = targetable(method, network)
-    fields: Fields = FIELDS[method.name](layers)
     drawn: dict[str, Any] = {**method.fixed}
     drawn.update(draw(targets(method, network, has_field=known.__contains__)))
+    fields = FIELDS[method.name](targeted(method, network, drawn))
     for name, strategy in fields.always.items():
         if name in known:
             drawn[name] = draw(strategy)
@@ -40,6 +55,11 @@ def settings(
         if name in known and now_and_then(draw):
             drawn[name] = draw(strategy)
     drawn = fields.agree(drawn)
+    if beside is not None:
+        for name in fields.shared:
+            drawn.pop(name, None)
+            if name in beside:
+                drawn[name] = beside[name]
     first = beside or {}
     if fields.bias and first.get("bias", "none") == "none" and now_and_then(draw):
         drawn["bias"] = draw(st.sampled_from((fields.bias, "all")))

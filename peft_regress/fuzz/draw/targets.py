@@ -31,6 +31,18 @@ def targetable(method: Method, network: Network) -> list[Layer]:
     ]
 
 
+def targeted(method: Method, network: Network, settings: Mapping[str, Any]) -> list[Layer]:
+    """Return the layers that drawn settings name; all that can be named if they name none."""
+    all_layers = targetable(method, network)
+    named = [
+        layer
+        for layer in all_layers
+        if _is_named(layer.name, settings["target_modules"])
+        and not _is_named(layer.name, settings.get("exclude_modules", []))
+    ]
+    return named or all_layers
+
+
 @st.composite
 def targets(
     draw: DrawFn,
@@ -38,12 +50,9 @@ def targets(
     network: Network,
     *,
     has_field: Callable[[str], bool],
-    supports: Callable[[Layer], bool] = lambda _layer: True,
 ) -> dict[str, Any]:
     """Draw the fields that say what is adapted: at least one layer that the method can adapt."""
-    choice = [layer for layer in targetable(method, network) if supports(layer)]
-    if not choice:
-        return {"target_modules": [layer.name for layer in targetable(method, network)]}
+    choice = targetable(method, network)
     chosen = [layer.name for layer in choice if len(choice) == 1 or not now_and_then(draw, 3)]
     names = chosen or [choice[0].name]
     others = [layer.name for layer in network.layers if layer.name not in names]

@@ -31,7 +31,7 @@ _KINDS: Final = frozenset[Any](
 def scaling(adapter: LayerAdapter) -> float:
     """Return alpha / r, or alpha / sqrt(r) of rank-stabilised LoRA, with the layer's patterns.
 
-    Hu et al., LoRA, arXiv:2106.09685, section 4.1; Kalajdzievski, arXiv:2312.03732, equation 4.
+    Hu et al., LoRA, arXiv:2106.09685, section 4.1; Kalajdzievski, arXiv:2312.03732.
     """
     settings, name = adapter.settings, adapter.layer_name
     rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
@@ -64,7 +64,8 @@ def _dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     """
     direction = weight + delta
     each = (-1, *(1,) * (direction.dim() - 1))
-    return direction * (magnitude.reshape(-1) / direction.flatten(1).norm(dim=1)).reshape(each)
+    factor: Tensor = magnitude.reshape(-1) / direction.flatten(1).norm(dim=1)
+    return direction * factor.reshape(each)
 
 
 def _layer(

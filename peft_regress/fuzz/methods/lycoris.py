@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from peft_regress.fuzz.example import Layer
-    from peft_regress.fuzz.methods.method import LayerAdapter
+    from peft_regress.fuzz.methods.method import Formula, LayerAdapter
 
 
 def _scaling(adapter: LayerAdapter) -> float:
-    """Return alpha / r (Yeh et al., LyCORIS, arXiv:2309.14859, section 3.1)."""
+    """Return alpha / r (Yeh et al., LyCORIS, arXiv:2309.14859)."""
     settings, name = adapter.settings, adapter.layer_name
     rank = by_pattern(settings.get("rank_pattern"), name, settings["r"])
     alpha = by_pattern(settings.get("alpha_pattern"), name, settings["alpha"])
@@ -47,7 +47,7 @@ def _hadamard(tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor:
-    """Return w1 (x) w2; each of them full or a product of two; LyCORIS, section 3.
+    """Return w1 (x) w2; each of them full or a product of two; LyCORIS.
 
     w1: (l, m), w2: (k, n, *kernel); the result is (l k, m n, *kernel).
     """
@@ -67,7 +67,7 @@ def _kronecker(tensors: Mapping[str, Tensor], kernel: tuple[int, ...]) -> Tensor
 
 def _sum(
     product: Callable[[LayerAdapter, Layer], Tensor],
-) -> Callable[[nn.Module, Layer, Sequence[LayerAdapter]], Mapping[str, Tensor]]:
+) -> Formula:
     def formula(
         base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
     ) -> Mapping[str, Tensor]:
@@ -150,7 +150,7 @@ LOKR: Final = Method(
     config="LoKrConfig",
     kinds=_KINDS,
     abilities=frozenset({"merge", "scale", "several_active", "unmerge"}),
-    source="Yeh et al., arXiv:2309.14859, section 3.3",
+    source="Yeh et al., arXiv:2309.14859",
     formula=lokr,
     flops=lokr_flops,
     identity=_identity,

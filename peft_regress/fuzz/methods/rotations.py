@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from peft_regress.fuzz.example import Layer
+    from peft_regress.fuzz.example import Kind, Layer
     from peft_regress.fuzz.methods.method import LayerAdapter
 
 _NEUMANN_TERMS: Final = 4
@@ -23,18 +23,19 @@ _NEUMANN_TERMS: Final = 4
 def _cayley(skew: Tensor) -> Tensor:
     """Return (I - Q)(I + Q)^-1 for each skew-symmetric block.
 
-    Qiu et al., OFT, arXiv:2306.07280, section 3.1, with the sign of Q that peft has.
+    Qiu et al., OFT, arXiv:2306.07280, with the sign of Q that peft has.
     """
     import torch
 
     one = torch.eye(skew.shape[-1], dtype=skew.dtype)
-    return (one - skew) @ torch.linalg.inv(one + skew)
+    rotation: Tensor = (one - skew) @ torch.linalg.inv(one + skew)
+    return rotation
 
 
 def _cayley_neumann(skew: Tensor, terms: int) -> Tensor:
     """Return (I + Q)(I + Q + Q^2 + ...), cut off: I + 2 Q + 2 Q^2 + ... + Q^(terms - 1).
 
-    Qiu et al., OFTv2, arXiv:2506.19847, section 4.2. Against the exact form Q has the other sign.
+    Qiu et al., OFTv2, arXiv:2506.19847. Against the exact form Q has the other sign.
     """
     import torch
 
@@ -51,7 +52,8 @@ def _block_diagonal(blocks: Tensor, size: int) -> Tensor:
     import torch
 
     count = size // blocks.shape[-1]
-    return torch.block_diag(*blocks.expand(count, -1, -1))
+    matrix: Tensor = torch.block_diag(*blocks.expand(count, -1, -1))  # type: ignore[no-untyped-call]
+    return matrix
 
 
 def _oft_rotation(adapter: LayerAdapter, size: int) -> Tensor | None:
@@ -113,7 +115,7 @@ def _with(adapter: LayerAdapter, tensors: Mapping[str, Tensor]) -> LayerAdapter:
 def boft(
     base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
 ) -> Mapping[str, Tensor] | None:
-    """Return s o (W R^T), R block-diagonal; Liu et al., BOFT, arXiv:2311.06243, section 4.
+    """Return s o (W R^T), R block-diagonal; Liu et al., BOFT, arXiv:2311.06243.
 
     None for more than one butterfly factor, which needs CUDA: elsewhere peft takes one factor.
     """
@@ -148,7 +150,7 @@ def hra(
 ) -> Mapping[str, Tensor] | None:
     """Return W (I - 2 u1 u1') ... (I - 2 ur ur'), all u of length 1.
 
-    Yuan et al., HRA, arXiv:2405.17484, section 3. None for vectors that cannot be made
+    Yuan et al., HRA, arXiv:2405.17484. None for vectors that cannot be made
     orthonormal.
     """
     import torch
@@ -228,7 +230,7 @@ def _no_groups(method: str, module: str) -> Limit:
     )
 
 
-def _method(name: str, kinds: set[str], formula: Callable[..., Any], **others: Any) -> Method:
+def _method(name: str, kinds: set[Kind], formula: Callable[..., Any], **others: Any) -> Method:
     return Method(
         name=name, kinds=frozenset(kinds), abilities=_ABILITIES, formula=formula, **others
     )
@@ -239,7 +241,7 @@ OFT: Final = _method(
     {"conv2d", "embedding", "linear"},
     oft,
     config="OFTConfig",
-    source="Qiu et al., arXiv:2306.07280, section 3.1; series: arXiv:2506.19847, section 4.2",
+    source="Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
     flops=oft_flops,
     limits=(
         Limit(
@@ -257,7 +259,7 @@ BOFT: Final = _method(
     {"conv2d", "linear"},
     boft,
     config="BOFTConfig",
-    source="Liu et al., arXiv:2311.06243, section 4",
+    source="Liu et al., arXiv:2311.06243",
     flops=boft_flops,
     limits=(
         _no_groups("BOFT", "boft"),
@@ -276,7 +278,7 @@ HRA: Final = _method(
     {"conv2d", "linear"},
     hra,
     config="HRAConfig",
-    source="Yuan et al., arXiv:2405.17484, section 3",
+    source="Yuan et al., arXiv:2405.17484",
     flops=hra_flops,
     limits=(_no_groups("HRA", "hra"),),
     identity=_even,
