@@ -23,8 +23,6 @@ from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from peft_regress.fuzz.fuzz import Fuzzed
     from peft_regress.fuzz.reproduce import Shown
 
@@ -126,7 +124,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     on a new finding, 3 if not all was tried.
     """
     from peft_regress.fuzz.fuzz import fuzz
-    from peft_regress.fuzz.report import encode_fuzzed, fuzz_document
+    from peft_regress.fuzz.report import encode_fuzzed, fuzz_document, grouped
     from peft_regress.fuzz.reproduce import reproduced
 
     for option, path in (("--save", save), ("--summary", summary)):
@@ -137,7 +135,7 @@ def command(  # noqa: PLR0913  (arguments and options)
 
     def finish(result: Fuzzed, python: Path) -> None:
         if wants_scripts:
-            scripts.update(reproduced(result.found, python))
+            scripts.update(reproduced([group[0] for group in grouped(result.found)], python))
 
     with ending_signals_interrupt():
         settings = _settings(baselines, save, **options)

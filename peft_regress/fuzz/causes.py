@@ -194,7 +194,7 @@ def _layer_traits(layer: Layer) -> Iterator[str]:
         yield layer.kind.replace("_", " ")
     if not layer.bias and layer.kind != "embedding":
         yield "no bias"
-    if layer.kind != "attention" and layer.kind != "embedding" and layer.inputs != layer.outputs:
+    if layer.kind not in {"attention", "embedding"} and layer.inputs != layer.outputs:
         yield "not square"
     if layer.by_keyword:
         yield "called by keyword"

@@ -14,12 +14,12 @@ from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.fuzz.findings import Finding
     from peft_regress.fuzz.fuzz import Fuzzed
-    from peft_regress.fuzz.reproduce import Shown
     from peft_regress.fuzz.replay import Replay, Replayed, State
+    from peft_regress.fuzz.reproduce import Shown
     from peft_regress.report.document import Words
     from peft_regress.report.layout import Style
 
@@ -127,15 +127,20 @@ def _notes(one: Replayed) -> tuple[str, ...]:
 
 
 def _findings(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> Iterator[Section]:
-    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
-    for finding in fuzzed.found:
-        groups[finding.cause.group].append(finding)
-    for number, group in enumerate(groups.values(), start=1):
-        smallest = min(group, key=lambda one: one.size)
+    for number, group in enumerate(grouped(fuzzed.found), start=1):
+        smallest = group[0]
         yield finding_section(number, smallest, group)
         shown = scripts.get(smallest.name)
         if shown is not None:
             yield from script_sections(shown)
+
+
+def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return findings in groups of one defect, as far as that can be told; the smallest first."""
+    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.cause.group].append(finding)
+    return [sorted(group, key=lambda one: one.size) for group in groups.values()]
 
 
 def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> Section:

@@ -13,17 +13,37 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.causes import CRASH
+from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.script_parts import HELPERS, IMPORTS, network_code, settings_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from peft_regress.fuzz.example import Example, Failure
     from peft_regress.fuzz.findings import Finding
 
 _OUTPUT_CHECKS: Final = frozenset({"merged", "two_ways", "loaded", "leftover", "unmerged"})
 """Where what the model computes after an act must be what it computed before."""
+_SAME_OUTPUT: Final = ("compare('as before', before, output(model, x))",)
+_COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
+    "cost": ("print_flops(original, model, x)",),
+    "dtype": ("compare_types(model, original, x)",),
+    "function": (
+        "expected = merged_by_hand(model, original, x)",
+        "compare('the base with the delta of peft', expected, output(model, x))",
+    ),
+    "layout": ("check_layout(model)",),
+    "leftover": ("leftovers_of(model, deleted)",),
+    "loaded": _SAME_OUTPUT,
+    "merged": _SAME_OUTPUT,
+    "no_op": ("compare_unequal(output(original, x), output(model, x))",),
+    "refused_safe_merge": ("compare_weights(model, original)",),
+    "saved_keys": ("saved_keys(folder)",),
+    "two_ways": _SAME_OUTPUT,
+    "unmerged": ("compare_weights(model, original)", *_SAME_OUTPUT),
+}
+"""What shows that a check fails, after the act."""
 _LONGEST_LINE: Final = 88
 
 
@@ -121,69 +141,48 @@ class _Script:
             yield "print('expected: no error')"
             yield from _tried(code)
             return
-        if check in {"accepted"}:
+        if check == "accepted":
             yield "print('expected: a clear error, for what the documentation refuses')"
             yield from code
             yield "print('came: no error')"
             yield "raise SystemExit(1)"
             return
-        if kind == "wrap":
-            yield from code
-            yield from self._after(kind)
-            return
-        if kind not in {"unload", "mixed"} and not self._is_within(kind):
+        if kind not in {"mixed", "wrap"}:
             yield "before = output(model, x)"
             yield "tensors = snapshot(model)"
-        elif kind == "unload":
-            yield "before = output(model, x)"
         yield from code
-        yield from self._after(kind)
-
-    def _after(self, kind: str) -> Iterator[str]:
-        """Yield the comparison that fails."""
-        check = self.failure.check
         if kind == "mixed":
             yield "compare('each item as by its adapter alone', alone, mixed)"
-        elif check in {"identity", "disabled"}:
-            inside = "inside" if self._is_within(kind) else "output(model, x)"
-            yield f"compare('as the base computes', output(original, x), {inside})"
-        elif check == "function":
-            yield "expected = merged_by_hand(model, original, x)"
-            yield "compare('the base with the delta of peft', expected, output(model, x))"
-        elif check == "no_op":
-            yield "compare_unequal(output(original, x), output(model, x))"
-        elif check == "unmerged":
-            yield "compare_weights(model, original)"
-            yield "compare('as before', before, output(model, x))"
-        elif check == "dtype":
-            yield "compare_types(model, original, x)"
-        elif check == "layout":
-            yield "check_layout(model)"
-        elif check in {"frozen", "leak", "trained"}:
-            if kind != "wrap":
-                yield "check_changes(model, tensors)"
-            yield "check_trainable(model)"
-        elif check in {"refused_safe_merge"}:
-            yield "compare_weights(model, original)"
-        elif check == "cost":
-            yield "print_flops(original, model, x)"
-        elif check in _OUTPUT_CHECKS and kind == "unload":
+        elif kind == "unload" and check in _OUTPUT_CHECKS:
             yield "leftovers(model, original)"
             yield "compare('as before unloading', before, output(model, x))"
-        elif check == "leftover":
-            yield "leftovers_of(model, deleted)"
-        elif check == "saved_keys":
-            yield "saved_keys(folder)"
-        elif check in _OUTPUT_CHECKS:
-            yield "compare('as before', before, output(model, x))"
+        elif check in {"identity", "disabled"}:
+            came = "inside" if self._is_within(kind) else "output(model, x)"
+            yield f"compare('as the base computes', output(original, x), {came})"
+        elif check in {"frozen", "leak"}:
+            has_changed = "has changed" in self.failure.message
+            function = "check_changes(model, tensors, " if has_changed else "check_trainable(model, "
+            yield f"{function}adapters={self._allowed()!r})"
+        elif check == "trained":
+            yield f"check_trained(model, tensors, {self._allowed()!r})"
+        else:
+            yield from _COMPARED.get(check, ())
         yield "print('nothing differs')"
+
+    def _allowed(self) -> list[str]:
+        """Return the adapters that may train, or change, after the failing act."""
+        plan = Plan.start(self.example, self.method.abilities)
+        for act in self.example.acts[: self.failure.act + 1]:
+            if refusal(plan, act) is None:
+                plan = after(plan, act)
+        return sorted(plan.trainable or ()) if plan.enabled else []
 
     def _is_within(self, kind: str) -> bool:
         position = self.failure.act
         act = self.example.acts[position] if position >= 0 else None
         return kind == "disable" and isinstance(act, e.Disable) and act.within
 
-    def _act(self, act: e.Act) -> Iterator[str]:  # noqa: C901, PLR0912  (one branch an act)
+    def _act(self, act: e.Act) -> Iterator[str]:  # noqa: C901, PLR0912, PLR0915  (one branch an act)
         """Yield the code of an act."""
         seed = self.example.network.seed
         match act:
@@ -240,8 +239,8 @@ class _Script:
                 yield f"        module.set_scale({name!r}, {scale!r})"
             case e.Copy():
                 yield "model = copy.deepcopy(model)"
-            case e.Convert(dtype=dtype, channels_last=last):
-                yield from _conversion(dtype, last)
+            case e.Convert():
+                yield from _conversion(act)
             case e.SaveLoad() | e.LoadBeside() | e.HotSwap():
                 yield from self._saving(act)
 
@@ -294,7 +293,8 @@ def _tried(code: list[str]) -> Iterator[str]:
     yield "print('came: no error')"
 
 
-def _conversion(dtype: str | None, last: bool | None) -> Iterator[str]:
+def _conversion(act: e.Convert) -> Iterator[str]:
+    dtype, last = act.dtype, act.channels_last
     keywords = [] if dtype is None else [f"torch.{dtype}"]
     if last is not None:
         keywords.append(f"memory_format=torch.{'channels_last' if last else 'contiguous_format'}")

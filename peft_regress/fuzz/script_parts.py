@@ -96,8 +96,12 @@ def compare_weights(model, original):
     print("expected: the base weights are as before")
     for name, now, before in base_tensors(model, original):
         bound = 1e-4 if before.dtype == torch.float32 else 5e-2
-        if now.shape != before.shape or not (now - before).abs().max() <= bound * before.abs().max():
-            print(f"came: {name} differs by {(now - before).abs().max().item():.1e}")
+        if now.shape != before.shape:
+            print(f"came: {name} has shape {tuple(now.shape)}, not {tuple(before.shape)}")
+            raise SystemExit(1)
+        difference = (now - before).abs().max().item()
+        if not difference <= bound * before.abs().max().item():
+            print(f"came: {name} differs by {difference:.1e}")
             raise SystemExit(1)''',
     "compare_types": '''\
 def compare_types(model, original, x):
@@ -123,20 +127,38 @@ def check_layout(model):
 def snapshot(model):
     """Return a copy of all tensors."""
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}''',
-    "check_changes": '''\
-def check_changes(model, before):
-    """Print which tensors the last act changed."""
+    "changes": '''\
+def changes(model, before):
+    """Return the names of the tensors that the last act changed."""
     after = model.state_dict()
-    changed = [name for name in before if name in after and not torch.equal(before[name], after[name])]
-    print("changed:", *changed)''',
+    both = [name for name in after if name in before]
+    return [name for name in both if not torch.equal(before[name], after[name])]''',
+    "check_changes": '''\
+def check_changes(model, before, adapters):
+    """Exit with 1 if a tensor changed that is of none of these adapters."""
+    changed = changes(model, before)
+    print("expected: only tensors of", adapters, "change")
+    print("changed:", *changed)
+    if not all(any(f".{one}" in name for one in adapters) for name in changed):
+        raise SystemExit(1)''',
+    "check_trained": '''\
+def check_trained(model, before, adapters):
+    """Exit with 1 if training changed nothing of an adapter."""
+    changed = changes(model, before)
+    print("expected: each of", adapters, "changes")
+    print("changed:", *changed)
+    if not all(any(f".{one}" in name for name in changed) for one in adapters):
+        raise SystemExit(1)''',
     "check_trainable": '''\
-def check_trainable(model):
-    """Print what trains; exit with 1 if a base weight does."""
+def check_trainable(model, adapters):
+    """Exit with 1 if other parameters train than those of these adapters."""
     trains = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    print("active adapters:", model.active_adapters)
+    print("expected: parameters train that are of", adapters, "and no others")
     print("trains:", *trains)
-    if any("base_layer" in name or "original_module" in name for name in trains):
-        print("expected: the base is frozen")
+    wrong = [name for name in trains if not any(f".{one}" in name for one in adapters)]
+    lacking = [one for one in adapters if not any(f".{one}" in name for name in trains)]
+    if wrong or lacking:
+        print("wrong:", *wrong, *lacking)
         raise SystemExit(1)''',
     "spoil": '''\
 def spoil(model):
@@ -187,12 +209,12 @@ def leftovers(model, original):
 def leftovers_of(model, adapter):
     """Exit with 1 if something of a deleted adapter is left."""
     print("expected: nothing of the deleted adapter", adapter)
+    holders = (dict, list, nn.ModuleDict, nn.ParameterDict)
     for path, module in model.named_modules():
         for name, value in {**vars(module), **module._modules}.items():
-            if not name.startswith("_") and isinstance(value, (dict, list, nn.ModuleDict, nn.ParameterDict)):
-                if adapter in value:
-                    print(f"came: {path}.{name} has it")
-                    raise SystemExit(1)''',
+            if isinstance(value, holders) and not name.startswith("_") and adapter in value:
+                print(f"came: {path}.{name} has it")
+                raise SystemExit(1)''',
     "saved_keys": '''\
 def saved_keys(folder):
     """Print the tensors of the saved file."""
