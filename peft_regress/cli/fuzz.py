@@ -23,9 +23,8 @@ from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from peft_regress.fuzz.fuzz import Fuzzed
+    from peft_regress.fuzz.reproduce import Shown
 
 _MOST_MINUTES: Final = 7 * 24 * 60
 _LIMIT: Final[dict[str, Any]] = {
@@ -86,9 +85,7 @@ _LIMIT: Final[dict[str, Any]] = {
     help="Search in this many processes (default: one per core).",
 )
 @click.option("--pre", is_flag=True, help="Allow pre-releases.")
-@click.option(
-    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch."
-)
+@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @click.option("--time-limit", default=60, help="How long one life may take.", **_LIMIT)
 @click.option("--pip-time-limit", default=600, help="How long one call of pip may take.", **_LIMIT)
 @click.option(
@@ -127,18 +124,18 @@ def command(  # noqa: PLR0913  (arguments and options)
     on a new finding, 3 if not all was tried.
     """
     from peft_regress.fuzz.fuzz import fuzz
-    from peft_regress.fuzz.report import encode_fuzzed, fuzz_document
+    from peft_regress.fuzz.report import encode_fuzzed, fuzz_document, grouped
     from peft_regress.fuzz.reproduce import reproduced
 
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
             check_outside(path, baselines, option)
     wants_scripts = summary is not None or output != "text"
-    scripts: dict[str, tuple[str, str]] = {}
+    scripts: dict[str, Shown] = {}
 
     def finish(result: Fuzzed, python: Path) -> None:
         if wants_scripts:
-            scripts.update(reproduced(result.found, python))
+            scripts.update(reproduced([group[0] for group in grouped(result.found)], python))
 
     with ending_signals_interrupt():
         settings = _settings(baselines, save, **options)

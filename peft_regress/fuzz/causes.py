@@ -85,9 +85,7 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     def fails_like(self, other: Cause) -> bool:
         """Return whether two causes are equal but for the traits."""
-        return msgspec.structs.replace(self, traits=()) == msgspec.structs.replace(
-            other, traits=()
-        )
+        return msgspec.structs.replace(self, traits=()) == msgspec.structs.replace(other, traits=())
 
     def explains(self, other: Cause) -> bool:
         """Return whether a failure of the cause `other` is one of this cause."""
@@ -196,7 +194,7 @@ def _layer_traits(layer: Layer) -> Iterator[str]:
         yield layer.kind.replace("_", " ")
     if not layer.bias and layer.kind != "embedding":
         yield "no bias"
-    if layer.kind != "attention" and layer.kind != "embedding" and layer.inputs != layer.outputs:
+    if layer.kind not in {"attention", "embedding"} and layer.inputs != layer.outputs:
         yield "not square"
     if layer.by_keyword:
         yield "called by keyword"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,11 @@ class NotHeldError(Exception):
     def __init__(self, check: str, message: str) -> None:
         super().__init__(message)
         self.check = check
+
+
+def fail(check: str, message: str) -> NoReturn:
+    """Raise NotHeldError."""
+    raise NotHeldError(check, message)
 
 
 class AbsentError(Exception):

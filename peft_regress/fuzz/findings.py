@@ -12,7 +12,7 @@ from msgspec import Meta
 from peft_regress.cases import Version  # noqa: TC001  (msgspec reads it)
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import is_folder, read_bytes, write_atomic
-from peft_regress.fuzz.causes import Cause
+from peft_regress.fuzz.causes import Cause  # noqa: TC001
 from peft_regress.fuzz.example import SCHEMA, Example, Failure
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import canonical_digest

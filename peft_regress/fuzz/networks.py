@@ -74,7 +74,7 @@ def build(network: Network) -> Sequence:
             parent.add_module(name, module)
     root.to(DTYPES[network.dtype])
     if network.channels_last:
-        to_channels_last(root)
+        lay_out(root, torch.channels_last)
     return root.eval()
 
 
@@ -99,9 +99,9 @@ def make_input(network: Network) -> Tensor:
     return x
 
 
-def to_channels_last(module: nn.Module) -> None:
-    """Lay out the weights of two-dimensional convolutions with the channels last, in place."""
-    module.to(memory_format=torch.channels_last)
+def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
+    """Change the memory format of the weights of four dimensions, in place."""
+    module.to(memory_format=layout)  # type: ignore[call-overload]
 
 
 def _build_layer(layer: Layer) -> nn.Module:
@@ -112,7 +112,7 @@ def _build_layer(layer: Layer) -> nn.Module:
             layer.outputs,
             layer.kernel,
             stride=layer.stride or ones,
-            padding=layer.padding if layer.padding else (0,) * len(layer.kernel),
+            padding=layer.padding or (0,) * len(layer.kernel),
             dilation=layer.dilation or ones,
             groups=layer.groups,
             bias=layer.bias,
@@ -121,15 +121,14 @@ def _build_layer(layer: Layer) -> nn.Module:
     if layer.kind == "embedding":
         return nn.Embedding(layer.inputs, layer.outputs)
     if layer.kind == "attention":
-        return nn.MultiheadAttention(
-            layer.inputs, layer.heads, bias=layer.bias, batch_first=True
-        )
+        return nn.MultiheadAttention(layer.inputs, layer.heads, bias=layer.bias, batch_first=True)
     if layer.kind == "transposed_linear":
-        from transformers.pytorch_utils import Conv1D  # noqa: PLC0415
+        from transformers.pytorch_utils import Conv1D
 
-        module = Conv1D(layer.outputs, layer.inputs)
+        module: Any = Conv1D(layer.outputs, layer.inputs)  # type: ignore[no-untyped-call]
         # Its own start, 0.02, would hide an error behind the bounds.
         nn.init.normal_(module.weight, std=layer.inputs**-0.5)
         nn.init.normal_(module.bias, std=0.1)
-        return module
+        built: nn.Module = module
+        return built
     return nn.Linear(layer.inputs, layer.outputs, bias=layer.bias)

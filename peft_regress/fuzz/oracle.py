@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from peft_regress.fuzz.checks import NotHeldError
+from peft_regress.fuzz.checks import fail
 from peft_regress.fuzz.methods import LayerAdapter, adapter_tensors
 from peft_regress.fuzz.networks import CONVOLUTIONS
 from peft_regress.fuzz.owned import is_copy_holder, is_tuner_layer
@@ -54,16 +54,16 @@ class Oracle:
         grouped = {}
         for name, value in parameters.items():
             path = name.rpartition(".")[0]
-            module = self.base.get_submodule(path)
+            module: Any = self.base.get_submodule(path)
             if isinstance(module, tuple(CONVOLUTIONS.values())) and name.endswith("weight"):
                 grouped[module] = module.groups
-                module.groups = int(module.in_channels) // value.shape[1]  # type: ignore[operator,assignment,call-overload]
+                module.groups = module.in_channels // value.shape[1]
         try:
             with torch.no_grad():
                 output: Tensor = functional_call(self.base, parameters, (x,), strict=False)
         finally:
             for module, groups in grouped.items():
-                module.groups = groups  # type: ignore[assignment]
+                module.groups = groups
         return output
 
 
@@ -99,7 +99,7 @@ def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Ten
         for inner in copies[name].modules():
             if is_tuner_layer(inner):
                 message = f"The copy of {path} that adapter {name} trains has been adapted itself."
-                raise NotHeldError("leak", message)
+                fail("leak", message)
         if name in effect:
             mine = copies[name].named_parameters()
             found |= {f"{path}.{key}": tensor.detach().double() for key, tensor in mine}

@@ -18,16 +18,14 @@ BASE: Final = "base_layer"
 
 def is_tuner_layer(module: nn.Module) -> bool:
     """Return whether a module is a layer with adapters."""
-    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     return isinstance(module, BaseTunerLayer)
 
 
 def is_copy_holder(module: nn.Module) -> bool:
     """Return whether a module holds the copies of `modules_to_save`."""
-    return hasattr(module, "original_module") and "modules_to_save" in dict(
-        module.named_children()
-    )
+    return hasattr(module, "original_module") and "modules_to_save" in dict(module.named_children())
 
 
 def base_layer(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from peft_regress.environments.worker.process import WorkerError
+from peft_regress.errors import InputError
 from peft_regress.fuzz.causes import cause_of
 from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
 from peft_regress.text import clean
@@ -85,6 +86,16 @@ def replay(
         return Replay(
             entries=tuple(_replayed(finding, worker) for finding in findings), packages=packages
         )
+
+
+def replay_or_say(findings: Sequence[Finding], python: Path) -> Replay:
+    """Replay findings; if the environment cannot be used, each of them says why it was not."""
+    try:
+        return replay(findings, python)
+    except InputError as error:
+        remark = clean(str(error), longest=300)
+        entries = [Replayed(finding=f, state="not replayed", remark=remark) for f in findings]
+        return Replay(entries=tuple(entries), packages={})
 
 
 def _replayed(finding: Finding, worker: LifeWorker) -> Replayed:

@@ -19,15 +19,23 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.findings import Finding
     from peft_regress.fuzz.fuzz import Fuzzed
     from peft_regress.fuzz.replay import Replay, Replayed, State
-    from peft_regress.report.document import Document, Words
+    from peft_regress.fuzz.reproduce import Shown
+    from peft_regress.report.document import Words
     from peft_regress.report.layout import Style
 
 _STYLES: Final[Mapping[int, Style]] = {0: "good", 1: "bad", 2: "bad", 3: "open"}
 _SHOWN: Final[tuple[State, ...]] = ("new", "mended", "not replayed", "absent", "still there")
+_STATES: Final[Mapping[State, str]] = {
+    "new": "failing anew",
+    "mended": "mended",
+    "not replayed": "not replayed",
+    "absent": "not in this release",
+    "still there": "still there",
+}
 
 
 def fuzz_document(
-    fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]] | None = None
+    fuzzed: Fuzzed, scripts: Mapping[str, Shown] | None = None
 ) -> list[Section | Table]:
     """Return the outcome, the corpus, each finding, the counts, and what to do.
 
@@ -56,8 +64,7 @@ def outcome_line(fuzzed: Fuzzed) -> str:
 def corpus_counts(replay: Replay) -> list[str]:
     """Return how many entries of the corpus are in each state."""
     found = {state: len(replay.of(state)) for state in _SHOWN}
-    texts = {**{state: state for state in _SHOWN}, "new": "fail anew", "absent": "not in this release"}
-    return [f"{number} {texts[state]}" for state, number in found.items() if number] + []
+    return [f"{number} {_STATES[state]}" for state, number in found.items() if number]
 
 
 def _heading(fuzzed: Fuzzed) -> Iterator[Section]:
@@ -81,19 +88,27 @@ def _heading(fuzzed: Fuzzed) -> Iterator[Section]:
     )
 
 
-def corpus_sections(replay: Replay) -> Iterator[Section]:
-    """Yield what the corpus does in an environment; nothing if there is no corpus."""
+def corpus_sections(replay: Replay, *, all_entries: bool = True) -> Iterator[Section]:
+    """Yield what the corpus does in an environment; nothing if there is no corpus.
+
+    Without `all_entries`, those that are still there are only counted.
+    """
     if not replay.entries:
         return
-    rows = [
-        Row(cells=(one.finding.name, one.state, _since(one.finding)), notes=_notes(one))
-        for state in _SHOWN
-        for one in replay.of(state)
-        if not (one.was_mended and state == "mended")
-    ]
-    title = f"corpus: {', '.join(corpus_counts(replay))}"
-    body = (Table(headings=("finding", "state", "fails"), rows=tuple(rows)),) if rows else ()
+    shown = [one for state in _SHOWN for one in replay.of(state) if _is_news(one) or all_entries]
+    rows = tuple(
+        Row(cells=(one.finding.name, _STATES[one.state], _since(one.finding)), notes=_notes(one))
+        for one in shown
+        if not (one.was_mended and one.state == "mended")
+    )
+    headings = ("finding", "now", "fails")
+    body = (Table(headings=headings, rows=rows),) if rows else ()
+    title = f"known defects of the fuzzer's corpus: {', '.join(corpus_counts(replay))}"
     yield Section(title=title, body=body, level=3)
+
+
+def _is_news(one: Replayed) -> bool:
+    return one.state in {"new", "mended", "not replayed"}
 
 
 def _since(finding: Finding) -> str:
@@ -106,22 +121,26 @@ def _since(finding: Finding) -> str:
 def _notes(one: Replayed) -> tuple[str, ...]:
     accepted = one.finding.accepted
     reported = accepted.reported if accepted is not None else None
-    texts = (one.remark, f"reported as {reported}" if reported else "")
+    title = title_of(one.finding)
+    texts = (title, one.remark, f"reported as {reported}" if reported else "")
     return tuple(clean(text, longest=300) for text in texts if text)
 
 
-def _findings(
-    fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]]
-) -> Iterator[Section]:
-    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
-    for finding in fuzzed.found:
-        groups[finding.cause.group].append(finding)
-    for number, group in enumerate(groups.values(), start=1):
-        smallest = min(group, key=lambda one: one.size)
+def _findings(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> Iterator[Section]:
+    for number, group in enumerate(grouped(fuzzed.found), start=1):
+        smallest = group[0]
         yield finding_section(number, smallest, group)
-        script, printed = scripts.get(smallest.name, ("", ""))
-        if script:
-            yield from script_sections(script, printed)
+        shown = scripts.get(smallest.name)
+        if shown is not None:
+            yield from script_sections(shown)
+
+
+def grouped(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Return findings in groups of one defect, as far as that can be told; the smallest first."""
+    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[finding.cause.group].append(finding)
+    return [sorted(group, key=lambda one: one.size) for group in groups.values()]
 
 
 def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> Section:
@@ -169,9 +188,7 @@ def described(finding: Finding) -> str:
 
 
 def _layer_text(layer: dict[str, Any]) -> str:
-    rest = ", ".join(
-        f"{key}={value!r}" for key, value in layer.items() if key not in _PLAIN_KEYS
-    )
+    rest = ", ".join(f"{key}={value!r}" for key, value in layer.items() if key not in _PLAIN_KEYS)
     sizes = f"{layer['inputs']}, {layer['outputs']}"
     return f"{layer['name']} {layer['kind']}({sizes}{', ' if rest else ''}{rest})"
 
@@ -184,20 +201,21 @@ def _act_text(act: dict[str, Any]) -> str:
     return f"{act['act']}({rest})" if rest else str(act["act"])
 
 
-def script_sections(script: str, printed: str) -> Iterator[Section]:
+def script_sections(shown: Shown) -> Iterator[Section]:
     """Yield a script and what it prints."""
-    yield Section(
-        title="script (needs torch and the library alone):",
-        body=(Listing(script, language="python"),),
-    )
-    yield Section(title="it prints:", body=(Listing(printed),))
+    title = "script, which needs torch and the library alone:"
+    yield Section(title=title, body=(Listing(shown.script, language="python"),))
+    note = "" if shown.exit_code == 1 else "; by itself it does not show the failure"
+    yield Section(title=f"it prints{note}:", body=(Listing(shown.printed),))
 
 
 def _counts(fuzzed: Fuzzed) -> Iterator[Section]:
     counts = fuzzed.counts
     rows = [
         Row(cells=(name, *(_number(each.get(name, 0)) for each in columns)))
-        for columns in [(counts.lives, counts.refused, counts.absent, counts.known, counts.unsteady)]
+        for columns in [
+            (counts.lives, counts.refused, counts.absent, counts.known, counts.unsteady)
+        ]
         for name in sorted(counts.lives)
     ]
     if rows:
@@ -215,7 +233,9 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
     lines: list[Words] = []
     if fuzzed.found:
         first = fuzzed.found[0].name
-        lines.append(("a known defect:", Code(f"peft-regress accept {folder}/{first}.json --reason TEXT")))
+        lines.append(
+            ("a known defect:", Code(f"peft-regress accept {folder}/{first}.json --reason TEXT"))
+        )
     for one in fuzzed.replay.newly_mended:
         path = f"{folder}/{one.finding.name}.json"
         lines.append(("mended:", Code(f"peft-regress accept {path} --reason TEXT")))
@@ -223,7 +243,7 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
         yield Section(title="what to do:", body=tuple(lines), level=3)
 
 
-def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, Shown]) -> dict[str, Any]:
     """Return `{schema_version, exit_code, packages, corpus, findings, counts, ...}`."""
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
@@ -238,14 +258,23 @@ def encode_fuzzed(fuzzed: Fuzzed, scripts: Mapping[str, tuple[str, str]]) -> dic
                 "name": one.name,
                 "title": title_of(one),
                 **msgspec.to_builtins(one),
-                "script": scripts.get(one.name, (None, None))[0],
-                "prints": scripts.get(one.name, (None, None))[1],
+                **_encode_script(scripts.get(one.name)),
             }
             for one in fuzzed.found
         ],
         "counts": msgspec.to_builtins(fuzzed.counts),
         "problems": list(dict.fromkeys([*fuzzed.problems, *filter(None, [fuzzed.unwritten])])),
         "remarks": list(fuzzed.remarks),
+    }
+
+
+def _encode_script(shown: Shown | None) -> dict[str, Any]:
+    if shown is None:
+        return {"script": None, "prints": None, "shows_failure": None}
+    return {
+        "script": shown.script,
+        "prints": shown.printed,
+        "shows_failure": shown.exit_code == 1,
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from peft_regress.fuzz import example as e
-from peft_regress.fuzz.checks import AbsentError, NotHeldError, RefusedError
+from peft_regress.fuzz.checks import AbsentError, NotHeldError, RefusedError, fail
 from peft_regress.fuzz.life import state
 from peft_regress.fuzz.life.ends import (
     check_delete,
@@ -63,7 +63,7 @@ def _live(life: Life, example: Example) -> Outcome:
     position = -1
     try:
         _wrap(life)
-        for position, act in enumerate(example.acts):  # noqa: B007
+        for position, act in enumerate(example.acts):
             if life.plan.ended or not legal(life.plan, act):
                 return e.Outcome(refused=f"act {position} is not allowed here", acts=position)
             _act(life, act)
@@ -74,7 +74,7 @@ def _live(life: Life, example: Example) -> Outcome:
     except NotHeldError as error:
         failure = e.Failure(check=error.check, act=position, message=str(error))
         return e.Outcome(failure=failure, acts=max(position, 0))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         if _own(error):
             raise
         if source := life.method.refusal(error, "call"):
@@ -168,7 +168,7 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
     if isinstance(act, e.Add) and act.adapter in life.plan.settings:
         _check(life, act)
         return
-    raise NotHeldError("accepted", f"No error was raised, though {reason}.")
+    fail("accepted", f"No error was raised, though {reason}.")
 
 
 def _check(life: Life, act: e.Act | None) -> None:
@@ -195,7 +195,8 @@ def _own(error: BaseException) -> bool:
     """Return whether an exception comes out of the oracles: a defect here, and no finding."""
     frames = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
     return any(
-        "fuzz" in parts and (parts[-1] in OWN or "methods" in parts) for parts in frames
+        parts[-3:-1] == ("fuzz", "methods") or ("fuzz" in parts and parts[-1] in OWN)
+        for parts in frames
     )
 
 

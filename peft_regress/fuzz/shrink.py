@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _USUAL_KERNEL: Final = 3
 _SIMPLER_KIND: Final = {"conv3d": "conv2d", "conv2d": "conv1d", "transposed_linear": "linear"}
+_SPATIAL: Final = ("kernel", "stride", "padding", "dilation")
 _SMALL: Final = (2, 4)
 """Sizes to try, the simplest first."""
 
@@ -123,36 +124,34 @@ def _delete(value: Any, path: tuple[Any, ...]) -> None:
 
 
 def _layer_edits(index: int) -> Iterator[Edit]:
-    def layer(value: Any) -> Any:
-        return value["network"]["layers"][index]
+    for edit in (_simpler_kind, _linear, _usual_kernel, _square):
+        yield lambda it, edit=edit: edit(it["network"]["layers"][index], it["network"])
 
-    def simpler_kind(value: Any) -> None:
-        one = layer(value)
-        one["kind"] = _SIMPLER_KIND[one["kind"]]
-        for key in ("kernel", "stride", "padding", "dilation"):
-            if isinstance(one.get(key), list):
-                one[key] = one[key][:-1]
-        if one["kind"].startswith("conv"):
-            value["network"]["sizes"] = value["network"]["sizes"][:-1]
 
-    def usual_kernel(value: Any) -> None:
-        one = layer(value)
-        one["kernel"] = [_USUAL_KERNEL] * len(one["kernel"])
+def _simpler_kind(layer: Any, network: Any) -> None:
+    layer["kind"] = _SIMPLER_KIND[layer["kind"]]
+    for key in _SPATIAL:
+        if isinstance(layer.get(key), list):
+            layer[key] = layer[key][:-1]
+    if layer["kind"].startswith("conv"):
+        network["sizes"] = network["sizes"][:-1]
 
-    def square(value: Any) -> None:
-        one = layer(value)
-        one["inputs"] = one["outputs"] = max(one["inputs"], one["outputs"])
 
-    def linear(value: Any) -> None:
-        one = layer(value)
-        if one["kind"] != "conv1d" or len(value["network"]["layers"]) > 1:
-            raise KeyError
-        for key in ("kernel", "stride", "padding", "dilation", "groups", "padding_mode"):
-            one.pop(key, None)
-        one["kind"] = "linear"
-        value["network"].pop("sizes", None)
+def _linear(layer: Any, network: Any) -> None:
+    if layer["kind"] != "conv1d" or len(network["layers"]) > 1:
+        raise KeyError
+    for key in (*_SPATIAL, "groups", "padding_mode"):
+        layer.pop(key, None)
+    layer["kind"] = "linear"
+    network.pop("sizes", None)
 
-    yield from (simpler_kind, linear, usual_kernel, square)
+
+def _usual_kernel(layer: Any, _: Any) -> None:
+    layer["kernel"] = [_USUAL_KERNEL] * len(layer["kernel"])
+
+
+def _square(layer: Any, _: Any) -> None:
+    layer["inputs"] = layer["outputs"] = max(layer["inputs"], layer["outputs"])
 
 
 def _names(value: Any) -> Iterator[Edit]:
@@ -161,7 +160,8 @@ def _names(value: Any) -> Iterator[Edit]:
     plain = (name for number in count() if (name := f"layer{number}") not in taken)
     for layer in value["network"]["layers"]:
         if not (layer["name"].startswith("layer") and layer["name"][5:].isdigit()):
-            yield lambda it, old=layer["name"], new=next(plain): _rename(it, old, new)
+            new = next(plain)
+            yield lambda it, old=layer["name"], new=new: _rename(it, old, new)
     names = ("default", "other", "third")
     for adapter, new in zip(value["adapters"], names, strict=False):
         if adapter["name"] not in names:

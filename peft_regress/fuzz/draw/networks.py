@@ -35,9 +35,7 @@ def networks(draw: DrawFn, kinds: Collection[e.Kind]) -> e.Network:
     """Draw a network of one to three layers, one of them of the given kinds at least."""
     first = draw(st.sampled_from(sorted(kinds, key=_simplicity)))
     names = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True))
-    names = [
-        name for name in names if not any(other.startswith(f"{name}.") for other in names)
-    ]
+    names = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
     layers: list[e.Layer] = []
     width = draw(st.sampled_from(WIDTHS))
     sizes: tuple[int, ...] = ()
@@ -124,7 +122,11 @@ def _convolution(
     one_or_two = st.sampled_from((1, 1, 2))
     stride = (1,) * dimensions if plain else tuple(draw(one_or_two) for _ in every)
     dilation = (1,) * dimensions if plain else (draw(one_or_two),) * dimensions
-    mode = "zeros" if plain else draw(st.sampled_from(("zeros", "zeros", "reflect", "circular", "replicate")))
+    mode = (
+        "zeros"
+        if plain
+        else draw(st.sampled_from(("zeros", "zeros", "reflect", "circular", "replicate")))
+    )
     inside = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
     if not plain and stride == (1,) * dimensions and draw(st.booleans()):
         padding: object = "same"
@@ -142,7 +144,9 @@ def _convolution(
         ]
         sizes = tuple(draw(st.integers(low, low + 4)) for low in least)
     groups = draw(st.sampled_from([1, 1, *(g for g in (2, width) if width % g == 0)]))
-    outputs = groups * draw(st.sampled_from((1, 2, 3))) if groups > 1 else draw(st.sampled_from(WIDTHS))
+    outputs = (
+        groups * draw(st.sampled_from((1, 2, 3))) if groups > 1 else draw(st.sampled_from(WIDTHS))
+    )
     layer = e.Layer(
         name=name,
         kind=kind,

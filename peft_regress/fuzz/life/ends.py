@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from peft_regress.fuzz import oracle, owned
 from peft_regress.fuzz.bounds import FUNCTION, apart
-from peft_regress.fuzz.checks import NotHeldError
+from peft_regress.fuzz.checks import fail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +27,14 @@ def check_delete(life: Life, act: e.Delete, plan: Plan) -> None:
     """
     name = act.adapter
     if name in life.model.peft_config:
-        raise NotHeldError("leftover", f"The configuration of the deleted {name} is still there.")
+        fail("leftover", f"The configuration of the deleted {name} is still there.")
     for path, module in owned.holders(life.model):
         for attribute, value in {**vars(module), **module._modules}.items():  # noqa: SLF001
             if attribute in {"_modules", "_parameters", "_buffers"}:
                 continue
             if name in _names(value):
                 message = f"{attribute} of {path} still has the deleted adapter {name}."
-                raise NotHeldError("leftover", message)
+                fail("leftover", message)
     if name in plan.active and len(plan.active) == 1 and life.plan.active:
         life.model.set_adapter(life.plan.active[0])
 
@@ -67,18 +67,18 @@ def check_unload(life: Life, act: e.Unload) -> None:
         base = life.model.unload()
     for path, module in base.named_modules():
         if owned.is_tuner_layer(module) or owned.is_copy_holder(module):
-            raise NotHeldError("leftover", f"{path} is still adapted after unloading.")
+            fail("leftover", f"{path} is still adapted after unloading.")
     if hasattr(base, "peft_config"):
-        raise NotHeldError("leftover", "The unloaded base still has the attribute peft_config.")
+        fail("leftover", "The unloaded base still has the attribute peft_config.")
     own = life.origin.state_dict()
     more = sorted({*base.state_dict()} ^ {*own})
     if more:
-        raise NotHeldError("leftover", f"Unloaded and original base differ in the key {more[0]}.")
+        fail("leftover", f"Unloaded and original base differ in the key {more[0]}.")
     for name, tensor in base.state_dict().items():
         if tensor.dtype != own[name].dtype:
-            raise NotHeldError("dtype", f"{name} is {tensor.dtype} after unloading.")
+            fail("dtype", f"{name} is {tensor.dtype} after unloading.")
         if own[name].is_contiguous() and not tensor.is_contiguous():
-            raise NotHeldError("layout", f"{name} is not contiguous, so it cannot be saved.")
+            fail("layout", f"{name} is not contiguous, so it cannot be saved.")
     with torch.no_grad():
         output = base.eval()(life.x)
     if expected is not None:
@@ -103,11 +103,11 @@ def merge_broken(life: Life, act: e.Merge) -> None:
         for name, value in base.named_parameters():
             if not torch.equal(value, before[name]):
                 message = f"The safe merge has refused, but {path}.{name} has changed."
-                raise NotHeldError("refused_safe_merge", message) from None
+                fail("refused_safe_merge", message)
     else:
         if any(bool(value.isnan().any()) for value in base.parameters()):
             message = f"The safe merge has put NaN into {path} and raised nothing."
-            raise NotHeldError("refused_safe_merge", message)
+            fail("refused_safe_merge", message)
     life.model.unmerge_adapter()
     with torch.no_grad():
         tensor.copy_(good)
@@ -165,4 +165,4 @@ def _compare(life: Life, output: Tensor, expected: Tensor, check: str, what: str
             f"The output differs from that of {what} by {distance:.1e} of "
             f"{float(expected.abs().max()):.1e}; rounding allows {bound:.1e}."
         )
-        raise NotHeldError(check, message)
+        fail(check, message)

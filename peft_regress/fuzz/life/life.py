@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from peft_regress.fuzz import networks, oracle, owned
 from peft_regress.fuzz import example as e
-from peft_regress.fuzz.checks import NotHeldError
+from peft_regress.fuzz import networks, oracle, owned
+from peft_regress.fuzz.checks import fail
 from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.plan import Plan, adapter_settings
 
@@ -148,13 +148,11 @@ class Life:
                 self.model.delete_adapter(name)
                 self.forget(name)
             case e.Weighted(adapters=names, weights=weights, combination=kind, name=name):
-                self.model.add_weighted_adapter(
-                    [*names], [*weights], name, combination_type=kind
-                )
+                self.model.add_weighted_adapter([*names], [*weights], name, combination_type=kind)
             case e.Scale(adapter=name, scale=scale):
                 for _, module in owned.holders(self.model):
                     if name in owned.adapters_of(module) and hasattr(module, "set_scale"):
-                        module.set_scale(name, scale)
+                        module.set_scale(name, scale)  # type: ignore[operator]
                 self.forget(name)
             case e.HotSwap():
                 self._hot_swap(act)
@@ -174,9 +172,7 @@ class Life:
     def _add(self, act: e.Add) -> None:
         settings = adapter_settings(self.example, act.adapter)
         config = library.configuration(self.method, settings)
-        keywords = library.autocast_argument(
-            self.model.add_adapter, autocast=self.example.autocast
-        )
+        keywords = library.autocast_argument(self.model.add_adapter, autocast=self.example.autocast)
         self.model.add_adapter(act.adapter, config, **keywords)
 
     def _live(self) -> list[Tensor]:
@@ -252,7 +248,7 @@ class Life:
 
     def check_saved_keys(self, folder: Path) -> None:
         """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
-        from safetensors import safe_open  # noqa: PLC0415
+        from safetensors import safe_open
 
         for name in self.plan.settings:
             path = library.saved_in(folder, name) / "adapter_model.safetensors"
@@ -267,7 +263,7 @@ class Life:
                     forms = {key, bare, key.replace(f".{name}", ""), key.replace(name, "")}
                     if forms & (saved - mine):
                         message = f"The file of {name} holds {key} of {other}."
-                        raise NotHeldError("saved_keys", message)
+                        fail("saved_keys", message)
 
     def _keys(self, adapter: str) -> list[tuple[str, str]]:
         """Return the keys of an adapter's tensors, with and without its name."""
@@ -278,7 +274,7 @@ class Life:
         ]
 
     def _hot_swap(self, act: e.HotSwap) -> None:
-        from peft.utils import hotswap  # noqa: PLC0415
+        from peft.utils import hotswap
 
         name = act.adapter
         folder = library.saved_in(self.save([name]), name)
@@ -300,7 +296,7 @@ class Life:
                 module.to(networks.DTYPES[act.dtype])
             if act.channels_last is not None:
                 layout = torch.channels_last if act.channels_last else torch.contiguous_format
-                module.to(memory_format=layout)
+                networks.lay_out(module, layout)
         if act.dtype is not None and self.x.is_floating_point():
             self.x = self.x.to(networks.DTYPES[act.dtype])
         self.renew_oracle()

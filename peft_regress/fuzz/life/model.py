@@ -22,7 +22,7 @@ def configuration(method: Method, settings: Mapping[str, Any]) -> Any:
 
     Raises AbsentError if the release has no such method or field.
     """
-    import peft  # noqa: PLC0415
+    import peft
 
     if not hasattr(peft, method.config):
         message = f"peft {peft.__version__} has no {method.config}"
@@ -44,11 +44,11 @@ def autocast_argument(function: Callable[..., Any], *, autocast: bool) -> dict[s
     return {} if autocast or not takes else {"autocast_adapter_dtype": False}
 
 
-def wrap(base: nn.Module, config: object, name: str, *, autocast: bool) -> Any:
+def wrap(base: nn.Module, config: Any, name: str, *, autocast: bool) -> Any:
     """Return the network with an adapter."""
-    import peft  # noqa: PLC0415
+    import peft
 
-    keywords = autocast_argument(peft.get_peft_model, autocast=autocast)
+    keywords: Any = autocast_argument(peft.get_peft_model, autocast=autocast)
     return peft.get_peft_model(base, config, adapter_name=name, **keywords)
 
 
@@ -68,9 +68,9 @@ def saved_in(folder: Path, adapter: str) -> Path:
 
 def load(base: nn.Module, folder: Path, name: str, *, trainable: bool, autocast: bool) -> Any:
     """Return a network with a loaded adapter."""
-    import peft  # noqa: PLC0415
+    import peft
 
-    keywords = autocast_argument(peft.PeftModel.from_pretrained, autocast=autocast)
+    keywords: Any = autocast_argument(peft.PeftModel.from_pretrained, autocast=autocast)
     return peft.PeftModel.from_pretrained(
         base,
         str(saved_in(folder, name)),
@@ -83,6 +83,4 @@ def load(base: nn.Module, folder: Path, name: str, *, trainable: bool, autocast:
 def load_beside(model: Any, folder: Path, name: str, *, trainable: bool, autocast: bool) -> None:
     """Load an adapter into a model that has others."""
     keywords = autocast_argument(model.load_adapter, autocast=autocast)
-    model.load_adapter(
-        str(folder), name, is_trainable=trainable, torch_device="cpu", **keywords
-    )
+    model.load_adapter(str(folder), name, is_trainable=trainable, torch_device="cpu", **keywords)

@@ -248,8 +248,10 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
         case e.Convert(dtype=dtype, channels_last=last):
             # `to` knows channels last for weights of four dimensions alone.
             flat = all(layer.kind != "conv3d" for layer in plan.example.network.layers)
-            return (dtype is not None or last is not None) and not plan.merged and (
-                last is None or flat
+            return (
+                (dtype is not None or last is not None)
+                and not plan.merged
+                and (last is None or flat)
             )
 
 

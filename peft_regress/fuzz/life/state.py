@@ -9,7 +9,7 @@ import torch
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
 from peft_regress.fuzz.bounds import FUNCTION, WEIGHT, apart
-from peft_regress.fuzz.checks import NotHeldError
+from peft_regress.fuzz.checks import fail
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,10 +59,10 @@ def check_untouched(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: 
             if isinstance(act, e.Add) and life.plan.settings != plan.settings:
                 continue
             message = f"{name} of the base has changed, which must stay as it is."
-            raise NotHeldError("frozen", message)
+            fail("frozen", message)
         message = f"{name} of adapter {owner} has changed, which this act is not about."
         check = "leak" if isinstance(act, (e.Fill, e.Train)) else "frozen"
-        raise NotHeldError(check, message)
+        fail(check, message)
 
 
 def check_trained(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: Plan) -> None:
@@ -80,7 +80,7 @@ def check_trained(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: Pl
     for name in plan.active:
         if name in plan.trainable and name not in moved:
             message = f"After {act.steps} training steps no parameter of adapter {name} has moved."
-            raise NotHeldError("trained", message)
+            fail("trained", message)
 
 
 def check_trainable(life: Life) -> None:
@@ -96,14 +96,14 @@ def check_trainable(life: Life) -> None:
             continue
         owner = owners.get(id(tensor))
         if owner is None and not _shared(life, name):
-            raise NotHeldError("frozen", f"{name} of the base trains, which must be frozen.")
+            fail("frozen", f"{name} of the base trains, which must be frozen.")
         if owner is not None and owner not in expected:
             message = f"{name} of adapter {owner} trains, which must be frozen."
-            raise NotHeldError("frozen", message)
+            fail("frozen", message)
         training.add(owner)
     for name in sorted(expected - training):
         if None not in training:
-            raise NotHeldError("frozen", f"No parameter of adapter {name} trains, which must.")
+            fail("frozen", f"No parameter of adapter {name} trains, which must.")
 
 
 def check_weights(life: Life) -> None:
@@ -118,12 +118,12 @@ def check_weights(life: Life) -> None:
             where = f"{path}.{name}"
             if tensor.dtype != expected.dtype:
                 message = f"{where} is {_name(tensor)}, not {_name(expected)}."
-                raise NotHeldError("dtype", message)
+                fail("dtype", message)
             if tensor.shape != expected.shape:
                 message = f"{where} is {tuple(tensor.shape)}, not {tuple(expected.shape)}."
-                raise NotHeldError("merged", message)
+                fail("merged", message)
             if expected.is_contiguous() and not tensor.is_contiguous():
-                raise NotHeldError("layout", f"{where} is no longer contiguous.")
+                fail("layout", f"{where} is no longer contiguous.")
             if not life.plan.merged and life.plan.unmerged:
                 large = max(float(expected.detach().abs().max()), life.merged_size.get(where, 0.0))
                 bound = WEIGHT[expected.dtype] * life.plan.unmerged * large
@@ -133,7 +133,7 @@ def check_weights(life: Life) -> None:
                         f"After unmerging {where} is {distance:.1e} away from what it was; "
                         f"rounding allows {bound:.1e}."
                     )
-                    raise NotHeldError("unmerged", message)
+                    fail("unmerged", message)
                 if expected.dtype in HALF and distance:
                     with torch.no_grad():
                         expected.copy_(tensor)
@@ -170,9 +170,7 @@ def check_output(life: Life, act: e.Act | None) -> None:
     life.known.setdefault(effect, output)
 
 
-def _check_effect(
-    life: Life, output: Tensor, parameters: Mapping[str, Tensor] | None
-) -> None:
+def _check_effect(life: Life, output: Tensor, parameters: Mapping[str, Tensor] | None) -> None:
     """Raise NotHeldError if filled adapters change nothing, though the formula or layer would.
 
     An output may depend on no weight: a small map's padding can be all that a kernel meets.
@@ -182,7 +180,9 @@ def _check_effect(
         own = dict(life.oracle.base.named_parameters())
         layers = {layer for name in life.plan.active for layer in life.plan.targets(name) or ()}
         parameters = {
-            name: value.detach() * 1.5 for name, value in own.items() if name.rpartition(".")[0] in layers
+            name: value.detach() * 1.5
+            for name, value in own.items()
+            if name.rpartition(".")[0] in layers
         }
     least = TOO_SMALL * float(base.abs().max())
     if apart(life.oracle.output(parameters), base) <= 100 * least:
@@ -190,14 +190,14 @@ def _check_effect(
     if apart(output, base) <= least:
         names = ", ".join(life.plan.active)
         message = f"All parameters of {names} have changed, but the output is the base's."
-        raise NotHeldError("no_op", message)
+        fail("no_op", message)
 
 
 def _check_type(life: Life, output: Tensor) -> None:
     wanted = next(life.reference.parameters()).dtype
     if output.dtype != wanted:
         message = f"The output is {_name(output)}; the base's is {_name_of(wanted)}."
-        raise NotHeldError("dtype", message)
+        fail("dtype", message)
 
 
 def _compare(  # noqa: PLR0913, PLR0917
@@ -223,7 +223,7 @@ def _compare(  # noqa: PLR0913, PLR0917
                 f"The output differs from that of {what} by {distance:.1e} of {largest:.1e}; "
                 f"rounding allows {bound:.1e}."
             )
-        raise NotHeldError(check, message)
+        fail(check, message)
 
 
 def _acted_on(act: e.Act, plan: Plan) -> frozenset[str]:
