@@ -217,7 +217,10 @@ def _raised(error: BaseException, position: int) -> Failure:
 def _own(error: BaseException) -> bool:
     """Return whether an exception comes out of the oracles: a defect here, and no finding."""
     frames = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
-    return any("fuzz" in parts and (parts[-1] in OWN or "methods" in parts) for parts in frames)
+    return any(
+        parts[-3:-1] == ("fuzz", "methods") or ("fuzz" in parts and parts[-1] in OWN)
+        for parts in frames
+    )
 
 
 def _where(error: BaseException) -> str | None:
