@@ -396,6 +396,8 @@ class _SearchRun:
 
     def _take(self, sought: Sought) -> None:
         self.counts = self.counts.plus(sought.counts)
+        if sought.problem:
+            self.problems.append(f"an example could not be judged: {sought.problem}")
         found = sought.found
         if found is None or self.is_stopped.is_set():
             return
