@@ -161,7 +161,9 @@ class _Script:
             yield f"compare('as the base computes', output(original, x), {came})"
         elif check in {"frozen", "leak"}:
             has_changed = "has changed" in self.failure.message
-            function = "check_changes(model, tensors, " if has_changed else "check_trainable(model, "
+            function = (
+                "check_changes(model, tensors, " if has_changed else "check_trainable(model, "
+            )
             yield f"{function}adapters={self._allowed()!r})"
         elif check == "trained":
             yield f"check_trained(model, tensors, {self._allowed()!r})"

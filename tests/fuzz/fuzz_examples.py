@@ -37,9 +37,7 @@ def example(*layers: Layer, acts: Any = (Fill(), Merge()), **fields: Any) -> Exa
     network = Network(layers=layers or (layer(),), **fields.pop("network", {}))
     settings = {"target_modules": ["layer0"], **fields.pop("settings", {})}
     adapters = fields.pop("adapters", (Adapter(name="default", settings=settings),))
-    return Example(
-        network=network, adapters=adapters, acts=acts, **{"method": "lora", **fields}
-    )
+    return Example(network=network, adapters=adapters, acts=acts, **{"method": "lora", **fields})
 
 
 def failure(check: str = "merged", act: int = 1, **fields: Any) -> Failure:
@@ -65,7 +63,9 @@ def drawn(draw: Any) -> Example:
     act = st.sampled_from([Fill(), Merge(), Merge(safe=True), Unmerge(), Disable(), Enable()])
     settings = draw(st.dictionaries(st.sampled_from(["use_dora", "lora_bias"]), st.just(True)))
     return example(
-        *layers, acts=tuple(draw(st.lists(act, max_size=6))), settings=settings,
+        *layers,
+        acts=tuple(draw(st.lists(act, max_size=6))),
+        settings=settings,
         network={"sizes": (5,) * draw(st.integers(0, 3)), "batch": draw(st.integers(1, 3))},
     )
 

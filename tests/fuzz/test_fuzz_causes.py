@@ -93,7 +93,14 @@ def test_one_function_failing_in_two_methods_is_one_group() -> None:
     one, two = cause_of(example(), raised), cause_of(example(method="loha"), raised)
     assert one.group == two.group
     assert one.name != two.name
-    assert cause_of(example(), failure()).group != cause_of(example(method="loha"), failure()).group
+
+
+def test_without_an_exception_the_same_needs_are_one_group_and_settings_make_none() -> None:
+    padded = layer("conv2d", padding_mode="reflect")
+    one = cause_of(example(padded, settings={"use_dora": True}), failure())
+    other = cause_of(example(padded, method="loha"), failure())
+    assert one.group == other.group
+    assert one.group != cause_of(example(CONV, method="loha"), failure()).group
 
 
 def test_copies_of_modules_fail_as_one_group_in_all_methods() -> None:

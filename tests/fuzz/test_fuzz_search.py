@@ -36,7 +36,10 @@ def test_after_one_finding_the_search_finds_the_other() -> None:
     known = []
     for _ in range(2):
         known.append(sought(library, known).found.cause)
-    assert {one.traits for one in known} == {("convolution", "padding mode"), ("setting lora_bias",)}
+    assert {one.traits for one in known} == {
+        ("convolution", "padding mode"),
+        ("setting lora_bias",),
+    }
     last = sought(library, known)
     assert last.found is None
     assert last.counts.known["lora"] > 0
