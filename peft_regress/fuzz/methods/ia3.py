@@ -25,8 +25,8 @@ def is_feedforward(settings: Mapping[str, Any], layer: str) -> bool:
     return any(layer == name or layer.endswith(name) for name in named)
 
 
-def ia3(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
-    """Return l o W and l o b, or W with its inputs scaled.
+def ia3(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor] | None:
+    """Return l o W and l o b, or W with its inputs scaled; None if l has the other's size.
 
     Liu et al., arXiv:2205.05638, section 3.3: l o (W x + b) for keys and values, W (l o x) + b for
     the second layer of a feed-forward block.
@@ -36,7 +36,10 @@ def ia3(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
     ones = (1,) * (weight.dim() - 2)
     for adapter in adapters:
         factor = adapter.tensors["ia3_l"].flatten()
-        if is_feedforward(adapter.settings, adapter.layer_name):
+        forward = is_feedforward(adapter.settings, adapter.layer_name)
+        if factor.numel() != (layer.inputs if forward else layer.outputs):
+            return None
+        if forward:
             rows = layer.outputs // layer.groups
             # Each group of outputs sees its own inputs.
             each = factor.reshape(layer.groups, 1, -1).expand(-1, rows, -1)
