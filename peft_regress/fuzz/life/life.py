@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -309,17 +310,27 @@ class Life:
             raise AbsentError(message) from error
 
         name = act.adapter
-        folder = library.saved_in(self.save([name]), name)
-        if act.target_rank is not None:
-            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
         tensors = [
             tensor
             for _, module in owned.holders(self.model)
             for tensor in owned.held(module, name).values()
         ]
+        own = [tensor.detach().clone() for tensor in tensors]
         self._fill(tensors, 77)
+        scales = {key: value for key, value in self.plan.scales.items() if key != name}
+        plan = replace(self.plan, scales=scales)
+        new = oracle.parameters(self.oracle, self.model, plan, self.method, (name,))
+        folder = library.saved_in(self.save([name]), name)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, own, strict=True):
+                tensor.copy_(value)
+        if act.target_rank is not None:
+            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
         hotswap.hotswap_adapter(self.model, str(folder), name, torch_device="cpu")
         self.optimizer = None
+        self.forget(name)
+        if new is not None:
+            self.known[name,] = self.oracle.output(new)
 
     def _combine(self, act: e.Weighted) -> None:
         """Add a combination; remember what it must compute where its documentation is exact."""
