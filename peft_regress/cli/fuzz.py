@@ -71,12 +71,10 @@ _LIMIT: Final[dict[str, Any]] = {
     help="Seed of the search (default: another one each time; the report says which).",
 )
 @click.option(
-    "--no-ranges",
-    "ranges",
-    is_flag=True,
-    flag_value=False,
+    "--ranges/--no-ranges",
     default=True,
-    help="Do not look for the releases in which a new finding fails.",
+    show_default=True,
+    help="Look for the releases in which a new finding fails.",
 )
 @click.option(
     "--jobs",

@@ -11,8 +11,9 @@ A failing example belongs to a known cause if it fails alike and has all traits 
 perhaps more: a cause that needs a padding mode also explains the failure of a network with that
 padding mode and two layers. An example with two causes counts for the known one; others will show
 the second one alone. Two paths to one defect (after a merge, after loading) may be two causes, so
-that a second defect is never taken for the first. For people they are one group again, together
-with the same function's failure in other methods.
+that a second defect is never taken for the first. For people, one function's failures are one
+group, whatever the method; where no exception names a function, those that need the same network
+and acts are. Thus a defect in code that methods share, as in a base class, is told once.
 """
 
 from __future__ import annotations
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 _NAME: Final = r"^[a-z][a-z0-9_]{0,39}\Z"
 Name = Annotated[str, Meta(pattern=_NAME)]
 """The name of a method, a check or an act: it becomes part of a file's name."""
+
+COPIES: Final = "modules_to_save"
+"""The setting that all methods share."""
 
 CRASH: Final = "crash"
 """The check that fails where the process itself ends."""
@@ -96,12 +100,9 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Return what groups causes for people: equal in the methods that share a defect."""
         if self.where is not None:
             return (self.check, self.error or "", self.where)
-        shared = [one for one in self.traits if one in _SHARED_BY_METHODS]
-        return (self.check, self.act, *(shared or [self.method]))
-
-
-_SHARED_BY_METHODS: Final = frozenset({"setting modules_to_save"})
-"""Traits that are about code which all methods share."""
+        own = f"setting {COPIES}"
+        shared = (one for one in self.traits if one == own or not one.startswith("setting "))
+        return (self.check, self.act, *shared)
 
 
 def cause_of(example: Example, failure: Failure) -> Cause:

@@ -46,6 +46,7 @@ SHRINK_SECONDS: Final = 20.0
 
 _PROGRESS_SECONDS: Final = 10.0
 _MOST_FAILED_SEARCHES: Final = 5
+_METHODS_AT_ONCE: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,7 +374,7 @@ class _SearchRun:
             if left <= 0 or self.is_stopped.is_set() or failed > _MOST_FAILED_SEARCHES:
                 return
             request = Seek(
-                methods=tuple(self.methods),
+                methods=_some_methods(self.methods, self.fuzzing.settings, job, turn),
                 seed=_seed(self.fuzzing.settings.seed, job, turn),
                 seconds=min(left, SLICE_SECONDS),
                 shrink_seconds=SHRINK_SECONDS,
@@ -396,6 +397,8 @@ class _SearchRun:
 
     def _take(self, sought: Sought) -> None:
         self.counts = self.counts.plus(sought.counts)
+        if sought.problem:
+            self.problems.append(f"an example could not be judged: {sought.problem}")
         found = sought.found
         if found is None or self.is_stopped.is_set():
             return
@@ -406,7 +409,17 @@ class _SearchRun:
         self.fuzzing.take(found)
 
 
-def _seed(seed: int, job: int, turn: int) -> int:
+def _some_methods(
+    methods: Sequence[str], settings: FuzzSettings, job: int, turn: int
+) -> tuple[str, ...]:
+    """Return the methods of one search: few, so that hypothesis does not neglect any of them."""
+    first = _METHODS_AT_ONCE * (turn * settings.jobs + job)
+    shuffled = sorted(methods, key=lambda name: _seed(settings.seed, 0, name))
+    count = min(_METHODS_AT_ONCE, len(methods))
+    return tuple(shuffled[(first + index) % len(methods)] for index in range(count))
+
+
+def _seed(seed: int, job: int, turn: int | str) -> int:
     """Return the seed of one search of one worker."""
     content = f"{seed} {job} {turn}".encode()
     return int.from_bytes(hashlib.sha256(content).digest()[:8])

@@ -51,6 +51,8 @@ class Counts(_Message, frozen=True, kw_only=True):
     """Failures of known causes."""
     unsteady: dict[str, int] = {}
     """Failing examples that did not fail again."""
+    unjudged: dict[str, int] = {}
+    """Examples that the oracles cannot judge: a defect of this project."""
 
     def plus(self, other: Counts) -> Counts:
         """Return the sums."""
@@ -74,6 +76,8 @@ class Sought(_Message, frozen=True, kw_only=True, tag="sought"):
 
     counts: Counts
     found: Found | None = None
+    problem: str = ""
+    """Why an example could not be judged."""
 
 
 class Live(_Message, frozen=True, kw_only=True, tag="live"):

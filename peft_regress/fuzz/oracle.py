@@ -51,11 +51,11 @@ class Oracle:
         return float(self._call(large, x).abs().max())
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        grouped = {}
+        grouped: dict[Any, int] = {}
         for name, value in parameters.items():
             path = name.rpartition(".")[0]
             module: Any = self.base.get_submodule(path)
-            if isinstance(module, tuple(CONVOLUTIONS.values())) and name.endswith("weight"):
+            if type(module) in CONVOLUTIONS.values() and name.endswith("weight"):
                 grouped[module] = module.groups
                 module.groups = module.in_channels // value.shape[1]
         try:
@@ -72,8 +72,11 @@ def parameters(
 ) -> dict[str, Tensor] | None:
     """Return the parameters that differ from the base's when the adapters `effect` act.
 
-    None if a formula does not tell.
+    None if a formula does not tell, and for a shared module, of which the library's documentation
+    does not say whether each use of it is adapted.
     """
+    if any(layer.same_as for layer in plan.example.network.layers):
+        return None
     found: dict[str, Tensor] = {}
     adapted = model.get_base_model()  # type: ignore[operator]
     for layer in plan.example.network.layers:
@@ -81,7 +84,7 @@ def parameters(
         if is_copy_holder(module):
             found |= copied(module, layer.name, effect)
         elif is_tuner_layer(module):
-            new = _adapted(oracle, module, plan, method, layer, effect)
+            new = _adapted(oracle, module, layer, effect, plan=plan, method=method)
             if new is None:
                 return None
             found |= new
@@ -109,20 +112,20 @@ def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Ten
 def _adapted(  # noqa: PLR0913
     oracle: Oracle,
     module: nn.Module,
-    plan: Plan,
-    method: Method,
     layer: Layer,
     effect: Sequence[str],
+    *,
+    plan: Plan,
+    method: Method,
 ) -> dict[str, Tensor] | None:
     adapters = []
     for name in effect:
-        targets = plan.targets(name)
-        if targets is not None and layer.name not in targets:
-            continue
+        targets, settings = plan.targets(name), plan.settings[name]
         tensors = adapter_tensors(module, name)
-        settings = plan.settings[name]
         if not tensors:
             continue
+        if targets is not None and layer.name not in targets:
+            fail("function", f"Adapter {name} is on {layer.name}, which it must not adapt.")
         if settings is None:
             return None
         adapters.append(

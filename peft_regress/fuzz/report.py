@@ -210,17 +210,14 @@ def script_sections(shown: Shown) -> Iterator[Section]:
 
 
 def _counts(fuzzed: Fuzzed) -> Iterator[Section]:
-    counts = fuzzed.counts
+    columns = msgspec.structs.asdict(fuzzed.counts)
     rows = [
-        Row(cells=(name, *(_number(each.get(name, 0)) for each in columns)))
-        for columns in [
-            (counts.lives, counts.refused, counts.absent, counts.known, counts.unsteady)
-        ]
-        for name in sorted(counts.lives)
+        Row(cells=(name, *(_number(each.get(name, 0)) for each in columns.values())))
+        for name in sorted({name for each in columns.values() for name in each})
     ]
     if rows:
-        headings = ("method", "lives", "refused", "absent", "known", "unsteady")
-        table = Table(headings=headings, rows=tuple(rows), numbers=(1, 2, 3, 4, 5))
+        numbers = tuple(range(1, 1 + len(columns)))
+        table = Table(headings=("method", *columns), rows=tuple(rows), numbers=numbers)
         yield Section(title="lives by method:", body=(table,), level=3)
 
 

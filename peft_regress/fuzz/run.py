@@ -17,6 +17,7 @@ import torch
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz.checks import AbsentError, NotHeldError, RefusedError, fail
 from peft_regress.fuzz.life import state
+from peft_regress.fuzz.life.cost import check_cost
 from peft_regress.fuzz.life.ends import (
     check_delete,
     check_mixed,
@@ -25,7 +26,8 @@ from peft_regress.fuzz.life.ends import (
     merge_broken,
 )
 from peft_regress.fuzz.life.life import Life
-from peft_regress.fuzz.life.plan import after, legal, refusal
+from peft_regress.fuzz.life.plan import adapted, after, legal, refusal
+from peft_regress.fuzz.life.weights import check_weights
 from peft_regress.fuzz.methods import METHODS
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ CLEAR: Final = (NotImplementedError, ValueError)
 ON_PURPOSE: Final = (*CLEAR, RuntimeError, TypeError)
 """The same, where the library itself raises it in a `raise` statement."""
 MAY_REFUSE: Final = (e.Add, e.HotSwap, e.LoadBeside, e.Merge, e.Unload, e.Weighted)
+HERE: Final = Path(__file__).parent
 OWN: Final = ("bounds.py", "oracle.py", "owned.py", "plan.py")
 DEFECT: Final = ("open an issue", "report this", "something went wrong")
 """What the library says of errors that it holds for its own."""
@@ -55,35 +58,51 @@ def run(example: Example, folder: Path) -> Outcome:
     if method is None or not method.available:
         return e.Outcome(absent=f"the installed peft has no method {example.method}")
     with _quiet():
-        life = Life(example, method, folder)
+        try:
+            life = Life(example, method, folder)
+        except AbsentError as error:
+            return e.Outcome(absent=str(error))
         return _live(life, example)
 
 
-def _live(life: Life, example: Example) -> Outcome:
-    position = -1
-    try:
-        _wrap(life)
-        for position, act in enumerate(example.acts):
-            if life.plan.ended or not legal(life.plan, act):
-                return e.Outcome(refused=f"act {position} is not allowed here", acts=position)
+def _live(life: Life, example: Example) -> Outcome:  # noqa: C901
+    done = -1
+
+    def go_on() -> None:
+        nonlocal done
+        if not _wrap(life):
+            return
+        for done, act in enumerate(example.acts):
+            if not legal(life.plan, act):
+                message = f"act {done} has no meaning here"
+                raise RefusedError(message)
             _act(life, act)
+        check_cost(life)
+
+    failure = refused = absent = None
+    try:
+        go_on()
     except AbsentError as error:
-        return e.Outcome(absent=str(error), acts=max(position, 0))
+        absent = str(error)
     except RefusedError as error:
-        return e.Outcome(refused=str(error), acts=max(position, 0))
+        refused = str(error)
     except NotHeldError as error:
-        failure = e.Failure(check=error.check, act=position, message=str(error))
-        return e.Outcome(failure=failure, acts=max(position, 0))
+        failure = e.Failure(check=error.check, act=done, message=str(error))
     except Exception as error:
         if _own(error):
             raise
-        if source := life.method.refusal(error, "call"):
-            return e.Outcome(refused=f"{_sentence(error)} ({source})", acts=max(position, 0))
-        return e.Outcome(failure=_raised(error, position), acts=max(position, 0))
-    return e.Outcome(acts=len(example.acts))
+        source = life.method.refusal(error, "call")
+        if source:
+            refused = f"{_sentence(error)} ({source})"
+        else:
+            failure = _raised(error, done)
+    complete = not (failure or refused or absent)
+    acts = len(example.acts) if complete else max(done, 0)
+    return e.Outcome(failure=failure, refused=refused, absent=absent, acts=acts)
 
 
-def _wrap(life: Life) -> None:
+def _wrap(life: Life) -> bool:
+    """Wrap the network; return whether the method is meant for what it was put on."""
     try:
         life.wrap()
     except AbsentError:
@@ -93,7 +112,12 @@ def _wrap(life: Life) -> None:
         if source or isinstance(error, CLEAR) or _on_purpose(error):
             raise RefusedError(_sentence(error)) from error
         raise
+    network = life.example.network
+    targets = adapted(life.example.adapters[0].settings, network)
+    if any(each.name in targets and each.kind not in life.method.kinds for each in network.layers):
+        return False
     _check(life, None)
+    return True
 
 
 def _act(life: Life, act: e.Act) -> None:
@@ -176,7 +200,7 @@ def _check(life: Life, act: e.Act | None) -> None:
         return
     if isinstance(act, e.Disable):
         life.observe()  # a disabled layer takes merged weights out when it is called
-    state.check_weights(life)
+    check_weights(life)
     state.check_trainable(life)
     state.check_output(life, act)
 
@@ -193,11 +217,11 @@ def _raised(error: BaseException, position: int) -> Failure:
 
 def _own(error: BaseException) -> bool:
     """Return whether an exception comes out of the oracles: a defect here, and no finding."""
-    frames = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
-    return any(
-        parts[-3:-1] == ("fuzz", "methods") or ("fuzz" in parts and parts[-1] in OWN)
-        for parts in frames
-    )
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [frame for frame in frames if frame.is_relative_to(HERE)]
+    if frames[-1] in own and not isinstance(error, TypeError):
+        return True  # a TypeError may be about the arguments of the library's functions
+    return any(frame.name in OWN or frame.parent.name == "methods" for frame in own)
 
 
 def _where(error: BaseException) -> str | None:

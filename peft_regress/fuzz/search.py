@@ -12,7 +12,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from peft_regress.fuzz.causes import cause_of, is_known
+from peft_regress.fuzz.example import Outcome
 from peft_regress.fuzz.findings import size_of
 from peft_regress.fuzz.messages import Counts, Found, Sought
 from peft_regress.fuzz.shrink import shrink
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
     from peft_regress.fuzz.causes import Cause
-    from peft_regress.fuzz.example import Example, Outcome
+    from peft_regress.fuzz.example import Example
 
 _MOST_EXAMPLES: Final = 10**9
 """Time ends a search, not the number of its examples."""
@@ -42,16 +45,20 @@ class Search:
     Attributes:
         run: Carries out an example.
         known: The causes that are no finding any more.
+        fits: Returns whether an edited example's network takes its input, without adapters.
         clock: Returns seconds.
 
     """
 
     run: Callable[[Example], Outcome]
     known: Sequence[Cause] = ()
+    fits: Callable[[Example], bool] = lambda _: True
     clock: Callable[[], float] = time.monotonic
     counts: dict[str, Counter[str]] = field(
         default_factory=lambda: {name: Counter() for name in Counts.__struct_fields__}
     )
+    problem: str = ""
+    """Why the first example that could not be judged was not."""
     _best: Found | None = None
     _end: float = 0.0
 
@@ -70,7 +77,7 @@ class Search:
         if found is not None:
             self._end = self.clock() + (1 - _SHARE_OF_HYPOTHESIS) * shrink_seconds
             found = self._confirmed(shrink(found.example, self._still_fails), found.cause)
-        return Sought(counts=self._counted(), found=found)
+        return Sought(counts=self._counted(), found=found, problem=self.problem)
 
     def _draw(self, examples: SearchStrategy[Example], *, seed: int, share: float) -> None:
         import hypothesis
@@ -124,7 +131,13 @@ class Search:
         return True
 
     def _lived(self, example: Example) -> Outcome:
-        outcome = self.run(example)
+        try:
+            outcome = self.run(example)
+        except Exception as error:  # noqa: BLE001  (a defect of the oracles, which ends no search)
+            self.counts["unjudged"][example.method] += 1
+            shown = msgspec.json.encode(example).decode()
+            self.problem = self.problem or f"{type(error).__name__}: {error} of {shown}"
+            return Outcome()
         self.counts["lives"][example.method] += 1
         if outcome.refused is not None:
             self.counts["refused"][example.method] += 1
@@ -133,7 +146,7 @@ class Search:
         return outcome
 
     def _still_fails(self, example: Example) -> bool:
-        return self.clock() <= self._end and self._fails(example)
+        return self.clock() <= self._end and self.fits(example) and self._fails(example)
 
     def _confirmed(self, example: Example, cause: Cause) -> Found | None:
         """Return the smallest example as a finding if it fails once more, in the same way."""

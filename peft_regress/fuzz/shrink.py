@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _USUAL_KERNEL: Final = 3
 _SIMPLER_KIND: Final = {"conv3d": "conv2d", "conv2d": "conv1d", "transposed_linear": "linear"}
+_NEEDED: Final = frozenset({"kernel", "sizes", "target_modules"})
+"""Keys without which an example means something else."""
 _SPATIAL: Final = ("kernel", "stride", "padding", "dilation")
 _SMALL: Final = (2, 4)
 """Sizes to try, the simplest first."""
@@ -110,7 +112,8 @@ def _defaults(value: Any) -> Iterator[Edit]:
 def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield (*path, key)
+            if key not in _NEEDED:
+                yield (*path, key)
             yield from _paths(inner, (*path, key))
     elif isinstance(value, list):
         for index, inner in enumerate(value):

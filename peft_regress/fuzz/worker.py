@@ -52,7 +52,7 @@ def _seek(request: Seek) -> Sought:
     from peft_regress.fuzz.draw.examples import examples
     from peft_regress.fuzz.search import Search
 
-    return Search(run=_lived_noted, known=request.known).seek(
+    return Search(run=_lived_noted, known=request.known, fits=_fits).seek(
         examples(request.methods),
         seed=request.seed,
         seconds=request.seconds,
@@ -68,6 +68,20 @@ def _lived_noted(example: Example) -> Outcome:
     """Run an example that is written down before, in case it ends this process."""
     Path(IN_PROGRESS).write_bytes(msgspec.json.encode(example))
     return _lived(example)
+
+
+def _fits(example: Example) -> bool:
+    """Return whether the network takes its input without adapters."""
+    import torch
+
+    from peft_regress.fuzz.networks import build, make_input
+
+    try:
+        with torch.no_grad():
+            build(example.network)(make_input(example.network))
+    except (RuntimeError, ValueError, TypeError, AssertionError):
+        return False
+    return True
 
 
 def _lived(example: Example) -> Outcome:

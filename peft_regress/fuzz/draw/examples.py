@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 
     from hypothesis.strategies import DrawFn
 
-ADAPTER_NAMES: Final = (("default", "other"), ("foo", "foobar"), ("foobar", "foo"), ("a", "b"))
-NAMES: Final = st.sampled_from(ADAPTER_NAMES)
+    from peft_regress.fuzz.methods import Method
+
+NAMES: Final = st.sampled_from(
+    (("default", "other"), ("foo", "foobar"), ("foobar", "foo"), ("a", "b"))
+)
+"""Pairs of names; some are a layer's, some begin like the other."""
 TWO: Final = st.booleans()
-STRAY: Final = st.integers(0, 15).map(lambda number: number == 15)  # noqa: PLR2004
-"""Now and then an adapter that matches no layer, which must be refused."""
+RARE: Final = st.integers(0, 19)
+STRAY, UNMEANT = 19, 18
+"""Draws of `RARE`: an adapter that matches no layer; one on layers it is not meant for."""
 AUTOCAST: Final = st.sampled_from((True, True, False))
 
 
@@ -39,13 +44,36 @@ def examples(draw: DrawFn, methods: Sequence[str]) -> e.Example:
     if draw(TWO):
         second = draw(settings(method, network, beside=first))
         adapters.append(e.Adapter(name=names[1], settings=second))
-    if draw(STRAY):
-        stray = {**first, "target_modules": ["nowhere"], "modules_to_save": None}
-        adapters.append(e.Adapter(name="stray", settings=stray))
+    rare = draw(RARE)
+    if rare == STRAY:
+        adapters.append(e.Adapter(name="stray", settings=_elsewhere(first, "nowhere")))
     example = e.Example(
         network=network,
         method=method.name,
         adapters=tuple(adapters),
         autocast=draw(AUTOCAST),
     )
+    if rare == UNMEANT:
+        return _unmeant(draw, example, method)
     return replace(example, acts=draw(lives(example, method)))
+
+
+def _elsewhere(settings: dict[str, object], name: str) -> dict[str, object]:
+    """Return settings with another target."""
+    left = {"exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"}
+    kept = {key: value for key, value in settings.items() if key not in left}
+    return {**kept, "target_modules": [name]}
+
+
+def _unmeant(draw: DrawFn, example: e.Example, method: Method) -> e.Example:
+    """Return an example that puts an adapter on a layer that its method does not name."""
+    kinds: tuple[e.Kind, ...] = ("conv2d", "conv3d", "embedding")
+    others = [kind for kind in kinds if kind not in method.kinds]
+    assume(others)
+    network = draw(networks(others))
+    assume(runs(network))
+    first = example.adapters[0]
+    settings = _elsewhere(dict(first.settings), network.layers[0].name)
+    return replace(
+        example, network=network, adapters=(e.Adapter(name=first.name, settings=settings),)
+    )

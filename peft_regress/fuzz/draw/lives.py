@@ -46,7 +46,7 @@ def allowed(example: e.Example, method: Method, acts: Sequence[e.Act]) -> tuple[
     return tuple(kept)
 
 
-def _fitting(plan: Plan, act: e.Act) -> e.Act:  # noqa: PLR0911
+def _fitting(plan: Plan, act: e.Act) -> e.Act:  # noqa: C901, PLR0911
     """Return an act as it makes sense in a state: with adapters that are there."""
     there = [*plan.settings]
     if not there:

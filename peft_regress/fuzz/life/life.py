@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import networks, oracle, owned
-from peft_regress.fuzz.checks import fail
+from peft_regress.fuzz.checks import AbsentError, fail
 from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.plan import Plan, adapter_settings
 
@@ -34,6 +35,7 @@ class Life:
         origin: The network without adapters, as it was, in its present dtype.
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
+        start: What the network returns without adapters.
         known: What the model returned for adapters in effect since their parameters changed.
 
     """
@@ -52,10 +54,20 @@ class Life:
         self.plan = Plan.start(example, method.abilities)
         self.renew_oracle()
         self.model: Any = None
+        self.check_base()
 
     def renew_oracle(self) -> None:
         """Make the oracle of the present reference."""
         self.oracle = oracle.Oracle(self.reference, self.x)
+
+    def check_base(self) -> None:
+        """Raise AbsentError if the network itself does not run here (half precision)."""
+        try:
+            with torch.no_grad():
+                self.start = self.origin(self.x)
+        except (RuntimeError, ValueError) as error:
+            message = f"the network does not run without an adapter: {error}"
+            raise AbsentError(message) from error
 
     def wrap(self) -> None:
         """Put the first adapter on the network."""
@@ -147,8 +159,8 @@ class Life:
             case e.Delete(adapter=name):
                 self.model.delete_adapter(name)
                 self.forget(name)
-            case e.Weighted(adapters=names, weights=weights, combination=kind, name=name):
-                self.model.add_weighted_adapter([*names], [*weights], name, combination_type=kind)
+            case e.Weighted():
+                self._combine(act)
             case e.Scale(adapter=name, scale=scale):
                 for _, module in owned.holders(self.model):
                     if name in owned.adapters_of(module) and hasattr(module, "set_scale"):
@@ -243,8 +255,25 @@ class Life:
         elif active[0] != names[0] or (act.trainable and len(names) > 1):
             loaded.set_adapter(active[0])
         loaded.eval()
+        self._check_configuration(loaded)
         self.model, self.optimizer = loaded, None
         self.forget(*self.plan.scales)
+
+    def _check_configuration(self, loaded: Any) -> None:
+        """Raise NotHeldError if a loaded configuration differs, or loading changes what it gets."""
+        import peft
+
+        for name, settings in self.plan.settings.items():
+            for key in settings or ():
+                saved = getattr(self.model.peft_config[name], key)
+                found = getattr(loaded.peft_config[name], key)
+                if found != saved and key != "inference_mode":
+                    fail("loaded", f"{key} of {name} was {saved!r} and is loaded as {found!r}.")
+            state = peft.get_peft_model_state_dict(loaded, adapter_name=name)
+            keys = sorted(state)
+            peft.set_peft_model_state_dict(loaded, state, adapter_name=name)
+            if sorted(state) != keys:
+                fail("loaded", f"Loading a state dict into {name} has changed the caller's dict.")
 
     def check_saved_keys(self, folder: Path) -> None:
         """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
@@ -274,20 +303,57 @@ class Life:
         ]
 
     def _hot_swap(self, act: e.HotSwap) -> None:
-        from peft.utils import hotswap
+        try:
+            from peft.utils import hotswap
+        except ImportError as error:
+            message = "the installed peft has no hot-swapping"
+            raise AbsentError(message) from error
 
         name = act.adapter
-        folder = library.saved_in(self.save([name]), name)
-        if act.target_rank is not None:
-            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
         tensors = [
             tensor
             for _, module in owned.holders(self.model)
             for tensor in owned.held(module, name).values()
         ]
+        own = [tensor.detach().clone() for tensor in tensors]
         self._fill(tensors, 77)
+        scales = {key: value for key, value in self.plan.scales.items() if key != name}
+        plan = replace(self.plan, scales=scales)
+        new = oracle.parameters(self.oracle, self.model, plan, self.method, (name,))
+        folder = library.saved_in(self.save([name]), name)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, own, strict=True):
+                tensor.copy_(value)
+        if act.target_rank is not None:
+            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
         hotswap.hotswap_adapter(self.model, str(folder), name, torch_device="cpu")
         self.optimizer = None
+        self.forget(name)
+        if new is not None:
+            self.known[name,] = self.oracle.output(new)
+
+    def _combine(self, act: e.Weighted) -> None:
+        """Add a combination; remember what it must compute where its documentation is exact."""
+        if not hasattr(self.model, "add_weighted_adapter"):
+            message = f"{self.method.name} of the installed peft has no weighted combinations"
+            raise AbsentError(message)
+        self.model.add_weighted_adapter(
+            [*act.adapters], [*act.weights], act.name, combination_type=act.combination
+        )
+        if len(act.adapters) > 1 and act.combination != "cat":
+            return
+        if any((self.plan.settings[name] or {}).get("use_dora") for name in act.adapters):
+            return
+        own = dict(self.oracle.base.named_parameters())
+        total: dict[str, Tensor] = {}
+        for name, weight in zip(act.adapters, act.weights, strict=True):
+            new = oracle.parameters(self.oracle, self.model, self.plan, self.method, (name,))
+            if new is None or any(value.shape != own[key].shape for key, value in new.items()):
+                return
+            for key, value in new.items():
+                old = own[key].detach()
+                total[key] = total.get(key, old) + weight * (value - old)
+        self.known[act.name,] = self.oracle.output(total)
 
     def _convert(self, act: e.Convert) -> None:
         self.known.clear()
@@ -300,3 +366,4 @@ class Life:
         if act.dtype is not None and self.x.is_floating_point():
             self.x = self.x.to(networks.DTYPES[act.dtype])
         self.renew_oracle()
+        self.check_base()

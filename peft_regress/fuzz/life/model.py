@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.fuzz.checks import AbsentError
@@ -11,6 +10,7 @@ from peft_regress.fuzz.methods.method import config_defaults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from torch import nn
 

@@ -31,6 +31,20 @@ def matched(names: object, network: e.Network) -> frozenset[str]:
     )
 
 
+def adapted(settings: Settings, network: e.Network) -> frozenset[str]:
+    """Return the layers that a configuration puts an adapter on.
+
+    Left out are `exclude_modules` and, by `layers_to_transform`, what is in other blocks.
+    """
+    found = matched(settings.get("target_modules"), network)
+    found -= matched(settings.get("exclude_modules"), network)
+    blocks = settings.get("layers_to_transform")
+    if blocks is None:
+        return found
+    indices = {str(each) for each in (blocks if isinstance(blocks, (list, tuple)) else [blocks])}
+    return frozenset(name for name in found if indices & {*name.split(".")})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The state that the acts so far must have led to.
@@ -76,7 +90,7 @@ class Plan:
         settings = self.settings[adapter]
         if settings is None:
             return None
-        return matched(settings.get("target_modules"), self.example.network)
+        return adapted(settings, self.example.network)
 
     def copies(self, adapter: str) -> frozenset[str]:
         """Return the layers that an adapter has a copy of (`modules_to_save`)."""
@@ -118,7 +132,7 @@ def refusal(plan: Plan, act: e.Act) -> str | None:
             return f"an adapter {name} exists"
         case e.Add(adapter=name):
             wanted = adapter_settings(plan.example, name)
-            if not matched(wanted.get("target_modules"), plan.example.network):
+            if not adapted(wanted, plan.example.network):
                 return f"adapter {name} matches no layer"
         case e.Mixed(adapters=names):
             unknown = sorted({*names} - {*there, "__base__"})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
-from peft_regress.fuzz.bounds import FUNCTION, WEIGHT, apart
+from peft_regress.fuzz.bounds import FUNCTION, apart
 from peft_regress.fuzz.checks import fail
+from peft_regress.fuzz.life.weights import type_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +29,6 @@ WAYS = {
 }
 """The check that an output's difference to the one known before belongs to, by act."""
 TOO_SMALL = 1e-6
-HALF = (torch.bfloat16, torch.float16)
 
 
 def snapshot(life: Life) -> dict[str, Tensor]:
@@ -106,45 +106,6 @@ def check_trainable(life: Life) -> None:
             fail("frozen", f"No parameter of adapter {name} trains, which must.")
 
 
-def check_weights(life: Life) -> None:
-    """Raise NotHeldError if base weights have another type, layout, or (unmerged) value."""
-    adopted = False
-    for path, module in life.base_layers():
-        mine = dict(life.reference.get_submodule(path).named_parameters())
-        for name, tensor in module.named_parameters():
-            expected = mine.get(name)
-            if expected is None:
-                continue
-            where = f"{path}.{name}"
-            if tensor.dtype != expected.dtype:
-                message = f"{where} is {_name(tensor)}, not {_name(expected)}."
-                fail("dtype", message)
-            if tensor.shape != expected.shape:
-                message = f"{where} is {tuple(tensor.shape)}, not {tuple(expected.shape)}."
-                fail("merged", message)
-            if expected.is_contiguous() and not tensor.is_contiguous():
-                fail("layout", f"{where} is no longer contiguous.")
-            if not life.plan.merged and life.plan.unmerged:
-                large = max(float(expected.detach().abs().max()), life.merged_size.get(where, 0.0))
-                bound = WEIGHT[expected.dtype] * life.plan.unmerged * large
-                distance = apart(tensor.detach(), expected.detach())
-                if distance > bound:
-                    message = (
-                        f"After unmerging {where} is {distance:.1e} away from what it was; "
-                        f"rounding allows {bound:.1e}."
-                    )
-                    fail("unmerged", message)
-                if expected.dtype in HALF and distance:
-                    with torch.no_grad():
-                        expected.copy_(tensor)
-                    adopted = True
-            elif life.plan.merged:
-                size = float(tensor.detach().abs().max())
-                life.merged_size[where] = max(size, life.merged_size.get(where, 0.0))
-    if adopted:
-        life.renew_oracle()
-
-
 def check_output(life: Life, act: e.Act | None) -> None:
     """Raise NotHeldError if the model computes another function than it must."""
     output = life.observe()
@@ -161,12 +122,12 @@ def check_output(life: Life, act: e.Act | None) -> None:
         kind = "wrap" if act is None else str(act.__struct_config__.tag)
         _compare(life, output, known, parameters, WAYS.get(kind, "two_ways"), "before")
     elif act is None and life.method.starts_as_identity(life.example.adapters[0]):
-        _compare(life, output, life.oracle.output(), parameters, "identity", "the base")
+        _compare(life, output, life.start, parameters, "identity", "the base")
+    if isinstance(act, e.Fill):
+        _check_effect(life, output, parameters)
     if parameters is not None:
         expected = life.oracle.output(parameters)
         _compare(life, output, expected, parameters, "function", "the formula")
-    if isinstance(act, e.Fill):
-        _check_effect(life, output, parameters)
     life.known.setdefault(effect, output)
 
 
@@ -196,7 +157,7 @@ def _check_effect(life: Life, output: Tensor, parameters: Mapping[str, Tensor] |
 def _check_type(life: Life, output: Tensor) -> None:
     wanted = next(life.reference.parameters()).dtype
     if output.dtype != wanted:
-        message = f"The output is {_name(output)}; the base's is {_name_of(wanted)}."
+        message = f"The output is {type_name(output.dtype)}; the base's is {type_name(wanted)}."
         fail("dtype", message)
 
 
@@ -248,11 +209,3 @@ def _shared(life: Life, name: str) -> bool:
     base: set[str] = {key for key, _ in life.origin.named_parameters()}
     bare = name.removeprefix("base_model.model.").replace("base_layer.", "")
     return bare.replace("original_module.", "") not in base
-
-
-def _name(tensor: Tensor) -> str:
-    return _name_of(tensor.dtype)
-
-
-def _name_of(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
