@@ -51,11 +51,11 @@ class Oracle:
         return float(self._call(large, x).abs().max())
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        grouped = {}
+        grouped: dict[Any, int] = {}
         for name, value in parameters.items():
             path = name.rpartition(".")[0]
             module: Any = self.base.get_submodule(path)
-            if isinstance(module, tuple(CONVOLUTIONS.values())) and name.endswith("weight"):
+            if type(module) in CONVOLUTIONS.values() and name.endswith("weight"):
                 grouped[module] = module.groups
                 module.groups = module.in_channels // value.shape[1]
         try:

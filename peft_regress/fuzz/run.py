@@ -41,6 +41,7 @@ CLEAR: Final = (NotImplementedError, ValueError)
 ON_PURPOSE: Final = (*CLEAR, RuntimeError, TypeError)
 """The same, where the library itself raises it in a `raise` statement."""
 MAY_REFUSE: Final = (e.Add, e.HotSwap, e.LoadBeside, e.Merge, e.Unload, e.Weighted)
+HERE: Final = Path(__file__).parent
 OWN: Final = ("bounds.py", "oracle.py", "owned.py", "plan.py")
 DEFECT: Final = ("open an issue", "report this", "something went wrong")
 """What the library says of errors that it holds for its own."""
@@ -216,11 +217,11 @@ def _raised(error: BaseException, position: int) -> Failure:
 
 def _own(error: BaseException) -> bool:
     """Return whether an exception comes out of the oracles: a defect here, and no finding."""
-    frames = [Path(frame.filename).parts for frame in traceback.extract_tb(error.__traceback__)]
-    return any(
-        parts[-3:-1] == ("fuzz", "methods") or ("fuzz" in parts and parts[-1] in OWN)
-        for parts in frames
-    )
+    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    own = [frame for frame in frames if frame.is_relative_to(HERE)]
+    if frames[-1] in own and not isinstance(error, TypeError):
+        return True  # a TypeError may be about the arguments of the library's functions
+    return any(frame.name in OWN or frame.parent.name == "methods" for frame in own)
 
 
 def _where(error: BaseException) -> str | None:

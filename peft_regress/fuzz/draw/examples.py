@@ -67,7 +67,8 @@ def _elsewhere(settings: dict[str, object], name: str) -> dict[str, object]:
 
 def _unmeant(draw: DrawFn, example: e.Example, method: Method) -> e.Example:
     """Return an example that puts an adapter on a layer that its method does not name."""
-    others = [kind for kind in ("conv2d", "conv3d", "embedding") if kind not in method.kinds]
+    kinds: tuple[e.Kind, ...] = ("conv2d", "conv3d", "embedding")
+    others = [kind for kind in kinds if kind not in method.kinds]
     assume(others)
     network = draw(networks(others))
     assume(runs(network))

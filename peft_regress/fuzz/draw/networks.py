@@ -49,7 +49,9 @@ NAME_LISTS: Final = st.lists(
 """Some are an adapter's name, hold `weight`, begin or end like another."""
 WIDTHS: Final = st.sampled_from((8, 4, 6, 12, 16))
 BIAS: Final = st.sampled_from((True, True, False))
-DTYPES: Final = st.sampled_from(("float32", "float32", "float32", "bfloat16", "float16"))
+DTYPES: Final[SearchStrategy[e.DType]] = st.sampled_from(
+    ("float32", "float32", "float32", "bfloat16", "float16")
+)
 SEEDS: Final = st.integers(0, 3)
 COIN: Final = st.booleans()
 ONE_IN_SIX: Final = st.integers(0, 5).map(lambda number: number == 5)  # noqa: PLR2004

@@ -302,7 +302,11 @@ class Life:
         ]
 
     def _hot_swap(self, act: e.HotSwap) -> None:
-        from peft.utils import hotswap
+        try:
+            from peft.utils import hotswap
+        except ImportError as error:
+            message = "the installed peft has no hot-swapping"
+            raise AbsentError(message) from error
 
         name = act.adapter
         folder = library.saved_in(self.save([name]), name)
@@ -319,6 +323,9 @@ class Life:
 
     def _combine(self, act: e.Weighted) -> None:
         """Add a combination; remember what it must compute where its documentation is exact."""
+        if not hasattr(self.model, "add_weighted_adapter"):
+            message = f"{self.method.name} of the installed peft has no weighted combinations"
+            raise AbsentError(message)
         self.model.add_weighted_adapter(
             [*act.adapters], [*act.weights], act.name, combination_type=act.combination
         )

@@ -25,7 +25,9 @@ def is_feedforward(settings: Mapping[str, Any], layer: str) -> bool:
     return any(layer == name or layer.endswith(name) for name in named)
 
 
-def ia3(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor] | None:
+def ia3(
+    base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]
+) -> Mapping[str, Tensor] | None:
     """Return l o W and l o b, or W with its inputs scaled; None if l has the other's size.
 
     Liu et al., arXiv:2205.05638, section 3.3: l o (W x + b) for keys and values, W (l o x) + b for
