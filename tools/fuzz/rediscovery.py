@@ -5,7 +5,7 @@
     python tools/fuzz/rediscovery.py --releases 0.15.2    only these
     python tools/fuzz/rediscovery.py --list               the defects, and where they are sought
     python tools/fuzz/rediscovery.py --decide             decide by the searches so far
-    python tools/fuzz/rediscovery.py --write              write the tables of docs/rediscovery.md
+    python tools/fuzz/rediscovery.py --write              write the tables of docs/fuzz-evidence.md
     python tools/fuzz/rediscovery.py --check              exit 1 if the page has other tables
 
 Each release of `rediscovery.toml` is searched by `peft_regress.fuzz`, with all methods, for ten
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from rediscovery_data import Known
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PAGE: Final = ROOT / "docs" / "rediscovery.md"
+PAGE: Final = ROOT / "docs" / "fuzz-evidence.md"
 FOLDER: Final = ROOT / "runs" / "rediscovery"
 
 
@@ -96,7 +96,7 @@ def _put(results: Results, known: Known, *, writes: bool) -> int:
     page = PAGE.read_text(encoding="utf-8")
     found = tables(results, known)
     for name in TABLES:
-        page = put(page, "rediscovery", name, found[name])
+        page = put(page, "fuzz-evidence", name, found[name])
     return check_or_write(PAGE, page, writes=writes)
 
 
