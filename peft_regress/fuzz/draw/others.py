@@ -113,7 +113,7 @@ def _waveft(layers: Sequence[Layer]) -> Fields:
         always={"n_frequency": numbers},
         sometimes={
             "scaling": values(1.0),
-            "wavelet_family": values("db2", "haar"),
+            "wavelet_family": values("db2"),
             "use_idwt": off(),
             "random_loc_seed": values(1),
             "init_weights": off(),
@@ -170,7 +170,11 @@ OTHERS: Final[Mapping[str, Callable[[Sequence[Layer]], Fields]]] = {
     "gralora": _gralora,
     "lily": _ranked(num_B=values(3), scaling=values(2.0), init_weights=off()),
     "ln_tuning": _plain(),
-    "miss": _ranked(bias="MiSS_only", miss_dropout=values(0.5), init_weights=st.sampled_from(("bat", False))),
+    "miss": _ranked(
+        bias="MiSS_only",
+        miss_dropout=values(0.5),
+        init_weights=st.sampled_from(("bat", False)),
+    ),
     "osf": lambda layers: Fields(
         always={"effective_rank": st.sampled_from(_within(layers))},
         sometimes={"init_weights": off()},
