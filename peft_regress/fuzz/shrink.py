@@ -6,6 +6,7 @@ example has, such as a layer's stride. These edits can, and each takes one life.
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -71,6 +72,8 @@ def _edits(value: Any) -> Iterator[Edit]:
     for index in reversed(range(len(value["network"]["layers"]))):
         yield lambda it, at=index: _drop_layer(it, at)
     yield from _defaults(value)
+    for index in range(len(value["adapters"])):
+        yield lambda it, at=index: _listed(it, it["adapters"][at]["settings"])
     for index in range(len(value["network"]["layers"])):
         yield from _layer_edits(index)
     yield from _names(value)
@@ -101,6 +104,14 @@ def _drop_layer(value: Any, index: int) -> None:
                 listed.remove(name)
                 if not listed and key != "target_modules":
                     del settings[key]
+
+
+def _listed(value: Any, settings: Any) -> None:
+    """Name layers instead of matching them by a pattern."""
+    names = [layer["name"] for layer in value["network"]["layers"]]
+    for key in ("target_modules", "modules_to_save"):
+        if isinstance(settings.get(key), str):
+            settings[key] = [name for name in names if re.fullmatch(settings[key], name)]
 
 
 def _defaults(value: Any) -> Iterator[Edit]:

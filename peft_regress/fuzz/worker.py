@@ -79,7 +79,7 @@ def _fits(example: Example) -> bool:
     try:
         with torch.no_grad():
             build(example.network)(make_input(example.network))
-    except (RuntimeError, ValueError, TypeError, AssertionError):
+    except Exception:  # noqa: BLE001  (an edit may have made anything of it)
         return False
     return True
 
