@@ -2,12 +2,14 @@
 
     python tools/fuzz/control.py                  an hour on two cores
     python tools/fuzz/control.py --minutes 5      shorter
+    python tools/fuzz/control.py --write          write the result into docs/fuzz-evidence.md
+    python tools/fuzz/control.py --check          exit 1 if the page has another result
 
 `reference_peft/` has LoRA, DoRA, LoHa, LoKr and (IA)^3 in plain torch, with the part of peft's
 interface that a life needs. It takes the place of peft, and the search runs on it unchanged.
 Whatever it finds is a false finding: an error of the checks, of the oracles, of what the fuzzer
-takes for documented, or of the reference. Prints each, and the number of lives; exit code 1 if
-there is one.
+takes for documented, or of the reference. Prints each, and keeps the number of lives in
+`control_results.json`. Exit code 1 if there is one.
 """
 
 from __future__ import annotations
@@ -34,9 +36,39 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.example import Example, Outcome
     from peft_regress.fuzz.messages import Found, Sought
 
+ROOT: Final = Path(__file__).resolve().parents[2]
+PAGE: Final = ROOT / "docs" / "fuzz-evidence.md"
 REFERENCE: Final = Path(__file__).resolve().parent / "reference_peft"
+RESULTS: Final = Path(__file__).resolve().with_name("control_results.json")
 SLICE_SECONDS: Final = 15.0
 SHRINK_SECONDS: Final = 20.0
+
+
+class Controlled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a control brought.
+
+    Attributes:
+        lives, refused: By method; `refused` ended with a refusal.
+        findings: Their names: none, if all is well.
+
+    """
+
+    minutes: float
+    jobs: int
+    lives: dict[str, int]
+    refused: dict[str, int]
+    findings: list[str]
+
+    @property
+    def sentence(self) -> str:
+        """Say it in one sentence."""
+        found = f"**{', '.join(self.findings)}**" if self.findings else "nothing"
+        by_method = ", ".join(f"{name} {number:,}" for name, number in sorted(self.lives.items()))
+        return (
+            f"In {sum(self.lives.values()):,} lives ({by_method}) it found {found}; "
+            f"{sum(self.refused.values()):,} of them ended early with a refusal. It ran for "
+            f"{self.minutes:.0f} minutes in {self.jobs} processes."
+        )
 
 
 def use_reference() -> list[str]:
@@ -106,26 +138,24 @@ def described(found: Found) -> str:
     return f"{found.cause.name}: {found.failure.message}\n  {found.cause}\n  {example}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Search, print what is found and how much was tried; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=60.0)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args(arguments)
+def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
+    """Search in processes of their own, and print what is found.
+
+    Raises `SystemExit` if one of them fails.
+    """
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    started = time.monotonic()
     processes = [
-        context.Process(target=_work, args=(job, chosen.seed, 60 * chosen.minutes, answers))
-        for job in range(chosen.jobs)
+        context.Process(target=_work, args=(job, seed, 60 * minutes, answers))
+        for job in range(jobs)
     ]
     for process in processes:
         process.start()
     lives: Counter[str] = Counter()
     refused: Counter[str] = Counter()
-    findings, working = 0, len(processes)
+    findings: list[str] = []
+    working = len(processes)
     while working:
         sought = answers.get()
         if sought is None:
@@ -134,19 +164,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lives.update(sought.counts.lives)
         refused.update(sought.counts.refused)
         if sought.found is not None:
-            findings += 1
+            findings.append(sought.found.cause.name)
             print(described(sought.found), flush=True)
     for process in processes:
         process.join()
-    minutes = (time.monotonic() - started) / 60
-    by_method = ", ".join(f"{name} {number:,}" for name, number in sorted(lives.items()))
-    print(
-        f"{findings or 'no'} findings in {sum(lives.values()):,} lives of the reference "
-        f"({by_method}), of which {sum(refused.values()):,} ended with a refusal; "
-        f"{minutes:.1f} minutes on {chosen.jobs} processes"
+    if any(process.exitcode for process in processes):
+        sys.exit("a process failed; what it printed is above")
+    return Controlled(
+        minutes=minutes, jobs=jobs, lives=dict(lives), refused=dict(refused), findings=findings
     )
-    failed = any(process.exitcode for process in processes)
-    return int(bool(findings) or failed)
+
+
+def _put(path: Path, *, writes: bool) -> int:
+    sys.path.append(str(ROOT / "tools" / "docs"))
+    from page_tables import check_or_write, put
+
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=Controlled)
+    except (OSError, msgspec.DecodeError) as error:
+        sys.exit(f"{path}: {error}. Make it with `python tools/fuzz/control.py`.")
+    page = put(PAGE.read_text(encoding="utf-8"), "fuzz-evidence", "control", result.sentence)
+    return check_or_write(PAGE, page, writes=writes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Search, print what is found and how much was tried; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--write", action="store_true", help="write the result into the page")
+    mode.add_argument("--check", action="store_true", help="exit 1 if the page differs")
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    chosen = parser.parse_args(arguments)
+    if chosen.write or chosen.check:
+        return _put(chosen.results, writes=chosen.write)
+    result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
+    from peft_regress.files import write_atomic
+
+    write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+    print(result.sentence)
+    return int(bool(result.findings))
 
 
 if __name__ == "__main__":
