@@ -36,6 +36,7 @@ class Life:
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
         start: What the network returns without adapters.
+        of_adapters: Tensors that adapters had while nothing was merged, by their ids.
         known: What the model returned for adapters in effect since their parameters changed.
 
     """
@@ -50,6 +51,7 @@ class Life:
         self.x = networks.make_input(example.network)
         self.known: dict[tuple[str, ...], Tensor] = {}
         self.merged_size: dict[str, float] = {}
+        self.of_adapters: dict[int, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.plan = Plan.start(example, method.abilities)
         self.renew_oracle()
@@ -138,7 +140,7 @@ class Life:
             case e.Mode(training=training):
                 self.model.train(training)
             case e.Fill(seed=seed):
-                self._fill(self._live(), seed)
+                self._fill(self._filled(), seed)
                 self.forget(*self.plan.active)
             case e.Train():
                 self._train(act)
@@ -190,6 +192,17 @@ class Life:
     def _live(self) -> list[Tensor]:
         """Return what must train now: the trainable adapters' parameters and the base's biases."""
         return [tensor for tensor in self.model.parameters() if tensor.requires_grad]
+
+    def _filled(self) -> list[Tensor]:
+        """Return what `Fill` is about: what trains of the active adapters, and the base's biases.
+
+        What wrongly trains beside it is for another check.
+        """
+        owners = owned.owners(self.model)
+        return [tensor for tensor in self._live() if owners.get(id(tensor)) in self._acting()]
+
+    def _acting(self) -> frozenset[str | None]:
+        return frozenset({None, *self.plan.active})
 
     def _fill(self, tensors: list[Tensor], seed: int) -> None:
         generator = torch.Generator().manual_seed(1000 + seed)
