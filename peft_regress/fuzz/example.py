@@ -206,7 +206,7 @@ class Scale(_Act, frozen=True, kw_only=True, tag="scale"):
 
 
 class HotSwap(_Act, frozen=True, kw_only=True, tag="hot_swap"):
-    """Save an adapter, fill it anew, and swap the saved weights in again."""
+    """Swap other weights into an adapter, from a file: those it has once it is filled anew."""
 
     adapter: str
     target_rank: Size | None = None

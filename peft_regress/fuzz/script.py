@@ -276,14 +276,18 @@ class _Script:
             yield "model.eval()"
             return
         name = act.adapter
+        if isinstance(act, e.HotSwap):
+            yield "own = copy.deepcopy(model.state_dict())"
+            yield f"fill(model, seed=77, adapter={name!r})"
+            yield "before = output(model, x)"
         yield f"model.save_pretrained(folder, selected_adapters=[{name!r}])"
         if isinstance(act, e.LoadBeside):
             keywords = f"is_trainable={act.trainable}{autocast}"
             yield f"model.load_adapter({_place(name)}, {act.name!r}, {keywords})"
             return
+        yield "model.load_state_dict(own)"
         if act.target_rank is not None:
             yield f"prepare_model_for_compiled_hotswap(model, target_rank={act.target_rank})"
-        yield f"fill(model, seed=77, adapter={name!r})"
         yield f"hotswap_adapter(model, {_place(name)}, {name!r}, torch_device='cpu')"
 
 

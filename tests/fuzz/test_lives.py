@@ -312,7 +312,7 @@ def test_a_defect_is_seen_by_its_check(
     inject(monkeypatch)
     failure = run(example(*acts), tmp_path).failure
     assert failure is not None
-    assert (failure.check, failure.act) == (name.split()[0], position), failure.message
+    assert (failure.check, failure.act) == (name.split(maxsplit=1)[0], position), failure.message
 
 
 def test_a_failure_names_the_library_function_that_raised(

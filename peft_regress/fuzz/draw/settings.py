@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from hypothesis import strategies as st
 
 from peft_regress.fuzz.draw import low_rank, transforms
+from peft_regress.fuzz.draw.others import OTHERS
 from peft_regress.fuzz.draw.targets import modules_to_save, now_and_then, targeted, targets
 from peft_regress.fuzz.methods.method import config_defaults
 
@@ -32,6 +33,7 @@ FIELDS: Final[Mapping[str, Callable[[Sequence[Layer]], Fields]]] = {
     "lora": low_rank.lora,
     "oft": transforms.oft,
     "vera": transforms.vera,
+    **OTHERS,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,7 @@ class Life:
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
         start: What the network returns without adapters.
+        of_adapters: Tensors that adapters had while nothing was merged, by their ids.
         known: What the model returned for adapters in effect since their parameters changed.
 
     """
@@ -49,6 +51,7 @@ class Life:
         self.x = networks.make_input(example.network)
         self.known: dict[tuple[str, ...], Tensor] = {}
         self.merged_size: dict[str, float] = {}
+        self.of_adapters: dict[int, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.plan = Plan.start(example, method.abilities)
         self.renew_oracle()
@@ -137,7 +140,7 @@ class Life:
             case e.Mode(training=training):
                 self.model.train(training)
             case e.Fill(seed=seed):
-                self._fill(self._live(), seed)
+                self._fill(self._filled(), seed)
                 self.forget(*self.plan.active)
             case e.Train():
                 self._train(act)
@@ -189,6 +192,17 @@ class Life:
     def _live(self) -> list[Tensor]:
         """Return what must train now: the trainable adapters' parameters and the base's biases."""
         return [tensor for tensor in self.model.parameters() if tensor.requires_grad]
+
+    def _filled(self) -> list[Tensor]:
+        """Return what `Fill` is about: what trains of the active adapters, and the base's biases.
+
+        What wrongly trains beside it is for another check.
+        """
+        owners = owned.owners(self.model)
+        return [tensor for tensor in self._live() if owners.get(id(tensor)) in self._acting()]
+
+    def _acting(self) -> frozenset[str | None]:
+        return frozenset({None, *self.plan.active})
 
     def _fill(self, tensors: list[Tensor], seed: int) -> None:
         generator = torch.Generator().manual_seed(1000 + seed)
@@ -309,17 +323,27 @@ class Life:
             raise AbsentError(message) from error
 
         name = act.adapter
-        folder = library.saved_in(self.save([name]), name)
-        if act.target_rank is not None:
-            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
         tensors = [
             tensor
             for _, module in owned.holders(self.model)
             for tensor in owned.held(module, name).values()
         ]
+        own = [tensor.detach().clone() for tensor in tensors]
         self._fill(tensors, 77)
+        scales = {key: value for key, value in self.plan.scales.items() if key != name}
+        plan = replace(self.plan, scales=scales)
+        new = oracle.parameters(self.oracle, self.model, plan, self.method, (name,))
+        folder = library.saved_in(self.save([name]), name)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, own, strict=True):
+                tensor.copy_(value)
+        if act.target_rank is not None:
+            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
         hotswap.hotswap_adapter(self.model, str(folder), name, torch_device="cpu")
         self.optimizer = None
+        self.forget(name)
+        if new is not None:
+            self.known[name,] = self.oracle.output(new)
 
     def _combine(self, act: e.Weighted) -> None:
         """Add a combination; remember what it must compute where its documentation is exact."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Settings: TypeAlias = "Mapping[str, Any]"
 COPIES_IN_MIXED = frozenset({"conv1d", "conv2d", "embedding", "linear"})
 """Layers whose copies (`modules_to_save`) peft's mixed batches know (utils/other.py)."""
+MOVES_BASE = ("corda", "lora_ga", "olora", "pissa")
+"""Starts (`init_lora_weights`) that change the base weights: not for use beside other adapters."""
 HOT_SWAP = frozenset({"conv2d", "linear"})
 """Layers that hot-swapping pads (utils/hotswap.py)."""
 
@@ -55,6 +57,7 @@ class Plan:
         trainable: The adapters whose parameters train; None where the documentation leaves it open.
         scales: The factors that `Scale` acts have set.
         padded: Whether the adapters are prepared for swaps of another rank.
+        biased: Whether an adapter that trained biases of the base has been deleted.
         unmerged: How often weights have been merged and taken out again.
 
     """
@@ -69,6 +72,7 @@ class Plan:
     trainable: frozenset[str] | None = frozenset()
     scales: Mapping[str, float] = field(default_factory=dict)
     padded: bool = False
+    biased: bool = False
     unmerged: int = 0
     ended: bool = False
 
@@ -99,8 +103,15 @@ class Plan:
 
     @property
     def has_bias(self) -> bool:
-        """Return whether an adapter trains biases of the base."""
-        return any((s or {}).get("bias", "none") != "none" for s in self.settings.values())
+        """Return whether an adapter trains biases of the base, or has done so."""
+        return self.biased or any(
+            (s or {}).get("bias", "none") != "none" for s in self.settings.values()
+        )
+
+    @property
+    def moved(self) -> bool:
+        """Return whether an adapter's start has changed the base weights."""
+        return any(_moves_base(settings or {}) for settings in self.settings.values())
 
     def alike(self, adapters: Sequence[str]) -> bool:
         """Return whether adapters adapt the same layers and have no copies."""
@@ -155,7 +166,14 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
             names = {adapter.name for adapter in plan.example.adapters}
             wanted = adapter_settings(plan.example, name) if name in names else {}
             several_biases = plan.has_bias and wanted.get("bias", "none") != "none"
-            return name in names and not plan.merged and plan.enabled and not several_biases
+            alone = _moves_base(wanted) or (plan.moved and name not in there)
+            return (
+                name in names
+                and not plan.merged
+                and plan.enabled
+                and not several_biases
+                and not alone
+            )
         case e.Activate(adapters=names):
             return (
                 {*names} <= {*there}
@@ -201,6 +219,7 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
                 and not plan.merged
                 and plan.enabled
                 and not plan.has_bias
+                and not plan.moved
                 and not plan.padded
                 and there[adapter] is not None
             )
@@ -236,6 +255,7 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
                 and not plan.merged
                 and plan.enabled
                 and not plan.has_bias
+                and not plan.moved
                 and not plan.padded
                 and not any(plan.copies(each) for each in names)
                 and not any(there[each] is None for each in names)
@@ -324,6 +344,10 @@ def after(plan: Plan, act: e.Act) -> Plan:  # noqa: C901, PLR0911, PLR0912
     return plan
 
 
+def _moves_base(settings: Settings) -> bool:
+    return str(settings.get("init_lora_weights")).startswith(MOVES_BASE)
+
+
 def _trains(plan: Plan) -> bool:
     return (
         not plan.merged
@@ -353,6 +377,7 @@ def _without(plan: Plan, name: str) -> Plan:
         active=left,
         trainable=trainable,
         scales=scales,
+        biased=plan.has_bias,
         ended=not settings,
     )
 

@@ -50,7 +50,7 @@ def check_untouched(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: 
         if name not in before or _same(tensor, before[name]):
             continue
         owner = owners.get(id(tensor))
-        if owner in acted:
+        if owner in acted or (base_may and _swapped(life, tensor, owner)):
             continue
         if owner is None:
             trains = isinstance(act, (e.Fill, e.Train)) and plan.has_bias
@@ -85,16 +85,20 @@ def check_trained(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: Pl
 
 def check_trainable(life: Life) -> None:
     """Raise NotHeldError if other parameters train than those of the trainable adapters."""
-    plan = life.plan
+    plan, owners = life.plan, owned.owners(life.model)
+    if not plan.merged:
+        tensors = owned.all_tensors(life.model).values()
+        life.of_adapters = {id(each): each for each in tensors if id(each) in owners}
     if plan.trainable is None or plan.has_bias:
         return
     expected = plan.trainable if plan.enabled else frozenset()
-    owners = owned.owners(life.model)
     training = set()
     for name, tensor in life.model.named_parameters():
         if not tensor.requires_grad:
             continue
         owner = owners.get(id(tensor))
+        if plan.merged and _swapped(life, tensor, owner):
+            continue
         if owner is None and not _shared(life, name):
             fail("frozen", f"{name} of the base trains, which must be frozen.")
         if owner is not None and owner not in expected:
@@ -102,7 +106,7 @@ def check_trainable(life: Life) -> None:
             fail("frozen", message)
         training.add(owner)
     for name in sorted(expected - training):
-        if None not in training:
+        if None not in training and not plan.merged:
             fail("frozen", f"No parameter of adapter {name} trains, which must.")
 
 
@@ -202,6 +206,11 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
         and tensor.dtype == before.dtype
         and bool(torch.equal(tensor, before))
     )
+
+
+def _swapped(life: Life, tensor: Tensor, owner: str | None) -> bool:
+    """Return whether base and adapter have changed places, as merging does in LN tuning."""
+    return (id(tensor) in life.of_adapters) == (owner is None)
 
 
 def _shared(life: Life, name: str) -> bool:

@@ -10,6 +10,7 @@ from peft_regress.fuzz.methods.ia3 import IA3
 from peft_regress.fuzz.methods.lora import DORA, LORA
 from peft_regress.fuzz.methods.lycoris import LOHA, LOKR
 from peft_regress.fuzz.methods.method import Ability, LayerAdapter, Limit, Method
+from peft_regress.fuzz.methods.others import OTHERS
 from peft_regress.fuzz.methods.rotations import BOFT, HRA, OFT
 from peft_regress.fuzz.methods.tensors import adapter_tensors
 
@@ -41,6 +42,7 @@ METHODS: Final[Mapping[str, Method]] = {
         VERA,
         FOURIERFT,
         HIRA,
+        *OTHERS,
     )
 }
 
