@@ -1,4 +1,4 @@
-"""The scripts of findings: they run without this project and show the failure, or say it is gone."""
+"""The scripts of findings: without this project they show the failure, or say that it is gone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fuzz_examples import PACKAGES, example, failure, finding, layer
 from msgspec.structs import replace
 
 from peft_regress.fuzz.causes import cause_of
+from peft_regress.fuzz.checks import CHECKS
 from peft_regress.fuzz.example import (
     Activate,
     Adapter,
@@ -52,7 +53,8 @@ EVERY_ACT = (
     example(
         adapters=PAIR, network={"batch": 3},
         acts=(
-            Fill(), Train(), Train(keep_optimizer=True, steps=2), Add(adapter="other"), Activate(adapters=("other",)), Fill(seed=1),
+            Fill(), Train(), Train(keep_optimizer=True, steps=2), Add(adapter="other"),
+            Activate(adapters=("other",)), Fill(seed=1),
             Train(), Mixed(adapters=("default", "other", "__base__")),
             Merge(safe=True), Unmerge(), Disable(), Enable(), Disable(within=True),
             Activate(adapters=("default", "other")), Merge(), Unmerge(), Copy(),
@@ -91,9 +93,7 @@ def test_nested_odd_and_shared_names_are_code() -> None:
     compile(text, "script", "exec")
 
 
-@pytest.mark.parametrize("check", ["exception", "frozen", "function", "leak", "trained", "cost",
-                                   "dtype", "layout", "leftover", "no_op", "saved_keys", "merged",
-                                   "identity", "disabled", "accepted", "refused_safe_merge"])  # fmt: skip
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("act", [-1, 1])
 def test_the_script_of_every_check_is_python(check, act) -> None:
     text = script_of(finding(failed=failure(check, act)))
