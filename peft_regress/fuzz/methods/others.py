@@ -35,7 +35,7 @@ def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Ma
 
 
 def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
-    """Return W + C / inputs, C of circulant blocks: entry (i, j) of a block is c[(i - j) mod b].
+    """Return W + C / inputs, C of circulant blocks: entry (i, j) of a block is c[(j - i) mod b].
 
     Chen et al., C3A, arXiv:2407.19342; the division by the inputs is peft's.
     """
@@ -45,7 +45,7 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
     for adapter in adapters:
         kernel = adapter.tensors["c3a_kernel"]  # (outputs / b, inputs / b, b)
         places = torch.arange(kernel.shape[-1])
-        blocks = kernel[..., (places[:, None] - places) % kernel.shape[-1]]
+        blocks = kernel[..., (places - places[:, None]) % kernel.shape[-1]]
         matrix = blocks.permute(0, 2, 1, 3).reshape(weight.shape)
         weight = weight + matrix / layer.inputs
     return {"weight": weight}
