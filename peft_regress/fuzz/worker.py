@@ -20,7 +20,7 @@ IN_PROGRESS: Final = "in_progress.json"
 """The example that runs, in the working folder: if it ends the process, this is what is left."""
 
 _SCRATCH: Final = "life"
-_PACKAGES: Final = ("peft", "torch", "transformers")
+_PACKAGES: Final[tuple[str, ...]] = ("peft", "torch", "transformers")
 
 
 def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
