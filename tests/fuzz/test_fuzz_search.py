@@ -40,7 +40,7 @@ def test_after_one_finding_the_search_finds_the_other() -> None:
         ("convolution", "padding mode"),
         ("setting lora_bias",),
     }
-    last = sought(library, known)
+    last = sought(library, known, seconds=5.0)
     assert last.found is None
     assert last.counts.known["lora"] > 0
 
