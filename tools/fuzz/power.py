@@ -48,7 +48,6 @@ BEYOND: Final[Mapping[str, str]] = {
     "loha-gradient-of-the-other-product": "gradients are not compared with a formula's",
     "lora-a-gaussian": "the law of a random start is not checked",
     "lora-activations-kept-alive": "memory is not looked at",
-    "lora-computed-in-float64": "the function is the same; memory is not looked at",
     "lora-drawn-under-another-seed": "which numbers a seed gives is not checked",
     "lora-forgets-the-memory-format": "the layout of activations is not looked at",
     "lora-hook-leaked": "hooks are not looked at",
@@ -56,6 +55,9 @@ BEYOND: Final[Mapping[str, str]] = {
     "names-changed-on-both-sides": "a release reads its own files; `compat` is for other ones",
 }
 """Why the fuzzer cannot find a fault. The gate finds all of them (docs/detection.md)."""
+
+UNFIT: Final = frozenset({"lora-computed-in-float64"})
+"""Faults whose replacement knows neither disabled nor merged adapters: a life would find that."""
 
 _SMALL: Final[Mapping[str, object]] = {"_ONE_LAYER": "lin0", "_ITS_CHANNELS": 8}
 """Some faults of LoRA are about one layer of the gate's case: here about one of a drawn network."""
@@ -89,6 +91,7 @@ def chosen_faults(pattern: str = "*") -> list[str]:
         name
         for name, fault in FAULTS.items()
         if all(at.split(":")[0].split(".")[0] == "peft" for at in fault.at)
+        and name not in UNFIT
         and fnmatchcase(name, pattern)
     ]
     if not found:
