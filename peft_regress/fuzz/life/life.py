@@ -338,7 +338,11 @@ class Life:
             for tensor, value in zip(tensors, own, strict=True):
                 tensor.copy_(value)
         if act.target_rank is not None:
+            trains = {key for key, tensor in self.model.named_parameters() if tensor.requires_grad}
             hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
+            for key, tensor in self.model.named_parameters():
+                if tensor.requires_grad and key not in trains:
+                    fail("frozen", f"{key} trains since the model is prepared for swaps.")
         hotswap.hotswap_adapter(self.model, str(folder), name, torch_device="cpu")
         self.optimizer = None
         self.forget(name)
