@@ -35,7 +35,7 @@ def shira(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Ma
 
 
 def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapping[str, Tensor]:
-    """Return W + C / inputs, C of circulant blocks: entry (i, j) of a block is c[(i - j) mod b].
+    """Return W + C / inputs, C of circulant blocks: entry (i, j) of a block is c[(j - i) mod b].
 
     Chen et al., C3A, arXiv:2407.19342; the division by the inputs is peft's.
     """
@@ -45,7 +45,7 @@ def c3a(base: nn.Module, layer: Layer, adapters: Sequence[LayerAdapter]) -> Mapp
     for adapter in adapters:
         kernel = adapter.tensors["c3a_kernel"]  # (outputs / b, inputs / b, b)
         places = torch.arange(kernel.shape[-1])
-        blocks = kernel[..., (places[:, None] - places) % kernel.shape[-1]]
+        blocks = kernel[..., (places - places[:, None]) % kernel.shape[-1]]
         matrix = blocks.permute(0, 2, 1, 3).reshape(weight.shape)
         weight = weight + matrix / layer.inputs
     return {"weight": weight}
@@ -121,7 +121,13 @@ OTHERS: Final = (
     _other("delora", "DeloraConfig", "arXiv:2503.18225"),
     _other("waveft", "WaveFTConfig", "arXiv:2505.12532", kinds=_BOTH),
     _other("psoft", "PsoftConfig", "documentation of peft: PSOFT"),
-    _other("tinylora", "TinyLoraConfig", "documentation of peft: TinyLoRA", kinds=_BOTH),
+    _other(
+        "tinylora",
+        "TinyLoraConfig",
+        "documentation of peft: TinyLoRA",
+        kinds=_BOTH,
+        identity=_started_true,
+    ),
     _other("frod", "FrodConfig", "documentation of peft: FRoD", kinds=_BOTH),
     _other("peanut", "PeanutConfig", "documentation of peft: PEANuT"),
     _other("glora", "GloraConfig", "arXiv:2306.07967"),

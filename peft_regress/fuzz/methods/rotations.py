@@ -214,8 +214,11 @@ def hra_flops(layer: Layer, settings: Mapping[str, Any], *, positions: int, trai
 
 
 def _even(settings: Mapping[str, Any]) -> bool:
-    """HRA starts as pairs of equal reflections, which an odd rank does not have (a warning)."""
-    return bool(settings["init_weights"]) and settings["r"] % 2 == 0
+    """HRA starts as pairs of equal reflections, which an odd rank does not have (a warning).
+
+    Nor do vectors that are made orthonormal (the authors in huggingface/peft#1864).
+    """
+    return bool(settings["init_weights"]) and settings["r"] % 2 == 0 and not settings["apply_GS"]
 
 
 _ABILITIES: Final = frozenset[Any]({"merge", "several_active", "unmerge"})

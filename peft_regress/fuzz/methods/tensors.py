@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+SHARED: Final = frozenset(
+    f"{method}_{part}" for method in ("pvera", "randlora", "vera") for part in ("A", "B")
+) | {"vblora_vector_bank"}
+"""What all adapted layers hold for all adapters; an adapter need not be on such a layer."""
 
 
 def adapter_tensors(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
@@ -30,7 +35,7 @@ def adapter_tensors(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
     for name, value in vars(layer).items():
         if isinstance(value, dict) and hasattr(value.get(adapter), "detach"):
             found[name] = _exact(value[adapter])
-    return found
+    return found if set(found) - SHARED else {}
 
 
 def _exact(tensor: Tensor) -> Tensor:
