@@ -52,6 +52,7 @@ BEYOND: Final[Mapping[str, str]] = {
     "lora-forgets-the-memory-format": "the layout of activations is not looked at",
     "lora-hook-leaked": "hooks are not looked at",
     "lora-refuses-convolutions": "a clear refusal while wrapping is no finding",
+    "loraplus-ratio-ignored": "it is about an optimizer, and lives train with one of their own",
     "names-changed-on-both-sides": "a release reads its own files; `compat` is for other ones",
 }
 """Why the fuzzer cannot find a fault. The gate finds all of them (docs/detection.md)."""
