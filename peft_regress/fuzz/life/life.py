@@ -156,7 +156,8 @@ class Life:
                 library.load_beside(
                     self.model, place, name, trainable=trainable, autocast=self.example.autocast
                 )
-                if (adapter,) in self.known:
+                # A file has the configured scale, whatever was set since.
+                if (adapter,) in self.known and adapter not in self.plan.scales:
                     self.known[name,] = self.known[adapter,]
             case e.Delete(adapter=name):
                 self.model.delete_adapter(name)
