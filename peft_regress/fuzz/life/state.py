@@ -163,7 +163,7 @@ def _check_effect(life: Life, output: Tensor, parameters: Mapping[str, Tensor] |
         parameters = {
             name: value.detach() * 1.5
             for name, value in own.items()
-            if name.rpartition(".")[0] in layers
+            if name.rpartition(".")[0] in layers and name.endswith("weight")
         }
     least = TOO_SMALL * float(base.abs().max())
     if apart(life.oracle.output(parameters), base) <= 100 * least:
