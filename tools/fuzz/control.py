@@ -140,6 +140,22 @@ def described(found: Found) -> str:
     return f"{found.cause.name}: {found.failure.message}\n  {found.cause}\n  {example}"
 
 
+def _answers(processes: Sequence[Any], answers: Any) -> Iterator[Sought]:
+    """Yield what the processes found, until each has ended by itself or was ended."""
+    working = len(processes)
+    while working:
+        try:
+            sought = answers.get(timeout=_PATIENCE_SECONDS)
+        except queue.Empty:
+            if not any(process.is_alive() for process in processes):
+                return
+            continue
+        if sought is None:
+            working -= 1
+        else:
+            yield sought
+
+
 def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
     """Search in processes of their own, and print what is found.
 
@@ -158,18 +174,8 @@ def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
     refused: Counter[str] = Counter()
     findings: list[str] = []
     started = time.monotonic()
-    working = len(processes)
     try:
-        while working:
-            try:
-                sought = answers.get(timeout=_PATIENCE_SECONDS)
-            except queue.Empty:
-                if not any(process.is_alive() for process in processes):
-                    break
-                continue
-            if sought is None:
-                working -= 1
-                continue
+        for sought in _answers(processes, answers):
             lives.update(sought.counts.lives)
             refused.update(sought.counts.refused)
             if sought.found is not None:
@@ -182,7 +188,7 @@ def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
     else:
         for process in processes:
             process.join()
-        if working or any(process.exitcode for process in processes):
+        if any(process.exitcode for process in processes):
             sys.exit("a process failed; what it printed is above")
     return Controlled(
         minutes=(time.monotonic() - started) / 60,

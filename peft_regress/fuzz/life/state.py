@@ -8,7 +8,7 @@ import torch
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
-from peft_regress.fuzz.bounds import FUNCTION, apart
+from peft_regress.fuzz.bounds import FUNCTION, apart, overflows
 from peft_regress.fuzz.checks import fail
 from peft_regress.fuzz.life.weights import type_name
 
