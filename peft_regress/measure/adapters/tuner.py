@@ -23,6 +23,8 @@ SECOND: Final = "second_adapter"
 # "whether safe_merge is True or False is irrelevant": peft/tuners/ln_tuning/layer.py
 _SWAPPING: Final = "peft.tuners.ln_tuning."
 _DEEPEST: Final = 3
+# Torch's own notes; a name of no buffer means nothing there.
+_OF_TORCH: Final = "_non_persistent_buffers_set"
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Tuner:
             ".".join(filter(None, (name, attribute)))
             for name, module in self.model.named_modules()
             for attribute, value in vars(module).items()
-            if attribute == SECOND or _names_it(value, _DEEPEST)
+            if attribute != _OF_TORCH and (attribute == SECOND or _names_it(value, _DEEPEST))
         ]
 
     def smallest_layers(self) -> dict[str, nn.Module]:

@@ -29,9 +29,9 @@ RELOAD_TOLERANCE: Final = 1e-6
 # Of a tensor that was merged and unmerged, relative to the largest number in it, merged or not. In
 # float32 correct libraries gave, on all methods and the four default architectures: 0 where layers
 # are swapped or a copy is kept (LN tuning, HiRA); up to 1.8e-7 where a product is added and taken
-# away (LoRA, DoRA, AdaLoRA, LoHa, LoKr) and 9.3e-8 where one divides (IA3); up to 4.3e-7 for
-# rotations (OFT, BOFT), and 1.4e-6 for HRA's, a product of reflections. On a bfloat16 base W + d - d
-# is off by up to 2e-2 by rounding alone, so it is judged in float32, as merging is.
+# away (LoRA, DoRA, AdaLoRA, LoHa, LoKr), and 9.3e-8 where one is divided by (IA3); up to 4.3e-7 for
+# rotations (OFT, BOFT), and 1.4e-6 for a product of reflections (HRA). On a bfloat16 base a sum is
+# off by up to 2e-2 by rounding alone, so it is judged in float32, as merging is.
 UNMERGE_TOLERANCE: Final = 1e-5
 # Another machine computed the stored output, in float32: the same bound as for merging.
 STORED_TOLERANCE: Final = 3e-5

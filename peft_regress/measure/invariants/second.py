@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _NAMES: Final = ("adapters_do_not_leak", "delete_leaves_nothing")
 _OTHER: Final = 1  # the fill that the first adapter gets meanwhile: not the last one
+_VISIBLE: Final = 1e-4
 _SEED: Final = len(FILL_SEEDS)  # of the second adapter: none of the first one's
 
 
@@ -78,7 +79,9 @@ def _interplay(filled: Filled, tuner: Tuner, first: str, added: Mapping[str, Ten
     """
     tuner.switch(SECOND)
     its_loss = filled.loss()
-    if not math.isfinite(its_loss) or its_loss == filled.losses[-1]:
+    if not math.isfinite(its_loss):
+        return f"with a second one active, the loss of the probe is {its_loss}"
+    if its_loss == filled.losses[-1] and _shows(filled):
         return f"with a second one active, the loss of the probe is {its_loss}, as without it"
     its_tensors = {name: parameter.detach().clone() for name, parameter in added.items()}
     filled.fill(FILL_SEEDS[_OTHER])
@@ -112,6 +115,12 @@ def _left(
     if not _same(filled.loss(), filled.losses[_OTHER]):
         return "the first one computes something else"
     return ""
+
+
+def _shows(filled: Filled) -> bool:
+    """Return whether another fill moves the loss by far more than its last digits."""
+    highest, lowest = max(filled.losses), min(filled.losses)
+    return highest - lowest > _VISIBLE * abs(highest)
 
 
 def _same(loss: float, wanted: float) -> bool:
