@@ -334,7 +334,8 @@ def test_a_deletion_that_leaves_a_saved_module(monkeypatch: pytest.MonkeyPatch) 
     assert false_facts(measured(fine_tune(config))) == {}
     monkeypatch.setattr(ModulesToSaveWrapper, "delete_adapter", lambda *_, **__: None)
     assert false_facts(measured(fine_tune(config))) == {
-        DELETE: "these still name the deleted one: base_model.model.8._adapters, base_model.model.8.modules_to_save._modules"
+        DELETE: "these still name the deleted one: "
+        "base_model.model.8._adapters, base_model.model.8.modules_to_save._modules"
     }
 
 
