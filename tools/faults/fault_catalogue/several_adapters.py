@@ -55,7 +55,8 @@ def switching_leaves_the_other_on(
     original: Original, self: Any, name: Any, *args: Any, **settings: Any
 ) -> None:
     """Activating one adapter leaves those on that were active."""
-    original(self, list(dict.fromkeys([*self.active_adapters, name])), *args, **settings)
+    names = [name] if isinstance(name, str) else name
+    original(self, list(dict.fromkeys([*self.active_adapters, *names])), *args, **settings)
 
 
 @fault("several adapters", at=_DELETE, case=_LORA)
