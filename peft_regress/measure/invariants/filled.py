@@ -119,7 +119,7 @@ def _draw(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in sorted(parameters.items()):
-            drawn = torch.randn(parameter.shape, generator=generator)
+            drawn = torch.randn(parameter.shape, generator=generator).to(parameter.device)
             if name in starts:
                 parameter.copy_(starts[name] * (1 + _SCALE_SPREAD * drawn))
             else:
