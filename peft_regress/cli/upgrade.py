@@ -7,9 +7,10 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
@@ -23,6 +24,11 @@ from peft_regress.cli.options import (
     output_file,
     print_json,
     strict_option,
+)
+from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
+from peft_regress.environments.checklist.checklist_report import (
+    checklist_document,
+    encode_checklist,
 )
 from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
@@ -42,11 +48,31 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from peft_regress.environments.checklist.checklist import Checklist
+    from peft_regress.environments.checklist.running import Result
     from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.runs.schema import Record
+
+_WITH_CHECKLIST: Final = {
+    "requirements",
+    "checklist_of",
+    "base",
+    "pre",
+    "replace_torch",
+    "jobs",
+    "time_limit",
+    "pip_time_limit",
+    "summary",
+    "output",
+}
+_EACH: Final = 20
+"""How many situations of a checklist make a line of progress."""
+
+_Settings = TypeVar("_Settings", UpgradeSettings, ChecklistSettings)
+_Result = TypeVar("_Result")
 
 
 @click.command(
@@ -54,6 +80,7 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         "Cases": ("cases", "matrix", "quick"),
+        "Or a checklist": ("checklist_of",),
         "Verdict": ("base", "strict"),
         **ENVIRONMENT_SECTIONS,
         "Files": ("save", *ENVIRONMENT_SECTIONS["Files"]),
@@ -62,6 +89,7 @@ if TYPE_CHECKING:
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
         "peft-regress upgrade --quick --summary issue.md peft torch==2.13.0",
+        "peft-regress upgrade ../peft --checklist lora --base ../peft-main",
     ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
@@ -73,7 +101,15 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="NAME",
     help="Compare with `auto` (the stored baseline if it has the installed packages, else `run`), "
-    "`run` (a new run of the installed packages), an entry, a run file or a folder.",
+    "`run` (a new run of the installed packages), an entry, a run file or a folder; with "
+    "--checklist, a requirement.",
+)
+@click.option(
+    "--checklist",
+    "checklist_of",
+    metavar="METHOD",
+    help="In place of cases: compare one method by the protocol of peft's maintainers, for a pull "
+    "request.",
 )
 @click.option(
     "--quick",
@@ -96,6 +132,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     requirements: tuple[str, ...],
     *,
     cases: str | None,
+    checklist_of: str | None,
     clean_up: bool,
     setup: MeasuringSetup,
     resume: Path | None,
@@ -123,6 +160,11 @@ def command(  # noqa: PLR0913  (arguments and options)
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
             check_outside(path, setup.baselines, option)
+    if checklist_of is not None:
+        _refuse_beside_checklist(context)
+        settings = {name: settings[name] for name in ("base", "replace_torch", "pre")}
+        chosen_checklist = ChecklistSettings(setup=setup, method=checklist_of, **settings)
+        context.exit(_show_checklist(requirements, chosen_checklist, summary, output))
     wants_scripts = summary is not None or output == "markdown"
     with ending_signals_interrupt(), kept_records(save, resume, _print_sentence) as keeper:
         setup = dataclasses.replace(setup, keeper=keeper)
@@ -139,10 +181,70 @@ def command(  # noqa: PLR0913  (arguments and options)
     context.exit(result.comparison.exit_code)
 
 
+def _refuse_beside_checklist(context: click.Context) -> None:
+    """Refuse the options that say what runs: a checklist has networks and bounds of its own."""
+    for parameter in context.command.params:
+        typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if typed and parameter.name not in _WITH_CHECKLIST:
+            msg = (
+                f"{parameter.opts[0]} does not go with --checklist, which has networks and bounds "
+                "of its own and keeps no run"
+            )
+            raise click.UsageError(msg)
+
+
+def _show_checklist(
+    requirements: Sequence[str], settings: ChecklistSettings, summary: Path | None, output: str
+) -> int:
+    """Fill the checklist, write and print it, and return the exit code."""
+
+    def filled(settings: ChecklistSettings) -> Checklist:
+        return checklist(
+            requirements, settings, progress=_print_sentence, on_result=_situation_printer()
+        )
+
+    with ending_signals_interrupt():
+        result = _with_consent(filled, settings)
+    document = checklist_document(result)
+    if summary is not None:
+        write_markdown(summary, document)
+        print_progress(f"summary: {summary}")
+    if output == "json":
+        print_json(encode_checklist(result))
+    else:
+        show(document, output)
+    return result.judged.exit_code
+
+
+def _situation_printer() -> Callable[[Result, int, int], None]:
+    """Return a function that prints a line on standard error for each twentieth situation."""
+    pace = Pace()
+
+    def print_result(result: Result, done: int, count: int) -> None:
+        left = pace.left(done, count, time.monotonic())
+        if done % _EACH == 0 or done == count:
+            print_progress(f"[{done}/{count}] {result.situation.network}{left}")
+
+    return print_result
+
+
+def _with_consent(act: Callable[[_Settings], _Result], settings: _Settings) -> _Result:
+    """Call a function of settings. If it would replace torch, ask first if somebody can answer."""
+    try:
+        return act(settings)
+    except ReplacesTorchError as error:
+        if not sys.stdin.isatty():
+            raise
+        question = f"This replaces torch {error.old} by {error.new}. Go on?"
+        if not click.confirm(question, err=True):
+            raise
+    return act(dataclasses.replace(settings, replace_torch=True))
+
+
 def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
 ) -> tuple[Upgrade, tuple[Reproduction, ...]]:
-    """Run the upgrade. If it would replace torch, ask first if somebody can answer."""
+    """Run the upgrade."""
     scripts: tuple[Reproduction, ...] = ()
 
     def finish(result: Upgrade, overlay: Overlay) -> None:
@@ -166,15 +268,7 @@ def _upgraded(
         )
         return result, scripts
 
-    try:
-        return upgraded(settings)
-    except ReplacesTorchError as error:
-        if not sys.stdin.isatty():
-            raise
-        question = f"This replaces torch {error.old} by {error.new}. Go on?"
-        if not click.confirm(question, err=True):
-            raise
-    return upgraded(dataclasses.replace(settings, replace_torch=True))
+    return _with_consent(upgraded, settings)
 
 
 def _print_sentence(text: str) -> None:
