@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 _MOST_DETAILS: Final = 12
 _TITLES: Final[dict[About, str]] = {
-    "outputs": "outputs of a checkpoint that the base saved, unmerged and merged: largest output, difference",
+    "outputs": "outputs of a checkpoint of the base, unmerged and merged: the largest, difference",
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",
-    "training": "losses of a short training from a fresh adapter: the last one, relative difference",
+    "training": "losses of a short training from a fresh adapter: the last, relative difference",
     "cost": "cost of a training step, counted, over all networks and settings",
     "time": "time of a training step in pairs: ratio, interval of 95 %; never judged",
 }

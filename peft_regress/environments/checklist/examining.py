@@ -8,6 +8,7 @@ import inspect
 import math
 import re
 import time
+import warnings
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -69,7 +70,9 @@ def examine(request: Examine) -> Examined:
     The base fills a fresh adapter, saves it, and also loads it again; the other side loads it.
     Failures of peft are part of the answer.
     """
-    with single_thread():
+    with single_thread(), warnings.catch_warnings():
+        # Nobody reads them here, and peft warns at each layer.
+        warnings.simplefilter("ignore")
         return _Side(request).examined()
 
 

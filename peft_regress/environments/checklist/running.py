@@ -77,8 +77,10 @@ class _Pair:
         Raises `UnusableEnvironmentError` if peft cannot be imported there.
         """
         known = self.workers.get(side)
-        if known is not None and known.is_alive:
-            return known
+        if known is not None:
+            if known.is_alive:
+                return known
+            known.close()
         python = self.sides.base if side == "base" else self.sides.branch
         try:
             worker = WorkerProcess(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import warnings
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -39,8 +38,6 @@ def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]
 def _inspect(request: Inspect) -> Inspected:
     from peft_regress.environments.checklist.examining import inspect_method
 
-    # Nobody reads them here, and peft warns at each layer.
-    warnings.simplefilter("ignore")
     return inspect_method(request)
 
 
