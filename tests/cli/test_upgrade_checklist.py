@@ -9,7 +9,7 @@ import pytest
 from peft_regress.cli import upgrade as upgrade_module
 from peft_regress.cli.main import main
 from peft_regress.environments.checklist.checklist import Checklist
-from peft_regress.environments.checklist.rows import Judged, Row
+from peft_regress.environments.checklist.rows import Detail, Judged, Row
 
 OUTPUTS = Row(about="outputs", what="Linear, float32", settings=11, bound="0.0001", verdict="ok")
 ROWS = (
@@ -24,9 +24,14 @@ BAD = Row(
     about="outputs",
     what="Conv2d, float32",
     verdict="out of bounds",
-    details=("Conv2d, float32, rsLoRA, merged: differs by 0.1, bound 0.0001",),
+    details=(Detail("Conv2d, float32", "1 of 22 outputs differ, most rsLoRA, merged, by 0.1"),),
 )
-MISSING = Row(about="outputs", what="Linear, float16", verdict="not measured", details=("no <b>",))
+MISSING = Row(
+    about="outputs",
+    what="Linear, float16",
+    verdict="not measured",
+    details=(Detail("Linear", "no <b>"),),
+)
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def fill(monkeypatch, capsys, tmp_path):
                 packages=({"peft": "0.21.2"}, {"peft": "0.22.0"}),
                 changed={"peft": ("0.21.2", "0.22.0")},
                 remarks=("torchao 0.1 was yanked",),
-                judged=Judged(rows=tuple(rows), unsupported=("Conv3d (DoRA): refused",)),
+                judged=Judged(rows=tuple(rows), unsupported=(Detail("Conv3d (DoRA)", "refused"),)),
                 situations=442,
                 seconds=1.0,
             )
@@ -108,7 +113,7 @@ def test_markdown_has_boxes_and_tables_and_escapes_what_libraries_say(fill, tmp_
     assert "- [ ] unit tests of the method: not run here; `pytest tests -k lora`" in out
     assert "- [x] configuration" in out
     assert "| Linear, float32 | 11 |" in out
-    assert "rsLoRA, merged: differs by 0.1" in out
+    assert "1 of 22 outputs differ, most rsLoRA, merged, by 0.1: Conv2d, float32" in out
     assert "no &lt;b&gt;" in out
     assert "torchao 0.1 was yanked" in out
 
@@ -118,9 +123,9 @@ def test_json_has_every_row_and_box(fill):
     found = json.loads(out)
     assert found["exit_code"] == 1
     assert [row["verdict"] for row in found["rows"]][-1] == "out of bounds"
-    assert found["rows"][-1]["details"] == list(BAD.details)
+    assert found["rows"][-1]["details"] == [BAD.details[0]._asdict()]
     assert len(found["boxes"]) == 9
-    assert found["unsupported"] == ["Conv3d (DoRA): refused"]
+    assert found["unsupported"] == [{"where": "Conv3d (DoRA)", "said": "refused"}]
     assert found["branch"]["packages"] == {"peft": "0.22.0"}
 
 

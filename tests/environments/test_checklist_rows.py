@@ -7,8 +7,9 @@ import math
 import pytest
 
 from peft_regress.environments.checklist.differences import Difference
+from peft_regress.environments.checklist.judge import judge
+from peft_regress.environments.checklist.judge_outputs import HALF_BOUNDS
 from peft_regress.environments.checklist.messages import Examined, Inspected, Situation
-from peft_regress.environments.checklist.rows import HALF_BOUNDS, judge
 from peft_regress.environments.checklist.running import Result
 from peft_regress.environments.checklist.situations import USUAL
 from peft_regress.runs.schema import Failure
@@ -36,7 +37,7 @@ def examined(**changes) -> Examined:
         "keys": KEYS,
         "effect": 0.5,
         "losses": [2.0, 1.0],
-        "losses_again": [2.0, 1.0],
+        "losses_rounded": [2.0, 1.0],
         "costs": COSTS,
     }
     return Examined(**{**usual, **changes})
@@ -50,7 +51,7 @@ def result(*, base=None, branch=None, found=None, **changes) -> Result:
     return Result(
         situation=situation(**changes),
         base=examined() if base is None else base,
-        branch=examined(losses_again=[]) if branch is None else branch,
+        branch=examined(losses_rounded=[]) if branch is None else branch,
         found={"unmerged": apart(), "merged": apart()} if found is None else found,
     )
 
@@ -85,7 +86,7 @@ def test_an_output_beyond_the_protocols_bound_fails(part, value):
     outputs_row = row(found, "outputs")
     assert (outputs_row.verdict, found.exit_code) == ("out of bounds", 1)
     (detail,) = outputs_row.details
-    assert f"{USUAL}, {part}: differs by" in detail
+    assert detail.said.startswith(f"1 of 4 outputs differ, most {USUAL}, {part}, by ")
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(9e-5, "ok"), (1.1e-4, "out of bounds")])
@@ -107,7 +108,7 @@ def test_an_adapter_that_changes_nothing_shows_nothing():
     found = judged(result(base=examined(effect=1e-5)))
     outputs = row(found, "outputs")
     assert (outputs.verdict, found.exit_code) == ("not measured", 3)
-    assert "within the bound" in outputs.details[0]
+    assert "within the bound" in outputs.details[0].said
 
 
 def test_a_number_type_that_the_cpu_lacks_is_not_measured():
@@ -116,7 +117,7 @@ def test_a_number_type_that_the_cpu_lacks_is_not_measured():
     assert row(found, "outputs", "float32").verdict == "ok"
     outputs = row(found, "outputs", "float16")
     assert (outputs.verdict, found.exit_code) == ("not measured", 3)
-    assert "this CPU cannot compute it" in outputs.details[0]
+    assert "this CPU cannot compute it" in outputs.details[0].said
 
 
 def test_a_base_that_gives_no_answer_is_not_measured_and_a_branch_fails():
@@ -135,21 +136,23 @@ def test_what_the_base_can_do_and_the_branch_cannot_fails(stage):
     branch = examined(failures={stage: NOTHING})
     found = judged(result(branch=branch, found=outputs))
     assert row(found, "outputs").verdict == "out of bounds"
-    assert f"the branch fails: {stage}: ValueError: not here" in row(found, "outputs").details[-1]
+    assert (
+        f"the branch fails: {stage}: ValueError: not here" in row(found, "outputs").details[-1].said
+    )
 
 
 def test_what_neither_side_can_do_is_listed_and_judged_nowhere():
     refused = Examined(failures={"wrapping": NOTHING})
     found = judged(result(), result(base=refused, branch=refused, found={}, network="conv3d"))
     assert not [row for row in found.rows if "Conv3d" in row.what]
-    assert found.unsupported == (f"Conv3d ({USUAL}): wrapping: ValueError: not here",)
+    assert found.unsupported == ((f"Conv3d ({USUAL})", "wrapping: ValueError: not here"),)
     assert found.exit_code == 0
 
 
 def test_what_only_the_branch_can_do_is_listed():
     refused = Examined(failures={"wrapping": NOTHING})
     found = judged(result(), result(base=refused, found={}, network="conv3d"))
-    assert found.gained == (f"Conv3d ({USUAL}): wrapping: ValueError: not here",)
+    assert found.gained == ((f"Conv3d ({USUAL})", "wrapping: ValueError: not here"),)
     assert found.exit_code == 0
 
 
@@ -166,13 +169,14 @@ def test_a_checkpoint_may_change_if_its_outputs_stay():
     moved = {"unmerged": apart(1.0), "merged": apart(1.0)}
     lost = row(judged(result(branch=branch, found=moved)), "checkpoint")
     assert lost.verdict == "out of bounds"
-    assert "1 absent, such as lora_A.weight; 1 new, such as A.weight" in lost.details[0]
+    assert "1 absent, such as lora_A.weight; 1 new, such as A.weight" in lost.details[0].said
 
 
 def test_a_tensor_of_another_type_is_a_changed_checkpoint():
     branch = examined(keys={"lora_A.weight": "float16 [4, 16]"})
     assert (
-        "float32 [4, 16] -> float16" in row(judged(result(branch=branch)), "checkpoint").details[0]
+        "float32 [4, 16] -> float16"
+        in row(judged(result(branch=branch)), "checkpoint").details[0].said
     )
 
 
@@ -200,17 +204,31 @@ def test_losses_have_the_protocols_bound(last, verdict):
     assert row(found, "training").verdict == verdict
 
 
-def test_losses_that_the_base_does_not_repeat_show_nothing():
-    found = judged(result(base=examined(losses_again=[2.0, 1.1])))
-    assert row(found, "training").verdict == "not measured"
+def test_losses_that_rounding_moves_are_not_judged():
+    branch = examined(losses=[2.0, 1.2])
+    found = judged(result(base=examined(losses_rounded=[2.0, 1.1]), branch=branch))
+    assert row(found, "training", "1 of 2 steps").verdict == "ok"
+    found = judged(result(base=examined(losses_rounded=[2.1, 1.1]), branch=branch))
+    assert row(found, "training", "0 of 2 steps").verdict == "not measured"
     assert found.exit_code == 3
+
+
+def test_a_training_or_a_cost_that_the_base_lacks_is_listed():
+    base = examined(losses=[], costs={}, failures={"training": NOTHING, "cost": NOTHING})
+    found = judged(result(), result(base=base, network="conv3d"))
+    assert [detail.said for detail in found.unsupported] == [
+        "training: ValueError: not here",
+        "cost: ValueError: not here",
+    ]
+    assert found.exit_code == 0
+    assert judged(result(base=base)).exit_code == 3
 
 
 def test_a_branch_that_cannot_train_fails():
     branch = examined(losses=[], failures={"training": NOTHING})
     training = row(judged(result(branch=branch)), "training")
     assert training.verdict == "out of bounds"
-    assert "the branch fails: ValueError: not here" in training.details[0]
+    assert "the branch fails: training: ValueError: not here" in training.details[0].said
 
 
 @pytest.mark.parametrize(

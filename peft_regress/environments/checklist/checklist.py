@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.environments.checklist.judge import judge
 from peft_regress.environments.checklist.messages import Examined
-from peft_regress.environments.checklist.rows import judge
 from peft_regress.environments.checklist.running import Examination, Sides
 from peft_regress.environments.checklist.situations import (
     NETWORKS,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.checklist.checklist import scope_sentence
@@ -14,20 +15,21 @@ from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from peft_regress.environments.checklist.checklist import Checklist
-    from peft_regress.environments.checklist.rows import About, Row
+    from peft_regress.environments.checklist.rows import About, Detail, Row
     from peft_regress.report.document import Words
     from peft_regress.report.layout import Style
 
 _MOST_DETAILS: Final = 12
+_MOST_PLACES: Final = 3
 _TITLES: Final[dict[About, str]] = {
     "outputs": "outputs of a checkpoint of the base, unmerged and merged: the largest, difference",
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",
-    "training": "losses of a short training from a fresh adapter: the last, relative difference",
-    "cost": "cost of a training step, counted, over all networks and settings",
+    "training": "losses of a training from a fresh adapter: the last, relative difference",
+    "cost": "cost of a training step, counted, all networks and settings",
     "time": "time of a training step in pairs: ratio, interval of 95 %; never judged",
 }
 _OUTCOMES: Final = {
@@ -167,19 +169,30 @@ def _table_section(about: About, rows: tuple[Row, ...]) -> Section:
 
 def _problems(rows: tuple[Row, ...]) -> Iterator[Section]:
     for verdict in ("out of bounds", "not measured"):
-        found = [line for row in rows if row.verdict == verdict for line in row.details]
-        yield from _listed(f"{verdict}:", tuple(found))
+        found = [detail for row in rows if row.verdict == verdict for detail in row.details]
+        yield from _listed(f"{verdict}:", found)
 
 
-def _listed(title: str, found: tuple[str, ...]) -> Iterator[Section]:
-    if not found:
+def _listed(title: str, found: Sequence[Detail]) -> Iterator[Section]:
+    """Yield a section with each problem once, and where it is."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for detail in found:
+        places[detail.said].append(detail.where)
+    if not places:
         return
-    lines = [Line(clean(line, longest=300), most_lines=3) for line in found[:_MOST_DETAILS]]
-    if len(found) > _MOST_DETAILS:
-        lines.append(
-            Line(f"and {count_of(len(found) - _MOST_DETAILS, 'more line')} (--format json)")
-        )
+    lines = [
+        Line(clean(f"{said}: {_joined(where)}", longest=400), most_lines=4)
+        for said, where in list(places.items())[:_MOST_DETAILS]
+    ]
+    if len(places) > _MOST_DETAILS:
+        lines.append(Line(f"and {count_of(len(places) - _MOST_DETAILS, 'more line')} in the JSON"))
     yield Section(title=title, body=tuple(lines), level=3)
+
+
+def _joined(places: Sequence[str]) -> str:
+    more = len(places) - _MOST_PLACES
+    shown = "; ".join(places[:_MOST_PLACES])
+    return f"{shown}; {count_of(more, 'more place')}" if more > 0 else shown
 
 
 def encode_checklist(checklist: Checklist) -> dict[str, Any]:
@@ -208,7 +221,7 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
                 "difference": row.difference,
                 "bound": row.bound,
                 "verdict": row.verdict,
-                "details": list(row.details),
+                "details": [detail._asdict() for detail in row.details],
             }
             for row in judged.rows
         ],
@@ -219,6 +232,6 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
             }
             for words, is_ticked in boxes(checklist)
         ],
-        "unsupported": list(judged.unsupported),
-        "gained": list(judged.gained),
+        "unsupported": [detail._asdict() for detail in judged.unsupported],
+        "gained": [detail._asdict() for detail in judged.gained],
     }

@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.cost import profile_training_step
+from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.environments.checklist import networks
 from peft_regress.environments.checklist.messages import Examined, Inspected
 from peft_regress.environments.checklist.situations import find_method
@@ -40,6 +41,8 @@ OUTPUTS: Final = "outputs-{}.safetensors"
 _ADAPTER_FILE: Final = "adapter_model.safetensors"
 _STEPS: Final = 8
 _SEED: Final = 0
+_ROUNDING: Final = 1e-7
+"""Of a float32, relative: as much as another order of the same sums moves a number."""
 # Enough to move the logits by about as much as they are: an architecture has twenty layers.
 _SPREAD: Final = {True: 0.1, False: 1.0}
 _SCALE_SPREAD: Final = 0.1
@@ -151,20 +154,22 @@ class _Side:
     def _trained(self) -> Examined:
         if not self._situation.trains or "wrapping" in self._failures:
             return Examined()
-        losses = self._try("training", lambda: list(self._losses()))
-        again = self._try("training", lambda: list(self._losses())) if self._is_base else None
-        costs = self._try("cost", self._costs)
-        return Examined(losses=losses or [], losses_again=again or [], costs=costs or {})
+        losses = self._try("training", self._losses)
+        rounded = self._try("training", lambda: self._losses(_ROUNDING)) if self._is_base else None
+        costs = self._try("cost", lambda: on_fake_or_real(self._costs))
+        return Examined(losses=losses or [], losses_rounded=rounded or [], costs=costs or {})
 
-    def _losses(self) -> Iterator[float]:
-        return (loss for loss, _ in islice(training_steps(self._situation), _STEPS))
+    def _losses(self, moved: float = 0.0) -> list[float]:
+        steps = training_steps(self._situation, moved=moved)
+        return [loss for loss, _ in islice(steps, _STEPS)]
 
-    def _costs(self) -> dict[str, int]:
+    def _costs(self, *, fake: bool) -> dict[str, int]:
         cost = profile_training_step(
             _set_to_train(wrapped(self._situation, self._method)),
             lambda model: self._method.make_optimizer(model, rank=self._situation.rank),
             batch=self._batch,
             loss=_loss,
+            fake=fake,
         )
         return {name: getattr(cost, name) for name in _COSTS}
 
@@ -221,10 +226,19 @@ def wrapped(situation: Situation, method: PeftAdapter) -> nn.Module:
     return cast("nn.Module", adapted)
 
 
-def training_steps(situation: Situation) -> Iterator[tuple[float, float]]:
-    """Yield the loss and the seconds of each step of a training from a fresh adapter."""
+def training_steps(situation: Situation, *, moved: float = 0.0) -> Iterator[tuple[float, float]]:
+    """Yield the loss and the seconds of each step of a training from a fresh adapter.
+
+    Each weight is first moved by a seeded number of the relative size `moved`.
+    """
     method = find_method(situation.method)
     adapted = _set_to_train(wrapped(situation, method))
+    if moved:
+        generator = torch.Generator().manual_seed(_SEED)
+        with torch.no_grad():
+            for parameter in adapted.parameters():
+                drawn = torch.randn(parameter.shape, generator=generator)
+                parameter.mul_(1 + moved * drawn)
     batch = networks.batch(situation.network, getattr(torch, situation.dtype))
     optimizer = method.make_optimizer(adapted, rank=situation.rank)
     torch.manual_seed(_SEED)

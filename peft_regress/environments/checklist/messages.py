@@ -71,8 +71,8 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
     """The largest difference that the adapter makes to an output."""
     losses: list[float] = []
     """Of a short training from a fresh adapter."""
-    losses_again: list[float] = []
-    """Of the same training once more, on the base."""
+    losses_rounded: list[float] = []
+    """Of the same training on the base, with each weight moved by its rounding."""
     costs: dict[str, int] = {}
     """FLOPs and bytes of one training step."""
 
