@@ -11,12 +11,14 @@ from peft_regress.cli.main import main
 from peft_regress.environments.checklist.checklist import Checklist
 from peft_regress.environments.checklist.rows import Detail, Judged, Row
 
-OUTPUTS = Row(about="outputs", what="Linear, float32", settings=11, bound="0.0001", verdict="ok")
+OUTPUTS = Row(
+    about="outputs", what="Linear, float32", configurations=11, bound="0.0001", verdict="ok"
+)
 ROWS = (
     OUTPUTS,
     Row(about="checkpoint", what="names, types and shapes", verdict="ok"),
     Row(about="configuration", what="new fields", difference="none", verdict="ok"),
-    Row(about="training", what="Linear", settings=11, verdict="ok"),
+    Row(about="training", what="Linear", configurations=11, verdict="ok"),
     Row(about="cost", what="FLOPs of the forward pass", verdict="ok"),
     Row(about="time", what="Linear", base="1", branch="1.01", verdict="shown"),
 )
@@ -49,6 +51,7 @@ def fill(monkeypatch, capsys, tmp_path):
                 base="the installed packages",
                 versions=("0.21.2", "0.22.0"),
                 packages=({"peft": "0.21.2"}, {"peft": "0.22.0"}),
+                installed=({}, {"peft": "0.22.0", "torchao": "0.1"}),
                 changed={"peft": ("0.21.2", "0.22.0")},
                 remarks=("torchao 0.1 was yanked",),
                 judged=Judged(rows=tuple(rows), unsupported=(Detail("Conv3d (DoRA)", "refused"),)),
@@ -97,6 +100,7 @@ def test_only_what_was_measured_and_passed_is_ticked(fill):
     ]
     assert out.count("[ ] ") == 5
     assert "pytest tests -k lora" in out
+    assert "installed for the branch: peft 0.22.0, torchao 0.1" in out
     for row in (BAD, MISSING):
         _, out, _ = fill("peft==0.22.0", "--checklist", "lora", rows=(*ROWS, row))
         assert ticked(out) == ["[x] configuration", "[x] benchmark, what a CPU can show of it"]
@@ -127,6 +131,7 @@ def test_json_has_every_row_and_box(fill):
     assert len(found["boxes"]) == 9
     assert found["unsupported"] == [{"where": "Conv3d (DoRA)", "said": "refused"}]
     assert found["branch"]["packages"] == {"peft": "0.22.0"}
+    assert found["branch"]["installed"] == {"peft": "0.22.0", "torchao": "0.1"}
 
 
 def test_requirements_and_settings_reach_the_comparison(fill):

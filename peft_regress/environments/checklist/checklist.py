@@ -62,6 +62,8 @@ class Checklist:
     """peft's on both sides."""
     packages: tuple[Mapping[str, str], Mapping[str, str]]
     """All packages that a number can depend on, on both sides."""
+    installed: tuple[Mapping[str, str], Mapping[str, str]]
+    """What each side has over the current environment."""
     changed: Mapping[str, tuple[str | None, str | None]]
     remarks: tuple[str, ...]
     judged: Judged
@@ -100,10 +102,11 @@ def checklist(
             return overlay
 
         base_python = Path(sys.executable)
+        base_packages: Mapping[str, str] = {}
         remarks: tuple[str, ...] = ()
         if settings.base not in INSTALLED:
             base = opened([settings.base], "base")
-            base_python, remarks = base.python, base.remarks
+            base_python, base_packages, remarks = base.python, base.packages, base.remarks
         branch = opened(requirements, "branch")
         sides = Sides(
             base=base_python,
@@ -132,6 +135,7 @@ def checklist(
         base="the installed packages" if settings.base in INSTALLED else settings.base,
         versions=(inspected[0].peft, inspected[1].peft),
         packages=packages,
+        installed=(base_packages, branch.packages),
         changed=changed_packages(dict(packages[0]), dict(packages[1])),
         remarks=(*remarks, *branch.remarks),
         judged=judge(results, inspected, times),

@@ -29,7 +29,7 @@ _TITLES: Final[dict[About, str]] = {
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",
     "training": "losses of a training from a fresh adapter: the last, relative difference",
-    "cost": "cost of a training step, counted, all networks and settings",
+    "cost": "cost of a training step, counted, all networks and configurations",
     "time": "time of a training step in pairs: ratio, interval of 95 %; never judged",
 }
 _OUTCOMES: Final = {
@@ -75,6 +75,7 @@ def _heading(checklist: Checklist) -> Section:
     body = [
         f"base: peft {clean(old)} ({clean(checklist.base)}); branch: peft {clean(new)} ({asked})",
         f"environment: {changes or 'the same versions on both sides'}",
+        *_installed(checklist),
         scope_sentence(checklist),
         *(f"note: {clean(remark, longest=400)}" for remark in checklist.remarks),
     ]
@@ -89,6 +90,14 @@ def _heading(checklist: Checklist) -> Section:
         level=2,
         style=_STYLES[checklist.judged.exit_code],
     )
+
+
+def _installed(checklist: Checklist) -> Iterator[str]:
+    """Yield what each side has over the current environment: one package can break another."""
+    for side, packages in zip(("base", "branch"), checklist.installed, strict=True):
+        if packages:
+            listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+            yield clean(f"installed for the {side}: {listed}", longest=400)
 
 
 def _boxes(checklist: Checklist) -> Iterator[Box]:
@@ -143,14 +152,14 @@ def boxes(checklist: Checklist) -> Iterator[tuple[Words, bool]]:
 
 def _table_section(about: About, rows: tuple[Row, ...]) -> Section:
     table = Table(
-        headings=("what", "settings", "base", "branch", "difference", "bound", "verdict"),
+        headings=("what", "configs", "base", "branch", "difference", "bound", "verdict"),
         rows=tuple(
             TableRow(
                 cells=tuple(
                     clean(text, longest=300)
                     for text in (
                         row.what,
-                        "" if row.settings is None else str(row.settings),
+                        "" if row.configurations is None else str(row.configurations),
                         row.base,
                         row.branch,
                         row.difference,
@@ -175,13 +184,13 @@ def _problems(rows: tuple[Row, ...]) -> Iterator[Section]:
 
 def _listed(title: str, found: Sequence[Detail]) -> Iterator[Section]:
     """Yield a section with each problem once, and where it is."""
-    places: dict[str, list[str]] = defaultdict(list)
+    places: dict[str, dict[str, None]] = defaultdict(dict)
     for detail in found:
-        places[detail.said].append(detail.where)
+        places[detail.said][detail.where] = None
     if not places:
         return
     lines = [
-        Line(clean(f"{said}: {_joined(where)}", longest=400), most_lines=4)
+        Line(clean(f"{said}: {_joined(list(where))}", longest=400), most_lines=4)
         for said, where in list(places.items())[:_MOST_DETAILS]
     ]
     if len(places) > _MOST_DETAILS:
@@ -204,8 +213,15 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
         "exit_code": judged.exit_code,
         "method": checklist.method,
         "requirements": list(checklist.requirements),
-        "base": {"name": checklist.base, "packages": dict(checklist.packages[0])},
-        "branch": {"packages": dict(checklist.packages[1])},
+        "base": {
+            "name": checklist.base,
+            "packages": dict(checklist.packages[0]),
+            "installed": dict(checklist.installed[0]),
+        },
+        "branch": {
+            "packages": dict(checklist.packages[1]),
+            "installed": dict(checklist.installed[1]),
+        },
         "remarks": list(checklist.remarks),
         "scope": scope_sentence(checklist),
         "situations": checklist.situations,
@@ -215,7 +231,7 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
             {
                 "about": row.about,
                 "what": row.what,
-                "settings": row.settings,
+                "configurations": row.configurations,
                 "base": row.base,
                 "branch": row.branch,
                 "difference": row.difference,

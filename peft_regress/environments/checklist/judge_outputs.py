@@ -122,7 +122,7 @@ def output_rows(parts: Sequence[Part]) -> Iterator[Row]:
         yield Row(
             about="outputs",
             what=f"{SHOWN_NETWORKS[network]}, {numbers}",
-            settings=len({part.situation.label for part in members}),
+            configurations=len({part.situation.label for part in members}),
             base=short(worst.bases) if was_compared else "",
             branch=short(worst.branches) if was_compared else "",
             difference=shown(worst.apart) if was_compared else "",
@@ -151,7 +151,7 @@ def _apart(members: Sequence[Part], worst: Part, shown: Callable[[float], str]) 
 
 
 def _problems(members: Sequence[Part]) -> Iterator[Detail]:
-    """Yield what else is wrong in a row, each problem once with its settings."""
+    """Yield what else is wrong in a row, each problem once with its configurations."""
     labels: dict[str, dict[str, None]] = defaultdict(dict)
     for part in members:
         if part.problem:
@@ -162,7 +162,7 @@ def _problems(members: Sequence[Part]) -> Iterator[Detail]:
 
 
 def listed(parts: Sequence[Part], verdict: str) -> Iterator[Detail]:
-    """Yield the networks and settings of a verdict, each problem once."""
+    """Yield the networks and configurations of a verdict, each problem once."""
     labels: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for part in parts:
         # What cannot be wrapped cannot be merged either: named once.

@@ -33,7 +33,7 @@ _ROUNDING_SHARE: Final = 0.1
 
 
 def loss_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Yield the losses of short trainings, by network: the worst of all settings and steps."""
+    """Yield the losses of short trainings by network: the worst configuration and step."""
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         if result.situation.trains and isinstance(result.base, Examined) and result.base.losses:
@@ -73,7 +73,7 @@ def _loss_row(network: str, members: Sequence[Result]) -> Row:
     return Row(
         about="training",
         what=f"{SHOWN_NETWORKS[network]}, {judged} of {most} steps",
-        settings=len(members),
+        configurations=len(members),
         base=f"{ends[0]:.6f}" if was_compared else "",
         branch=f"{ends[1]:.6f}" if was_compared else "",
         difference=short(worst) if was_compared else "",
@@ -123,7 +123,7 @@ _COSTS: Final = {
 
 
 def cost_rows(results: Sequence[Result]) -> Iterator[Row]:
-    """Yield the costs of one step, summed over all networks and settings, by metric."""
+    """Yield the costs of one step, summed over all networks and configurations, by metric."""
     for metric, (what, bound) in _COSTS.items():
         totals = [0, 0]
         more: list[Detail] = []
@@ -149,8 +149,8 @@ def cost_rows(results: Sequence[Result]) -> Iterator[Row]:
             what=what,
             base=f"{totals[0]:,}",
             branch=f"{totals[1]:,}",
-            difference=_change(*totals) if totals[0] else "",
-            bound=f"no setting +{100 * bound:g} %" if bound else "no setting more",
+            difference=f"absent in {len(unpriced)}" if unpriced else _change(*totals),
+            bound=f"none +{100 * bound:g} %" if bound else "none costs more",
             verdict=verdict,
             details=(*more, *unpriced),
         )

@@ -16,7 +16,7 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
     """A method of the catalogue."""
     network: str
     label: str
-    """Names the settings."""
+    """Names the configuration."""
     rank: int | None
     settings: dict[str, Any]
     """The arguments of the configuration, without the targets."""

@@ -32,8 +32,8 @@ class Row:
 
     about: About
     what: str
-    settings: int | None = None
-    """How many settings it is about; None for all."""
+    configurations: int | None = None
+    """How many configurations it is about; None for all."""
     base: str = ""
     branch: str = ""
     difference: str = ""

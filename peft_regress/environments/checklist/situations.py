@@ -1,4 +1,4 @@
-"""List what is compared: settings of a method, kinds of layers, number types. No torch."""
+"""List what is compared: configurations of a method, kinds of layers, number types. No torch."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ _BY_CONFIG: Final[dict[str, tuple[_Overrides, ...]]] = {
     ),
     "IA3Config": (("feedforward", lambda _, at: {"feedforward_modules": [at]}),),
 }
-"""Settings to try besides the catalogue's, by configuration: what changes, from the rank and the
+"""Configurations to try besides the catalogue's, by peft's class: what changes, for the rank and the
 name of a target."""
 
-USUAL: Final = "catalogue settings"
+USUAL: Final = "as in the catalogue"
 
 
 def known_methods() -> dict[str, PeftAdapter]:
@@ -147,7 +147,7 @@ def find_method(name: str) -> PeftAdapter:
 def situations(method: PeftAdapter, fields: Collection[str]) -> Iterator[Situation]:
     """Yield what to compare, the small networks first.
 
-    `fields` are those of the configuration on the base: settings that it lacks are left out.
+    `fields` are those of the configuration on the base: configurations that it lacks are left out.
     """
     for network in NETWORKS:
         for label, settings in _settings(method, network, fields):
