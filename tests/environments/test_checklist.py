@@ -101,7 +101,8 @@ def test_equal_code_gives_equal_bits(tmp_path, dtype):
     assert {part: one.absolute for part, one in found.items()} == {"unmerged": 0, "merged": 0}
     assert (base.keys, base.losses, base.costs) == (branch.keys, branch.losses, branch.costs)
     assert base.losses == pytest.approx(base.losses_rounded, rel=1e-6)
-    assert base.losses != base.losses_rounded
+    # A half trains nothing.
+    assert (base.losses != base.losses_rounded) is (dtype == "float32")
     assert base.effect > 0.1
     assert not base.failures
     assert not branch.failures

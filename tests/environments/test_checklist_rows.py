@@ -256,3 +256,4 @@ def test_one_setting_that_costs_more_is_not_hidden_by_another_that_costs_less():
 def test_a_branch_without_a_cost_is_no_pass():
     found = judged(result(branch=examined(costs={})))
     assert row(found, "cost", "forward").verdict == "out of bounds"
+    assert row(found, "cost", "forward").difference == "absent in 1"

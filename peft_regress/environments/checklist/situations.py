@@ -110,7 +110,7 @@ _BY_CONFIG: Final[dict[str, tuple[_Overrides, ...]]] = {
     ),
     "IA3Config": (("feedforward", lambda _, at: {"feedforward_modules": [at]}),),
 }
-"""Configurations to try besides the catalogue's, by peft's class: what changes, for the rank and the
+"""Configurations to try besides the catalogue's, by peft's class: what changes, for a rank and the
 name of a target."""
 
 USUAL: Final = "as in the catalogue"
