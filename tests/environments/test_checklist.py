@@ -144,7 +144,7 @@ def test_another_state_dict_is_seen(tmp_path, monkeypatch):
 def test_a_refusal_is_a_part_of_the_answer(tmp_path):
     request = Examine(situation=find("normalization"), folder=str(tmp_path), is_base=True)
     found = examine(request)
-    assert found.failures["wrapping"].type == "ValueError"
+    assert found.failures["adapting"].type == "ValueError"
     assert not found.losses
     assert not found.costs
 

@@ -142,22 +142,22 @@ def test_what_the_base_can_do_and_the_branch_cannot_fails(stage):
 
 
 def test_what_neither_side_can_do_is_listed_and_judged_nowhere():
-    refused = Examined(failures={"wrapping": NOTHING})
+    refused = Examined(failures={"adapting": NOTHING})
     found = judged(result(), result(base=refused, branch=refused, found={}, network="conv3d"))
     assert not [row for row in found.rows if "Conv3d" in row.what]
-    assert found.unsupported == ((f"Conv3d ({USUAL})", "wrapping: ValueError: not here"),)
+    assert found.unsupported == ((f"Conv3d ({USUAL})", "adapting: ValueError: not here"),)
     assert found.exit_code == 0
 
 
 def test_what_only_the_branch_can_do_is_listed():
-    refused = Examined(failures={"wrapping": NOTHING})
+    refused = Examined(failures={"adapting": NOTHING})
     found = judged(result(), result(base=refused, found={}, network="conv3d"))
-    assert found.gained == ((f"Conv3d ({USUAL})", "wrapping: ValueError: not here"),)
+    assert found.gained == ((f"Conv3d ({USUAL})", "adapting: ValueError: not here"),)
     assert found.exit_code == 0
 
 
 def test_if_nothing_can_be_compared_it_is_no_pass():
-    refused = Examined(failures={"wrapping": NOTHING})
+    refused = Examined(failures={"adapting": NOTHING})
     assert judged(result(base=refused, branch=refused, found={})).exit_code == 3
 
 

@@ -98,7 +98,7 @@ class _Side:
         if unavailable:
             return Examined(unavailable=unavailable)
         effect, keys = 0.0, {}
-        made = self._try("wrapping" if self._is_base else "loading", self._made)
+        made = self._try("adapting" if self._is_base else "loading", self._made)
         if made is not None:
             adapted, effect, keys = made
             self._merge(adapted, "merged")
@@ -152,7 +152,7 @@ class _Side:
             self._outputs[name] = merged
 
     def _trained(self) -> Examined:
-        if not self._situation.trains or "wrapping" in self._failures:
+        if not self._situation.trains or "adapting" in self._failures:
             return Examined()
         losses = self._try("training", self._losses)
         rounded = self._try("training", lambda: self._losses(_ROUNDING)) if self._is_base else None

@@ -100,7 +100,7 @@ def _compared(result: Result, base: Examined, name: str) -> Part:
 
 def _failure(side: Examined, name: str) -> str:
     """Return why a side has no output of this name; empty if it has one."""
-    stages = ["wrapping", "loading", *(["merging"] if name == "merged" else [])]
+    stages = ["adapting", "loading", *(["merging"] if name == "merged" else [])]
     for stage in stages:
         if stage in side.failures:
             return f"{stage}: {said_by(side.failures[stage])}"

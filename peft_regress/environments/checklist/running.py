@@ -200,7 +200,7 @@ class Examination:
             base = examined("base", is_base=True)
             if isinstance(base, str) or base.unavailable:
                 return Result(situation=situation, base=base, branch=None)
-            if "wrapping" in base.failures:
+            if "adapting" in base.failures:
                 # There is no checkpoint to load: does the branch make one?
                 branch = examined("branch", is_base=True)
                 return Result(situation=situation, base=base, branch=branch)
