@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -38,12 +38,15 @@ from peft_regress.environments.upgrade.keeping import kept_records
 from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_libraries, upgrade
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
+from peft_regress.fuzz.corpus import read_corpus
+from peft_regress.fuzz.replay import Replay, replay_or_say
+from peft_regress.fuzz.report import corpus_sections, encode_replay
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.runs.environment import installed_packages
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -169,16 +172,34 @@ def command(  # noqa: PLR0913  (arguments and options)
     with ending_signals_interrupt(), kept_records(save, resume, _print_sentence) as keeper:
         setup = dataclasses.replace(setup, keeper=keeper)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
-        result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
+        done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
+    besides = tuple(corpus_sections(done.corpus, all_entries=False))
+    issue = upgrade_report.upgrade_document(done.result, done.scripts, besides=besides)
     if summary is not None:
-        write_markdown(summary, upgrade_report.upgrade_document(result, scripts))
+        write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(upgrade_report.encode_upgrade(result))
+        encoded = upgrade_report.encode_upgrade(done.result)
+        print_json({**encoded, "exit_code": done.exit_code, "corpus": encode_replay(done.corpus)})
+    elif output == "text":
+        show(upgrade_report.upgrade_document(done.result, besides=besides), output)
     else:
-        shown = None if output == "text" else scripts
-        show(upgrade_report.upgrade_document(result, shown), output)
-    context.exit(result.comparison.exit_code)
+        show(issue, output)
+    context.exit(done.exit_code)
+
+
+class _Done(NamedTuple):
+    """An upgrade, its scripts, and what the fuzzer's corpus does in its environment."""
+
+    result: Upgrade
+    scripts: tuple[Reproduction, ...]
+    corpus: Replay
+
+    @property
+    def exit_code(self) -> int:
+        """Return that of the comparison; 3 instead of 0 if the corpus was not replayed."""
+        code = self.result.comparison.exit_code
+        return 3 if code == 0 and not self.corpus.is_complete else code
 
 
 def _refuse_beside_checklist(context: click.Context) -> None:
@@ -243,12 +264,18 @@ def _with_consent(act: Callable[[_Settings], _Result], settings: _Settings) -> _
 
 def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
-) -> tuple[Upgrade, tuple[Reproduction, ...]]:
-    """Run the upgrade."""
+) -> _Done:
+    """Run the upgrade, and replay the corpus in its environment."""
     scripts: tuple[Reproduction, ...] = ()
+    corpus = Replay(packages={})
+    # Now, since one that cannot be trusted ends it, and the rest takes minutes.
+    findings = read_corpus(settings.setup.baselines)
 
     def finish(result: Upgrade, overlay: Overlay) -> None:
-        nonlocal scripts
+        nonlocal scripts, corpus
+        if findings:
+            _print_sentence(f"replaying {count_of(len(findings), 'finding')} of the fuzzer")
+            corpus = replay_or_say(findings, overlay.python)
         if wants_scripts:
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
             # A stored run may be of other packages than the installed ones.
@@ -261,12 +288,12 @@ def _upgraded(
             pythons = {before: Path(sys.executable), "those after": overlay.python}
             scripts = reproduce(failing, result.comparison.observed, pythons)
 
-    def upgraded(settings: UpgradeSettings) -> tuple[Upgrade, tuple[Reproduction, ...]]:
+    def upgraded(settings: UpgradeSettings) -> _Done:
         on_record = _progress_printer()
         result = upgrade(
             requirements, settings, progress=_print_sentence, on_record=on_record, finish=finish
         )
-        return result, scripts
+        return _Done(result, scripts, corpus)
 
     return _with_consent(upgraded, settings)
 
