@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
         "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
-        "peft-regress accept runs/fuzz --reason 'known upstream' --reported huggingface/peft#3697",
+        "peft-regress accept runs/fuzz --reason 'known upstream'",
     ),
 )
 @click.argument("run")

@@ -45,7 +45,7 @@ _LIMIT: Final[dict[str, Any]] = {
     epilog=examples(
         "peft-regress fuzz",
         "peft-regress fuzz --minutes 0",
-        "peft-regress fuzz peft==0.20.0 --methods 'lo*' --minutes 5 --summary findings.md",
+        "peft-regress fuzz peft==0.20.0 --methods 'lo*' --summary found.md",
     ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)

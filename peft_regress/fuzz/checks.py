@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 CHECKS: Final[Mapping[str, str]] = {
     "accepted": "What the documentation refuses raises a clear error or does no harm.",
     "cost": "A forward pass needs no more FLOPs than the method's formula.",
+    "crash": "A life ends, and does not end the process.",
     "disabled": "With adapters disabled the model computes what the base computes.",
     "dtype": "Base weights and outputs keep the type of the base.",
     "exception": "A documented use raises no exception; what is refused is refused clearly.",

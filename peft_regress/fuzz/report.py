@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 _STYLES: Final[Mapping[int, Style]] = {0: "good", 1: "bad", 2: "bad", 3: "open"}
 _SHOWN: Final[tuple[State, ...]] = ("new", "mended", "not replayed", "absent", "still there")
-_STATES: Final[Mapping[State, str]] = {
+STATES: Final[Mapping[State, str]] = {
     "new": "failing anew",
     "mended": "mended",
     "not replayed": "not replayed",
     "absent": "not in this release",
     "still there": "still there",
 }
+"""What a state is called in a report."""
 
 
 def fuzz_document(
@@ -64,7 +65,7 @@ def outcome_line(fuzzed: Fuzzed) -> str:
 def corpus_counts(replay: Replay) -> list[str]:
     """Return how many entries of the corpus are in each state."""
     found = {state: len(replay.of(state)) for state in _SHOWN}
-    return [f"{number} {_STATES[state]}" for state, number in found.items() if number]
+    return [f"{number} {STATES[state]}" for state, number in found.items() if number]
 
 
 def _heading(fuzzed: Fuzzed) -> Iterator[Section]:
@@ -97,7 +98,7 @@ def corpus_sections(replay: Replay, *, all_entries: bool = True) -> Iterator[Sec
         return
     shown = [one for state in _SHOWN for one in replay.of(state) if _is_news(one) or all_entries]
     rows = tuple(
-        Row(cells=(one.finding.name, _STATES[one.state], _since(one.finding)), notes=_notes(one))
+        Row(cells=(one.finding.name, STATES[one.state], _since(one.finding)), notes=_notes(one))
         for one in shown
         if not (one.was_mended and one.state == "mended")
     )

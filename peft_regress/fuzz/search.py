@@ -83,7 +83,8 @@ class Search:
         import hypothesis
 
         # Of this search alone: hypothesis tells failures apart by type and line.
-        failure_type = type("NewCauseError", (Exception,), {})
+        class NewCauseError(Exception):
+            pass
 
         @hypothesis.seed(seed)
         @hypothesis.settings(
@@ -104,13 +105,13 @@ class Search:
             if self._fails(example):
                 if is_first:
                     self._end = self.clock() + share
-                raise failure_type
+                raise NewCauseError
 
         try:
             look()
         except _OutOfTimeError:
             pass
-        except (failure_type, hypothesis.errors.Flaky):
+        except (NewCauseError, hypothesis.errors.Flaky):
             # Flaky: an example did not fail again. `_confirmed` decides.
             pass
 

@@ -6,6 +6,8 @@ example has, such as a layer's stride. These edits can, and each takes one life.
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -59,20 +61,24 @@ def _as_json(example: Example) -> Any:
 
 def _edits(value: Any) -> Iterator[Edit]:
     """Yield the edits of an example: those that leave out most come first."""
-    acts = len(value.get("acts", ()))
-    for index in reversed(range(acts)):
-        yield lambda it, at=index: it["acts"].__delitem__(slice(at, None))
-    for index in reversed(range(acts)):
-        yield lambda it, at=index: it["acts"].__delitem__(at)
-    for index in reversed(range(acts)):
-        yield lambda it, at=index: it["acts"].__delitem__(slice(at, at + 2))
-    for index in reversed(range(1, len(value["adapters"]))):
-        yield lambda it, at=index: _drop_adapter(it, at)
-    for index in reversed(range(len(value["network"]["layers"]))):
-        yield lambda it, at=index: _drop_layer(it, at)
-    yield from _defaults(value)
-    for index in range(len(value["network"]["layers"])):
-        yield from _layer_edits(index)
+    acts = range(len(value.get("acts", ())))[::-1]
+    layers = range(len(value["network"]["layers"]))
+    adapters = range(len(value["adapters"]))
+    for part in (slice(at, None) for at in acts):
+        yield partial(_delete, path=("acts", part))
+    for part in (slice(at, at + number) for number in (1, 2) for at in acts):
+        yield partial(_delete, path=("acts", part))
+    for index in adapters[:0:-1]:
+        yield partial(_drop_adapter, index=index)
+    for index in layers[::-1]:
+        yield partial(_drop_layer, index=index)
+    for path in list(_paths(value, ())):
+        yield partial(_delete, path=path)  # then a field has its default
+    for index in adapters:
+        yield partial(_list_layers, index=index)
+    for index in layers:
+        for edit in (_simpler_kind, _linear, _usual_kernel, _square):
+            yield partial(edit, index=index)
     yield from _names(value)
     yield from _numbers(value)
 
@@ -103,10 +109,13 @@ def _drop_layer(value: Any, index: int) -> None:
                     del settings[key]
 
 
-def _defaults(value: Any) -> Iterator[Edit]:
-    """Yield edits that leave out one key each: a field then has its default."""
-    for path in list(_paths(value, ())):
-        yield lambda it, at=path: _delete(it, at)
+def _list_layers(value: Any, index: int) -> None:
+    """Name layers instead of matching them by a pattern."""
+    names = [layer["name"] for layer in value["network"]["layers"]]
+    settings = value["adapters"][index]["settings"]
+    for key in ("target_modules", "modules_to_save"):
+        if isinstance(settings.get(key), str):
+            settings[key] = [name for name in names if re.fullmatch(settings[key], name)]
 
 
 def _paths(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -126,12 +135,15 @@ def _delete(value: Any, path: tuple[Any, ...]) -> None:
     del value[path[-1]]
 
 
-def _layer_edits(index: int) -> Iterator[Edit]:
-    for edit in (_simpler_kind, _linear, _usual_kernel, _square):
-        yield lambda it, edit=edit: edit(it["network"]["layers"][index], it["network"])
+def _set(value: Any, path: tuple[Any, ...], new: Any) -> None:
+    for key in path[:-1]:
+        value = value[key]
+    value[path[-1]] = new
 
 
-def _simpler_kind(layer: Any, network: Any) -> None:
+def _simpler_kind(value: Any, index: int) -> None:
+    network = value["network"]
+    layer = network["layers"][index]
     layer["kind"] = _SIMPLER_KIND[layer["kind"]]
     for key in _SPATIAL:
         if isinstance(layer.get(key), list):
@@ -140,7 +152,9 @@ def _simpler_kind(layer: Any, network: Any) -> None:
         network["sizes"] = network["sizes"][:-1]
 
 
-def _linear(layer: Any, network: Any) -> None:
+def _linear(value: Any, index: int) -> None:
+    network = value["network"]
+    layer = network["layers"][index]
     if layer["kind"] != "conv1d" or len(network["layers"]) > 1:
         raise KeyError
     for key in (*_SPATIAL, "groups", "padding_mode"):
@@ -149,11 +163,13 @@ def _linear(layer: Any, network: Any) -> None:
     network.pop("sizes", None)
 
 
-def _usual_kernel(layer: Any, _: Any) -> None:
+def _usual_kernel(value: Any, index: int) -> None:
+    layer = value["network"]["layers"][index]
     layer["kernel"] = [_USUAL_KERNEL] * len(layer["kernel"])
 
 
-def _square(layer: Any, _: Any) -> None:
+def _square(value: Any, index: int) -> None:
+    layer = value["network"]["layers"][index]
     layer["inputs"] = layer["outputs"] = max(layer["inputs"], layer["outputs"])
 
 
@@ -164,11 +180,11 @@ def _names(value: Any) -> Iterator[Edit]:
     for layer in value["network"]["layers"]:
         if not (layer["name"].startswith("layer") and layer["name"][5:].isdigit()):
             new = next(plain)
-            yield lambda it, old=layer["name"], new=new: _rename(it, old, new)
+            yield partial(_rename, old=layer["name"], new=new)
     names = ("default", "other", "third")
     for adapter, new in zip(value["adapters"], names, strict=False):
         if adapter["name"] not in names:
-            yield lambda it, old=adapter["name"], new=new: _rename(it, old, new)
+            yield partial(_rename, old=adapter["name"], new=new)
 
 
 def _rename(value: Any, old: str, new: str) -> None:
@@ -190,18 +206,16 @@ def _numbers(value: Any) -> Iterator[Edit]:
     }
     for old in sorted(features, reverse=True):
         for new in (one for one in _SMALL if one < old):
-            yield lambda it, old=old, new=new: _resize(it, old, new)
+            yield partial(_resize, old=old, new=new)
     network = value["network"]
     for index, size in enumerate(network.get("sizes", ())):
         for new in (one for one in (*_SMALL, 5) if one < size):
-            yield lambda it, at=index, new=new: it["network"]["sizes"].__setitem__(at, new)
+            yield partial(_set, path=("network", "sizes", index), new=new)
     for index, adapter in enumerate(value["adapters"]):
         for key, old in adapter["settings"].items():
             if isinstance(old, int) and not isinstance(old, bool):
                 for new in (one for one in (1, *_SMALL) if one < old):
-                    yield lambda it, at=index, key=key, new=new: it["adapters"][at][
-                        "settings"
-                    ].__setitem__(key, new)
+                    yield partial(_set, path=("adapters", index, "settings", key), new=new)
 
 
 def _resize(value: Any, old: int, new: int) -> None:

@@ -148,6 +148,16 @@ class LifeWorker:
             self._end()
         return self._sought_after_crash(request.known)
 
+    def largest_bytes(self) -> int:
+        """Return the most memory that the process has had; 0 where the system does not tell."""
+        number = None if self._process is None else self._process.number
+        try:
+            lines = Path(f"/proc/{number}/status").read_text(encoding="utf-8").splitlines()
+        except OSError:
+            return 0
+        sizes = [line.split()[1] for line in lines if line.startswith("VmHWM")]
+        return 1024 * int(sizes[0]) if sizes else 0
+
     def example_in_progress(self) -> Example | None:
         """Return the example that the last search ran last."""
         try:

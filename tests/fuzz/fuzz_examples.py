@@ -23,6 +23,7 @@ from peft_regress.fuzz.example import (
 )
 from peft_regress.fuzz.findings import Finding
 
+_MERGED = (Fill(), Merge())
 PACKAGES = {"peft": "0.21.2", "torch": "2.13.0"}
 
 
@@ -33,7 +34,7 @@ def layer(kind: str = "linear", **fields: Any) -> Layer:
     return Layer(**{"name": "layer0", "kind": kind, "inputs": 4, "outputs": 4, **fields})
 
 
-def example(*layers: Layer, acts: Any = (Fill(), Merge()), **fields: Any) -> Example:
+def example(*layers: Layer, acts: Any = _MERGED, **fields: Any) -> Example:
     network = Network(layers=layers or (layer(),), **fields.pop("network", {}))
     settings = {"target_modules": ["layer0"], **fields.pop("settings", {})}
     adapters = fields.pop("adapters", (Adapter(name="default", settings=settings),))

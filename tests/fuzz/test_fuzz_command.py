@@ -15,8 +15,8 @@ import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 
 from peft_regress.cli.main import main
-from peft_regress.environments.worker.process import RequestRefusedError
 from peft_regress.environments.overlay.pip import PipError
+from peft_regress.environments.worker.process import RequestRefusedError
 from peft_regress.errors import InputError
 from peft_regress.fuzz import fuzz as fuzz_module
 from peft_regress.fuzz import ranges as ranges_module
@@ -41,6 +41,10 @@ class Workers:
         self.requests = []
         self.on_seek = lambda: None
         self.release = dict(PACKAGES)
+        self.now = 0.0
+        """Only searches take time."""
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        monkeypatch.setattr(fuzz_module, "time", clock)
         monkeypatch.setattr(fuzz_module, "LifeWorker", self.make)
         monkeypatch.setattr(replay_module, "LifeWorker", self.make)
 
@@ -61,7 +65,8 @@ class Workers:
     def seek(self, request):
         self.requests.append(request)
         self.on_seek()
-        time.sleep(0.01)
+        time.sleep(0.001)
+        self.now += 0.03
         counts = Counts(lives={"lora": 3})
         if not self.answers:
             return Sought(counts=counts)

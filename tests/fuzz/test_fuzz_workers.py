@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -146,8 +145,5 @@ def test_a_worker_searches_the_installed_peft_in_less_than_a_gigabyte() -> None:
         outcome = worker.live(example())
         assert outcome.failure is None
         assert outcome.acts == 2
-        status = Path(f"/proc/{worker._process._process.pid}/status")
-        if status.exists():
-            (peak,) = [line for line in status.read_text().splitlines() if "VmHWM" in line]
-            assert int(peak.split()[1]) < 2**20
-    assert not os.path.exists(worker._folder.name)
+        assert 2**26 < worker.largest_bytes() < 2**30
+    assert not Path(worker._folder.name).exists()
