@@ -43,6 +43,7 @@ SECTIONS: Final = {
     "Upgrade": {
         "upgrade": "Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.",
         "bisect": "Find the release of PACKAGE that changes a case, with as few tries as possible.",
+        "compat": "Show which releases load the saved ADAPTER, and whether they compute the same.",
     },
     "Look": {
         "report": "Show what every case costs and how accurate it is.",
