@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from peft_regress.environments.compat.adapter import SavedAdapter
-    from peft_regress.environments.compat.certificate import Certificate
     from peft_regress.environments.compat.compat import Compat
 
 _LARGEST_SIDE = 2**16
@@ -58,7 +57,7 @@ def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[
     return sizes
 
 
-_OF_CERTIFICATE = ("base", "inputs", "shape", "classes")
+_OF_CERTIFICATE = ("base", "inputs", "shape", "classes", "saved_by")
 _AS_TYPED = (
     *("package", "releases", "last_patches", "saved_by", "also_install", "replace_torch", "pre"),
     "time_limit",
@@ -81,10 +80,9 @@ _LIMIT: dict[str, Any] = {
         "Files": ("certificate", "check", "summary"),
     },
     epilog=examples(
-        "peft-regress compat my-adapter --base mymodels.nets:make_net --shape 4,3,32,32",
-        "peft-regress compat my-adapter --base resnet18 --releases 0.14..,0.12.0 "
-        "--certificate my-adapter/compat.json",
-        "peft-regress compat my-adapter --check my-adapter/compat.json",
+        "peft-regress compat lora --base nets:make --shape 4,3,32,32",
+        "peft-regress compat lora --base resnet18 --releases 0.14.. --certificate lora",
+        "peft-regress compat lora --check lora/compat.json",
     ),
 )
 @click.argument("adapter", type=NamedPath(path_type=Path))
@@ -196,7 +194,7 @@ def command(  # noqa: PLR0913  (arguments and options)
             if check is None:
                 found = compat(saved, _settings(options), progress=_say, on_result=keep)
             else:
-                found = _checked(saved, read_certificate(check), options, keep)
+                found = _checked(saved, check, options, keep)
     except KeyboardInterrupt:
         if latest is not None:
             _show(dataclasses.replace(latest, is_complete=False), output)
@@ -253,15 +251,16 @@ def _settings(options: Mapping[str, Any]) -> CompatSettings:
 
 def _checked(
     saved: SavedAdapter,
-    certificate: Certificate,
+    file: Path,
     options: Mapping[str, Any],
     keep: Callable[[Compat], None],
 ) -> Compat:
     """Judge the installed release, or the named ones, by a certificate."""
-    typed = [name for name in (*_OF_CERTIFICATE, "saved_by") if options[name] is not None]
+    typed = [name for name in _OF_CERTIFICATE if options[name] is not None]
     if typed:
         msg = f"--{typed[0].replace('_', '-')} is not for --check: the certificate says it"
         raise click.UsageError(msg)
+    certificate = read_certificate(file)
     if options["releases"] is None:
         return check_installed(
             certificate,

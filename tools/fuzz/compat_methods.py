@@ -21,15 +21,29 @@ _add("lora", "LoraConfig", _LORA)
 _add("lora, convolution", "LoraConfig", _LORA, targets=CONVOLUTIONS)
 _add("lora, embedding", "LoraConfig", _LORA, targets=["emb"])
 _add("lora, attention", "LoraConfig", _LORA, targets=["attn"])
-_add("lora, Conv1D of transformers", "LoraConfig", {**_LORA, "fan_in_fan_out": True}, targets=["turned"])
+_add(
+    "lora, Conv1D of transformers",
+    "LoraConfig",
+    {**_LORA, "fan_in_fan_out": True},
+    targets=["turned"],
+)
 _add("lora, use_rslora", "LoraConfig", {**_LORA, "use_rslora": True})
-_add("lora, patterns", "LoraConfig", {**_LORA, "rank_pattern": {"lin0": 2}, "alpha_pattern": {"lin1": 16}})
+_add(
+    "lora, patterns",
+    "LoraConfig",
+    {**_LORA, "rank_pattern": {"lin0": 2}, "alpha_pattern": {"lin1": 16}},
+)
 _add("lora, bias", "LoraConfig", {**_LORA, "bias": "lora_only"})
 _add("lora, lora_bias", "LoraConfig", {**_LORA, "lora_bias": True})
 _add("lora, modules_to_save", "LoraConfig", {**_LORA, "modules_to_save": ["head"]})
 _add("lora, init pissa", "LoraConfig", {**_LORA, "init_lora_weights": "pissa"})
 _add("lora, init olora", "LoraConfig", {**_LORA, "init_lora_weights": "olora"})
-_add("lora, target_parameters", "LoraConfig", {**_LORA, "target_parameters": ["lin0.weight"]}, targets=[])
+_add(
+    "lora, target_parameters",
+    "LoraConfig",
+    {**_LORA, "target_parameters": ["lin0.weight"]},
+    targets=[],
+)
 _add("dora", "LoraConfig", {**_LORA, "use_dora": True})
 _add("dora, convolution", "LoraConfig", {**_LORA, "use_dora": True}, targets=CONVOLUTIONS)
 _add("dora, embedding", "LoraConfig", {**_LORA, "use_dora": True}, targets=["emb"])
@@ -65,7 +79,11 @@ _add("bone, bat", "BoneConfig", {"r": 4, "init_weights": "bat"})
 _add("miss", "MissConfig", {"r": 4})
 _add("miss, bat", "MissConfig", {"r": 4, "init_weights": "bat"})
 _add("trainable tokens", "TrainableTokensConfig", {"token_indices": [1, 3]}, targets=["emb"])
-_add("lora, trainable_token_indices", "LoraConfig", {**_LORA, "trainable_token_indices": {"emb": [1, 3]}})
+_add(
+    "lora, trainable_token_indices",
+    "LoraConfig",
+    {**_LORA, "trainable_token_indices": {"emb": [1, 3]}},
+)
 _add("randlora", "RandLoraConfig", {"r": 4})
 _add("randlora, sparse", "RandLoraConfig", {"r": 4, "sparse": True})
 _add("c3a", "C3AConfig", {"block_size": 4})

@@ -1,5 +1,7 @@
 from typing import Any
 import msgspec
+
+
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
     variant: str
     saved: str
@@ -9,13 +11,21 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     difference: float | None
     merged_difference: float | None
     details: list[str]
+
+
 class Study(msgspec.Struct, frozen=True, kw_only=True):
     releases: list[str]
     packages: dict[str, str]
     not_made: dict[str, dict[str, str]]
     refused_by_itself: dict[str, str]
     cells: list[Cell]
-    def stored(self): return self
+
+    def stored(self):
+        return self
+
     @classmethod
-    def read(cls, p): return msgspec.json.decode(p.read_bytes(), type=cls)
+    def read(cls, p):
+        return msgspec.json.decode(p.read_bytes(), type=cls)
+
+
 TABLES = {}

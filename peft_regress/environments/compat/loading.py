@@ -122,7 +122,8 @@ class _Loading:
     def _look_at_fields(self, configuration: type) -> None:
         fields = {field.name: field for field in dataclasses.fields(configuration)}
         named = {name: value for name, value in self._written.items() if name not in _OF_LOADING}
-        self._found["unknown_fields"] = sorted(named.keys() - fields.keys())
+        # A release that does not know the field `peft_version` may refuse that as well.
+        self._found["unknown_fields"] = sorted(self._written.keys() - fields.keys())
         self._found["default_fields"] = sorted(
             name
             for name, value in named.items()

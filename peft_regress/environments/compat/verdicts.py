@@ -170,7 +170,7 @@ def _otherwise(adapter: Loaded, reference: Loaded) -> Iterator[str]:
         if names:
             yield f"{words} {count_of(len(names), 'tensor')}: {named(names)}"
     ignored = set(adapter.unknown_fields) - set(reference.unknown_fields)
-    ignored -= set(reference.default_fields)
+    ignored -= {*reference.default_fields, "peft_version"}
     if ignored:
         yield f"ignores the settings {named(sorted(ignored))}"
     for name, (written, read) in adapter.changed_fields.items():
