@@ -154,6 +154,7 @@ def test_a_difference_without_another_output_is_told_and_breaks_nothing(values, 
         {"unknown_fields": ["known", "usual", "peft_version"]},
         {"missing_keys": []},
         {"warnings": ["loud"]},
+        {"trainable": ["a.weight", "b"]},
     ],
 )
 def test_what_the_reference_does_too_and_fields_at_their_default_are_no_difference(values):

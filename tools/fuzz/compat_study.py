@@ -14,9 +14,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import msgspec
 
@@ -24,22 +23,15 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tools" / "docs"))
 
-from compat_tables import TABLES, Cell, Study  # noqa: E402
+from compat_tables import TABLES, Cell, Study, stored, summary_of  # noqa: E402
 from page_tables import check_or_write, option_parser, print_tables, put  # noqa: E402
 
 from peft_regress.environments.compat.messages import BaseMade, BaseModel, Loaded  # noqa: E402
-from peft_regress.environments.compat.releases import (  # noqa: E402
-    AdapterLoader,
-    BaseModelError,
-    Seen,
-    UnusableReleaseError,
-)
+from peft_regress.environments.compat.releases import AdapterLoader  # noqa: E402
 from peft_regress.environments.compat.verdicts import Reference, judge  # noqa: E402
 from peft_regress.environments.overlay.overlay import opened_overlay  # noqa: E402
 from peft_regress.environments.worker.environment_variables import variables  # noqa: E402
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from peft_regress.text import clean  # noqa: E402
 
 PAGE: Final = ROOT / "docs" / "compat.md"
 RESULT: Final = HERE / "compat_study.json"
@@ -135,54 +127,42 @@ def judged() -> Study:
             continue
         for release in RELEASES:
             loaded, without = seen[release].adapters[name]
+            first = judge(seen[release].base, loaded, reference)
+            found = first if without is None else judge(seen[release].base, without, reference)
             cells.append(
-                _cell(variant, saved, release, seen[release].base, loaded, without, reference)
+                Cell(
+                    variant=variant,
+                    saved=saved,
+                    loaded=release,
+                    verdict=found.verdict,
+                    needs_edit=without is not None and found.verdict != "refused",
+                    difference=found.difference,
+                    merged_difference=found.merged_difference,
+                    details=[clean(detail) for detail in found.details[:1]],
+                )
             )
-    return Study(
+    return summary_of(
+        cells,
         releases=list(RELEASES),
         packages=seen[RELEASES[-1]].packages,
-        not_made={
-            release: {variant: why for variant, why in made(release).items() if why}
+        made={
+            release: [variant for variant, why in made(release).items() if not why]
             for release in RELEASES
         },
         refused_by_itself=refused_by_itself,
-        cells=cells,
-    )
-
-
-def _cell(  # noqa: PLR0913  (each is one part of the cell)
-    variant: str,
-    saved: str,
-    release: str,
-    base: BaseMade,
-    loaded: Loaded,
-    without: Loaded | None,
-    reference: Reference,
-) -> Cell:
-    first = judge(base, loaded, reference)
-    found = first if without is None else judge(base, without, reference)
-    return Cell(
-        variant=variant,
-        saved=saved,
-        loaded=release,
-        verdict=found.verdict,
-        needs_edit=without is not None and found.verdict != "refused",
-        difference=found.difference,
-        merged_difference=found.merged_difference,
-        details=list(found.details),
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the study, or print, write or check its tables."""
-    parser = option_parser(__doc__ or "", TABLES)
+    parser = option_parser((__doc__ or "").partition("\n")[0], TABLES)
     parser.add_argument("--run", action="store_true", help="make, load and judge all adapters")
     options = parser.parse_args(arguments)
     if options.run:
         WORK.mkdir(parents=True, exist_ok=True)
         make_adapters()
         load_adapters()
-        RESULT.write_bytes(msgspec.json.format(msgspec.json.encode(judged().stored()), indent=1))
+        RESULT.write_bytes(stored(judged()))
         return 0
     study = Study.read(RESULT)
     tables = {name: TABLES[name](study) for name in options.only or TABLES}

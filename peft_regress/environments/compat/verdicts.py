@@ -183,15 +183,27 @@ def _training(adapter: Loaded, reference: Loaded) -> Iterator[str]:
     if adapter.training_problem and not reference.training_problem:
         yield f"does not load to train on: {adapter.training_problem}"
     elif not adapter.training_problem and not reference.training_problem:
-        more = sorted(set(adapter.trainable) - set(reference.trainable))
-        fewer = sorted(set(reference.trainable) - set(adapter.trainable))
+        here, there = map(_by_tensor, (adapter.trainable, reference.trainable))
+        more = sorted(here[tensor] for tensor in here.keys() - there.keys())
+        fewer = sorted(there[tensor] for tensor in there.keys() - here.keys())
         if more:
             yield f"trains {count_of(len(more), 'more parameter')}: {named(more)}"
         if fewer:
             yield f"does not train {count_of(len(fewer), 'parameter')}: {named(fewer)}"
-    thawed = set(adapter.trainable_for_inference) - set(reference.trainable_for_inference)
+    thawed = _by_tensor(adapter.trainable_for_inference)
+    for tensor in _by_tensor(reference.trainable_for_inference):
+        thawed.pop(tensor, None)
     if thawed:
-        yield f"loaded for inference, trains {named(sorted(thawed))}"
+        yield f"loaded for inference, trains {named(sorted(thawed.values()))}"
+
+
+def _by_tensor(names: Iterable[str]) -> dict[str, str]:
+    """Return names of parameters by what they adapt.
+
+    A release may keep the same tensor as `lora_magnitude_vector.default` or as
+    `lora_magnitude_vector.default.weight`.
+    """
+    return {name.removesuffix(".weight"): name for name in names}
 
 
 def named(names: Iterable[str]) -> str:
