@@ -123,7 +123,7 @@ def test_an_interrupt_prints_what_was_found(command, adapter, monkeypatch):
     monkeypatch.setattr(compat_command, "compat", stopped)
     code, out, _ = command("compat", "lora", *OWN)
     assert code == 130
-    assert out.endswith("INCOMPLETE, interrupted after 1 release (1 unusable)\n")
+    assert out.endswith("interrupted, so far: INCOMPLETE: 1 of 1 release not tried (1 unusable)\n")
     code, out, _ = command("compat", "lora", *OWN, "--format", "json")
     assert (code, json.loads(out)["complete"]) == (130, False)
 

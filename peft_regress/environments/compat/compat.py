@@ -16,7 +16,7 @@ from peft_regress.environments.compat.releases import (
     BaseModelError,
     UnusableReleaseError,
 )
-from peft_regress.environments.compat.verdicts import Judgement, Reference, judge
+from peft_regress.environments.compat.verdicts import WORDS, Judgement, Reference, judge
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.environments.overlay.pip import PIP_SECONDS, released_versions
 from peft_regress.environments.upgrade.measuring import default_jobs
@@ -139,7 +139,7 @@ def compat(
 
         def keep(result: ReleaseResult) -> None:
             known[result.release] = result
-            progress(f"{settings.package} {result.release}: {result.judgement.verdict}")
+            progress(f"{settings.package} {result.release}: {WORDS[result.judgement.verdict]}")
             on_result(so_far())
 
         run.judge_all([str(release) for release in releases], reference, keep)

@@ -6,10 +6,9 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.compat.adapter import CONFIGURATION
-from peft_regress.environments.compat.verdicts import named
+from peft_regress.environments.compat.verdicts import WORDS, named
 from peft_regress.report.document import Section
 from peft_regress.report.table import Row, Table
-from peft_regress.runs.environment import SUSPECTS
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
@@ -17,24 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from peft_regress.environments.compat.compat import Compat, ReleaseResult
-    from peft_regress.environments.compat.verdicts import Judgement, Verdict
+    from peft_regress.environments.compat.verdicts import Judgement
     from peft_regress.report.layout import Style
 
 _STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
-_OUTCOMES: Final = {0: "NOTHING BREAKS", 1: "BREAKS", 3: "INCOMPLETE"}
 _LONGEST_DETAIL: Final = 300
 _MOST_WARNINGS: Final = 2
 
-WORDS: Final[dict[Verdict, str]] = {
-    "same": "same",
-    "loads_otherwise": "loads otherwise",
-    "other_output": "other output",
-    "no_merge": "does not merge",
-    "refused": "refused",
-    "incomparable": "incomparable",
-    "unusable": "unusable",
-}
-"""What a table calls each verdict."""
+_SHOWN_PACKAGES: Final = ("python", "peft", "torch", "transformers")
 
 
 def compat_document(found: Compat) -> list[Section | Table]:
@@ -110,7 +99,7 @@ def _about(found: Compat) -> tuple[str, ...]:
     where = "its callable's weights" if base.is_own else "weights drawn by a seed"
     packages = (
         f"{name} {reference.packages[name]}"
-        for name in ("python", *SUSPECTS)
+        for name in _SHOWN_PACKAGES
         if name in reference.packages
     )
     return (
@@ -166,6 +155,12 @@ def _words(judgement: Judgement) -> str:
 def _outcome(found: Compat) -> str:
     counts = Counter(one.judgement.verdict for one in found.results)
     shown = ", ".join(f"{count} {WORDS[verdict]}" for verdict, count in counts.most_common())
-    after = ", interrupted after" if not found.is_complete else " in"
-    releases = count_of(len(found.results), "release")
-    return f"{_OUTCOMES[found.exit_code]}{after} {releases} ({shown or 'none was tried'})"
+    code, releases = found.exit_code, count_of(len(found.results), "release")
+    of_code = sum(one.judgement.exit_code == code for one in found.results)
+    words = {
+        0: f"NOTHING BREAKS in {releases}",
+        1: f"BREAKS in {of_code} of {releases}",
+        3: f"INCOMPLETE: {of_code} of {releases} not tried",
+    }
+    interrupted = "" if found.is_complete else "interrupted, so far: "
+    return f"{interrupted}{words[code]} ({shown or 'none was tried'})"

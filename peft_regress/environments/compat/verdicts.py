@@ -31,6 +31,17 @@ EXIT_CODES: Final[dict[Verdict, int]] = {
     "unusable": 3,
 }
 
+WORDS: Final[dict[Verdict, str]] = {
+    "same": "same",
+    "loads_otherwise": "loads otherwise",
+    "other_output": "other output",
+    "no_merge": "does not merge",
+    "refused": "refused",
+    "incomparable": "incomparable",
+    "unusable": "unusable",
+}
+"""What a table calls each verdict."""
+
 TOLERANCE: Final = 3e-5
 """The largest difference of two outputs that count as the same, relative to the largest number.
 
