@@ -81,7 +81,7 @@ _LIMIT: dict[str, Any] = {
     },
     epilog=examples(
         "peft-regress compat lora --base nets:make --shape 4,3,32,32",
-        "peft-regress compat lora --base resnet18 --releases 0.14.. --certificate lora",
+        "peft-regress compat lora --base resnet18 --releases 0.14.. --certificate .",
         "peft-regress compat lora --check lora/compat.json",
     ),
 )
