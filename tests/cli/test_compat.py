@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,8 +14,13 @@ import saved_adapters
 from saved_adapters import edit_configuration, save_lora, write_nets
 
 import peft_regress.cli.compat as compat_command
+from peft_regress.environments.compat import check as check_module
 from peft_regress.environments.compat import compat as compat_module
+from peft_regress.environments.compat.messages import LoadAdapter, MakeBase
+from peft_regress.environments.compat.releases import BaseModelError, Seen
+from peft_regress.environments.compat.worker import handlers
 from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 OWN = ("--base", "small_nets:make", "--inputs", "small_nets:inputs")
@@ -38,22 +43,40 @@ def adapter(saved, tmp_path, monkeypatch):
     return folder
 
 
+class LoaderHere:
+    """Loads adapters in this process: a worker of its own would import torch again."""
+
+    def __init__(self, *, base, folder, time_limit):
+        self.base, self.folder = base, folder
+
+    def load(self, python, adapters):
+        answers = handlers()
+        try:
+            made = answers[MakeBase](MakeBase(base=self.base, folder=str(self.folder)))
+        except InputError as error:
+            raise BaseModelError(str(error)) from None
+        requests = [LoadAdapter(folder=str(one)) for one in adapters]
+        packages = {"peft": str(python)}
+        return [
+            Seen(packages=packages, base=made, adapter=answers[LoadAdapter](one))
+            for one in requests
+        ]
+
+    def stop(self):
+        """Do nothing."""
+
+
 @pytest.fixture
 def releases(monkeypatch):
     """Let the installed release stand for each: what pip would do is tested elsewhere."""
 
-    class Overlay:
-        def __init__(self, requirements, **_):
-            self.python = SimpleNamespace(absolute=lambda: sys.executable)
+    @contextlib.contextmanager
+    def opened_overlay(requirements, **_):
+        yield SimpleNamespace(python=requirements[0])
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            return None
-
-    monkeypatch.setattr(compat_module, "opened_overlay", Overlay)
-    return Overlay
+    monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
+    for module in (compat_module, check_module):
+        monkeypatch.setattr(module, "AdapterLoader", LoaderHere)
 
 
 def test_a_release_that_computes_the_same_is_exit_0_and_certified(command, adapter, releases):
@@ -166,7 +189,6 @@ def test_a_base_that_fails_is_wrong_use(command, adapter, releases):
 
 
 _SAVE_LOKR = """
-import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from peft import LoKrConfig
@@ -183,9 +205,13 @@ def test_lokr_of_before_0_14_computes_something_else_later(command, adapter):
         subprocess.run([str(overlay.python), "-c", _SAVE_LOKR, tests], check=True)
     code, out, _ = command(
         "compat", "lokr", *OWN, "--saved-by", "0.13.2", "--releases", "0.13.2,0.14.0",
-        "--format", "json",
+        "--format", "json", "--certificate", "lokr",
     )  # fmt: skip
     assert code == 1
     before, after = json.loads(out)["releases"]
     assert (before["verdict"], after["verdict"]) == ("same", "other_output")
     assert after["difference"] > 0.01
+    # The installed release, in a process of its own, by the stored output.
+    code, out, _ = command("compat", "lokr", "--check", "lokr/compat.json")
+    assert code == 1
+    assert "other output" in out
