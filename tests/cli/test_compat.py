@@ -189,6 +189,7 @@ def test_a_base_that_fails_is_wrong_use(command, adapter, releases):
 
 
 _SAVE_LOKR = """
+import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from peft import LoKrConfig
