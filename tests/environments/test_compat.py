@@ -270,7 +270,7 @@ def test_a_certificate_of_other_bytes_is_absent(world, tmp_path):
         (lambda text: text[:-40], "is no certificate"),
         (lambda text: text.replace('"schema_version": 1', '"schema_version": 2'), "has schema 2"),
         (lambda text: text.replace('"verdict": "same"', '"verdict": "fine"'), "is no certificate"),
-        (lambda text: text.replace('"package"', '"pakage"'), "is no certificate.*pakage"),
+        (lambda text: text.replace('"package"', '"packages_"'), "is no certificate.*packages_"),
         (lambda text: text.replace('"difference": 0.0', '"difference": NaN'), "is no certificate"),
     ],
 )

@@ -31,7 +31,7 @@ def answer():
 @pytest.fixture(scope="module")
 def make(answer, nets):
     def call(name="small_nets:make", **inputs):
-        base = BaseModel(name=name, **({"inputs": "small_nets:inputs"} if not inputs else inputs))
+        base = BaseModel(name=name, **(inputs or {"inputs": "small_nets:inputs"}))
         return answer(MakeBase(base=base, folder=str(nets)))
 
     return call
@@ -154,7 +154,7 @@ def test_lacking_and_superfluous_tensors_are_named(load, lora, copy):
     lacking = next(name for name in tensors if "lora_B" in name)
     tensors["base_model.model.9.lora_A.weight"] = tensors.pop(lacking)
     save_file(tensors, copy / WEIGHTS)
-    base, adapter = load(copy)
+    _, adapter = load(copy)
     assert adapter.missing_keys == [lacking]
     assert adapter.unexpected_keys == ["base_model.model.9.lora_A.weight"]
     assert verdict_on(load, copy, lora).verdict == "other_output"
