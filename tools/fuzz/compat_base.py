@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -23,7 +25,8 @@ class Network(nn.Module):
         self.lin0 = nn.Linear(WIDTH, WIDTH)
         self.lin1 = nn.Linear(WIDTH, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
-        self.turned = Conv1D(WIDTH, WIDTH)
+        untyped: Any = Conv1D
+        self.turned = untyped(WIDTH, WIDTH)
         self.head = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
