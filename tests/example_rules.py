@@ -116,6 +116,13 @@ RULES = (
         '"--checklist"',
         '"--base"',
     ),
+    by(
+        r"peft-regress compat .*",
+        "tests/cli/test_compat.py",
+        '"compat", "lokr"',
+        '"compat", "lora", "--check"',
+        '"--certificate", "lora"',
+    ),
     by(r"peft-regress time old/bin/python new/bin/python .*", "tests/cli/test_time.py", '"time"'),
     # CI runs the environments of tox. A narrowed one only collects its tests here.
     by(r"python -m pip install tox|pre-commit .*", ".ci/run", "pip install --quiet tox"),
