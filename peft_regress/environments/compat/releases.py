@@ -152,4 +152,8 @@ def _loaded(worker: WorkerProcess, adapter: Path, leave_out: Sequence[str] = ())
 
 
 def _told(error: WorkerError, worker: WorkerProcess) -> str:
-    return str(error).removeprefix(f"{worker.interpreter}: ").removeprefix("InputError: ")
+    said = str(error).removeprefix(f"{worker.interpreter}: ")
+    # Errors of this package are sentences already.
+    for kind in ("CaseError", "InputError", "UnknownNameError"):
+        said = said.removeprefix(f"{kind}: ")
+    return said
