@@ -53,6 +53,18 @@ RULES = (
         "tests/docs/test_own_model.py",
         "whole_page_runs",
     ),
+    # The search takes minutes; tests run it on workers in memory.
+    by(r"peft-regress fuzz( .*)?", "tests/fuzz/test_fuzz_command.py", 'main(["fuzz"'),
+    by(
+        r"peft-regress accept runs/fuzz.*",
+        "tests/fuzz/test_fuzz_findings.py",
+        '["accept", str(path), "--reason", "known"',
+    ),
+    by(
+        r"python -m pip install 'peft-regress\[fuzz\]'",
+        "tests/fuzz/test_fuzz_command.py",
+        "pip install 'peft-regress[fuzz]'",
+    ),
     Rule(pattern=r"peft-regress compare 0004 0007 --only .*", how="here"),
     Rule(pattern=r"peft-regress compare 0004 0007.*", how="here", codes=frozenset({1})),
     Rule(pattern=r"peft-regress compare baselines shards .* > verdict/comment\.md"),
@@ -96,6 +108,20 @@ RULES = (
         r"peft-regress upgrade \.\./peft",
         "tests/environments/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
+    ),
+    by(
+        r"peft-regress upgrade \.\./peft(-branch)?( torchao)? --checklist .*",
+        "tests/environments/test_live_checklist.py",
+        '"upgrade"',
+        '"--checklist"',
+        '"--base"',
+    ),
+    by(
+        r"peft-regress compat .*",
+        "tests/cli/test_compat.py",
+        '"compat", "lokr"',
+        '"compat", "lora", "--check"',
+        '"--certificate", "lora"',
     ),
     by(r"peft-regress time old/bin/python new/bin/python .*", "tests/cli/test_time.py", '"time"'),
     # CI runs the environments of tox. A narrowed one only collects its tests here.

@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 _MOST_READS: Final = 20
 """How often to read a storage again in which others accept meanwhile."""
 
-_OTHER_FOLDERS = frozenset({"sources", "adapters", "ledgers"})
+_OTHER_FOLDERS = frozenset({"adapters", "fuzz", "ledgers", "sources"})
 
 
 def baseline_files(root: Path) -> list[Path]:

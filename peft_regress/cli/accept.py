@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,7 +17,6 @@ from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from peft_regress.baselines.accept import Accepted
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     epilog=examples(
         "peft-regress accept runs/bench.json --reason 'peft 0.21 frees activations'",
         "peft-regress accept runs/old.json --reason 'how peft 0.14 was' --history",
+        "peft-regress accept runs/fuzz --reason 'known upstream'",
     ),
 )
 @click.argument("run")
@@ -42,14 +43,37 @@ if TYPE_CHECKING:
     metavar="GLOB",
     help="Expect these cases no longer: they were renamed or removed; may be repeated.",
 )
+@click.option(
+    "--reported",
+    metavar="ISSUE",
+    help="Of findings of `fuzz`: where they were reported, such as huggingface/peft#3697.",
+)
 @baselines_option
-def command(
-    run: str, reason: str, baselines: Path, patterns: tuple[str, ...], *, history: bool
+def command(  # noqa: PLR0913  (arguments and options)
+    run: str,
+    reason: str,
+    baselines: Path,
+    patterns: tuple[str, ...],
+    reported: str | None,
+    *,
+    history: bool,
 ) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
-    RUN is a run file or a folder of shards.
+    RUN is a run file or a folder of shards; or a finding of `fuzz`, or a folder of them, which go
+    into its corpus.
     """
+    from peft_regress.fuzz.findings import is_findings
+
+    if is_findings(Path(run)):
+        if history or patterns:
+            msg = "--history and --retire are about runs, and this is a finding of `fuzz`"
+            raise click.UsageError(msg)
+        _accept_findings(Path(run), baselines=baselines, reason=reason, reported=reported)
+        return
+    if reported is not None:
+        msg = f"--reported is about findings of `fuzz`, and {run} is none"
+        raise click.UsageError(msg)
     source = find_named(baselines, run).of_one_run()
     date = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     done = accept_run(
@@ -58,6 +82,13 @@ def command(
     # Only now: without a reader the entry is stored all the same.
     for line in _lines(done, source):
         say(line)
+
+
+def _accept_findings(source: Path, *, baselines: Path, reason: str, reported: str | None) -> None:
+    from peft_regress.fuzz.corpus import accept_findings
+
+    for one in accept_findings(source, baselines=baselines, reason=reason, reported=reported):
+        say(f"{'marked as mended' if one.is_mended else 'stored'}: {one.path}")
 
 
 def _lines(done: Accepted, source: Path) -> Iterator[str]:

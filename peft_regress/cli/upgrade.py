@@ -7,9 +7,10 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
@@ -24,6 +25,11 @@ from peft_regress.cli.options import (
     print_json,
     strict_option,
 )
+from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
+from peft_regress.environments.checklist.checklist_report import (
+    checklist_document,
+    encode_checklist,
+)
 from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
@@ -32,21 +38,44 @@ from peft_regress.environments.upgrade.keeping import kept_records
 from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_libraries, upgrade
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
+from peft_regress.fuzz.corpus import read_corpus
+from peft_regress.fuzz.replay import Replay, replay_or_say
+from peft_regress.fuzz.report import corpus_sections, encode_replay
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.pace import Pace
 from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.runs.environment import installed_packages
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from peft_regress.environments.checklist.checklist import Checklist
+    from peft_regress.environments.checklist.running import Result
     from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.runs.schema import Record
+
+_WITH_CHECKLIST: Final = {
+    "requirements",
+    "checklist_of",
+    "base",
+    "pre",
+    "replace_torch",
+    "jobs",
+    "time_limit",
+    "pip_time_limit",
+    "summary",
+    "output",
+}
+_EACH: Final = 20
+"""How many situations of a checklist make a line of progress."""
+
+_Settings = TypeVar("_Settings", UpgradeSettings, ChecklistSettings)
+_Result = TypeVar("_Result")
 
 
 @click.command(
@@ -54,6 +83,7 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         "Cases": ("cases", "matrix", "quick"),
+        "Or a checklist": ("checklist_of",),
         "Verdict": ("base", "strict"),
         **ENVIRONMENT_SECTIONS,
         "Files": ("save", *ENVIRONMENT_SECTIONS["Files"]),
@@ -62,6 +92,7 @@ if TYPE_CHECKING:
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
         "peft-regress upgrade --quick --summary issue.md peft torch==2.13.0",
+        "peft-regress upgrade ../peft --checklist lora --base ../peft-main",
     ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
@@ -73,7 +104,15 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="NAME",
     help="Compare with `auto` (the stored baseline if it has the installed packages, else `run`), "
-    "`run` (a new run of the installed packages), an entry, a run file or a folder.",
+    "`run` (a new run of the installed packages), an entry, a run file or a folder; with "
+    "--checklist, a requirement.",
+)
+@click.option(
+    "--checklist",
+    "checklist_of",
+    metavar="METHOD",
+    help="In place of cases: compare one method by the protocol of peft's maintainers, for a pull "
+    "request.",
 )
 @click.option(
     "--quick",
@@ -96,6 +135,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     requirements: tuple[str, ...],
     *,
     cases: str | None,
+    checklist_of: str | None,
     clean_up: bool,
     setup: MeasuringSetup,
     resume: Path | None,
@@ -123,30 +163,119 @@ def command(  # noqa: PLR0913  (arguments and options)
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
             check_outside(path, setup.baselines, option)
+    if checklist_of is not None:
+        _refuse_beside_checklist(context)
+        settings = {name: settings[name] for name in ("base", "replace_torch", "pre")}
+        chosen_checklist = ChecklistSettings(setup=setup, method=checklist_of, **settings)
+        context.exit(_show_checklist(requirements, chosen_checklist, summary, output))
     wants_scripts = summary is not None or output == "markdown"
     with ending_signals_interrupt(), kept_records(save, resume, _print_sentence) as keeper:
         setup = dataclasses.replace(setup, keeper=keeper)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
-        result, scripts = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
+        done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
+    besides = tuple(corpus_sections(done.corpus, all_entries=False))
+    issue = upgrade_report.upgrade_document(done.result, done.scripts, besides=besides)
     if summary is not None:
-        write_markdown(summary, upgrade_report.upgrade_document(result, scripts))
+        write_markdown(summary, issue)
         print_progress(f"summary: {summary}")
     if output == "json":
-        print_json(upgrade_report.encode_upgrade(result))
+        encoded = upgrade_report.encode_upgrade(done.result)
+        print_json({**encoded, "exit_code": done.exit_code, "corpus": encode_replay(done.corpus)})
+    elif output == "text":
+        show(upgrade_report.upgrade_document(done.result, besides=besides), output)
     else:
-        shown = None if output == "text" else scripts
-        show(upgrade_report.upgrade_document(result, shown), output)
-    context.exit(result.comparison.exit_code)
+        show(issue, output)
+    context.exit(done.exit_code)
+
+
+class _Done(NamedTuple):
+    """An upgrade, its scripts, and what the fuzzer's corpus does in its environment."""
+
+    result: Upgrade
+    scripts: tuple[Reproduction, ...]
+    corpus: Replay
+
+    @property
+    def exit_code(self) -> int:
+        """Return that of the comparison; 3 instead of 0 if the corpus was not replayed."""
+        code = self.result.comparison.exit_code
+        return 3 if code == 0 and not self.corpus.is_complete else code
+
+
+def _refuse_beside_checklist(context: click.Context) -> None:
+    """Refuse the options that say what runs: a checklist has networks and bounds of its own."""
+    for parameter in context.command.params:
+        typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
+        if typed and parameter.name not in _WITH_CHECKLIST:
+            msg = (
+                f"{parameter.opts[0]} does not go with --checklist, which has networks and bounds "
+                "of its own and keeps no run"
+            )
+            raise click.UsageError(msg)
+
+
+def _show_checklist(
+    requirements: Sequence[str], settings: ChecklistSettings, summary: Path | None, output: str
+) -> int:
+    """Fill the checklist, write and print it, and return the exit code."""
+
+    def filled(settings: ChecklistSettings) -> Checklist:
+        return checklist(
+            requirements, settings, progress=_print_sentence, on_result=_situation_printer()
+        )
+
+    with ending_signals_interrupt():
+        result = _with_consent(filled, settings)
+    document = checklist_document(result)
+    if summary is not None:
+        write_markdown(summary, document)
+        print_progress(f"summary: {summary}")
+    if output == "json":
+        print_json(encode_checklist(result))
+    else:
+        show(document, output)
+    return result.judged.exit_code
+
+
+def _situation_printer() -> Callable[[Result, int, int], None]:
+    """Return a function that prints a line on standard error for each twentieth situation."""
+    pace = Pace()
+
+    def print_result(result: Result, done: int, count: int) -> None:
+        left = pace.left(done, count, time.monotonic())
+        if done % _EACH == 0 or done == count:
+            print_progress(f"[{done}/{count}] {result.situation.network}{left}")
+
+    return print_result
+
+
+def _with_consent(act: Callable[[_Settings], _Result], settings: _Settings) -> _Result:
+    """Call a function of settings. If it would replace torch, ask first if somebody can answer."""
+    try:
+        return act(settings)
+    except ReplacesTorchError as error:
+        if not sys.stdin.isatty():
+            raise
+        question = f"This replaces torch {error.old} by {error.new}. Go on?"
+        if not click.confirm(question, err=True):
+            raise
+    return act(dataclasses.replace(settings, replace_torch=True))
 
 
 def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
-) -> tuple[Upgrade, tuple[Reproduction, ...]]:
-    """Run the upgrade. If it would replace torch, ask first if somebody can answer."""
+) -> _Done:
+    """Run the upgrade, and replay the corpus in its environment."""
     scripts: tuple[Reproduction, ...] = ()
+    corpus = Replay(packages={})
+    # Now, since one that cannot be trusted ends it, and the rest takes minutes.
+    findings = read_corpus(settings.setup.baselines)
 
     def finish(result: Upgrade, overlay: Overlay) -> None:
-        nonlocal scripts
+        nonlocal scripts, corpus
+        if findings:
+            _print_sentence(f"replaying {count_of(len(findings), 'finding')} of the fuzzer")
+            corpus = replay_or_say(findings, overlay.python)
         if wants_scripts:
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
             # A stored run may be of other packages than the installed ones.
@@ -159,22 +288,14 @@ def _upgraded(
             pythons = {before: Path(sys.executable), "those after": overlay.python}
             scripts = reproduce(failing, result.comparison.observed, pythons)
 
-    def upgraded(settings: UpgradeSettings) -> tuple[Upgrade, tuple[Reproduction, ...]]:
+    def upgraded(settings: UpgradeSettings) -> _Done:
         on_record = _progress_printer()
         result = upgrade(
             requirements, settings, progress=_print_sentence, on_record=on_record, finish=finish
         )
-        return result, scripts
+        return _Done(result, scripts, corpus)
 
-    try:
-        return upgraded(settings)
-    except ReplacesTorchError as error:
-        if not sys.stdin.isatty():
-            raise
-        question = f"This replaces torch {error.old} by {error.new}. Go on?"
-        if not click.confirm(question, err=True):
-            raise
-    return upgraded(dataclasses.replace(settings, replace_torch=True))
+    return _with_consent(upgraded, settings)
 
 
 def _print_sentence(text: str) -> None:

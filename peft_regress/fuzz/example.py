@@ -107,9 +107,11 @@ class Add(_Act, frozen=True, kw_only=True, tag="add"):
 
 
 class Activate(_Act, frozen=True, kw_only=True, tag="activate"):
-    """Make exactly these adapters active."""
+    """Make exactly these adapters active; several ones always through the tuner."""
 
     adapters: tuple[str, ...]
+    through_tuner: bool = False
+    """Call `set_adapter` of the tuner (`base_model`), not of the model."""
 
 
 class Disable(_Act, frozen=True, kw_only=True, tag="disable"):
@@ -204,7 +206,7 @@ class Scale(_Act, frozen=True, kw_only=True, tag="scale"):
 
 
 class HotSwap(_Act, frozen=True, kw_only=True, tag="hot_swap"):
-    """Save an adapter, fill it anew, and swap the saved weights in again."""
+    """Swap other weights into an adapter, from a file: those it has once it is filled anew."""
 
     adapter: str
     target_rank: Size | None = None

@@ -251,6 +251,10 @@ ROWS = {
         ],
     ),
     "nightly/nightly/Install tox": TOX,
+    "nightly/fuzz/Install tox": TOX,
+    "nightly/fuzz/Search for twenty minutes": Row(
+        calls=["python -m tox run -e fuzz -- --minutes 20 --summary runs/fuzz/findings.md"]
+    ),
     "nightly/nightly/Run the longest tests and the fault table": Row(
         calls=["python -m tox run -e nightly"]
     ),
@@ -497,14 +501,14 @@ def local_run(sandbox, *failing):
 def test_the_local_run_names_every_step_that_failed_after_all_have_run(sandbox):
     passing = local_run(sandbox)
     assert (passing.code, passing.errors) == (0, "")
-    assert len(passing.calls) == 8
+    assert len(passing.calls) == 9
     step = "python -m tox exec -e py --skip-pkg-install --"
     failing = local_run(
         sandbox, "python -m tox run -e docs", f"{step} mypy", f"{step} peft-regress"
     )
     assert failing.lines == passing.lines
     assert failing.code == 1
-    assert failing.output.endswith("failed: docs types verdict\n")
+    assert failing.output.endswith("failed: docs types fuzz verdict\n")
 
 
 def test_the_local_run_ends_where_tox_cannot_be_installed(sandbox):

@@ -51,6 +51,7 @@ def main() -> None:
         *_history(),
         *_harness(),
         *_signals(["mobilenet_v3_small"]),
+        *_fuzz(),
     ]
     if chosen.matrix:
         promises += _matrix()
@@ -267,6 +268,39 @@ def _signals(architectures: list[str]) -> list[Promise]:
             measured=f"{100 * signals / rest:+.1f} %",
             holds=signals <= 0.25 * rest,
         )
+    ]
+
+
+def _fuzz() -> list[Promise]:
+    """Search with two processes for half a minute, and replay the corpus."""
+    script = Path(__file__).resolve().parent / "selfbench_fuzz.py"
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=_ROOT, stdout=subprocess.PIPE, check=True
+    )
+    found = json.loads(done.stdout)
+    rate, seconds, size = (
+        found[name] for name in ("lives_per_second", "corpus_seconds", "largest_bytes")
+    )
+    entries = f"{found['corpus_entries']} entries"
+    return [
+        Promise(
+            what="`peft-regress fuzz`: LoRA",
+            promised="at least 20 lives a second on two cores",
+            measured=f"{rate:.0f}",
+            holds=rate >= 20,
+        ),
+        Promise(
+            what=f"`peft-regress fuzz --minutes 0`: {entries}",
+            promised="under 60 s",
+            measured=f"{seconds:.1f} s",
+            holds=seconds < 60,
+        ),
+        Promise(
+            what="`peft-regress fuzz`: the largest process",
+            promised="under 1 GB",
+            measured=f"{size / 1e9:.2f} GB",
+            holds=0 < size < 1e9,
+        ),
     ]
 
 

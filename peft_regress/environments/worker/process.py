@@ -124,6 +124,11 @@ class WorkerProcess:
         """Whether the process has not ended."""
         return self._process.poll() is None
 
+    @property
+    def number(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """End the process and its children, also while another thread waits for an answer."""
         with contextlib.suppress(ProcessLookupError):

@@ -1,0 +1,172 @@
+"""The command `peft-regress fuzz`."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from peft_regress.baselines.outputs import check_outside
+from peft_regress.cli.options import (
+    NamedPath,
+    SectionedCommand,
+    baselines_option,
+    examples,
+    format_option,
+    output_file,
+    print_json,
+)
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from peft_regress.fuzz.fuzz import Fuzzed
+    from peft_regress.fuzz.reproduce import Shown
+
+_MOST_MINUTES: Final = 7 * 24 * 60
+_LIMIT: Final[dict[str, Any]] = {
+    "type": click.IntRange(1, 86400),
+    "metavar": "SECONDS",
+    "show_default": True,
+}
+
+
+@click.command(
+    "fuzz",
+    cls=SectionedCommand,
+    sections={
+        "Search": ("minutes", "methods", "seed", "ranges"),
+        "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_time_limit"),
+        "Files": ("save", "summary"),
+    },
+    epilog=examples(
+        "peft-regress fuzz",
+        "peft-regress fuzz --minutes 0",
+        "peft-regress fuzz peft==0.20.0 --methods 'lo*' --summary found.md",
+    ),
+)
+@click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(0, _MOST_MINUTES),
+    metavar="N",
+    default=10.0,
+    show_default=True,
+    help="How long to search; 0 replays the corpus alone.",
+)
+@click.option(
+    "--methods",
+    metavar="GLOB",
+    default="*",
+    show_default=True,
+    help="Only methods whose name matches, such as 'lo*'.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Seed of the search (default: another one each time; the report says which).",
+)
+@click.option(
+    "--ranges/--no-ranges",
+    default=True,
+    show_default=True,
+    help="Look for the releases in which a new finding fails.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Search in this many processes (default: one per core).",
+)
+@click.option("--pre", is_flag=True, help="Allow pre-releases.")
+@click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
+@click.option("--time-limit", default=60, help="How long one life may take.", **_LIMIT)
+@click.option("--pip-time-limit", default=600, help="How long one call of pip may take.", **_LIMIT)
+@click.option(
+    "--save",
+    type=NamedPath(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    default=Path("runs/fuzz"),
+    show_default=True,
+    help="Keep each finding in this folder as soon as it is found.",
+)
+@click.option(
+    "--summary",
+    type=output_file,
+    metavar="FILE",
+    help="Write the findings to this file, as Markdown.",
+)
+@baselines_option
+@format_option
+@click.pass_context
+def command(  # noqa: PLR0913  (arguments and options)
+    context: click.Context,
+    /,
+    requirements: tuple[str, ...],
+    *,
+    baselines: Path,
+    save: Path,
+    summary: Path | None,
+    output: str,
+    **options: Any,
+) -> None:
+    """Search for defects of adapters that nobody wrote a case for.
+
+    First the corpus of known findings is replayed. Then small networks, adapters and lives are
+    drawn, and after each act it is checked what must hold. REQUIREMENT, such as peft==0.20.0, is
+    fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
+    on a new finding, 3 if not all was tried.
+    """
+    from peft_regress.fuzz.fuzz import fuzz
+    from peft_regress.fuzz.report import encode_fuzzed, fuzz_document, grouped
+    from peft_regress.fuzz.reproduce import reproduced
+
+    for option, path in (("--save", save), ("--summary", summary)):
+        if path is not None:
+            check_outside(path, baselines, option)
+    wants_scripts = summary is not None or output != "text"
+    scripts: dict[str, Shown] = {}
+
+    def finish(result: Fuzzed, python: Path) -> None:
+        if wants_scripts:
+            scripts.update(reproduced([group[0] for group in grouped(result.found)], python))
+
+    with ending_signals_interrupt():
+        settings = _settings(baselines, save, **options)
+        result = fuzz(requirements, settings, progress=_say, finish=finish)
+    if summary is not None:
+        write_markdown(summary, fuzz_document(result, scripts))
+        print_progress(f"summary: {summary}")
+    if output == "json":
+        print_json(encode_fuzzed(result, scripts))
+    else:
+        show(fuzz_document(result, None if output == "text" else scripts), output)
+    context.exit(result.exit_code)
+
+
+def _settings(baselines: Path, save: Path, **options: Any) -> Any:
+    from peft_regress.fuzz.fuzz import FuzzSettings
+    from peft_regress.runs.environment import usable_cores
+
+    seed = options["seed"]
+    return FuzzSettings(
+        baselines=baselines,
+        save=save,
+        minutes=options["minutes"],
+        methods=options["methods"],
+        seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
+        jobs=options["jobs"] or usable_cores(),
+        with_ranges=options["ranges"],
+        life_seconds=options["time_limit"],
+        pip_seconds=options["pip_time_limit"],
+        replace_torch=options["replace_torch"],
+        pre=options["pre"],
+    )
+
+
+def _say(text: str) -> None:
+    print_progress(clean(text, longest=400))

@@ -1,0 +1,164 @@
+"""Draw lives: acts in any order, changed or left out where they make no sense in a state."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from peft_regress.fuzz import example as e
+from peft_regress.fuzz.life.plan import Plan, after, legal, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hypothesis.strategies import SearchStrategy
+
+    from peft_regress.fuzz.methods import Method
+
+LONGEST: Final = 14
+SHORT: Final = 3
+UNKNOWN: Final = "unknown"
+COPIED: Final = "copied"
+MIXTURE: Final = "mixture"
+
+
+def lives(example: e.Example, method: Method) -> SearchStrategy[tuple[e.Act, ...]]:
+    """Draw a life of an example without acts."""
+    names = tuple(dict.fromkeys(adapter.name for adapter in example.adapters))
+    drawn = _drawn(names, example.network.batch)
+    return drawn.map(lambda acts: allowed(example, method, acts))
+
+
+def allowed(example: e.Example, method: Method, acts: Sequence[e.Act]) -> tuple[e.Act, ...]:
+    """Return acts that make sense one after another, made of the given ones."""
+    plan, kept = Plan.start(example, method.abilities), []
+    for drawn in acts:
+        act = _fitting(plan, drawn)
+        if not legal(plan, act):
+            continue
+        kept.append(act)
+        if refusal(plan, act) is None:
+            plan = after(plan, act)
+    return tuple(kept)
+
+
+def _fitting(plan: Plan, act: e.Act) -> e.Act:  # noqa: C901, PLR0911
+    """Return an act as it makes sense in a state: with adapters that are there."""
+    there = [*plan.settings]
+    if not there:
+        return act
+    match act:
+        case e.Add(adapter=name) if name in there:
+            left = [each.name for each in plan.example.adapters if each.name not in there]
+            return e.Add(adapter=left[0]) if left else act
+        case e.Activate(adapters=names):
+            return replace(act, adapters=_present(names, there, plan))
+        case e.Merge(adapters=names, broken=False):
+            if {*plan.active} <= {*plan.merged}:
+                return e.Unmerge()
+            return act if names is None else replace(act, adapters=_present(names, there, plan))
+        case e.Unmerge() if not plan.merged:
+            return e.Merge()
+        case e.Disable() | e.Fill() | e.Train() if not plan.enabled:
+            return e.Enable()
+        case e.Fill() | e.Train() if plan.merged:
+            return e.Unmerge()
+        case e.Mode(training=training) if training == plan.training:
+            return e.Mode(training=not training)
+        case e.Mixed(adapters=names):
+            known = {*there, "__base__", UNKNOWN}
+            return replace(act, adapters=tuple(n if n in known else there[-1] for n in names))
+        case e.Delete(adapter=name) | e.HotSwap(adapter=name) | e.LoadBeside(adapter=name):
+            return act if name in there else replace(act, adapter=there[-1])
+        case e.Weighted(adapters=names, weights=weights):
+            present = tuple(name for name in names if name in there) or (there[0],)
+            return replace(act, adapters=present, weights=weights[: len(present)])
+    return act
+
+
+def _present(names: Sequence[str], there: Sequence[str], plan: Plan) -> tuple[str, ...]:
+    present = tuple(name for name in names if name in there) or (there[-1],)
+    return present if "several_active" in plan.abilities else present[:1]
+
+
+@cache
+def _drawn(names: tuple[str, ...], batch: int) -> SearchStrategy[list[e.Act]]:
+    """Draw an opening and acts; short lives come first, so that shrinking ends with them."""
+    act = _acts(names, batch)
+    rest = st.one_of(
+        st.lists(act, max_size=SHORT), st.lists(act, min_size=SHORT + 1, max_size=LONGEST)
+    )
+    fill, second = e.Fill(), e.Add(adapter=names[-1])
+    openings: list[tuple[e.Act, ...]] = [(), (fill,), (fill,)]
+    if len(names) > 1:
+        openings += [
+            (second,),
+            (fill, second, e.Activate(adapters=(names[-1],)), fill),
+            (second, e.Activate(adapters=(names[0], names[-1])), fill),
+        ]
+    return st.builds(lambda first, more: [*first, *more], st.sampled_from(openings), rest)
+
+
+def _acts(names: tuple[str, ...], batch: int) -> SearchStrategy[e.Act]:
+    more = [*names, COPIED, MIXTURE]
+    one, every = st.sampled_from(names), st.sampled_from(more)
+    some = st.lists(every, min_size=1, max_size=2, unique=True).map(tuple)
+    item = st.sampled_from([*names, *more, *names, "__base__", UNKNOWN])
+    common: list[SearchStrategy[e.Act]] = [
+        st.builds(e.Fill, seed=st.integers(0, 3)),
+        st.builds(e.Merge, adapters=st.none(), safe=st.booleans()),
+        st.just(e.Unmerge()),
+        st.builds(e.Train, steps=st.integers(1, 2), keep_optimizer=st.booleans()),
+        st.builds(e.Disable, within=st.booleans()),
+        st.builds(e.SaveLoad, trainable=st.booleans()),
+        st.builds(e.Activate, adapters=some, through_tuner=st.booleans()),
+        st.builds(e.Add, adapter=one),
+    ]
+    rare: list[SearchStrategy[e.Act]] = [
+        st.just(e.Enable()),
+        st.builds(e.Mode, training=st.booleans()),
+        st.builds(e.Merge, adapters=some, safe=st.booleans()),
+        st.just(e.Merge(safe=True, broken=True)),
+        st.builds(e.LoadBeside, adapter=every, name=st.just(COPIED), trainable=st.booleans()),
+        st.builds(e.Delete, adapter=every),
+        st.builds(e.Unload, merge=st.booleans(), safe=st.booleans()),
+        st.lists(item, min_size=batch, max_size=batch).map(lambda a: e.Mixed(adapters=tuple(a))),
+        _weighted(names),
+        st.builds(e.Scale, adapter=one, scale=st.sampled_from((1.0, 2.0, 0.5))),
+        st.just(e.Copy()),
+        _conversions(),
+    ]
+    if find_spec("peft.utils.hotswap") is not None:
+        ranks = st.sampled_from((None, None, 8, 16))
+        rare.append(st.builds(e.HotSwap, adapter=one, target_rank=ranks))
+    return st.one_of(*common, *common, *rare)
+
+
+def _conversions() -> SearchStrategy[e.Act]:
+    return st.sampled_from(
+        [
+            *(e.Convert(dtype=dtype) for dtype in ("bfloat16", "float32", "float16")),
+            *(e.Convert(channels_last=last) for last in (True, False)),
+        ]
+    )
+
+
+def _weighted(names: Sequence[str]) -> SearchStrategy[e.Act]:
+    def build(adapters: list[str], weight: float, combination: str) -> e.Act:
+        return e.Weighted(
+            adapters=tuple(adapters),
+            weights=(weight,) * len(adapters),
+            combination=combination if len(adapters) > 1 else "linear",
+            name=MIXTURE,
+        )
+
+    return st.builds(
+        build,
+        st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True),
+        st.sampled_from((1.0, 0.5, -1.0)),
+        st.sampled_from(("cat", "svd")),
+    )

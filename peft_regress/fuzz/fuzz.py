@@ -1,0 +1,425 @@
+"""Fuzz an environment: replay the corpus, search for new findings, and keep each at once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.environments.overlay.pip import PIP_SECONDS
+from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
+from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.fuzz.causes import is_known
+from peft_regress.fuzz.corpus import read_corpus
+from peft_regress.fuzz.findings import Finding, read_finding, write_finding
+from peft_regress.fuzz.messages import Counts, Seek
+from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.ranges import find_ranges
+from peft_regress.fuzz.replay import Replay, replay
+from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
+from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from peft_regress.fuzz.causes import Cause
+    from peft_regress.fuzz.messages import Found, Sought
+
+    Say = Callable[[str], None]
+
+SLICE_SECONDS: Final = 15.0
+"""How long a worker searches before it answers and hears what others have found."""
+SHRINK_SECONDS: Final = 20.0
+"""How long a failing example is made smaller; most need 2 to 5."""
+
+_PROGRESS_SECONDS: Final = 10.0
+_MOST_FAILED_SEARCHES: Final = 5
+_METHODS_AT_ONCE: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuzzSettings:
+    """What to search, how long, and where to keep what is found."""
+
+    baselines: Path
+    save: Path
+    """The folder of the findings: one JSON file each."""
+    minutes: float = 10.0
+    """How long to search; 0 to replay the corpus alone."""
+    methods: str = "*"
+    """A glob on the methods' names."""
+    seed: int = 0
+    jobs: int = 1
+    with_ranges: bool = True
+    """Whether to find the releases in which a new finding fails."""
+    life_seconds: float = LIFE_SECONDS
+    pip_seconds: float = PIP_SECONDS
+    replace_torch: bool = False
+    pre: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fuzzed:
+    """What a fuzzing brought."""
+
+    requirements: tuple[str, ...]
+    settings: FuzzSettings
+    packages: dict[str, str]
+    """The versions of what was fuzzed; empty if it did not come so far."""
+    replay: Replay
+    found: tuple[Finding, ...]
+    counts: Counts
+    seconds: float
+    """How long the search took."""
+    problems: tuple[str, ...]
+    """Why it is incomplete."""
+    remarks: tuple[str, ...]
+    unwritten: str = ""
+    """Why a finding could not be written; the search then stopped."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all was done that was asked for."""
+        return not self.problems and self.replay.is_complete
+
+    @property
+    def exit_code(self) -> int:
+        """Return 2 if a finding was not written, 1 for new findings, 3 if incomplete, else 0."""
+        if self.unwritten:
+            return 2
+        if self.found or self.replay.of("new"):
+            return 1
+        return 0 if self.is_complete else 3
+
+
+def fuzz(
+    requirements: Sequence[str],
+    settings: FuzzSettings,
+    *,
+    progress: Say = lambda _: None,
+    finish: Callable[[Fuzzed, Path], None] = lambda *_: None,
+) -> Fuzzed:
+    """Fuzz the installed packages, or an environment with some requirements over them.
+
+    `finish` is called with the result and the interpreter while the environment exists. An
+    interrupt ends the search, and the result has what was found until then. Raises `InputError` if
+    the environment or the corpus cannot be used, `UnknownNameError` for a glob without a method.
+    """
+    methods = chosen_methods(settings.methods)
+    if settings.minutes > 0:
+        check_hypothesis()
+    corpus = [one for one in read_corpus(settings.baselines) if one.example.method in methods]
+    with _environment(requirements, settings) as (python, remarks):
+        fuzzing = _Fuzzing(settings, python, methods, progress, remarks=list(remarks))
+        try:
+            fuzzing.replay(corpus)
+            fuzzing.search()
+            fuzzing.find_ranges(requirements)
+        except KeyboardInterrupt:
+            fuzzing.problems.append("interrupted")
+        result = fuzzing.result(requirements)
+        finish(result, python)
+        return result
+
+
+def chosen_methods(pattern: str) -> list[str]:
+    """Return the methods that match a glob. Raises `UnknownNameError` if none does."""
+    found = [name for name in METHODS if fnmatchcase(name, pattern)]
+    if not found:
+        what = "method of the fuzzer"
+        raise UnknownNameError(what, pattern, METHODS)
+    return found
+
+
+def check_hypothesis() -> None:
+    """Raise `InputError` if hypothesis, which draws the examples, is not installed."""
+    if importlib.util.find_spec("hypothesis") is None:
+        msg = (
+            "the search needs hypothesis, which is not installed: "
+            "`python -m pip install 'peft-regress[fuzz]'`; --minutes 0 replays the corpus without"
+        )
+        raise InputError(msg)
+
+
+@contextlib.contextmanager
+def _environment(
+    requirements: Sequence[str], settings: FuzzSettings
+) -> Iterator[tuple[Path, tuple[str, ...]]]:
+    """Give the interpreter of the environment, and remarks about it."""
+    if not requirements:
+        yield Path(sys.executable), ()
+        return
+    with opened_overlay(
+        requirements,
+        replace_torch=settings.replace_torch,
+        pre=settings.pre,
+        seconds=settings.pip_seconds,
+    ) as overlay:
+        yield overlay.python, overlay.remarks
+
+
+@dataclass
+class _Fuzzing:
+    """A fuzzing while it goes on."""
+
+    settings: FuzzSettings
+    python: Path
+    methods: list[str]
+    say: Say
+    remarks: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    packages: dict[str, str] = field(default_factory=dict)
+    replayed: Replay = field(default_factory=lambda: Replay(packages={}))
+    found: list[Finding] = field(default_factory=list)
+    written: dict[str, Path] = field(default_factory=dict)
+    counts: Counts = field(default_factory=Counts)
+    seconds: float = 0.0
+    unwritten: str = ""
+
+    def replay(self, corpus: Sequence[Finding]) -> None:
+        """Run the corpus; what is still there is no news to the search."""
+        if not corpus:
+            return
+        self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
+        self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
+        self.packages = dict(self.replayed.packages)
+        for one in self.replayed.newly_mended:
+            mended = msgspec.structs.replace(one.finding, mended=self.packages, accepted=None)
+            self._write(mended)
+
+    def search(self) -> None:
+        """Search until the time is over."""
+        if self.settings.minutes <= 0 or self.unwritten:
+            return
+        known = [one.cause for one in self.replayed.of("still there") if one.cause is not None]
+        run = _SearchRun(self, [*known])
+        started = time.monotonic()
+        try:
+            run.run()
+        except InputError:
+            if not self.unwritten:
+                raise
+        finally:
+            self.seconds = time.monotonic() - started
+            self.counts = run.counts
+            self.problems += run.problems
+
+    def begun(self, packages: dict[str, str], absent: Sequence[str]) -> list[str]:
+        """Return the methods to search, once the environment is known."""
+        self.packages = dict(packages)
+        methods = [name for name in self.methods if name not in absent]
+        release = f"peft {clean(packages.get('peft', 'of this environment'))}"
+        if absent and not methods:
+            self.problems.append(f"{release} has no {', '.join(absent)}")
+        elif absent:
+            self.remarks.append(f"{release} has no {', '.join(absent)}: not searched")
+        return methods
+
+    def take(self, found: Found) -> None:
+        """Keep a new finding, on disk first. Raises `InputError` if that fails."""
+        finding = Finding(
+            cause=found.cause,
+            example=found.example,
+            failure=found.failure,
+            packages=self.packages,
+            seed=self.settings.seed,
+        )
+        self.found.append(finding)
+        self._write(finding)
+        for other in [one for one in self.found[:-1] if found.cause.explains(one.cause)]:
+            self.found.remove(other)
+            path = self.written.pop(other.name, None)
+            if path is not None:
+                path.unlink(missing_ok=True)
+        message = clean(found.failure.message, longest=200)
+        self.say(f"found {finding.name}: {message}")
+
+    def find_ranges(self, requirements: Sequence[str]) -> None:
+        """Find the releases in which each new finding fails."""
+        if not (self.found and self.settings.with_ranges) or self.unwritten:
+            return
+        ranges = find_ranges(
+            self.found,
+            requirements=requirements,
+            fuzzed=self.packages.get("peft", ""),
+            life_seconds=self.settings.life_seconds,
+            pip_seconds=self.settings.pip_seconds,
+            say=self.say,
+        )
+        if ranges.problem:
+            self.remarks.append(f"no range of releases: {ranges.problem}")
+        self.found = [
+            msgspec.structs.replace(one, releases=ranges.of.get(one.name)) for one in self.found
+        ]
+        for one in self.found:
+            self._write(one)
+
+    def result(self, requirements: Sequence[str]) -> Fuzzed:
+        """Return what came of it."""
+        return Fuzzed(
+            requirements=tuple(requirements),
+            settings=self.settings,
+            packages=self.packages,
+            replay=self.replayed,
+            found=tuple(self.found),
+            counts=self.counts,
+            seconds=self.seconds,
+            problems=tuple(self.problems),
+            remarks=tuple(self.remarks),
+            unwritten=self.unwritten,
+        )
+
+    def _write(self, finding: Finding) -> None:
+        """Write a finding, unless a smaller one of the same cause is there."""
+        path = self.settings.save / f"{finding.name}.json"
+        try:
+            if path.exists() and finding.name not in self.written:
+                with contextlib.suppress(InputError):  # an unreadable one is replaced
+                    if read_finding(path).size < finding.size:
+                        return
+            self.written[finding.name] = write_finding(self.settings.save, finding)
+        except InputError as error:
+            self.unwritten = self.unwritten or str(error)
+            self.say(f"{finding.name} cannot be written: {error}")
+            raise
+
+
+@dataclass
+class _SearchRun:
+    """Threads, each of which has a worker that searches."""
+
+    fuzzing: _Fuzzing
+    known: list[Cause]
+    counts: Counts = field(default_factory=Counts)
+    problems: list[str] = field(default_factory=list)
+    workers: list[LifeWorker] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    is_stopped: threading.Event = field(default_factory=threading.Event)
+    end: float = 0.0
+    has_begun: bool = False
+    methods: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Search until the time is over; end every process on an error or an interrupt."""
+        settings = self.fuzzing.settings
+        started = time.monotonic()
+        self.end = started + 60 * settings.minutes
+        jobs = settings.jobs
+        with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="searching") as pool:
+            try:
+                waiting: set[Future[None]] = {pool.submit(self._work, job) for job in range(jobs)}
+                while waiting:
+                    done, waiting = wait(waiting, _PROGRESS_SECONDS, FIRST_EXCEPTION)
+                    for thread in done:
+                        thread.result()
+                    if waiting:
+                        self._tell(time.monotonic() - started)
+            except BaseException:
+                self._stop()
+                raise
+
+    def _stop(self) -> None:
+        self.is_stopped.set()
+        with self.lock:
+            for worker in self.workers:
+                worker.stop()
+
+    def _tell(self, seconds: float) -> None:
+        lives = sum(self.counts.lives.values())
+        new = count_of(len(self.fuzzing.found), "new finding")
+        left = max(self.end - time.monotonic(), 0)
+        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        self.fuzzing.say(
+            f"[{clock}] {count_of(lives, 'life', 'lives')}, {new}, {left / 60:.1f} min left"
+        )
+
+    def _work(self, job: int) -> None:
+        settings = self.fuzzing.settings
+        with LifeWorker(
+            self.fuzzing.python, self.fuzzing.methods, life_seconds=settings.life_seconds
+        ) as worker:
+            with self.lock:
+                self.workers.append(worker)
+                if self.is_stopped.is_set():
+                    return
+            try:
+                begun = worker.begin()
+            except InputError:
+                if self.is_stopped.is_set():
+                    return
+                raise
+            with self.lock:
+                if not self.has_begun:
+                    self.methods = self.fuzzing.begun(begun.packages, begun.absent)
+                    self.has_begun = True
+            if self.methods:
+                self._search(worker, job)
+
+    def _search(self, worker: LifeWorker, job: int) -> None:
+        failed = 0
+        for turn in count():
+            left = self.end - time.monotonic()
+            if left <= 0 or self.is_stopped.is_set() or failed > _MOST_FAILED_SEARCHES:
+                return
+            request = Seek(
+                methods=_some_methods(self.methods, self.fuzzing.settings, job, turn),
+                seed=_seed(self.fuzzing.settings.seed, job, turn),
+                seconds=min(left, SLICE_SECONDS),
+                shrink_seconds=SHRINK_SECONDS,
+                known=tuple(self.known),
+            )
+            try:
+                sought = worker.seek(request)
+            except RequestRefusedError as error:
+                # A fault of this project or of a release's import, which must not pass unseen.
+                failed += 1
+                with self.lock:
+                    self.problems.append(f"a search failed: {clean(str(error), longest=300)}")
+            except WorkerError:
+                if self.is_stopped.is_set():
+                    return
+                raise
+            else:
+                with self.lock:
+                    self._take(sought)
+
+    def _take(self, sought: Sought) -> None:
+        self.counts = self.counts.plus(sought.counts)
+        if sought.problem:
+            self.problems.append(f"an example could not be judged: {sought.problem}")
+        found = sought.found
+        if found is None or self.is_stopped.is_set():
+            return
+        if is_known(found.cause, self.known):  # another worker was faster
+            self.counts = self.counts.plus(Counts(known={found.example.method: 1}))
+            return
+        self.known.append(found.cause)
+        self.fuzzing.take(found)
+
+
+def _some_methods(
+    methods: Sequence[str], settings: FuzzSettings, job: int, turn: int
+) -> tuple[str, ...]:
+    """Return the methods of one search: few, so that hypothesis does not neglect any of them."""
+    first = _METHODS_AT_ONCE * (turn * settings.jobs + job)
+    shuffled = sorted(methods, key=lambda name: _seed(settings.seed, 0, name))
+    count = min(_METHODS_AT_ONCE, len(methods))
+    return tuple(shuffled[(first + index) % len(methods)] for index in range(count))
+
+
+def _seed(seed: int, job: int, turn: int | str) -> int:
+    """Return the seed of one search of one worker."""
+    content = f"{seed} {job} {turn}".encode()
+    return int.from_bytes(hashlib.sha256(content).digest()[:8])

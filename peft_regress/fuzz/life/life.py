@@ -1,0 +1,386 @@
+"""A life: the adapted model, what it must be, and its acts."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from peft_regress.fuzz import example as e
+from peft_regress.fuzz import networks, oracle, owned
+from peft_regress.fuzz.checks import AbsentError, fail
+from peft_regress.fuzz.life import model as library
+from peft_regress.fuzz.life.plan import Plan, adapter_settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from peft_regress.fuzz.methods import Method
+
+FILL = 0.3
+"""Standard deviation of what `Fill` adds: as large as the weights of a small layer."""
+STEP = 0.05
+"""How far the largest change of a training step goes; 12 steps of bfloat16 near 1."""
+
+
+class Life:
+    """The state of a life, and the acts that change it.
+
+    Attributes:
+        origin: The network without adapters, as it was, in its present dtype.
+        reference: The same with the biases that adapters have trained (`bias` of some methods).
+        merged_size: The largest entry that a base weight had while adapters were merged into it.
+        start: What the network returns without adapters.
+        of_adapters: Tensors that adapters had while nothing was merged, by their ids.
+        known: What the model returned for adapters in effect since their parameters changed.
+
+    """
+
+    def __init__(self, example: e.Example, method: Method, folder: Path) -> None:
+        self.example = example
+        self.method = method
+        self.folder = folder
+        self.saves = 0
+        self.origin: nn.Module = networks.build(example.network)
+        self.reference: nn.Module = deepcopy(self.origin)
+        self.x = networks.make_input(example.network)
+        self.known: dict[tuple[str, ...], Tensor] = {}
+        self.merged_size: dict[str, float] = {}
+        self.of_adapters: dict[int, Tensor] = {}
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.plan = Plan.start(example, method.abilities)
+        self.renew_oracle()
+        self.model: Any = None
+        self.check_base()
+
+    def renew_oracle(self) -> None:
+        """Make the oracle of the present reference."""
+        self.oracle = oracle.Oracle(self.reference, self.x)
+
+    def check_base(self) -> None:
+        """Raise AbsentError if the network itself does not run here (half precision)."""
+        try:
+            with torch.no_grad():
+                self.start = self.origin(self.x)
+        except (RuntimeError, ValueError) as error:
+            message = f"the network does not run without an adapter: {error}"
+            raise AbsentError(message) from error
+
+    def wrap(self) -> None:
+        """Put the first adapter on the network."""
+        first = self.example.adapters[0]
+        torch.default_generator.manual_seed(self.example.network.seed)
+        config = library.configuration(self.method, first.settings)
+        self.model = library.wrap(
+            deepcopy(self.origin), config, first.name, autocast=self.example.autocast
+        )
+        self.model.eval()
+        self.adopt_base(first.name)
+
+    def adopt_base(self, name: str) -> None:
+        """Take over the base weights if an adapter's method changes them at the start."""
+        settings = self.plan.settings.get(name)
+        adapter = e.Adapter(name=name, settings=dict(settings or {}))
+        if self.method.keeps_base(adapter):
+            return
+        with torch.no_grad():
+            for path, module in self.base_layers():
+                state = module.state_dict()
+                self.reference.get_submodule(path).load_state_dict(state)
+        self.known.clear()
+        self.renew_oracle()
+
+    def base_layers(self) -> list[tuple[str, nn.Module]]:
+        """Return the layers of the network, out of what wraps them, by their paths."""
+        adapted = self.model.get_base_model()
+        return [
+            (layer.name, owned.base_layer(adapted.get_submodule(layer.name)))
+            for layer in self.example.network.layers
+            if layer.same_as is None
+        ]
+
+    def forget(self, *names: str) -> None:
+        """Forget the outputs that changed adapters took part in."""
+        self.known = {key: out for key, out in self.known.items() if not {*key} & {*names}}
+
+    def observe(self, **keywords: Any) -> Tensor:
+        """Return the model's output in evaluation mode; the modes are as before afterwards."""
+        modes = [(module, module.training) for module in self.model.modules()]
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                output: Tensor = self.model(self.x, **keywords)
+        finally:
+            for module, training in modes:
+                module.training = training
+        return output
+
+    # Acts. Each carries out what the library must be able to do; the plan follows in `run`.
+
+    def carry_out(self, act: e.Act) -> None:  # noqa: C901, PLR0912
+        """Carry out an act with the library."""
+        torch.default_generator.manual_seed(self.example.network.seed)
+        match act:
+            case e.Add():
+                self._add(act)
+            case e.Activate(adapters=names, through_tuner=through_tuner):
+                if len(names) == 1 and not through_tuner:
+                    self.model.set_adapter(names[0])
+                else:
+                    self.model.base_model.set_adapter(names[0] if len(names) == 1 else [*names])
+            case e.Disable(within=False):
+                self.model.base_model.disable_adapter_layers()
+            case e.Enable():
+                self.model.base_model.enable_adapter_layers()
+            case e.Mode(training=training):
+                self.model.train(training)
+            case e.Fill(seed=seed):
+                self._fill(self._filled(), seed)
+                self.forget(*self.plan.active)
+            case e.Train():
+                self._train(act)
+            case e.Merge(adapters=names, safe=safe, broken=False):
+                keywords = {"safe_merge": True} if safe else {}
+                self.model.merge_adapter(None if names is None else [*names], **keywords)
+            case e.Unmerge():
+                self.model.unmerge_adapter()
+            case e.SaveLoad():
+                self._save_load(act)
+            case e.LoadBeside(adapter=adapter, name=name, trainable=trainable):
+                place = library.saved_in(self.save([adapter]), adapter)
+                library.load_beside(
+                    self.model, place, name, trainable=trainable, autocast=self.example.autocast
+                )
+                if (adapter,) in self.known:
+                    self.known[name,] = self.known[adapter,]
+            case e.Delete(adapter=name):
+                self.model.delete_adapter(name)
+                self.forget(name)
+            case e.Weighted():
+                self._combine(act)
+            case e.Scale(adapter=name, scale=scale):
+                for _, module in owned.holders(self.model):
+                    if name in owned.adapters_of(module) and hasattr(module, "set_scale"):
+                        module.set_scale(name, scale)  # type: ignore[operator]
+                self.forget(name)
+            case e.HotSwap():
+                self._hot_swap(act)
+            case e.Copy():
+                self.model = deepcopy(self.model)
+                self.optimizer = None
+            case e.Convert():
+                self._convert(act)
+
+    def save(self, adapters: list[str] | None = None) -> Path:
+        """Save adapters into a new folder."""
+        self.saves += 1
+        folder = self.folder / str(self.saves)
+        library.save(self.model, folder, adapters)
+        return folder
+
+    def _add(self, act: e.Add) -> None:
+        settings = adapter_settings(self.example, act.adapter)
+        config = library.configuration(self.method, settings)
+        keywords = library.autocast_argument(self.model.add_adapter, autocast=self.example.autocast)
+        self.model.add_adapter(act.adapter, config, **keywords)
+
+    def _live(self) -> list[Tensor]:
+        """Return what must train now: the trainable adapters' parameters and the base's biases."""
+        return [tensor for tensor in self.model.parameters() if tensor.requires_grad]
+
+    def _filled(self) -> list[Tensor]:
+        """Return what `Fill` is about: what trains of the active adapters, and the base's biases.
+
+        What wrongly trains beside it is for another check.
+        """
+        owners = owned.owners(self.model)
+        return [tensor for tensor in self._live() if owners.get(id(tensor)) in self._acting()]
+
+    def _acting(self) -> frozenset[str | None]:
+        return frozenset({None, *self.plan.active})
+
+    def _fill(self, tensors: list[Tensor], seed: int) -> None:
+        generator = torch.Generator().manual_seed(1000 + seed)
+        with torch.no_grad():
+            for tensor in tensors:
+                if tensor.is_floating_point():
+                    noise = torch.randn(tensor.shape, generator=generator) * FILL
+                    tensor.add_(noise.to(tensor.dtype))
+        self.adopt_biases()
+
+    def adopt_biases(self) -> None:
+        """Take over the biases of the base that adapters train."""
+        if not self.plan.has_bias:
+            return
+        with torch.no_grad():
+            for path, module in self.base_layers():
+                mine = dict(self.reference.get_submodule(path).named_parameters())
+                for name, tensor in module.named_parameters():
+                    if name in mine and name.endswith("bias"):
+                        mine[name].copy_(tensor)
+        self.known.clear()
+        self.renew_oracle()
+
+    def _train(self, act: e.Train) -> None:
+        if self.optimizer is None or not act.keep_optimizer:
+            self.optimizer = torch.optim.SGD(self._live(), lr=1.0)
+        for _ in range(act.steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            output = self.model(self.x).float()
+            weights = torch.randn(
+                output.shape, generator=torch.Generator().manual_seed(self.example.network.seed)
+            )
+            (output * weights).sum().backward()
+            for group in self.optimizer.param_groups:
+                for tensor in group["params"]:
+                    if tensor.grad is not None:
+                        largest = tensor.grad.abs().max()
+                        if largest > 0:
+                            tensor.grad.mul_(STEP / largest)
+            self.optimizer.step()
+        self.forget(*self.plan.active)
+        self.adopt_biases()
+
+    def _save_load(self, act: e.SaveLoad) -> None:
+        folder = self.save()
+        self.check_saved_keys(folder)
+        names = [*self.plan.settings]
+        autocast = self.example.autocast
+        loaded = library.load(
+            deepcopy(self.origin), folder, names[0], trainable=act.trainable, autocast=autocast
+        )
+        for name in names[1:]:
+            library.load_beside(
+                loaded,
+                library.saved_in(folder, name),
+                name,
+                trainable=act.trainable,
+                autocast=autocast,
+            )
+        active = self.plan.active
+        if len(active) > 1:
+            loaded.base_model.set_adapter([*active])
+        elif active[0] != names[0] or (act.trainable and len(names) > 1):
+            loaded.set_adapter(active[0])
+        loaded.eval()
+        self._check_configuration(loaded)
+        self.model, self.optimizer = loaded, None
+        self.forget(*self.plan.scales)
+
+    def _check_configuration(self, loaded: Any) -> None:
+        """Raise NotHeldError if a loaded configuration differs, or loading changes what it gets."""
+        import peft
+
+        for name, settings in self.plan.settings.items():
+            for key in settings or ():
+                saved = getattr(self.model.peft_config[name], key)
+                found = getattr(loaded.peft_config[name], key)
+                if found != saved and key != "inference_mode":
+                    fail("loaded", f"{key} of {name} was {saved!r} and is loaded as {found!r}.")
+            state = peft.get_peft_model_state_dict(loaded, adapter_name=name)
+            keys = sorted(state)
+            peft.set_peft_model_state_dict(loaded, state, adapter_name=name)
+            if sorted(state) != keys:
+                fail("loaded", f"Loading a state dict into {name} has changed the caller's dict.")
+
+    def check_saved_keys(self, folder: Path) -> None:
+        """Raise NotHeldError if an adapter's file has a tensor of another adapter."""
+        from safetensors import safe_open
+
+        for name in self.plan.settings:
+            path = library.saved_in(folder, name) / "adapter_model.safetensors"
+            with safe_open(path, "pt") as file:
+                saved = set(file.keys())
+            mine = {form for key, bare in self._keys(name) for form in (key, bare)}
+            for other in self.plan.settings:
+                if other == name:
+                    continue
+                for key, bare in self._keys(other):
+                    # A careless removal of this adapter's name changes the other's key.
+                    forms = {key, bare, key.replace(f".{name}", ""), key.replace(name, "")}
+                    if forms & (saved - mine):
+                        message = f"The file of {name} holds {key} of {other}."
+                        fail("saved_keys", message)
+
+    def _keys(self, adapter: str) -> list[tuple[str, str]]:
+        """Return the keys of an adapter's tensors, with and without its name."""
+        return [
+            (f"{path}.{key}", f"{path}.{key.replace(f'.{adapter}', '', 1)}")
+            for path, module in owned.holders(self.model)
+            for key in owned.held(module, adapter)
+        ]
+
+    def _hot_swap(self, act: e.HotSwap) -> None:
+        try:
+            from peft.utils import hotswap
+        except ImportError as error:
+            message = "the installed peft has no hot-swapping"
+            raise AbsentError(message) from error
+
+        name = act.adapter
+        tensors = [
+            tensor
+            for _, module in owned.holders(self.model)
+            for tensor in owned.held(module, name).values()
+        ]
+        own = [tensor.detach().clone() for tensor in tensors]
+        self._fill(tensors, 77)
+        scales = {key: value for key, value in self.plan.scales.items() if key != name}
+        plan = replace(self.plan, scales=scales)
+        new = oracle.parameters(self.oracle, self.model, plan, self.method, (name,))
+        folder = library.saved_in(self.save([name]), name)
+        with torch.no_grad():
+            for tensor, value in zip(tensors, own, strict=True):
+                tensor.copy_(value)
+        if act.target_rank is not None:
+            trains = {key for key, tensor in self.model.named_parameters() if tensor.requires_grad}
+            hotswap.prepare_model_for_compiled_hotswap(self.model, target_rank=act.target_rank)
+            for key, tensor in self.model.named_parameters():
+                if tensor.requires_grad and key not in trains:
+                    fail("frozen", f"{key} trains since the model is prepared for swaps.")
+        hotswap.hotswap_adapter(self.model, str(folder), name, torch_device="cpu")
+        self.optimizer = None
+        self.forget(name)
+        if new is not None:
+            self.known[name,] = self.oracle.output(new)
+
+    def _combine(self, act: e.Weighted) -> None:
+        """Add a combination; remember what it must compute where its documentation is exact."""
+        if not hasattr(self.model, "add_weighted_adapter"):
+            message = f"{self.method.name} of the installed peft has no weighted combinations"
+            raise AbsentError(message)
+        self.model.add_weighted_adapter(
+            [*act.adapters], [*act.weights], act.name, combination_type=act.combination
+        )
+        if len(act.adapters) > 1 and act.combination != "cat":
+            return
+        if any((self.plan.settings[name] or {}).get("use_dora") for name in act.adapters):
+            return
+        own = dict(self.oracle.base.named_parameters())
+        total: dict[str, Tensor] = {}
+        for name, weight in zip(act.adapters, act.weights, strict=True):
+            new = oracle.parameters(self.oracle, self.model, self.plan, self.method, (name,))
+            if new is None or any(value.shape != own[key].shape for key, value in new.items()):
+                return
+            for key, value in new.items():
+                old = own[key].detach()
+                total[key] = total.get(key, old) + weight * (value - old)
+        self.known[act.name,] = self.oracle.output(total)
+
+    def _convert(self, act: e.Convert) -> None:
+        self.known.clear()
+        for module in (self.model, self.origin, self.reference):
+            if act.dtype is not None:
+                module.to(networks.DTYPES[act.dtype])
+            if act.channels_last is not None:
+                layout = torch.channels_last if act.channels_last else torch.contiguous_format
+                networks.lay_out(module, layout)
+        if act.dtype is not None and self.x.is_floating_point():
+            self.x = self.x.to(networks.DTYPES[act.dtype])
+        self.renew_oracle()
+        self.check_base()

@@ -1,0 +1,91 @@
+"""Find the tensors of each adapter in a model, by the modules that hold them.
+
+Names alone do not tell: a layer may be called as an adapter is, and one adapter's name may begin
+with another's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BASE: Final = "base_layer"
+
+
+def is_tuner_layer(module: nn.Module) -> bool:
+    """Return whether a module is a layer with adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return isinstance(module, BaseTunerLayer)
+
+
+def is_copy_holder(module: nn.Module) -> bool:
+    """Return whether a module holds the copies of `modules_to_save`."""
+    return hasattr(module, "original_module") and "modules_to_save" in dict(module.named_children())
+
+
+def base_layer(module: nn.Module) -> nn.Module:
+    """Return the module that the network had, out of what wraps it."""
+    while True:
+        if is_tuner_layer(module):
+            module = module.get_base_layer()  # type: ignore[operator]
+        elif is_copy_holder(module):
+            module = module.original_module  # type: ignore[assignment]
+        else:
+            return module
+
+
+def held(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """Return an adapter's tensors in a layer or holder of copies, by their names in it."""
+    found: dict[str, Tensor] = {}
+    for name, container in containers(layer):
+        if adapter in container.keys():  # type: ignore[operator]  # noqa: SIM118
+            value = container[adapter]  # type: ignore[index]
+            if isinstance(value, Tensor):
+                found[f"{name}.{adapter}"] = value
+            else:
+                found |= {f"{name}.{adapter}.{key}": each for key, each in _tensors(value)}
+    return found
+
+
+def holders(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers with adapters and the holders of copies, by their paths."""
+    for path, module in model.named_modules():
+        if is_tuner_layer(module) or is_copy_holder(module):
+            yield path, module
+
+
+def containers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the dictionaries of a layer whose keys are names of adapters."""
+    for name, child in module.named_children():
+        if name not in {BASE, "original_module"} and hasattr(child, "keys"):
+            yield name, child
+
+
+def all_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers by their names."""
+    return dict(_tensors(module))
+
+
+def owners(model: nn.Module) -> dict[int, str]:
+    """Return the name of the adapter that has a tensor, by the tensor's id."""
+    return {
+        id(tensor): adapter
+        for _, module in holders(model)
+        for adapter in adapters_of(module)
+        for tensor in held(module, adapter).values()
+    }
+
+
+def adapters_of(module: nn.Module) -> set[str]:
+    """Return the names of the adapters that a layer or holder of copies has."""
+    return {key for _, container in containers(module) for key in container.keys()}  # type: ignore[operator]  # noqa: SIM118
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=False)
+    yield from module.named_buffers(remove_duplicate=False)

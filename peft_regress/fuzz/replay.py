@@ -1,0 +1,126 @@
+"""Run the examples of the corpus again: which defects are mended, still there, or new."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from peft_regress.environments.worker.process import WorkerError
+from peft_regress.errors import InputError
+from peft_regress.fuzz.causes import cause_of
+from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from peft_regress.fuzz.causes import Cause
+    from peft_regress.fuzz.example import Outcome
+    from peft_regress.fuzz.findings import Finding
+
+State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """An entry of the corpus in one environment.
+
+    Attributes:
+        state: `new` for an entry that was mended and fails again, or that fails by another check;
+            `absent` if the release lacks the method or a setting; `not replayed` if nobody knows.
+        remark: What it says now, or why it could not be replayed; '' if there is nothing to add.
+
+    """
+
+    finding: Finding
+    state: State
+    outcome: Outcome | None = None
+    remark: str = ""
+
+    @property
+    def cause(self) -> Cause | None:
+        """Return the cause as it is in this environment: a function may have another name there."""
+        if self.outcome is None or self.outcome.failure is None:
+            return None
+        return cause_of(self.finding.example, self.outcome.failure)
+
+    @property
+    def was_mended(self) -> bool:
+        """Whether the corpus knows that it is mended."""
+        return self.finding.mended is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """The whole corpus in one environment."""
+
+    entries: tuple[Replayed, ...] = ()
+    packages: Mapping[str, str]
+
+    def of(self, state: State) -> list[Replayed]:
+        """Return the entries in a state."""
+        return [one for one in self.entries if one.state == state]
+
+    @property
+    def newly_mended(self) -> list[Replayed]:
+        """Return the entries that are mended, which the corpus does not know yet."""
+        return [one for one in self.of("mended") if not one.was_mended]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every entry was replayed."""
+        return not self.of("not replayed")
+
+
+def replay(
+    findings: Sequence[Finding], python: Path, *, life_seconds: float = LIFE_SECONDS
+) -> Replay:
+    """Run the example of each finding in an interpreter that has this peft_regress.
+
+    Raises `UnusableEnvironmentError` if the libraries cannot be imported there.
+    """
+    methods = sorted({finding.example.method for finding in findings})
+    with LifeWorker(python, methods, life_seconds=life_seconds) as worker:
+        packages = worker.begin().packages
+        return Replay(
+            entries=tuple(_replayed(finding, worker) for finding in findings), packages=packages
+        )
+
+
+def replay_or_say(findings: Sequence[Finding], python: Path) -> Replay:
+    """Replay findings; if the environment cannot be used, each of them says why it was not."""
+    try:
+        return replay(findings, python)
+    except InputError as error:
+        remark = clean(str(error), longest=300)
+        entries = [Replayed(finding=f, state="not replayed", remark=remark) for f in findings]
+        return Replay(entries=tuple(entries), packages={})
+
+
+def _replayed(finding: Finding, worker: LifeWorker) -> Replayed:
+    try:
+        outcome = worker.live(finding.example)
+    except WorkerError as error:
+        problem = clean(str(error), longest=300)
+        return Replayed(finding=finding, state="not replayed", remark=problem)
+    return judged(finding, outcome)
+
+
+def judged(finding: Finding, outcome: Outcome) -> Replayed:
+    """Return the state of an entry by the outcome of its example."""
+    failure = outcome.failure
+    if outcome.absent is not None:
+        remark = f"this release lacks {clean(outcome.absent)}"
+        return Replayed(finding=finding, state="absent", outcome=outcome, remark=remark)
+    if failure is None:
+        remark = "" if outcome.refused is None else f"refused now: {clean(outcome.refused)}"
+        return Replayed(finding=finding, state="mended", outcome=outcome, remark=remark)
+    if failure.check != finding.failure.check:
+        remark = f"fails otherwise: {clean(failure.message, longest=300)}"
+        return Replayed(finding=finding, state="new", outcome=outcome, remark=remark)
+    if finding.mended is not None:
+        with_packages = " ".join(f"{name} {one}" for name, one in finding.mended.items())
+        remark = f"was mended with {with_packages}"
+        return Replayed(finding=finding, state="new", outcome=outcome, remark=remark)
+    return Replayed(finding=finding, state="still there", outcome=outcome)

@@ -1,0 +1,343 @@
+"""Write a script that shows a finding without this project: plain torch and peft.
+
+It does what the example does, with the same seeds, and no more: what was expected and what came is
+printed, and the exit code is 1 if the failure is there, 0 if not. No torch here.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import textwrap
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.fuzz import example as e
+from peft_regress.fuzz.causes import CRASH
+from peft_regress.fuzz.life.plan import Plan, after, refusal
+from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.script_parts import HELPERS, IMPORTS, network_code, settings_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from peft_regress.fuzz.example import Example, Failure
+    from peft_regress.fuzz.findings import Finding
+
+_OUTPUT_CHECKS: Final = frozenset({"merged", "two_ways", "loaded", "leftover", "unmerged"})
+"""Where what the model computes after an act must be what it computed before."""
+_SAME_OUTPUT: Final = ("compare('as before', before, output(model, x))",)
+_COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
+    "cost": ("print_flops(original, model, x)",),
+    "dtype": ("compare_types(model, original, x)",),
+    "function": (
+        "expected = merged_by_hand(model, original, x)",
+        "compare('the base with the delta of peft', expected, output(model, x))",
+    ),
+    "layout": ("check_layout(model)",),
+    "leftover": ("leftovers_of(model, deleted)",),
+    "loaded": _SAME_OUTPUT,
+    "merged": _SAME_OUTPUT,
+    "no_op": ("compare_unequal(output(original, x), output(model, x))",),
+    "refused_safe_merge": ("compare_weights(model, original)",),
+    "saved_keys": ("saved_keys(folder)",),
+    "two_ways": _SAME_OUTPUT,
+    "unmerged": ("compare_weights(model, original)", *_SAME_OUTPUT),
+}
+"""What shows that a check fails, after the act."""
+_LONGEST_LINE: Final = 88
+
+
+def script_of(finding: Finding) -> str:
+    """Return the script of a finding."""
+    body = _body(_Script(finding.example, finding.failure).lines())
+    helpers = [code for name, code in HELPERS.items() if f"{name}(" in body]
+    known = "\n\n\n".join(helpers)
+    # A helper may need another one.
+    helpers = [code for name, code in HELPERS.items() if f"{name}(" in f"{body}\n{known}"]
+    packages = ", ".join(f"{name} {version}" for name, version in finding.packages.items())
+    network = network_code(finding.example.network)
+    parts = [*helpers, network]
+    text = "\n\n\n".join(parts) + f"\n\n\n{body}\n"
+    header = f'"""{_wrapped(finding.failure.message)}\n\nSeen with {packages}.\n"""'
+    return f"{header}\n\n{_imports(text)}\n\n\n{text}"
+
+
+def _body(lines: Iterable[str]) -> str:
+    """Return lines without the values that no other line uses."""
+    kept = list(lines)
+    for name in ("before", "tensors", "deleted", "original"):
+        uses = [line for line in kept if re.search(rf"\b{name}\b", line)]
+        if all(line.startswith(name) for line in uses):
+            kept = [line for line in kept if line not in uses]
+    return "\n".join(line for line, _ in itertools.groupby(kept))
+
+
+def _wrapped(message: str) -> str:
+    plain = message.replace("\\", "/").replace('"', "'")
+    return textwrap.fill(plain, _LONGEST_LINE)
+
+
+def _imports(text: str) -> str:
+    standard = [line for word, line in IMPORTS[0].items() if word in text]
+    others = [line for word, line in IMPORTS[1].items() if word in text]
+    names = sorted(
+        {
+            *(method.config for method in METHODS.values() if f"{method.config}(" in text),
+            *(name for name in ("PeftModel", "get_peft_model") if name in text),
+        }
+    )
+    others.append(f"from peft import {', '.join(names)}")
+    groups = ["\n".join(standard), "\n".join(sorted(others, key=_import_order))]
+    return "\n\n".join(filter(None, groups))
+
+
+def _import_order(line: str) -> tuple[bool, str]:
+    return (line.startswith("from"), line.split()[1])
+
+
+class _Script:
+    """The body of a script: what the example does, then what did not hold."""
+
+    def __init__(self, example: Example, failure: Failure) -> None:
+        self.example = example
+        self.failure = failure
+        self.method = METHODS[example.method]
+        self.autocast = "" if example.autocast else ", autocast_adapter_dtype=False"
+        self.saves = 0
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines."""
+        network, first = self.example.network, self.example.adapters[0]
+        yield f"torch.manual_seed({network.seed})"
+        yield f"network = Network(){_converted(network)}.eval()"
+        yield f"torch.manual_seed({network.seed + 1})"
+        yield f"x = {_input(network)}"
+        yield "original = copy.deepcopy(network)"
+        yield ""
+        position = self.failure.act
+        wrap = [
+            f"torch.manual_seed({network.seed})",
+            f"config = {settings_code(self.method, first.settings)}",
+            f"model = get_peft_model(network, config{_named(first.name)}{self.autocast})",
+            "model.eval()",
+        ]
+        if position < 0:
+            yield from self._checked(wrap, "wrap")
+            return
+        yield from wrap
+        yield ""
+        for index, act in enumerate(self.example.acts[: position + 1]):
+            code = list(self._act(act))
+            if index < position:
+                yield from code
+            else:
+                yield ""
+                yield from self._checked(code, str(act.__struct_config__.tag))
+
+    def _checked(self, code: list[str], kind: str) -> Iterator[str]:
+        """Yield the act after which something did not hold, and what shows that."""
+        check = self.failure.check
+        if check in {"exception", CRASH}:
+            yield "print('expected: no error')"
+            # A forward pass may be what fails.
+            yield from _tried(code if kind == "mixed" else [*code, "output(model, x)"])
+            return
+        if check == "accepted":
+            yield "print('expected: a clear error, for what the documentation refuses')"
+            yield from code
+            yield "print('came: no error')"
+            yield "raise SystemExit(1)"
+            return
+        if kind not in {"mixed", "wrap"}:
+            yield "before = output(model, x)"
+            yield "tensors = snapshot(model)"
+        yield from code
+        if kind == "mixed":
+            yield "compare('each item as by its adapter alone', alone, mixed)"
+        elif kind == "unload" and check in _OUTPUT_CHECKS:
+            yield "leftovers(model, original)"
+            yield "compare('as before unloading', before, output(model, x))"
+        elif check in {"identity", "disabled"}:
+            came = "inside" if self._is_within(kind) else "output(model, x)"
+            yield f"compare('as the base computes', output(original, x), {came})"
+        elif check in {"frozen", "leak"}:
+            has_changed = "has changed" in self.failure.message
+            function = (
+                "check_changes(model, tensors, " if has_changed else "check_trainable(model, "
+            )
+            yield f"{function}adapters={self._allowed()!r})"
+        elif check == "trained":
+            yield f"check_trained(model, tensors, {self._allowed()!r})"
+        else:
+            yield from _COMPARED.get(check, ())
+        yield "print('nothing differs')"
+
+    def _allowed(self) -> list[str]:
+        """Return the adapters that may train, or change, after the failing act."""
+        plan = Plan.start(self.example, self.method.abilities)
+        for act in self.example.acts[: self.failure.act + 1]:
+            if refusal(plan, act) is None:
+                plan = after(plan, act)
+        return sorted(plan.trainable or ()) if plan.enabled else []
+
+    def _is_within(self, kind: str) -> bool:
+        position = self.failure.act
+        act = self.example.acts[position] if position >= 0 else None
+        return kind == "disable" and isinstance(act, e.Disable) and act.within
+
+    def _act(self, act: e.Act) -> Iterator[str]:  # noqa: C901, PLR0912, PLR0915  (one branch an act)
+        """Yield the code of an act."""
+        seed = self.example.network.seed
+        match act:
+            case e.Add(adapter=name):
+                settings = next(a.settings for a in self.example.adapters if a.name == name)
+                config = settings_code(self.method, settings)
+                yield f"torch.manual_seed({seed})"
+                yield f"model.add_adapter({name!r}, {config}{self.autocast})"
+            case e.Activate(adapters=names, through_tuner=through_tuner):
+                if len(names) == 1 and not through_tuner:
+                    yield f"model.set_adapter({names[0]!r})"
+                else:
+                    shown = names[0] if len(names) == 1 else list(names)
+                    yield f"model.base_model.set_adapter({shown!r})"
+            case e.Disable(within=True):
+                yield "with model.disable_adapter():"
+                yield "    inside = output(model, x)"
+            case e.Disable():
+                yield "model.base_model.disable_adapter_layers()"
+            case e.Enable():
+                yield "model.base_model.enable_adapter_layers()"
+            case e.Mode(training=training):
+                yield "model.train()" if training else "model.eval()"
+            case e.Fill(seed=number):
+                yield f"fill(model, seed={1000 + number})"
+            case e.Train():
+                yield from self._train(act)
+            case e.Merge(broken=True, adapters=names):
+                yield "spoil(model)  # puts a NaN into an adapter"
+                yield "try:"
+                yield f"    model.merge_adapter({_names(names)}safe_merge=True)"
+                yield "except ValueError as error:"
+                yield "    print('refused, as it must be:', error)"
+            case e.Merge(adapters=names, safe=safe):
+                keywords = "safe_merge=True" if safe else ""
+                yield f"model.merge_adapter({_names(names)}{keywords})".replace(", )", ")")
+            case e.Unmerge():
+                yield "model.unmerge_adapter()"
+            case e.Delete(adapter=name):
+                yield f"model.delete_adapter({name!r})"
+                yield f"deleted = {name!r}"
+            case e.Unload(merge=merge, safe=safe):
+                call = f"merge_and_unload({'safe_merge=True' if safe else ''})"
+                yield f"model = model.{call if merge else 'unload()'}"
+            case e.Mixed(adapters=names):
+                yield f"mixed = output(model, x, adapter_names={list(names)!r})"
+                yield f"alone = one_by_one(model, x, {list(names)!r})"
+            case e.Weighted(adapters=names, weights=weights, combination=kind, name=name):
+                arguments = f"{list(names)!r}, {list(weights)!r}, {name!r}"
+                yield f"model.add_weighted_adapter({arguments}, combination_type={kind!r})"
+            case e.Scale(adapter=name, scale=scale):
+                yield "for module in model.modules():"
+                yield "    if hasattr(module, 'set_scale'):"
+                yield f"        module.set_scale({name!r}, {scale!r})"
+            case e.Copy():
+                yield "model = copy.deepcopy(model)"
+            case e.Convert():
+                yield from _conversion(act)
+            case e.SaveLoad() | e.LoadBeside() | e.HotSwap():
+                yield from self._saving(act)
+
+    def _train(self, act: e.Train) -> Iterator[str]:
+        if not act.keep_optimizer or "optimizer" not in vars(self):
+            self.optimizer = "optimizer"
+            yield "optimizer = torch.optim.SGD("
+            yield "    [p for p in model.parameters() if p.requires_grad], lr=1.0"
+            yield ")"
+        seed = self.example.network.seed
+        yield f"train(model, x, optimizer, steps={act.steps}, seed={seed})"
+
+    def _saving(self, act: e.SaveLoad | e.LoadBeside | e.HotSwap) -> Iterator[str]:
+        autocast, seed = self.autocast, self.example.network.seed
+        yield f"torch.manual_seed({seed})"
+        yield "folder = tempfile.mkdtemp()"
+        if isinstance(act, e.SaveLoad):
+            first = self.example.adapters[0].name
+            yield "adapters, active = list(model.peft_config), model.active_adapters"
+            yield "model.save_pretrained(folder)"
+            yield "model = PeftModel.from_pretrained("
+            yield f"    copy.deepcopy(original), {_place(first)}{_named(first)},"
+            yield f"    is_trainable={act.trainable}{autocast},"
+            yield ")"
+            yield "for name in adapters[1:]:"
+            yield "    place = folder if name == 'default' else f'{folder}/{name}'"
+            yield f"    model.load_adapter(place, name, is_trainable={act.trainable}{autocast})"
+            yield "if len(adapters) > 1:"
+            yield "    model.base_model.set_adapter(active)"
+            yield "model.eval()"
+            return
+        name = act.adapter
+        if isinstance(act, e.HotSwap):
+            yield "own = copy.deepcopy(model.state_dict())"
+            yield f"fill(model, seed=77, adapter={name!r})"
+            yield "before = output(model, x)"
+        yield f"model.save_pretrained(folder, selected_adapters=[{name!r}])"
+        if isinstance(act, e.LoadBeside):
+            keywords = f"is_trainable={act.trainable}{autocast}"
+            yield f"model.load_adapter({_place(name)}, {act.name!r}, {keywords})"
+            return
+        yield "model.load_state_dict(own)"
+        if act.target_rank is not None:
+            yield f"prepare_model_for_compiled_hotswap(model, target_rank={act.target_rank})"
+        yield f"hotswap_adapter(model, {_place(name)}, {name!r}, torch_device='cpu')"
+
+
+def _tried(code: list[str]) -> Iterator[str]:
+    yield "try:"
+    yield from (f"    {line}" if line else "" for line in code)
+    yield "except Exception as error:"
+    yield "    print(f'came: {type(error).__name__}: {error}')"
+    yield "    raise SystemExit(1) from None"
+    yield "print('came: no error')"
+
+
+def _conversion(act: e.Convert) -> Iterator[str]:
+    dtype, last = act.dtype, act.channels_last
+    keywords = [] if dtype is None else [f"torch.{dtype}"]
+    if last is not None:
+        keywords.append(f"memory_format=torch.{'channels_last' if last else 'contiguous_format'}")
+    yield f"model.to({', '.join(keywords)})"
+    yield f"original.to({', '.join(keywords)})"
+    if dtype is not None:
+        yield f"x = x.to(torch.{dtype}) if x.is_floating_point() else x"
+
+
+def _named(adapter: str) -> str:
+    return "" if adapter == "default" else f", adapter_name={adapter!r}"
+
+
+def _names(names: tuple[str, ...] | None) -> str:
+    return "" if names is None else f"{list(names)!r}, "
+
+
+def _place(adapter: str) -> str:
+    return "folder" if adapter == "default" else f"f'{{folder}}/{adapter}'"
+
+
+def _converted(network: e.Network) -> str:
+    dtype = "" if network.dtype == "float32" else f".to(torch.{network.dtype})"
+    layout = ".to(memory_format=torch.channels_last)" if network.channels_last else ""
+    return dtype + layout
+
+
+def _input(network: e.Network) -> str:
+    first, sizes = network.layers[0], list(network.sizes)
+    if first.kind == "embedding":
+        return f"torch.randint({first.inputs}, {(network.batch, *sizes)!r})"
+    shape: tuple[Any, ...] = (network.batch, *sizes, first.inputs)
+    if first.kind.startswith("conv"):
+        shape = (network.batch, first.inputs, *sizes)
+    code = f"torch.randn({', '.join(map(str, shape))})"
+    code += "" if network.dtype == "float32" else f".to(torch.{network.dtype})"
+    if network.channels_last and len(shape) == 4:  # noqa: PLR2004  (images)
+        code += ".contiguous(memory_format=torch.channels_last)"
+    return code

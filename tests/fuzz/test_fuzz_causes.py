@@ -1,0 +1,113 @@
+"""Causes: what tells two findings apart, and what does not."""
+
+from __future__ import annotations
+
+import pytest
+from fuzz_examples import example, failure, layer
+
+from peft_regress.fuzz.causes import cause_of, is_known
+from peft_regress.fuzz.example import Adapter, Add, Delete, Fill, Merge, Mode
+
+CONV = layer("conv2d")
+PAIR = (Adapter(name="default", settings={}), Adapter(name="other", settings={}))
+
+TRAITS = [
+    ((example(), failure()), ()),
+    ((example(settings={"r": 2, "lora_alpha": 4}), failure()), ()),
+    ((example(CONV), failure()), ("convolution", "over 2d")),
+    ((example(layer("conv1d", groups=2)), failure()), ("convolution", "groups")),
+    ((example(layer("conv3d", kernel=(1, 1, 1))), failure()), ("kernel of one", "over 3d")),
+    ((example(layer("conv2d", kernel=(3, 1))), failure()), ("uneven kernel",)),
+    ((example(layer("conv2d", padding_mode="reflect")), failure()), ("padding mode",)),
+    ((example(layer("conv2d", dilation=(1, 2))), failure()), ("dilation",)),
+    ((example(layer(bias=False)), failure()), ("no bias",)),
+    ((example(layer("transposed_linear")), failure()), ("transposed linear",)),
+    ((example(layer("attention", by_keyword=True)), failure()), ("called by keyword",)),
+    ((example(network={"dtype": "bfloat16"}), failure()), ("half precision",)),
+    ((example(network={"dtype": "float16"}), failure()), ("half precision",)),
+    ((example(autocast=False), failure()), ("autocast_adapter_dtype=False",)),
+    ((example(settings={"use_dora": True}), failure()), ("setting use_dora",)),
+    ((example(settings={"init": "pissa"}), failure()), ("setting init=pissa",)),
+    ((example(adapters=PAIR, acts=(Add(adapter="other"), Merge())), failure()),
+     ("several adapters",)),
+    ((example(acts=(Fill(), Delete(adapter="default"), Merge())), failure(act=2)),
+     ("after delete",)),
+    ((example(acts=(Mode(training=True), Merge())), failure()), ("training mode",)),
+    ((example(layer(name="net.weight")), failure()), ("nested name", "odd name")),
+    ((example(layer(name="head"), layer(name="head2")), failure()),
+     ("a name that begins another name",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("failing", "traits"), TRAITS)
+def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing, traits) -> None:
+    found = cause_of(*failing).traits
+    assert set(traits) <= set(found)
+    assert bool(traits) == bool(found)
+
+
+@pytest.mark.parametrize(
+    ("known", "other", "explained"),
+    [
+        # The same, and with more than it needs.
+        ((example(CONV), failure()), (example(CONV), failure()), True),
+        ((example(layer("conv1d")), failure()), (example(layer("conv3d")), failure()), True),
+        ((example(), failure()), (example(CONV, settings={"use_dora": True}), failure()), True),
+        # Without what it needs.
+        ((example(layer("conv3d")), failure()), (example(layer("conv1d")), failure()), False),
+        ((example(settings={"use_dora": True}), failure()), (example(), failure()), False),
+        (
+            (example(layer("conv2d", padding_mode="reflect")), failure()),
+            (example(layer("conv2d", groups=4)), failure()),
+            False,
+        ),
+        # Failing otherwise.
+        ((example(), failure()), (example(), failure("unmerged")), False),
+        ((example(), failure()), (example(), failure(act=0)), False),
+        ((example(), failure()), (example(method="dora"), failure()), False),
+        (
+            (example(), failure("exception", error="TypeError", where="a:f")),
+            (example(), failure("exception", error="ValueError", where="a:f")),
+            False,
+        ),
+        (
+            (example(), failure("exception", error="TypeError", where="a:f")),
+            (example(), failure("exception", error="TypeError", where="a:g")),
+            False,
+        ),
+    ],
+)
+def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(
+    known, other, explained
+) -> None:
+    assert is_known(cause_of(*other), [cause_of(*known)]) is explained
+
+
+def test_acts_after_the_failure_and_numbers_make_no_cause() -> None:
+    longer = example(acts=(Fill(seed=5), Merge(), Delete(adapter="default")), settings={"r": 7})
+    assert cause_of(longer, failure()) == cause_of(example(), failure())
+
+
+def test_one_function_failing_in_two_methods_is_one_group() -> None:
+    raised = failure("exception", error="TypeError", where="tuners.tuners_utils:merge")
+    one, two = cause_of(example(), raised), cause_of(example(method="loha"), raised)
+    assert one.group == two.group
+    assert one.name != two.name
+
+
+def test_without_an_exception_the_same_needs_are_one_group_and_settings_make_none() -> None:
+    padded = layer("conv2d", padding_mode="reflect")
+    one = cause_of(example(padded, settings={"use_dora": True}), failure())
+    other = cause_of(example(padded, method="loha"), failure())
+    assert one.group == other.group
+    assert one.group != cause_of(example(CONV, method="loha"), failure()).group
+
+
+def test_copies_of_modules_fail_as_one_group_in_all_methods() -> None:
+    saved = {"modules_to_save": ["layer1"]}
+    one, two = (cause_of(example(method=m, settings=saved), failure()) for m in ("lora", "loha"))
+    assert one.group == two.group
+
+
+def test_the_name_of_a_cause_can_be_a_file_name_and_does_not_change() -> None:
+    assert cause_of(example(CONV), failure()).name == "lora-merged-55108fc8"

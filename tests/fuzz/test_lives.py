@@ -1,0 +1,369 @@
+"""Lives run with the installed peft: sound ones pass, and each check sees its defect."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+import torch
+from peft import PeftModel
+from peft.tuners.lora import layer as lora_layer
+from torch import nn
+
+from peft_regress.fuzz import example as e
+from peft_regress.fuzz.run import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+LINEAR = (
+    e.Layer(name="lin0", kind="linear", inputs=8, outputs=6),
+    e.Layer(name="head", kind="linear", inputs=6, outputs=4),
+)
+CONVOLUTION = (
+    e.Layer(name="conv", kind="conv2d", inputs=4, outputs=6, kernel=(3, 1), padding=(1, 0)),
+    e.Layer(name="head", kind="linear", inputs=6, outputs=4),
+)
+FILL = e.Fill()
+SECOND = (FILL, e.Add(adapter="b"), e.Activate(adapters=("b",)), e.Fill(seed=1))
+
+
+def example(
+    *acts: e.Act,
+    layers: Sequence[e.Layer] = LINEAR,
+    method: str = "lora",
+    second: dict[str, Any] | None = None,
+    sizes: tuple[int, ...] = (),
+    dtype: e.DType = "float32",
+    **settings: Any,
+) -> e.Example:
+    mine = {"target_modules": [layers[0].name], "r": 2, **settings}
+    return e.Example(
+        network=e.Network(layers=tuple(layers), sizes=sizes, dtype=dtype),
+        method=method,
+        adapters=(
+            e.Adapter(name="a", settings=mine),
+            e.Adapter(name="b", settings=mine if second is None else second),
+        ),
+        acts=acts,
+    )
+
+
+SOUND = {
+    "merging": example(FILL, e.Merge(safe=True), e.Unmerge(), e.Merge(), e.Disable(), e.Enable()),
+    "training": example(
+        e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True, steps=2), e.Copy()
+    ),
+    "two adapters": example(
+        *SECOND,
+        e.Activate(adapters=("a", "b")),
+        e.Merge(adapters=("a",)),
+        e.Merge(adapters=("b",)),
+        e.Unmerge(),
+        e.Activate(adapters=("a",), through_tuner=True),
+        e.Delete(adapter="b"),
+    ),
+    "mixed batch": example(
+        *SECOND, e.Mixed(adapters=("a", "__base__")), e.Mixed(adapters=("b",) * 2)
+    ),
+    "saved": example(
+        *SECOND, e.SaveLoad(trainable=True), e.Train(), e.SaveLoad(), e.Disable(within=True)
+    ),
+    "loaded beside": example(
+        FILL, e.LoadBeside(adapter="a", name="c"), e.Activate(adapters=("c",))
+    ),
+    "a copied layer": example(
+        *SECOND, e.SaveLoad(trainable=True), e.Unload(), modules_to_save=["head"]
+    ),
+    "unloaded": example(FILL, e.Unload(merge=True, safe=True)),
+    "a convolution": example(
+        FILL,
+        e.Merge(),
+        e.Unmerge(),
+        e.Convert(channels_last=True),
+        layers=CONVOLUTION,
+        sizes=(5, 2),
+    ),
+    "half precision": example(
+        FILL, e.Merge(), e.Unmerge(), e.Train(), e.Convert(dtype="float32"), dtype="bfloat16"
+    ),
+    "a combination": example(
+        *SECOND,
+        e.Weighted(adapters=("a", "b"), weights=(1.0, 0.5), combination="cat", name="m"),
+        e.Activate(adapters=("m",)),
+        e.Merge(),
+    ),
+    "a swap": example(FILL, e.HotSwap(adapter="a", target_rank=8), e.Fill(seed=2)),
+    "another scale": example(FILL, e.Scale(adapter="a", scale=2.0), e.Merge()),
+    "DoRA": example(*SECOND, e.Activate(adapters=("a",)), e.Merge(), method="dora", use_dora=True),
+    "refusals": example(
+        FILL,
+        e.Mixed(adapters=("a", "nobody")),
+        e.Add(adapter="a"),
+        e.Merge(safe=True, broken=True),
+        e.Merge(),
+        e.Delete(adapter="a"),
+        e.HotSwap(adapter="a"),
+        e.Unmerge(),
+    ),
+    "no match": example(e.Add(adapter="b"), second={"target_modules": ["nowhere"]}),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_life_passes(name: str, tmp_path: Path) -> None:
+    outcome = run(SOUND[name], tmp_path)
+    assert outcome == e.Outcome(acts=len(SOUND[name].acts))
+
+
+def test_an_example_survives_json_and_ends_alike(tmp_path: Path) -> None:
+    first = SOUND["two adapters"]
+    again = msgspec.json.decode(msgspec.json.encode(first), type=e.Example)
+    assert again == first
+    assert run(again, tmp_path / "1") == run(first, tmp_path / "2")
+
+
+def doubled_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lora_layer.Linear, "get_delta_weight", _times(2.0, lora_layer.Linear.get_delta_weight)
+    )
+
+
+def _times(factor: float, function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda *arguments: function(*arguments) * factor
+
+
+def forgotten_unmerge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layer.Linear, "unmerge", lambda self: self.merged_adapters.clear())
+
+
+def other_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = lora_layer.LoraLayer.update_layer
+
+    def halved(self, adapter_name, *arguments, **keywords):
+        update(self, adapter_name, *arguments, **keywords)
+        self.scaling[adapter_name] *= 0.5
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "update_layer", halved)
+
+
+def noisy_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset = lora_layer.LoraLayer.reset_lora_parameters
+
+    def noisy(self, adapter_name, init_lora_weights):
+        reset(self, adapter_name, init_lora_weights)
+        nn.init.normal_(self.lora_B[adapter_name].weight)
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "reset_lora_parameters", noisy)
+
+
+def no_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layer.Linear, "forward", lambda self, x, *_a, **_k: self.base_layer(x))
+
+
+def adapter_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_layer.Linear, "delete_adapter", lambda _self, _name: None)
+
+
+def freezing_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = PeftModel.from_pretrained
+
+    def trainable(*arguments, **keywords):
+        model = load(*arguments, **keywords)
+        for name, tensor in model.named_parameters():
+            tensor.requires_grad_("lora_A" in name)
+        return model
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", trainable)
+
+
+def half_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = PeftModel.from_pretrained
+
+    def scaled(*arguments, **keywords):
+        model = load(*arguments, **keywords)
+        with torch.no_grad():
+            for name, tensor in model.named_parameters():
+                if "lora_A" in name:
+                    tensor.mul_(0.5)
+        return model
+
+    monkeypatch.setattr(PeftModel, "from_pretrained", scaled)
+
+
+def wide_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+
+    def widened(self, *arguments, **keywords):
+        merge(self, *arguments, **keywords)
+        base = self.get_base_layer()
+        base.weight.data = base.weight.data.double()
+
+    monkeypatch.setattr(lora_layer.Linear, "merge", widened)
+
+
+def transposed_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+
+    def strided(self, *arguments, **keywords):
+        merge(self, *arguments, **keywords)
+        base = self.get_base_layer()
+        base.weight.data = base.weight.data.T.contiguous().T
+
+    monkeypatch.setattr(lora_layer.Linear, "merge", strided)
+
+
+def crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        lora_layer.Linear, "get_delta_weight", lambda _self, _name: torch.zeros(1) @ torch.zeros(2)
+    )
+
+
+def blind_safe_merge(monkeypatch: pytest.MonkeyPatch) -> None:
+    merge = lora_layer.Linear.merge
+    monkeypatch.setattr(
+        lora_layer.Linear,
+        "merge",
+        lambda self, safe_merge=False, adapter_names=None: merge(self, False, adapter_names),
+    )
+
+
+def training_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    enable = lora_layer.LoraLayer.enable_adapters
+
+    def thawed(self, enabled):
+        enable(self, enabled)
+        self.get_base_layer().requires_grad_(True)
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "enable_adapters", thawed)
+
+
+def shared_fill(monkeypatch: pytest.MonkeyPatch) -> None:
+    update = lora_layer.LoraLayer.set_adapter
+
+    def leaking(self, adapter_names, inference_mode=False):
+        update(self, adapter_names, inference_mode)
+        for tensor in self.lora_B.parameters():
+            tensor.requires_grad_(True)
+
+    monkeypatch.setattr(lora_layer.LoraLayer, "set_adapter", leaking)
+
+
+def twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = lora_layer.Linear.forward
+
+    def again(self, x, *arguments, **keywords):
+        forward(self, x, *arguments, **keywords)
+        return forward(self, x, *arguments, **keywords)
+
+    monkeypatch.setattr(lora_layer.Linear, "forward", again)
+
+
+def renewed_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    unmerge = lora_layer.Linear.unmerge
+
+    def renewed(self):
+        unmerge(self)
+        for module in (*self.lora_A.values(), *self.lora_B.values()):
+            module.weight = nn.Parameter(module.weight.detach().clone())
+
+    monkeypatch.setattr(lora_layer.Linear, "unmerge", renewed)
+
+
+def accepted_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = PeftModel.forward
+    monkeypatch.setattr(PeftModel, "forward", lambda self, x, adapter_names=None: forward(self, x))
+
+
+MERGED = (FILL, e.Merge())
+DEFECTS = {
+    "merged": (doubled_merge, MERGED, 1),
+    "unmerged": (forgotten_unmerge, (*MERGED, e.Unmerge()), 2),
+    "function": (other_scale, (FILL,), 0),
+    "identity": (noisy_start, (), -1),
+    "no_op": (no_adapter, (FILL,), 0),
+    "leftover": (adapter_kept, (e.Add(adapter="b"), e.Delete(adapter="b")), 1),
+    "frozen": (freezing_load, (e.SaveLoad(),), 0),
+    "loaded": (half_loaded, (FILL, e.SaveLoad(trainable=True)), 1),
+    "dtype": (wide_merge, MERGED, 1),
+    "layout": (transposed_merge, MERGED, 1),
+    "exception": (crash, MERGED, 1),
+    "refused_safe_merge": (blind_safe_merge, (FILL, e.Merge(safe=True, broken=True)), 1),
+    "frozen base": (training_base, (e.Disable(), e.Enable()), 0),
+    "frozen other": (shared_fill, (e.Add(adapter="b"),), 0),
+    "cost": (twice, (FILL,), 0),
+    "trained": (
+        renewed_parameters,
+        (e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True)),
+        3,
+    ),
+    "accepted": (accepted_name, (e.Mixed(adapters=("a", "nobody")),), 0),
+    "two_ways": (accepted_name, (*SECOND, e.Mixed(adapters=("a", "b"))), 4),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_a_defect_is_seen_by_its_check(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inject, acts, position = DEFECTS[name]
+    inject(monkeypatch)
+    failure = run(example(*acts), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == (name.split(maxsplit=1)[0], position), failure.message
+
+
+def test_a_failure_names_the_library_function_that_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self, _name):
+        raise ZeroDivisionError("no rank")
+
+    monkeypatch.setattr(lora_layer.Linear, "get_delta_weight", broken)
+    failure = run(example(*MERGED), tmp_path).failure
+    assert failure is not None
+    assert failure.error == "ZeroDivisionError"
+    assert failure.message == "ZeroDivisionError: no rank"
+    assert failure.where == "tuners.lora.layer:merge"
+
+
+def test_what_a_release_lacks_is_absent(tmp_path: Path) -> None:
+    assert run(example(method="unheard"), tmp_path).absent is not None
+    outcome = run(example(unheard_setting=1), tmp_path)
+    assert "no unheard_setting" in str(outcome.absent)
+    assert outcome.failure is None
+
+
+def test_a_clear_error_at_wrapping_is_a_refusal(tmp_path: Path) -> None:
+    outcome = run(example(FILL, r=0), tmp_path)
+    assert "should be a positive integer" in str(outcome.refused)
+
+
+def test_an_act_without_meaning_ends_the_life(tmp_path: Path) -> None:
+    outcome = run(example(e.Unmerge(), FILL), tmp_path)
+    assert outcome == e.Outcome(refused="act 0 has no meaning here")
+
+
+def test_a_network_that_does_not_run_is_absent(tmp_path: Path) -> None:
+    torn = (LINEAR[0], e.Layer(name="head", kind="linear", inputs=9, outputs=4))
+    assert "does not run" in str(run(example(layers=torn), tmp_path).absent)
+
+
+def test_a_defect_of_the_oracles_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peft_regress.fuzz import oracle
+
+    def broken(*_arguments, **_keywords):
+        raise ValueError("of our own")
+
+    monkeypatch.setattr(oracle, "adapter_tensors", broken)
+    with pytest.raises(ValueError, match="of our own"):
+        run(example(FILL), tmp_path)
+
+
+def test_nothing_is_printed_and_no_warning_reaches_the_caller(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(SOUND["two adapters"], tmp_path)
+    assert capfd.readouterr() == ("", "")
