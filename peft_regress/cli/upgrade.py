@@ -7,10 +7,9 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
-from click.core import ParameterSource
 
 from peft_regress.baselines.outputs import check_outside
 from peft_regress.cli.options import (
@@ -24,11 +23,6 @@ from peft_regress.cli.options import (
     output_file,
     print_json,
     strict_option,
-)
-from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
-from peft_regress.environments.checklist.checklist_report import (
-    checklist_document,
-    encode_checklist,
 )
 from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
@@ -51,30 +45,14 @@ from peft_regress.text import clean, count_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from peft_regress.environments.checklist.checklist import Checklist
-    from peft_regress.environments.checklist.running import Result
+    from peft_regress.environments.checklist.checklist import ChecklistSettings
     from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.runs.schema import Record
 
-_WITH_CHECKLIST: Final = {
-    "requirements",
-    "checklist_of",
-    "base",
-    "pre",
-    "replace_torch",
-    "jobs",
-    "time_limit",
-    "pip_time_limit",
-    "summary",
-    "output",
-}
-_EACH: Final = 20
-"""How many situations of a checklist make a line of progress."""
-
-_Settings = TypeVar("_Settings", UpgradeSettings, ChecklistSettings)
+_Settings = TypeVar("_Settings", "UpgradeSettings", "ChecklistSettings")
 _Result = TypeVar("_Result")
 
 
@@ -164,12 +142,22 @@ def command(  # noqa: PLR0913  (arguments and options)
         if path is not None:
             check_outside(path, setup.baselines, option)
     if checklist_of is not None:
-        _refuse_beside_checklist(context)
-        settings = {name: settings[name] for name in ("base", "replace_torch", "pre")}
-        chosen_checklist = ChecklistSettings(setup=setup, method=checklist_of, **settings)
-        context.exit(_show_checklist(requirements, chosen_checklist, summary, output))
+        # It imports numpy, which `upgrade --help` does not wait for.
+        from peft_regress.cli.checklist import show_checklist
+
+        context.exit(
+            show_checklist(
+                context,
+                requirements,
+                setup=setup,
+                method=checklist_of,
+                summary=summary,
+                output=output,
+                **{name: settings[name] for name in ("base", "replace_torch", "pre")},
+            )
+        )
     wants_scripts = summary is not None or output == "markdown"
-    with ending_signals_interrupt(), kept_records(save, resume, _print_sentence) as keeper:
+    with ending_signals_interrupt(), kept_records(save, resume, print_sentence) as keeper:
         setup = dataclasses.replace(setup, keeper=keeper)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
         done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
@@ -202,54 +190,7 @@ class _Done(NamedTuple):
         return 3 if code == 0 and not self.corpus.is_complete else code
 
 
-def _refuse_beside_checklist(context: click.Context) -> None:
-    """Refuse the options that say what runs: a checklist has networks and bounds of its own."""
-    for parameter in context.command.params:
-        typed = context.get_parameter_source(str(parameter.name)) is ParameterSource.COMMANDLINE
-        if typed and parameter.name not in _WITH_CHECKLIST:
-            msg = (
-                f"{parameter.opts[0]} does not go with --checklist, which has networks and bounds "
-                "of its own and keeps no run"
-            )
-            raise click.UsageError(msg)
-
-
-def _show_checklist(
-    requirements: Sequence[str], settings: ChecklistSettings, summary: Path | None, output: str
-) -> int:
-    """Fill the checklist, write and print it, and return the exit code."""
-
-    def filled(settings: ChecklistSettings) -> Checklist:
-        return checklist(
-            requirements, settings, progress=_print_sentence, on_result=_situation_printer()
-        )
-
-    with ending_signals_interrupt():
-        result = _with_consent(filled, settings)
-    document = checklist_document(result)
-    if summary is not None:
-        write_markdown(summary, document)
-        print_progress(f"summary: {summary}")
-    if output == "json":
-        print_json(encode_checklist(result))
-    else:
-        show(document, output)
-    return result.judged.exit_code
-
-
-def _situation_printer() -> Callable[[Result, int, int], None]:
-    """Return a function that prints a line on standard error for each twentieth situation."""
-    pace = Pace()
-
-    def print_result(result: Result, done: int, count: int) -> None:
-        left = pace.left(done, count, time.monotonic())
-        if done % _EACH == 0 or done == count:
-            print_progress(f"[{done}/{count}] {result.situation.network}{left}")
-
-    return print_result
-
-
-def _with_consent(act: Callable[[_Settings], _Result], settings: _Settings) -> _Result:
+def with_consent(act: Callable[[_Settings], _Result], settings: _Settings) -> _Result:
     """Call a function of settings. If it would replace torch, ask first if somebody can answer."""
     try:
         return act(settings)
@@ -274,7 +215,7 @@ def _upgraded(
     def finish(result: Upgrade, overlay: Overlay) -> None:
         nonlocal scripts, corpus
         if findings:
-            _print_sentence(f"replaying {count_of(len(findings), 'finding')} of the fuzzer")
+            print_sentence(f"replaying {count_of(len(findings), 'finding')} of the fuzzer")
             corpus = replay_or_say(findings, overlay.python)
         if wants_scripts:
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
@@ -291,14 +232,15 @@ def _upgraded(
     def upgraded(settings: UpgradeSettings) -> _Done:
         on_record = _progress_printer()
         result = upgrade(
-            requirements, settings, progress=_print_sentence, on_record=on_record, finish=finish
+            requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
         )
         return _Done(result, scripts, corpus)
 
-    return _with_consent(upgraded, settings)
+    return with_consent(upgraded, settings)
 
 
-def _print_sentence(text: str) -> None:
+def print_sentence(text: str) -> None:
+    """Print a sentence about the progress."""
     print_progress(clean(text, longest=400))
 
 
