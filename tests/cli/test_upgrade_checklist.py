@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from peft_regress.cli import upgrade as upgrade_module
+from peft_regress.cli import checklist as checklist_module
 from peft_regress.cli.main import main
 from peft_regress.environments.checklist.checklist import Checklist
 from peft_regress.environments.checklist.rows import Detail, Judged, Row
@@ -59,7 +59,7 @@ def fill(monkeypatch, capsys, tmp_path):
                 seconds=1.0,
             )
 
-        monkeypatch.setattr(upgrade_module, "checklist", checklist)
+        monkeypatch.setattr(checklist_module, "checklist", checklist)
         with pytest.raises(SystemExit) as stopped:
             main(["upgrade", *words])
         captured = capsys.readouterr()
