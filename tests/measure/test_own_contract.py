@@ -99,6 +99,21 @@ def test_an_error_of_a_library_is_told_with_its_layer():
     assert "base_model.model.0." in note
 
 
+def test_a_network_with_a_conv3d_is_checked_in_channels_last():
+    class Volumes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.volume = nn.Conv3d(1, 2, 3, padding=(0, 1, 1))
+            self.image = nn.Conv2d(2, 3, 3)
+
+        def forward(self, x):
+            return self.image(self.volume(x.unsqueeze(1)).squeeze(2)).mean((2, 3))
+
+    record = measured(fine_tune(lora(target_modules=["volume", "image"]), model=Volumes))
+    assert false_facts(record) == {}
+    assert record.invariants["channels_last_kept"] is True
+
+
 def test_the_configuration_given_is_not_changed():
     config = lora(use_rslora=True)
     before = copy.deepcopy(config.to_dict())

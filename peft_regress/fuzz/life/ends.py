@@ -32,6 +32,8 @@ def check_delete(life: Life, act: e.Delete, plan: Plan) -> None:
         for attribute, value in {**vars(module), **module._modules}.items():  # noqa: SLF001
             if attribute in {"_modules", "_parameters", "_buffers"}:
                 continue
+            if isinstance(value, str) and "adapter" not in attribute:
+                continue  # such as the name of a layer, which may be the adapter's, too
             if name in _names(value):
                 message = f"{attribute} of {path} still has the deleted adapter {name}."
                 fail("leftover", message)

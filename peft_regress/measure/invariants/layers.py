@@ -59,10 +59,7 @@ def not_channels_last(
     adapted: nn.Module, base: nn.Module, *, objective: Objective, probe: Any
 ) -> list[str] | None:
     """Return layers that are channels last in the base alone; None if none is."""
-    adapted, base = (
-        copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        for model in (adapted, base)
-    )
+    adapted, base = _channels_last(adapted), _channels_last(base)
 
     def is_channels_last(out: Tensor) -> bool:
         return out.ndim == _IMAGES and out.is_contiguous(memory_format=torch.channels_last)
@@ -75,6 +72,18 @@ def not_channels_last(
     if not any(_facts(base, "", objective, probe, is_channels_last).values()):
         return None
     return _unlike_base(adapted, base, objective=objective, probe=probe, fact=is_channels_last)
+
+
+def _channels_last(model: nn.Module) -> nn.Module:
+    """Return a copy whose weights of images are channels last.
+
+    `model.to(memory_format=...)` raises on a network that has a Conv3d as well.
+    """
+    model = copy.deepcopy(model)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == _IMAGES:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
 
 
 def where_differing(

@@ -40,6 +40,8 @@ def dora_norm_not_detached(  # noqa: PLR0913  (the arguments of the layer)
     product = lora_B.weight.flatten(1) @ lora_A.weight.flatten(1)
     update = product.reshape(base_layer.weight.shape)
     factor = self.weight / self.get_weight_norm(base_layer.weight, update, scaling)
+    if base_layer.bias is not None:
+        base_result = base_result - base_layer.bias.reshape(factor.shape)
     result: Tensor = (factor - 1) * base_result + factor * lora_B(lora_A(x)) * scaling
     return result
 
@@ -57,7 +59,8 @@ def dora_norm_of_another_order(
     _original: Original, _self: Any, weight: Tensor, lora_weight: Tensor, scaling: float, **_: Any
 ) -> Tensor:
     """The norm sums absolute values instead of squares, in the magnitude as in its divisor."""
-    summed = (weight + scaling * lora_weight).abs().sum(dim=(1, 2, 3), keepdim=True)
+    inputs = tuple(range(1, weight.ndim))
+    summed = (weight + scaling * lora_weight).abs().sum(dim=inputs, keepdim=True)
     return summed.transpose(1, 0)
 
 

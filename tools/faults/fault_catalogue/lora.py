@@ -71,8 +71,9 @@ def lora_hook_leaked(
     new.register_forward_hook(_look_at)
 
 
-def _look_at(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-    output.detach().abs().amax()
+def _look_at(_module: nn.Module, _inputs: object, output: Any) -> None:
+    # An attention returns its weights as well.
+    (output[0] if isinstance(output, tuple) else output).detach().abs().amax()
 
 
 # --- How it starts --------------------------------------------------------------------------------

@@ -1,0 +1,368 @@
+"""A network with adapters, and all that is done with them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from peft.configs import LoraConfig, load_config
+from peft.tuners.methods import layer_class
+from peft.tuners.tuners_utils import BaseTunerLayer, ModulesToSave
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft.configs import PeftConfig
+
+PREFIX = "base_model.model."
+
+
+class Tuner(nn.Module):
+    """Holds the network, and switches adapters in it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.enabled = True
+        self.frozen: set[str] = set()
+
+    def forward(self, *args: Any, **keywords: Any) -> Any:
+        """Return the network's output."""
+        return self.model(*args, **keywords)
+
+    def holders(self) -> list[tuple[str, Any]]:
+        """Return what holds adapters, by its path in the network."""
+        return [
+            (path, module)
+            for path, module in self.model.named_modules()
+            if isinstance(module, BaseTunerLayer | ModulesToSave)
+        ]
+
+    def layers(self) -> list[BaseTunerLayer]:
+        """Return the layers with adapters."""
+        return [one for _, one in self.holders() if isinstance(one, BaseTunerLayer)]
+
+    def set_adapter(self, names: str | list[str]) -> None:
+        """Make these adapters active, so that they train; merged ones are taken out."""
+        chosen = [names] if isinstance(names, str) else list(names)
+        for layer in self.layers():
+            if layer.merged:
+                layer.unmerge()
+        for _, holder in self.holders():
+            holder.active = list(chosen)
+        self.frozen = set()
+        self.train_active()
+
+    def train_active(self) -> None:
+        """Let the active adapters train, but no frozen one; none if they are disabled."""
+        for _, holder in self.holders():
+            every = (
+                holder.settings if isinstance(holder, BaseTunerLayer) else holder.modules_to_save
+            )
+            for name in every:
+                trains = self.enabled and name in holder.active and name not in self.frozen
+                for parameter in holder.tensors(name).values():
+                    parameter.requires_grad = trains
+
+    def enable_adapter_layers(self) -> None:
+        """Switch the adapters on again."""
+        self._switch(on=True)
+
+    def disable_adapter_layers(self) -> None:
+        """Switch all adapters off; merged ones are taken out by the next call."""
+        self._switch(on=False)
+
+    def _switch(self, *, on: bool) -> None:
+        self.enabled = on
+        for _, holder in self.holders():
+            holder.enabled = on
+        self.train_active()
+
+
+class PeftModel(nn.Module):
+    """A network with adapters."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        self.base_model = Tuner(model)
+        self.peft_config: dict[str, PeftConfig] = {}
+        self.autocast = True
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: nn.Module,
+        folder: str,
+        adapter_name: str = "default",
+        *,
+        is_trainable: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> PeftModel:
+        """Return a network with a saved adapter; it trains only if that is asked for."""
+        made = cls(model)
+        made.autocast = autocast_adapter_dtype
+        made.load_adapter(folder, adapter_name, is_trainable=is_trainable)
+        made.base_model.set_adapter(adapter_name)
+        if not is_trainable:
+            made.base_model.frozen = {adapter_name}
+            made.base_model.train_active()
+            made.eval()
+        return made
+
+    def get_base_model(self) -> nn.Module:
+        """Return the network, with its adapted layers."""
+        return self.base_model.model
+
+    def forward(self, *args: Any, adapter_names: list[str] | None = None, **keywords: Any) -> Any:
+        """Return the output; of each item with its own adapter, if they are named."""
+        if adapter_names is None:
+            return self.base_model(*args, **keywords)
+        unknown = sorted({*adapter_names} - {*self.peft_config, "__base__"})
+        if unknown:
+            msg = f"there is no adapter {unknown[0]!r}"
+            raise ValueError(msg)
+        if self.training or any(layer.merged for layer in self.base_model.layers()):
+            msg = "adapter_names is for inference with adapters that are not merged"
+            raise ValueError(msg)
+        before = {id(holder): holder.active for _, holder in self.base_model.holders()}
+        outputs: dict[str, Tensor] = {}
+        try:
+            for name in dict.fromkeys(adapter_names):
+                for _, holder in self.base_model.holders():
+                    holder.active = [name]
+                outputs[name] = self.base_model(*args, **keywords)
+        finally:
+            for _, holder in self.base_model.holders():
+                holder.active = before[id(holder)]
+        return torch.stack([outputs[name][item] for item, name in enumerate(adapter_names)])
+
+    def add_adapter(self, adapter_name: str, config: PeftConfig, **_options: Any) -> None:
+        """Add an adapter, which is not active; raise ValueError if that is impossible."""
+        if adapter_name in self.peft_config:
+            msg = f"there is an adapter {adapter_name!r} already"
+            raise ValueError(msg)
+        plan = self._plan(config)
+        active = self._active()
+        dtype = torch.float32 if self.autocast else None
+        wrappers: dict[str, Any] = {}
+        for path, module in plan.items():
+            wrapper: Any
+            if isinstance(module, BaseTunerLayer | ModulesToSave):
+                wrapper = module
+            elif config.targets(path):
+                wrapper = layer_class(config, module)(module, path)
+            else:
+                wrapper = ModulesToSave(module)
+            if isinstance(wrapper, BaseTunerLayer):
+                wrapper.add(adapter_name, config, dtype=dtype)
+            else:
+                wrapper.add(adapter_name)
+            wrapper.active, wrapper.enabled = list(active), self.base_model.enabled
+            wrapper.train(module.training)
+            wrappers[path] = wrapper
+        for path, wrapper in wrappers.items():
+            parent, _, last = path.rpartition(".")
+            setattr(self.base_model.model.get_submodule(parent), last, wrapper)
+        self.peft_config[adapter_name] = config
+
+    def _plan(self, config: PeftConfig) -> dict[str, nn.Module]:
+        """Return the modules that an adapter is about; raise ValueError if it cannot have them."""
+        found: dict[str, nn.Module] = {}
+        inside: tuple[str, ...] = ()
+        for path, module in self.base_model.model.named_modules():
+            if not path or path.startswith(inside):
+                continue
+            if isinstance(module, BaseTunerLayer | ModulesToSave):
+                inside = (*inside, f"{path}.")
+            targeted, copied = config.targets(path), config.copies(path)
+            if not (targeted or copied):
+                continue
+            is_other = isinstance(module, ModulesToSave if targeted else BaseTunerLayer)
+            if (targeted and copied) or is_other:
+                msg = f"{path} cannot have an adapter and a copy"
+                raise ValueError(msg)
+            if targeted and not isinstance(module, BaseTunerLayer):
+                layer_class(config, module)
+            found[path] = module
+        if not any(config.targets(path) for path in found):
+            msg = "target_modules matches no layer"
+            raise ValueError(msg)
+        return found
+
+    def _active(self) -> list[str]:
+        for _, holder in self.base_model.holders():
+            return list(holder.active)
+        return []
+
+    def set_adapter(self, adapter_name: str) -> None:
+        """Make one adapter active."""
+        if adapter_name not in self.peft_config:
+            msg = f"there is no adapter {adapter_name!r}"
+            raise ValueError(msg)
+        self.base_model.set_adapter(adapter_name)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Switch all adapters off for a while."""
+        self.base_model.disable_adapter_layers()
+        try:
+            yield
+        finally:
+            self.base_model.enable_adapter_layers()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter that is not merged; if none is active then, the first one is."""
+        if any(adapter_name in layer.merged for layer in self.base_model.layers()):
+            msg = f"adapter {adapter_name!r} is merged"
+            raise ValueError(msg)
+        for _, holder in self.base_model.holders():
+            holder.delete(adapter_name)
+        del self.peft_config[adapter_name]
+        self.base_model.frozen.discard(adapter_name)
+        if not self._active() and self.peft_config:
+            self.set_adapter(next(iter(self.peft_config)))
+
+    def merge_adapter(
+        self, adapter_names: list[str] | None = None, *, safe_merge: bool = False
+    ) -> None:
+        """Merge adapters into the base weights; all layers or, if one refuses, none."""
+        chosen = adapter_names or self._active()
+        planned = []
+        for layer in self.base_model.layers():
+            new = [one for one in chosen if one in layer.settings and one not in layer.merged]
+            merged = layer.merge(new)
+            if safe_merge and not all(bool(one.isfinite().all()) for one in merged.values()):
+                msg = f"merging {', '.join(new)} would give {layer.path} values that are not finite"
+                raise ValueError(msg)
+            planned.append((layer, merged, new))
+        for layer, merged, new in planned:
+            if new:
+                layer.write(merged, new)
+
+    def unmerge_adapter(self) -> None:
+        """Take all merged adapters out."""
+        for layer in self.base_model.layers():
+            layer.unmerge()
+
+    def merge_and_unload(self, *, safe_merge: bool = False) -> nn.Module:
+        """Merge the active adapters, and return the network without what wraps its layers."""
+        self.merge_adapter(safe_merge=safe_merge)
+        return self.unload()
+
+    def unload(self) -> nn.Module:
+        """Return the network without what wraps its layers, with the active copies."""
+        model = self.base_model.model
+        for path, holder in self.base_model.holders():
+            if isinstance(holder, BaseTunerLayer):
+                module = holder.base_layer
+            else:
+                copies = [one for one in holder.active if one in holder.modules_to_save]
+                module = holder.modules_to_save[copies[0]] if copies else holder.original_module
+            parent, _, last = path.rpartition(".")
+            setattr(model.get_submodule(parent), last, module)
+        return model
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """Return an adapter's tensors as they are saved."""
+        return {
+            f"{PREFIX}{path}.{key}": tensor.detach().clone().contiguous()
+            for path, holder in self.base_model.holders()
+            for key, tensor in holder.tensors(name).items()
+        }
+
+    def save_pretrained(self, folder: str, selected_adapters: list[str] | None = None) -> None:
+        """Save adapters, each into a folder of its own, but `default` into the folder itself."""
+        for name in selected_adapters or list(self.peft_config):
+            place = Path(folder) if name == "default" else Path(folder) / name
+            place.mkdir(parents=True, exist_ok=True)
+            save_file(self.state(name), place / "adapter_model.safetensors")
+            self.peft_config[name].save(place)
+
+    def load_adapter(
+        self, folder: str, adapter_name: str, *, is_trainable: bool = False, **_: Any
+    ) -> None:
+        """Load an adapter beside others; it is not active."""
+        place = Path(folder)
+        config = load_config(place)
+        config.inference_mode = not is_trainable
+        self.add_adapter(adapter_name, config)
+        self.put(adapter_name, load_file(place / "adapter_model.safetensors"))
+        if not is_trainable:
+            self.base_model.frozen.add(adapter_name)
+            self.eval()
+
+    @torch.no_grad()
+    def put(self, name: str, state: dict[str, Tensor]) -> None:
+        """Copy saved tensors into an adapter; smaller ones into its first ranks."""
+        for path, holder in self.base_model.holders():
+            for key, tensor in holder.tensors(name).items():
+                saved = state[f"{PREFIX}{path}.{key}"]
+                tensor.zero_()
+                tensor[tuple(slice(size) for size in saved.shape)] = saved.to(tensor.dtype)
+
+    def add_weighted_adapter(
+        self, adapters: list[str], weights: list[float], adapter_name: str, **_: Any
+    ) -> None:
+        """Add an adapter whose update is the weighted sum of others' updates."""
+        configs: list[Any] = [self.peft_config[name] for name in adapters]
+        if not all(isinstance(one, LoraConfig) and not one.use_dora for one in configs):
+            msg = "only LoRA adapters can be combined"
+            raise NotImplementedError(msg)
+        parts: dict[str, dict[str, Tensor]] = {}
+        for layer in self.base_model.layers():
+            of_layer: dict[str, list[Tensor]] = {}
+            for name, weight in zip(adapters, weights, strict=True):
+                for key, tensor in layer.tensors(name).items():
+                    is_up = "B" in key.removesuffix(".weight")[-1]
+                    factor = weight * layer.scaling[name] if is_up else 1.0
+                    of_layer.setdefault(key, []).append(tensor.detach() * factor)
+            parts[layer.path] = {
+                key: torch.cat(ones, dim=int("B" in key.removesuffix(".weight")[-1]))
+                for key, ones in of_layer.items()
+            }
+        ranks = {
+            path: next(
+                len(one) for key, one in found.items() if "A" in key.removesuffix(".weight")[-1]
+            )
+            for path, found in parts.items()
+            if found
+        }
+        config = LoraConfig(
+            target_modules="|".join(path.replace(".", r"\.") for path in ranks),
+            rank_pattern={f"^{path}": rank for path, rank in ranks.items()},
+            alpha_pattern={f"^{path}": float(rank) for path, rank in ranks.items()},
+        )
+        self.add_adapter(adapter_name, config)
+        self.put(
+            adapter_name,
+            {
+                f"{PREFIX}{path}.{key}": one
+                for path, found in parts.items()
+                for key, one in found.items()
+            },
+        )
+
+
+def get_peft_model(
+    model: nn.Module,
+    config: PeftConfig,
+    adapter_name: str = "default",
+    *,
+    autocast_adapter_dtype: bool = True,
+) -> PeftModel:
+    """Return a network with an adapter, which is active and trains unless it is for inference."""
+    made = PeftModel(model)
+    made.autocast = autocast_adapter_dtype
+    made.add_adapter(adapter_name, config)
+    made.base_model.set_adapter(adapter_name)
+    if config.inference_mode:
+        made.base_model.frozen = {adapter_name}
+        made.base_model.train_active()
+    return made

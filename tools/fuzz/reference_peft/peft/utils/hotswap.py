@@ -1,0 +1,46 @@
+"""Swap the weights of an adapter for saved ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from peft.configs import load_config
+from peft.tuners.methods import LoraLayer, is_up
+from peft.tuners.tuners_utils import Weight
+
+if TYPE_CHECKING:
+    from peft.configs import LoraConfig
+    from peft.peft_model import PeftModel
+
+
+def prepare_model_for_compiled_hotswap(model: PeftModel, *, target_rank: int) -> None:
+    """Give all adapters this rank, by zeros, so that any adapter up to it can be swapped in."""
+    for layer in model.base_model.layers():
+        for name in list(layer.settings):
+            for key, tensor in layer.tensors(name).items():
+                shape = list(tensor.shape)
+                shape[int(is_up(key))] = target_rank
+                padded = torch.zeros(shape, dtype=tensor.dtype)
+                padded[tuple(slice(size) for size in tensor.shape)] = tensor.detach()
+                parameter = nn.Parameter(padded, requires_grad=tensor.requires_grad)
+                holder, _, inner = key.partition(".")
+                getattr(layer, holder)[name] = Weight(parameter) if inner else parameter
+
+
+def hotswap_adapter(model: PeftModel, folder: str, adapter_name: str, torch_device: str) -> None:
+    """Put saved weights and their scale in place of an adapter's; raise ValueError if merged."""
+    del torch_device
+    layers = [one for one in model.base_model.layers() if isinstance(one, LoraLayer)]
+    if any(layer.merged for layer in layers):
+        msg = f"adapter {adapter_name!r} is merged"
+        raise ValueError(msg)
+    config: LoraConfig = load_config(Path(folder))  # type: ignore[assignment]
+    model.put(adapter_name, load_file(Path(folder) / "adapter_model.safetensors"))
+    for layer in layers:
+        if adapter_name in layer.settings:
+            layer.scaling[adapter_name] = config.scaling(layer.path)

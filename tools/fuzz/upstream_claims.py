@@ -1,0 +1,258 @@
+"""What this project claims of a convolution or a linear layer with an adapter of peft.
+
+Forward FLOPs by the formulas of docs/methods.md and docs/findings, and the shapes of what trains by
+the catalogue's rules; and why a claim does not hold, where that is known.
+
+In the formulas a layer has o outputs, i inputs of one group, g groups, k elements of the kernel,
+n = i k, and p places of its output, over all items of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.catalogue.methods import adapter_shapes as rules
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import nn
+    from upstream_source import Row
+
+__all__ = ["Layer", "Shapes", "claimed_flops", "claimed_shapes", "explained"]
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer, its sizes, and at how many places it computes its outputs."""
+
+    module: nn.Module
+    outputs: int
+    inputs: int
+    """Of one group."""
+    groups: int
+    kernel: tuple[int, ...]
+    places: int
+
+    @classmethod
+    def of(cls, module: Any, *, places: int) -> Layer:
+        """Return the sizes of a linear layer or a convolution."""
+        outputs, inputs, *kernel = module.weight.shape
+        return cls(
+            module=module,
+            outputs=outputs,
+            inputs=inputs,
+            groups=getattr(module, "groups", 1),
+            kernel=tuple(kernel),
+            places=places,
+        )
+
+    @property
+    def is_convolution(self) -> bool:
+        """Return whether it has a kernel."""
+        return bool(self.kernel)
+
+    @property
+    def n(self) -> int:
+        """Return how many inputs one output has."""
+        return self.inputs * prod(self.kernel)
+
+    @property
+    def flops(self) -> int:
+        """Return the FLOPs of the layer without an adapter."""
+        return 2 * self.outputs * self.n * self.places
+
+
+# --- Forward FLOPs --------------------------------------------------------------------------------
+# Of an adapter beside the layer's own, by the class of its configuration.
+
+
+def claimed_flops(layer: Layer, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Return the forward FLOPs that an adapter adds to a layer; None without a formula.
+
+    shapes: of what trains in the layer, which LoKr's split of the weight is read from.
+    """
+    formula = _FLOPS.get(type(config).__name__)
+    return None if formula is None else formula(layer, config, shapes)
+
+
+def _lora(layer: Layer, config: Any, _: Any) -> int:
+    # A is a convolution of all g i inputs, B a pointwise one; DoRA multiplies them as matrices.
+    rank: int = config.r
+    thin = layer.groups * layer.n + layer.outputs // layer.groups
+    product = 2 * layer.outputs * rank * layer.n if config.use_dora else 0
+    return 2 * rank * thin * layer.places + product
+
+
+def _adalora(layer: Layer, config: Any, _: Any) -> int:
+    rank: int = config.init_r
+    if not layer.is_convolution:
+        return 2 * rank * (layer.n + layer.outputs) * layer.places
+    return layer.flops + 2 * layer.outputs * rank * layer.n
+
+
+def _hira(layer: Layer, config: Any, _: Any) -> int:
+    rank: int = config.r
+    return layer.flops + 2 * layer.outputs * rank * layer.n
+
+
+def _loha(layer: Layer, config: Any, _: Any) -> int:
+    # Two factors of low rank; by Tucker's decomposition each has a core, which is multiplied by the
+    # inputs first.
+    rank: int = config.r
+    if config.use_effective_conv2d and prod(layer.kernel) > 1:
+        kernel = prod(layer.kernel)
+        core = 2 * rank * rank * kernel * layer.inputs
+        return layer.flops + 2 * (core + 2 * rank * layer.outputs * layer.n)
+    return layer.flops + 4 * layer.outputs * rank * layer.n
+
+
+def _lokr(layer: Layer, _config: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    # The Kronecker product is elementwise; a core is multiplied by the outputs first.
+    named = {name.partition(".")[0]: shape for name, shape in shapes.items()}
+    products = 0
+    if "lokr_w1_a" in named:
+        products += 2 * prod(named["lokr_w1_a"]) * named["lokr_w1_b"][1]
+    if "lokr_t2" in named:
+        core, inputs, outputs = named["lokr_t2"], named["lokr_w2_b"][1], named["lokr_w2_a"][1]
+        products += 2 * prod(core) * outputs + 2 * prod(core) // core[0] * inputs * outputs
+    elif "lokr_w2_a" in named:
+        products += 2 * prod(named["lokr_w2_a"]) * named["lokr_w2_b"][1]
+    return layer.flops + products
+
+
+def _ia3(_layer: Layer, _config: Any, _: Any) -> int:
+    return 0
+
+
+def _hra(layer: Layer, config: Any, _: Any) -> int:
+    # Each reflection is a full matrix; their product is multiplied by an identity.
+    rank: int = config.r
+    n = layer.n
+    return 2 * n**3 + 4 * rank * n**2 + 2 * layer.outputs * n**2
+
+
+def _boft(layer: Layer, _config: Any, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    # A permutation from both sides for each factor, an identity, the weight; Cayley's form by LU.
+    n = layer.n
+    factors, blocks, size, _ = next(s for name, s in shapes.items() if name.startswith("boft_R"))
+    square, on_weight = 2 * n**3, 2 * layer.outputs * n**2
+    lu = (4 * size**3 - 3 * size**2 - size) // 6
+    cayley = factors * blocks * (lu + size * (2 * size**2 - size))
+    return 3 * factors * square + on_weight + cayley
+
+
+def _oft(layer: Layer, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    # Patches of the input are rotated by blocks; Cayley's form by a series, a product for a term.
+    terms: int = config.num_cayley_neumann_terms
+    if not config.use_cayley_neumann or terms < 4:
+        return None
+    blocks, elements = next(s for name, s in shapes.items() if name.startswith("oft_R"))
+    size: int = round((1 + (1 + 8 * elements) ** 0.5) / 2)
+    series = (terms - 2) * blocks * 2 * size**3
+    return 2 * layer.places * layer.n * size + series
+
+
+_FLOPS: Final[dict[str, Callable[[Layer, Any, Mapping[str, tuple[int, ...]]], int | None]]] = {
+    "AdaLoraConfig": _adalora,
+    "BOFTConfig": _boft,
+    "HRAConfig": _hra,
+    "HiraConfig": _hira,
+    "IA3Config": _ia3,
+    "LoHaConfig": _loha,
+    "LoKrConfig": _lokr,
+    "LoraConfig": _lora,
+    "OFTConfig": _oft,
+}
+
+
+# --- Shapes ---------------------------------------------------------------------------------------
+
+
+def claimed_shapes(layer: Layer, config: Any) -> Shapes | None:  # noqa: PLR0911  (one a method)
+    """Return names and shapes of what trains in a layer by the rules; None without a rule."""
+    module = layer.module
+    match type(config).__name__:
+        case "LoraConfig" if not config.lora_bias:
+            found = rules.dora_shapes if config.use_dora else rules.lora_shapes
+            return found(module, config.r)
+        case "AdaLoraConfig":
+            return rules.adalora_shapes(module, config.init_r)
+        case "HiraConfig":
+            return rules.hira_shapes(module, config.r)
+        case "LoHaConfig":
+            found = rules.loha_tucker_shapes if config.use_effective_conv2d else rules.loha_shapes
+            return found(module, config.r)
+        case "LoKrConfig" if not config.decompose_both and config.decompose_factor == -1:
+            return rules.lokr_shapes(module, config.r, tucker=config.use_effective_conv2d)
+        case "IA3Config" if not config.feedforward_modules:
+            return rules.ia3_shapes(module, 0)
+        case "HRAConfig":
+            return rules.hra_shapes(module, config.r)
+    return None
+
+
+# --- What is known --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A cause that is known: of which rows, what it breaks, and where to read of it."""
+
+    configs: tuple[str, ...]
+    what: str
+    reason: str
+    settings: tuple[str, ...] = ()
+    """Settings that must be on."""
+    networks: str = "*"
+
+
+KNOWN: Final = (
+    Known(
+        configs=("BOFTConfig", "HRAConfig"),
+        what="channels_last_kept",
+        reason="raises on weights that are channels last: "
+        "[finding](findings/peft-channels-last.md)",
+    ),
+    Known(
+        configs=("LoraConfig",),
+        settings=("use_dora",),
+        what="channels_last_kept",
+        reason="DoRA raises on weights that are channels last: "
+        "[finding](findings/peft-channels-last.md)",
+    ),
+    Known(
+        configs=("LoraConfig",),
+        settings=("use_dora",),
+        what="forward FLOPs",
+        reason="on a linear layer DoRA multiplies an identity of all inputs by A to get BA: "
+        "2 r n^2 FLOPs too many, on purpose, so that it works under FSDP (peft says so in "
+        "`tuners/lora/dora.py`); on convolutions it does not",
+    ),
+    Known(
+        configs=("LoHaConfig", "LoKrConfig"),
+        settings=("use_effective_conv2d",),
+        networks="Conv1d*",
+        what="shapes",
+        reason="peft gives the core of a one-dimensional kernel a second dimension of 1: another "
+        "shape, the same function",
+    ),
+)
+
+
+def explained(row: Row, what: str) -> str | None:
+    """Return why a claim does not hold for a row; None if nobody knows."""
+    for known in KNOWN:
+        if (
+            row.config in known.configs
+            and what == known.what
+            and fnmatchcase(row.network, known.networks)
+            and all(row.settings.get(name) for name in known.settings)
+        ):
+            return known.reason
+    return None
