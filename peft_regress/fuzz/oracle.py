@@ -60,7 +60,10 @@ class Oracle:
                 module.groups = module.in_channels // value.shape[1]
         try:
             with torch.no_grad():
-                output: Tensor = functional_call(self.base, parameters, (x,), strict=False)
+                # With ties, torch 2.13 does not put a shared module's own weights back.
+                output: Tensor = functional_call(
+                    self.base, parameters, (x,), strict=False, tie_weights=False
+                )
         finally:
             for module, groups in grouped.items():
                 module.groups = groups

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 ROOT = Path(__file__).parents[2]
+ONCE_FALSE = Path(__file__).with_name("once_false_findings.jsonl")
 
 
 def run(*options, reference=control.REFERENCE):
@@ -59,6 +60,24 @@ def test_nothing_is_found_in_adapters_that_are_right():
     assert methods.startswith("['dora', 'ia3', 'loha', 'lokr', 'lora'] ")
     assert int(methods.rpartition(" ")[2]) > 20
     assert found.strip() == ""
+
+
+@pytest.mark.slow
+def test_what_was_found_once_in_adapters_that_are_right_is_found_no_more():
+    code = (
+        f"import sys, pathlib, tempfile; sys.path[:0] = ['{ROOT}/tools/fuzz', '{ROOT}']; "
+        "import control, msgspec; control.use_reference(); "
+        "from peft_regress.fuzz.example import Example; from peft_regress.fuzz.run import run; "
+        "examples = [msgspec.json.decode(line, type=Example) for line in sys.stdin]; "
+        "outcomes = [run(one, pathlib.Path(tempfile.mkdtemp())) for one in examples]; "
+        "print(len(outcomes), [one.failure for one in outcomes if one.failure])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        input=ONCE_FALSE.read_text(), capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    count = len(ONCE_FALSE.read_text().splitlines())
+    assert done.stdout.strip() == f"{count} []"
 
 
 @pytest.mark.slow

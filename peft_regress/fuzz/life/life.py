@@ -37,6 +37,7 @@ class Life:
         merged_size: The largest entry that a base weight had while adapters were merged into it.
         start: What the network returns without adapters.
         of_adapters: Tensors that adapters had while nothing was merged, by their ids.
+        optimized: The adapters that the optimizer was made for.
         known: What the model returned for adapters in effect since their parameters changed.
 
     """
@@ -53,6 +54,7 @@ class Life:
         self.merged_size: dict[str, float] = {}
         self.of_adapters: dict[int, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
+        self.optimized: frozenset[str] = frozenset()
         self.plan = Plan.start(example, method.abilities)
         self.renew_oracle()
         self.model: Any = None
@@ -156,7 +158,8 @@ class Life:
                 library.load_beside(
                     self.model, place, name, trainable=trainable, autocast=self.example.autocast
                 )
-                if (adapter,) in self.known:
+                # A file has the configured scale, whatever was set since.
+                if (adapter,) in self.known and adapter not in self.plan.scales:
                     self.known[name,] = self.known[adapter,]
             case e.Delete(adapter=name):
                 self.model.delete_adapter(name)
@@ -229,9 +232,12 @@ class Life:
     def _train(self, act: e.Train) -> None:
         if self.optimizer is None or not act.keep_optimizer:
             self.optimizer = torch.optim.SGD(self._live(), lr=1.0)
+            self.optimized = frozenset(self.plan.active)
         for _ in range(act.steps):
             self.optimizer.zero_grad(set_to_none=True)
             output = self.model(self.x).float()
+            if not output.requires_grad and self.draws():
+                continue  # dropout has left out all that trains
             weights = torch.randn(
                 output.shape, generator=torch.Generator().manual_seed(self.example.network.seed)
             )
@@ -245,6 +251,15 @@ class Life:
             self.optimizer.step()
         self.forget(*self.plan.active)
         self.adopt_biases()
+
+    def draws(self) -> bool:
+        """Return whether dropout of an active adapter draws random numbers now."""
+        settings = {name: self.plan.settings[name] for name in self.plan.active}
+        return self.plan.training and any(
+            self.method.draws_in_training(e.Adapter(name=name, settings=dict(each)))
+            for name, each in settings.items()
+            if each is not None
+        )
 
     def _save_load(self, act: e.SaveLoad) -> None:
         folder = self.save()

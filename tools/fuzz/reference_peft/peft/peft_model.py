@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 PREFIX = "base_model.model."
 
 
+def replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put a module in place of another one, wherever that is used."""
+    for parent in list(model.modules()):
+        if parent is not new:
+            for name, child in list(parent._modules.items()):  # noqa: SLF001  (twice the same, too)
+                if child is old:
+                    setattr(parent, name, new)
+
+
 class Tuner(nn.Module):
     """Holds the network, and switches adapters in it."""
 
@@ -168,8 +177,7 @@ class PeftModel(nn.Module):
             wrapper.train(module.training)
             wrappers[path] = wrapper
         for path, wrapper in wrappers.items():
-            parent, _, last = path.rpartition(".")
-            setattr(self.base_model.model.get_submodule(parent), last, wrapper)
+            replace(self.base_model.model, plan[path], wrapper)
         self.peft_config[adapter_name] = config
 
     def _plan(self, config: PeftConfig) -> dict[str, nn.Module]:
@@ -259,14 +267,13 @@ class PeftModel(nn.Module):
     def unload(self) -> nn.Module:
         """Return the network without what wraps its layers, with the active copies."""
         model = self.base_model.model
-        for path, holder in self.base_model.holders():
+        for _, holder in self.base_model.holders():
             if isinstance(holder, BaseTunerLayer):
                 module = holder.base_layer
             else:
                 copies = [one for one in holder.active if one in holder.modules_to_save]
                 module = holder.modules_to_save[copies[0]] if copies else holder.original_module
-            parent, _, last = path.rpartition(".")
-            setattr(model.get_submodule(parent), last, module)
+            replace(model, holder, module)
         return model
 
     def state(self, name: str) -> dict[str, Tensor]:
