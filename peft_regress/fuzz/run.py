@@ -169,6 +169,9 @@ def _allowing(life: Life, act: e.Act, function: Callable[..., None]) -> None:
 
 def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch.Tensor]) -> None:
     """Raise NotHeldError if the library carries out what it must refuse, and that does harm."""
+    if isinstance(act, e.HotSwap) and act.target_rank is not None:
+        # Preparing for swaps comes before the swap that is refused.
+        life.plan = replace(life.plan, padded=True)
     try:
         if isinstance(act, e.Mixed):
             life.observe(adapter_names=[*act.adapters])

@@ -24,6 +24,9 @@ def prepare_model_for_compiled_hotswap(model: PeftModel, *, target_rank: int) ->
         for name in list(layer.settings):
             for key, tensor in layer.tensors(name).items():
                 shape = list(tensor.shape)
+                if shape[int(is_up(key))] > target_rank:
+                    msg = f"adapter {name!r} has a rank above {target_rank}"
+                    raise ValueError(msg)
                 shape[int(is_up(key))] = target_rank
                 padded = torch.zeros(shape, dtype=tensor.dtype)
                 padded[tuple(slice(size) for size in tensor.shape)] = tensor.detach()
