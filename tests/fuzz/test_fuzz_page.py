@@ -15,7 +15,9 @@ from peft_regress.report.document import as_text
 from peft_regress.report.layout import Layout
 
 PAGE = Path(__file__).parents[2] / "docs" / "fuzz.md"
-(SHOWN,) = re.findall(r"^```text\n(\d+\. lora on conv1d: .*?)^```", PAGE.read_text(), re.M | re.S)
+(SHOWN,) = re.findall(
+    r"^```text\n(\d+\. lora on conv1d: .*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL
+)
 
 
 def test_the_finding_of_the_page_is_what_the_installed_peft_does(tmp_path) -> None:
