@@ -51,3 +51,11 @@ def apart(actual: Tensor, expected: Tensor) -> float:
         return 0.0
     difference = float((actual.double() - expected.double()).abs().max())
     return difference if difference == difference else float("inf")  # noqa: PLR0124
+
+
+def overflows(size: float, dtype: torch.dtype) -> bool:
+    """Return whether numbers of this size may leave a dtype's range on the way: tell nothing then.
+
+    float16 ends at 65504, which a few filled layers reach.
+    """
+    return not size < torch.finfo(dtype).max / 10

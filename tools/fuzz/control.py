@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import multiprocessing
 import os
+import queue
 import shutil
 import sys
 import tempfile
@@ -42,6 +43,7 @@ REFERENCE: Final = Path(__file__).resolve().parent / "reference_peft"
 RESULTS: Final = Path(__file__).resolve().with_name("control_results.json")
 SLICE_SECONDS: Final = 15.0
 SHRINK_SECONDS: Final = 20.0
+_PATIENCE_SECONDS: Final = 30.0
 
 
 class Controlled(msgspec.Struct, frozen=True, kw_only=True):
@@ -155,23 +157,39 @@ def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
     lives: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     findings: list[str] = []
+    started = time.monotonic()
     working = len(processes)
-    while working:
-        sought = answers.get()
-        if sought is None:
-            working -= 1
-            continue
-        lives.update(sought.counts.lives)
-        refused.update(sought.counts.refused)
-        if sought.found is not None:
-            findings.append(sought.found.cause.name)
-            print(described(sought.found), flush=True)
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        sys.exit("a process failed; what it printed is above")
+    try:
+        while working:
+            try:
+                sought = answers.get(timeout=_PATIENCE_SECONDS)
+            except queue.Empty:
+                if not any(process.is_alive() for process in processes):
+                    break
+                continue
+            if sought is None:
+                working -= 1
+                continue
+            lives.update(sought.counts.lives)
+            refused.update(sought.counts.refused)
+            if sought.found is not None:
+                findings.append(sought.found.cause.name)
+                print(described(sought.found), flush=True)
+    except KeyboardInterrupt:
+        print("interrupted: the result is of the time until now", flush=True)
+        for process in processes:
+            process.terminate()
+    else:
+        for process in processes:
+            process.join()
+        if working or any(process.exitcode for process in processes):
+            sys.exit("a process failed; what it printed is above")
     return Controlled(
-        minutes=minutes, jobs=jobs, lives=dict(lives), refused=dict(refused), findings=findings
+        minutes=(time.monotonic() - started) / 60,
+        jobs=jobs,
+        lives=dict(lives),
+        refused=dict(refused),
+        findings=findings,
     )
 
 
@@ -200,8 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.write or chosen.check:
         return _put(chosen.results, writes=chosen.write)
-    result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
     from peft_regress.files import write_atomic
+    from peft_regress.interrupts import ending_signals_interrupt
+
+    with ending_signals_interrupt():
+        result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
 
     write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     print(result.sentence)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peft_regress.fuzz import oracle, owned
-from peft_regress.fuzz.bounds import FUNCTION, apart
+from peft_regress.fuzz.bounds import FUNCTION, apart, overflows
 from peft_regress.fuzz.checks import fail
 
 if TYPE_CHECKING:
@@ -172,10 +172,11 @@ def _alone(life: Life, name: str) -> Tensor | None:
 
 
 def _compare(life: Life, output: Tensor, expected: Tensor, check: str, what: str) -> None:
-    bound = FUNCTION[output.dtype] * (1 + life.plan.unmerged) * life.oracle.magnitude()
+    size = life.oracle.magnitude()
+    bound = FUNCTION[output.dtype] * (1 + life.plan.unmerged) * size
     bound = max(bound, FUNCTION[output.dtype] * 4 * float(expected.abs().max()))
     distance = apart(output, expected)
-    if not distance <= bound:
+    if not distance <= bound and not overflows(size, output.dtype):
         message = (
             f"The output differs from that of {what} by {distance:.1e} of "
             f"{float(expected.abs().max()):.1e}; rounding allows {bound:.1e}."

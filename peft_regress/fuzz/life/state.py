@@ -166,7 +166,7 @@ def _check_effect(life: Life, output: Tensor, parameters: Mapping[str, Tensor] |
         parameters = {
             name: value.detach() * 1.5
             for name, value in own.items()
-            if name.rpartition(".")[0] in layers
+            if name.rpartition(".")[0] in layers and name.endswith("weight")
         }
     least = TOO_SMALL * float(base.abs().max())
     if apart(life.oracle.output(parameters), base) <= 100 * least:
@@ -210,8 +210,9 @@ def _compare(  # noqa: PLR0913, PLR0917
     largest = float(expected.abs().max())
     if distance <= relative * largest:
         return
-    bound = relative * max(largest, life.oracle.magnitude(parameters))
-    if not distance <= bound:
+    size = max(largest, life.oracle.magnitude(parameters))
+    bound = relative * size
+    if not distance <= bound and not overflows(size, output.dtype):
         if output.shape != expected.shape:
             message = f"The output is {tuple(output.shape)}, but {tuple(expected.shape)} of {what}."
         else:
