@@ -109,6 +109,20 @@ RULES = (
         "tests/environments/test_overlay.py",
         'write_checkout(tmp_path / "check out", "candy", "9.0")',
     ),
+    by(
+        r"peft-regress upgrade \.\./peft(-branch)?( torchao)? --checklist .*",
+        "tests/environments/test_live_checklist.py",
+        '"upgrade"',
+        '"--checklist"',
+        '"--base"',
+    ),
+    by(
+        r"peft-regress compat .*",
+        "tests/cli/test_compat.py",
+        '"compat", "lokr"',
+        '"compat", "lora", "--check"',
+        '"--certificate", "lora"',
+    ),
     by(r"peft-regress time old/bin/python new/bin/python .*", "tests/cli/test_time.py", '"time"'),
     # CI runs the environments of tox. A narrowed one only collects its tests here.
     by(r"python -m pip install tox|pre-commit .*", ".ci/run", "pip install --quiet tox"),

@@ -84,6 +84,8 @@ for line in sys.stdin:
     elif kind == "time_steps":
         steps = range(request["steps"])
         send(type="timed", step_seconds=[script["seconds"] * draw.uniform(1, 1.05) for _ in steps])
+    else:
+        send(type="refused", error="ValueError: unknown request " + kind)
 """
 
 

@@ -44,6 +44,7 @@ SECTIONS: Final = {
         "upgrade": "Show what an upgrade to REQUIREMENT, such as peft==0.14.0, would change.",
         "bisect": "Find the release of PACKAGE that changes a case, with as few tries as possible.",
         "fuzz": "Search for defects of adapters that nobody wrote a case for.",
+        "compat": "Show which releases load the saved ADAPTER, and whether they compute the same.",
     },
     "Look": {
         "report": "Show what every case costs and how accurate it is.",

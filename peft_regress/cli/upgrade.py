@@ -7,7 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -45,11 +45,15 @@ from peft_regress.text import clean, count_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from peft_regress.environments.checklist.checklist import ChecklistSettings
     from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
     from peft_regress.runs.schema import Record
+
+_Settings = TypeVar("_Settings", "UpgradeSettings", "ChecklistSettings")
+_Result = TypeVar("_Result")
 
 
 @click.command(
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     cls=SectionedCommand,
     sections={
         "Cases": ("cases", "matrix", "quick"),
+        "Or a checklist": ("checklist_of",),
         "Verdict": ("base", "strict"),
         **ENVIRONMENT_SECTIONS,
         "Files": ("save", *ENVIRONMENT_SECTIONS["Files"]),
@@ -65,6 +70,7 @@ if TYPE_CHECKING:
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
         "peft-regress upgrade --quick --summary issue.md peft torch==2.13.0",
+        "peft-regress upgrade ../peft --checklist lora --base ../peft-main",
     ),
 )
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
@@ -76,7 +82,15 @@ if TYPE_CHECKING:
     show_default=True,
     metavar="NAME",
     help="Compare with `auto` (the stored baseline if it has the installed packages, else `run`), "
-    "`run` (a new run of the installed packages), an entry, a run file or a folder.",
+    "`run` (a new run of the installed packages), an entry, a run file or a folder; with "
+    "--checklist, a requirement.",
+)
+@click.option(
+    "--checklist",
+    "checklist_of",
+    metavar="METHOD",
+    help="In place of cases: compare one method by the protocol of peft's maintainers, for a pull "
+    "request.",
 )
 @click.option(
     "--quick",
@@ -99,6 +113,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     requirements: tuple[str, ...],
     *,
     cases: str | None,
+    checklist_of: str | None,
     clean_up: bool,
     setup: MeasuringSetup,
     resume: Path | None,
@@ -126,8 +141,23 @@ def command(  # noqa: PLR0913  (arguments and options)
     for option, path in (("--save", save), ("--summary", summary)):
         if path is not None:
             check_outside(path, setup.baselines, option)
+    if checklist_of is not None:
+        # It imports numpy, which `upgrade --help` does not wait for.
+        from peft_regress.cli.checklist import show_checklist
+
+        context.exit(
+            show_checklist(
+                context,
+                requirements,
+                setup=setup,
+                method=checklist_of,
+                summary=summary,
+                output=output,
+                **{name: settings[name] for name in ("base", "replace_torch", "pre")},
+            )
+        )
     wants_scripts = summary is not None or output == "markdown"
-    with ending_signals_interrupt(), kept_records(save, resume, _print_sentence) as keeper:
+    with ending_signals_interrupt(), kept_records(save, resume, print_sentence) as keeper:
         setup = dataclasses.replace(setup, keeper=keeper)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
         done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
@@ -160,10 +190,23 @@ class _Done(NamedTuple):
         return 3 if code == 0 and not self.corpus.is_complete else code
 
 
+def with_consent(act: Callable[[_Settings], _Result], settings: _Settings) -> _Result:
+    """Call a function of settings. If it would replace torch, ask first if somebody can answer."""
+    try:
+        return act(settings)
+    except ReplacesTorchError as error:
+        if not sys.stdin.isatty():
+            raise
+        question = f"This replaces torch {error.old} by {error.new}. Go on?"
+        if not click.confirm(question, err=True):
+            raise
+    return act(dataclasses.replace(settings, replace_torch=True))
+
+
 def _upgraded(
     requirements: Sequence[str], settings: UpgradeSettings, *, wants_scripts: bool
 ) -> _Done:
-    """Run the upgrade. If it would replace torch, ask first if somebody can answer."""
+    """Run the upgrade, and replay the corpus in its environment."""
     scripts: tuple[Reproduction, ...] = ()
     corpus = Replay(packages={})
     # Now, since one that cannot be trusted ends it, and the rest takes minutes.
@@ -172,7 +215,7 @@ def _upgraded(
     def finish(result: Upgrade, overlay: Overlay) -> None:
         nonlocal scripts, corpus
         if findings:
-            _print_sentence(f"replaying {count_of(len(findings), 'finding')} of the fuzzer")
+            print_sentence(f"replaying {count_of(len(findings), 'finding')} of the fuzzer")
             corpus = replay_or_say(findings, overlay.python)
         if wants_scripts:
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
@@ -189,22 +232,15 @@ def _upgraded(
     def upgraded(settings: UpgradeSettings) -> _Done:
         on_record = _progress_printer()
         result = upgrade(
-            requirements, settings, progress=_print_sentence, on_record=on_record, finish=finish
+            requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
         )
         return _Done(result, scripts, corpus)
 
-    try:
-        return upgraded(settings)
-    except ReplacesTorchError as error:
-        if not sys.stdin.isatty():
-            raise
-        question = f"This replaces torch {error.old} by {error.new}. Go on?"
-        if not click.confirm(question, err=True):
-            raise
-    return upgraded(dataclasses.replace(settings, replace_torch=True))
+    return with_consent(upgraded, settings)
 
 
-def _print_sentence(text: str) -> None:
+def print_sentence(text: str) -> None:
+    """Print a sentence about the progress."""
     print_progress(clean(text, longest=400))
 
 

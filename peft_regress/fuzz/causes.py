@@ -11,7 +11,14 @@ A failing example belongs to a known cause if it fails alike and has all traits 
 perhaps more: a cause that needs a padding mode also explains the failure of a network with that
 padding mode and two layers. An example with two causes counts for the known one; others will show
 the second one alone. Two paths to one defect (after a merge, after loading) may be two causes, so
-that a second defect is never taken for the first. For people, one function's failures are one
+that a second defect is never taken for the first.
+
+Much of a library is shared by its methods, and so are the defects in it. A failure in shared code
+that two other methods are known to have is not sought again for each further method: with 30 of
+them, nothing else would be found. It counts as known if it is no promise of a method's own formula
+that fails, and no exception out of a method's own module.
+
+For people, one function's failures are one
 group, whatever the method; where no exception names a function, those that need the same network
 and acts are. Thus a defect in code that methods share, as in a base class, is told once.
 """
@@ -53,6 +60,15 @@ COPIES: Final = "modules_to_save"
 
 CRASH: Final = "crash"
 """The check that fails where the process itself ends."""
+
+_OF_ITS_FORMULA: Final = frozenset(
+    {"cost", "disabled", "dtype", "function", "identity", "layout", "merged", "no_op", "unmerged"}
+)
+"""The checks of what a method computes by code of its own."""
+_SHARED_MODULES: Final = re.compile(r"(tuners\.(tuners_utils|lycoris_utils)|utils\..*|[a-z_]+):")
+"""Of the library, the modules without a method of their own."""
+_ENOUGH: Final = 2
+"""So many other methods show that a failure is one of shared code."""
 
 _CONVOLUTIONS: Final = ("conv1d", "conv2d", "conv3d")
 _SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "inference_mode"})
@@ -118,8 +134,27 @@ def cause_of(example: Example, failure: Failure) -> Cause:
 
 
 def is_known(cause: Cause, known: Sequence[Cause]) -> bool:
-    """Return whether one of the known causes explains a failure."""
-    return any(one.explains(cause) for one in known)
+    """Return whether one of the known causes, or those of other methods, explain a failure."""
+    if any(one.explains(cause) for one in known):
+        return True
+    if not _is_shared(cause):
+        return False
+    methods = {one.method for one in known if _without_method(one).explains(_without_method(cause))}
+    return len(methods) >= _ENOUGH
+
+
+def _is_shared(cause: Cause) -> bool:
+    """Return whether a failure may be one of code that all methods share."""
+    if cause.check in {*_OF_ITS_FORMULA, CRASH}:
+        return False
+    return cause.where is None or _SHARED_MODULES.match(cause.where) is not None
+
+
+def _without_method(cause: Cause) -> Cause:
+    """Return a cause without its method and the settings of that method."""
+    own = f"setting {COPIES}"
+    traits = tuple(one for one in cause.traits if one == own or not one.startswith("setting "))
+    return msgspec.structs.replace(cause, method="any", traits=traits)
 
 
 def act_kind(example: Example, position: int) -> str:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 SLICE_SECONDS: Final = 15.0
 """How long a worker searches before it answers and hears what others have found."""
-SHRINK_SECONDS: Final = 20.0
-"""How long a failing example is made smaller; most need 2 to 5."""
+SHRINK_SECONDS: Final = 8.0
+"""How long a failing example is made smaller; most need 2 to 5. It is time that does not search."""
 
 _PROGRESS_SECONDS: Final = 10.0
 _MOST_FAILED_SEARCHES: Final = 5

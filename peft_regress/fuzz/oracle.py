@@ -77,6 +77,8 @@ def parameters(
 
     None if a formula does not tell, and for a shared module, of which the library's documentation
     does not say whether each use of it is adapted.
+
+    Raises NotHeldError if an adapter is not on exactly the layers that its configuration names.
     """
     if any(layer.same_as for layer in plan.example.network.layers):
         return None
@@ -91,7 +93,15 @@ def parameters(
             if new is None:
                 return None
             found |= new
+        else:
+            _check_left_out(layer, effect, plan)
     return found
+
+
+def _check_left_out(layer: Layer, effect: Sequence[str], plan: Plan) -> None:
+    for name in effect:
+        if layer.name in (plan.targets(name) or ()):
+            fail("function", f"Adapter {name} is not on {layer.name}, which it must adapt.")
 
 
 def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Tensor]:
@@ -126,6 +136,8 @@ def _adapted(  # noqa: PLR0913
         targets, settings = plan.targets(name), plan.settings[name]
         tensors = adapter_tensors(module, name)
         if not tensors:
+            if method.formula is not None:
+                _check_left_out(layer, (name,), plan)
             continue
         if targets is not None and layer.name not in targets:
             fail("function", f"Adapter {name} is on {layer.name}, which it must not adapt.")

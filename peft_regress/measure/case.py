@@ -23,7 +23,7 @@ from peft_regress.imports import told
 from peft_regress.measure.costs import case_costs
 from peft_regress.measure.definition import define
 from peft_regress.measure.invariants.outputs import is_half
-from peft_regress.measure.invariants.watch import trainable
+from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
 from peft_regress.measure.rounds import RoundRunner, Rounds, plain_rounds
 from peft_regress.measure.seeding import restored_generators

@@ -41,12 +41,19 @@ class Listing(NamedTuple):
     language: str = "text"
 
 
+class Box(NamedTuple):
+    """A line that is ticked or not."""
+
+    words: Words
+    is_ticked: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Section:
     """A title and what belongs to it. Strings are clean, and in no syntax."""
 
     title: Words
-    body: tuple[Words | Line | Table | Listing, ...] = ()
+    body: tuple[Words | Line | Box | Table | Listing, ...] = ()
     level: int = 0
     """Of a heading in Markdown; at 0 the title is a paragraph."""
     style: Style | None = None
@@ -82,6 +89,10 @@ def _text_lines(section: Section, layout: Layout) -> Iterator[str]:
             for line in part.text.splitlines():
                 own = line[: len(line) - len(line.lstrip())]
                 yield layout.wrapped(f"{2 * _INDENT}{line}", indent=f"{3 * _INDENT}{own}")
+        elif isinstance(part, Box):
+            mark = "x" if part.is_ticked else " "
+            text = f"{_INDENT}[{mark}] {plain(part.words)}"
+            yield layout.wrapped(text, indent=3 * _INDENT)
         else:
             words, most_lines = part if isinstance(part, Line) else (part, None)
             text = f"{_INDENT}{plain(words)}"
@@ -113,8 +124,9 @@ def _markdown_blocks(section: Section) -> Iterator[str]:
                 else fenced(part.text, part.language)
             )
         else:
-            words = _markdown_words(part.words if isinstance(part, Line) else part)
-            listed.append(words.lstrip())
+            words = _markdown_words(part.words if isinstance(part, Line | Box) else part)
+            mark = f"[{'x' if part.is_ticked else ' '}] " if isinstance(part, Box) else ""
+            listed.append(f"{mark}{words.lstrip()}")
     if listed:
         yield bullets(listed)
 

@@ -83,6 +83,43 @@ def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(
     assert is_known(cause_of(*other), [cause_of(*known)]) is explained
 
 
+IN_SHARED_CODE = failure("exception", error="KeyError", where="tuners.tuners_utils:delete")
+
+
+@pytest.mark.parametrize(
+    ("failed", "methods", "known"),
+    [
+        (IN_SHARED_CODE, ("loha", "ia3"), True),
+        (failure("leftover"), ("loha", "ia3"), True),
+        (failure("exception", error="TypeError"), ("loha", "ia3"), True),
+        # One other method may have the same defect in code of its own.
+        (IN_SHARED_CODE, ("loha",), False),
+        (IN_SHARED_CODE, ("loha", "loha"), False),
+        # Each method has its own formula, and its own modules.
+        (failure("function"), ("loha", "ia3"), False),
+        (failure("merged"), ("loha", "ia3"), False),
+        (failure("exception", error="KeyError", where="tuners.lora.layer:merge"),
+         ("loha", "ia3"), False),
+    ],
+)  # fmt: skip
+def test_a_failure_of_shared_code_is_known_by_two_other_methods(failed, methods, known) -> None:
+    others = [
+        cause_of(example(method=method, settings={f"of_{number}": 1}), failed)
+        for number, method in enumerate(methods)
+    ]
+    assert is_known(cause_of(example(), failed), others) is known
+
+
+def test_a_failure_of_shared_code_is_not_known_without_what_it_needs() -> None:
+    half = {"dtype": "bfloat16"}
+    others = [
+        cause_of(example(method=method, network=dict(half)), IN_SHARED_CODE)
+        for method in ("loha", "ia3")
+    ]
+    assert is_known(cause_of(example(network=dict(half)), IN_SHARED_CODE), others)
+    assert not is_known(cause_of(example(), IN_SHARED_CODE), others)
+
+
 def test_acts_after_the_failure_and_numbers_make_no_cause() -> None:
     longer = example(acts=(Fill(seed=5), Merge(), Delete(adapter="default")), settings={"r": 7})
     assert cause_of(longer, failure()) == cause_of(example(), failure())

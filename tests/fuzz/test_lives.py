@@ -68,6 +68,18 @@ SOUND = {
     "mixed batch": example(
         *SECOND, e.Mixed(adapters=("a", "__base__")), e.Mixed(adapters=("b",) * 2)
     ),
+    "refused with shared parameters": example(
+        FILL,
+        e.Merge(safe=True, broken=True),
+        method="tinylora",
+        target_modules=["lin0", "head"],
+    ),
+    "empty parameters": e.Example(
+        network=e.Network(layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
+        method="osf",
+        adapters=(e.Adapter(name="a", settings={"target_modules": ["lin0"], "effective_rank": 2}),),
+        acts=(FILL,),
+    ),
     "saved": example(
         *SECOND, e.SaveLoad(trainable=True), e.Train(), e.SaveLoad(), e.Disable(within=True)
     ),

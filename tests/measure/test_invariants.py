@@ -51,10 +51,15 @@ NAMES = list(INVARIANTS)
 # What there is of an adapter alone.
 OF_ADAPTERS = {
     "merge_equals_unmerged",
+    "unmerge_restores_base",
+    "refused_merge_keeps_base",
     "disabled_equals_base",
     "toggling_keeps_trainable",
+    "adapters_do_not_leak",
+    "delete_leaves_nothing",
     "doubled_rank_not_smaller",
 }
+OF_SECOND = {"adapters_do_not_leak", "delete_leaves_nothing"}
 # What peft 0.21 gets wrong, and what bfloat16 cannot move: test_bfloat16.py shows how. On larger
 # networks AdaLoRA does not reload on bfloat16 either; here the difference is lost in the logits.
 KNOWN_FALSE: dict[str, set[str]] = {
@@ -202,7 +207,13 @@ def test_everything_holds_for_a_sound_method(method: Method) -> None:
     if not method.ranks:
         absent.add("doubled_rank_not_smaller")
     if method.alters_base:
-        absent.add("disabled_equals_base")
+        absent |= {"disabled_equals_base", *OF_SECOND}
+    if method.name.startswith("adalora"):  # peft refuses a second one
+        absent |= OF_SECOND
+    if method.name.startswith("ln_tuning"):  # it swaps layers, and computes nothing to check
+        absent.add("refused_merge_keeps_base")
+    if method.name.endswith("-grouped"):  # peft refuses to merge them
+        absent |= {"unmerge_restores_base", "refused_merge_keeps_base"}
     assert {name for name, value in found.items() if value is None} == absent
 
 
@@ -526,7 +537,8 @@ def test_toggling_that_freezes_or_frees_a_tensor_is_caught() -> None:
         return context
 
     fault = Faulty(method=LORA, disabling=disabling)
-    assert _broken(_watched(fault)) == {"toggling_keeps_trainable"}
+    # Switching from one adapter to another and back frees it again.
+    assert _broken(_watched(fault)) == {"toggling_keeps_trainable", "delete_leaves_nothing"}
 
 
 def test_a_layer_without_its_adapter_is_no_reason_to_stop() -> None:

@@ -55,7 +55,6 @@ SOUND = {
     "DoRA on Conv1D": of_lm("LoraConfig", r=2, use_dora=True, **ATTENTION),
     "one layer": of_lm("LoraConfig", r=2, layers_to_transform=[0], **ATTENTION),
     "some tokens": of_lm("LoraConfig", r=2, trainable_token_indices=[1, 2], **ATTENTION),
-    "only tokens": of_lm("TrainableTokensConfig", token_indices=[1], target_modules=["wte"]),
     "LayerNorm": of_lm("LNTuningConfig", target_modules=["ln_1", "ln_2"]),
     "a prompt": of_lm("PromptTuningConfig", task_type="CAUSAL_LM", num_virtual_tokens=3),
     "a prefix": of_lm("PrefixTuningConfig", task_type="CAUSAL_LM", num_virtual_tokens=3),
@@ -73,6 +72,14 @@ def test_invariants_hold_or_say_why_they_do_not_apply(name):
     assert false_facts(record) == {}
     silent = {fact for fact, holds in record.invariants.items() if holds is None}
     assert silent <= record.invariant_notes.keys()
+
+
+def test_a_second_adapter_of_tied_tokens_breaks_the_model():
+    # docs/findings/peft-tied-tokens-second-adapter.md
+    tokens = peft.TrainableTokensConfig(token_indices=[1], target_modules=["wte"])
+    found = false_facts(measured(fine_tune(tokens, **LM)))
+    assert set(found) == {"adapters_do_not_leak", "delete_leaves_nothing"}
+    assert "TrainableTokensLayer wraps an unknown layer" in found["adapters_do_not_leak"]
 
 
 def test_a_prompt_that_peft_does_not_load_for_training_does_not_resume():

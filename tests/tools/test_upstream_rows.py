@@ -126,7 +126,7 @@ def test_rows_are_measured_and_what_does_not_hold_is_explained(checkout, capsys,
     file = tmp_path / "rows.json"
     assert upstream_rows.main(["--source", str(checkout), "--json", str(file)]) == 0
     out = capsys.readouterr().out
-    assert "Convolution (Conv2d): 14 of 14 claims hold" in out
+    assert "Convolution (Conv2d): 18 of 18 claims hold" in out
     assert "raises on weights that are channels last: [finding]" in out
     assert "3 rows on 1 network" in out
     rows = json.loads(file.read_text())["rows"]

@@ -220,6 +220,11 @@ KNOWN: Final = (
         "[finding](findings/peft-channels-last.md)",
     ),
     Known(
+        configs=("BOFTConfig",),
+        what="refused_merge_keeps_base",
+        reason="merges NaN in spite of `safe_merge`: [finding](findings/peft-boft-safe-merge.md)",
+    ),
+    Known(
         configs=("LoraConfig",),
         settings=("use_dora",),
         what="channels_last_kept",

@@ -107,6 +107,7 @@ def watch_package(clock: Clock) -> None:
     from peft_regress.measure.computation.operators import OperatorTrace
     from peft_regress.measure.first_steps import FirstSteps
     from peft_regress.measure.invariants import InvariantWatch
+    from peft_regress.measure.invariants.saving import SavingFacts
     from peft_regress.measure.objective import Objective
     from peft_regress.measure.recipe import ModelRecipe, Recipe
 
@@ -132,8 +133,7 @@ def watch_package(clock: Clock) -> None:
     clock.wrap(InvariantWatch, "before_training", BEFORE)
     clock.wrap(InvariantWatch, "after_training", AFTER)
     clock.wrap(InvariantWatch, "without_training", AFTER)
-    clock.wrap(InvariantWatch, "_after_reloading", SAVING)
-    clock.wrap(InvariantWatch, "_stored_adapter_loads", SAVING)
+    clock.wrap(SavingFacts, "of", SAVING)
     clock.wrap(rounds.Rounds, "_keep_adapter", SAVING)
     clock.wrap(rounds, "optimizer_updates", UPDATES)
 

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
     """Return what answers each request; together they keep one case, and the cost profiles."""
     measurer = _Measurer()
-    return {Import: _import, Prepare: measurer.prepare, Measure: measurer.measure}
+    return {Import: import_modules, Prepare: measurer.prepare, Measure: measurer.measure}
 
 
-def _import(request: Import) -> Imported:
+def import_modules(request: Import) -> Imported:
+    """Import modules, and say where they come from and what machine this is."""
     from peft_regress.runs.environment import describe_machine
 
     found = {name: import_module(name) for name in request.modules}

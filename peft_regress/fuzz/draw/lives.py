@@ -92,15 +92,45 @@ def _drawn(names: tuple[str, ...], batch: int) -> SearchStrategy[list[e.Act]]:
     rest = st.one_of(
         st.lists(act, max_size=SHORT), st.lists(act, min_size=SHORT + 1, max_size=LONGEST)
     )
-    fill, second = e.Fill(), e.Add(adapter=names[-1])
-    openings: list[tuple[e.Act, ...]] = [(), (fill,), (fill,)]
-    if len(names) > 1:
-        openings += [
-            (second,),
-            (fill, second, e.Activate(adapters=(names[-1],)), fill),
-            (second, e.Activate(adapters=(names[0], names[-1])), fill),
-        ]
+    openings = [(), (e.Fill(),), (e.Fill(),), *_openings(names, batch)]
     return st.builds(lambda first, more: [*first, *more], st.sampled_from(openings), rest)
+
+
+def _openings(names: tuple[str, ...], batch: int) -> list[tuple[e.Act, ...]]:
+    """Return acts that a defect often needs one after another, which chance seldom draws."""
+    fill, disable = e.Fill(), e.Disable()
+    first, last = names[0], names[-1]
+    alone: list[tuple[e.Act, ...]] = [
+        (e.Train(),),
+        (fill, e.Merge(safe=True, broken=True)),
+        (fill, e.Merge(), e.Delete(adapter=first)),
+        (disable, e.Train()),
+        (fill, e.Scale(adapter=first, scale=1.0)),
+        (e.Train(), e.SaveLoad(), e.Train()),
+        (e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True)),
+        (e.Mode(training=True), fill, e.Merge(), e.Unmerge()),
+        (fill, e.LoadBeside(adapter=first, name=COPIED)),
+        (fill, e.Mixed(adapters=(UNKNOWN,) * batch)),
+        (fill, e.Add(adapter=first)),
+    ]
+    if _swaps():
+        alone.append((fill, e.HotSwap(adapter=first, target_rank=16)))
+    if len(names) == 1:
+        return alone
+    second = e.Add(adapter=last)
+    both = e.Activate(adapters=(first, last))
+    there = (fill, second, e.Activate(adapters=(last,)), fill)
+    turns = (first, last) * batch
+    return [
+        *alone,
+        (second,),
+        there,
+        (second, both, fill),
+        (*there, both, e.Merge(adapters=(first,)), e.Merge(adapters=(last,))),
+        (*there, e.Activate(adapters=(first,))),
+        (*there, e.Mixed(adapters=turns[:batch])),
+        (*there, e.Delete(adapter=last)),
+    ]
 
 
 def _acts(names: tuple[str, ...], batch: int) -> SearchStrategy[e.Act]:
@@ -132,10 +162,15 @@ def _acts(names: tuple[str, ...], batch: int) -> SearchStrategy[e.Act]:
         st.just(e.Copy()),
         _conversions(),
     ]
-    if find_spec("peft.utils.hotswap") is not None:
+    if _swaps():
         ranks = st.sampled_from((None, None, 8, 16))
         rare.append(st.builds(e.HotSwap, adapter=one, target_rank=ranks))
     return st.one_of(*common, *common, *rare)
+
+
+def _swaps() -> bool:
+    """Return whether the installed peft can swap adapters: since 0.15."""
+    return find_spec("peft.utils.hotswap") is not None
 
 
 def _conversions() -> SearchStrategy[e.Act]:

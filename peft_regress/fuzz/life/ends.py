@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,17 @@ def merge_broken(life: Life, act: e.Merge) -> None:
 
 
 def _first_layer(life: Life, adapters: Sequence[str]) -> tuple[str, nn.Module, Tensor] | None:
-    """Return the first adapted layer and the last parameter that trains there."""
+    """Return the first adapted layer with a parameter of its own, and the last of these.
+
+    What several layers hold is left out: a layer may hold what only another one computes with.
+    """
+    layers = [module for _, module in owned.holders(life.model) if owned.is_tuner_layer(module)]
+    holders = Counter(
+        id(tensor)
+        for module in layers
+        for adapter in adapters
+        for tensor in owned.held(module, adapter).values()
+    )
     for path, module in owned.holders(life.model):
         if not owned.is_tuner_layer(module):
             continue
@@ -126,7 +137,9 @@ def _first_layer(life: Life, adapters: Sequence[str]) -> tuple[str, nn.Module, T
             tensors = [
                 tensor
                 for tensor in owned.held(module, adapter).values()
-                if tensor.is_floating_point() and isinstance(tensor, nn.Parameter)
+                if tensor.is_floating_point()
+                and isinstance(tensor, nn.Parameter)
+                and holders[id(tensor)] == 1
             ]
             if tensors:
                 return path, module, tensors[-1]

@@ -10,8 +10,10 @@ from peft_regress.measure.invariants.outputs import (
     MERGE_TOLERANCE,
     RELOAD_TOLERANCE,
     STORED_TOLERANCE,
+    UNMERGE_TOLERANCE,
 )
-from peft_regress.measure.invariants.watch import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants.saving import StoredOutput
+from peft_regress.measure.invariants.watch import InvariantWatch
 
 __all__ = [
     "HALF_IDENTITY_TOLERANCE",
@@ -19,6 +21,7 @@ __all__ = [
     "MERGE_TOLERANCE",
     "RELOAD_TOLERANCE",
     "STORED_TOLERANCE",
+    "UNMERGE_TOLERANCE",
     "InvariantWatch",
     "StoredOutput",
 ]

@@ -17,9 +17,9 @@ from peft_regress.measure.invariants.layers import layer_outputs
 from peft_regress.measure.invariants.outputs import in_float32
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from peft_regress.measure.adapters import Adapter
     from peft_regress.measure.invariants.layers import LayerOutputs
@@ -54,34 +54,49 @@ class Filled:
         self.model = copy.deepcopy(copied) if copied is adapted else copied
         self._adapter = adapter
         self._objective = objective
-        self.losses = tuple(self._losses(parameters))
+        self.parameters = sorted(parameters)
+        self._starts = self._starts_of(
+            {name: self.model.get_parameter(name) for name in self.parameters}
+        )
+        self.losses = tuple(map(self._filled_loss, FILL_SEEDS))
         """The loss of the probe, one for each fill.
 
         Cross-entropy is computed in float64 of the float32 logits, so that it adds no rounding of
         its own.
         """
 
-    def _losses(self, names: Collection[str]) -> Iterator[float]:
-        parameters = {name: self.model.get_parameter(name) for name in sorted(names)}
-        starts = {
+    def copied(self) -> Filled:
+        """Return one with a copy of the model."""
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model)
+        return other
+
+    def _filled_loss(self, seed: int) -> float:
+        self.fill(seed)
+        loss = self.loss()
+        if not math.isfinite(loss):
+            raise FilledLossError(loss=loss, seed=seed)
+        return loss
+
+    def loss(self) -> float:
+        """Return the loss of the probe."""
+        return self._objective.precise_loss(self.model, self._probe)
+
+    def fill(self, seed: int) -> None:
+        """Put the numbers of a seed into the named parameters."""
+        parameters = {name: self.model.get_parameter(name) for name in self.parameters}
+        _draw(parameters, self._starts, seed=seed)
+
+    def draw(self, parameters: Mapping[str, nn.Parameter], *, seed: int) -> None:
+        """Put seeded numbers into other parameters, such as those of another adapter."""
+        _draw(parameters, self._starts_of(parameters), seed=seed)
+
+    def _starts_of(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        return {
             name: parameter.detach().clone()
             for name, parameter in parameters.items()
             if any(part in name for part in self._adapter.scales)
         }
-        for seed in FILL_SEEDS:
-            generator = torch.Generator().manual_seed(seed)
-            with torch.no_grad():
-                for name, parameter in parameters.items():
-                    drawn = torch.randn(parameter.shape, generator=generator)
-                    if name in starts:
-                        parameter.copy_(starts[name] * (1 + _SCALE_SPREAD * drawn))
-                    else:
-                        fan_in = math.prod(parameter.shape[1:])
-                        parameter.copy_(drawn * _SPREAD / math.sqrt(fan_in))
-            loss = self._objective.precise_loss(self.model, self._probe)
-            if not math.isfinite(loss):
-                raise FilledLossError(loss=loss, seed=seed)
-            yield loss
 
     def disabled_outputs(self) -> Outputs:
         """Return what the model computes with the adapter off."""
@@ -96,3 +111,17 @@ class Filled:
         assert disabled is not None  # noqa: S101  (only an adapter that can be off is filled)
         with disabled:
             return layer_outputs(self.model, base, objective=self._objective, probe=self._probe)
+
+
+def _draw(
+    parameters: Mapping[str, nn.Parameter], starts: Mapping[str, Tensor], *, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in sorted(parameters.items()):
+            drawn = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+            if name in starts:
+                parameter.copy_(starts[name] * (1 + _SCALE_SPREAD * drawn))
+            else:
+                fan_in = math.prod(parameter.shape[1:])
+                parameter.copy_(drawn * _SPREAD / math.sqrt(fan_in))

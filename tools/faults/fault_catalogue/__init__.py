@@ -13,6 +13,7 @@ from fault_catalogue import (
     optimizers,
     other_adapters,
     serialisation,
+    several_adapters,
     training_loop,
 )
 from fault_catalogue.fault import AREAS, Area, Fault
@@ -24,6 +25,7 @@ _MODULES: Final = (
     dora,
     galore,
     other_adapters,
+    several_adapters,
     optimizers,
     data,
     training_loop,

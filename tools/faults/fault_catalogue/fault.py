@@ -18,6 +18,7 @@ Area = Literal[
     "DoRA",
     "GaLore",
     "other adapters",
+    "several adapters",
     "optimizers",
     "data",
     "training loop",

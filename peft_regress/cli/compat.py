@@ -1,0 +1,275 @@
+"""The command `peft-regress compat`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from peft_regress import registry
+from peft_regress.catalogue.own_cases import settings_in_use
+from peft_regress.cli.options import (
+    NamedPath,
+    SectionedCommand,
+    examples,
+    format_option,
+    output_file,
+    print_json,
+)
+from peft_regress.environments.compat import compat_report
+from peft_regress.environments.compat.adapter import read_adapter
+from peft_regress.environments.compat.certificate import (
+    FILE_NAME,
+    read_certificate,
+    require_same_files,
+    write_certificate,
+)
+from peft_regress.environments.compat.check import check_installed
+from peft_regress.environments.compat.compat import CompatSettings, compat
+from peft_regress.environments.compat.messages import BaseModel
+from peft_regress.environments.upgrade.measuring import default_jobs
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.report.terminal import print_progress, show, write_markdown
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from peft_regress.environments.compat.adapter import SavedAdapter
+    from peft_regress.environments.compat.compat import Compat
+
+_LARGEST_SIDE = 2**16
+
+
+def _shape(_: click.Context, option: click.Parameter, text: str | None) -> list[int] | None:
+    """Read a shape, such as 4,3,32,32."""
+    if text is None:
+        return None
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or not all(0 < size <= _LARGEST_SIDE for size in sizes):
+        msg = f"{text!r} is no shape: write sizes with commas, such as 4,3,32,32"
+        raise click.BadParameter(msg, param=option)
+    return sizes
+
+
+_OF_CERTIFICATE = ("base", "inputs", "shape", "classes", "saved_by")
+_AS_TYPED = (
+    *("package", "releases", "last_patches", "saved_by", "also_install", "replace_torch", "pre"),
+    "time_limit",
+)
+_LIMIT: dict[str, Any] = {
+    "type": click.IntRange(1, 86400),
+    "metavar": "SECONDS",
+    "default": 600,
+    "show_default": True,
+}
+
+
+@click.command(
+    "compat",
+    cls=SectionedCommand,
+    sections={
+        "Base": ("base", "inputs", "shape", "classes"),
+        "Releases": ("package", "releases", "last_patches", "saved_by", "also_install"),
+        "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_time_limit"),
+        "Files": ("certificate", "check", "summary"),
+    },
+    epilog=examples(
+        "peft-regress compat lora --base nets:make --shape 4,3,32,32",
+        "peft-regress compat lora --base resnet18 --releases 0.14.. --certificate .",
+        "peft-regress compat lora --check lora/compat.json",
+    ),
+)
+@click.argument("adapter", type=NamedPath(path_type=Path))
+@click.option(
+    "--base",
+    metavar="NAME",
+    help="The model that the adapter is for: `pkg.mod:callable`, which returns it with weights, or "
+    "an architecture of the catalogue, such as resnet18.",
+)
+@click.option(
+    "--inputs",
+    metavar="PATH",
+    help="`pkg.mod:callable`, which returns a batch: a tensor, or a tuple or mapping of them "
+    "(default: the model's dummy_inputs; images for an architecture of the catalogue).",
+)
+@click.option(
+    "--shape",
+    callback=_shape,
+    metavar="SIZES",
+    help="Draw inputs of this shape instead: 4,3,32,32.",
+)
+@click.option(
+    "--classes",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Classes of an architecture of the catalogue (default: 10).",
+)
+@click.option("--package", default="peft", show_default=True, help="Try releases of this package.")
+@click.option(
+    "--releases",
+    metavar="RANGE",
+    help="Such as 0.10.0..0.21.2, 0.14.. or 0.12.0,0.21.2 (default: the last patch of each minor "
+    "release of peft from 0.10 on).",
+)
+@click.option(
+    "--last-patches", is_flag=True, help="Of each minor release in RANGE only the last patch."
+)
+@click.option(
+    "--saved-by",
+    metavar="VERSION",
+    help="The release to compare with (default: the one that saved the adapter, if it says so; "
+    "else the installed one).",
+)
+@click.option(
+    "--with",
+    "also_install",
+    multiple=True,
+    metavar="REQUIREMENT",
+    help="Install this requirement with each release; may be repeated.",
+)
+@click.option("--pre", is_flag=True, help="Allow pre-releases in RANGE.")
+@click.option(
+    "--yes", "replace_torch", is_flag=True, help="Allow another build of torch without asking."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Try this many releases at once (default: one per core).",
+)
+@click.option("--time-limit", help="How long the model or the adapter may take to load.", **_LIMIT)
+@click.option("--pip-time-limit", help="How long one call of pip may take.", **_LIMIT)
+@click.option(
+    "--certificate",
+    type=NamedPath(path_type=Path),
+    metavar="FILE",
+    help=f"Write what was found to this file, or to {FILE_NAME} in this folder.",
+)
+@click.option(
+    "--check",
+    type=NamedPath(path_type=Path),
+    metavar="FILE",
+    help="Judge the installed release, or those of --releases, by this certificate.",
+)
+@click.option(
+    "--summary", type=output_file, metavar="FILE", help="Write the report there, as Markdown."
+)
+@format_option
+@click.pass_context
+def command(  # noqa: PLR0913  (arguments and options)
+    context: click.Context,
+    /,
+    adapter: Path,
+    *,
+    certificate: Path | None,
+    check: Path | None,
+    summary: Path | None,
+    output: str,
+    **options: Any,
+) -> None:
+    """Show which releases load the saved ADAPTER, and whether they compute the same.
+
+    ADAPTER is a folder that peft's save_pretrained wrote. Each release loads it in an environment
+    over this one, on the same base model. Its output is compared with that of the release that
+    saved the adapter. The exit code is 1 if a release refuses it or computes something else, 3 if a
+    release could not be tried.
+    """
+    saved = read_adapter(adapter)
+    if certificate is not None and certificate.is_dir():
+        certificate /= FILE_NAME
+    latest: Compat | None = None
+
+    def keep(found: Compat) -> None:
+        nonlocal latest
+        latest = found
+
+    try:
+        with ending_signals_interrupt():
+            if check is None:
+                found = compat(saved, _settings(options), progress=_say, on_result=keep)
+            else:
+                found = _checked(saved, check, options, keep)
+    except KeyboardInterrupt:
+        if latest is not None:
+            _show(dataclasses.replace(latest, is_complete=False), output)
+        raise
+    if certificate is not None:
+        write_certificate(certificate, found)
+        print_progress(f"certificate: {certificate}")
+    if summary is not None:
+        write_markdown(summary, compat_report.compat_document(found))
+        print_progress(f"summary: {summary}")
+    _show(found, output)
+    context.exit(found.exit_code)
+
+
+def _show(found: Compat, output: str) -> None:
+    if output == "json":
+        print_json(compat_report.encode_compat(found))
+    else:
+        show(compat_report.compat_document(found), output)
+
+
+def _say(text: str) -> None:
+    print_progress(clean(text, longest=400))
+
+
+def _settings(options: Mapping[str, Any]) -> CompatSettings:
+    """Return what was typed. Raises `UsageError` without a base, or with two kinds of inputs."""
+    if not options["base"]:
+        msg = (
+            "name the model that the adapter is for: --base pkg.mod:callable, or --base resnet18; "
+            "with --check it comes from the certificate"
+        )
+        raise click.UsageError(msg)
+    if options["inputs"] is not None and options["shape"] is not None:
+        msg = "--inputs and --shape exclude each other: both say what the model gets"
+        raise click.UsageError(msg)
+    base = BaseModel(
+        name=options["base"],
+        **{name: options[name] for name in ("inputs", "shape", "classes")},
+    )
+    if base.is_own and base.classes is not None:
+        msg = "--classes is for an architecture of the catalogue; your callable decides itself"
+        raise click.UsageError(msg)
+    if not base.is_own:
+        registry.get("architecture", base.name)
+    return CompatSettings(
+        base=base,
+        folder=settings_in_use().folder,
+        jobs=options["jobs"] or default_jobs(),
+        pip_seconds=options["pip_time_limit"],
+        **{name: options[name] for name in _AS_TYPED},
+    )
+
+
+def _checked(
+    saved: SavedAdapter,
+    file: Path,
+    options: Mapping[str, Any],
+    keep: Callable[[Compat], None],
+) -> Compat:
+    """Judge the installed release, or the named ones, by a certificate."""
+    typed = [name for name in _OF_CERTIFICATE if options[name] is not None]
+    if typed:
+        msg = f"--{typed[0].replace('_', '-')} is not for --check: the certificate says it"
+        raise click.UsageError(msg)
+    certificate = read_certificate(file)
+    if options["releases"] is None:
+        return check_installed(
+            certificate,
+            saved,
+            folder=settings_in_use().folder,
+            time_limit=options["time_limit"],
+        )
+    require_same_files(certificate, saved)
+    base = {"base": certificate.base.name, "package": certificate.package}
+    base |= {name: getattr(certificate.base, name) for name in ("inputs", "shape", "classes")}
+    settings = _settings({**options, **base})
+    return compat(saved, settings, certificate=certificate, progress=_say, on_result=keep)

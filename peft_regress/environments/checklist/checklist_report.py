@@ -1,0 +1,253 @@
+"""Show a filled checklist: as text, as Markdown for a pull request, and as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.environments.checklist.checklist import scope_sentence
+from peft_regress.environments.checklist.situations import find_method
+from peft_regress.report.document import Box, Code, Line, Section
+from peft_regress.report.table import Row as TableRow
+from peft_regress.report.table import Table
+from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
+from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from peft_regress.environments.checklist.checklist import Checklist
+    from peft_regress.environments.checklist.rows import About, Detail, Row
+    from peft_regress.report.document import Words
+    from peft_regress.report.layout import Style
+
+_MOST_DETAILS: Final = 12
+_MOST_PLACES: Final = 3
+_TITLES: Final[dict[About, str]] = {
+    "outputs": "outputs of a checkpoint of the base, unmerged and merged: the largest, difference",
+    "checkpoint": "tensors in checkpoints",
+    "configuration": "configuration",
+    "training": "losses of a training from a fresh adapter: the last, relative difference",
+    "cost": "cost of a training step, counted, all networks and configurations",
+    "time": "time of a training step in pairs: ratio, interval of 95 %; never judged",
+}
+_OUTCOMES: Final = {
+    0: "no measured row is out of bounds",
+    1: "out of bounds",
+    3: "incomplete: not everything was measured",
+}
+_STYLES: Final[dict[int, Style]] = {0: "good", 1: "bad", 3: "open"}
+
+
+def checklist_document(checklist: Checklist) -> list[Section]:
+    """Return the outcome, the boxes, a table for each part of the protocol, and the details."""
+    rows = checklist.judged.rows
+    return [
+        _heading(checklist),
+        Section(title="boxes of the protocol:", body=tuple(_boxes(checklist)), level=3),
+        *(_table_section(about, rows) for about in _TITLES if any(r.about == about for r in rows)),
+        *_problems(rows),
+        *_listed("neither side can do:", checklist.judged.unsupported),
+        *_listed("only the branch can do:", checklist.judged.gained),
+        Section(title=_outcome(checklist), style=_STYLES[checklist.judged.exit_code]),
+    ]
+
+
+def _outcome(checklist: Checklist) -> str:
+    code = checklist.judged.exit_code
+    counts = {
+        verdict: sum(row.verdict == verdict for row in checklist.judged.rows)
+        for verdict in ("ok", "out of bounds", "not measured")
+    }
+    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+    return f"{_OUTCOMES[code]} ({said})"
+
+
+def _heading(checklist: Checklist) -> Section:
+    asked = " ".join(map(clean, checklist.requirements))
+    old, new = checklist.versions
+    changes = "; ".join(
+        clean(f"{name} {before or 'absent'} -> {after or 'absent'}")
+        for name, (before, after) in checklist.changed.items()
+    )
+    effect = checklist.judged.smallest_effect
+    body = [
+        f"base: peft {clean(old)} ({clean(checklist.base)}); branch: peft {clean(new)} ({asked})",
+        f"environment: {changes or 'the same versions on both sides'}",
+        *_installed(checklist),
+        scope_sentence(checklist),
+        *(f"note: {clean(remark, longest=400)}" for remark in checklist.remarks),
+    ]
+    if not math.isnan(effect):
+        body.append(
+            "each adapter is filled with seeded numbers; the smallest change that one makes to "
+            f"an output is {effect:.2g}"
+        )
+    return Section(
+        title=f"checklist {checklist.method}: {_outcome(checklist)}",
+        body=tuple(body),
+        level=2,
+        style=_STYLES[checklist.judged.exit_code],
+    )
+
+
+def _installed(checklist: Checklist) -> Iterator[str]:
+    """Yield what each side has over the current environment: one package can break another."""
+    for side, packages in zip(("base", "branch"), checklist.installed, strict=True):
+        if packages:
+            listed = ", ".join(f"{name} {version}" for name, version in packages.items())
+            yield clean(f"installed for the {side}: {listed}", longest=400)
+
+
+def _boxes(checklist: Checklist) -> Iterator[Box]:
+    """Yield the protocol's boxes; those that this command measures are ticked if they passed."""
+    for words, is_ticked in boxes(checklist):
+        yield Box(words, is_ticked=is_ticked)
+
+
+def boxes(checklist: Checklist) -> Iterator[tuple[Words, bool]]:
+    """Yield each box and whether it is ticked: only what was measured and is within bounds."""
+    rows = checklist.judged.rows
+    name = find_method(checklist.method).config.removesuffix("Config").lower()
+
+    def passed(*about: About) -> bool:
+        chosen = [row for row in rows if row.about in about]
+        return any(row.verdict == "ok" for row in chosen) and all(
+            row.verdict in {"ok", "shown"} for row in chosen
+        )
+
+    yield ("unit tests of the method: not run here;", Code(f"pytest tests -k {name}")), False
+    yield (
+        (
+            "regression tests of stored checkpoints: not run here;",
+            Code(f"pytest tests/regression/test_state_dict.py --regression -k {name}"),
+        ),
+        False,
+    )
+    loaded = passed("checkpoint", "outputs")
+    yield "state dict: checkpoints of the base load in the branch and give the same outputs", loaded
+    new = next(row for row in rows if row.about == "configuration")
+    fields = passed("configuration") and new.verdict == "ok"
+    yield "configuration: defaults mean what they did, none is gone", fields
+    yield (
+        (
+            "benchmark: MetaMathQA on base and branch needs CUDA and is not done; in",
+            Code("method_comparison/MetaMathQA"),
+            Code(f"python run.py -v experiments/{name}/EXPERIMENT"),
+        ),
+        False,
+    )
+    yield (
+        "benchmark, what a CPU can show of it: losses of short trainings, FLOPs, peak bytes",
+        passed("training", "cost"),
+    )
+    yield (
+        "script, on this CPU and these networks: outputs unmerged and merged in all number types",
+        passed("outputs"),
+    )
+    yield "script, on CUDA with a real or tiny-random model: not done", False
+    yield "report: all results are in the pull request: yours to do", False
+
+
+def _table_section(about: About, rows: tuple[Row, ...]) -> Section:
+    table = Table(
+        headings=("what", "configs", "base", "branch", "difference", "bound", "verdict"),
+        rows=tuple(
+            TableRow(
+                cells=tuple(
+                    clean(text, longest=300)
+                    for text in (
+                        row.what,
+                        "" if row.configurations is None else str(row.configurations),
+                        row.base,
+                        row.branch,
+                        row.difference,
+                        row.bound,
+                        row.verdict,
+                    )
+                )
+            )
+            for row in rows
+            if row.about == about
+        ),
+        numbers=(1, 2, 3),
+    )
+    return Section(title=f"{_TITLES[about]}:", body=(table,), level=3)
+
+
+def _problems(rows: tuple[Row, ...]) -> Iterator[Section]:
+    for verdict in ("out of bounds", "not measured"):
+        found = [detail for row in rows if row.verdict == verdict for detail in row.details]
+        yield from _listed(f"{verdict}:", found)
+
+
+def _listed(title: str, found: Sequence[Detail]) -> Iterator[Section]:
+    """Yield a section with each problem once, and where it is."""
+    places: dict[str, dict[str, None]] = defaultdict(dict)
+    for detail in found:
+        places[detail.said][detail.where] = None
+    if not places:
+        return
+    lines = [
+        Line(clean(f"{said}: {_joined(list(where))}", longest=400), most_lines=4)
+        for said, where in list(places.items())[:_MOST_DETAILS]
+    ]
+    if len(places) > _MOST_DETAILS:
+        lines.append(Line(f"and {count_of(len(places) - _MOST_DETAILS, 'more line')} in the JSON"))
+    yield Section(title=title, body=tuple(lines), level=3)
+
+
+def _joined(places: Sequence[str]) -> str:
+    more = len(places) - _MOST_PLACES
+    shown = "; ".join(places[:_MOST_PLACES])
+    return f"{shown}; {count_of(more, 'more place')}" if more > 0 else shown
+
+
+def encode_checklist(checklist: Checklist) -> dict[str, Any]:
+    """Return `{schema_version, exit_code, method, rows, boxes, ...}`."""
+    judged = checklist.judged
+    effect = judged.smallest_effect
+    return {
+        "schema_version": OUTPUT_SCHEMA_VERSION,
+        "exit_code": judged.exit_code,
+        "method": checklist.method,
+        "requirements": list(checklist.requirements),
+        "base": {
+            "name": checklist.base,
+            "packages": dict(checklist.packages[0]),
+            "installed": dict(checklist.installed[0]),
+        },
+        "branch": {
+            "packages": dict(checklist.packages[1]),
+            "installed": dict(checklist.installed[1]),
+        },
+        "remarks": list(checklist.remarks),
+        "scope": scope_sentence(checklist),
+        "situations": checklist.situations,
+        "seconds": checklist.seconds,
+        "smallest_effect": None if math.isnan(effect) else effect,
+        "rows": [
+            {
+                "about": row.about,
+                "what": row.what,
+                "configurations": row.configurations,
+                "base": row.base,
+                "branch": row.branch,
+                "difference": row.difference,
+                "bound": row.bound,
+                "verdict": row.verdict,
+                "details": [detail._asdict() for detail in row.details],
+            }
+            for row in judged.rows
+        ],
+        "boxes": [
+            {
+                "text": words if isinstance(words, str) else " ".join(words),
+                "is_ticked": is_ticked,
+            }
+            for words, is_ticked in boxes(checklist)
+        ],
+        "unsupported": [detail._asdict() for detail in judged.unsupported],
+        "gained": [detail._asdict() for detail in judged.gained],
+    }

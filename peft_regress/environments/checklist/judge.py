@@ -1,0 +1,60 @@
+"""Judge what both sides gave: one row for each thing that the protocol asks for. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from peft_regress.environments.checklist.judge_files import checkpoint_row, config_rows
+from peft_regress.environments.checklist.judge_outputs import listed, output_rows, parts_of
+from peft_regress.environments.checklist.judge_training import cost_rows, loss_rows, time_row
+from peft_regress.environments.checklist.messages import Examined
+from peft_regress.environments.checklist.rows import Detail, Judged, name_of, said_by
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from peft_regress.environments.checklist.messages import Inspected
+    from peft_regress.environments.checklist.running import Result
+    from peft_regress.gate.paired_times import Estimate
+
+
+def judge(
+    results: Sequence[Result],
+    inspected: tuple[Inspected, Inspected],
+    times: Mapping[str, Estimate | str],
+) -> Judged:
+    """Return the rows of a comparison."""
+    parts = [part for result in results for part in parts_of(result)]
+    outputs = list(output_rows(parts))
+    rows = [
+        *outputs,
+        checkpoint_row(results, parts),
+        *config_rows(inspected, outputs),
+        *loss_rows(results),
+        *cost_rows(results),
+        *(time_row(name, estimate) for name, estimate in times.items()),
+    ]
+    effects = [
+        result.base.effect
+        for result in results
+        if isinstance(result.base, Examined) and result.found
+    ]
+    return Judged(
+        rows=tuple(rows),
+        unsupported=(
+            *listed(parts, "unsupported"),
+            *_refused(results, "training"),
+            *_refused(results, "cost"),
+        ),
+        gained=tuple(listed(parts, "gained")),
+        smallest_effect=min(effects, default=math.nan),
+    )
+
+
+def _refused(results: Sequence[Result], stage: str) -> Iterator[Detail]:
+    """Yield where the base itself fails to train, or its step cannot be counted."""
+    for result in results:
+        if isinstance(result.base, Examined) and stage in result.base.failures:
+            said = f"{stage}: {said_by(result.base.failures[stage])}"
+            yield Detail(name_of(result.situation), said)

@@ -1,0 +1,173 @@
+"""Judge the outputs of both sides, by network and number type. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+
+from peft_regress.environments.checklist.differences import PARTS
+from peft_regress.environments.checklist.rows import (
+    SHOWN_NETWORKS,
+    Detail,
+    Row,
+    percent,
+    place_of,
+    said_by,
+    short,
+)
+from peft_regress.text import count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from peft_regress.environments.checklist.messages import Examined, Situation
+    from peft_regress.environments.checklist.rows import Verdict
+    from peft_regress.environments.checklist.running import Result
+
+ATOL: Final = 1e-4
+"""The protocol's bound on an output, which is of the order of 1 in every network here."""
+HALF_BOUNDS: Final = {"float16": 0.01, "bfloat16": 0.05}
+"""Bounds on an output in half precision, as a share of the largest output. Seen, of LoRA and its
+variants on the small networks: a half-precision output differs from float32's by up to 0.005 and
+0.039, a merged one from an unmerged one by up to 0.003 and 0.035. A branch that computes the same
+in another order may differ by as much; one that computes in the same order differs by 0."""
+
+
+class Part(NamedTuple):
+    """One function of one situation: what was compared, or why not."""
+
+    situation: Situation
+    name: str
+    verdict: Verdict | Literal["unsupported", "gained"]
+    share: float = 0.0
+    """The difference in multiples of the bound."""
+    apart: float = 0.0
+    bases: float = 0.0
+    branches: float = 0.0
+    floor: float = 0.0
+    problem: str = ""
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether both sides gave outputs, and they differ."""
+        return self.verdict == "out of bounds" and not self.problem
+
+
+def parts_of(result: Result) -> Iterator[Part]:
+    """Judge the unmerged and the merged output of one situation."""
+    for name in PARTS:
+        yield _part(result, name)
+
+
+def _part(result: Result, name: str) -> Part:
+    situation, base, branch = result.situation, result.base, result.branch
+    if isinstance(base, str):
+        return Part(situation, name, "not measured", problem=f"the base gave no answer: {base}")
+    if base.unavailable:
+        problem = f"this CPU cannot compute it: {base.unavailable}"
+        return Part(situation, name, "not measured", problem=problem)
+    own = _failure(base, name)
+    if isinstance(branch, str):
+        verdict: Verdict = "not measured" if own else "out of bounds"
+        return Part(situation, name, verdict, problem=f"the branch gave no answer: {branch}")
+    others = "" if branch is None else _failure(branch, name)
+    if own:
+        kind: Literal["unsupported", "gained"] = "unsupported" if others else "gained"
+        return Part(situation, name, kind, problem=own)
+    if others:
+        return Part(situation, name, "out of bounds", problem=f"the branch fails: {others}")
+    return _compared(result, base, name)
+
+
+def _compared(result: Result, base: Examined, name: str) -> Part:
+    situation, found = result.situation, result.found.get(name)
+    if found is None or not math.isfinite(found.largest_base):
+        problem = "the base gives no finite output"
+        return Part(situation, name, "not measured", problem=problem)
+    is_half = situation.dtype in HALF_BOUNDS
+    bound = HALF_BOUNDS[situation.dtype] if is_half else ATOL
+    apart = found.relative if is_half else found.absolute
+    limit = bound * found.largest_base if is_half else bound
+    numbers = (apart / bound, apart, found.largest_base, found.largest_branch, found.floor)
+    if not apart <= bound:  # also for NaN
+        return Part(situation, name, "out of bounds", *numbers)
+    if base.effect <= limit:
+        problem = f"the adapter itself changes outputs by {short(base.effect)}, within the bound"
+        return Part(situation, name, "not measured", *numbers, problem)
+    return Part(situation, name, "ok", *numbers)
+
+
+def _failure(side: Examined, name: str) -> str:
+    """Return why a side has no output of this name; empty if it has one."""
+    stages = ["adapting", "loading", *(["merging"] if name == "merged" else [])]
+    for stage in stages:
+        if stage in side.failures:
+            return f"{stage}: {said_by(side.failures[stage])}"
+    return ""
+
+
+def output_rows(parts: Sequence[Part]) -> Iterator[Row]:
+    """Yield a row for each network and number type that was compared."""
+    groups: dict[tuple[str, str], list[Part]] = defaultdict(list)
+    for part in parts:
+        if part.verdict not in {"unsupported", "gained"}:
+            groups[part.situation.network, part.situation.numbers].append(part)
+    for (network, numbers), members in groups.items():
+        worst = max(members, key=lambda part: math.inf if math.isnan(part.share) else part.share)
+        dtype = worst.situation.dtype
+        bound = HALF_BOUNDS.get(dtype, ATOL)
+        shown = percent if dtype in HALF_BOUNDS else short
+        was_compared = any(part.bases for part in members)
+        yield Row(
+            about="outputs",
+            what=f"{SHOWN_NETWORKS[network]}, {numbers}",
+            configurations=len({part.situation.label for part in members}),
+            base=short(worst.bases) if was_compared else "",
+            branch=short(worst.branches) if was_compared else "",
+            difference=shown(worst.apart) if was_compared else "",
+            bound=shown(bound),
+            verdict=_worst_verdict(members),
+            details=(*_apart(members, worst, shown), *_problems(members)),
+        )
+
+
+def _worst_verdict(members: Sequence[Part]) -> Verdict:
+    verdicts = {part.verdict for part in members}
+    if "out of bounds" in verdicts:
+        return "out of bounds"
+    return "not measured" if "not measured" in verdicts else "ok"
+
+
+def _apart(members: Sequence[Part], worst: Part, shown: Callable[[float], str]) -> Iterator[Detail]:
+    """Yield how many outputs of a row differ, and which one most."""
+    count = sum(part.is_apart for part in members)
+    if count:
+        most = f"{worst.situation.label}, {worst.name}, by {shown(worst.apart)}"
+        yield Detail(
+            place_of(worst.situation),
+            f"{count} of {count_of(len(members), 'output')} differ, most {most}",
+        )
+
+
+def _problems(members: Sequence[Part]) -> Iterator[Detail]:
+    """Yield what else is wrong in a row, each problem once with its configurations."""
+    labels: dict[str, dict[str, None]] = defaultdict(dict)
+    for part in members:
+        if part.problem:
+            labels[part.problem][part.situation.label] = None
+    place = place_of(members[0].situation)
+    for problem, settings in labels.items():
+        yield Detail(f"{place} ({', '.join(settings)})", problem)
+
+
+def listed(parts: Sequence[Part], verdict: str) -> Iterator[Detail]:
+    """Yield the networks and configurations of a verdict, each problem once."""
+    labels: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for part in parts:
+        # What cannot be wrapped cannot be merged either: named once.
+        is_repeated = part.name == "merged" and not part.problem.startswith("merging")
+        if part.verdict == verdict and not is_repeated:
+            labels[part.situation.network, part.problem][part.situation.label] = None
+    for (network, problem), settings in labels.items():
+        yield Detail(f"{SHOWN_NETWORKS[network]} ({', '.join(settings)})", problem)

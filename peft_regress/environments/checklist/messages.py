@@ -1,0 +1,87 @@
+"""The messages of a worker that examines adapters, besides those of every worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from peft_regress.runs.schema import Failure  # noqa: TC001  (msgspec reads it)
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter on one network in one number type."""
+
+    method: str
+    """A method of the catalogue."""
+    network: str
+    label: str
+    """Names the configuration."""
+    rank: int | None
+    settings: dict[str, Any]
+    """The arguments of the configuration, without the targets."""
+    dtype: str = "float32"
+    autocast: bool = False
+    """peft's `autocast_adapter_dtype`: whether the adapter of a half-precision base is float32."""
+    trains: bool = False
+    """Whether a short training and the cost of a step belong to it."""
+
+    @property
+    def numbers(self) -> str:
+        """Name the number type and whether the adapter is cast to float32."""
+        if self.dtype == "float32":
+            return self.dtype
+        return f"{self.dtype} autocast" if self.autocast else self.dtype
+
+
+class Inspect(msgspec.Struct, frozen=True, kw_only=True, tag="inspect"):
+    """Import peft and look at the configuration of a method."""
+
+    method: str
+
+
+class Inspected(msgspec.Struct, frozen=True, kw_only=True, tag="inspected"):
+    """peft can be imported."""
+
+    peft: str
+    """Its version."""
+    fields: dict[str, str] | None
+    """The default of each field of the configuration; None if peft has no such method."""
+
+
+class Examine(msgspec.Struct, frozen=True, kw_only=True, tag="examine"):
+    """Compute what a situation gives, and write the outputs into a folder."""
+
+    situation: Situation
+    folder: str
+    is_base: bool
+    """The base makes the checkpoint and the other side loads it."""
+
+
+class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
+    """What a situation gives; what could not be computed has a failure."""
+
+    unavailable: str = ""
+    """Why the network itself cannot compute in this number type here."""
+    failures: dict[str, Failure] = {}
+    """By what failed: adapting (or computing), loading, merging, saving, training, cost."""
+    keys: dict[str, str] = {}
+    """Type and shape of each tensor of the checkpoint that this side writes."""
+    effect: float = 0.0
+    """The largest difference that the adapter makes to an output."""
+    losses: list[float] = []
+    """Of a short training from a fresh adapter."""
+    losses_rounded: list[float] = []
+    """Of the same training on the base, with each weight moved by its rounding."""
+    costs: dict[str, int] = {}
+    """FLOPs and bytes of one training step."""
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):
+    """Begin the training of a situation, whose steps are to be timed."""
+
+    situation: Situation
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, tag="started"):
+    """The next step is the first one."""

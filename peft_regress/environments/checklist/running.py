@@ -1,0 +1,232 @@
+"""Let a worker of the base and one of the branch take turns on each situation."""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
+
+from peft_regress.environments.checklist.differences import Difference, differences
+from peft_regress.environments.checklist.messages import (
+    Examine,
+    Examined,
+    Inspect,
+    Inspected,
+    Start,
+    Started,
+)
+from peft_regress.environments.timing.messages import Timed, TimeSteps
+from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
+from peft_regress.environments.worker.environment_variables import variables
+from peft_regress.environments.worker.process import WorkerError, WorkerProcess
+from peft_regress.errors import InputError
+from peft_regress.gate.paired_times import estimate_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.gate.paired_times import Estimate, TimePair
+
+_MODULE: Final = "peft_regress.environments.checklist.worker"
+_PAIRS: Final = 20
+_BLOCK_STEPS: Final = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The two interpreters, and how their workers run."""
+
+    base: Path
+    branch: Path
+    method: str
+    time_limit: float
+    jobs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What both sides give in one situation."""
+
+    situation: Situation
+    base: Examined | str
+    """A string says why the worker gave no answer."""
+    branch: Examined | str | None
+    """None if the base has nothing to compare with."""
+    found: Mapping[str, Difference] = field(default_factory=dict)
+    """The difference of the outputs, by `unmerged` and `merged`."""
+
+
+@dataclass
+class _Pair:
+    """A worker of each side, started when it is needed."""
+
+    sides: Sides
+    folder: Path
+    on_start: Callable[[WorkerProcess], None]
+    workers: dict[str, WorkerProcess] = field(default_factory=dict)
+    inspected: dict[str, Inspected] = field(default_factory=dict)
+
+    def worker(self, side: str) -> WorkerProcess:
+        """Return the worker of a side.
+
+        Raises `UnusableEnvironmentError` if peft cannot be imported there.
+        """
+        known = self.workers.get(side)
+        if known is not None:
+            if known.is_alive:
+                return known
+            known.close()
+        python = self.sides.base if side == "base" else self.sides.branch
+        try:
+            worker = WorkerProcess(
+                # Not resolved: the link's target is the interpreter without the environment.
+                str(python.absolute()),
+                _MODULE,
+                time_limit=self.sides.time_limit,
+                folder=self.folder,
+                environment=variables(),
+                on_start=self.on_start,
+            )
+            self.workers[side] = worker
+            self.inspected[side] = worker.call(Inspect(method=self.sides.method), Inspected)
+        except (WorkerError, InputError) as error:
+            msg = f"the {side} cannot be used: {error}"
+            raise UnusableEnvironmentError(msg) from None
+        return worker
+
+    def examine(self, side: str, request: Examine) -> Examined | str:
+        """Return a side's answer, or why there is none; a lost worker is started again later."""
+        worker = self.worker(side)
+        try:
+            return worker.call(request, Examined)
+        except WorkerError as error:
+            worker.kill()
+            return str(error).removeprefix(f"{worker.interpreter}: ")
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.close()
+
+
+class Examination:
+    """Both sides of a comparison, as a context manager: its workers are gone at the end."""
+
+    def __init__(self, sides: Sides) -> None:
+        self._sides = sides
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="peft-regress-", ignore_cleanup_errors=True
+        )
+        self._folder = Path(self._scratch.name)
+        self._lock = threading.Lock()
+        self._started: set[WorkerProcess] = set()
+        self._is_stopped = threading.Event()
+        self._pairs = [_Pair(sides, self._folder, self._add) for _ in range(sides.jobs)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+        for pair in self._pairs:
+            pair.close()
+        self._scratch.cleanup()
+
+    def _add(self, worker: WorkerProcess) -> None:
+        with self._lock:
+            self._started.add(worker)
+        if self._is_stopped.is_set():
+            worker.kill()
+
+    def _stop(self) -> None:
+        self._is_stopped.set()
+        with self._lock:
+            for worker in self._started:
+                worker.kill()
+
+    def inspect(self) -> tuple[Inspected, Inspected]:
+        """Return what base and branch say of the method. Raises `UnusableEnvironmentError`."""
+        pair = self._pairs[0]
+        for side in ("base", "branch"):
+            pair.worker(side)
+        return pair.inspected["base"], pair.inspected["branch"]
+
+    def packages(self, side: str) -> Mapping[str, str]:
+        """Return the packages of a side."""
+        return self._pairs[0].worker(side).packages
+
+    def run(
+        self, situations: Sequence[Situation], on_result: Callable[[Result], None]
+    ) -> list[Result]:
+        """Examine every situation on both sides, several at once; results are in their order."""
+        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(len(situations)):
+            waiting.put(number)
+        found: dict[int, Result] = {}
+
+        def work(pair: _Pair) -> None:
+            while not self._is_stopped.is_set():
+                try:
+                    number = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                result = self._result(pair, situations[number])
+                with self._lock:
+                    found[number] = result
+                    on_result(result)
+
+        with ThreadPoolExecutor(max_workers=len(self._pairs)) as pool:
+            try:
+                running = [pool.submit(work, pair) for pair in self._pairs]
+                done, _ = wait(running, return_when=FIRST_EXCEPTION)
+                for thread in done:
+                    thread.result()
+            except BaseException:
+                self._stop()
+                raise
+        return [found[number] for number in sorted(found)]
+
+    def _result(self, pair: _Pair, situation: Situation) -> Result:
+        with tempfile.TemporaryDirectory(dir=self._folder, ignore_cleanup_errors=True) as name:
+
+            def examined(side: str, *, is_base: bool) -> Examined | str:
+                request = Examine(situation=situation, folder=name, is_base=is_base)
+                return pair.examine(side, request)
+
+            base = examined("base", is_base=True)
+            if isinstance(base, str) or base.unavailable:
+                return Result(situation=situation, base=base, branch=None)
+            if "adapting" in base.failures:
+                # There is no checkpoint to load: does the branch make one?
+                branch = examined("branch", is_base=True)
+                return Result(situation=situation, base=base, branch=branch)
+            branch = examined("branch", is_base=False)
+            found = {} if isinstance(branch, str) else differences(Path(name))
+            return Result(situation=situation, base=base, branch=branch, found=found)
+
+    def time(self, situation: Situation) -> Estimate | str:
+        """Time steps of both sides in turns; a string says why they could not be timed."""
+        pair = self._pairs[0]
+        workers = [pair.worker(side) for side in ("base", "branch")]
+        try:
+            for worker in workers:
+                worker.call(Start(situation=situation), Started)
+                _block(worker)  # to warm up
+            pairs: list[TimePair] = []
+            for number in range(_PAIRS):
+                order = workers if number % 2 else workers[::-1]
+                seconds = {worker: _block(worker) for worker in order}
+                pairs.append((seconds[workers[0]], seconds[workers[1]]))
+            return estimate_ratio(pairs, confidence=0.95)
+        except (WorkerError, InputError) as error:
+            return str(error)
+
+
+def _block(worker: WorkerProcess) -> float:
+    """Return the median seconds of a step in a block."""
+    seconds = worker.call(TimeSteps(steps=_BLOCK_STEPS), Timed).step_seconds
+    return sorted(seconds)[len(seconds) // 2]

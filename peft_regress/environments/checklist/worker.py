@@ -1,0 +1,72 @@
+"""Examine adapters on request: `python -m peft_regress.environments.checklist.worker`."""
+
+from __future__ import annotations
+
+import gc
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from peft_regress.environments.checklist.messages import (
+    Examine,
+    Examined,
+    Inspect,
+    Inspected,
+    Start,
+    Started,
+)
+from peft_regress.environments.timing.messages import Timed, TimeSteps
+from peft_regress.environments.worker.serve import serve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    import msgspec
+
+
+def handlers() -> Mapping[type[msgspec.Struct], Callable[[Any], msgspec.Struct]]:
+    """Return what answers each request; together they keep one training."""
+    trainer = _Trainer()
+    return {
+        Inspect: _inspect,
+        Examine: _examine,
+        Start: trainer.start,
+        TimeSteps: trainer.time_steps,
+    }
+
+
+def _inspect(request: Inspect) -> Inspected:
+    from peft_regress.environments.checklist.examining import inspect_method
+
+    return inspect_method(request)
+
+
+def _examine(request: Examine) -> Examined:
+    from peft_regress.environments.checklist.examining import examine
+
+    return examine(request)
+
+
+class _Trainer:
+    """The training whose steps are timed."""
+
+    def __init__(self) -> None:
+        self._steps: Iterator[tuple[float, float]] = iter(())
+
+    def start(self, request: Start) -> Started:
+        from peft_regress.environments.checklist.examining import training_steps
+
+        self._steps = training_steps(request.situation)
+        gc.collect()
+        return Started()
+
+    def time_steps(self, request: TimeSteps) -> Timed:
+        from peft_regress.measure.training import single_thread
+
+        with single_thread():
+            taken = list(islice(self._steps, request.steps))
+        return Timed(step_seconds=[seconds for _, seconds in taken])
+
+
+if __name__ == "__main__":
+    serve(handlers())

@@ -1,0 +1,111 @@
+"""Read a saved adapter, a folder as peft writes it, as far as that needs no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from packaging.version import InvalidVersion, Version
+from safetensors import SafetensorError, safe_open
+
+from peft_regress.errors import InputError
+from peft_regress.files import is_file, is_folder
+from peft_regress.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CONFIGURATION: Final = "adapter_config.json"
+WEIGHTS: Final = "adapter_model.safetensors"
+_PICKLED: Final = "adapter_model.bin"
+_CHUNK_BYTES: Final = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedAdapter:
+    """A saved adapter whose files can be read."""
+
+    folder: Path
+    configuration: Mapping[str, Any]
+    keys: tuple[str, ...]
+    """The names of its tensors."""
+    files: Mapping[str, str]
+    """The SHA-256 of each file."""
+
+    @property
+    def kind(self) -> str:
+        """The `peft_type`, such as LORA."""
+        return str(self.configuration["peft_type"])
+
+    @property
+    def saved_by(self) -> Version | None:
+        """The release of peft that saved it; None if the file does not say, as before 0.18."""
+        written = self.configuration.get("peft_version")
+        try:
+            # A development version is written as 0.19.0.dev0@commit.
+            return Version(str(written).partition("@")[0]) if written else None
+        except InvalidVersion:
+            return None
+
+
+def read_adapter(folder: Path) -> SavedAdapter:
+    """Read a folder with a saved adapter; raises `InputError` if there is none, or it is broken."""
+    if not is_folder(folder):
+        msg = f"{folder}: no such folder; name the one that `save_pretrained` wrote"
+        raise InputError(printable(msg))
+    for name in (CONFIGURATION, WEIGHTS):
+        if not is_file(folder / name):
+            raise InputError(printable(_absent(folder, name)))
+    try:
+        return SavedAdapter(
+            folder=folder,
+            configuration=_configuration(folder / CONFIGURATION),
+            keys=_keys(folder / WEIGHTS),
+            files={name: _digest(folder / name) for name in (CONFIGURATION, WEIGHTS)},
+        )
+    except OSError as error:
+        msg = f"{folder}: cannot be read ({error.strerror or error})"
+        raise InputError(printable(msg)) from error
+
+
+def _absent(folder: Path, name: str) -> str:
+    if name == WEIGHTS and is_file(folder / _PICKLED):
+        return (
+            f"{folder}: has {_PICKLED}, a pickle, which is not opened here; load the adapter where "
+            "you trust it and save it again: model.save_pretrained(folder, safe_serialization=True)"
+        )
+    below = sorted(one.parent.name for one in folder.glob(f"*/{CONFIGURATION}"))
+    hint = f"name one of the folders in it: {', '.join(below)}" if below else ""
+    return f"{folder}: has no {name}; {hint or 'name the folder that `save_pretrained` wrote'}"
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        msg = f"{file}: is no JSON ({error}); save the adapter again"
+        raise InputError(printable(msg)) from error
+    if not isinstance(found, dict) or not isinstance(found.get("peft_type"), str):
+        msg = f"{file}: has no peft_type, so that nobody knows its method; save the adapter again"
+        raise InputError(printable(msg))
+    return found
+
+
+def _keys(file: Path) -> tuple[str, ...]:
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return tuple(sorted(opened.keys()))
+    except SafetensorError as error:
+        msg = f"{file}: is no whole safetensors file ({error}); copy or save the adapter again"
+        raise InputError(printable(msg)) from error
+
+
+def _digest(file: Path) -> str:
+    found = hashlib.sha256()
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            found.update(chunk)
+    return found.hexdigest()

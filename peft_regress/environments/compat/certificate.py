@@ -1,0 +1,127 @@
+"""A file beside an adapter that says which releases compute the same, to be checked in CI.
+
+It has the output of the reference release, so that a check needs the installed release alone.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from peft_regress.environments.compat.messages import (
+    BaseModel,  # noqa: TC001  (msgspec reads it)
+)
+from peft_regress.environments.compat.verdicts import (
+    Reference,  # noqa: TC001  (msgspec reads it)
+    Verdict,  # noqa: TC001  (msgspec reads it)
+)
+from peft_regress.errors import AbsentError, InputError
+from peft_regress.files import read_bytes, write_atomic
+from peft_regress.text import clean, printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from peft_regress.environments.compat.adapter import SavedAdapter
+    from peft_regress.environments.compat.compat import Compat
+
+SCHEMA_VERSION: Final = 1
+FILE_NAME: Final = "compat.json"
+
+
+class CertifiedRelease(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The verdict on one release."""
+
+    release: str
+    verdict: Verdict
+    difference: float | None
+    merged_difference: float | None
+    details: list[str]
+
+
+class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was found about an adapter, by the bytes of its files and of its base model."""
+
+    schema_version: int
+    peft_regress: str
+    """The version that wrote it."""
+    package: str
+    files: dict[str, str]
+    """The SHA-256 of each file of the adapter."""
+    base: BaseModel
+    why_reference: str
+    reference: Reference
+    releases: list[CertifiedRelease]
+
+    def certified(self, release: str) -> CertifiedRelease | None:
+        """Return what it says about a release; None if that was not tried."""
+        return next((one for one in self.releases if one.release == release), None)
+
+
+class _Schema(msgspec.Struct):
+    schema_version: int
+
+
+def certificate_of(found: Compat) -> Certificate:
+    """Return the certificate of a result."""
+    return Certificate(
+        schema_version=SCHEMA_VERSION,
+        peft_regress=version("peft-regress"),
+        package=found.package,
+        files=dict(found.adapter.files),
+        base=found.base,
+        why_reference=found.why_reference,
+        reference=found.reference,
+        releases=[
+            CertifiedRelease(
+                release=one.release,
+                verdict=one.judgement.verdict,
+                difference=one.judgement.difference,
+                merged_difference=one.judgement.merged_difference,
+                details=list(one.judgement.details),
+            )
+            for one in found.results
+        ],
+    )
+
+
+def write_certificate(path: Path, found: Compat) -> None:
+    """Write a certificate; raises `InputError` if it cannot be written."""
+    encoded = msgspec.json.encode(certificate_of(found))
+    write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read a certificate; raises `InputError` if it is absent, broken or of another schema."""
+    try:
+        content = read_bytes(path)
+    except OSError as error:
+        msg = f"{path}: cannot be read ({error.strerror or error}); make it with --certificate FILE"
+        raise InputError(printable(msg)) from None
+    try:
+        schema = msgspec.json.decode(content, type=_Schema).schema_version
+        if schema == SCHEMA_VERSION:
+            return msgspec.json.decode(content, type=Certificate)
+    except (ValueError, RecursionError) as error:
+        problem = f"is no certificate ({clean(str(error))})"
+    else:
+        problem = f"has schema {schema}, this peft-regress reads {SCHEMA_VERSION}"
+    msg = f"{path}: {problem}; make it again with --certificate FILE"
+    raise InputError(printable(msg))
+
+
+def require_same_files(certificate: Certificate, adapter: SavedAdapter) -> None:
+    """Raise `AbsentError` if a certificate is about an adapter with other bytes."""
+    changed = sorted(
+        name
+        for name in certificate.files.keys() | adapter.files.keys()
+        if certificate.files.get(name) != adapter.files.get(name)
+    )
+    if changed:
+        msg = (
+            f"{adapter.folder}: the certificate is about other bytes of {', '.join(changed)}; "
+            "make one of this adapter with --certificate FILE"
+        )
+        raise AbsentError(printable(msg))

@@ -1,0 +1,153 @@
+"""What merging keeps, what unmerging gives back, and what a refused merge leaves."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import TYPE_CHECKING, Final
+
+import torch
+
+from peft_regress.measure.adapters.tuner import Tuner, base_tensors, safely_merged
+from peft_regress.measure.invariants.facts import Fact, listed
+from peft_regress.measure.invariants.outputs import (
+    MERGE_TOLERANCE,
+    UNMERGE_TOLERANCE,
+    attempt,
+    in_float32,
+    told_of,
+)
+from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from torch import Tensor, nn
+
+    from peft_regress.measure.adapters import Adapter
+    from peft_regress.measure.invariants.layers import LayerOutputs
+    from peft_regress.measure.invariants.outputs import Outputs
+    from peft_regress.measure.invariants.probe import Probe
+
+_NO_LAYERS: Final = "it is no adapter in layers of peft"
+
+
+def merge_equals_unmerged(adapted: nn.Module, *, adapter: Adapter, probe: Probe) -> Fact:
+    """Compare the outputs merged and unmerged, in float32."""
+    outputs, problem = attempt(lambda: _merged_outputs(adapted, adapter, probe))
+    if problem:
+        return Fact.false(problem)
+    if outputs is None:
+        return Fact.null("there is no adapter that can be merged")
+
+    def layers() -> tuple[LayerOutputs, LayerOutputs]:
+        model, _ = in_float32(adapted, probe.batch)
+        merged = adapter.merge(model)
+        return ({} if merged is None else probe.layers(merged)), probe.layers(model)
+
+    return probe.same(*outputs, tolerance=MERGE_TOLERANCE, layers=layers)
+
+
+def _merged_outputs(
+    adapted: nn.Module, adapter: Adapter, probe: Probe
+) -> tuple[Outputs, Outputs] | None:
+    """Return the outputs merged and unmerged; None without an adapter."""
+    model, batch = in_float32(adapted, probe.batch)
+    merged = adapter.merge(model)
+    if merged is None:
+        return None
+    if model is not adapted and (own := adapter.merge(adapted)) is not None:
+        # In its own type it must still compute, although rounding hides the result.
+        probe.outputs(own)
+    return probe.objective.outputs(merged, batch), probe.objective.outputs(model, batch)
+
+
+def unmerge_restores_base(filled: nn.Module) -> Fact:
+    """Merge a filled adapter in place and take it out again; the model is not used afterwards."""
+    tuner = Tuner.of(filled)
+    if tuner is None:
+        return Fact.null(_NO_LAYERS)
+    before = copies_of(filled)
+    try:
+        tuner.merge()
+        largest = {name: _largest(tensor) for name, tensor in named_tensors(filled).items()}
+        tuner.unmerge()
+    except NotImplementedError as error:
+        return Fact.null(f"peft does not merge and unmerge it: {told_of(error)}")
+    except Exception as error:  # noqa: BLE001  (whatever a library raises, the fact does not hold)
+        return Fact.false(f"the library raises {told_of(error)}")
+    after = named_tensors(filled)
+    off = {
+        name: _off_by(after.get(name), tensor, largest.get(name, 0.0))
+        for name, tensor in before.items()
+    }
+    wrong = [name for name, difference in off.items() if not difference <= UNMERGE_TOLERANCE]
+    if not wrong:
+        return Fact(holds=True)
+    worst = max((off[name] for name in wrong), key=lambda number: (math.isnan(number), number))
+    return Fact.false(f"{listed(wrong)}: off by up to {worst:.2g} of the largest")
+
+
+def _off_by(after: Tensor | None, before: Tensor, largest_merged: float) -> float:
+    """Return how far a tensor is off, relative to the largest number in it, merged or not."""
+    if after is None or after.shape != before.shape or after.dtype != before.dtype:
+        return math.inf
+    if torch.equal(after, before):
+        return 0.0
+    largest = max(_largest(before), largest_merged)
+    return _largest(after.float() - before.float()) / largest if largest else math.inf
+
+
+def _largest(tensor: Tensor) -> float:
+    return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+
+
+def refused_merge_keeps_base(filled: nn.Module, parameters: Collection[str]) -> Fact:
+    """Put a NaN into each filled parameter of the smallest layers, and merge copies of them safely.
+
+    It holds if peft refuses and leaves the layer's base as it was. A parameter whose NaN does not
+    get into what is merged need not be refused.
+    """
+    tuner = Tuner.of(filled)
+    layers = {} if tuner is None else tuner.smallest_layers()
+    if not layers:
+        return Fact.null(_NO_LAYERS if tuner is None else "its layers have no safe merge")
+    wrong, refusals = [], 0
+    for name, layer in layers.items():
+        for inner in dict(layer.named_parameters()):
+            if f"{name}.{inner}" not in parameters:
+                continue
+            try:
+                problem, refused = _with_nan(layer, inner)
+            except NotImplementedError as error:
+                return Fact.null(f"peft does not merge it: {told_of(error)}")
+            except Exception as error:  # noqa: BLE001
+                problem, refused = f"the library raises {told_of(error)}", True
+            refusals += refused
+            if problem:
+                wrong.append(f"NaN in {name}.{inner}: {problem}")
+    if not (wrong or refusals):
+        return Fact.null("no NaN in the adapter gets into what is merged")
+    return Fact.unless(wrong)
+
+
+def _with_nan(layer: nn.Module, parameter: str) -> tuple[str, bool]:
+    """Return what is wrong about a safe merge of a copy with a NaN, and whether peft refused it."""
+    copied = copy.deepcopy(layer)
+    with torch.no_grad():
+        poisoned = copied.get_parameter(parameter)
+        poisoned[(0,) * poisoned.ndim] = math.nan
+    before = {name: tensor.detach().clone() for name, tensor in base_tensors(copied).items()}
+    after, refused = safely_merged(copied)
+    if not refused:
+        broken = list(_not_finite(after))
+        return (f"merged without a refusal into {listed(broken)}" if broken else ""), False
+    if changed := moved(before, after):
+        return f"refused, after it was merged into {listed(changed)}", True
+    return ("refused, and yet merged by its own account" if copied.merged else ""), True
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            yield name

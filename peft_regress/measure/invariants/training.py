@@ -1,0 +1,133 @@
+"""What trains, what stays as it was, and what changed in a training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import torch
+from torch.utils._python_dispatch import _disable_current_modes
+
+from peft_regress.measure.adapters.names import base_name, base_prefix
+from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.invariants.tensors import copies_of, moved, named_tensors, trainable
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from peft_regress.measure.adapters import Adapter
+
+_STATISTICS: Final = (".running_mean", ".running_var", ".num_batches_tracked")
+
+
+class TrainingFacts:
+    """The facts of what trains, after wrapping, after one step and after training."""
+
+    def __init__(
+        self, *, adapter: Adapter, base: nn.Module, moving: Collection[str], steps: int
+    ) -> None:
+        """Keep what must train; see `InvariantWatch` for the arguments."""
+        self._adapter = adapter
+        self._base = base
+        self._moving = frozenset(moving)
+        self._steps = steps
+        by_rule = adapter.expected_trainable(base)
+        self.has_rule = by_rule is not None
+        """Whether a rule says what must train."""
+        self.expected: dict[str, tuple[int, ...]] = dict(by_rule or {})
+        """Name and shape of what must train; without a rule, of what trains after wrapping."""
+        self._before: dict[str, Tensor] = {}
+        self._after_first_step: dict[str, Fact] = {}
+        self._projections: dict[str, Tensor] = {}
+
+    def take(self, adapted: nn.Module) -> None:
+        """Copy the tensors of the adapted model, before its training."""
+        self._before = copies_of(adapted)
+
+    def watch_first_step(self, adapted: nn.Module, optimizer: Optimizer) -> None:
+        """Check again right after the first update."""
+
+        def check(*_: object) -> None:
+            handle.remove()
+            # Whoever records the step must not see the checks.
+            with _disable_current_modes():
+                self._after_first_step = {
+                    "expected_trainable": self.trainable_as_expected(adapted),
+                    "frozen_unchanged": self._unchanged(adapted),
+                }
+                self._projections = {
+                    name: tensor.clone()
+                    for name, tensor in self._adapter.projections(optimizer).items()
+                }
+
+        handle = optimizer.register_step_post_hook(check)
+
+    def trainable_as_expected(self, model: nn.Module) -> Fact:
+        """Return whether what must train does, at this moment."""
+        found = trainable(model)
+        if found == self.expected:
+            no_rule = "no rule says what must train; the reference's set judges it"
+            return Fact(holds=True) if self.has_rule else Fact.null(no_rule)
+        wrong = sorted(set(found.items()) ^ set(self.expected.items()))
+        return Fact.unless(list(dict.fromkeys(name for name, _ in wrong)))
+
+    def expected_trainable(self, adapted: nn.Module, at_start: Fact) -> Fact:
+        """Return whether what must train does: at the start, after one step and now."""
+        now = self.trainable_as_expected(adapted)
+        return self._first_false("expected_trainable", at_start, now)
+
+    def frozen_unchanged(self, adapted: nn.Module) -> Fact:
+        """Return whether all else is as before, after one step and now."""
+        return self._first_false("frozen_unchanged", self._unchanged(adapted))
+
+    def _first_false(self, name: str, *others: Fact) -> Fact:
+        """Return the first of the facts that is false: also that after the first step."""
+        first = self._after_first_step.get(name, Fact.false("the optimizer took no step"))
+        return next((fact for fact in (first, *others) if fact.holds is False), others[-1])
+
+    def _unchanged(self, adapted: nn.Module) -> Fact:
+        after = named_tensors(adapted)
+        may_move = _STATISTICS if self._adapter.trains_batch_norm_statistics else ()
+        prefix = base_prefix(adapted, self._base)
+        frozen = {
+            name: tensor
+            for name, tensor in self._before.items()
+            if name not in self.expected
+            and not name.endswith(may_move)
+            and base_name(name, prefix) not in self._moving
+        }
+        return Fact.unless([*moved(frozen, after), *sorted(after.keys() - self._before.keys())])
+
+    def trainable_changed(self, adapted: nn.Module) -> Fact:
+        """Return whether all that trains has moved."""
+        after = named_tensors(adapted)
+        return Fact.unless(
+            [
+                name
+                for name in self.expected
+                if not any(part in name for part in self._adapter.prunes)
+                and (
+                    name not in after
+                    or name not in self._before
+                    or torch.equal(self._before[name], after[name])
+                )
+            ]
+        )
+
+    def projections_renewed(self, optimizer: Optimizer) -> Fact:
+        """Return whether the optimizer projects by other vectors than after the first step."""
+        now = self._adapter.projections(optimizer)
+        if not now:
+            return Fact.null("the optimizer projects no gradients")
+        # Any layer is enough: a layer without a gradient gives the same vectors again.
+        before = self._projections
+        if now.keys() == before.keys() and any(
+            not torch.equal(tensor, before[name]) for name, tensor in now.items()
+        ):
+            return Fact(holds=True)
+        gaps = [group["update_proj_gap"] for group in optimizer.param_groups if "rank" in group]
+        if gaps and (gap := min(gaps)) >= self._steps:
+            return Fact.null(f"they are renewed every {gap} steps, the case takes {self._steps}")
+        return Fact.false("they are those of the first step")

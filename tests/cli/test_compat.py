@@ -1,0 +1,218 @@
+"""The command `compat`: what it prints, how it ends, and what it refuses; the installed peft."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import saved_adapters
+from saved_adapters import edit_configuration, save_lora, write_nets
+
+import peft_regress.cli.compat as compat_command
+from peft_regress.environments.compat import check as check_module
+from peft_regress.environments.compat import compat as compat_module
+from peft_regress.environments.compat.messages import LoadAdapter, MakeBase
+from peft_regress.environments.compat.releases import BaseModelError, Seen
+from peft_regress.environments.compat.worker import handlers
+from peft_regress.environments.overlay.overlay import opened_overlay
+from peft_regress.errors import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+OWN = ("--base", "small_nets:make", "--inputs", "small_nets:inputs")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_lora(tmp_path_factory.mktemp("saved") / "lora")
+
+
+@pytest.fixture
+def adapter(saved, tmp_path, monkeypatch):
+    """Work in a folder with an adapter and the module of its base."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    for file in saved.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    write_nets(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+class LoaderHere:
+    """Loads adapters in this process: a worker of its own would import torch again."""
+
+    def __init__(self, *, base, folder, time_limit):
+        self.base, self.folder = base, folder
+
+    def load(self, python, adapters):
+        answers = handlers()
+        try:
+            made = answers[MakeBase](MakeBase(base=self.base, folder=str(self.folder)))
+        except InputError as error:
+            raise BaseModelError(str(error)) from None
+        requests = [LoadAdapter(folder=str(one)) for one in adapters]
+        packages = {"peft": str(python)}
+        return [
+            Seen(packages=packages, base=made, adapter=answers[LoadAdapter](one))
+            for one in requests
+        ]
+
+    def stop(self):
+        """Do nothing."""
+
+
+@pytest.fixture
+def releases(monkeypatch):
+    """Let the installed release stand for each: what pip would do is tested elsewhere."""
+
+    @contextlib.contextmanager
+    def opened_overlay(requirements, **_):
+        yield SimpleNamespace(python=requirements[0])
+
+    monkeypatch.setattr(compat_module, "opened_overlay", opened_overlay)
+    for module in (compat_module, check_module):
+        monkeypatch.setattr(module, "AdapterLoader", LoaderHere)
+
+
+def test_a_release_that_computes_the_same_is_exit_0_and_certified(command, adapter, releases):
+    code, out, err = command(
+        "compat", "lora", *OWN, "--releases", "0.21.1", "--jobs", "1", "--certificate", "lora",
+        "--summary", "out.md",
+    )  # fmt: skip
+    assert (code, "Traceback" in err) == (0, False), err
+    assert out.startswith("LORA adapter lora\n")
+    assert re.search(r"^0\.21\.1\s+same\s+0\s+\S+$", out, re.MULTILINE)
+    assert out.endswith("NOTHING BREAKS in 1 release (1 same)\n")
+    assert "| 0.21.1 | same | 0 |" in (adapter.parent / "out.md").read_text()
+    code, out, _ = command("compat", "lora", "--check", "lora/compat.json")
+    assert code == 0
+    assert "the certificate says: nothing of it" in out  # of the installed release
+
+    edit_configuration(adapter, lora_alpha=64)
+    code, _, err = command("compat", "lora", "--check", "lora/compat.json")
+    assert (code, "other bytes of adapter_config.json" in err) == (3, True)
+
+
+def test_json_has_what_was_found_and_an_adapter_that_changed_breaks(command, adapter, releases):
+    done = command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
+    assert done[0] == 0
+    # As if the release were another: the files are those of the certificate.
+    text = (adapter.parent / "c.json").read_text()
+    found = json.loads(text)
+    outputs = found["reference"]["adapter"]["outputs"]
+    outputs[0][0] += 10
+    (adapter.parent / "c.json").write_text(json.dumps(found))
+    code, out, _ = command("compat", "lora", "--check", "c.json", "--format", "json")
+    assert code == 1
+    shown = json.loads(out)
+    assert set(shown) == {
+        *("schema_version", "exit_code", "complete", "package", "adapter", "base", "reference"),
+        *("counts", "releases"),
+    }
+    (release,) = shown["releases"]
+    assert (release["verdict"], shown["counts"]) == ("other_output", {"other_output": 1})
+    assert release["difference"] > 0.1
+    assert shown["base"]["name"] == "small_nets:make"
+
+
+def test_a_check_of_named_releases_judges_them_by_the_certificate(command, adapter, releases):
+    command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
+    code, out, _ = command("compat", "lora", "--check", "c.json", "--releases", "0.21.1,0.30.0")
+    assert code == 0
+    assert "the certificate says: same" in out
+    assert "2 same" in out
+
+
+def test_an_interrupt_prints_what_was_found(command, adapter, monkeypatch):
+    def stopped(saved, settings, *, progress, on_result):
+        real = compat_module.Compat(
+            adapter=saved,
+            base=settings.base,
+            package="peft",
+            reference=SimpleNamespace(
+                release="1", packages={}, base=SimpleNamespace(weights="0" * 64)
+            ),
+            why_reference="--saved-by",
+            results=(compat_module.unusable("0.9.0", "gone"),),
+        )
+        on_result(real)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compat_command, "compat", stopped)
+    code, out, _ = command("compat", "lora", *OWN)
+    assert code == 130
+    assert out.endswith("interrupted, so far: INCOMPLETE: 1 of 1 release not tried (1 unusable)\n")
+    code, out, _ = command("compat", "lora", *OWN, "--format", "json")
+    assert (code, json.loads(out)["complete"]) == (130, False)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("absent", *OWN), "absent: no such folder"),
+        (("lora",), "name the model that the adapter is for: --base pkg.mod:callable"),
+        (("lora", *OWN, "--shape", "4,3"), "--inputs and --shape exclude each other"),
+        (("lora", "--base", "a:b", "--shape", "4,x"), "'4,x' is no shape"),
+        (("lora", "--base", "a:b", "--shape", "0"), "'0' is no shape"),
+        (("lora", "--base", "a:b", "--classes", "3"), "--classes is for an architecture"),
+        (("lora", "--base", "resnet17"), "unknown architecture 'resnet17'"),
+        (("lora", *OWN, "--releases", "new"), "'new' is not a release"),
+        (("lora", *OWN, "--saved-by", "new", "--releases", "1"), "'new' is not a version"),
+        (("lora", "--check", "absent.json"), "make it with --certificate FILE"),
+        (("lora", "--check", "x.json", "--base", "a:b"), "--base is not for --check"),
+        (("lora", *OWN, "--package", "torch"), "name the releases of torch to try"),
+        (("lora", "--base", "", "--releases", "1"), "name the model"),
+    ],
+)
+def test_wrong_use_is_exit_2_and_one_line(command, adapter, words, message):
+    (adapter.parent / "x.json").write_text("{}")
+    code, out, err = command("compat", *words)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_base_that_fails_is_wrong_use(command, adapter, releases):
+    code, _, err = command(
+        "compat", "lora", "--base", "small_nets:broken", "--releases", "1", "--shape", "2,6"
+    )
+    assert (code, "raised RuntimeError: no weights here" in err) == (2, True)
+    code, _, err = command("compat", "lora", "--base", "resnet18", "--releases", "1")
+    assert code == 2
+    assert "refuses it: ValueError" in err
+    assert "Is --base the right model" in err
+
+
+_SAVE_LOKR = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from peft import LoKrConfig
+from saved_adapters import save_adapter
+save_adapter(Path("lokr"), LoKrConfig(target_modules=["0"], r=2, alpha=8))
+"""
+
+
+@pytest.mark.slow
+def test_lokr_of_before_0_14_computes_something_else_later(command, adapter):
+    """See https://github.com/huggingface/peft/pull/2180: alpha / r was not applied before."""
+    with opened_overlay(["peft==0.13.2"]) as overlay:
+        tests = str(Path(saved_adapters.__file__).parent)
+        subprocess.run([str(overlay.python), "-c", _SAVE_LOKR, tests], check=True)
+    code, out, _ = command(
+        "compat", "lokr", *OWN, "--saved-by", "0.13.2", "--releases", "0.13.2,0.14.0",
+        "--format", "json", "--certificate", "lokr",
+    )  # fmt: skip
+    assert code == 1
+    before, after = json.loads(out)["releases"]
+    assert (before["verdict"], after["verdict"]) == ("same", "other_output")
+    assert after["difference"] > 0.01
+    # The installed release, in a process of its own, by the stored output.
+    code, out, _ = command("compat", "lokr", "--check", "lokr/compat.json")
+    assert code == 1
+    assert "other output" in out

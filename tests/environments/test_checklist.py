@@ -1,0 +1,360 @@
+"""A method on two sides: what a worker computes, and workers that crash, hang or lack it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+
+from peft_regress.environments.checklist import networks, running
+from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
+from peft_regress.environments.checklist.differences import differences
+from peft_regress.environments.checklist.examining import examine, inspect_method
+from peft_regress.environments.checklist.messages import Examine, Examined, Inspect
+from peft_regress.environments.checklist.running import Examination, Result, Sides
+from peft_regress.environments.checklist.situations import (
+    NETWORKS,
+    NUMBERS,
+    USUAL,
+    find_method,
+    known_methods,
+    situations,
+)
+from peft_regress.environments.upgrade.measuring import MeasuringSetup, UnusableEnvironmentError
+from peft_regress.environments.worker.process import WorkerProcess
+from peft_regress.errors import InputError, UnknownNameError
+
+FIELDS = inspect_method(Inspect(method="lora")).fields or {}
+ALL = list(situations(find_method("lora"), FIELDS))
+
+
+def find(network: str, *, label: str = USUAL, dtype: str = "float32", autocast: bool = False):
+    (found,) = [
+        one
+        for one in ALL
+        if (one.network, one.label, one.dtype, one.autocast) == (network, label, dtype, autocast)
+    ]
+    return found
+
+
+def both(situation, folder: Path, between=lambda: None):
+    """Examine a situation in this process: the base, then, after `between`, the branch."""
+    base = examine(Examine(situation=situation, folder=str(folder), is_base=True))
+    between()
+    branch = examine(Examine(situation=situation, folder=str(folder), is_base=False))
+    return base, branch, differences(folder)
+
+
+# --- what is compared ---------------------------------------------------------------------------
+
+
+def test_every_method_of_peft_in_the_catalogue_has_a_checklist_and_no_other():
+    known = known_methods()
+    assert {"lora", "dora", "lokr", "oft", "ia3", "ln_tuning"} <= known.keys()
+    assert not {"full", "galore", "lora-bf16"} & known.keys()
+
+
+def test_an_unknown_method_names_the_closest_one():
+    with pytest.raises(UnknownNameError, match="Did you mean 'lora'"):
+        find_method("lorra")
+    with pytest.raises(InputError, match="not an adapter of peft on a float32 base"):
+        find_method("galore")
+
+
+def test_settings_that_the_base_lacks_are_left_out():
+    labels = {one.label for one in situations(find_method("lora"), set(FIELDS) - {"lora_bias"})}
+    assert "lora_bias" not in labels
+    assert {"rsLoRA", "DoRA", "patterns", USUAL} <= labels
+
+
+def test_small_networks_run_in_every_number_type_and_architectures_in_float32():
+    small = {(one.dtype, one.autocast) for one in ALL if one.network == "conv2d"}
+    assert small == set(NUMBERS)
+    assert {one.dtype for one in ALL if one.network == "resnet18"} == {"float32"}
+
+
+@pytest.mark.parametrize("name", [network.name for network in NETWORKS])
+def test_a_network_has_seeded_weights_and_outputs_of_the_order_of_1(name):
+    inputs = networks.batch(name, networks.torch.float32)["inputs"]
+    one, other = (networks.build(name).eval()(inputs) for _ in range(2))
+    assert one.equal(other)
+    assert 0.1 < one.abs().max() < 10
+
+
+@pytest.mark.parametrize("name", [one.name for one in NETWORKS if not one.is_architecture])
+def test_a_small_network_has_its_first_target(name):
+    (network,) = [one for one in NETWORKS if one.name == name]
+    model = networks.build(name)
+    found = networks.targets(name, model, find_method("lora"))
+    assert network.first in found
+    assert all(model.get_submodule(target) is not None for target in found)
+
+
+# --- one situation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_equal_code_gives_equal_bits(tmp_path, dtype):
+    base, branch, found = both(find("conv2d", dtype=dtype), tmp_path)
+    assert {part: one.absolute for part, one in found.items()} == {"unmerged": 0, "merged": 0}
+    assert (base.keys, base.losses, base.costs) == (branch.keys, branch.losses, branch.costs)
+    assert base.losses == pytest.approx(base.losses_rounded, rel=1e-6)
+    # A half trains nothing.
+    assert (base.losses != base.losses_rounded) is (dtype == "float32")
+    assert base.effect > 0.1
+    assert not base.failures
+    assert not branch.failures
+
+
+def test_another_scaling_moves_outputs_and_losses(tmp_path, monkeypatch):
+    def scale_more():
+        layer = peft.tuners.lora.layer.LoraLayer
+        update = layer.update_layer
+
+        def changed(self, adapter_name, *arguments, **settings):
+            update(self, adapter_name, *arguments, **settings)
+            self.scaling[adapter_name] *= 1.01
+
+        monkeypatch.setattr(layer, "update_layer", changed)
+
+    base, branch, found = both(find("linear"), tmp_path, scale_more)
+    assert all(one.absolute > 1e-4 for one in found.values())
+    assert base.losses != branch.losses
+    assert base.costs == branch.costs
+
+
+def test_another_state_dict_is_seen(tmp_path, monkeypatch):
+    def rename():
+        name = "get_peft_model_state_dict"
+        original = getattr(peft.peft_model, name)
+
+        def renamed(*arguments, **settings):
+            found = original(*arguments, **settings)
+            return {key.replace("lora_A", "lora_a"): value for key, value in found.items()}
+
+        monkeypatch.setattr(peft.peft_model, name, renamed)
+
+    base, branch, _ = both(find("linear"), tmp_path, rename)
+    assert base.keys.keys() != branch.keys.keys()
+    assert {key.replace("lora_A", "lora_a") for key in base.keys} == set(branch.keys)
+
+
+def test_a_refusal_is_a_part_of_the_answer(tmp_path):
+    request = Examine(situation=find("normalization"), folder=str(tmp_path), is_base=True)
+    found = examine(request)
+    assert found.failures["adapting"].type == "ValueError"
+    assert not found.losses
+    assert not found.costs
+
+
+def test_a_merge_that_peft_refuses_leaves_the_rest(tmp_path):
+    base, _, found = both(find("grouped"), tmp_path)
+    assert base.failures["merging"].type == "NotImplementedError"
+    assert found.keys() == {"unmerged"}
+
+
+def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, monkeypatch):
+    def refuse(*_):
+        msg = "\"addmm_impl_cpu_\" not implemented for 'Half'"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(networks._Tokens, "forward", refuse)
+    request = Examine(situation=find("linear", dtype="float16"), folder=str(tmp_path), is_base=True)
+    assert examine(request) == Examined(
+        unavailable="float16: \"addmm_impl_cpu_\" not implemented for 'Half'"
+    )
+
+
+def test_autocast_decides_the_type_of_the_checkpoint(tmp_path):
+    kinds = []
+    for autocast in (False, True):
+        folder = tmp_path / str(autocast)
+        folder.mkdir()
+        situation = find("linear", dtype="bfloat16", autocast=autocast)
+        found = examine(Examine(situation=situation, folder=str(folder), is_base=True))
+        kinds.append({kind.partition(" ")[0] for kind in found.keys.values()})
+    assert kinds == [{"bfloat16"}, {"float32"}]
+
+
+# --- workers ------------------------------------------------------------------------------------
+
+_FAKE = """#!{python}
+import os, pathlib, sys, time
+import numpy
+from safetensors.numpy import save_file
+from peft_regress.environments.checklist import messages as m
+from peft_regress.environments.timing.messages import Timed, TimeSteps
+from peft_regress.environments.worker.serve import serve
+def inspect(request):
+    if "no import" in {how!r}:
+        raise ImportError("no module named torch")
+    fields = None if "no method" in {how!r} else dict(r="8")
+    return m.Inspected(peft="1.0", fields=fields)
+def examine(request):
+    here = request.situation.network == "conv2d"
+    if here and "exit" in {how!r}:
+        os._exit(3)
+    if here and "hang" in {how!r}:
+        time.sleep(600)
+    if here and "garbage" in {how!r}:
+        return Timed(step_seconds=[])
+    name = "outputs-base" if request.is_base else "outputs-branch"
+    outputs = dict.fromkeys(("unmerged", "merged"), numpy.ones((2, 2), numpy.float32))
+    save_file(outputs, pathlib.Path(request.folder) / (name + ".safetensors"))
+    costs = dict(forward_flops=1, backward_flops=1, peak_bytes=1)
+    return m.Examined(keys=dict(a="b"), effect=1.0, losses=[1.0], losses_rounded=[1.0], costs=costs)
+serve({{
+    m.Inspect: inspect,
+    m.Examine: examine,
+    m.Start: lambda _: m.Started(),
+    TimeSteps: lambda asked: Timed(step_seconds=[1.0] * asked.steps),
+}})
+"""
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """Return an interpreter whose worker answers at once, and misbehaves on Conv2d."""
+
+    def write(name: str, how: str = "") -> Path:
+        file = tmp_path / name
+        file.write_text(_FAKE.format(python=sys.executable, how=how))
+        file.chmod(0o755)
+        return file
+
+    return write
+
+
+def sides(base: Path, branch: Path, *, time_limit: float = 60) -> Sides:
+    return Sides(base=base, branch=branch, method="lora", time_limit=time_limit, jobs=2)
+
+
+FEW = [find("linear"), find("conv2d"), find("conv2d", label="DoRA"), find("embedding")]
+
+
+def examined(chosen: Sides) -> list[Result]:
+    seen: list[Result] = []
+    with Examination(chosen) as examination:
+        found = examination.run(FEW, seen.append)
+    assert [one.situation for one in found] == FEW
+    assert len(seen) == len(FEW)
+    return found
+
+
+class Impatient(WorkerProcess):
+    """It waits long for a start, and not for an answer."""
+
+    def call(self, request, answer):
+        self.time_limit = 4 if isinstance(request, Examine) else 60
+        return super().call(request, answer)
+
+
+@pytest.mark.parametrize(
+    ("side", "how", "problem"),
+    [
+        ("base", "exit", "ended with exit code 3"),
+        ("branch", "exit", "ended with exit code 3"),
+        ("branch", "hang", "no answer within 4 s"),
+        ("base", "garbage", "answered"),
+    ],
+)
+def test_a_worker_that_is_lost_costs_one_situation(fake, monkeypatch, side, how, problem):
+    monkeypatch.setattr(running, "WorkerProcess", Impatient)
+    pythons = {"base": fake("base"), "branch": fake("branch")}
+    pythons[side] = fake(side, how)
+    found = examined(sides(**pythons))
+    for result in found:
+        answer = getattr(result, side)
+        if result.situation.network == "conv2d":
+            assert problem in answer
+        else:
+            assert isinstance(answer, Examined)
+            assert result.found.keys() == {"unmerged", "merged"}
+
+
+def test_a_side_that_cannot_import_peft_is_named(fake):
+    said = r"the branch cannot be used: .*torch"
+    chosen = sides(fake("base"), fake("branch", "no import"))
+    with Examination(chosen) as examination, pytest.raises(UnusableEnvironmentError, match=said):
+        examination.inspect()
+
+
+def test_steps_are_timed_in_turns(fake):
+    with Examination(sides(fake("base"), fake("branch"))) as examination:
+        estimate = examination.time(FEW[0])
+    assert (estimate.ratio, estimate.pairs) == (1.0, 20)
+
+
+# --- the whole ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(fake, monkeypatch):
+    """Fill a checklist between two fake interpreters."""
+    from contextlib import contextmanager
+    from types import SimpleNamespace
+
+    from peft_regress.environments.checklist import checklist as module
+
+    def fill(how: str = "", **settings):
+        @contextmanager
+        def opened(wanted, **_):
+            python = fake("base") if wanted == ["old"] else fake("branch", how)
+            yield SimpleNamespace(python=python, packages={"peft": "1.0"}, remarks=())
+
+        monkeypatch.setattr(module, "opened_overlay", opened)
+        monkeypatch.setattr(module, "situations", lambda *_: FEW)
+        setup = MeasuringSetup(baselines=Path("nowhere"), jobs=1, time_limit=60)
+        chosen = ChecklistSettings(setup=setup, method="lora", base="old", **settings)
+        return checklist(["new"], chosen)
+
+    return fill
+
+
+def test_a_filled_checklist_is_green_between_equal_sides(filled):
+    found = filled()
+    assert (found.judged.exit_code, found.situations) == (0, len(FEW))
+    assert (found.base, found.versions) == ("old", ("1.0", "1.0"))
+    assert {row.what for row in found.judged.rows if row.about == "time"} == {"Linear", "Conv2d"}
+
+
+def test_a_branch_that_crashes_is_never_a_pass(filled):
+    assert filled("exit").judged.exit_code == 1
+
+
+def test_a_branch_without_the_method_is_one_line(filled):
+    with pytest.raises(InputError, match=r"peft 1\.0 of the branch has no LoraConfig"):
+        filled("no method")
+
+
+@pytest.mark.slow
+def test_a_changed_line_is_found_by_real_workers_and_equal_code_is_not(tmp_path):
+    """Two copies of the installed peft on PYTHONPATH: one as it is, one with another scaling."""
+    import shutil
+
+    source = Path(peft.__file__).parent
+    pythons = {}
+    for name in ("same", "other"):
+        shutil.copytree(source, tmp_path / name / "peft")
+        script = tmp_path / f"{name}.sh"
+        script.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path / name} exec {sys.executable} "$@"\n')
+        script.chmod(0o755)
+        pythons[name] = script
+    layer = tmp_path / "other" / "peft" / "tuners" / "lora" / "layer.py"
+    text = layer.read_text()
+    line = "self.scaling[adapter_name] = lora_alpha / r\n"
+    assert line in text
+    layer.write_text(text.replace(line, f"{line.rstrip()} * 1.01\n"))
+
+    apart = {}
+    for name, python in pythons.items():
+        chosen = sides(Path(sys.executable), python, time_limit=300)
+        found = examined(dataclasses.replace(chosen, jobs=1))
+        apart[name] = [one.absolute for result in found for one in result.found.values()]
+
+    assert set(apart["same"]) == {0.0}
+    assert len(apart["same"]) == 2 * len(FEW)
+    assert all(value > 1e-4 for value in apart["other"])

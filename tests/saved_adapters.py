@@ -1,0 +1,80 @@
+"""A small base model and adapters saved on it by the installed peft; no test needs a release."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MODULE = "small_nets"
+NETS = """
+import torch
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+
+def other():
+    torch.manual_seed(7)
+    return make()
+
+def inputs():
+    return (torch.linspace(-1, 1, 12).reshape(2, 6),)
+
+def broken():
+    raise RuntimeError("no weights\\nhere")
+
+def wrong():
+    return 3
+
+class Asking(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(6, 4)
+    dummy_inputs = {"x": torch.ones(2, 6)}
+    def forward(self, x):
+        return {"logits": self.lin(x), "index": x.argmax(1)}
+
+class Endless(Asking):
+    def forward(self, x):
+        return self.lin(x) / 0
+"""
+
+
+def write_nets(folder: Path) -> Path:
+    """Write the module `small_nets` and return its folder."""
+    (folder / f"{MODULE}.py").write_text(NETS)
+    return folder
+
+
+def save_adapter(folder: Path, configuration: Any) -> Path:
+    """Save an adapter of the network of `make`, with numbers in it, by the installed peft."""
+    import peft
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    model: Any = peft.get_peft_model(network, configuration)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.linspace(-0.5, 0.7, parameter.numel()).view_as(parameter))
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def save_lora(folder: Path, **settings: Any) -> Path:
+    """Save a LoRA adapter."""
+    from peft import LoraConfig
+
+    return save_adapter(folder, LoraConfig(target_modules=["0", "2"], r=2, **settings))
+
+
+def edit_configuration(folder: Path, **fields: Any) -> None:
+    """Set fields of a saved configuration; None removes one."""
+    file = folder / "adapter_config.json"
+    written = {**json.loads(file.read_text()), **fields}
+    file.write_text(json.dumps({name: one for name, one in written.items() if one is not None}))

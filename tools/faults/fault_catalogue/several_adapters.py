@@ -1,0 +1,74 @@
+"""What peft could get wrong in merging in place, and with a second adapter on the same model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from fault_catalogue.fault import fault
+
+if TYPE_CHECKING:
+    from fault_catalogue.fault import Original
+
+_LORA: Final = "shift/lora-r4/shufflenet_v2_x0_5"
+_LAYER: Final = "peft.tuners.lora.layer:_ConvNd"
+_DELETE: Final = "peft.tuners.lora.layer:LoraLayer.delete_adapter"
+
+
+@fault("several adapters", at=f"{_LAYER}.unmerge", case=_LORA)
+def unmerge_scales_wrongly(original: Original, self: Any) -> None:
+    """Unmerging takes out a thousandth too much."""
+    for name in self.merged_adapters:
+        self.get_base_layer().weight.data -= 0.001 * self.get_delta_weight(name)
+    original(self)
+
+
+@fault("several adapters", at=f"{_LAYER}.merge", case=_LORA)
+def safe_merge_writes_before_it_checks(original: Original, self: Any, **settings: Any) -> None:
+    """A safe merge refuses an adapter with a NaN after it was written into the base."""
+    if settings.get("safe_merge"):
+        weight = self.get_base_layer().weight
+        before = weight.data.clone()
+        original(self, **{**settings, "safe_merge": False})
+        merged, self.merged_adapters = weight.data, []
+        weight.data = before if merged.isfinite().all() else merged
+    original(self, **settings)
+
+
+@fault("several adapters", at=f"{_LAYER}.merge", case=_LORA)
+def safe_merge_checks_nothing(original: Original, self: Any, **settings: Any) -> None:
+    """A safe merge is a merge like any other."""
+    original(self, **{**settings, "safe_merge": False})
+
+
+@fault("several adapters", at=f"{_LAYER}.update_layer", case=_LORA)
+def second_adapter_shares_b(
+    original: Original, self: Any, name: str, *args: Any, **settings: Any
+) -> None:
+    """A second adapter gets the first one's B instead of one of its own."""
+    first = next(iter(self.lora_B), name)
+    original(self, name, *args, **settings)
+    self.lora_B[name].weight.data = self.lora_B[first].weight.data
+
+
+@fault("several adapters", at="peft.tuners.tuners_utils:BaseTuner.set_adapter", case=_LORA)
+def switching_leaves_the_other_on(
+    original: Original, self: Any, name: Any, *args: Any, **settings: Any
+) -> None:
+    """Activating one adapter leaves those on that were active."""
+    names = [name] if isinstance(name, str) else name
+    original(self, list(dict.fromkeys([*self.active_adapters, *names])), *args, **settings)
+
+
+@fault("several adapters", at=_DELETE, case=_LORA)
+def delete_leaves_a_setting(original: Original, self: Any, name: str) -> None:
+    """The scaling of a deleted adapter stays in its layers."""
+    scaling = self.scaling[name]
+    original(self, name)
+    self.scaling[name] = scaling
+
+
+@fault("several adapters", at=_DELETE, case=_LORA)
+def delete_freezes_the_rest(original: Original, self: Any, name: str) -> None:
+    """Deleting an adapter freezes the adapter that is left."""
+    original(self, name)
+    self.requires_grad_(requires_grad=False)
