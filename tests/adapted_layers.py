@@ -12,11 +12,11 @@ from torch import nn
 
 from peft_regress.fuzz.example import Layer
 from peft_regress.fuzz.methods import METHODS, LayerAdapter, adapter_tensors
+from peft_regress.fuzz.networks import build_layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CONVOLUTIONS = {"conv1d": nn.Conv1d, "conv2d": nn.Conv2d, "conv3d": nn.Conv3d}
 SPACE = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
@@ -28,32 +28,9 @@ def layer(kind: str = "linear", *, inputs: int = 4, outputs: int = 6, **fields: 
 
 
 def build(part: Layer) -> nn.Module:
-    """Return the layer as a module in float32."""
+    """Return the layer as a module in float32, always with the same weights."""
     torch.manual_seed(0)
-    if part.kind in SPACE:
-        return CONVOLUTIONS[part.kind](
-            part.inputs,
-            part.outputs,
-            part.kernel,
-            stride=part.stride or 1,
-            padding=part.padding or 0,
-            dilation=part.dilation or 1,
-            groups=part.groups,
-            bias=part.bias,
-            padding_mode=part.padding_mode,
-        )
-    if part.kind == "embedding":
-        return nn.Embedding(part.inputs, part.outputs)
-    if part.kind == "attention":
-        return nn.MultiheadAttention(part.inputs, part.heads, bias=part.bias, batch_first=True)
-    if part.kind == "transposed_linear":
-        from transformers.pytorch_utils import Conv1D
-
-        made = Conv1D(part.outputs, part.inputs)
-        nn.init.normal_(made.weight, std=0.5)
-        nn.init.normal_(made.bias)
-        return made
-    return nn.Linear(part.inputs, part.outputs, bias=part.bias)
+    return build_layer(part)
 
 
 def make_input(part: Layer) -> torch.Tensor:

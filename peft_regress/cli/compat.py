@@ -15,7 +15,10 @@ from peft_regress.cli.options import (
     SectionedCommand,
     examples,
     format_option,
+    jobs_option,
+    limit_option,
     output_file,
+    pip_limit_option,
     print_json,
 )
 from peft_regress.environments.compat import compat_report
@@ -62,12 +65,6 @@ _AS_TYPED = (
     *("package", "releases", "last_patches", "saved_by", "also_install", "replace_torch", "pre"),
     "time_limit",
 )
-_LIMIT: dict[str, Any] = {
-    "type": click.IntRange(1, 86400),
-    "metavar": "SECONDS",
-    "default": 600,
-    "show_default": True,
-}
 
 
 @click.command(
@@ -137,14 +134,9 @@ _LIMIT: dict[str, Any] = {
 @click.option(
     "--yes", "replace_torch", is_flag=True, help="Allow another build of torch without asking."
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Try this many releases at once (default: one per core).",
-)
-@click.option("--time-limit", help="How long the model or the adapter may take to load.", **_LIMIT)
-@click.option("--pip-time-limit", help="How long one call of pip may take.", **_LIMIT)
+@jobs_option("Try this many releases at once (default: one per core).")
+@limit_option("--time-limit", "How long the model or the adapter may take to load.")
+@pip_limit_option
 @click.option(
     "--certificate",
     type=NamedPath(path_type=Path),

@@ -15,7 +15,10 @@ from peft_regress.cli.options import (
     baselines_option,
     examples,
     format_option,
+    jobs_option,
+    limit_option,
     output_file,
+    pip_limit_option,
     print_json,
 )
 from peft_regress.interrupts import ending_signals_interrupt
@@ -27,11 +30,6 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.reproduce import Shown
 
 _MOST_MINUTES: Final = 7 * 24 * 60
-_LIMIT: Final[dict[str, Any]] = {
-    "type": click.IntRange(1, 86400),
-    "metavar": "SECONDS",
-    "show_default": True,
-}
 
 
 @click.command(
@@ -76,16 +74,11 @@ _LIMIT: Final[dict[str, Any]] = {
     show_default=True,
     help="Look for the releases in which a new finding fails.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 64),
-    metavar="N",
-    help="Search in this many processes (default: one per core).",
-)
+@jobs_option("Search in this many processes (default: one per core).")
 @click.option("--pre", is_flag=True, help="Allow pre-releases.")
 @click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
-@click.option("--time-limit", default=60, help="How long one life may take.", **_LIMIT)
-@click.option("--pip-time-limit", default=600, help="How long one call of pip may take.", **_LIMIT)
+@limit_option("--time-limit", "How long one life may take.", seconds=60)
+@pip_limit_option
 @click.option(
     "--save",
     type=NamedPath(path_type=Path, file_okay=False),

@@ -120,6 +120,25 @@ def cases_option(
     return click.option("--cases", cls=_CasesOption, metavar="GLOB", help=help_text, **settings)
 
 
+def jobs_option(help_text: str) -> Callable[[Any], Any]:
+    """Return the option `--jobs`: how many processes work at once."""
+    return click.option("--jobs", type=click.IntRange(1, 64), metavar="N", help=help_text)
+
+
+def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[Any], Any]:
+    """Return an option that limits a time; `seconds` is its default."""
+    return click.option(
+        name,
+        type=click.IntRange(1, 86400),
+        metavar="SECONDS",
+        default=seconds,
+        show_default=True,
+        help=help_text,
+    )
+
+
+pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")
+
 ENVIRONMENT_SECTIONS: Final = {
     "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_time_limit"),
     "Files": ("resume", "summary"),
@@ -153,19 +172,8 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         )
         command(*arguments, setup=setup, **others)
 
-    limits: dict[str, Any] = {
-        "type": click.IntRange(1, 86400),
-        "metavar": "SECONDS",
-        "default": 600,
-        "show_default": True,
-    }
     options = (
-        click.option(
-            "--jobs",
-            type=click.IntRange(1, 64),
-            metavar="N",
-            help="Measure this many cases at once (default: one per core).",
-        ),
+        jobs_option("Measure this many cases at once (default: one per core)."),
         click.option("--pre", is_flag=True, help="Allow pre-releases."),
         click.option(
             "--yes",
@@ -186,8 +194,8 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
             metavar="FILE",
             help="Write the findings to this file, as Markdown.",
         ),
-        click.option("--time-limit", help="How long one case may take.", **limits),
-        click.option("--pip-time-limit", help="How long one call of pip may take.", **limits),
+        limit_option("--time-limit", "How long one case may take."),
+        pip_limit_option,
         baselines_option,
     )
     return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)

@@ -14,6 +14,7 @@ from peft_regress.cli.options import (
     cases_option,
     examples,
     format_option,
+    limit_option,
     matrix_option,
     print_json,
 )
@@ -43,13 +44,10 @@ if TYPE_CHECKING:
     metavar="N",
     help="Time this many pairs of blocks per case (default: as many as the bound needs).",
 )
-@click.option(
+@limit_option(
     "--time-limit",
-    type=click.IntRange(1, 86400),
-    metavar="SECONDS",
-    default=TIME_LIMIT_SECONDS,
-    show_default=True,
-    help="How long a block of steps, or the start of a worker, may take.",
+    "How long a block of steps, or the start of a worker, may take.",
+    seconds=TIME_LIMIT_SECONDS,
 )
 @format_option
 @baselines_option

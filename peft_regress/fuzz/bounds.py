@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -50,7 +51,7 @@ def apart(actual: Tensor, expected: Tensor) -> float:
     if not actual.numel():
         return 0.0
     difference = float((actual.double() - expected.double()).abs().max())
-    return difference if difference == difference else float("inf")  # noqa: PLR0124
+    return float("inf") if math.isnan(difference) else difference
 
 
 def overflows(size: float, dtype: torch.dtype) -> bool:

@@ -62,9 +62,7 @@ def build(network: Network) -> Sequence:
         root = Sequence(network)
         made: dict[str, nn.Module] = {}
         for layer in network.layers:
-            made[layer.name] = module = (
-                made[layer.same_as] if layer.same_as else _build_layer(layer)
-            )
+            made[layer.name] = module = made[layer.same_as] if layer.same_as else build_layer(layer)
             *containers, name = layer.name.split(".")
             parent: nn.Module = root
             for container in containers:
@@ -104,7 +102,8 @@ def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
     module.to(memory_format=layout)  # type: ignore[call-overload]
 
 
-def _build_layer(layer: Layer) -> nn.Module:
+def build_layer(layer: Layer) -> nn.Module:
+    """Return one layer as a module in float32."""
     if layer.kind in CONVOLUTIONS:
         ones = (1,) * len(layer.kernel)
         return CONVOLUTIONS[layer.kind](

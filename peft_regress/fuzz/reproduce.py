@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from peft_regress.environments.worker.environment_variables import variables
+from peft_regress.environments.reproduction.run_script import LONGEST_OUTPUT, run_script
 from peft_regress.fuzz.script import script_of
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
     from peft_regress.fuzz.findings import Finding
 
 _SECONDS: Final = 120
-_LONGEST_OUTPUT: Final = 4000
 
 
 class Shown(NamedTuple):
@@ -34,28 +31,15 @@ def reproduced(findings: Iterable[Finding], python: Path) -> dict[str, Shown]:
     found = {}
     for finding in findings:
         script = script_of(finding)
-        found[finding.name] = run_script(script, python)
+        found[finding.name] = output_of(script, python)
     return found
 
 
-def run_script(script: str, python: Path) -> Shown:
-    """Run a script in an empty folder."""
-    with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
-        file = Path(folder) / "finding.py"
-        file.write_text(script, encoding="utf-8")
-        try:
-            done = subprocess.run(  # noqa: S603  (a script of our own)
-                [str(python), "-W", "ignore", str(file)],
-                cwd=folder,
-                env=variables(),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Shown(script, f"(nothing within {_SECONDS} s)", None)
+def output_of(script: str, python: Path) -> Shown:
+    """Run a script in an environment."""
+    done = run_script(python, script, seconds=_SECONDS)
+    if done is None:
+        return Shown(script, f"(nothing within {_SECONDS} s)", None)
     lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
     if done.returncode:
         # What a library logs is no part of it, but an error that the script did not expect is.
@@ -63,4 +47,4 @@ def run_script(script: str, python: Path) -> Shown:
         errors = [line for line in done.stderr.splitlines() if line.strip()]
         lines += [] if has_ended_well else [clean(errors[-1])]
         lines.append(f"exit code {done.returncode}")
-    return Shown(script, "\n".join(lines)[:_LONGEST_OUTPUT], done.returncode)
+    return Shown(script, "\n".join(lines)[:LONGEST_OUTPUT], done.returncode)

@@ -313,7 +313,7 @@ def test_the_summary_has_scripts_and_json_has_all(command, workers, tmp_path, mo
 
     ran = []
     monkeypatch.setattr(
-        reproduce, "run_script", lambda script, _: ran.append(script) or
+        reproduce, "output_of", lambda script, _: ran.append(script) or
         reproduce.Shown(script, "came: a difference", 1),
     )  # fmt: skip
     workers.answers = [ONE]

@@ -34,7 +34,7 @@ from peft_regress.fuzz.example import (
     Weighted,
 )
 from peft_regress.fuzz.findings import Finding
-from peft_regress.fuzz.reproduce import run_script
+from peft_regress.fuzz.reproduce import output_of
 from peft_regress.fuzz.script import script_of
 from peft_regress.fuzz.workers import LifeWorker
 
@@ -120,7 +120,7 @@ def test_a_script_shows_its_finding(worker, name) -> None:
     failed = worker.live(one).failure
     assert failed is not None
     found = Finding(cause=cause_of(one, failed), example=one, failure=failed, packages=PACKAGES)
-    shown = run_script(script_of(found), Path(sys.executable))
+    shown = output_of(script_of(found), Path(sys.executable))
     assert shown.exit_code == 1, shown.printed
     assert "expected:" in shown.printed
 
@@ -132,5 +132,5 @@ def test_a_script_of_what_holds_says_that_it_does(worker, one) -> None:
     assert (outcome.failure, outcome.refused) == (None, None)
     last = len(one.acts) - 1
     found = finding(one, failure("exception", last))
-    shown = run_script(script_of(found), Path(sys.executable))
+    shown = output_of(script_of(found), Path(sys.executable))
     assert (shown.exit_code, shown.printed) == (0, "expected: no error\ncame: no error")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from peft_regress.environments.checklist.messages import (
@@ -15,6 +14,7 @@ from peft_regress.environments.checklist.messages import (
     Started,
 )
 from peft_regress.environments.timing.messages import Timed, TimeSteps
+from peft_regress.environments.timing.worker import timed
 from peft_regress.environments.worker.serve import serve
 
 if TYPE_CHECKING:
@@ -61,11 +61,7 @@ class _Trainer:
         return Started()
 
     def time_steps(self, request: TimeSteps) -> Timed:
-        from peft_regress.measure.training import single_thread
-
-        with single_thread():
-            taken = list(islice(self._steps, request.steps))
-        return Timed(step_seconds=[seconds for _, seconds in taken])
+        return timed(self._steps, request)
 
 
 if __name__ == "__main__":

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.catalogue.own_cases import own_fine_tune, settings_in_use
 from peft_regress.environments.reproduction.own_script import NEEDS as OWN_NEEDS
 from peft_regress.environments.reproduction.own_script import own_script
+from peft_regress.environments.reproduction.run_script import LONGEST_OUTPUT, run_script
 from peft_regress.environments.reproduction.script import facts_for, reproduction_script
-from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from peft_regress.gate.findings import Finding
     from peft_regress.gate.verdicts import Observation
 
 _MOST: Final = 3
 _SECONDS: Final = 300
-_LONGEST_OUTPUT: Final = 4000
 _NEEDS: Final = "torch, torchvision and the library"
 
 
@@ -80,29 +77,14 @@ def _shown(finding: Finding) -> set[str]:
 
 def _output(python: Path, script: str, *, project: Path | None) -> str:
     """Return what a script prints, or why it printed nothing; `project` is imported from."""
-    environment = variables()
-    if project is not None:
-        environment["PYTHONPATH"] = str(project.absolute())
-    with tempfile.TemporaryDirectory(prefix="peft-regress-") as folder:
-        file = Path(folder) / "reproduction.py"
-        file.write_text(script, encoding="utf-8")
-        try:
-            done = subprocess.run(  # noqa: S603  (a script of our own)
-                [str(python), "-W", "ignore", str(file)],
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"(nothing within {_SECONDS} s)"
+    environment = {} if project is None else {"PYTHONPATH": str(project.absolute())}
+    done = run_script(python, script, seconds=_SECONDS, environment=environment)
+    if done is None:
+        return f"(nothing within {_SECONDS} s)"
     lines = [clean(line, longest=400) for line in done.stdout.splitlines()]
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.strip()]
         lines.append(
             f"exit code {done.returncode}: {clean(errors[-1] if errors else 'no message')}"
         )
-    return "\n".join(lines)[:_LONGEST_OUTPUT]
+    return "\n".join(lines)[:LONGEST_OUTPUT]

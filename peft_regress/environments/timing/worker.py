@@ -53,11 +53,16 @@ class _Trainer:
         return Restarted()
 
     def time_steps(self, request: TimeSteps) -> Timed:
-        from peft_regress.measure.training import single_thread
+        return timed(self._steps, request)
 
-        with single_thread():
-            taken = list(islice(self._steps, request.steps))
-        return Timed(step_seconds=[seconds for _, seconds in taken])
+
+def timed(steps: Iterator[tuple[float, float]], request: TimeSteps) -> Timed:
+    """Take the next steps of a training, each (loss, seconds), and return their times."""
+    from peft_regress.measure.training import single_thread
+
+    with single_thread():
+        taken = list(islice(steps, request.steps))
+    return Timed(step_seconds=[seconds for _, seconds in taken])
 
 
 if __name__ == "__main__":
