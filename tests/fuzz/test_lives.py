@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraModel, PeftModel
 from peft.tuners.lora import layer as lora_layer
 from torch import nn
 
@@ -325,6 +325,17 @@ def test_a_defect_is_seen_by_its_check(
     failure = run(example(*acts), tmp_path).failure
     assert failure is not None
     assert (failure.check, failure.act) == (name.split(maxsplit=1)[0], position), failure.message
+
+
+def test_a_layer_that_the_library_leaves_out_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matches = staticmethod(lambda _configuration, key: key == "lin0")
+    monkeypatch.setattr(LoraModel, "_check_target_module_exists", matches)
+    failure = run(example(target_modules=["lin0", "head"]), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == ("function", -1)
+    assert failure.message == "Adapter a is not on head, which it must adapt."
 
 
 def test_a_failure_names_the_library_function_that_raised(

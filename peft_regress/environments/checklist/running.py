@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import queue
 import tempfile
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -23,6 +23,7 @@ from peft_regress.environments.timing.messages import Timed, TimeSteps
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import WorkerError, WorkerProcess
+from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import estimate_ratio
 
@@ -179,15 +180,8 @@ class Examination:
                     found[number] = result
                     on_result(result)
 
-        with ThreadPoolExecutor(max_workers=len(self._pairs)) as pool:
-            try:
-                running = [pool.submit(work, pair) for pair in self._pairs]
-                done, _ = wait(running, return_when=FIRST_EXCEPTION)
-                for thread in done:
-                    thread.result()
-            except BaseException:
-                self._stop()
-                raise
+        works = [functools.partial(work, pair) for pair in self._pairs]
+        in_threads(works, stop=self._stop, prefix="examining")
         return [found[number] for number in sorted(found)]
 
     def _result(self, pair: _Pair, situation: Situation) -> Result:

@@ -10,7 +10,6 @@ import queue
 import re
 import tempfile
 import threading
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +32,7 @@ from peft_regress.environments.worker.process import (
     WorkerProcess,
     WorkerTimeoutError,
 )
+from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
@@ -113,16 +113,7 @@ class MeasuringWorkers:
 
     def run(self) -> None:
         """Measure all that is waiting; end every process on an error or an interrupt."""
-        jobs = self.setup.jobs
-        with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="measuring") as pool:
-            try:
-                running = [pool.submit(self._work) for _ in range(jobs)]
-                done, _ = wait(running, return_when=FIRST_EXCEPTION)
-                for thread in done:
-                    thread.result()
-            except BaseException:
-                self._stop()
-                raise
+        in_threads([self._work] * self.setup.jobs, stop=self._stop, prefix="measuring")
 
     def _work(self) -> None:
         """Measure cases until none is waiting; each thread runs this."""
