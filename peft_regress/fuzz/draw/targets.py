@@ -116,7 +116,7 @@ def modules_to_save(
         for layer in network.layers
         if layer.same_as is None and not _is_named(layer.name, named)
     ]
-    if not kept or not now_and_then(draw):
+    if not kept or not now_and_then(draw, 2):
         return {}
     return {"modules_to_save": draw(st.lists(st.sampled_from(kept), min_size=1, unique=True))}
 
