@@ -54,7 +54,7 @@ class Workers:
         stopped = threading.Event()
         yield SimpleNamespace(
             begin=self.begin, live=self.live, seek=self.seek, stop=stopped.set,
-            is_stopped=stopped.is_set,
+            is_stopped=stopped.is_set, gave_up="",
         )  # fmt: skip
 
     def begin(self):
