@@ -107,6 +107,7 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
                 and bool(plan.active)
                 and not plan.has_bias
                 and _copies_mixable(plan)
+                and not _adapts(plan, "attention")  # peft says so with a TypeError
             )
         case e.Weighted(adapters=names, name=name, weights=weights):
             return (
@@ -158,6 +159,12 @@ def _trains(plan: Plan) -> bool:
         and plan.trainable is not None
         and bool(plan.trainable & {*plan.active})
     )
+
+
+def _adapts(plan: Plan, kind: e.Kind) -> bool:
+    """Return whether an adapter is on a layer of a kind; a combination is where its parts are."""
+    kinds = {layer.name: layer.kind for layer in plan.example.network.layers}
+    return any(kinds[name] == kind for each in plan.settings for name in plan.targets(each) or ())
 
 
 def _copies_apart(plan: Plan, names: Sequence[str]) -> bool:
