@@ -140,14 +140,23 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 def cause_of(example: Example, failure: Failure) -> Cause:
     """Return the cause of a failure, with the traits that the example has."""
+    position = failure.act
+    if failure.check == "cost":  # which is looked at once, at the end of the life
+        while position >= 0 and _changes_nothing(example.acts[position]):
+            position -= 1
     return Cause(
         method=example.method,
         check=failure.check,
-        act=act_kind(example, failure.act),
+        act=act_kind(example, position),
         error=failure.error,
         where=failure.where,
-        traits=traits_of(example, failure.act),
+        traits=traits_of(example, position),
     )
+
+
+def _changes_nothing(act: Act) -> bool:
+    """Return whether an act leaves the model as it was: a merge that is refused."""
+    return isinstance(act, Merge) and act.broken
 
 
 def is_known(cause: Cause, known: Sequence[Cause]) -> bool:

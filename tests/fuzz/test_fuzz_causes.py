@@ -104,6 +104,13 @@ def test_what_a_call_costs_or_computes_is_one_cause_whatever_filled_the_adapter(
     assert not is_known(merged, [wrapped])
 
 
+def test_the_cost_after_a_refused_merge_is_that_before_it() -> None:
+    refused = example(acts=(Fill(), Merge(safe=True, broken=True)))
+    assert cause_of(refused, failure("cost")) == cause_of(
+        example(acts=(Fill(),)), failure("cost", act=0)
+    )
+
+
 def test_other_checks_after_other_acts_are_other_causes() -> None:
     one, two = (
         cause_of(example(acts=(act,)), failure("frozen", act=0)) for act in (Fill(), Train())
