@@ -75,6 +75,10 @@ _SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "infere
 """Settings that nearly every adapter has: they tell no two causes apart."""
 _USUAL_ACTS: Final = (Fill, Train, Mode, Add)
 """Acts that only fill an adapter, or that another trait tells."""
+_COMPUTED: Final = frozenset({"cost", "function"})
+"""The checks of what a call computes, whatever filled the adapter before."""
+_FILLING: Final = frozenset({"activate", "add", "enable", "fill", "mode", "train", "wrap"})
+"""The acts after which an unmerged adapter computes what its parameters say."""
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,8 +108,21 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return f"{self.method}-{self.check}-{hashlib.sha256(content).hexdigest()[:8]}"
 
     def fails_like(self, other: Cause) -> bool:
-        """Return whether two causes are equal but for the traits."""
-        return msgspec.structs.replace(self, traits=()) == msgspec.structs.replace(other, traits=())
+        """Return whether two causes are equal but for the traits.
+
+        What a call costs or computes is one cause whichever act filled the adapter.
+        """
+        return self._failure == other._failure
+
+    @property
+    def _failure(self) -> tuple[str | None, ...]:
+        return (self.method, self.check, self._stage, self.error, self.where)
+
+    @property
+    def _stage(self) -> str:
+        """Return the kind of the act, or `call` if any act that fills an adapter would do."""
+        is_any = self.check in _COMPUTED and self.act in _FILLING
+        return "call" if is_any else self.act
 
     def explains(self, other: Cause) -> bool:
         """Return whether a failure of the cause `other` is one of this cause."""
@@ -118,19 +135,28 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             return (self.check, self.error or "", self.where)
         own = f"setting {COPIES}"
         shared = (one for one in self.traits if one == own or not one.startswith("setting "))
-        return (self.check, self.act, *shared)
+        return (self.check, self._stage, *shared)
 
 
 def cause_of(example: Example, failure: Failure) -> Cause:
     """Return the cause of a failure, with the traits that the example has."""
+    position = failure.act
+    if failure.check == "cost":  # which is looked at once, at the end of the life
+        while position >= 0 and _changes_nothing(example.acts[position]):
+            position -= 1
     return Cause(
         method=example.method,
         check=failure.check,
-        act=act_kind(example, failure.act),
+        act=act_kind(example, position),
         error=failure.error,
         where=failure.where,
-        traits=traits_of(example, failure.act),
+        traits=traits_of(example, position),
     )
+
+
+def _changes_nothing(act: Act) -> bool:
+    """Return whether an act leaves the model as it was: a merge that is refused."""
+    return isinstance(act, Merge) and act.broken
 
 
 def is_known(cause: Cause, known: Sequence[Cause]) -> bool:

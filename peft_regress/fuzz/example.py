@@ -196,6 +196,8 @@ class Weighted(_Act, frozen=True, kw_only=True, tag="weighted"):
     weights: tuple[float, ...]
     combination: str
     name: str
+    density: float | None = None
+    """The share of entries that combinations by pruning (`ties`, `dare_linear` ...) keep."""
 
 
 class Scale(_Act, frozen=True, kw_only=True, tag="scale"):

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import sys
-import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.overlay.pip import PIP_SECONDS
-from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fuzz.causes import is_known
 from peft_regress.fuzz.corpus import read_corpus
 from peft_regress.fuzz.findings import Finding, read_finding, write_finding
-from peft_regress.fuzz.messages import Counts, Seek
+from peft_regress.fuzz.messages import Counts
 from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.parallel_search import ParallelSearch
 from peft_regress.fuzz.ranges import find_ranges
 from peft_regress.fuzz.replay import Replay, replay
-from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
+from peft_regress.fuzz.workers import LIFE_SECONDS
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from peft_regress.fuzz.causes import Cause
-    from peft_regress.fuzz.messages import Found, Sought
+    from peft_regress.fuzz.messages import Found
 
     Say = Callable[[str], None]
-
-SLICE_SECONDS: Final = 15.0
-"""How long a worker searches before it answers and hears what others have found."""
-SHRINK_SECONDS: Final = 8.0
-"""How long a failing example is made smaller; most need 2 to 5. It is time that does not search."""
-
-_PROGRESS_SECONDS: Final = 10.0
-_MOST_FAILED_SEARCHES: Final = 5
-_METHODS_AT_ONCE: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +189,18 @@ class _Fuzzing:
         if self.settings.minutes <= 0 or self.unwritten:
             return
         known = [one.cause for one in self.replayed.of("still there") if one.cause is not None]
-        run = _SearchRun(self, [*known])
+        run = ParallelSearch(
+            python=self.python,
+            methods=self.methods,
+            minutes=self.settings.minutes,
+            jobs=self.settings.jobs,
+            seed=self.settings.seed,
+            life_seconds=self.settings.life_seconds,
+            begun=self.begun,
+            take=self.take,
+            say=self.say,
+            known=known,
+        )
         started = time.monotonic()
         try:
             run.run()
@@ -294,132 +290,3 @@ class _Fuzzing:
             self.unwritten = self.unwritten or str(error)
             self.say(f"{finding.name} cannot be written: {error}")
             raise
-
-
-@dataclass
-class _SearchRun:
-    """Threads, each of which has a worker that searches."""
-
-    fuzzing: _Fuzzing
-    known: list[Cause]
-    counts: Counts = field(default_factory=Counts)
-    problems: list[str] = field(default_factory=list)
-    workers: list[LifeWorker] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    is_stopped: threading.Event = field(default_factory=threading.Event)
-    end: float = 0.0
-    has_begun: bool = False
-    methods: list[str] = field(default_factory=list)
-
-    def run(self) -> None:
-        """Search until the time is over; end every process on an error or an interrupt."""
-        settings = self.fuzzing.settings
-        started = time.monotonic()
-        self.end = started + 60 * settings.minutes
-        jobs = settings.jobs
-        with ThreadPoolExecutor(max_workers=jobs, thread_name_prefix="searching") as pool:
-            try:
-                waiting: set[Future[None]] = {pool.submit(self._work, job) for job in range(jobs)}
-                while waiting:
-                    done, waiting = wait(waiting, _PROGRESS_SECONDS, FIRST_EXCEPTION)
-                    for thread in done:
-                        thread.result()
-                    if waiting:
-                        self._tell(time.monotonic() - started)
-            except BaseException:
-                self._stop()
-                raise
-
-    def _stop(self) -> None:
-        self.is_stopped.set()
-        with self.lock:
-            for worker in self.workers:
-                worker.stop()
-
-    def _tell(self, seconds: float) -> None:
-        lives = sum(self.counts.lives.values())
-        new = count_of(len(self.fuzzing.found), "new finding")
-        left = max(self.end - time.monotonic(), 0)
-        clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-        self.fuzzing.say(
-            f"[{clock}] {count_of(lives, 'life', 'lives')}, {new}, {left / 60:.1f} min left"
-        )
-
-    def _work(self, job: int) -> None:
-        settings = self.fuzzing.settings
-        with LifeWorker(
-            self.fuzzing.python, self.fuzzing.methods, life_seconds=settings.life_seconds
-        ) as worker:
-            with self.lock:
-                self.workers.append(worker)
-                if self.is_stopped.is_set():
-                    return
-            try:
-                begun = worker.begin()
-            except InputError:
-                if self.is_stopped.is_set():
-                    return
-                raise
-            with self.lock:
-                if not self.has_begun:
-                    self.methods = self.fuzzing.begun(begun.packages, begun.absent)
-                    self.has_begun = True
-            if self.methods:
-                self._search(worker, job)
-
-    def _search(self, worker: LifeWorker, job: int) -> None:
-        failed = 0
-        for turn in count():
-            left = self.end - time.monotonic()
-            if left <= 0 or self.is_stopped.is_set() or failed > _MOST_FAILED_SEARCHES:
-                return
-            request = Seek(
-                methods=_some_methods(self.methods, self.fuzzing.settings, job, turn),
-                seed=_seed(self.fuzzing.settings.seed, job, turn),
-                seconds=min(left, SLICE_SECONDS),
-                shrink_seconds=SHRINK_SECONDS,
-                known=tuple(self.known),
-            )
-            try:
-                sought = worker.seek(request)
-            except RequestRefusedError as error:
-                # A fault of this project or of a release's import, which must not pass unseen.
-                failed += 1
-                with self.lock:
-                    self.problems.append(f"a search failed: {clean(str(error), longest=300)}")
-            except WorkerError:
-                if self.is_stopped.is_set():
-                    return
-                raise
-            else:
-                with self.lock:
-                    self._take(sought)
-
-    def _take(self, sought: Sought) -> None:
-        self.counts = self.counts.plus(sought.counts)
-        if sought.problem:
-            self.problems.append(f"an example could not be judged: {sought.problem}")
-        found = sought.found
-        if found is None or self.is_stopped.is_set():
-            return
-        if is_known(found.cause, self.known):  # another worker was faster
-            self.counts = self.counts.plus(Counts(known={found.example.method: 1}))
-            return
-        self.known.append(found.cause)
-        self.fuzzing.take(found)
-
-
-def _some_methods(
-    methods: Sequence[str], settings: FuzzSettings, job: int, turn: int
-) -> tuple[str, ...]:
-    """Return the methods of one search: few, so that hypothesis does not neglect any of them."""
-    first = _METHODS_AT_ONCE * (turn * settings.jobs + job)
-    shuffled = sorted(methods, key=lambda name: _seed(settings.seed, 0, name))
-    count = min(_METHODS_AT_ONCE, len(methods))
-    return tuple(shuffled[(first + index) % len(methods)] for index in range(count))
-
-
-def _seed(seed: int, job: int, turn: int | str) -> int:
-    """Return the seed of one search of one worker."""
-    content = f"{seed} {job} {turn}".encode()
-    return int.from_bytes(hashlib.sha256(content).digest()[:8])

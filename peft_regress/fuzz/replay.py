@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from peft_regress.environments.worker.process import WorkerError
 from peft_regress.errors import InputError
-from peft_regress.fuzz.causes import cause_of
+from peft_regress.fuzz.causes import CRASH, cause_of
 from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
 from peft_regress.text import clean
 
@@ -83,9 +83,11 @@ def replay(
     methods = sorted({finding.example.method for finding in findings})
     with LifeWorker(python, methods, life_seconds=life_seconds) as worker:
         packages = worker.begin().packages
-        return Replay(
-            entries=tuple(_replayed(finding, worker) for finding in findings), packages=packages
-        )
+        entries = [_replayed(finding, worker) for finding in findings]
+        if worker.gave_up:
+            # Then the last crashes say nothing about their examples, either.
+            entries = [_unless_crashed(one, worker.gave_up) for one in entries]
+        return Replay(entries=tuple(entries), packages=packages)
 
 
 def replay_or_say(findings: Sequence[Finding], python: Path) -> Replay:
@@ -96,6 +98,15 @@ def replay_or_say(findings: Sequence[Finding], python: Path) -> Replay:
         remark = clean(str(error), longest=300)
         entries = [Replayed(finding=f, state="not replayed", remark=remark) for f in findings]
         return Replay(entries=tuple(entries), packages={})
+
+
+def _unless_crashed(entry: Replayed, problem: str) -> Replayed:
+    """Return an entry as not replayed if its example has ended the worker."""
+    failure = None if entry.outcome is None else entry.outcome.failure
+    if failure is None or failure.check != CRASH:
+        return entry
+    remark = clean(problem, longest=300)
+    return Replayed(finding=entry.finding, state="not replayed", remark=remark)
 
 
 def _replayed(finding: Finding, worker: LifeWorker) -> Replayed:

@@ -25,8 +25,9 @@ from peft_regress.fuzz.life.ends import (
     check_within,
     merge_broken,
 )
+from peft_regress.fuzz.life.legal import legal
 from peft_regress.fuzz.life.life import Life
-from peft_regress.fuzz.life.plan import adapted, after, legal, refusal
+from peft_regress.fuzz.life.plan import adapted, after, refusal
 from peft_regress.fuzz.life.weights import check_weights
 from peft_regress.fuzz.methods import METHODS
 

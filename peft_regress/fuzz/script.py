@@ -235,7 +235,8 @@ class _Script:
                 yield f"alone = one_by_one(model, x, {list(names)!r})"
             case e.Weighted(adapters=names, weights=weights, combination=kind, name=name):
                 arguments = f"{list(names)!r}, {list(weights)!r}, {name!r}"
-                yield f"model.add_weighted_adapter({arguments}, combination_type={kind!r})"
+                more = "" if act.density is None else f", density={act.density!r}"
+                yield f"model.add_weighted_adapter({arguments}, combination_type={kind!r}{more})"
             case e.Scale(adapter=name, scale=scale):
                 yield "for module in model.modules():"
                 yield "    if hasattr(module, 'set_scale'):"

@@ -6,7 +6,17 @@ import pytest
 from fuzz_examples import example, failure, layer
 
 from peft_regress.fuzz.causes import cause_of, is_known
-from peft_regress.fuzz.example import Adapter, Add, Delete, Fill, Merge, Mode
+from peft_regress.fuzz.example import (
+    Activate,
+    Adapter,
+    Add,
+    Delete,
+    Enable,
+    Fill,
+    Merge,
+    Mode,
+    Train,
+)
 
 CONV = layer("conv2d")
 PAIR = (Adapter(name="default", settings={}), Adapter(name="other", settings={}))
@@ -81,6 +91,31 @@ def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(
     known, other, explained
 ) -> None:
     assert is_known(cause_of(*other), [cause_of(*known)]) is explained
+
+
+@pytest.mark.parametrize("check", ["cost", "function"])
+def test_what_a_call_costs_or_computes_is_one_cause_whatever_filled_the_adapter(check) -> None:
+    acts = (Fill(), Train(), Enable(), Activate(adapters=("default",)))
+    wrapped = cause_of(example(acts=()), failure(check, act=-1))
+    filled = [cause_of(example(acts=(act,)), failure(check, act=0)) for act in acts]
+    assert all(is_known(one, [wrapped]) and is_known(wrapped, [one]) for one in filled)
+    assert {one.group for one in filled} == {wrapped.group}
+    merged = cause_of(example(acts=(Merge(),)), failure(check, act=0))
+    assert not is_known(merged, [wrapped])
+
+
+def test_the_cost_after_a_refused_merge_is_that_before_it() -> None:
+    refused = example(acts=(Fill(), Merge(safe=True, broken=True)))
+    assert cause_of(refused, failure("cost")) == cause_of(
+        example(acts=(Fill(),)), failure("cost", act=0)
+    )
+
+
+def test_other_checks_after_other_acts_are_other_causes() -> None:
+    one, two = (
+        cause_of(example(acts=(act,)), failure("frozen", act=0)) for act in (Fill(), Train())
+    )
+    assert not is_known(one, [two])
 
 
 IN_SHARED_CODE = failure("exception", error="KeyError", where="tuners.tuners_utils:delete")

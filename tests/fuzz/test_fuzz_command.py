@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import itertools
 import json
 import threading
 import time
@@ -19,6 +18,7 @@ from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.worker.process import RequestRefusedError
 from peft_regress.errors import InputError
 from peft_regress.fuzz import fuzz as fuzz_module
+from peft_regress.fuzz import parallel_search
 from peft_regress.fuzz import ranges as ranges_module
 from peft_regress.fuzz import replay as replay_module
 from peft_regress.fuzz.corpus import accept_findings
@@ -45,7 +45,8 @@ class Workers:
         """Only searches take time."""
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(fuzz_module, "time", clock)
-        monkeypatch.setattr(fuzz_module, "LifeWorker", self.make)
+        monkeypatch.setattr(parallel_search, "time", clock)
+        monkeypatch.setattr(parallel_search, "LifeWorker", self.make)
         monkeypatch.setattr(replay_module, "LifeWorker", self.make)
 
     @contextlib.contextmanager
@@ -53,7 +54,7 @@ class Workers:
         stopped = threading.Event()
         yield SimpleNamespace(
             begin=self.begin, live=self.live, seek=self.seek, stop=stopped.set,
-            is_stopped=stopped.is_set,
+            is_stopped=stopped.is_set, gave_up="",
         )  # fmt: skip
 
     def begin(self):
@@ -80,7 +81,7 @@ class Workers:
 @pytest.fixture
 def workers(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fuzz_module, "SLICE_SECONDS", 0.05)
+    monkeypatch.setattr(parallel_search, "SLICE_SECONDS", 0.05)
     return Workers(monkeypatch)
 
 
@@ -239,14 +240,14 @@ def test_an_unknown_method_is_2(command) -> None:
 
 def test_an_interrupt_loses_nothing(command, workers, tmp_path, monkeypatch) -> None:
     workers.answers = [ONE]
-    real = fuzz_module.wait
+    real = parallel_search.wait
 
     def interrupted(*arguments):
         if workers.answers:
             return real(arguments[0], 0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fuzz_module, "wait", interrupted)
+    monkeypatch.setattr(parallel_search, "wait", interrupted)
     done = command("--minutes", "1", "--jobs", "1")
     assert done.code == 1
     assert "incomplete: interrupted" in done.out
@@ -258,7 +259,7 @@ def test_an_interrupt_without_a_finding_is_3(command, monkeypatch) -> None:
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fuzz_module, "wait", interrupted)
+    monkeypatch.setattr(parallel_search, "wait", interrupted)
     assert command("--minutes", "1").code == 3
 
 
@@ -423,24 +424,3 @@ def test_findings_are_numbered_by_cause_and_methods_are_listed(command, workers)
     assert "1. loha, lora on linear: TypeError after merge" in text
     assert "2. lora on linear" in text
     assert " 3. " not in text
-
-
-def test_seeds_differ_by_turn_and_job_and_do_not_change() -> None:
-    seeds = [
-        fuzz_module._seed(seed, job, turn)
-        for seed, job, turn in itertools.product(range(3), repeat=3)
-    ]
-    assert len(set(seeds)) == 27
-    assert fuzz_module._seed(1, 2, 3) == fuzz_module._seed(1, 2, 3)
-
-
-def test_every_method_has_its_turn() -> None:
-    methods = [f"m{number}" for number in range(7)]
-    settings = fuzz_module.FuzzSettings(baselines=None, save=None, jobs=2)
-    seen = [
-        name
-        for turn in range(7)
-        for job in range(2)
-        for name in fuzz_module._some_methods(methods, settings, job, turn)
-    ]
-    assert {seen.count(name) for name in methods} == {6}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraModel, PeftModel
 from peft.tuners.lora import layer as lora_layer
+from peft.utils import merge_utils
 from torch import nn
 
 from peft_regress.fuzz import example as e
@@ -104,6 +105,21 @@ SOUND = {
     "a combination": example(
         *SECOND,
         e.Weighted(adapters=("a", "b"), weights=(1.0, 0.5), combination="cat", name="m"),
+        e.Activate(adapters=("m",)),
+        e.Merge(),
+    ),
+    "combinations that leave entries out": example(
+        *SECOND,
+        e.Weighted(
+            adapters=("a", "b"),
+            weights=(1.0, 0.5),
+            combination="dare_linear",
+            name="m",
+            density=0.5,
+        ),
+        e.Weighted(
+            adapters=("a", "b"), weights=(-1.0, 0.5), combination="ties", name="n", density=0.5
+        ),
         e.Activate(adapters=("m",)),
         e.Merge(),
     ),
@@ -325,6 +341,25 @@ def test_a_defect_is_seen_by_its_check(
     failure = run(example(*acts), tmp_path).failure
     assert failure is not None
     assert (failure.check, failure.act) == (name.split(maxsplit=1)[0], position), failure.message
+
+
+def test_a_combination_that_does_not_divide_by_the_density_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = merge_utils.random_pruning
+    monkeypatch.setattr(
+        merge_utils,
+        "random_pruning",
+        lambda tensor, density, **_: real(tensor, density, rescale=False),
+    )
+    for number, combination in enumerate(("dare_linear", "ties")):
+        act = e.Weighted(
+            adapters=("a", "b"), weights=(1.0, 0.5), combination=combination, name="m", density=0.5
+        )
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        failure = run(example(*SECOND, act), folder).failure
+        assert (failure.check if failure else None) == {0: "function", 1: None}[number]
 
 
 def test_a_layer_that_the_library_leaves_out_is_seen(

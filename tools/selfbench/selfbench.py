@@ -279,7 +279,7 @@ def _fuzz() -> list[Promise]:
     )
     found = json.loads(done.stdout)
     rate, seconds, size = (
-        found[name] for name in ("lives_per_second", "corpus_seconds", "largest_bytes")
+        found[name] for name in ("lives_per_second", "corpus_seconds", "search_peak_bytes")
     )
     entries = f"{found['corpus_entries']} entries"
     return [
@@ -296,7 +296,7 @@ def _fuzz() -> list[Promise]:
             holds=seconds < 60,
         ),
         Promise(
-            what="`peft-regress fuzz`: the largest process",
+            what="`peft-regress fuzz`: all processes of a search with two jobs",
             promised="under 1 GB",
             measured=f"{size / 1e9:.2f} GB",
             holds=0 < size < 1e9,

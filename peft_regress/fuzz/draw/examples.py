@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.methods import Method
 
 NAMES: Final = st.sampled_from(
-    (("default", "other"), ("foo", "foobar"), ("foobar", "foo"), ("a", "b"))
+    (("default", "other"), ("foo", "foobar"), ("foobar", "foo"), ("a", "b"), ("head", "lin0"))
 )
 """Pairs of names; some are a layer's, some begin like the other."""
 TWO: Final = st.booleans()

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
 
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from peft_regress.fuzz import example as e
-from peft_regress.fuzz.life.plan import Plan, after, legal, refusal
+from peft_regress.fuzz.draw.openings import (
+    COPIED,
+    MIXTURE,
+    SWAP_RANK,
+    UNKNOWN,
+    Setting,
+    can_swap,
+    openings,
+)
+from peft_regress.fuzz.life.legal import legal
+from peft_regress.fuzz.life.plan import Plan, after, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,15 +30,15 @@ if TYPE_CHECKING:
 
 LONGEST: Final = 14
 SHORT: Final = 3
-UNKNOWN: Final = "unknown"
-COPIED: Final = "copied"
-MIXTURE: Final = "mixture"
+WEIGHTS: Final = (1.0, 0.5, -1.0, -0.5)
+PRUNING: Final = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+"""Combinations that leave entries out, as many as `density` says; each has an SVD form, too."""
+COMBINATIONS: Final = ("cat", "cat", "svd", "linear", *PRUNING, *(f"{one}_svd" for one in PRUNING))
 
 
 def lives(example: e.Example, method: Method) -> SearchStrategy[tuple[e.Act, ...]]:
     """Draw a life of an example without acts."""
-    names = tuple(dict.fromkeys(adapter.name for adapter in example.adapters))
-    drawn = _drawn(names, example.network.batch)
+    drawn = _drawn(Setting.of(example, method))
     return drawn.map(lambda acts: allowed(example, method, acts))
 
 
@@ -46,7 +55,7 @@ def allowed(example: e.Example, method: Method, acts: Sequence[e.Act]) -> tuple[
     return tuple(kept)
 
 
-def _fitting(plan: Plan, act: e.Act) -> e.Act:  # noqa: C901, PLR0911
+def _fitting(plan: Plan, act: e.Act) -> e.Act:  # noqa: C901, PLR0911, PLR0912
     """Return an act as it makes sense in a state: with adapters that are there."""
     there = [*plan.settings]
     if not there:
@@ -74,6 +83,9 @@ def _fitting(plan: Plan, act: e.Act) -> e.Act:  # noqa: C901, PLR0911
             return replace(act, adapters=tuple(n if n in known else there[-1] for n in names))
         case e.Delete(adapter=name) | e.HotSwap(adapter=name) | e.LoadBeside(adapter=name):
             return act if name in there else replace(act, adapter=there[-1])
+        case e.Weighted(adapters=names) if len(names) > 1 and len(there) == 1:
+            left = [each.name for each in plan.example.adapters if each.name not in there]
+            return e.Add(adapter=left[0]) if left else act
         case e.Weighted(adapters=names, weights=weights):
             present = tuple(name for name in names if name in there) or (there[0],)
             return replace(act, adapters=present, weights=weights[: len(present)])
@@ -86,59 +98,23 @@ def _present(names: Sequence[str], there: Sequence[str], plan: Plan) -> tuple[st
 
 
 @cache
-def _drawn(names: tuple[str, ...], batch: int) -> SearchStrategy[list[e.Act]]:
+def _drawn(setting: Setting) -> SearchStrategy[list[e.Act]]:
     """Draw an opening and acts; short lives come first, so that shrinking ends with them."""
-    act = _acts(names, batch)
+    act = _acts(setting)
     rest = st.one_of(
         st.lists(act, max_size=SHORT), st.lists(act, min_size=SHORT + 1, max_size=LONGEST)
     )
-    openings = [(), (e.Fill(),), (e.Fill(),), *_openings(names, batch)]
-    return st.builds(lambda first, more: [*first, *more], st.sampled_from(openings), rest)
+    first = st.sampled_from([(), (e.Fill(),), (e.Fill(),), *openings(setting)])
+    return st.builds(lambda opening, more: [*opening, *more], first, rest)
 
 
-def _openings(names: tuple[str, ...], batch: int) -> list[tuple[e.Act, ...]]:
-    """Return acts that a defect often needs one after another, which chance seldom draws."""
-    fill, disable = e.Fill(), e.Disable()
-    first, last = names[0], names[-1]
-    alone: list[tuple[e.Act, ...]] = [
-        (e.Train(),),
-        (fill, e.Merge(safe=True, broken=True)),
-        (fill, e.Merge(), e.Delete(adapter=first)),
-        (disable, e.Train()),
-        (fill, e.Scale(adapter=first, scale=1.0)),
-        (e.Train(), e.SaveLoad(), e.Train()),
-        (e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True)),
-        (e.Mode(training=True), fill, e.Merge(), e.Unmerge()),
-        (fill, e.LoadBeside(adapter=first, name=COPIED)),
-        (fill, e.Mixed(adapters=(UNKNOWN,) * batch)),
-        (fill, e.Add(adapter=first)),
-    ]
-    if _swaps():
-        alone.append((fill, e.HotSwap(adapter=first, target_rank=16)))
-    if len(names) == 1:
-        return alone
-    second = e.Add(adapter=last)
-    both = e.Activate(adapters=(first, last))
-    there = (fill, second, e.Activate(adapters=(last,)), fill)
-    turns = (first, last) * batch
-    return [
-        *alone,
-        (second,),
-        there,
-        (second, both, fill),
-        (*there, both, e.Merge(adapters=(first,)), e.Merge(adapters=(last,))),
-        (*there, e.Activate(adapters=(first,))),
-        (*there, e.Mixed(adapters=turns[:batch])),
-        (*there, e.Delete(adapter=last)),
-    ]
-
-
-def _acts(names: tuple[str, ...], batch: int) -> SearchStrategy[e.Act]:
+def _acts(setting: Setting) -> SearchStrategy[e.Act]:
+    names, batch = setting.names, setting.batch
     more = [*names, COPIED, MIXTURE]
     one, every = st.sampled_from(names), st.sampled_from(more)
     some = st.lists(every, min_size=1, max_size=2, unique=True).map(tuple)
     item = st.sampled_from([*names, *more, *names, "__base__", UNKNOWN])
-    common: list[SearchStrategy[e.Act]] = [
+    acts: list[SearchStrategy[e.Act]] = [
         st.builds(e.Fill, seed=st.integers(0, 3)),
         st.builds(e.Merge, adapters=st.none(), safe=st.booleans()),
         st.just(e.Unmerge()),
@@ -147,8 +123,6 @@ def _acts(names: tuple[str, ...], batch: int) -> SearchStrategy[e.Act]:
         st.builds(e.SaveLoad, trainable=st.booleans()),
         st.builds(e.Activate, adapters=some, through_tuner=st.booleans()),
         st.builds(e.Add, adapter=one),
-    ]
-    rare: list[SearchStrategy[e.Act]] = [
         st.just(e.Enable()),
         st.builds(e.Mode, training=st.booleans()),
         st.builds(e.Merge, adapters=some, safe=st.booleans()),
@@ -162,15 +136,10 @@ def _acts(names: tuple[str, ...], batch: int) -> SearchStrategy[e.Act]:
         st.just(e.Copy()),
         _conversions(),
     ]
-    if _swaps():
-        ranks = st.sampled_from((None, None, 8, 16))
-        rare.append(st.builds(e.HotSwap, adapter=one, target_rank=ranks))
-    return st.one_of(*common, *common, *rare)
-
-
-def _swaps() -> bool:
-    """Return whether the installed peft can swap adapters: since 0.15."""
-    return find_spec("peft.utils.hotswap") is not None
+    if can_swap():
+        ranks = st.sampled_from((None, None, SWAP_RANK // 2, setting.swap_rank))
+        acts.append(st.builds(e.HotSwap, adapter=one, target_rank=ranks))
+    return st.one_of(*acts)
 
 
 def _conversions() -> SearchStrategy[e.Act]:
@@ -183,17 +152,20 @@ def _conversions() -> SearchStrategy[e.Act]:
 
 
 def _weighted(names: Sequence[str]) -> SearchStrategy[e.Act]:
-    def build(adapters: list[str], weight: float, combination: str) -> e.Act:
+    def build(adapters: list[str], weights: list[float], combination: str, density: float) -> e.Act:
+        kind = combination if len(adapters) > 1 else "linear"
         return e.Weighted(
             adapters=tuple(adapters),
-            weights=(weight,) * len(adapters),
-            combination=combination if len(adapters) > 1 else "linear",
+            weights=tuple(weights[: len(adapters)]),
+            combination=kind,
             name=MIXTURE,
+            density=density if kind.startswith(PRUNING) else None,
         )
 
     return st.builds(
         build,
         st.lists(st.sampled_from(names), min_size=1, max_size=2, unique=True),
-        st.sampled_from((1.0, 0.5, -1.0)),
-        st.sampled_from(("cat", "svd")),
+        st.lists(st.sampled_from(WEIGHTS), min_size=2, max_size=2),
+        st.sampled_from(COMBINATIONS),
+        st.sampled_from((0.5, 1.0)),
     )

@@ -25,7 +25,7 @@ ORDER: Final[tuple[e.Kind, ...]] = (
     "attention",
 )
 """The simplest first, to which examples shrink."""
-NAME_LISTS: Final = st.lists(
+_NAMES: Final = st.lists(
     st.sampled_from(
         (
             "lin0",
@@ -47,6 +47,10 @@ NAME_LISTS: Final = st.lists(
     unique=True,
 )
 """Some are an adapter's name, hold `weight`, begin or end like another."""
+_ALIKE: Final = st.lists(
+    st.sampled_from(("foo", "foobar", "head", "head2")), min_size=2, max_size=3, unique=True
+)
+NAME_LISTS: Final = st.integers(0, 3).flatmap(lambda draw: _ALIKE if draw == 3 else _NAMES)  # noqa: PLR2004
 WIDTHS: Final = st.sampled_from((8, 4, 6, 12, 16))
 BIAS: Final = st.sampled_from((True, True, False))
 DTYPES: Final[SearchStrategy[e.DType]] = st.sampled_from(
@@ -54,6 +58,7 @@ DTYPES: Final[SearchStrategy[e.DType]] = st.sampled_from(
 )
 SEEDS: Final = st.integers(0, 3)
 COIN: Final = st.booleans()
+ONE_IN_THREE: Final = st.integers(0, 2).map(lambda number: number == 2)  # noqa: PLR2004
 ONE_IN_SIX: Final = st.integers(0, 5).map(lambda number: number == 5)  # noqa: PLR2004
 TOKENS: Final = st.integers(1, 4).map(lambda tokens: (tokens,))
 FEATURES: Final = st.sampled_from(((), (), (3,)))
@@ -82,14 +87,15 @@ def networks(draw: DrawFn, kinds: Collection[e.Kind]) -> e.Network:
         layers.append(layer)
         width = layer.outputs
     last = layers[-1]
-    if last.kind == "linear" and last.inputs == last.outputs and draw(ONE_IN_SIX):
+    if last.kind in {"linear", "transposed_linear"} and draw(ONE_IN_SIX):
         # The same module once more under another name.
+        layers[-1] = last = replace(last, outputs=last.inputs)
         layers.append(replace(last, name="again", same_as=last.name))
     return e.Network(
         layers=tuple(layers),
         sizes=sizes,
         dtype=draw(DTYPES),
-        channels_last=first == "conv2d" and draw(ONE_IN_SIX),
+        channels_last=first == "conv2d" and draw(ONE_IN_THREE),
         seed=draw(SEEDS),
     )
 

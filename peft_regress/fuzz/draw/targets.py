@@ -109,14 +109,18 @@ def _layers_to_transform(draw: DrawFn, names: Sequence[str]) -> dict[str, Any]:
 def modules_to_save(
     draw: DrawFn, network: Network, settings: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    """Draw layers that are trained as copies, among those that no adapter is put on."""
+    """Draw layers that are trained as copies, among those that no adapter is put on.
+
+    Not a module with two names: whether both get the copy is not documented.
+    """
     named = settings.get("target_modules", [])
+    shared = {layer.same_as for layer in network.layers}
     kept = [
         layer.name
         for layer in network.layers
-        if layer.same_as is None and not _is_named(layer.name, named)
+        if layer.same_as is None and layer.name not in shared and not _is_named(layer.name, named)
     ]
-    if not kept or not now_and_then(draw):
+    if not kept or not now_and_then(draw, 2):
         return {}
     return {"modules_to_save": draw(st.lists(st.sampled_from(kept), min_size=1, unique=True))}
 

@@ -13,6 +13,7 @@ from peft_regress.fuzz import example as e
 from peft_regress.fuzz import networks, oracle, owned
 from peft_regress.fuzz.checks import AbsentError, fail
 from peft_regress.fuzz.life import model as library
+from peft_regress.fuzz.life.combine import combine
 from peft_regress.fuzz.life.plan import Plan, adapter_settings
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Life:
                 self.model.delete_adapter(name)
                 self.forget(name)
             case e.Weighted():
-                self._combine(act)
+                combine(self, act)
             case e.Scale(adapter=name, scale=scale):
                 for _, module in owned.holders(self.model):
                     if name in owned.adapters_of(module) and hasattr(module, "set_scale"):
@@ -363,29 +364,6 @@ class Life:
         self.forget(name)
         if new is not None:
             self.known[name,] = self.oracle.output(new)
-
-    def _combine(self, act: e.Weighted) -> None:
-        """Add a combination; remember what it must compute where its documentation is exact."""
-        if not hasattr(self.model, "add_weighted_adapter"):
-            message = f"{self.method.name} of the installed peft has no weighted combinations"
-            raise AbsentError(message)
-        self.model.add_weighted_adapter(
-            [*act.adapters], [*act.weights], act.name, combination_type=act.combination
-        )
-        if len(act.adapters) > 1 and act.combination != "cat":
-            return
-        if any((self.plan.settings[name] or {}).get("use_dora") for name in act.adapters):
-            return
-        own = dict(self.oracle.base.named_parameters())
-        total: dict[str, Tensor] = {}
-        for name, weight in zip(act.adapters, act.weights, strict=True):
-            new = oracle.parameters(self.oracle, self.model, self.plan, self.method, (name,))
-            if new is None or any(value.shape != own[key].shape for key, value in new.items()):
-                return
-            for key, value in new.items():
-                old = own[key].detach()
-                total[key] = total.get(key, old) + weight * (value - old)
-        self.known[act.name,] = self.oracle.output(total)
 
     def _convert(self, act: e.Convert) -> None:
         self.known.clear()

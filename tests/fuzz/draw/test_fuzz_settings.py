@@ -56,3 +56,18 @@ def test_adapters_of_one_model_share_what_the_documentation_wants_alike():
     drawn = find(settings(METHODS["vera"], NETWORK, beside=first), lambda _drawn: True)
 
     assert drawn["projection_prng_key"] == 1
+
+
+def test_a_module_with_two_names_is_never_copied():
+    again = Layer(name="again", kind="linear", inputs=4, outputs=4, same_as="head")
+    network = Network(layers=(*NETWORK.layers, again))
+    copied = set()
+
+    @options(max_examples=100, derandomize=True, database=None)
+    @given(drawn=settings(METHODS["lora"], network))
+    def look(drawn):
+        copied.update(drawn.get("modules_to_save", []))
+
+    look()
+    assert copied
+    assert not copied & {"head", "again"}
