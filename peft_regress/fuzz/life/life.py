@@ -106,6 +106,14 @@ class Life:
             if layer.same_as is None
         ]
 
+    @property
+    def shares_a_module(self) -> bool:
+        """Return whether a module of the network runs under two names.
+
+        What is merged into it acts under both, although an adapter wraps it under one of them.
+        """
+        return any(layer.same_as is not None for layer in self.example.network.layers)
+
     def forget(self, *names: str) -> None:
         """Forget the outputs that changed adapters took part in."""
         self.known = {key: out for key, out in self.known.items() if not {*key} & {*names}}
@@ -244,10 +252,11 @@ class Life:
             (output * weights).sum().backward()
             for group in self.optimizer.param_groups:
                 for tensor in group["params"]:
-                    if tensor.grad is not None:
-                        largest = tensor.grad.abs().max()
+                    if tensor.grad is not None and tensor.numel():
+                        gradient = tensor.grad.float()  # float16 does not hold 1 / small
+                        largest = gradient.abs().max()
                         if largest > 0:
-                            tensor.grad.mul_(STEP / largest)
+                            tensor.grad.copy_(gradient * (STEP / largest))
             self.optimizer.step()
         self.forget(*self.plan.active)
         self.adopt_biases()

@@ -9,8 +9,9 @@ from torch import nn
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
-from peft_regress.fuzz.bounds import FUNCTION, apart, overflows
+from peft_regress.fuzz.bounds import FUNCTION, HALF, apart, overflows
 from peft_regress.fuzz.checks import fail
+from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.weights import type_name
 
 if TYPE_CHECKING:
@@ -122,9 +123,39 @@ def check_trainable(life: Life) -> None:
             message = f"{name} of adapter {owner} trains, which must be frozen."
             fail("frozen", message)
         training.add(owner)
-    for name in sorted(expected - training):
-        if None not in training and not plan.merged:
+    if plan.merged:
+        return
+    for name in sorted(expected):
+        if name not in training and None not in training:
             fail("frozen", f"No parameter of adapter {name} trains, which must.")
+        _check_all_train(life, name)
+
+
+def _check_all_train(life: Life, adapter: str) -> None:
+    """Raise NotHeldError if a parameter that the method trains, or one of a copy, is frozen."""
+    for path, module in owned.holders(life.model):
+        copied = owned.is_copy_holder(module)
+        for key, tensor in owned.held(module, adapter).items():
+            mine = copied or key.startswith(life.method.trains)
+            if mine and isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
+                message = f"{path}.{key} of adapter {adapter} is frozen, which must train."
+                fail("frozen", message)
+
+
+def check_adapter_type(life: Life, act: e.Act | None) -> None:
+    """Raise NotHeldError if an adapter that was just put in is in half precision unasked."""
+    if not life.example.autocast or not library.casts_adapters(life.model, act):
+        return
+    names = [act.adapter] if isinstance(act, e.Add) else [*life.plan.settings]
+    names = [act.name] if isinstance(act, e.LoadBeside) else names
+    for path, module in owned.holders(life.model):
+        if owned.is_copy_holder(module):
+            continue
+        for name in names:
+            for key, tensor in owned.held(module, name).items():
+                if key.startswith(life.method.trains) and tensor.dtype in HALF:
+                    message = f"{path}.{key} is {type_name(tensor.dtype)}, not float32."
+                    fail("dtype", message)
 
 
 def check_output(life: Life, act: e.Act | None) -> None:
@@ -132,7 +163,7 @@ def check_output(life: Life, act: e.Act | None) -> None:
     output = life.observe()
     effect = life.plan.effect()
     _check_type(life, output)
-    if effect is None:
+    if effect is None or (life.plan.merged and life.shares_a_module):
         return
     if effect == ():
         _compare(life, output, life.oracle.output(), None, "disabled", "the base")

@@ -114,6 +114,8 @@ class Method:
         flops: None if no bound is derived.
         fixed: Settings that make the configuration one of this method.
         needed: Fields without which no configuration can be made.
+        trains: What the names of the parameters begin with that the paper trains, all of them; ()
+            if no formula tells.
         limits: Documented refusals; a silent wrong result is never a limit.
         identity: Whether the documentation promises the base's function for these settings.
         same_base: Whether wrapping leaves the base weights as they are.
@@ -130,6 +132,7 @@ class Method:
     flops: Flops | None = None
     fixed: Settings = field(default_factory=dict)
     needed: frozenset[str] = frozenset()
+    trains: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     identity: Callable[[Settings], bool] = _always
     same_base: Callable[[Settings], bool] = _always
