@@ -15,7 +15,7 @@ from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.weights import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -123,16 +123,15 @@ def check_trainable(life: Life) -> None:
             message = f"{name} of adapter {owner} trains, which must be frozen."
             fail("frozen", message)
         training.add(owner)
-    if plan.merged:
-        return
-    for name in sorted(expected):
-        if name not in training and None not in training:
-            fail("frozen", f"No parameter of adapter {name} trains, which must.")
-        _check_all_train(life, name)
+    if not plan.merged:
+        for name in sorted(expected):
+            _check_all_train(life, name, training)
 
 
-def _check_all_train(life: Life, adapter: str) -> None:
+def _check_all_train(life: Life, adapter: str, training: Collection[str | None]) -> None:
     """Raise NotHeldError if a parameter that the method trains, or one of a copy, is frozen."""
+    if adapter not in training and None not in training:
+        fail("frozen", f"No parameter of adapter {adapter} trains, which must.")
     for path, module in owned.holders(life.model):
         copied = owned.is_copy_holder(module)
         for key, tensor in owned.held(module, adapter).items():
