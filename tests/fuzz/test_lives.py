@@ -46,6 +46,8 @@ def example(
     **settings: Any,
 ) -> e.Example:
     mine = {"target_modules": [layers[0].name], "r": 2, **settings}
+    if method == "ln_tuning":
+        del mine["r"]
     return e.Example(
         network=e.Network(layers=tuple(layers), sizes=sizes, dtype=dtype),
         method=method,
@@ -111,6 +113,16 @@ SOUND = {
         method="unilora",
         target_modules=["head"],
         second={"target_modules": ["lin0", "head"], "r": 2},
+    ),
+    "exchanged by merging": example(
+        e.Train(),
+        e.Merge(),
+        e.Copy(),
+        e.Unmerge(),
+        FILL,
+        e.Merge(),
+        e.Activate(adapters=("a",)),
+        method="ln_tuning",
     ),
     "merged under two names": example(
         FILL,

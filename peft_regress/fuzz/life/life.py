@@ -36,7 +36,6 @@ class Life:
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
         start: What the network returns without adapters.
-        of_adapters: Tensors that adapters had while nothing was merged, by their ids.
         optimized: The adapters that the optimizer was made for.
         known: What the model returned for adapters in effect since their parameters changed.
 
@@ -52,7 +51,6 @@ class Life:
         self.x = networks.make_input(example.network)
         self.known: dict[tuple[str, ...], Tensor] = {}
         self.merged_size: dict[str, float] = {}
-        self.of_adapters: dict[int, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.optimized: frozenset[str] = frozenset()
         self.plan = Plan.start(example, method.abilities)

@@ -52,7 +52,7 @@ def check_untouched(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: 
         if name not in before or _same(tensor, before[name]):
             continue
         owner = owners.get(id(tensor))
-        if owner in acted or (base_may and _swapped(life, tensor, owner)):
+        if owner in acted or (base_may and life.method.exchanges):
             continue
         if owner is None:
             trains = isinstance(act, (e.Fill, e.Train)) and plan.has_bias
@@ -104,10 +104,7 @@ def _weights_matter(life: Life, adapter: str) -> bool:
 def check_trainable(life: Life) -> None:
     """Raise NotHeldError if other parameters train than those of the trainable adapters."""
     plan, owners = life.plan, owned.owners(life.model)
-    if not plan.merged:
-        tensors = owned.all_tensors(life.model).values()
-        life.of_adapters = {id(each): each for each in tensors if id(each) in owners}
-    if plan.trainable is None or plan.has_bias:
+    if plan.trainable is None or plan.has_bias or (plan.merged and life.method.exchanges):
         return
     expected = plan.trainable if plan.enabled else frozenset()
     training = set()
@@ -115,8 +112,6 @@ def check_trainable(life: Life) -> None:
         if not tensor.requires_grad:
             continue
         owner = owners.get(id(tensor))
-        if plan.merged and _swapped(life, tensor, owner):
-            continue
         if owner is None and not _shared(life, name):
             fail("frozen", f"{name} of the base trains, which must be frozen.")
         if owner is not None and owner not in expected:
@@ -268,11 +263,6 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
         and tensor.dtype == before.dtype
         and bool(torch.equal(tensor, before))
     )
-
-
-def _swapped(life: Life, tensor: Tensor, owner: str | None) -> bool:
-    """Return whether base and adapter have changed places, as merging does in LN tuning."""
-    return (id(tensor) in life.of_adapters) == (owner is None)
 
 
 def _shared(life: Life, name: str) -> bool:

@@ -119,6 +119,7 @@ class Method:
         limits: Documented refusals; a silent wrong result is never a limit.
         identity: Whether the documentation promises the base's function for these settings.
         same_base: Whether wrapping leaves the base weights as they are.
+        exchanges: Whether merging puts the adapter in the base's place, and the base in its own.
         random: Whether a call in training mode draws random numbers.
 
     """
@@ -134,6 +135,7 @@ class Method:
     needed: frozenset[str] = frozenset()
     trains: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    exchanges: bool = False
     identity: Callable[[Settings], bool] = _always
     same_base: Callable[[Settings], bool] = _always
     random: Callable[[Settings], bool] = _never

@@ -120,6 +120,7 @@ OTHERS: Final = (
         "arXiv:2312.11420",
         kinds=frozenset[Any]({"conv2d", "linear"}),
         abilities=frozenset({"merge", "unmerge"}),
+        exchanges=True,
         identity=lambda _settings: True,
         random=_never,
     ),
