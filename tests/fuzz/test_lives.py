@@ -33,6 +33,7 @@ TWO_NAMES = (
     e.Layer(name="again", kind="linear", inputs=4, outputs=4, same_as="lin0"),
 )
 FILL = e.Fill()
+ADALORA = {"target_modules": ["lin0"], "init_r": 1, "total_step": 1}
 SECOND = (FILL, e.Add(adapter="b"), e.Activate(adapters=("b",)), e.Fill(seed=1))
 
 
@@ -86,7 +87,11 @@ SOUND = {
         network=e.Network(layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
         method="osf",
         adapters=(e.Adapter(name="a", settings={"target_modules": ["lin0"], "effective_rank": 2}),),
-        acts=(FILL,),
+        acts=(FILL, e.Train()),
+    ),
+    "numbers in float16 that do not train": msgspec.structs.replace(
+        example(FILL, method="adalora", dtype="float16"),
+        adapters=(e.Adapter(name="a", settings=ADALORA),),
     ),
     "empty and trained": example(
         FILL,

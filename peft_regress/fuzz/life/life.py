@@ -205,10 +205,22 @@ class Life:
     def _filled(self) -> list[Tensor]:
         """Return what `Fill` is about: what trains of the active adapters, and the base's biases.
 
-        What wrongly trains beside it is for another check.
+        What wrongly trains beside it, such as AdaLoRA's `ranknum`, is for another check.
         """
         owners = owned.owners(self.model)
-        return [tensor for tensor in self._live() if owners.get(id(tensor)) in self._acting()]
+        wrong = {
+            id(tensor)
+            for _, module in owned.holders(self.model)
+            if self.method.trains and owned.is_tuner_layer(module)
+            for name in self.plan.active
+            for key, tensor in owned.held(module, name).items()
+            if not key.startswith(self.method.trains)
+        }
+        return [
+            tensor
+            for tensor in self._live()
+            if owners.get(id(tensor)) in self._acting() and id(tensor) not in wrong
+        ]
 
     def _acting(self) -> frozenset[str | None]:
         return frozenset({None, *self.plan.active})

@@ -71,7 +71,7 @@ def check_trained(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: Pl
     """Raise NotHeldError if training left an adapter that trains unchanged."""
     if not isinstance(act, e.Train) or plan.trainable is None:
         return
-    if life.draws():
+    if life.draws() or _all_empty(life):
         return  # dropout may have left out all that trains
     owners = owned.owners(life.model)
     moved = {
