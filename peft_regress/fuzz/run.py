@@ -206,6 +206,7 @@ def _check(life: Life, act: e.Act | None) -> None:
         life.observe()  # a disabled layer takes merged weights out when it is called
     check_weights(life)
     state.check_trainable(life)
+    state.check_adapter_type(life, act)
     state.check_output(life, act)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import peft
 import pytest
 import torch
 from peft import LoraModel, PeftModel
 from peft.tuners.lora import layer as lora_layer
+from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import merge_utils
 from torch import nn
 
@@ -27,7 +29,12 @@ CONVOLUTION = (
     e.Layer(name="conv", kind="conv2d", inputs=4, outputs=6, kernel=(3, 1), padding=(1, 0)),
     e.Layer(name="head", kind="linear", inputs=6, outputs=4),
 )
+TWO_NAMES = (
+    e.Layer(name="lin0", kind="linear", inputs=4, outputs=4),
+    e.Layer(name="again", kind="linear", inputs=4, outputs=4, same_as="lin0"),
+)
 FILL = e.Fill()
+ADALORA = {"target_modules": ["lin0"], "init_r": 1, "total_step": 1}
 SECOND = (FILL, e.Add(adapter="b"), e.Activate(adapters=("b",)), e.Fill(seed=1))
 
 
@@ -41,6 +48,8 @@ def example(
     **settings: Any,
 ) -> e.Example:
     mine = {"target_modules": [layers[0].name], "r": 2, **settings}
+    if method == "ln_tuning":
+        del mine["r"]
     return e.Example(
         network=e.Network(layers=tuple(layers), sizes=sizes, dtype=dtype),
         method=method,
@@ -79,8 +88,55 @@ SOUND = {
         network=e.Network(layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),)),
         method="osf",
         adapters=(e.Adapter(name="a", settings={"target_modules": ["lin0"], "effective_rank": 2}),),
-        acts=(FILL,),
+        acts=(FILL, e.Train()),
     ),
+    "numbers in float16 that do not train": msgspec.structs.replace(
+        example(FILL, method="adalora", dtype="float16"),
+        adapters=(e.Adapter(name="a", settings=ADALORA),),
+    ),
+    "empty and trained": example(
+        FILL,
+        e.Train(),
+        layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
+        method="psoft",
+        r=1,
+    ),
+    "trained by tiny gradients": msgspec.structs.replace(
+        example(
+            e.Train(),
+            e.Mode(training=True),
+            layers=(e.Layer(name="lin0", kind="linear", inputs=2, outputs=2),),
+            method="vblora",
+            dtype="float16",
+            r=1,
+            vector_length=1,
+        ),
+        autocast=False,
+    ),
+    "a vector on all layers": example(
+        e.Add(adapter="b"),
+        layers=(LINEAR[0], e.Layer(name="head", kind="linear", inputs=6, outputs=4)),
+        method="unilora",
+        target_modules=["head"],
+        second={"target_modules": ["lin0", "head"], "r": 2},
+    ),
+    "exchanged by merging": example(
+        e.Train(),
+        e.Merge(),
+        e.Copy(),
+        e.Unmerge(),
+        FILL,
+        e.Merge(),
+        e.Activate(adapters=("a",)),
+        method="ln_tuning",
+    ),
+    "merged under two names": example(
+        FILL,
+        e.Merge(),
+        e.Unmerge(),
+        layers=TWO_NAMES,
+    ),
+    "unloaded under two names": example(FILL, e.Unload(merge=True), layers=TWO_NAMES),
     "saved": example(
         *SECOND, e.SaveLoad(trainable=True), e.Train(), e.SaveLoad(), e.Disable(within=True)
     ),
@@ -305,6 +361,36 @@ def accepted_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PeftModel, "forward", lambda self, x, adapter_names=None: forward(self, x))
 
 
+def frozen_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrap = peft.get_peft_model
+
+    def froze(*arguments, **keywords):
+        model = wrap(*arguments, **keywords)
+        for name, tensor in model.named_parameters():
+            if "lora_A" in name:
+                tensor.requires_grad_(False)
+        return model
+
+    monkeypatch.setattr(peft, "get_peft_model", froze)
+
+
+def frozen_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrap = peft.get_peft_model
+
+    def froze(*arguments, **keywords):
+        model = wrap(*arguments, **keywords)
+        for name, tensor in model.named_parameters():
+            if "modules_to_save" in name and name.endswith("bias"):
+                tensor.requires_grad_(False)
+        return model
+
+    monkeypatch.setattr(peft, "get_peft_model", froze)
+
+
+def left_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", lambda *_a, **_k: None)
+
+
 MERGED = (FILL, e.Merge())
 DEFECTS = {
     "merged": (doubled_merge, MERGED, 1),
@@ -330,6 +416,50 @@ DEFECTS = {
     "accepted": (accepted_name, (e.Mixed(adapters=("a", "nobody")),), 0),
     "two_ways": (accepted_name, (*SECOND, e.Mixed(adapters=("a", "b"))), 4),
 }
+
+
+@pytest.mark.parametrize(
+    ("defect", "check", "settings"),
+    [
+        (frozen_half, "frozen", {}),
+        (frozen_copy, "frozen", {"modules_to_save": ["head"]}),
+        (left_in_half_precision, "dtype", {"dtype": "bfloat16"}),
+    ],
+)
+def test_a_defect_of_wrapping_is_seen(
+    defect: Callable[[pytest.MonkeyPatch], None],
+    check: str,
+    settings: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    defect(monkeypatch)
+    failure = run(example(**settings), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == (check, -1), failure.message
+
+
+@pytest.mark.parametrize(
+    "act", [e.Add(adapter="b"), e.LoadBeside(adapter="a", name="c"), e.SaveLoad(trainable=True)]
+)
+def test_an_adapter_put_in_later_is_seen_in_half_precision(
+    act: e.Act, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float32 is asked for by default; without it, the adapter may be as the base is."""
+    original = BaseTuner._cast_adapter_dtype
+    calls = []
+
+    def first_alone(self, *arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == 1:
+            original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", first_alone)
+    failure = run(example(act, dtype="bfloat16"), tmp_path / "1").failure
+    assert failure is not None
+    assert (failure.check, failure.act) == ("dtype", 0), failure.message
+    unasked = msgspec.structs.replace(example(act, dtype="bfloat16"), autocast=False)
+    assert run(unasked, tmp_path / "2").failure is None
 
 
 @pytest.mark.parametrize("name", DEFECTS)

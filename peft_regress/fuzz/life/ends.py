@@ -84,7 +84,7 @@ def check_unload(life: Life, act: e.Unload) -> None:
             fail("layout", f"{name} is not contiguous, so it cannot be saved.")
     with torch.no_grad():
         output = base.eval()(life.x)
-    if expected is not None:
+    if expected is not None and not (act.merge and life.shares_a_module):
         _compare(life, output, expected, "merged" if act.merge else "leftover", "before")
 
 

@@ -37,7 +37,6 @@ class Life:
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
         start: What the network returns without adapters.
-        of_adapters: Tensors that adapters had while nothing was merged, by their ids.
         optimized: The adapters that the optimizer was made for.
         known: What the model returned for adapters in effect since their parameters changed.
 
@@ -53,7 +52,6 @@ class Life:
         self.x = networks.make_input(example.network)
         self.known: dict[tuple[str, ...], Tensor] = {}
         self.merged_size: dict[str, float] = {}
-        self.of_adapters: dict[int, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.optimized: frozenset[str] = frozenset()
         self.plan = Plan.start(example, method.abilities)
@@ -106,6 +104,14 @@ class Life:
             for layer in self.example.network.layers
             if layer.same_as is None
         ]
+
+    @property
+    def shares_a_module(self) -> bool:
+        """Return whether a module of the network runs under two names.
+
+        What is merged into it acts under both, although an adapter wraps it under one of them.
+        """
+        return any(layer.same_as is not None for layer in self.example.network.layers)
 
     def forget(self, *names: str) -> None:
         """Forget the outputs that changed adapters took part in."""
@@ -200,10 +206,22 @@ class Life:
     def _filled(self) -> list[Tensor]:
         """Return what `Fill` is about: what trains of the active adapters, and the base's biases.
 
-        What wrongly trains beside it is for another check.
+        What wrongly trains beside it, such as AdaLoRA's `ranknum`, is for another check.
         """
         owners = owned.owners(self.model)
-        return [tensor for tensor in self._live() if owners.get(id(tensor)) in self._acting()]
+        wrong = {
+            id(tensor)
+            for _, module in owned.holders(self.model)
+            if self.method.trains and owned.is_tuner_layer(module)
+            for name in self.plan.active
+            for key, tensor in owned.held(module, name).items()
+            if not key.startswith(self.method.trains)
+        }
+        return [
+            tensor
+            for tensor in self._live()
+            if owners.get(id(tensor)) in self._acting() and id(tensor) not in wrong
+        ]
 
     def _acting(self) -> frozenset[str | None]:
         return frozenset({None, *self.plan.active})
@@ -245,10 +263,11 @@ class Life:
             (output * weights).sum().backward()
             for group in self.optimizer.param_groups:
                 for tensor in group["params"]:
-                    if tensor.grad is not None:
-                        largest = tensor.grad.abs().max()
+                    if tensor.grad is not None and tensor.numel():
+                        gradient = tensor.grad.float()  # float16 does not hold 1 / small
+                        largest = gradient.abs().max()
                         if largest > 0:
-                            tensor.grad.mul_(STEP / largest)
+                            tensor.grad.copy_(gradient * (STEP / largest))
             self.optimizer.step()
         self.forget(*self.plan.active)
         self.adopt_biases()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from peft_regress.fuzz import example as e
 from peft_regress.fuzz.checks import AbsentError
 from peft_regress.fuzz.methods.method import config_defaults
 
@@ -42,6 +43,25 @@ def autocast_argument(function: Callable[..., Any], *, autocast: bool) -> dict[s
     """
     takes = "autocast_adapter_dtype" in inspect.signature(function).parameters
     return {} if autocast or not takes else {"autocast_adapter_dtype": False}
+
+
+def casts_adapters(model: Any, act: e.Act | None) -> bool:
+    """Return whether an act puts adapters in, by a function that converts them to float32.
+
+    act: None for the first adapter.
+    """
+    import peft
+
+    functions: dict[type, Any] = {
+        e.Add: model.add_adapter,
+        e.LoadBeside: model.load_adapter,
+        e.SaveLoad: peft.PeftModel.from_pretrained,
+        type(None): peft.get_peft_model,
+    }
+    function = functions.get(type(act))
+    return (
+        function is not None and "autocast_adapter_dtype" in inspect.signature(function).parameters
+    )
 
 
 def wrap(base: nn.Module, config: Any, name: str, *, autocast: bool) -> Any:

@@ -9,12 +9,13 @@ from torch import nn
 
 from peft_regress.fuzz import example as e
 from peft_regress.fuzz import oracle, owned
-from peft_regress.fuzz.bounds import FUNCTION, apart, overflows
+from peft_regress.fuzz.bounds import FUNCTION, HALF, apart, overflows
 from peft_regress.fuzz.checks import fail
+from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.weights import type_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from torch import Tensor
 
@@ -51,7 +52,7 @@ def check_untouched(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: 
         if name not in before or _same(tensor, before[name]):
             continue
         owner = owners.get(id(tensor))
-        if owner in acted or (base_may and _swapped(life, tensor, owner)):
+        if owner in acted or (base_may and life.method.exchanges):
             continue
         if owner is None:
             trains = isinstance(act, (e.Fill, e.Train)) and plan.has_bias
@@ -70,7 +71,7 @@ def check_trained(life: Life, act: e.Act, before: Mapping[str, Tensor], plan: Pl
     """Raise NotHeldError if training left an adapter that trains unchanged."""
     if not isinstance(act, e.Train) or plan.trainable is None:
         return
-    if life.draws():
+    if life.draws() or _all_empty(life):
         return  # dropout may have left out all that trains
     owners = owned.owners(life.model)
     moved = {
@@ -103,10 +104,7 @@ def _weights_matter(life: Life, adapter: str) -> bool:
 def check_trainable(life: Life) -> None:
     """Raise NotHeldError if other parameters train than those of the trainable adapters."""
     plan, owners = life.plan, owned.owners(life.model)
-    if not plan.merged:
-        tensors = owned.all_tensors(life.model).values()
-        life.of_adapters = {id(each): each for each in tensors if id(each) in owners}
-    if plan.trainable is None or plan.has_bias:
+    if plan.trainable is None or plan.has_bias or (plan.merged and life.method.exchanges):
         return
     expected = plan.trainable if plan.enabled else frozenset()
     training = set()
@@ -114,17 +112,44 @@ def check_trainable(life: Life) -> None:
         if not tensor.requires_grad:
             continue
         owner = owners.get(id(tensor))
-        if plan.merged and _swapped(life, tensor, owner):
-            continue
         if owner is None and not _shared(life, name):
             fail("frozen", f"{name} of the base trains, which must be frozen.")
         if owner is not None and owner not in expected:
             message = f"{name} of adapter {owner} trains, which must be frozen."
             fail("frozen", message)
         training.add(owner)
-    for name in sorted(expected - training):
-        if None not in training and not plan.merged:
-            fail("frozen", f"No parameter of adapter {name} trains, which must.")
+    if not plan.merged:
+        for name in sorted(expected):
+            _check_all_train(life, name, training)
+
+
+def _check_all_train(life: Life, adapter: str, training: Collection[str | None]) -> None:
+    """Raise NotHeldError if a parameter that the method trains, or one of a copy, is frozen."""
+    if adapter not in training and None not in training:
+        fail("frozen", f"No parameter of adapter {adapter} trains, which must.")
+    for path, module in owned.holders(life.model):
+        copied = owned.is_copy_holder(module)
+        for key, tensor in owned.held(module, adapter).items():
+            mine = copied or key.startswith(life.method.trains)
+            if mine and isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
+                message = f"{path}.{key} of adapter {adapter} is frozen, which must train."
+                fail("frozen", message)
+
+
+def check_adapter_type(life: Life, act: e.Act | None) -> None:
+    """Raise NotHeldError if an adapter that was just put in is in half precision unasked."""
+    if not life.example.autocast or not library.casts_adapters(life.model, act):
+        return
+    names = [act.adapter] if isinstance(act, e.Add) else [*life.plan.settings]
+    names = [act.name] if isinstance(act, e.LoadBeside) else names
+    for path, module in owned.holders(life.model):
+        if owned.is_copy_holder(module):
+            continue
+        for name in names:
+            for key, tensor in owned.held(module, name).items():
+                if key.startswith(life.method.trains) and tensor.dtype in HALF:
+                    message = f"{path}.{key} is {type_name(tensor.dtype)}, not float32."
+                    fail("dtype", message)
 
 
 def check_output(life: Life, act: e.Act | None) -> None:
@@ -132,7 +157,7 @@ def check_output(life: Life, act: e.Act | None) -> None:
     output = life.observe()
     effect = life.plan.effect()
     _check_type(life, output)
-    if effect is None:
+    if effect is None or (life.plan.merged and life.shares_a_module):
         return
     if effect == ():
         _compare(life, output, life.oracle.output(), None, "disabled", "the base")
@@ -238,11 +263,6 @@ def _same(tensor: Tensor, before: Tensor) -> bool:
         and tensor.dtype == before.dtype
         and bool(torch.equal(tensor, before))
     )
-
-
-def _swapped(life: Life, tensor: Tensor, owner: str | None) -> bool:
-    """Return whether base and adapter have changed places, as merging does in LN tuning."""
-    return (id(tensor) in life.of_adapters) == (owner is None)
 
 
 def _shared(life: Life, name: str) -> bool:

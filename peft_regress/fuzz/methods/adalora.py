@@ -54,6 +54,7 @@ ADALORA: Final = Method(
     abilities=frozenset({"merge", "unmerge"}),
     source="Zhang et al., arXiv:2303.10512, equation 3",
     formula=adalora,
+    trains=("lora_A", "lora_B", "lora_E"),
     flops=adalora_flops,
     needed=frozenset({"init_r", "target_r", "tfinal", "tinit", "total_step"}),
     limits=(

@@ -107,6 +107,7 @@ VERA: Final = Method(
     abilities=_ABILITIES,
     source="Kopiczko et al., arXiv:2310.11454, equation 2",
     formula=vera,
+    trains=("vera_lambda_",),
     flops=vera_flops,
     limits=(
         Limit(
@@ -126,6 +127,7 @@ FOURIERFT: Final = Method(
     abilities=_ABILITIES,
     source="Gao et al., arXiv:2405.03003, equations 2 to 4",
     formula=fourierft,
+    trains=("fourierft_spectrum",),
     flops=fourierft_flops,
     limits=(
         Limit(
@@ -146,6 +148,7 @@ HIRA: Final = Method(
     abilities=_ABILITIES,
     source="Huang et al., HiRA, ICLR 2025 (openreview TwJrTz9cRS)",
     formula=hira,
+    trains=("hira_",),
     flops=hira_flops,
     limits=(
         Limit(

@@ -66,6 +66,7 @@ IA3: Final = Method(
     abilities=frozenset({"merge", "several_active", "unmerge"}),
     source="Liu et al., arXiv:2205.05638, section 3.3",
     formula=ia3,
+    trains=("ia3_l",),
     flops=ia3_flops,
     needed=frozenset({"feedforward_modules"}),
     identity=lambda settings: bool(settings["init_ia3_weights"]),

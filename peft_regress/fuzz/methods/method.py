@@ -114,9 +114,12 @@ class Method:
         flops: None if no bound is derived.
         fixed: Settings that make the configuration one of this method.
         needed: Fields without which no configuration can be made.
+        trains: What the names of the parameters begin with that the paper trains, all of them; ()
+            if no formula tells.
         limits: Documented refusals; a silent wrong result is never a limit.
         identity: Whether the documentation promises the base's function for these settings.
         same_base: Whether wrapping leaves the base weights as they are.
+        exchanges: Whether merging puts the adapter in the base's place, and the base in its own.
         random: Whether a call in training mode draws random numbers.
 
     """
@@ -130,7 +133,9 @@ class Method:
     flops: Flops | None = None
     fixed: Settings = field(default_factory=dict)
     needed: frozenset[str] = frozenset()
+    trains: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
+    exchanges: bool = False
     identity: Callable[[Settings], bool] = _always
     same_base: Callable[[Settings], bool] = _always
     random: Callable[[Settings], bool] = _never

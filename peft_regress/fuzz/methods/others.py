@@ -88,8 +88,15 @@ def _other(name: str, config: str, source: str, **changed: Any) -> Method:
 
 
 OTHERS: Final = (
-    _other("c3a", "C3AConfig", "arXiv:2407.19342", formula=c3a, identity=_started_true),
-    _other("shira", "ShiraConfig", "arXiv:2406.13175", formula=shira),
+    _other(
+        "c3a",
+        "C3AConfig",
+        "arXiv:2407.19342",
+        formula=c3a,
+        trains=("c3a_kernel",),
+        identity=_started_true,
+    ),
+    _other("shira", "ShiraConfig", "arXiv:2406.13175", formula=shira, trains=("shira_weight",)),
     _other(
         "vblora",
         "VBLoRAConfig",
@@ -113,6 +120,7 @@ OTHERS: Final = (
         "arXiv:2312.11420",
         kinds=frozenset[Any]({"conv2d", "linear"}),
         abilities=frozenset({"merge", "unmerge"}),
+        exchanges=True,
         identity=lambda _settings: True,
         random=_never,
     ),

@@ -244,6 +244,7 @@ OFT: Final = _method(
     {"conv2d", "embedding", "linear"},
     oft,
     config="OFTConfig",
+    trains=("oft_R", "oft_embedding_R", "oft_r", "oft_s"),
     source="Qiu et al., arXiv:2306.07280; series: arXiv:2506.19847",
     flops=oft_flops,
     limits=(
@@ -262,6 +263,7 @@ BOFT: Final = _method(
     {"conv2d", "linear"},
     boft,
     config="BOFTConfig",
+    trains=("boft_R", "boft_s"),
     source="Liu et al., arXiv:2311.06243",
     flops=boft_flops,
     limits=(
@@ -281,6 +283,7 @@ HRA: Final = _method(
     {"conv2d", "linear"},
     hra,
     config="HRAConfig",
+    trains=("hra_u",),
     source="Yuan et al., arXiv:2405.17484",
     flops=hra_flops,
     limits=(_no_groups("HRA", "hra"),),

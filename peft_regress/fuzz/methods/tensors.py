@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 SHARED: Final = frozenset(
     f"{method}_{part}" for method in ("pvera", "randlora", "vera") for part in ("A", "B")
-) | {"vblora_vector_bank"}
+) | {"unilora_theta_d", "vblora_vector_bank"}
 """What all adapted layers hold for all adapters; an adapter need not be on such a layer."""
 
 
