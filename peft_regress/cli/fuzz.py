@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -114,7 +115,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
-    from peft_regress.fuzz.fuzz import fuzz
+    from peft_regress.fuzz.fuzz import INTERRUPTED, fuzz
     from peft_regress.fuzz.report import encode_fuzzed, fuzz_document, grouped
     from peft_regress.fuzz.reproduce import reproduced
 
@@ -123,14 +124,22 @@ def command(  # noqa: PLR0913  (arguments and options)
             check_outside(path, baselines, option)
     wants_scripts = summary is not None or output != "text"
     scripts: dict[str, Shown] = {}
+    problems: list[str] = []
 
     def finish(result: Fuzzed, python: Path) -> None:
-        if wants_scripts:
-            scripts.update(reproduced([group[0] for group in grouped(result.found)], python))
+        if not wants_scripts:
+            return
+        smallest = [group[0] for group in grouped(result.found)]
+        was_interrupted = INTERRUPTED in result.problems  # whoever ends it does not want to wait
+        try:
+            reproduced(smallest, python, say=_say, scripts=scripts, only_written=was_interrupted)
+        except KeyboardInterrupt:
+            problems.append(INTERRUPTED)
 
     with ending_signals_interrupt():
         settings = _settings(baselines, save, **options)
         result = fuzz(requirements, settings, progress=_say, finish=finish)
+    result = dataclasses.replace(result, problems=(*result.problems, *problems))
     if summary is not None:
         write_markdown(summary, fuzz_document(result, scripts))
         print_progress(f"summary: {summary}")

@@ -26,8 +26,8 @@ from peft_regress.fuzz.corpus import read_corpus
 from peft_regress.fuzz.findings import Finding, read_finding, write_finding
 from peft_regress.fuzz.messages import Counts, Seek
 from peft_regress.fuzz.methods import METHODS
-from peft_regress.fuzz.ranges import find_ranges
-from peft_regress.fuzz.replay import Replay, replay
+from peft_regress.fuzz.ranges import InterruptedRanges, find_ranges
+from peft_regress.fuzz.replay import InterruptedReplay, Replay, replay
 from peft_regress.fuzz.workers import LIFE_SECONDS, LifeWorker
 from peft_regress.text import clean, count_of
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from peft_regress.fuzz.causes import Cause
     from peft_regress.fuzz.messages import Found, Sought
+    from peft_regress.fuzz.ranges import Ranges
 
     Say = Callable[[str], None]
 
@@ -43,6 +44,9 @@ SLICE_SECONDS: Final = 15.0
 """How long a worker searches before it answers and hears what others have found."""
 SHRINK_SECONDS: Final = 8.0
 """How long a failing example is made smaller; most need 2 to 5. It is time that does not search."""
+
+INTERRUPTED: Final = "interrupted"
+"""The problem of a fuzzing that Ctrl-C or a signal ended."""
 
 _PROGRESS_SECONDS: Final = 10.0
 _MOST_FAILED_SEARCHES: Final = 5
@@ -128,7 +132,7 @@ def fuzz(
             fuzzing.search()
             fuzzing.find_ranges(requirements)
         except KeyboardInterrupt:
-            fuzzing.problems.append("interrupted")
+            fuzzing.problems.append(INTERRUPTED)
         result = fuzzing.result(requirements)
         finish(result, python)
         return result
@@ -193,8 +197,13 @@ class _Fuzzing:
         if not corpus:
             return
         self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
-        self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
-        self.packages = dict(self.replayed.packages)
+        try:
+            self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
+        except InterruptedReplay as interrupt:
+            self.replayed = interrupt.replay
+            raise
+        finally:
+            self.packages = dict(self.replayed.packages)
         for one in self.replayed.newly_mended:
             mended = msgspec.structs.replace(one.finding, mended=self.packages, accepted=None)
             self._write(mended)
@@ -250,14 +259,21 @@ class _Fuzzing:
         """Find the releases in which each new finding fails."""
         if not (self.found and self.settings.with_ranges) or self.unwritten:
             return
-        ranges = find_ranges(
-            self.found,
-            requirements=requirements,
-            fuzzed=self.packages.get("peft", ""),
-            life_seconds=self.settings.life_seconds,
-            pip_seconds=self.settings.pip_seconds,
-            say=self.say,
-        )
+        try:
+            ranges = find_ranges(
+                self.found,
+                requirements=requirements,
+                fuzzed=self.packages.get("peft", ""),
+                life_seconds=self.settings.life_seconds,
+                pip_seconds=self.settings.pip_seconds,
+                say=self.say,
+            )
+        except InterruptedRanges as interrupt:
+            self._take_ranges(interrupt.ranges)
+            raise
+        self._take_ranges(ranges)
+
+    def _take_ranges(self, ranges: Ranges) -> None:
         if ranges.problem:
             self.remarks.append(f"no range of releases: {ranges.problem}")
         self.found = [

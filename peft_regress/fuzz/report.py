@@ -33,6 +33,53 @@ STATES: Final[Mapping[State, str]] = {
     "still there": "still there",
 }
 """What a state is called in a report."""
+BROKEN: Final[Mapping[str, str]] = {
+    "accepted": "no error for what must be refused",
+    "cost": "more FLOPs than the formula needs",
+    "crash": "the process ends ({})",
+    "disabled": "disabled adapters change the output",
+    "dtype": "another dtype than that of the base",
+    "exception": "{}",
+    "frozen": "other parameters train or change than must",
+    "function": "another function than the formula's",
+    "identity": "the new adapter changes the output",
+    "layout": "weights are no longer contiguous",
+    "leak": "another adapter has changed",
+    "leftover": "something of an adapter is left",
+    "loaded": "the loaded adapter is not the saved one",
+    "merged": "the merged model computes something else",
+    "no_op": "the adapter has no effect",
+    "refused_safe_merge": "a refused merge has changed the base",
+    "saved_keys": "the file holds tensors of another adapter",
+    "trained": "an adapter has not changed",
+    "two_ways": "the model computes something else than before",
+    "unmerged": "the base weights are not as before",
+}
+"""What is wrong where a check fails, for titles; {} is the type of an exception."""
+ACTS: Final[Mapping[str, str]] = {
+    "activate": "activating an adapter",
+    "add": "adding an adapter",
+    "convert": "converting the model",
+    "copy": "copying the model",
+    "delete": "deleting an adapter",
+    "disable": "disabling adapters",
+    "enable": "enabling adapters",
+    "fill": "filling an adapter",
+    "hot_swap": "swapping weights in",
+    "load_beside": "loading another adapter",
+    "merge": "merging",
+    "mixed": "a mixed batch",
+    "mode": "a change of the mode",
+    "save_load": "saving and loading",
+    "scale": "scaling",
+    "train": "training",
+    "unload": "unloading",
+    "unmerge": "unmerging",
+    "weighted": "combining adapters",
+    "wrap": "wrapping",
+}
+"""What is done in an act, for titles."""
+_MOST_NAMED: Final = 4
 
 
 def fuzz_document(
@@ -45,7 +92,7 @@ def fuzz_document(
     """
     return [
         *_heading(fuzzed),
-        *corpus_sections(fuzzed.replay),
+        *corpus_sections(fuzzed.replay, all_entries=fuzzed.settings.minutes <= 0),
         *_findings(fuzzed, scripts or {}),
         *_counts(fuzzed),
         *_what_to_do(fuzzed),
@@ -161,18 +208,24 @@ def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> 
     body.append(f"seen with: {versions}")
     names = ", ".join(one.name for one in group)
     body.append(Line(f"file: {names}", most_lines=3))
-    title = f"{number}. {title_of(finding)}"
-    if len(methods) > 1:
-        title = f"{number}. {title_of(finding, ', '.join(methods))}"
+    if len(methods) > _MOST_NAMED:
+        body.insert(1, Line(f"methods: {', '.join(methods)}", most_lines=3))
+    title = f"{number}. {title_of(finding, methods)}"
     return Section(title=title, body=tuple(body), level=3)
 
 
-def title_of(finding: Finding, methods: str = "") -> str:
-    """Return a finding's title, as of an issue."""
-    kind = act_kind(finding.example, finding.failure.act).replace("_", " ")
-    what = finding.failure.error or f"not {finding.failure.check.replace('_', ' ')}"
+def title_of(finding: Finding, methods: Sequence[str] = ()) -> str:
+    """Return a finding's title, as of an issue.
+
+    methods: of the group that it stands for; more than four are counted.
+    """
+    kind = ACTS[act_kind(finding.example, finding.failure.act)]
+    what = BROKEN.get(finding.failure.check, finding.failure.check.replace("_", " "))
+    what = what.format(clean(finding.failure.error or "an error"))
     layers = ", ".join(dict.fromkeys(one.kind for one in finding.example.network.layers))
-    return f"{methods or finding.example.method} on {layers}: {clean(what)} after {kind}"
+    named = ", ".join(methods) or finding.example.method
+    who = f"{len(methods)} methods" if len(methods) > _MOST_NAMED else named
+    return f"{who} on {layers.replace('_', ' ')}: {what} after {kind}"
 
 
 def described(finding: Finding) -> str:
@@ -206,7 +259,7 @@ def script_sections(shown: Shown) -> Iterator[Section]:
     """Yield a script and what it prints."""
     title = "script, which needs torch and the library alone:"
     yield Section(title=title, body=(Listing(shown.script, language="python"),))
-    note = "" if shown.exit_code == 1 else "; by itself it does not show the failure"
+    note = "" if shown.exit_code in {1, None} else "; by itself it does not show the failure"
     yield Section(title=f"it prints{note}:", body=(Listing(shown.printed),))
 
 

@@ -196,9 +196,19 @@ def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state) -> No
         (replace(RANGE, last_good="0.20.0"), "since peft 0.21.2; not in 0.20.0"),
         (replace(RANGE, failing=("0.10.0", "0.21.2"), last_good="0.20.0"), "; also in 0.10.0"),
         (replace(RANGE, passing=()), "since at least peft 0.21.2"),
-        (replace(RANGE, last_good="0.19.1", between=("0.20.0",)), "or one of 0.20.0, which"),
+        (
+            replace(
+                RANGE, last_good="0.19.0", between=("0.19.1", "0.20.0"),
+                undecided={"0.15.0": "cannot be used", "0.19.1": "cannot be used"},
+            ),
+            "(2 releases tried; undecided in 0.19.1: cannot be used; not tried: 0.20.0)",
+        ),
+        (
+            replace(RANGE, passing=(), undecided={"0.20.0": "fails by the check dtype"}),
+            "since at least peft 0.21.2 (1 release tried; undecided in 0.20.0: fails by the check",
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_range_says_what_bisection_knows(found, said) -> None:
     if found is RANGE:
         found = replace(found, first=None)
