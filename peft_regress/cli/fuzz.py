@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -33,6 +34,18 @@ if TYPE_CHECKING:
 _MOST_MINUTES: Final = 7 * 24 * 60
 
 
+class _Minutes(click.FloatRange):
+    """A number in a range; NaN, which compares with nothing, is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 @click.command(
     "fuzz",
     cls=SectionedCommand,
@@ -50,7 +63,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, _MOST_MINUTES),
+    type=_Minutes(0, _MOST_MINUTES),
     metavar="N",
     default=10.0,
     show_default=True,
@@ -140,13 +153,14 @@ def command(  # noqa: PLR0913  (arguments and options)
         settings = _settings(baselines, save, **options)
         result = fuzz(requirements, settings, progress=_say, finish=finish)
     result = dataclasses.replace(result, problems=(*result.problems, *problems))
-    if summary is not None:
-        write_markdown(summary, fuzz_document(result, scripts))
-        print_progress(f"summary: {summary}")
     if output == "json":
         print_json(encode_fuzzed(result, scripts))
     else:
         show(fuzz_document(result, None if output == "text" else scripts), output)
+    # Last, since it may fail: minutes of search are on the screen by then.
+    if summary is not None:
+        write_markdown(summary, fuzz_document(result, scripts))
+        print_progress(f"summary: {summary}")
     context.exit(result.exit_code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import secrets
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -165,6 +166,13 @@ def write_finding(folder: Path, finding: Finding) -> Path:
     path = folder / f"{finding.name}.json"
     write_atomic(path, finding_bytes(finding))
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `InputError` if no finding can be written into a folder, which is made."""
+    probe = folder / f".{secrets.token_hex(4)}"
+    write_atomic(probe, b"{}")
+    probe.unlink(missing_ok=True)
 
 
 def is_findings(path: Path) -> bool:

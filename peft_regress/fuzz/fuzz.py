@@ -22,8 +22,8 @@ from peft_regress.environments.overlay.pip import PIP_SECONDS
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fuzz.causes import is_known
-from peft_regress.fuzz.corpus import read_corpus
-from peft_regress.fuzz.findings import Finding, read_finding, write_finding
+from peft_regress.fuzz.corpus import corpus_folder, read_corpus
+from peft_regress.fuzz.findings import Finding, check_writable, read_finding, write_finding
 from peft_regress.fuzz.messages import Counts, Seek
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.ranges import InterruptedRanges, find_ranges
@@ -125,10 +125,15 @@ def fuzz(
     if settings.minutes > 0:
         check_hypothesis()
     corpus = [one for one in read_corpus(settings.baselines) if one.example.method in methods]
+    if settings.minutes > 0:
+        check_writable(settings.save)  # now, and not after minutes of search
     with _environment(requirements, settings) as (python, remarks):
         fuzzing = _Fuzzing(settings, python, methods, progress, remarks=list(remarks))
         try:
-            fuzzing.replay(corpus)
+            if corpus:
+                fuzzing.replay(corpus)
+            else:
+                fuzzing.miss_corpus()
             fuzzing.search()
             fuzzing.find_ranges(requirements)
         except KeyboardInterrupt:
@@ -194,8 +199,6 @@ class _Fuzzing:
 
     def replay(self, corpus: Sequence[Finding]) -> None:
         """Run the corpus; what is still there is no news to the search."""
-        if not corpus:
-            return
         self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
         try:
             self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
@@ -207,6 +210,15 @@ class _Fuzzing:
         for one in self.replayed.newly_mended:
             mended = msgspec.structs.replace(one.finding, mended=self.packages, accepted=None)
             self._write(mended)
+
+    def miss_corpus(self) -> None:
+        """Say that nothing is known of these methods; then a replay alone has nothing to do."""
+        folder = corpus_folder(self.settings.baselines)
+        missing = f"no known defects of {self.settings.methods!r} in {folder}"
+        if self.settings.minutes > 0:
+            self.remarks.append(f"{missing}: all that is found is new")
+        else:
+            self.problems.append(f"{missing}: nothing was replayed")
 
     def search(self) -> None:
         """Search until the time is over."""

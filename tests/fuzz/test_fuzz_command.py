@@ -301,7 +301,46 @@ def test_without_hypothesis_only_the_search_is_refused(command, monkeypatch) -> 
     done = command()
     assert done.code == 2
     assert "pip install 'peft-regress[fuzz]'" in done.err
-    assert command("--minutes", "0").code == 0
+    assert "hypothesis" not in command("--minutes", "0").err
+
+
+def test_minutes_that_are_no_number_are_2(command) -> None:
+    done = command("--minutes", "nan")
+    assert done.code == 2
+    assert "'nan' is not a number" in done.err
+
+
+def test_a_replay_of_nothing_is_3_and_a_search_without_a_corpus_is_told(command) -> None:
+    done = command("--minutes", "0")
+    assert done.code == 3
+    assert "no known defects of 'lora' in baselines/fuzz: nothing was replayed" in done.out
+    done = command()
+    assert done.code == 0
+    assert "no known defects of 'lora' in baselines/fuzz: all that is found is new" in done.out
+
+
+def test_a_folder_that_cannot_be_written_to_is_2_before_the_search(
+    command, workers, tmp_path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = command("--save", "file/findings")
+    assert done.code == 2
+    assert "file/findings" in done.err
+    assert workers.requests == []
+
+
+def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    from peft_regress.fuzz import reproduce
+
+    monkeypatch.setattr(reproduce, "output_of", lambda s, _: reproduce.Shown(s, "came: x", 1))
+    (tmp_path / "file").write_text("")
+    workers.answers = [ONE]
+    done = command("--summary", "file/found.md", "--jobs", "1")
+    assert done.code == 2
+    assert "file/found.md" in done.err
+    assert "1 new finding" in done.out
 
 
 @pytest.mark.parametrize("option", ["--save", "--summary"])
