@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -40,7 +40,7 @@ BROKEN: Final[Mapping[str, str]] = {
     "disabled": "disabled adapters change the output",
     "dtype": "another dtype than that of the base",
     "exception": "{}",
-    "frozen": "other parameters train or change than must",
+    "frozen": "the wrong parameters train or change",
     "function": "another function than the formula's",
     "identity": "the new adapter changes the output",
     "layout": "weights are no longer contiguous",
@@ -80,6 +80,7 @@ ACTS: Final[Mapping[str, str]] = {
 }
 """What is done in an act, for titles."""
 _MOST_NAMED: Final = 4
+_MOST_ALIKE: Final = 3
 
 
 def fuzz_document(
@@ -144,11 +145,21 @@ def corpus_sections(replay: Replay, *, all_entries: bool = True) -> Iterator[Sec
     if not replay.entries:
         return
     shown = [one for state in _SHOWN for one in replay.of(state) if _is_news(one) or all_entries]
+    # An interrupt, or an environment that cannot be used, is told once.
+    many = [
+        why for why, number in Counter(one.remark for one in replay.of("not replayed")).items()
+        if number > _MOST_ALIKE
+    ]  # fmt: skip
     rows = tuple(
         Row(cells=(one.finding.name, STATES[one.state], _since(one.finding)), notes=_notes(one))
         for one in shown
         if not (one.was_mended and one.state == "mended")
+        and not (one.state == "not replayed" and one.remark in many)
     )
+    for why in many:
+        alike = [one for one in replay.of("not replayed") if one.remark == why]
+        cells = (count_of(len(alike), "finding"), STATES["not replayed"], "")
+        rows += (Row(cells=cells, notes=(clean(why, longest=300),)),)
     headings = ("finding", "now", "fails")
     body = (Table(headings=headings, rows=rows),) if rows else ()
     title = f"known defects of the fuzzer's corpus: {', '.join(corpus_counts(replay))}"
@@ -225,7 +236,8 @@ def title_of(finding: Finding, methods: Sequence[str] = ()) -> str:
     layers = ", ".join(dict.fromkeys(one.kind for one in finding.example.network.layers))
     named = ", ".join(methods) or finding.example.method
     who = f"{len(methods)} methods" if len(methods) > _MOST_NAMED else named
-    return f"{who} on {layers.replace('_', ' ')}: {what} after {kind}"
+    when = "" if finding.failure.check == "cost" else f" after {kind}"
+    return f"{who} on {layers.replace('_', ' ')}: {what}{when}"
 
 
 def described(finding: Finding) -> str:
@@ -258,7 +270,7 @@ def _act_text(act: dict[str, Any]) -> str:
 def script_sections(shown: Shown) -> Iterator[Section]:
     """Yield a script and what it prints."""
     title = "script, which needs torch and the library alone:"
-    yield Section(title=title, body=(Listing(shown.script, language="python"),))
+    yield Section(title=title, body=(Listing(shown.script.rstrip(), language="python"),))
     note = "" if shown.exit_code in {1, None} else "; by itself it does not show the failure"
     yield Section(title=f"it prints{note}:", body=(Listing(shown.printed),))
 
@@ -285,7 +297,10 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
     if fuzzed.found:
         first = fuzzed.found[0].name
         lines.append(
-            ("a known defect:", Code(f"peft-regress accept {folder}/{first}.json --reason TEXT"))
+            (
+                "to keep one as a known defect:",
+                Code(f"peft-regress accept {folder}/{first}.json --reason TEXT"),
+            )
         )
     for one in fuzzed.replay.newly_mended:
         path = f"{folder}/{one.finding.name}.json"
@@ -325,7 +340,7 @@ def _encode_script(shown: Shown | None) -> dict[str, Any]:
     return {
         "script": shown.script,
         "prints": shown.printed,
-        "shows_failure": shown.exit_code == 1,
+        "shows_failure": None if shown.exit_code is None else shown.exit_code == 1,
     }
 
 

@@ -25,7 +25,7 @@ from peft_regress.fuzz import replay as replay_module
 from peft_regress.fuzz import report as report_module
 from peft_regress.fuzz.checks import CHECKS
 from peft_regress.fuzz.corpus import accept_findings
-from peft_regress.fuzz.example import Act, Outcome
+from peft_regress.fuzz.example import Act, Copy, Fill, Outcome
 from peft_regress.fuzz.findings import read_finding, write_finding
 from peft_regress.fuzz.messages import Begun, Counts, Found, Sought
 
@@ -531,6 +531,7 @@ def test_an_interrupt_while_scripts_run_loses_no_report(
     assert ONE.name in text
     assert "```python\n" in text
     assert "(not run: interrupted)" in text
+    assert "print('nothing differs')\n```" in text
     assert "does not show" not in text
 
 
@@ -548,9 +549,10 @@ def test_after_an_interrupt_no_script_is_run(command, workers, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fuzz_module, "wait", wait)
-    done = command("--minutes", "1", "--summary", "found.md", "--jobs", "1")
+    done = command("--minutes", "1", "--summary", "found.md", "--jobs", "1", "--format", "json")
     assert done.code == 1
     assert ran == []
+    assert json.loads(done.out)["findings"][0]["shows_failure"] is None
     assert "(not run: interrupted)" in (tmp_path / "found.md").read_text()
 
 
@@ -605,6 +607,41 @@ def test_findings_are_numbered_by_cause_and_methods_are_listed(command, workers)
     assert "1. loha, lora on linear: TypeError after merging" in text
     assert "2. lora on linear" in text
     assert " 3. " not in text
+
+
+def test_failing_formulas_of_two_methods_or_settings_are_two_and_costs_of_one_method_are_one(
+    command, workers
+) -> None:
+    failed = failure("function", 0)
+    workers.answers = [
+        finding(example(method="lora", settings={"use_rslora": True}), failed),
+        finding(example(method="loha"), failed),
+        finding(example(method="lora", settings={"use_dora": True}), failed),
+        finding(example(acts=(Fill(),), method="hra"), failure("cost", 0)),
+        finding(example(acts=(Fill(), Copy()), method="hra"), failure("cost", 1)),
+    ]
+    done = command("--jobs", "1", "--methods", "*")
+    text = " ".join(done.out.split())
+    assert "3. lora on linear: another function" in text
+    assert "4. hra on linear: more FLOPs than the formula needs failure:" in text
+    assert " 5. " not in text
+
+
+def test_entries_that_were_not_replayed_for_one_reason_are_one_row(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"))
+    accepted(tmp_path, *(finding(example(one)) for one in layers))
+
+    def live(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "live", live)
+    done = command("--minutes", "0")
+    assert done.code == 3
+    text = " ".join(done.out.split())
+    assert "4 findings not replayed interrupted" in text
+    assert "lora-merged-" not in text
 
 
 def test_seeds_differ_by_turn_and_job_and_do_not_change() -> None:
