@@ -149,9 +149,9 @@ def _bisect(name: str, versions: Sequence[Version], tried: _Tried) -> None:
 def _known(name: str, tried: _Tried) -> dict[Version, bool]:
     """Return the releases of which is known whether a finding fails in them."""
     return {
-        version: answers[name]
+        version: answer
         for version, answers in tried.answers.items()
-        if isinstance(answers[name], bool)
+        if isinstance(answer := answers[name], bool)
     }
 
 
