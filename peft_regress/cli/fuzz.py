@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -32,6 +34,18 @@ if TYPE_CHECKING:
 _MOST_MINUTES: Final = 7 * 24 * 60
 
 
+class _Minutes(click.FloatRange):
+    """A number in a range; NaN, which compares with nothing, is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
+
+
 @click.command(
     "fuzz",
     cls=SectionedCommand,
@@ -49,7 +63,7 @@ _MOST_MINUTES: Final = 7 * 24 * 60
 @click.argument("requirements", metavar="[REQUIREMENT]...", nargs=-1)
 @click.option(
     "--minutes",
-    type=click.FloatRange(0, _MOST_MINUTES),
+    type=_Minutes(0, _MOST_MINUTES),
     metavar="N",
     default=10.0,
     show_default=True,
@@ -114,7 +128,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     fuzzed in an environment over this one; without, the installed packages are. The exit code is 1
     on a new finding, 3 if not all was tried.
     """
-    from peft_regress.fuzz.fuzz import fuzz
+    from peft_regress.fuzz.fuzz import INTERRUPTED, fuzz
     from peft_regress.fuzz.report import encode_fuzzed, fuzz_document, grouped
     from peft_regress.fuzz.reproduce import reproduced
 
@@ -123,21 +137,30 @@ def command(  # noqa: PLR0913  (arguments and options)
             check_outside(path, baselines, option)
     wants_scripts = summary is not None or output != "text"
     scripts: dict[str, Shown] = {}
+    problems: list[str] = []
 
     def finish(result: Fuzzed, python: Path) -> None:
-        if wants_scripts:
-            scripts.update(reproduced([group[0] for group in grouped(result.found)], python))
+        if not wants_scripts:
+            return
+        smallest = [group[0] for group in grouped(result.found)]
+        was_interrupted = INTERRUPTED in result.problems  # whoever ends it does not want to wait
+        try:
+            reproduced(smallest, python, say=_say, scripts=scripts, only_written=was_interrupted)
+        except KeyboardInterrupt:
+            problems.append(INTERRUPTED)
 
     with ending_signals_interrupt():
         settings = _settings(baselines, save, **options)
         result = fuzz(requirements, settings, progress=_say, finish=finish)
-    if summary is not None:
-        write_markdown(summary, fuzz_document(result, scripts))
-        print_progress(f"summary: {summary}")
+    result = dataclasses.replace(result, problems=(*result.problems, *problems))
     if output == "json":
         print_json(encode_fuzzed(result, scripts))
     else:
         show(fuzz_document(result, None if output == "text" else scripts), output)
+    # Last, since it may fail: minutes of search are on the screen by then.
+    if summary is not None:
+        write_markdown(summary, fuzz_document(result, scripts))
+        print_progress(f"summary: {summary}")
     context.exit(result.exit_code)
 
 

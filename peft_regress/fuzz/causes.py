@@ -18,9 +18,9 @@ that two other methods are known to have is not sought again for each further me
 them, nothing else would be found. It counts as known if it is no promise of a method's own formula
 that fails, and no exception out of a method's own module.
 
-For people, one function's failures are one
-group, whatever the method; where no exception names a function, those that need the same network
-and acts are. Thus a defect in code that methods share, as in a base class, is told once.
+For people, one function's failures are one group, whatever the method; where no exception names a
+function, those that need the same network and acts are, unless it is a method's own formula that
+fails. Thus a defect in code that methods share, as in a base class, is told once.
 """
 
 from __future__ import annotations
@@ -133,7 +133,15 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Return what groups causes for people: equal in the methods that share a defect."""
         if self.where is not None:
             return (self.check, self.error or "", self.where)
+        if self.check == "cost":  # asked at the end of a life, whatever was done in it
+            return (
+                self.check,
+                self.method,
+                *(t for t in self.traits if not t.startswith("after ")),
+            )
         own = f"setting {COPIES}"
+        if self.check == "function" and own not in self.traits:  # each method has its own formula
+            return (self.check, self._stage, self.method, *self.traits)
         shared = (one for one in self.traits if one == own or not one.startswith("setting "))
         return (self.check, self._stage, *shared)
 

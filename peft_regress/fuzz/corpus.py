@@ -7,6 +7,8 @@ mended: it stays, and from then on its failure is new again.
 from __future__ import annotations
 
 import datetime as dt
+import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.findings import Finding
 
 FOLDER: Final = "fuzz"
+_REPORT: Final = re.compile(r"(?:[\w.-]+/)?[\w.-]+#\d{1,9}|https?://[!-~]{1,400}", re.ASCII)
+"""What names an issue."""
 
 
 def corpus_folder(baselines: Path) -> Path:
@@ -35,9 +39,12 @@ def read_corpus(baselines: Path) -> list[Finding]:
     """Read all entries, sorted by name; none if there is no corpus.
 
     Raises `RunFileError` for an entry that cannot be trusted, was never accepted, or has another
-    name than its cause.
+    name than its cause, and if the storage or the corpus is no folder.
     """
     folder = corpus_folder(baselines)
+    for path in (baselines, folder):
+        if os.path.lexists(path) and not is_folder(path):
+            raise RunFileError(path, "is no folder", "Name the folder of the baseline storage.")
     entries = read_findings(folder) if is_folder(folder) else []
     for path, finding in entries:
         if finding.accepted is None:
@@ -69,6 +76,9 @@ def accept_findings(
     """
     if not reason.strip() or not reason.isprintable():
         msg = f"--reason {reason!a}: write plain text on one line"
+        raise InputError(msg)
+    if reported is not None and not _REPORT.fullmatch(reported):
+        msg = f"--reported {reported!a}: write OWNER/REPOSITORY#NUMBER or an https address"
         raise InputError(msg)
     findings = [finding for _, finding in read_findings(source)]
     if not findings:

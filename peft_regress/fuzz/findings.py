@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import secrets
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
@@ -17,13 +18,18 @@ from peft_regress.fuzz.example import SCHEMA, Example, Failure
 from peft_regress.runs.json_layout import dump_json
 from peft_regress.runs.schema import canonical_digest
 from peft_regress.runs.strict_json import load_json
-from peft_regress.text import clean
+from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 KIND: Final = "finding of the fuzzer"
 
+UNUSABLE: Final = "cannot be used"
+"""Of a release that cannot be installed or imported, or in which no example ends."""
+
+_Why = Annotated[str, Meta(max_length=100)]
 _Package = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]
 
 
@@ -40,7 +46,10 @@ class Range(_Stored, frozen=True, kw_only=True, omit_defaults=True):
         first: The release since which it fails; None if it is not known.
         last_good: The newest release before `first` in which it does not fail; None if there is
             none, so that it fails since at least `first`.
-        between: Releases between the two that could not be tried: each may be the first.
+        between: Releases between the two of which nobody knows: each may be the first.
+        undecided: Why it is not known of some releases: they cannot be used, or the example fails
+            there by another check, which may hide this failure. What is in `between` and not here
+            was not tried.
 
     """
 
@@ -50,6 +59,7 @@ class Range(_Stored, frozen=True, kw_only=True, omit_defaults=True):
     first: Version | None = None
     last_good: Version | None = None
     between: tuple[Version, ...] = ()
+    undecided: dict[Version, _Why] = {}
 
     @property
     def sentence(self) -> str:
@@ -58,16 +68,28 @@ class Range(_Stored, frozen=True, kw_only=True, omit_defaults=True):
             return "the releases were not told apart"
         if self.last_good is None:
             since = f"since at least {self.package} {self.first}"
-        elif self.between:
-            since = (
-                f"since {self.package} {self.first}, or one of {', '.join(self.between)}, which "
-                f"cannot be tried; not in {self.last_good}"
-            )
         else:
-            since = f"since {self.package} {self.first}; not in {self.last_good}"
+            others = f", or since one of {', '.join(self.between)}" if self.between else ""
+            since = f"since {self.package} {self.first}{others}; not in {self.last_good}"
         earlier = [one for one in self.failing if _is_before(one, self.last_good)]
         gap = f"; also in {', '.join(earlier)}" if earlier else ""
-        return f"{since}{gap} ({len(self.failing) + len(self.passing)} releases tried)"
+        tried = count_of(len(self.failing) + len(self.passing), "release")
+        return f"{since}{gap} ({'; '.join([f'{tried} tried', *self._unknown()])})"
+
+    def _unknown(self) -> Iterator[str]:
+        """Yield why it is not known of some releases, reason by reason."""
+        untried = [one for one in self.between if one not in self.undecided]
+        named = {
+            one: why
+            for one, why in self.undecided.items()
+            # One that cannot be used says nothing, unless it may be the first.
+            if one in self.between or why != UNUSABLE
+        }
+        for why in dict.fromkeys(named.values()):
+            releases = ", ".join(one for one in named if named[one] == why)
+            yield f"undecided in {releases}: {why}"
+        if untried:
+            yield f"not tried: {', '.join(untried)}"
 
 
 class Accepted(_Stored, frozen=True, kw_only=True, omit_defaults=True):
@@ -144,6 +166,13 @@ def write_finding(folder: Path, finding: Finding) -> Path:
     path = folder / f"{finding.name}.json"
     write_atomic(path, finding_bytes(finding))
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `InputError` if no finding can be written into a folder, which is made."""
+    probe = folder / f".{secrets.token_hex(4)}"
+    write_atomic(probe, b"{}")
+    probe.unlink(missing_ok=True)
 
 
 def is_findings(path: Path) -> bool:

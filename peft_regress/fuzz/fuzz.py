@@ -9,20 +9,20 @@ import time
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.overlay.pip import PIP_SECONDS
 from peft_regress.errors import InputError, UnknownNameError
-from peft_regress.fuzz.corpus import read_corpus
-from peft_regress.fuzz.findings import Finding, read_finding, write_finding
+from peft_regress.fuzz.corpus import corpus_folder, read_corpus
+from peft_regress.fuzz.findings import Finding, check_writable, read_finding, write_finding
 from peft_regress.fuzz.messages import Counts
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.parallel_search import ParallelSearch
-from peft_regress.fuzz.ranges import find_ranges
-from peft_regress.fuzz.replay import Replay, replay
+from peft_regress.fuzz.ranges import InterruptedRanges, find_ranges
+from peft_regress.fuzz.replay import InterruptedReplay, Replay, replay
 from peft_regress.fuzz.workers import LIFE_SECONDS
 from peft_regress.text import clean, count_of
 
@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from peft_regress.fuzz.messages import Found
+    from peft_regress.fuzz.ranges import Ranges
 
     Say = Callable[[str], None]
+
+INTERRUPTED: Final = "interrupted"
+"""The problem of a fuzzing that Ctrl-C or a signal ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +110,19 @@ def fuzz(
     if settings.minutes > 0:
         check_hypothesis()
     corpus = [one for one in read_corpus(settings.baselines) if one.example.method in methods]
+    if settings.minutes > 0:
+        check_writable(settings.save)  # now, and not after minutes of search
     with _environment(requirements, settings) as (python, remarks):
         fuzzing = _Fuzzing(settings, python, methods, progress, remarks=list(remarks))
         try:
-            fuzzing.replay(corpus)
+            if corpus:
+                fuzzing.replay(corpus)
+            else:
+                fuzzing.miss_corpus()
             fuzzing.search()
             fuzzing.find_ranges(requirements)
         except KeyboardInterrupt:
-            fuzzing.problems.append("interrupted")
+            fuzzing.problems.append(INTERRUPTED)
         result = fuzzing.result(requirements)
         finish(result, python)
         return result
@@ -175,14 +184,26 @@ class _Fuzzing:
 
     def replay(self, corpus: Sequence[Finding]) -> None:
         """Run the corpus; what is still there is no news to the search."""
-        if not corpus:
-            return
         self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
-        self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
-        self.packages = dict(self.replayed.packages)
+        try:
+            self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
+        except InterruptedReplay as interrupt:
+            self.replayed = interrupt.replay
+            raise
+        finally:
+            self.packages = dict(self.replayed.packages)
         for one in self.replayed.newly_mended:
             mended = msgspec.structs.replace(one.finding, mended=self.packages, accepted=None)
             self._write(mended)
+
+    def miss_corpus(self) -> None:
+        """Say that nothing is known of these methods; then a replay alone has nothing to do."""
+        folder = corpus_folder(self.settings.baselines)
+        missing = f"no known defects of {self.settings.methods!r} in {folder}"
+        if self.settings.minutes > 0:
+            self.remarks.append(f"{missing}: all that is found is new")
+        else:
+            self.problems.append(f"{missing}: nothing was replayed")
 
     def search(self) -> None:
         """Search until the time is over."""
@@ -246,14 +267,21 @@ class _Fuzzing:
         """Find the releases in which each new finding fails."""
         if not (self.found and self.settings.with_ranges) or self.unwritten:
             return
-        ranges = find_ranges(
-            self.found,
-            requirements=requirements,
-            fuzzed=self.packages.get("peft", ""),
-            life_seconds=self.settings.life_seconds,
-            pip_seconds=self.settings.pip_seconds,
-            say=self.say,
-        )
+        try:
+            ranges = find_ranges(
+                self.found,
+                requirements=requirements,
+                fuzzed=self.packages.get("peft", ""),
+                life_seconds=self.settings.life_seconds,
+                pip_seconds=self.settings.pip_seconds,
+                say=self.say,
+            )
+        except InterruptedRanges as interrupt:
+            self._take_ranges(interrupt.ranges)
+            raise
+        self._take_ranges(ranges)
+
+    def _take_ranges(self, ranges: Ranges) -> None:
         if ranges.problem:
             self.remarks.append(f"no range of releases: {ranges.problem}")
         self.found = [

@@ -9,7 +9,7 @@ seconds of importing a release, and shows gaps that a single bisection would mis
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -19,7 +19,7 @@ from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.overlay.pip import PipError, released_versions
 from peft_regress.environments.upgrade.boundary import find_boundary
 from peft_regress.errors import InputError
-from peft_regress.fuzz.findings import Range
+from peft_regress.fuzz.findings import UNUSABLE, Range
 from peft_regress.fuzz.replay import replay
 from peft_regress.text import clean, count_of
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from peft_regress.fuzz.findings import Finding
+    from peft_regress.fuzz.replay import Replayed
 
 PACKAGE: Final = "peft"
 OLDEST: Final = Version("0.10.0")
@@ -42,20 +43,33 @@ class Ranges:
     """Why there is none: no index."""
 
 
+class InterruptedRanges(KeyboardInterrupt):
+    """An interrupt while releases were tried."""
+
+    def __init__(self, ranges: Ranges) -> None:
+        super().__init__()
+        self.ranges = ranges
+        """What is known; releases that were not tried are named where one may be the first."""
+
+
+Answer: TypeAlias = bool | str
+"""Of a finding in a release: whether it fails, or why nobody knows."""
+
+
 @dataclass
 class _Tried:
     """What the releases that were opened say of each finding."""
 
     findings: Sequence[Finding]
-    open_and_run: Callable[[Version], dict[str, bool] | None]
-    fails: dict[Version, dict[str, bool] | None] = field(default_factory=dict)
+    open_and_run: Callable[[Version], dict[str, Answer]]
+    answers: dict[Version, dict[str, Answer]] = field(default_factory=dict)
 
     def ask(self, version: Version, name: str) -> bool | None:
-        """Return whether a finding fails in a release; None if the release cannot be used."""
-        if version not in self.fails:
-            self.fails[version] = self.open_and_run(version)
-        found = self.fails[version]
-        return None if found is None else found.get(name)
+        """Return whether a finding fails in a release; None if it cannot be told."""
+        if version not in self.answers:
+            self.answers[version] = self.open_and_run(version)
+        found = self.answers[version][name]
+        return None if isinstance(found, str) else found
 
 
 def find_ranges(  # noqa: PLR0913  (each is one setting)
@@ -70,7 +84,7 @@ def find_ranges(  # noqa: PLR0913  (each is one setting)
     """Find the releases of peft, from 0.10.0 to the fuzzed one, in which each finding fails.
 
     `requirements` are those of the environment that was fuzzed: those of other packages hold in
-    each release's environment, too.
+    each release's environment, too. Raises `InterruptedRanges` with what is known.
     """
     try:
         newest = Version(fuzzed)
@@ -83,49 +97,62 @@ def find_ranges(  # noqa: PLR0913  (each is one setting)
     others = _without_package(requirements)
     say(f"trying {count_of(len(findings), 'finding')} in up to {len(older)} older releases")
 
-    def open_and_run(version: Version) -> dict[str, bool] | None:
+    def open_and_run(version: Version) -> dict[str, Answer]:
         say(f"{PACKAGE} {version}: running {count_of(len(findings), 'example')}")
         try:
             with opened_overlay([f"{PACKAGE}=={version}", *others], seconds=pip_seconds) as overlay:
                 done = replay(findings, overlay.python, life_seconds=life_seconds)
         except InputError as error:
             say(f"{PACKAGE} {version}: skipped ({clean(str(error), longest=200)})")
-            return None
-        return {
-            one.finding.name: one.state == "still there"
-            for one in done.entries
-            if one.state != "not replayed"
-        }
+            return {one.name: UNUSABLE for one in findings}
+        return {one.finding.name: _answer(one) for one in done.entries}
 
+    versions = [*older, newest]
     tried = _Tried(findings, open_and_run)
-    for finding in findings:
-        _bisect(finding.name, [*older, newest], tried)
-    return Ranges(of={one.name: _range(one.name, [*older, newest], tried) for one in findings})
+    tried.answers[newest] = {one.name: True for one in findings}
+    try:
+        for finding in findings:
+            _bisect(finding.name, versions, tried)
+    except KeyboardInterrupt:
+        known_ranges = {one.name: _range(one.name, versions, tried) for one in findings}
+        raise InterruptedRanges(Ranges(of=known_ranges)) from None
+    return Ranges(of={one.name: _range(one.name, versions, tried) for one in findings})
+
+
+def _answer(one: Replayed) -> Answer:
+    """Return whether an example fails by its own check, or why that cannot be told."""
+    match one.state:
+        case "still there":
+            return True
+        case "mended" | "absent":
+            return False
+        case "not replayed":
+            return UNUSABLE
+    failure = None if one.outcome is None else one.outcome.failure
+    return "fails otherwise" if failure is None else f"fails by the check {failure.check}"
 
 
 def _bisect(name: str, versions: Sequence[Version], tried: _Tried) -> None:
     """Try releases until the newest boundary of a finding is known; the last one fails."""
-    tried.fails.setdefault(versions[-1], {})
     for version in versions[:-1]:
         if tried.ask(version, name) is not None:
             break  # the oldest one that can be used
     while True:
-        known = _known(name, versions, tried)
+        known = _known(name, tried)
         first, last_good = _ends(known)
         span = [v for v in versions if last_good is not None and last_good <= v <= first]
-        if all(version in tried.fails for version in span):
+        if all(version in tried.answers for version in span):
             return
         find_boundary(len(span), lambda at, span=span: tried.ask(span[at], name))  # type: ignore[misc]
 
 
-def _known(name: str, versions: Sequence[Version], tried: _Tried) -> dict[Version, bool]:
+def _known(name: str, tried: _Tried) -> dict[Version, bool]:
     """Return the releases of which is known whether a finding fails in them."""
-    known = {
-        version: found[name]
-        for version in versions[:-1]
-        if (found := tried.fails.get(version)) is not None and name in found
+    return {
+        version: answer
+        for version, answers in tried.answers.items()
+        if isinstance(answer := answers[name], bool)
     }
-    return {**known, versions[-1]: True}
 
 
 def _ends(known: dict[Version, bool]) -> tuple[Version, Version | None]:
@@ -137,16 +164,18 @@ def _ends(known: dict[Version, bool]) -> tuple[Version, Version | None]:
 
 def _range(name: str, versions: Sequence[Version], tried: _Tried) -> Range:
     """Return what is known of a finding, from all releases that were opened for any."""
-    known = _known(name, versions, tried)
+    known = _known(name, tried)
     first, last_good = _ends(known)
-    between = [v for v in versions if last_good is not None and last_good < v < first]
+    unknown = {v: tried.answers[v][name] for v in sorted(tried.answers) if v not in known}
+    between = [v for v in versions if v < first and (last_good is None or last_good < v)]
     return Range(
         package=PACKAGE,
         failing=tuple(str(version) for version in sorted(known) if known[version]),
         passing=tuple(str(version) for version in sorted(known) if not known[version]),
         first=str(first),
         last_good=None if last_good is None else str(last_good),
-        between=tuple(map(str, between)),
+        between=tuple(map(str, between if last_good is not None else [])),
+        undecided={str(version): str(why) for version, why in unknown.items()},
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from peft_regress.environments.worker.process import WorkerError
 from peft_regress.errors import InputError
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.findings import Finding
 
 State: TypeAlias = Literal["mended", "still there", "new", "absent", "not replayed"]
+
+MOST_DEATHS: Final = 3
+"""After so many entries in a row that end the process, the environment is what is wrong."""
+
+_OTHERWISE: Final = "fails otherwise: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +78,60 @@ class Replay:
         return not self.of("not replayed")
 
 
+class InterruptedReplay(KeyboardInterrupt):
+    """An interrupt while the corpus was replayed."""
+
+    def __init__(self, replay: Replay) -> None:
+        super().__init__()
+        self.replay = replay
+        """What is known; the other entries are `not replayed`."""
+
+
 def replay(
     findings: Sequence[Finding], python: Path, *, life_seconds: float = LIFE_SECONDS
 ) -> Replay:
     """Run the example of each finding in an interpreter that has this peft_regress.
 
-    Raises `UnusableEnvironmentError` if the libraries cannot be imported there.
+    If three entries in a row end the process, which they did not do when they were found, those and
+    all that follow are `not replayed`. Raises `UnusableEnvironmentError` if the libraries cannot be
+    imported there, and `InterruptedReplay` with what is known.
     """
     methods = sorted({finding.example.method for finding in findings})
-    with LifeWorker(python, methods, life_seconds=life_seconds) as worker:
-        packages = worker.begin().packages
-        entries = [_replayed(finding, worker) for finding in findings]
-        if worker.gave_up:
-            # Then the last crashes say nothing about their examples, either.
-            entries = [_unless_crashed(one, worker.gave_up) for one in entries]
-        return Replay(entries=tuple(entries), packages=packages)
+    done: list[Replayed] = []
+    packages: Mapping[str, str] = {}
+
+    def result(remark: str = "") -> Replay:
+        rest = [_not_replayed(finding, remark) for finding in findings[len(done) :]]
+        return Replay(entries=(*done, *rest), packages=packages)
+
+    try:
+        with LifeWorker(python, methods, life_seconds=life_seconds) as worker:
+            packages = worker.begin().packages
+            for finding in findings:
+                done.append(_replayed(finding, worker))
+                last = done[-MOST_DEATHS:]
+                if len(last) == MOST_DEATHS and all(map(_has_died, last)):
+                    del done[-MOST_DEATHS:]
+                    return result(_deaths(last))
+            return result()
+    except KeyboardInterrupt:
+        raise InterruptedReplay(result("interrupted")) from None
+
+
+def _has_died(one: Replayed) -> bool:
+    """Return whether an entry ends the process that did not when it was found."""
+    failure = None if one.outcome is None else one.outcome.failure
+    return failure is not None and failure.check == CRASH != one.finding.failure.check
+
+
+def _deaths(entries: Sequence[Replayed]) -> str:
+    names = ", ".join(one.finding.name for one in entries)
+    remark = entries[-1].remark.removeprefix(_OTHERWISE)
+    return f"stopped: {MOST_DEATHS} entries in a row ended the process ({names}); {remark}"
+
+
+def _not_replayed(finding: Finding, remark: str) -> Replayed:
+    return Replayed(finding=finding, state="not replayed", remark=clean(remark, longest=300))
 
 
 def replay_or_say(findings: Sequence[Finding], python: Path) -> Replay:
@@ -95,26 +139,15 @@ def replay_or_say(findings: Sequence[Finding], python: Path) -> Replay:
     try:
         return replay(findings, python)
     except InputError as error:
-        remark = clean(str(error), longest=300)
-        entries = [Replayed(finding=f, state="not replayed", remark=remark) for f in findings]
+        entries = [_not_replayed(finding, str(error)) for finding in findings]
         return Replay(entries=tuple(entries), packages={})
-
-
-def _unless_crashed(entry: Replayed, problem: str) -> Replayed:
-    """Return an entry as not replayed if its example has ended the worker."""
-    failure = None if entry.outcome is None else entry.outcome.failure
-    if failure is None or failure.check != CRASH:
-        return entry
-    remark = clean(problem, longest=300)
-    return Replayed(finding=entry.finding, state="not replayed", remark=remark)
 
 
 def _replayed(finding: Finding, worker: LifeWorker) -> Replayed:
     try:
         outcome = worker.live(finding.example)
     except WorkerError as error:
-        problem = clean(str(error), longest=300)
-        return Replayed(finding=finding, state="not replayed", remark=problem)
+        return _not_replayed(finding, str(error))
     return judged(finding, outcome)
 
 
@@ -128,7 +161,7 @@ def judged(finding: Finding, outcome: Outcome) -> Replayed:
         remark = "" if outcome.refused is None else f"refused now: {clean(outcome.refused)}"
         return Replayed(finding=finding, state="mended", outcome=outcome, remark=remark)
     if failure.check != finding.failure.check:
-        remark = f"fails otherwise: {clean(failure.message, longest=300)}"
+        remark = f"{_OTHERWISE}{clean(failure.message, longest=300)}"
         return Replayed(finding=finding, state="new", outcome=outcome, remark=remark)
     if finding.mended is not None:
         with_packages = " ".join(f"{name} {one}" for name, one in finding.mended.items())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -33,6 +33,54 @@ STATES: Final[Mapping[State, str]] = {
     "still there": "still there",
 }
 """What a state is called in a report."""
+BROKEN: Final[Mapping[str, str]] = {
+    "accepted": "no error for what must be refused",
+    "cost": "more FLOPs than the formula needs",
+    "crash": "the process ends ({})",
+    "disabled": "disabled adapters change the output",
+    "dtype": "another dtype than that of the base",
+    "exception": "{}",
+    "frozen": "the wrong parameters train or change",
+    "function": "another function than the formula's",
+    "identity": "the new adapter changes the output",
+    "layout": "weights are no longer contiguous",
+    "leak": "another adapter has changed",
+    "leftover": "something of an adapter is left",
+    "loaded": "the loaded adapter is not the saved one",
+    "merged": "the merged model computes something else",
+    "no_op": "the adapter has no effect",
+    "refused_safe_merge": "a refused merge has changed the base",
+    "saved_keys": "the file holds tensors of another adapter",
+    "trained": "an adapter has not changed",
+    "two_ways": "the model computes something else than before",
+    "unmerged": "the base weights are not as before",
+}
+"""What is wrong where a check fails, for titles; {} is the type of an exception."""
+ACTS: Final[Mapping[str, str]] = {
+    "activate": "activating an adapter",
+    "add": "adding an adapter",
+    "convert": "converting the model",
+    "copy": "copying the model",
+    "delete": "deleting an adapter",
+    "disable": "disabling adapters",
+    "enable": "enabling adapters",
+    "fill": "filling an adapter",
+    "hot_swap": "swapping weights in",
+    "load_beside": "loading another adapter",
+    "merge": "merging",
+    "mixed": "a mixed batch",
+    "mode": "a change of the mode",
+    "save_load": "saving and loading",
+    "scale": "scaling",
+    "train": "training",
+    "unload": "unloading",
+    "unmerge": "unmerging",
+    "weighted": "combining adapters",
+    "wrap": "wrapping",
+}
+"""What is done in an act, for titles."""
+_MOST_NAMED: Final = 4
+_MOST_ALIKE: Final = 3
 
 
 def fuzz_document(
@@ -45,7 +93,7 @@ def fuzz_document(
     """
     return [
         *_heading(fuzzed),
-        *corpus_sections(fuzzed.replay),
+        *corpus_sections(fuzzed.replay, all_entries=fuzzed.settings.minutes <= 0),
         *_findings(fuzzed, scripts or {}),
         *_counts(fuzzed),
         *_what_to_do(fuzzed),
@@ -97,11 +145,21 @@ def corpus_sections(replay: Replay, *, all_entries: bool = True) -> Iterator[Sec
     if not replay.entries:
         return
     shown = [one for state in _SHOWN for one in replay.of(state) if _is_news(one) or all_entries]
+    # An interrupt, or an environment that cannot be used, is told once.
+    many = [
+        why for why, number in Counter(one.remark for one in replay.of("not replayed")).items()
+        if number > _MOST_ALIKE
+    ]  # fmt: skip
     rows = tuple(
         Row(cells=(one.finding.name, STATES[one.state], _since(one.finding)), notes=_notes(one))
         for one in shown
         if not (one.was_mended and one.state == "mended")
+        and not (one.state == "not replayed" and one.remark in many)
     )
+    for why in many:
+        alike = [one for one in replay.of("not replayed") if one.remark == why]
+        cells = (count_of(len(alike), "finding"), STATES["not replayed"], "")
+        rows += (Row(cells=cells, notes=(clean(why, longest=300),)),)
     headings = ("finding", "now", "fails")
     body = (Table(headings=headings, rows=rows),) if rows else ()
     title = f"known defects of the fuzzer's corpus: {', '.join(corpus_counts(replay))}"
@@ -161,18 +219,25 @@ def finding_section(number: int, finding: Finding, group: Sequence[Finding]) -> 
     body.append(f"seen with: {versions}")
     names = ", ".join(one.name for one in group)
     body.append(Line(f"file: {names}", most_lines=3))
-    title = f"{number}. {title_of(finding)}"
-    if len(methods) > 1:
-        title = f"{number}. {title_of(finding, ', '.join(methods))}"
+    if len(methods) > _MOST_NAMED:
+        body.insert(1, Line(f"methods: {', '.join(methods)}", most_lines=3))
+    title = f"{number}. {title_of(finding, methods)}"
     return Section(title=title, body=tuple(body), level=3)
 
 
-def title_of(finding: Finding, methods: str = "") -> str:
-    """Return a finding's title, as of an issue."""
-    kind = act_kind(finding.example, finding.failure.act).replace("_", " ")
-    what = finding.failure.error or f"not {finding.failure.check.replace('_', ' ')}"
+def title_of(finding: Finding, methods: Sequence[str] = ()) -> str:
+    """Return a finding's title, as of an issue.
+
+    methods: of the group that it stands for; more than four are counted.
+    """
+    kind = ACTS[act_kind(finding.example, finding.failure.act)]
+    what = BROKEN.get(finding.failure.check, finding.failure.check.replace("_", " "))
+    what = what.format(clean(finding.failure.error or "an error"))
     layers = ", ".join(dict.fromkeys(one.kind for one in finding.example.network.layers))
-    return f"{methods or finding.example.method} on {layers}: {clean(what)} after {kind}"
+    named = ", ".join(methods) or finding.example.method
+    who = f"{len(methods)} methods" if len(methods) > _MOST_NAMED else named
+    when = "" if finding.failure.check == "cost" else f" after {kind}"
+    return f"{who} on {layers.replace('_', ' ')}: {what}{when}"
 
 
 def described(finding: Finding) -> str:
@@ -205,8 +270,8 @@ def _act_text(act: dict[str, Any]) -> str:
 def script_sections(shown: Shown) -> Iterator[Section]:
     """Yield a script and what it prints."""
     title = "script, which needs torch and the library alone:"
-    yield Section(title=title, body=(Listing(shown.script, language="python"),))
-    note = "" if shown.exit_code == 1 else "; by itself it does not show the failure"
+    yield Section(title=title, body=(Listing(shown.script.rstrip(), language="python"),))
+    note = "" if shown.exit_code in {1, None} else "; by itself it does not show the failure"
     yield Section(title=f"it prints{note}:", body=(Listing(shown.printed),))
 
 
@@ -232,7 +297,10 @@ def _what_to_do(fuzzed: Fuzzed) -> Iterator[Section]:
     if fuzzed.found:
         first = fuzzed.found[0].name
         lines.append(
-            ("a known defect:", Code(f"peft-regress accept {folder}/{first}.json --reason TEXT"))
+            (
+                "to keep one as a known defect:",
+                Code(f"peft-regress accept {folder}/{first}.json --reason TEXT"),
+            )
         )
     for one in fuzzed.replay.newly_mended:
         path = f"{folder}/{one.finding.name}.json"
@@ -272,7 +340,7 @@ def _encode_script(shown: Shown | None) -> dict[str, Any]:
     return {
         "script": shown.script,
         "prints": shown.printed,
-        "shows_failure": shown.exit_code == 1,
+        "shows_failure": None if shown.exit_code is None else shown.exit_code == 1,
     }
 
 

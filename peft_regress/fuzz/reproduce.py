@@ -9,7 +9,7 @@ from peft_regress.fuzz.script import script_of
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from peft_regress.fuzz.findings import Finding
@@ -23,16 +23,29 @@ class Shown(NamedTuple):
     script: str
     printed: str
     exit_code: int | None
-    """1 if it shows the failure, 0 if not; None if it did not end."""
+    """1 if it shows the failure, 0 if not; None if it did not end, or was not run."""
 
 
-def reproduced(findings: Iterable[Finding], python: Path) -> dict[str, Shown]:
-    """Return the scripts of findings by name, and what each printed in an environment."""
-    found = {}
-    for finding in findings:
-        script = script_of(finding)
-        found[finding.name] = output_of(script, python)
-    return found
+NOT_RUN: Final = "(not run: interrupted)"
+
+
+def reproduced(
+    findings: Sequence[Finding],
+    python: Path,
+    *,
+    say: Callable[[str], None],
+    scripts: dict[str, Shown],
+    only_written: bool = False,
+) -> None:
+    """Put the scripts of findings, and what each prints in an environment, into `scripts` by name.
+
+    Each takes some seconds: it imports the library by itself. Raises KeyboardInterrupt on an
+    interrupt; then, and with `only_written`, the other scripts are there, too, without having run.
+    """
+    scripts.update({one.name: Shown(script_of(one), NOT_RUN, None) for one in findings})
+    for number, name in enumerate([] if only_written else list(scripts), start=1):
+        say(f"[{number}/{len(scripts)}] running the script of {name}")
+        scripts[name] = output_of(scripts[name].script, python)
 
 
 def output_of(script: str, python: Path) -> Shown:

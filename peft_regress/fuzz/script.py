@@ -15,10 +15,11 @@ from peft_regress.fuzz import example as e
 from peft_regress.fuzz.causes import CRASH
 from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.script_formulas import weight_function
 from peft_regress.fuzz.script_parts import HELPERS, IMPORTS, network_code, settings_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from peft_regress.fuzz.example import Example, Failure
     from peft_regress.fuzz.findings import Finding
@@ -27,39 +28,49 @@ _OUTPUT_CHECKS: Final = frozenset({"merged", "two_ways", "loaded", "leftover", "
 """Where what the model computes after an act must be what it computed before."""
 _SAME_OUTPUT: Final = ("compare('as before', before, output(model, x))",)
 _COMPARED: Final[Mapping[str, tuple[str, ...]]] = {
-    "cost": ("print_flops(original, model, x)",),
     "dtype": ("compare_types(model, original, x)",),
-    "function": (
-        "expected = merged_by_hand(model, original, x)",
-        "compare('the base with the delta of peft', expected, output(model, x))",
-    ),
-    "layout": ("check_layout(model)",),
+    "layout": ("check_layout(model, original)",),
     "leftover": ("leftovers_of(model, deleted)",),
     "loaded": _SAME_OUTPUT,
     "merged": _SAME_OUTPUT,
     "no_op": ("compare_unequal(output(original, x), output(model, x))",),
     "refused_safe_merge": ("compare_weights(model, original)",),
-    "saved_keys": ("saved_keys(folder)",),
     "two_ways": _SAME_OUTPUT,
     "unmerged": ("compare_weights(model, original)", *_SAME_OUTPUT),
 }
 """What shows that a check fails, after the act."""
 _LONGEST_LINE: Final = 88
+_ALLOWED: Final = re.compile(r"the formula needs (\d+) more")
+_SAVED: Final = re.compile(r"The file of (\S+) holds (\S+) of (\S+)\.")
+"""What the messages of `life.cost` and `life.life` say."""
 
 
 def script_of(finding: Finding) -> str:
     """Return the script of a finding."""
     body = _body(_Script(finding.example, finding.failure).lines())
-    helpers = [code for name, code in HELPERS.items() if f"{name}(" in body]
-    known = "\n\n\n".join(helpers)
-    # A helper may need another one.
-    helpers = [code for name, code in HELPERS.items() if f"{name}(" in f"{body}\n{known}"]
+    helpers = _helpers(body)
     packages = ", ".join(f"{name} {version}" for name, version in finding.packages.items())
     network = network_code(finding.example.network)
     parts = [*helpers, network]
     text = "\n\n\n".join(parts) + f"\n\n\n{body}\n"
     header = f'"""{_wrapped(finding.failure.message)}\n\nSeen with {packages}.\n"""'
     return f"{header}\n\n{_imports(text)}\n\n\n{text}"
+
+
+def _helpers(body: str) -> list[str]:
+    """Return the functions that a script calls, and those that they call."""
+    called: dict[str, str] = {}
+    text = body
+    while True:
+        new = {
+            n: code
+            for n, code in HELPERS.items()
+            if n not in called and re.search(rf"\b{n}\b", text)
+        }
+        if not new:
+            return [code for name, code in HELPERS.items() if name in called]
+        called |= new
+        text = "\n".join(new.values())
 
 
 def _body(lines: Iterable[str]) -> str:
@@ -152,12 +163,23 @@ class _Script:
             yield "before = output(model, x)"
             yield "tensors = snapshot(model)"
         yield from code
+        if kind == "disable":
+            yield "output(model, x)  # a disabled layer takes merged weights out when it is called"
         if kind == "mixed":
             yield "compare('each item as by its adapter alone', alone, mixed)"
         elif kind == "unload" and check in _OUTPUT_CHECKS:
             yield "leftovers(model, original)"
             yield "compare('as before unloading', before, output(model, x))"
-        elif check in {"identity", "disabled"}:
+        elif check == "function":
+            yield from self._compared_with_formula()
+            return
+        else:
+            yield from self._comparison(check, kind)
+        yield "print('nothing differs')"
+
+    def _comparison(self, check: str, kind: str) -> Iterator[str]:
+        """Yield what shows that a check fails, after the act."""
+        if check in {"identity", "disabled"}:
             came = "inside" if self._is_within(kind) else "output(model, x)"
             yield f"compare('as the base computes', output(original, x), {came})"
         elif check in {"frozen", "leak"}:
@@ -168,9 +190,28 @@ class _Script:
             yield f"{function}adapters={self._allowed()!r})"
         elif check == "trained":
             yield f"check_trained(model, tensors, {self._allowed()!r})"
+        elif check == "cost":
+            yield f"check_flops(original, model, x, allowed={self._found(_ALLOWED)[0]})"
+        elif check == "saved_keys":
+            adapter, key, other = self._found(_SAVED)
+            yield f"check_saved({_place(adapter)}, {key!r}, {adapter!r}, {other!r})"
         else:
             yield from _COMPARED.get(check, ())
+
+    def _compared_with_formula(self) -> Iterator[str]:
+        weight = weight_function(self.example)
+        if weight is None:
+            yield "print('expected: the output by the formula, which this script does not compute')"
+            yield "print('came:', output(model, x))"
+            return
+        yield f"expected = merged_by_hand(model, original, x, {weight})"
+        yield "compare('the base with the weights of the formula', expected, output(model, x))"
         yield "print('nothing differs')"
+
+    def _found(self, pattern: re.Pattern[str]) -> Sequence[str]:
+        """Return what the failure's message says."""
+        found = pattern.search(self.failure.message)
+        return found.groups() if found else ["0"] + ["?"] * (pattern.groups - 1)
 
     def _allowed(self) -> list[str]:
         """Return the adapters that may train, or change, after the failing act."""

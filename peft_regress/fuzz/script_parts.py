@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
+from peft_regress.fuzz.script_formulas import FORMULAS
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -116,12 +118,12 @@ def compare_types(model, original, x):
     if wrong:
         raise SystemExit(1)''',
     "check_layout": '''\
-def check_layout(model):
-    """Exit with 1 if a weight is not contiguous, so that safetensors cannot save it."""
+def check_layout(model, original):
+    """Exit with 1 if a weight is not contiguous any more, so that safetensors cannot save it."""
     print("expected: contiguous weights")
-    for name, tensor in model.state_dict().items():
-        if not tensor.is_contiguous():
-            print(f"came: {name} has strides {tensor.stride()}")
+    for name, now, before in base_tensors(model, original):
+        if before.is_contiguous() and not now.is_contiguous():
+            print(f"came: {name} has strides {now.stride()}")
             raise SystemExit(1)''',
     "snapshot": '''\
 def snapshot(model):
@@ -185,17 +187,7 @@ def one_by_one(model, x, names):
             outputs.append(output(model, x)[index : index + 1])
     model.base_model.set_adapter(active)
     return torch.cat(outputs)''',
-    "merged_by_hand": '''\
-def merged_by_hand(model, original, x):
-    """Return the output of the base with the delta that peft states for each adapter."""
-    weights = dict(original.named_parameters())
-    for path, module in model.base_model.model.named_modules():
-        if hasattr(module, "get_delta_weight"):
-            for name in module.active_adapters:
-                delta = module.get_delta_weight(name)
-                weights[f"{path}.weight"] = weights[f"{path}.weight"] + delta
-    with torch.no_grad():
-        return functional_call(original, weights, (x,))''',
+    **FORMULAS,
     "leftovers": '''\
 def leftovers(model, original):
     """Exit with 1 if something of peft is left on the base."""
@@ -215,18 +207,29 @@ def leftovers_of(model, adapter):
             if isinstance(value, holders) and not name.startswith("_") and adapter in value:
                 print(f"came: {path}.{name} has it")
                 raise SystemExit(1)''',
-    "saved_keys": '''\
-def saved_keys(folder):
-    """Print the tensors of the saved file."""
+    "check_saved": '''\
+def check_saved(folder, key, adapter, other):
+    """Exit with 1 if an adapter's file holds a tensor of another adapter."""
+    print(f"expected: {key} of {other} is not in the file of {adapter}")
     with safe_open(f"{folder}/adapter_model.safetensors", "pt") as file:
-        print("saved:", *file.keys())''',
-    "print_flops": '''\
-def print_flops(original, model, x):
-    """Print the FLOPs of a forward pass without and with the adapter."""
-    for name, one in (("base", original), ("adapted", model)):
+        saved = sorted(file.keys())
+    print("saved:", *saved)
+    # The name of the file's adapter may have been taken out of the other's key.
+    forms = {key, key.replace(f".{adapter}", ""), key.replace(adapter, "")}
+    if forms & set(saved):
+        raise SystemExit(1)''',
+    "check_flops": '''\
+def check_flops(original, model, x, allowed):
+    """Exit with 1 if a forward pass needs more FLOPs than the base and the formula."""
+    needed = []
+    for one in (original, model):
         with FlopCounterMode(display=False) as counter:
             output(one, x)
-        print(f"{name}: {counter.get_total_flops():,} FLOPs")''',
+        needed.append(counter.get_total_flops())
+    print(f"expected: at most {allowed:,} FLOPs more than the {needed[0]:,} of the base")
+    print(f"came: {needed[1] - needed[0]:,} more")
+    if needed[1] > needed[0] + allowed:
+        raise SystemExit(1)''',
 }
 """Functions by name; a script has those that it calls."""
 

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
 LIFE_SECONDS: Final = 60.0
 """How long one life may take: a thousand times a usual one."""
 
-_MOST_DEATHS: Final = 3
-"""After so many lives in a row that ended their process, it is not the examples' fault."""
 _START_SECONDS: Final = 300.0
 _MODULE: Final = "peft_regress.fuzz.worker"
 _SIGNAL: Final = re.compile(r"was killed by (\w+)")
@@ -66,7 +64,6 @@ class LifeWorker:
         self._folder = tempfile.TemporaryDirectory(prefix="peft-regress-")
         self._process: WorkerProcess | None = None
         self._is_stopped = threading.Event()
-        self._deaths = 0
 
     def __enter__(self) -> Self:
         return self
@@ -91,17 +88,6 @@ class LifeWorker:
     def is_stopped(self) -> bool:
         """Whether `stop` was called."""
         return self._is_stopped.is_set()
-
-    @property
-    def gave_up(self) -> str:
-        """Return why the process is not started again for a life; '' if it would be."""
-        if self._deaths < _MOST_DEATHS:
-            return ""
-        return (
-            f"{self.python}: its worker ended at {_MOST_DEATHS} examples, one after another, and "
-            "is not started again; look whether memory, a time limit or a native library is the "
-            "reason"
-        )
 
     def begin(self) -> Begun:
         """Start the process and import the libraries.
@@ -132,28 +118,18 @@ class LifeWorker:
         return begun
 
     def live(self, example: Example) -> Outcome:
-        """Run one example.
-
-        Raises `WorkerError` if the worker refuses it, was stopped, or ended at each of the last
-        three examples: then it is not started again.
-        """
-        if self.gave_up:
-            raise WorkerError(self.gave_up)
+        """Run one example. Raises `WorkerError` if the worker refuses it or was stopped."""
         process = self._running()
         process.time_limit = self.life_seconds
         try:
-            outcome = process.call(Live(example=example), Lived).outcome
+            return process.call(Live(example=example), Lived).outcome
         except RequestRefusedError:
-            self._deaths = 0
             raise
         except WorkerError as error:
             if self.is_stopped:
                 raise
             self._end()
-            self._deaths += 1
             return Outcome(failure=_crash(example, error), acts=len(example.acts))
-        self._deaths = 0
-        return outcome
 
     def seek(self, request: Seek) -> Sought:
         """Search; an example that ends the process is a finding if it does so again.
@@ -162,7 +138,6 @@ class LifeWorker:
         """
         process = self._running()
         process.time_limit = request.seconds + request.shrink_seconds + self.life_seconds
-        self._deaths = 0  # a search runs many examples: one that ends it is looked at alone
         try:
             return process.call(request, Sought)
         except RequestRefusedError:

@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from types import SimpleNamespace
+from typing import get_args
 
 import msgspec
 import pytest
@@ -21,8 +22,10 @@ from peft_regress.fuzz import fuzz as fuzz_module
 from peft_regress.fuzz import parallel_search
 from peft_regress.fuzz import ranges as ranges_module
 from peft_regress.fuzz import replay as replay_module
+from peft_regress.fuzz import report as report_module
+from peft_regress.fuzz.checks import CHECKS
 from peft_regress.fuzz.corpus import accept_findings
-from peft_regress.fuzz.example import Outcome
+from peft_regress.fuzz.example import Act, Copy, Fill, Outcome
 from peft_regress.fuzz.findings import read_finding, write_finding
 from peft_regress.fuzz.messages import Begun, Counts, Found, Sought
 
@@ -54,7 +57,7 @@ class Workers:
         stopped = threading.Event()
         yield SimpleNamespace(
             begin=self.begin, live=self.live, seek=self.seek, stop=stopped.set,
-            is_stopped=stopped.is_set, gave_up="",
+            is_stopped=stopped.is_set,
         )  # fmt: skip
 
     def begin(self):
@@ -299,7 +302,46 @@ def test_without_hypothesis_only_the_search_is_refused(command, monkeypatch) -> 
     done = command()
     assert done.code == 2
     assert "pip install 'peft-regress[fuzz]'" in done.err
-    assert command("--minutes", "0").code == 0
+    assert "hypothesis" not in command("--minutes", "0").err
+
+
+def test_minutes_that_are_no_number_are_2(command) -> None:
+    done = command("--minutes", "nan")
+    assert done.code == 2
+    assert "'nan' is not a number" in done.err
+
+
+def test_a_replay_of_nothing_is_3_and_a_search_without_a_corpus_is_told(command) -> None:
+    done = command("--minutes", "0")
+    assert done.code == 3
+    assert "no known defects of 'lora' in baselines/fuzz: nothing was replayed" in done.out
+    done = command()
+    assert done.code == 0
+    assert "no known defects of 'lora' in baselines/fuzz: all that is found is new" in done.out
+
+
+def test_a_folder_that_cannot_be_written_to_is_2_before_the_search(
+    command, workers, tmp_path
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = command("--save", "file/findings")
+    assert done.code == 2
+    assert "file/findings" in done.err
+    assert workers.requests == []
+
+
+def test_a_summary_that_cannot_be_written_is_2_and_the_report_is_shown(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    from peft_regress.fuzz import reproduce
+
+    monkeypatch.setattr(reproduce, "output_of", lambda s, _: reproduce.Shown(s, "came: x", 1))
+    (tmp_path / "file").write_text("")
+    workers.answers = [ONE]
+    done = command("--summary", "file/found.md", "--jobs", "1")
+    assert done.code == 2
+    assert "file/found.md" in done.err
+    assert "1 new finding" in done.out
 
 
 @pytest.mark.parametrize("option", ["--save", "--summary"])
@@ -336,7 +378,7 @@ class Releases:
     """Stands in for the index and for what each release says of each finding."""
 
     def __init__(self, monkeypatch, fails) -> None:
-        self.fails, self.opened = fails, []
+        self.fails, self.opened, self.interrupt_after = fails, [], 99
         monkeypatch.setattr(ranges_module, "released_versions", self.versions)
         monkeypatch.setattr(ranges_module, "opened_overlay", self.overlay)
         monkeypatch.setattr(ranges_module, "replay", self.replay)
@@ -352,13 +394,18 @@ class Releases:
         self.opened.append(version)
         if self.fails[version] is None:
             raise InputError("ImportError: HybridCache")
+        if len(self.opened) > self.interrupt_after:
+            raise KeyboardInterrupt
         yield SimpleNamespace(python=version)
 
     def replay(self, findings, python, **_):
-        states = {True: "still there", False: "mended"}
+        outcomes = {
+            True: lambda one: Outcome(failure=one.failure),
+            False: lambda _: Outcome(),
+            "otherwise": lambda _: Outcome(failure=failure("dtype")),
+        }
         entries = [
-            replay_module.Replayed(finding=one, state=states[self.fails[python](one)])
-            for one in findings
+            replay_module.judged(one, outcomes[self.fails[python](one)](one)) for one in findings
         ]
         return replay_module.Replay(entries=tuple(entries), packages={})
 
@@ -391,6 +438,143 @@ def test_releases_that_cannot_be_used_may_be_the_first(monkeypatch) -> None:
     assert (one.first, one.last_good, one.between) == ("0.18.0", "0.15.0", ("0.16.0", "0.17.0"))
 
 
+def test_a_release_in_which_another_check_fails_is_undecided_and_named(monkeypatch) -> None:
+    states = {**dict.fromkeys(range(10, 15), False), 15: "otherwise", 16: "otherwise"}
+    found, _ = ranges(monkeypatch, lambda number: lambda _: states.get(number, True))
+    one = found.of[ONE.name]
+    assert (one.first, one.last_good, one.between) == ("0.17.0", "0.14.0", ("0.15.0", "0.16.0"))
+    assert "undecided in 0.15.0, 0.16.0: fails by the check dtype" in one.sentence
+    assert not {"0.15.0", "0.16.0"} & {*one.passing, *one.failing}
+
+
+def test_an_interrupt_keeps_the_ranges_that_are_known(
+    command, workers, monkeypatch, tmp_path
+) -> None:
+    known = {f"0.{number}.0": (lambda one, n=number: n >= 16) for number in range(10, 21)}
+    world = Releases(monkeypatch, {**known, "0.21.2": lambda _: True})
+    world.interrupt_after = 2  # the oldest one and the middle
+    workers.answers = [ONE]
+    done = command("--jobs", "1", "--ranges")
+    assert done.code == 1
+    assert "incomplete: interrupted" in done.out
+    stored = read_finding(tmp_path / "runs" / "fuzz" / f"{ONE.name}.json").releases
+    assert len(world.opened) == 3
+    assert (stored.first, stored.last_good) == ("0.21.2", "0.15.0")
+    assert stored.between == ("0.16.0", "0.17.0", "0.18.0", "0.19.0", "0.20.0")
+    assert "not tried: 0.16.0, 0.17.0" in " ".join(done.out.split())
+
+
+def test_an_interrupt_of_the_replay_keeps_what_is_known(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    accepted(tmp_path, ONE, OTHER)
+    outcomes = [Outcome(failure=failure())]
+
+    def live(_):
+        if not outcomes:
+            raise KeyboardInterrupt
+        return outcomes.pop()
+
+    monkeypatch.setattr(workers, "live", live)
+    done = command()
+    assert done.code == 3
+    assert "1 not replayed, 1 still there" in done.out
+    assert "peft 0.21.2" in done.out
+    assert workers.requests == []
+
+
+def test_a_worker_that_dies_at_each_entry_stops_the_replay(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"), layer("conv3d"))
+    accepted(tmp_path, *(finding(example(one)) for one in layers))
+    lived = []
+
+    def live(one):
+        lived.append(one)
+        return Outcome(failure=failure("crash", error="SIGSEGV"))
+
+    monkeypatch.setattr(workers, "live", live)
+    done = command("--minutes", "0")
+    assert done.code == 3
+    assert len(lived) == 3
+    assert "5 not replayed" in done.out
+    text = " ".join(done.out.split())
+    assert "stopped: 3 entries in a row ended the process (lora-merged-" in text
+    assert "The output differs by 1.0." in text
+
+
+def test_crashes_that_are_known_are_replayed_all(command, workers, tmp_path) -> None:
+    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"))
+    crash = failure("crash", error="SIGSEGV")
+    entries = [finding(example(one), crash) for one in layers]
+    accepted(tmp_path, *entries)
+    workers.outcomes = {msgspec.json.encode(one.example): Outcome(failure=crash) for one in entries}
+    done = command("--minutes", "0")
+    assert done.code == 0
+    assert "4 still there" in done.out
+
+
+def test_an_interrupt_while_scripts_run_loses_no_report(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    from peft_regress.fuzz import reproduce
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "output_of", interrupted)
+    workers.answers = [ONE]
+    done = command("--summary", "found.md", "--jobs", "1")
+    assert done.code == 1
+    assert "incomplete: interrupted" in done.out
+    text = (tmp_path / "found.md").read_text()
+    assert ONE.name in text
+    assert "```python\n" in text
+    assert "(not run: interrupted)" in text
+    assert "print('nothing differs')\n```" in text
+    assert "does not show" not in text
+
+
+def test_after_an_interrupt_no_script_is_run(command, workers, tmp_path, monkeypatch) -> None:
+    from peft_regress.fuzz import reproduce
+
+    ran = []
+    monkeypatch.setattr(reproduce, "output_of", lambda *_: ran.append(1))
+    workers.answers = [ONE]
+    real = parallel_search.wait
+
+    def wait(*arguments):
+        if workers.answers:
+            return real(arguments[0], 0.05)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parallel_search, "wait", wait)
+    done = command("--minutes", "1", "--summary", "found.md", "--jobs", "1", "--format", "json")
+    assert done.code == 1
+    assert ran == []
+    assert json.loads(done.out)["findings"][0]["shows_failure"] is None
+    assert "(not run: interrupted)" in (tmp_path / "found.md").read_text()
+
+
+def test_the_known_defects_are_listed_without_a_search_and_counted_with_one(
+    command, workers, tmp_path
+) -> None:
+    accepted(tmp_path, ONE)
+    workers.outcomes = {AS_JSON: Outcome(failure=failure())}
+    assert ONE.name in command("--minutes", "0").out
+    done = command()
+    assert "1 still there" in done.out
+    assert ONE.name not in done.out
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_every_check_and_act_has_words_for_a_title(check) -> None:
+    assert check in report_module.BROKEN
+    tags = {one.__struct_config__.tag for one in get_args(Act)}
+    assert set(report_module.ACTS) == {*tags, "wrap"}
+
+
 def test_each_release_is_opened_once_for_all_findings_and_gaps_are_told(monkeypatch) -> None:
     gap = {ONE.name: {10, 16, 17, 18, 19, 20, 21}, OTHER.name: set(range(13, 22))}
     found, opened = ranges(
@@ -421,6 +605,41 @@ def test_findings_are_numbered_by_cause_and_methods_are_listed(command, workers)
     workers.answers = [*same, OTHER]
     done = command("--jobs", "1")
     text = " ".join(done.out.split())
-    assert "1. loha, lora on linear: TypeError after merge" in text
+    assert "1. loha, lora on linear: TypeError after merging" in text
     assert "2. lora on linear" in text
     assert " 3. " not in text
+
+
+def test_failing_formulas_of_two_methods_or_settings_are_two_and_costs_of_one_method_are_one(
+    command, workers
+) -> None:
+    failed = failure("function", 0)
+    workers.answers = [
+        finding(example(method="lora", settings={"use_rslora": True}), failed),
+        finding(example(method="loha"), failed),
+        finding(example(method="lora", settings={"use_dora": True}), failed),
+        finding(example(acts=(Fill(),), method="hra"), failure("cost", 0)),
+        finding(example(acts=(Fill(), Copy()), method="hra"), failure("cost", 1)),
+    ]
+    done = command("--jobs", "1", "--methods", "*")
+    text = " ".join(done.out.split())
+    assert "3. lora on linear: another function" in text
+    assert "4. hra on linear: more FLOPs than the formula needs failure:" in text
+    assert " 5. " not in text
+
+
+def test_entries_that_were_not_replayed_for_one_reason_are_one_row(
+    command, workers, tmp_path, monkeypatch
+) -> None:
+    layers = (layer(), layer(bias=False), layer("conv1d"), layer("conv2d"))
+    accepted(tmp_path, *(finding(example(one)) for one in layers))
+
+    def live(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(workers, "live", live)
+    done = command("--minutes", "0")
+    assert done.code == 3
+    text = " ".join(done.out.split())
+    assert "4 findings not replayed interrupted" in text
+    assert "lora-merged-" not in text

@@ -130,6 +130,31 @@ def test_a_reason_is_one_line_of_text(tmp_path, reason) -> None:
     assert not (tmp_path / "baselines").exists()
 
 
+@pytest.mark.parametrize("reported", ["", "nonsense", "peft#", "peft#1 ", "peft#1\n", "a b#3"])
+def test_where_a_finding_was_reported_is_an_issue(tmp_path, reported) -> None:
+    write_finding(tmp_path / "found", finding())
+    with pytest.raises(InputError, match="--reported"):
+        accept_findings(
+            tmp_path / "found", baselines=tmp_path / "b", reason="known", reported=reported
+        )
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("reported", ["huggingface/peft#3697", "peft#1", "https://a.b/c/4?d=e"])
+def test_an_issue_is_named_by_number_or_address(tmp_path, reported) -> None:
+    write_finding(tmp_path / "found", finding())
+    accept_findings(tmp_path / "found", baselines=tmp_path / "b", reason="x", reported=reported)
+    assert read_corpus(tmp_path / "b")[0].accepted.reported == reported
+
+
+@pytest.mark.parametrize("name", ["baselines", "baselines/fuzz"])
+def test_a_file_in_place_of_the_corpus_is_not_an_empty_corpus(tmp_path, name) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("")
+    with pytest.raises(RunFileError, match="is no folder"):
+        read_corpus(tmp_path / "baselines")
+
+
 def test_a_corpus_with_a_finding_that_nobody_accepted_is_refused(tmp_path) -> None:
     write_finding(tmp_path / "fuzz", finding())
     with pytest.raises(RunFileError, match="never accepted"):
@@ -196,9 +221,19 @@ def test_the_state_of_an_entry_follows_from_its_outcome(one, ended, state) -> No
         (replace(RANGE, last_good="0.20.0"), "since peft 0.21.2; not in 0.20.0"),
         (replace(RANGE, failing=("0.10.0", "0.21.2"), last_good="0.20.0"), "; also in 0.10.0"),
         (replace(RANGE, passing=()), "since at least peft 0.21.2"),
-        (replace(RANGE, last_good="0.19.1", between=("0.20.0",)), "or one of 0.20.0, which"),
+        (
+            replace(
+                RANGE, last_good="0.19.0", between=("0.19.1", "0.20.0"),
+                undecided={"0.15.0": "cannot be used", "0.19.1": "cannot be used"},
+            ),
+            "(2 releases tried; undecided in 0.19.1: cannot be used; not tried: 0.20.0)",
+        ),
+        (
+            replace(RANGE, passing=(), undecided={"0.20.0": "fails by the check dtype"}),
+            "since at least peft 0.21.2 (1 release tried; undecided in 0.20.0: fails by the check",
+        ),
     ],
-)
+)  # fmt: skip
 def test_a_range_says_what_bisection_knows(found, said) -> None:
     if found is RANGE:
         found = replace(found, first=None)

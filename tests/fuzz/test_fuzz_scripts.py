@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from msgspec.structs import replace
 
 from peft_regress.fuzz.causes import cause_of
 from peft_regress.fuzz.checks import CHECKS
+from peft_regress.fuzz.corpus import read_corpus
 from peft_regress.fuzz.example import (
     Activate,
     Adapter,
@@ -104,6 +106,101 @@ def test_the_script_of_every_check_is_python(check, act) -> None:
 def test_a_message_cannot_end_the_docstring() -> None:
     failed = replace(failure(), message='a """ b \\" \n import os')
     compile(script_of(finding(failed=failed)), "script", "exec")
+
+
+@pytest.mark.parametrize(
+    ("check", "message", "call"),
+    [
+        ("cost", "A forward pass needs 64 FLOPs, 48 more than the base; the formula needs 24 more.",
+         "check_flops(original, model, x, allowed=24)"),
+        ("saved_keys", "The file of default holds base_model.model.a.lora_A.other of other.",
+         "check_saved(folder, 'base_model.model.a.lora_A.other', 'default', 'other')"),
+    ],
+)  # fmt: skip
+def test_what_a_message_says_is_what_the_script_expects(check, message, call) -> None:
+    failed = replace(failure(check), message=message)
+    assert call in script_of(finding(failed=failed))
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_computed"),
+    [
+        ({}, True),
+        ({"method": "oft"}, True),
+        ({"method": "hra"}, False),
+        ({"settings": {"lora_bias": True}}, False),
+        ({"settings": {"modules_to_save": ["layer1"]}}, False),
+        ({"settings": {"init_lora_weights": "pissa"}}, False),
+        ({"settings": {"init_lora_weights": False}}, True),
+    ],
+)
+def test_a_formula_that_the_script_does_not_compute_is_not_judged(fields, is_computed) -> None:
+    text = script_of(finding(example(**fields), failure("function")))
+    assert ("merged_by_hand(" in text) == is_computed
+    assert ("does not compute" in text) != is_computed
+    assert ("nothing differs" in text) == is_computed
+
+
+ALL_AT_ONCE = """
+import os, pathlib, runpy, sys, warnings
+warnings.simplefilter("ignore")
+import peft, torch, transformers.pytorch_utils
+torch.set_num_threads(1)
+for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    child = os.fork()
+    if not child:
+        os.dup2(2, 1)
+        code = 99
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+            code = 0
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        finally:
+            os._exit(code)
+    print(path.stem, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+"""Runs the scripts of a folder, importing the libraries once."""
+
+
+def exit_codes(folder: Path) -> dict[str, int]:
+    """Run scripts with nothing of this project, and return how each ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_AT_ONCE, str(folder)], cwd=folder.parent,
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name: int(code) for name, code in (line.split() for line in done.stdout.splitlines())}
+
+
+@pytest.mark.slow
+def test_every_script_of_the_corpus_shows_its_failure(tmp_path) -> None:
+    (tmp_path / "scripts").mkdir()
+    corpus = read_corpus(Path(__file__).parents[2] / "baselines")
+    for one in corpus:
+        (tmp_path / "scripts" / f"{one.name}.py").write_text(script_of(one))
+    assert exit_codes(tmp_path / "scripts") == {one.name: 1 for one in corpus}
+
+
+@pytest.mark.slow
+def test_a_formula_that_holds_is_not_shown_as_a_failure(tmp_path) -> None:
+    kinds = {
+        "lora": ("linear", "transposed_linear", "conv2d", "embedding"),
+        "dora": ("linear", "transposed_linear", "conv2d"),
+        "lokr": ("linear",), "loha": ("linear",), "oft": ("linear",), "vera": ("linear",),
+        "hra": ("linear",), "hira": ("linear", "embedding"), "ln_tuning": ("linear",),
+    }  # fmt: skip
+    sizes = {"conv2d": (5, 5), "embedding": (3,)}
+    (tmp_path / "scripts").mkdir()
+    for method, kind in ((method, kind) for method, each in kinds.items() for kind in each):
+        network = {"sizes": sizes.get(kind, ())}
+        layers = (layer(kind),)
+        if kind == "conv2d" and method == "lora":
+            layers = (layer(kind, groups=2),)
+        one = example(*layers, method=method, acts=(Fill(),), network=network)
+        text = script_of(finding(one, failure("function", 0)))
+        (tmp_path / "scripts" / f"{method}-{kind}.py").write_text(text)
+    codes = exit_codes(tmp_path / "scripts")
+    assert set(codes.values()) == {0}, codes
 
 
 @pytest.fixture(scope="module")

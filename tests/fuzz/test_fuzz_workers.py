@@ -14,7 +14,6 @@ from fuzz_examples import PACKAGES, example, finding
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.environments.worker.messages import PROTOCOL
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
-from peft_regress.fuzz import workers
 from peft_regress.fuzz.messages import Seek
 from peft_regress.fuzz.replay import replay, replay_or_say
 from peft_regress.fuzz.workers import LifeWorker
@@ -120,22 +119,6 @@ def test_another_peft_than_the_installed_one_is_refused(fake) -> None:
 def test_an_entry_that_is_not_replayed_does_not_stop_the_others(fake) -> None:
     done = replay([finding(), finding()], fake("refuse"))
     assert [one.state for one in done.entries] == ["not replayed", "not replayed"]
-
-
-def test_a_worker_that_ends_at_three_examples_in_a_row_is_not_started_again(fake) -> None:
-    done = replay([finding()] * 5, fake("crash"))
-    assert [one.state for one in done.entries] == ["not replayed"] * 5
-    assert not done.of("new")
-    assert not done.is_complete
-    assert "its worker ended at 3 examples, one after another" in done.entries[-1].remark
-
-
-def test_a_worker_that_goes_on_in_between_is_started_each_time(fake, monkeypatch) -> None:
-    monkeypatch.setattr(workers, "_MOST_DEATHS", 2)
-    with LifeWorker(fake("crash"), ["lora"]) as worker:
-        for _ in range(3):
-            assert worker.live(example()).failure.check == "crash"
-            worker.seek(SEEK)
 
 
 def test_a_stopped_worker_ends_at_once(fake) -> None:
