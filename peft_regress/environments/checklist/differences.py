@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PARTS: Final = ("unmerged", "merged")
+PARTS: Final = {
+    "unmerged": ("unmerged", "unmerged_again"),
+    "merged": ("merged", "merged_again"),
+    "reloaded": ("unmerged", "unmerged_again"),
+}
+"""Each output of the branch, and those of the base that it may be equal to: of the adapter that was
+filled, and of its checkpoint, which the base itself may load as something else."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +31,6 @@ class Difference:
     largest_branch: float
     absolute: float
     """The largest absolute difference; NaN if a side gives one."""
-    floor: float
-    """The same between the base and its own checkpoint, loaded by itself."""
 
     @property
     def relative(self) -> float:
@@ -39,17 +43,12 @@ def differences(folder: Path) -> dict[str, Difference]:
     base = load_file(folder / "outputs-base.safetensors")
     branch = load_file(folder / "outputs-branch.safetensors")
     found: dict[str, Difference] = {}
-    for part in PARTS:
-        if part in base and part in branch:
-            again = base.get(f"{part}_again", base[part])
-            # The branch loads a file: where the base itself computes something else from it, either
-            # of the two is right.
-            apart = min(_apart(base[part], branch[part]), _apart(again, branch[part]))
+    for part, right in PARTS.items():
+        if part in branch and right[0] in base:
             found[part] = Difference(
-                largest_base=_largest(base[part]),
+                largest_base=_largest(base[right[0]]),
                 largest_branch=_largest(branch[part]),
-                absolute=apart,
-                floor=_apart(base[part], again),
+                absolute=min(_apart(base[one], branch[part]) for one in right if one in base),
             )
     return found
 

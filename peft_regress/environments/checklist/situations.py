@@ -99,7 +99,7 @@ _BY_CONFIG: Final[dict[str, tuple[_Overrides, ...]]] = {
     ),
     "OFTConfig": (
         ("by number of blocks", lambda *_: {"r": 2, "oft_block_size": 0}),
-        ("constrained", lambda *_: {"coft": True, "eps": 1e-3}),
+        ("constrained", lambda *_: {"coft": True, "eps": 1.0}),
         ("shared blocks", lambda *_: {"block_share": True}),
         ("exact Cayley", lambda *_: {"use_cayley_neumann": False}),
     ),
