@@ -122,9 +122,46 @@ def test_another_scaling_moves_outputs_and_losses(tmp_path, monkeypatch):
         monkeypatch.setattr(layer, "update_layer", changed)
 
     base, branch, found = both(find("linear"), tmp_path, scale_more)
-    assert all(one.absolute > 1e-4 for one in found.values())
+    apart = {part for part, one in found.items() if one.absolute > 1e-4}
+    assert apart == PARTS.keys() - {"off", "restored"}
     assert base.losses != branch.losses
     assert base.costs == branch.costs
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "parts"),
+    [
+        ("unmerge", lambda self: None, {"restored"}),
+        # With the adapter off, half of it stays on.
+        (
+            "enable_adapters",
+            lambda self, enabled: self.scaling.update(default=1.0 if enabled else 0.5),
+            {"off", "restored"},
+        ),
+    ],
+)
+def test_a_fault_of_one_state_is_seen_there(tmp_path, monkeypatch, method, change, parts):
+    def break_it():
+        monkeypatch.setattr(peft.tuners.lora.Linear, method, change)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    assert {part for part, one in found.items() if one.absolute > 1e-3} == parts
+
+
+def test_a_safe_merge_is_compared_too(tmp_path, monkeypatch):
+    def break_it():
+        merge = peft.tuners.lora.Linear.merge
+
+        def merged(self, safe_merge=False, adapter_names=None):
+            merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
+            if safe_merge:
+                self.get_base_layer().weight.data *= 1.01
+
+        monkeypatch.setattr(peft.tuners.lora.Linear, "merge", merged)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    apart = {part for part, one in found.items() if one.absolute > 1e-3}
+    assert apart == {"merged safely", "restored"}
 
 
 def test_another_state_dict_is_seen(tmp_path, monkeypatch):
@@ -218,7 +255,7 @@ def test_a_refusal_is_a_part_of_the_answer(tmp_path):
 def test_a_merge_that_peft_refuses_leaves_the_rest(tmp_path):
     base, _, found = both(find("grouped"), tmp_path)
     assert base.failures["merging"].type == "NotImplementedError"
-    assert found.keys() == {"unmerged", "reloaded"}
+    assert found.keys() == {"unmerged", "off", "reloaded"}
 
 
 def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, monkeypatch):
@@ -267,7 +304,7 @@ def examine(request):
     if here and "garbage" in {how!r}:
         return Timed(step_seconds=[])
     name = "outputs-base" if request.is_base else "outputs-branch"
-    outputs = dict.fromkeys(("unmerged", "merged", "reloaded"), numpy.ones((2, 2), numpy.float32))
+    outputs = dict.fromkeys({parts!r}, numpy.ones((2, 2), numpy.float32))
     save_file(outputs, pathlib.Path(request.folder) / (name + ".safetensors"))
     costs = dict(forward_flops=1, backward_flops=1, peak_bytes=1)
     return m.Examined(keys=dict(a="b"), effect=1.0, losses=[1.0], losses_rounded=[1.0], costs=costs)
@@ -286,7 +323,7 @@ def fake(tmp_path):
 
     def write(name: str, how: str = "") -> Path:
         file = tmp_path / name
-        file.write_text(_FAKE.format(python=sys.executable, how=how))
+        file.write_text(_FAKE.format(python=sys.executable, how=how, parts=list(PARTS)))
         file.chmod(0o755)
         return file
 
@@ -421,5 +458,5 @@ def test_a_changed_line_is_found_by_real_workers_and_equal_code_is_not(tmp_path)
         apart[name] = [one.absolute for result in found for one in result.found.values()]
 
     assert set(apart["same"]) == {0.0}
-    assert len(apart["same"]) == 3 * len(FEW)
-    assert all(value > 1e-4 for value in apart["other"])
+    assert len(apart["same"]) == len(PARTS) * len(FEW)
+    assert sum(value > 1e-4 for value in apart["other"]) == (len(PARTS) - 2) * len(FEW)

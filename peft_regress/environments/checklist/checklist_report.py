@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _MOST_DETAILS: Final = 12
 _MOST_PLACES: Final = 3
 _TITLES: Final[dict[About, str]] = {
-    "outputs": "outputs of a checkpoint of the base, unmerged, merged, and saved and loaded again: "
-    "the largest, difference",
+    "outputs": "outputs of a checkpoint of the base, unmerged, off, merged, off when unmerged, and "
+    "saved and loaded again: the largest, difference",
     "types": "number types of the adapter on a base in half precision, fresh and loaded",
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PARTS: Final = {
-    "unmerged": ("unmerged", "unmerged_again"),
-    "merged": ("merged", "merged_again"),
-    "reloaded": ("unmerged", "unmerged_again"),
+    "unmerged": "loading",
+    "off": "disabling",
+    "merged": "merging",
+    "merged safely": "merging",
+    "restored": "unmerging",
+    "reloaded": "reloading",
 }
-"""Each output of the branch, and those of the base that it may be equal to: of the adapter that was
-filled, and of its checkpoint, which the base itself may load as something else."""
+"""The outputs that are compared, and what gives each: of the adapter, of the base with the adapter
+off, of the merged adapter, of the base with the adapter unmerged after that and off, and of the
+adapter that was saved and loaded again."""
+AGAIN: Final = " again"
+"""Follows the name of an output that the base gives with its own checkpoint, loaded by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +49,16 @@ def differences(folder: Path) -> dict[str, Difference]:
     base = load_file(folder / "outputs-base.safetensors")
     branch = load_file(folder / "outputs-branch.safetensors")
     found: dict[str, Difference] = {}
-    for part, right in PARTS.items():
-        if part in branch and right[0] in base:
+    for part in PARTS:
+        # Saved and loaded again, it is what it was.
+        of_base = "unmerged" if part == "reloaded" else part
+        # Where the base makes something else of its own file, either of the two is right.
+        right = [base[name] for name in (of_base, of_base + AGAIN) if name in base]
+        if part in branch and right:
             found[part] = Difference(
-                largest_base=_largest(base[right[0]]),
+                largest_base=_largest(right[0]),
                 largest_branch=_largest(branch[part]),
-                absolute=min(_apart(base[one], branch[part]) for one in right if one in base),
+                absolute=min(_apart(one, branch[part]) for one in right),
             )
     return found
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.environments.checklist import networks
 from peft_regress.environments.checklist.adapting import fill, loaded, network, types_of, wrapped
+from peft_regress.environments.checklist.differences import AGAIN, PARTS
 from peft_regress.environments.checklist.messages import Examined, Inspected
 from peft_regress.environments.checklist.situations import find_method
 from peft_regress.environments.checklist.training import ROUNDING, costs_of, losses_of
@@ -110,11 +111,11 @@ class _Side:
         filled = self._try("adapting", self._filled)
         if filled is None or self._try("adapting", lambda: self._save(filled)) is None:
             return
-        self._merge(filled, "merged")
+        self._handle(filled)
         again = self._load("loading", is_base=True)
         if again is not None:
-            self._outputs["unmerged_again"] = self._output(again)
-            self._merge(again, "merged_again")
+            self._outputs[f"unmerged{AGAIN}"] = self._output(again)
+            self._handle(again, AGAIN)
 
     def _take_over(self) -> None:
         """Load the adapter of the base, save it, and load that again."""
@@ -123,7 +124,7 @@ class _Side:
             return
         self._outputs["unmerged"] = self._output(taken)
         is_saved = self._try("reloading", lambda: self._save(taken))
-        self._merge(taken, "merged")
+        self._handle(taken)
         again = self._load("reloading", is_base=False) if is_saved else None
         if again is not None:
             self._outputs["reloaded"] = self._output(again)
@@ -180,12 +181,32 @@ class _Side:
             self._types["loaded"] = types_of(adapted)
         return adapted
 
-    def _merge(self, adapted: nn.Module, name: str) -> None:
-        merged = self._try(
-            "merging", lambda: self._output(copy.deepcopy(cast("Any", adapted)).merge_and_unload())
-        )
-        if merged is not None:
-            self._outputs[name] = merged
+    def _handle(self, adapted: Any, suffix: str = "") -> None:
+        """Compute what the adapter gives switched off, merged, and unmerged and off after that."""
+
+        def keep(name: str, act: Any) -> bool:
+            output = self._try(PARTS[name], act)
+            if output is not None:
+                self._outputs[name + suffix] = output
+            return output is not None
+
+        def off(model: Any) -> Tensor:
+            with model.disable_adapter():
+                return self._output(model)
+
+        def merged_safely() -> Tensor:
+            twin.merge_adapter(safe_merge=True)
+            return self._output(twin)
+
+        def restored() -> Tensor:
+            twin.unmerge_adapter()
+            return off(twin)
+
+        twin = copy.deepcopy(adapted)
+        keep("off", lambda: off(adapted))
+        keep("merged", lambda: self._output(copy.deepcopy(adapted).merge_and_unload()))
+        if keep("merged safely", merged_safely):
+            keep("restored", restored)
 
     def _train(self) -> None:
         losses = functools.partial(losses_of, self._situation)

@@ -41,6 +41,8 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
         if moved:
             verdicts = judged[id(result.situation)]
             kind = next(one for one in reversed(changed) if one in verdicts or one == "ok")
+            if _of_other_types(base.keys, branch.keys):
+                kind = "out of bounds"  # A narrower type loses digits, a wider one costs bytes.
             changed[kind].append(Detail(name_of(result.situation), moved))
     unseen, broken = changed["not measured"], changed["out of bounds"]
     verdict: Verdict = "ok" if counts[0] and not unseen else "not measured"
@@ -56,9 +58,17 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
         base=count_of(counts[0], "tensor"),
         branch=count_of(counts[1], "tensor"),
         difference=difference,
-        bound="equal, or converted",
+        bound="equal, or converted in one type",
         verdict=verdict,
         details=(*broken, *unseen, *changed["ok"]),
+    )
+
+
+def _of_other_types(base: Mapping[str, str], branch: Mapping[str, str]) -> bool:
+    """Return whether a tensor changes its number type and nothing else."""
+    return any(
+        base[name].partition(" ")[0] != branch[name].partition(" ")[0]
+        for name in base.keys() & branch.keys()
     )
 
 

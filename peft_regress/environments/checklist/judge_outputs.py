@@ -59,7 +59,7 @@ class Part(NamedTuple):
 
 
 def parts_of(result: Result) -> Iterator[Part]:
-    """Judge the outputs of one situation: unmerged, merged, and saved and loaded again."""
+    """Judge each output of one situation."""
     for name in PARTS:
         yield _part(result, name)
 
@@ -105,12 +105,10 @@ def _compared(result: Result, base: Examined, name: str) -> Part:
     return Part(situation, name, "ok", *numbers)
 
 
-_LAST_STAGE: Final = {"merged": "merging", "reloaded": "reloading"}
-
-
 def _failure(side: Examined, name: str) -> str:
     """Return why a side has no output of this name; empty if it has one."""
-    for stage in ("adapting", "loading", _LAST_STAGE.get(name)):
+    before = ("merging",) if name == "restored" else ()
+    for stage in ("adapting", "loading", *before, PARTS[name]):
         if stage in side.failures:
             return f"{stage}: {said_by(side.failures[stage])}"
     return ""
@@ -175,8 +173,7 @@ def listed(parts: Sequence[Part], verdict: str) -> Iterator[Detail]:
     labels: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for part in parts:
         # What cannot be wrapped cannot be merged or loaded again either: named once.
-        stage = _LAST_STAGE.get(part.name, "")
-        is_repeated = not part.problem.startswith(stage)
+        is_repeated = part.name != "unmerged" and not part.problem.startswith(PARTS[part.name])
         if part.verdict == verdict and not is_repeated:
             labels[part.situation.network, part.problem][part.situation.label] = None
     for (network, problem), settings in labels.items():

@@ -64,7 +64,7 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
     unavailable: str = ""
     """Why the network itself cannot compute in this number type here."""
     failures: dict[str, Failure] = {}
-    """By what failed: adapting (or computing), loading, merging, reloading, training, cost."""
+    """By what failed: adapting (or computing), a stage of `PARTS`, training, cost."""
     keys: dict[str, str] = {}
     """Type and shape of each tensor of the checkpoint that this side writes."""
     altered: list[str] = []
