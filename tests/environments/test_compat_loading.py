@@ -104,6 +104,7 @@ def test_inputs_are_drawn_by_shape_or_given_by_the_model_or_the_catalogue(make):
         ("small_nets:counted", {}, "has other weights each time it is called"),
         ("small_nets:drawn", {}, "has other weights each time it is called"),
         ("small_nets:scaled", {}, "computes something else each time it is called"),
+        ("small_nets:lazy", {}, "the base small_nets:lazy raised RuntimeError: .*uninitialized"),
         ("small_nets:kept", {}, "returns the same model in each call: make a new one"),
         ("small_nets:sharing", {}, r"returns the same tensor 2\.weight in each call"),
         ("small_nets:adapted", {}, "has an adapter already"),

@@ -50,9 +50,11 @@ class Base:
         self._make = _maker(base, folder)
         self._name = f"the base {base.name}"
         first, second = self._new(), self._new()
-        self._require_apart(first, second)
         self._batch = self._inputs(first, folder)
-        weights, inputs = _digest(_tensors(first)), self._digest_of_inputs()
+        with calling(self._name):  # such as a lazy layer, which has no weights yet
+            weights = _digest(_tensors(first))
+        self._require_apart(first, second)
+        inputs = self._digest_of_inputs()
         self._batch = self._inputs(first, folder)
         if self._digest_of_inputs() != inputs:
             msg = f"{self._name}: its inputs are others each time they are made; seed what they are"
