@@ -65,7 +65,7 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
 
 
 def _of_other_types(base: Mapping[str, str], branch: Mapping[str, str]) -> bool:
-    """Return whether a tensor changes its number type and nothing else."""
+    """Return whether a tensor that both sides write has another number type."""
     return any(
         base[name].partition(" ")[0] != branch[name].partition(" ")[0]
         for name in base.keys() & branch.keys()
