@@ -123,7 +123,7 @@ def test_another_scaling_moves_outputs_and_losses(tmp_path, monkeypatch):
 
     base, branch, found = both(find("linear"), tmp_path, scale_more)
     apart = {part for part, one in found.items() if one.absolute > 1e-4}
-    assert apart == PARTS.keys() - {"off", "restored"}
+    assert apart == PARTS.keys() - {"off", "restored", "off when merged"}
     assert base.losses != branch.losses
     assert base.costs == branch.costs
 
@@ -131,12 +131,12 @@ def test_another_scaling_moves_outputs_and_losses(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "change", "parts"),
     [
-        ("unmerge", lambda self: None, {"restored"}),
+        ("unmerge", lambda self: None, {"restored", "off when merged"}),
         # With the adapter off, half of it stays on.
         (
             "enable_adapters",
             lambda self, enabled: self.scaling.update(default=1.0 if enabled else 0.5),
-            {"off", "restored"},
+            {"off", "restored", "off when merged"},
         ),
     ],
 )
@@ -161,7 +161,30 @@ def test_a_safe_merge_is_compared_too(tmp_path, monkeypatch):
 
     _, _, found = both(find("linear"), tmp_path, break_it)
     apart = {part for part, one in found.items() if one.absolute > 1e-3}
-    assert apart == {"merged safely", "restored"}
+    assert apart == {"merged safely", "restored", "off when merged"}
+
+
+def test_an_adapter_that_stays_merged_when_it_is_off_is_seen(tmp_path, monkeypatch):
+    def break_it():
+        forward = peft.tuners.lora.Linear.forward
+
+        def changed(self, x, *arguments, **settings):
+            if self.disable_adapters and self.merged:
+                return self.base_layer(x)
+            return forward(self, x, *arguments, **settings)
+
+        monkeypatch.setattr(peft.tuners.lora.Linear, "forward", changed)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    assert {part for part, one in found.items() if one.absolute > 1e-3} == {"off when merged"}
+
+
+@pytest.mark.parametrize("method", ["lora", "loha", "lokr"])
+def test_patterns_are_other_numbers_than_the_usual_ones(method):
+    settings = situation_of(method, "linear", label="patterns").settings
+    alpha = settings.get("lora_alpha", settings.get("alpha"))
+    assert set(settings["rank_pattern"].values()).isdisjoint({settings["r"]})
+    assert set(settings["alpha_pattern"].values()).isdisjoint({alpha})
 
 
 def test_another_state_dict_is_seen(tmp_path, monkeypatch):
@@ -459,4 +482,4 @@ def test_a_changed_line_is_found_by_real_workers_and_equal_code_is_not(tmp_path)
 
     assert set(apart["same"]) == {0.0}
     assert len(apart["same"]) == len(PARTS) * len(FEW)
-    assert sum(value > 1e-4 for value in apart["other"]) == (len(PARTS) - 2) * len(FEW)
+    assert sum(value > 1e-4 for value in apart["other"]) == (len(PARTS) - 3) * len(FEW)

@@ -88,7 +88,7 @@ def test_an_output_beyond_the_protocols_bound_fails(part, value):
     outputs_row = row(found, "outputs")
     assert (outputs_row.verdict, found.exit_code) == ("out of bounds", 1)
     (detail,) = outputs_row.details
-    assert detail.said.startswith(f"1 of 12 outputs differ, most {USUAL}, {part}, by ")
+    assert detail.said.startswith(f"1 of 14 outputs differ, most {USUAL}, {part}, by ")
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(9e-5, "ok"), (1.1e-4, "out of bounds")])

@@ -19,11 +19,12 @@ PARTS: Final = {
     "merged": "merging",
     "merged safely": "merging",
     "restored": "unmerging",
+    "off when merged": "unmerging",
     "reloaded": "reloading",
 }
 """The outputs that are compared, and what gives each: of the adapter, of the base with the adapter
-off, of the merged adapter, of the base with the adapter unmerged after that and off, and of the
-adapter that was saved and loaded again."""
+off, of the merged adapter, of the base with the adapter unmerged after that and off, of the base
+with a merged adapter off, and of the adapter that was saved and loaded again."""
 AGAIN: Final = " again"
 """Follows the name of an output that the base gives with its own checkpoint, loaded by itself."""
 

@@ -182,7 +182,7 @@ class _Side:
         return adapted
 
     def _handle(self, adapted: Any, suffix: str = "") -> None:
-        """Compute what the adapter gives switched off, merged, and unmerged and off after that."""
+        """Compute what the adapter gives switched off, merged, unmerged and off, merged and off."""
 
         def keep(name: str, act: Any) -> bool:
             output = self._try(PARTS[name], act)
@@ -202,11 +202,15 @@ class _Side:
             twin.unmerge_adapter()
             return off(twin)
 
+        def off_when_merged() -> Tensor:
+            twin.merge_adapter()
+            return off(twin)
+
         twin = copy.deepcopy(adapted)
         keep("off", lambda: off(adapted))
         keep("merged", lambda: self._output(copy.deepcopy(adapted).merge_and_unload()))
-        if keep("merged safely", merged_safely):
-            keep("restored", restored)
+        if keep("merged safely", merged_safely) and keep("restored", restored):
+            keep("off when merged", off_when_merged)
 
     def _train(self) -> None:
         losses = functools.partial(losses_of, self._situation)

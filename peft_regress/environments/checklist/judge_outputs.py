@@ -107,7 +107,7 @@ def _compared(result: Result, base: Examined, name: str) -> Part:
 
 def _failure(side: Examined, name: str) -> str:
     """Return why a side has no output of this name; empty if it has one."""
-    before = ("merging",) if name == "restored" else ()
+    before = ("merging",) if PARTS[name] == "unmerging" else ()
     for stage in ("adapting", "loading", *before, PARTS[name]):
         if stage in side.failures:
             return f"{stage}: {said_by(side.failures[stage])}"
