@@ -64,13 +64,14 @@ def show_checklist(
     with ending_signals_interrupt():
         result = with_consent(filled, ChecklistSettings(**settings))
     document = checklist_document(result)
-    if summary is not None:
-        write_markdown(summary, document)
-        print_progress(f"summary: {summary}")
+    # Before the file: a full disk must not cost what was found.
     if output == "json":
         print_json(encode_checklist(result))
     else:
         show(document, output)
+    if summary is not None:
+        write_markdown(summary, document)
+        print_progress(f"summary: {summary}")
     return result.judged.exit_code
 
 

@@ -120,8 +120,8 @@ _AS_TYPED = (
 @click.option(
     "--saved-by",
     metavar="VERSION",
-    help="The release to compare with (default: the one that saved the adapter, if it says so; "
-    "else the installed one).",
+    help="The release that saved the adapter, to compare with (default: what its configuration "
+    "says, since 0.18; of another package the installed release).",
 )
 @click.option(
     "--with",
@@ -191,13 +191,14 @@ def command(  # noqa: PLR0913  (arguments and options)
         if latest is not None:
             _show(dataclasses.replace(latest, is_complete=False), output)
         raise
+    # Before the files: a full disk must not cost what was found.
+    _show(found, output)
     if certificate is not None:
         write_certificate(certificate, found)
         print_progress(f"certificate: {certificate}")
     if summary is not None:
         write_markdown(summary, compat_report.compat_document(found))
         print_progress(f"summary: {summary}")
-    _show(found, output)
     context.exit(found.exit_code)
 
 

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 import saved_adapters
 from saved_adapters import edit_configuration, save_lora, write_nets
@@ -16,6 +17,7 @@ from saved_adapters import edit_configuration, save_lora, write_nets
 import peft_regress.cli.compat as compat_command
 from peft_regress.environments.compat import check as check_module
 from peft_regress.environments.compat import compat as compat_module
+from peft_regress.environments.compat.certificate import certificate_bytes, read_certificate
 from peft_regress.environments.compat.messages import LoadAdapter, MakeBase
 from peft_regress.environments.compat.releases import BaseModelError, Seen
 from peft_regress.environments.compat.worker import handlers
@@ -102,11 +104,13 @@ def test_json_has_what_was_found_and_an_adapter_that_changed_breaks(command, ada
     done = command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
     assert done[0] == 0
     # As if the release were another: the files are those of the certificate.
-    text = (adapter.parent / "c.json").read_text()
-    found = json.loads(text)
-    outputs = found["reference"]["adapter"]["outputs"]
-    outputs[0][0] += 10
-    (adapter.parent / "c.json").write_text(json.dumps(found))
+    found = read_certificate(adapter.parent / "c.json")
+    known = found.reference.adapter
+    outputs = [[known.outputs[0][0] + 10, *known.outputs[0][1:]]]
+    changed = msgspec.structs.replace(known, outputs=outputs)
+    reference = msgspec.structs.replace(found.reference, adapter=changed)
+    altered = certificate_bytes(msgspec.structs.replace(found, reference=reference))
+    (adapter.parent / "c.json").write_bytes(altered)
     code, out, _ = command("compat", "lora", "--check", "c.json", "--format", "json")
     assert code == 1
     shown = json.loads(out)
@@ -118,6 +122,41 @@ def test_json_has_what_was_found_and_an_adapter_that_changed_breaks(command, ada
     assert (release["verdict"], shown["counts"]) == ("other_output", {"other_output": 1})
     assert release["difference"] > 0.1
     assert shown["base"]["name"] == "small_nets:make"
+
+
+@pytest.mark.parametrize("option", ["--certificate", "--summary"])
+def test_a_file_that_cannot_be_written_costs_no_result(command, adapter, releases, option):
+    (adapter.parent / "file").write_text("")
+    code, out, err = command(
+        "compat", "lora", *OWN, "--releases", "0.21.1", option, "file/below.json"
+    )
+    assert (code, "file/below.json: cannot be written" in err) == (2, True)
+    assert out.endswith("NOTHING BREAKS in 1 release (1 same)\n")
+
+
+def test_an_altered_certificate_is_refused(command, adapter, releases):
+    command("compat", "lora", *OWN, "--releases", "0.21.1", "--certificate", "c.json")
+    file = adapter.parent / "c.json"
+    file.write_text(file.read_text().replace('"verdict": "same"', '"verdict": "refused"'))
+    code, out, err = command("compat", "lora", "--check", "c.json")
+    assert (code, out) == (2, "")
+    assert "c.json: was altered after it was written" in err
+    assert "make it again with --certificate FILE" in err
+
+
+@pytest.mark.parametrize("name", ["counted", "drawing"])
+def test_a_base_that_is_another_each_time_is_exit_2(command, adapter, releases, name):
+    base = ("--base", f"small_nets:{name}", *OWN[2:])
+    code, out, err = command("compat", "lora", *base, "--releases", "0.21.1")
+    assert (code, out) == (2, "")
+    assert f"the base small_nets:{name}" in err
+
+
+def test_an_adapter_that_says_nothing_of_its_release_needs_saved_by(command, adapter, releases):
+    edit_configuration(adapter, peft_version=None)
+    code, out, err = command("compat", "lora", *OWN, "--releases", "0.21.1")
+    assert (code, out) == (3, "")
+    assert "name it with --saved-by VERSION" in err
 
 
 def test_a_check_of_named_releases_judges_them_by_the_certificate(command, adapter, releases):
@@ -135,7 +174,7 @@ def test_an_interrupt_prints_what_was_found(command, adapter, monkeypatch):
             base=settings.base,
             package="peft",
             reference=SimpleNamespace(
-                release="1", packages={}, base=SimpleNamespace(weights="0" * 64)
+                release="1", packages={}, base=SimpleNamespace(weights="0" * 64), effect=0.5
             ),
             why_reference="--saved-by",
             results=(compat_module.unusable("0.9.0", "gone"),),
@@ -146,7 +185,7 @@ def test_an_interrupt_prints_what_was_found(command, adapter, monkeypatch):
     monkeypatch.setattr(compat_command, "compat", stopped)
     code, out, _ = command("compat", "lora", *OWN)
     assert code == 130
-    assert out.endswith("interrupted, so far: INCOMPLETE: 1 of 1 release not tried (1 unusable)\n")
+    assert out.endswith("interrupted, so far: INCOMPLETE: 1 of 1 release not judged (1 unusable)\n")
     code, out, _ = command("compat", "lora", *OWN, "--format", "json")
     assert (code, json.loads(out)["complete"]) == (130, False)
 

@@ -16,7 +16,7 @@ OUTPUTS = Row(
 )
 ROWS = (
     OUTPUTS,
-    Row(about="checkpoint", what="names, types and shapes", verdict="ok"),
+    Row(about="checkpoint", what="names, types, shapes and numbers", verdict="ok"),
     Row(about="configuration", what="new fields", difference="none", verdict="ok"),
     Row(about="training", what="Linear", configurations=11, verdict="ok"),
     Row(about="cost", what="FLOPs of the forward pass", verdict="ok"),

@@ -11,8 +11,9 @@ import pytest
 
 from peft_regress.environments.checklist import networks, running
 from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
-from peft_regress.environments.checklist.differences import differences
+from peft_regress.environments.checklist.differences import PARTS, differences
 from peft_regress.environments.checklist.examining import examine, inspect_method
+from peft_regress.environments.checklist.judge_outputs import parts_of
 from peft_regress.environments.checklist.messages import Examine, Examined, Inspect
 from peft_regress.environments.checklist.running import Examination, Result, Sides
 from peft_regress.environments.checklist.situations import (
@@ -99,7 +100,7 @@ def test_a_small_network_has_its_first_target(name):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_equal_code_gives_equal_bits(tmp_path, dtype):
     base, branch, found = both(find("conv2d", dtype=dtype), tmp_path)
-    assert {part: one.absolute for part, one in found.items()} == {"unmerged": 0, "merged": 0}
+    assert {part: one.absolute for part, one in found.items()} == dict.fromkeys(PARTS, 0)
     assert (base.keys, base.losses, base.costs) == (branch.keys, branch.losses, branch.costs)
     assert base.losses == pytest.approx(base.losses_rounded, rel=1e-6)
     # A half trains nothing.
@@ -121,9 +122,69 @@ def test_another_scaling_moves_outputs_and_losses(tmp_path, monkeypatch):
         monkeypatch.setattr(layer, "update_layer", changed)
 
     base, branch, found = both(find("linear"), tmp_path, scale_more)
-    assert all(one.absolute > 1e-4 for one in found.values())
+    apart = {part for part, one in found.items() if one.absolute > 1e-4}
+    assert apart == PARTS.keys() - {"off", "restored", "off when merged"}
     assert base.losses != branch.losses
     assert base.costs == branch.costs
+
+
+@pytest.mark.parametrize(
+    ("method", "change", "parts"),
+    [
+        ("unmerge", lambda self: None, {"restored", "off when merged"}),
+        # With the adapter off, half of it stays on.
+        (
+            "enable_adapters",
+            lambda self, enabled: self.scaling.update(default=1.0 if enabled else 0.5),
+            {"off", "restored", "off when merged"},
+        ),
+    ],
+)
+def test_a_fault_of_one_state_is_seen_there(tmp_path, monkeypatch, method, change, parts):
+    def break_it():
+        monkeypatch.setattr(peft.tuners.lora.Linear, method, change)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    assert {part for part, one in found.items() if one.absolute > 1e-3} == parts
+
+
+def test_a_safe_merge_is_compared_too(tmp_path, monkeypatch):
+    def break_it():
+        merge = peft.tuners.lora.Linear.merge
+
+        def merged(self, safe_merge=False, adapter_names=None):
+            merge(self, safe_merge=safe_merge, adapter_names=adapter_names)
+            if safe_merge:
+                self.get_base_layer().weight.data *= 1.01
+
+        monkeypatch.setattr(peft.tuners.lora.Linear, "merge", merged)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    apart = {part for part, one in found.items() if one.absolute > 1e-3}
+    assert apart == {"merged safely", "restored", "off when merged"}
+
+
+def test_an_adapter_that_stays_merged_when_it_is_off_is_seen(tmp_path, monkeypatch):
+    def break_it():
+        forward = peft.tuners.lora.Linear.forward
+
+        def changed(self, x, *arguments, **settings):
+            if self.disable_adapters and self.merged:
+                return self.base_layer(x)
+            return forward(self, x, *arguments, **settings)
+
+        monkeypatch.setattr(peft.tuners.lora.Linear, "forward", changed)
+
+    _, _, found = both(find("linear"), tmp_path, break_it)
+    assert {part for part, one in found.items() if one.absolute > 1e-3} == {"off when merged"}
+
+
+@pytest.mark.parametrize("method", ["lora", "loha", "lokr"])
+def test_patterns_are_other_numbers_than_the_usual_ones(method):
+    settings = situation_of(method, "linear", label="patterns").settings
+    alpha = settings.get("lora_alpha", settings.get("alpha"))
+    assert set(settings["rank_pattern"].values()).isdisjoint({settings["r"]})
+    assert set(settings["alpha_pattern"].values()).isdisjoint({alpha})
 
 
 def test_another_state_dict_is_seen(tmp_path, monkeypatch):
@@ -137,9 +198,73 @@ def test_another_state_dict_is_seen(tmp_path, monkeypatch):
 
         monkeypatch.setattr(peft.peft_model, name, renamed)
 
-    base, branch, _ = both(find("linear"), tmp_path, rename)
+    base, branch, found = both(find("linear"), tmp_path, rename)
     assert base.keys.keys() != branch.keys.keys()
     assert {key.replace("lora_A", "lora_a") for key in base.keys} == set(branch.keys)
+    # The file of the base loads, and the file of the branch does not.
+    assert found["unmerged"].absolute == 0
+    assert found["reloaded"].absolute > 0.01
+
+
+def test_a_tensor_that_is_loaded_with_other_numbers_is_named(tmp_path, monkeypatch):
+    def alter():
+        original = peft.PeftModel.load_adapter
+
+        def altered(self, *arguments, **settings):
+            result = original(self, *arguments, **settings)
+            with networks.torch.no_grad():
+                self.base_model.model.query.lora_A["default"].weight.mul_(1.001)
+            return result
+
+        monkeypatch.setattr(peft.PeftModel, "load_adapter", altered)
+
+    base, branch, _ = both(find("linear"), tmp_path, alter)
+    assert base.keys == branch.keys
+    assert (base.altered, branch.altered) == ([], ["base_model.model.query.lora_A.weight"])
+
+
+def situation_of(method: str, network: str, *, label: str = USUAL, dtype: str = "bfloat16"):
+    fields = inspect_method(Inspect(method=method)).fields
+    return next(
+        one
+        for one in situations(find_method(method), fields)
+        if (one.network, one.label, one.dtype) == (network, label, dtype)
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "network", "label"),
+    [
+        ("hira", "conv3d", "rank 2 r"),
+        ("oft", "embedding", "constrained"),
+        ("hira", "conv2d", USUAL),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_an_adapter_is_filled_until_every_number_type_shows_it(
+    tmp_path, method, network, label, dtype
+):
+    situation = situation_of(method, network, label=label, dtype=dtype)
+    base, branch, found = both(situation, tmp_path)
+    assert base.effect > 0.1 * found["unmerged"].largest_base
+    assert (base.altered, branch.altered) == ([], [])
+    verdicts = {
+        one.verdict
+        for one in parts_of(Result(situation=situation, base=base, branch=branch, found=found))
+    }
+    assert verdicts == {"ok"}
+
+
+def test_the_types_of_an_adapter_are_seen_fresh_and_loaded(tmp_path, monkeypatch):
+    def cast_nothing():
+        tuner = peft.tuners.tuners_utils.BaseTuner
+        monkeypatch.setattr(tuner, "_cast_adapter_dtype", lambda *_, **__: None)
+
+    situation = find("linear", dtype="bfloat16", autocast=True)
+    base, branch, _ = both(situation, tmp_path, cast_nothing)
+    assert base.types.keys() == branch.types.keys() == {"fresh", "loaded"}
+    assert {one for types in base.types.values() for one in types.values()} == {"float32"}
+    assert {one for types in branch.types.values() for one in types.values()} == {"bfloat16"}
 
 
 def test_a_refusal_is_a_part_of_the_answer(tmp_path):
@@ -153,7 +278,7 @@ def test_a_refusal_is_a_part_of_the_answer(tmp_path):
 def test_a_merge_that_peft_refuses_leaves_the_rest(tmp_path):
     base, _, found = both(find("grouped"), tmp_path)
     assert base.failures["merging"].type == "NotImplementedError"
-    assert found.keys() == {"unmerged"}
+    assert found.keys() == {"unmerged", "off", "reloaded"}
 
 
 def test_a_number_type_that_the_network_cannot_compute_is_unavailable(tmp_path, monkeypatch):
@@ -202,7 +327,7 @@ def examine(request):
     if here and "garbage" in {how!r}:
         return Timed(step_seconds=[])
     name = "outputs-base" if request.is_base else "outputs-branch"
-    outputs = dict.fromkeys(("unmerged", "merged"), numpy.ones((2, 2), numpy.float32))
+    outputs = dict.fromkeys({parts!r}, numpy.ones((2, 2), numpy.float32))
     save_file(outputs, pathlib.Path(request.folder) / (name + ".safetensors"))
     costs = dict(forward_flops=1, backward_flops=1, peak_bytes=1)
     return m.Examined(keys=dict(a="b"), effect=1.0, losses=[1.0], losses_rounded=[1.0], costs=costs)
@@ -221,7 +346,7 @@ def fake(tmp_path):
 
     def write(name: str, how: str = "") -> Path:
         file = tmp_path / name
-        file.write_text(_FAKE.format(python=sys.executable, how=how))
+        file.write_text(_FAKE.format(python=sys.executable, how=how, parts=list(PARTS)))
         file.chmod(0o755)
         return file
 
@@ -272,7 +397,7 @@ def test_a_worker_that_is_lost_costs_one_situation(fake, monkeypatch, side, how,
             assert problem in answer
         else:
             assert isinstance(answer, Examined)
-            assert result.found.keys() == {"unmerged", "merged"}
+            assert result.found.keys() == PARTS.keys()
 
 
 def test_a_side_that_cannot_import_peft_is_named(fake):
@@ -356,5 +481,5 @@ def test_a_changed_line_is_found_by_real_workers_and_equal_code_is_not(tmp_path)
         apart[name] = [one.absolute for result in found for one in result.found.values()]
 
     assert set(apart["same"]) == {0.0}
-    assert len(apart["same"]) == 2 * len(FEW)
-    assert all(value > 1e-4 for value in apart["other"])
+    assert len(apart["same"]) == len(PARTS) * len(FEW)
+    assert sum(value > 1e-4 for value in apart["other"]) == (len(PARTS) - 3) * len(FEW)

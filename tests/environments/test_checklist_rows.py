@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from peft_regress.environments.checklist.differences import Difference
+from peft_regress.environments.checklist.differences import PARTS, Difference
 from peft_regress.environments.checklist.judge import judge
 from peft_regress.environments.checklist.judge_outputs import HALF_BOUNDS
 from peft_regress.environments.checklist.messages import Examined, Inspected, Situation
@@ -44,7 +44,10 @@ def examined(**changes) -> Examined:
 
 
 def apart(value: float = 0.0, *, largest: float = 2.0) -> Difference:
-    return Difference(largest_base=largest, largest_branch=largest, absolute=value, floor=0.0)
+    return Difference(largest_base=largest, largest_branch=largest, absolute=value)
+
+
+NO_DIFFERENCE = {part: apart() for part in PARTS}
 
 
 def result(*, base=None, branch=None, found=None, **changes) -> Result:
@@ -52,7 +55,7 @@ def result(*, base=None, branch=None, found=None, **changes) -> Result:
         situation=situation(**changes),
         base=examined() if base is None else base,
         branch=examined(losses_rounded=[]) if branch is None else branch,
-        found={"unmerged": apart(), "merged": apart()} if found is None else found,
+        found=NO_DIFFERENCE | (found or {}) if found != {} else {},
     )
 
 
@@ -78,15 +81,14 @@ def test_equal_sides_are_within_every_bound():
     assert found.exit_code == 0
 
 
-@pytest.mark.parametrize("part", ["unmerged", "merged"])
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("value", [2e-4, math.nan, math.inf])
 def test_an_output_beyond_the_protocols_bound_fails(part, value):
-    outputs = {"unmerged": apart(), "merged": apart(), part: apart(value)}
-    found = judged(result(found=outputs), result(label="another"))
+    found = judged(result(found={part: apart(value)}), result(label="another"))
     outputs_row = row(found, "outputs")
     assert (outputs_row.verdict, found.exit_code) == ("out of bounds", 1)
     (detail,) = outputs_row.details
-    assert detail.said.startswith(f"1 of 4 outputs differ, most {USUAL}, {part}, by ")
+    assert detail.said.startswith(f"1 of 14 outputs differ, most {USUAL}, {part}, by ")
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(9e-5, "ok"), (1.1e-4, "out of bounds")])
@@ -104,11 +106,18 @@ def test_a_half_has_a_bound_relative_to_its_outputs(dtype, share, verdict):
     assert row(found, "outputs", dtype).verdict == verdict
 
 
-def test_an_adapter_that_changes_nothing_shows_nothing():
-    found = judged(result(base=examined(effect=1e-5)))
+@pytest.mark.parametrize("effect", [0.0, 1.9e-4, math.nan])
+def test_an_adapter_that_changes_too_little_shows_nothing(effect):
+    found = judged(result(base=examined(effect=effect)))
     outputs = row(found, "outputs")
     assert (outputs.verdict, found.exit_code) == ("not measured", 3)
-    assert "within the bound" in outputs.details[0].said
+    assert outputs.details[0].said.startswith("not judged: the adapter itself changes outputs by")
+
+
+@pytest.mark.parametrize(("effect", "verdict"), [(0.19, "not measured"), (0.21, "ok")])
+def test_in_a_half_an_adapter_must_change_an_output_by_twice_the_bound(effect, verdict):
+    found = judged(result(base=examined(effect=effect), dtype="bfloat16"))
+    assert row(found, "outputs").verdict == verdict
 
 
 def test_a_number_type_that_the_cpu_lacks_is_not_measured():
@@ -130,9 +139,9 @@ def test_a_base_that_gives_no_answer_is_not_measured_and_a_branch_fails():
     assert of_branch.exit_code == 1
 
 
-@pytest.mark.parametrize("stage", ["loading", "merging"])
+@pytest.mark.parametrize("stage", ["adapting", *dict.fromkeys(PARTS.values())])
 def test_what_the_base_can_do_and_the_branch_cannot_fails(stage):
-    outputs = {"unmerged": apart()} if stage == "merging" else {}
+    outputs = {} if stage in {"adapting", "loading"} else {"unmerged": apart()}
     branch = examined(failures={stage: NOTHING})
     found = judged(result(branch=branch, found=outputs))
     assert row(found, "outputs").verdict == "out of bounds"
@@ -166,18 +175,72 @@ def test_a_checkpoint_may_change_if_its_outputs_stay():
     converted = row(judged(result(branch=branch)), "checkpoint")
     assert converted.verdict == "ok"
     assert "converted while loading" in converted.difference
-    moved = {"unmerged": apart(1.0), "merged": apart(1.0)}
-    lost = row(judged(result(branch=branch, found=moved)), "checkpoint")
-    assert lost.verdict == "out of bounds"
-    assert "1 absent, such as lora_A.weight; 1 new, such as A.weight" in lost.details[0].said
+    # Either from the file of the base or from its own the branch computes something else.
+    for part in ("unmerged", "reloaded"):
+        lost = row(judged(result(branch=branch, found={part: apart(1.0)})), "checkpoint")
+        assert lost.verdict == "out of bounds"
+        assert "1 absent, such as lora_A.weight; 1 new, such as A.weight" in lost.details[0].said
 
 
-def test_a_tensor_of_another_type_is_a_changed_checkpoint():
-    branch = examined(keys={"lora_A.weight": "float16 [4, 16]"})
-    assert (
-        "float32 [4, 16] -> float16"
-        in row(judged(result(branch=branch)), "checkpoint").details[0].said
+def test_a_changed_checkpoint_of_an_adapter_that_changes_nothing_is_not_judged():
+    branch = examined(keys={"A.weight": "float32 [4, 16]"})
+    unseen = row(judged(result(base=examined(effect=0.0), branch=branch)), "checkpoint")
+    assert unseen.verdict == "not measured"
+    assert "converted" not in unseen.difference
+
+
+def test_a_tensor_that_arrives_with_other_numbers_is_a_changed_checkpoint():
+    branch = examined(altered=["lora_A.weight"])
+    found = row(judged(result(branch=branch)), "checkpoint")
+    assert (found.verdict, found.difference) == (
+        *("ok", "differ in 1 checkpoint, each converted while loading"),
     )
+    assert found.details[0].said == "1 with other numbers, such as lora_A.weight"
+
+
+# --- number types of the adapter ----------------------------------------------------------------
+
+
+def typed(fresh: str, loaded: str = "float32") -> Examined:
+    return examined(types={"fresh": {"a.default": fresh}, "loaded": {"a.default": loaded}})
+
+
+@pytest.mark.parametrize(
+    ("autocast", "base", "branch", "verdict"),
+    [
+        (True, "float32", "float32", "ok"),
+        (True, "float32", "bfloat16", "out of bounds"),
+        (False, "bfloat16", "bfloat16", "ok"),
+        (False, "bfloat16", "float32", "out of bounds"),
+        # As LN tuning does, and as it could be mended.
+        (True, "bfloat16", "bfloat16", "ok"),
+        (True, "bfloat16", "float32", "ok"),
+    ],
+)
+@pytest.mark.parametrize("stage", ["fresh", "loaded"])
+def test_the_adapter_of_a_half_has_the_type_that_autocast_says(
+    stage, autocast, base, branch, verdict
+):
+    right = "float32" if autocast else "bfloat16"
+    sides = (typed(**{"fresh": right, "loaded": right, stage: found}) for found in (base, branch))
+    of_base, of_branch = sides
+    found = judged(
+        result(base=of_base, branch=of_branch, dtype="bfloat16", autocast=autocast), result()
+    )
+    types = row(found, "types")
+    assert types.verdict == verdict
+    assert branch in types.branch
+    assert found.exit_code == (1 if verdict == "out of bounds" else 0)
+    if types.details:
+        assert types.details[0].said.startswith(f"{stage}: 1 parameter of the adapter in another")
+
+
+@pytest.mark.parametrize("types", [("float32", "float16"), ("float16", "float32")])
+def test_a_tensor_of_another_type_is_no_conversion(types):
+    base, branch = (examined(keys={"lora_A.weight": f"{one} [4, 16]"}) for one in types)
+    found = row(judged(result(base=base, branch=branch)), "checkpoint")
+    assert found.verdict == "out of bounds"
+    assert f"lora_A.weight {types[0]} [4, 16] -> {types[1]} [4, 16]" in found.details[0].said
 
 
 def test_a_new_field_is_right_if_old_checkpoints_give_the_same():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from saved_adapters import edit_configuration, save_adapter, save_lora, write_nets
 
 from peft_regress.environments.compat.messages import BaseModel, LoadAdapter, MakeBase
-from peft_regress.environments.compat.verdicts import Reference, judge
+from peft_regress.environments.compat.verdicts import Reference, judge, problem_of_reference
 from peft_regress.environments.compat.worker import handlers
 from peft_regress.errors import InputError, UnknownNameError
 
@@ -101,11 +101,44 @@ def test_inputs_are_drawn_by_shape_or_given_by_the_model_or_the_catalogue(make):
         ("small_nets:make", {"inputs": "small_nets:broken"}, "the inputs small_nets:broken raised"),
         ("small_nets:Endless", {"inputs": None}, "numbers that are NaN or infinite"),
         ("resnet17", {"inputs": None}, "unknown architecture 'resnet17'"),
+        ("small_nets:counted", {}, "has other weights each time it is called"),
+        ("small_nets:drawn", {}, "has other weights each time it is called"),
+        ("small_nets:scaled", {}, "computes something else each time it is called"),
+        ("small_nets:lazy", {}, "the base small_nets:lazy raised RuntimeError: .*uninitialized"),
+        ("small_nets:kept", {}, "returns the same model in each call: make a new one"),
+        ("small_nets:sharing", {}, r"returns the same tensor 2\.weight in each call"),
+        ("small_nets:adapted", {}, "has an adapter already"),
+        ("small_nets:drawing", {}, "something else when it runs again.*random numbers"),
+        ("small_nets:remembering", {}, "something else when it runs again.*keeps state"),
+        ("small_nets:make", {"inputs": "small_nets:drawn_inputs"}, "its inputs are others each"),
     ],
 )
 def test_a_base_that_cannot_be_made_is_one_line(make, name, inputs, message):
     with pytest.raises((InputError, UnknownNameError), match=message):
         make(name, **inputs)
+
+
+def test_a_model_that_writes_into_its_inputs_gets_copies(make, load, lora, answer):
+    plain = make()
+    made = make("small_nets:writing")
+    assert (made.weights, made.inputs) == (plain.weights, plain.inputs)
+    adapter = answer(LoadAdapter(folder=str(lora)))
+    assert adapter.merged == [pytest.approx(adapter.outputs[0], rel=1e-4)]
+
+
+def test_a_base_that_changes_later_is_no_refusal_of_the_library(answer, make, lora):
+    make("small_nets:counted_late")
+    with pytest.raises(InputError, match="has other weights each time it is called"):
+        answer(LoadAdapter(folder=str(lora)))
+
+
+def test_inputs_may_be_a_mapping_that_is_no_tree_to_torch(make, nets):
+    (nets / "more_nets.py").write_text(
+        "from collections import UserDict\nimport torch\n"
+        "from small_nets import Asking\n"
+        "def inputs():\n    return UserDict(x=torch.ones(2, 6, dtype=torch.float64))\n"
+    )
+    assert [len(row) for row in make("more_nets:Asking", inputs="more_nets:inputs").outputs] == [8]
 
 
 # --- adapters -------------------------------------------------------------------------------------
@@ -157,7 +190,28 @@ def test_lacking_and_superfluous_tensors_are_named(load, lora, copy):
     _, adapter = load(copy)
     assert adapter.missing_keys == [lacking]
     assert adapter.unexpected_keys == ["base_model.model.9.lora_A.weight"]
+    assert adapter.foreign_keys == adapter.unexpected_keys
     assert verdict_on(load, copy, lora).verdict == "other_output"
+
+
+def test_drawn_tensors_that_are_saved_and_not_read_are_no_sign_of_another_base(
+    load, tmp_path, monkeypatch
+):
+    import peft
+
+    original = peft.PeftModel.load_adapter
+
+    def drawing(self, *arguments, **options):
+        result = original(self, *arguments, **options)
+        result.unexpected_keys.append("base_model.vera_A")
+        return result
+
+    # As 0.11 to 0.20 do.
+    monkeypatch.setattr(peft.PeftModel, "load_adapter", drawing)
+    folder = save_adapter(tmp_path / "vera", peft.VeraConfig(target_modules=["0"], r=2))
+    _, adapter = load(folder)
+    assert adapter.unexpected_keys == ["base_model.vera_A"]
+    assert problem_of_reference(adapter) == ""
 
 
 def test_numbers_that_do_not_arrive_are_named(load, lora, monkeypatch):
@@ -176,6 +230,34 @@ def test_numbers_that_do_not_arrive_are_named(load, lora, monkeypatch):
     _, adapter = load(lora)
     assert adapter.altered_keys == ["base_model.model.0.lora_A.weight"]
     assert peft.PeftModel.load_adapter is rounding  # the library is left as it was
+
+
+def test_an_adapter_that_does_nothing_is_incomparable_even_if_it_is_dropped(load, copy, tmp_path):
+    tensors = load_file(copy / WEIGHTS)
+    save_file({name: one * 1e-3 for name, one in tensors.items()}, copy / WEIGHTS)
+    found = verdict_on(load, copy, copy)
+    assert (found.verdict, found.exit_code) == ("incomparable", 3)
+    assert "a release that drops it computes the same" in found.details[0]
+
+
+def test_an_adapter_that_computes_something_else_each_time_is_another_output(
+    load, lora, monkeypatch
+):
+    import peft
+    import torch
+
+    forward = peft.tuners.lora.Linear.forward
+    monkeypatch.setattr(
+        peft.tuners.lora.Linear, "forward", lambda *given: forward(*given) * (1 + torch.rand(1))
+    )
+    _, adapter = load(lora)
+    assert not adapter.is_steady
+    monkeypatch.undo()
+    base, known = load(lora)
+    reference = Reference(release="1", packages={}, base=base, adapter=known)
+    found = judge(base, adapter, reference)
+    assert found.verdict == "other_output"
+    assert found.details[0] == "its output is another one each time it runs"
 
 
 def test_another_scaling_is_another_output(load, lora, copy):

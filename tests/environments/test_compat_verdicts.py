@@ -14,7 +14,7 @@ from peft_regress.environments.compat.verdicts import (
     named,
 )
 
-BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0]])
+BASE = BaseMade(weights="w", inputs="i", outputs=[[1.0, 2.0], [1.0]])
 LOADED = Loaded(
     outputs=[[1.0, -2.0], [0.01]],
     merged=[[1.0, -2.0], [0.01]],
@@ -67,9 +67,10 @@ def test_outputs_that_are_not_numbers_or_differ_from_zero_have_no_difference():
     assert (found.verdict, found.difference) == ("other_output", None)
     assert found.details == ("its output is NaN or infinite",)
     nothing = changed(outputs=[[0.0]], merged=[[0.0]])
-    reference = Reference(release="1.0", packages={}, base=BASE, adapter=nothing)
-    assert verdict(nothing, reference=reference).verdict == "same"
-    other = verdict(changed(outputs=[[1e-30]]), reference=reference)
+    base = msgspec.structs.replace(BASE, outputs=[[1.0]])
+    reference = Reference(release="1.0", packages={}, base=base, adapter=nothing)
+    assert verdict(nothing, base, reference).verdict == "same"
+    other = verdict(changed(outputs=[[1e-30]]), base, reference)
     assert (other.verdict, other.difference) == ("other_output", None)
 
 
@@ -78,7 +79,7 @@ def test_outputs_that_are_not_numbers_or_differ_from_zero_have_no_difference():
     [
         ({"weights": "x"}, "other weights"),
         ({"inputs": "x"}, "the inputs are others"),
-        ({"outputs": [[1.0, 2.1]]}, "itself computes something else here, by 0.05"),
+        ({"outputs": [[1.0, 2.1], [1.0]]}, "itself computes something else here, by 0.05"),
     ],
 )
 def test_another_base_is_incomparable_even_if_the_outputs_agree(base, problem):
@@ -92,6 +93,32 @@ def test_a_refusal_has_the_words_of_the_library():
     assert (found.verdict, found.details, found.exit_code) == (
         *("refused", ("ValueError: too old",)),
         1,
+    )
+
+
+# --- adapters that do nothing ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"), [(0.0, "incomparable"), (2.9e-4, "incomparable"), (3.1e-4, "same")]
+)
+def test_an_adapter_whose_change_cannot_be_seen_is_incomparable(change, expected):
+    outputs = [[1.0, 2.0 * (1 + change)], [1.0]]
+    adapter = changed(outputs=outputs, merged=outputs)
+    reference = Reference(release="1.0", packages={}, base=BASE, adapter=adapter)
+    assert verdict(adapter, reference=reference).verdict == expected
+    otherwise = msgspec.structs.replace(adapter, missing_keys=["always", "k"])
+    found = verdict(otherwise, reference=reference)
+    assert found.verdict == ("incomparable" if expected == "incomparable" else "loads_otherwise")
+    assert found.details[-1] == "the file lacks 1 tensor: k"
+    moved = msgspec.structs.replace(adapter, outputs=[[1.0, 2.5], [1.0]])
+    assert verdict(moved, reference=reference).verdict == "other_output"
+
+
+def test_an_output_that_is_another_one_each_time_is_another_output():
+    found = verdict(changed(is_steady=False))
+    assert (found.verdict, found.details) == (
+        *("other_output", ("its output is another one each time it runs",)),
     )
 
 

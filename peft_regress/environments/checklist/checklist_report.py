@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _MOST_DETAILS: Final = 12
 _MOST_PLACES: Final = 3
 _TITLES: Final[dict[About, str]] = {
-    "outputs": "outputs of a checkpoint of the base, unmerged and merged: the largest, difference",
+    "outputs": "outputs of a checkpoint of the base, unmerged, off, merged, off when unmerged, and "
+    "saved and loaded again: the largest, difference",
+    "types": "number types of the adapter on a base in half precision, fresh and loaded",
     "checkpoint": "tensors in checkpoints",
     "configuration": "configuration",
     "training": "losses of a training from a fresh adapter: the last, relative difference",
@@ -144,7 +146,7 @@ def boxes(checklist: Checklist) -> Iterator[tuple[Words, bool]]:
     )
     yield (
         "script, on this CPU and these networks: outputs unmerged and merged in all number types",
-        passed("outputs"),
+        passed("outputs", "types"),
     )
     yield "script, on CUDA with a real or tiny-random model: not done", False
     yield "report: all results are in the pull request: yours to do", False

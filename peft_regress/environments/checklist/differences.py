@@ -13,7 +13,20 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PARTS: Final = ("unmerged", "merged")
+PARTS: Final = {
+    "unmerged": "loading",
+    "off": "disabling",
+    "merged": "merging",
+    "merged safely": "merging",
+    "restored": "unmerging",
+    "off when merged": "unmerging",
+    "reloaded": "reloading",
+}
+"""The outputs that are compared, and what gives each: of the adapter, of the base with the adapter
+off, of the merged adapter, of the base with the adapter unmerged after that and off, of the base
+with a merged adapter off, and of the adapter that was saved and loaded again."""
+AGAIN: Final = " again"
+"""Follows the name of an output that the base gives with its own checkpoint, loaded by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +38,6 @@ class Difference:
     largest_branch: float
     absolute: float
     """The largest absolute difference; NaN if a side gives one."""
-    floor: float
-    """The same between the base and its own checkpoint, loaded by itself."""
 
     @property
     def relative(self) -> float:
@@ -40,16 +51,15 @@ def differences(folder: Path) -> dict[str, Difference]:
     branch = load_file(folder / "outputs-branch.safetensors")
     found: dict[str, Difference] = {}
     for part in PARTS:
-        if part in base and part in branch:
-            again = base.get(f"{part}_again", base[part])
-            # The branch loads a file: where the base itself computes something else from it, either
-            # of the two is right.
-            apart = min(_apart(base[part], branch[part]), _apart(again, branch[part]))
+        # Saved and loaded again, it is what it was.
+        of_base = "unmerged" if part == "reloaded" else part
+        # Where the base makes something else of its own file, either of the two is right.
+        right = [base[name] for name in (of_base, of_base + AGAIN) if name in base]
+        if part in branch and right:
             found[part] = Difference(
-                largest_base=_largest(base[part]),
+                largest_base=_largest(right[0]),
                 largest_branch=_largest(branch[part]),
-                absolute=apart,
-                floor=_apart(base[part], again),
+                absolute=min(_apart(one, branch[part]) for one in right),
             )
     return found
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from peft_regress.environments.checklist.judge_files import checkpoint_row, config_rows
 from peft_regress.environments.checklist.judge_outputs import listed, output_rows, parts_of
 from peft_regress.environments.checklist.judge_training import cost_rows, loss_rows, time_row
+from peft_regress.environments.checklist.judge_types import type_rows
 from peft_regress.environments.checklist.messages import Examined
 from peft_regress.environments.checklist.rows import Detail, Judged, name_of, said_by
 
@@ -29,6 +30,7 @@ def judge(
     outputs = list(output_rows(parts))
     rows = [
         *outputs,
+        *type_rows(results),
         checkpoint_row(results, parts),
         *config_rows(inspected, outputs),
         *loss_rows(results),

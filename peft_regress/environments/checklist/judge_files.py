@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.environments.checklist.messages import Examined
@@ -18,15 +19,16 @@ if TYPE_CHECKING:
 
 
 def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
-    """Compare what each side writes: a changed layout is right where the outputs stay the same."""
-    good = {
-        id(part.situation)
-        for part in parts
-        if part.name == "unmerged" and part.verdict in {"ok", "not measured"}
-    }
+    """Compare what each side writes: a changed layout is right where the outputs stay the same.
+
+    These are the outputs of the branch from the file of the base, and from its own.
+    """
+    judged = defaultdict[int, set[str]](set)
+    for part in parts:
+        if part.name in {"unmerged", "reloaded"}:
+            judged[id(part.situation)].add(part.verdict)
     counts = [0, 0]
-    changed: list[Detail] = []
-    broken: list[Detail] = []
+    changed: dict[str, list[Detail]] = {"ok": [], "not measured": [], "out of bounds": []}
     for result in results:
         base, branch = result.base, result.branch
         if not isinstance(base, Examined) or not isinstance(branch, Examined):
@@ -35,27 +37,42 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
             continue
         counts[0] += len(base.keys)
         counts[1] += len(branch.keys)
-        if base.keys != branch.keys:
-            detail = Detail(name_of(result.situation), _moved(base.keys, branch.keys))
-            (changed if id(result.situation) in good else broken).append(detail)
-    verdict: Verdict = "out of bounds" if broken else "ok" if counts[0] else "not measured"
-    moved = len(changed) + len(broken)
-    difference = f"differ in {count_of(moved, 'checkpoint')}" if moved else "none"
-    if changed and not broken:
+        moved = _moved(base.keys, branch.keys, branch.altered)
+        if moved:
+            verdicts = judged[id(result.situation)]
+            kind = next(one for one in reversed(changed) if one in verdicts or one == "ok")
+            if _of_other_types(base.keys, branch.keys):
+                kind = "out of bounds"  # A narrower type loses digits, a wider one costs bytes.
+            changed[kind].append(Detail(name_of(result.situation), moved))
+    unseen, broken = changed["not measured"], changed["out of bounds"]
+    verdict: Verdict = "ok" if counts[0] and not unseen else "not measured"
+    if broken:
+        verdict = "out of bounds"
+    count = sum(map(len, changed.values()))
+    difference = f"differ in {count_of(count, 'checkpoint')}" if count else "none"
+    if count == len(changed["ok"]) and count:
         difference += ", each converted while loading"
     return Row(
         about="checkpoint",
-        what="names, types and shapes",
+        what="names, types, shapes and numbers",
         base=count_of(counts[0], "tensor"),
         branch=count_of(counts[1], "tensor"),
         difference=difference,
-        bound="equal, or converted",
+        bound="equal, or converted in one type",
         verdict=verdict,
-        details=(*broken, *changed),
+        details=(*broken, *unseen, *changed["ok"]),
     )
 
 
-def _moved(base: Mapping[str, str], branch: Mapping[str, str]) -> str:
+def _of_other_types(base: Mapping[str, str], branch: Mapping[str, str]) -> bool:
+    """Return whether a tensor that both sides write has another number type."""
+    return any(
+        base[name].partition(" ")[0] != branch[name].partition(" ")[0]
+        for name in base.keys() & branch.keys()
+    )
+
+
+def _moved(base: Mapping[str, str], branch: Mapping[str, str], altered: Sequence[str]) -> str:
     absent, new = base.keys() - branch.keys(), branch.keys() - base.keys()
     other = [name for name in base.keys() & branch.keys() if base[name] != branch[name]]
     said = [
@@ -68,6 +85,8 @@ def _moved(base: Mapping[str, str], branch: Mapping[str, str]) -> str:
         said.append(
             f"{len(other)} of another type or shape: {first} {base[first]} -> {branch[first]}"
         )
+    if altered:
+        said.append(f"{len(altered)} with other numbers, such as {altered[0]}")
     return "; ".join(said)
 
 

@@ -34,6 +34,11 @@ variants on the small networks: a half-precision output differs from float32's b
 in another order may differ by as much; one that computes in the same order differs by 0."""
 
 
+VISIBLE: Final = 2
+"""How many times the bound an adapter must change an output at least, for the output to be judged.
+The adapters are filled until they change it by a fifth, which is four times the widest bound."""
+
+
 class Part(NamedTuple):
     """One function of one situation: what was compared, or why not."""
 
@@ -45,7 +50,6 @@ class Part(NamedTuple):
     apart: float = 0.0
     bases: float = 0.0
     branches: float = 0.0
-    floor: float = 0.0
     problem: str = ""
 
     @property
@@ -55,7 +59,7 @@ class Part(NamedTuple):
 
 
 def parts_of(result: Result) -> Iterator[Part]:
-    """Judge the unmerged and the merged output of one situation."""
+    """Judge each output of one situation."""
     for name in PARTS:
         yield _part(result, name)
 
@@ -89,19 +93,22 @@ def _compared(result: Result, base: Examined, name: str) -> Part:
     bound = HALF_BOUNDS[situation.dtype] if is_half else ATOL
     apart = found.relative if is_half else found.absolute
     limit = bound * found.largest_base if is_half else bound
-    numbers = (apart / bound, apart, found.largest_base, found.largest_branch, found.floor)
+    numbers = (apart / bound, apart, found.largest_base, found.largest_branch)
     if not apart <= bound:  # also for NaN
         return Part(situation, name, "out of bounds", *numbers)
-    if base.effect <= limit:
-        problem = f"the adapter itself changes outputs by {short(base.effect)}, within the bound"
+    if not base.effect > VISIBLE * limit:  # also for NaN
+        problem = (
+            f"not judged: the adapter itself changes outputs by {short(base.effect)}, which the "
+            f"bound of {short(limit)} hides"
+        )
         return Part(situation, name, "not measured", *numbers, problem)
     return Part(situation, name, "ok", *numbers)
 
 
 def _failure(side: Examined, name: str) -> str:
     """Return why a side has no output of this name; empty if it has one."""
-    stages = ["adapting", "loading", *(["merging"] if name == "merged" else [])]
-    for stage in stages:
+    before = ("merging",) if PARTS[name] == "unmerging" else ()
+    for stage in ("adapting", "loading", *before, PARTS[name]):
         if stage in side.failures:
             return f"{stage}: {said_by(side.failures[stage])}"
     return ""
@@ -165,8 +172,8 @@ def listed(parts: Sequence[Part], verdict: str) -> Iterator[Detail]:
     """Yield the networks and configurations of a verdict, each problem once."""
     labels: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for part in parts:
-        # What cannot be wrapped cannot be merged either: named once.
-        is_repeated = part.name == "merged" and not part.problem.startswith("merging")
+        # What cannot be wrapped cannot be merged or loaded again either: named once.
+        is_repeated = part.name != "unmerged" and not part.problem.startswith(PARTS[part.name])
         if part.verdict == verdict and not is_repeated:
             labels[part.situation.network, part.problem][part.situation.label] = None
     for (network, problem), settings in labels.items():

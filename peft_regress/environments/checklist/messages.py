@@ -64,9 +64,13 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
     unavailable: str = ""
     """Why the network itself cannot compute in this number type here."""
     failures: dict[str, Failure] = {}
-    """By what failed: adapting (or computing), loading, merging, saving, training, cost."""
+    """By what failed: adapting (or computing), a stage of `PARTS`, training, cost."""
     keys: dict[str, str] = {}
     """Type and shape of each tensor of the checkpoint that this side writes."""
+    altered: list[str] = []
+    """Tensors with other numbers than in the checkpoint of the base, from which they come."""
+    types: dict[str, dict[str, str]] = {}
+    """The number type of each parameter of the adapter, by name: `fresh` and `loaded`."""
     effect: float = 0.0
     """The largest difference that the adapter makes to an output."""
     losses: list[float] = []

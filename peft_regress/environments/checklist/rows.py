@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Failure
 
 Verdict = Literal["ok", "out of bounds", "not measured", "shown"]
-About = Literal["outputs", "checkpoint", "configuration", "training", "cost", "time"]
+About = Literal["outputs", "types", "checkpoint", "configuration", "training", "cost", "time"]
 
 SHOWN_NETWORKS: Final = {network.name: network.shown for network in NETWORKS}
 

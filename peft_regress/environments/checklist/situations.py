@@ -68,13 +68,13 @@ _LORA: Final[tuple[_Overrides, ...]] = (
     ("init gaussian", lambda *_: {"init_lora_weights": "gaussian"}),
     ("init pissa", lambda *_: {"init_lora_weights": "pissa"}),
     ("init olora", lambda *_: {"init_lora_weights": "olora"}),
-    ("patterns", lambda r, at: {"rank_pattern": {at: 2 * r}, "alpha_pattern": {at: r}}),
+    ("patterns", lambda r, at: {"rank_pattern": {at: 2 * r}, "alpha_pattern": {at: 3 * r}}),
 )
 _LOHA: Final[tuple[_Overrides, ...]] = (
     ("alpha = 2 r", lambda r, _: {"r": 2 * r, "alpha": 4 * r}),
     ("effective conv2d", lambda *_: {"use_effective_conv2d": True}),
     ("rank dropout", lambda *_: {"rank_dropout": 0.1}),
-    ("patterns", lambda r, at: {"rank_pattern": {at: 2 * r}, "alpha_pattern": {at: r}}),
+    ("patterns", lambda r, at: {"rank_pattern": {at: 2 * r}, "alpha_pattern": {at: 3 * r}}),
 )
 _BY_CONFIG: Final[dict[str, tuple[_Overrides, ...]]] = {
     "LoraConfig": _LORA,
@@ -99,7 +99,7 @@ _BY_CONFIG: Final[dict[str, tuple[_Overrides, ...]]] = {
     ),
     "OFTConfig": (
         ("by number of blocks", lambda *_: {"r": 2, "oft_block_size": 0}),
-        ("constrained", lambda *_: {"coft": True, "eps": 1e-3}),
+        ("constrained", lambda *_: {"coft": True, "eps": 1.0}),
         ("shared blocks", lambda *_: {"block_share": True}),
         ("exact Cayley", lambda *_: {"use_cayley_neumann": False}),
     ),

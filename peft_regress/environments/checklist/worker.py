@@ -54,7 +54,7 @@ class _Trainer:
         self._steps: Iterator[tuple[float, float]] = iter(())
 
     def start(self, request: Start) -> Started:
-        from peft_regress.environments.checklist.examining import training_steps
+        from peft_regress.environments.checklist.training import training_steps
 
         self._steps = training_steps(request.situation)
         gc.collect()

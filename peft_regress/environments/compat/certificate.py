@@ -6,7 +6,7 @@ It has the output of the reference release, so that a check needs the installed 
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from peft_regress.environments.compat.verdicts import (
 )
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import read_bytes, write_atomic
+from peft_regress.runs.schema import canonical_digest
 from peft_regress.text import clean, printable
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from peft_regress.environments.compat.adapter import SavedAdapter
     from peft_regress.environments.compat.compat import Compat
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""1 had no digest of its own content, and took other numbers of a large output."""
 FILE_NAME: Final = "compat.json"
 
 
@@ -54,6 +56,8 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     why_reference: str
     reference: Reference
     releases: list[CertifiedRelease]
+    content_digest: str = ""
+    """Of everything else in the file."""
 
     def certified(self, release: str) -> CertifiedRelease | None:
         """Return what it says about a release; None if that was not tried."""
@@ -87,27 +91,46 @@ def certificate_of(found: Compat) -> Certificate:
     )
 
 
+def certificate_bytes(certificate: Certificate) -> bytes:
+    """Return the content of a certificate's file, with its digest."""
+    content = msgspec.to_builtins(certificate)
+    encoded = msgspec.json.encode({**content, "content_digest": _digest(content)})
+    return msgspec.json.format(encoded, indent=1) + b"\n"
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return canonical_digest({k: v for k, v in content.items() if k != "content_digest"})
+
+
 def write_certificate(path: Path, found: Compat) -> None:
     """Write a certificate; raises `InputError` if it cannot be written."""
-    encoded = msgspec.json.encode(certificate_of(found))
-    write_atomic(path, msgspec.json.format(encoded, indent=1) + b"\n")
+    write_atomic(path, certificate_bytes(certificate_of(found)))
 
 
 def read_certificate(path: Path) -> Certificate:
-    """Read a certificate; raises `InputError` if it is absent, broken or of another schema."""
+    """Read a certificate.
+
+    Raises `InputError` if it is absent, broken, of another schema, or was altered after it was
+    written.
+    """
     try:
-        content = read_bytes(path)
+        text = read_bytes(path)
     except OSError as error:
         msg = f"{path}: cannot be read ({error.strerror or error}); make it with --certificate FILE"
         raise InputError(printable(msg)) from None
     try:
-        schema = msgspec.json.decode(content, type=_Schema).schema_version
+        content = msgspec.json.decode(text)
+        schema = msgspec.convert(content, _Schema).schema_version
         if schema == SCHEMA_VERSION:
-            return msgspec.json.decode(content, type=Certificate)
+            found = msgspec.convert(content, Certificate)
+            digest = _digest(content)
+            if found.content_digest == digest:
+                return msgspec.structs.replace(found, content_digest="")
+            problem = f"was altered after it was written (content_digest {digest})"
+        else:
+            problem = f"has schema {schema}, this peft-regress reads {SCHEMA_VERSION}"
     except (ValueError, RecursionError) as error:
         problem = f"is no certificate ({clean(str(error))})"
-    else:
-        problem = f"has schema {schema}, this peft-regress reads {SCHEMA_VERSION}"
     msg = f"{path}: {problem}; make it again with --certificate FILE"
     raise InputError(printable(msg))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.environments.compat.adapter import CONFIGURATION
 from peft_regress.environments.compat.ranges import chosen_releases
 from peft_regress.environments.compat.releases import (
     LOADING_SECONDS,
@@ -16,12 +17,19 @@ from peft_regress.environments.compat.releases import (
     BaseModelError,
     UnusableReleaseError,
 )
-from peft_regress.environments.compat.verdicts import WORDS, Judgement, Reference, judge
+from peft_regress.environments.compat.verdicts import (
+    WORDS,
+    Judgement,
+    Reference,
+    judge,
+    problem_of_reference,
+)
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
-from peft_regress.environments.overlay.pip import PIP_SECONDS, released_versions
+from peft_regress.environments.overlay.pip import PIP_SECONDS, PipError, released_versions
 from peft_regress.environments.upgrade.measuring import default_jobs
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.runs.environment import installed_packages
+from peft_regress.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +57,7 @@ class CompatSettings:
     """See `chosen_releases`; by default the last patch of each minor release of peft."""
     last_patches: bool = False
     saved_by: str | None = None
-    """By default what the adapter's configuration says, else the installed release."""
+    """By default what the adapter's configuration says; of another package the installed one."""
     also_install: tuple[str, ...] = ()
     """Requirements of every environment, besides the release."""
     replace_torch: bool = False
@@ -109,9 +117,9 @@ def compat(
     """Load an adapter in each release of a range, and compare it with the release that saved it.
 
     With a certificate, the releases are judged by its reference. `on_result` gets what is known so
-    far whenever a release was judged. Raises `InputError` if the
-    base cannot be made or the reference release refuses the adapter, `AbsentError` if the reference
-    cannot be installed or a range has no release, `PipError` without an index.
+    far whenever a release was judged. Raises `InputError` if the base cannot be made or the
+    reference release does not load the adapter as it was saved, `AbsentError` if the reference is
+    not known or cannot be installed or a range has no release, `PipError` without an index.
     """
     releases = _releases(settings)
     loader = AdapterLoader(
@@ -160,22 +168,25 @@ class _Run:
         self.progress(f"{shown}: the reference")
         try:
             (seen,) = self.loader.load(self._python(release), [self.adapter.folder])
-        except UnusableReleaseError as error:
-            msg = f"{shown}, which saved the adapter, {error}. Name another with --saved-by"
+        except ReplacesTorchError:
+            raise
+        except (PipError, UnusableReleaseError) as error:
+            msg = (
+                f"{shown}, the release that saved the adapter, cannot be used: {error}. Name "
+                "another one that computes the same with --saved-by VERSION"
+            )
             raise AbsentError(msg) from None
         except BaseModelError as error:
             raise InputError(str(error)) from None
         reference = Reference(
             release=release, packages=dict(seen.packages), base=seen.base, adapter=seen.adapter
         )
-        problem = seen.adapter.refusal
-        if not problem and not seen.adapter.is_finite:
-            problem = "its output is NaN or infinite"
+        problem = problem_of_reference(seen.adapter)
         if problem:
             msg = (
-                f"{self.adapter.folder}: {shown}, the release to compare with, refuses it: "
-                f"{problem}. Is --base the right model, and did that release save the adapter? "
-                "Name another with --saved-by"
+                f"{self.adapter.folder}: {shown}, the release to compare with, {problem}. Is "
+                "--base the right model, and did that release save the adapter? Name another with "
+                "--saved-by VERSION"
             )
             raise InputError(msg)
         return reference
@@ -258,16 +269,19 @@ def _saved_by(adapter: SavedAdapter, settings: CompatSettings) -> tuple[Version,
             raise InputError(msg) from None
     if package == "peft" and adapter.saved_by is not None:
         return adapter.saved_by, "the adapter's configuration"
+    if package == "peft":
+        written = adapter.configuration.get("peft_version")
+        says = "does not say" if written is None else f"says {written!r}, which is no version of"
+        msg = (
+            f"{adapter.folder}: {CONFIGURATION} {says} the peft that saved the adapter (before "
+            "0.18 it never does): name it with --saved-by VERSION"
+        )
+        raise AbsentError(printable(msg))
     installed = installed_packages().get(package)
     if installed is None:
         msg = f"{package} is not installed: name the release to compare with by --saved-by VERSION"
         raise InputError(msg)
-    said = (
-        "the installed one, since the adapter does not say who saved it"
-        if package == "peft"
-        else "the installed one"
-    )
-    return Version(Version(installed).public), said
+    return Version(Version(installed).public), "the installed one"
 
 
 def _releases(settings: CompatSettings) -> tuple[Version, ...]:

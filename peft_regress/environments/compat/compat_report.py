@@ -66,6 +66,7 @@ def encode_compat(found: Compat) -> dict[str, Any]:
             "release": reference.release,
             "because_of": found.why_reference,
             "packages": dict(reference.packages),
+            "effect": reference.effect,
         },
         "counts": dict(Counter(one.judgement.verdict for one in found.results)),
         "releases": [_encode_release(one, found) for one in found.results],
@@ -102,10 +103,13 @@ def _about(found: Compat) -> tuple[str, ...]:
         for name in _SHOWN_PACKAGES
         if name in reference.packages
     )
+    effect = reference.effect
+    by = "" if effect is None else f" by {_number(effect)} of its largest number"
     return (
         clean(f"compared with {found.package} {reference.release}: {found.why_reference}"),
         clean(f"base: {base.name}, {where}, sha256 {reference.base.weights[:12]}"),
         clean(f"its packages: {', '.join(packages)}"),
+        f"the adapter changes the output of the base{by}",
     )
 
 
@@ -160,7 +164,7 @@ def _outcome(found: Compat) -> str:
     words = {
         0: f"NOTHING BREAKS in {releases}",
         1: f"BREAKS in {of_code} of {releases}",
-        3: f"INCOMPLETE: {of_code} of {releases} not tried",
+        3: f"INCOMPLETE: {of_code} of {releases} not judged",
     }
     interrupted = "" if found.is_complete else "interrupted, so far: "
     return f"{interrupted}{words[code]} ({shown or 'none was tried'})"

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from peft_regress.environments.compat.adapter import CONFIGURATION, WEIGHTS
-from peft_regress.environments.compat.base_model import is_finite, numbers_of
 from peft_regress.environments.compat.messages import Loaded
+from peft_regress.environments.compat.numbers import is_finite, numbers_of
+from peft_regress.errors import PeftRegressError
 from peft_regress.imports import told
 from peft_regress.measure.seeding import seed_all
 from peft_regress.text import clean
@@ -38,7 +39,10 @@ _OF_LOADING: Final = frozenset({"auto_mapping", "inference_mode", "peft_version"
 
 
 def load_adapter(base: Base, folder: Path, leave_out: Sequence[str]) -> Loaded:
-    """Load a saved adapter for inference, merge it, and load it once more to train on."""
+    """Load a saved adapter for inference, merge it, and load it once more to train on.
+
+    Raises `InputError` if the base model is not the same each time.
+    """
     written: dict[str, Any] = json.loads((folder / CONFIGURATION).read_bytes())
     with (
         _without(folder, written, leave_out) as chosen,
@@ -74,15 +78,19 @@ class _Loading:
 
     def run(self) -> Loaded:
         """Return what is known when the library refuses, or in the end."""
-        # What a library raises of any kind is its refusal.
+        # What a library raises of any kind is its refusal; a base that changes is not.
         try:
             self._load()
+        except PeftRegressError:
+            raise
         except Exception as error:  # noqa: BLE001
             self._found["refusal"] = told(error)
             return Loaded(**self._found)
         try:
             model = self._from_pretrained(is_trainable=True)
             self._found["trainable"] = _trainable(model)
+        except PeftRegressError:
+            raise
         except Exception as error:  # noqa: BLE001
             self._found["training_problem"] = told(error)
         return Loaded(**self._found)
@@ -103,7 +111,11 @@ class _Loading:
         self._look_at_keys(model, results)
         self._found["trainable_for_inference"] = _trainable(model)
         outputs = self._base.outputs(model)
-        self._found |= {"outputs": numbers_of(outputs), "is_finite": is_finite(outputs)}
+        self._found |= {
+            "outputs": numbers_of(outputs),
+            "is_finite": is_finite(outputs),
+            "is_steady": self._base.is_steady(model, outputs),
+        }
         try:
             merged = self._base.outputs(model.merge_and_unload())
             self._found |= {"merged": numbers_of(merged), "is_merged_finite": is_finite(merged)}
@@ -149,6 +161,7 @@ class _Loading:
         self._found |= {
             "unexpected_keys": sorted(unexpected),
             "missing_keys": sorted(now.keys() - stored.keys()),
+            "foreign_keys": sorted(stored.keys() - now.keys()),
             "altered_keys": sorted(
                 name for name in now.keys() & stored.keys() if not _equal(now[name], stored[name])
             ),

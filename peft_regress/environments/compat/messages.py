@@ -41,7 +41,7 @@ class BaseMade(
     inputs: str
     """A digest of the batch."""
     outputs: list[list[float]]
-    """What it computes without an adapter: at most 4,096 numbers of each tensor."""
+    """What it computes without an adapter: a row for each tensor, see `numbers_of`."""
 
 
 class LoadAdapter(msgspec.Struct, frozen=True, kw_only=True, tag="load_adapter"):
@@ -67,6 +67,11 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Tensors of the adapter that the file does not have."""
     unexpected_keys: list[str] = []
     """Tensors of the file that are in no parameter or buffer."""
+    foreign_keys: list[str] = []
+    """Tensors of the file that this release would not save of the same adapter.
+
+    Before 0.21 VeRA saves its projections and draws them again: unexpected, and not foreign.
+    """
     altered_keys: list[str] = []
     """Tensors whose numbers differ after loading."""
     trainable: list[str] = []
@@ -76,6 +81,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     outputs: list[list[float]] | None = None
     """With the adapter on, in float32."""
     is_finite: bool = True
+    is_steady: bool = True
+    """Whether it computes the same when it runs again, with other seeds."""
     merged: list[list[float]] | None = None
     """With the adapter merged."""
     is_merged_finite: bool = True

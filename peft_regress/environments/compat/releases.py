@@ -145,7 +145,8 @@ def _loaded(worker: WorkerProcess, adapter: Path, leave_out: Sequence[str] = ())
     except WorkerTimeoutError as error:
         raise UnusableReleaseError(_told(error, worker)) from None
     except RequestRefusedError as error:
-        raise UnusableReleaseError(_told(error, worker)) from None
+        # Not by the library, whose refusal is an answer: the base is not the same each time.
+        raise BaseModelError(_told(error, worker)) from None
     except WorkerError as error:
         # The library took the process with it.
         return Loaded(refusal=_told(error, worker))

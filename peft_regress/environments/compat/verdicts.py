@@ -50,6 +50,12 @@ releases on one machine, docs/compat.md has the largest difference of an adapter
 same, and the smallest of one that computes something else.
 """
 
+VISIBLE: Final = 10 * TOLERANCE
+"""The smallest change that an adapter must make to the output of its base, relative as well.
+
+One that does less computes what the base computes, whether a release reads it or drops it.
+"""
+
 _MOST_NAMED: Final = 3
 
 
@@ -60,6 +66,20 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     packages: dict[str, str]
     base: BaseMade
     adapter: Loaded
+
+    @property
+    def effect(self) -> float | None:
+        """How much the adapter changes the output of the base, relative to its largest number.
+
+        None if the output has another shape than the base's, or the base's is zero.
+        """
+        return _difference(self.adapter.outputs or [], self.base.outputs)
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether the adapter does something, so that a release that drops it is seen."""
+        effect = self.effect
+        return effect is None or effect > VISIBLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +99,22 @@ class Judgement:
         return EXIT_CODES[self.verdict]
 
 
+def problem_of_reference(adapter: Loaded) -> str:
+    """Say why nothing can be compared with what a release made of an adapter; empty if it can."""
+    if adapter.refusal:
+        return f"refuses it: {adapter.refusal}"
+    if not adapter.is_finite or not adapter.is_steady:
+        return f"cannot compute it: {_of_output(adapter, None)[0]}"
+    for words, names in (
+        ("does not find in the file", adapter.missing_keys),
+        ("has no place for", adapter.foreign_keys),
+        ("changes the numbers of", adapter.altered_keys),
+    ):
+        if names:
+            return f"{words} {count_of(len(names), 'tensor')}: {named(names)}"
+    return ""
+
+
 def judge(base: BaseMade, adapter: Loaded, reference: Reference) -> Judgement:
     """Judge what a release made of an adapter."""
     problem = _base_problem(base, reference.base)
@@ -89,13 +125,20 @@ def judge(base: BaseMade, adapter: Loaded, reference: Reference) -> Judgement:
     wanted = reference.adapter.outputs or []
     otherwise = tuple(_otherwise(adapter, reference.adapter))
     difference = _difference(adapter.outputs, wanted) if adapter.is_finite else None
-    if not _agrees(difference):
+    if not adapter.is_steady or not _agrees(difference):
         details = _of_output(adapter, difference)
         return Judgement(
             verdict="other_output", difference=difference, details=(*details, *otherwise)
         )
     merged_difference, verdict, details = _merged(adapter, reference.adapter)
-    if verdict is None:
+    if verdict is None and not reference.is_visible:
+        verdict = "incomparable"
+        nothing = (
+            f"the adapter changes the output of the base by only {reference.effect:.1e} of its "
+            f"largest number in {reference.release}: a release that drops it computes the same"
+        )
+        details = (nothing, *details)
+    elif verdict is None:
         verdict = "loads_otherwise" if otherwise else "same"
     return Judgement(
         verdict=verdict,
@@ -144,6 +187,8 @@ def _by(difference: float | None) -> str:
 def _of_output(adapter: Loaded, difference: float | None) -> tuple[str, ...]:
     if not adapter.is_finite:
         return ("its output is NaN or infinite",)
+    if not adapter.is_steady:
+        return ("its output is another one each time it runs",)
     return ("its output has another shape",) if difference is None else ()
 
 

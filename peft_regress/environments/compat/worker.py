@@ -33,8 +33,10 @@ class _Loader:
 
     def make_base(self, request: MakeBase) -> BaseMade:
         from peft_regress.environments.compat.base_model import Base
+        from peft_regress.measure.training import single_thread
 
-        self._base = Base(request.base, folder=Path(request.folder))
+        with single_thread():
+            self._base = Base(request.base, folder=Path(request.folder))
         return self._base.made
 
     def load(self, request: LoadAdapter) -> Loaded:

@@ -1,0 +1,115 @@
+"""Put an adapter of peft on a network, filled with numbers or loaded from a checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import torch
+
+from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
+from peft_regress.environments.checklist import networks
+from peft_regress.errors import UnsupportedCaseError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from peft_regress.catalogue.methods import PeftAdapter
+    from peft_regress.environments.checklist.messages import Situation
+
+_SEED: Final = 0
+# Enough to move the logits by about as much as they are: an architecture has twenty layers.
+_SPREAD: Final = {True: 0.1, False: 1.0}
+_SCALE_SPREAD: Final = 0.1
+
+
+def network(situation: Situation) -> nn.Module:
+    """Return the network of a situation in its number type, without an adapter."""
+    return networks.build(situation.network).to(getattr(torch, situation.dtype)).eval()
+
+
+def wrapped(situation: Situation, method: PeftAdapter) -> nn.Module:
+    """Return a network with a fresh adapter.
+
+    Raises `UnsupportedCaseError` if peft lacks the method or the network a target, and what peft
+    raises.
+    """
+    peft = import_module("peft")
+    make_config = getattr(peft, method.config, None)
+    if make_config is None:
+        msg = f"peft {peft.__version__} has no {method.config}"
+        raise UnsupportedCaseError(msg)
+    model = network(situation)
+    names = networks.targets(situation.network, model, method)
+    config = make_config(target_modules="|".join(map(re.escape, names)), **situation.settings)
+    with torch.random.fork_rng(devices=[]), method.wrapping():
+        torch.manual_seed(_SEED)
+        adapted = peft.get_peft_model(
+            model, config, adapter_name=ADAPTER, **_autocast(peft.get_peft_model, situation)
+        )
+    if method.frozen is not None:
+        for name, parameter in adapted.named_parameters():
+            if method.frozen in name:
+                parameter.requires_grad = False
+    return cast("nn.Module", adapted)
+
+
+def loaded(situation: Situation, method: PeftAdapter, folder: Path) -> nn.Module:
+    """Return a network with the adapter that a folder has; raises what peft raises."""
+    peft = import_module("peft")
+    with method.wrapping(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        adapted = peft.PeftModel.from_pretrained(
+            network(situation),
+            folder,
+            adapter_name=ADAPTER,
+            **_autocast(peft.PeftModel.from_pretrained, situation),
+        )
+    return cast("nn.Module", adapted.eval())
+
+
+def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
+    """Return peft's argument, or nothing where a release has none and casts no adapter."""
+    name = "autocast_adapter_dtype"
+    if name in inspect.signature(function).parameters:
+        return {name: situation.autocast}
+    if situation.autocast:
+        msg = f"peft {import_module('peft').__version__} has no {name}"
+        raise UnsupportedCaseError(msg)
+    return {}
+
+
+def fill(adapted: nn.Module, situation: Situation, method: PeftAdapter, *, times: float) -> None:
+    """Fill what trains with seeded numbers: most adapters start as zero and would hide an error.
+
+    times: how much larger they are than usual.
+    """
+    spread = times * _SPREAD[networks.is_architecture(situation.network)]
+    of_scales = times * _SCALE_SPREAD
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            drawn = torch.randn(parameter.shape, generator=generator)
+            if any(part in name for part in method.scales) or "magnitude" in name:
+                parameter.mul_((1 + of_scales * drawn).to(parameter.dtype))
+            elif f".{ADAPTER}" in name:
+                fan_in = math.prod(parameter.shape[1:])
+                parameter.copy_(drawn * spread / math.sqrt(fan_in))
+            else:  # a bias of the base
+                parameter.add_((of_scales * drawn).to(parameter.dtype))
+
+
+def types_of(adapted: nn.Module) -> dict[str, str]:
+    """Return the number type of each parameter of the adapter, by name."""
+    return {
+        name: str(parameter.dtype).removeprefix("torch.")
+        for name, parameter in adapted.named_parameters()
+        if f".{ADAPTER}" in name and parameter.is_floating_point()
+    }
