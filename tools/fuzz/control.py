@@ -2,6 +2,7 @@
 
     python tools/fuzz/control.py                  an hour on two cores
     python tools/fuzz/control.py --minutes 5      shorter
+    python tools/fuzz/control.py --add --seed 1   add to the result of an earlier call
     python tools/fuzz/control.py --write          write the result into docs/fuzz-evidence.md
     python tools/fuzz/control.py --check          exit 1 if the page has another result
 
@@ -60,6 +61,16 @@ class Controlled(msgspec.Struct, frozen=True, kw_only=True):
     lives: dict[str, int]
     refused: dict[str, int]
     findings: list[str]
+
+    def plus(self, other: Controlled) -> Controlled:
+        """Return two controls with as many processes as one."""
+        return Controlled(
+            minutes=self.minutes + other.minutes,
+            jobs=self.jobs,
+            lives=dict(Counter(self.lives) + Counter(other.lives)),
+            refused=dict(Counter(self.refused) + Counter(other.refused)),
+            findings=[*self.findings, *other.findings],
+        )
 
     @property
     def sentence(self) -> str:
@@ -199,14 +210,18 @@ def control(*, minutes: float, jobs: int, seed: int) -> Controlled:
     )
 
 
+def _read(path: Path) -> Controlled:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Controlled)
+    except (OSError, msgspec.DecodeError) as error:
+        sys.exit(f"{path}: {error}. Make it with `python tools/fuzz/control.py`.")
+
+
 def _put(path: Path, *, writes: bool) -> int:
     sys.path.append(str(ROOT / "tools" / "docs"))
     from page_tables import check_or_write, put
 
-    try:
-        result = msgspec.json.decode(path.read_bytes(), type=Controlled)
-    except (OSError, msgspec.DecodeError) as error:
-        sys.exit(f"{path}: {error}. Make it with `python tools/fuzz/control.py`.")
+    result = _read(path)
     page = put(PAGE.read_text(encoding="utf-8"), "fuzz-evidence", "control", result.sentence)
     return check_or_write(PAGE, page, writes=writes)
 
@@ -220,6 +235,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--add", action="store_true", help="to the result of a call with another seed"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     chosen = parser.parse_args(arguments)
     if chosen.write or chosen.check:
@@ -227,9 +245,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from peft_regress.files import write_atomic
     from peft_regress.interrupts import ending_signals_interrupt
 
+    earlier = _read(chosen.results) if chosen.add else None
+    if earlier is not None and earlier.jobs != chosen.jobs:
+        sys.exit(f"the earlier result is of --jobs {earlier.jobs}: add to it with as many")
     with ending_signals_interrupt():
         result = control(minutes=chosen.minutes, jobs=chosen.jobs, seed=chosen.seed)
-
+    if earlier is not None:
+        result = earlier.plus(result)
     write_atomic(chosen.results, msgspec.json.format(msgspec.json.encode(result)) + b"\n")
     print(result.sentence)
     return int(bool(result.findings))
