@@ -107,13 +107,13 @@ def _check_left_out(layer: Layer, effect: Sequence[str], plan: Plan) -> None:
 def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Tensor]:
     """Return the parameters of the copy that acts in place of a layer.
 
-    Raises NotHeldError if another adapter has been put into the copy.
+    Raises NotHeldError if another adapter, or a copy, has been put into the copy.
     """
     found: dict[str, Tensor] = {}
     copies: nn.ModuleDict = holder.modules_to_save  # type: ignore[assignment]
     for name in copies:
         for inner in copies[name].modules():
-            if is_tuner_layer(inner):
+            if is_tuner_layer(inner) or is_copy_holder(inner):
                 message = f"The copy of {path} that adapter {name} trains has been adapted itself."
                 fail("leak", message)
         if name in effect:

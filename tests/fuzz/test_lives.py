@@ -12,6 +12,7 @@ from peft import LoraModel, PeftModel
 from peft.tuners.lora import layer as lora_layer
 from peft.tuners.tuners_utils import BaseTuner
 from peft.utils import merge_utils
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from peft_regress.fuzz import example as e
@@ -437,6 +438,26 @@ def test_a_defect_of_wrapping_is_seen(
     failure = run(example(**settings), tmp_path).failure
     assert failure is not None
     assert (failure.check, failure.act) == (check, -1), failure.message
+
+
+def test_a_copy_that_is_wrapped_once_more_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As peft before 0.14 did where an adapter had the name of the module that it copied."""
+    original = ModulesToSaveWrapper.__init__
+
+    def twice(self: ModulesToSaveWrapper, *given: Any, **named: Any) -> None:
+        original(self, *given, **named)
+        for name in [*self.modules_to_save]:
+            if not isinstance(self.modules_to_save[name], ModulesToSaveWrapper):
+                inner = ModulesToSaveWrapper.__new__(ModulesToSaveWrapper)
+                original(inner, self.modules_to_save[name], name)
+                self.modules_to_save[name] = inner
+
+    monkeypatch.setattr(ModulesToSaveWrapper, "__init__", twice)
+    failure = run(example(modules_to_save=["head"]), tmp_path).failure
+    assert failure is not None
+    assert (failure.check, failure.act) == ("leak", -1), failure.message
 
 
 @pytest.mark.parametrize(

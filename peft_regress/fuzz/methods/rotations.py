@@ -150,8 +150,8 @@ def hra(
 ) -> Mapping[str, Tensor] | None:
     """Return W (I - 2 u1 u1') ... (I - 2 ur ur'), all u of length 1.
 
-    Yuan et al., HRA, arXiv:2405.17484. None for vectors that cannot be made
-    orthonormal.
+    Yuan et al., HRA, arXiv:2405.17484. None for vectors that cannot be made orthonormal, or are not
+    finite.
     """
     import torch
 
@@ -162,7 +162,8 @@ def hra(
     for adapter in adapters:
         vectors = adapter.tensors["hra_u"]
         if adapter.settings.get("apply_GS"):
-            if torch.linalg.matrix_rank(vectors) < vectors.shape[1]:
+            finite = bool(vectors.isfinite().all())
+            if not finite or torch.linalg.matrix_rank(vectors) < vectors.shape[1]:
                 return None
             vectors = _orthonormal(vectors)
         for column in vectors.T:

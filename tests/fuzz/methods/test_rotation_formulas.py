@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from adapted_layers import apart, layer, run
+from torch import nn
+
+from peft_regress.fuzz.methods.method import LayerAdapter
+from peft_regress.fuzz.methods.rotations import hra
 
 CLOSE = 2e-5
 
@@ -35,6 +42,14 @@ def test_peft_computes_the_formula_unmerged_and_merged(method, part, settings):
     assert apart(results.unmerged, results.base) > 1e-2
     assert apart(results.unmerged, results.by_formula) < CLOSE
     assert apart(results.merged, results.by_formula) < CLOSE
+
+
+def test_hra_has_no_formula_for_vectors_that_are_not_finite():
+    adapter = LayerAdapter(
+        settings={"apply_GS": True}, layer_name="l", tensors={"hra_u": torch.full((8, 2), math.nan)}
+    )
+
+    assert hra(nn.Linear(8, 4).double(), LINEAR, [adapter]) is None
 
 
 @pytest.mark.parametrize(
