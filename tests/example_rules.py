@@ -159,7 +159,13 @@ RULES = (
         'main(["--list"])',
         'main(["--write", *',
     ),
-    by(r"python tools/fuzz/control\.py", "tests/tools/test_fuzz_control.py", "control.main"),
+    by(
+        r"python tools/fuzz/control\.py(?: --add --seed 1| --write)?",
+        "tests/tools/test_fuzz_control.py",
+        "control.main",
+        "--add",
+        "--write",
+    ),
     by(
         r"python tools/fuzz/power\.py(?: --only 'dora-\*'| --write)?",
         "tests/tools/test_fuzz_power.py",

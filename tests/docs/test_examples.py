@@ -229,6 +229,7 @@ def test_an_environment_that_an_example_names_is_defined(name):
 
 TEXTS = {
     r"case: a FineTune": "a picture",
+    r"examples drawn by hypothesis": "a picture",
     r"requirements -> pip": "a picture",
     r"shift/dora-r4/resnet18: regressed": "tests/plugin/test_end_to_end.py",
     r"peft-regress [a-z]+": "tests/tools/test_written_files.py",

@@ -59,7 +59,7 @@ class Result:
     branch: Examined | str | None
     """None if the base has nothing to compare with."""
     found: Mapping[str, Difference] = field(default_factory=dict)
-    """The difference of the outputs, by `unmerged` and `merged`."""
+    """The difference of the outputs, by the names of `PARTS`."""
 
 
 @dataclass
