@@ -212,6 +212,7 @@ METRICS: dict[str, MetricSpec] = {
 }
 
 EDGE_INVARIANTS: tuple[str, ...] = (
+    "edge_programs_run",
     "edge_kernels_exist",
     "edge_losses_equal_eager",
     "edge_gradients_equal_eager",

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
     from peft_regress.measure.edge.export import Call, Loss
     from peft_regress.measure.edge.runtime import RanInRuntime, TrainedInRuntime
 
-_DECREASE: Final = 0.1
-"""By which share of the loss the first step of SGD would lower it, were it linear: enough to show,
-too little to diverge, however large the gradients are."""
-LOSS_TOLERANCE: Final = 1e-5
-"""Largest difference of a loss, relative to it, at each step."""
-GRADIENT_TOLERANCE: Final = 1e-3
-"""Largest norm of a gradient's difference, relative to the gradient's norm."""
+_DECREASE: Final = 0.01
+"""By which share of the loss the first step of SGD would lower it, were it linear: an update that
+is wrong shows, and rounding in the gradients is not amplified."""
+FIRST_LOSS_TOLERANCE: Final = 1e-5
+"""Largest difference of the first loss, relative to it: a forward pass."""
+LOSS_TOLERANCE: Final = 2e-4
+"""Largest difference of a later loss. It depends on gradients, of which a hundredth shows here."""
+GRADIENT_TOLERANCE: Final = 0.02
+"""Largest norm of a gradient's difference, relative to the gradient's norm. Portable kernels add up
+one by one, so a sum over all pixels is less exact than in PyTorch."""
 _SMALLEST_SHARE: Final = 1e-4
 """A gradient whose norm is a smaller share of the largest one's counts as if it had this share:
 rounding in the layers above it is not relative to it."""
@@ -99,7 +102,7 @@ def same_losses(here: TrainedHere, there: TrainedInRuntime) -> Fact:
     wrong = [
         f"step {step}: {there.losses[step - 1]:.7g}, in PyTorch {here.losses[step - 1]:.7g}"
         for step, difference in enumerate(off, start=1)
-        if not difference <= LOSS_TOLERANCE
+        if not difference <= (FIRST_LOSS_TOLERANCE if step == 1 else LOSS_TOLERANCE)
     ]
     return Fact.unless(wrong)
 

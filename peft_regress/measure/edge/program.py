@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from peft_regress.measure.edge.package import load, portable_kernels, quiet
 from peft_regress.measure.edge.plan import plan_rows
 
@@ -37,6 +39,8 @@ class Program:
     """How often each operator is called, by a name such as `aten::convolution.out`."""
     without_kernel: tuple[str, ...]
     """The operators without a portable kernel: a runtime that has no other kernel refuses them."""
+    draws: bool
+    """Whether it draws random numbers, which the runtime draws otherwise than PyTorch."""
 
     @property
     def program_bytes(self) -> int:
@@ -73,10 +77,16 @@ def planned_program(
         planned_bytes=planned,
         plan=plan_rows(emitted, owners=owners, labels=labels, planned_bytes=planned),
         calls=calls,
+        draws=_draws(exported),
         without_kernel=tuple(
             name for name in calls if name not in kernels and not name.startswith(_IN_EVERY_RUNTIME)
         ),
     )
+
+
+def _draws(exported: ExportedProgram) -> bool:
+    tag = torch.Tag.nondeterministic_seeded
+    return any(tag in getattr(node.target, "tags", ()) for node in exported.graph.nodes)
 
 
 def _calls(methods: Any) -> dict[str, int]:
