@@ -81,6 +81,17 @@ def test_other_weights_give_other_losses(trained: TrainedInRuntime) -> None:
     assert fact.note.startswith("step 1: ")
 
 
+def test_an_update_that_is_not_made_shows_in_the_second_loss(started: Runtime) -> None:
+    of = subject(lora_model())
+    here = train_here(of.model, of.batches, loss=loss)
+    steps = [leaves_of(each) for each in of.batches]
+    still = started.train(tiny_training(), steps, learning_rate=0.0)
+    assert still.losses[0] == pytest.approx(here.losses[0], rel=1e-6)
+    fact = same_losses(here, still)
+    assert fact.holds is False
+    assert fact.note.startswith("step 2: ")
+
+
 def test_a_wrong_gradient_is_named(trained: TrainedInRuntime) -> None:
     model = subject(lora_model())
     here = train_here(model.model, model.batches, loss=loss)
@@ -115,6 +126,7 @@ def test_all_programs_of_a_model_run(started: Runtime) -> None:
     programs = edge_programs(of, optimizer_state_bytes=100)
     found = run_programs(programs, of, started)
     assert {name: fact.holds for name, fact in found.facts.items()} == {
+        "edge_programs_run": True,
         "edge_kernels_exist": True,
         "edge_losses_equal_eager": True,
         "edge_gradients_equal_eager": True,

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 _DECREASE: Final = 0.01
 """By which share of the loss the first step of SGD would lower it, were it linear: an update that
 is wrong shows, and rounding in the gradients is not amplified."""
-FIRST_LOSS_TOLERANCE: Final = 1e-5
-"""Largest difference of the first loss, relative to it: a forward pass."""
-LOSS_TOLERANCE: Final = 2e-4
-"""Largest difference of a later loss. It depends on gradients, of which a hundredth shows here."""
+LOSS_TOLERANCES: Final = (1e-5, 2e-4, 1e-2)
+"""Largest difference of a loss, relative to it, by step; of later steps the last. Loss 1 is a
+forward pass, loss 2 shows the first update, and later ones amplify rounding, as in PyTorch itself.
+Seen: 1.1e-3 at step 4, of LoRA on mobilenet_v2 at 224x224."""
 GRADIENT_TOLERANCE: Final = 0.02
 """Largest norm of a gradient's difference, relative to the gradient's norm. Portable kernels add up
-one by one, so a sum over all pixels is less exact than in PyTorch."""
+one by one, so a sum over all pixels is less exact than in PyTorch. Seen: 2.7e-3, in the same case;
+of a wrong kernel (max pool of 1.5.1) 1.1e3."""
 _SMALLEST_SHARE: Final = 1e-4
 """A gradient whose norm is a smaller share of the largest one's counts as if it had this share:
 rounding in the layers above it is not relative to it."""
@@ -102,7 +103,7 @@ def same_losses(here: TrainedHere, there: TrainedInRuntime) -> Fact:
     wrong = [
         f"step {step}: {there.losses[step - 1]:.7g}, in PyTorch {here.losses[step - 1]:.7g}"
         for step, difference in enumerate(off, start=1)
-        if not difference <= (FIRST_LOSS_TOLERANCE if step == 1 else LOSS_TOLERANCE)
+        if not difference <= LOSS_TOLERANCES[min(step, len(LOSS_TOLERANCES)) - 1]
     ]
     return Fact.unless(wrong)
 
