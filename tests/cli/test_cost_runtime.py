@@ -12,6 +12,7 @@ HEAD = ("cost", "--architecture", "shufflenet_v2_x0_5", "--method", "head", "--r
 RUNTIME = ("--runtime", "executorch")
 
 
+@pytest.mark.slow
 @needs_executorch()
 def test_the_metrics_of_programs_come_after_those_of_the_step(command):
     code, out, err = command(*HEAD, *RUNTIME, "--format", "json")
@@ -24,10 +25,11 @@ def test_the_metrics_of_programs_come_after_those_of_the_step(command):
     assert values["edge_inference_program_bytes"] > 4 * values["total_params"]
 
 
+@pytest.mark.slow
 @needs_executorch()
 def test_what_has_no_program_is_one_line(command):
     arguments = ("--method", "full", "--bn", "train")
-    code, out, err = command(*HEAD[:3], *arguments, "--resolution", "32", *RUNTIME)
+    code, out, err = command(*HEAD[:3], *arguments, "--resolution", "64", *RUNTIME)
     assert (code, out) == (2, "")
     assert "full on shufflenet_v2_x0_5 has no program for ExecuTorch: " in err
     assert "running_mean" in err
