@@ -118,11 +118,8 @@ EDGE_METRICS: dict[str, MetricSpec] = {
     ),
     "edge_train_planned_bytes": _bytes("The memory that the training program plans."),
     "edge_train_program_bytes": _bytes("The size of the training program, its weights included."),
-    "edge_train_resident_bytes": MetricSpec(
-        unit="byte",
-        direction="none",
-        kind="info",
-        about="By how much a process grows that trains with the program; shown, not judged.",
+    "edge_train_resident_bytes": _bytes(
+        "By how much a process grows that trains with the program; shown, not judged.", "info"
     ),
     "edge_ops": MetricSpec(
         unit="count",

@@ -57,7 +57,6 @@ if TYPE_CHECKING:
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
-        "peft-regress cost --architecture mobilenet_v2 --method lora --rank 4 --runtime executorch",
     ),
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
