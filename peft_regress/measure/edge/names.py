@@ -62,8 +62,9 @@ def owners_of_joint() -> Iterator[dict[str, Owner]]:
     They are complete when the context ends. It stays empty if torch works differently: then every
     byte is counted and no module named.
     """
-    from torch._functorch._aot_autograd import graph_capture
+    from torch._functorch._aot_autograd import graph_capture as capture
 
+    graph_capture: Any = capture  # a private module, which exports nothing
     found: dict[str, Owner] = {}
     copy = getattr(graph_capture, "copy_fwd_metadata_to_bw_nodes", None)
     if copy is None:

@@ -77,7 +77,9 @@ def _train(
     )
 
     module = _load_for_executorch_for_training(program)
-    losses, tensors, optimizer = [], {}, None
+    losses: list[float] = []
+    tensors: dict[str, Any] = {}
+    optimizer = None
     for number, inputs in enumerate(steps):
         losses.append(module.forward_backward("forward", inputs)[0].item())
         gradients = module.named_gradients()
