@@ -43,7 +43,7 @@ class Budget:
     score: float | None = None
     """The lowest accuracy (a fraction), or the lowest value of your own score."""
     edge_train: str | None = None
-    """The most `edge_train_bytes`; no case measures it yet."""
+    """The most `edge_train_bytes`: the case is also exported to ExecuTorch and run there."""
     device: str | None = None
     """The name of a device class: the case must fit into its memory and storage."""
 

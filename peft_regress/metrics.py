@@ -112,6 +112,36 @@ INFERENCE_METRICS: dict[str, MetricSpec] = {
 }
 """What running the adapted model costs, with the adapter attached and merged."""
 
+EDGE_METRICS: dict[str, MetricSpec] = {
+    "edge_train_bytes": _bytes(
+        "The memory that an update needs in ExecuTorch's runtime, the optimizer's state included."
+    ),
+    "edge_train_planned_bytes": _bytes("The memory that the training program plans."),
+    "edge_train_program_bytes": _bytes("The size of the training program, its weights included."),
+    "edge_train_resident_bytes": _bytes(
+        "By how much a process grows that trains with the program; shown, not judged.", "info"
+    ),
+    "edge_ops": MetricSpec(
+        unit="count",
+        direction="lower",
+        kind="exact",
+        about="Operators that the training program calls in a step.",
+    ),
+    "edge_inference_planned_bytes": _bytes(
+        "The memory that the inference program plans, the adapter attached."
+    ),
+    "edge_inference_program_bytes": _bytes(
+        "The size of the inference program, its weights included, the adapter attached."
+    ),
+    "edge_merged_inference_planned_bytes": _bytes(
+        "The memory that the inference program plans, the adapter merged."
+    ),
+    "edge_merged_inference_program_bytes": _bytes(
+        "The size of the inference program, its weights included, the adapter merged."
+    ),
+}
+"""What the programs of a case ask of a device that runs them in ExecuTorch."""
+
 METRICS: dict[str, MetricSpec] = {
     # Another number of trained parameters is another function, whether larger or smaller.
     "trainable_params": MetricSpec(
@@ -127,6 +157,7 @@ METRICS: dict[str, MetricSpec] = {
     **COST_METRICS,
     **{name + BATCH_SUFFIX: spec for name, spec in COST_METRICS.items()},
     **INFERENCE_METRICS,
+    **EDGE_METRICS,
     "first_losses": MetricSpec(
         unit="nat",
         direction="same",
@@ -177,6 +208,16 @@ METRICS: dict[str, MetricSpec] = {
     ),
 }
 
+EDGE_INVARIANTS: tuple[str, ...] = (
+    "edge_programs_run",
+    "edge_kernels_exist",
+    "edge_losses_equal_eager",
+    "edge_gradients_equal_eager",
+    "edge_outputs_equal_eager",
+    "edge_merged_outputs_equal_eager",
+)
+"""The names of the facts that `measure.edge` checks where a case asks for them."""
+
 INVARIANTS: tuple[str, ...] = (
     "identity_at_init",
     "expected_trainable",
@@ -196,8 +237,9 @@ INVARIANTS: tuple[str, ...] = (
     "saved_adapter_reloads",
     "reload_keeps_trainable",
     "stored_adapter_loads",
+    *EDGE_INVARIANTS,
 )
-"""The names of the facts that `measure.invariants` checks for every case."""
+"""The names of all facts; `measure.invariants` checks the others for every case."""
 
 KNOWN: tuple[str, ...] = (*METRICS, *INVARIANTS)
 """What this package can measure, for the run files that it writes."""

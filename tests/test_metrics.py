@@ -9,6 +9,7 @@ import pytest
 from peft_regress.metrics import (
     BATCH_SUFFIX,
     COST_METRICS,
+    EDGE_METRICS,
     INFERENCE_METRICS,
     INVARIANTS,
     KNOWN_BEFORE,
@@ -47,7 +48,7 @@ CONTRACT = {
     "relative_step_seconds",
 }
 # What came to it since.
-ADDED = {"filled_losses", "optimizer_updates", "score", *INFERENCE_METRICS}
+ADDED = {"filled_losses", "optimizer_updates", "score", *INFERENCE_METRICS, *EDGE_METRICS}
 
 
 def test_names_are_those_of_the_contract() -> None:
@@ -102,17 +103,22 @@ def test_what_is_judged_has_a_direction() -> None:
     assert all(spec.direction != "none" for spec in METRICS.values() if spec.kind != "info")
 
 
-def test_the_papers_counters_and_relative_time_are_informative() -> None:
+def test_the_papers_counters_relative_time_and_a_processs_memory_are_informative() -> None:
     informative = {
         name.removesuffix(BATCH_SUFFIX) for name, s in METRICS.items() if s.kind == "info"
     }
-    assert informative == {"paper_forward_flops", "paper_backward_flops", "relative_step_seconds"}
+    assert informative == {
+        "paper_forward_flops",
+        "paper_backward_flops",
+        "relative_step_seconds",
+        "edge_train_resident_bytes",
+    }
 
 
 def test_what_schema_1_could_measure_is_what_it_measured() -> None:
     """A constant: a metric that comes later must not be expected of the files of that time."""
     assert {"accuracy", "filled_losses", "peak_bytes_b32", "stored_adapter_loads"} <= KNOWN_BEFORE
-    assert not {"optimizer_updates", "score", *INFERENCE_METRICS} & KNOWN_BEFORE
+    assert not {"optimizer_updates", "score", *INFERENCE_METRICS, *EDGE_METRICS} & KNOWN_BEFORE
     assert len(KNOWN_BEFORE) == 55
     assert {*METRICS, *INVARIANTS} >= KNOWN_BEFORE
 

@@ -33,7 +33,7 @@ from peft_regress.report.cost import (
 from peft_regress.report.terminal import say, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @click.command(
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
             "classes",
             "bn",
             "freeze_head",
+            "runtime",
         ),
         "Or cases, or a model of your own": ("cases", "model", "inputs"),
     },
@@ -98,6 +99,11 @@ if TYPE_CHECKING:
 )
 @click.option("--freeze-head", is_flag=True, help="Leave the last layer untrained.")
 @click.option(
+    "--runtime",
+    type=click.Choice(["executorch"]),
+    help="Export the step to this runtime too, and show the memory that it plans.",
+)
+@click.option(
     "--model",
     metavar="MODULE:NAME",
     help="In place of a method and an architecture: a function that returns a torch module, or the "
@@ -140,11 +146,18 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
             msg = f"Missing option '{option}', or '--model' in place of a method and architecture."
             raise click.UsageError(msg)
     settings["loss"] = settings["loss"] or "cross-entropy"
-    _show_adaptation(*names, settings, output)
+    runtime = settings.pop("runtime")
+    _show_adaptation(*names, settings, output, runtime=runtime)
 
 
-def _show_adaptation(
-    architecture: str, method: str, rank: int | None, settings: dict[str, Any], output: str
+def _show_adaptation(  # noqa: PLR0913  (what was typed)
+    architecture: str,
+    method: str,
+    rank: int | None,
+    settings: dict[str, Any],
+    output: str,
+    *,
+    runtime: str | None,
 ) -> None:
     registry.get("architecture", architecture)
     check_rank(method, rank)
@@ -153,8 +166,16 @@ def _show_adaptation(
 
     adaptation = Adaptation(method=method, architecture=architecture, rank=rank)
     chosen = CostSettings(**settings)
+    missing: Sequence[str] = ()
     with _warnings_as_lines():
-        metrics = cost_metrics(checked_cost(adaptation, chosen))
+        if runtime is None:
+            metrics = cost_metrics(checked_cost(adaptation, chosen))
+        else:
+            from peft_regress.measure.edge import adaptation_edge  # torch
+
+            metrics, missing = adaptation_edge(adaptation, chosen)
+    for name in missing:
+        say(f"warning: {name} has no portable kernel", err=True)
     if output == "json":
         print_json(encode_cost(adaptation, chosen, metrics))
     else:

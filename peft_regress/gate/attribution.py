@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from peft_regress.errors import UnknownNameError
-from peft_regress.metrics import BATCH_SUFFIX, COST_METRICS, INFERENCE_METRICS, METRICS
+from peft_regress.metrics import (
+    BATCH_SUFFIX,
+    COST_METRICS,
+    EDGE_METRICS,
+    INFERENCE_METRICS,
+    METRICS,
+)
 from peft_regress.runs.ledger import (
     LEDGER_METRICS,
+    PLAN_METRICS,
     category_of,
     has_old_form,
     operator_rows_of,
@@ -38,6 +45,7 @@ COSTS: tuple[str, ...] = tuple(
     for name in METRICS
     if name.removesuffix(BATCH_SUFFIX) in COST_METRICS
     or name in INFERENCE_METRICS
+    or name in EDGE_METRICS
     or name in {"trainable_params", "total_params", "adapter_bytes"}
 )
 """The metrics that do not depend on the task: `explain` explains these."""
@@ -165,7 +173,7 @@ def changed_costs(
 def explain_metric(metric: str, old: Record, new: Record) -> MetricChange:
     """Return how a metric of two records changed, split as far as both ledgers hold it."""
     views: dict[By, View] = {}
-    if metric in LEDGER_METRICS:
+    if metric in LEDGER_METRICS | PLAN_METRICS:
         views["module"] = rows_of
         if metric.removesuffix(BATCH_SUFFIX) == "optimizer_flops":
             views["operator"] = operator_rows_of

@@ -11,7 +11,7 @@ from peft_regress.gate.changes import change_of, direction_of, have_same_shape
 from peft_regress.gate.drift import drift_of
 from peft_regress.gate.inputs import OF_INPUTS
 from peft_regress.gate.verdicts import Reason, Remark
-from peft_regress.metrics import METRICS, metric_order
+from peft_regress.metrics import EDGE_METRICS, METRICS, metric_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -191,8 +191,12 @@ class MetricJudge:
 
 
 def could_know(side: Observation, name: str) -> bool:
-    """Return whether the run of one side could have measured a metric of the table."""
-    return name in side.known and name in METRICS
+    """Return whether the run of one side could have measured a metric of the table.
+
+    What a program costs is measured where a case asks for it, which shows in its record.
+    """
+    was_asked = name not in EDGE_METRICS or not EDGE_METRICS.keys().isdisjoint(side.record.metrics)
+    return was_asked and name in side.known and name in METRICS
 
 
 def is_shown_only(metric: Metric) -> bool:
@@ -203,4 +207,4 @@ def is_shown_only(metric: Metric) -> bool:
 
 def can_compare(name: str, torches: Iterable[str | None]) -> bool:
     """Return whether a metric can be judged: another torch may use other operators."""
-    return not name.startswith("aten_ops") or len(set(torches)) == 1
+    return not name.startswith(("aten_ops", "edge_ops")) or len(set(torches)) == 1

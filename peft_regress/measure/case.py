@@ -22,6 +22,7 @@ from peft_regress.errors import AbsentError, InputError, UnsupportedCaseError
 from peft_regress.imports import told
 from peft_regress.measure.costs import case_costs
 from peft_regress.measure.definition import define
+from peft_regress.measure.edge.case import edge_of_case
 from peft_regress.measure.invariants.outputs import is_half
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.preflight import check_case
@@ -30,6 +31,7 @@ from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
+from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
 from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.measure.costs import CaseCosts
+    from peft_regress.measure.edge.case import CaseEdge
     from peft_regress.measure.known import Known
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
@@ -176,6 +179,12 @@ class _Measuring:
         rounds = None
         try:
             costs = case_costs(recipe, profiles, data)
+            in_runtime = edge_of_case(
+                recipe,
+                data,
+                optimizer_state_bytes=costs.reports[""].step.optimizer_state_bytes,
+                runs=run_rounds is not None,
+            )
             trained = trainable(first)
             is_of_half = is_half(first)
             if run_rounds is not None and unadapted is not None:
@@ -193,22 +202,25 @@ class _Measuring:
             raise
         except Exception as error:  # noqa: BLE001
             return self._not_measured(error)
-        return self._measured(costs, rounds, trained=trained, timed=timed, is_of_half=is_of_half)
+        return self._measured(
+            costs, rounds, in_runtime, trained=trained, timed=timed, is_of_half=is_of_half
+        )
 
-    def _measured(
+    def _measured(  # noqa: PLR0913  (each part of a record)
         self,
         costs: CaseCosts,
         rounds: Rounds | None,
+        in_runtime: CaseEdge,
         *,
         trained: Mapping[str, tuple[int, ...]],
         timed: bool,
         is_of_half: bool,
     ) -> Measurement:
-        metrics = costs.metrics
-        facts = {}
+        metrics = {**costs.metrics, **in_runtime.metrics}
+        facts = dict(in_runtime.facts)
         if rounds is not None:
             metrics |= rounds.metrics(timed=timed)
-            facts = rounds.facts
+            facts = {**rounds.facts, **facts}
         ordered = {name: metrics[name] for name in METRICS if name in metrics}
         notes = {
             name: fact.note
@@ -230,7 +242,7 @@ class _Measuring:
             "ok",
             metrics={**ordered, **metrics},
             invariants={name: fact.holds for name, fact in facts.items()},
-            ledger=costs.ledger,
+            ledger=with_plans(costs.ledger, in_runtime.plans),
             **more,
         )
 

@@ -94,7 +94,7 @@ def own_costs(recipe: Recipe, batch: Any) -> CaseCosts:
     adapter, loss = recipe.adapter, recipe.objective.loss
     running = running_cost(
         adapted,
-        _first_call(recipe, adapted, batch),
+        first_call(recipe, adapted, batch),
         merge=adapter.merge,
         call=lambda model, call: model(*call[0], **call[1]),
     )
@@ -117,10 +117,13 @@ class _CallCaughtError(Exception):
         self.call = call
 
 
-def _first_call(
+def first_call(
     recipe: Recipe, model: nn.Module, batch: Any
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return what the loss calls the model with, without running it."""
+    """Return what the loss calls the model with, without running it.
+
+    Raises `InputError` if the loss never calls it.
+    """
 
     def catch(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _CallCaughtError((args, kwargs))

@@ -115,7 +115,7 @@ def profile_recipe(
 
     running: whether also what the adapted model costs to run.
     """
-    model = _adapted(recipe, settings)
+    model = adapted_model(recipe, settings)
     # Before the step: AdaLoRA keeps fake tensors of it, which must not be copied or merged.
     ran = _running_cost(recipe, model, settings) if running else None
     step = profile_step(
@@ -137,7 +137,7 @@ def profile_both(
     They equal those of `profile_recipe` for each. If one model can serve both, it does.
     """
     every = {"": one, BATCH_SUFFIX: dataclasses.replace(one, batch=many)}
-    model = _adapted(recipe, one)
+    model = adapted_model(recipe, one)
     # A device runs its model on one image.
     ran = _running_cost(recipe, model, one)
     steps = profile_batches(
@@ -159,7 +159,8 @@ def profile_both(
     return {**reports, "": dataclasses.replace(reports[""], running=ran)}
 
 
-def _adapted(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
+def adapted_model(recipe: ModelRecipe, settings: CostSettings) -> nn.Module:
+    """Return the model whose step is profiled: on random weights, in its training mode."""
     method = recipe.method
     model = recipe.architecture.build(num_classes=settings.classes, seed=_COST_SEED)
     model = recipe.adapt(cast_base(model, method.base_dtype), seed=_COST_SEED)

@@ -9,7 +9,8 @@ numbers can be derived from others. The ledger keeps only those that differ from
 - it ships as many bytes as it has gradients, since what trains is shipped;
 - the paper's counter gives the same as the correct one;
 - at batch 32, forward and backward FLOPs, activations and temporaries are 32 times those at
-  batch 1; everything else is equal.
+  batch 1; everything else is equal;
+- an update in ExecuTorch needs its plan, and the optimizer's state.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
+import msgspec
 from msgspec import UNSET
 
 from peft_regress.errors import InputError
@@ -68,7 +70,13 @@ LEDGER_METRICS: Final = frozenset(
     for suffix in ("", BATCH_SUFFIX)
     if name + suffix in METRICS
 )
-"""The metrics that a ledger explains: all that count FLOPs or bytes."""
+"""The metrics of a step that a ledger explains: all that count its FLOPs or bytes."""
+
+_PLANNED: Final = frozenset(name for name in METRICS if name.endswith("_planned_bytes"))
+_UPDATE: Final = "edge_train_bytes"
+"""The plan of training and what the optimizer keeps beside it."""
+PLAN_METRICS: Final = _PLANNED | {_UPDATE}
+"""The metrics of programs that a ledger explains: all that count bytes of a plan."""
 
 
 def pack(rows: Mapping[str, Rows], *, peak_phase: Mapping[str, str]) -> Ledger:
@@ -101,6 +109,10 @@ def rows_of(ledger: Ledger, metric: str) -> Rows | None:
     """
     if has_old_form(ledger):
         return None if metric == "optimizer_flops" else _old_rows(ledger, metric)
+    if metric in _PLANNED:
+        return _planned(ledger, metric)
+    if metric == _UPDATE:
+        return _of_update(ledger)
     if metric not in LEDGER_METRICS or not ledger.modules:
         return None
     if metric.startswith("category_sum_bytes"):
@@ -115,6 +127,29 @@ def rows_of(ledger: Ledger, metric: str) -> Rows | None:
         for what, number in _numbers(partial(_kept_by, costs), name, suffix).items()
         if number
     }
+
+
+def with_plans(ledger: Ledger, plans: Mapping[str, Rows]) -> Ledger:
+    """Return a ledger that also explains plans of memory, by the name of their metric."""
+    planned: dict[str, dict[str, dict[str, int]]] = {}
+    for metric, rows in sorted(plans.items()):
+        modules = planned.setdefault(metric, {})
+        for (module, what), size in sorted(rows.items()):
+            modules.setdefault(module, {})[what] = size
+    return msgspec.structs.replace(ledger, planned=planned)
+
+
+def _planned(ledger: Ledger, metric: str) -> Rows | None:
+    modules = ledger.planned.get(metric)
+    if modules is None:
+        return None
+    return {(module, what): size for module, rows in modules.items() for what, size in rows.items()}
+
+
+def _of_update(ledger: Ledger) -> Rows | None:
+    plan = _planned(ledger, "edge_train_planned_bytes")
+    state = rows_of(ledger, "optimizer_state_bytes")
+    return None if plan is None else {**plan, **(state or {})}
 
 
 def operator_rows_of(ledger: Ledger, metric: str) -> Rows | None:

@@ -102,6 +102,9 @@ class Ledger(
     """The total by operator, since an optimizer treats all tensors alike."""
     optimizer_flops_b32: dict[str, Amount] = {}
     """The same at batch 32: the operators that differ."""
+    planned: dict[str, dict[str, dict[str, Amount]]] = {}
+    """Of programs for ExecuTorch: metric -> module -> category -> bytes at the plan's fullest
+    moment; what no tensor uses then is `unused` of no module."""
     peak_phase: dict[str, str] = {}
     """The phase of the step in which `peak_bytes` and `peak_bytes_b32` occur."""
     same_as: CaseId | UnsetType = UNSET

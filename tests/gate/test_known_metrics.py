@@ -8,7 +8,14 @@ from builders import FULL, LORA, make_metric, make_record, make_run, observe, sh
 
 from peft_regress.gate import Observation, judge_case, observations_of
 from peft_regress.gate.findings import find_causes
-from peft_regress.metrics import INFERENCE_METRICS, KNOWN, KNOWN_BEFORE, METRICS, metric_order
+from peft_regress.metrics import (
+    EDGE_METRICS,
+    INFERENCE_METRICS,
+    KNOWN,
+    KNOWN_BEFORE,
+    METRICS,
+    metric_order,
+)
 from peft_regress.report.verdict.finding import finding_headline
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.shards import read_run
@@ -34,6 +41,27 @@ def test_a_metric_that_the_reference_could_have_measured_is_new_work() -> None:
     assert judge_case(LORA, reference(known=known), new).verdict == "regressed"
     new = observe(make_record(LORA, {"peak_bytes": 1, "projection_flops": 5}))
     assert judge_case(LORA, reference(), new).verdict == "regressed"
+
+
+@pytest.mark.parametrize("name", EDGE_METRICS)
+def test_a_program_that_the_reference_was_not_asked_for_is_information(name: str) -> None:
+    new = observe(make_record(LORA, {"peak_bytes": 1, name: 5}))
+    case = judge_case(LORA, reference(known=KNOWN), new)
+    assert case.verdict == "unchanged"
+    assert [(remark.kind, remark.subject) for remark in case.remarks] == [("new metric", name)]
+
+
+def test_a_program_that_is_no_longer_measured_is_a_regression() -> None:
+    old = observe(make_record(LORA, {"peak_bytes": 1, "edge_train_planned_bytes": 5}))
+    new = observe(make_record(LORA, {"peak_bytes": 1}), known=KNOWN)
+    assert judge_case(LORA, old, new).verdict == "regressed"
+
+
+def test_a_metric_of_programs_that_were_measured_before_is_new_work() -> None:
+    metrics = {"peak_bytes": 1, "edge_train_planned_bytes": 5}
+    old = observe(make_record(LORA, metrics), known=KNOWN)
+    new = make_record(LORA, {"peak_bytes": 1, "edge_train_planned_bytes": 5, "edge_ops": 1})
+    assert judge_case(LORA, old, observe(new)).verdict == "regressed"
 
 
 def test_a_new_metric_that_the_reference_has_is_judged_whatever_its_run_says() -> None:

@@ -24,6 +24,7 @@ import torch
 from msgspec import UNSET
 from own_training import convolutional, fine_tune, image_data
 from own_training import measured as measured_own
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from peft_regress import registry
 from peft_regress.cases import Case
@@ -31,6 +32,7 @@ from peft_regress.fine_tune import OwnMetric
 from peft_regress.measure import recipe as recipe_module
 from peft_regress.measure.case import measure
 from peft_regress.measure.computation.code import CodeDigest
+from peft_regress.measure.computation.kept import kept_by
 from peft_regress.measure.known import Known
 from peft_regress.measure.recipe import Recipe
 from peft_regress.measure.step_profile import ProfileCache
@@ -372,3 +374,12 @@ def test_the_graph_is_the_same_on_every_machine(trained, threads, variables):
     assert graph == trained.computation.graph
     if "ATEN_CPU_CAPABILITY" not in variables:
         assert state == trained.computation.state
+
+
+def test_an_operator_that_was_called_keeps_no_number():
+    packet = torch.ops.aten.special_bessel_y0
+    holder = types.SimpleNamespace(operator=packet.default, packet=packet)
+    before = kept_by([holder]).numbers
+    with FakeTensorMode():
+        packet.default(torch.ones(1))
+    assert kept_by([holder]).numbers == before

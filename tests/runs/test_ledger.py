@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from builders import EARLIER_LEDGER, LEDGER
+from builders import EARLIER_LEDGER, LEDGER, LORA, make_record
 from hypothesis import given, settings
 from ledger_rows import CATEGORIES, all_rows
 
-from peft_regress.metrics import BATCH_SUFFIX, INFERENCE_METRICS, METRICS
-from peft_regress.runs.ledger import LEDGER_METRICS, has_old_form, operator_rows_of, pack, rows_of
+from peft_regress.errors import InputError
+from peft_regress.metrics import BATCH_SUFFIX, EDGE_METRICS, INFERENCE_METRICS, METRICS
+from peft_regress.runs.ledger import (
+    LEDGER_METRICS,
+    PLAN_METRICS,
+    check_sums,
+    has_old_form,
+    operator_rows_of,
+    pack,
+    rows_of,
+    with_plans,
+)
 from peft_regress.runs.schema import Ledger, ModuleCosts
 
 if TYPE_CHECKING:
@@ -59,8 +69,40 @@ def test_the_category_sum_is_the_rows_of_the_six_highs(rows: dict[str, Rows]) ->
 
 def test_every_metric_of_flops_or_bytes_is_explained() -> None:
     costs = {m for m, spec in METRICS.items() if spec.unit in {"flop", "byte"}}
-    # Inference has no ledger: it runs the operators of the forward pass.
-    assert costs - INFERENCE_METRICS.keys() == LEDGER_METRICS
+    # Inference has no ledger: it runs the operators of the forward pass. A file is no memory.
+    files = {name for name in EDGE_METRICS if name.endswith(("_program_bytes", "_resident_bytes"))}
+    assert costs - INFERENCE_METRICS.keys() - files == LEDGER_METRICS | PLAN_METRICS
+
+
+def test_plans_are_kept_row_by_row_and_an_update_adds_what_the_optimizer_keeps() -> None:
+    state = {("conv1", "optimizer"): 8, ("fc", "optimizer"): 2}
+    ledger = pack({"optimizer_state_bytes": state}, peak_phase={})
+    plans = {
+        "edge_train_planned_bytes": {
+            ("conv1", "grad"): 4,
+            ("conv1", "param"): 4,
+            ("", "unused"): 1,
+        },
+        "edge_inference_planned_bytes": {("conv1", "activation aten.mm"): 3},
+    }
+    explained = with_plans(ledger, plans)
+    for metric, rows in plans.items():
+        assert rows_of(explained, metric) == rows
+    assert rows_of(explained, "edge_train_bytes") == {**plans["edge_train_planned_bytes"], **state}
+    assert rows_of(explained, "edge_merged_inference_planned_bytes") is None
+    assert all(rows_of(ledger, metric) is None for metric in PLAN_METRICS)
+
+
+def test_plans_leave_the_digest_of_other_ledgers_as_it_was() -> None:
+    assert b"planned" not in msgspec.json.encode(pack({}, peak_phase={}))
+
+
+def test_a_plan_that_does_not_add_up_is_refused() -> None:
+    ledger = with_plans(pack({}, peak_phase={}), {"edge_train_planned_bytes": {("", "input"): 3}})
+    check_sums([make_record(LORA, {"edge_train_planned_bytes": 3}, ledger=ledger)], "run")
+    wrong = make_record(LORA, {"edge_train_planned_bytes": 4}, ledger=ledger)
+    with pytest.raises(InputError, match="edge_train_planned_bytes"):
+        check_sums([wrong], "run")
 
 
 def at_32(rows: dict[str, Rows]) -> dict[str, Rows]:

@@ -49,7 +49,9 @@ _NO_DATA: Final = (
     classmethod, types.GetSetDescriptorType, types.MemberDescriptorType, types.MethodDescriptorType,
     types.WrapperDescriptorType, types.GenericAlias, types.UnionType, Logger,
 )  # fmt: skip
-_PASSED_OVER: Final = (types.ModuleType, types.CodeType, Logger, torch.Size)
+# An operator keeps where it is dispatched to, from its first call on.
+_OPERATORS: Final = (torch._ops.OperatorBase, torch._ops.OpOverloadPacket)  # noqa: SLF001
+_PASSED_OVER: Final = (types.ModuleType, types.CodeType, Logger, torch.Size, *_OPERATORS)
 
 
 class TooManyObjectsError(Exception):

@@ -28,7 +28,7 @@ from peft_regress.measure.invariants.saving import SavingFacts
 from peft_regress.measure.invariants.second import second_adapter
 from peft_regress.measure.invariants.tensors import trainable
 from peft_regress.measure.invariants.training import TrainingFacts
-from peft_regress.metrics import INVARIANTS
+from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -156,7 +156,7 @@ class InvariantWatch:
             "merge_equals_unmerged": self._merge_equals_unmerged(adapted),
             **saved,
         }
-        return {name: found[name] for name in INVARIANTS}
+        return {name: found[name] for name in INVARIANTS if name not in EDGE_INVARIANTS}
 
     @paused_gc()
     def without_training(self, adapted: nn.Module) -> dict[str, Fact]:

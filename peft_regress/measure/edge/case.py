@@ -1,0 +1,145 @@
+"""What a case, or a method on an architecture, costs in ExecuTorch's runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from peft_regress.cost.profile import loss_of_images, random_images
+from peft_regress.errors import InputError
+from peft_regress.measure.costs import first_call
+from peft_regress.measure.edge.costs import EdgeModel, edge_programs, run_programs
+from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
+from peft_regress.measure.edge.package import require_executorch
+from peft_regress.measure.edge.runtime import Runtime
+from peft_regress.measure.invariants.facts import Fact
+from peft_regress.measure.recipe import ModelRecipe
+from peft_regress.measure.seeding import restored_generators, seed_all
+from peft_regress.measure.step_profile import adapted_model, checked_cost, cost_metrics
+from peft_regress.measure.training import device_of, on_device, single_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from peft_regress.cases import Adaptation
+    from peft_regress.measure.data import Data
+    from peft_regress.measure.recipe import Recipe
+    from peft_regress.measure.step_profile import CostSettings
+    from peft_regress.metrics import Metric
+    from peft_regress.runs.ledger import Rows
+
+STEPS: Final = 4
+"""Of SGD, that the runtime takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseEdge:
+    """What a record says of the programs of a case."""
+
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    plans: Mapping[str, Rows] = field(default_factory=dict)
+    """By the name of the metric that they add up to."""
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+
+
+def edge_of_case(
+    recipe: Recipe, data: Data | None, *, optimizer_state_bytes: int, runs: bool
+) -> CaseEdge:
+    """Export the programs of a case and run them, if its budget limits what it takes there.
+
+    A program that cannot be made or run is a fact, with what ExecuTorch says, and no number.
+
+    data: of a case of one's own; None for a built-in one, which has no budget. runs: without it the
+    programs are only planned. Raises `InputError` if ExecuTorch cannot be used.
+    """
+    budget = recipe.fine_tune.budget
+    if data is None or budget is None or budget.edge_train is None:
+        return CaseEdge()
+    require_executorch()
+    try:
+        subject = case_model(recipe, data)
+        with Runtime() if runs else contextlib.nullcontext() as runtime:
+            programs = edge_programs(subject, optimizer_state_bytes=optimizer_state_bytes)
+            if runtime is None:
+                return CaseEdge(metrics=programs.metrics, plans=programs.plans)
+            run = run_programs(programs, subject, runtime)
+    except (UnsupportedProgramError, ProgramError) as error:
+        return CaseEdge(facts={"edge_programs_run": Fact.false(str(error))})
+    return CaseEdge(
+        metrics={**programs.metrics, **run.metrics}, plans=programs.plans, facts=run.facts
+    )
+
+
+def case_model(recipe: Recipe, data: Data) -> EdgeModel:
+    """Return the adapted model of a case of one's own, with its first batches."""
+    seed = recipe.seeds[0]
+    model = recipe.adapted_model(seed)
+    recipe.set_mode(model)
+    seed_all(seed)
+    batches = [
+        on_device(batch, device_of(model))
+        for batch in itertools.islice(recipe.batches(data, seed=seed), STEPS)
+    ]
+    return EdgeModel(
+        model=model,
+        batches=batches,
+        loss=recipe.objective.loss,
+        merged=_merged(recipe.adapter.merge, model),
+        inputs=first_call(recipe, model, batches[0]),
+        call=lambda model, call: model(*call[0], **call[1]),
+    )
+
+
+def _merged(merge: Any, model: nn.Module) -> nn.Module | None:
+    """Return the merged model; None if it cannot be: `merge_equals_unmerged` says why."""
+    try:
+        merged: nn.Module | None = merge(model)
+    except Exception:  # noqa: BLE001  (whatever a library raises)
+        return None
+    return merged
+
+
+@single_thread()
+@restored_generators()
+def adaptation_edge(
+    names: Adaptation, settings: CostSettings
+) -> tuple[dict[str, Metric], Sequence[str]]:
+    """Return the costs of a method on an architecture with what its programs ask of a device.
+
+    And the operators without a portable kernel. On random weights and images, which a plan does not
+    depend on; nothing is run. Raises `InputError` for wrong settings, without ExecuTorch, and if it
+    refuses or fails.
+    """
+    require_executorch()
+    report = checked_cost(names, settings)
+    subject = _adaptation_model(names, settings)
+    state = report.step.optimizer_state_bytes
+    try:
+        programs = edge_programs(subject, optimizer_state_bytes=state)
+    except (UnsupportedProgramError, ProgramError) as error:
+        rank = "" if names.rank is None else f"-r{names.rank}"
+        msg = f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
+        raise InputError(msg) from error
+    return {**cost_metrics(report), **programs.metrics}, programs.without_kernel
+
+
+def _adaptation_model(names: Adaptation, settings: CostSettings) -> EdgeModel:
+    recipe = ModelRecipe.of(names)
+    model = adapted_model(recipe, settings)
+    dtype: torch.dtype = getattr(torch, recipe.method.base_dtype)
+    drawn = random_images(settings.input_shape, settings.classes, settings.loss, dtype)
+    batch = {name: tensor.draw(torch.device("cpu")) for name, tensor in drawn.items()}
+    return EdgeModel(
+        model=model,
+        batches=[batch],
+        loss=loss_of_images(settings.classes),
+        merged=_merged(recipe.method.merge, model),
+        inputs=batch["inputs"],
+        call=lambda model, images: model(images),
+    )

@@ -1,0 +1,79 @@
+"""Find ExecuTorch, an extra: everything else works without it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from peft_regress.errors import InputError
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
+"""The command that installs the runtime."""
+
+
+def is_installed() -> bool:
+    """Return whether ExecuTorch is installed, without importing it."""
+    return importlib.util.find_spec("executorch") is not None
+
+
+def require_executorch() -> None:
+    """Import ExecuTorch's exporter and runtime.
+
+    Raises `InputError` if it is not installed, or was built for another torch than the installed
+    one.
+    """
+    if not is_installed():
+        msg = f"executorch is not installed: {INSTALL}"
+        raise InputError(msg)
+    try:
+        load("executorch.exir")
+        load("executorch.extension.pybindings.portable_lib")
+    except (ImportError, AttributeError, OSError) as error:
+        versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
+        msg = (
+            f"executorch {versions['executorch']} does not import beside torch "
+            f"{versions['torch']}: {clean(f'{type(error).__name__}: {error}')}. Install the "
+            "executorch that was built for this torch, or the torch that it was built for"
+        )
+        raise InputError(msg) from error
+
+
+def load(module: str) -> Any:
+    """Import a module of ExecuTorch without the warnings that it prints about other packages."""
+    with quiet():
+        return importlib.import_module(module)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop warnings: the exporter's are of its own code, and nobody can act on them."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def portable_kernels() -> frozenset[str]:
+    """Return the operators that have a portable kernel, such as `aten::convolution.out`.
+
+    As the installed package lists them. They are what a build for any device has.
+    """
+    folder = Path(load("executorch").__path__[0])
+    text = (folder / "kernels" / "portable" / "functions.yaml").read_text(encoding="utf-8")
+    names = re.findall(r"^- (?:op|func): ([\w:.]+)", text, flags=re.MULTILINE)
+    return frozenset(name if "::" in name else f"aten::{name}" for name in names)

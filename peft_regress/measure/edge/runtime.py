@@ -1,0 +1,234 @@
+"""ExecuTorch's runtime in a process of its own, seen from the process that measures."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, Self
+
+from safetensors.torch import load_file, save_file
+
+from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from torch import Tensor
+
+    from peft_regress.measure.edge.program import Program
+
+_SCRIPT: Final = Path(__file__).with_name("runtime_process.py")
+_START_SECONDS: Final = 300.0
+_RUN_SECONDS: Final = 900.0
+_TAIL_BYTES: Final = 2**14
+_NO_KERNEL: Final = ("Missing operator", "not found", "0x14")
+"""What the runtime says where it has no kernel for an operator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedInRuntime:
+    """What some steps of SGD in the runtime gave."""
+
+    losses: tuple[float, ...]
+    """In nats, one for each step, before its update."""
+    first_gradients: Mapping[str, Tensor]
+    """Those of the first step, by the name of the parameter in the exported module."""
+    last_gradients: Mapping[str, Tensor]
+    resident_bytes: int
+    """By how much the process grew, with the program and the plan."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanInRuntime:
+    """What a forward pass in the runtime gave."""
+
+    outputs: tuple[Tensor, ...]
+    resident_bytes: int
+
+
+class Runtime:
+    """A process that runs programs, one after another; use it as a context manager.
+
+    It imports the runtime meanwhile, so start it before exporting.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[bytes] | None = None
+        self._is_ready = False
+        self._said_before = 0
+
+    def __enter__(self) -> Self:
+        """Start the process."""
+        self._errors = tempfile.TemporaryFile()
+        alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(  # noqa: S603  (this interpreter, a file of this package)
+            [sys.executable, "-P", str(_SCRIPT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, **alone},
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the process."""
+        self._end()
+        if self._errors is not None:
+            self._errors.close()
+
+    def train(
+        self, program: Program, steps: Sequence[Sequence[Tensor]], *, learning_rate: float
+    ) -> TrainedInRuntime:
+        """Take a step of SGD on each of some inputs of a training program.
+
+        Raises `UnsupportedProgramError` if the runtime has no kernel for an operator,
+        `ProgramError` if it fails, crashes or hangs.
+        """
+        tensors, numbers = self._run(program, "train", steps, learning_rate=learning_rate)
+        return TrainedInRuntime(
+            losses=tuple(numbers["losses"]),
+            first_gradients=_below("first", tensors),
+            last_gradients=_below("last" if len(steps) > 1 else "first", tensors),
+            resident_bytes=numbers["resident_bytes"],
+        )
+
+    def infer(self, program: Program, inputs: Sequence[Tensor]) -> RanInRuntime:
+        """Run an inference program; errors are those of `train`."""
+        tensors, numbers = self._run(program, "infer", [inputs])
+        return RanInRuntime(
+            outputs=tuple(tensors[str(number)] for number in range(len(tensors))),
+            resident_bytes=numbers["resident_bytes"],
+        )
+
+    def _run(
+        self, program: Program, kind: str, steps: Sequence[Sequence[Tensor]], **settings: Any
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        _check_memory(program)
+        with tempfile.TemporaryDirectory(prefix="peft-regress-edge-") as name:
+            folder = Path(name)
+            (folder / "program.pte").write_bytes(program.content)
+            names = [[f"{step}/{n}" for n in range(len(each))] for step, each in enumerate(steps)]
+            tensors = {
+                f"{step}/{n}": tensor.detach().clone().contiguous()
+                for step, each in enumerate(steps)
+                for n, tensor in enumerate(each)
+            }
+            save_file(tensors, folder / "inputs.safetensors")
+            job = {"kind": kind, "inputs": names, **settings}
+            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+            self._ask(folder)
+            numbers = json.loads((folder / "numbers.json").read_text(encoding="utf-8"))
+            return load_file(folder / "tensors.safetensors"), numbers
+
+    def _ask(self, folder: Path) -> None:
+        if not self._is_ready:
+            hello = self._answer(_START_SECONDS)
+            if "problem" in hello:
+                msg = f"the runtime does not start: {clean(hello['problem'])}"
+                raise ProgramError(msg)
+            self._is_ready = True
+        assert self._process is not None  # noqa: S101  (used as a context manager)
+        assert self._process.stdin is not None  # noqa: S101
+        assert self._errors is not None  # noqa: S101
+        self._said_before = self._errors.seek(0, os.SEEK_END)
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{folder}\n")
+            self._process.stdin.flush()
+        status = self._answer(_RUN_SECONDS)["exit"]
+        if status:
+            raise self._problem(folder, status)
+
+    def _problem(self, folder: Path, status: int) -> ProgramError | UnsupportedProgramError:
+        """Return why a run failed: what the runtime wrote last, and how the process ended."""
+        said = self._tail()
+        told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
+        path = folder / "error.json"
+        if path.exists():
+            error = json.loads(path.read_text(encoding="utf-8"))
+            ended = f"{error['type']}: {error['message']}"
+        else:
+            ended = (
+                f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
+            )
+        text = "; ".join(filter(None, (clean(told), clean(ended))))
+        if told or "0x14" in ended:
+            return UnsupportedProgramError(f"the runtime refuses the program: {text}")
+        return ProgramError(f"the runtime fails: {text}")
+
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        assert self._process is not None  # noqa: S101  (used as a context manager)
+        assert self._process.stdout is not None  # noqa: S101
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        line = self._process.stdout.readline() if ready else ""
+        if not line:
+            self._end()
+            last = clean((self._tail() or [""])[-1])
+            problem = f"ended: {last}" if ready else f"gave no answer in {seconds:.0f} s"
+            msg = f"the process of the runtime {problem}"
+            raise ProgramError(msg)
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def _tail(self) -> list[str]:
+        """Return the last lines that the process wrote to its error stream for this program."""
+        assert self._errors is not None  # noqa: S101  (used as a context manager)
+        size = self._errors.seek(0, os.SEEK_END)
+        self._errors.seek(max(size - _TAIL_BYTES, self._said_before))
+        return self._errors.read().decode("utf-8", "replace").splitlines()
+
+    def _end(self) -> None:
+        """End the process and what it forked."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def _below(which: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{which}/"
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _check_memory(program: Program) -> None:
+    """Refuse a program that this machine has no memory for: the system would end the process."""
+    needed = program.planned_bytes + program.program_bytes
+    available = _available_bytes()
+    if available is not None and needed > available:
+        msg = (
+            f"the program needs {needed:,} bytes of memory, and this machine has {available:,} left"
+        )
+        raise ProgramError(msg)
+
+
+def _available_bytes() -> int | None:
+    """Return how much memory is left; None where the system does not say it."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith("MemAvailable:")), None)
+    return None if found is None else int(found.split()[1]) * 1024

@@ -1,0 +1,74 @@
+"""Programs of tiny networks, exported once, and when there is no runtime to export for."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from tiny_network import tiny_network
+from torch import Tensor, nn
+
+from peft_regress.errors import InputError
+from peft_regress.measure.edge import training_program
+from peft_regress.measure.edge.costs import EdgeModel
+from peft_regress.measure.edge.package import require_executorch
+from peft_regress.measure.objective import Objective
+
+if TYPE_CHECKING:
+    from peft_regress.measure.edge import Program
+
+loss = Objective().loss
+
+
+@functools.cache
+def problem() -> str:
+    """Return why ExecuTorch cannot be used here; '' if it can."""
+    try:
+        require_executorch()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def needs_executorch() -> Any:
+    """Return the mark of tests that export: they are skipped where ExecuTorch does not import."""
+    return pytest.mark.skipif("__import__('edge_programs').problem()", reason="no ExecuTorch")
+
+
+def batch(*, seed: int = 0, count: int = 2) -> tuple[Tensor, Tensor]:
+    """Return images (count, 3, 12, 12) and labels (count,)."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 12, 12, generator=generator)
+    return images, torch.randint(4, (count,), generator=generator)
+
+
+def lora_model() -> nn.Module:
+    """Return the tiny network with LoRA on two layers, and its head trained."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = peft.LoraConfig(
+            r=2, target_modules=["conv", "linear"], modules_to_save=["head"], lora_alpha=2
+        )
+        return peft.get_peft_model(tiny_network(), config).eval()
+
+
+def subject(model: nn.Module, *, merged: nn.Module | None = None, steps: int = 3) -> EdgeModel:
+    """Return a model to measure, on images."""
+    batches = [batch(seed=step) for step in range(steps)]
+    return EdgeModel(
+        model=model,
+        batches=batches,
+        loss=loss,
+        merged=merged,
+        inputs=batches[0][0],
+        call=lambda model, images: model(images),
+    )
+
+
+@functools.cache
+def tiny_training() -> Program:
+    """Return the training program of the tiny network with LoRA, exported once."""
+    return training_program(lora_model(), batch(), loss=loss)

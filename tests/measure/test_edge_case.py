@@ -1,0 +1,149 @@
+"""A case whose budget limits what it takes in ExecuTorch is exported, run there, and judged."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import msgspec
+import peft
+import pytest
+import torch
+from builders import observe
+from edge_programs import needs_executorch
+from own_training import convolutional, fine_tune, measured
+from torch import nn
+
+from peft_regress import Budget
+from peft_regress.errors import InputError
+from peft_regress.gate import judge_case
+from peft_regress.measure.edge import case as edge_case
+from peft_regress.measure.edge.errors import ProgramError
+from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
+from peft_regress.runs.ledger import PLAN_METRICS, rows_of
+
+LORA = peft.LoraConfig(r=2, target_modules=["0", "6"])
+
+
+def limited(edge_train: str = "1 MB", **settings: Any) -> Any:
+    """Return a fine-tuning with LoRA, without dropout and moving statistics."""
+    usual: dict[str, Any] = {"mode": "eval", "budget": Budget(edge_train=edge_train)}
+    return fine_tune(settings.pop("adapter", LORA), **{**usual, **settings})
+
+
+@pytest.fixture(scope="module")
+def record() -> Any:
+    return measured(limited())
+
+
+@needs_executorch()
+def test_the_record_has_the_metrics_of_the_programs(record: Any) -> None:
+    values = {name: metric.value for name, metric in record.metrics.items()}
+    assert record.status == "ok"
+    assert EDGE_METRICS.keys() <= values.keys()
+    state = values["optimizer_state_bytes"]
+    assert values["edge_train_bytes"] == values["edge_train_planned_bytes"] + state
+    assert values["edge_inference_planned_bytes"] < values["edge_train_planned_bytes"]
+    assert all(record.invariants[name] for name in EDGE_INVARIANTS)
+
+
+@needs_executorch()
+def test_the_ledger_explains_each_plan(record: Any) -> None:
+    for name in PLAN_METRICS:
+        rows = rows_of(record.whole_ledger, name)
+        assert rows is not None
+        assert sum(rows.values()) == record.metrics[name].value, name
+    modules = {module for module, _ in rows_of(record.whole_ledger, "edge_train_planned_bytes")}
+    assert {"0.lora_A.default", "6.lora_B.default"} <= modules
+
+
+@needs_executorch()
+def test_the_gate_judges_the_budget(record: Any) -> None:
+    within = judge_case(record.case.id, observe(record), observe(record))
+    assert within.verdict == "unchanged"
+    over = measured(limited("100 B"))
+    case = judge_case(record.case.id, observe(record), observe(over))
+    assert case.verdict == "over_budget"
+    (reason,) = case.reasons
+    assert (reason.metric, reason.new, reason.limit) == (
+        "budget edge_train", over.metrics["edge_train_bytes"].value, 100,
+    )  # fmt: skip
+
+
+@needs_executorch()
+def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record: Any) -> None:
+    moving = measured(limited(mode=lambda model: model.train()))
+    assert moving.status == "ok"
+    assert not EDGE_METRICS.keys() & moving.metrics.keys()
+    assert moving.invariants["edge_programs_run"] is False
+    assert "1.running_mean" in moving.invariant_notes["edge_programs_run"]
+    moving = msgspec.structs.replace(moving, definition=record.definition)
+    case = judge_case(record.case.id, observe(record), observe(moving))
+    assert "invariant edge_programs_run" in {reason.metric for reason in case.reasons}
+    assert ("not judged", "budget edge_train") in {(r.kind, r.subject) for r in case.remarks}
+
+
+def without_statistics() -> nn.Module:
+    layers = [layer for layer in convolutional() if not isinstance(layer, nn.BatchNorm2d)]
+    return nn.Sequential(*layers)
+
+
+@needs_executorch()
+def test_what_draws_random_numbers_is_not_compared() -> None:
+    adapter = peft.LoraConfig(r=2, target_modules=["0"])
+    drawing = measured(limited(adapter=adapter, model=without_statistics, mode="train"))
+    assert drawing.invariants["edge_programs_run"] is True, drawing.invariant_notes
+    assert drawing.invariants["edge_losses_equal_eager"] is None
+    assert "random" in drawing.invariant_notes["edge_losses_equal_eager"]
+    assert drawing.invariants["edge_outputs_equal_eager"] is True
+
+
+@needs_executorch()
+def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started() -> None:
+        msg = "the runtime was started"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(edge_case, "Runtime", started)
+    planned = measured(limited(), trains=False)
+    assert planned.metrics["edge_train_bytes"].value > 0
+    assert not planned.invariants
+
+
+@needs_executorch()
+def test_a_failing_runtime_is_a_false_fact(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        msg = "the runtime fails: it ended by SIGSEGV"
+        raise ProgramError(msg)
+
+    monkeypatch.setattr(edge_case, "edge_programs", lambda *_, **__: None)
+    monkeypatch.setattr(edge_case, "run_programs", fails)
+    failed = measured(limited())
+    assert failed.status == "ok"
+    assert "SIGSEGV" in failed.invariant_notes["edge_programs_run"]
+    assert not EDGE_METRICS.keys() & failed.metrics.keys()
+
+
+def test_without_executorch_such_a_case_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "executorch" else real(name, *rest),
+    )
+    with pytest.raises(InputError, match="FineTune 'own/x/net': executorch is not installed") as e:
+        measured(limited())
+    assert "python -m pip install 'peft-regress[executorch]'" in str(e.value)
+
+
+def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked() -> None:
+        msg = "ExecuTorch was asked for"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(edge_case, "require_executorch", asked)
+    plain = measured(fine_tune("head", also_train=["8"], budget=Budget(peak="1 GB")))
+    assert plain.status == "ok"
+    assert not EDGE_METRICS.keys() & plain.metrics.keys()
+    assert not set(EDGE_INVARIANTS) & plain.invariants.keys()
+    assert torch.is_grad_enabled()

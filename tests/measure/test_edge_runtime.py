@@ -1,0 +1,231 @@
+"""Programs in ExecuTorch's runtime: they compute what PyTorch computes, or it is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from edge_programs import batch, lora_model, loss, needs_executorch, subject, tiny_training
+from packaging.version import Version
+from torch import Tensor, nn
+
+from peft_regress.cost.batches import leaves_of
+from peft_regress.measure.edge import (
+    ProgramError,
+    UnsupportedProgramError,
+    inference_program,
+    runtime,
+    training_program,
+)
+from peft_regress.measure.edge.costs import edge_programs, run_programs
+from peft_regress.measure.edge.eager import (
+    gradient_differences,
+    run_here,
+    same_gradients,
+    same_losses,
+    same_outputs,
+    train_here,
+)
+from peft_regress.measure.edge.package import is_installed
+from peft_regress.measure.edge.runtime import Runtime, TrainedInRuntime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = needs_executorch()
+
+
+@pytest.fixture(scope="module")
+def started() -> Iterator[Runtime]:
+    with Runtime() as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def trained(started: Runtime) -> TrainedInRuntime:
+    model = subject(lora_model())
+    here = train_here(model.model, model.batches, loss=loss)
+    steps = [leaves_of(each) for each in model.batches]
+    return started.train(tiny_training(), steps, learning_rate=here.learning_rate)
+
+
+def test_training_in_the_runtime_gives_the_losses_and_gradients_of_pytorch(
+    trained: TrainedInRuntime,
+) -> None:
+    model = subject(lora_model())
+    here = train_here(model.model, model.batches, loss=loss)
+    assert len(set(here.losses)) == 3
+    assert same_losses(here, trained) == (True, "")
+    assert same_gradients(here, trained) == (True, "")
+    off = gradient_differences(here.last_gradients, trained.last_gradients)
+    assert set(off) == {name for name, p in lora_model().named_parameters() if p.requires_grad}
+    assert max(off.values()) < 1e-5
+
+
+def test_a_process_that_trains_grows_by_the_plan_at_least(trained: TrainedInRuntime) -> None:
+    assert trained.resident_bytes > tiny_training().planned_bytes
+
+
+def test_other_weights_give_other_losses(trained: TrainedInRuntime) -> None:
+    other = lora_model()
+    with torch.no_grad():
+        other.get_parameter("base_model.model.depthwise.weight").mul_(1.001)
+    here = train_here(other, subject(other).batches, loss=loss)
+    fact = same_losses(here, trained)
+    assert fact.holds is False
+    assert fact.note.startswith("step 1: ")
+
+
+def test_an_update_that_is_not_made_shows_in_the_second_loss(started: Runtime) -> None:
+    of = subject(lora_model())
+    here = train_here(of.model, of.batches, loss=loss)
+    steps = [leaves_of(each) for each in of.batches]
+    still = started.train(tiny_training(), steps, learning_rate=0.0)
+    assert still.losses[0] == pytest.approx(here.losses[0], rel=1e-6)
+    fact = same_losses(here, still)
+    assert fact.holds is False
+    assert fact.note.startswith("step 2: ")
+
+
+def test_a_wrong_gradient_is_named(trained: TrainedInRuntime) -> None:
+    model = subject(lora_model())
+    here = train_here(model.model, model.batches, loss=loss)
+    name = "model.base_model.model.conv.lora_B.default.weight"
+    wrong = {**trained.first_gradients, name: trained.first_gradients[name] * 1.1}
+    fact = same_gradients(here, dataclasses.replace(trained, first_gradients=wrong))
+    assert fact.holds is False
+    assert fact.note == (
+        "1 of 6 gradients differ by up to 0.1 of their norm: "
+        "base_model.model.conv.lora_B.default.weight"
+    )
+    missing = {key: value for key, value in wrong.items() if key != name}
+    assert "inf" in same_gradients(here, dataclasses.replace(trained, first_gradients=missing)).note
+
+
+def test_a_gradient_that_is_not_a_number_is_wrong(trained: TrainedInRuntime) -> None:
+    model = subject(lora_model())
+    here = train_here(model.model, model.batches, loss=loss)
+    wrong = {name: each * torch.nan for name, each in trained.first_gradients.items()}
+    assert same_gradients(here, dataclasses.replace(trained, first_gradients=wrong)).holds is False
+    losses = dataclasses.replace(trained, losses=(float("nan"),) * 3)
+    assert same_losses(here, losses).holds is False
+
+
+def test_all_programs_of_a_model_run(started: Runtime) -> None:
+    model = lora_model()
+    with torch.no_grad():
+        model.get_parameter("base_model.model.conv.lora_B.default.weight").fill_(0.1)
+    merged = lora_model()
+    merged.load_state_dict(model.state_dict())
+    of = subject(model, merged=merged.merge_and_unload())
+    programs = edge_programs(of, optimizer_state_bytes=100)
+    found = run_programs(programs, of, started)
+    assert {name: fact.holds for name, fact in found.facts.items()} == {
+        "edge_programs_run": True,
+        "edge_kernels_exist": True,
+        "edge_losses_equal_eager": True,
+        "edge_gradients_equal_eager": True,
+        "edge_outputs_equal_eager": True,
+        "edge_merged_outputs_equal_eager": True,
+    }
+    metrics = programs.metrics
+    planned = metrics["edge_train_planned_bytes"].value
+    assert metrics["edge_train_bytes"].value == planned + 100
+    assert metrics["edge_inference_planned_bytes"].value < planned
+    attached = metrics["edge_inference_program_bytes"].value
+    assert metrics["edge_merged_inference_program_bytes"].value < attached
+    assert programs.plans.keys() == {name for name in metrics if name.endswith("planned_bytes")}
+
+
+def test_other_outputs_are_seen(started: Runtime) -> None:
+    model = lora_model()
+    images = batch()[0]
+    program = inference_program(model, images, call=lambda model, images: model(images))
+    ran = started.infer(program, [images])
+    here = run_here(model, images, call=lambda model, images: model(images))
+    assert same_outputs(here, ran).holds
+    fact = same_outputs(tuple(each + 0.01 for each in here), ran)
+    assert fact.holds is False
+    assert fact.note.startswith("the outputs differ by ")
+
+
+class Pooled(nn.Module):
+    """A convolution below a max pool whose windows overlap."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.pool = nn.MaxPool2d(3, stride=2)
+        self.head = nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.pool(self.conv(images)).mean(dim=(2, 3)))
+
+
+@pytest.mark.skipif(
+    is_installed() and Version(version("executorch")) > Version("1.5.1"),
+    reason="of the releases whose max pool is wrong",
+)
+def test_the_wrong_gradients_below_a_max_pool_are_seen(started: Runtime) -> None:
+    """pytorch/executorch#21686: the first loss is right, and the head's gradients."""
+    torch.manual_seed(0)
+    model = Pooled().eval()
+    of = subject(model, steps=2)
+    program = training_program(model, of.batches[0], loss=loss)
+    here = train_here(model, of.batches, loss=loss)
+    steps = [leaves_of(each) for each in of.batches]
+    there = started.train(program, steps, learning_rate=here.learning_rate)
+    assert there.losses[0] == pytest.approx(here.losses[0], rel=1e-6)
+    fact = same_gradients(here, there)
+    assert fact.holds is False
+    assert fact.note.endswith("conv.weight, conv.bias")
+
+
+def test_a_missing_kernel_is_unsupported_and_named(started: Runtime) -> None:
+    class Bessel(nn.Module):
+        def forward(self, rows: Tensor) -> Tensor:
+            return torch.special.bessel_j0(rows) + 1
+
+    program = inference_program(Bessel(), torch.zeros(4), call=lambda model, rows: model(rows))
+    with pytest.raises(UnsupportedProgramError, match=r"aten::special_bessel_j0\.out") as info:
+        started.infer(program, [torch.zeros(4)])
+    assert "\n" not in str(info.value)
+
+
+def test_a_broken_program_is_one_line_and_the_next_one_runs(started: Runtime) -> None:
+    broken = dataclasses.replace(tiny_training(), content=b"no program")
+    with pytest.raises(ProgramError, match="the runtime fails: ") as info:
+        started.train(broken, [leaves_of(batch())], learning_rate=0.1)
+    assert "\n" not in str(info.value)
+    assert started.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
+
+
+def test_a_program_larger_than_memory_is_not_started(
+    started: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "_available_bytes", lambda: 1000)
+    with pytest.raises(ProgramError, match="bytes of memory, and this machine has 1,000 left"):
+        started.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
+
+
+def test_a_runtime_that_is_killed_is_said() -> None:
+    with Runtime() as one:
+        assert one._process is not None
+        os.killpg(one._process.pid, signal.SIGKILL)
+        with pytest.raises(ProgramError, match="the process of the runtime ended"):
+            one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
+
+
+def test_a_runtime_that_does_not_start_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    script = tmp_path_factory.mktemp("runtime") / "broken.py"
+    script.write_text("import sys; sys.exit('no such symbol')", encoding="utf-8")
+    monkeypatch.setattr(runtime, "_SCRIPT", script)
+    with Runtime() as one, pytest.raises(ProgramError, match="ended: no such symbol"):
+        one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
