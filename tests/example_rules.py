@@ -77,6 +77,16 @@ RULES = (
     ),
     Rule(pattern=r"peft-regress history", how="here"),
     # The paper's tool renews what its page shows of each.
+    by(
+        r"python -m pip install 'peft-regress\[executorch\]'",
+        "tests/cli/test_cost_runtime.py",
+        "pip install 'peft-regress[executorch]'",
+    ),
+    by(
+        r"peft-regress cost .*--runtime executorch",
+        "tests/cli/test_cost_runtime.py",
+        "command(*HEAD, *RUNTIME",
+    ),
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),
