@@ -12,6 +12,7 @@ import torch
 
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.environments.checklist import networks
+from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.environments.checklist.situations import Situation
 
 _SEED: Final = 0
 # Enough to move the logits by about as much as they are: an architecture has twenty layers.
@@ -89,7 +90,7 @@ def fill(adapted: nn.Module, situation: Situation, method: PeftAdapter, *, times
 
     times: how much larger they are than usual.
     """
-    spread = times * _SPREAD[networks.is_architecture(situation.network)]
+    spread = times * _SPREAD[KNOWN_NETWORKS[situation.network].is_architecture]
     of_scales = times * _SCALE_SPREAD
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():

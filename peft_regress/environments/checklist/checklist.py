@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.environments.checklist.judge import judge
-from peft_regress.environments.checklist.messages import Examined
 from peft_regress.environments.checklist.running import Examination, Sides
 from peft_regress.environments.checklist.situations import (
     NETWORKS,
@@ -27,9 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.messages import Inspected, Situation
+    from peft_regress.environments.checklist.messages import Inspected
     from peft_regress.environments.checklist.rows import Judged
     from peft_regress.environments.checklist.running import Result
+    from peft_regress.environments.checklist.situations import Situation
     from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
@@ -161,7 +161,7 @@ def _to_time(results: Sequence[Result]) -> list[Situation]:
         for result in results
         if result.situation.network in _TIMED
         and result.situation.label == USUAL
-        and all(isinstance(side, Examined) and side.losses for side in (result.base, result.branch))
+        and all(side.losses for side in result.sides)
     ]
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.environments.checklist.messages import Examined
-from peft_regress.environments.checklist.rows import Detail, Row, name_of
+from peft_regress.environments.checklist.rows import Detail, Row, grouped, worst_of
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
@@ -23,35 +21,28 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
 
     These are the outputs of the branch from the file of the base, and from its own.
     """
-    judged = defaultdict[int, set[str]](set)
-    for part in parts:
-        if part.name in {"unmerged", "reloaded"}:
-            judged[id(part.situation)].add(part.verdict)
+    loaded = grouped(parts, lambda part: (id(part.situation), part.name))
     counts = [0, 0]
-    changed: dict[str, list[Detail]] = {"ok": [], "not measured": [], "out of bounds": []}
+    changed: dict[Verdict, list[Detail]] = {"out of bounds": [], "not measured": [], "ok": []}
     for result in results:
-        base, branch = result.base, result.branch
-        if not isinstance(base, Examined) or not isinstance(branch, Examined):
-            continue
+        base, branch = result.sides
         if not base.keys or not branch.keys:
             continue
         counts[0] += len(base.keys)
         counts[1] += len(branch.keys)
         moved = _moved(base.keys, branch.keys, branch.altered)
         if moved:
-            verdicts = judged[id(result.situation)]
-            kind = next(one for one in reversed(changed) if one in verdicts or one == "ok")
+            at = id(result.situation)
+            outputs = (*loaded[at, "unmerged"], *loaded[at, "reloaded"])
+            verdict = worst_of({part.verdict for part in outputs})
             if _of_other_types(base.keys, branch.keys):
-                kind = "out of bounds"  # A narrower type loses digits, a wider one costs bytes.
-            changed[kind].append(Detail(name_of(result.situation), moved))
-    unseen, broken = changed["not measured"], changed["out of bounds"]
-    verdict: Verdict = "ok" if counts[0] and not unseen else "not measured"
-    if broken:
-        verdict = "out of bounds"
-    count = sum(map(len, changed.values()))
-    difference = f"differ in {count_of(count, 'checkpoint')}" if count else "none"
-    if count == len(changed["ok"]) and count:
+                verdict = "out of bounds"  # A narrower type loses digits, a wider one costs bytes.
+            changed[verdict].append(Detail(str(result.situation), moved))
+    details = tuple(detail for found in changed.values() for detail in found)
+    difference = f"differ in {count_of(len(details), 'checkpoint')}" if details else "none"
+    if details and len(details) == len(changed["ok"]):
         difference += ", each converted while loading"
+    seen = {verdict for verdict, found in changed.items() if found}
     return Row(
         about="checkpoint",
         what="names, types, shapes and numbers",
@@ -59,8 +50,8 @@ def checkpoint_row(results: Sequence[Result], parts: Sequence[Part]) -> Row:
         branch=count_of(counts[1], "tensor"),
         difference=difference,
         bound="equal, or converted in one type",
-        verdict=verdict,
-        details=(*broken, *unseen, *changed["ok"]),
+        verdict=worst_of(seen) if counts[0] else "not measured",
+        details=details,
     )
 
 
@@ -114,17 +105,12 @@ def config_rows(inspected: tuple[Inspected, Inspected], outputs: Sequence[Row]) 
         bound="same function",
         verdict="ok" if not new or is_same else "shown",
     )
-    yield Row(
-        about="configuration",
-        what="removed fields",
-        difference=", ".join(gone) or "none",
-        bound="none",
-        verdict="out of bounds" if gone else "ok",
-    )
-    yield Row(
-        about="configuration",
-        what="changed defaults",
-        difference=", ".join(f"{name}: {base[name]} -> {branch[name]}" for name in moved) or "none",
-        bound="none",
-        verdict="out of bounds" if moved else "ok",
-    )
+    changes = [f"{name}: {base[name]} -> {branch[name]}" for name in moved]
+    for what, found in (("removed fields", gone), ("changed defaults", changes)):
+        yield Row(
+            about="configuration",
+            what=what,
+            difference=", ".join(found) or "none",
+            bound="none",
+            verdict="out of bounds" if found else "ok",
+        )

@@ -30,7 +30,7 @@ from peft_regress.gate.paired_times import estimate_ratio
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.environments.checklist.situations import Situation
     from peft_regress.gate.paired_times import Estimate, TimePair
 
 _MODULE: Final = "peft_regress.environments.checklist.worker"
@@ -59,7 +59,15 @@ class Result:
     branch: Examined | str | None
     """None if the base has nothing to compare with."""
     found: Mapping[str, Difference] = field(default_factory=dict)
-    """The difference of the outputs, by `unmerged` and `merged`."""
+    """The difference of the outputs, by the names of `PARTS`."""
+
+    @property
+    def sides(self) -> tuple[Examined, Examined]:
+        """What base and branch gave; nothing where there is no answer."""
+        base, branch = (
+            side if isinstance(side, Examined) else Examined() for side in (self.base, self.branch)
+        )
+        return base, branch
 
 
 @dataclass

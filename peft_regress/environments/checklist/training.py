@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.environments.checklist.situations import Situation
 
 ROUNDING: Final = 1e-7
 """Of a float32, relative: as much as another order of the same sums moves a number."""
