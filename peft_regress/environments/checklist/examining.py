@@ -24,6 +24,8 @@ from peft_regress.measure.training import single_thread
 from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from peft_regress.environments.checklist.messages import Examine, Inspect
@@ -183,8 +185,9 @@ class _Side:
 
     def _handle(self, adapted: Any, suffix: str = "") -> None:
         """Compute what the adapter gives switched off, merged, unmerged and off, merged and off."""
+        twin = copy.deepcopy(adapted)
 
-        def keep(name: str, act: Any) -> bool:
+        def keep(name: str, act: Callable[[], Tensor]) -> bool:
             output = self._try(PARTS[name], act)
             if output is not None:
                 self._outputs[name + suffix] = output
@@ -194,23 +197,20 @@ class _Side:
             with model.disable_adapter():
                 return self._output(model)
 
+        def off_after(change: Callable[[], object]) -> Tensor:
+            change()
+            return off(twin)
+
         def merged_safely() -> Tensor:
             twin.merge_adapter(safe_merge=True)
             return self._output(twin)
 
-        def restored() -> Tensor:
-            twin.unmerge_adapter()
-            return off(twin)
-
-        def off_when_merged() -> Tensor:
-            twin.merge_adapter()
-            return off(twin)
-
-        twin = copy.deepcopy(adapted)
         keep("off", lambda: off(adapted))
         keep("merged", lambda: self._output(copy.deepcopy(adapted).merge_and_unload()))
-        if keep("merged safely", merged_safely) and keep("restored", restored):
-            keep("off when merged", off_when_merged)
+        if keep("merged safely", merged_safely) and keep(
+            "restored", lambda: off_after(twin.unmerge_adapter)
+        ):
+            keep("off when merged", lambda: off_after(twin.merge_adapter))
 
     def _train(self) -> None:
         losses = functools.partial(losses_of, self._situation)
