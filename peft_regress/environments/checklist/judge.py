@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from peft_regress.environments.checklist.judge_files import checkpoint_row, config_rows
+from peft_regress.environments.checklist.judge_adapters import (
+    checkpoint_row,
+    config_rows,
+    type_rows,
+)
 from peft_regress.environments.checklist.judge_outputs import listed, output_rows, parts_of
 from peft_regress.environments.checklist.judge_training import cost_rows, loss_rows, time_row
-from peft_regress.environments.checklist.judge_types import type_rows
 from peft_regress.environments.checklist.rows import Detail, Judged
 
 if TYPE_CHECKING:

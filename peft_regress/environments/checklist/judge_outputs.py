@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.environments.checklist.differences import PARTS
@@ -18,8 +19,9 @@ from peft_regress.environments.checklist.rows import (
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from peft_regress.environments.checklist.differences import Difference
     from peft_regress.environments.checklist.messages import Examined
     from peft_regress.environments.checklist.rows import Verdict
     from peft_regress.environments.checklist.running import Result
@@ -64,43 +66,43 @@ def parts_of(result: Result) -> Iterator[Part]:
 
 
 def _part(result: Result, name: str) -> Part:
-    situation, base, branch = result.situation, result.base, result.branch
+    part = partial(Part, result.situation, name)
+    base, branch = result.base, result.branch
     if isinstance(base, str):
-        return Part(situation, name, "not measured", problem=f"the base gave no answer: {base}")
+        return part("not measured", problem=f"the base gave no answer: {base}")
     if base.unavailable:
-        problem = f"this CPU cannot compute it: {base.unavailable}"
-        return Part(situation, name, "not measured", problem=problem)
+        return part("not measured", problem=f"this CPU cannot compute it: {base.unavailable}")
     own = _failure(base, name)
     if isinstance(branch, str):
-        verdict: Verdict = "not measured" if own else "out of bounds"
-        return Part(situation, name, verdict, problem=f"the branch gave no answer: {branch}")
+        problem = f"the branch gave no answer: {branch}"
+        return part("not measured" if own else "out of bounds", problem=problem)
     others = "" if branch is None else _failure(branch, name)
     if own:
-        return Part(situation, name, "unsupported" if others else "gained", problem=own)
+        return part("unsupported" if others else "gained", problem=own)
     if others:
-        return Part(situation, name, "out of bounds", problem=f"the branch fails: {others}")
-    return _compared(result, base, name)
+        return part("out of bounds", problem=f"the branch fails: {others}")
+    return _compared(part, result.situation.dtype, result.found.get(name), base.effect)
 
 
-def _compared(result: Result, base: Examined, name: str) -> Part:
-    situation, found = result.situation, result.found.get(name)
+def _compared(
+    part: Callable[..., Part], dtype: str, found: Difference | None, effect: float
+) -> Part:
     if found is None or not math.isfinite(found.largest_base):
-        problem = "the base gives no finite output"
-        return Part(situation, name, "not measured", problem=problem)
+        return part("not measured", problem="the base gives no finite output")
     bound, apart, limit = ATOL, found.absolute, ATOL
-    if situation.dtype in HALF_BOUNDS:
-        bound, apart = HALF_BOUNDS[situation.dtype], found.relative
+    if dtype in HALF_BOUNDS:
+        bound, apart = HALF_BOUNDS[dtype], found.relative
         limit = bound * found.largest_base
     numbers = (apart / bound, apart, found.largest_base, found.largest_branch)
     if not apart <= bound:  # also for NaN
-        return Part(situation, name, "out of bounds", *numbers)
-    if not base.effect > VISIBLE * limit:  # also for NaN
+        return part("out of bounds", *numbers)
+    if not effect > VISIBLE * limit:  # also for NaN
         problem = (
-            f"not judged: the adapter itself changes outputs by {short(base.effect)}, which the "
+            f"not judged: the adapter itself changes outputs by {short(effect)}, which the "
             f"bound of {short(limit)} hides"
         )
-        return Part(situation, name, "not measured", *numbers, problem)
-    return Part(situation, name, "ok", *numbers)
+        return part("not measured", *numbers, problem)
+    return part("ok", *numbers)
 
 
 def _failure(side: Examined, name: str) -> str:

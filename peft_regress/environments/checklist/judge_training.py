@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.environments.checklist.rows import Detail, Row, grouped, short, worst_of
@@ -76,12 +77,8 @@ def _steps_to_judge(losses: Sequence[float], rounded: Sequence[float]) -> int:
 
     A network such as mobilenet_v2 without pretrained weights amplifies it a thousandfold a step.
     """
-    count = 0
-    for one, other in zip(losses, rounded, strict=False):
-        if not _relative([one], [other]) <= _ROUNDING_SHARE * LOSS_BOUND:
-            break
-        count += 1
-    return count
+    shares = (_relative([one], [other]) for one, other in zip(losses, rounded, strict=False))
+    return sum(1 for _ in takewhile(lambda share: share <= _ROUNDING_SHARE * LOSS_BOUND, shares))
 
 
 def _why_absent(branch: Examined, stage: str, what: str) -> str:
