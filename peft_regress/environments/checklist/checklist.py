@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from contextlib import ExitStack
@@ -119,13 +120,10 @@ def checklist(
             inspected = examination.inspect()
             _check_method(method, inspected)
             chosen = list(situations(method, inspected[0].fields or {}))
-            done: list[Result] = []
-
-            def count(result: Result) -> None:
-                done.append(result)
-                on_result(result, len(done), len(chosen))
-
-            results = examination.run(chosen, count)
+            done = itertools.count(1)
+            results = examination.run(
+                chosen, lambda result: on_result(result, next(done), len(chosen))
+            )
             progress("timing training steps in pairs")
             times = {one.network: examination.time(one) for one in _to_time(results)}
             packages = examination.packages("base"), examination.packages("branch")
