@@ -267,6 +267,12 @@ def test_losses_have_the_protocols_bound(last, verdict):
     assert row(found, "training").verdict == verdict
 
 
+def test_fewer_losses_than_those_of_the_base_fail():
+    training = row(judged(result(branch=examined(losses=[2.0]))), "training")
+    assert (training.verdict, training.branch) == ("out of bounds", "2.000000")
+    assert training.details[0].said == "losses differ by inf"
+
+
 def test_losses_that_rounding_moves_are_not_judged():
     branch = examined(losses=[2.0, 1.2])
     found = judged(result(base=examined(losses_rounded=[2.0, 1.1]), branch=branch))

@@ -120,8 +120,8 @@ def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
         parameter.requires_grad = True
 
 
-def set_batch_norm_momentum(model: nn.Module, momentum: float) -> None:
-    """Set how fast the running statistics of every BatchNorm follow the batches."""
+def set_batch_norm_momentum(model: nn.Module, momentum: float | None) -> None:
+    """Set how fast the running statistics of every BatchNorm follow the batches; None: averages."""
     from torch.nn.modules.batchnorm import _BatchNorm
 
     for module in model.modules():

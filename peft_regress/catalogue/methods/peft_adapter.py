@@ -104,44 +104,67 @@ class PeftAdapter(MethodProperties):
         Raises `InputError` without a rank, `UnsupportedCaseError` if the model has none of the
         targets or not such a head, or peft has no such method.
         """
-        import torch  # listing names must not cost the import
-
         self._check_rank(rank)
         of_heads = head_parameters(model, heads)
         layers = self.targets.find(model, heads=heads)
         if not layers:
             raise no_targets(self.name, model, targets=self.targets.description, heads=heads)
+        adapted = self.wrap(model, layers, self.settings(rank), seed=seed)
+        for parameter in of_heads.values():
+            parameter.requires_grad = True
+        return adapted
+
+    def wrap(
+        self,
+        model: nn.Module,
+        layers: Iterable[str],
+        settings: Mapping[str, Any],
+        *,
+        seed: int,
+        **options: Any,
+    ) -> nn.Module:
+        """Put a fresh adapter on layers by name; `options` are those of peft's `get_peft_model`.
+
+        Raises `UnsupportedCaseError` if peft has no such method, and what peft raises.
+        """
         peft = import_module("peft")
         make_config = getattr(peft, self.config, None)
         if make_config is None:
             msg = f"{self.name}: peft {peft.__version__} has no {self.config}"
             raise UnsupportedCaseError(msg)
         # peft matches a list by suffix but a pattern by full match: only a pattern is exact.
-        pattern = "|".join(re.escape(name) for name in layers)
-        config = make_config(target_modules=pattern, **self.settings(rank))
-        with torch.random.fork_rng(devices=[]), self.wrapping(), self._without_expected():
-            torch.manual_seed(seed)
-            adapted = peft.get_peft_model(model, config, adapter_name=ADAPTER)
-        self._set_trained(adapted, of_heads.values(), heads_train=True)
-        return cast("nn.Module", adapted)
+        config = make_config(target_modules="|".join(map(re.escape, layers)), **settings)
+        with self._seeded(seed):
+            adapted = peft.get_peft_model(model, config, adapter_name=ADAPTER, **options)
+        return self._with_frozen(adapted)
+
+    def read(self, base: nn.Module, folder: Path, *, seed: int = 0, **options: Any) -> nn.Module:
+        """Put the adapter that a folder has on a model; `options` are those of `from_pretrained`.
+
+        Raises what peft raises.
+        """
+        peft = import_module("peft")
+        with self._seeded(seed):
+            adapted = peft.PeftModel.from_pretrained(base, folder, adapter_name=ADAPTER, **options)
+        return self._with_frozen(adapted)
 
     @contextmanager
-    def _without_expected(self) -> Iterator[None]:
-        with warnings.catch_warnings():
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Let peft draw under a seed, without the warning that is expected."""
+        import torch  # listing names must not cost the import
+
+        with torch.random.fork_rng(devices=[]), self.wrapping(), warnings.catch_warnings():
             if self.expected_warning:
                 warnings.filterwarnings("ignore", message=self.expected_warning)
+            torch.manual_seed(seed)
             yield
 
-    def _set_trained(
-        self, adapted: nn.Module, of_heads: Iterable[nn.Parameter], *, heads_train: bool
-    ) -> None:
-        """Set what peft leaves to its users: the heads and the parameters that a method freezes."""
-        if self.frozen is not None:
-            for name, parameter in adapted.named_parameters():
-                if self.frozen in name:
-                    parameter.requires_grad = False
-        for parameter in of_heads:
-            parameter.requires_grad = heads_train
+    def _with_frozen(self, adapted: Any) -> nn.Module:
+        """Freeze what a method freezes: peft leaves that to its users."""
+        for name, parameter in adapted.named_parameters():
+            if self.frozen is not None and self.frozen in name:
+                parameter.requires_grad = False
+        return cast("nn.Module", adapted)
 
     def expected_trainable(
         self, base: nn.Module, *, heads: tuple[str, ...], rank: int | None
@@ -186,21 +209,16 @@ class PeftAdapter(MethodProperties):
         self, base: nn.Module, folder: Path, *, heads: tuple[str, ...], trainable: bool
     ) -> nn.Module:
         """Load the adapter as peft does, and the heads beside it."""
-        import torch
         from safetensors.torch import load_file
 
-        peft = import_module("peft")
         of_heads = head_parameters(base, heads)
-        with torch.random.fork_rng(devices=[]), self.wrapping(), self._without_expected():
-            torch.manual_seed(0)
-            adapted = peft.PeftModel.from_pretrained(
-                base, folder, adapter_name=ADAPTER, is_trainable=trainable
-            )
+        adapted = self.read(base, folder, is_trainable=trainable)
         # peft does not report surplus or absent tensors.
         check_names(load_file(folder / _ADAPTER_FILE), _adapter_state(adapted))
-        self._set_trained(adapted, of_heads.values(), heads_train=trainable)
+        for parameter in of_heads.values():
+            parameter.requires_grad = trainable
         load_tensors({name: p.detach() for name, p in of_heads.items()}, folder / _HEAD_FILE)
-        return cast("nn.Module", adapted)
+        return adapted
 
     def disabled(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return peft's own context in which the adapter is off."""

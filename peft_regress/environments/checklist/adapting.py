@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from peft_regress.catalogue.methods.adapter_shapes import ADAPTER
 from peft_regress.environments.checklist import networks
+from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
 from peft_regress.errors import UnsupportedCaseError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.environments.checklist.situations import Situation
 
 _SEED: Final = 0
 # Enough to move the logits by about as much as they are: an architecture has twenty layers.
@@ -39,38 +39,16 @@ def wrapped(situation: Situation, method: PeftAdapter) -> nn.Module:
     Raises `UnsupportedCaseError` if peft lacks the method or the network a target, and what peft
     raises.
     """
-    peft = import_module("peft")
-    make_config = getattr(peft, method.config, None)
-    if make_config is None:
-        msg = f"peft {peft.__version__} has no {method.config}"
-        raise UnsupportedCaseError(msg)
     model = network(situation)
     names = networks.targets(situation.network, model, method)
-    config = make_config(target_modules="|".join(map(re.escape, names)), **situation.settings)
-    with torch.random.fork_rng(devices=[]), method.wrapping():
-        torch.manual_seed(_SEED)
-        adapted = peft.get_peft_model(
-            model, config, adapter_name=ADAPTER, **_autocast(peft.get_peft_model, situation)
-        )
-    if method.frozen is not None:
-        for name, parameter in adapted.named_parameters():
-            if method.frozen in name:
-                parameter.requires_grad = False
-    return cast("nn.Module", adapted)
+    options = _autocast(import_module("peft").get_peft_model, situation)
+    return method.wrap(model, names, situation.settings, seed=_SEED, **options)
 
 
 def loaded(situation: Situation, method: PeftAdapter, folder: Path) -> nn.Module:
     """Return a network with the adapter that a folder has; raises what peft raises."""
-    peft = import_module("peft")
-    with method.wrapping(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        adapted = peft.PeftModel.from_pretrained(
-            network(situation),
-            folder,
-            adapter_name=ADAPTER,
-            **_autocast(peft.PeftModel.from_pretrained, situation),
-        )
-    return cast("nn.Module", adapted.eval())
+    options = _autocast(import_module("peft").PeftModel.from_pretrained, situation)
+    return method.read(network(situation), folder, seed=_SEED, **options).eval()
 
 
 def _autocast(function: Any, situation: Situation) -> dict[str, bool]:
@@ -89,7 +67,7 @@ def fill(adapted: nn.Module, situation: Situation, method: PeftAdapter, *, times
 
     times: how much larger they are than usual.
     """
-    spread = times * _SPREAD[networks.is_architecture(situation.network)]
+    spread = times * _SPREAD[KNOWN_NETWORKS[situation.network].is_architecture]
     of_scales = times * _SCALE_SPREAD
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad():
@@ -106,10 +84,15 @@ def fill(adapted: nn.Module, situation: Situation, method: PeftAdapter, *, times
                 parameter.add_((of_scales * drawn).to(parameter.dtype))
 
 
+def type_name(tensor: Tensor) -> str:
+    """Return the number type of a tensor."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def types_of(adapted: nn.Module) -> dict[str, str]:
     """Return the number type of each parameter of the adapter, by name."""
     return {
-        name: str(parameter.dtype).removeprefix("torch.")
+        name: type_name(parameter)
         for name, parameter in adapted.named_parameters()
         if f".{ADAPTER}" in name and parameter.is_floating_point()
     }

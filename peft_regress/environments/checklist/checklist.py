@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from contextlib import ExitStack
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from peft_regress.environments.checklist.judge import judge
-from peft_regress.environments.checklist.messages import Examined
 from peft_regress.environments.checklist.running import Examination, Sides
 from peft_regress.environments.checklist.situations import (
     NETWORKS,
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from peft_regress.catalogue.methods import PeftAdapter
-    from peft_regress.environments.checklist.messages import Inspected, Situation
+    from peft_regress.environments.checklist.messages import Inspected
     from peft_regress.environments.checklist.rows import Judged
     from peft_regress.environments.checklist.running import Result
+    from peft_regress.environments.checklist.situations import Situation
     from peft_regress.environments.overlay.folder import Overlay
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
 
@@ -119,13 +120,10 @@ def checklist(
             inspected = examination.inspect()
             _check_method(method, inspected)
             chosen = list(situations(method, inspected[0].fields or {}))
-            done: list[Result] = []
-
-            def count(result: Result) -> None:
-                done.append(result)
-                on_result(result, len(done), len(chosen))
-
-            results = examination.run(chosen, count)
+            done = itertools.count(1)
+            results = examination.run(
+                chosen, lambda result: on_result(result, next(done), len(chosen))
+            )
             progress("timing training steps in pairs")
             times = {one.network: examination.time(one) for one in _to_time(results)}
             packages = examination.packages("base"), examination.packages("branch")
@@ -161,7 +159,7 @@ def _to_time(results: Sequence[Result]) -> list[Situation]:
         for result in results
         if result.situation.network in _TIMED
         and result.situation.label == USUAL
-        and all(isinstance(side, Examined) and side.losses for side in (result.base, result.branch))
+        and all(side.losses for side in result.sides)
     ]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.checklist.checklist import scope_sentence
+from peft_regress.environments.checklist.rows import grouped
 from peft_regress.environments.checklist.situations import find_method
 from peft_regress.report.document import Box, Code, Line, Section
 from peft_regress.report.table import Row as TableRow
@@ -15,10 +17,10 @@ from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from peft_regress.environments.checklist.checklist import Checklist
-    from peft_regress.environments.checklist.rows import About, Detail, Row
+    from peft_regress.environments.checklist.rows import About, Detail, Row, Verdict
     from peft_regress.report.document import Words
     from peft_regress.report.layout import Style
 
@@ -34,6 +36,7 @@ _TITLES: Final[dict[About, str]] = {
     "cost": "cost of a training step, counted, all networks and configurations",
     "time": "time of a training step in pairs: ratio, interval of 95 %; never judged",
 }
+_COUNTED: Final[tuple[Verdict, ...]] = ("ok", "out of bounds", "not measured")
 _OUTCOMES: Final = {
     0: "no measured row is out of bounds",
     1: "out of bounds",
@@ -47,7 +50,7 @@ def checklist_document(checklist: Checklist) -> list[Section]:
     rows = checklist.judged.rows
     return [
         _heading(checklist),
-        Section(title="boxes of the protocol:", body=tuple(_boxes(checklist)), level=3),
+        Section(title="boxes of the protocol:", body=tuple(boxes(checklist)), level=3),
         *(_table_section(about, rows) for about in _TITLES if any(r.about == about for r in rows)),
         *_problems(rows),
         *_listed("neither side can do:", checklist.judged.unsupported),
@@ -57,13 +60,10 @@ def checklist_document(checklist: Checklist) -> list[Section]:
 
 
 def _outcome(checklist: Checklist) -> str:
-    code = checklist.judged.exit_code
-    counts = {
-        verdict: sum(row.verdict == verdict for row in checklist.judged.rows)
-        for verdict in ("ok", "out of bounds", "not measured")
-    }
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-    return f"{_OUTCOMES[code]} ({said})"
+    verdicts = Counter(row.verdict for row in checklist.judged.rows)
+    counted = [one for one in _COUNTED if verdicts[one]]
+    said = ", ".join(f"{verdicts[one]} {one}" for one in counted)
+    return f"{_OUTCOMES[checklist.judged.exit_code]} ({said})"
 
 
 def _heading(checklist: Checklist) -> Section:
@@ -102,76 +102,58 @@ def _installed(checklist: Checklist) -> Iterator[str]:
             yield clean(f"installed for the {side}: {listed}", longest=400)
 
 
-def _boxes(checklist: Checklist) -> Iterator[Box]:
-    """Yield the protocol's boxes; those that this command measures are ticked if they passed."""
-    for words, is_ticked in boxes(checklist):
-        yield Box(words, is_ticked=is_ticked)
-
-
-def boxes(checklist: Checklist) -> Iterator[tuple[Words, bool]]:
-    """Yield each box and whether it is ticked: only what was measured and is within bounds."""
-    rows = checklist.judged.rows
+def boxes(checklist: Checklist) -> Iterator[Box]:
+    """Yield the protocol's boxes; ticked is only what was measured and is within bounds."""
     name = find_method(checklist.method).config.removesuffix("Config").lower()
-
-    def passed(*about: About) -> bool:
-        chosen = [row for row in rows if row.about in about]
-        return any(row.verdict == "ok" for row in chosen) and all(
-            row.verdict in {"ok", "shown"} for row in chosen
-        )
-
-    yield ("unit tests of the method: not run here;", Code(f"pytest tests -k {name}")), False
-    yield (
-        (
-            "regression tests of stored checkpoints: not run here;",
-            Code(f"pytest tests/regression/test_state_dict.py --regression -k {name}"),
+    regression = f"pytest tests/regression/test_state_dict.py --regression -k {name}"
+    # What each box says, and the rows that it stands for.
+    protocol: dict[Words, tuple[About, ...]] = {
+        ("unit tests of the method: not run here;", Code(f"pytest tests -k {name}")): (),
+        ("regression tests of stored checkpoints: not run here;", Code(regression)): (),
+        "state dict: checkpoints of the base load in the branch and give the same outputs": (
+            "checkpoint",
+            "outputs",
         ),
-        False,
-    )
-    loaded = passed("checkpoint", "outputs")
-    yield "state dict: checkpoints of the base load in the branch and give the same outputs", loaded
-    new = next(row for row in rows if row.about == "configuration")
-    fields = passed("configuration") and new.verdict == "ok"
-    yield "configuration: defaults mean what they did, none is gone", fields
-    yield (
+        "configuration: defaults mean what they did, none is gone": ("configuration",),
         (
             "benchmark: MetaMathQA on base and branch needs CUDA and is not done; in",
             Code("method_comparison/MetaMathQA"),
             Code(f"python run.py -v experiments/{name}/EXPERIMENT"),
+        ): (),
+        "benchmark, what a CPU can show of it: losses of short trainings, FLOPs, peak bytes": (
+            "training",
+            "cost",
         ),
-        False,
-    )
-    yield (
-        "benchmark, what a CPU can show of it: losses of short trainings, FLOPs, peak bytes",
-        passed("training", "cost"),
-    )
-    yield (
-        "script, on this CPU and these networks: outputs unmerged and merged in all number types",
-        passed("outputs", "types"),
-    )
-    yield "script, on CUDA with a real or tiny-random model: not done", False
-    yield "report: all results are in the pull request: yours to do", False
+        "script, on this CPU and these networks: outputs unmerged and merged in all number types": (
+            "outputs",
+            "types",
+        ),
+        "script, on CUDA with a real or tiny-random model: not done": (),
+        "report: all results are in the pull request: yours to do": (),
+    }
+    for words, about in protocol.items():
+        verdicts = {row.verdict for row in checklist.judged.rows if row.about in about}
+        yield Box(words, is_ticked=verdicts == {"ok"})
 
 
 def _table_section(about: About, rows: tuple[Row, ...]) -> Section:
+    shown = (
+        (
+            row.what,
+            "" if row.configurations is None else str(row.configurations),
+            row.base,
+            row.branch,
+            row.difference,
+            row.bound,
+            row.verdict,
+        )
+        for row in rows
+        if row.about == about
+    )
     table = Table(
         headings=("what", "configs", "base", "branch", "difference", "bound", "verdict"),
         rows=tuple(
-            TableRow(
-                cells=tuple(
-                    clean(text, longest=300)
-                    for text in (
-                        row.what,
-                        "" if row.configurations is None else str(row.configurations),
-                        row.base,
-                        row.branch,
-                        row.difference,
-                        row.bound,
-                        row.verdict,
-                    )
-                )
-            )
-            for row in rows
-            if row.about == about
+            TableRow(cells=tuple(clean(cell, longest=300) for cell in cells)) for cells in shown
         ),
         numbers=(1, 2, 3),
     )
@@ -186,21 +168,21 @@ def _problems(rows: tuple[Row, ...]) -> Iterator[Section]:
 
 def _listed(title: str, found: Sequence[Detail]) -> Iterator[Section]:
     """Yield a section with each problem once, and where it is."""
-    places: dict[str, dict[str, None]] = defaultdict(dict)
-    for detail in found:
-        places[detail.said][detail.where] = None
-    if not places:
+    problems = grouped(found, lambda detail: detail.said)
+    if not problems:
         return
     lines = [
-        Line(clean(f"{said}: {_joined(list(where))}", longest=400), most_lines=4)
-        for said, where in list(places.items())[:_MOST_DETAILS]
+        Line(clean(f"{said}: {_places(details)}", longest=400), most_lines=4)
+        for said, details in islice(problems.items(), _MOST_DETAILS)
     ]
-    if len(places) > _MOST_DETAILS:
-        lines.append(Line(f"and {count_of(len(places) - _MOST_DETAILS, 'more line')} in the JSON"))
+    if len(problems) > _MOST_DETAILS:
+        more = count_of(len(problems) - _MOST_DETAILS, "more line")
+        lines.append(Line(f"and {more} in the JSON"))
     yield Section(title=title, body=tuple(lines), level=3)
 
 
-def _joined(places: Sequence[str]) -> str:
+def _places(details: Sequence[Detail]) -> str:
+    places = list(dict.fromkeys(detail.where for detail in details))
     more = len(places) - _MOST_PLACES
     shown = "; ".join(places[:_MOST_PLACES])
     return f"{shown}; {count_of(more, 'more place')}" if more > 0 else shown
@@ -210,39 +192,27 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
     """Return `{schema_version, exit_code, method, rows, boxes, ...}`."""
     judged = checklist.judged
     effect = judged.smallest_effect
+    base, branch = (
+        {"packages": dict(packages), "installed": dict(installed)}
+        for packages, installed in zip(checklist.packages, checklist.installed, strict=True)
+    )
+
+    def encoded(details: Iterable[Detail]) -> list[dict[str, str]]:
+        return [detail._asdict() for detail in details]
+
     return {
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": judged.exit_code,
         "method": checklist.method,
         "requirements": list(checklist.requirements),
-        "base": {
-            "name": checklist.base,
-            "packages": dict(checklist.packages[0]),
-            "installed": dict(checklist.installed[0]),
-        },
-        "branch": {
-            "packages": dict(checklist.packages[1]),
-            "installed": dict(checklist.installed[1]),
-        },
+        "base": {"name": checklist.base, **base},
+        "branch": branch,
         "remarks": list(checklist.remarks),
         "scope": scope_sentence(checklist),
         "situations": checklist.situations,
         "seconds": checklist.seconds,
         "smallest_effect": None if math.isnan(effect) else effect,
-        "rows": [
-            {
-                "about": row.about,
-                "what": row.what,
-                "configurations": row.configurations,
-                "base": row.base,
-                "branch": row.branch,
-                "difference": row.difference,
-                "bound": row.bound,
-                "verdict": row.verdict,
-                "details": [detail._asdict() for detail in row.details],
-            }
-            for row in judged.rows
-        ],
+        "rows": [{**vars(row), "details": encoded(row.details)} for row in judged.rows],
         "boxes": [
             {
                 "text": words if isinstance(words, str) else " ".join(words),
@@ -250,6 +220,6 @@ def encode_checklist(checklist: Checklist) -> dict[str, Any]:
             }
             for words, is_ticked in boxes(checklist)
         ],
-        "unsupported": [detail._asdict() for detail in judged.unsupported],
-        "gained": [detail._asdict() for detail in judged.gained],
+        "unsupported": encoded(judged.unsupported),
+        "gained": encoded(judged.gained),
     }

@@ -69,6 +69,4 @@ def _largest(outputs: NDArray[np.float32]) -> float:
 
 
 def _apart(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    if one.shape != other.shape:
-        return float("inf")
-    return float(np.abs(one - other).max())
+    return _largest(one - other) if one.shape == other.shape else float("inf")

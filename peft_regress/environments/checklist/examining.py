@@ -15,15 +15,25 @@ from safetensors.torch import load_file, save_file
 
 from peft_regress.cost.measuring import on_fake_or_real
 from peft_regress.environments.checklist import networks
-from peft_regress.environments.checklist.adapting import fill, loaded, network, types_of, wrapped
+from peft_regress.environments.checklist.adapting import (
+    fill,
+    loaded,
+    network,
+    type_name,
+    types_of,
+    wrapped,
+)
 from peft_regress.environments.checklist.differences import AGAIN, PARTS
 from peft_regress.environments.checklist.messages import Examined, Inspected
 from peft_regress.environments.checklist.situations import find_method
 from peft_regress.environments.checklist.training import ROUNDING, costs_of, losses_of
+from peft_regress.measure.invariants.outputs import agree
 from peft_regress.measure.training import single_thread
 from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor, nn
 
     from peft_regress.environments.checklist.messages import Examine, Inspect
@@ -85,9 +95,10 @@ class _Side:
         )
 
     def examined(self) -> Examined:
-        unavailable = self._unavailable()
-        if unavailable:
-            return Examined(unavailable=unavailable)
+        try:
+            self._output(network(self._situation))
+        except RuntimeError as error:
+            return Examined(unavailable=f"{self._situation.dtype}: {error}")
         if self._is_base:
             self._make()
         else:
@@ -97,14 +108,6 @@ class _Side:
         if self._situation.trains and "adapting" not in self._failures:
             self._train()
         return Examined(failures=self._failures, types=self._types, **self._found)
-
-    def _unavailable(self) -> str:
-        """Return why the network without an adapter cannot compute here; empty if it can."""
-        try:
-            self._output(network(self._situation))
-        except RuntimeError as error:
-            return f"{self._situation.dtype}: {error}"
-        return ""
 
     def _make(self) -> None:
         """Save a fresh adapter with numbers in it, and load it again: no release is asked more."""
@@ -160,8 +163,7 @@ class _Side:
         cast("Any", adapted).save_pretrained(folder, save_embedding_layers=False)
         tensors = load_file(folder / _ADAPTER_FILE)
         self._found["keys"] = {
-            name: f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-            for name, tensor in tensors.items()
+            name: f"{type_name(tensor)} {list(tensor.shape)}" for name, tensor in tensors.items()
         }
         of_base = load_file(self._folder / _FOLDER[True] / _ADAPTER_FILE)
         self._found["altered"] = sorted(
@@ -183,8 +185,9 @@ class _Side:
 
     def _handle(self, adapted: Any, suffix: str = "") -> None:
         """Compute what the adapter gives switched off, merged, unmerged and off, merged and off."""
+        twin = copy.deepcopy(adapted)
 
-        def keep(name: str, act: Any) -> bool:
+        def keep(name: str, act: Callable[[], Tensor]) -> bool:
             output = self._try(PARTS[name], act)
             if output is not None:
                 self._outputs[name + suffix] = output
@@ -194,23 +197,20 @@ class _Side:
             with model.disable_adapter():
                 return self._output(model)
 
+        def off_after(change: Callable[[], object]) -> Tensor:
+            change()
+            return off(twin)
+
         def merged_safely() -> Tensor:
             twin.merge_adapter(safe_merge=True)
             return self._output(twin)
 
-        def restored() -> Tensor:
-            twin.unmerge_adapter()
-            return off(twin)
-
-        def off_when_merged() -> Tensor:
-            twin.merge_adapter()
-            return off(twin)
-
-        twin = copy.deepcopy(adapted)
         keep("off", lambda: off(adapted))
         keep("merged", lambda: self._output(copy.deepcopy(adapted).merge_and_unload()))
-        if keep("merged safely", merged_safely) and keep("restored", restored):
-            keep("off when merged", off_when_merged)
+        if keep("merged safely", merged_safely) and keep(
+            "restored", lambda: off_after(twin.unmerge_adapter)
+        ):
+            keep("off when merged", lambda: off_after(twin.merge_adapter))
 
     def _train(self) -> None:
         losses = functools.partial(losses_of, self._situation)
@@ -243,8 +243,5 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     """
     if one.shape != other.shape or one.dtype != other.dtype:
         return True  # told by type and shape
-    if not one.is_floating_point():
-        return one.equal(other)
-    apart = (one.float() - other.float()).abs()
-    rounding = 4 * torch.finfo(one.dtype).eps * float(other.float().abs().max())
-    return bool((apart <= rounding).all())
+    tolerance = 4 * torch.finfo(one.dtype).eps if one.is_floating_point() else 0.0
+    return agree((one.double(),), (other.double(),), tolerance=tolerance)

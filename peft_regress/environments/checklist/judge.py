@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from peft_regress.environments.checklist.judge_files import checkpoint_row, config_rows
+from peft_regress.environments.checklist.judge_adapters import (
+    checkpoint_row,
+    config_rows,
+    type_rows,
+)
 from peft_regress.environments.checklist.judge_outputs import listed, output_rows, parts_of
 from peft_regress.environments.checklist.judge_training import cost_rows, loss_rows, time_row
-from peft_regress.environments.checklist.judge_types import type_rows
-from peft_regress.environments.checklist.messages import Examined
-from peft_regress.environments.checklist.rows import Detail, Judged, name_of, said_by
+from peft_regress.environments.checklist.rows import Detail, Judged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from peft_regress.environments.checklist.messages import Inspected
     from peft_regress.environments.checklist.running import Result
@@ -28,7 +30,7 @@ def judge(
     """Return the rows of a comparison."""
     parts = [part for result in results for part in parts_of(result)]
     outputs = list(output_rows(parts))
-    rows = [
+    rows = (
         *outputs,
         *type_rows(results),
         checkpoint_row(results, parts),
@@ -36,27 +38,18 @@ def judge(
         *loss_rows(results),
         *cost_rows(results),
         *(time_row(name, estimate) for name, estimate in times.items()),
-    ]
-    effects = [
-        result.base.effect
+    )
+    # Where the base itself fails to train, or its step cannot be counted.
+    refused = [
+        Detail(str(result.situation), said)
+        for stage in ("training", "cost")
         for result in results
-        if isinstance(result.base, Examined) and result.found
+        if (said := result.sides[0].failure_at(stage))
     ]
+    effects = [result.sides[0].effect for result in results if result.found]
     return Judged(
-        rows=tuple(rows),
-        unsupported=(
-            *listed(parts, "unsupported"),
-            *_refused(results, "training"),
-            *_refused(results, "cost"),
-        ),
+        rows=rows,
+        unsupported=(*listed(parts, "unsupported"), *refused),
         gained=tuple(listed(parts, "gained")),
         smallest_effect=min(effects, default=math.nan),
     )
-
-
-def _refused(results: Sequence[Result], stage: str) -> Iterator[Detail]:
-    """Yield where the base itself fails to train, or its step cannot be counted."""
-    for result in results:
-        if isinstance(result.base, Examined) and stage in result.base.failures:
-            said = f"{stage}: {said_by(result.base.failures[stage])}"
-            yield Detail(name_of(result.situation), said)

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from peft_regress.environments.checklist.differences import PARTS
 from peft_regress.environments.checklist.rows import (
-    SHOWN_NETWORKS,
     Detail,
     Row,
+    grouped,
+    joined,
     percent,
-    place_of,
-    said_by,
     short,
+    worst_of,
 )
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from peft_regress.environments.checklist.messages import Examined, Situation
+    from peft_regress.environments.checklist.differences import Difference
+    from peft_regress.environments.checklist.messages import Examined
     from peft_regress.environments.checklist.rows import Verdict
     from peft_regress.environments.checklist.running import Result
+    from peft_regress.environments.checklist.situations import Situation
 
 ATOL: Final = 1e-4
 """The protocol's bound on an output, which is of the order of 1 in every network here."""
@@ -60,121 +62,96 @@ class Part(NamedTuple):
 
 def parts_of(result: Result) -> Iterator[Part]:
     """Judge each output of one situation."""
-    for name in PARTS:
-        yield _part(result, name)
+    return (_part(result, name) for name in PARTS)
 
 
 def _part(result: Result, name: str) -> Part:
-    situation, base, branch = result.situation, result.base, result.branch
+    part = partial(Part, result.situation, name)
+    base, branch = result.base, result.branch
     if isinstance(base, str):
-        return Part(situation, name, "not measured", problem=f"the base gave no answer: {base}")
+        return part("not measured", problem=f"the base gave no answer: {base}")
     if base.unavailable:
-        problem = f"this CPU cannot compute it: {base.unavailable}"
-        return Part(situation, name, "not measured", problem=problem)
+        return part("not measured", problem=f"this CPU cannot compute it: {base.unavailable}")
     own = _failure(base, name)
     if isinstance(branch, str):
-        verdict: Verdict = "not measured" if own else "out of bounds"
-        return Part(situation, name, verdict, problem=f"the branch gave no answer: {branch}")
+        problem = f"the branch gave no answer: {branch}"
+        return part("not measured" if own else "out of bounds", problem=problem)
     others = "" if branch is None else _failure(branch, name)
     if own:
-        kind: Literal["unsupported", "gained"] = "unsupported" if others else "gained"
-        return Part(situation, name, kind, problem=own)
+        return part("unsupported" if others else "gained", problem=own)
     if others:
-        return Part(situation, name, "out of bounds", problem=f"the branch fails: {others}")
-    return _compared(result, base, name)
+        return part("out of bounds", problem=f"the branch fails: {others}")
+    return _compared(part, result.situation.dtype, result.found.get(name), base.effect)
 
 
-def _compared(result: Result, base: Examined, name: str) -> Part:
-    situation, found = result.situation, result.found.get(name)
+def _compared(
+    part: Callable[..., Part], dtype: str, found: Difference | None, effect: float
+) -> Part:
     if found is None or not math.isfinite(found.largest_base):
-        problem = "the base gives no finite output"
-        return Part(situation, name, "not measured", problem=problem)
-    is_half = situation.dtype in HALF_BOUNDS
-    bound = HALF_BOUNDS[situation.dtype] if is_half else ATOL
-    apart = found.relative if is_half else found.absolute
-    limit = bound * found.largest_base if is_half else bound
+        return part("not measured", problem="the base gives no finite output")
+    bound, apart, limit = ATOL, found.absolute, ATOL
+    if dtype in HALF_BOUNDS:
+        bound, apart = HALF_BOUNDS[dtype], found.relative
+        limit = bound * found.largest_base
     numbers = (apart / bound, apart, found.largest_base, found.largest_branch)
     if not apart <= bound:  # also for NaN
-        return Part(situation, name, "out of bounds", *numbers)
-    if not base.effect > VISIBLE * limit:  # also for NaN
+        return part("out of bounds", *numbers)
+    if not effect > VISIBLE * limit:  # also for NaN
         problem = (
-            f"not judged: the adapter itself changes outputs by {short(base.effect)}, which the "
+            f"not judged: the adapter itself changes outputs by {short(effect)}, which the "
             f"bound of {short(limit)} hides"
         )
-        return Part(situation, name, "not measured", *numbers, problem)
-    return Part(situation, name, "ok", *numbers)
+        return part("not measured", *numbers, problem)
+    return part("ok", *numbers)
 
 
 def _failure(side: Examined, name: str) -> str:
     """Return why a side has no output of this name; empty if it has one."""
     before = ("merging",) if PARTS[name] == "unmerging" else ()
-    for stage in ("adapting", "loading", *before, PARTS[name]):
-        if stage in side.failures:
-            return f"{stage}: {said_by(side.failures[stage])}"
-    return ""
+    return side.failure_at("adapting", "loading", *before, PARTS[name])
 
 
 def output_rows(parts: Sequence[Part]) -> Iterator[Row]:
     """Yield a row for each network and number type that was compared."""
-    groups: dict[tuple[str, str], list[Part]] = defaultdict(list)
-    for part in parts:
-        if part.verdict not in {"unsupported", "gained"}:
-            groups[part.situation.network, part.situation.numbers].append(part)
-    for (network, numbers), members in groups.items():
+    compared = (part for part in parts if part.verdict not in {"unsupported", "gained"})
+    for place, members in grouped(compared, lambda part: part.situation.place).items():
         worst = max(members, key=lambda part: math.inf if math.isnan(part.share) else part.share)
         dtype = worst.situation.dtype
-        bound = HALF_BOUNDS.get(dtype, ATOL)
         shown = percent if dtype in HALF_BOUNDS else short
-        was_compared = any(part.bases for part in members)
+        numbers = (short(worst.bases), short(worst.branches), shown(worst.apart))
+        base, branch, difference = numbers if any(part.bases for part in members) else ("", "", "")
+        details = [
+            Detail(f"{place} ({joined(one.situation.label for one in found)})", problem)
+            for problem, found in grouped(members, lambda part: part.problem).items()
+            if problem
+        ]
+        count = sum(part.is_apart for part in members)
+        if count:
+            most = f"{worst.situation.label}, {worst.name}, by {shown(worst.apart)}"
+            said = f"{count} of {count_of(len(members), 'output')} differ, most {most}"
+            details.insert(0, Detail(place, said))
         yield Row(
             about="outputs",
-            what=f"{SHOWN_NETWORKS[network]}, {numbers}",
+            what=place,
             configurations=len({part.situation.label for part in members}),
-            base=short(worst.bases) if was_compared else "",
-            branch=short(worst.branches) if was_compared else "",
-            difference=shown(worst.apart) if was_compared else "",
-            bound=shown(bound),
-            verdict=_worst_verdict(members),
-            details=(*_apart(members, worst, shown), *_problems(members)),
+            base=base,
+            branch=branch,
+            difference=difference,
+            bound=shown(HALF_BOUNDS.get(dtype, ATOL)),
+            verdict=worst_of({part.verdict for part in members}),
+            details=tuple(details),
         )
-
-
-def _worst_verdict(members: Sequence[Part]) -> Verdict:
-    verdicts = {part.verdict for part in members}
-    if "out of bounds" in verdicts:
-        return "out of bounds"
-    return "not measured" if "not measured" in verdicts else "ok"
-
-
-def _apart(members: Sequence[Part], worst: Part, shown: Callable[[float], str]) -> Iterator[Detail]:
-    """Yield how many outputs of a row differ, and which one most."""
-    count = sum(part.is_apart for part in members)
-    if count:
-        most = f"{worst.situation.label}, {worst.name}, by {shown(worst.apart)}"
-        yield Detail(
-            place_of(worst.situation),
-            f"{count} of {count_of(len(members), 'output')} differ, most {most}",
-        )
-
-
-def _problems(members: Sequence[Part]) -> Iterator[Detail]:
-    """Yield what else is wrong in a row, each problem once with its configurations."""
-    labels: dict[str, dict[str, None]] = defaultdict(dict)
-    for part in members:
-        if part.problem:
-            labels[part.problem][part.situation.label] = None
-    place = place_of(members[0].situation)
-    for problem, settings in labels.items():
-        yield Detail(f"{place} ({', '.join(settings)})", problem)
 
 
 def listed(parts: Sequence[Part], verdict: str) -> Iterator[Detail]:
     """Yield the networks and configurations of a verdict, each problem once."""
-    labels: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
-    for part in parts:
+    chosen = (
+        part
+        for part in parts
         # What cannot be wrapped cannot be merged or loaded again either: named once.
-        is_repeated = part.name != "unmerged" and not part.problem.startswith(PARTS[part.name])
-        if part.verdict == verdict and not is_repeated:
-            labels[part.situation.network, part.problem][part.situation.label] = None
-    for (network, problem), settings in labels.items():
-        yield Detail(f"{SHOWN_NETWORKS[network]} ({', '.join(settings)})", problem)
+        if part.verdict == verdict
+        and (part.name == "unmerged" or part.problem.startswith(PARTS[part.name]))
+    )
+    places = grouped(chosen, lambda part: (part.situation.layer, part.problem))
+    for (layer, problem), found in places.items():
+        yield Detail(f"{layer} ({joined(part.situation.label for part in found)})", problem)

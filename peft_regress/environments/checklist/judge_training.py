@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from itertools import takewhile
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.environments.checklist.messages import Examined
-from peft_regress.environments.checklist.rows import (
-    SHOWN_NETWORKS,
-    Detail,
-    Row,
-    name_of,
-    said_by,
-    short,
-)
+from peft_regress.environments.checklist.rows import Detail, Row, grouped, short, worst_of
+from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from peft_regress.environments.checklist.messages import Examined
     from peft_regress.environments.checklist.rows import Verdict
     from peft_regress.environments.checklist.running import Result
     from peft_regress.gate.paired_times import Estimate
@@ -34,51 +28,46 @@ _ROUNDING_SHARE: Final = 0.1
 
 def loss_rows(results: Sequence[Result]) -> Iterator[Row]:
     """Yield the losses of short trainings by network: the worst configuration and step."""
-    groups: dict[str, list[Result]] = defaultdict(list)
-    for result in results:
-        if result.situation.trains and isinstance(result.base, Examined) and result.base.losses:
-            groups[result.situation.network].append(result)
-    for network, members in groups.items():
-        yield _loss_row(network, members)
+    trained = (one for one in results if one.situation.trains and one.sides[0].losses)
+    for layer, members in grouped(trained, lambda result: result.situation.layer).items():
+        yield _loss_row(layer, members)
 
 
-def _loss_row(network: str, members: Sequence[Result]) -> Row:
-    worst, ends = -1.0, (math.nan, math.nan)
-    steps: list[int] = []
-    details: list[Detail] = []
+def _loss_row(layer: str, members: Sequence[Result]) -> Row:
+    worst, ends = -1.0, ("", "")
+    counts: list[int] = []
     verdicts: set[Verdict] = set()
+    details: list[Detail] = []
     for result in members:
-        assert isinstance(result.base, Examined)  # noqa: S101  (the caller chose it)
-        losses = result.base.losses
-        count = _steps_to_judge(losses, result.base.losses_rounded)
-        steps.append(count)
-        where = name_of(result.situation)
-        found = result.branch.losses if isinstance(result.branch, Examined) else []
-        if not found:
-            verdicts.add("out of bounds")
-            details.append(Detail(where, _why_untrained(result)))
+        base, branch = result.sides
+        count = _steps_to_judge(base.losses, base.losses_rounded)
+        counts.append(count)
+        verdict: Verdict = "out of bounds"
+        if not branch.losses:
+            said = _why_absent(branch, "training", "losses")
         elif not count:
-            verdicts.add("not measured")
-            details.append(Detail(where, "rounding alone moves the first loss of the base"))
+            verdict, said = "not measured", "rounding alone moves the first loss of the base"
         else:
-            apart = _relative(losses[:count], found[:count])
-            if not apart <= LOSS_BOUND:
-                verdicts.add("out of bounds")
-                details.append(Detail(where, f"losses differ by {short(apart)}"))
+            losses, others = base.losses[:count], branch.losses[:count]
+            apart = _relative(losses, others)
             if not apart <= worst:
-                worst, ends = apart, (losses[count - 1], found[count - 1])
-    most = max(len(one.base.losses) for one in members if isinstance(one.base, Examined))
-    judged = f"{min(steps)}" if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
-    was_compared = worst >= 0 or math.isnan(worst)
+                worst, ends = apart, (f"{losses[-1]:.6f}", f"{others[-1]:.6f}")
+            if apart <= LOSS_BOUND:
+                continue
+            said = f"losses differ by {short(apart)}"
+        verdicts.add(verdict)
+        details.append(Detail(str(result.situation), said))
+    fewest, most = min(counts), max(counts)
+    judged = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     return Row(
         about="training",
-        what=f"{SHOWN_NETWORKS[network]}, {judged} of {most} steps",
+        what=f"{layer}, {judged} of {max(len(one.sides[0].losses) for one in members)} steps",
         configurations=len(members),
-        base=f"{ends[0]:.6f}" if was_compared else "",
-        branch=f"{ends[1]:.6f}" if was_compared else "",
-        difference=short(worst) if was_compared else "",
+        base=ends[0],
+        branch=ends[1],
+        difference=short(worst) if any(ends) else "",
         bound=short(LOSS_BOUND),
-        verdict=next((one for one in ("out of bounds", "not measured") if one in verdicts), "ok"),
+        verdict=worst_of(verdicts),
         details=tuple(details),
     )
 
@@ -88,20 +77,13 @@ def _steps_to_judge(losses: Sequence[float], rounded: Sequence[float]) -> int:
 
     A network such as mobilenet_v2 without pretrained weights amplifies it a thousandfold a step.
     """
-    count = 0
-    for one, other in zip(losses, rounded, strict=False):
-        if not _relative([one], [other]) <= _ROUNDING_SHARE * LOSS_BOUND:
-            break
-        count += 1
-    return count
+    shares = (_relative([one], [other]) for one, other in zip(losses, rounded, strict=False))
+    return sum(1 for _ in takewhile(lambda share: share <= _ROUNDING_SHARE * LOSS_BOUND, shares))
 
 
-def _why_untrained(result: Result) -> str:
-    if isinstance(result.branch, Examined):
-        failure = result.branch.failures.get("training")
-        if failure is not None:
-            return f"the branch fails: training: {said_by(failure)}"
-    return "the branch gave no losses"
+def _why_absent(branch: Examined, stage: str, what: str) -> str:
+    failure = branch.failure_at(stage)
+    return f"the branch fails: {failure}" if failure else f"the branch gave no {what}"
 
 
 def _relative(losses: Sequence[float], others: Sequence[float]) -> float:
@@ -129,21 +111,19 @@ def cost_rows(results: Sequence[Result]) -> Iterator[Row]:
         more: list[Detail] = []
         unpriced: list[Detail] = []
         for result in results:
-            if not isinstance(result.base, Examined) or metric not in result.base.costs:
+            base, branch = result.sides
+            before, after = base.costs.get(metric), branch.costs.get(metric)
+            where = str(result.situation)
+            if before is None:
                 continue
-            before = result.base.costs[metric]
-            after = result.branch.costs.get(metric) if isinstance(result.branch, Examined) else None
             if after is None:
-                unpriced.append(Detail(name_of(result.situation), _why_unpriced(result)))
+                unpriced.append(Detail(where, _why_absent(branch, "cost", "cost")))
                 continue
             totals[0] += before
             totals[1] += after
             if after > before * (1 + bound):
-                said = f"{what} {_change(before, after)}"
-                more.append(Detail(name_of(result.situation), said))
+                more.append(Detail(where, f"{what} {_change(before, after)}"))
         verdict: Verdict = "ok" if totals[0] else "not measured"
-        if more or unpriced:
-            verdict = "out of bounds"
         yield Row(
             about="cost",
             what=what,
@@ -151,15 +131,9 @@ def cost_rows(results: Sequence[Result]) -> Iterator[Row]:
             branch=f"{totals[1]:,}",
             difference=f"absent in {len(unpriced)}" if unpriced else _change(*totals),
             bound=f"none +{100 * bound:g} %" if bound else "none costs more",
-            verdict=verdict,
+            verdict="out of bounds" if more or unpriced else verdict,
             details=(*more, *unpriced),
         )
-
-
-def _why_unpriced(result: Result) -> str:
-    if isinstance(result.branch, Examined) and "cost" in result.branch.failures:
-        return f"the branch fails: cost: {said_by(result.branch.failures['cost'])}"
-    return "the branch gave no cost"
 
 
 def _change(before: int, after: int) -> str:
@@ -170,15 +144,14 @@ def _change(before: int, after: int) -> str:
 
 def time_row(network: str, estimate: Estimate | str) -> Row:
     """Return the ratio of the step times, which nothing judges, or why there is none."""
-    what = SHOWN_NETWORKS[network]
+    what = KNOWN_NETWORKS[network].shown
     if isinstance(estimate, str):
         return Row(about="time", what=what, difference=clean(estimate), verdict="shown")
-    interval = f"{estimate.interval.low:.2f} to {estimate.interval.high:.2f}"
     return Row(
         about="time",
         what=what,
         base="1",
         branch=f"{estimate.ratio:.2f}",
-        difference=interval,
+        difference=f"{estimate.interval.low:.2f} to {estimate.interval.high:.2f}",
         verdict="shown",
     )

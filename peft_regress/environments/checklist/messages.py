@@ -2,36 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from peft_regress.environments.checklist.situations import Situation  # noqa: TC001  (msgspec too)
 from peft_regress.runs.schema import Failure  # noqa: TC001  (msgspec reads it)
-
-
-class Situation(msgspec.Struct, frozen=True, kw_only=True):
-    """One adapter on one network in one number type."""
-
-    method: str
-    """A method of the catalogue."""
-    network: str
-    label: str
-    """Names the configuration."""
-    rank: int | None
-    settings: dict[str, Any]
-    """The arguments of the configuration, without the targets."""
-    dtype: str = "float32"
-    autocast: bool = False
-    """peft's `autocast_adapter_dtype`: whether the adapter of a half-precision base is float32."""
-    trains: bool = False
-    """Whether a short training and the cost of a step belong to it."""
-
-    @property
-    def numbers(self) -> str:
-        """Name the number type and whether the adapter is cast to float32."""
-        if self.dtype == "float32":
-            return self.dtype
-        return f"{self.dtype} autocast" if self.autocast else self.dtype
+from peft_regress.text import clean
 
 
 class Inspect(msgspec.Struct, frozen=True, kw_only=True, tag="inspect"):
@@ -79,6 +54,14 @@ class Examined(msgspec.Struct, frozen=True, kw_only=True, tag="examined"):
     """Of the same training on the base, with each weight moved by its rounding."""
     costs: dict[str, int] = {}
     """FLOPs and bytes of one training step."""
+
+    def failure_at(self, *stages: str) -> str:
+        """Return the first failure of some stages on one line; empty if there is none."""
+        for stage in stages:
+            if stage in self.failures:
+                failure = self.failures[stage]
+                return f"{stage}: {clean(f'{failure.type}: {failure.message}')}"
+        return ""
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True, tag="start"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from peft_regress import registry
+from peft_regress.catalogue.methods.parts import set_batch_norm_momentum
+from peft_regress.environments.checklist.situations import KNOWN_NETWORKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from peft_regress.catalogue.methods import PeftAdapter
 
 CLASSES: Final = 10
@@ -85,46 +89,38 @@ class _Convolutions(nn.Module):
         return logits
 
 
-_CONVOLUTIONS: Final = ("stem", "middle", "last")
-_TARGETS: Final[dict[str, tuple[str, ...]]] = {
-    "linear": ("query", "key", "value", "output", "up", "down"),
-    "embedding": ("embedding",),
-    "normalization": ("norm", "last_norm"),
-    "attention": ("attention",),
-    "conv1d": _CONVOLUTIONS,
-    "conv2d": _CONVOLUTIONS,
-    "conv3d": _CONVOLUTIONS,
-    "grouped": ("middle", "last"),
+_BUILDERS: Final[dict[str, Callable[[], nn.Module]]] = {
+    **dict.fromkeys(("linear", "embedding", "normalization"), _Tokens),
+    "attention": _Multihead,
+    "conv1d": partial(_Convolutions, 1),
+    "conv2d": partial(_Convolutions, 2),
+    "grouped": partial(_Convolutions, 2, groups=4, last_groups=_WIDTH),
+    "conv3d": partial(_Convolutions, 3),
 }
-
-
-def is_architecture(name: str) -> bool:
-    """Return whether a network is one of the catalogue."""
-    return name not in _TARGETS
+_SHAPES: Final = {
+    "attention": (_BATCH, _LENGTH, _WIDTH),
+    "conv1d": (_BATCH, 4, 8),
+    "conv2d": (_BATCH, 4, 8, 8),
+    "grouped": (_BATCH, 4, 8, 8),
+    "conv3d": (_BATCH, 4, 8, 8, 8),
+}
+"""Of inputs that are no tokens."""
+_IMAGES: Final = (2, 3, 64, 64)
 
 
 def build(name: str) -> nn.Module:
     """Build a network by its name; the same weights each time."""
-    if name not in _TARGETS:
-        return _calibrated(
-            registry.get("architecture", name).build(num_classes=CLASSES, seed=_SEED)
-        )
+    if name not in _BUILDERS:
+        model = registry.get("architecture", name).build(num_classes=CLASSES, seed=_SEED)
+        return _calibrated(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        if name in {"linear", "embedding", "normalization"}:
-            return _Tokens()
-        if name == "attention":
-            return _Multihead()
-        if name == "grouped":
-            return _Convolutions(2, groups=4, last_groups=_WIDTH)
-        return _Convolutions(int(name[len("conv")]))
+        return _BUILDERS[name]()
 
 
 def _calibrated(model: nn.Module) -> nn.Module:
     """Set BatchNorm's statistics by one batch: without them a deep network computes almost zero."""
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    for layer in layers:
-        layer.momentum = None  # statistics of this batch alone
+    set_batch_norm_momentum(model, None)
     generator = torch.Generator().manual_seed(_SEED)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
@@ -137,8 +133,8 @@ def targets(name: str, model: nn.Module, method: PeftAdapter) -> tuple[str, ...]
 
     In an architecture they are those that the method adapts there. Raises `UnsupportedCaseError`.
     """
-    if name in _TARGETS:
-        return _TARGETS[name]
+    if name in _BUILDERS:
+        return KNOWN_NETWORKS[name].targets
     head = registry.get("architecture", name).head
     return tuple(method.targets.find(model, heads=(head,)))
 
@@ -146,18 +142,9 @@ def targets(name: str, model: nn.Module, method: PeftAdapter) -> tuple[str, ...]
 def batch(name: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """Return the inputs of a network and labels; the same each time."""
     generator = torch.Generator().manual_seed(_SEED)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(dtype)
-
-    if name in {"linear", "embedding", "normalization"}:
+    if _BUILDERS.get(name) is _Tokens:
         inputs = torch.randint(_WORDS, (_BATCH, _LENGTH), generator=generator)
-    elif name == "attention":
-        inputs = drawn(_BATCH, _LENGTH, _WIDTH)
-    elif name in _TARGETS:
-        dimensions = 2 if name == "grouped" else int(name[len("conv")])
-        inputs = drawn(_BATCH, 4, *[8] * dimensions)
     else:
-        inputs = drawn(2, 3, 64, 64)
+        inputs = torch.randn(_SHAPES.get(name, _IMAGES), generator=generator).to(dtype)
     labels = torch.randint(CLASSES, inputs.shape[:1], generator=generator)
     return {"inputs": inputs, "labels": labels}

@@ -1,22 +1,21 @@
-"""The rows of a checklist, what they say where something is wrong, and how they name it."""
+"""The rows of a checklist, and how they name verdicts and numbers."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
-
-from peft_regress.environments.checklist.situations import NETWORKS
-from peft_regress.text import clean
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from peft_regress.environments.checklist.messages import Situation
-    from peft_regress.runs.schema import Failure
+    from collections.abc import Callable, Collection, Hashable, Iterable
+    from typing import TypeVar
+
+    Item = TypeVar("Item")
+    Key = TypeVar("Key", bound=Hashable)
 
 Verdict = Literal["ok", "out of bounds", "not measured", "shown"]
 About = Literal["outputs", "types", "checkpoint", "configuration", "training", "cost", "time"]
-
-SHOWN_NETWORKS: Final = {network.name: network.shown for network in NETWORKS}
 
 
 class Detail(NamedTuple):
@@ -52,32 +51,37 @@ class Judged:
     """What neither side can do."""
     gained: tuple[Detail, ...] = ()
     """What only the branch can do."""
-    smallest_effect: float = field(default=math.nan)
+    smallest_effect: float = math.nan
     """The smallest difference that an adapter made to a compared output."""
 
     @property
     def exit_code(self) -> Literal[0, 1, 3]:
         """1 if a row is out of bounds; else 3 if one was not measured or there is none; else 0."""
-        verdicts = {row.verdict for row in self.rows}
-        if "out of bounds" in verdicts:
+        verdict = worst_of({row.verdict for row in self.rows})
+        if verdict == "out of bounds":
             return 1
         compared = any(row.about == "outputs" and row.verdict == "ok" for row in self.rows)
-        return 0 if compared and "not measured" not in verdicts else 3
+        return 0 if compared and verdict == "ok" else 3
 
 
-def place_of(situation: Situation) -> str:
-    """Name the network and the number type of a situation."""
-    return f"{SHOWN_NETWORKS[situation.network]}, {situation.numbers}"
+def worst_of(verdicts: Collection[str]) -> Verdict:
+    """Return the worst of some verdicts; `ok` if there is no bad one."""
+    if "out of bounds" in verdicts:
+        return "out of bounds"
+    return "not measured" if "not measured" in verdicts else "ok"
 
 
-def name_of(situation: Situation) -> str:
-    """Name a situation."""
-    return f"{SHOWN_NETWORKS[situation.network]}, {situation.numbers}, {situation.label}"
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Return items by a key, in the order of their first ones."""
+    groups: dict[Key, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return groups
 
 
-def said_by(failure: Failure) -> str:
-    """Show an exception on one line."""
-    return clean(f"{failure.type}: {failure.message}")
+def joined(names: Iterable[str]) -> str:
+    """Show each name once."""
+    return ", ".join(dict.fromkeys(names))
 
 
 def percent(share: float) -> str:

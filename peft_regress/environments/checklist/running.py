@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-import queue
 import tempfile
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median_high
 from typing import TYPE_CHECKING, Final, Self
 
 from peft_regress.environments.checklist.differences import Difference, differences
@@ -19,18 +19,18 @@ from peft_regress.environments.checklist.messages import (
     Start,
     Started,
 )
-from peft_regress.environments.timing.messages import Timed, TimeSteps
+from peft_regress.environments.timing.time_cases import time_block
 from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import WorkerError, WorkerProcess
-from peft_regress.environments.worker.threads import in_threads
+from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
 from peft_regress.gate.paired_times import estimate_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.environments.checklist.situations import Situation
     from peft_regress.gate.paired_times import Estimate, TimePair
 
 _MODULE: Final = "peft_regress.environments.checklist.worker"
@@ -61,6 +61,14 @@ class Result:
     found: Mapping[str, Difference] = field(default_factory=dict)
     """The difference of the outputs, by the names of `PARTS`."""
 
+    @property
+    def sides(self) -> tuple[Examined, Examined]:
+        """What base and branch gave; nothing where there is no answer."""
+        base, branch = (
+            side if isinstance(side, Examined) else Examined() for side in (self.base, self.branch)
+        )
+        return base, branch
+
 
 @dataclass
 class _Pair:
@@ -68,7 +76,7 @@ class _Pair:
 
     sides: Sides
     folder: Path
-    on_start: Callable[[WorkerProcess], None]
+    running: RunningWorkers
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
     inspected: dict[str, Inspected] = field(default_factory=dict)
 
@@ -81,7 +89,7 @@ class _Pair:
         if known is not None:
             if known.is_alive:
                 return known
-            known.close()
+            self.running.close(known)
         python = self.sides.base if side == "base" else self.sides.branch
         try:
             worker = WorkerProcess(
@@ -91,7 +99,7 @@ class _Pair:
                 time_limit=self.sides.time_limit,
                 folder=self.folder,
                 environment=variables(),
-                on_start=self.on_start,
+                on_start=self.running.add,
             )
             self.workers[side] = worker
             self.inspected[side] = worker.call(Inspect(method=self.sides.method), Inspected)
@@ -109,45 +117,27 @@ class _Pair:
             worker.kill()
             return str(error).removeprefix(f"{worker.interpreter}: ")
 
-    def close(self) -> None:
-        for worker in self.workers.values():
-            worker.close()
-
 
 class Examination:
     """Both sides of a comparison, as a context manager: its workers are gone at the end."""
 
     def __init__(self, sides: Sides) -> None:
-        self._sides = sides
         self._scratch = tempfile.TemporaryDirectory(
             prefix="peft-regress-", ignore_cleanup_errors=True
         )
         self._folder = Path(self._scratch.name)
-        self._lock = threading.Lock()
-        self._started: set[WorkerProcess] = set()
-        self._is_stopped = threading.Event()
-        self._pairs = [_Pair(sides, self._folder, self._add) for _ in range(sides.jobs)]
+        self._running = RunningWorkers()
+        self._pairs = [_Pair(sides, self._folder, self._running) for _ in range(sides.jobs)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop()
+        self._running.stop()
         for pair in self._pairs:
-            pair.close()
+            for worker in pair.workers.values():
+                self._running.close(worker)
         self._scratch.cleanup()
-
-    def _add(self, worker: WorkerProcess) -> None:
-        with self._lock:
-            self._started.add(worker)
-        if self._is_stopped.is_set():
-            worker.kill()
-
-    def _stop(self) -> None:
-        self._is_stopped.set()
-        with self._lock:
-            for worker in self._started:
-                worker.kill()
 
     def inspect(self) -> tuple[Inspected, Inspected]:
         """Return what base and branch say of the method. Raises `UnusableEnvironmentError`."""
@@ -164,24 +154,23 @@ class Examination:
         self, situations: Sequence[Situation], on_result: Callable[[Result], None]
     ) -> list[Result]:
         """Examine every situation on both sides, several at once; results are in their order."""
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in range(len(situations)):
-            waiting.put(number)
+        waiting = iter(enumerate(situations))
         found: dict[int, Result] = {}
+        lock = threading.Lock()
 
         def work(pair: _Pair) -> None:
-            while not self._is_stopped.is_set():
-                try:
-                    number = waiting.get_nowait()
-                except queue.Empty:
+            while not self._running.are_stopped:
+                with lock:
+                    number, situation = next(waiting, (None, None))
+                if number is None or situation is None:
                     return
-                result = self._result(pair, situations[number])
-                with self._lock:
+                result = self._result(pair, situation)
+                with lock:
                     found[number] = result
                     on_result(result)
 
         works = [functools.partial(work, pair) for pair in self._pairs]
-        in_threads(works, stop=self._stop, prefix="examining")
+        in_threads(works, stop=self._running.stop, prefix="examining")
         return [found[number] for number in sorted(found)]
 
     def _result(self, pair: _Pair, situation: Situation) -> Result:
@@ -194,33 +183,25 @@ class Examination:
             base = examined("base", is_base=True)
             if isinstance(base, str) or base.unavailable:
                 return Result(situation=situation, base=base, branch=None)
-            if "adapting" in base.failures:
-                # There is no checkpoint to load: does the branch make one?
-                branch = examined("branch", is_base=True)
-                return Result(situation=situation, base=base, branch=branch)
-            branch = examined("branch", is_base=False)
-            found = {} if isinstance(branch, str) else differences(Path(name))
+            # If there is no checkpoint to load: does the branch make one?
+            is_refused = "adapting" in base.failures
+            branch = examined("branch", is_base=is_refused)
+            was_compared = not is_refused and not isinstance(branch, str)
+            found = differences(Path(name)) if was_compared else {}
             return Result(situation=situation, base=base, branch=branch, found=found)
 
     def time(self, situation: Situation) -> Estimate | str:
         """Time steps of both sides in turns; a string says why they could not be timed."""
-        pair = self._pairs[0]
-        workers = [pair.worker(side) for side in ("base", "branch")]
+        base, branch = workers = [self._pairs[0].worker(side) for side in ("base", "branch")]
         try:
             for worker in workers:
                 worker.call(Start(situation=situation), Started)
-                _block(worker)  # to warm up
+                time_block(worker, _BLOCK_STEPS)  # to warm up
             pairs: list[TimePair] = []
             for number in range(_PAIRS):
                 order = workers if number % 2 else workers[::-1]
-                seconds = {worker: _block(worker) for worker in order}
-                pairs.append((seconds[workers[0]], seconds[workers[1]]))
+                seconds = {one: median_high(time_block(one, _BLOCK_STEPS)) for one in order}
+                pairs.append((seconds[base], seconds[branch]))
             return estimate_ratio(pairs, confidence=0.95)
         except (WorkerError, InputError) as error:
             return str(error)
-
-
-def _block(worker: WorkerProcess) -> float:
-    """Return the median seconds of a step in a block."""
-    seconds = worker.call(TimeSteps(steps=_BLOCK_STEPS), Timed).step_seconds
-    return sorted(seconds)[len(seconds) // 2]

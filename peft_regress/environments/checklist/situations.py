@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from peft_regress import registry
 from peft_regress.catalogue.methods import PeftAdapter
-from peft_regress.environments.checklist.messages import Situation
 from peft_regress.errors import InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ NUMBERS: Final = (
 )
 """Number types of the base, and whether peft casts the adapter to float32."""
 
-_USUAL_RANK: Final = 4
-_GROUPED_RANK: Final = 16
-
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
@@ -35,26 +33,72 @@ class Network:
     name: str
     shown: str
     """The kind of layer."""
-    first: str = ""
-    """The qualified name of its first target."""
-    rank: int = _USUAL_RANK
-    is_architecture: bool = False
-    """Whether it is one of the catalogue, which a method adapts by its own rule."""
+    targets: tuple[str, ...] = ()
+    """The qualified names of its layers; none of an architecture, which a method adapts by its own
+    rule."""
+    rank: int = 4
+
+    @property
+    def is_architecture(self) -> bool:
+        """Whether it is one of the catalogue."""
+        return not self.targets
 
 
+_LINEAR: Final = ("query", "key", "value", "output", "up", "down")
+_CONVOLUTIONS: Final = ("stem", "middle", "last")
 NETWORKS: Final = (
-    Network(name="linear", shown="Linear", first="query"),
-    Network(name="embedding", shown="Embedding", first="embedding"),
-    Network(name="attention", shown="MultiheadAttention", first="attention"),
-    Network(name="conv1d", shown="Conv1d", first="stem"),
-    Network(name="conv2d", shown="Conv2d", first="stem"),
-    Network(name="grouped", shown="Conv2d grouped", first="middle", rank=_GROUPED_RANK),
-    Network(name="conv3d", shown="Conv3d", first="stem"),
-    Network(name="normalization", shown="LayerNorm", first="norm"),
-    Network(name="resnet18", shown="resnet18", is_architecture=True),
-    Network(name="mobilenet_v2", shown="mobilenet_v2", is_architecture=True),
+    Network(name="linear", shown="Linear", targets=_LINEAR),
+    Network(name="embedding", shown="Embedding", targets=("embedding",)),
+    Network(name="attention", shown="MultiheadAttention", targets=("attention",)),
+    Network(name="conv1d", shown="Conv1d", targets=_CONVOLUTIONS),
+    Network(name="conv2d", shown="Conv2d", targets=_CONVOLUTIONS),
+    Network(name="grouped", shown="Conv2d grouped", targets=("middle", "last"), rank=16),
+    Network(name="conv3d", shown="Conv3d", targets=_CONVOLUTIONS),
+    Network(name="normalization", shown="LayerNorm", targets=("norm", "last_norm")),
+    Network(name="resnet18", shown="resnet18"),
+    Network(name="mobilenet_v2", shown="mobilenet_v2"),
 )
 """The first ones are small; the last ones are architectures with seeded weights."""
+KNOWN_NETWORKS: Final = {network.name: network for network in NETWORKS}
+
+
+class Situation(msgspec.Struct, frozen=True, kw_only=True):
+    """One adapter on one network in one number type."""
+
+    method: str
+    """A method of the catalogue."""
+    network: str
+    label: str
+    """Names the configuration."""
+    rank: int | None
+    settings: dict[str, Any]
+    """The arguments of the configuration, without the targets."""
+    dtype: str = "float32"
+    autocast: bool = False
+    """peft's `autocast_adapter_dtype`: whether the adapter of a half-precision base is float32."""
+    trains: bool = False
+    """Whether a short training and the cost of a step belong to it."""
+
+    @property
+    def numbers(self) -> str:
+        """Name the number type and whether the adapter is cast to float32."""
+        if self.dtype == "float32":
+            return self.dtype
+        return f"{self.dtype} autocast" if self.autocast else self.dtype
+
+    @property
+    def layer(self) -> str:
+        """Name the kind of layer."""
+        return KNOWN_NETWORKS[self.network].shown
+
+    @property
+    def place(self) -> str:
+        """Name the kind of layer and the number type."""
+        return f"{self.layer}, {self.numbers}"
+
+    def __str__(self) -> str:
+        return f"{self.place}, {self.label}"
+
 
 _Overrides = tuple[str, "Callable[[int, str], Mapping[str, Json]]"]
 
@@ -175,16 +219,15 @@ def _settings(
     if network.is_architecture:
         return
     for label, overrides in _BY_CONFIG.get(method.config, ()):
-        changes = overrides(rank or 0, network.first)
+        changes = overrides(rank or 0, network.targets[0])
         settings = {**usual, **changes}
         if changes.keys() <= set(fields) and settings != usual:
             yield label, settings
 
 
 def _rank(method: PeftAdapter, network: Network) -> int | None:
-    return max(network.rank, *_own_rank(method)) if method.ranks else None
-
-
-def _own_rank(method: PeftAdapter) -> tuple[int, ...]:
-    """Return the rank that a method needs if its targets are grouped convolutions."""
-    return (method.ranks[0],) if method.targets.grouped and not method.targets.ungrouped else (1,)
+    if not method.ranks:
+        return None
+    # A method of grouped convolutions alone needs its rank on every network.
+    is_grouped = method.targets.grouped and not method.targets.ungrouped
+    return max(network.rank, method.ranks[0] if is_grouped else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final, cast
 
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from peft_regress.environments.checklist.messages import Situation
+    from peft_regress.catalogue.methods import PeftAdapter
+    from peft_regress.environments.checklist.situations import Situation
 
 ROUNDING: Final = 1e-7
 """Of a float32, relative: as much as another order of the same sums moves a number."""
@@ -38,15 +40,13 @@ def training_steps(situation: Situation, *, moved: float = 0.0) -> Iterator[tupl
 
     Each weight is first moved by a seeded number of the relative size `moved`.
     """
-    method = find_method(situation.method)
-    adapted = _set_to_train(wrapped(situation, method))
+    method, adapted, batch = _prepared(situation)
     if moved:
         generator = torch.Generator().manual_seed(_SEED)
         with torch.no_grad():
             for parameter in adapted.parameters():
                 drawn = torch.randn(parameter.shape, generator=generator)
                 parameter.mul_(1 + moved * drawn)
-    batch = networks.batch(situation.network, getattr(torch, situation.dtype))
     optimizer = method.make_optimizer(adapted, rank=situation.rank)
     torch.manual_seed(_SEED)
     while True:
@@ -61,24 +61,23 @@ def training_steps(situation: Situation, *, moved: float = 0.0) -> Iterator[tupl
 
 def costs_of(situation: Situation, *, fake: bool) -> dict[str, int]:
     """Return FLOPs and bytes of one training step."""
-    method = find_method(situation.method)
-    cost = profile_training_step(
-        _set_to_train(wrapped(situation, method)),
-        lambda model: method.make_optimizer(model, rank=situation.rank),
-        batch=networks.batch(situation.network, getattr(torch, situation.dtype)),
-        loss=_loss,
-        fake=fake,
-    )
+    method, adapted, batch = _prepared(situation)
+    make_optimizer = partial(method.make_optimizer, rank=situation.rank)
+    cost = profile_training_step(adapted, make_optimizer, batch=batch, loss=_loss, fake=fake)
     return {name: getattr(cost, name) for name in _COSTS}
 
 
-def _set_to_train(model: nn.Module) -> nn.Module:
-    """Set a model to train; BatchNorm keeps its statistics, as in the catalogue."""
-    model.train()
+def _prepared(situation: Situation) -> tuple[PeftAdapter, nn.Module, dict[str, Tensor]]:
+    """Return the method, its adapter set to train, and the batch.
+
+    BatchNorm keeps its statistics, as in the catalogue.
+    """
+    method = find_method(situation.method)
+    model = wrapped(situation, method).train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
-    return model
+    return method, model, networks.batch(situation.network, getattr(torch, situation.dtype))
 
 
 def _loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -215,7 +215,7 @@ class _Run:
             except BaseException:
                 for one in running.values():
                     one.cancel()
-                self.loader.stop()
+                self.loader.running.stop()
                 raise
 
     def _judged(self, release: str, python: Path, reference: Reference) -> ReleaseResult:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,6 +17,7 @@ from peft_regress.environments.worker.process import (
     WorkerProcess,
     WorkerTimeoutError,
 )
+from peft_regress.environments.worker.threads import RunningWorkers
 from peft_regress.errors import PeftRegressError
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class AdapterLoader:
     folder: Path
     """Import paths of the base model are looked up there."""
     time_limit: float = LOADING_SECONDS
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _workers: set[WorkerProcess] = field(default_factory=set)
+    running: RunningWorkers = field(default_factory=RunningWorkers)
 
     def load(self, python: Path, adapters: Sequence[Path]) -> list[Seen]:
         """Load adapters one after the other in an interpreter that has this peft_regress.
@@ -82,14 +81,8 @@ class AdapterLoader:
                         if not worker.is_alive:
                             break
                 finally:
-                    self._ended(worker)
+                    self.running.close(worker)
         return found
-
-    def stop(self) -> None:
-        """End every process, also while other threads wait for their answers."""
-        with self._lock:
-            for worker in self._workers:
-                worker.kill()
 
     def _started(self, python: Path, folder: Path) -> WorkerProcess:
         try:
@@ -99,19 +92,10 @@ class AdapterLoader:
                 time_limit=self.time_limit,
                 folder=folder,
                 environment=variables(),
-                on_start=self._add,
+                on_start=self.running.add,
             )
         except InterpreterError as error:
             raise UnusableReleaseError(str(error)) from None
-
-    def _add(self, worker: WorkerProcess) -> None:
-        with self._lock:
-            self._workers.add(worker)
-
-    def _ended(self, worker: WorkerProcess) -> None:
-        with self._lock:
-            self._workers.discard(worker)
-        worker.close()
 
     def _prepared(self, worker: WorkerProcess) -> BaseMade:
         try:

@@ -171,7 +171,7 @@ def _launch(case: Case, plan: _Plan, order: Sequence[bool]) -> list[TimePair]:
             raise _DefinitionDiffersError(msg)
         _restart(base, candidate, seed=_SEEDS[0])
         for worker in (base, candidate):
-            _time_block(worker)  # to warm up
+            time_block(worker)  # to warm up
         times = []
         for number, base_first in enumerate(order):
             if number % _BLOCKS == 0:
@@ -185,18 +185,21 @@ def _restart(base: WorkerProcess, candidate: WorkerProcess, *, seed: int) -> Non
         worker.call(Restart(seed=seed), Restarted)
 
 
-def _time_block(worker: WorkerProcess) -> list[float]:
-    """Let a worker take a block of steps, and return the seconds of each."""
-    seconds = worker.call(TimeSteps(steps=BLOCK_STEPS), Timed).step_seconds
-    if len(seconds) != BLOCK_STEPS:
-        msg = f"{worker.interpreter}: it timed {len(seconds)} steps instead of {BLOCK_STEPS}"
+def time_block(worker: WorkerProcess, steps: int = BLOCK_STEPS) -> list[float]:
+    """Let a worker take a block of steps, and return the seconds of each.
+
+    Raises `WorkerError`, also if it times another number of steps.
+    """
+    seconds = worker.call(TimeSteps(steps=steps), Timed).step_seconds
+    if len(seconds) != steps:
+        msg = f"{worker.interpreter}: it timed {len(seconds)} steps instead of {steps}"
         raise WorkerError(msg)
     return seconds
 
 
 def _pair(base: WorkerProcess, candidate: WorkerProcess, *, base_first: bool) -> TimePair:
     seconds = {
-        worker: statistics.median(_time_block(worker)[1:])
+        worker: statistics.median(time_block(worker)[1:])
         for worker in ((base, candidate) if base_first else (candidate, base))
     }
     return seconds[base], seconds[candidate]

@@ -32,7 +32,7 @@ from peft_regress.environments.worker.process import (
     WorkerProcess,
     WorkerTimeoutError,
 )
-from peft_regress.environments.worker.threads import in_threads
+from peft_regress.environments.worker.threads import RunningWorkers, in_threads
 from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
@@ -107,19 +107,18 @@ class MeasuringWorkers:
     machine: Machine | None = None
     taken: set[str] = field(default_factory=set)
     """The cases whose records were measured by an earlier run."""
-    is_stopped: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    workers: set[WorkerProcess] = field(default_factory=set)
+    running: RunningWorkers = field(default_factory=RunningWorkers)
 
     def run(self) -> None:
         """Measure all that is waiting; end every process on an error or an interrupt."""
-        in_threads([self._work] * self.setup.jobs, stop=self._stop, prefix="measuring")
+        in_threads([self._work] * self.setup.jobs, stop=self.running.stop, prefix="measuring")
 
     def _work(self) -> None:
         """Measure cases until none is waiting; each thread runs this."""
         worker: WorkerProcess | None = None
         try:
-            while not self.is_stopped.is_set():
+            while not self.running.are_stopped:
                 try:
                     cases = self.waiting.get_nowait()
                 except queue.Empty:
@@ -131,7 +130,7 @@ class MeasuringWorkers:
                         worker = worker or self._new_worker()
                         record = self._measured(worker, case, is_fresh=is_fresh)
                         if not worker.is_alive:
-                            self._remove(worker)
+                            self.running.close(worker)
                             worker = None
                     with self.lock:
                         self.records[case.id] = record
@@ -139,14 +138,7 @@ class MeasuringWorkers:
                         self.on_record(record)
         finally:
             if worker is not None:
-                self._remove(worker)
-
-    def _stop(self) -> None:
-        """End every worker; the threads then end by themselves."""
-        self.is_stopped.set()
-        with self.lock:
-            for worker in self.workers:
-                worker.kill()
+                self.running.close(worker)
 
     def _measured(self, worker: WorkerProcess, case: Case, *, is_fresh: bool) -> Record | None:
         """Return the record of a case; None if an earlier case has left the worker unusable."""
@@ -166,13 +158,13 @@ class MeasuringWorkers:
                 problem = str(error).removeprefix(f"{worker.interpreter}: ")
                 failure = Failure(type="WorkerLost", message=_FOLDERS.sub("", problem))
         except WorkerError as error:
-            if not is_fresh and not self.is_stopped.is_set():
+            if not is_fresh and not self.running.are_stopped:
                 worker.kill()
                 return None
             msg = f"{case.id}: {error}"
             raise UnusableEnvironmentError(msg) from None
         worker.kill()
-        if self.is_stopped.is_set():
+        if self.running.are_stopped:
             msg = f"{case.id}: interrupted"
             raise WorkerError(msg)
         return error_record(case, definition, failure)
@@ -237,30 +229,19 @@ class MeasuringWorkers:
                 time_limit=self.setup.time_limit,
                 folder=self.folder,
                 environment=variables(),
-                on_start=self._add,
+                on_start=self.running.add,
             )
         except InterpreterError as error:
             raise UnusableEnvironmentError(str(error)) from None
         try:
             self._check(worker, worker.call(Import(modules=list(_LIBRARIES)), Imported))
         except WorkerError as error:
-            self._remove(worker)
+            self.running.close(worker)
             raise UnusableEnvironmentError(str(error)) from None
         except BaseException:
-            self._remove(worker)
+            self.running.close(worker)
             raise
         return worker
-
-    def _add(self, worker: WorkerProcess) -> None:
-        with self.lock:
-            self.workers.add(worker)
-        if self.is_stopped.is_set():
-            worker.kill()
-
-    def _remove(self, worker: WorkerProcess) -> None:
-        with self.lock:
-            self.workers.discard(worker)
-        worker.close()
 
     def _check(self, worker: WorkerProcess, imported: Imported) -> None:
         """Raise `UnusableEnvironmentError` if the worker imports other code than is installed."""

@@ -2,11 +2,48 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from peft_regress.environments.worker.process import WorkerProcess
+
+
+class RunningWorkers:
+    """The worker processes of several threads, which can all be ended at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._workers: set[WorkerProcess] = set()
+        self._is_stopped = threading.Event()
+
+    @property
+    def are_stopped(self) -> bool:
+        """Whether all were ended; one that starts later ends at once."""
+        return self._is_stopped.is_set()
+
+    def add(self, worker: WorkerProcess) -> None:
+        """Take a process that has just been started."""
+        with self._lock:
+            self._workers.add(worker)
+        if self.are_stopped:
+            worker.kill()
+
+    def close(self, worker: WorkerProcess) -> None:
+        """End one process and close its streams."""
+        with self._lock:
+            self._workers.discard(worker)
+        worker.close()
+
+    def stop(self) -> None:
+        """End every process, also while other threads wait for their answers."""
+        self._is_stopped.set()
+        with self._lock:
+            for worker in self._workers:
+                worker.kill()
 
 
 def in_threads(
