@@ -29,7 +29,7 @@ from peft_regress.environments.reproduction.script import FACTS, facts_for, repr
 from peft_regress.environments.reproduction.sections import source
 from peft_regress.errors import UnknownNameError
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
-from peft_regress.metrics import INFERENCE_METRICS, METRICS
+from peft_regress.metrics import EDGE_METRICS, INFERENCE_METRICS, METRICS
 
 BASELINES = Path(__file__).parents[2] / "baselines" / "Linux-CPython-3.11-64bit"
 COSTS = ("trainable_params", "forward_flops", "backward_flops", "optimizer_state_bytes")
@@ -231,6 +231,7 @@ def test_facts_for_a_metric_show_what_moves_it():
     assert facts_for(["identity_at_init", "merge_equals_unmerged", *METRICS]) == set(FACTS)
     # What no short script shows: another optimizer's own work, times, and what follows from others.
     assert {name.removesuffix("_b32") for name in METRICS if not facts_for([name])} == {
+        *EDGE_METRICS,
         *INFERENCE_METRICS,
         "optimizer_flops",
         "projection_flops",
