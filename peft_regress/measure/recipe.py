@@ -121,6 +121,11 @@ class Recipe:
         return not isinstance(self.fine_tune, BuiltIn)
 
     @property
+    def runs_in_executorch(self) -> bool:
+        """Return whether the case is exported and run in ExecuTorch, and not trained here."""
+        return isinstance(self.fine_tune, BuiltIn) and self.fine_tune.runs_in_executorch
+
+    @property
     def seeds(self) -> range:
         """Return the seeds of its rounds."""
         return range(self.fine_tune.seeds)
