@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace as replaced
 from tiny_architecture import TinyArchitecture
 
 from peft_regress import registry
@@ -106,6 +108,13 @@ def test_without_executorch_it_is_wrong_use(sources: Path, monkeypatch: pytest.M
     monkeypatch.setattr(package, "is_installed", lambda: False)
     with pytest.raises(InputError, match=r"pip install 'peft-regress\[executorch\]'"):
         measured(LORA, sources)
+
+
+@pytest.mark.executorch
+def test_a_run_names_the_executorch_that_it_used(sources: Path) -> None:
+    found = Recipe.of(LORA, sources).packages()
+    assert found["executorch"] == version("executorch")
+    assert Recipe.of(replaced(LORA, task="shift"), sources).packages() == {}
 
 
 def test_it_is_defined_by_the_shape_and_not_by_a_training(sources: Path) -> None:
