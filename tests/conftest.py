@@ -25,6 +25,15 @@ settings.register_profile(
 settings.load_profile("same")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs ExecuTorch where it cannot be used, or fail."""
+    if item.get_closest_marker("executorch"):
+        from edge_programs import require  # torch
+
+        require()
+
+
 @pytest.fixture(autouse=True)
 def _settings_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let commands in this process find settings as in one of their own, not those of this run."""

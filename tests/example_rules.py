@@ -45,6 +45,17 @@ TOX = r"(?:python -m )?tox run -e"
 ONE_CASE = " --cases shift/lora-r4/shufflenet_v2_x0_5"
 EITHER = frozenset({0, 1})
 RULES = (
+    by(
+        r"python -m pip install 'peft-regress\[executorch\]'",
+        "tox.ini",
+        "[testenv:edge]",
+        "extras = executorch",
+    ),
+    by(
+        r"peft-regress cost .* --runtime executorch",
+        "tests/cli/test_cost_runtime.py",
+        '"--runtime", "executorch"',
+    ),
     # The tutorial and the reference of own cases have tests of their own.
     by(
         r"pytest gates( .*)?|peft-regress init|sed -i .*"

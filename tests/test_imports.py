@@ -82,7 +82,7 @@ def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place() -> None
     assert told(ValueError("bad")) == "ValueError: bad"
 
 
-# Noise of bitsandbytes, which peft and galore_torch import.
+# Noise of bitsandbytes and torchao, which peft and galore_torch import.
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,9 @@ def test_an_error_of_wrong_use_has_no_type_and_one_of_nowhere_no_place() -> None
             "bitsandbytes.cextension",
             "The installed version of bitsandbytes was compiled without GPU",
         ),
+        ("torchao", "Failed to load _C_mxfp8.so: Could not load this library"),
+        ("torchao.kernel.intmm", "Warning: Detected no triton, on systems without Triton"),
+        ("torch.utils._pytree", "%s is an Enum subclass and is now natively supported by"),
     ],
 )
 def test_of_a_noisy_logger_only_the_known_line_is_dropped(
@@ -105,6 +108,11 @@ def test_of_a_noisy_logger_only_the_known_line_is_dropped(
 
 
 IMPORTS = "import galore_torch, peft, peft.optimizers\n"
+WRAPPING = """\
+import peft_regress, peft, torch
+layers = torch.nn.Sequential(torch.nn.Linear(4, 4))
+peft.get_peft_model(layers, peft.LoraConfig(target_modules=["0"]))
+"""
 COST = "cost --architecture shufflenet_v2_x0_5 --method galore --rank 4"
 WORKER = """\
 import json, subprocess, sys
@@ -121,11 +129,12 @@ print(done.stderr, end="")
     "command",
     [
         ["-c", f"import peft_regress\n{IMPORTS}"],
+        pytest.param(["-c", WRAPPING], marks=pytest.mark.executorch),
         ["-c", WORKER, "peft_regress.environments.upgrade.worker"],
         ["-m", "peft_regress", *COST.split()],
         ["-m", "peft_regress", "list"],
     ],
-    ids=["script", "worker", "cost", "list"],
+    ids=["script", "torchao", "worker", "cost", "list"],
 )
 def test_nothing_but_the_result_is_printed(command: list[str]) -> None:
     done = subprocess.run([sys.executable, *command], check=True, capture_output=True, text=True)

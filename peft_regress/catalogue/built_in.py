@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from peft_regress import registry
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.sources import build_source, source_digest
+from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
 from peft_regress.fine_tune import FineTune
 from peft_regress.settings import DEFAULT_MATRIX
 
@@ -46,6 +47,9 @@ class BuiltIn(FineTune):
     defined_by: Callable[[], dict[str, Json]]
     """Returns what defines the case, without the loop."""
     test_batch: int = _TEST_BATCH
+    runs_in_executorch: bool = False
+    """Whether it is exported and run there, and not trained here. Its costs are those of a step on
+    its own batch."""
 
 
 def built_in(case: Case, baselines: Path) -> BuiltIn:
@@ -72,13 +76,17 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         train = found.train_images, found.train_labels
         return train, (found.test_images, found.test_labels)
 
+    edge = task if isinstance(task, EdgeTask) else None
+
     def defined_by() -> dict[str, Json]:
-        return {
+        defined: dict[str, Json] = {
             "source": source_digest(baselines, case.architecture),
             "task": task.definition(),
             "method": method.hyperparameters(case.rank),
-            "cost": {"batches": [1, BATCH], "resolution": 224, "classes": 10},
         }
+        if edge is None:
+            defined["cost"] = {"batches": [1, BATCH], "resolution": 224, "classes": 10}
+        return defined
 
     return BuiltIn(
         case.id,
@@ -86,18 +94,19 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         data=data,
         adapter=case.adapter_name,
         also_train=(architecture.head,),
-        schedule=cosine_to_zero(STEPS),
+        schedule=None if edge else cosine_to_zero(STEPS),
         mode=functools.partial(
             set_modes, batch_norm_statistics=method.trains_batch_norm_statistics
         ),
-        steps=STEPS,
-        batch=BATCH,
-        seeds=SEEDS,
+        steps=EDGE_STEPS if edge else STEPS,
+        batch=edge.batch if edge else BATCH,
+        seeds=1 if edge else SEEDS,
         matrix=DEFAULT_MATRIX,
         method=method,
         architecture=architecture,
         task=task,
         defined_by=defined_by,
+        runs_in_executorch=edge is not None,
     )
 
 

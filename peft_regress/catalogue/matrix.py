@@ -1,9 +1,10 @@
 """The matrices: all cases to measure.
 
 A matrix combines all tasks, methods, their ranks, and architectures that name it in `matrices`; a
-method may name the `architectures` that it is for. The `default` matrix is the gate; `extended` has
-the other methods of the libraries. After these come a project's own cases, each of which names its
-matrix, usually `own`.
+method may name the `architectures` that it is for, and a task the `adaptations` that it is measured
+with, in place of all. The `default` matrix is the gate; `extended` has the other methods of the
+libraries; the cases of `edge` run in ExecuTorch. After these come a project's own cases, each of
+which names its matrix, usually `own`.
 
 Imports no torch, so that listing and collecting stay fast.
 """
@@ -14,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, get_args
 
 from peft_regress import registry
-from peft_regress.cases import Case
+from peft_regress.cases import Adaptation, Case
 from peft_regress.catalogue.own_cases import (
     add_own_cases,
     own_fine_tune,
@@ -51,16 +52,29 @@ def matrix_cases(matrix: str = DEFAULT_MATRIX, *, task: str | None = None) -> li
     else:
         tasks = (registry.get("task", task),)
     built_in = [
-        Case(task=item.name, method=method.name, architecture=architecture.name, rank=rank)
+        Case(task=item.name, method=names.method, architecture=names.architecture, rank=names.rank)
         for item in tasks
         if matrix in item.matrices or task is not None
+        for names in _adaptations(item) or _all_adaptations(matrix)
+    ]
+    return built_in + own
+
+
+def _adaptations(task: Any) -> tuple[Adaptation, ...]:
+    """Return what a task is measured with; empty for all that is in its matrix."""
+    found: tuple[Adaptation, ...] = getattr(task, "adaptations", ())
+    return found
+
+
+def _all_adaptations(matrix: str) -> list[Adaptation]:
+    return [
+        Adaptation(method=method.name, architecture=architecture.name, rank=rank)
         for architecture in registry.items("architecture")
         if matrix in architecture.matrices
         for method in registry.items("method")
         if matrix in method.matrices and _is_for(method, architecture.name)
         for rank in (method.ranks or (None,))
     ]
-    return built_in + own
 
 
 def _is_for(method: Any, architecture: str) -> bool:
@@ -114,6 +128,8 @@ def built_in_matrices(case: Case) -> frozenset[str]:
         )
     except UnknownNameError:
         return frozenset()
+    if adaptations := _adaptations(items[0]):
+        return frozenset(items[0].matrices) if case.adaptation in adaptations else frozenset()
     if not _is_for(registry.get("method", case.method), case.architecture):
         return frozenset()
     return frozenset.intersection(*(frozenset(item.matrices) for item in items))

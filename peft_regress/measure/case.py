@@ -159,16 +159,17 @@ class _Measuring:
         known: Known | None,
     ) -> Measurement:
         recipe = self._recipe
-        data = recipe.load_data() if self._is_own else None
+        trains = run_rounds is not None and not recipe.runs_in_executorch
+        data = recipe.load_data() if self._is_own or recipe.runs_in_executorch else None
         moving, base = frozenset[str](), None
-        if data is not None:
+        if data is not None and self._is_own:
             moving, base = check_case(recipe, data)
             recipe = self._recipe = recipe.shipping(moving)
         try:
             # Only an error of wrapping means unsupported: later errors of the same types are bugs.
             base = recipe.base_model(recipe.seeds[0]) if base is None else base
             # A copy: a second build would give the same, and some models take long to build.
-            unadapted = None if run_rounds is None else copy.deepcopy(base)
+            unadapted = copy.deepcopy(base) if trains else None
             first = recipe.adapt(base, seed=recipe.seeds[0])
         except (InputError, AbsentError):
             raise

@@ -63,15 +63,16 @@ def costs_of(recipe: Recipe, profiles: ProfileCache) -> CaseCosts:
 
     Raises `InputError` for data, a model or an adapter that cannot take a step.
     """
-    return case_costs(recipe, profiles, recipe.load_data() if recipe.is_own else None)
+    has_own_step = recipe.is_own or recipe.runs_in_executorch
+    return case_costs(recipe, profiles, recipe.load_data() if has_own_step else None)
 
 
 def case_costs(recipe: Recipe, profiles: ProfileCache, data: Data | None) -> CaseCosts:
-    """Return the costs of a case; `data` is that of one's own, a built-in case needs none."""
+    """Return the costs of a case: with data those of its own step, else of the catalogue's."""
     fine_tune = recipe.fine_tune
-    if isinstance(fine_tune, BuiltIn):
+    if isinstance(fine_tune, BuiltIn) and not fine_tune.runs_in_executorch:
         return _built_in_costs(fine_tune, profiles)
-    assert data is not None  # noqa: S101  (loaded for every case of one's own)
+    assert data is not None  # noqa: S101  (loaded for every other case)
     return own_costs(recipe, next(recipe.batches(data, seed=recipe.seeds[0])))
 
 

@@ -26,6 +26,8 @@ def define(recipe: Recipe) -> str:
     defined: dict[str, Any] = {"protocol_version": PROTOCOL_VERSION, "case": recipe.case.id}
     if isinstance(fine_tune, BuiltIn):
         defined |= fine_tune.defined_by()
+        if fine_tune.runs_in_executorch:
+            return canonical_digest(defined)
         defined |= {
             "loop": loop_definition(steps=fine_tune.steps, batch_size=fine_tune.batch),
             "seeds": list(recipe.seeds),

@@ -22,6 +22,7 @@ from peft_regress.measure.objective import Objective
 from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.training import Loop, finetune, training_steps
 from peft_regress.measure.user_code import calling
+from peft_regress.runs.environment import imported_packages, installed_packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -119,6 +120,17 @@ class Recipe:
     def is_own(self) -> bool:
         """Return whether the case is the user's own, not the catalogue's."""
         return not isinstance(self.fine_tune, BuiltIn)
+
+    @property
+    def runs_in_executorch(self) -> bool:
+        """Return whether the case is exported and run in ExecuTorch, and not trained here."""
+        return isinstance(self.fine_tune, BuiltIn) and self.fine_tune.runs_in_executorch
+
+    def packages(self) -> dict[str, str]:
+        """Return the versions of what a measured case uses beyond this package's requirements."""
+        if self.is_own:
+            return imported_packages()
+        return installed_packages("executorch") if self.runs_in_executorch else {}
 
     @property
     def seeds(self) -> range:

@@ -31,7 +31,6 @@ from peft_regress.plugin.outcome import RunOutcome
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import (
     describe_machine,
-    imported_packages,
     installed_packages,
 )
 from peft_regress.runs.journal import Header, KeptRecord
@@ -168,8 +167,7 @@ class RegressSession:
             keep_adapters=self._adapters,
             known=self._known(recipe.fine_tune) if self.options.quick else None,
         )
-        if recipe.is_own:
-            self.add_imported(imported_packages())
+        self.add_imported(recipe.packages())
         return measured
 
     def _known(self, fine_tune: FineTune) -> Known | None:

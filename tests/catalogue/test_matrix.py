@@ -90,6 +90,33 @@ def test_a_method_may_be_for_some_architectures_only() -> None:
         assert matrices_of(case) == matrices
 
 
+def test_the_edge_matrix_has_what_its_tasks_name() -> None:
+    ids = [case.id for case in matrix_cases("edge")]
+    assert len(ids) == len(set(ids)) == 50
+    assert {
+        "edge/lora-r16/mobilenet_v2",
+        "edge/bn_head/resnet18",
+        "edge-b8/dora-r4/mobilenet_v3_small",
+    } <= {*ids}
+    assert matrix_cases("edge", task="edge-b8") == matrix_cases("edge")[-10:]
+
+
+@pytest.mark.parametrize(
+    ("case", "matrices"),
+    [
+        ("edge/lora-r4/resnet18", {"edge"}),
+        ("edge/lora-r16/resnet18", set()),
+        ("edge/galore-r4/resnet18", set()),
+        ("edge-b8/ia3/mobilenet_v2", set()),
+        ("shift/ia3/mobilenet_v2", {"extended"}),
+    ],
+)
+def test_a_case_of_a_task_that_names_its_cases_is_in_a_matrix_if_it_is_named(
+    case: str, matrices: set[str]
+) -> None:
+    assert matrices_of(parse_case_id(case)) == matrices
+
+
 def test_params_carry_id_and_marker() -> None:
     found = {param.id: param for param in case_params("shift")}
     param = found["shift/lora-r4/resnet18"]

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import peft_regress
 from peft_regress import registry
-from peft_regress.catalogue.tasks import SHIFT, UNSEEN, DigitsTask, digit_images
+from peft_regress.catalogue.tasks import EDGE, EDGE_BATCH, SHIFT, UNSEEN, DigitsTask, digit_images
 from peft_regress.catalogue.tasks.digit_images import read_digits, render, split_indices
 from peft_regress.catalogue.tasks.digits import NUM_CLASSES, SOURCE_CLASSES, load_images
 from peft_regress.errors import InputError
@@ -261,6 +261,29 @@ def test_definition_is_json_and_names_what_counts(task: DigitsTask) -> None:
 
 def test_the_two_tasks_are_defined_apart() -> None:
     assert SHIFT.definition() != UNSEEN.definition()
+
+
+def test_images_of_the_edge_matrix_are_drawn_and_always_the_same() -> None:
+    data = EDGE_BATCH.load()
+    assert data.train_images.shape == (32, 3, 96, 96)
+    assert data.train_images.mean().abs() < 1e-2
+    assert data.train_images.std() == pytest.approx(1, abs=1e-2)
+    assert data.train_labels.unique().numel() == NUM_CLASSES
+    assert torch.equal(data.train_images, EDGE_BATCH.load().train_images)
+    assert torch.equal(data.test_images, data.train_images[:8])
+
+
+def test_tasks_of_the_edge_matrix_are_defined_by_their_shape() -> None:
+    definition = EDGE.definition()
+    assert json.loads(json.dumps(definition)) == definition
+    assert definition["shape"] == [1, 3, 224, 224]
+    assert definition != EDGE_BATCH.definition()
+
+
+def test_entry_points_name_the_tasks_of_the_edge_matrix() -> None:
+    for task in (EDGE, EDGE_BATCH):
+        assert registry.get("task", task.name) is task
+        assert task.matrices == ("edge",)
 
 
 def test_entry_points_name_the_two_tasks() -> None:

@@ -6,14 +6,13 @@ import importlib.util
 import json
 
 import pytest
-from edge_programs import needs_executorch
 
 HEAD = ("cost", "--architecture", "shufflenet_v2_x0_5", "--method", "head", "--resolution", "32")
 RUNTIME = ("--runtime", "executorch")
 
 
 @pytest.mark.slow
-@needs_executorch()
+@pytest.mark.executorch
 def test_the_metrics_of_programs_come_after_those_of_the_step(command):
     code, out, err = command(*HEAD, *RUNTIME, "--format", "json")
     assert (code, err) == (0, "")
@@ -26,7 +25,7 @@ def test_the_metrics_of_programs_come_after_those_of_the_step(command):
 
 
 @pytest.mark.slow
-@needs_executorch()
+@pytest.mark.executorch
 def test_what_has_no_program_is_one_line(command):
     arguments = ("--method", "full", "--bn", "train")
     code, out, err = command(*HEAD[:3], *arguments, "--resolution", "64", *RUNTIME)

@@ -432,7 +432,7 @@ def test_what_is_known_reaches_the_measuring_code_unless_a_score_is_needed(
     monkeypatch, budget, is_known
 ):
     found = handlers()
-    recipe = SimpleNamespace(fine_tune=SimpleNamespace(budget=budget), is_own=False)
+    recipe = SimpleNamespace(fine_tune=SimpleNamespace(budget=budget), packages=dict)
     found[Measure].__self__._recipe = recipe
     given = []
 

@@ -10,7 +10,6 @@ import peft
 import pytest
 import torch
 from builders import observe
-from edge_programs import needs_executorch
 from own_training import convolutional, fine_tune, measured
 from torch import nn
 
@@ -36,7 +35,7 @@ def record() -> Any:
     return measured(limited())
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_the_record_has_the_metrics_of_the_programs(record: Any) -> None:
     values = {name: metric.value for name, metric in record.metrics.items()}
     assert record.status == "ok"
@@ -47,7 +46,7 @@ def test_the_record_has_the_metrics_of_the_programs(record: Any) -> None:
     assert all(record.invariants[name] for name in EDGE_INVARIANTS)
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_the_ledger_explains_each_plan(record: Any) -> None:
     for name in PLAN_METRICS:
         rows = rows_of(record.whole_ledger, name)
@@ -57,7 +56,7 @@ def test_the_ledger_explains_each_plan(record: Any) -> None:
     assert {"0.lora_A.default", "6.lora_B.default"} <= modules
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_the_gate_judges_the_budget(record: Any) -> None:
     within = judge_case(record.case.id, observe(record), observe(record))
     assert within.verdict == "unchanged"
@@ -70,7 +69,7 @@ def test_the_gate_judges_the_budget(record: Any) -> None:
     )  # fmt: skip
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record: Any) -> None:
     moving = measured(limited(mode=lambda model: model.train()))
     assert moving.status == "ok"
@@ -88,7 +87,7 @@ def without_statistics() -> nn.Module:
     return nn.Sequential(*layers)
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_what_draws_random_numbers_is_not_compared() -> None:
     adapter = peft.LoraConfig(r=2, target_modules=["0"])
     drawing = measured(limited(adapter=adapter, model=without_statistics, mode="train"))
@@ -98,7 +97,7 @@ def test_what_draws_random_numbers_is_not_compared() -> None:
     assert drawing.invariants["edge_outputs_equal_eager"] is True
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def started() -> None:
         msg = "the runtime was started"
@@ -110,7 +109,7 @@ def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) ->
     assert not planned.invariants
 
 
-@needs_executorch()
+@pytest.mark.executorch
 def test_a_failing_runtime_is_a_false_fact(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         msg = "the runtime fails: it ended by SIGSEGV"

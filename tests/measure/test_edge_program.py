@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 
+import edge_programs
 import pytest
 import torch
-from edge_programs import batch, lora_model, loss, needs_executorch, tiny_training
+from edge_programs import batch, lora_model, loss, tiny_training
 from tiny_network import tiny_network
 from torch import Tensor, nn
 from torch.export.experimental import _export_forward_backward
@@ -21,8 +22,6 @@ from peft_regress.measure.edge import (
     training_program,
 )
 from peft_regress.measure.edge.plan import UNUSED
-
-exports = needs_executorch()
 
 
 def call(model: nn.Module, images: Tensor) -> Tensor:
@@ -40,7 +39,7 @@ class Halved(nn.Module):
         return functional.relu(self.first(rows))
 
 
-@exports
+@pytest.mark.executorch
 def test_a_plan_is_what_one_counts_by_hand() -> None:
     program = inference_program(Halved(), torch.zeros(4, 8), call=call)
     # rows 4x8, the weight turned around 8x16, and their product 4x16, of 4 bytes each.
@@ -54,7 +53,7 @@ def test_a_plan_is_what_one_counts_by_hand() -> None:
     assert program.program_bytes > 8 * 16 * 4
 
 
-@exports
+@pytest.mark.executorch
 def test_the_plan_of_training_adds_up_and_names_the_modules() -> None:
     program = tiny_training()
     assert sum(program.plan.values()) == program.planned_bytes
@@ -76,7 +75,7 @@ def test_the_plan_of_training_adds_up_and_names_the_modules() -> None:
     assert {module for module, _ in program.plan} & {"depthwise", "linear.lora_B.default"}
 
 
-@exports
+@pytest.mark.executorch
 def test_every_operator_that_works_for_a_layer_is_named_after_it() -> None:
     """The modules of operators that only layers have, forward and backward."""
     found = {(module, what) for module, what in tiny_training().plan if "aten.convolution" in what}
@@ -84,7 +83,7 @@ def test_every_operator_that_works_for_a_layer_is_named_after_it() -> None:
     assert all(module.partition(".")[0] in {"conv", "depthwise"} for module, _ in found)
 
 
-@exports
+@pytest.mark.executorch
 def test_naming_modules_leaves_the_program_as_it_is() -> None:
     from executorch.exir import EdgeCompileConfig, to_edge
 
@@ -103,7 +102,7 @@ def test_naming_modules_leaves_the_program_as_it_is() -> None:
     assert bytes(plain.buffer) == tiny_training().content
 
 
-@exports
+@pytest.mark.executorch
 def test_without_names_every_byte_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "_name_in_first_trace", lambda _: "")
     program = training_program(lora_model(), batch(), loss=loss)
@@ -113,13 +112,13 @@ def test_without_names_every_byte_is_counted(monkeypatch: pytest.MonkeyPatch) ->
     assert operators == {""}
 
 
-@exports
+@pytest.mark.executorch
 def test_a_step_that_moves_statistics_is_unsupported_and_the_buffer_is_named() -> None:
     with pytest.raises(UnsupportedProgramError, match=r"norm\.running_mean"):
         training_program(tiny_network().train(), batch(), loss=loss)
 
 
-@exports
+@pytest.mark.executorch
 def test_a_loss_that_depends_on_values_is_unsupported() -> None:
     def picky(model: nn.Module, images: tuple[Tensor, Tensor]) -> Tensor:
         found = loss(model, images)
@@ -129,7 +128,7 @@ def test_a_loss_that_depends_on_values_is_unsupported() -> None:
         training_program(tiny_network(), batch(), loss=picky)
 
 
-@exports
+@pytest.mark.executorch
 def test_an_operator_without_a_portable_kernel_is_named() -> None:
     class Bessel(nn.Module):
         def forward(self, rows: Tensor) -> Tensor:
@@ -147,7 +146,19 @@ def test_without_executorch_the_error_is_the_command_that_installs_it(
         training_program(tiny_network(), batch(), loss=loss)
 
 
-@exports
+@pytest.mark.parametrize(
+    ("ci", "outcome"), [("", pytest.skip.Exception), ("true", pytest.fail.Exception)]
+)
+def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(
+    monkeypatch: pytest.MonkeyPatch, ci: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr(edge_programs, "problem", lambda: "executorch is not installed")
+    with pytest.raises(outcome, match="executorch is not installed"):
+        edge_programs.require()
+
+
+@pytest.mark.executorch
 def test_a_runtime_of_another_torch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
         msg = "undefined symbol: _ZN3c10\n4impl"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from edge_programs import batch, lora_model, loss, needs_executorch, subject, tiny_training
+from edge_programs import batch, lora_model, loss, subject, tiny_training
 from packaging.version import Version
 from torch import Tensor, nn
 
@@ -37,7 +37,7 @@ from peft_regress.measure.edge.runtime import Runtime, TrainedInRuntime
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = needs_executorch()
+pytestmark = pytest.mark.executorch
 
 
 @pytest.fixture(scope="module")

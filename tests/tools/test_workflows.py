@@ -239,7 +239,7 @@ def environments():
 def test_every_environment_that_a_workflow_runs_exists():
     matrix = workflow("ci")["jobs"]["check"]["strategy"]["matrix"]["include"]
     named = {row["environment"] for row in matrix}
-    assert named == {"lint", "types", "coverage", "slow", "docs", "lowest", *NEWER}
+    assert named == {"lint", "types", "coverage", "slow", "edge", "docs", "lowest", *NEWER}
     text = "".join(path.read_text() for path in WORKFLOWS)
     named |= {*re.findall(r"tox run -e ([\w-]+)", text)}
     assert named <= environments()

@@ -1,6 +1,16 @@
 """Tasks that a source model is adapted to. No torch at import."""
 
 from peft_regress.catalogue.tasks.digits import SHIFT, UNSEEN, DigitsTask
+from peft_regress.catalogue.tasks.edge import EDGE, EDGE_BATCH, EdgeTask
 from peft_regress.catalogue.tasks.protocol import Task, TaskData
 
-__all__ = ["SHIFT", "UNSEEN", "DigitsTask", "Task", "TaskData"]
+__all__ = [
+    "EDGE",
+    "EDGE_BATCH",
+    "SHIFT",
+    "UNSEEN",
+    "DigitsTask",
+    "EdgeTask",
+    "Task",
+    "TaskData",
+]

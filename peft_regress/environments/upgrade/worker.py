@@ -61,7 +61,6 @@ class _Measurer:
 
     def measure(self, request: Measure) -> Measured:
         from peft_regress.measure import ProfileCache, measure
-        from peft_regress.runs.environment import imported_packages
 
         # Both tasks of a pairing share its profile, as in a run of pytest.
         self._profiles = self._profiles or ProfileCache()
@@ -81,8 +80,7 @@ class _Measurer:
         except Exception as error:  # noqa: BLE001  (a release may break the code that measures)
             failure = Failure.of(error)
             return Measured(record=error_record(self._recipe.case, self._definition, failure))
-        packages = imported_packages() if self._recipe.is_own else {}
-        return Measured(record=measurement.record, packages=packages)
+        return Measured(record=measurement.record, packages=self._recipe.packages())
 
     def _known(self, request: Measure) -> Known | None:
         """Return what need not be trained again; a budget on the score needs a score."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from peft_regress.catalogue.tasks.edge import EDGE_STEPS
 from peft_regress.cost.profile import loss_of_images, random_images
 from peft_regress.errors import InputError
 from peft_regress.measure.costs import first_call
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
     from peft_regress.metrics import Metric
     from peft_regress.runs.ledger import Rows
 
-STEPS: Final = 4
-"""Of SGD, that the runtime takes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class CaseEdge:
@@ -53,13 +51,16 @@ def edge_of_case(
 ) -> CaseEdge:
     """Export the programs of a case and run them, if its budget limits what it takes there.
 
-    A program that cannot be made or run is a fact, with what ExecuTorch says, and no number.
+    Those of a built-in case of the edge matrix too. A program that cannot be made or run is a fact,
+    with what ExecuTorch says, and no number; but such a built-in case has nothing else.
 
-    data: of a case of one's own; None for a built-in one, which has no budget. runs: without it the
-    programs are only planned. Raises `InputError` if ExecuTorch cannot be used.
+    data: None for any other built-in case, which has no programs. runs: without it the programs are
+    only planned. Raises `InputError` if ExecuTorch cannot be used; for a case of the edge matrix
+    also `UnsupportedProgramError` and `ProgramError`.
     """
     budget = recipe.fine_tune.budget
-    if data is None or budget is None or budget.edge_train is None:
+    is_limited = budget is not None and budget.edge_train is not None
+    if data is None or not (is_limited or recipe.runs_in_executorch):
         return CaseEdge()
     require_executorch()
     try:
@@ -70,6 +71,8 @@ def edge_of_case(
                 return CaseEdge(metrics=programs.metrics, plans=programs.plans)
             run = run_programs(programs, subject, runtime)
     except (UnsupportedProgramError, ProgramError) as error:
+        if recipe.runs_in_executorch:
+            raise
         return CaseEdge(facts={"edge_programs_run": Fact.false(str(error))})
     return CaseEdge(
         metrics={**programs.metrics, **run.metrics}, plans=programs.plans, facts=run.facts
@@ -77,14 +80,14 @@ def edge_of_case(
 
 
 def case_model(recipe: Recipe, data: Data) -> EdgeModel:
-    """Return the adapted model of a case of one's own, with its first batches."""
+    """Return the adapted model of a case, with its first batches."""
     seed = recipe.seeds[0]
     model = recipe.adapted_model(seed)
     recipe.set_mode(model)
     seed_all(seed)
     batches = [
         on_device(batch, device_of(model))
-        for batch in itertools.islice(recipe.batches(data, seed=seed), STEPS)
+        for batch in itertools.islice(recipe.batches(data, seed=seed), EDGE_STEPS)
     ]
     return EdgeModel(
         model=model,
