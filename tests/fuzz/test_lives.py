@@ -476,8 +476,9 @@ def test_an_adapter_put_in_later_is_seen_in_half_precision(
             original(self, *arguments, **keywords)
 
     monkeypatch.setattr(BaseTuner, "_cast_adapter_dtype", first_alone)
-    failure = run(example(act, dtype="bfloat16"), tmp_path / "1").failure
-    assert failure is not None
+    outcome = run(example(act, dtype="bfloat16"), tmp_path / "1")
+    assert outcome.failure is not None, (outcome, calls)
+    failure = outcome.failure
     assert (failure.check, failure.act) == ("dtype", 0), failure.message
     unasked = msgspec.structs.replace(example(act, dtype="bfloat16"), autocast=False)
     assert run(unasked, tmp_path / "2").failure is None

@@ -23,7 +23,7 @@ from peft_regress.measure.step_profile import (
     adaptation_cost,
     cost_metrics,
 )
-from peft_regress.metrics import COST_METRICS, METRICS
+from peft_regress.metrics import COST_METRICS, EDGE_METRICS, METRICS
 from peft_regress.runs.ledger import LEDGER_METRICS, rows_of
 
 
@@ -65,6 +65,7 @@ def records(tiny_sources):
 
 
 EVERY = {*METRICS} - {
+    *EDGE_METRICS,
     *("score", "relative_step_seconds", "projection_flops", "projection_flops_b32"),
     "optimizer_updates",
 }

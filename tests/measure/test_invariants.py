@@ -39,7 +39,7 @@ from peft_regress.measure.adapters.built_in_method import MethodAdapter
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
 from peft_regress.measure.invariants.layers import of_other_dtype
 from peft_regress.measure.objective import Objective
-from peft_regress.metrics import INVARIANTS
+from peft_regress.metrics import EDGE_INVARIANTS, INVARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BASELINES = Path(__file__).parents[2] / "baselines"
-NAMES = list(INVARIANTS)
+NAMES = [name for name in INVARIANTS if name not in EDGE_INVARIANTS]
 # What there is of an adapter alone.
 OF_ADAPTERS = {
     "merge_equals_unmerged",
