@@ -217,11 +217,23 @@ def _traits(example: Example, position: int) -> Iterator[str]:
     done = example.acts[: position + 1]
     if len(example.adapters) > 1 or any(isinstance(act, LoadBeside | Weighted) for act in done):
         yield "several adapters"
+    if _adapter_names(example, done) & _module_names(example.network):
+        yield "adapter named as a layer"
     for act in done[:-1]:
         if not isinstance(act, _USUAL_ACTS):
             yield f"after {kind_of(act)}"
     for act in done:
         yield from _act_traits(act)
+
+
+def _adapter_names(example: Example, acts: Sequence[Act]) -> set[str]:
+    loaded = {act.name for act in acts if isinstance(act, LoadBeside)}
+    return loaded.union(adapter.name for adapter in example.adapters)
+
+
+def _module_names(network: Network) -> set[str]:
+    """Return the names of all modules, without those of the modules that hold them."""
+    return {part for layer in network.layers for part in layer.name.split(".")}
 
 
 def _act_traits(act: Act) -> Iterator[str]:

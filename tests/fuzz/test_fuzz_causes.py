@@ -13,6 +13,7 @@ from peft_regress.fuzz.example import (
     Delete,
     Enable,
     Fill,
+    LoadBeside,
     Merge,
     Mode,
     Train,
@@ -46,6 +47,10 @@ TRAITS = [
     ((example(layer(name="net.weight")), failure()), ("nested name", "odd name")),
     ((example(layer(name="head"), layer(name="head2")), failure()),
      ("a name that begins another name",)),
+    ((example(layer(name="a.b.c"), adapters=(Adapter(name="b", settings={}),)), failure()),
+     ("adapter named as a layer", "nested name")),
+    ((example(layer(name="b"), acts=(LoadBeside(adapter="default", name="b"),)), failure()),
+     ("adapter named as a layer", "several adapters")),
 ]  # fmt: skip
 
 

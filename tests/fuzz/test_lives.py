@@ -551,6 +551,17 @@ def test_a_clear_error_at_wrapping_is_a_refusal(tmp_path: Path) -> None:
     assert "should be a positive integer" in str(outcome.refused)
 
 
+def test_a_documented_refusal_ends_a_life_at_any_act(tmp_path: Path) -> None:
+    """AdaLoRA trains one adapter alone: two that were saved cannot be loaded to train."""
+    two = msgspec.structs.replace(
+        example(e.LoadBeside(adapter="a", name="c"), e.SaveLoad(trainable=True), method="adalora"),
+        adapters=(e.Adapter(name="a", settings=ADALORA),),
+    )
+    outcome = run(two, tmp_path)
+    assert outcome.failure is None
+    assert "supports only 1 trainable adapter" in str(outcome.refused)
+
+
 def test_an_act_without_meaning_ends_the_life(tmp_path: Path) -> None:
     outcome = run(example(e.Unmerge(), FILL), tmp_path)
     assert outcome == e.Outcome(refused="act 0 has no meaning here")

@@ -62,7 +62,6 @@ ADALORA: Final = Method(
             message="supports only 1 trainable adapter",
             source="error text of peft.tuners.adalora.model",
             error="ValueError",
-            stage="wrap",
         ),
     ),
     identity=lambda settings: bool(settings["init_lora_weights"]),
