@@ -121,6 +121,23 @@ SOUND = {
         target_modules=["head"],
         second={"target_modules": ["lin0", "head"], "r": 2},
     ),
+    "large, unmerged, under two names": e.Example(
+        network=e.Network(
+            layers=(
+                e.Layer(name="layer1", kind="linear", inputs=12, outputs=12),
+                e.Layer(name="layer2", kind="linear", inputs=12, outputs=12),
+                e.Layer(name="layer3", kind="linear", inputs=12, outputs=12, same_as="layer2"),
+            )
+        ),
+        method="randlora",
+        adapters=(e.Adapter(name="a", settings={"target_modules": ["layer1", "layer2"], "r": 1}),),
+        acts=(
+            FILL,
+            e.LoadBeside(adapter="a", name="copied"),
+            e.Merge(),
+            e.Activate(adapters=("copied",)),
+        ),
+    ),
     "exchanged by merging": example(
         e.Train(),
         e.Merge(),
