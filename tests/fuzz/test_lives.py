@@ -36,6 +36,7 @@ TWO_NAMES = (
 )
 FILL = e.Fill()
 ADALORA = {"target_modules": ["lin0"], "init_r": 1, "total_step": 1}
+PLAIN = {"target_modules": ["lin0"], "r": 2}
 SECOND = (FILL, e.Add(adapter="b"), e.Activate(adapters=("b",)), e.Fill(seed=1))
 
 
@@ -566,6 +567,16 @@ def test_what_a_release_lacks_is_absent(tmp_path: Path) -> None:
 def test_a_clear_error_at_wrapping_is_a_refusal(tmp_path: Path) -> None:
     outcome = run(example(FILL, r=0), tmp_path)
     assert "should be a positive integer" in str(outcome.refused)
+
+
+def test_no_file_has_the_biases_that_a_deleted_adapter_has_trained(tmp_path: Path) -> None:
+    add = e.Add(adapter="b")
+    kept = example(FILL, add, e.SaveLoad(), bias="lora_only", second=PLAIN)
+    assert run(kept, tmp_path / "1").failure is None
+    saved = example(FILL, add, e.Delete(adapter="a"), e.SaveLoad(), bias="lora_only", second=PLAIN)
+    outcome = run(saved, tmp_path / "2")
+    assert outcome.failure is None
+    assert "act 3 has no meaning here" in str(outcome.refused)
 
 
 def test_a_documented_refusal_ends_a_life_at_any_act(tmp_path: Path) -> None:

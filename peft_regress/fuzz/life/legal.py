@@ -73,7 +73,8 @@ def legal(plan: Plan, act: e.Act) -> bool:  # noqa: C901, PLR0911, PLR0912
         case e.Unmerge():
             return bool(plan.merged) and "unmerge" in abilities and plan.enabled
         case e.SaveLoad():
-            return bool(plan.active) and not plan.merged and not plan.padded
+            # No file has the biases of the base that a deleted adapter has trained.
+            return bool(plan.active) and not (plan.merged or plan.padded or plan.biased)
         case e.LoadBeside(adapter=adapter, name=name):
             return (
                 adapter in there
