@@ -139,6 +139,14 @@ SOUND = {
             e.Activate(adapters=("copied",)),
         ),
     ),
+    "vectors of other layers": example(
+        e.Add(adapter="b"),
+        e.Activate(adapters=("b",)),
+        layers=(LINEAR[0], e.Layer(name="head", kind="linear", inputs=6, outputs=4)),
+        method="tinylora",
+        target_modules=["lin0", "head"],
+        second={"target_modules": ["head"]},
+    ),
     "exchanged by merging": example(
         e.Train(),
         e.Merge(),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 SHARED: Final = frozenset(
     f"{method}_{part}" for method in ("pvera", "randlora", "vera") for part in ("A", "B")
-) | {"unilora_theta_d", "vblora_vector_bank"}
+) | {"tinylora_v", "unilora_theta_d", "vblora_vector_bank"}
 """What all adapted layers hold for all adapters; an adapter need not be on such a layer."""
 
 
@@ -35,7 +35,7 @@ def adapter_tensors(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
     for name, value in vars(layer).items():
         if isinstance(value, dict) and hasattr(value.get(adapter), "detach"):
             found[name] = _exact(value[adapter])
-    return found if set(found) - SHARED else {}
+    return found if {name.partition(".")[0] for name in found} - SHARED else {}
 
 
 def _exact(tensor: Tensor) -> Tensor:
