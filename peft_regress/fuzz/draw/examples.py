@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from hypothesis import assume
 from hypothesis import strategies as st
@@ -15,7 +15,7 @@ from peft_regress.fuzz.draw.settings import settings
 from peft_regress.fuzz.methods import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hypothesis.strategies import DrawFn
 
@@ -25,6 +25,9 @@ NAMES: Final = st.sampled_from(
     (("default", "other"), ("foo", "foobar"), ("foobar", "foo"), ("a", "b"), ("head", "lin0"))
 )
 """Pairs of names; some are a layer's, some begin like the other."""
+FREE: Final = ("one", "two")
+"""Names that no layer has, for adapters that copy one: a copy must not have the adapter's name, as
+peft says (`_set_trainable` in utils/other.py)."""
 TWO: Final = st.booleans()
 RARE: Final = st.integers(0, 19)
 STRAY, UNMEANT = 19, 18
@@ -38,12 +41,15 @@ def examples(draw: DrawFn, methods: Sequence[str]) -> e.Example:
     method = METHODS[draw(st.sampled_from(list(methods)))]
     network = draw(networks(method.kinds))
     assume(runs(network))
-    names = draw(NAMES)
-    first = draw(settings(method, network))
-    adapters = [e.Adapter(name=names[0], settings=first)]
+    wanted = draw(NAMES)
+    drawn = [draw(settings(method, network))]
     if draw(TWO):
-        second = draw(settings(method, network, beside=first))
-        adapters.append(e.Adapter(name=names[1], settings=second))
+        drawn.append(draw(settings(method, network, beside=drawn[0])))
+    first = drawn[0]
+    names = adapter_names(wanted, drawn)
+    adapters = [
+        e.Adapter(name=name, settings=each) for name, each in zip(names, drawn, strict=False)
+    ]
     rare = draw(RARE)
     if rare == STRAY:
         adapters.append(e.Adapter(name="stray", settings=_elsewhere(first, "nowhere")))
@@ -56,6 +62,17 @@ def examples(draw: DrawFn, methods: Sequence[str]) -> e.Example:
     if rare == UNMEANT:
         return _unmeant(draw, example, method)
     return replace(example, acts=draw(lives(example, method)))
+
+
+def adapter_names(wanted: tuple[str, str], drawn: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Return the names that are wanted for adapters, or free ones if a copy has one of them."""
+    copied = {
+        part
+        for settings in drawn
+        for name in settings.get("modules_to_save") or ()
+        for part in name.split(".")
+    }
+    return FREE if copied & {*wanted} else wanted
 
 
 def _elsewhere(settings: dict[str, object], name: str) -> dict[str, object]:

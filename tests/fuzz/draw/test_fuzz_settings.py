@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, find, given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 
+from peft_regress.fuzz.draw.examples import FREE, adapter_names
 from peft_regress.fuzz.draw.settings import droppable, settings
 from peft_regress.fuzz.example import Layer, Network
 from peft_regress.fuzz.methods import METHODS, available
@@ -71,3 +72,10 @@ def test_a_module_with_two_names_is_never_copied():
     look()
     assert copied
     assert not copied & {"head", "again"}
+
+
+def test_no_copy_has_the_name_of_an_adapter():
+    copies = {"modules_to_save": ["net.head"]}
+    assert adapter_names(("head", "lin0"), [{}, copies]) == FREE
+    assert adapter_names(("lin0", "net"), [copies]) == FREE
+    assert adapter_names(("foo", "foobar"), [{}, copies]) == ("foo", "foobar")
