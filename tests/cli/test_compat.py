@@ -6,6 +6,7 @@ import contextlib
 import json
 import re
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,6 +46,10 @@ def adapter(saved, tmp_path, monkeypatch):
     return folder
 
 
+# Loading seeds the generators and replaces a method of the library: for all threads, here.
+_ONE_AT_A_TIME = threading.Lock()
+
+
 class LoaderHere:
     """Loads adapters in this process: a worker of its own would import torch again."""
 
@@ -52,17 +57,18 @@ class LoaderHere:
         self.base, self.folder = base, folder
 
     def load(self, python, adapters):
+        with _ONE_AT_A_TIME:
+            return list(self._loaded(python, adapters))
+
+    def _loaded(self, python, adapters):
         answers = handlers()
         try:
             made = answers[MakeBase](MakeBase(base=self.base, folder=str(self.folder)))
         except InputError as error:
             raise BaseModelError(str(error)) from None
-        requests = [LoadAdapter(folder=str(one)) for one in adapters]
-        packages = {"peft": str(python)}
-        return [
-            Seen(packages=packages, base=made, adapter=answers[LoadAdapter](one))
-            for one in requests
-        ]
+        for one in adapters:
+            loaded = answers[LoadAdapter](LoadAdapter(folder=str(one)))
+            yield Seen(packages={"peft": str(python)}, base=made, adapter=loaded)
 
     def stop(self):
         """Do nothing."""
