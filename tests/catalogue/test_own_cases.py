@@ -40,7 +40,7 @@ from peft_regress import FineTune
 def case(name, **settings):
     return FineTune(name, model=print, data=print, adapter="full", **settings)
 
-GATES = [case("photos/lora-r4/net"), case("photos/mine/net"), case("edge/full/net", matrix="edge")]
+GATES = [case("photos/lora-r4/net"), case("photos/mine/net"), case("phone/full/net", matrix="phone")]
 ONE = case("sound/full/net")
 NUMBER = 3
 """
@@ -75,12 +75,12 @@ def test_cases_of_the_settings_are_a_matrix_like_any_other(project: Callable[...
     ids = ["photos/lora-r4/net", "photos/mine/net", "sound/full/net"]
     assert usual_matrix() == "own"
     assert [case.id for case in matrix_cases("own")] == ids
-    assert [case.id for case in matrix_cases("edge")] == ["edge/full/net"]
+    assert [case.id for case in matrix_cases("phone")] == ["phone/full/net"]
     assert [case.id for case in matrix_cases("own", task="photos")] == ids[:2]
     assert [case.id for case in select_cases("*/full/*", matrix="own")] == ids[2:]
     assert [param.id for param in case_params()] == ids
     assert [param.id for param in case_params("sound")] == ids[2:]
-    check_matrix("edge")
+    check_matrix("phone")
     assert len(matrix_cases("default")) == 96
 
 
@@ -109,9 +109,9 @@ def test_a_suite_can_give_its_cases_itself() -> None:
 
 
 def test_cases_keep_the_matrix_that_the_settings_name(project: Callable[..., None]) -> None:
-    project("gates:GATES", more='matrix = "edge"')
-    assert usual_matrix() == "edge"
-    assert [param.id for param in case_params()] == ["edge/full/net"]
+    project("gates:GATES", more='matrix = "phone"')
+    assert usual_matrix() == "phone"
+    assert [param.id for param in case_params()] == ["phone/full/net"]
 
 
 def test_the_storage_is_that_of_the_settings_from_any_folder(
