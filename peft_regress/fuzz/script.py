@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from peft_regress.fuzz.example import Example, Failure
     from peft_regress.fuzz.findings import Finding
 
+_RAISED: Final = frozenset({"accepted", "exception", CRASH})
+"""Where what an act raises is what the script is about."""
 _OUTPUT_CHECKS: Final = frozenset({"merged", "two_ways", "loaded", "leftover", "unmerged"})
 """Where what the model computes after an act must be what it computed before."""
 _SAME_OUTPUT: Final = ("compare('as before', before, output(model, x))",)
@@ -137,8 +139,11 @@ class _Script:
             return
         yield from wrap
         yield ""
+        _, refused = self._followed()
         for index, act in enumerate(self.example.acts[: position + 1]):
             code = list(self._act(act))
+            if index in refused and not (index == position and self.failure.check in _RAISED):
+                code = list(_refusing(code))
             if index < position:
                 yield from code
             else:
@@ -215,11 +220,19 @@ class _Script:
 
     def _allowed(self) -> list[str]:
         """Return the adapters that may train, or change, after the failing act."""
+        plan, _ = self._followed()
+        return sorted(plan.trainable or ()) if plan.enabled else []
+
+    def _followed(self) -> tuple[Plan, set[int]]:
+        """Return the plan after the failing act, and which acts the library must refuse."""
         plan = Plan.start(self.example, self.method.abilities)
-        for act in self.example.acts[: self.failure.act + 1]:
+        refused = set()
+        for position, act in enumerate(self.example.acts[: self.failure.act + 1]):
             if refusal(plan, act) is None:
                 plan = after(plan, act)
-        return sorted(plan.trainable or ()) if plan.enabled else []
+            else:
+                refused.add(position)
+        return plan, refused
 
     def _is_within(self, kind: str) -> bool:
         position = self.failure.act
@@ -331,6 +344,13 @@ class _Script:
         if act.target_rank is not None:
             yield f"prepare_model_for_compiled_hotswap(model, target_rank={act.target_rank})"
         yield f"hotswap_adapter(model, {_place(name)}, {name!r}, torch_device='cpu')"
+
+
+def _refusing(code: list[str]) -> Iterator[str]:
+    yield "try:"
+    yield from (f"    {line}" for line in code)
+    yield "except Exception as error:"
+    yield "    print(f'refused, as it must be: {type(error).__name__}: {error}')"
 
 
 def _tried(code: list[str]) -> Iterator[str]:
