@@ -40,7 +40,8 @@ from peft_regress import FineTune
 def case(name, **settings):
     return FineTune(name, model=print, data=print, adapter="full", **settings)
 
-GATES = [case("photos/lora-r4/net"), case("photos/mine/net"), case("phone/full/net", matrix="phone")]
+PHONE = case("phone/full/net", matrix="phone")
+GATES = [case("photos/lora-r4/net"), case("photos/mine/net"), PHONE]
 ONE = case("sound/full/net")
 NUMBER = 3
 """
