@@ -347,6 +347,7 @@ class _Script:
 
 
 def _refusing(code: list[str]) -> Iterator[str]:
+    """Yield an act that is refused; were the error unclear, the finding would be about it."""
     yield "try:"
     yield from (f"    {line}" for line in code)
     yield "except Exception as error:"
