@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from peft_regress.fuzz.checks import AbsentError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -95,6 +97,39 @@ def make_input(network: Network) -> Tensor:
     if network.channels_last and x.dim() == 4:  # noqa: PLR2004
         x = x.contiguous(memory_format=torch.channels_last)
     return x
+
+
+def base_output(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a network without adapters.
+
+    Raises AbsentError if it does not run here, or if torch computes it right on some CPUs only:
+    oneDNN leaves the output of a convolution in bfloat16 as it was in memory, where a stride leaves
+    one position in the last dimension (pytorch/pytorch#169688, torch 2.13 with AVX512-BF16).
+    """
+    narrow: list[nn.Module] = []
+
+    def look(convolution: Any, _: Any, output: Tensor) -> None:
+        if convolution.stride[-1] > 1 and output.shape[-1] == 1:
+            narrow.append(convolution)
+
+    hooks = [
+        each.register_forward_hook(look)
+        for each in module.modules()
+        if type(each) in CONVOLUTIONS.values()
+    ]
+    try:
+        with torch.no_grad():
+            output: Tensor = module(x)
+    except (RuntimeError, ValueError) as error:
+        message = f"the network does not run without an adapter: {error}"
+        raise AbsentError(message) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if narrow and output.dtype == torch.bfloat16:
+        message = "torch does not compute the network right on each CPU (pytorch/pytorch#169688)"
+        raise AbsentError(message)
+    return output
 
 
 def lay_out(module: nn.Module, layout: torch.memory_format) -> None:
