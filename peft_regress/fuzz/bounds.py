@@ -37,6 +37,9 @@ adapters are 10**5 times as large as the weights: 4.8e-5 after unmerging once, w
 Not in half precision, where it would allow any output.
 """
 
+GRADIENT: Final = 1e-3
+"""Of gradients in float32, relative to the adapter's largest and the output's terms."""
+
 WEIGHT: Final[Mapping[torch.dtype, float]] = {
     torch.float64: 1e-8,
     torch.float32: 1e-4,

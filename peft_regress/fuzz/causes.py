@@ -62,7 +62,18 @@ CRASH: Final = "crash"
 """The check that fails where the process itself ends."""
 
 _OF_ITS_FORMULA: Final = frozenset(
-    {"cost", "disabled", "dtype", "function", "identity", "layout", "merged", "no_op", "unmerged"}
+    {
+        "cost",
+        "disabled",
+        "dtype",
+        "function",
+        "gradient",
+        "identity",
+        "layout",
+        "merged",
+        "no_op",
+        "unmerged",
+    }
 )
 """The checks of what a method computes by code of its own."""
 _SHARED_MODULES: Final = re.compile(r"(tuners\.(tuners_utils|lycoris_utils)|utils\..*|[a-z_]+):")
@@ -75,7 +86,7 @@ _SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "infere
 """Settings that nearly every adapter has: they tell no two causes apart."""
 _USUAL_ACTS: Final = (Fill, Train, Mode, Add)
 """Acts that only fill an adapter, or that another trait tells."""
-_COMPUTED: Final = frozenset({"cost", "function"})
+_COMPUTED: Final = frozenset({"cost", "function", "gradient"})
 """The checks of what a call computes, whatever filled the adapter before."""
 _FILLING: Final = frozenset({"activate", "add", "enable", "fill", "mode", "train", "wrap"})
 """The acts after which an unmerged adapter computes what its parameters say."""
@@ -140,7 +151,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 *(t for t in self.traits if not t.startswith("after ")),
             )
         own = f"setting {COPIES}"
-        if self.check == "function" and own not in self.traits:  # each method has its own formula
+        # Each method has its own formula.
+        if self.check in {"function", "gradient"} and own not in self.traits:
             return (self.check, self._stage, self.method, *self.traits)
         shared = (one for one in self.traits if one == own or not one.startswith("setting "))
         return (self.check, self._stage, *shared)

@@ -16,6 +16,7 @@ CHECKS: Final[Mapping[str, str]] = {
     "exception": "A documented use raises no exception; what is refused is refused clearly.",
     "frozen": "Nothing changes or trains but the trainable adapters, and they train whole.",
     "function": "The output is that of the base with the weights of the method's formula.",
+    "gradient": "The gradients of an adapter are those of the method's formula.",
     "identity": "A new adapter leaves the function as it is, where its method promises so.",
     "layout": "Merged weights keep their memory layout, so that they can be saved.",
     "leak": "What is done with one adapter leaves the others as they are.",

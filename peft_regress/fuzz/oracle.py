@@ -31,7 +31,12 @@ class Oracle:
 
     def output(self, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return the network's output with other parameters."""
-        return self._call(dict(parameters or {}), self.x)
+        with torch.no_grad():
+            return self.differentiable(parameters or {})
+
+    def differentiable(self, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Return the network's output with other parameters, and the graph of its gradients."""
+        return self._call(dict(parameters), self.x)
 
     def magnitude(self, parameters: Mapping[str, Tensor] | None = None) -> float:
         """Return the largest sum of the absolute values of all terms of an output.
@@ -48,7 +53,8 @@ class Oracle:
             same = old is not None and old.shape == value.shape
             large[name] = old.abs() + (value - old).abs() if same else value.abs()  # type: ignore[union-attr,operator]
         x = self.x.abs() if self.x.is_floating_point() else self.x
-        return float(self._call(large, x).abs().max())
+        with torch.no_grad():
+            return float(self._call(large, x).abs().max())
 
     def _call(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         grouped: dict[Any, int] = {}
@@ -59,11 +65,10 @@ class Oracle:
                 grouped[module] = module.groups
                 module.groups = module.in_channels // value.shape[1]
         try:
-            with torch.no_grad():
-                # With ties, torch 2.13 does not put a shared module's own weights back.
-                output: Tensor = functional_call(
-                    self.base, parameters, (x,), strict=False, tie_weights=False
-                )
+            # With ties, torch 2.13 does not put a shared module's own weights back.
+            output: Tensor = functional_call(
+                self.base, parameters, (x,), strict=False, tie_weights=False
+            )
         finally:
             for module, groups in grouped.items():
                 module.groups = groups

@@ -42,6 +42,7 @@ BROKEN: Final[Mapping[str, str]] = {
     "exception": "{}",
     "frozen": "the wrong parameters train or change",
     "function": "another function than the formula's",
+    "gradient": "other gradients than the formula's",
     "identity": "the new adapter changes the output",
     "layout": "weights are no longer contiguous",
     "leak": "another adapter has changed",

@@ -25,6 +25,7 @@ from peft_regress.fuzz.life.ends import (
     check_within,
     merge_broken,
 )
+from peft_regress.fuzz.life.gradients import check_gradients
 from peft_regress.fuzz.life.legal import legal
 from peft_regress.fuzz.life.life import Life
 from peft_regress.fuzz.life.plan import adapted, after, refusal
@@ -208,6 +209,8 @@ def _check(life: Life, act: e.Act | None) -> None:
     state.check_trainable(life)
     state.check_adapter_type(life, act)
     state.check_output(life, act)
+    if isinstance(act, e.Fill):
+        check_gradients(life)
 
 
 def _raised(error: BaseException, position: int) -> Failure:

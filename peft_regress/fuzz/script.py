@@ -197,6 +197,8 @@ class _Script:
             yield f"check_trained(model, tensors, {self._allowed()!r})"
         elif check == "cost":
             yield f"check_flops(original, model, x, allowed={self._found(_ALLOWED)[0]})"
+        elif check == "gradient":
+            yield from self._compared_gradients()
         elif check == "saved_keys":
             adapter, key, other = self._found(_SAVED)
             yield f"check_saved({_place(adapter)}, {key!r}, {adapter!r}, {other!r})"
@@ -212,6 +214,13 @@ class _Script:
         yield f"expected = merged_by_hand(model, original, x, {weight})"
         yield "compare('the base with the weights of the formula', expected, output(model, x))"
         yield "print('nothing differs')"
+
+    def _compared_gradients(self) -> Iterator[str]:
+        if self.method.name == "dora":
+            yield "print('expected: gradients by the formula, which takes the norm for a constant')"
+            yield "print('this script does not compute them')"
+        else:
+            yield "check_gradients(model, x)"
 
     def _found(self, pattern: re.Pattern[str]) -> Sequence[str]:
         """Return what the failure's message says."""

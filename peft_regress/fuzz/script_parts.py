@@ -162,6 +162,28 @@ def check_trainable(model, adapters):
     if wrong or lacking:
         print("wrong:", *wrong, *lacking)
         raise SystemExit(1)''',
+    "check_gradients": '''\
+def check_gradients(model, x, step=0.01):
+    """Exit with 1 if a gradient is not what differences of the output say."""
+    print("expected: gradients as by central differences")
+    torch.manual_seed(4)
+    probe = torch.randn(output(model, x).shape)
+    trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
+    loss = (model(x) * probe).sum()
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    for (name, parameter), gradient in zip(trained.items(), gradients):
+        flat, expected = parameter.detach().view(-1), torch.zeros(parameter.numel())
+        for index in range(parameter.numel()):
+            for sign in (1, -1):
+                flat[index] += sign * step
+                part = sign * (output(model, x).double() * probe).sum() / (2 * step)
+                expected[index] += part
+                flat[index] -= sign * step
+        came = torch.zeros(parameter.numel()) if gradient is None else gradient.reshape(-1)
+        apart, largest = (came - expected).abs().max(), expected.abs().max()
+        if apart > 0.05 * largest + 0.005:
+            print(f"came: {name} is off by {apart:.1e}, of {largest:.1e}")
+            raise SystemExit(1)''',
     "spoil": '''\
 def spoil(model):
     """Put NaN into the last parameter of the first layer's adapter."""

@@ -121,11 +121,15 @@ class Life:
 
     def observe(self, **keywords: Any) -> Tensor:
         """Return the model's output in evaluation mode; the modes are as before afterwards."""
+        with torch.no_grad():
+            return self.called(**keywords)
+
+    def called(self, **keywords: Any) -> Tensor:
+        """Return the same with the graph of its gradients."""
         modes = [(module, module.training) for module in self.model.modules()]
         self.model.eval()
         try:
-            with torch.no_grad():
-                output: Tensor = self.model(self.x, **keywords)
+            output: Tensor = self.model(self.x, **keywords)
         finally:
             for module, training in modes:
                 module.training = training

@@ -12,7 +12,7 @@ from peft_regress.fuzz.methods.lycoris import LOHA, LOKR
 from peft_regress.fuzz.methods.method import Ability, LayerAdapter, Limit, Method
 from peft_regress.fuzz.methods.others import OTHERS
 from peft_regress.fuzz.methods.rotations import BOFT, HRA, OFT
-from peft_regress.fuzz.methods.tensors import adapter_tensors
+from peft_regress.fuzz.methods.tensors import adapter_tensors, own_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,6 +25,7 @@ __all__ = [
     "Method",
     "adapter_tensors",
     "available",
+    "own_tensors",
 ]
 
 METHODS: Final[Mapping[str, Method]] = {

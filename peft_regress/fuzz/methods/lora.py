@@ -60,11 +60,12 @@ def _product(tensors: Mapping[str, Tensor], kind: Kind, groups: int) -> Tensor:
 def _dora(weight: Tensor, delta: Tensor, magnitude: Tensor) -> Tensor:
     """Return m (W + s B A) / ||W + s B A||, a norm for each output.
 
-    Liu et al., DoRA, arXiv:2402.09353, equation 5. weight, delta: (outputs, inputs, *kernel).
+    Liu et al., DoRA, arXiv:2402.09353, equation 5; section 4.3: for the gradient the norm is a
+    constant. weight, delta: (outputs, inputs, *kernel).
     """
     direction = weight + delta
     each = (-1, *(1,) * (direction.dim() - 1))
-    factor: Tensor = magnitude.reshape(-1) / direction.flatten(1).norm(dim=1)
+    factor: Tensor = magnitude.reshape(-1) / direction.flatten(1).norm(dim=1).detach()
     return direction * factor.reshape(each)
 
 

@@ -21,6 +21,15 @@ def adapter_tensors(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
     themselves (an attention's output) go by their name there: `out_proj.lora_A.weight`. Tensors
     that a layer keeps in a plain dictionary by adapter (`indices` of FourierFT) are among them.
     """
+    found = {name: _exact(tensor) for name, tensor in own_tensors(layer, adapter).items()}
+    for name, value in vars(layer).items():
+        if isinstance(value, dict) and hasattr(value.get(adapter), "detach"):
+            found[name] = _exact(value[adapter])
+    return found if {name.partition(".")[0] for name in found} - SHARED else {}
+
+
+def own_tensors(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
+    """Return the parameters and buffers themselves that an adapter has in a layer, named alike."""
     found: dict[str, Tensor] = {}
     named = chain(
         layer.named_parameters(remove_duplicate=False), layer.named_buffers(remove_duplicate=False)
@@ -30,12 +39,9 @@ def adapter_tensors(layer: nn.Module, adapter: str) -> dict[str, Tensor]:
         # An adapter may have the name of a part; its own comes after the part that holds it.
         for index in range(1, len(parts)):
             if parts[index] == adapter:
-                found[".".join(parts[:index] + parts[index + 1 :])] = _exact(tensor)
+                found[".".join(parts[:index] + parts[index + 1 :])] = tensor
                 break
-    for name, value in vars(layer).items():
-        if isinstance(value, dict) and hasattr(value.get(adapter), "detach"):
-            found[name] = _exact(value[adapter])
-    return found if {name.partition(".")[0] for name in found} - SHARED else {}
+    return found
 
 
 def _exact(tensor: Tensor) -> Tensor:
