@@ -60,7 +60,7 @@ _ABSENT_EXIT: Final = 3
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
-        "peft-regress cost --cases 'edge/*/mobilenet_v3_small' --matrix edge --runtime executorch",
+        "peft-regress cost --cases 'edge/head/*' --matrix edge --runtime executorch",
     ),
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")

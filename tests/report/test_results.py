@@ -105,7 +105,17 @@ def test_what_an_update_needs_on_a_device_is_shown_where_a_case_is_exported():
         "edge_train_program_bytes": 9 * mib,
     }
     headings, units, row = lines_of(make_record(LORA, edge))[:3]
-    assert headings.split() == "case peak b1 edge train edge run edge file".split()
+    assert headings.split() == [
+        "case",
+        "peak",
+        "b1",
+        "edge",
+        "train",
+        "edge",
+        "run",
+        "edge",
+        "file",
+    ]
     assert units.split() == ["MiB"] * 4
     assert row.split()[1:] == ["24.0", "19.0", "6.25", "9.00"]
     assert not any("edge" in line for line in lines_of(make_record(LORA, WIDE)))

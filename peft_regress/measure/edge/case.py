@@ -68,7 +68,7 @@ def edge_of_case(
     is_limited = budget is not None and budget.edge_train is not None
     if data is None or not (is_limited or recipe.runs_in_executorch):
         return CaseEdge()
-    require_executorch()
+    require_executorch(runs=runs)
     try:
         subject = case_model(recipe, data)
         with Runtime() if runs else contextlib.nullcontext() as runtime:
@@ -125,7 +125,7 @@ def adaptation_edge(
     depend on; nothing is run. Raises `InputError` for wrong settings, without ExecuTorch, and if it
     refuses or fails.
     """
-    require_executorch()
+    require_executorch(runs=False)
     report = checked_cost(names, settings)
     subject = _adaptation_model(names, settings)
     state = report.step.optimizer_state_bytes
@@ -158,7 +158,7 @@ def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
     The programs of a built-in case outside the edge matrix are those of its costs' step, one image
     of 224x224. Raises `InputError` without ExecuTorch, and for a case that cannot take a step.
     """
-    require_executorch()
+    require_executorch(runs=False)
     has_own_step = recipe.is_own or recipe.runs_in_executorch
     data = recipe.load_data() if has_own_step else None
     costs = case_costs(recipe, profiles, data)
