@@ -70,5 +70,5 @@ def test_a_search_plans_in_a_release_that_was_built_for_another_torch(command):
         "bisect", "executorch", "--good", "1.3.1", "--bad", "1.4.0",
         "--metric", "edge_train_planned_bytes",
     )  # fmt: skip
-    assert (code, found["evidence"], found["skipped"]) == (3, "costs", [])
+    assert (code, found["evidence"], found["skipped"]) == (3, "costs", {})
     assert found["tried"] == ["1.3.1", "1.4.0"]
