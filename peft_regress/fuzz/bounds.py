@@ -38,7 +38,11 @@ Not in half precision, where it would allow any output.
 """
 
 GRADIENT: Final = 1e-3
-"""Of gradients in float32, relative to the adapter's largest and the output's terms."""
+"""Of gradients in float32, relative to the adapter's largest and the output's terms.
+
+1e-7 to 1e-5 were seen with 14 methods of peft 0.21.2, most with AdaLoRA; a wrong factor changes a
+gradient by a tenth and more.
+"""
 
 WEIGHT: Final[Mapping[torch.dtype, float]] = {
     torch.float64: 1e-8,

@@ -31,6 +31,7 @@ from peft_regress.fuzz.life.life import Life
 from peft_regress.fuzz.life.plan import adapted, after, refusal
 from peft_regress.fuzz.life.weights import check_weights
 from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.networks import without_onednn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -258,7 +259,7 @@ def _sentence(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the libraries' warnings, logs and prints away."""
+    """Keep the libraries' warnings, logs and prints away, and oneDNN."""
     disabled, threads = logging.root.manager.disable, torch.get_num_threads()
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
@@ -268,6 +269,7 @@ def _quiet() -> Iterator[None]:
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
             torch.random.fork_rng(devices=[]),
+            without_onednn(),
         ):
             warnings.simplefilter("ignore")
             yield

@@ -44,8 +44,6 @@ from fault_catalogue.injection import BrokenFaultError, injected  # noqa: E402
 
 BEYOND: Final[Mapping[str, str]] = {
     "adalora-budget-never-falls": "lives are too short for a schedule to prune",
-    "dora-norm-not-detached": "gradients are not compared with a formula's",
-    "loha-gradient-of-the-other-product": "gradients are not compared with a formula's",
     "lora-a-gaussian": "the law of a random start is not checked",
     "lora-activations-kept-alive": "memory is not looked at",
     "lora-drawn-under-another-seed": "which numbers a seed gives is not checked",

@@ -27,14 +27,12 @@ def check_gradients(life: Life) -> None:
 
     They are those of the output times drawn numbers. In float32, while nothing is merged.
     """
-    plan = life.plan
-    effect = plan.effect()
-    is_plain = effect is not None and len(effect) == 1 and not plan.merged
-    if not is_plain or life.shares_a_module or life.method.formula is None:
+    effect = life.plan.effect()
+    if effect is None or len(effect) != 1 or life.plan.merged or life.shares_a_module:
         return
-    if life.start.dtype != torch.float32:
+    if life.method.formula is None or life.start.dtype != torch.float32:
         return
-    (adapter,) = effect
+    adapter = effect[0]
     trained = _trained(life, adapter)
     if not trained:
         return
