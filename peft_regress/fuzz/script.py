@@ -121,6 +121,8 @@ class _Script:
     def lines(self) -> Iterator[str]:
         """Yield the lines."""
         network, first = self.example.network, self.example.adapters[0]
+        if _needs_own_kernels(self.example):
+            yield "torch.backends.mkldnn.enabled = False  # oneDNN is wrong on some CPUs"
         yield f"torch.manual_seed({network.seed})"
         yield f"network = Network(){_converted(network)}.eval()"
         yield f"torch.manual_seed({network.seed + 1})"
@@ -393,6 +395,13 @@ def _names(names: tuple[str, ...] | None) -> str:
 
 def _place(adapter: str) -> str:
     return "folder" if adapter == "default" else f"f'{{folder}}/{adapter}'"
+
+
+def _needs_own_kernels(example: Example) -> bool:
+    """Return whether oneDNN may compute a network otherwise than torch's own kernels."""
+    acts = [act for act in example.acts if isinstance(act, e.Convert)]
+    in_half = any(one.dtype not in {None, "float32"} for one in (example.network, *acts))
+    return in_half and any(one.kind.startswith("conv") for one in example.network.layers)
 
 
 def _converted(network: e.Network) -> str:

@@ -46,6 +46,13 @@ PAIR = tuple(
 )
 CONV = {"network": {"sizes": (5, 5)}}
 FAILING = {
+    "gradient": example(
+        layer("conv2d"),
+        method="loha",
+        acts=(Fill(),),
+        settings={"use_effective_conv2d": True},
+        **CONV,
+    ),
     "dilation": example(layer("conv2d", dilation=(2, 2)), acts=(Fill(),), **CONV),
     "reflection": example(layer("conv2d", padding_mode="reflect"), **CONV),
     "loaded for inference": example(acts=(SaveLoad(), Disable(within=True))),
@@ -81,6 +88,22 @@ def test_a_script_has_only_what_its_example_uses() -> None:
     assert "tempfile" not in text
     assert "original" not in text
     assert text.startswith('"""The output differs by 1.0.\n\nSeen with peft 0.21.2, torch 2.13.0.')
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "acts", "switched"),
+    [
+        ("conv2d", "bfloat16", (Fill(),), True),
+        ("conv2d", "float32", (Fill(), Convert(dtype="float16")), True),
+        ("conv2d", "float32", (Fill(), Convert(channels_last=True)), False),
+        ("linear", "bfloat16", (Fill(),), False),
+    ],
+)
+def test_convolutions_in_half_precision_run_without_onednn(kind, dtype, acts, switched) -> None:
+    sizes = (5, 5) if kind == "conv2d" else ()
+    one = example(layer(kind), acts=acts, network={"sizes": sizes, "dtype": dtype})
+    text = script_of(finding(one, failure("merged", len(acts) - 1)))
+    assert ("torch.backends.mkldnn.enabled = False" in text) == switched
 
 
 def test_nested_odd_and_shared_names_are_code() -> None:
@@ -205,7 +228,7 @@ def test_a_formula_that_holds_is_not_shown_as_a_failure(tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def worker():
-    with LifeWorker(Path(sys.executable), ["lora"]) as made:
+    with LifeWorker(Path(sys.executable), ["loha", "lora"]) as made:
         made.begin()
         yield made
 
