@@ -64,6 +64,16 @@ def example(
 
 
 SOUND = {
+    "unloading beside a copy of a shared module": example(
+        FILL,
+        e.Unload(),
+        layers=(
+            *LINEAR[:1],
+            e.Layer(name="net.head", kind="linear", inputs=6, outputs=6),
+            e.Layer(name="again", kind="linear", inputs=6, outputs=6, same_as="net.head"),
+        ),
+        modules_to_save=["head"],
+    ),
     "merging": example(FILL, e.Merge(safe=True), e.Unmerge(), e.Merge(), e.Disable(), e.Enable()),
     "training": example(
         e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True, steps=2), e.Copy()
