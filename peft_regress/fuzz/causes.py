@@ -103,8 +103,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def fails_like(self, other: Cause) -> bool:
         """Return whether two causes are equal but for the traits.
 
-        What a call costs or computes is one cause whichever act filled the adapter, and what
-        unmerging leaves is one whichever act unmerges.
+        What a call costs, computes or raises is one cause whichever act filled the adapter, and
+        what unmerging leaves is one whichever act unmerges.
         """
         return self._failure == other._failure
 
@@ -119,7 +119,8 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         That is `call` if any act that fills an adapter would do; of the cost, which is asked at the
         end of a life, each act that does not merge.
         """
-        if self.check in _COMPUTED and self.act in _FILLING:
+        is_of_a_call = self.check in _COMPUTED or (self.where or "").endswith(":forward")
+        if is_of_a_call and self.act in _FILLING:
             return "call"
         if self.check == "cost":
             return self.act if self.act == "merge" else "call"

@@ -15,7 +15,11 @@ from peft_regress.fuzz import example as e
 from peft_regress.fuzz.causes import CRASH
 from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.methods import METHODS
-from peft_regress.fuzz.script_formulas import weight_function
+from peft_regress.fuzz.script_formulas import (
+    changes_more,
+    feedforward_layers,
+    weight_function,
+)
 from peft_regress.fuzz.script_parts import HELPERS, IMPORTS, network_code, settings_code
 
 if TYPE_CHECKING:
@@ -165,7 +169,9 @@ class _Script:
             yield "raise SystemExit(1)"
             return
         if kind not in {"mixed", "wrap"}:
-            yield "before = output(model, x)"
+            keeps_adapters = kind != "unload" or "merge" in code[0]
+            kept = "model" if keeps_adapters else "without_adapters(model)"
+            yield f"before = output({kept}, x)"
             yield "tensors = snapshot(model)"
         yield from code
         if kind == "disable":
@@ -205,6 +211,12 @@ class _Script:
 
     def _compared_with_formula(self) -> Iterator[str]:
         weight = weight_function(self.example)
+        if self.example.method == "ia3" and not changes_more(self.example):
+            feedforward = feedforward_layers(self.example)
+            yield f"expected = scaled_by_hand(model, original, x, {feedforward!r})"
+            yield "compare('the base with the factors of the formula', expected, output(model, x))"
+            yield "print('nothing differs')"
+            return
         if weight is None:
             yield "print('expected: the output by the formula, which this script does not compute')"
             yield "print('came:', output(model, x))"

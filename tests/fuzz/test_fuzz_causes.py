@@ -102,15 +102,29 @@ def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(
     assert is_known(cause_of(*other), [cause_of(*known)]) is explained
 
 
-@pytest.mark.parametrize("check", ["cost", "function"])
-def test_what_a_call_costs_or_computes_is_one_cause_whatever_filled_the_adapter(check) -> None:
+IN_FORWARD = {"error": "TypeError", "where": "tuners.lora.layer:forward"}
+
+
+@pytest.mark.parametrize(
+    ("check", "fields"), [("cost", {}), ("function", {}), ("exception", IN_FORWARD)]
+)
+def test_what_a_call_does_is_one_cause_whatever_filled_the_adapter(check, fields) -> None:
     acts = (Fill(), Train(), Enable(), Activate(adapters=("default",)))
-    wrapped = cause_of(example(acts=()), failure(check, act=-1))
-    filled = [cause_of(example(acts=(act,)), failure(check, act=0)) for act in acts]
+    wrapped = cause_of(example(acts=()), failure(check, act=-1, **fields))
+    filled = [cause_of(example(acts=(act,)), failure(check, act=0, **fields)) for act in acts]
     assert all(is_known(one, [wrapped]) and is_known(wrapped, [one]) for one in filled)
     assert {one.group for one in filled} == {wrapped.group}
-    merged = cause_of(example(acts=(Merge(),)), failure(check, act=0))
+    merged = cause_of(example(acts=(Merge(),)), failure(check, act=0, **fields))
     assert not is_known(merged, [wrapped])
+
+
+def test_what_an_act_itself_raises_is_a_cause_of_that_act() -> None:
+    raised = {"error": "TypeError", "where": "tuners.lora.layer:update_layer"}
+    one, two = (
+        cause_of(example(acts=(act,)), failure("exception", act=0, **raised))
+        for act in (Add(adapter="other"), Fill())
+    )
+    assert not is_known(two, [one])
 
 
 def test_a_call_costs_the_same_after_every_act_that_does_not_merge() -> None:
