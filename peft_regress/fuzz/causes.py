@@ -37,6 +37,7 @@ import msgspec
 from msgspec import Meta
 
 from peft_regress.fuzz.example import Disable, Enable, Merge
+from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.traits import COPIES, kind_of, traits_of
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def fails_like(self, other: Cause) -> bool:
         """Return whether two causes are equal but for the traits.
 
-        What a call costs, computes or raises is one cause whichever act filled the adapter, and
-        what unmerging leaves is one whichever act unmerges.
+        What a call costs or computes is one cause whichever act filled the adapter, what unmerging
+        leaves is one whichever act unmerges, and what a function of the library raises is one
+        whichever act calls it.
         """
         return self._failure == other._failure
 
@@ -116,11 +118,10 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def _stage(self) -> str:
         """Return the kind of the act, or one name for those that do the same.
 
-        That is `call` if any act that fills an adapter would do; of the cost, which is asked at the
-        end of a life, each act that does not merge.
+        That is `call` if any act that fills an adapter would do, or if a function of the library
+        raises; of the cost, which is asked at the end of a life, each act that does not merge.
         """
-        is_of_a_call = self.check in _COMPUTED or (self.where or "").endswith(":forward")
-        if is_of_a_call and self.act in _FILLING:
+        if self.where is not None or (self.check in _COMPUTED and self.act in _FILLING):
             return "call"
         if self.check == "cost":
             return self.act if self.act == "merge" else "call"
@@ -164,8 +165,18 @@ def cause_of(example: Example, failure: Failure) -> Cause:
         act=kind_of(done[-1]) if done else "wrap",
         error=failure.error,
         where=failure.where,
-        traits=traits_of(example, done),
+        traits=traits_of(example, done, is_refused=_must_be_refused(example, position)),
     )
+
+
+def _must_be_refused(example: Example, position: int) -> bool:
+    """Return whether the library must refuse the act at `position`."""
+    if not 0 <= position < len(example.acts):
+        return False
+    plan = Plan.start(example, ())
+    for act in example.acts[:position]:
+        plan = after(plan, act) if refusal(plan, act) is None else plan
+    return refusal(plan, example.acts[position]) is not None
 
 
 def _done(example: Example, position: int, check: str) -> list[Act]:

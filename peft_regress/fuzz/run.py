@@ -30,6 +30,7 @@ from peft_regress.fuzz.life.life import Life
 from peft_regress.fuzz.life.plan import adapted, after, refusal
 from peft_regress.fuzz.life.weights import check_weights
 from peft_regress.fuzz.methods import METHODS
+from peft_regress.fuzz.oracle import check_copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -204,6 +205,7 @@ def _check(life: Life, act: e.Act | None) -> None:
         return
     if isinstance(act, e.Disable):
         life.observe()  # a disabled layer takes merged weights out when it is called
+    check_copies(life.model, life.example.network)
     check_weights(life)
     state.check_trainable(life)
     state.check_adapter_type(life, act)

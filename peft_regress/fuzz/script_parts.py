@@ -50,6 +50,14 @@ def without_adapters(model):
         if isinstance(module, BaseTunerLayer):
             module.enable_adapters(False)
     return copied''',
+    "check_copies": '''\
+def check_copies(model):
+    """Exit with 1 if an adapter has been put into a trained copy of a layer."""
+    print("expected: no adapter in the copies")
+    for path, module in model.named_modules():
+        if ".modules_to_save." in path and isinstance(module, BaseTunerLayer):
+            print("came: an adapter on", path)
+            raise SystemExit(1)''',
     "fill": '''\
 def fill(model, seed, adapter=None):
     """Add seeded noise to what trains, or to an adapter."""

@@ -33,9 +33,15 @@ _USUAL_ACTS: Final = (Fill, Train, Mode, Add)
 """Acts that only fill an adapter, or that another trait tells."""
 
 
-def traits_of(example: Example, done: Sequence[Act]) -> tuple[str, ...]:
-    """Return the traits of an example, sorted, with the acts that were done."""
-    return tuple(sorted(set(_traits(example, done))))
+def traits_of(
+    example: Example, done: Sequence[Act], *, is_refused: bool = False
+) -> tuple[str, ...]:
+    """Return the traits of an example, sorted, with the acts that were done.
+
+    is_refused: whether the library must refuse the last of them.
+    """
+    refused = {"a refused act"} if is_refused else set()
+    return tuple(sorted({*_traits(example, done)} | refused))
 
 
 def kind_of(act: Act) -> str:

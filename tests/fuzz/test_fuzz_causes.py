@@ -20,6 +20,7 @@ from peft_regress.fuzz.example import (
     Mode,
     SaveLoad,
     Train,
+    Unload,
     Unmerge,
 )
 
@@ -102,29 +103,22 @@ def test_a_cause_explains_what_fails_alike_and_has_all_that_it_needs(
     assert is_known(cause_of(*other), [cause_of(*known)]) is explained
 
 
-IN_FORWARD = {"error": "TypeError", "where": "tuners.lora.layer:forward"}
-
-
-@pytest.mark.parametrize(
-    ("check", "fields"), [("cost", {}), ("function", {}), ("exception", IN_FORWARD)]
-)
-def test_what_a_call_does_is_one_cause_whatever_filled_the_adapter(check, fields) -> None:
+@pytest.mark.parametrize("check", ["cost", "function"])
+def test_what_a_call_costs_or_computes_is_one_cause_whatever_filled_the_adapter(check) -> None:
     acts = (Fill(), Train(), Enable(), Activate(adapters=("default",)))
-    wrapped = cause_of(example(acts=()), failure(check, act=-1, **fields))
-    filled = [cause_of(example(acts=(act,)), failure(check, act=0, **fields)) for act in acts]
+    wrapped = cause_of(example(acts=()), failure(check, act=-1))
+    filled = [cause_of(example(acts=(act,)), failure(check, act=0)) for act in acts]
     assert all(is_known(one, [wrapped]) and is_known(wrapped, [one]) for one in filled)
     assert {one.group for one in filled} == {wrapped.group}
-    merged = cause_of(example(acts=(Merge(),)), failure(check, act=0, **fields))
+    merged = cause_of(example(acts=(Merge(),)), failure(check, act=0))
     assert not is_known(merged, [wrapped])
 
 
-def test_what_an_act_itself_raises_is_a_cause_of_that_act() -> None:
-    raised = {"error": "TypeError", "where": "tuners.lora.layer:update_layer"}
-    one, two = (
-        cause_of(example(acts=(act,)), failure("exception", act=0, **raised))
-        for act in (Add(adapter="other"), Fill())
-    )
-    assert not is_known(two, [one])
+@pytest.mark.parametrize(("where", "is_one"), [("tuners.lora.layer:merge", True), (None, False)])
+def test_what_a_function_raises_is_one_cause_whichever_act_calls_it(where, is_one) -> None:
+    raised = failure("exception", act=0, error="TypeError", where=where)
+    one, other = (cause_of(example(acts=(act,)), raised) for act in (Merge(), Unload(merge=True)))
+    assert is_known(other, [one]) is is_known(one, [other]) is is_one
 
 
 def test_a_call_costs_the_same_after_every_act_that_does_not_merge() -> None:
@@ -172,6 +166,18 @@ def test_a_network_that_is_converted_to_half_precision_is_in_half_precision() ->
     assert is_known(to_half, [half])
     assert not is_known(half, [to_half])
     assert not is_known(to_full, [half])
+
+
+def test_what_a_refused_act_leaves_is_a_cause_of_its_own() -> None:
+    targets = {"target_modules": ["layer0"]}
+    first = Adapter(name="default", settings=targets)
+    refused, added = (
+        last(Add(adapter="other"), adapters=(first, Adapter(name="other", settings=settings)))
+        for settings in ({"target_modules": ["nowhere"]}, targets)
+    )
+    assert refused.traits == ("a refused act", "several adapters")
+    assert added.traits == ("several adapters",)
+    assert not is_known(added, [refused])
 
 
 def test_dora_has_the_causes_of_lora_whose_layers_it_runs() -> None:
