@@ -58,6 +58,8 @@ _OF_ITS_FORMULA: Final = frozenset(
 """The checks of what a method computes by code of its own."""
 _SHARED_MODULES: Final = re.compile(r"(tuners\.(tuners_utils|lycoris_utils)|utils\..*|[a-z_]+):")
 """Of the library, the modules without a method of their own."""
+_SHARED_SETTINGS: Final = frozenset({f"setting {COPIES}", "setting bias=all"})
+"""The settings of which the base class takes care."""
 _ENOUGH: Final = 2
 """So many other methods show that a failure is one of shared code."""
 
@@ -145,11 +147,11 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 self.method,
                 *(t for t in self.traits if not t.startswith("after ")),
             )
-        own = f"setting {COPIES}"
-        if self.check == "function" and own not in self.traits:  # each method has its own formula
+        if (
+            self.check == "function" and f"setting {COPIES}" not in self.traits
+        ):  # each method has its own formula
             return (self.check, self._stage, self.method, *self.traits)
-        shared = (one for one in self.traits if one == own or not one.startswith("setting "))
-        return (self.check, self._stage, *shared)
+        return (self.check, self._stage, *_shared_traits(self))
 
 
 def cause_of(example: Example, failure: Failure) -> Cause:
@@ -216,9 +218,14 @@ def _is_shared(cause: Cause) -> bool:
 
 def _without_method(cause: Cause) -> Cause:
     """Return a cause without its method and the settings of that method."""
-    own = f"setting {COPIES}"
-    traits = tuple(one for one in cause.traits if one == own or not one.startswith("setting "))
-    return msgspec.structs.replace(cause, method="any", traits=traits)
+    return msgspec.structs.replace(cause, method="any", traits=_shared_traits(cause))
+
+
+def _shared_traits(cause: Cause) -> tuple[str, ...]:
+    """Return the traits of a cause without the settings that one method has."""
+    return tuple(
+        one for one in cause.traits if one in _SHARED_SETTINGS or not one.startswith("setting ")
+    )
 
 
 def act_kind(example: Example, position: int) -> str:

@@ -242,6 +242,14 @@ def test_a_failure_of_shared_code_is_not_known_without_what_it_needs() -> None:
     assert not is_known(cause_of(example(), IN_SHARED_CODE), others)
 
 
+@pytest.mark.parametrize("shared", [{"modules_to_save": ["layer1"]}, {"bias": "all"}])
+def test_what_a_shared_setting_causes_explains_no_failure_without_it(shared) -> None:
+    failed = failure("loaded")
+    others = [cause_of(example(method=m, settings=shared), failed) for m in ("loha", "ia3")]
+    assert is_known(cause_of(example(settings=shared), failed), others)
+    assert not is_known(cause_of(example(), failed), others)
+
+
 def test_acts_after_the_failure_and_numbers_make_no_cause() -> None:
     longer = example(acts=(Fill(seed=5), Merge(), Delete(adapter="default")), settings={"r": 7})
     assert cause_of(longer, failure()) == cause_of(example(), failure())

@@ -64,6 +64,12 @@ def example(
 
 
 SOUND = {
+    "an adapter without parameters": example(
+        e.Copy(),
+        layers=(e.Layer(name="lin0", kind="linear", inputs=4, outputs=4, bias=False),),
+        method="glora",
+        config_A_B="none",
+    ),
     "unloading beside a copy of a shared module": example(
         FILL,
         e.Unload(),
