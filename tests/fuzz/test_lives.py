@@ -64,6 +64,9 @@ def example(
 
 
 SOUND = {
+    "loading into the base as it was before rounding": example(
+        FILL, e.Merge(), e.Unmerge(), e.Convert(dtype="float32"), e.SaveLoad(), dtype="bfloat16"
+    ),
     "an adapter without parameters": example(
         e.Copy(),
         layers=(e.Layer(name="lin0", kind="linear", inputs=4, outputs=4, bias=False),),
