@@ -181,7 +181,7 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
             life.carry_out(act)
     except Exception as error:
         if isinstance(error, ON_PURPOSE):
-            _check(life, act)
+            _check(life, act, is_refused=True)
             return
         raise
     if isinstance(act, e.Delete):
@@ -200,7 +200,7 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
     fail("accepted", f"No error was raised, though {reason}.")
 
 
-def _check(life: Life, act: e.Act | None) -> None:
+def _check(life: Life, act: e.Act | None, *, is_refused: bool = False) -> None:
     if life.plan.ended:
         return
     if isinstance(act, e.Disable):
@@ -208,7 +208,8 @@ def _check(life: Life, act: e.Act | None) -> None:
     check_copies(life.model, life.example.network)
     check_weights(life)
     state.check_trainable(life)
-    state.check_adapter_type(life, act)
+    if not is_refused:  # then no adapter was put in
+        state.check_adapter_type(life, act)
     state.check_output(life, act)
 
 

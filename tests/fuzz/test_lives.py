@@ -64,6 +64,9 @@ def example(
 
 
 SOUND = {
+    "adding what is there after a conversion": example(
+        e.Convert(dtype="bfloat16"), e.Add(adapter="a")
+    ),
     "loading into the base as it was before rounding": example(
         FILL, e.Merge(), e.Unmerge(), e.Convert(dtype="float32"), e.SaveLoad(), dtype="bfloat16"
     ),
