@@ -19,6 +19,7 @@ CONVOLUTIONS: Final[Mapping[Kind, type[nn.Module]]] = {
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
+CONVOLUTION_TYPES: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DIMENSIONS: Final[Mapping[str, int]] = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 DTYPES: Final = {
     "bfloat16": torch.bfloat16,
@@ -102,10 +103,20 @@ def make_input(network: Network) -> Tensor:
 def base_output(module: nn.Module, x: Tensor) -> Tensor:
     """Return the output of a network without adapters.
 
-    Raises AbsentError if it does not run here, or if torch computes it right on some CPUs only:
-    oneDNN leaves the output of a convolution in bfloat16 as it was in memory, where a stride leaves
-    one position in the last dimension (pytorch/pytorch#169688, torch 2.13 with AVX512-BF16).
+    Raises AbsentError if it does not run here, or if torch 2.13 computes it right on some CPUs
+    only: oneDNN leaves the output of a convolution in bfloat16 as it was in memory, where a stride
+    leaves one position in the last dimension (pytorch/pytorch#169688); and a dilated kernel of one
+    weight, whose dilation means nothing, can end the process in channels_last
+    (uxlfoundation/oneDNN#5942).
     """
+    for each in module.modules():
+        if isinstance(each, CONVOLUTION_TYPES):
+            steps = zip(each.kernel_size, each.dilation, strict=True)
+            if any(width == 1 and step > 1 for width, step in steps):
+                message = (
+                    "a dilated kernel of one weight can end the process (uxlfoundation/oneDNN#5942)"
+                )
+                raise AbsentError(message)
     narrow: list[nn.Module] = []
 
     def look(convolution: Any, _: Any, output: Tensor) -> None:
@@ -115,7 +126,7 @@ def base_output(module: nn.Module, x: Tensor) -> Tensor:
     hooks = [
         each.register_forward_hook(look)
         for each in module.modules()
-        if type(each) in CONVOLUTIONS.values()
+        if isinstance(each, CONVOLUTION_TYPES)
     ]
     try:
         with torch.no_grad():

@@ -97,3 +97,13 @@ def test_a_kernel_of_one_weight_is_not_dilated(drawn: e.Network) -> None:
         assert all(
             step == 1 or width > 1 for step, width in zip(dilation, layer.kernel, strict=True)
         )
+
+
+def test_an_example_with_such_a_kernel_is_left_out(tmp_path: Path) -> None:
+    one = e.Layer(
+        name="conv", kind="conv2d", inputs=2, outputs=2, kernel=(3, 1), dilation=(2, 2),
+        padding=(1, 1),
+    )  # fmt: skip
+    outcome = run(lora(network(one, sizes=(6, 6), dtype="float32")), tmp_path)
+    assert outcome.absent is not None
+    assert "uxlfoundation/oneDNN#5942" in outcome.absent
