@@ -13,6 +13,10 @@ padding mode and two layers. An example with two causes counts for the known one
 the second one alone. Two paths to one defect (after a merge, after loading) may be two causes, so
 that a second defect is never taken for the first.
 
+Acts that do the same by definition are one: leaving `disable_adapter` is enabling, whatever takes
+merged weights out is unmerging, and a network that is converted to half precision is one in half
+precision. A method that runs another one's layers, as DoRA runs LoRA's, has that one's causes, too.
+
 Much of a library is shared by its methods, and so are the defects in it. A failure in shared code
 that two other methods are known to have is not sought again for each further method: with 30 of
 them, nothing else would be found. It counts as known if it is no promise of a method's own formula
@@ -32,31 +36,18 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from peft_regress.fuzz.example import (
-    Add,
-    Convert,
-    Disable,
-    Fill,
-    LoadBeside,
-    Merge,
-    Mode,
-    SaveLoad,
-    Train,
-    Unload,
-    Weighted,
-)
+from peft_regress.fuzz.example import Disable, Enable, Merge
+from peft_regress.fuzz.life.plan import Plan, after, refusal
+from peft_regress.fuzz.traits import COPIES, kind_of, traits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from peft_regress.fuzz.example import Act, Adapter, Example, Failure, Layer, Network
+    from peft_regress.fuzz.example import Act, Example, Failure
 
 _NAME: Final = r"^[a-z][a-z0-9_]{0,39}\Z"
 Name = Annotated[str, Meta(pattern=_NAME)]
 """The name of a method, a check or an act: it becomes part of a file's name."""
-
-COPIES: Final = "modules_to_save"
-"""The setting that all methods share."""
 
 CRASH: Final = "crash"
 """The check that fails where the process itself ends."""
@@ -78,18 +69,23 @@ _OF_ITS_FORMULA: Final = frozenset(
 """The checks of what a method computes by code of its own."""
 _SHARED_MODULES: Final = re.compile(r"(tuners\.(tuners_utils|lycoris_utils)|utils\..*|[a-z_]+):")
 """Of the library, the modules without a method of their own."""
+_SHARED_SETTINGS: Final = frozenset({f"setting {COPIES}", "setting bias=all"})
+"""The settings of which the base class takes care."""
 _ENOUGH: Final = 2
 """So many other methods show that a failure is one of shared code."""
 
-_CONVOLUTIONS: Final = ("conv1d", "conv2d", "conv3d")
-_SIZED: Final = frozenset({"target_modules", "r", "lora_alpha", "alpha", "inference_mode"})
-"""Settings that nearly every adapter has: they tell no two causes apart."""
-_USUAL_ACTS: Final = (Fill, Train, Mode, Add)
-"""Acts that only fill an adapter, or that another trait tells."""
 _COMPUTED: Final = frozenset({"cost", "function", "gradient"})
 """The checks of what a call computes, whatever filled the adapter before."""
 _FILLING: Final = frozenset({"activate", "add", "enable", "fill", "mode", "train", "wrap"})
 """The acts after which an unmerged adapter computes what its parameters say."""
+_WHILE_DISABLED: Final = frozenset({"disabled", "exception", CRASH})
+"""The checks that fail inside a block of `disable_adapter`; the others do so after it."""
+_OF_BASE_WEIGHTS: Final = frozenset({"layout", "unmerged"})
+"""The checks of what the base weights are once merged adapters are taken out."""
+_TAKING_OUT: Final = frozenset({"activate", "disable", "unmerge"})
+"""The acts that take merged adapters out."""
+_RUNS: Final = {"dora": "lora"}
+"""The methods that run the layers of another one."""
 
 
 class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,7 +117,9 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def fails_like(self, other: Cause) -> bool:
         """Return whether two causes are equal but for the traits.
 
-        What a call costs or computes is one cause whichever act filled the adapter.
+        What a call costs or computes is one cause whichever act filled the adapter, what unmerging
+        leaves is one whichever act unmerges, and what a function of the library raises is one
+        whichever act calls it.
         """
         return self._failure == other._failure
 
@@ -131,12 +129,22 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     @property
     def _stage(self) -> str:
-        """Return the kind of the act, or `call` if any act that fills an adapter would do."""
-        is_any = self.check in _COMPUTED and self.act in _FILLING
-        return "call" if is_any else self.act
+        """Return the kind of the act, or one name for those that do the same.
+
+        That is `call` if any act that fills an adapter would do, or if a function of the library
+        raises; of the cost, which is asked at the end of a life, each act that does not merge.
+        """
+        if self.where is not None or (self.check in _COMPUTED and self.act in _FILLING):
+            return "call"
+        if self.check == "cost":
+            return self.act if self.act == "merge" else "call"
+        is_unmerging = self.act in _TAKING_OUT and "after merge" in self.traits
+        return "unmerge" if self.check in _OF_BASE_WEIGHTS and is_unmerging else self.act
 
     def explains(self, other: Cause) -> bool:
         """Return whether a failure of the cause `other` is one of this cause."""
+        if _RUNS.get(other.method) == self.method:
+            other = msgspec.structs.replace(other, method=self.method)
         return self.fails_like(other) and set(self.traits) <= set(other.traits)
 
     @property
@@ -150,12 +158,11 @@ class Cause(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                 self.method,
                 *(t for t in self.traits if not t.startswith("after ")),
             )
-        own = f"setting {COPIES}"
         # Each method has its own formula.
-        if self.check in {"function", "gradient"} and own not in self.traits:
+        of_formula = self.check in {"function", "gradient"}
+        if of_formula and f"setting {COPIES}" not in self.traits:
             return (self.check, self._stage, self.method, *self.traits)
-        shared = (one for one in self.traits if one == own or not one.startswith("setting "))
-        return (self.check, self._stage, *shared)
+        return (self.check, self._stage, *_shared_traits(self))
 
 
 def cause_of(example: Example, failure: Failure) -> Cause:
@@ -164,14 +171,38 @@ def cause_of(example: Example, failure: Failure) -> Cause:
     if failure.check == "cost":  # which is looked at once, at the end of the life
         while position >= 0 and _changes_nothing(example.acts[position]):
             position -= 1
+    done = _done(example, position, failure.check)
     return Cause(
         method=example.method,
         check=failure.check,
-        act=act_kind(example, position),
+        act=kind_of(done[-1]) if done else "wrap",
         error=failure.error,
         where=failure.where,
-        traits=traits_of(example, position),
+        traits=traits_of(example, done, is_refused=_must_be_refused(example, position)),
     )
+
+
+def _must_be_refused(example: Example, position: int) -> bool:
+    """Return whether the library must refuse the act at `position`."""
+    if not 0 <= position < len(example.acts):
+        return False
+    plan = Plan.start(example, ())
+    for act in example.acts[:position]:
+        plan = after(plan, act) if refusal(plan, act) is None else plan
+    return refusal(plan, example.acts[position]) is not None
+
+
+def _done(example: Example, position: int, check: str) -> list[Act]:
+    """Return the acts up to the one at `position`, blocks of `disable_adapter` as two acts."""
+    done: list[Act] = []
+    for index, act in enumerate(example.acts[: position + 1]):
+        if not (isinstance(act, Disable) and act.within):
+            done.append(act)
+            continue
+        done.append(Disable())
+        if index < position or check not in _WHILE_DISABLED:
+            done.append(Enable())
+    return done
 
 
 def _changes_nothing(act: Act) -> bool:
@@ -198,9 +229,14 @@ def _is_shared(cause: Cause) -> bool:
 
 def _without_method(cause: Cause) -> Cause:
     """Return a cause without its method and the settings of that method."""
-    own = f"setting {COPIES}"
-    traits = tuple(one for one in cause.traits if one == own or not one.startswith("setting "))
-    return msgspec.structs.replace(cause, method="any", traits=traits)
+    return msgspec.structs.replace(cause, method="any", traits=_shared_traits(cause))
+
+
+def _shared_traits(cause: Cause) -> tuple[str, ...]:
+    """Return the traits of a cause without the settings that one method has."""
+    return tuple(
+        one for one in cause.traits if one in _SHARED_SETTINGS or not one.startswith("setting ")
+    )
 
 
 def act_kind(example: Example, position: int) -> str:
@@ -208,138 +244,3 @@ def act_kind(example: Example, position: int) -> str:
     if not 0 <= position < len(example.acts):
         return "wrap"
     return kind_of(example.acts[position])
-
-
-def kind_of(act: Act) -> str:
-    """Return the tag of an act."""
-    return str(act.__struct_config__.tag)
-
-
-def traits_of(example: Example, position: int) -> tuple[str, ...]:
-    """Return what an example needs besides the plainest one, up to the act at `position`."""
-    return tuple(sorted(set(_traits(example, position))))
-
-
-def _traits(example: Example, position: int) -> Iterator[str]:
-    yield from _network_traits(example.network)
-    for adapter in example.adapters:
-        yield from _adapter_traits(adapter)
-    if not example.autocast:
-        yield "autocast_adapter_dtype=False"
-    done = example.acts[: position + 1]
-    if len(example.adapters) > 1 or any(isinstance(act, LoadBeside | Weighted) for act in done):
-        yield "several adapters"
-    if _adapter_names(example, done) & _module_names(example.network):
-        yield "adapter named as a layer"
-    for act in done[:-1]:
-        if not isinstance(act, _USUAL_ACTS):
-            yield f"after {kind_of(act)}"
-    for act in done:
-        yield from _act_traits(act)
-
-
-def _adapter_names(example: Example, acts: Sequence[Act]) -> set[str]:
-    loaded = {act.name for act in acts if isinstance(act, LoadBeside)}
-    return loaded.union(adapter.name for adapter in example.adapters)
-
-
-def _module_names(network: Network) -> set[str]:
-    """Return the names of all modules, without those of the modules that hold them."""
-    return {part for layer in network.layers for part in layer.name.split(".")}
-
-
-def _act_traits(act: Act) -> Iterator[str]:
-    if isinstance(act, Mode) and act.training:
-        yield "training mode"
-    elif isinstance(act, Train) and act.keep_optimizer:
-        yield "kept optimizer"
-    elif isinstance(act, Merge | Unload) and act.safe:
-        yield "safe merge"
-    elif isinstance(act, SaveLoad | LoadBeside) and act.trainable:
-        yield "loaded to train"
-    elif isinstance(act, Disable) and act.within:
-        yield "disabled in a context"
-    elif isinstance(act, Convert) and act.dtype is not None:
-        yield "converted dtype"
-    if isinstance(act, Merge):
-        if act.broken:
-            yield "NaN in the adapter"
-        if act.adapters is not None:
-            yield "merge of named adapters"
-
-
-def _network_traits(network: Network) -> Iterator[str]:
-    if network.dtype != "float32":
-        yield "half precision"
-    if network.channels_last:
-        yield "channels_last"
-    for layer in network.layers:
-        yield from _layer_traits(layer)
-    if any(_overlap(one.name, other.name) for one, other in _pairs(network.layers)):
-        yield "a name that begins another name"
-
-
-def _layer_traits(layer: Layer) -> Iterator[str]:
-    if layer.kind in _CONVOLUTIONS:
-        # A defect of all convolutions shrinks to one dimension, and explains more of them.
-        yield from ("convolution", "over 2d", "over 3d")[: 1 + _CONVOLUTIONS.index(layer.kind)]
-        yield from _convolution_traits(layer)
-    elif layer.kind != "linear":
-        yield layer.kind.replace("_", " ")
-    if not layer.bias and layer.kind != "embedding":
-        yield "no bias"
-    if layer.kind not in {"attention", "embedding"} and layer.inputs != layer.outputs:
-        yield "not square"
-    if layer.by_keyword:
-        yield "called by keyword"
-    if layer.same_as is not None:
-        yield "shared module"
-    if "." in layer.name:
-        yield "nested name"
-    if _ODD_NAME.search(layer.name):
-        yield "odd name"
-
-
-_ODD_NAME: Final = re.compile(r"weight|bias|lora|default|base_layer|modules_to_save|\bmodel\b")
-
-
-def _convolution_traits(layer: Layer) -> Iterator[str]:
-    if layer.groups > 1:
-        yield "groups"
-    if layer.padding_mode != "zeros":
-        yield "padding mode"
-    if layer.padding == "same":
-        yield "same padding"
-    for name in ("stride", "dilation"):
-        if any(size > 1 for size in getattr(layer, name)):
-            yield name
-    if len(set(layer.kernel)) > 1:
-        yield "uneven kernel"
-    elif all(size == 1 for size in layer.kernel):
-        yield "kernel of one"
-
-
-def _adapter_traits(adapter: Adapter) -> Iterator[str]:
-    for name, value in adapter.settings.items():
-        if name in _SIZED:
-            if name == "target_modules" and isinstance(value, str):
-                yield "target pattern"
-        elif isinstance(value, str):
-            yield f"setting {name}={value}"
-        elif isinstance(value, bool):
-            yield f"setting {name}" if value else f"setting {name}=False"
-        else:
-            yield f"setting {name}"
-    if adapter.name != "default":
-        yield from (["odd name"] if _ODD_NAME.search(adapter.name) else [])
-
-
-def _pairs(layers: Sequence[Layer]) -> Iterator[tuple[Layer, Layer]]:
-    for layer in layers:
-        for other in layers:
-            if layer is not other:
-                yield layer, other
-
-
-def _overlap(name: str, other: str) -> bool:
-    return name != other and other.startswith(name) and not other.startswith(f"{name}.")

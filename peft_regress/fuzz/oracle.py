@@ -17,7 +17,7 @@ from peft_regress.fuzz.owned import is_copy_holder, is_tuner_layer
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from peft_regress.fuzz.example import Layer
+    from peft_regress.fuzz.example import Layer, Network
     from peft_regress.fuzz.life.plan import Plan
     from peft_regress.fuzz.methods import Method
 
@@ -109,18 +109,23 @@ def _check_left_out(layer: Layer, effect: Sequence[str], plan: Plan) -> None:
             fail("function", f"Adapter {name} is not on {layer.name}, which it must adapt.")
 
 
-def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Tensor]:
-    """Return the parameters of the copy that acts in place of a layer.
+def check_copies(model: nn.Module, network: Network) -> None:
+    """Raise NotHeldError if an adapter, or a copy, has been put into a copy of a layer."""
+    adapted = model.get_base_model()  # type: ignore[operator]
+    for layer in network.layers:
+        holder = adapted.get_submodule(layer.name)
+        if not is_copy_holder(holder):
+            continue
+        for name, copy in holder.modules_to_save.items():
+            if any(is_tuner_layer(inner) or is_copy_holder(inner) for inner in copy.modules()):
+                fail("leak", f"The copy of {layer.name} that adapter {name} trains is adapted.")
 
-    Raises NotHeldError if another adapter, or a copy, has been put into the copy.
-    """
+
+def copied(holder: nn.Module, path: str, effect: Sequence[str]) -> dict[str, Tensor]:
+    """Return the parameters of the copy that acts in place of a layer."""
     found: dict[str, Tensor] = {}
     copies: nn.ModuleDict = holder.modules_to_save  # type: ignore[assignment]
     for name in copies:
-        for inner in copies[name].modules():
-            if is_tuner_layer(inner) or is_copy_holder(inner):
-                message = f"The copy of {path} that adapter {name} trains has been adapted itself."
-                fail("leak", message)
         if name in effect:
             mine = copies[name].named_parameters()
             found |= {f"{path}.{key}": tensor.detach().double() for key, tensor in mine}

@@ -32,6 +32,7 @@ from peft_regress.fuzz.life.plan import adapted, after, refusal
 from peft_regress.fuzz.life.weights import check_weights
 from peft_regress.fuzz.methods import METHODS
 from peft_regress.fuzz.networks import without_onednn
+from peft_regress.fuzz.oracle import check_copies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -182,7 +183,7 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
             life.carry_out(act)
     except Exception as error:
         if isinstance(error, ON_PURPOSE):
-            _check(life, act)
+            _check(life, act, is_refused=True)
             return
         raise
     if isinstance(act, e.Delete):
@@ -201,14 +202,16 @@ def _must_refuse(life: Life, act: e.Act, reason: str, before: Mapping[str, torch
     fail("accepted", f"No error was raised, though {reason}.")
 
 
-def _check(life: Life, act: e.Act | None) -> None:
+def _check(life: Life, act: e.Act | None, *, is_refused: bool = False) -> None:
     if life.plan.ended:
         return
     if isinstance(act, e.Disable):
         life.observe()  # a disabled layer takes merged weights out when it is called
+    check_copies(life.model, life.example.network)
     check_weights(life)
     state.check_trainable(life)
-    state.check_adapter_type(life, act)
+    if not is_refused:  # then no adapter was put in
+        state.check_adapter_type(life, act)
     state.check_output(life, act)
     if isinstance(act, e.Fill):
         check_gradients(life)

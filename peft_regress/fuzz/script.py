@@ -15,7 +15,11 @@ from peft_regress.fuzz import example as e
 from peft_regress.fuzz.causes import CRASH
 from peft_regress.fuzz.life.plan import Plan, after, refusal
 from peft_regress.fuzz.methods import METHODS
-from peft_regress.fuzz.script_formulas import weight_function
+from peft_regress.fuzz.script_formulas import (
+    changes_more,
+    feedforward_layers,
+    weight_function,
+)
 from peft_regress.fuzz.script_parts import HELPERS, IMPORTS, network_code, settings_code
 
 if TYPE_CHECKING:
@@ -142,11 +146,14 @@ class _Script:
         yield from wrap
         yield ""
         _, refused = self._followed()
+        known = self._known_at()
         for index, act in enumerate(self.example.acts[: position + 1]):
             code = list(self._act(act))
             if index in refused and not (index == position and self.failure.check in _RAISED):
                 code = list(_refusing(code))
-            if index < position:
+            if index == known:
+                yield from (*code, "before = output(model, x)")
+            elif index < position:
                 yield from code
             else:
                 yield ""
@@ -166,8 +173,10 @@ class _Script:
             yield "print('came: no error')"
             yield "raise SystemExit(1)"
             return
-        if kind not in {"mixed", "wrap"}:
-            yield "before = output(model, x)"
+        if kind not in {"mixed", "wrap"} and self._known_at() is None:
+            keeps_adapters = kind != "unload" or "merge" in code[0]
+            kept = "model" if keeps_adapters else "without_adapters(model)"
+            yield f"before = output({kept}, x)"
             yield "tensors = snapshot(model)"
         yield from code
         if kind == "disable":
@@ -189,6 +198,8 @@ class _Script:
         if check in {"identity", "disabled"}:
             came = "inside" if self._is_within(kind) else "output(model, x)"
             yield f"compare('as the base computes', output(original, x), {came})"
+        elif check == "leak" and self.failure.message.endswith("is adapted."):
+            yield "check_copies(model)"
         elif check in {"frozen", "leak"}:
             has_changed = "has changed" in self.failure.message
             function = (
@@ -209,6 +220,12 @@ class _Script:
 
     def _compared_with_formula(self) -> Iterator[str]:
         weight = weight_function(self.example)
+        if self.example.method == "ia3" and not changes_more(self.example):
+            feedforward = feedforward_layers(self.example)
+            yield f"expected = scaled_by_hand(model, original, x, {feedforward!r})"
+            yield "compare('the base with the factors of the formula', expected, output(model, x))"
+            yield "print('nothing differs')"
+            return
         if weight is None:
             yield "print('expected: the output by the formula, which this script does not compute')"
             yield "print('came:', output(model, x))"
@@ -223,6 +240,21 @@ class _Script:
             yield "print('this script does not compute them')"
         else:
             yield "check_gradients(model, x)"
+
+    def _known_at(self) -> int | None:
+        """Return the last act before the failing one with the same adapters, if others came after.
+
+        What the model computed then is what it must compute again.
+        """
+        position, acts = self.failure.act, self.example.acts
+        if self.failure.check != "two_ways" or not isinstance(acts[position], e.Activate):
+            return None
+        plan, effects = Plan.start(self.example, self.method.abilities), []
+        for act in acts[: position + 1]:
+            plan = after(plan, act) if refusal(plan, act) is None else plan
+            effects.append(plan.effect())
+        same = [index for index in range(position) if effects[index] == effects[position]]
+        return same[-1] if same and same[-1] < position - 1 else None
 
     def _found(self, pattern: re.Pattern[str]) -> Sequence[str]:
         """Return what the failure's message says."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from peft_regress.fuzz.methods.ia3 import is_feedforward
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -75,6 +77,44 @@ def with_lokr(module, name, weight):
     w2 = w2.reshape(w2.shape[0], -1, *weight.shape[2:])
     product = torch.einsum("ab,cd...->acbd...", w1, w2)
     return weight + module.scaling[name] * product.reshape(weight.shape)''',
+    "with_vera": '''\
+def with_vera(module, name, weight):
+    """Return W + diag(b) B diag(d) A, with A and B cut to the layer and to the adapter's rank."""
+    inner, outer = module.vera_lambda_d[name], module.vera_lambda_b[name]
+    down = module.vera_A[name][: len(inner), : module.in_features]
+    up = module.vera_B[name][: module.out_features, : len(inner)]
+    product = outer[:, None] * up @ (inner[:, None] * down)
+    return weight + (product.T if module.fan_in_fan_out else product)''',
+    "multiplied": '''\
+def multiplied(module, name, weight):
+    """Return W + W0 o (B A), with the base's weight W0."""
+    product = module.hira_B[name].flatten(1) @ module.hira_A[name].flatten(1)
+    product = product.T if getattr(module, "fan_in_fan_out", False) else product
+    base = module.get_base_layer().weight
+    return weight + base * product.reshape(base.shape)''',
+    "scaled_by_hand": '''\
+def scaled_by_hand(model, original, x, feedforward):
+    """Return the output of the base with what (IA)^3 multiplies: outputs, or inputs of some."""
+    base = copy.deepcopy(original)
+
+    def times(factor, value, layer):
+        is_convolution = hasattr(layer, "kernel_size")
+        return value * factor.reshape(-1, *(1,) * (value.dim() - 2 if is_convolution else 0))
+
+    for path, module in model.base_model.model.named_modules():
+        for name in module.active_adapters if hasattr(module, "ia3_l") else []:
+            if name not in module.ia3_l:
+                continue
+            layer, factor = base.get_submodule(path), module.ia3_l[name].detach().flatten()
+            if path in feedforward[name]:
+                layer.register_forward_pre_hook(
+                    lambda layer, inputs, factor=factor: (times(factor, inputs[0], layer),)
+                )
+            else:
+                layer.register_forward_hook(
+                    lambda layer, inputs, result, factor=factor: times(factor, result, layer)
+                )
+    return output(base, x)''',
     "dense": '''\
 def dense(weight, groups):
     """Return a grouped convolution's weight as that of one without groups."""
@@ -89,15 +129,17 @@ def dense(weight, groups):
 
 _WEIGHTS: Final[Mapping[str, str]] = {
     "dora": "with_dora",
+    "hira": "multiplied",
     "lokr": "with_lokr",
     "lora": "with_lora",
     "oft": "rotated",
+    "vera": "with_vera",
 }
 """What computes a weight by a method's formula."""
 _ADDED: Final = frozenset(
     {
-        "adalora", "deft", "delora", "frod", "gralora", "loha", "psoft", "pvera", "randlora",
-        "shira", "tinylora", "unilora", "vera",
+        "adalora", "c3a", "deft", "delora", "frod", "gralora", "loha", "psoft", "pvera", "randlora",
+        "shira", "tinylora", "unilora",
     }
 )  # fmt: skip
 """Methods of which the library states what is added to a weight."""
@@ -112,12 +154,24 @@ def weight_function(example: Example) -> str | None:
     changes the base (PiSSA).
     """
     name = _WEIGHTS.get(example.method, "added" if example.method in _ADDED else "")
-    settings = [one.settings for one in example.adapters]
-    moves_more = any(
-        _MOVES_MORE & one.keys() or isinstance(one.get("init_lora_weights"), str)
-        for one in settings
+    moves_more = changes_more(example) or any(
+        isinstance(one.settings.get("init_lora_weights"), str) for one in example.adapters
     )
     embeds = any(layer.kind == "embedding" for layer in example.network.layers)
     if not name or moves_more or (embeds and name != "with_lora"):
         return None
     return name
+
+
+def changes_more(example: Example) -> bool:
+    """Return whether an adapter changes more than the weights of the layers that it is on."""
+    return any(_MOVES_MORE & one.settings.keys() for one in example.adapters)
+
+
+def feedforward_layers(example: Example) -> dict[str, list[str]]:
+    """Return by adapter of (IA)^3 the layers of which it multiplies the inputs."""
+    layers = [layer.name for layer in example.network.layers]
+    return {
+        one.name: [name for name in layers if is_feedforward(one.settings, name)]
+        for one in example.adapters
+    }

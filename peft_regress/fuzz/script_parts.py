@@ -18,6 +18,7 @@ IMPORTS: Final[tuple[dict[str, str], dict[str, str]]] = (
     {
         "torch.": "import torch",
         "nn.": "from torch import nn",
+        "BaseTunerLayer": "from peft.tuners.tuners_utils import BaseTunerLayer",
         "functional_call(": "from torch.func import functional_call",
         "FlopCounterMode": "from torch.utils.flop_counter import FlopCounterMode",
         "Conv1D(": "from transformers.pytorch_utils import Conv1D",
@@ -41,6 +42,22 @@ def output(model, x, **keywords):
     for module, training in modes:
         module.training = training
     return result''',
+    "without_adapters": '''\
+def without_adapters(model):
+    """Return a copy in which no adapter acts; trained copies of whole modules do."""
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.enable_adapters(False)
+    return copied''',
+    "check_copies": '''\
+def check_copies(model):
+    """Exit with 1 if an adapter has been put into a trained copy of a layer."""
+    print("expected: no adapter in the copies")
+    for path, module in model.named_modules():
+        if ".modules_to_save." in path and isinstance(module, BaseTunerLayer):
+            print("came: an adapter on", path)
+            raise SystemExit(1)''',
     "fill": '''\
 def fill(model, seed, adapter=None):
     """Add seeded noise to what trains, or to an adapter."""

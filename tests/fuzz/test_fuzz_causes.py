@@ -10,13 +10,18 @@ from peft_regress.fuzz.example import (
     Activate,
     Adapter,
     Add,
+    Convert,
     Delete,
+    Disable,
     Enable,
     Fill,
     LoadBeside,
     Merge,
     Mode,
+    SaveLoad,
     Train,
+    Unload,
+    Unmerge,
 )
 
 CONV = layer("conv2d")
@@ -79,7 +84,7 @@ def test_the_traits_of_an_example_are_what_it_needs_beyond_the_plainest(failing,
         # Failing otherwise.
         ((example(), failure()), (example(), failure("unmerged")), False),
         ((example(), failure()), (example(), failure(act=0)), False),
-        ((example(), failure()), (example(method="dora"), failure()), False),
+        ((example(), failure()), (example(method="loha"), failure()), False),
         (
             (example(), failure("exception", error="TypeError", where="a:f")),
             (example(), failure("exception", error="ValueError", where="a:f")),
@@ -107,6 +112,83 @@ def test_what_a_call_costs_or_computes_is_one_cause_whatever_filled_the_adapter(
     assert {one.group for one in filled} == {wrapped.group}
     merged = cause_of(example(acts=(Merge(),)), failure(check, act=0))
     assert not is_known(merged, [wrapped])
+
+
+@pytest.mark.parametrize(("where", "is_one"), [("tuners.lora.layer:merge", True), (None, False)])
+def test_what_a_function_raises_is_one_cause_whichever_act_calls_it(where, is_one) -> None:
+    raised = failure("exception", act=0, error="TypeError", where=where)
+    one, other = (cause_of(example(acts=(act,)), raised) for act in (Merge(), Unload(merge=True)))
+    assert is_known(other, [one]) is is_known(one, [other]) is is_one
+
+
+def test_a_call_costs_the_same_after_every_act_that_does_not_merge() -> None:
+    wrapped = cause_of(example(CONV, acts=()), failure("cost", act=-1))
+    acts = (Merge(), Unmerge(), Disable(), Enable(), SaveLoad())
+    assert is_known(cause_of(example(CONV, acts=acts), failure("cost", act=4)), [wrapped])
+    assert not is_known(cause_of(example(CONV, acts=acts), failure("cost", act=0)), [wrapped])
+
+
+def last(*acts, check="frozen", **fields):
+    """Return the cause of an example that fails after its last act."""
+    return cause_of(example(acts=acts, **fields), failure(check, act=len(acts) - 1))
+
+
+def test_leaving_a_block_of_disabled_adapters_is_enabling() -> None:
+    within = last(SaveLoad(), Disable(within=True))
+    assert within == last(SaveLoad(), Disable(), Enable())
+    assert (within.act, within.traits) == ("enable", ("after disable", "after save_load"))
+    assert last(Disable(within=True), Merge()) == last(Disable(), Enable(), Merge())
+
+
+@pytest.mark.parametrize("check", ["disabled", "exception"])
+def test_what_fails_inside_the_block_fails_after_disabling(check) -> None:
+    assert last(Disable(within=True), check=check) == last(Disable(), check=check)
+    assert last(Disable(within=True), check=check).act == "disable"
+
+
+@pytest.mark.parametrize("check", ["layout", "unmerged"])
+def test_what_unmerging_leaves_is_one_cause_whichever_act_unmerges(check) -> None:
+    acts = (Unmerge(), Disable(), Activate(adapters=("default",)))
+    causes = [last(Merge(), act, check=check) for act in acts]
+    assert all(is_known(one, [other]) for one in causes for other in causes)
+    assert len({one.group for one in causes}) == 1
+    # Without a merge, nothing is taken out; and other checks are not about base weights.
+    assert not is_known(last(Merge(), acts[1], check=check), [last(acts[1], check=check)])
+    assert not is_known(last(Merge(), acts[1], check="frozen"), [last(Merge(), acts[0])])
+
+
+def test_a_network_that_is_converted_to_half_precision_is_in_half_precision() -> None:
+    half = last(Add(adapter="other"), adapters=PAIR, network={"dtype": "bfloat16"})
+    to_half, to_full = (
+        last(Convert(dtype=dtype), Add(adapter="other"), adapters=PAIR)
+        for dtype in ("float16", "float32")
+    )
+    assert is_known(to_half, [half])
+    assert not is_known(half, [to_half])
+    assert not is_known(to_full, [half])
+
+
+def test_what_a_refused_act_leaves_is_a_cause_of_its_own() -> None:
+    targets = {"target_modules": ["layer0"]}
+    first = Adapter(name="default", settings=targets)
+    refused, added = (
+        last(Add(adapter="other"), adapters=(first, Adapter(name="other", settings=settings)))
+        for settings in ({"target_modules": ["nowhere"]}, targets)
+    )
+    assert refused.traits == ("a refused act", "several adapters")
+    assert added.traits == ("several adapters",)
+    assert not is_known(added, [refused])
+
+
+def test_dora_has_the_causes_of_lora_whose_layers_it_runs() -> None:
+    padded = layer("conv2d", padding_mode="reflect")
+    lora, dora, loha = (
+        cause_of(example(padded, method=method), failure()) for method in ("lora", "dora", "loha")
+    )
+    assert is_known(dora, [lora])
+    assert not is_known(lora, [dora])
+    assert not is_known(loha, [lora])
+    assert not is_known(cause_of(example(method="dora"), failure()), [lora])
 
 
 def test_the_cost_after_a_refused_merge_is_that_before_it() -> None:
@@ -158,6 +240,14 @@ def test_a_failure_of_shared_code_is_not_known_without_what_it_needs() -> None:
     ]
     assert is_known(cause_of(example(network=dict(half)), IN_SHARED_CODE), others)
     assert not is_known(cause_of(example(), IN_SHARED_CODE), others)
+
+
+@pytest.mark.parametrize("shared", [{"modules_to_save": ["layer1"]}, {"bias": "all"}])
+def test_what_a_shared_setting_causes_explains_no_failure_without_it(shared) -> None:
+    failed = failure("loaded")
+    others = [cause_of(example(method=m, settings=shared), failed) for m in ("loha", "ia3")]
+    assert is_known(cause_of(example(settings=shared), failed), others)
+    assert not is_known(cause_of(example(), failed), others)
 
 
 def test_acts_after_the_failure_and_numbers_make_no_cause() -> None:

@@ -150,6 +150,9 @@ def test_what_a_message_says_is_what_the_script_expects(check, message, call) ->
     [
         ({}, True),
         ({"method": "oft"}, True),
+        ({"method": "c3a"}, True),
+        ({"method": "hira"}, True),
+        ({"method": "vera"}, True),
         ({"method": "hra"}, False),
         ({"settings": {"lora_bias": True}}, False),
         ({"settings": {"modules_to_save": ["layer1"]}}, False),
@@ -162,6 +165,32 @@ def test_a_formula_that_the_script_does_not_compute_is_not_judged(fields, is_com
     assert ("merged_by_hand(" in text) == is_computed
     assert ("does not compute" in text) != is_computed
     assert ("nothing differs" in text) == is_computed
+
+
+def test_the_factors_of_ia3_are_multiplied_where_each_adapter_names_them() -> None:
+    names = {"default": [], "other": ["layer0"]}
+    adapters = tuple(
+        Adapter(name=one, settings={"target_modules": ["layer0"], "feedforward_modules": forward})
+        for one, forward in names.items()
+    )
+    text = script_of(finding(example(method="ia3", adapters=adapters), failure("function")))
+    assert f"scaled_by_hand(model, original, x, {names})" in text
+
+
+def test_an_unloaded_model_is_compared_with_one_without_its_adapters() -> None:
+    unloaded, merged = (
+        script_of(finding(example(acts=(Fill(), Unload(merge=merge))), failure("leftover")))
+        for merge in (False, True)
+    )
+    assert "before = output(without_adapters(model), x)" in unloaded
+    assert "before = output(model, x)" in merged
+
+
+def test_what_a_way_back_leads_to_is_compared_with_what_was_there_before() -> None:
+    acts = (Fill(), Add(adapter="other"), *(Activate(adapters=(n,)) for n in ("other", "default")))
+    text = script_of(finding(example(adapters=PAIR, acts=acts), failure("two_ways", act=3)))
+    assert text.index("before = output(") < text.index("set_adapter('other')")
+    assert text.count("before = output(") == 1
 
 
 ALL_AT_ONCE = """

@@ -64,6 +64,28 @@ def example(
 
 
 SOUND = {
+    "adding what is there after a conversion": example(
+        e.Convert(dtype="bfloat16"), e.Add(adapter="a")
+    ),
+    "loading into the base as it was before rounding": example(
+        FILL, e.Merge(), e.Unmerge(), e.Convert(dtype="float32"), e.SaveLoad(), dtype="bfloat16"
+    ),
+    "an adapter without parameters": example(
+        e.Copy(),
+        layers=(e.Layer(name="lin0", kind="linear", inputs=4, outputs=4, bias=False),),
+        method="glora",
+        config_A_B="none",
+    ),
+    "unloading beside a copy of a shared module": example(
+        FILL,
+        e.Unload(),
+        layers=(
+            *LINEAR[:1],
+            e.Layer(name="net.head", kind="linear", inputs=6, outputs=6),
+            e.Layer(name="again", kind="linear", inputs=6, outputs=6, same_as="net.head"),
+        ),
+        modules_to_save=["head"],
+    ),
     "merging": example(FILL, e.Merge(safe=True), e.Unmerge(), e.Merge(), e.Disable(), e.Enable()),
     "training": example(
         e.Train(), e.Merge(), e.Unmerge(), e.Train(keep_optimizer=True, steps=2), e.Copy()

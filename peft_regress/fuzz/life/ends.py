@@ -154,14 +154,17 @@ def _names(value: object) -> set[object]:
     return set()
 
 
-def _copies(life: Life, effect: Sequence[str]) -> Tensor:
-    """Return the output of the base with the active adapters' copies of whole layers."""
+def _copies(life: Life, effect: Sequence[str]) -> Tensor | None:
+    """Return the output of the base with the active adapters' copies of whole layers.
+
+    None with copies beside a shared module: whether each use of it has the copy is not documented.
+    """
     found: dict[str, Tensor] = {}
     for layer in life.example.network.layers:
         module = life.model.get_base_model().get_submodule(layer.name)
         if owned.is_copy_holder(module):
             found |= oracle.copied(module, layer.name, effect)
-    return life.oracle.output(found)
+    return None if found and life.shares_a_module else life.oracle.output(found)
 
 
 def _alone(life: Life, name: str) -> Tensor | None:

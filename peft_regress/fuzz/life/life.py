@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from peft_regress.fuzz import example as e
-from peft_regress.fuzz import networks, oracle, owned
+from peft_regress.fuzz import bounds, networks, oracle, owned
 from peft_regress.fuzz.checks import AbsentError, fail
 from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.combine import combine
@@ -36,6 +36,8 @@ class Life:
         origin: The network without adapters, as it was, in its present dtype.
         reference: The same with the biases that adapters have trained (`bias` of some methods).
         merged_size: The largest entry that a base weight had while adapters were merged into it.
+        replaced: The weights of the reference for which what unmerging gave back was taken, as they
+            were before.
         start: What the network returns without adapters.
         optimized: The adapters that the optimizer was made for.
         known: What the model returned for adapters in effect since their parameters changed.
@@ -52,6 +54,7 @@ class Life:
         self.x = networks.make_input(example.network)
         self.known: dict[tuple[str, ...], Tensor] = {}
         self.merged_size: dict[str, float] = {}
+        self.replaced: dict[str, Tensor] = {}
         self.optimizer: torch.optim.Optimizer | None = None
         self.optimized: frozenset[str] = frozenset()
         self.plan = Plan.start(example, method.abilities)
@@ -249,6 +252,7 @@ class Life:
                 for name, tensor in module.named_parameters():
                     if name in mine and name.endswith("bias"):
                         mine[name].copy_(tensor)
+                        self.replaced.pop(f"{path}.{name}", None)
         self.known.clear()
         self.renew_oracle()
 
@@ -310,6 +314,19 @@ class Life:
         self._check_configuration(loaded)
         self.model, self.optimizer = loaded, None
         self.forget(*self.plan.scales)
+        self._give_back_weights()
+
+    def _give_back_weights(self) -> None:
+        """Take the weights of the fresh base, in place of those that unmerging had rounded."""
+        if not self.replaced:
+            return
+        with torch.no_grad():
+            for where, weight in self.replaced.items():
+                self.reference.get_parameter(where).copy_(weight)
+        self.replaced.clear()
+        self.renew_oracle()
+        if next(self.reference.parameters()).dtype not in bounds.HALF:
+            self.known.clear()  # of the rounded weights
 
     def _check_configuration(self, loaded: Any) -> None:
         """Raise NotHeldError if a loaded configuration differs, or loading changes what it gets."""

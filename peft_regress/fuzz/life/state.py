@@ -125,7 +125,7 @@ def check_trainable(life: Life) -> None:
 
 def _check_all_train(life: Life, adapter: str, training: Collection[str | None]) -> None:
     """Raise NotHeldError if a parameter that the method trains, or one of a copy, is frozen."""
-    if adapter not in training and None not in training:
+    if adapter not in training and None not in training and not _is_empty(life, adapter):
         fail("frozen", f"No parameter of adapter {adapter} trains, which must.")
     for path, module in owned.holders(life.model):
         copied = owned.is_copy_holder(module)
@@ -134,6 +134,17 @@ def _check_all_train(life: Life, adapter: str, training: Collection[str | None])
             if mine and isinstance(tensor, nn.Parameter) and not tensor.requires_grad:
                 message = f"{path}.{key} of adapter {adapter} is frozen, which must train."
                 fail("frozen", message)
+
+
+def _is_empty(life: Life, adapter: str) -> bool:
+    """Return whether an adapter is on layers and has no parameter, as GLoRA's may.
+
+    All that GLoRA adds to a layer without a bias can be left out by `config_A_B="none"`.
+    """
+    layers = [module for _, module in owned.holders(life.model)]
+    there = [module for module in layers if adapter in owned.adapters_of(module)]
+    tensors = (tensor for module in there for tensor in owned.held(module, adapter).values())
+    return bool(there) and not any(isinstance(tensor, nn.Parameter) for tensor in tensors)
 
 
 def check_adapter_type(life: Life, act: e.Act | None) -> None:

@@ -29,6 +29,7 @@ def check_weights(life: Life) -> None:
                 size = float(tensor.detach().abs().max())
                 life.merged_size[where] = max(size, life.merged_size.get(where, 0.0))
             elif life.plan.unmerged and _check_value(life, where, tensor.detach(), expected):
+                life.replaced.setdefault(where, expected.clone())
                 with torch.no_grad():
                     mine[name].copy_(tensor)
                 adopted = True
