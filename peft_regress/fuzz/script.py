@@ -431,8 +431,8 @@ def _place(adapter: str) -> str:
 
 def _needs_own_kernels(example: Example) -> bool:
     """Return whether oneDNN may compute a network otherwise than torch's own kernels."""
-    acts = [act for act in example.acts if isinstance(act, e.Convert)]
-    in_half = any(one.dtype not in {None, "float32"} for one in (example.network, *acts))
+    later = (act.dtype for act in example.acts if isinstance(act, e.Convert))
+    in_half = any(one not in {None, "float32"} for one in (example.network.dtype, *later))
     return in_half and any(one.kind.startswith("conv") for one in example.network.layers)
 
 

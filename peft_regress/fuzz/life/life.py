@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from peft_regress.fuzz import example as e
 from peft_regress.fuzz import bounds, networks, oracle, owned
+from peft_regress.fuzz import example as e
 from peft_regress.fuzz.checks import AbsentError, fail
 from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.combine import combine
