@@ -77,7 +77,8 @@ for line in sys.stdin:
         if known:
             more = dict(computation=dict(known["computation"], same_as=known["run_name"]))
         if not misbehave(how.get(name)):
-            send(type="measured", record=dict(script["record"], case=case, **more))
+            record = dict(script["record"], case=case, **more)
+            send(type="measured", record=record, packages=script["uses"])
         misbehave(how.get("after " + name))
     elif kind == "restart":
         send(type="restarted")
@@ -97,13 +98,15 @@ def write_worker(
     definition: str | None = None,
     protocol: int = PROTOCOL,
     packages: dict[str, str] | None = None,
+    uses: dict[str, str] | None = None,
     file: str = "/nowhere.py",
 ) -> str:
     """Write a worker that answers every request, except as `how` says, and return its path.
 
-    What is known, it does not train. A step takes `seconds`, the libraries come from `file`. `how`
-    maps a request's type, a case id (when it is measured), `before` or `after` an id, or `greeting`
-    to: kill, exit, hang, refuse, babble, null (no record) or other (the record of another case).
+    What is known, it does not train. A step takes `seconds`, the libraries come from `file`, and
+    each case uses the packages of `uses` besides. `how` maps a request's type, a case id (when it
+    is measured), `before` or `after` an id, or `greeting` to: kill, exit, hang, refuse, babble,
+    null (no record) or other (the record of another case).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {
@@ -113,6 +116,7 @@ def write_worker(
         "machine": msgspec.to_builtins(MACHINE),
         "protocol": protocol,
         "packages": packages or {"peft-regress": "0.1.0", "peft": "0.18.1", "torch": "2.13.0"},
+        "uses": uses or {},
         "file": file,
     }
     text = _WORKER.format(python=sys.executable, script=json.dumps(script), log=f"{path}.log")

@@ -102,8 +102,8 @@ class MeasuringWorkers:
     """What need not be trained again, by case."""
     records: dict[str, Record] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
-    imported: dict[str, str] = field(default_factory=dict)
-    """The packages that the code of own cases has imported."""
+    imported: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The packages that a case uses beyond the requirements of this package, by case."""
     machine: Machine | None = None
     taken: set[str] = field(default_factory=set)
     """The cases whose records were measured by an earlier run."""
@@ -193,7 +193,7 @@ class MeasuringWorkers:
             )
             if kept is None:
                 return None
-            self.imported |= kept.imported
+            self.imported[case.id] = kept.imported
             self.taken.add(case.id)
             return kept.record
 
@@ -201,10 +201,11 @@ class MeasuringWorkers:
         """Write a record to the journal as soon as it is made."""
         keeper, header = self.setup.keeper, self._header
         if keeper is not None and header is not None:
-            imported = dict(self.imported) if record.is_own else {}
-            is_taken = record.case.id in self.taken
             kept = KeptRecord(
-                record=record, trains=self.trains, imported=imported, is_taken=is_taken
+                record=record,
+                trains=self.trains,
+                imported=self.imported.get(record.case.id, {}),
+                is_taken=record.case.id in self.taken,
             )
             keeper.keep(header, kept)
 
@@ -215,7 +216,7 @@ class MeasuringWorkers:
         answer = worker.call(request, Measured)
         record = answer.record
         with self.lock:
-            self.imported |= answer.packages
+            self.imported[case.id] = answer.packages
         if record.case != case:
             msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
             raise WorkerError(msg)
@@ -318,9 +319,10 @@ def _run(
     workers: MeasuringWorkers, machine: Machine, *, matrix: str, narrowed_by: Sequence[str]
 ) -> Run:
     left_out = {case.id for case in matrix_cases(matrix)} - workers.records.keys()
+    imported = {name: found for each in workers.imported.values() for name, found in each.items()}
     return Run(
         schema_version=SCHEMA_VERSION,
-        environment=dict(sorted({**workers.imported, **workers.environment}.items())),
+        environment=dict(sorted({**imported, **workers.environment}.items())),
         machine=machine,
         selection=Selection(
             complete=not left_out,

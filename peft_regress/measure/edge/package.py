@@ -23,7 +23,14 @@ INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
 
 
 def is_installed() -> bool:
-    """Return whether ExecuTorch is installed, without importing it."""
+    """Return whether ExecuTorch is installed, without importing it.
+
+    A folder of its name on `sys.path`, such as a checkout, is not it.
+    """
+    try:
+        importlib.metadata.version("executorch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
     return importlib.util.find_spec("executorch") is not None
 
 
@@ -37,6 +44,7 @@ def require_executorch() -> None:
         msg = f"executorch is not installed: {INSTALL}"
         raise InputError(msg)
     try:
+        package_folders()
         load("executorch.exir")
         load("executorch.extension.pybindings.portable_lib")
     except (ImportError, AttributeError, OSError) as error:
@@ -47,6 +55,19 @@ def require_executorch() -> None:
             "executorch that was built for this torch, or the torch that it was built for"
         )
         raise InputError(msg) from error
+
+
+def package_folders() -> list[str]:
+    """Import ExecuTorch, all of it from the release whose version is recorded, and say where it is.
+
+    It is a namespace package: Python puts it together from every folder of its name on `sys.path`.
+    So what a release lacks would come from the release below its environment, or from a checkout.
+    """
+    package = load("executorch")
+    installed = Path(str(importlib.metadata.distribution("executorch").locate_file("executorch")))
+    if installed.is_dir():  # not so where a checkout is installed
+        package.__path__ = [str(installed)]
+    return list(package.__path__)
 
 
 def load(module: str) -> Any:
