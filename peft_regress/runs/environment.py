@@ -66,7 +66,9 @@ def imported_packages() -> dict[str, str]:
     owners = _owners()
     loaded = {name.partition(".")[0] for name in sys.modules}
     roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ()) if owner}
-    return packages_with(roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys())
+    return packages_with(
+        roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys()
+    )
 
 
 _owners = functools.cache(packages_distributions)

@@ -88,7 +88,13 @@ _METHODS: Final = (
     "loha-r4",
     "hira-r4",
 )
-_ARCHITECTURES: Final = ("mobilenet_v2", "mobilenet_v3_small", "resnet18", "shufflenet_v2_x0_5")
+_ARCHITECTURES: Final = (
+    "efficientnet_lite0",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+)
 _SMALL: Final = ("mobilenet_v2", "mobilenet_v3_small")
 
 EDGE: Final = EdgeTask(

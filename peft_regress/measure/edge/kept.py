@@ -103,7 +103,7 @@ class KnownProgram:
         ran = run(self._exported.program)
         if path is not None:
             kept = _KeptRun(
-                facts={name: tuple(fact) for name, fact in ran.facts.items()},
+                facts={name: (fact.holds, fact.note) for name, fact in ran.facts.items()},
                 resident_bytes=ran.resident_bytes,
             )
             keep(path, msgspec.json.encode(kept), most=_MOST_FILES)

@@ -39,10 +39,13 @@ _CODE: Final = (".py", ".so", ".yaml", ".json", ".fbs")
 _OWN_CODE: Final = (
     "cost/batches.py",
     "cost/module_trail.py",
+    "cost/refusals.py",
+    "cost/storages.py",
     "measure/computation/contents.py",
     "measure/computation/settings.py",
     "measure/edge/costs.py",
     "measure/edge/eager.py",
+    "measure/edge/errors.py",
     "measure/edge/export.py",
     "measure/edge/kept.py",
     "measure/edge/key.py",
