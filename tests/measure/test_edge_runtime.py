@@ -213,12 +213,14 @@ def test_a_program_larger_than_memory_is_not_started(
         started.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
 
 
-def test_a_runtime_that_is_killed_is_said() -> None:
+def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program() -> None:
     with Runtime() as one:
-        assert one._process is not None
+        assert one._process is None  # no program, no process
+        one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         os.killpg(one._process.pid, signal.SIGKILL)
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
+        assert one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
 
 
 def test_a_runtime_that_does_not_start_is_said(

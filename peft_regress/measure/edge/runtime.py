@@ -60,7 +60,7 @@ class RanInRuntime:
 class Runtime:
     """A process that runs programs, one after another; use it as a context manager.
 
-    It imports the runtime meanwhile, so start it before exporting.
+    The process starts with the first program: those that are known need none.
     """
 
     def __init__(self) -> None:
@@ -70,8 +70,11 @@ class Runtime:
         self._said_before = 0
 
     def __enter__(self) -> Self:
-        """Start the process."""
+        """Let programs be run."""
         self._errors = tempfile.TemporaryFile()
+        return self
+
+    def _start(self) -> None:
         alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, a file of this package)
             [sys.executable, "-P", str(_SCRIPT), *package_folders()],
@@ -82,7 +85,6 @@ class Runtime:
             encoding="utf-8",
             start_new_session=True,
         )
-        return self
 
     def __exit__(
         self,
@@ -140,6 +142,8 @@ class Runtime:
             return load_file(folder / "tensors.safetensors"), numbers
 
     def _ask(self, folder: Path) -> None:
+        if self._process is None:
+            self._start()
         if not self._is_ready:
             hello = self._answer(_START_SECONDS)
             if "problem" in hello:
@@ -198,6 +202,7 @@ class Runtime:
     def _end(self) -> None:
         """End the process and what it forked."""
         process, self._process = self._process, None
+        self._is_ready = False
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
