@@ -28,6 +28,7 @@ from peft_regress.plugin.absence import should_have_cases
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.narrowing import is_ci, narrowing_of
 from peft_regress.plugin.outcome import RunOutcome
+from peft_regress.plugin.traces import untraced
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import (
     describe_machine,
@@ -125,7 +126,8 @@ class RegressSession:
             from peft_regress.measure import Measurement
 
             return Measurement(record=taken.record), taken
-        measurement = self.measure(case, benchmark)
+        with untraced():
+            measurement = self.measure(case, benchmark)
         stats = benchmark.stats
         timed = [] if stats is None else self._benchmark_document([stats])["benchmarks"]
         return measurement, KeptRecord(

@@ -79,7 +79,7 @@ def main() -> None:
 
     cases = select_cases(chosen.cases, matrix="edge")
     started = all_seconds()
-    require_executorch()
+    require_executorch(runs=True)
     print(f"Imports, once for each process: {all_seconds() - started:.1f} s.\n")
     clock = Clock(all_seconds)
     watch_edge(clock)

@@ -13,6 +13,7 @@ from peft_regress.measure.edge.eager import (
     same_outputs,
     train_here,
 )
+from peft_regress.measure.edge.errors import UnsupportedProgramError
 from peft_regress.measure.edge.export import exported_inference, exported_training
 from peft_regress.measure.edge.kept import KnownProgram, RunFacts
 from peft_regress.measure.invariants.facts import Fact
@@ -21,7 +22,7 @@ from peft_regress.metrics import make_metric
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from peft_regress.measure.edge.export import Call, Loss
     from peft_regress.measure.edge.program import Program
@@ -130,7 +131,8 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
     """Run the programs in the runtime, and compare with eager PyTorch.
 
     Raises `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError`
-    if it fails, or the program needs more memory than there is.
+    if it fails, or the program needs more memory than there is; before that, the first for batches
+    of several shapes.
     """
     trained = _train(programs.training, subject, runtime)
     facts = {
@@ -155,6 +157,7 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
 
 def _train(program: KnownProgram, subject: EdgeModel, runtime: Runtime) -> RunFacts:
     steps = [leaves_of(batch) for batch in subject.batches]
+    _check_shapes(steps)
     here = train_here(subject.model, subject.batches, loss=subject.loss)
 
     def run(program: Program) -> RunFacts:
@@ -178,3 +181,22 @@ def _infer(program: KnownProgram, subject: EdgeModel, model: nn.Module, runtime:
         return RunFacts({"outputs": same_outputs(here, there)}, there.resident_bytes)
 
     return program.run(("infer", inputs, here), run).facts["outputs"]
+
+
+def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
+    """Refuse a batch of other shapes than the first one's, which the program is exported for."""
+    first = [_described(each) for each in steps[0]]
+    for number, step in enumerate(steps[1:], start=2):
+        found = [_described(each) for each in step]
+        if found != first:
+            msg = (
+                f"a program has the shapes of one batch, {' and '.join(first)}, but batch {number} "
+                f"is {' and '.join(found)}"
+            )
+            raise UnsupportedProgramError(msg)
+
+
+def _described(tensor: Tensor) -> str:
+    """Return shape and type, such as 8x3x32x32 float32."""
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return f"{shape} {str(tensor.dtype).removeprefix('torch.')}"

@@ -34,11 +34,11 @@ def is_installed() -> bool:
     return importlib.util.find_spec("executorch") is not None
 
 
-def require_executorch() -> None:
-    """Import ExecuTorch's exporter and runtime.
+def require_executorch(*, runs: bool) -> None:
+    """Import ExecuTorch's exporter, and if `runs` its runtime.
 
-    Raises `InputError` if it is not installed, or was built for another torch than the installed
-    one.
+    The exporter is Python code; the runtime was built for one release of torch. Raises `InputError`
+    if ExecuTorch is not installed, or does not import beside the installed torch.
     """
     if not is_installed():
         msg = f"executorch is not installed: {INSTALL}"
@@ -46,13 +46,16 @@ def require_executorch() -> None:
     try:
         package_folders()
         load("executorch.exir")
-        load("executorch.extension.pybindings.portable_lib")
+        if runs:
+            load("executorch.extension.pybindings.portable_lib")
     except (ImportError, AttributeError, OSError) as error:
         versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
         msg = (
             f"executorch {versions['executorch']} does not import beside torch "
             f"{versions['torch']}: {clean(f'{type(error).__name__}: {error}')}. Install the "
-            "executorch that was built for this torch, or the torch that it was built for"
+            "executorch that was built for this torch, or the torch that it was built for: "
+            "`upgrade` takes it along by torch==VERSION --yes, `bisect` by --with torch==VERSION "
+            "--yes"
         )
         raise InputError(msg) from error
 
