@@ -168,13 +168,15 @@ def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(
 @pytest.mark.executorch
 def test_a_runtime_of_another_torch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
-        msg = "undefined symbol: _ZN3c10\n4impl"
+        msg = "/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl"
         raise ImportError(msg)
 
     monkeypatch.setattr(package.importlib, "import_module", broken)
     with pytest.raises(InputError, match=r"executorch \S+ does not import beside torch 2") as info:
         package.require_executorch(runs=True)
     assert "\n" not in str(info.value)
+    assert ": ImportError: _portable_lib.so: undefined symbol: _ZN3c10" in str(info.value)
+    assert "--with torch==VERSION --yes" in str(info.value)
 
 
 def write_release(folder: Path, *modules: str, version: str | None = "1.0") -> None:

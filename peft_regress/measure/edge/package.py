@@ -18,6 +18,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
 """The command that installs the runtime."""
 
@@ -52,12 +53,17 @@ def require_executorch(*, runs: bool) -> None:
         versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
         msg = (
             f"executorch {versions['executorch']} does not import beside torch "
-            f"{versions['torch']}: {clean(f'{type(error).__name__}: {error}')}. Install the "
+            f"{versions['torch']}: {_said(error)}. Install the "
             "executorch that was built for this torch, or the torch that it was built for: "
             "`upgrade` takes it along by torch==VERSION --yes, `bisect` by --with torch==VERSION "
             "--yes"
         )
         raise InputError(msg) from error
+
+
+def _said(error: Exception) -> str:
+    """Return an error in one line, its files without the folders that differ between machines."""
+    return clean(f"{type(error).__name__}: {_FOLDERS.sub('', str(error))}")
 
 
 def package_folders() -> list[str]:
