@@ -197,6 +197,30 @@ def test_a_missing_kernel_is_unsupported_and_named(started: Runtime) -> None:
     assert "\n" not in str(info.value)
 
 
+class Padded(nn.Module):
+    """Pads before a layer that is trained: the gradient is padded by less than nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.Conv2d(3, 3, 1)
+        self.above = nn.Linear(3 * 13 * 13, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        padded = nn.functional.pad(self.below(images), (0, 1, 0, 1))
+        return self.above(padded.flatten(1))
+
+
+def test_a_kernel_that_refuses_its_arguments_is_unsupported_and_says_which(
+    started: Runtime,
+) -> None:
+    """A release whose kernel takes them fails here: then renew docs/edge.md."""
+    program = training_program(Padded(), batch(), loss=loss)
+    refused = r"refuses the program: aten::constant_pad_nd\.out: Check failed \(pad.* non-negative"
+    with pytest.raises(UnsupportedProgramError, match=refused) as info:
+        started.train(program, [leaves_of(batch())], learning_rate=0.1)
+    assert "\n" not in str(info.value)
+
+
 def test_a_broken_program_is_one_line_and_the_next_one_runs(started: Runtime) -> None:
     broken = dataclasses.replace(tiny_training(), content=b"no program")
     with pytest.raises(ProgramError, match="the runtime fails: ") as info:
