@@ -160,6 +160,7 @@ RULES = (
     by(r"rm -f runs/\w+\.json", ".ci/run", "rm -f runs/bench.json"),
     by(rf"{TOX} bench(?: -- -n 2)?", "tox.ini", "[testenv:bench]", "-n 2"),
     by(rf"{TOX} (?:[a-z]+,)*(?:py|slow|nightly|selfbench|faults|coverage)", "tox.ini", "[testenv"),
+    by(rf"{TOX} bench-edge(?: -- -n 2)?", "tox.ini", "[testenv:bench-edge]", "matrix=edge"),
     by(rf"{TOX} bench-extended", ".github/workflows/bench.yml", "tox run -e bench-extended"),
     Rule(pattern=rf"{TOX} bench -- (.+)", instead=r"pytest benchmarks --collect-only -q \1"),
     Rule(

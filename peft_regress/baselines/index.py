@@ -15,7 +15,6 @@ import functools
 import hashlib
 import itertools
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -29,13 +28,14 @@ from peft_regress.baselines.contents import Contents, Judge
 from peft_regress.baselines.entries import check_accepted, read_while_still
 from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads them)
 from peft_regress.errors import InputError, RunFileError
-from peft_regress.files import cache_folder, is_file, read_bytes, write_atomic
+from peft_regress.files import cache_folder, read_bytes
 from peft_regress.gate.drift import Origin
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.bulk_read import sharing, skim, stream_without_ledgers
 from peft_regress.runs.environment import usable_cores
+from peft_regress.runs.kept import keep, mark_as_used, read_kept
 from peft_regress.runs.run_file import parse_run_file, read_content
 from peft_regress.runs.schema import digest_of
 
@@ -50,8 +50,6 @@ _WORTH_KEEPING: Final = 16
 """The index is written if so many entries are not in it: reading fewer takes a moment."""
 _MOST_FILES: Final = 32
 """How many states of storages the index keeps: those that were used last."""
-_KEY: Final = re.compile("[0-9a-f]{64}")
-"""The names of the files of the index."""
 
 
 def read_contents(root: Path) -> Contents:
@@ -174,11 +172,8 @@ def keep_contents(contents: Contents) -> None:
             for name, (entry, observation) in contents.judges.items()
         },
     )
-    content = msgspec.json.encode(kept)
-    with contextlib.suppress(InputError, OSError):
-        folder = _folder()
-        write_atomic(folder / key, digest_of(content).encode() + b"\n" + content)
-        _remove_oldest(folder)
+    with contextlib.suppress(InputError):
+        keep(_folder() / key, msgspec.json.encode(kept), most=_MOST_FILES)
 
 
 def _brief_origins(observation: Observation) -> Iterator[tuple[str, tuple[str, Metric | None]]]:
@@ -207,18 +202,17 @@ def _known_part(root: Path, paths: Sequence[Path]) -> tuple[int, Contents]:
 
 def _load(root: Path, path: Path) -> Contents | None:
     """Return the contents that a file of the index holds; None if it is not as it was written."""
+    content = read_kept(path)
+    if content is None:
+        return None
     try:
-        digest, _, content = read_bytes(path).partition(b"\n")
-        if digest_of(content).encode() != digest:
-            return None
         kept = msgspec.json.decode(content, type=_Kept)
         if kept.key != path.name:
             return None
         judges = dict(_judges(root, kept))
     except (OSError, ValueError, LookupError, InputError):
         return None
-    with contextlib.suppress(OSError):  # a folder that cannot be written may be read all the same
-        os.utime(path)
+    mark_as_used(path)
     return Contents(
         links=kept.links,
         ledgers=dict(kept.ledgers),
@@ -280,10 +274,3 @@ def _code_digest() -> str:
 def _folder() -> Path:
     """Return the folder of the index. Raises `InputError` if the user has no home folder."""
     return cache_folder() / "storages"
-
-
-def _remove_oldest(folder: Path) -> None:
-    """Remove the files of the index that were used longest ago, and nothing of anyone else's."""
-    mine = (path for path in folder.iterdir() if _KEY.fullmatch(path.name) and is_file(path))
-    for path in sorted(mine, key=lambda path: path.stat().st_mtime, reverse=True)[_MOST_FILES:]:
-        path.unlink()

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress import registry
+from peft_regress.catalogue.architectures.protocol import BringsWeights
 from peft_regress.catalogue.matrix import check_rank
 from peft_regress.catalogue.sources import build_source, source_digest
+from peft_regress.catalogue.tasks.digits import NUM_CLASSES
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS, EdgeTask
 from peft_regress.fine_tune import FineTune
 from peft_regress.settings import DEFAULT_MATRIX
@@ -55,18 +57,25 @@ class BuiltIn(FineTune):
 def built_in(case: Case, baselines: Path) -> BuiltIn:
     """Return the fine-tuning of a case, by the names in it.
 
-    baselines: the folder with the source checkpoint. Raises `UnknownNameError` for a name that is
-    not registered, `InputError` for a wrong rank.
+    baselines: the folder with the source checkpoint. A case of an edge task takes the weights that
+    its architecture brings, if it brings any. Raises `UnknownNameError` for a name that is not
+    registered, `InputError` for a wrong rank.
     """
     task: Task = registry.get("task", case.task)
     architecture: Architecture = registry.get("architecture", case.architecture)
     check_rank(case.method, case.rank)
     method: Method = registry.get("method", case.method)
+    edge = task if isinstance(task, EdgeTask) else None
+    brings = architecture if edge and isinstance(architecture, BringsWeights) else None
 
     def model() -> nn.Module:
         import torch  # listing cases must not cost the import
 
-        source = build_source(baselines, architecture)
+        source = (
+            brings.source(num_classes=NUM_CLASSES)
+            if brings
+            else build_source(baselines, architecture)
+        )
         # Whoever measures has set the seed.
         task.prepare(source, head=architecture.head, seed=torch.initial_seed())
         return source
@@ -76,11 +85,11 @@ def built_in(case: Case, baselines: Path) -> BuiltIn:
         train = found.train_images, found.train_labels
         return train, (found.test_images, found.test_labels)
 
-    edge = task if isinstance(task, EdgeTask) else None
-
     def defined_by() -> dict[str, Json]:
         defined: dict[str, Json] = {
-            "source": source_digest(baselines, case.architecture),
+            "source": (
+                brings.source_sha256 if brings else source_digest(baselines, architecture.name)
+            ),
             "task": task.definition(),
             "method": method.hyperparameters(case.rank),
         }

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -21,8 +23,13 @@ from peft_regress.catalogue.architectures.efficientnet_lite_network import (
     imagenet_input,
     renamed_weights,
 )
-from peft_regress.errors import AbsentError
+from peft_regress.catalogue.built_in import built_in
+from peft_regress.catalogue.matrix import parse_case_id
+from peft_regress.errors import AbsentError, SourceError
 from peft_regress.measure.step_profile import CostSettings, adaptation_cost
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # The authors' notation: repeats, kernel, stride, expansion, input and output channels.
 PUBLISHED_BLOCKS = (
@@ -236,6 +243,42 @@ def test_a_photograph_is_what_it_shows(pretrained: nn.Module, picture: str, expe
     with torch.no_grad():
         best = pretrained(imagenet_input(pixels))[0].argmax().item()
     assert ResNet18_Weights.DEFAULT.meta["categories"][best] == expected
+
+
+def test_the_source_of_edge_cases_has_the_pretrained_weights_and_a_new_head(
+    pretrained: nn.Module,
+) -> None:
+    source = EFFICIENTNET_LITE0.source(num_classes=10)
+    head = EFFICIENTNET_LITE0.head
+    found, expected = source.state_dict(), pretrained.state_dict()
+    different = {name for name, tensor in found.items() if not tensor.equal(expected[name])}
+    assert found.keys() == expected.keys()
+    assert different == {f"{head}.weight", f"{head}.bias"}
+    assert source.get_submodule(head).out_features == 10
+    assert not any(module.training for module in source.modules())
+    again = EFFICIENTNET_LITE0.source(num_classes=10).state_dict()
+    assert all(tensor.equal(again[name]) for name, tensor in found.items())
+
+
+def test_edge_cases_take_the_weights_that_it_brings_and_others_a_stored_source(
+    tmp_path: Path,
+) -> None:
+    edge = built_in(parse_case_id("edge/full/efficientnet_lite0"), tmp_path)
+    assert edge.defined_by()["source"] == EFFICIENTNET_LITE0.source_sha256
+    assert (
+        edge.model().state_dict().keys()
+        == edge.architecture.build(num_classes=10, seed=1).state_dict().keys()
+    )
+    trained = built_in(parse_case_id("shift/full/efficientnet_lite0"), tmp_path)
+    for function in (trained.defined_by, trained.model):
+        with pytest.raises(SourceError, match=r"efficientnet_lite0|git clone"):
+            function()
+
+
+def test_other_weights_than_those_of_the_definition_are_refused() -> None:
+    other = dataclasses.replace(EFFICIENTNET_LITE0, source_sha256="0" * 64)
+    with pytest.raises(SourceError, match=r"expected sha256 0{64}, found 57934424.*0\.1\.0"):
+        other.source(num_classes=10)
 
 
 def test_pretrained_is_in_eval_mode_with_the_classes_of_imagenet(pretrained: nn.Module) -> None:

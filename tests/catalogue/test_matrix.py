@@ -92,10 +92,11 @@ def test_a_method_may_be_for_some_architectures_only() -> None:
 
 def test_the_edge_matrix_has_what_its_tasks_name() -> None:
     ids = [case.id for case in matrix_cases("edge")]
-    assert len(ids) == len(set(ids)) == 50
+    assert len(ids) == len(set(ids)) == 59
     assert {
         "edge/lora-r16/mobilenet_v2",
         "edge/bn_head/resnet18",
+        "edge/ia3/efficientnet_lite0",
         "edge-b8/dora-r4/mobilenet_v3_small",
     } <= {*ids}
     assert matrix_cases("edge", task="edge-b8") == matrix_cases("edge")[-10:]

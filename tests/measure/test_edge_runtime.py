@@ -197,6 +197,30 @@ def test_a_missing_kernel_is_unsupported_and_named(started: Runtime) -> None:
     assert "\n" not in str(info.value)
 
 
+class Padded(nn.Module):
+    """Pads before a layer that is trained: the gradient is padded by less than nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.below = nn.Conv2d(3, 3, 1)
+        self.above = nn.Linear(3 * 13 * 13, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        padded = nn.functional.pad(self.below(images), (0, 1, 0, 1))
+        return self.above(padded.flatten(1))
+
+
+def test_a_kernel_that_refuses_its_arguments_is_unsupported_and_says_which(
+    started: Runtime,
+) -> None:
+    """A release whose kernel takes them fails here: then renew docs/edge.md."""
+    program = training_program(Padded(), batch(), loss=loss)
+    refused = r"refuses the program: aten::constant_pad_nd\.out: Check failed \(pad.* non-negative"
+    with pytest.raises(UnsupportedProgramError, match=refused) as info:
+        started.train(program, [leaves_of(batch())], learning_rate=0.1)
+    assert "\n" not in str(info.value)
+
+
 def test_a_broken_program_is_one_line_and_the_next_one_runs(started: Runtime) -> None:
     broken = dataclasses.replace(tiny_training(), content=b"no program")
     with pytest.raises(ProgramError, match="the runtime fails: ") as info:
@@ -213,12 +237,14 @@ def test_a_program_larger_than_memory_is_not_started(
         started.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
 
 
-def test_a_runtime_that_is_killed_is_said() -> None:
+def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program() -> None:
     with Runtime() as one:
-        assert one._process is not None
+        assert one._process is None  # no program, no process
+        one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         os.killpg(one._process.pid, signal.SIGKILL)
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
+        assert one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
 
 
 def test_a_runtime_that_does_not_start_is_said(

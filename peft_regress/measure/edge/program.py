@@ -24,11 +24,11 @@ _IN_EVERY_RUNTIME: Final = "executorch_prim::"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Program:
-    """A planned program."""
+class ProgramCost:
+    """What a planned program asks of a device."""
 
-    content: bytes = field(repr=False)
-    """The `.pte` file."""
+    program_bytes: int
+    """The size of the file, in which the constants are."""
     planned_bytes: int
     """What the runtime allocates before the first step: inputs, activations and temporaries, and of
     a training program also the trained parameters and all gradients. Frozen parameters are in the
@@ -43,14 +43,17 @@ class Program:
     """Whether it draws random numbers, which the runtime draws otherwise than PyTorch."""
 
     @property
-    def program_bytes(self) -> int:
-        """Return the size of the file, in which the constants are."""
-        return len(self.content)
-
-    @property
     def operators(self) -> int:
         """Return how many operators one run calls."""
         return sum(self.calls.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program(ProgramCost):
+    """A planned program, which the runtime can run."""
+
+    content: bytes = field(repr=False)
+    """The `.pte` file."""
 
 
 def planned_program(
@@ -61,11 +64,8 @@ def planned_program(
     labels: the names of modules by their paths in the exported program. Passes on what ExecuTorch
     raises.
     """
-    exir = load("executorch.exir")
     with quiet():
-        # The check knows the operators of inference alone.
-        unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
-        manager = exir.to_edge(exported, compile_config=unchecked).to_executorch()
+        manager = _emitted(_lowered(exported))
         content = bytes(manager.buffer)
         emitted = manager.exported_program()
     methods = manager.executorch_program.execution_plan
@@ -74,6 +74,7 @@ def planned_program(
     kernels = portable_kernels()
     return Program(
         content=content,
+        program_bytes=len(content),
         planned_bytes=planned,
         plan=plan_rows(emitted, owners=owners, labels=labels, planned_bytes=planned),
         calls=calls,
@@ -82,6 +83,19 @@ def planned_program(
             name for name in calls if name not in kernels and not name.startswith(_IN_EVERY_RUNTIME)
         ),
     )
+
+
+def _lowered(exported: ExportedProgram) -> Any:
+    """Replace torch's operators by the runtime's."""
+    exir = load("executorch.exir")
+    # The check knows the operators of inference alone.
+    unchecked = exir.EdgeCompileConfig(_check_ir_validity=False)
+    return exir.to_edge(exported, compile_config=unchecked)
+
+
+def _emitted(lowered: Any) -> Any:
+    """Plan the memory and write the program."""
+    return lowered.to_executorch()
 
 
 def _draws(exported: ExportedProgram) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -34,6 +35,11 @@ _RUN_SECONDS: Final = 900.0
 _TAIL_BYTES: Final = 2**14
 _NO_KERNEL: Final = ("Missing operator", "not found", "0x14")
 """What the runtime says where it has no kernel for an operator."""
+_KERNEL_FAILED: Final = re.compile(r"KernelCall failed at .* in operator (\S+): (0x[0-9a-f]+)")
+_REFUSED: Final = frozenset({"0x10", "0x11", "0x12"})
+"""Not supported, not implemented, invalid argument: what a kernel does not do."""
+_PLACE: Final = re.compile(r"^\[\S+:\d+\] ")
+"""Where in the runtime's source a line is written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +66,7 @@ class RanInRuntime:
 class Runtime:
     """A process that runs programs, one after another; use it as a context manager.
 
-    It imports the runtime meanwhile, so start it before exporting.
+    The process starts with the first program: those that are known need none.
     """
 
     def __init__(self) -> None:
@@ -70,8 +76,11 @@ class Runtime:
         self._said_before = 0
 
     def __enter__(self) -> Self:
-        """Start the process."""
+        """Let programs be run."""
         self._errors = tempfile.TemporaryFile()
+        return self
+
+    def _start(self) -> None:
         alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, a file of this package)
             [sys.executable, "-P", str(_SCRIPT), *package_folders()],
@@ -82,7 +91,6 @@ class Runtime:
             encoding="utf-8",
             start_new_session=True,
         )
-        return self
 
     def __exit__(
         self,
@@ -140,6 +148,8 @@ class Runtime:
             return load_file(folder / "tensors.safetensors"), numbers
 
     def _ask(self, folder: Path) -> None:
+        if self._process is None:
+            self._start()
         if not self._is_ready:
             hello = self._answer(_START_SECONDS)
             if "problem" in hello:
@@ -161,6 +171,9 @@ class Runtime:
         """Return why a run failed: what the runtime wrote last, and how the process ended."""
         said = self._tail()
         told = next((line for line in said if any(part in line for part in _NO_KERNEL)), "")
+        operator, code = "", ""
+        if not told:
+            told, operator, code = _refusing_kernel(said)
         path = folder / "error.json"
         if path.exists():
             error = json.loads(path.read_text(encoding="utf-8"))
@@ -170,7 +183,7 @@ class Runtime:
                 f"it ended by {signal.Signals(-status).name}" if status < 0 else f"exit {status}"
             )
         text = "; ".join(filter(None, (clean(told), clean(ended))))
-        if told or "0x14" in ended:
+        if (told and not operator) or code in _REFUSED or "0x14" in ended:
             return UnsupportedProgramError(f"the runtime refuses the program: {text}")
         return ProgramError(f"the runtime fails: {text}")
 
@@ -198,11 +211,23 @@ class Runtime:
     def _end(self) -> None:
         """End the process and what it forked."""
         process, self._process = self._process, None
+        self._is_ready = False
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def _refusing_kernel(said: Sequence[str]) -> tuple[str, str, str]:
+    """Return which kernel failed and why, its operator, and the code of the error; '' if none."""
+    for number, line in enumerate(said):
+        if match := _KERNEL_FAILED.search(line):
+            lines = [_PLACE.sub("", each).strip() for each in said[:number]]
+            checks = [each for each in lines if each.startswith("Check failed")]
+            why = (checks or lines or [""])[0 if checks else -1]
+            return f"{match[1]}: {why}", match[1], match[2]
+    return "", "", ""
 
 
 def _below(which: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,129 @@
+"""Programs that were planned and run before, and need not be again.
+
+Exporting takes nine tenths of the time of a case. A program's costs, and what its run showed, are
+kept in the user's cache folder under a key of all that they depend on (`key`). So cases whose
+programs are equal, such as those of adapters that do nothing yet once they are merged, share them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from peft_regress.errors import InputError
+from peft_regress.files import cache_folder
+from peft_regress.measure.edge.key import program_key, run_key
+from peft_regress.measure.edge.program import ProgramCost
+from peft_regress.measure.invariants.facts import Fact
+from peft_regress.runs.kept import keep, mark_as_used, read_kept
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from peft_regress.measure.edge.export import Exported
+    from peft_regress.measure.edge.program import Program
+
+_MOST_FILES: Final = 2000
+"""Files have some 10 KB; those of the edge matrix are 250."""
+
+
+_Kept = TypeVar("_Kept", bound=msgspec.Struct)
+
+
+class RunFacts(NamedTuple):
+    """What running a program showed."""
+
+    facts: dict[str, Fact]
+    resident_bytes: int
+
+
+class _KeptCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    program_bytes: int
+    planned_bytes: int
+    plan: list[tuple[str, str, int]]
+    calls: dict[str, int]
+    without_kernel: list[str]
+    draws: bool
+
+
+class _KeptRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    facts: dict[str, tuple[bool | None, str]]
+    resident_bytes: int
+
+
+class KnownProgram:
+    """A program that is planned and run only if it was not before."""
+
+    def __init__(self, exported: Exported) -> None:
+        """Plan the program of a graph; errors are those of `Exported.program`."""
+        self._exported = exported
+        self._key = program_key(exported)
+        self.cost = self._cost()
+
+    def _cost(self) -> ProgramCost:
+        """Return what the program asks of a device."""
+        path = _path(self._key)
+        found = _read(path, _KeptCost)
+        if found is not None:
+            return ProgramCost(
+                program_bytes=found.program_bytes,
+                planned_bytes=found.planned_bytes,
+                plan={(module, what): size for module, what, size in found.plan},
+                calls=found.calls,
+                without_kernel=tuple(found.without_kernel),
+                draws=found.draws,
+            )
+        program = self._exported.program
+        if path is not None:
+            rows = [(module, what, size) for (module, what), size in program.plan.items()]
+            kept = _KeptCost(
+                program_bytes=program.program_bytes,
+                planned_bytes=program.planned_bytes,
+                plan=rows,
+                calls=dict(program.calls),
+                without_kernel=list(program.without_kernel),
+                draws=program.draws,
+            )
+            keep(path, msgspec.json.encode(kept), most=_MOST_FILES)
+        return program
+
+    def run(self, values: Iterable[object], run: Callable[[Program], RunFacts]) -> RunFacts:
+        """Return what running the program shows; passes on what `run` raises.
+
+        values: all that `run` uses beside the program.
+        """
+        path = None if self._key is None else _path(run_key(self._key, values))
+        found = _read(path, _KeptRun)
+        if found is not None:
+            facts = {name: Fact(*each) for name, each in found.facts.items()}
+            return RunFacts(facts, found.resident_bytes)
+        ran = run(self._exported.program)
+        if path is not None:
+            kept = _KeptRun(
+                facts={name: (fact.holds, fact.note) for name, fact in ran.facts.items()},
+                resident_bytes=ran.resident_bytes,
+            )
+            keep(path, msgspec.json.encode(kept), most=_MOST_FILES)
+        return ran
+
+
+def _path(key: str | None) -> Path | None:
+    """Return the file of a key; None if there is no key, or the user has no home folder."""
+    with contextlib.suppress(InputError):
+        return None if key is None else cache_folder() / "programs" / key
+    return None
+
+
+def _read(path: Path | None, kind: type[_Kept]) -> _Kept | None:
+    content = None if path is None else read_kept(path)
+    if path is None or content is None:
+        return None
+    try:
+        found = msgspec.json.decode(content, type=kind)
+    except ValueError:
+        return None
+    mark_as_used(path)
+    return found
