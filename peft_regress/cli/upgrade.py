@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -24,6 +22,7 @@ from peft_regress.cli.options import (
     print_json,
     strict_option,
 )
+from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
@@ -36,11 +35,9 @@ from peft_regress.fuzz.corpus import read_corpus
 from peft_regress.fuzz.replay import Replay, replay_or_say
 from peft_regress.fuzz.report import corpus_sections, encode_replay
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.pace import Pace
-from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
 from peft_regress.runs.environment import installed_packages
-from peft_regress.text import clean, count_of
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +47,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
-    from peft_regress.runs.schema import Record
 
 _Settings = TypeVar("_Settings", "UpgradeSettings", "ChecklistSettings")
 _Result = TypeVar("_Result")
@@ -230,31 +226,13 @@ def _upgraded(
             scripts = reproduce(failing, result.comparison.observed, pythons)
 
     def upgraded(settings: UpgradeSettings) -> _Done:
-        on_record = _progress_printer()
+        on_record = record_printer()
         result = upgrade(
             requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
         )
         return _Done(result, scripts, corpus)
 
     return with_consent(upgraded, settings)
-
-
-def print_sentence(text: str) -> None:
-    """Print a sentence about the progress."""
-    print_progress(clean(text, longest=400))
-
-
-def _progress_printer() -> Callable[[str, Record, int, int], None]:
-    """Return a function that prints a line on standard error for each case of each side."""
-    paces: dict[str, Pace] = defaultdict(Pace)
-
-    def print_record(side: str, record: Record, done: int, count: int) -> None:
-        state = "" if record.status == "ok" else f" {clean(record.status_text)}"
-        state = f" {SAME_COMPUTATION}" if record.is_certified else state
-        left = paces[side].left(done, count, time.monotonic())
-        print_progress(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
-
-    return print_record
 
 
 def _clean() -> None:
