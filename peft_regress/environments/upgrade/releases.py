@@ -129,6 +129,7 @@ class Releases:
             run = measure_cases(
                 cases,
                 python=overlay.python,
+                planned=overlay.planned,
                 setup=self.setup,
                 trains=trains,
                 known=known_trainings(nearest),

@@ -110,7 +110,7 @@ def upgrade(
 
         def measured_base() -> Mapping[str, Observation]:
             progress("measuring the current environment: no stored baseline has its packages")
-            base = _measured("current", cases, Path(sys.executable), settings, on_record)
+            base = _measured("current", cases, None, settings, on_record)
             return observations_of(base, "the current environment")
 
         if stored is None and settings.quick:
@@ -118,7 +118,7 @@ def upgrade(
         known = known_trainings(stored) if stored is not None and settings.quick else {}
         if settings.quick and not known:
             progress("no case of the base says what it computed, so all of them train")
-        candidate = _measured("candidate", cases, overlay.python, settings, on_record, known=known)
+        candidate = _measured("candidate", cases, overlay, settings, on_record, known=known)
         if settings.save is not None:
             save_run(settings.save, candidate)
         if stored is None:
@@ -197,18 +197,19 @@ def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
 def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
     side: str,
     cases: Sequence[Case],
-    python: Path,
+    overlay: Overlay | None,
     settings: UpgradeSettings,
     on_record: OnRecord,
     *,
     known: Mapping[str, KnownTraining] | None = None,
 ) -> Run:
+    """Measure in an overlay, or in the running environment."""
     done = itertools.count(1)
-
     save = settings.save if side == "candidate" else None
     return measure_cases(
         cases,
-        python=python,
+        python=Path(sys.executable) if overlay is None else overlay.python,
+        planned=() if overlay is None else overlay.planned,
         setup=settings.setup,
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
