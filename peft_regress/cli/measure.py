@@ -19,10 +19,12 @@ from peft_regress.cli.options import (
     SectionedCommand,
     baselines_option,
     cases_option,
+    engine_options,
     examples,
     jobs_option,
     limit_option,
     matrix_option,
+    opened_engine,
     output_file,
 )
 from peft_regress.cli.progress import print_sentence, record_printer
@@ -49,12 +51,13 @@ _INCOMPLETE_EXIT = 3
     cls=SectionedCommand,
     sections={
         "Cases": ("cases", "matrix"),
-        "Work": ("jobs", "time_limit"),
+        "Work": ("on", "uses_gpus", "jobs", "time_limit"),
         "Files": ("save", "resume"),
     },
     epilog=examples(
         "peft-regress measure --save runs/new.json",
         "peft-regress measure --cases 'shift/*/resnet18' --save runs/new.json",
+        "peft-regress measure --on tcp://10.0.0.5:8786 --save runs/new.json",
     ),
 )
 @cases_option()
@@ -72,6 +75,7 @@ _INCOMPLETE_EXIT = 3
     metavar="PATH",
     help="Take what an earlier try measured in the same packages, by its run file or journal.",
 )
+@engine_options
 @jobs_option("Measure this many cases at once (default: one per core).")
 @limit_option("--time-limit", "How long one case may take.")
 @baselines_option
@@ -84,6 +88,8 @@ def command(  # noqa: PLR0913  (options)
     matrix: str,
     save: Path,
     resume: Path | None,
+    on: str,
+    uses_gpus: bool,
     jobs: int | None,
     time_limit: int,
     baselines: Path,
@@ -96,10 +102,14 @@ def command(  # noqa: PLR0913  (options)
     check_outside(save, baselines, "--save")
     chosen = select_cases(cases, matrix=matrix)
     require_sources(baselines, chosen)
-    with ending_signals_interrupt(), kept_records(save, resume, print_sentence) as keeper:
+    with (
+        ending_signals_interrupt(),
+        opened_engine(on, uses_gpus=uses_gpus, baselines=baselines, say=print_sentence) as engine,
+        kept_records(save, resume, print_sentence) as keeper,
+    ):
         if resume is not None:
             add_adapters(run_file_of(resume), save)
-        print_record, done = record_printer(), itertools.count(1)
+        print_record, done = record_printer(engine), itertools.count(1)
 
         def on_record(record: Record) -> None:
             print_record("", record, next(done), len(chosen))
@@ -112,6 +122,7 @@ def command(  # noqa: PLR0913  (options)
                 jobs=jobs or default_jobs(),
                 time_limit=time_limit,
                 keeper=keeper,
+                engine=engine,
             ),
             narrowed_by=[] if cases is None else [f"--cases {cases}"],
             matrix=matrix,

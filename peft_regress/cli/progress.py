@@ -14,6 +14,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from peft_regress.environments.upgrade.orders import Engine
     from peft_regress.runs.schema import Record
 
 
@@ -22,10 +23,11 @@ def print_sentence(text: str) -> None:
     print_progress(clean(text, longest=400))
 
 
-def record_printer() -> Callable[[str, Record, int, int], None]:
+def record_printer(engine: Engine | None = None) -> Callable[[str, Record, int, int], None]:
     """Return a function that prints a line for each case of each side.
 
-    It gets the side, the record, how many records there are and how many there will be.
+    It gets the side, the record, how many records there are and how many there will be. The lines
+    also show the status of what measures, if that is not this machine.
     """
     paces: dict[str, Pace] = defaultdict(Pace)
 
@@ -34,6 +36,7 @@ def record_printer() -> Callable[[str, Record, int, int], None]:
         state = f" {SAME_COMPUTATION}" if record.is_certified else state
         left = paces[side].left(done, count, time.monotonic())
         name = f"{side} {record.case.id}" if side else record.case.id
-        print_progress(f"[{done}/{count}] {name}{state}{left}")
+        status = "" if engine is None else f" ({engine.status})"
+        print_progress(f"[{done}/{count}] {name}{state}{left}{status}")
 
     return print_record

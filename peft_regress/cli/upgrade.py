@@ -18,6 +18,7 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
+    opened_engine,
     output_file,
     print_json,
     strict_option,
@@ -112,6 +113,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     checklist_of: str | None,
     clean_up: bool,
     setup: MeasuringSetup,
+    on: str,
+    uses_gpus: bool,
     resume: Path | None,
     summary: Path | None,
     output: str,
@@ -138,6 +141,9 @@ def command(  # noqa: PLR0913  (arguments and options)
         if path is not None:
             check_outside(path, setup.baselines, option)
     if checklist_of is not None:
+        if on != "local":
+            msg = "--checklist works on this machine alone: it goes without --on"
+            raise click.UsageError(msg)
         # It imports numpy, which `upgrade --help` does not wait for.
         from peft_regress.cli.checklist import show_checklist
 
@@ -153,8 +159,13 @@ def command(  # noqa: PLR0913  (arguments and options)
             )
         )
     wants_scripts = summary is not None or output == "markdown"
-    with ending_signals_interrupt(), kept_records(save, resume, print_sentence) as keeper:
-        setup = dataclasses.replace(setup, keeper=keeper)
+    storage = setup.baselines
+    with (
+        ending_signals_interrupt(),
+        opened_engine(on, uses_gpus=uses_gpus, baselines=storage, say=print_sentence) as engine,
+        kept_records(save, resume, print_sentence) as keeper,
+    ):
+        setup = dataclasses.replace(setup, keeper=keeper, engine=engine)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
         done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     besides = tuple(corpus_sections(done.corpus, all_entries=False))
@@ -226,7 +237,7 @@ def _upgraded(
             scripts = reproduce(failing, result.comparison.observed, pythons)
 
     def upgraded(settings: UpgradeSettings) -> _Done:
-        on_record = record_printer()
+        on_record = record_printer(settings.setup.engine)
         result = upgrade(
             requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
         )

@@ -1,0 +1,350 @@
+"""Measure orders on the nodes of a Dask cluster, and take what comes back as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+import uuid
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.baselines.adapters import place_adapter
+from peft_regress.catalogue.own_cases import settings_in_use
+from peft_regress.environments.cluster.attempts import Attempts
+from peft_regress.environments.cluster.messages import NodeSetup, Task, TaskResult
+from peft_regress.environments.cluster.own_code import pack_own_code
+from peft_regress.environments.cluster.slots import Slots, heaviest_first
+from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
+from peft_regress.environments.upgrade.orders import groups_of
+from peft_regress.environments.upgrade.taking import taken_records
+from peft_regress.errors import InputError, SourceError
+from peft_regress.metrics import KNOWN
+from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.schema import canonical_digest
+from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from distributed import Future
+
+    from peft_regress.cases import Case
+    from peft_regress.environments.cluster.connection import Connection
+    from peft_regress.environments.cluster.messages import MeasuredCase
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.environments.upgrade.orders import Order, Results
+    from peft_regress.runs.schema import Record
+
+LOCAL: Final = "local"
+"""The address that stands for workers of this machine."""
+
+_POLL_SECONDS: Final = 0.5
+_WITHOUT_WORKER_SECONDS: Final = 600.0
+"""How long to wait for a worker if all of them have gone."""
+
+
+class Cluster:
+    """An `Engine`: the workers of a scheduler."""
+
+    def __init__(
+        self, connection: Connection, *, name: str, topic: str, say: Callable[[str], None]
+    ) -> None:
+        """Measure by the plugin `name`, whose nodes tell of their progress under `topic`."""
+        self.connection = connection
+        self._plugin = name
+        self._topic = topic
+        self.say = say
+        self.slots = Slots(lambda: len(connection.workers()))
+        self.attempts = Attempts()
+        self._numbers = itertools.count(1)
+        self._is_stopped = threading.Event()
+        self.problems: list[str] = []
+        """Why cases have no record."""
+
+    @property
+    def status(self) -> str:
+        """How many tasks run, and how many were lost."""
+        lost = self.attempts.lost
+        return f"{self.attempts.running} running" + (f", {lost} lost" if lost else "")
+
+    def stop(self) -> None:
+        """End every order that is being measured, in whichever thread."""
+        self._is_stopped.set()
+
+    def told(self, event: tuple[float, str]) -> None:
+        """Take what a node tells: the time, and a message."""
+        self.attempts.told(event[1])
+
+    def measure(
+        self,
+        order: Order,
+        *,
+        setup: MeasuringSetup,
+        results: Results,
+        on_record: Callable[[Record], None],
+    ) -> None:
+        """Measure an order, group by group; each is kept as soon as it comes back.
+
+        Raises `UnusableEnvironmentError` if nothing can be measured in its environment, `NodeError`
+        for a node that cannot be used, `ClusterLostError` for a scheduler that has gone.
+        """
+        taken = taken_records(order, setup)
+        for name, kept in taken.items():
+            results.records[name] = kept.record
+            if kept.record.machine is not UNSET:
+                results.machines[name] = kept.record.machine
+            results.imported |= kept.imported
+            on_record(kept.record)
+        left = [case for case in order.cases if case.id not in taken]
+        _Work(self, order, setup, results, on_record).measure(left)
+
+    def start(self, task: Task, order: int) -> Future[str] | None:
+        """Start a task if a worker is free for its order."""
+        if not self.slots.take(order):
+            idle = self.slots.idle_since
+            if idle is not None and time.monotonic() - idle > _WITHOUT_WORKER_SECONDS:
+                raise self.connection.no_worker()
+            return None
+        from peft_regress.environments.cluster.node import measure
+
+        task = msgspec.structs.replace(task, gpus=self.connection.gpus())
+        return self.connection.client.submit(
+            measure,
+            self._plugin,
+            msgspec.json.encode(task).decode(),
+            key=task.key,
+            resources=self.connection.resources,
+            retries=0,  # what fails by itself is data; Dask starts a task again if its worker dies
+            priority=-order,
+            pure=False,
+        )
+
+    def check(self) -> None:
+        """Raise if the work cannot go on."""
+        if self._is_stopped.is_set():
+            msg = "interrupted"
+            raise InputError(msg)
+        if not self.connection.is_up:
+            raise self.connection.lost()
+
+    def new_key(self, order: Order, group: Sequence[str]) -> str:
+        """Return the name of a task, as Dask's page shows it."""
+        environment = canonical_digest(msgspec.to_builtins(order.planned))
+        digest = environment.removeprefix("sha256:")[:8]
+        first = group[0].replace("/", "-")
+        return f"{self._plugin}-{digest}-{first}-{next(self._numbers)}"
+
+
+class _Work:
+    """One order while it is measured."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        order: Order,
+        setup: MeasuringSetup,
+        results: Results,
+        on_record: Callable[[Record], None],
+    ) -> None:
+        self._cluster = cluster
+        self._order = order
+        self._setup = setup
+        self._results = results
+        self._on_record = on_record
+        self._ended: queue.SimpleQueue[tuple[Task, Future[str]]] = queue.SimpleQueue()
+        self._running: dict[str, Future[str]] = {}
+
+    def measure(self, cases: list[Case]) -> None:
+        groups = [[case.id for case in group] for group in groups_of(cases)]
+        waiting = heaviest_first(groups)[::-1]
+        number = self._cluster.slots.enter()
+        try:
+            while waiting or self._running:
+                self._cluster.check()
+                while waiting and self._start(waiting[-1], number):
+                    waiting.pop()
+                if not waiting:
+                    self._cluster.slots.leave(number)
+                with contextlib.suppress(queue.Empty):
+                    self._take(*self._ended.get(timeout=_POLL_SECONDS))
+        finally:
+            self._cluster.slots.leave(number)
+            for future in self._running.values():
+                with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+                    future.cancel()
+                self._cluster.slots.give_back()
+
+    def _start(self, group: list[str], number: int) -> bool:
+        order = self._order
+        task = Task(
+            key=self._cluster.new_key(order, group),
+            planned=list(order.planned),
+            cases=group,
+            trains=order.trains,
+            keeps_adapters=order.keep_adapters is not None,
+            known={name: order.known[name] for name in group if name in order.known},
+            time_limit=self._setup.time_limit,
+            pip_seconds=self._setup.pip_seconds,
+        )
+        future = self._cluster.start(task, number)
+        if future is None:
+            return False
+        self._running[task.key] = future
+        self._cluster.attempts.started(task.key)
+        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
+        return True
+
+    def _take(self, task: Task, future: Future[str]) -> None:
+        """Take the result of a task that has ended, however it ended."""
+        del self._running[task.key]
+        self._cluster.slots.give_back()
+        is_lost = False
+        try:
+            message = _message_of(future)
+            is_lost = message is None
+        finally:
+            self._cluster.attempts.ended(task.key, is_lost=is_lost)
+        if message is None:
+            if future.status == "error":
+                self._lose(task, _why_killed(future))
+                return
+            raise self._cluster.connection.lost()
+        result = msgspec.json.decode(message, type=TaskResult)
+        self._raise_problem(result)
+        self._check_environment(result)
+        kept = []
+        for measured in result.cases:
+            problem = self._cluster.attempts.disagreement(task.key, result, measured.record)
+            if problem is None:
+                self._keep(measured, result)
+                kept.append(measured.record)
+            else:
+                self._cluster.problems.append(problem)
+                self._cluster.say(problem)
+        # All of them are on disk before anything is shown, which may be interrupted.
+        for record in kept:
+            self._on_record(record)
+
+    def _lose(self, task: Task, why: str) -> None:
+        """Say that no worker survived a task: its cases have no record."""
+        cases = ", ".join(task.cases)
+        problem = f"{cases}: lost, {why}"
+        self._cluster.problems.append(problem)
+        self._cluster.say(problem)
+
+    def _raise_problem(self, result: TaskResult) -> None:
+        problem = result.problem
+        if problem is None:
+            return
+        if problem.of == "node":
+            from peft_regress.environments.cluster.connection import NodeError
+
+            shown = problem.text if problem.text.startswith("node ") else None
+            raise NodeError(shown or f"node {result.node}: {problem.text}")
+        if problem.of == "source":
+            msg = f"node {result.node}: {problem.text}"
+            raise SourceError(msg)
+        msg = f"node {result.node}: {problem.text}"
+        raise UnusableEnvironmentError(msg)
+
+    def _check_environment(self, result: TaskResult) -> None:
+        known = self._results.environment
+        for name, (one, other) in changed_packages(
+            known or result.environment, result.environment
+        ).items():
+            msg = (
+                f"node {result.node}: has {name} {other or 'not installed'} in this environment, "
+                f"the nodes before it {one or 'not installed'}; remove its overlays with "
+                "`peft-regress upgrade --clean` there, and measure again"
+            )
+            raise UnusableEnvironmentError(msg)
+        self._results.environment = result.environment
+
+    def _keep(self, measured: MeasuredCase, result: TaskResult) -> None:
+        """Put a record on disk and among the results."""
+        record, results, machine = measured.record, self._results, result.machine
+        if machine is None:
+            return
+        if self._order.keep_adapters is not None:
+            place_adapter(self._order.keep_adapters, record.case, measured.adapter)
+        results.records[record.case.id] = record
+        results.machines[record.case.id] = machine
+        results.imported |= measured.imported
+        if self._setup.keeper is not None:
+            header = Header(
+                environment=result.environment, machine=machine, metrics_known=sorted(KNOWN)
+            )
+            kept = KeptRecord(record=record, trains=self._order.trains, imported=measured.imported)
+            self._setup.keeper.keep(header, kept)
+
+
+def _message_of(future: Future[str]) -> str | None:
+    """Return the result of a task; None if it was lost. Raises `InputError` for any other error."""
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        # The result may be lost with its worker before it is here; then Dask makes it again.
+        return str(future.result())
+    if future.status != "error":
+        return None
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return None
+    msg = clean(f"{future.key}: {type(error).__name__}: {error}", longest=600)
+    raise InputError(msg)
+
+
+def _why_killed(future: Future[str]) -> str:
+    error: Any = future.exception()
+    count = count_of(error.allowed_failures + 1, "worker")
+    return clean(f"since {count} died of it, {error.last_worker.address} last", longest=400)
+
+
+@contextlib.contextmanager
+def opened_cluster(
+    address: str, *, baselines: Path, uses_gpus: bool, say: Callable[[str], None]
+) -> Iterator[Cluster]:
+    """Connect to a scheduler, and prepare its workers, those that join later too.
+
+    Raises `InputError` without Dask and for what is no address, `ClusterLostError` if nobody
+    answers there or no worker can measure, `NodeError` for a worker that lacks something.
+    """
+    if find_spec("distributed") is None:
+        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        raise InputError(msg)
+    from peft_regress.environments.cluster.connection import NodeError, connected
+    from peft_regress.environments.cluster.facts import facts_here
+    from peft_regress.environments.cluster.node import Node, check
+
+    baselines = baselines.absolute()
+    own = pack_own_code(settings_in_use())
+    with connected(address, uses_gpus=uses_gpus) as connection:
+        client = connection.client
+        name = f"peft-regress-{uuid.uuid4().hex[:8]}"
+        setup = NodeSetup(
+            topic=name, baselines=str(baselines), facts=facts_here(baselines), own=own
+        )
+        cluster = Cluster(connection, name=name, topic=name, say=say)
+        client.subscribe_topic(name, cluster.told)
+        client.register_plugin(Node(msgspec.json.encode(setup).decode()), name=name)
+        try:
+            workers = list(connection.workers())
+            lacking = client.run(check, name, workers=workers)
+            for lack in filter(None, lacking.values()):
+                raise NodeError(lack)
+            say(f"{address}: {count_of(len(workers), 'worker')}, dashboard {connection.dashboard}")
+            yield cluster
+        finally:
+            cluster.stop()
+            # Nobody may be there any more.
+            with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+                if connection.is_up:
+                    client.unregister_worker_plugin(name)
