@@ -186,7 +186,15 @@ def opened_engine(
 pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")
 
 ENVIRONMENT_SECTIONS: Final = {
-    "Environments": ("pre", "replace_torch", "on", "uses_gpus", "jobs", "time_limit", "pip_time_limit"),
+    "Environments": (
+        "pre",
+        "replace_torch",
+        "on",
+        "uses_gpus",
+        "jobs",
+        "time_limit",
+        "pip_time_limit",
+    ),
     "Files": ("resume", "summary"),
 }
 """The headings of the options that `environment_options` adds."""

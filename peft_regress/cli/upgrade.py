@@ -141,9 +141,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         if path is not None:
             check_outside(path, setup.baselines, option)
     if checklist_of is not None:
-        if on != "local":
-            msg = "--checklist works on this machine alone: it goes without --on"
-            raise click.UsageError(msg)
+        _check_is_here(on)
         # It imports numpy, which `upgrade --help` does not wait for.
         from peft_regress.cli.checklist import show_checklist
 
@@ -181,6 +179,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     else:
         show(issue, output)
     context.exit(done.exit_code)
+
+
+def _check_is_here(on: str) -> None:
+    if on != "local":
+        msg = "--checklist works on this machine alone: it goes without --on"
+        raise click.UsageError(msg)
 
 
 class _Done(NamedTuple):

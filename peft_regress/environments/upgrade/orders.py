@@ -54,6 +54,9 @@ class Engine(Protocol):
     ) -> None:
         """Add what was measured to the results; a case that was lost gets no record."""
 
+    def stop(self) -> None:
+        """End every order that is being measured, in whichever thread."""
+
     @property
     def status(self) -> str:
         """How many cases are being measured, and the like, to show beside the progress."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import queue
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
 
@@ -12,6 +14,7 @@ from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened
 from peft_regress.environments.overlay.pip import released_versions
 from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
+from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.certificates import repeatable, with_training_of
 from peft_regress.gate.verdicts import observations_of
@@ -24,6 +27,10 @@ if TYPE_CHECKING:
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.verdicts import Observation
+
+
+_MOST_AT_ONCE: Final = 8
+"""How many overlays are prepared here at once; the nodes that measure take the rest."""
 
 
 class YankedError(InputError):
@@ -107,6 +114,26 @@ class Releases:
                 return None
         return {case.id: known[case.id] for case in cases}
 
+    def measure_at_once(self, cases: Sequence[Case], *, trains: bool) -> None:
+        """Measure all releases at the same time, if another engine than this machine measures.
+
+        None of them is then spared a training by another one.
+        """
+        engine = self.setup.engine
+        if engine is None:
+            return
+        waiting: queue.SimpleQueue[Version] = queue.SimpleQueue()
+        for version in self.versions:
+            waiting.put(version)
+
+        def work() -> None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self.observe(waiting.get_nowait(), cases, trains=trains)
+
+        count = min(_MOST_AT_ONCE, len(self.versions))
+        in_threads([work] * count, stop=engine.stop, prefix="release")
+
     def requirements_of(self, version: Version) -> list[str]:
         """Return the requirements that the environment of a release is made of."""
         return [f"{self.package}=={version}", *self.also_install]
@@ -134,6 +161,10 @@ class Releases:
                 trains=trains,
                 known=known_trainings(nearest),
             )
+        lost = [case.id for case in cases if case.id not in run.cases]
+        if lost:
+            msg = f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
+            raise InputError(msg)
         if version not in self.tried:
             self.tried.append(version)
         observed = observations_of(run, f"{self.package} {version}")
@@ -144,7 +175,7 @@ class Releases:
         here = self.versions.index(version)
         trained = sorted(
             (abs(self.versions.index(other) - here), other)
-            for other, trains in self.measured
+            for other, trains in list(self.measured)  # another thread may add to it
             if trains and other != version
         )
         found: dict[str, Observation] = {}
