@@ -1,7 +1,7 @@
 """What runs where, and whether two attempts at one task measured the same.
 
 A task whose worker is lost starts again on another one. What the first worker had told of it is
-then measured twice, and exact metrics must be equal.
+measured twice then, and exact metrics must be equal.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ if TYPE_CHECKING:
 
 
 class Attempts:
-    """The attempts at each task, as the nodes tell of them. Any thread may ask."""
+    """The attempts at each task, and what the nodes tell of them. Any thread may ask."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._begun: dict[str, set[str]] = {}
-        """For each task that was started and has not ended, the attempts that have begun."""
+        self._running: set[str] = set()
         self._measured: dict[tuple[str, str], list[Progress]] = {}
         """What was told of each task and case."""
         self.lost = 0
@@ -34,34 +33,25 @@ class Attempts:
     def started(self, key: str) -> None:
         """Take a task that was handed to Dask."""
         with self._lock:
-            self._begun[key] = set()
+            self._running.add(key)
 
     def told(self, message: str) -> None:
         """Take what a node tells."""
         progress = msgspec.json.decode(message, type=Progress)
         with self._lock:
-            if progress.state == "measured":
-                place = progress.key, progress.case
-                self._measured.setdefault(place, []).append(progress)
-                return
-            attempts = self._begun.get(progress.key)
-            if attempts is None:
-                return
-            if attempts and progress.attempt not in attempts:
-                self.lost += 1
-            attempts.add(progress.attempt)
+            self._measured.setdefault((progress.key, progress.case), []).append(progress)
 
     def ended(self, key: str, *, is_lost: bool = False) -> None:
         """Forget what ran for a task."""
         with self._lock:
-            self._begun.pop(key, None)
+            self._running.discard(key)
             self.lost += is_lost
 
     @property
     def running(self) -> int:
         """How many tasks were started and have not ended."""
         with self._lock:
-            return len(self._begun)
+            return len(self._running)
 
     def disagreement(self, key: str, result: TaskResult, record: Record) -> str | None:
         """Return how a record differs from what another attempt told of it; None if it does not."""

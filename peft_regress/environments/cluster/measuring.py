@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import queue
 import threading
-import time
 import uuid
+from collections import Counter
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from msgspec import UNSET
@@ -47,6 +50,9 @@ LOCAL: Final = "local"
 """The address that stands for workers of this machine."""
 
 _POLL_SECONDS: Final = 0.5
+_RESULT_SECONDS: Final = 60.0
+_MOST_LOSSES: Final = 3
+"""How often a task that was lost with its worker is started again."""
 _WITHOUT_WORKER_SECONDS: Final = 600.0
 """How long to wait for a worker if all of them have gone."""
 
@@ -62,7 +68,7 @@ class Cluster:
         self._plugin = name
         self._topic = topic
         self.say = say
-        self.slots = Slots(lambda: len(connection.workers()))
+        self.slots = Slots(connection.workers)
         self.attempts = Attempts()
         self._numbers = itertools.count(1)
         self._is_stopped = threading.Event()
@@ -106,13 +112,8 @@ class Cluster:
         left = [case for case in order.cases if case.id not in taken]
         _Work(self, order, setup, results, on_record).measure(left)
 
-    def start(self, task: Task, order: int) -> Future[str] | None:
-        """Start a task if a worker is free for its order."""
-        if not self.slots.take(order):
-            idle = self.slots.idle_since
-            if idle is not None and time.monotonic() - idle > _WITHOUT_WORKER_SECONDS:
-                raise self.connection.no_worker()
-            return None
+    def start(self, task: Task, worker: str, key: str) -> Future[str]:
+        """Hand a task to a worker."""
         from peft_regress.environments.cluster.node import measure
 
         task = msgspec.structs.replace(task, gpus=self.connection.gpus())
@@ -120,10 +121,10 @@ class Cluster:
             measure,
             self._plugin,
             msgspec.json.encode(task).decode(),
-            key=task.key,
+            key=key,
+            workers=[worker],
             resources=self.connection.resources,
-            retries=0,  # what fails by itself is data; Dask starts a task again if its worker dies
-            priority=-order,
+            retries=0,  # what fails by itself is data
             pure=False,
         )
 
@@ -134,13 +135,31 @@ class Cluster:
             raise InputError(msg)
         if not self.connection.is_up:
             raise self.connection.lost()
+        if self.slots.seconds_empty > _WITHOUT_WORKER_SECONDS:
+            raise self.connection.no_worker()
 
-    def new_key(self, order: Order, group: Sequence[str]) -> str:
+    def new_key(self, environment: str, group: Sequence[str]) -> str:
         """Return the name of a task, as Dask's page shows it."""
-        environment = canonical_digest(msgspec.to_builtins(order.planned))
-        digest = environment.removeprefix("sha256:")[:8]
         first = group[0].replace("/", "-")
-        return f"{self._plugin}-{digest}-{first}-{next(self._numbers)}"
+        return f"{self._plugin}-{environment}-{first}-{next(self._numbers)}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A task at a worker."""
+
+    task: Task
+    worker: str
+    future: Future[str]
+
+    def cancel(self) -> None:
+        """Let Dask forget it; a worker that has begun goes on."""
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            self.future.cancel()
+
+
+def _put(ended: queue.SimpleQueue[_Running | None], running: _Running, _: Future[str]) -> None:
+    ended.put(running)
 
 
 class _Work:
@@ -159,33 +178,44 @@ class _Work:
         self._setup = setup
         self._results = results
         self._on_record = on_record
-        self._ended: queue.SimpleQueue[tuple[Task, Future[str]]] = queue.SimpleQueue()
-        self._running: dict[str, Future[str]] = {}
+        self._environment = _digest_of(order)
+        self._ended: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
+        """None wakes, since a worker is free again."""
+        self._waiting: list[Task] = []
+        """The next task comes last."""
+        self._running: list[_Running] = []
+        self._losses: Counter[str] = Counter()
+        """How often a task was lost with its worker, by key."""
+        self._number = 0
 
     def measure(self, cases: list[Case]) -> None:
-        groups = [[case.id for case in group] for group in groups_of(cases)]
-        waiting = heaviest_first(groups)[::-1]
-        number = self._cluster.slots.enter()
+        """Measure cases, and take what comes back as it comes."""
+        groups = heaviest_first([[case.id for case in group] for group in groups_of(cases)])
+        self._waiting = [self._task_of(group) for group in reversed(groups)]
+        slots = self._cluster.slots
+        self._number = slots.enter(self._environment, lambda: self._ended.put(None))
         try:
-            while waiting or self._running:
+            while self._waiting or self._running:
                 self._cluster.check()
-                while waiting and self._start(waiting[-1], number):
-                    waiting.pop()
-                if not waiting:
-                    self._cluster.slots.leave(number)
+                self._start_some()
+                slots.want(self._number, more=bool(self._waiting))
                 with contextlib.suppress(queue.Empty):
-                    self._take(*self._ended.get(timeout=_POLL_SECONDS))
+                    ended = self._ended.get(timeout=_POLL_SECONDS)
+                    if ended in self._running:
+                        self._take(ended)
+                for running in list(self._running):
+                    if not slots.has(running.worker):
+                        self._lose(running, "its node has gone")
         finally:
-            self._cluster.slots.leave(number)
-            for future in self._running.values():
-                with contextlib.suppress(OSError, TimeoutError, RuntimeError):
-                    future.cancel()
-                self._cluster.slots.give_back()
+            slots.leave(self._number)
+            for running in self._running:
+                running.cancel()
+                slots.give_back(self._number, running.worker)
 
-    def _start(self, group: list[str], number: int) -> bool:
+    def _task_of(self, group: list[str]) -> Task:
         order = self._order
-        task = Task(
-            key=self._cluster.new_key(order, group),
+        return Task(
+            key=self._cluster.new_key(self._environment, group),
             planned=list(order.planned),
             cases=group,
             trains=order.trains,
@@ -194,29 +224,29 @@ class _Work:
             time_limit=self._setup.time_limit,
             pip_seconds=self._setup.pip_seconds,
         )
-        future = self._cluster.start(task, number)
-        if future is None:
-            return False
-        self._running[task.key] = future
-        self._cluster.attempts.started(task.key)
-        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
-        return True
 
-    def _take(self, task: Task, future: Future[str]) -> None:
-        """Take the result of a task that has ended, however it ended."""
-        del self._running[task.key]
-        self._cluster.slots.give_back()
-        is_lost = False
-        try:
-            message = _message_of(future)
-            is_lost = message is None
-        finally:
-            self._cluster.attempts.ended(task.key, is_lost=is_lost)
-        if message is None:
-            if future.status == "error":
-                self._lose(task, _why_killed(future))
+    def _start_some(self) -> None:
+        """Start tasks while workers are free for this order."""
+        while self._waiting:
+            worker = self._cluster.slots.take(self._number)
+            if worker is None:
                 return
-            raise self._cluster.connection.lost()
+            task = self._waiting.pop()
+            losses = self._losses[task.key]
+            self._cluster.attempts.started(task.key)
+            future = self._cluster.start(task, worker, f"{task.key}-{losses + 1}")
+            running = _Running(task, worker, future)
+            self._running.append(running)
+            future.add_done_callback(functools.partial(_put, self._ended, running))
+
+    def _take(self, running: _Running) -> None:
+        """Take the result of a task that has ended, however it ended."""
+        task, message = running.task, _message_of(running.future)
+        if message is None:
+            self._cluster.check()
+            self._lose(running, "its node was killed")
+            return
+        self._end(running)
         result = msgspec.json.decode(message, type=TaskResult)
         self._raise_problem(result)
         self._check_environment(result)
@@ -233,10 +263,26 @@ class _Work:
         for record in kept:
             self._on_record(record)
 
-    def _lose(self, task: Task, why: str) -> None:
-        """Say that no worker survived a task: its cases have no record."""
-        cases = ", ".join(task.cases)
-        problem = f"{cases}: lost, {why}"
+    def _end(self, running: _Running, *, is_lost: bool = False) -> None:
+        self._running.remove(running)
+        self._cluster.attempts.ended(running.task.key, is_lost=is_lost)
+        self._cluster.slots.give_back(self._number, running.worker)
+
+    def _lose(self, running: _Running, why: str) -> None:
+        """Start a lost task again; after some losses give it up: its cases get no record."""
+        task = running.task
+        running.cancel()
+        self._end(running, is_lost=True)
+        self._losses[task.key] += 1
+        times = self._losses[task.key]
+        if times <= _MOST_LOSSES:
+            self._waiting.append(task)
+            self._cluster.slots.want(self._number, more=True)
+            return
+        problem = (
+            f"{', '.join(task.cases)}: given up after {times} nodes were lost, {running.worker} "
+            f"last ({why}); such a case may take all memory of a node"
+        )
         self._cluster.problems.append(problem)
         self._cluster.say(problem)
 
@@ -291,8 +337,10 @@ def _message_of(future: Future[str]) -> str | None:
     from distributed import KilledWorker
 
     if future.status == "finished":
-        # The result may be lost with its worker before it is here; then Dask makes it again.
-        return str(future.result())
+        try:
+            return str(future.result(timeout=_RESULT_SECONDS))
+        except (OSError, TimeoutError, CancelledError):
+            return None  # the node has gone with the result
     if future.status != "error":
         return None
     error = future.exception()
@@ -302,10 +350,9 @@ def _message_of(future: Future[str]) -> str | None:
     raise InputError(msg)
 
 
-def _why_killed(future: Future[str]) -> str:
-    error: Any = future.exception()
-    count = count_of(error.allowed_failures + 1, "worker")
-    return clean(f"since {count} died of it, {error.last_worker.address} last", longest=400)
+def _digest_of(order: Order) -> str:
+    """Return a name of the environment of an order."""
+    return canonical_digest(msgspec.to_builtins(order.planned)).removeprefix("sha256:")[:8]
 
 
 @contextlib.contextmanager

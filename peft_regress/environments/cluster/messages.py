@@ -94,12 +94,11 @@ class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """A node began a case, or has measured it."""
+    """A node has measured a case, and goes on with the next one of the task."""
 
     key: str
     attempt: str
     node: str
     case: str
-    state: Literal["begun", "measured"]
-    exact: dict[str, int | float] = {}
+    exact: dict[str, int | float]
     """The exact metrics that were measured."""

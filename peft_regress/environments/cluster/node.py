@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from distributed import Worker
 
     from peft_regress.environments.overlay.pip import Planned
+    from peft_regress.runs.schema import Record
 
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""
@@ -174,10 +175,9 @@ class Node(WorkerPlugin):
         )
         measured = []
         for case in cases:
-            self._tell(task, attempt, case)
             workers.results.imported.clear()
             record = workers.measure_case(place, case)
-            self._tell(task, attempt, case, exact=exact_metrics(record))
+            self._tell(task, attempt, record)
             measured.append(
                 MeasuredCase(
                     record=record,
@@ -193,16 +193,13 @@ class Node(WorkerPlugin):
             cases=measured,
         )
 
-    def _tell(
-        self, task: Task, attempt: str, case: Case, *, exact: dict[str, int | float] | None = None
-    ) -> None:
+    def _tell(self, task: Task, attempt: str, record: Record) -> None:
         progress = Progress(
             key=task.key,
             attempt=attempt,
             node=self._name,
-            case=case.id,
-            state="begun" if exact is None else "measured",
-            exact=exact or {},
+            case=record.case.id,
+            exact=exact_metrics(record),
         )
         self._worker.log_event(self._setup.topic, msgspec.json.encode(progress).decode())
 

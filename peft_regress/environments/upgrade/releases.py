@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import queue
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from peft_regress.gate.verdicts import Observation
 
 
-_MOST_AT_ONCE: Final = 8
-"""How many overlays are prepared here at once; the nodes that measure take the rest."""
+MOST_AT_ONCE: Final = 64
+"""How many releases are measured at once by another engine: each node stays with one, if it can."""
+_MOST_PREPARED: Final = 4
+"""How many overlays are prepared here at once."""
 
 
 class YankedError(InputError):
@@ -94,6 +97,9 @@ class Releases:
     """The cases that a release did not train again, with the run whose training they repeat."""
     planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
     tried: list[Version] = field(default_factory=list)
+    _preparing: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(_MOST_PREPARED)
+    )
 
     def observe(
         self, version: Version, cases: Sequence[Case], *, trains: bool
@@ -131,7 +137,7 @@ class Releases:
                 while True:
                     self.observe(waiting.get_nowait(), cases, trains=trains)
 
-        count = min(_MOST_AT_ONCE, len(self.versions))
+        count = min(MOST_AT_ONCE, len(self.versions))
         in_threads([work] * count, stop=engine.stop, prefix="release")
 
     def requirements_of(self, version: Version) -> list[str]:
@@ -143,11 +149,14 @@ class Releases:
     ) -> dict[str, Observation]:
         what = "fine-tuning" if trains else "costs"
         self.progress(f"{self.package} {version}: {what} of {count_of(len(cases), 'case')}")
-        with opened_overlay(
-            self.requirements_of(version),
-            replace_torch=self.replace_torch,
-            seconds=self.setup.pip_seconds,
-        ) as overlay:
+        with contextlib.ExitStack() as stack:
+            opening = opened_overlay(
+                self.requirements_of(version),
+                replace_torch=self.replace_torch,
+                seconds=self.setup.pip_seconds,
+            )
+            with self._preparing:
+                overlay = stack.enter_context(opening)
             if any(one.name == self.package and one.is_yanked for one in overlay.planned):
                 msg = "yanked by its maintainers"
                 raise YankedError(msg)
