@@ -12,20 +12,25 @@ import msgspec
 import pytest
 from builders import MACHINE, make_record
 from dask_clusters import kill, local_cluster, processes
+from distributed.comm import CommClosedError
 from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
 from peft_regress.environments.cluster import connection as connection_module
 from peft_regress.environments.cluster import facts as facts_module
-from peft_regress.environments.cluster import measuring
+from peft_regress.environments.cluster import measuring, own_code
 from peft_regress.environments.cluster import slots as slots_module
 from peft_regress.environments.cluster.attempts import Attempts
+from peft_regress.environments.cluster.connection import ClusterLostError
 from peft_regress.environments.cluster.messages import Facts, Progress, TaskResult
+from peft_regress.environments.cluster.own_code import pack_own_code, unpack_own_code
 from peft_regress.environments.cluster.slots import Slots
 from peft_regress.environments.upgrade.orders import Results
+from peft_regress.errors import InputError
 from peft_regress.runs.journal import journal_of, read_journal
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.settings import Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
 GLOB = "*/lora-*/resnet18"
@@ -247,7 +252,7 @@ def test_a_scheduler_that_goes_loses_nothing_that_came_back(own_cluster, measure
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure_module, "record_printer", closing)
         code, _, err = measure(cluster.address)
-    assert code == 3
+    assert code == 3, err
     assert f"error: {cluster.address}: the Dask scheduler has gone" in err
     assert "--resume" in err
     kept = read_journal(journal_of(tmp_path / "run.json")).cases
@@ -434,3 +439,54 @@ def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
     assert run.machine == other
     assert run.cases["a/b/c"].machine == MACHINE
     assert run.cases["a/b/d"].machine is msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_up", "kind"),
+    [
+        (CommClosedError("closed"), True, ClusterLostError),
+        (RuntimeError("Tried sending message after closing"), False, ClusterLostError),
+        (RuntimeError("a defect"), True, RuntimeError),
+        (InputError("a case"), False, InputError),
+    ],
+)
+def test_what_dask_raises_without_a_scheduler_says_that_it_has_gone(raised, is_up, kind):
+    client = SimpleNamespace(status="running" if is_up else "closed")
+    connection = connection_module.Connection("tcp://a:1", client, uses_gpus=False)
+    with pytest.raises(kind), connection.in_use():
+        raise raised
+
+
+# --- a project's own cases -----------------------------------------------------------------------
+
+
+def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean_registry, command):
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
+    (tmp_path / "elsewhere.py").write_text("not imported")
+    packed = pack_own_code(read_settings(tmp_path))
+    assert packed.paths == ["gates.cases:GATES"]
+    assert pack_own_code(read_settings(tmp_path)) == packed
+    unpack_own_code(packed, tmp_path / "node")
+    found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
+    assert {"pyproject.toml", "gates/cases.py", "gates/data.bin"} <= found
+    assert "elsewhere.py" not in found
+    assert not any("pycache" in name for name in found)
+    assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None
+    monkeypatch.setattr(own_code, "_LARGEST_BYTES", 100)
+    with pytest.raises(InputError, match=r"more than the 0 that are sent to nodes. Install it"):
+        pack_own_code(read_settings(tmp_path))
+
+
+def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
+    shared, command, tmp_path, monkeypatch, clean_registry
+):
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    python = shared.write()
+    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
+    assert code == 0, err
+    ((_, request),) = logged(python, "prepare")
+    assert request["own"]["paths"] == ["gates.cases:GATES"]
+    assert "dask-scratch-space" in request["own"]["folder"]

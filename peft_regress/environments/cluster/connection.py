@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from distributed import Client
+from distributed.comm import CommClosedError
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
@@ -88,6 +89,18 @@ class Connection:
             found[address] = str(hosts.get(host, 0))
             hosts[host] = hosts.get(host, 0) + 1
         return found
+
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Raise `ClusterLostError` in place of what Dask raises if its scheduler has gone."""
+        try:
+            yield
+        except PeftRegressError:
+            raise
+        except Exception as error:
+            if isinstance(error, CommClosedError) or not self.is_up:
+                raise self.lost() from error
+            raise
 
     def lost(self) -> ClusterLostError:
         """Return the error of a scheduler that has gone."""

@@ -110,7 +110,8 @@ class Cluster:
             results.imported |= kept.imported
             on_record(kept.record)
         left = [case for case in order.cases if case.id not in taken]
-        _Work(self, order, setup, results, on_record).measure(left)
+        with self.connection.in_use():
+            _Work(self, order, setup, results, on_record).measure(left)
 
     def start(self, task: Task, worker: str, key: str) -> Future[str]:
         """Hand a task to a worker."""
