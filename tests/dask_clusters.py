@@ -8,11 +8,15 @@ import signal
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
+
+from peft_regress.environments.overlay.overlay import opened_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from peft_regress.environments.overlay.pip import Planned
 
 _PRELOAD = """
 from types import SimpleNamespace
@@ -31,11 +35,7 @@ def local_cluster(
     **settings: Any,
 ) -> Iterator[LocalCluster]:
     """Start a scheduler and workers, each a process; `python` measures in place of this one."""
-    preload = []
-    if python is not None:
-        file = folder / "preload.py"
-        file.write_text(_PRELOAD.format(python=python))
-        preload = [str(file)]
+    preload = [] if python is None else [preload_file(folder, python)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cluster = LocalCluster(
@@ -52,6 +52,28 @@ def local_cluster(
             yield cluster
         finally:
             cluster.close(timeout=20)
+
+
+def preload_file(folder: Path, python: str) -> str:
+    """Write what lets the workers of a cluster measure by another program; return its path."""
+    file = folder / "preload.py"
+    file.write_text(_PRELOAD.format(python=python))
+    return str(file)
+
+
+def overlays_built(cluster: LocalCluster, parts: list[list[Planned]]) -> list[int]:
+    """Let every worker open every overlay, all at once; return how often each was built."""
+    with Client(cluster, set_as_default=False) as client:
+        futures = [
+            [client.submit(_is_built, part, workers=[worker], pure=False) for part in parts]
+            for worker in cluster.scheduler.workers
+        ]
+        return [sum(one) for one in zip(*map(client.gather, futures), strict=True)]
+
+
+def _is_built(part: list[Planned]) -> bool:
+    with opened_part(part) as overlay:
+        return not overlay.was_cached
 
 
 def processes(cluster: LocalCluster) -> list[int]:

@@ -83,6 +83,19 @@ RULES = (
         pattern=r"peft-regress compare baselines runs/bench\.json .* > findings\.json", codes=EITHER
     ),
     by(
+        r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)",
+        "tests/cli/test_cluster_losses.py",
+        '"measure", "--on"',
+        '"scheduler", "--port"',
+        '"worker", "--scheduler-file"',
+    ),
+    by(
+        r"python -m pip install 'peft-regress\[cluster\]'",
+        "tests/cli/test_cluster.py",
+        "pip install 'peft-regress[cluster]'",
+    ),
+    Rule(pattern=r"python tools/selfbench/cluster_speed\.py"),
+    by(
         r"peft-regress measure .*|peft-regress compare baselines runs/new\.json",
         "tests/cli/test_measure.py",
         '"measure", "--cases"',

@@ -168,8 +168,9 @@ def _client(address: str) -> Client:
 
 def _check_version(address: str, client: Client) -> None:
     here = version("distributed")
-    versions: Any = client.get_versions()
-    there = clean(str(versions["scheduler"]["packages"]["distributed"]))
+    # Not `get_versions`, which asks every worker too.
+    versions: Any = client.sync(client.scheduler.versions)
+    there = clean(str(versions["packages"]["distributed"]))
     if there != here:
         msg = (
             f"{address}: the scheduler runs distributed {there}, and {here} is installed here; "

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.environments.cluster.connection import Connection
     from peft_regress.environments.cluster.messages import MeasuredCase
+    from peft_regress.environments.cluster.node import Node
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.orders import Order, Results
     from peft_regress.runs.schema import Record
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 LOCAL: Final = "local"
 """The address that stands for workers of this machine."""
 
+_TRIES: Final = 5
 _POLL_SECONDS: Final = 0.5
 _RESULT_SECONDS: Final = 60.0
 _MOST_LOSSES: Final = 3
@@ -368,9 +370,9 @@ def opened_cluster(
     if find_spec("distributed") is None:
         msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
         raise InputError(msg)
-    from peft_regress.environments.cluster.connection import NodeError, connected
+    from peft_regress.environments.cluster.connection import connected
     from peft_regress.environments.cluster.facts import facts_here
-    from peft_regress.environments.cluster.node import Node, check
+    from peft_regress.environments.cluster.node import Node
 
     baselines = baselines.absolute()
     own = pack_own_code(settings_in_use())
@@ -382,13 +384,9 @@ def opened_cluster(
         )
         cluster = Cluster(connection, name=name, topic=name, say=say)
         client.subscribe_topic(name, cluster.told)
-        client.register_plugin(Node(msgspec.json.encode(setup).decode()), name=name)
         try:
-            workers = list(connection.workers())
-            lacking = client.run(check, name, workers=workers)
-            for lack in filter(None, lacking.values()):
-                raise NodeError(lack)
-            say(f"{address}: {count_of(len(workers), 'worker')}, dashboard {connection.dashboard}")
+            workers = _prepared(connection, Node(msgspec.json.encode(setup).decode()), name)
+            say(f"{address}: {count_of(workers, 'worker')}, dashboard {connection.dashboard}")
             yield cluster
         finally:
             cluster.stop()
@@ -396,3 +394,24 @@ def opened_cluster(
             with contextlib.suppress(OSError, TimeoutError, RuntimeError):
                 if connection.is_up:
                     client.unregister_worker_plugin(name)
+
+
+def _prepared(connection: Connection, node: Node, name: str) -> int:
+    """Let the workers prepare, and return how many there are. Raises `NodeError`."""
+    from peft_regress.environments.cluster.connection import NodeError
+    from peft_regress.environments.cluster.node import check
+
+    client, problem = connection.client, ""
+    for _ in range(_TRIES):
+        try:
+            client.register_plugin(node, name=name)
+            workers = list(connection.workers())
+            lacking = client.run(check, name, workers=workers)
+        except (OSError, TimeoutError, KeyError) as error:
+            problem = clean(f"{type(error).__name__}: {error}", longest=400)
+            continue  # one of them has just died
+        for lack in filter(None, lacking.values()):
+            raise NodeError(lack)
+        return len(workers)
+    msg = f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
+    raise NodeError(msg)
