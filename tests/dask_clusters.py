@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from distributed import Client, LocalCluster
+from fake_interpreters import wait_until
 
 from peft_regress.environments.overlay.overlay import opened_part
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -79,6 +84,50 @@ def _is_built(part: list[Planned]) -> bool:
 def processes(cluster: LocalCluster) -> list[int]:
     """Return the process of each worker that lives."""
     return [nanny.process.pid for nanny in cluster.workers.values() if nanny.process]
+
+
+class StartedCluster:
+    """A scheduler and workers as a user starts them, whose processes a test may kill."""
+
+    def __init__(self, folder: Path, python: str, *, workers: int) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self._file = folder / "scheduler.json"
+        self._preload = preload_file(folder, python)
+        words = ["scheduler", "--port", "0", "--no-dashboard"]
+        self.scheduler = self._dask(*words, "--scheduler-file", str(self._file))
+        wait_until(lambda: self._file.exists() and self._file.read_text().endswith("}"))
+        self.address = json.loads(self._file.read_text())["address"]
+        self.workers = [self._worker() for _ in range(workers)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.scheduler, *self.workers):
+            process.kill()
+            process.wait()
+
+    def replace_worker(self, draw: random.Random) -> None:
+        """Kill a worker, whatever it does, and start another one."""
+        worker = self.workers.pop(draw.randrange(len(self.workers)))
+        worker.kill()
+        worker.wait()
+        self.workers.append(self._worker())
+
+    def _worker(self) -> subprocess.Popen[bytes]:
+        words = ["worker", "--scheduler-file", str(self._file), "--nthreads", "1", "--no-nanny"]
+        words += ["--no-dashboard", "--resources", "slot=1", "--preload", self._preload]
+        return self._dask(*words)
+
+    def _dask(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dask", *words],
+            cwd=self._folder,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 def kill(process: int) -> None:

@@ -84,8 +84,7 @@ RULES = (
     ),
     by(
         r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)",
-        "tests/cli/test_cluster_losses.py",
-        '"measure", "--on"',
+        "tests/dask_clusters.py",
         '"scheduler", "--port"',
         '"worker", "--scheduler-file"',
     ),

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from builders import MACHINE, make_record
 from dask_clusters import kill, local_cluster, processes
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases

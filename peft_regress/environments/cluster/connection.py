@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 from distributed import Client
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
@@ -169,7 +169,8 @@ def _client(address: str) -> Client:
 def _check_version(address: str, client: Client) -> None:
     here = version("distributed")
     # Not `get_versions`, which asks every worker too.
-    versions: Any = client.sync(client.scheduler.versions)
+    scheduler: Any = client.scheduler
+    versions: Any = client.sync(scheduler.versions)
     there = clean(str(versions["packages"]["distributed"]))
     if there != here:
         msg = (
