@@ -28,7 +28,7 @@ loss = Objective().loss
 def problem() -> str:
     """Return why ExecuTorch cannot be used here; '' if it can."""
     try:
-        require_executorch()
+        require_executorch(runs=True)
     except InputError as error:
         return str(error)
     return ""

@@ -116,6 +116,16 @@ RULES = (
         "tests/cli/test_cost_runtime.py",
         "command(*HEAD, *RUNTIME",
     ),
+    by(
+        r"peft-regress bisect executorch .*",
+        "tests/cli/test_upgrade_runtime.py",
+        '"bisect", "executorch"',
+    ),
+    by(
+        r"peft-regress upgrade executorch==1\.4\.1 .*",
+        "tests/cli/test_upgrade_runtime.py",
+        '"upgrade", "executorch==1.4.1"',
+    ),
     by(r"peft-regress cost .*--loss sum .*", "tests/tools/test_paper_tool.py", '"commands"'),
     Rule(pattern=r"peft-regress cost --architecture (?:resnet50|swin_t|vit_b_16) .*"),
     Rule(pattern=r"peft-regress cost .*", how="here"),

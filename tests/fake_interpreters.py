@@ -82,7 +82,7 @@ for line in sys.stdin:
             record = dict(script["record"], case=case, **more)
             if how.get("numbers") == "own":
                 record["metrics"]["forward_flops"]["value"] = os.getpid()
-            send(type="measured", record=record)
+            send(type="measured", record=record, packages=script["uses"])
         misbehave(how.get("after " + name))
     elif kind == "restart":
         send(type="restarted")
@@ -102,15 +102,17 @@ def write_worker(
     definition: str | None = None,
     protocol: int = PROTOCOL,
     packages: dict[str, str] | None = None,
+    uses: dict[str, str] | None = None,
     file: str = "/nowhere.py",
     pause: float = 0,
 ) -> str:
     """Write a worker that answers every request, except as `how` says, and return its path.
 
     What is known, it does not train. A step takes `seconds` and a case `pause` seconds, the
-    libraries come from `file`. `how` maps a request's type, a case id (when it is measured),
-    `before` or `after` an id, or `greeting` to: kill, exit, hang, refuse, babble, null (no record)
-    or other (the record of another case); and `numbers` to own (each process has its own).
+    libraries come from `file`, and each case uses the packages of `uses` besides. `how` maps a
+    request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
+    kill, exit, hang, refuse, babble, null (no record) or other (the record of another case); and
+    `numbers` to own (each process has its own).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {
@@ -120,6 +122,7 @@ def write_worker(
         "machine": msgspec.to_builtins(MACHINE),
         "protocol": protocol,
         "packages": packages or {"peft-regress": "0.1.0", "peft": "0.18.1", "torch": "2.13.0"},
+        "uses": uses or {},
         "file": file,
         "pause": pause,
     }

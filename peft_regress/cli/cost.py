@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
@@ -13,12 +13,13 @@ from click.core import ParameterSource
 from peft_regress import registry
 from peft_regress.cases import Adaptation
 from peft_regress.catalogue.matrix import check_rank, select_cases
-from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
+from peft_regress.catalogue.own_cases import usual_storage
 from peft_regress.cli.options import (
     SectionedCommand,
     cases_option,
     examples,
     format_option,
+    matrix_option,
     print_json,
 )
 from peft_regress.errors import InputError
@@ -33,7 +34,9 @@ from peft_regress.report.cost import (
 from peft_regress.report.terminal import say, show
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+
+_ABSENT_EXIT: Final = 3
 
 
 @click.command(
@@ -49,14 +52,15 @@ if TYPE_CHECKING:
             "classes",
             "bn",
             "freeze_head",
-            "runtime",
         ),
-        "Or cases, or a model of your own": ("cases", "model", "inputs"),
+        "Or cases, or a model of your own": ("cases", "matrix", "model", "inputs"),
+        "Runtime": ("runtime",),
     },
     epilog=examples(
         "peft-regress cost --architecture resnet18 --method lora --rank 4",
         "peft-regress cost --model my_models:build --input 8x128:int64",
         "peft-regress cost --cases 'shift/lora-*/resnet18'",
+        "peft-regress cost --cases 'edge/head/*' --matrix edge --runtime executorch",
     ),
 )
 @click.option("--architecture", metavar="NAME", help="A registered architecture: resnet18, ...")
@@ -119,11 +123,12 @@ if TYPE_CHECKING:
 @cases_option(
     "In place of a method and an architecture: each case whose id matches, at its own step."
 )
+@matrix_option
 @format_option
 @click.pass_context
 def command(context: click.Context, /, model: str | None, output: str, **settings: Any) -> None:
     """Show what one training step costs, without training and without a source model."""
-    cases = settings.pop("cases")
+    cases, matrix = settings.pop("cases"), settings.pop("matrix")
     if model is not None:
         _refuse_beside(
             context,
@@ -134,9 +139,12 @@ def command(context: click.Context, /, model: str | None, output: str, **setting
         _show_model(model, settings["inputs"], settings["loss"], output)
         return
     if cases is not None:
-        _refuse_beside(context, "--cases", set(), "a case has its own step")
-        _show_cases(cases, output)
-        return
+        _refuse_beside(context, "--cases", {"matrix", "runtime"}, "a case has its own step")
+        is_whole = _show_cases(cases, output, matrix=matrix, runtime=settings["runtime"])
+        context.exit(0 if is_whole else _ABSENT_EXIT)
+    if context.get_parameter_source("matrix") is ParameterSource.COMMANDLINE:
+        msg = "--matrix is for cases: name them by --cases GLOB"
+        raise InputError(msg)
     if settings.pop("inputs"):
         msg = "--input is of a model of your own: name it by --model MODULE:NAME"
         raise InputError(msg)
@@ -174,8 +182,7 @@ def _show_adaptation(  # noqa: PLR0913  (what was typed)
             from peft_regress.measure.edge import adaptation_edge  # torch
 
             metrics, missing = adaptation_edge(adaptation, chosen)
-    for name in missing:
-        say(f"warning: {name} has no portable kernel", err=True)
+    _warn_of_kernels(missing)
     if output == "json":
         print_json(encode_cost(adaptation, chosen, metrics))
     else:
@@ -192,19 +199,37 @@ def _refuse_beside(context: click.Context, option: str, allowed: set[str], reaso
             raise InputError(msg)
 
 
-def _show_cases(pattern: str, output: str) -> None:
-    cases = select_cases(pattern, matrix=usual_matrix())
+def _show_cases(pattern: str, output: str, *, matrix: str, runtime: str | None) -> bool:
+    """Show the costs of cases; return whether all of them have programs for the runtime."""
+    cases = select_cases(pattern, matrix=matrix)
 
     from peft_regress.measure import ProfileCache, Recipe  # torch
-    from peft_regress.measure.costs import costs_of
 
     profiles, storage = ProfileCache(), usual_storage()
+    recipes = {case.id: Recipe.of(case, storage) for case in cases}
+    found: dict[str, Any]
+    is_whole = True
     with _warnings_as_lines():
-        found = {case.id: costs_of(Recipe.of(case, storage), profiles) for case in cases}
+        if runtime is None:
+            from peft_regress.measure.costs import costs_of
+
+            found = {name: costs_of(recipe, profiles) for name, recipe in recipes.items()}
+        else:
+            from peft_regress.measure.edge import priced_case
+
+            priced = {name: priced_case(recipe, profiles) for name, recipe in recipes.items()}
+            _warn_of_kernels(name for case in priced.values() for name in case.without_kernel)
+            found, is_whole = priced, all(case.problem is None for case in priced.values())
     if output == "json":
         print_json({"cases": [encode_case_cost(name, costs) for name, costs in found.items()]})
     else:
         show([case_cost_section(name, costs) for name, costs in found.items()], output)
+    return is_whole
+
+
+def _warn_of_kernels(missing: Iterable[str]) -> None:
+    for name in dict.fromkeys(missing):
+        say(f"warning: {name} has no portable kernel", err=True)
 
 
 def _show_model(path: str, inputs: tuple[str, ...], loss: Any, output: str) -> None:

@@ -112,7 +112,7 @@ def matrix_option_with(help_text: str) -> Callable[[Any], Any]:
 
 
 matrix_option = matrix_option_with(
-    "Take the cases of this matrix: `default`, `extended`, or your own."
+    "Take the cases of this matrix: `default`, `extended`, `edge`, or your own."
 )
 
 

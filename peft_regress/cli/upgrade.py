@@ -29,7 +29,7 @@ from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
 from peft_regress.environments.upgrade import upgrade_report
 from peft_regress.environments.upgrade.keeping import kept_records
-from peft_regress.environments.upgrade.upgrade import UpgradeSettings, has_same_libraries, upgrade
+from peft_regress.environments.upgrade.upgrade import UpgradeSettings, is_installed_here, upgrade
 from peft_regress.errors import InputError
 from peft_regress.files import cache_folder
 from peft_regress.fuzz.corpus import read_corpus
@@ -37,7 +37,6 @@ from peft_regress.fuzz.replay import Replay, replay_or_say
 from peft_regress.fuzz.report import corpus_sections, encode_replay
 from peft_regress.interrupts import ending_signals_interrupt
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
-from peft_regress.runs.environment import installed_packages
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
@@ -231,11 +230,8 @@ def _upgraded(
         if wants_scripts:
             failing = [finding for finding in result.comparison.findings if finding.is_failing]
             # A stored run may be of other packages than the installed ones.
-            here = installed_packages()
-            is_here = all(
-                has_same_libraries(side.environment, here)
-                for side in result.comparison.references.values()
-            )
+            references = result.comparison.references.values()
+            is_here = all(is_installed_here(side.environment) for side in references)
             before = "the packages before" if is_here else "the packages installed here"
             pythons = {before: Path(sys.executable), "those after": overlay.python}
             scripts = reproduce(failing, result.comparison.observed, pythons)

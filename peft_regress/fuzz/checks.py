@@ -46,7 +46,7 @@ def fail(check: str, message: str) -> NoReturn:
 
 
 class AbsentError(Exception):
-    """The installed release does not have what an example needs."""
+    """The installed packages, or torch on this CPU, do not have what an example needs."""
 
 
 class RefusedError(Exception):

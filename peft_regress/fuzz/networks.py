@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from peft_regress.fuzz.checks import AbsentError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,6 +19,7 @@ CONVOLUTIONS: Final[Mapping[Kind, type[nn.Module]]] = {
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
 }
+CONVOLUTION_TYPES: Final = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 DIMENSIONS: Final[Mapping[str, int]] = {"conv1d": 1, "conv2d": 2, "conv3d": 3}
 DTYPES: Final = {
     "bfloat16": torch.bfloat16,
@@ -95,6 +98,49 @@ def make_input(network: Network) -> Tensor:
     if network.channels_last and x.dim() == 4:  # noqa: PLR2004
         x = x.contiguous(memory_format=torch.channels_last)
     return x
+
+
+def base_output(module: nn.Module, x: Tensor) -> Tensor:
+    """Return the output of a network without adapters.
+
+    Raises AbsentError if it does not run here, or if torch 2.13 computes it right on some CPUs
+    only: oneDNN leaves the output of a convolution in bfloat16 as it was in memory, where a stride
+    leaves one position in the last dimension (pytorch/pytorch#169688); and a dilated kernel of one
+    weight, whose dilation means nothing, can end the process in channels_last
+    (uxlfoundation/oneDNN#5942).
+    """
+    for each in module.modules():
+        if isinstance(each, CONVOLUTION_TYPES):
+            steps = zip(each.kernel_size, each.dilation, strict=True)
+            if any(width == 1 and step > 1 for width, step in steps):
+                message = (
+                    "a dilated kernel of one weight can end the process (uxlfoundation/oneDNN#5942)"
+                )
+                raise AbsentError(message)
+    narrow: list[nn.Module] = []
+
+    def look(convolution: Any, _: Any, output: Tensor) -> None:
+        if convolution.stride[-1] > 1 and output.shape[-1] == 1:
+            narrow.append(convolution)
+
+    hooks = [
+        each.register_forward_hook(look)
+        for each in module.modules()
+        if isinstance(each, CONVOLUTION_TYPES)
+    ]
+    try:
+        with torch.no_grad():
+            output: Tensor = module(x)
+    except (RuntimeError, ValueError) as error:
+        message = f"the network does not run without an adapter: {error}"
+        raise AbsentError(message) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if narrow and output.dtype == torch.bfloat16:
+        message = "torch does not compute the network right on each CPU (pytorch/pytorch#169688)"
+        raise AbsentError(message)
+    return output
 
 
 def lay_out(module: nn.Module, layout: torch.memory_format) -> None:

@@ -22,7 +22,7 @@ from peft_regress.measure.objective import Objective
 from peft_regress.measure.seeding import seed_all
 from peft_regress.measure.training import Loop, finetune, training_steps
 from peft_regress.measure.user_code import calling
-from peft_regress.runs.environment import imported_packages, installed_packages
+from peft_regress.runs.environment import imported_packages, packages_with
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -130,7 +130,7 @@ class Recipe:
         """Return the versions of what a measured case uses beyond this package's requirements."""
         if self.is_own:
             return imported_packages()
-        return installed_packages("executorch") if self.runs_in_executorch else {}
+        return packages_with(["executorch"]) if self.runs_in_executorch else {}
 
     @property
     def seeds(self) -> range:

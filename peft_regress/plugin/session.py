@@ -28,6 +28,7 @@ from peft_regress.plugin.absence import should_have_cases
 from peft_regress.plugin.keeping import RunRecords, can_stand_beside
 from peft_regress.plugin.narrowing import is_ci, narrowing_of
 from peft_regress.plugin.outcome import RunOutcome
+from peft_regress.plugin.traces import untraced
 from peft_regress.report.github import write_summary
 from peft_regress.runs.environment import (
     describe_machine,
@@ -68,7 +69,9 @@ class RegressSession:
         self.references = functools.cache(self._load_references)
         self._installed = functools.cache(installed_packages)
         self.imported: dict[str, str] = {}
-        """What the code of own cases has imported so far."""
+        """What the cases so far use beyond the requirements of this package."""
+        self._imported_by: dict[str, dict[str, str]] = {}
+        """The same by case."""
         self.machine: functools._lru_cache_wrapper[Machine] = functools.cache(describe_machine)
         self._profiles = functools.cache(_new_profiles)
         self.kept = RunRecords(
@@ -80,7 +83,7 @@ class RegressSession:
         )
 
     def _header(self) -> Header:
-        """Return where this run measures; own cases may import more packages."""
+        """Return where this run measures; some cases use more packages."""
         return Header(
             environment=self._installed(),
             machine=self.machine(),
@@ -89,11 +92,11 @@ class RegressSession:
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the packages of this run; those that own cases have imported so far included."""
+        """Return the packages of this run; those that only some of its cases use included."""
         return dict(sorted({**self.imported, **self._installed()}.items()))
 
     def add_imported(self, packages: Mapping[str, str]) -> None:
-        """Add what the code of own cases has imported, in this process or in a worker."""
+        """Add what a case uses beyond the requirements of this package."""
         self.imported.update(packages)
 
     def _load_references(self) -> dict[str, Observation]:
@@ -123,12 +126,13 @@ class RegressSession:
             from peft_regress.measure import Measurement
 
             return Measurement(record=taken.record), taken
-        measurement = self.measure(case, benchmark)
-        stats, is_own = benchmark.stats, measurement.record.is_own
+        with untraced():
+            measurement = self.measure(case, benchmark)
+        stats = benchmark.stats
         timed = [] if stats is None else self._benchmark_document([stats])["benchmarks"]
         return measurement, KeptRecord(
             record=measurement.record,
-            imported=self.imported if is_own else {},
+            imported=self._imported_by.get(case.id, {}),
             times=next(iter(timed), None),
         )
 
@@ -167,7 +171,8 @@ class RegressSession:
             keep_adapters=self._adapters,
             known=self._known(recipe.fine_tune) if self.options.quick else None,
         )
-        self.add_imported(recipe.packages())
+        packages = self._imported_by[case.id] = recipe.packages()
+        self.add_imported(packages)
         return measured
 
     def _known(self, fine_tune: FineTune) -> Known | None:

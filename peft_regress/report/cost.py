@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from peft_regress.metrics import format_value
-from peft_regress.report.document import Section
+from peft_regress.report.document import Line, Section
 from peft_regress.report.table import Row, Table
+from peft_regress.text import clean
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from peft_regress.metrics import Metric
+
+_LONGEST_PROBLEM: Final = 400
 
 
 def encode_cost(adaptation: Any, settings: Any, metrics: Mapping[str, Metric]) -> dict[str, Any]:
@@ -55,14 +58,24 @@ def model_cost_document(model: str, inputs: Sequence[str], cost: Any) -> list[Se
 
 
 def encode_case_cost(case_id: str, costs: Any) -> dict[str, Any]:
-    """Return `{id, tensors, metrics}` of a case's own step."""
+    """Return `{id, tensors, metrics}` of a case's own step, and `error` if it has no programs."""
     metrics = msgspec.to_builtins(costs.metrics)
-    return {"id": case_id, "tensors": costs.profiled_on, "metrics": metrics}
+    encoded = {"id": case_id, "tensors": costs.profiled_on, "metrics": metrics}
+    problem = getattr(costs, "problem", None)  # only with a runtime
+    if problem is not None:
+        encoded["error"] = {"type": type(problem).__name__, "message": str(problem)}
+    return encoded
 
 
 def case_cost_section(case_id: str, costs: Any) -> Section:
-    """Return the rows of `cost_document` for a case's own step."""
-    return _section(f"{case_id}, one training step of its own ({costs.profiled_on})", costs.metrics)
+    """Return the rows of `cost_document` for a case's own step, and why it has no programs."""
+    title = f"{case_id}, one training step of its own ({costs.profiled_on})"
+    section = _section(title, costs.metrics)
+    problem = getattr(costs, "problem", None)
+    if problem is None:
+        return section
+    said = Line(clean(f"no program for ExecuTorch: {problem}", longest=_LONGEST_PROBLEM))
+    return dataclasses.replace(section, body=(*section.body, said))
 
 
 def _section(title: str, metrics: Mapping[str, Metric]) -> Section:

@@ -35,6 +35,9 @@ _COLUMNS: Final = (
     _Column("bwd", "backward_flops", 4, 3, unit_of="forward_flops"),
     _Column("peak b1", "peak_bytes", 4, 1),
     _Column("peak b32", "peak_bytes_b32", unit_of="peak_bytes"),
+    _Column("edge train", "edge_train_bytes", unit_of="peak_bytes"),
+    _Column("edge run", "edge_inference_planned_bytes", unit_of="peak_bytes"),
+    _Column("edge file", "edge_train_program_bytes", unit_of="peak_bytes"),
     _Column("accuracy", "accuracy"),
     _Column("score", "score"),
     _Column("step", "step_seconds", 4, 1),
@@ -43,7 +46,8 @@ _COLUMNS: Final = (
     _Column("loss", "loss", 4, 3),
 )
 _LEFT_OUT_FIRST: Final = (
-    "loss", "inference", "optimizer", "step", "peak b32", "ship", "bwd", "fwd", "trained",
+    "loss", "inference", "optimizer", "step", "peak b32", "ship", "edge file", "edge run", "bwd",
+    "fwd", "trained",
 )  # fmt: skip
 
 

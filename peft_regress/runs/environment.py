@@ -25,7 +25,14 @@ from peft_regress.runs.schema import Machine, canonical_digest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-SUSPECTS: Final = ("peft", "galore-torch", "torch", "torchvision", "transformers")
+SUSPECTS: Final = (
+    "peft",
+    "galore-torch",
+    "executorch",
+    "torch",
+    "torchvision",
+    "transformers",
+)
 """The packages that most likely changed a number, the most likely first."""
 
 TRAINING_THREADS: Final = 1
@@ -42,7 +49,7 @@ def installed_packages(root: str = "peft-regress") -> dict[str, str]:
     """
     versions = {
         "python": _as_version(platform.python_version()),
-        **_closure([root], without=_SHOWN_WITH),
+        **packages_with([root], without=_SHOWN_WITH),
     }
     return dict(sorted(versions.items()))
 
@@ -55,18 +62,23 @@ def imported_packages() -> dict[str, str]:
     plugins = {
         point.dist.name for point in entry_points(group="pytest11") if point.dist is not None
     }
-    runner = _closure({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
+    runner = packages_with({"pytest", "pytest-xdist", *plugins} - {"peft-regress"})
     owners = _owners()
     loaded = {name.partition(".")[0] for name in sys.modules}
     roots = {canonicalize_name(owner) for name in loaded for owner in owners.get(name, ()) if owner}
-    return _closure(roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys())
+    return packages_with(
+        roots - runner.keys() - {"peft-regress"}, without=_SHOWN_WITH | runner.keys()
+    )
 
 
 _owners = functools.cache(packages_distributions)
 
 
-def _closure(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of installed packages and of all that they require, by name."""
+def packages_with(roots: Iterable[str], *, without: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions of installed packages and of all that they require, by name.
+
+    roots: their names; those that are not installed are left out. without: names to leave out.
+    """
     versions: dict[str, str] = {}
     waiting = list(roots)
     seen = set(without)

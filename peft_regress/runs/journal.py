@@ -40,7 +40,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     schema_version: int = SCHEMA_VERSION
     environment: dict[Name, Version]
-    """The packages of every case; what one case imports besides stands with its record."""
+    """The packages of every case; what one case uses besides stands with its record."""
     machine: Machine
     metrics_known: list[str]
     narrowed_by: list[str] = []
@@ -55,7 +55,8 @@ class KeptRecord(
     trains: bool = True
     """False if it has only the costs of a step."""
     imported: dict[Name, Version] = {}
-    """The versions of what the code of an own case has imported."""
+    """The versions of what the case uses besides: what an own case's code has imported, and the
+    runtime of one that is exported."""
     times: dict[str, Any] | None = None
     """Its entry among `benchmarks`; None without times."""
     is_taken: bool = False

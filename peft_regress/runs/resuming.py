@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.metrics import KNOWN
+from peft_regress.metrics import EDGE_METRICS, KNOWN
 from peft_regress.runs.journal import Header, KeptRecord, Part, read_journal, resumed_journal
 from peft_regress.runs.shards import read_run
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Machine
+    from peft_regress.runs.schema import Machine, Record
+
+_NO_PROGRAM: Final = "UnsupportedProgramError"
+"""The error of a case that ExecuTorch refuses."""
 
 
 def read_parts(path: Path) -> list[Part]:
@@ -58,12 +61,24 @@ def _part_of(found: RunFile) -> Part:
     records = [
         KeptRecord(
             record=record,
-            imported=packages if record.is_own else {},
+            imported=packages if _may_use_more(record) else {},
             times=times.get(name),
         )
         for name, record in run.cases.items()
     ]
     return Part(header=header, records=records)
+
+
+def _may_use_more(record: Record) -> bool:
+    """Return whether a case may use packages that not every case uses.
+
+    A run file does not say which of them: all those of the run count.
+    """
+    return (
+        record.is_own
+        or not EDGE_METRICS.keys().isdisjoint(record.metrics)
+        or (record.error is not None and record.error.type == _NO_PROGRAM)
+    )
 
 
 def differences(
@@ -101,8 +116,9 @@ def usable_records(
 ) -> dict[str, KeptRecord]:
     """Return the records of a part by case, without those that must be measured again.
 
-    These are cases in error, whose cause may be gone, cases of another machine, and own cases of
-    which an imported package has changed. With `any_machine` each record names its machine.
+    These are cases in error, whose cause may be gone, cases of another machine, and cases of which
+    a package that not every case uses has changed. With `any_machine` each record says where it was
+    measured.
     """
     find = version_of or installed_version
     machine = part.header.machine if any_machine else UNSET

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 
 import pytest
 
@@ -48,8 +49,91 @@ def test_without_executorch_the_error_is_the_command_that_installs_it(command, m
     assert len(err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("other", [("--cases", "shift/*"), ("--model", "a:b")])
-def test_a_runtime_goes_with_a_method_and_an_architecture(command, other):
-    code, _, err = command("cost", *other, *RUNTIME)
+def test_a_runtime_goes_with_no_model_of_ones_own(command):
+    code, _, err = command("cost", "--model", "a:b", *RUNTIME)
     assert code == 2
-    assert "--runtime does not go with" in err
+    assert "--runtime does not go with --model" in err
+
+
+def test_a_matrix_is_of_cases(command):
+    code, _, err = command(*HEAD, "--matrix", "edge")
+    assert code == 2
+    assert "name them by --cases GLOB" in err
+    code, _, err = command("cost", "--cases", "nothing/*", "--matrix", "edge")
+    assert code == 2
+    assert "edge/full/" in err
+
+
+GATES = """
+import torch
+from torch import nn
+from peft_regress import FineTune
+
+def build():
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4 * 6 * 6, 3)
+    )
+
+def load():
+    inputs, labels = torch.rand(40, 3, 8, 8), torch.arange(40) % 3
+    return (inputs, labels), (inputs, labels)
+
+GATES = [
+    FineTune(f"toy/{mode}/net", model=build, data=load, adapter="full", batch=8, mode=mode)
+    for mode in ("eval", "train")
+]
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Two cases, of which one moves BatchNorm's statistics."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.peft_regress]\ncases = ["edge_gates:GATES"]\nmatrix = "own"\n'
+    )
+    (tmp_path / "edge_gates.py").write_text(GATES)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("edge_gates", None)
+
+
+@pytest.mark.executorch
+@pytest.mark.usefixtures("project", "clean_registry")
+def test_each_case_has_what_its_programs_ask_or_why_it_has_none(command):
+    code, out, _ = command("cost", "--cases", "toy/*", *RUNTIME, "--format", "json")
+    assert code == 3
+    whole, refused = json.loads(out)["cases"]
+    values = {name: metric["value"] for name, metric in whole["metrics"].items()}
+    state = values["optimizer_state_bytes"]
+    assert values["edge_train_bytes"] == values["edge_train_planned_bytes"] + state
+    # Weights of 4 bytes, that AdamW keeps twice, and their gradients.
+    assert values["edge_train_planned_bytes"] > 2 * 4 * values["total_params"]
+    assert "error" not in whole
+    assert not [name for name in refused["metrics"] if "edge" in name]
+    assert refused["metrics"]["peak_bytes"]["value"] > 0
+    assert refused["error"]["type"] == "UnsupportedProgramError"
+    assert "1.running_mean" in refused["error"]["message"]
+
+
+@pytest.mark.executorch
+@pytest.mark.usefixtures("project", "clean_registry")
+def test_text_says_below_a_case_why_it_has_no_program(command):
+    code, out, _ = command("cost", "--cases", "toy/train/*", *RUNTIME)
+    assert code == 3
+    assert "no program for ExecuTorch: the step changes a buffer, 1.running_mean" in out
+    code, out, _ = command("cost", "--cases", "toy/eval/*", *RUNTIME)
+    assert code == 0
+    assert "edge_train_bytes" in out
+
+
+@pytest.mark.slow
+@pytest.mark.executorch
+def test_a_built_in_case_is_exported_as_its_method_is(command):
+    """At the step of its costs, whatever it is trained on."""
+    names = ("cost", "--architecture", "mobilenet_v3_small", "--method", "head")
+    alone = json.loads(command(*names, *RUNTIME, "--format", "json")[1])["metrics"]
+    id_ = "shift/head/mobilenet_v3_small"
+    _, out, _ = command("cost", "--cases", id_, *RUNTIME, "--format", "json")
+    (case,) = json.loads(out)["cases"]
+    found = {name: metric for name, metric in case["metrics"].items() if name in alone}
+    assert found == alone

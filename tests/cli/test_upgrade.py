@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import sys
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,7 +42,6 @@ BOTH = (*CANDIDATE, "transformers==5.0")
 def world(monkeypatch):
     index = {"peft": ["0.18.1", "0.20.0"], "transformers": ["4.0", "5.0"]}
     made = set_world(monkeypatch, World(installed=dict(OLD), index=index))
-    monkeypatch.setattr(upgrade_module, "installed_packages", lambda: made.installed)
     monkeypatch.setattr(reproduce_module, "_output", lambda *_, **__: "printed")
     return made
 
@@ -134,6 +134,25 @@ def test_otherwise_the_installed_packages_are_measured_too(world, storage, upgra
     assert world.versions_tried() == ["0.20.0", "0.18.1"]
     assert "compared with: the current environment" in out
     assert "[2/2] current unseen/lora-r4/resnet18" in err
+
+
+def test_what_only_some_cases_use_need_only_be_installed(world, storage, upgrade):
+    runtime = {"pytest": version("pytest")}
+    store(world, storage, environment={**OLD, **runtime})
+    code, out, _ = upgrade()
+    assert (code, world.versions_tried()) == (0, ["0.20.0"])
+    assert "compared with: 0001_peft-0.18.1" in out
+    store(world, storage, number=2, environment={**OLD, "pytest": "0.1"})
+    upgrade()
+    assert world.versions_tried() == ["0.20.0", "0.20.0", "0.18.1"]
+
+
+def test_a_package_that_is_no_longer_required_is_no_other_cause(world, storage, upgrade):
+    store(world, storage, environment={**OLD, "pytest": version("pytest")})
+    world.moved = newer(forward_flops=2000)
+    code, out, _ = upgrade()
+    assert code == 1
+    assert "which package: peft, the only one that changed" in out
 
 
 def test_a_run_of_them_can_be_asked_for(world, storage, upgrade):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,14 @@ class Search:
         stop_after=None,
         is_signal=False,
         packages=None,
+        uses=None,
         trains=True,
         save=True,
         known=None,
     ):
         """Measure; return the ids that a worker measured now."""
-        python = write_worker(self.folder / "python", packages=packages or {"peft": "0.14.0"})
+        packages = packages or {"peft": "0.14.0"}
+        python = write_worker(self.folder / "python", packages=packages, uses=uses)
         before = len(logged(python, "measure"))
         done = []
 
@@ -67,6 +70,7 @@ class Search:
                 options = {"setup": setup, "trains": trains, "on_record": on_record}
                 run = measure_cases(CASES, python=Path(python), known=known, **options)
                 assert sorted(run.cases) == sorted(IDS)
+                self.environment = run.environment
                 self.repeated = [name for name in IDS if run.cases[name].is_certified]
         except EndingSignal:
             assert stop_after is not None
@@ -116,6 +120,21 @@ def test_of_other_packages_or_of_costs_alone_nothing_is_taken(search, other):
     assert len(search.run(resume=search.save, **other)) == 3
     assert search.said[-1].startswith("0 records taken, 3 measured")
     assert ("peft 0.14.0, now 0.15.0" in search.said[-1]) == ("packages" in other)
+
+
+def test_a_run_names_what_its_taken_cases_use(search):
+    uses = {"pytest": version("pytest")}
+    search.run(stop_after=2, uses=uses)
+    kept = read_journal(journal_of(search.save)).parts[0].records
+    assert [one.imported for one in kept] == [uses, uses]
+    assert len(search.run(resume=search.save)) == 1
+    assert search.environment == {"peft": "0.14.0", **uses}
+
+
+def test_a_case_that_uses_another_release_now_is_measured_again(search):
+    """The packages of the header, which every case needs, are the same."""
+    search.run(stop_after=2, uses={"pytest": "0.1"})
+    assert len(search.run(resume=search.save)) == 3
 
 
 def test_without_being_asked_for_it_nothing_is_kept(search):

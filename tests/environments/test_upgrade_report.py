@@ -60,6 +60,7 @@ def made(old, new, *, changed=None, strict=False, **fields) -> Upgrade:
             "comparison": comparison,
             "candidate": candidate,
             "changed": moved,
+            "installed": (),
             "suspected": tuple(
                 one for one in comparison.findings if one.is_failing or one.is_better
             ),

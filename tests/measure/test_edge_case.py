@@ -10,13 +10,15 @@ import peft
 import pytest
 import torch
 from builders import observe
-from own_training import convolutional, fine_tune, measured
-from torch import nn
+from own_training import convolutional, fine_tune, image_data, measured
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset, default_collate
 
 from peft_regress import Budget
 from peft_regress.errors import InputError
 from peft_regress.gate import judge_case
 from peft_regress.measure.edge import case as edge_case
+from peft_regress.measure.edge import runtime
 from peft_regress.measure.edge.errors import ProgramError
 from peft_regress.metrics import EDGE_INVARIANTS, EDGE_METRICS
 from peft_regress.runs.ledger import PLAN_METRICS, rows_of
@@ -82,6 +84,57 @@ def test_a_program_that_cannot_be_made_is_a_false_fact_and_no_number(record: Any
     assert ("not judged", "budget edge_train") in {(r.kind, r.subject) for r in case.remarks}
 
 
+class Bessel(nn.Module):
+    """An operator that the exporter knows, and that has no kernel."""
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return rows + 0 * torch.special.bessel_j0(rows.detach())
+
+
+def with_bessel() -> nn.Module:
+    return nn.Sequential(*convolutional(), Bessel())
+
+
+def image_datasets() -> Any:
+    return tuple(TensorDataset(*part) for part in image_data())
+
+
+def cropped(items: list[Any]) -> Any:
+    """Return images whose height depends on the first label."""
+    images, labels = default_collate(items)
+    return images[:, :, : 6 + int(labels[0])], labels
+
+
+@pytest.mark.executorch
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": with_bessel}, "aten::special_bessel_j0.out"),
+        ({"data": image_datasets, "collate": cropped}, "a program has the shapes of one batch, "),
+    ],
+)
+def test_what_the_runtime_cannot_run_is_one_line_and_no_number(
+    settings: dict[str, Any], said: str
+) -> None:
+    refused = measured(limited(**settings))
+    assert refused.status == "ok"
+    assert refused.invariants["edge_programs_run"] is False
+    note = refused.invariant_notes["edge_programs_run"]
+    assert said in note
+    assert "\n" not in note
+    assert not EDGE_METRICS.keys() & refused.metrics.keys()
+
+
+@pytest.mark.executorch
+def test_a_program_larger_than_memory_is_one_line_and_no_number(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "_available_bytes", lambda: 1000)
+    refused = measured(limited())
+    assert "this machine has 1,000 left" in refused.invariant_notes["edge_programs_run"]
+    assert not EDGE_METRICS.keys() & refused.metrics.keys()
+
+
 def without_statistics() -> nn.Module:
     layers = [layer for layer in convolutional() if not isinstance(layer, nn.BatchNorm2d)]
     return nn.Sequential(*layers)
@@ -136,7 +189,7 @@ def test_without_executorch_such_a_case_is_wrong_use(monkeypatch: pytest.MonkeyP
 
 
 def test_a_case_without_such_a_budget_needs_no_executorch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked() -> None:
+    def asked(**_: bool) -> None:
         msg = "ExecuTorch was asked for"
         raise AssertionError(msg)
 

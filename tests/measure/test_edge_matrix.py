@@ -97,7 +97,7 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(
         msg = "the runtime fails: it ended by SIGSEGV"
         raise ProgramError(msg)
 
-    monkeypatch.setattr(edge_case, "require_executorch", lambda: None)
+    monkeypatch.setattr(edge_case, "require_executorch", lambda **_: None)
     monkeypatch.setattr(edge_case, "edge_programs", fails)
     failed = measured(LORA, sources)
     assert (failed.status, failed.error.type) == ("error", "ProgramError")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import sys
+from typing import TYPE_CHECKING
 
 import edge_programs
 import pytest
@@ -22,6 +25,10 @@ from peft_regress.measure.edge import (
     training_program,
 )
 from peft_regress.measure.edge.plan import UNUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 
 def call(model: nn.Module, images: Tensor) -> Tensor:
@@ -161,10 +168,65 @@ def test_without_executorch_its_tests_are_skipped_but_fail_in_ci(
 @pytest.mark.executorch
 def test_a_runtime_of_another_torch_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: str) -> None:
-        msg = "undefined symbol: _ZN3c10\n4impl"
+        msg = "/home/me/lib/_portable_lib.so: undefined symbol: _ZN3c10\n4impl"
         raise ImportError(msg)
 
     monkeypatch.setattr(package.importlib, "import_module", broken)
     with pytest.raises(InputError, match=r"executorch \S+ does not import beside torch 2") as info:
-        package.require_executorch()
+        package.require_executorch(runs=True)
     assert "\n" not in str(info.value)
+    assert ": ImportError: _portable_lib.so: undefined symbol: _ZN3c10" in str(info.value)
+    assert "--with torch==VERSION --yes" in str(info.value)
+
+
+def write_release(folder: Path, *modules: str, version: str | None = "1.0") -> None:
+    """Write a package named executorch into a folder; without a version it is no installed one."""
+    for name in modules:
+        file = folder / "executorch" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("", encoding="utf-8")
+    if version is not None:
+        described = folder / f"executorch-{version}.dist-info" / "METADATA"
+        described.parent.mkdir()
+        text = f"Metadata-Version: 2.1\nName: executorch\nVersion: {version}\n"
+        described.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def unimported(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let a test import a package of its own in place of ExecuTorch."""
+    found = [name for name in sys.modules if name.partition(".")[0] == "executorch"]
+    for name in found:
+        monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "executorch"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("unimported")
+def test_what_a_release_lacks_does_not_come_from_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_release(tmp_path / "below", "kept", "lacking", version="2.0")
+    write_release(tmp_path / "over", "kept", version="1.0")
+    write_release(tmp_path / "checkout", "kept", "lacking", version=None)
+    for name in ("below", "over", "checkout"):
+        monkeypatch.syspath_prepend(tmp_path / name)
+    assert package.package_folders() == [str(tmp_path / "over" / "executorch")]
+    assert package.load("executorch.kept").__file__.startswith(str(tmp_path / "over"))
+    with pytest.raises(ImportError):
+        package.load("executorch.lacking")
+
+
+@pytest.mark.usefixtures("unimported")
+def test_a_folder_of_its_name_is_not_executorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def absent(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    write_release(tmp_path, "exir", version=None)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    with pytest.raises(InputError, match="executorch is not installed: python -m pip install"):
+        package.require_executorch(runs=True)

@@ -68,6 +68,9 @@ class Architecture(Architecture):
 """
 
 TWICE = NETWORK.format(statement="self.conv(images)")
+TRACED = NETWORK.format(
+    statement="__import__('torch')._logging.trace_structured('x', payload_fn=str)"
+)
 POISON = NETWORK.format(statement="images = images * float('nan')")
 
 
@@ -175,6 +178,13 @@ def test_a_selected_case_without_a_baseline_fails_with_the_command_to_type(proje
     assert done.returncode == 1
     assert "shift/head/tiny" in done.stdout
     assert "peft-regress accept run.json --reason" in done.stdout
+
+
+def test_below_a_failing_case_stands_no_trace_of_torch(project):
+    project.configure(extra=TRACED)
+    done = project.run()
+    assert done.returncode == 1
+    assert "torch.__trace" not in done.stdout
 
 
 def test_a_run_against_its_own_baseline_is_clean(accepted):

@@ -94,3 +94,28 @@ def test_a_failed_case_has_its_error_below_and_does_not_widen_the_table():
 def test_an_absent_metric_is_a_dash_and_a_column_without_any_number_is_not_shown():
     lines = lines_of(make_record(LORA, {"trainable_params": 5}), make_record(FULL, {}))
     assert [line.split() for line in lines] == [["case", "trained"], [FULL, "-"], [LORA, "5"]]
+
+
+def test_what_an_update_needs_on_a_device_is_shown_where_a_case_is_exported():
+    mib = 2**20
+    edge = {
+        "peak_bytes": 24 * mib,
+        "edge_train_bytes": 19 * mib,
+        "edge_inference_planned_bytes": int(6.25 * mib),
+        "edge_train_program_bytes": 9 * mib,
+    }
+    headings, units, row = lines_of(make_record(LORA, edge))[:3]
+    assert headings.split() == [
+        "case",
+        "peak",
+        "b1",
+        "edge",
+        "train",
+        "edge",
+        "run",
+        "edge",
+        "file",
+    ]
+    assert units.split() == ["MiB"] * 4
+    assert row.split()[1:] == ["24.0", "19.0", "6.25", "9.00"]
+    assert not any("edge" in line for line in lines_of(make_record(LORA, WIDE)))

@@ -109,7 +109,7 @@ class Cluster:
             results.records[name] = kept.record
             if kept.record.machine is not UNSET:
                 results.machines[name] = kept.record.machine
-            results.imported |= kept.imported
+            results.imported[name] = kept.imported
             on_record(kept.record)
         left = [case for case in order.cases if case.id not in taken]
         with self.connection.in_use():
@@ -326,7 +326,7 @@ class _Work:
             place_adapter(self._order.keep_adapters, record.case, measured.adapter)
         results.records[record.case.id] = record
         results.machines[record.case.id] = machine
-        results.imported |= measured.imported
+        results.imported[record.case.id] = measured.imported
         if self._setup.keeper is not None:
             header = Header(
                 environment=result.environment, machine=machine, metrics_known=sorted(KNOWN)

@@ -67,7 +67,7 @@ class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
 
     record: Record
     imported: dict[str, str]
-    """The packages that the code of an own case has imported."""
+    """The packages that the case uses beyond the requirements of this package."""
     adapter: dict[str, bytes]
     """The files of the kept adapter, by name."""
 

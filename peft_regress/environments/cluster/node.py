@@ -175,13 +175,12 @@ class Node(WorkerPlugin):
         )
         measured = []
         for case in cases:
-            workers.results.imported.clear()
             record = workers.measure_case(place, case)
             self._tell(task, attempt, record)
             measured.append(
                 MeasuredCase(
                     record=record,
-                    imported=dict(workers.results.imported) if record.is_own else {},
+                    imported=workers.results.imported.pop(case.id, {}),
                     adapter=adapter_files(kept, case),
                 )
             )

@@ -213,7 +213,7 @@ class MeasuringWorkers:
             )
             if kept is None:
                 return None
-            self.results.imported |= kept.imported
+            self.results.imported[case.id] = kept.imported
             self.taken.add(case.id)
             return kept.record
 
@@ -221,10 +221,11 @@ class MeasuringWorkers:
         """Write a record to the journal as soon as it is made."""
         keeper, header = self.setup.keeper, self._header
         if keeper is not None and header is not None:
-            imported = dict(self.results.imported) if record.is_own else {}
-            is_taken = record.case.id in self.taken
             kept = KeptRecord(
-                record=record, trains=self.order.trains, imported=imported, is_taken=is_taken
+                record=record,
+                trains=self.order.trains,
+                imported=self.results.imported.get(record.case.id, {}),
+                is_taken=record.case.id in self.taken,
             )
             keeper.keep(header, kept)
 
@@ -236,7 +237,7 @@ class MeasuringWorkers:
         answer = worker.call(request, Measured)
         record = answer.record
         with self.lock:
-            self.results.imported |= answer.packages
+            self.results.imported[case.id] = answer.packages
         if record.case != case:
             msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
             raise WorkerError(msg)

@@ -46,7 +46,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):
 
     record: Record
     packages: dict[str, str] = {}
-    """Of a case of one's own: the versions of what its code has imported."""
+    """The versions of what the case uses beyond the requirements of this package."""
 
 
 def error_record(case: Case, definition: str, failure: Failure) -> Record:

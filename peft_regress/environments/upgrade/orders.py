@@ -70,18 +70,19 @@ class Results:
     machines: dict[str, Machine] = field(default_factory=dict)
     """Where each case was measured, by case."""
     environment: dict[str, str] = field(default_factory=dict)
-    """The packages of every case; those that one case imports besides are in `imported`."""
-    imported: dict[str, str] = field(default_factory=dict)
-    """The packages that the code of own cases has imported."""
+    """The packages of every case."""
+    imported: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The packages that a case uses beyond the requirements of this package, by case."""
 
     def run(self, *, matrix: str, narrowed_by: Sequence[str]) -> Run:
         """Return the run, of the machine that measured most; other machines stand with records."""
         machines = Counter(self.machines.values())
         most = max(machines, key=lambda machine: (machines[machine], machine.digest))
+        imported = {name: used for each in self.imported.values() for name, used in each.items()}
         left_out = {case.id for case in matrix_cases(matrix)} - self.records.keys()
         return Run(
             schema_version=SCHEMA_VERSION,
-            environment=dict(sorted({**self.imported, **self.environment}.items())),
+            environment=dict(sorted({**imported, **self.environment}.items())),
             machine=most,
             selection=Selection(
                 complete=not left_out,

@@ -23,6 +23,7 @@ from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import changed_packages, installed_packages
+from peft_regress.runs.resuming import installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,10 @@ class Upgrade:
     candidate: Run
     changed: Mapping[str, tuple[str | None, str | None]]
     """(old version, new version) of each package that changed."""
+    installed: tuple[str, ...]
+    """What was installed over the environment that it is compared with; empty if that is another
+    one. A release may also need a package that is there already, or need it no more: that one
+    differs in `changed` alone."""
     suspected: tuple[Finding, ...]
     """The findings that got worse or better."""
     responsible: tuple[ResponsiblePackages, ...]
@@ -144,6 +149,7 @@ def upgrade(
             comparison=comparison,
             candidate=candidate,
             changed=changed_packages(_libraries(before), _libraries(candidate.environment)),
+            installed=tuple(overlay.packages) if is_installed_here(before) else (),
             suspected=suspected,
             responsible=find_responsible(
                 suspected,
@@ -175,19 +181,22 @@ def _stored_references(
     if settings.base != "auto":
         return named_cases(settings.setup.baselines, settings.base)
     found = read_references(settings.setup.baselines)
-    here = installed_packages()
     is_of_here = all(
-        case.id in found and has_same_libraries(found[case.id].environment, here) for case in cases
+        case.id in found and is_installed_here(found[case.id].environment) for case in cases
     )
     return found if is_of_here else None
 
 
-def has_same_libraries(environment: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Return whether two environments differ in nothing but the release of this project.
+def is_installed_here(environment: Mapping[str, str]) -> bool:
+    """Return whether an environment differs from the running one in nothing but this project.
 
-    Such a release changes no number; if it measures something else, the definitions differ.
+    A release of this project changes no number; if it measures something else, the definitions
+    differ. Packages that only some cases use, such as ExecuTorch, need only be installed here.
     """
-    return _libraries(environment) == _libraries(other)
+    here = installed_packages()
+    others = {name: installed_version(name) for name in environment if name not in here}
+    found = {name: version for name, version in others.items() if version is not None}
+    return _libraries(environment) == _libraries({**here, **found})
 
 
 def _libraries(environment: Mapping[str, str]) -> dict[str, str]:

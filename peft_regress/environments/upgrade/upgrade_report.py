@@ -142,9 +142,8 @@ def _culprit(finding: Finding, upgrade: Upgrade) -> str | None:
         return None
     if upgrade.responsible:
         return upgrade.responsible[upgrade.suspected.index(finding)].sentence
-    if len(upgrade.changed) == 1:
-        return f"{next(iter(upgrade.changed))}, the only one that changed"
-    return None
+    names = upgrade.installed or tuple(upgrade.changed)
+    return f"{names[0]}, the only one that changed" if len(names) == 1 else None
 
 
 def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:

@@ -79,8 +79,10 @@ class _Measurer:
             raise
         except Exception as error:  # noqa: BLE001  (a release may break the code that measures)
             failure = Failure.of(error)
-            return Measured(record=error_record(self._recipe.case, self._definition, failure))
-        return Measured(record=measurement.record, packages=self._recipe.packages())
+            record = error_record(self._recipe.case, self._definition, failure)
+        else:
+            record = measurement.record
+        return Measured(record=record, packages=self._recipe.packages())
 
     def _known(self, request: Measure) -> Known | None:
         """Return what need not be trained again; a budget on the score needs a score."""

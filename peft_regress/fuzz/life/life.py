@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from peft_regress.fuzz import bounds, networks, oracle, owned
 from peft_regress.fuzz import example as e
-from peft_regress.fuzz import networks, oracle, owned
 from peft_regress.fuzz.checks import AbsentError, fail
 from peft_regress.fuzz.life import model as library
 from peft_regress.fuzz.life.combine import combine
@@ -64,13 +64,15 @@ class Life:
         self.oracle = oracle.Oracle(self.reference, self.x)
 
     def check_base(self) -> None:
-        """Raise AbsentError if the network itself does not run here (half precision)."""
-        try:
-            with torch.no_grad():
-                self.start = self.origin(self.x)
-        except (RuntimeError, ValueError) as error:
-            message = f"the network does not run without an adapter: {error}"
-            raise AbsentError(message) from error
+        """Raise AbsentError if the network itself does not run here, or not right."""
+        self.start = networks.base_output(self.origin, self.x)
+        dtype = self.start.dtype
+        if dtype not in bounds.HALF:
+            return
+        difference = bounds.apart(self.start, self.oracle.output())
+        if not difference <= bounds.FUNCTION[dtype] * self.oracle.magnitude():
+            message = f"torch computes the network in {dtype} with an error of {difference:.1g}"
+            raise AbsentError(message)
 
     def wrap(self) -> None:
         """Put the first adapter on the network."""

@@ -5,7 +5,13 @@
 `edge_of_case` for a case.
 """
 
-from peft_regress.measure.edge.case import CaseEdge, adaptation_edge, edge_of_case
+from peft_regress.measure.edge.case import (
+    CaseEdge,
+    PricedCase,
+    adaptation_edge,
+    edge_of_case,
+    priced_case,
+)
 from peft_regress.measure.edge.costs import (
     EdgeModel,
     EdgePrograms,
@@ -23,6 +29,7 @@ __all__ = [
     "EdgeModel",
     "EdgePrograms",
     "EdgeRun",
+    "PricedCase",
     "Program",
     "ProgramError",
     "Runtime",
@@ -31,6 +38,7 @@ __all__ = [
     "edge_of_case",
     "edge_programs",
     "inference_program",
+    "priced_case",
     "run_programs",
     "training_program",
 ]

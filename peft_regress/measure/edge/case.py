@@ -12,7 +12,7 @@ import torch
 from peft_regress.catalogue.tasks.edge import EDGE_STEPS
 from peft_regress.cost.profile import loss_of_images, random_images
 from peft_regress.errors import InputError
-from peft_regress.measure.costs import first_call
+from peft_regress.measure.costs import case_costs, first_call
 from peft_regress.measure.edge.costs import EdgeModel, edge_programs, run_programs
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
 from peft_regress.measure.edge.package import require_executorch
@@ -20,7 +20,12 @@ from peft_regress.measure.edge.runtime import Runtime
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.seeding import restored_generators, seed_all
-from peft_regress.measure.step_profile import adapted_model, checked_cost, cost_metrics
+from peft_regress.measure.step_profile import (
+    CostSettings,
+    adapted_model,
+    checked_cost,
+    cost_metrics,
+)
 from peft_regress.measure.training import device_of, on_device, single_thread
 
 if TYPE_CHECKING:
@@ -29,9 +34,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from peft_regress.cases import Adaptation
+    from peft_regress.cost import Tensors
     from peft_regress.measure.data import Data
     from peft_regress.measure.recipe import Recipe
-    from peft_regress.measure.step_profile import CostSettings
+    from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.metrics import Metric
     from peft_regress.runs.ledger import Rows
 
@@ -62,7 +68,7 @@ def edge_of_case(
     is_limited = budget is not None and budget.edge_train is not None
     if data is None or not (is_limited or recipe.runs_in_executorch):
         return CaseEdge()
-    require_executorch()
+    require_executorch(runs=runs)
     try:
         subject = case_model(recipe, data)
         with Runtime() if runs else contextlib.nullcontext() as runtime:
@@ -119,7 +125,7 @@ def adaptation_edge(
     depend on; nothing is run. Raises `InputError` for wrong settings, without ExecuTorch, and if it
     refuses or fails.
     """
-    require_executorch()
+    require_executorch(runs=False)
     report = checked_cost(names, settings)
     subject = _adaptation_model(names, settings)
     state = report.step.optimizer_state_bytes
@@ -130,6 +136,46 @@ def adaptation_edge(
         msg = f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
         raise InputError(msg) from error
     return {**cost_metrics(report), **programs.metrics}, programs.without_kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricedCase:
+    """The costs of a case's step, with what its programs ask of a device."""
+
+    metrics: Mapping[str, Metric]
+    profiled_on: Tensors
+    without_kernel: Sequence[str] = ()
+    """The operators of its programs that have no portable kernel."""
+    problem: UnsupportedProgramError | ProgramError | None = None
+    """Why it has no programs; None if it has."""
+
+
+@single_thread()
+@restored_generators()
+def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
+    """Return the costs of a case, trained or run nowhere, and what its programs ask of a device.
+
+    The programs of a built-in case outside the edge matrix are those of its costs' step, one image
+    of 224x224. Raises `InputError` without ExecuTorch, and for a case that cannot take a step.
+    """
+    require_executorch(runs=False)
+    has_own_step = recipe.is_own or recipe.runs_in_executorch
+    data = recipe.load_data() if has_own_step else None
+    costs = case_costs(recipe, profiles, data)
+    state = costs.reports[""].step.optimizer_state_bytes
+    if data is None:
+        subject = _adaptation_model(recipe.case.adaptation, CostSettings())
+    else:
+        subject = case_model(recipe, data)
+    try:
+        programs = edge_programs(subject, optimizer_state_bytes=state)
+    except (UnsupportedProgramError, ProgramError) as error:
+        return PricedCase(metrics=costs.metrics, profiled_on=costs.profiled_on, problem=error)
+    return PricedCase(
+        metrics={**costs.metrics, **programs.metrics},
+        profiled_on=costs.profiled_on,
+        without_kernel=programs.without_kernel,
+    )
 
 
 def _adaptation_model(names: Adaptation, settings: CostSettings) -> EdgeModel:

@@ -13,6 +13,7 @@ from peft_regress.measure.edge.eager import (
     same_outputs,
     train_here,
 )
+from peft_regress.measure.edge.errors import UnsupportedProgramError
 from peft_regress.measure.edge.export import inference_program, training_program
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.metrics import make_metric
@@ -20,7 +21,7 @@ from peft_regress.metrics import make_metric
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from peft_regress.measure.edge.export import Call, Loss
     from peft_regress.measure.edge.program import Program
@@ -124,9 +125,11 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
     """Run the programs in the runtime, and compare with eager PyTorch.
 
     Raises `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError`
-    if it fails, or the program needs more memory than there is.
+    if it fails, or the program needs more memory than there is; before that, the first for batches
+    of several shapes.
     """
     steps = [leaves_of(batch) for batch in subject.batches]
+    _check_shapes(steps)
     here = train_here(subject.model, subject.batches, loss=subject.loss)
     there = runtime.train(programs.training, steps, learning_rate=here.learning_rate)
     random = Fact.null("it draws random numbers, which the runtime draws otherwise")
@@ -151,3 +154,22 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
         facts=facts,
         metrics={name: make_metric(name, value) for name, value in grown.items() if value},
     )
+
+
+def _check_shapes(steps: Sequence[Sequence[Tensor]]) -> None:
+    """Refuse a batch of other shapes than the first one's, which the program is exported for."""
+    first = [_described(each) for each in steps[0]]
+    for number, step in enumerate(steps[1:], start=2):
+        found = [_described(each) for each in step]
+        if found != first:
+            msg = (
+                f"a program has the shapes of one batch, {' and '.join(first)}, but batch {number} "
+                f"is {' and '.join(found)}"
+            )
+            raise UnsupportedProgramError(msg)
+
+
+def _described(tensor: Tensor) -> str:
+    """Return shape and type, such as 8x3x32x32 float32."""
+    shape = "x".join(map(str, tensor.shape)) or "scalar"
+    return f"{shape} {str(tensor.dtype).removeprefix('torch.')}"

@@ -55,7 +55,7 @@ def training_program(model: nn.Module, batch: Any, *, loss: Loss) -> Program:
     Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for a step that it does not
     express, `ProgramError` if it fails.
     """
-    require_executorch()
+    require_executorch(runs=False)
     step = _Step(copy.deepcopy(model), batch, loss)
     return _program(step, batch, _joint)
 
@@ -67,7 +67,7 @@ def inference_program(model: nn.Module, batch: Any, *, call: Call) -> Program:
     tensors of the output. Arguments and errors are those of `training_program`; call: runs the pass
     and returns its output.
     """
-    require_executorch()
+    require_executorch(runs=False)
     forward = _Forward(copy.deepcopy(model).eval().requires_grad_(requires_grad=False), batch, call)
     return _program(forward, batch, lambda exported: (exported, Owners()))
 

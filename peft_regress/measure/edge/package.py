@@ -18,35 +18,65 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FOLDERS: Final = re.compile(r"(?<![\w.:/])/(?:[^\s'\":/]+/)+")
 INSTALL: Final = "python -m pip install 'peft-regress[executorch]'"
 """The command that installs the runtime."""
 
 
 def is_installed() -> bool:
-    """Return whether ExecuTorch is installed, without importing it."""
+    """Return whether ExecuTorch is installed, without importing it.
+
+    A folder of its name on `sys.path`, such as a checkout, is not it.
+    """
+    try:
+        importlib.metadata.version("executorch")
+    except importlib.metadata.PackageNotFoundError:
+        return False
     return importlib.util.find_spec("executorch") is not None
 
 
-def require_executorch() -> None:
-    """Import ExecuTorch's exporter and runtime.
+def require_executorch(*, runs: bool) -> None:
+    """Import ExecuTorch's exporter, and if `runs` its runtime.
 
-    Raises `InputError` if it is not installed, or was built for another torch than the installed
-    one.
+    The exporter is Python code; the runtime was built for one release of torch. Raises `InputError`
+    if ExecuTorch is not installed, or does not import beside the installed torch.
     """
     if not is_installed():
         msg = f"executorch is not installed: {INSTALL}"
         raise InputError(msg)
     try:
+        package_folders()
         load("executorch.exir")
-        load("executorch.extension.pybindings.portable_lib")
+        if runs:
+            load("executorch.extension.pybindings.portable_lib")
     except (ImportError, AttributeError, OSError) as error:
         versions = {name: importlib.metadata.version(name) for name in ("executorch", "torch")}
         msg = (
             f"executorch {versions['executorch']} does not import beside torch "
-            f"{versions['torch']}: {clean(f'{type(error).__name__}: {error}')}. Install the "
-            "executorch that was built for this torch, or the torch that it was built for"
+            f"{versions['torch']}: {_said(error)}. Install the "
+            "executorch that was built for this torch, or the torch that it was built for: "
+            "`upgrade` takes it along by torch==VERSION --yes, `bisect` by --with torch==VERSION "
+            "--yes"
         )
         raise InputError(msg) from error
+
+
+def _said(error: Exception) -> str:
+    """Return an error in one line, its files without the folders that differ between machines."""
+    return clean(f"{type(error).__name__}: {_FOLDERS.sub('', str(error))}")
+
+
+def package_folders() -> list[str]:
+    """Import ExecuTorch, all of it from the release whose version is recorded, and say where it is.
+
+    It is a namespace package: Python puts it together from every folder of its name on `sys.path`.
+    So what a release lacks would come from the release below its environment, or from a checkout.
+    """
+    package = load("executorch")
+    installed = Path(str(importlib.metadata.distribution("executorch").locate_file("executorch")))
+    if installed.is_dir():  # not so where a checkout is installed
+        package.__path__ = [str(installed)]
+    return list(package.__path__)
 
 
 def load(module: str) -> Any:

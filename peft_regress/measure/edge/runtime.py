@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, Self
 from safetensors.torch import load_file, save_file
 
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
+from peft_regress.measure.edge.package import package_folders
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Runtime:
         self._errors = tempfile.TemporaryFile()
         alone = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
         self._process = subprocess.Popen(  # noqa: S603  (this interpreter, a file of this package)
-            [sys.executable, "-P", str(_SCRIPT)],
+            [sys.executable, "-P", str(_SCRIPT), *package_folders()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

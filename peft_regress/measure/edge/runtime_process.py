@@ -1,9 +1,9 @@
 """Run programs in ExecuTorch's runtime: a process of its own, without the rest of this package.
 
-Run by path. It reads the path of a folder from each line of its input, runs the program in it in a
-forked process, and answers with a line that says how that ended: a crash of the runtime ends the
-fork alone, and each program's memory is measured from the same start. `runtime.py` is the other
-side, and says what is in the folder.
+Run by path, with ExecuTorch's folders as arguments. It reads the path of a folder from each line of
+its input, runs the program in it in a forked process, and answers with a line that says how that
+ended: a crash of the runtime ends the fork alone, and each program's memory is measured from the
+same start. `runtime.py` is the other side, and says what is in the folder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def main() -> None:
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
     try:
+        import executorch
         import torch  # noqa: F401
+
+        executorch.__path__ = sys.argv[1:]
         from executorch.extension import training  # noqa: F401
     except (ImportError, OSError) as error:
         _answer(answers, {"problem": f"{type(error).__name__}: {error}"})

@@ -21,6 +21,7 @@ _PRESENT_METRICS: Final = (
     "peak_bytes",
     "peak_bytes_b32",
     "adapter_bytes",
+    "edge_train_planned_bytes",
 )
 TRANSITION_METRICS: Final = (
     *_PRESENT_METRICS,
@@ -31,6 +32,7 @@ TRANSITION_METRICS: Final = (
     "optimizer_state_bytes",
     "peak_activation_bytes_b32",
     "peak_temp_bytes_b32",
+    "edge_inference_planned_bytes",
 )
 """Metrics whose changes are explained; the others follow from these, or have no rows."""
 
