@@ -228,7 +228,7 @@ def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(
     code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
     thread.join()
     assert (code, out) == (3, f"{tmp_path}/run.json: 2 cases\n")
-    assert f"{FIRST}, {SECOND}: given up after 1 nodes were lost, tcp://127.0.0.1:" in err
+    assert f"{FIRST}, {SECOND}: given up after losing 1 node, tcp://127.0.0.1:" in err
     run = read_run_file(tmp_path / "run.json").run
     assert [record.status for record in run] == ["ok", "ok"]
     assert not run.selection.complete

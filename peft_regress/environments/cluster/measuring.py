@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.upgrade.orders import Order, Results
     from peft_regress.runs.schema import Record
 
-LOCAL: Final = "local"
-"""The address that stands for workers of this machine."""
-
 _TRIES: Final = 5
 _POLL_SECONDS: Final = 0.5
 _RESULT_SECONDS: Final = 60.0
@@ -74,8 +71,6 @@ class Cluster:
         self.attempts = Attempts()
         self._numbers = itertools.count(1)
         self._is_stopped = threading.Event()
-        self.problems: list[str] = []
-        """Why cases have no record."""
 
     @property
     def status(self) -> str:
@@ -260,7 +255,6 @@ class _Work:
                 self._keep(measured, result)
                 kept.append(measured.record)
             else:
-                self._cluster.problems.append(problem)
                 self._cluster.say(problem)
         # All of them are on disk before anything is shown, which may be interrupted.
         for record in kept:
@@ -283,10 +277,9 @@ class _Work:
             self._cluster.slots.want(self._number, more=True)
             return
         problem = (
-            f"{', '.join(task.cases)}: given up after {times} nodes were lost, {running.worker} "
-            f"last ({why}); such a case may take all memory of a node"
+            f"{', '.join(task.cases)}: given up after losing {count_of(times, 'node')}, "
+            f"{running.worker} last ({why}); such a case may take all memory of a node"
         )
-        self._cluster.problems.append(problem)
         self._cluster.say(problem)
 
     def _raise_problem(self, result: TaskResult) -> None:
