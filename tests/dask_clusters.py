@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from peft_regress.environments.overlay.pip import Planned
 
+_PYTHON = sys.executable  # tests let another program stand for it
 _PRELOAD = """
 from types import SimpleNamespace
 from peft_regress.environments.cluster import node
@@ -109,11 +110,13 @@ class StartedCluster:
             process.wait()
 
     def replace_worker(self, draw: random.Random) -> None:
-        """Kill a worker, whatever it does, and start another one."""
+        """Kill a worker, whatever it does, and start another one; return when it works."""
         worker = self.workers.pop(draw.randrange(len(self.workers)))
         worker.kill()
         worker.wait()
         self.workers.append(self._worker())
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(len(self.workers), timeout=120)
 
     def _worker(self) -> subprocess.Popen[bytes]:
         words = ["worker", "--scheduler-file", str(self._file), "--nthreads", "1", "--no-nanny"]
@@ -122,7 +125,7 @@ class StartedCluster:
 
     def _dask(self, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *words],
+            [_PYTHON, "-m", "dask", *words],
             cwd=self._folder,
             start_new_session=True,
             stdout=subprocess.DEVNULL,

@@ -58,7 +58,7 @@ def test_killed_workers_change_nothing_in_the_run(tmp_path, measure, monkeypatch
             left[0] -= 1
 
     with StartedCluster(tmp_path / "cluster", python, workers=workers) as cluster:
-        thread = threading.Thread(target=strike, args=(cluster,))
+        thread = threading.Thread(target=strike, args=(cluster,), daemon=True)
         thread.start()
         number, lost = 0, 0
         while left[0]:
