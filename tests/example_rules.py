@@ -82,6 +82,24 @@ RULES = (
     Rule(
         pattern=r"peft-regress compare baselines runs/bench\.json .* > findings\.json", codes=EITHER
     ),
+    by(
+        r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)",
+        "tests/dask_clusters.py",
+        '"scheduler", "--port"',
+        '"worker", "--scheduler-file"',
+    ),
+    by(
+        r"python -m pip install 'peft-regress\[cluster\]'",
+        "tests/cli/test_cluster.py",
+        "pip install 'peft-regress[cluster]'",
+    ),
+    Rule(pattern=r"python tools/selfbench/cluster_speed\.py"),
+    by(
+        r"peft-regress measure .*|peft-regress compare baselines runs/new\.json",
+        "tests/cli/test_measure.py",
+        '"measure", "--cases"',
+        '"compare", base',
+    ),
     by(r"peft-regress report --html .*", "tests/report/test_overview.py", '"--html"'),
     Rule(
         pattern=r"peft-regress (list|compare|export|explain|history|accept|report) .*", how="here"

@@ -48,7 +48,8 @@ def misbehave(how):
     else:
         return False
     return True
-log("started", dict(folder=os.getcwd(), variables=sorted(os.environ)))
+gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+log("started", dict(folder=os.getcwd(), variables=sorted(os.environ), gpus=gpus))
 misbehave(how.get("greeting"))
 send(type="hello", protocol=script["protocol"], packages=script["packages"])
 name = ""
@@ -73,11 +74,14 @@ for line in sys.stdin:
     elif kind == "measure":
         open("litter", "w").close()
         log("measure", dict(request, case=name))
+        time.sleep(script["pause"])
         known, more = request["known"], dict()
         if known:
             more = dict(computation=dict(known["computation"], same_as=known["run_name"]))
         if not misbehave(how.get(name)):
             record = dict(script["record"], case=case, **more)
+            if how.get("numbers") == "own":
+                record["metrics"]["forward_flops"]["value"] = os.getpid()
             send(type="measured", record=record, packages=script["uses"])
         misbehave(how.get("after " + name))
     elif kind == "restart":
@@ -100,13 +104,15 @@ def write_worker(
     packages: dict[str, str] | None = None,
     uses: dict[str, str] | None = None,
     file: str = "/nowhere.py",
+    pause: float = 0,
 ) -> str:
     """Write a worker that answers every request, except as `how` says, and return its path.
 
-    What is known, it does not train. A step takes `seconds`, the libraries come from `file`, and
-    each case uses the packages of `uses` besides. `how` maps a request's type, a case id (when it
-    is measured), `before` or `after` an id, or `greeting` to: kill, exit, hang, refuse, babble,
-    null (no record) or other (the record of another case).
+    What is known, it does not train. A step takes `seconds` and a case `pause` seconds, the
+    libraries come from `file`, and each case uses the packages of `uses` besides. `how` maps a
+    request's type, a case id (when it is measured), `before` or `after` an id, or `greeting` to:
+    kill, exit, hang, refuse, babble, null (no record) or other (the record of another case); and
+    `numbers` to own (each process has its own).
     """
     record = msgspec.to_builtins(make_record(metrics={"forward_flops": 1000}))
     script = {
@@ -118,6 +124,7 @@ def write_worker(
         "packages": packages or {"peft-regress": "0.1.0", "peft": "0.18.1", "torch": "2.13.0"},
         "uses": uses or {},
         "file": file,
+        "pause": pause,
     }
     text = _WORKER.format(python=sys.executable, script=json.dumps(script), log=f"{path}.log")
     return write_program(path, text)

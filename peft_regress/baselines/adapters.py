@@ -106,6 +106,27 @@ def keep_adapter(  # noqa: PLR0913  (what identifies the files, and how to write
             _replace(target, contents, stored)
 
 
+def adapter_files(folder: Path, case: Case) -> dict[str, bytes]:
+    """Return the files that a case kept below a folder, by name; empty if it kept none."""
+    kept = folder / own_folder(case)
+    return {path.name: path.read_bytes() for path in sorted(kept.glob("*"))}
+
+
+def place_adapter(folder: Path, case: Case, files: Mapping[str, bytes]) -> None:
+    """Write what `adapter_files` returned on another machine; without files remove older ones.
+
+    If the folder cannot be written, nothing is kept: the run goes on, and `accept` reports it.
+    """
+    target = folder / own_folder(case)
+    shutil.rmtree(target, ignore_errors=True)
+    contents = {name: content for name, content in files.items() if is_data_file(name)}
+    if MANIFEST not in files:
+        return
+    with contextlib.suppress(OSError, InputError, msgspec.DecodeError):
+        contents.pop(MANIFEST, None)
+        _replace(target, contents, msgspec.json.decode(files[MANIFEST], type=StoredAdapter))
+
+
 def gather_adapters(source: Path, run_file: Path) -> None:
     """Replace the adapters beside a run file by those of another run, or of all its shards.
 

@@ -17,6 +17,7 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
+    opened_engine,
     print_json,
 )
 from peft_regress.environments.overlay import overlay as overlays
@@ -81,6 +82,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     *,
     cases: str | None,
     setup: MeasuringSetup,
+    on: str,
+    uses_gpus: bool,
     resume: Path | None,
     summary: Path | None,
     output: str,
@@ -97,8 +100,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     def say(text: str) -> None:
         print_progress(clean(text, longest=400))
 
-    with ending_signals_interrupt(), kept_records(None, resume, say) as keeper:
-        setup = dataclasses.replace(setup, keeper=keeper)
+    with (
+        ending_signals_interrupt(),
+        opened_engine(on, uses_gpus=uses_gpus, baselines=setup.baselines, say=say) as engine,
+        kept_records(None, resume, say) as keeper,
+    ):
+        setup = dataclasses.replace(setup, keeper=keeper, engine=engine)
         found = bisect(BisectSettings(setup=setup, case=cases, **settings), progress=say)
     wants_scripts = summary is not None or output == "markdown"
     issue = bisect_report.bisection_document(found, _scripts(found) if wants_scripts else {})

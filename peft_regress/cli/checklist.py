@@ -9,7 +9,8 @@ import click
 from click.core import ParameterSource
 
 from peft_regress.cli.options import print_json
-from peft_regress.cli.upgrade import print_sentence, with_consent
+from peft_regress.cli.progress import print_sentence
+from peft_regress.cli.upgrade import with_consent
 from peft_regress.environments.checklist.checklist import ChecklistSettings, checklist
 from peft_regress.environments.checklist.checklist_report import (
     checklist_document,

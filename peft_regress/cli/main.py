@@ -33,6 +33,7 @@ SECTIONS: Final = {
     "Measure": {
         "init": "Write a first suite that gates a fine-tuning of your own.",
         "list": "List the cases of a matrix.",
+        "measure": "Measure cases and write their run, without pytest and without a verdict.",
         "cost": "Show what one training step costs, without training and without a source model.",
     },
     "Judge": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -13,7 +14,9 @@ from peft_regress.catalogue.own_cases import usual_matrix, usual_storage
 from peft_regress.report.terminal import echo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from peft_regress.environments.cluster.measuring import Cluster
 
 
 class NamedPath(click.Path):
@@ -137,10 +140,61 @@ def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[
     )
 
 
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that say where cases are measured: `on` and `uses_gpus`."""
+    options = (
+        click.option(
+            "--on",
+            default="local",
+            show_default=True,
+            metavar="ADDRESS",
+            help="Measure by workers of this machine (`local`), or by those of a Dask scheduler, "
+            "such as tcp://10.0.0.5:8786.",
+        ),
+        click.option(
+            "--gpu",
+            "uses_gpus",
+            is_flag=True,
+            help="On a cluster: give each case a GPU, on workers with the resource `gpu`; without, "
+            "cases see none.",
+        ),
+    )
+    return functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+@contextlib.contextmanager
+def opened_engine(
+    on: str, *, uses_gpus: bool, baselines: Path, say: Callable[[str], None]
+) -> Iterator[Cluster | None]:
+    """Connect to what `--on` names; None for workers of this machine.
+
+    Raises `InputError` and `AbsentError` for a cluster that cannot be used.
+    """
+    if on == "local":
+        if uses_gpus:
+            msg = "--gpu goes with --on ADDRESS: here, cases see the GPUs that this process sees"
+            raise click.UsageError(msg)
+        yield None
+        return
+    # It imports what measures, which `--help` does not wait for.
+    from peft_regress.environments.cluster.measuring import opened_cluster
+
+    with opened_cluster(on, baselines=baselines, uses_gpus=uses_gpus, say=say) as cluster:
+        yield cluster
+
+
 pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")
 
 ENVIRONMENT_SECTIONS: Final = {
-    "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_time_limit"),
+    "Environments": (
+        "pre",
+        "replace_torch",
+        "on",
+        "uses_gpus",
+        "jobs",
+        "time_limit",
+        "pip_time_limit",
+    ),
     "Files": ("resume", "summary"),
 }
 """The headings of the options that `environment_options` adds."""
@@ -149,8 +203,8 @@ ENVIRONMENT_SECTIONS: Final = {
 def environment_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of commands that measure in other environments.
 
-    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch`, `resume` and
-    `summary`.
+    The command gets `setup`, a `MeasuringSetup`, and `pre`, `replace_torch`, `on`, `uses_gpus`,
+    `resume` and `summary`.
     """
 
     @functools.wraps(command)
@@ -198,7 +252,10 @@ def environment_options(command: Callable[..., None]) -> Callable[..., None]:
         pip_limit_option,
         baselines_option,
     )
-    return functools.reduce(lambda made, option: option(made), reversed(options), with_setup)
+    with_options = functools.reduce(
+        lambda made, option: option(made), reversed(options), with_setup
+    )
+    return engine_options(with_options)
 
 
 def print_json(value: Any) -> None:

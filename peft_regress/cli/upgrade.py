@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -20,10 +18,12 @@ from peft_regress.cli.options import (
     examples,
     format_option,
     matrix_option,
+    opened_engine,
     output_file,
     print_json,
     strict_option,
 )
+from peft_regress.cli.progress import print_sentence, record_printer
 from peft_regress.environments.overlay.cache import clean_overlays
 from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.reproduction.reproduce import reproduce
@@ -36,10 +36,8 @@ from peft_regress.fuzz.corpus import read_corpus
 from peft_regress.fuzz.replay import Replay, replay_or_say
 from peft_regress.fuzz.report import corpus_sections, encode_replay
 from peft_regress.interrupts import ending_signals_interrupt
-from peft_regress.report.pace import Pace
-from peft_regress.report.sentences import SAME_COMPUTATION
 from peft_regress.report.terminal import print_progress, say, show, write_markdown
-from peft_regress.text import clean, count_of
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from peft_regress.environments.reproduction.reproduce import Reproduction
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.upgrade import Upgrade
-    from peft_regress.runs.schema import Record
 
 _Settings = TypeVar("_Settings", "UpgradeSettings", "ChecklistSettings")
 _Result = TypeVar("_Result")
@@ -115,6 +112,8 @@ def command(  # noqa: PLR0913  (arguments and options)
     checklist_of: str | None,
     clean_up: bool,
     setup: MeasuringSetup,
+    on: str,
+    uses_gpus: bool,
     resume: Path | None,
     summary: Path | None,
     output: str,
@@ -141,6 +140,7 @@ def command(  # noqa: PLR0913  (arguments and options)
         if path is not None:
             check_outside(path, setup.baselines, option)
     if checklist_of is not None:
+        _check_is_here(on)
         # It imports numpy, which `upgrade --help` does not wait for.
         from peft_regress.cli.checklist import show_checklist
 
@@ -156,8 +156,13 @@ def command(  # noqa: PLR0913  (arguments and options)
             )
         )
     wants_scripts = summary is not None or output == "markdown"
-    with ending_signals_interrupt(), kept_records(save, resume, print_sentence) as keeper:
-        setup = dataclasses.replace(setup, keeper=keeper)
+    storage = setup.baselines
+    with (
+        ending_signals_interrupt(),
+        opened_engine(on, uses_gpus=uses_gpus, baselines=storage, say=print_sentence) as engine,
+        kept_records(save, resume, print_sentence) as keeper,
+    ):
+        setup = dataclasses.replace(setup, keeper=keeper, engine=engine)
         chosen = UpgradeSettings(setup=setup, pattern=cases, **settings)
         done = _upgraded(requirements, chosen, wants_scripts=wants_scripts)
     besides = tuple(corpus_sections(done.corpus, all_entries=False))
@@ -173,6 +178,12 @@ def command(  # noqa: PLR0913  (arguments and options)
     else:
         show(issue, output)
     context.exit(done.exit_code)
+
+
+def _check_is_here(on: str) -> None:
+    if on != "local":
+        msg = "--checklist works on this machine alone: it goes without --on"
+        raise click.UsageError(msg)
 
 
 class _Done(NamedTuple):
@@ -226,31 +237,13 @@ def _upgraded(
             scripts = reproduce(failing, result.comparison.observed, pythons)
 
     def upgraded(settings: UpgradeSettings) -> _Done:
-        on_record = _progress_printer()
+        on_record = record_printer(settings.setup.engine)
         result = upgrade(
             requirements, settings, progress=print_sentence, on_record=on_record, finish=finish
         )
         return _Done(result, scripts, corpus)
 
     return with_consent(upgraded, settings)
-
-
-def print_sentence(text: str) -> None:
-    """Print a sentence about the progress."""
-    print_progress(clean(text, longest=400))
-
-
-def _progress_printer() -> Callable[[str, Record, int, int], None]:
-    """Return a function that prints a line on standard error for each case of each side."""
-    paces: dict[str, Pace] = defaultdict(Pace)
-
-    def print_record(side: str, record: Record, done: int, count: int) -> None:
-        state = "" if record.status == "ok" else f" {clean(record.status_text)}"
-        state = f" {SAME_COMPUTATION}" if record.is_certified else state
-        left = paces[side].left(done, count, time.monotonic())
-        print_progress(f"[{done}/{count}] {side} {record.case.id}{state}{left}")
-
-    return print_record
 
 
 def _clean() -> None:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.runs.run_file import RunFile
-    from peft_regress.runs.schema import Record
+    from peft_regress.runs.schema import Machine, Record
 
 _NO_PROGRAM: Final = "UnsupportedProgramError"
 """The error of a case that ExecuTorch refuses."""
@@ -82,11 +82,16 @@ def _may_use_more(record: Record) -> bool:
 
 
 def differences(
-    part: Part, here: Header, *, version_of: Callable[[str], str | None] | None = None
+    part: Part,
+    here: Header,
+    *,
+    version_of: Callable[[str], str | None] | None = None,
+    any_machine: bool = False,
 ) -> list[str]:
     """Return why the records of a part are not those of this run; empty if they are.
 
-    version_of: the installed version of a package that not every case depends on.
+    version_of: the installed version of a package that not every case depends on. any_machine:
+    whether records of other machines do.
     """
     there = part.header
     find = version_of or installed_version
@@ -95,7 +100,7 @@ def differences(
         old, new = there.environment.get(name), here.environment.get(name) or find(name)
         if old != new:
             found.append(f"{name} {old or 'not installed'}, now {new or 'not installed'}")
-    if there.machine.digest != here.machine.digest:
+    if not any_machine and there.machine.digest != here.machine.digest:
         found.append(f"another machine ({_shown(there)}, now {_shown(here)})")
     if set(there.metrics_known) != set(KNOWN):
         found.append("another peft_regress, which measured other metrics")
@@ -103,31 +108,42 @@ def differences(
 
 
 def usable_records(
-    part: Part, here: Header, *, version_of: Callable[[str], str | None] | None = None
+    part: Part,
+    here: Header,
+    *,
+    version_of: Callable[[str], str | None] | None = None,
+    any_machine: bool = False,
 ) -> dict[str, KeptRecord]:
     """Return the records of a part by case, without those that must be measured again.
 
     These are cases in error, whose cause may be gone, cases of another machine, and cases of which
-    a package that not every case uses has changed.
+    a package that not every case uses has changed. With `any_machine` each record says where it was
+    measured.
     """
     find = version_of or installed_version
+    machine = part.header.machine if any_machine else UNSET
     return {
-        kept.record.case.id: _as_taken(kept)
+        kept.record.case.id: _as_taken(kept, machine)
         for kept in part.records
         if kept.record.status != "error"
-        and kept.record.machine in {UNSET, here.machine}
+        and (any_machine or kept.record.machine in {UNSET, here.machine})
         and all(find(name) == old for name, old in kept.imported.items())
     }
 
 
-def _as_taken(kept: KeptRecord) -> KeptRecord:
-    """Return it without the time relative to another case, which the new run works out anew."""
+def _as_taken(kept: KeptRecord, machine: Machine | UnsetType) -> KeptRecord:
+    """Return it without the time relative to another case, which the new run works out anew.
+
+    machine: where it was measured if it names no machine.
+    """
     metrics: dict[str, Any] = {
         name: metric
         for name, metric in kept.record.metrics.items()
         if name != "relative_step_seconds"
     }
     record = msgspec.structs.replace(kept.record, metrics=metrics)
+    if record.machine is UNSET:
+        record = msgspec.structs.replace(record, machine=machine)
     return msgspec.structs.replace(kept, record=record, is_taken=True)
 
 

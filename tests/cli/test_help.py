@@ -72,7 +72,7 @@ def test_the_environment_options_arrive_as_one_setup(tmp_path):
         seen.update(settings)
 
     words = "--jobs 3 --time-limit 5 --pip-time-limit 7 --pre --yes --summary a.md --baselines b"
-    words += " --resume c.json"
+    words += " --resume c.json --on tcp://a:1 --gpu"
     measure.main(words.split(), standalone_mode=False)
     setup = seen.pop("setup")
     assert (setup.jobs, setup.time_limit, setup.pip_seconds) == (3, 5, 7)
@@ -80,6 +80,8 @@ def test_the_environment_options_arrive_as_one_setup(tmp_path):
     assert seen == {
         "pre": True,
         "replace_torch": True,
+        "on": "tcp://a:1",
+        "uses_gpus": True,
         "resume": Path("c.json"),
         "summary": Path("a.md"),
     }

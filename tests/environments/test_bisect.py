@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
+import threading
 
 import pytest
+from msgspec.structs import replace
 from package_world import SETUP, World, set_world
 from packaging.version import Version
 
 from peft_regress.cli.main import main
+from peft_regress.environments.overlay.overlay import ReplacesTorchError
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.reproduction import reproduce as reproduce_module
+from peft_regress.environments.upgrade import releases
 from peft_regress.environments.upgrade.bisect import BisectSettings, bisect
 from peft_regress.environments.upgrade.bisect_report import (
     bisection_document,
@@ -40,12 +46,78 @@ def world(monkeypatch):
 
 
 def found(**settings):
-    settings = {"package": "peft", "good": GOOD, "bad": BAD, "case": CASE, **settings}
-    return bisect(BisectSettings(setup=SETUP, **settings))
+    usual = {"package": "peft", "good": GOOD, "bad": BAD, "case": CASE, "setup": SETUP}
+    return bisect(BisectSettings(**{**usual, **settings}))
 
 
 def boundaries(bisection) -> list[tuple[str, str]]:
     return [(str(one.old), str(one.new)) for one in bisection.transitions]
+
+
+# --- on an engine ---------------------------------------------------------------------------------
+
+
+class AtOnce:
+    """Stands for a cluster: nothing but what a search asks of it."""
+
+    status = ""
+
+    def __init__(self) -> None:
+        self.was_stopped = False
+
+    def stop(self) -> None:
+        self.was_stopped = True
+
+
+def test_on_a_cluster_all_releases_are_measured_at_once_with_the_same_result(world, monkeypatch):
+    world.moved = since("0.20.0", forward_flops=2000)
+    alone = found(every=True)
+    world.runs.clear()
+    both, calls = threading.Barrier(2), itertools.count(1)
+    measure = world.measure_cases
+
+    def meeting(*given, **settings):
+        if next(calls) <= 2:
+            both.wait(timeout=20)  # raises if the other one does not come
+        return measure(*given, **settings)
+
+    monkeypatch.setattr(releases, "measure_cases", meeting)
+    setup = dataclasses.replace(SETUP, engine=AtOnce())
+    result = found(every=True, setup=setup)
+    assert boundaries(result) == boundaries(alone) == [("0.19.0", "0.20.0")]
+    assert result.tried == alone.tried
+    assert sorted(world.versions_tried()) == RELEASES
+
+
+def test_on_a_cluster_a_release_that_cannot_be_measured_is_skipped_and_an_error_ends_all(
+    world, monkeypatch
+):
+    engine = AtOnce()
+    setup = dataclasses.replace(SETUP, engine=engine)
+    bad = Version("0.20.0")
+    world.broken = lambda packages: InputError("broken") if packages["peft"] == bad else None
+    result = found(every=True, setup=setup)
+    assert {str(version) for version in result.skipped} == {"0.20.0"}
+    assert not engine.was_stopped
+    world.replaces_torch = True
+    with pytest.raises(ReplacesTorchError):
+        found(every=True, setup=setup)
+    assert engine.was_stopped
+
+
+def test_a_release_whose_cases_were_lost_is_skipped(world, monkeypatch):
+    measure = world.measure_cases
+
+    def losing(cases, **settings):
+        run = measure(cases, **settings)
+        is_lost = run.environment["peft"] == "0.20.0"
+        return replace(run, cases={}) if is_lost else run
+
+    monkeypatch.setattr(releases, "measure_cases", losing)
+    result = found(every=True)
+    assert list(map(str, result.skipped.values())) == [
+        f"1 case lost with the nodes that measured: {CASE}"
+    ]
 
 
 # --- the search ----------------------------------------------------------------------------------

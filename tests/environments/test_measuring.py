@@ -29,7 +29,6 @@ from peft_regress import registry
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
-from peft_regress.environments.upgrade import upgrade as upgrading
 from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import (
     MeasuringSetup,
@@ -37,6 +36,7 @@ from peft_regress.environments.upgrade.measuring import (
     measure_cases,
 )
 from peft_regress.environments.upgrade.messages import Import, Measure
+from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.environments.upgrade.worker import handlers
 from peft_regress.environments.worker import process as process_module
 from peft_regress.environments.worker.environment_variables import variables
@@ -396,7 +396,7 @@ def test_without_training_a_record_has_only_costs_and_can_be_stored(tiny, tmp_pa
     sizes = {"trainable_params", "total_params", "adapter_bytes"}
     assert names <= {*COST_METRICS, *INFERENCE_METRICS, *sizes}
     assert (record.status, record.invariants) == ("ok", {})
-    upgrading._save(tmp_path / "run.json", make_run(record))
+    save_run(tmp_path / "run.json", make_run(record))
     assert read_run_file(tmp_path / "run.json").run.cases == {TINY.id: record}
     trained = worker_side(Measure(trains=True)).record
     assert trained == measure(Recipe.of(TINY, tiny), profiles=ProfileCache(), timed=False).record

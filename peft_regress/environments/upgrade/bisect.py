@@ -152,6 +152,7 @@ class _Search:
     def every(self, cases: Sequence[Case]) -> tuple[list[Transition], bool]:
         """Return every change between neighbouring releases."""
         trains = evidence_for(self.settings.metric)[-1]
+        self.releases.measure_at_once(cases, trains=trains)
         usable = [
             version
             for version in self.releases.versions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+import threading
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,15 @@ if TYPE_CHECKING:
 
 
 class RecordKeeper:
-    """Takes what was measured in an equal environment, and keeps what is measured now."""
+    """Takes what was measured in an equal environment, and keeps what is measured now.
+
+    Threads may share it.
+    """
 
     def __init__(self, writer: JournalWriter, parts: list[Part]) -> None:
         self._writer = writer
         self._parts = parts
+        self._lock = threading.Lock()
         self.taken = 0
         self.measured = 0
         self.reasons: list[str] = []
@@ -50,31 +55,40 @@ class RecordKeeper:
         trains: bool,
         python: Path,
         known: KnownTraining | None = None,
+        any_machine: bool = False,
     ) -> KeptRecord | None:
         """Return what was measured of a case in an environment; None if it must be measured.
 
-        A record that was not trained is taken only if it computes what is known now.
+        A record that was not trained is taken only if it computes what is known now. With
+        `any_machine` it may be of another machine, which it then names.
         """
         found = None
         for part in self._parts:
             find = version_in(python)
-            reasons = differences(part, header, version_of=find)
+            reasons = differences(part, header, version_of=find, any_machine=any_machine)
             if reasons:
                 self.reasons = self.reasons or reasons
                 continue
-            kept = usable_records(part, header, version_of=find).get(case)
+            usable = usable_records(part, header, version_of=find, any_machine=any_machine)
+            kept = usable.get(case)
             if kept is None or (kept.record.definition, kept.trains) != (definition, trains):
                 continue
             if not kept.record.is_certified or (known is not None and known.certifies(kept.record)):
                 found = kept
-        self.taken += found is not None
+        with self._lock:
+            self.taken += found is not None
         return found
+
+    def has(self, case: str) -> bool:
+        """Return whether an earlier try has a record of a case, usable or not."""
+        return any(kept.record.case.id == case for part in self._parts for kept in part.records)
 
     def keep(self, header: Header, kept: KeptRecord) -> None:
         """Write a record to the journal; one that was taken is there, or in what is resumed."""
         if not kept.is_taken:
-            self.measured += 1
-            self._writer.add(header, kept)
+            with self._lock:
+                self.measured += 1
+                self._writer.add(header, kept)
 
 
 def version_in(python: Path) -> Callable[[str], str | None]:

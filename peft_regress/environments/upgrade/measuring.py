@@ -11,11 +11,9 @@ import re
 import tempfile
 import threading
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.environments.overlay.pip import PIP_SECONDS
 from peft_regress.environments.upgrade.messages import (
     Import,
@@ -24,6 +22,7 @@ from peft_regress.environments.upgrade.messages import (
     Measured,
     error_record,
 )
+from peft_regress.environments.upgrade.orders import Order, Results, groups_of
 from peft_regress.environments.worker.environment_variables import variables
 from peft_regress.environments.worker.process import (
     InterpreterError,
@@ -37,20 +36,22 @@ from peft_regress.errors import InputError
 from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import usable_cores
 from peft_regress.runs.journal import Header, KeptRecord
-from peft_regress.runs.schema import SCHEMA_VERSION, Failure, Run, Selection
+from peft_regress.runs.schema import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from peft_regress.cases import Case
+    from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.keeping import RecordKeeper
     from peft_regress.environments.upgrade.known_training import KnownTraining
-    from peft_regress.runs.schema import Machine, Record
+    from peft_regress.environments.upgrade.orders import Engine
+    from peft_regress.runs.schema import Machine, Record, Run
 
 CASE_SECONDS: Final = 600.0
 """How long one case may take: thirty times the slowest one on two idle cores."""
 
-_MODULE: Final = "peft_regress.environments.upgrade.worker"
+WORKER_MODULE: Final = "peft_regress.environments.upgrade.worker"
 _LIBRARIES: Final = ("torch", "torchvision", "peft", "galore_torch")
 _MOST_JOBS: Final = 8
 # Folders in a message: they differ between machines and between environments.
@@ -84,26 +85,30 @@ class MeasuringSetup:
     """Seconds that one call of pip may take."""
     keeper: RecordKeeper | None = None
     """Takes and keeps records; None if each is measured and only the result is kept."""
+    engine: Engine | None = None
+    """What measures instead of workers of this machine."""
+
+
+@dataclass
+class WorkerPlace:
+    """Has one worker at a time, and none before the first case and after one is lost."""
+
+    worker: WorkerProcess | None = None
 
 
 @dataclass
 class MeasuringWorkers:
     """What the threads of one run share: each has one worker at a time and takes the next cases."""
 
-    python: Path
+    order: Order
     setup: MeasuringSetup
-    trains: bool
-    keep_adapters: Path | None
     folder: Path
     """The working directory of the workers."""
-    waiting: queue.SimpleQueue[list[Case]]
-    on_record: Callable[[Record], None]
-    known: Mapping[str, KnownTraining] = field(default_factory=dict)
-    """What need not be trained again, by case."""
-    records: dict[str, Record] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    imported: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The packages that a case uses beyond the requirements of this package, by case."""
+    results: Results = field(default_factory=Results)
+    waiting: queue.SimpleQueue[list[Case]] = field(default_factory=queue.SimpleQueue)
+    on_record: Callable[[Record], None] = lambda _: None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of the workers, besides those of this process."""
     machine: Machine | None = None
     taken: set[str] = field(default_factory=set)
     """The cases whose records were measured by an earlier run."""
@@ -116,7 +121,7 @@ class MeasuringWorkers:
 
     def _work(self) -> None:
         """Measure cases until none is waiting; each thread runs this."""
-        worker: WorkerProcess | None = None
+        place = WorkerPlace()
         try:
             while not self.running.are_stopped:
                 try:
@@ -124,21 +129,36 @@ class MeasuringWorkers:
                 except queue.Empty:
                     return
                 for case in cases:
-                    record = None
-                    while record is None:
-                        is_fresh = worker is None
-                        worker = worker or self._new_worker()
-                        record = self._measured(worker, case, is_fresh=is_fresh)
-                        if not worker.is_alive:
-                            self.running.close(worker)
-                            worker = None
+                    record = self.measure_case(place, case)
                     with self.lock:
-                        self.records[case.id] = record
                         self._keep(record)
                         self.on_record(record)
         finally:
-            if worker is not None:
-                self.running.close(worker)
+            self.empty(place)
+
+    def measure_case(self, place: WorkerPlace, case: Case) -> Record:
+        """Measure a case by the worker of a place, or by a new one, which stays there.
+
+        Raises `UnusableEnvironmentError` if nothing can be measured in the environment.
+        """
+        record = None
+        while record is None:
+            is_fresh = place.worker is None
+            place.worker = place.worker or self._new_worker()
+            record = self._measured(place.worker, case, is_fresh=is_fresh)
+            if not place.worker.is_alive:
+                self.empty(place)
+        with self.lock:
+            self.results.records[case.id] = record
+            if self.machine is not None:
+                self.results.machines[case.id] = self.machine
+        return record
+
+    def empty(self, place: WorkerPlace) -> None:
+        """End the worker of a place, if there is one."""
+        if place.worker is not None:
+            self.running.close(place.worker)
+            place.worker = None
 
     def _measured(self, worker: WorkerProcess, case: Case, *, is_fresh: bool) -> Record | None:
         """Return the record of a case; None if an earlier case has left the worker unusable."""
@@ -174,7 +194,7 @@ class MeasuringWorkers:
         if self.machine is None:
             return None
         return Header(
-            environment=self.environment, machine=self.machine, metrics_known=sorted(KNOWN)
+            environment=self.results.environment, machine=self.machine, metrics_known=sorted(KNOWN)
         )
 
     def _taken(self, case: Case, definition: str) -> Record | None:
@@ -187,13 +207,13 @@ class MeasuringWorkers:
                 case.id,
                 definition,
                 header,
-                trains=self.trains,
-                python=self.python,
-                known=self.known.get(case.id),
+                trains=self.order.trains,
+                python=self.order.python,
+                known=self.order.known.get(case.id),
             )
             if kept is None:
                 return None
-            self.imported[case.id] = kept.imported
+            self.results.imported[case.id] = kept.imported
             self.taken.add(case.id)
             return kept.record
 
@@ -203,20 +223,21 @@ class MeasuringWorkers:
         if keeper is not None and header is not None:
             kept = KeptRecord(
                 record=record,
-                trains=self.trains,
-                imported=self.imported.get(record.case.id, {}),
+                trains=self.order.trains,
+                imported=self.results.imported.get(record.case.id, {}),
                 is_taken=record.case.id in self.taken,
             )
             keeper.keep(header, kept)
 
     def _answered(self, worker: WorkerProcess, case: Case) -> Record:
-        folder = None if self.keep_adapters is None else str(self.keep_adapters.absolute())
-        known = self.known.get(case.id) if self.trains else None
-        request = Measure(trains=self.trains, keep_adapters=folder, known=known)
+        order, kept = self.order, self.order.keep_adapters
+        folder = None if kept is None else str(kept.absolute())
+        known = order.known.get(case.id) if order.trains else None
+        request = Measure(trains=order.trains, keep_adapters=folder, known=known)
         answer = worker.call(request, Measured)
         record = answer.record
         with self.lock:
-            self.imported[case.id] = answer.packages
+            self.results.imported[case.id] = answer.packages
         if record.case != case:
             msg = f"{worker.interpreter}: its worker answered with the record of {record.case.id}"
             raise WorkerError(msg)
@@ -225,11 +246,11 @@ class MeasuringWorkers:
     def _new_worker(self) -> WorkerProcess:
         try:
             worker = WorkerProcess(
-                str(self.python),
-                _MODULE,
+                str(self.order.python),
+                WORKER_MODULE,
                 time_limit=self.setup.time_limit,
                 folder=self.folder,
-                environment=variables(),
+                environment={**variables(), **self.variables},
                 on_start=self.running.add,
             )
         except InterpreterError as error:
@@ -246,7 +267,7 @@ class MeasuringWorkers:
 
     def _check(self, worker: WorkerProcess, imported: Imported) -> None:
         """Raise `UnusableEnvironmentError` if the worker imports other code than is installed."""
-        own = self.python.parent.parent
+        own = self.order.python.parent.parent
         for name, file in imported.files.items():
             # A folder of the user's PYTHONPATH comes before what is installed.
             for installed in own.glob(f"lib/python*/site-packages/{name}/__init__.py"):
@@ -257,10 +278,10 @@ class MeasuringWorkers:
                     )
                     raise UnusableEnvironmentError(msg)
         with self.lock:
-            if self.environment not in ({}, worker.packages):
+            if self.results.environment not in ({}, worker.packages):
                 msg = f"{worker.interpreter}: its packages changed during the run; run it again"
                 raise UnusableEnvironmentError(msg)
-            self.environment, self.machine = worker.packages, imported.machine
+            self.results.environment, self.machine = worker.packages, imported.machine
 
 
 def measure_cases(  # noqa: PLR0913  (each is one setting)
@@ -268,6 +289,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     *,
     python: Path,
     setup: MeasuringSetup,
+    planned: Sequence[Planned] = (),
     narrowed_by: Sequence[str] = (),
     matrix: str = "default",
     trains: bool = True,
@@ -278,66 +300,55 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
 ) -> Run:
     """Measure cases in an interpreter that has this peft_regress, and return the run.
 
-    `narrowed_by` states how the cases were selected from the matrix. Without `trains` a record has
-    only the costs of a step. `known` is what need not be trained again, by case. `on_record` gets
-    each record when it is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it.
-    Raises `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no
-    cases.
+    `planned` is what the interpreter's environment has over the running one. `narrowed_by` states
+    how the cases were selected from the matrix. Without `trains` a record has only the costs of a
+    step. `known` is what need not be trained again, by case. `on_record` gets each record when it
+    is made; `on_interrupt` gets the run so far if an error or Ctrl-C ends it. Raises
+    `UnusableEnvironmentError` if nothing can be measured there, `InputError` if there are no cases.
     """
     if not cases:
         msg = "there is no case to measure"
         raise InputError(msg)
+    order = Order(
+        cases=tuple(cases),
+        # Not resolved: the link's target is the interpreter without the environment.
+        python=python.absolute(),
+        planned=tuple(planned),
+        trains=trains,
+        keep_adapters=keep_adapters,
+        known=known or {},
+    )
+    results = Results()
+    measure = _measure_here if setup.engine is None else setup.engine.measure
+    try:
+        measure(order, setup=setup, results=results, on_record=on_record)
+    except BaseException:
+        if results.records:
+            on_interrupt(results.run(matrix=matrix, narrowed_by=["interrupted"]))
+        raise
+    if not results.machines:
+        msg = f"{python}: no case was measured"
+        raise UnusableEnvironmentError(msg)
+    return results.run(matrix=matrix, narrowed_by=narrowed_by)
+
+
+def _measure_here(
+    order: Order,
+    *,
+    setup: MeasuringSetup,
+    results: Results,
+    on_record: Callable[[Record], None],
+) -> None:
+    """Measure by several workers of this machine."""
     with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as folder:
         workers = MeasuringWorkers(
-            # Not resolved: the link's target is the interpreter without the environment.
-            python=python.absolute(),
+            order=order,
             setup=setup,
-            trains=trains,
-            keep_adapters=keep_adapters,
             # A library that writes into its working directory writes into this one.
             folder=Path(folder),
-            waiting=queue.SimpleQueue(),
+            results=results,
             on_record=on_record,
-            known=known or {},
         )
-        for group in _groups(cases):
+        for group in groups_of(order.cases):
             workers.waiting.put(group)
-        try:
-            workers.run()
-        except BaseException:
-            if workers.records and workers.machine is not None:
-                run = _run(workers, workers.machine, matrix=matrix, narrowed_by=["interrupted"])
-                on_interrupt(run)
-            raise
-    if workers.machine is None:
-        msg = f"{python}: no worker described its machine"
-        raise UnusableEnvironmentError(msg)
-    return _run(workers, workers.machine, matrix=matrix, narrowed_by=narrowed_by)
-
-
-def _run(
-    workers: MeasuringWorkers, machine: Machine, *, matrix: str, narrowed_by: Sequence[str]
-) -> Run:
-    left_out = {case.id for case in matrix_cases(matrix)} - workers.records.keys()
-    imported = {name: found for each in workers.imported.values() for name, found in each.items()}
-    return Run(
-        schema_version=SCHEMA_VERSION,
-        environment=dict(sorted({**imported, **workers.environment}.items())),
-        machine=machine,
-        selection=Selection(
-            complete=not left_out,
-            narrowed_by=list(narrowed_by) if left_out else [],
-            not_selected=sorted(left_out),
-        ),
-        cases=dict(sorted(workers.records.items())),
-        metrics_known=sorted(KNOWN),
-    )
-
-
-def _groups(cases: Sequence[Case]) -> list[list[Case]]:
-    """Return the cases in groups that share a cost profile, ordered by architecture."""
-
-    def key(case: Case) -> tuple[str, str, int]:
-        return case.architecture, case.method, case.rank or 0
-
-    return [list(group) for _, group in groupby(sorted(cases, key=key), key=key)]
+        workers.run()

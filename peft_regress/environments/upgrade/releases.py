@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import queue
+import threading
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from packaging.version import InvalidVersion, Version
 
@@ -12,6 +15,7 @@ from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened
 from peft_regress.environments.overlay.pip import released_versions
 from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
+from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.gate.certificates import repeatable, with_training_of
 from peft_regress.gate.verdicts import observations_of
@@ -24,6 +28,12 @@ if TYPE_CHECKING:
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.gate.verdicts import Observation
+
+
+MOST_AT_ONCE: Final = 64
+"""How many releases are measured at once by another engine: each node stays with one, if it can."""
+_MOST_PREPARED: Final = 4
+"""How many overlays are prepared here at once."""
 
 
 class YankedError(InputError):
@@ -87,6 +97,9 @@ class Releases:
     """The cases that a release did not train again, with the run whose training they repeat."""
     planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
     tried: list[Version] = field(default_factory=list)
+    _preparing: threading.Semaphore = field(
+        default_factory=lambda: threading.Semaphore(_MOST_PREPARED)
+    )
 
     def observe(
         self, version: Version, cases: Sequence[Case], *, trains: bool
@@ -107,6 +120,26 @@ class Releases:
                 return None
         return {case.id: known[case.id] for case in cases}
 
+    def measure_at_once(self, cases: Sequence[Case], *, trains: bool) -> None:
+        """Measure all releases at the same time, if another engine than this machine measures.
+
+        None of them is then spared a training by another one.
+        """
+        engine = self.setup.engine
+        if engine is None:
+            return
+        waiting: queue.SimpleQueue[Version] = queue.SimpleQueue()
+        for version in self.versions:
+            waiting.put(version)
+
+        def work() -> None:
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self.observe(waiting.get_nowait(), cases, trains=trains)
+
+        count = min(MOST_AT_ONCE, len(self.versions))
+        in_threads([work] * count, stop=engine.stop, prefix="release")
+
     def requirements_of(self, version: Version) -> list[str]:
         """Return the requirements that the environment of a release is made of."""
         return [f"{self.package}=={version}", *self.also_install]
@@ -116,11 +149,14 @@ class Releases:
     ) -> dict[str, Observation]:
         what = "fine-tuning" if trains else "costs"
         self.progress(f"{self.package} {version}: {what} of {count_of(len(cases), 'case')}")
-        with opened_overlay(
-            self.requirements_of(version),
-            replace_torch=self.replace_torch,
-            seconds=self.setup.pip_seconds,
-        ) as overlay:
+        with contextlib.ExitStack() as stack:
+            opening = opened_overlay(
+                self.requirements_of(version),
+                replace_torch=self.replace_torch,
+                seconds=self.setup.pip_seconds,
+            )
+            with self._preparing:
+                overlay = stack.enter_context(opening)
             if any(one.name == self.package and one.is_yanked for one in overlay.planned):
                 msg = "yanked by its maintainers"
                 raise YankedError(msg)
@@ -129,10 +165,15 @@ class Releases:
             run = measure_cases(
                 cases,
                 python=overlay.python,
+                planned=overlay.planned,
                 setup=self.setup,
                 trains=trains,
                 known=known_trainings(nearest),
             )
+        lost = [case.id for case in cases if case.id not in run.cases]
+        if lost:
+            msg = f"{count_of(len(lost), 'case')} lost with the nodes that measured: {lost[0]}"
+            raise InputError(msg)
         if version not in self.tried:
             self.tried.append(version)
         observed = observations_of(run, f"{self.package} {version}")
@@ -143,7 +184,7 @@ class Releases:
         here = self.versions.index(version)
         trained = sorted(
             (abs(self.versions.index(other) - here), other)
-            for other, trains in self.measured
+            for other, trains in list(self.measured)  # another thread may add to it
             if trains and other != version
         )
         found: dict[str, Observation] = {}

@@ -189,6 +189,7 @@ def _shown(
         [references[name].record.case for name in examples],
         python=overlay.python,
         setup=setup,
+        planned=overlay.planned,
         trains=any(finding.cause.strand != "costs" for finding in findings),
         known=known_trainings(references) if quick else None,
     )

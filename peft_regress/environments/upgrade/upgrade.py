@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
+from peft_regress.baselines.adapters import adapters_of_run
 from peft_regress.baselines.named import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import select_cases
@@ -18,16 +18,15 @@ from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.environments.upgrade.responsible import find_responsible
+from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.resuming import installed_version
-from peft_regress.runs.run_file import without_host, write_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from typing import Any
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.folder import Overlay
@@ -116,7 +115,7 @@ def upgrade(
 
         def measured_base() -> Mapping[str, Observation]:
             progress("measuring the current environment: no stored baseline has its packages")
-            base = _measured("current", cases, Path(sys.executable), settings, on_record)
+            base = _measured("current", cases, None, settings, on_record)
             return observations_of(base, "the current environment")
 
         if stored is None and settings.quick:
@@ -124,9 +123,9 @@ def upgrade(
         known = known_trainings(stored) if stored is not None and settings.quick else {}
         if settings.quick and not known:
             progress("no case of the base says what it computed, so all of them train")
-        candidate = _measured("candidate", cases, overlay.python, settings, on_record, known=known)
+        candidate = _measured("candidate", cases, overlay, settings, on_record, known=known)
         if settings.save is not None:
-            _save(settings.save, candidate)
+            save_run(settings.save, candidate)
         if stored is None:
             stored = measured_base()
         names = [case.id for case in cases]
@@ -207,48 +206,27 @@ def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
 def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
     side: str,
     cases: Sequence[Case],
-    python: Path,
+    overlay: Overlay | None,
     settings: UpgradeSettings,
     on_record: OnRecord,
     *,
     known: Mapping[str, KnownTraining] | None = None,
 ) -> Run:
+    """Measure in an overlay, or in the running environment."""
     done = itertools.count(1)
-
     save = settings.save if side == "candidate" else None
     return measure_cases(
         cases,
-        python=python,
+        python=Path(sys.executable) if overlay is None else overlay.python,
+        planned=() if overlay is None else overlay.planned,
         setup=settings.setup,
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
         keep_adapters=None if save is None else adapters_of_run(save),
         known=known,
         on_record=lambda record: on_record(side, record, next(done), len(cases)),
-        on_interrupt=lambda run: None if save is None else _save(save, run),
+        on_interrupt=lambda run: None if save is None else save_run(save, run),
     )
-
-
-def _save(path: Path, run: Run) -> None:
-    write_run_file(path, run, _document_base())
-    prune_adapters(adapters_of_run(path), run)
-
-
-def _document_base() -> dict[str, Any]:
-    """Return what pytest-benchmark writes besides the cases: the machine, and no times."""
-    import datetime as dt
-
-    import pytest_benchmark
-    from pytest_benchmark.plugin import pytest_benchmark_generate_machine_info
-    from pytest_benchmark.utils import get_commit_info
-
-    return {
-        "machine_info": without_host(pytest_benchmark_generate_machine_info()),  # type: ignore[no-untyped-call]  # untyped there
-        "commit_info": get_commit_info(),  # type: ignore[no-untyped-call]  # untyped there
-        "benchmarks": [],
-        "datetime": dt.datetime.now(dt.UTC).isoformat(),
-        "version": pytest_benchmark.__version__,
-    }
 
 
 def _overlay_sentence(overlay: Overlay) -> str:

@@ -1,0 +1,142 @@
+"""The command `peft-regress measure`."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from peft_regress.baselines.adapters import adapters_of_run, add_adapters
+from peft_regress.baselines.outputs import check_outside
+from peft_regress.catalogue.matrix import select_cases
+from peft_regress.catalogue.sources import require_sources
+from peft_regress.cli.options import (
+    NamedPath,
+    SectionedCommand,
+    baselines_option,
+    cases_option,
+    engine_options,
+    examples,
+    jobs_option,
+    limit_option,
+    matrix_option,
+    opened_engine,
+    output_file,
+)
+from peft_regress.cli.progress import print_sentence, record_printer
+from peft_regress.environments.upgrade.keeping import kept_records
+from peft_regress.environments.upgrade.measuring import (
+    MeasuringSetup,
+    default_jobs,
+    measure_cases,
+)
+from peft_regress.environments.upgrade.saving import save_run
+from peft_regress.interrupts import ending_signals_interrupt
+from peft_regress.report.terminal import say
+from peft_regress.runs.journal import run_file_of
+from peft_regress.text import count_of
+
+if TYPE_CHECKING:
+    from peft_regress.runs.schema import Record, Run
+
+_INCOMPLETE_EXIT = 3
+
+
+@click.command(
+    "measure",
+    cls=SectionedCommand,
+    sections={
+        "Cases": ("cases", "matrix"),
+        "Work": ("on", "uses_gpus", "jobs", "time_limit"),
+        "Files": ("save", "resume"),
+    },
+    epilog=examples(
+        "peft-regress measure --save runs/new.json",
+        "peft-regress measure --cases 'shift/*/resnet18' --save runs/new.json",
+        "peft-regress measure --on tcp://10.0.0.5:8786 --save runs/new.json",
+    ),
+)
+@cases_option()
+@matrix_option
+@click.option(
+    "--save",
+    type=output_file,
+    metavar="FILE",
+    required=True,
+    help="Write the run to this file; a journal beside it keeps each record as it is made.",
+)
+@click.option(
+    "--resume",
+    type=NamedPath(path_type=Path),
+    metavar="PATH",
+    help="Take what an earlier try measured in the same packages, by its run file or journal.",
+)
+@engine_options
+@jobs_option("Measure this many cases at once (default: one per core).")
+@limit_option("--time-limit", "How long one case may take.")
+@baselines_option
+@click.pass_context
+def command(  # noqa: PLR0913  (options)
+    context: click.Context,
+    /,
+    *,
+    cases: str | None,
+    matrix: str,
+    save: Path,
+    resume: Path | None,
+    on: str,
+    uses_gpus: bool,
+    jobs: int | None,
+    time_limit: int,
+    baselines: Path,
+) -> None:
+    """Measure cases and write their run, without pytest and without a verdict.
+
+    The run is like that of `pytest --regress-save`, but for times: `compare` judges it and
+    `accept` stores it. The exit code is 3 if a case has no record.
+    """
+    check_outside(save, baselines, "--save")
+    chosen = select_cases(cases, matrix=matrix)
+    require_sources(baselines, chosen)
+    with (
+        ending_signals_interrupt(),
+        opened_engine(on, uses_gpus=uses_gpus, baselines=baselines, say=print_sentence) as engine,
+        kept_records(save, resume, print_sentence) as keeper,
+    ):
+        if resume is not None:
+            add_adapters(run_file_of(resume), save)
+        print_record, done = record_printer(engine), itertools.count(1)
+
+        def on_record(record: Record) -> None:
+            print_record("", record, next(done), len(chosen))
+
+        run = measure_cases(
+            chosen,
+            python=Path(sys.executable),
+            setup=MeasuringSetup(
+                baselines=baselines,
+                jobs=jobs or default_jobs(),
+                time_limit=time_limit,
+                keeper=keeper,
+                engine=engine,
+            ),
+            narrowed_by=[] if cases is None else [f"--cases {cases}"],
+            matrix=matrix,
+            keep_adapters=adapters_of_run(save),
+            on_record=on_record,
+            on_interrupt=lambda run: save_run(save, run),
+        )
+        save_run(save, run)
+    say(_outcome(run, save))
+    lacking = [case.id for case in chosen if case.id not in run.cases]
+    context.exit(_INCOMPLETE_EXIT if lacking else 0)
+
+
+def _outcome(run: Run, save: Path) -> str:
+    wrong = [record for record in run if record.status == "error"]
+    failed = f", {len(wrong)} in error" if wrong else ""
+    return f"{shlex.quote(str(save))}: {count_of(len(run.cases), 'case')}{failed}"

@@ -1,0 +1,42 @@
+"""What commands that measure print on standard error while they work."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from peft_regress.report.pace import Pace
+from peft_regress.report.sentences import SAME_COMPUTATION
+from peft_regress.report.terminal import print_progress
+from peft_regress.text import clean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from peft_regress.environments.upgrade.orders import Engine
+    from peft_regress.runs.schema import Record
+
+
+def print_sentence(text: str) -> None:
+    """Print a sentence about the progress."""
+    print_progress(clean(text, longest=400))
+
+
+def record_printer(engine: Engine | None = None) -> Callable[[str, Record, int, int], None]:
+    """Return a function that prints a line for each case of each side.
+
+    It gets the side, the record, how many records there are and how many there will be. The lines
+    also show the status of what measures, if that is not this machine.
+    """
+    paces: dict[str, Pace] = defaultdict(Pace)
+
+    def print_record(side: str, record: Record, done: int, count: int) -> None:
+        state = "" if record.status == "ok" else f" {clean(record.status_text)}"
+        state = f" {SAME_COMPUTATION}" if record.is_certified else state
+        left = paces[side].left(done, count, time.monotonic())
+        name = f"{side} {record.case.id}" if side else record.case.id
+        status = "" if engine is None else f" ({engine.status})"
+        print_progress(f"[{done}/{count}] {name}{state}{left}{status}")
+
+    return print_record

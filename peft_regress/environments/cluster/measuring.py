@@ -1,0 +1,410 @@
+"""Measure orders on the nodes of a Dask cluster, and take what comes back as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import queue
+import threading
+import uuid
+from collections import Counter
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.baselines.adapters import place_adapter
+from peft_regress.catalogue.own_cases import settings_in_use
+from peft_regress.environments.cluster.attempts import Attempts
+from peft_regress.environments.cluster.messages import NodeSetup, Task, TaskResult
+from peft_regress.environments.cluster.own_code import pack_own_code
+from peft_regress.environments.cluster.slots import Slots, heaviest_first
+from peft_regress.environments.upgrade.measuring import UnusableEnvironmentError
+from peft_regress.environments.upgrade.orders import groups_of
+from peft_regress.environments.upgrade.taking import taken_records
+from peft_regress.errors import InputError, SourceError
+from peft_regress.metrics import KNOWN
+from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.journal import Header, KeptRecord
+from peft_regress.runs.schema import canonical_digest
+from peft_regress.text import clean, count_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from distributed import Future
+
+    from peft_regress.cases import Case
+    from peft_regress.environments.cluster.connection import Connection
+    from peft_regress.environments.cluster.messages import MeasuredCase
+    from peft_regress.environments.cluster.node import Node
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.environments.upgrade.orders import Order, Results
+    from peft_regress.runs.schema import Record
+
+_TRIES: Final = 5
+_POLL_SECONDS: Final = 0.5
+_RESULT_SECONDS: Final = 60.0
+_MOST_LOSSES: Final = 3
+"""How often a task that was lost with its worker is started again."""
+_WITHOUT_WORKER_SECONDS: Final = 600.0
+"""How long to wait for a worker if all of them have gone."""
+
+
+class Cluster:
+    """An `Engine`: the workers of a scheduler."""
+
+    def __init__(
+        self, connection: Connection, *, name: str, topic: str, say: Callable[[str], None]
+    ) -> None:
+        """Measure by the plugin `name`, whose nodes tell of their progress under `topic`."""
+        self.connection = connection
+        self._plugin = name
+        self._topic = topic
+        self.say = say
+        self.slots = Slots(connection.workers)
+        self.attempts = Attempts()
+        self._numbers = itertools.count(1)
+        self._is_stopped = threading.Event()
+
+    @property
+    def status(self) -> str:
+        """How many tasks run, and how many were lost."""
+        lost = self.attempts.lost
+        return f"{self.attempts.running} running" + (f", {lost} lost" if lost else "")
+
+    def stop(self) -> None:
+        """End every order that is being measured, in whichever thread."""
+        self._is_stopped.set()
+
+    def told(self, event: tuple[float, str]) -> None:
+        """Take what a node tells: the time, and a message."""
+        self.attempts.told(event[1])
+
+    def measure(
+        self,
+        order: Order,
+        *,
+        setup: MeasuringSetup,
+        results: Results,
+        on_record: Callable[[Record], None],
+    ) -> None:
+        """Measure an order, group by group; each is kept as soon as it comes back.
+
+        Raises `UnusableEnvironmentError` if nothing can be measured in its environment, `NodeError`
+        for a node that cannot be used, `ClusterLostError` for a scheduler that has gone.
+        """
+        taken = taken_records(order, setup)
+        for name, kept in taken.items():
+            results.records[name] = kept.record
+            if kept.record.machine is not UNSET:
+                results.machines[name] = kept.record.machine
+            results.imported[name] = kept.imported
+            on_record(kept.record)
+        left = [case for case in order.cases if case.id not in taken]
+        with self.connection.in_use():
+            _Work(self, order, setup, results, on_record).measure(left)
+
+    def start(self, task: Task, worker: str, key: str) -> Future[str]:
+        """Hand a task to a worker."""
+        from peft_regress.environments.cluster.node import measure
+
+        task = msgspec.structs.replace(task, gpus=self.connection.gpus())
+        return self.connection.client.submit(
+            measure,
+            self._plugin,
+            msgspec.json.encode(task).decode(),
+            key=key,
+            workers=[worker],
+            resources=self.connection.resources,
+            retries=0,  # what fails by itself is data
+            pure=False,
+        )
+
+    def check(self) -> None:
+        """Raise if the work cannot go on."""
+        if self._is_stopped.is_set():
+            msg = "interrupted"
+            raise InputError(msg)
+        if not self.connection.is_up:
+            raise self.connection.lost()
+        if self.slots.seconds_empty > _WITHOUT_WORKER_SECONDS:
+            raise self.connection.no_worker()
+
+    def new_key(self, environment: str, group: Sequence[str]) -> str:
+        """Return the name of a task, as Dask's page shows it."""
+        first = group[0].replace("/", "-")
+        return f"{self._plugin}-{environment}-{first}-{next(self._numbers)}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Running:
+    """A task at a worker."""
+
+    task: Task
+    worker: str
+    future: Future[str]
+
+    def cancel(self) -> None:
+        """Let Dask forget it; a worker that has begun goes on."""
+        with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+            self.future.cancel()
+
+
+def _put(ended: queue.SimpleQueue[_Running | None], running: _Running, _: Future[str]) -> None:
+    ended.put(running)
+
+
+class _Work:
+    """One order while it is measured."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        order: Order,
+        setup: MeasuringSetup,
+        results: Results,
+        on_record: Callable[[Record], None],
+    ) -> None:
+        self._cluster = cluster
+        self._order = order
+        self._setup = setup
+        self._results = results
+        self._on_record = on_record
+        self._environment = _digest_of(order)
+        self._ended: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
+        """None wakes, since a worker is free again."""
+        self._waiting: list[Task] = []
+        """The next task comes last."""
+        self._running: list[_Running] = []
+        self._losses: Counter[str] = Counter()
+        """How often a task was lost with its worker, by key."""
+        self._number = 0
+
+    def measure(self, cases: list[Case]) -> None:
+        """Measure cases, and take what comes back as it comes."""
+        groups = heaviest_first([[case.id for case in group] for group in groups_of(cases)])
+        self._waiting = [self._task_of(group) for group in reversed(groups)]
+        slots = self._cluster.slots
+        self._number = slots.enter(self._environment, lambda: self._ended.put(None))
+        try:
+            while self._waiting or self._running:
+                self._cluster.check()
+                self._start_some()
+                slots.want(self._number, more=bool(self._waiting))
+                with contextlib.suppress(queue.Empty):
+                    ended = self._ended.get(timeout=_POLL_SECONDS)
+                    if ended in self._running:
+                        self._take(ended)
+                for running in list(self._running):
+                    if not slots.has(running.worker):
+                        self._lose(running, "its node has gone")
+        finally:
+            slots.leave(self._number)
+            for running in self._running:
+                running.cancel()
+                slots.give_back(self._number, running.worker)
+
+    def _task_of(self, group: list[str]) -> Task:
+        order = self._order
+        return Task(
+            key=self._cluster.new_key(self._environment, group),
+            planned=list(order.planned),
+            cases=group,
+            trains=order.trains,
+            keeps_adapters=order.keep_adapters is not None,
+            known={name: order.known[name] for name in group if name in order.known},
+            time_limit=self._setup.time_limit,
+            pip_seconds=self._setup.pip_seconds,
+        )
+
+    def _start_some(self) -> None:
+        """Start tasks while workers are free for this order."""
+        while self._waiting:
+            worker = self._cluster.slots.take(self._number)
+            if worker is None:
+                return
+            task = self._waiting.pop()
+            losses = self._losses[task.key]
+            self._cluster.attempts.started(task.key)
+            future = self._cluster.start(task, worker, f"{task.key}-{losses + 1}")
+            running = _Running(task, worker, future)
+            self._running.append(running)
+            future.add_done_callback(functools.partial(_put, self._ended, running))
+
+    def _take(self, running: _Running) -> None:
+        """Take the result of a task that has ended, however it ended."""
+        task, message = running.task, _message_of(running.future)
+        if message is None:
+            self._cluster.check()
+            self._lose(running, "its node was killed")
+            return
+        self._end(running)
+        result = msgspec.json.decode(message, type=TaskResult)
+        self._raise_problem(result)
+        self._check_environment(result)
+        kept = []
+        for measured in result.cases:
+            problem = self._cluster.attempts.disagreement(task.key, result, measured.record)
+            if problem is None:
+                self._keep(measured, result)
+                kept.append(measured.record)
+            else:
+                self._cluster.say(problem)
+        # All of them are on disk before anything is shown, which may be interrupted.
+        for record in kept:
+            self._on_record(record)
+
+    def _end(self, running: _Running, *, is_lost: bool = False) -> None:
+        self._running.remove(running)
+        self._cluster.attempts.ended(running.task.key, is_lost=is_lost)
+        self._cluster.slots.give_back(self._number, running.worker)
+
+    def _lose(self, running: _Running, why: str) -> None:
+        """Start a lost task again; after some losses give it up: its cases get no record."""
+        task = running.task
+        running.cancel()
+        self._end(running, is_lost=True)
+        self._losses[task.key] += 1
+        times = self._losses[task.key]
+        if times <= _MOST_LOSSES:
+            self._waiting.append(task)
+            self._cluster.slots.want(self._number, more=True)
+            return
+        problem = (
+            f"{', '.join(task.cases)}: given up after losing {count_of(times, 'node')}, "
+            f"{running.worker} last ({why}); such a case may take all memory of a node"
+        )
+        self._cluster.say(problem)
+
+    def _raise_problem(self, result: TaskResult) -> None:
+        problem = result.problem
+        if problem is None:
+            return
+        if problem.of == "node":
+            from peft_regress.environments.cluster.connection import NodeError
+
+            shown = problem.text if problem.text.startswith("node ") else None
+            raise NodeError(shown or f"node {result.node}: {problem.text}")
+        if problem.of == "source":
+            msg = f"node {result.node}: {problem.text}"
+            raise SourceError(msg)
+        msg = f"node {result.node}: {problem.text}"
+        raise UnusableEnvironmentError(msg)
+
+    def _check_environment(self, result: TaskResult) -> None:
+        known = self._results.environment
+        for name, (one, other) in changed_packages(
+            known or result.environment, result.environment
+        ).items():
+            msg = (
+                f"node {result.node}: has {name} {other or 'not installed'} in this environment, "
+                f"the nodes before it {one or 'not installed'}; remove its overlays with "
+                "`peft-regress upgrade --clean` there, and measure again"
+            )
+            raise UnusableEnvironmentError(msg)
+        self._results.environment = result.environment
+
+    def _keep(self, measured: MeasuredCase, result: TaskResult) -> None:
+        """Put a record on disk and among the results."""
+        record, results, machine = measured.record, self._results, result.machine
+        if machine is None:
+            return
+        if self._order.keep_adapters is not None:
+            place_adapter(self._order.keep_adapters, record.case, measured.adapter)
+        results.records[record.case.id] = record
+        results.machines[record.case.id] = machine
+        results.imported[record.case.id] = measured.imported
+        if self._setup.keeper is not None:
+            header = Header(
+                environment=result.environment, machine=machine, metrics_known=sorted(KNOWN)
+            )
+            kept = KeptRecord(record=record, trains=self._order.trains, imported=measured.imported)
+            self._setup.keeper.keep(header, kept)
+
+
+def _message_of(future: Future[str]) -> str | None:
+    """Return the result of a task; None if it was lost. Raises `InputError` for any other error."""
+    from distributed import KilledWorker
+
+    if future.status == "finished":
+        try:
+            return str(future.result(timeout=_RESULT_SECONDS))
+        except (OSError, TimeoutError, CancelledError):
+            return None  # the node has gone with the result
+    if future.status != "error":
+        return None
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        return None
+    msg = clean(f"{future.key}: {type(error).__name__}: {error}", longest=600)
+    raise InputError(msg)
+
+
+def _digest_of(order: Order) -> str:
+    """Return a name of the environment of an order."""
+    return canonical_digest(msgspec.to_builtins(order.planned)).removeprefix("sha256:")[:8]
+
+
+@contextlib.contextmanager
+def opened_cluster(
+    address: str, *, baselines: Path, uses_gpus: bool, say: Callable[[str], None]
+) -> Iterator[Cluster]:
+    """Connect to a scheduler, and prepare its workers, those that join later too.
+
+    Raises `InputError` without Dask and for what is no address, `ClusterLostError` if nobody
+    answers there or no worker can measure, `NodeError` for a worker that lacks something.
+    """
+    if find_spec("distributed") is None:
+        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        raise InputError(msg)
+    from peft_regress.environments.cluster.connection import connected
+    from peft_regress.environments.cluster.facts import facts_here
+    from peft_regress.environments.cluster.node import Node
+
+    baselines = baselines.absolute()
+    own = pack_own_code(settings_in_use())
+    with connected(address, uses_gpus=uses_gpus) as connection:
+        client = connection.client
+        name = f"peft-regress-{uuid.uuid4().hex[:8]}"
+        setup = NodeSetup(
+            topic=name, baselines=str(baselines), facts=facts_here(baselines), own=own
+        )
+        cluster = Cluster(connection, name=name, topic=name, say=say)
+        client.subscribe_topic(name, cluster.told)
+        try:
+            workers = _prepared(connection, Node(msgspec.json.encode(setup).decode()), name)
+            say(f"{address}: {count_of(workers, 'worker')}, dashboard {connection.dashboard}")
+            yield cluster
+        finally:
+            cluster.stop()
+            # Nobody may be there any more.
+            with contextlib.suppress(OSError, TimeoutError, RuntimeError):
+                if connection.is_up:
+                    client.unregister_worker_plugin(name)
+
+
+def _prepared(connection: Connection, node: Node, name: str) -> int:
+    """Let the workers prepare, and return how many there are. Raises `NodeError`."""
+    from peft_regress.environments.cluster.connection import NodeError
+    from peft_regress.environments.cluster.node import check
+
+    client, problem = connection.client, ""
+    for _ in range(_TRIES):
+        try:
+            client.register_plugin(node, name=name)
+            workers = list(connection.workers())
+            lacking = client.run(check, name, workers=workers)
+        except (OSError, TimeoutError, KeyError) as error:
+            problem = clean(f"{type(error).__name__}: {error}", longest=400)
+            continue  # one of them has just died
+        for lack in filter(None, lacking.values()):
+            raise NodeError(lack)
+        return len(workers)
+    msg = f"{connection.address}: its workers die when they are asked ({problem}); read their logs"
+    raise NodeError(msg)

@@ -1,0 +1,104 @@
+"""What a command and the nodes exchange, as JSON."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
+from peft_regress.environments.upgrade.known_training import (
+    KnownTraining,  # noqa: TC001  (msgspec reads it)
+)
+from peft_regress.runs.schema import Machine, Record  # noqa: TC001  (msgspec reads them)
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides the numbers of a node, and must be as in the process that asks."""
+
+    packages: dict[str, str]
+    """The versions of Python and of what a number can depend on."""
+    dask: str
+    """The version of distributed."""
+    code: str
+    """Digest of the code of peft_regress."""
+    files: dict[str, str]
+    """SHA-256 of each source model and stored adapter, by its path in the storage."""
+
+
+class OwnCode(msgspec.Struct, frozen=True, kw_only=True):
+    """A project's own cases: their import paths, and the code that lies beside pyproject.toml."""
+
+    paths: list[str]
+    archive: bytes
+    """A zip file with pyproject.toml."""
+
+
+class NodeSetup(msgspec.Struct, frozen=True, kw_only=True):
+    """What all tasks of one command have in common."""
+
+    topic: str
+    """Under which a node tells how far it is."""
+    baselines: str
+    """The storage, at the same path on every node."""
+    facts: Facts
+    own: OwnCode | None = None
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """Cases that share a cost profile, in one environment."""
+
+    key: str
+    planned: list[Planned]
+    """What the environment has over the node's own; empty for that itself."""
+    cases: list[str]
+    """Ids."""
+    trains: bool
+    keeps_adapters: bool
+    known: dict[str, KnownTraining]
+    time_limit: float
+    pip_seconds: float
+    gpus: dict[str, str] | None = None
+    """The GPU of each Dask worker, by address; None hides all GPUs from the cases."""
+
+
+class MeasuredCase(msgspec.Struct, frozen=True, kw_only=True):
+    """A record, and what a local worker would have left beside it."""
+
+    record: Record
+    imported: dict[str, str]
+    """The packages that the case uses beyond the requirements of this package."""
+    adapter: dict[str, bytes]
+    """The files of the kept adapter, by name."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a node cannot do a task."""
+
+    text: str
+    of: Literal["environment", "source", "node"]
+    """What is wrong: nothing can be measured in the environment, a source model is absent, or the
+    node itself cannot be used."""
+
+
+class TaskResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one attempt at a task gave."""
+
+    attempt: str
+    node: str
+    """As people find it: the name and the address of the Dask worker."""
+    machine: Machine | None = None
+    environment: dict[str, str] = {}
+    cases: list[MeasuredCase] = []
+    problem: Problem | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """A node has measured a case, and goes on with the next one of the task."""
+
+    key: str
+    attempt: str
+    node: str
+    case: str
+    exact: dict[str, int | float]
+    """The exact metrics that were measured."""

@@ -1,0 +1,63 @@
+"""What an earlier try measured of an order, for an engine that measures elsewhere.
+
+Definitions are those of this machine's environment: a worker here looks up the cases.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from peft_regress.environments.upgrade.measuring import WORKER_MODULE, UnusableEnvironmentError
+from peft_regress.environments.upgrade.messages import Import, Imported
+from peft_regress.environments.worker.environment_variables import variables
+from peft_regress.environments.worker.process import InterpreterError, WorkerError, WorkerProcess
+from peft_regress.metrics import KNOWN
+from peft_regress.runs.journal import Header
+
+if TYPE_CHECKING:
+    from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.environments.upgrade.orders import Order
+    from peft_regress.runs.journal import KeptRecord
+
+
+def taken_records(order: Order, setup: MeasuringSetup) -> dict[str, KeptRecord]:
+    """Return what may be taken in place of measuring, by case; records name their machines.
+
+    Raises `UnusableEnvironmentError` if the environment cannot be used here.
+    """
+    keeper = setup.keeper
+    known = [case for case in order.cases if keeper is not None and keeper.has(case.id)]
+    if keeper is None or not known:
+        return {}
+    found = {}
+    with tempfile.TemporaryDirectory(prefix="peft-regress-", ignore_cleanup_errors=True) as folder:
+        try:
+            with WorkerProcess(
+                str(order.python),
+                WORKER_MODULE,
+                time_limit=setup.time_limit,
+                folder=Path(folder),
+                environment=variables(),
+            ) as worker:
+                here = Header(
+                    environment=worker.packages,
+                    machine=worker.call(Import(modules=[]), Imported).machine,
+                    metrics_known=sorted(KNOWN),
+                )
+                for case in known:
+                    kept = keeper.take(
+                        case.id,
+                        worker.prepare(case, baselines=setup.baselines),
+                        here,
+                        trains=order.trains,
+                        python=order.python,
+                        known=order.known.get(case.id),
+                        any_machine=True,
+                    )
+                    if kept is not None:
+                        found[case.id] = kept
+        except (InterpreterError, WorkerError) as error:
+            raise UnusableEnvironmentError(str(error)) from None
+    return found

@@ -1,0 +1,492 @@
+"""The nodes of a Dask cluster measure what this machine would, whatever happens to them."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import msgspec
+import pytest
+from builders import MACHINE, make_record
+from dask_clusters import kill, local_cluster, processes
+from distributed.comm.core import CommClosedError
+from fake_interpreters import logged, wait_until, write_worker
+
+from peft_regress.catalogue.matrix import matrix_cases
+from peft_regress.cli import measure as measure_module
+from peft_regress.environments.cluster import connection as connection_module
+from peft_regress.environments.cluster import facts as facts_module
+from peft_regress.environments.cluster import measuring, own_code
+from peft_regress.environments.cluster import slots as slots_module
+from peft_regress.environments.cluster.attempts import Attempts
+from peft_regress.environments.cluster.connection import ClusterLostError
+from peft_regress.environments.cluster.messages import Facts, Progress, TaskResult
+from peft_regress.environments.cluster.own_code import pack_own_code, unpack_own_code
+from peft_regress.environments.cluster.slots import Slots
+from peft_regress.environments.upgrade.orders import Results
+from peft_regress.errors import InputError
+from peft_regress.runs.journal import journal_of, read_journal
+from peft_regress.runs.run_file import read_run_file
+from peft_regress.settings import Settings, read_settings
+
+ROOT = Path(__file__).parents[2]
+GLOB = "*/lora-*/resnet18"
+FIRST, SECOND = "shift/lora-r4/resnet18", "unseen/lora-r4/resnet18"
+
+
+class Cluster:
+    """A cluster whose nodes measure by a program, which each test writes anew."""
+
+    def __init__(self, folder: Path, cluster) -> None:
+        self.python = folder / "python"
+        self.dask = cluster
+        self.address = cluster.scheduler_address
+
+    def write(self, **how) -> str:
+        """Write the program; return its path."""
+        Path(f"{self.python}.log").unlink(missing_ok=True)
+        return write_worker(self.python, **how)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """Two workers, for all tests that do not harm them."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with local_cluster(folder, python=str(folder / "python")) as cluster:
+        yield Cluster(folder, cluster)
+
+
+@pytest.fixture
+def own_cluster(tmp_path):
+    """Start workers for one test."""
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    started = []
+
+    def start(**how) -> Cluster:
+        made = local_cluster(folder, python=str(folder / "python"), **how)
+        started.append(made)
+        return Cluster(folder, made.__enter__())
+
+    yield start
+    for made in reversed(started):
+        made.__exit__(None, None, None)
+
+
+@pytest.fixture
+def measure(command, tmp_path, monkeypatch):
+    """Call the command and return (exit code, stdout, stderr)."""
+    monkeypatch.setattr(connection_module, "_CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(connection_module, "_WORKER_SECONDS", 0.5)
+
+    def call(on: str, *words, cases=GLOB, save=tmp_path / "run.json", python: str | None = None):
+        """`python` stands for the interpreter of this machine."""
+        base = ["--cases", cases, "--save", save, "--baselines", str(ROOT / "baselines")]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", python or sys.executable)
+            code, out, err = command("measure", "--on", on, *base, *words)
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+# --- the work ------------------------------------------------------------------------------------
+
+
+def test_a_run_equals_one_of_this_machine(shared, measure, tmp_path):
+    python = shared.write()
+    code, out, err = measure(shared.address)
+    assert (code, out) == (0, f"{tmp_path}/run.json: 6 cases\n")
+    first, *lines = err.splitlines()
+    assert first.startswith(f"{shared.address}: 2 workers, dashboard http://")
+    assert [line.partition(" ")[0] for line in lines] == [f"[{n}/6]" for n in range(1, 7)]
+    assert all(line.endswith(" running)") for line in lines)
+    by_group: dict[str, set[int]] = {}
+    for process, request in logged(python, "measure"):
+        by_group.setdefault(request["case"].partition("/")[2], set()).add(process)
+    assert all(len(found) == 1 for found in by_group.values())
+    assert len(logged(python, "measure")) == 6
+    assert {started["gpus"] for _, started in logged(python, "started")} == {""}
+    assert not journal_of(tmp_path / "run.json").exists()
+    here = tmp_path / "here.json"
+    assert measure("local", save=here, python=python)[0] == 0
+    assert read_run_file(tmp_path / "run.json").run == read_run_file(here).run
+
+
+def test_a_case_that_fails_is_data_and_starts_nothing_again(shared, measure, tmp_path):
+    python = shared.write(how={FIRST: "kill", SECOND: "other"})
+    code, out, _ = measure(shared.address, cases="*/lora-r4/resnet18")
+    assert (code, out) == (0, f"{tmp_path}/run.json: 2 cases, 2 in error\n")
+    assert len(logged(python, "measure")) == 2
+    run = read_run_file(tmp_path / "run.json").run
+    assert {record.error.type for record in run} == {"WorkerLost"}
+
+
+def test_what_came_back_is_on_disk_and_only_the_rest_is_measured(shared, measure, tmp_path):
+    python = shared.write(how={"before unseen/lora-r16/resnet18": "refuse"})
+    code, _, err = measure(shared.address)
+    assert code == 2
+    assert re.search(r"error: node [01] \(tcp://127\.0\.0\.1:\d+\): unseen/lora-r16/.*HybridC", err)
+    kept = read_journal(journal_of(tmp_path / "run.json")).cases
+    assert kept == read_run_file(tmp_path / "run.json").run.cases.keys()
+    python = shared.write()
+    code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
+    assert code == 0
+    assert f"{len(kept)} record" in err
+    ids = {case.id for case in matrix_cases("default") if case.architecture == "resnet18"}
+    wanted = {name for name in ids if "/lora-r" in name}
+    assert {request["case"] for _, request in logged(python, "measure")} == wanted - kept
+    assert read_run_file(tmp_path / "run.json").run.cases.keys() == wanted
+
+
+def test_an_interrupt_keeps_what_came_back(shared, measure, tmp_path, monkeypatch):
+    python = shared.write(pause=0.3)
+
+    def interrupting(*_):
+        def on_record(*_):
+            raise KeyboardInterrupt
+
+        return on_record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure_module, "record_printer", interrupting)
+        code, _, err = measure(shared.address)
+    assert code == 130
+    assert "--resume" in err
+    kept = read_run_file(tmp_path / "run.json").run.cases.keys()
+    assert 0 < len(kept) < 6
+    wait_until(lambda: not shared.dask.scheduler.tasks)
+    python = shared.write()
+    code, _, err = measure(shared.address, "--resume", str(tmp_path / "run.json"), python=python)
+    assert code == 0
+    assert f"{len(kept)} records taken, {6 - len(kept)} measured" in err
+    assert len(logged(python, "measure")) == 6 - len(kept)
+
+
+@pytest.mark.slow
+def test_a_task_whose_worker_dies_is_measured_on_another_one(own_cluster, measure, tmp_path):
+    cluster = own_cluster()
+    python = cluster.write(pause=0.5)
+
+    def strike():
+        wait_until(lambda: logged(python, "measure"))
+        kill(processes(cluster.dask)[0])
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    code, _, err = measure(cluster.address)
+    thread.join()
+    assert code == 0
+    assert "1 lost" in err
+    assert len(read_run_file(tmp_path / "run.json").run.cases) == 6
+
+
+@pytest.mark.slow
+def test_attempts_that_differ_name_both_nodes_and_the_case_has_no_record(
+    own_cluster, measure, tmp_path
+):
+    cluster = own_cluster()
+    # Each process has its own number; the first one dies in the group's second case.
+    python = cluster.write(pause=0.5, how={"numbers": "own"})
+
+    def strike():
+        wait_until(lambda: len(logged(python, "measure")) == 2)
+        for process in processes(cluster.dask):
+            kill(process)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    code, _, err = measure(cluster.address, cases="*/lora-r4/resnet18")
+    thread.join()
+    assert code == 3
+    assert f"{FIRST}: forward_flops is " in err
+    assert err.count("tcp://127.0.0.1:") >= 3
+    assert sorted(read_run_file(tmp_path / "run.json").run.cases) == [SECOND]
+
+
+@pytest.mark.slow
+def test_a_case_that_no_worker_survives_is_incomplete_and_no_error(
+    own_cluster, measure, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(measuring, "_MOST_LOSSES", 0)
+    cluster = own_cluster()
+    python = cluster.write(how={FIRST: "hang"})
+
+    def strike():
+        wait_until(lambda: logged(python, "child"))
+        kill_all = [process for process, _ in logged(python, "measure")]
+        parents = {Path(f"/proc/{one}/stat").read_text().split()[3] for one in kill_all[-1:]}
+        for parent in parents:
+            kill(int(parent))
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    code, out, err = measure(cluster.address, cases="*/lora-r[14]/resnet18")
+    thread.join()
+    assert (code, out) == (3, f"{tmp_path}/run.json: 2 cases\n")
+    assert f"{FIRST}, {SECOND}: given up after losing 1 node, tcp://127.0.0.1:" in err
+    run = read_run_file(tmp_path / "run.json").run
+    assert [record.status for record in run] == ["ok", "ok"]
+    assert not run.selection.complete
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_goes_loses_nothing_that_came_back(own_cluster, measure, tmp_path):
+    cluster = own_cluster()
+    cluster.write(pause=0.2)
+    printer = measure_module.record_printer
+
+    def closing(*given):
+        shown = printer(*given)
+
+        def on_record(*arguments):
+            shown(*arguments)
+            cluster.dask.close(timeout=20)
+
+        return on_record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure_module, "record_printer", closing)
+        code, _, err = measure(cluster.address)
+    assert code == 3, err
+    assert f"error: {cluster.address}: the Dask scheduler has gone" in err
+    assert "--resume" in err
+    kept = read_journal(journal_of(tmp_path / "run.json")).cases
+    assert kept
+
+
+# --- bad input -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("address", "code", "problem"),
+    [
+        ("node:8786", 2, "is neither `local` nor the address of a Dask scheduler"),
+        ("tcp://10.0.0.5", 2, "such as tcp://10.0.0.5:8786"),
+        ("tcp://127.0.0.1:9", 3, "no Dask scheduler answers there"),
+    ],
+)
+def test_an_address_without_a_scheduler_is_one_line(measure, address, code, problem):
+    found, out, err = measure(address)
+    assert (found, out, err.count("\n")) == (code, "", 1)
+    assert problem in err
+
+
+def test_gpus_are_for_clusters(measure):
+    code, _, err = measure("local", "--gpu")
+    assert code == 2
+    assert "--gpu goes with --on ADDRESS" in err
+
+
+def test_without_a_worker_that_has_the_resource_it_says_how_to_start_one(shared, measure):
+    shared.write()
+    code, _, err = measure(shared.address, "--gpu")
+    assert (code, err.count("\n")) == (3, 1)
+    assert f"{shared.address}: no GPU: no worker has the resources slot=1 gpu=1." in err
+    assert f'`dask worker {shared.address} --nthreads 1 --resources "slot=1 gpu=1"`' in err
+
+
+@pytest.mark.slow
+def test_each_gpu_worker_of_a_host_gets_a_gpu_of_its_own(own_cluster, measure):
+    cluster = own_cluster(resources={"slot": 1, "gpu": 1})
+    python = cluster.write(pause=0.3)
+    assert measure(cluster.address, "--gpu")[0] == 0
+    assert {started["gpus"] for _, started in logged(python, "started")} == {"0", "1"}
+
+
+@pytest.mark.slow
+def test_a_worker_with_threads_is_refused(own_cluster, measure):
+    cluster = own_cluster(workers=1, threads_per_worker=2)
+    cluster.write()
+    code, _, err = measure(cluster.address)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "node 0 (tcp://127.0.0.1:" in err
+    assert "has 2 threads" in err
+    assert "--nthreads 1" in err
+
+
+def test_without_dask_it_names_the_extra(measure, monkeypatch):
+    monkeypatch.setattr(measuring, "find_spec", lambda _: None)
+    code, _, err = measure("tcp://127.0.0.1:9")
+    assert code == 2
+    assert "pip install 'peft-regress[cluster]'" in err
+
+
+@pytest.mark.parametrize(
+    ("moved", "problem"),
+    [
+        (
+            {"packages": {"python": "3.99.0"}},
+            ", the command runs on 3.99.0; start it with the same Python",
+        ),
+        ({"packages": {"peft": "0.1"}}, "the command has peft 0.1; run `"),
+        ({"packages": {"more": "1"}}, "has no more, the command has more 1"),
+        ({"dask": "1.0"}, "the command has 1.0; run `"),
+        ({"code": "other"}, "has other code of peft_regress of the same version"),
+        ({"files": {"sources/new": "0"}}, "baselines/sources/new is missing there; put the"),
+        ({"files": {"sources/sources.json": "0"}}, "baselines/sources/sources.json differs"),
+    ],
+)
+def test_a_node_that_lacks_something_is_refused_by_name_with_a_remedy(
+    shared, measure, monkeypatch, moved, problem
+):
+    shared.write()
+    here = facts_module.facts_here
+
+    def facts(baselines: Path) -> Facts:
+        found = here(baselines)
+        changes = {
+            name: {**getattr(found, name), **value} if isinstance(value, dict) else value
+            for name, value in moved.items()
+        }
+        return msgspec.structs.replace(found, **changes)
+
+    monkeypatch.setattr(facts_module, "facts_here", facts)
+    code, _, err = measure(shared.address)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "error: node " in err
+    assert "tcp://127.0.0.1:" in err
+    assert problem in err
+
+
+def test_a_scheduler_of_another_dask_is_refused(shared, measure, monkeypatch):
+    monkeypatch.setattr(connection_module, "version", lambda _: "1.0")
+    code, _, err = measure(shared.address)
+    assert (code, err.count("\n")) == (2, 1)
+    assert ", and 1.0 is installed here; install the same on both" in err
+
+
+# --- its parts -----------------------------------------------------------------------------------
+
+
+def told(attempts: Attempts, attempt: str, **exact) -> None:
+    progress = Progress(key="k", attempt=attempt, node=f"node {attempt}", case=FIRST, exact=exact)
+    attempts.told(msgspec.json.encode(progress).decode())
+
+
+def test_attempts_count_what_runs_and_what_was_lost():
+    attempts = Attempts()
+    attempts.started("k")
+    attempts.started("l")
+    assert (attempts.running, attempts.lost) == (2, 0)
+    attempts.ended("k")
+    attempts.ended("l", is_lost=True)
+    assert (attempts.running, attempts.lost) == (0, 1)
+
+
+@pytest.mark.parametrize(("flops", "differs"), [(1000, False), (1001, True), (None, True)])
+def test_exact_metrics_of_two_attempts_must_be_equal(flops, differs):
+    attempts = Attempts()
+    exact = {} if flops is None else {"forward_flops": flops}
+    told(attempts, "a", **exact)
+    told(attempts, "b", forward_flops=1)
+    record = make_record(FIRST, {"forward_flops": 1000, "peak_bytes": 3})
+    result = TaskResult(attempt="b", node="node b")
+    found = attempts.disagreement("k", result, record)
+    assert (found is not None) == differs
+    if found is not None:
+        shown = "absent" if flops is None else "1,001"
+        assert f"forward_flops is {shown} on node a and 1,000 on node b" in found
+
+
+def test_a_worker_goes_on_with_its_environment_then_helps_where_fewest_work():
+    woken = []
+    slots = Slots(lambda: ["a", "b", "c"])
+    one, two = (slots.enter(name, lambda name=name: woken.append(name)) for name in ("x", "y"))
+    assert slots.take(one) == "a"
+    assert slots.take(one) is None  # the next one is for the order that nobody works for
+    assert slots.take(two) == "b"
+    assert slots.take(one) == "c"
+    assert slots.take(one) is None
+    slots.give_back(two, "b")
+    assert woken == ["x", "y"]
+    assert slots.take(one) is None  # it has the environment of the other order
+    assert slots.take(two) == "b"
+    slots.want(two, more=False)
+    slots.give_back(two, "b")
+    assert slots.take(one) == "b"
+    slots.leave(two)
+
+
+def test_slots_follow_the_workers_that_are_there(monkeypatch):
+    there, now = ["a"], [0.0]
+    monkeypatch.setattr(slots_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    slots = Slots(lambda: list(there))
+    number = slots.enter("x", lambda: None)
+    assert slots.take(number) == "a"
+    there.clear()
+    assert slots.has("a")  # asked a moment ago
+    now[0] = 2.0
+    assert not slots.has("a")
+    there.append("b")
+    now[0] = 5.0
+    assert slots.seconds_empty == 3.0
+    assert slots.take(number) == "b"
+    assert slots.seconds_empty == 0.0
+
+
+def test_a_run_is_of_the_machine_that_measured_most_and_records_name_others():
+    other = msgspec.structs.replace(MACHINE, digest="sha256:01", cpu="Another CPU")
+    results = Results(environment={"peft": "1"})
+    for name, machine in (("a/b/c", MACHINE), ("a/b/d", other), ("a/b/e", other)):
+        results.records[name] = make_record(name, {"forward_flops": 1})
+        results.machines[name] = machine
+    run = results.run(matrix="default", narrowed_by=[])
+    assert run.machine == other
+    assert run.cases["a/b/c"].machine == MACHINE
+    assert run.cases["a/b/d"].machine is msgspec.UNSET
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_up", "kind"),
+    [
+        (CommClosedError("closed"), True, ClusterLostError),
+        (RuntimeError("Tried sending message after closing"), False, ClusterLostError),
+        (RuntimeError("a defect"), True, RuntimeError),
+        (InputError("a case"), False, InputError),
+    ],
+)
+def test_what_dask_raises_without_a_scheduler_says_that_it_has_gone(raised, is_up, kind):
+    client = SimpleNamespace(status="running" if is_up else "closed")
+    connection = connection_module.Connection("tcp://a:1", client, uses_gpus=False)
+    with pytest.raises(kind), connection.in_use():
+        raise raised
+
+
+# --- a project's own cases -----------------------------------------------------------------------
+
+
+def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean_registry, command):
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    (tmp_path / "gates" / "data.bin").write_bytes(b"read beside the code")
+    (tmp_path / "elsewhere.py").write_text("not imported")
+    packed = pack_own_code(read_settings(tmp_path))
+    assert packed.paths == ["gates.cases:GATES"]
+    assert pack_own_code(read_settings(tmp_path)) == packed
+    unpack_own_code(packed, tmp_path / "node")
+    found = {str(path.relative_to(tmp_path / "node")) for path in (tmp_path / "node").rglob("*.*")}
+    assert {"pyproject.toml", "gates/cases.py", "gates/data.bin"} <= found
+    assert "elsewhere.py" not in found
+    assert not any("pycache" in name for name in found)
+    assert pack_own_code(Settings(folder=tmp_path, baselines=tmp_path)) is None
+    monkeypatch.setattr(own_code, "_LARGEST_BYTES", 100)
+    with pytest.raises(InputError, match=r"more than the 0 that are sent to nodes. Install it"):
+        pack_own_code(read_settings(tmp_path))
+
+
+def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
+    shared, command, tmp_path, monkeypatch, clean_registry
+):
+    monkeypatch.chdir(tmp_path)
+    assert command("init")[0] == 0
+    python = shared.write()
+    code, _, err = command("measure", "--on", shared.address, "--save", "run.json")
+    assert code == 0, err
+    ((_, request),) = logged(python, "prepare")
+    assert request["own"]["paths"] == ["gates.cases:GATES"]
+    assert "dask-scratch-space" in request["own"]["folder"]

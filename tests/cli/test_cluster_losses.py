@@ -1,0 +1,146 @@
+"""Processes of a cluster die at random: the run equals that of one machine all the same."""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from dask_clusters import StartedCluster, local_cluster, overlays_built
+from fake_interpreters import logged, wait_until, write_worker
+from package_index import served_index, use_index
+
+from peft_regress.baselines.adapters import adapters_of_run
+from peft_regress.environments.cluster import measuring
+from peft_regress.environments.overlay.pip import Planned
+from peft_regress.runs.journal import journal_of, read_journal
+from peft_regress.runs.run_file import read_run_file
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def measure(command, tmp_path, monkeypatch):
+    """Call the command and return the exit code and what it says."""
+
+    def call(on: str, *words, save: Path, python: str, cases: str = "*"):
+        base = ["--cases", cases, "--save", save, "--baselines", str(ROOT / "baselines")]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", python)
+            code, _, err = command("measure", "--on", on, "--time-limit", 60, *base, *words)
+        return code, err
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("workers", "kills"),
+    [
+        pytest.param(4, 6, marks=pytest.mark.slow),
+        pytest.param(4, 100, marks=pytest.mark.nightly),
+        pytest.param(8, 100, marks=pytest.mark.nightly),
+    ],
+)
+def test_killed_workers_change_nothing_in_the_run(tmp_path, measure, monkeypatch, workers, kills):
+    monkeypatch.setattr(measuring, "_MOST_LOSSES", 1000)  # these cases are not to blame
+    python = write_worker(tmp_path / "python", pause=0.25)
+    assert measure("local", "--jobs", 2, save=tmp_path / "here.json", python=python)[0] == 0
+    expected = read_run_file(tmp_path / "here.json").run
+    draw, left = random.Random(workers), [kills]
+
+    def strike(cluster: StartedCluster) -> None:
+        while left[0]:
+            time.sleep(draw.uniform(0.5, 2.0))
+            cluster.replace_worker(draw)
+            left[0] -= 1
+
+    with StartedCluster(tmp_path / "cluster", python, workers=workers) as cluster:
+        thread = threading.Thread(target=strike, args=(cluster,), daemon=True)
+        thread.start()
+        number, lost = 0, 0
+        while left[0]:
+            number += 1
+            save = tmp_path / f"run{number}.json"
+            code, err = measure(cluster.address, save=save, python=python)
+            assert code == 0, err
+            assert read_run_file(save).run == expected
+            lost += " lost" in err
+        thread.join()
+    assert lost  # some workers were at work
+
+
+@pytest.mark.slow
+def test_a_killed_scheduler_loses_nothing_and_nothing_is_measured_twice(tmp_path, measure):
+    python = write_worker(tmp_path / "python", pause=0.25)
+    glob = "shift/*/resnet18"
+    here = tmp_path / "here.json"
+    assert measure("local", "--jobs", 2, save=here, python=python, cases=glob)[0] == 0
+    expected = read_run_file(here).run
+    begun = len(logged(python, "measure"))
+    save = tmp_path / "run.json"
+
+    def strike(cluster: StartedCluster) -> None:
+        wait_until(lambda: journal_of(save).exists() and len(read_journal(journal_of(save)).cases))
+        cluster.scheduler.kill()
+
+    with StartedCluster(tmp_path / "one", python, workers=2) as cluster:
+        thread = threading.Thread(target=strike, args=(cluster,))
+        thread.start()
+        code, err = measure(cluster.address, save=save, python=python, cases=glob)
+        thread.join()
+    assert code == 3
+    assert f"{cluster.address}: the Dask scheduler has gone" in err
+    kept = read_journal(journal_of(save)).cases
+    assert kept
+    before = [request["case"] for _, request in logged(python, "measure")[begun:]]
+    with StartedCluster(tmp_path / "two", python, workers=2) as cluster:
+        resume = ["--resume", save]
+        code, err = measure(cluster.address, *resume, save=save, python=python, cases=glob)
+    assert code == 0, err
+    assert read_run_file(save).run == expected
+    again = [request["case"] for _, request in logged(python, "measure")[begun:]][len(before) :]
+    assert set(again) == expected.cases.keys() - kept
+
+
+@pytest.mark.slow
+def test_a_real_run_equals_one_of_this_machine_with_its_adapters(tmp_path, command):
+    runs = []
+    words = ["--cases", "shift/lora-r1/shufflenet_v2_x0_5", "--baselines", ROOT / "baselines"]
+    with local_cluster(tmp_path, workers=1) as cluster:
+        for on in ("local", cluster.scheduler_address):
+            save = tmp_path / str(len(runs)) / "run.json"
+            code, _, err = command("measure", "--on", on, "--save", save, *words)
+            assert code == 0, err
+            kept = adapters_of_run(save)
+            files = {path.relative_to(kept): path.read_bytes() for path in kept.rglob("*.*")}
+            runs.append((read_run_file(save).run, files))
+    here, there = runs
+    assert here == there
+    assert len(here[1]) >= 2
+
+
+@pytest.fixture
+def index(tmp_path, monkeypatch):
+    """Let pip ask an index of this test, and keep overlays in a folder of it."""
+    with served_index() as served:
+        use_index(monkeypatch, served.url, tmp_path / "cache")
+        yield served
+
+
+@pytest.mark.nightly
+def test_overlays_of_22_releases_are_built_once_each_by_four_workers(tmp_path, index):
+    versions = [f"9.{number}" for number in range(22)]
+    for version in versions:
+        index.add("toffee", version)
+    parts = [
+        [Planned(name="toffee", version=version, source=f"toffee=={version}")]
+        for version in versions
+    ]
+    with local_cluster(tmp_path, workers=4) as cluster:
+        built = overlays_built(cluster, parts)
+    assert built == [1] * 22
+    wheels = [path for path in index.requests if path.endswith(".whl")]
+    assert len(wheels) == len(set(wheels)) == 22
