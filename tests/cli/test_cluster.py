@@ -460,6 +460,15 @@ def test_what_dask_raises_without_a_scheduler_says_that_it_has_gone(raised, is_u
 # --- a project's own cases -----------------------------------------------------------------------
 
 
+@pytest.fixture
+def own_modules_forgotten():
+    """Take modules of `gates` out of this process afterwards: other tests write their own."""
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "gates"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("own_modules_forgotten")
 def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean_registry, command):
     monkeypatch.chdir(tmp_path)
     assert command("init")[0] == 0
@@ -479,6 +488,7 @@ def test_own_code_travels_without_what_is_installed(tmp_path, monkeypatch, clean
         pack_own_code(read_settings(tmp_path))
 
 
+@pytest.mark.usefixtures("own_modules_forgotten")
 def test_nodes_look_up_own_cases_in_the_code_that_was_sent(
     shared, command, tmp_path, monkeypatch, clean_registry
 ):
