@@ -27,9 +27,13 @@ _PACKAGES: Final = (
 _STANDARD: Final = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 _IO: Final = frozenset(
     {"huggingface_hub", "httpx", "httpx2", "httpcore", "httpcore2", "h11", "filelock", "fsspec",
-     "yaml", "tqdm", "packaging", "psutil", "requests", "urllib3", "safetensors", "logging"}
+     "yaml", "tqdm", "packaging", "psutil", "requests", "urllib3", "safetensors", "logging",
+     "dask", "distributed", "tornado"}
 )  # fmt: skip
-"""Packages that move files about, and take no part in a step."""
+"""Packages that move files about, and take no part in a step.
+
+`distributed` is Dask's: code that names `torch.distributed` would lead there where it is imported.
+"""
 
 
 @functools.cache
