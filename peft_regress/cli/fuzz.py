@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import random
@@ -19,6 +20,7 @@ from peft_regress.cli.options import (
     format_option,
     jobs_option,
     limit_option,
+    on_option,
     output_file,
     pip_limit_option,
     print_json,
@@ -28,6 +30,9 @@ from peft_regress.report.terminal import print_progress, show, write_markdown
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from peft_regress.environments.cluster.measuring import Cluster
     from peft_regress.fuzz.fuzz import Fuzzed
     from peft_regress.fuzz.reproduce import Shown
 
@@ -51,7 +56,7 @@ class _Minutes(click.FloatRange):
     cls=SectionedCommand,
     sections={
         "Search": ("minutes", "methods", "seed", "ranges"),
-        "Environments": ("pre", "replace_torch", "jobs", "time_limit", "pip_time_limit"),
+        "Environments": ("pre", "replace_torch", "on", "jobs", "time_limit", "pip_time_limit"),
         "Files": ("save", "summary"),
     },
     epilog=examples(
@@ -88,7 +93,8 @@ class _Minutes(click.FloatRange):
     show_default=True,
     help="Look for the releases in which a new finding fails.",
 )
-@jobs_option("Search in this many processes (default: one per core).")
+@on_option("Search")
+@jobs_option("Search in this many processes (default: one per core, or one per Dask worker).")
 @click.option("--pre", is_flag=True, help="Allow pre-releases.")
 @click.option("--yes", "replace_torch", is_flag=True, help="Allow another build of torch.")
 @limit_option("--time-limit", "How long one life may take.", seconds=60)
@@ -119,6 +125,7 @@ def command(  # noqa: PLR0913  (arguments and options)
     save: Path,
     summary: Path | None,
     output: str,
+    on: str,
     **options: Any,
 ) -> None:
     """Search for defects of adapters that nobody wrote a case for.
@@ -149,9 +156,9 @@ def command(  # noqa: PLR0913  (arguments and options)
         except KeyboardInterrupt:
             problems.append(INTERRUPTED)
 
-    with ending_signals_interrupt():
-        settings = _settings(baselines, save, **options)
-        result = fuzz(requirements, settings, progress=_say, finish=finish)
+    with ending_signals_interrupt(), _opened_cluster(on, baselines) as cluster:
+        settings = _settings(baselines, save, cluster, **options)
+        result = fuzz(requirements, settings, progress=_say, finish=finish, cluster=cluster)
     result = dataclasses.replace(result, problems=(*result.problems, *problems))
     if output == "json":
         print_json(encode_fuzzed(result, scripts))
@@ -164,18 +171,34 @@ def command(  # noqa: PLR0913  (arguments and options)
     context.exit(result.exit_code)
 
 
-def _settings(baselines: Path, save: Path, **options: Any) -> Any:
+@contextlib.contextmanager
+def _opened_cluster(on: str, baselines: Path) -> Iterator[Cluster | None]:
+    """Connect to what `--on` names; None for workers of this machine."""
+    if on == "local":
+        yield None
+        return
+    from peft_regress.environments.cluster.measuring import require_dask
+
+    require_dask()
+    from peft_regress.fuzz.cluster_search import search_cluster
+
+    with search_cluster(on, baselines=baselines, say=_say) as cluster:
+        yield cluster
+
+
+def _settings(baselines: Path, save: Path, cluster: Cluster | None, **options: Any) -> Any:
     from peft_regress.fuzz.fuzz import FuzzSettings
     from peft_regress.runs.environment import usable_cores
 
     seed = options["seed"]
+    most_jobs = usable_cores() if cluster is None else len(cluster.connection.workers())
     return FuzzSettings(
         baselines=baselines,
         save=save,
         minutes=options["minutes"],
         methods=options["methods"],
         seed=random.SystemRandom().randrange(2**32) if seed is None else seed,
-        jobs=options["jobs"] or usable_cores(),
+        jobs=options["jobs"] or most_jobs,
         with_ranges=options["ranges"],
         life_seconds=options["time_limit"],
         pip_seconds=options["pip_time_limit"],

@@ -140,17 +140,22 @@ def limit_option(name: str, help_text: str, *, seconds: int = 600) -> Callable[[
     )
 
 
+def on_option(does: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return the option `on`: whose workers do something."""
+    return click.option(
+        "--on",
+        default="local",
+        show_default=True,
+        metavar="ADDRESS",
+        help=f"{does} by workers of this machine (`local`), or by those of a Dask scheduler, "
+        "such as tcp://10.0.0.5:8786.",
+    )
+
+
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options that say where cases are measured: `on` and `uses_gpus`."""
     options = (
-        click.option(
-            "--on",
-            default="local",
-            show_default=True,
-            metavar="ADDRESS",
-            help="Measure by workers of this machine (`local`), or by those of a Dask scheduler, "
-            "such as tcp://10.0.0.5:8786.",
-        ),
+        on_option("Measure"),
         click.option(
             "--gpu",
             "uses_gpus",
@@ -177,9 +182,12 @@ def opened_engine(
         yield None
         return
     # It imports what measures, which `--help` does not wait for.
+    from peft_regress.catalogue.own_cases import settings_in_use
     from peft_regress.environments.cluster.measuring import opened_cluster
 
-    with opened_cluster(on, baselines=baselines, uses_gpus=uses_gpus, say=say) as cluster:
+    with opened_cluster(
+        on, baselines=baselines, uses_gpus=uses_gpus, say=say, own=settings_in_use()
+    ) as cluster:
         yield cluster
 
 

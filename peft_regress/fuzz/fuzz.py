@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -29,6 +29,8 @@ from peft_regress.text import clean, count_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from peft_regress.environments.cluster.measuring import Cluster
+    from peft_regress.environments.overlay.pip import Planned
     from peft_regress.fuzz.messages import Found
     from peft_regress.fuzz.ranges import Ranges
 
@@ -99,9 +101,11 @@ def fuzz(
     *,
     progress: Say = lambda _: None,
     finish: Callable[[Fuzzed, Path], None] = lambda *_: None,
+    cluster: Cluster | None = None,
 ) -> Fuzzed:
     """Fuzz the installed packages, or an environment with some requirements over them.
 
+    With a cluster, its nodes search; the corpus and the ranges of releases stay on this machine.
     `finish` is called with the result and the interpreter while the environment exists. An
     interrupt ends the search, and the result has what was found until then. Raises `InputError` if
     the environment or the corpus cannot be used, `UnknownNameError` for a glob without a method.
@@ -112,8 +116,8 @@ def fuzz(
     corpus = [one for one in read_corpus(settings.baselines) if one.example.method in methods]
     if settings.minutes > 0:
         check_writable(settings.save)  # now, and not after minutes of search
-    with _environment(requirements, settings) as (python, remarks):
-        fuzzing = _Fuzzing(settings, python, methods, progress, remarks=list(remarks))
+    with _environment(requirements, settings) as place:
+        fuzzing = _Fuzzing(settings, place, methods, progress, cluster)
         try:
             if corpus:
                 fuzzing.replay(corpus)
@@ -124,7 +128,7 @@ def fuzz(
         except KeyboardInterrupt:
             fuzzing.problems.append(INTERRUPTED)
         result = fuzzing.result(requirements)
-        finish(result, python)
+        finish(result, place.python)
         return result
 
 
@@ -147,13 +151,21 @@ def check_hypothesis() -> None:
         raise InputError(msg)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where examples run."""
+
+    python: Path
+    planned: tuple[Planned, ...] = ()
+    """What is installed over the running environment."""
+    remarks: tuple[str, ...] = ()
+
+
 @contextlib.contextmanager
-def _environment(
-    requirements: Sequence[str], settings: FuzzSettings
-) -> Iterator[tuple[Path, tuple[str, ...]]]:
-    """Give the interpreter of the environment, and remarks about it."""
+def _environment(requirements: Sequence[str], settings: FuzzSettings) -> Iterator[_Place]:
+    """Give the environment of some requirements."""
     if not requirements:
-        yield Path(sys.executable), ()
+        yield _Place(python=Path(sys.executable))
         return
     with opened_overlay(
         requirements,
@@ -161,7 +173,9 @@ def _environment(
         pre=settings.pre,
         seconds=settings.pip_seconds,
     ) as overlay:
-        yield overlay.python, overlay.remarks
+        yield _Place(
+            python=overlay.python, planned=tuple(overlay.planned), remarks=tuple(overlay.remarks)
+        )
 
 
 @dataclass
@@ -169,10 +183,11 @@ class _Fuzzing:
     """A fuzzing while it goes on."""
 
     settings: FuzzSettings
-    python: Path
+    place: _Place
     methods: list[str]
     say: Say
-    remarks: list[str] = field(default_factory=list)
+    cluster: Cluster | None = None
+    remarks: list[str] = field(init=False)
     problems: list[str] = field(default_factory=list)
     packages: dict[str, str] = field(default_factory=dict)
     replayed: Replay = field(default_factory=lambda: Replay(packages={}))
@@ -182,11 +197,16 @@ class _Fuzzing:
     seconds: float = 0.0
     unwritten: str = ""
 
+    def __post_init__(self) -> None:
+        self.remarks = list(self.place.remarks)
+
     def replay(self, corpus: Sequence[Finding]) -> None:
         """Run the corpus; what is still there is no news to the search."""
         self.say(f"replaying {count_of(len(corpus), 'finding')} of the corpus")
         try:
-            self.replayed = replay(corpus, self.python, life_seconds=self.settings.life_seconds)
+            self.replayed = replay(
+                corpus, self.place.python, life_seconds=self.settings.life_seconds
+            )
         except InterruptedReplay as interrupt:
             self.replayed = interrupt.replay
             raise
@@ -211,7 +231,7 @@ class _Fuzzing:
             return
         known = [one.cause for one in self.replayed.of("still there") if one.cause is not None]
         run = ParallelSearch(
-            python=self.python,
+            python=self.place.python,
             methods=self.methods,
             minutes=self.settings.minutes,
             jobs=self.settings.jobs,
@@ -221,6 +241,7 @@ class _Fuzzing:
             take=self.take,
             say=self.say,
             known=known,
+            **self._on_cluster(),
         )
         started = time.monotonic()
         try:
@@ -232,6 +253,24 @@ class _Fuzzing:
             self.seconds = time.monotonic() - started
             self.counts = run.counts
             self.problems += run.problems
+
+    def _on_cluster(self) -> dict[str, Any]:
+        """Return what a search on the nodes of a cluster needs besides."""
+        cluster = self.cluster
+        if cluster is None:
+            return {}
+        from peft_regress.fuzz.cluster_search import RemoteLifeWorker, SearchTask
+
+        def open_worker(methods: Sequence[str]) -> RemoteLifeWorker:
+            task = SearchTask(
+                planned=list(self.place.planned),
+                methods=tuple(methods),
+                life_seconds=self.settings.life_seconds,
+                pip_seconds=self.settings.pip_seconds,
+            )
+            return RemoteLifeWorker(cluster, task)
+
+        return {"open_worker": open_worker, "status": lambda: f", {cluster.status}"}
 
     def begun(self, packages: dict[str, str], absent: Sequence[str]) -> list[str]:
         """Return the methods to search, once the environment is known."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from peft_regress.fuzz.causes import Cause
+    from peft_regress.fuzz.cluster_search import RemoteLifeWorker
     from peft_regress.fuzz.messages import Found, Sought
 
 SLICE_SECONDS: Final = 15.0
@@ -46,6 +47,8 @@ class ParallelSearch:
             methods to search.
         take: Keeps a new finding; called by one thread at a time.
         say: Shows a line of progress.
+        open_worker: Makes what searches for given methods; a process of this machine if it is None.
+        status: Says more in a line of progress.
         known: The causes that are no finding any more; findings are added.
         counts: How many lives ended how.
         problems: Why the search is incomplete.
@@ -62,10 +65,12 @@ class ParallelSearch:
     take: Callable[[Found], None]
     say: Callable[[str], None]
     known: list[Cause]
+    open_worker: Callable[[Sequence[str]], LifeWorker | RemoteLifeWorker] | None = None
+    status: Callable[[], str] = lambda: ""
     found: int = 0
     counts: Counts = field(default_factory=Counts)
     problems: list[str] = field(default_factory=list)
-    workers: list[LifeWorker] = field(default_factory=list)
+    workers: list[LifeWorker | RemoteLifeWorker] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_stopped: threading.Event = field(default_factory=threading.Event)
     end: float = 0.0
@@ -99,10 +104,11 @@ class ParallelSearch:
         new = count_of(self.found, "new finding")
         left = max(self.end - time.monotonic(), 0)
         clock = f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-        self.say(f"[{clock}] {count_of(lives, 'life', 'lives')}, {new}, {left / 60:.1f} min left")
+        done = f"{count_of(lives, 'life', 'lives')}, {new}"
+        self.say(f"[{clock}] {done}, {left / 60:.1f} min left{self.status()}")
 
     def _work(self, job: int) -> None:
-        with LifeWorker(self.python, self.methods, life_seconds=self.life_seconds) as worker:
+        with self._opened_worker() as worker:
             with self.lock:
                 self.workers.append(worker)
                 if self.is_stopped.is_set():
@@ -120,7 +126,12 @@ class ParallelSearch:
             if self.methods:
                 self._search(worker, job)
 
-    def _search(self, worker: LifeWorker, job: int) -> None:
+    def _opened_worker(self) -> LifeWorker | RemoteLifeWorker:
+        if self.open_worker is not None:
+            return self.open_worker(self.methods)
+        return LifeWorker(self.python, self.methods, life_seconds=self.life_seconds)
+
+    def _search(self, worker: LifeWorker | RemoteLifeWorker, job: int) -> None:
         failed = 0
         for turn in count():
             left = self.end - time.monotonic()

@@ -12,13 +12,12 @@ from collections import Counter
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 from msgspec import UNSET
 
 from peft_regress.baselines.adapters import place_adapter
-from peft_regress.catalogue.own_cases import settings_in_use
 from peft_regress.environments.cluster.attempts import Attempts
 from peft_regress.environments.cluster.messages import NodeSetup, Task, TaskResult
 from peft_regress.environments.cluster.own_code import pack_own_code
@@ -41,11 +40,13 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.cluster.connection import Connection
-    from peft_regress.environments.cluster.messages import MeasuredCase
+    from peft_regress.environments.cluster.messages import MeasuredCase, Problem
     from peft_regress.environments.cluster.node import Node
+    from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.orders import Order, Results
     from peft_regress.runs.schema import Record
+    from peft_regress.settings import Settings
 
 _TRIES: Final = 5
 _POLL_SECONDS: Final = 0.5
@@ -112,11 +113,17 @@ class Cluster:
 
     def start(self, task: Task, worker: str, key: str) -> Future[str]:
         """Hand a task to a worker."""
-        from peft_regress.environments.cluster.node import measure
+        from peft_regress.environments.cluster.measuring_node import measure
 
         task = msgspec.structs.replace(task, gpus=self.connection.gpus())
+        return self.submit(measure, task, worker, key)
+
+    def submit(
+        self, do: Callable[[str, str], str], task: msgspec.Struct, worker: str, key: str
+    ) -> Future[str]:
+        """Let a worker do a task; `do` gets the plugin's name and the task as JSON."""
         return self.connection.client.submit(
-            measure,
+            do,
             self._plugin,
             msgspec.json.encode(task).decode(),
             key=key,
@@ -136,10 +143,9 @@ class Cluster:
         if self.slots.seconds_empty > _WITHOUT_WORKER_SECONDS:
             raise self.connection.no_worker()
 
-    def new_key(self, environment: str, group: Sequence[str]) -> str:
+    def new_key(self, environment: str, what: str) -> str:
         """Return the name of a task, as Dask's page shows it."""
-        first = group[0].replace("/", "-")
-        return f"{self._plugin}-{environment}-{first}-{next(self._numbers)}"
+        return f"{self._plugin}-{environment}-{what.replace('/', '-')}-{next(self._numbers)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +182,7 @@ class _Work:
         self._setup = setup
         self._results = results
         self._on_record = on_record
-        self._environment = _digest_of(order)
+        self._environment = digest_of(order.planned)
         self._ended: queue.SimpleQueue[_Running | None] = queue.SimpleQueue()
         """None wakes, since a worker is free again."""
         self._waiting: list[Task] = []
@@ -213,7 +219,7 @@ class _Work:
     def _task_of(self, group: list[str]) -> Task:
         order = self._order
         return Task(
-            key=self._cluster.new_key(self._environment, group),
+            key=self._cluster.new_key(self._environment, group[0]),
             planned=list(order.planned),
             cases=group,
             trains=order.trains,
@@ -239,7 +245,7 @@ class _Work:
 
     def _take(self, running: _Running) -> None:
         """Take the result of a task that has ended, however it ended."""
-        task, message = running.task, _message_of(running.future)
+        task, message = running.task, message_of(running.future)
         if message is None:
             self._cluster.check()
             self._lose(running, "its node was killed")
@@ -283,19 +289,8 @@ class _Work:
         self._cluster.say(problem)
 
     def _raise_problem(self, result: TaskResult) -> None:
-        problem = result.problem
-        if problem is None:
-            return
-        if problem.of == "node":
-            from peft_regress.environments.cluster.connection import NodeError
-
-            shown = problem.text if problem.text.startswith("node ") else None
-            raise NodeError(shown or f"node {result.node}: {problem.text}")
-        if problem.of == "source":
-            msg = f"node {result.node}: {problem.text}"
-            raise SourceError(msg)
-        msg = f"node {result.node}: {problem.text}"
-        raise UnusableEnvironmentError(msg)
+        if result.problem is not None:
+            raise_problem(result.problem, result.node)
 
     def _check_environment(self, result: TaskResult) -> None:
         known = self._results.environment
@@ -328,7 +323,17 @@ class _Work:
             self._setup.keeper.keep(header, kept)
 
 
-def _message_of(future: Future[str]) -> str | None:
+def raise_problem(problem: Problem, node: str) -> NoReturn:
+    """Raise what kept a node from a task, with the name of the node."""
+    text = f"node {node}: {problem.text}"
+    if problem.of == "node":
+        from peft_regress.environments.cluster.connection import NodeError
+
+        raise NodeError(problem.text if problem.text.startswith("node ") else text)
+    raise SourceError(text) if problem.of == "source" else UnusableEnvironmentError(text)
+
+
+def message_of(future: Future[str]) -> str | None:
     """Return the result of a task; None if it was lost. Raises `InputError` for any other error."""
     from distributed import KilledWorker
 
@@ -346,39 +351,57 @@ def _message_of(future: Future[str]) -> str | None:
     raise InputError(msg)
 
 
-def _digest_of(order: Order) -> str:
-    """Return a name of the environment of an order."""
-    return canonical_digest(msgspec.to_builtins(order.planned)).removeprefix("sha256:")[:8]
+def digest_of(planned: Sequence[Planned]) -> str:
+    """Return a name of an environment."""
+    return canonical_digest(msgspec.to_builtins(planned)).removeprefix("sha256:")[:8]
+
+
+def require_dask() -> None:
+    """Raise `InputError` without Dask."""
+    if find_spec("distributed") is None:
+        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
+        raise InputError(msg)
 
 
 @contextlib.contextmanager
-def opened_cluster(
-    address: str, *, baselines: Path, uses_gpus: bool, say: Callable[[str], None]
+def opened_cluster(  # noqa: PLR0913  (all but the address by name)
+    address: str,
+    *,
+    baselines: Path,
+    say: Callable[[str], None],
+    uses_gpus: bool = False,
+    node: Callable[[str], Node] | None = None,
+    own: Settings | None = None,
 ) -> Iterator[Cluster]:
     """Connect to a scheduler, and prepare its workers, those that join later too.
+
+    `node` makes the part of a worker, that which measures if it is None; `own` are the settings of
+    a project whose cases the workers need.
 
     Raises `InputError` without Dask and for what is no address, `ClusterLostError` if nobody
     answers there or no worker can measure, `NodeError` for a worker that lacks something.
     """
-    if find_spec("distributed") is None:
-        msg = "--on needs Dask, which is not installed: pip install 'peft-regress[cluster]'"
-        raise InputError(msg)
+    require_dask()
     from peft_regress.environments.cluster.connection import connected
     from peft_regress.environments.cluster.facts import facts_here
-    from peft_regress.environments.cluster.node import Node
+    from peft_regress.environments.cluster.measuring_node import MeasuringNode
 
     baselines = baselines.absolute()
-    own = pack_own_code(settings_in_use())
+    code = None if own is None else pack_own_code(own)
     with connected(address, uses_gpus=uses_gpus) as connection:
         client = connection.client
         name = f"peft-regress-{uuid.uuid4().hex[:8]}"
         setup = NodeSetup(
-            topic=name, baselines=str(baselines), facts=facts_here(baselines), own=own
+            topic=name,
+            baselines=str(baselines),
+            facts=facts_here(baselines),
+            own=code,
         )
+        part = (node or MeasuringNode)(msgspec.json.encode(setup).decode())
         cluster = Cluster(connection, name=name, topic=name, say=say)
         client.subscribe_topic(name, cluster.told)
         try:
-            workers = _prepared(connection, Node(msgspec.json.encode(setup).decode()), name)
+            workers = _prepared(connection, part, name)
             say(f"{address}: {count_of(workers, 'worker')}, dashboard {connection.dashboard}")
             yield cluster
         finally:
