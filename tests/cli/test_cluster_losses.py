@@ -36,14 +36,8 @@ def measure(command, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize(
-    ("workers", "kills"),
-    [
-        pytest.param(4, 6, marks=pytest.mark.slow),
-        pytest.param(4, 100, marks=pytest.mark.nightly),
-        pytest.param(8, 100, marks=pytest.mark.nightly),
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("workers", "kills"), [(4, 100), (8, 100)])
 def test_killed_workers_change_nothing_in_the_run(tmp_path, measure, monkeypatch, workers, kills):
     monkeypatch.setattr(measuring, "_MOST_LOSSES", 1000)  # these cases are not to blame
     python = write_worker(tmp_path / "python", pause=0.25)
@@ -105,7 +99,7 @@ def test_a_killed_scheduler_loses_nothing_and_nothing_is_measured_twice(tmp_path
     assert set(again) == expected.cases.keys() - kept
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_run_equals_one_of_this_machine_with_its_adapters(tmp_path, command):
     runs = []
     words = ["--cases", "shift/lora-r1/shufflenet_v2_x0_5", "--baselines", ROOT / "baselines"]

@@ -243,7 +243,7 @@ save_adapter(Path("lokr"), LoKrConfig(target_modules=["0"], r=2, alpha=8))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lokr_of_before_0_14_computes_something_else_later(command, adapter):
     """See https://github.com/huggingface/peft/pull/2180: alpha / r was not applied before."""
     with opened_overlay(["peft==0.13.2"]) as overlay:

@@ -82,15 +82,23 @@ def of_language(language: str) -> list[Block]:
     return [block for block in BLOCKS if block.language == language]
 
 
+INSTALLS = {"upgrade", "bisect"}
+
+
 def shell_blocks() -> list[Any]:
-    """Return the slow blocks: those of README.md for every change, of docs/upgrading.md nightly."""
+    """Return the slow blocks; those that install releases are for the night."""
     return [
         pytest.param(
             block,
-            marks=pytest.mark.nightly if block.page == "docs/upgrading.md" else pytest.mark.slow,
+            marks=pytest.mark.nightly if INSTALLS & words_of(block) else pytest.mark.slow,
         )
         for block in console_blocks(slow=True)
     ]
+
+
+def words_of(block: Block) -> set[str]:
+    """Return the words of the block's commands."""
+    return {word for command in block.commands for word in command.typed.split()}
 
 
 def console_blocks(*, slow: bool) -> list[Block]:

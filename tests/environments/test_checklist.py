@@ -454,7 +454,7 @@ def test_a_branch_without_the_method_is_one_line(filled):
         filled("no method")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_changed_line_is_found_by_real_workers_and_equal_code_is_not(tmp_path):
     """Two copies of the installed peft on PYTHONPATH: one as it is, one with another scaling."""
     import shutil

@@ -1,7 +1,8 @@
-"""Real releases of peft through the commands, as a user types them: one bisection, one upgrade."""
+"""Real releases of peft through the commands, as a user types them, here and on a cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -9,13 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from dask_clusters import local_cluster
+from package_index import unused_url
 
 from peft_regress.runs.run_file import read_run_file
 
 ROOT = Path(__file__).parents[2]
 LORA, DORA = (f"shift/{method}-r4/shufflenet_v2_x0_5" for method in ("lora", "dora"))
 
-# One worker for both: they share the cache of environments.
+# One worker for all: they share the cache of environments.
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,22 @@ def command(tmp_path_factory):
         assert done.stdout, done.stderr
         return done.returncode, json.loads(done.stdout)
 
+    run.environment = environment
     return run
+
+
+@pytest.fixture
+def nodes(command, tmp_path, monkeypatch):
+    """Start two workers of a cluster with variables of their own; return its address."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**variables: str) -> str:
+            with monkeypatch.context() as patch:
+                for name, value in {**command.environment, **variables}.items():
+                    patch.setenv(name, value)
+                return stack.enter_context(local_cluster(tmp_path)).scheduler_address
+
+        yield start
 
 
 @pytest.mark.nightly
@@ -66,7 +84,7 @@ def test_bisection_finds_the_release_that_convolves_twice_and_writes_a_script(co
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_upgrade_adds_what_a_release_needs_and_trains_in_its_environment(command, tmp_path):
     file = tmp_path / "run.json"
 
@@ -79,3 +97,41 @@ def test_an_upgrade_adds_what_a_release_needs_and_trains_in_its_environment(comm
     assert run.environment["peft"] == "0.16.0"
     assert run.cases[LORA].status == "ok"
     assert "accuracy" in run.cases[LORA].metrics
+
+
+@pytest.mark.nightly
+def test_a_release_on_a_cluster_is_as_on_this_machine(command, nodes, tmp_path):
+    runs, address = [], nodes()
+    for on in ("local", address):
+        file = tmp_path / str(len(runs)) / "run.json"
+        cases = ["--cases", "*/lora-r4/shufflenet_v2_x0_5"]
+        code, verdict = command("upgrade", "peft==0.20.0", *cases, "--on", on, "--save", str(file))
+        assert code in {0, 1}
+        runs.append((read_run_file(file).run, verdict["counts"]))
+    assert runs[0] == runs[1]
+    assert runs[0][0].environment["peft"] == "0.20.0"
+
+    code, found = command(
+        "bisect", "peft", "--good", "0.15.0", "--bad", "0.14.0", "--case", DORA,
+        "--metric", "forward_flops", "--on", address,
+    )  # fmt: skip
+    assert code == 0
+    (transition,) = found["transitions"]
+    assert (transition["last_good"], transition["first_bad"]) == ("0.15.0", "0.14.0")
+
+
+@pytest.mark.nightly
+def test_a_node_without_a_package_index_is_named(command, nodes, tmp_path):
+    cache = str(tmp_path / "cache")  # where no overlay is yet
+    address = nodes(PEFT_REGRESS_CACHE=cache, PIP_INDEX_URL=unused_url(), PIP_NO_CACHE_DIR="1")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "peft_regress", "upgrade", "peft==0.20.0", "--cases", LORA,
+         "--on", address],
+        cwd=ROOT, env=command.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+    assert done.returncode in {2, 3}
+    assert "Traceback" not in done.stderr
+    assert f"error: node 0 ({address[:15]}" in done.stderr or "error: node 1 (" in done.stderr
+    assert "package index" in done.stderr

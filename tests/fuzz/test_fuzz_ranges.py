@@ -9,7 +9,7 @@ from peft_regress.fuzz.example import Failure
 from peft_regress.fuzz.ranges import find_ranges
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_release_that_brought_a_defect_is_found() -> None:
     """Since 0.12.0 LoHa keeps its weights in float32, and multiplies them by float16.
 

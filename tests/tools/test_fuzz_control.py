@@ -80,7 +80,7 @@ def test_what_was_found_once_in_adapters_that_are_right_is_found_no_more():
     assert done.stdout.strip() == f"{count} []"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_defect_of_the_reference_is_found(tmp_path):
     reference = tmp_path / "reference"
     shutil.copytree(control.REFERENCE, reference)
