@@ -54,6 +54,7 @@ def test_the_page_of_the_examples_links_each_of_them_and_nothing_else():
     assert sorted(linked) == sorted(files)
 
 
+@pytest.mark.nightly
 def test_an_example_is_judged_by_its_baseline(tmp_path):
     done, records = run(tmp_path, "-k", "sentiment")
     assert done.returncode == 0, done.stdout + done.stderr

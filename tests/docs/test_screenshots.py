@@ -13,6 +13,7 @@ from peft_regress.report.page.render import render_page
 pytestmark = pytest.mark.browser
 
 
+@pytest.mark.nightly
 def test_each_view_of_a_page_has_a_picture_in_both_themes_and_widths(browser, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(render_page(one_case()), encoding="utf-8")

@@ -416,7 +416,7 @@ def test_an_error_in_the_measuring_code_is_the_failure_of_the_case(tiny, monkeyp
     assert (record.error.type, record.error.message) == ("AttributeError", "no scaling")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_real_worker_measures_what_this_process_does():
     case = parse_case_id("shift/head/shufflenet_v2_x0_5")
     run = measured(sys.executable, cases=[case])

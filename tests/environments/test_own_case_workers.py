@@ -52,6 +52,7 @@ def test_a_real_worker_measures_an_own_case(project: Path, monkeypatch: pytest.M
     assert record.metrics["trainable_params"].value == 1162
 
 
+@pytest.mark.nightly
 def test_a_worker_that_cannot_import_the_cases_says_where_and_why(project: Path) -> None:
     cases = project / "gates" / "cases.py"
     text = cases.read_text()
@@ -73,6 +74,7 @@ def test_the_worker_that_times_takes_own_cases(project: Path) -> None:
     assert len(found[TimeSteps](TimeSteps(steps=3)).step_seconds) == 3
 
 
+@pytest.mark.nightly
 def test_a_real_worker_takes_the_bounds_of_the_settings(project: Path) -> None:
     table = project / "pyproject.toml"
     rule = '{cases = "digits/*", metric = "peak_bytes", bound = 0.02, reason = "allocator"}'

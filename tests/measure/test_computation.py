@@ -355,9 +355,10 @@ print(found.graph, found.state)
 
 
 @pytest.mark.parametrize(("threads", "variables"), [
-    (1, {"PYTHONHASHSEED": "1"}),
+    pytest.param(1, {"PYTHONHASHSEED": "1"}, marks=pytest.mark.nightly),
     (2, {"PYTHONHASHSEED": "2", "ATEN_CPU_CAPABILITY": "avx2"}),
-    (1, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}),
+    pytest.param(1, {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+                 marks=pytest.mark.nightly),
 ], ids=["another process", "two threads on AVX2", "SSE4"])  # fmt: skip
 @pytest.mark.slow
 def test_the_graph_is_the_same_on_every_machine(trained, threads, variables):

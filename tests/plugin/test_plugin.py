@@ -74,7 +74,7 @@ TRACED = NETWORK.format(
 POISON = NETWORK.format(statement="images = images * float('nan')")
 
 
-WORKERS = pytest.param(("-n", "2"), marks=pytest.mark.slow)
+WORKERS = pytest.param(("-n", "2"), marks=pytest.mark.nightly)
 """Two workers of pytest-xdist take seconds to start."""
 
 

@@ -155,7 +155,7 @@ def test_the_option_leaves_nothing_to_off(project):
     assert "--regress-off leaves nothing" in out
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_workers_are_as_quick(project):
     code, out = project.run(QUICK, SAVE, "-n1")
     assert (code, project.trained) == (0, [])

@@ -81,7 +81,10 @@ def test_a_run_that_ends_leaves_no_journal(project):
     assert [path.name for path in project.save.parent.iterdir()] == ["run.json"]
 
 
-@pytest.mark.parametrize("name", ["run.journal.json", "run.journal", "run.journal.1"])
+@pytest.mark.parametrize("name", [
+    "run.journal.json",
+    *(pytest.param(name, marks=pytest.mark.nightly) for name in ("run.journal", "run.journal.1")),
+])  # fmt: skip
 def test_a_run_file_may_be_named_like_a_journal(project, name):
     saving = f"--regress-save=runs/{name}"
     project.inner(saving, "-k", "head")

@@ -90,9 +90,9 @@ def opened(browser, tmp_path_factory):
     ("width", "scheme"),
     [
         (1280, "light"),
-        (390, "dark"),
-        pytest.param(1280, "dark", marks=pytest.mark.slow),
-        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(390, "dark", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.nightly),
+        pytest.param(390, "light", marks=pytest.mark.nightly),
     ],
 )
 def test_every_view_fits_is_accessible_and_asks_nothing(opened, width, scheme):

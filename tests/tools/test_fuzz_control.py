@@ -111,7 +111,7 @@ def test_a_control_adds_to_an_earlier_one(monkeypatch, tmp_path, capsys):
         run("--add", lives={}, refused={}, findings=[])
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_counts_the_lives(capsys, tmp_path):
     options = ["--minutes", "0.1", "--jobs", "1", "--results", str(tmp_path / "results.json")]
     assert control.main(options) == 0
