@@ -15,7 +15,7 @@ import msgspec
 
 from peft_regress.environments.overlay.overlay import opened_overlay
 from peft_regress.environments.overlay.pip import PIP_SECONDS
-from peft_regress.errors import InputError, UnknownNameError
+from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.fuzz.corpus import corpus_folder, read_corpus
 from peft_regress.fuzz.findings import Finding, check_writable, read_finding, write_finding
 from peft_regress.fuzz.messages import Counts
@@ -246,9 +246,13 @@ class _Fuzzing:
         started = time.monotonic()
         try:
             run.run()
-        except InputError:
-            if not self.unwritten:
+        except PeftRegressError as error:
+            if self.unwritten:
+                return
+            if self.cluster is None or not run.has_begun:
                 raise
+            # What was found until then is reported.
+            self.problems.append(f"the search ended early: {clean(str(error), longest=300)}")
         finally:
             self.seconds = time.monotonic() - started
             self.counts = run.counts

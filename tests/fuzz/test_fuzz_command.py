@@ -7,19 +7,22 @@ import importlib.util
 import json
 import threading
 import time
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import get_args
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 from fuzz_examples import PACKAGES, example, failure, finding, layer
 
 from peft_regress.cli.main import main
+from peft_regress.environments.cluster.connection import ClusterLostError
 from peft_regress.environments.overlay.pip import PipError
 from peft_regress.environments.worker.process import RequestRefusedError
 from peft_regress.errors import InputError
+from peft_regress.fuzz import cluster_search, parallel_search
 from peft_regress.fuzz import fuzz as fuzz_module
-from peft_regress.fuzz import parallel_search
 from peft_regress.fuzz import ranges as ranges_module
 from peft_regress.fuzz import replay as replay_module
 from peft_regress.fuzz import report as report_module
@@ -286,6 +289,30 @@ def test_a_search_that_fails_is_3_and_told(command, workers) -> None:
     done = command("--jobs", "1")
     assert done.code == 3
     assert "a search failed: KeyError" in done.out
+
+
+@pytest.mark.parametrize("was_begun", [True, False])
+def test_a_cluster_that_goes_loses_no_finding_and_no_report(
+    command, workers, monkeypatch, was_begun
+) -> None:
+    nodes = {"tcp://10.0.0.5:1": {}}
+    connection = SimpleNamespace(workers=lambda: nodes)
+    cluster = SimpleNamespace(connection=connection, status="1 running")
+    monkeypatch.setattr(cluster_search, "search_cluster", lambda *_, **__: nullcontext(cluster))
+    monkeypatch.setattr(cluster_search, "RemoteLifeWorker", workers.make)
+    gone = ClusterLostError("tcp://10.0.0.5:8786: the Dask scheduler has gone")
+    if was_begun:
+        workers.answers = [ONE, gone]
+    else:
+        monkeypatch.setattr(workers, "begin", Mock(side_effect=gone))
+    done = command("--on", "tcp://10.0.0.5:8786")
+    if was_begun:
+        assert done.code == 1
+        assert ONE.name in done.out
+        assert f"the search ended early: {gone}" in done.out
+    else:
+        assert (done.code, done.out) == (3, "")
+        assert f"error: {gone}" in done.err
 
 
 def test_searches_that_all_fail_end(command, workers) -> None:
