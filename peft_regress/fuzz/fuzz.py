@@ -247,16 +247,21 @@ class _Fuzzing:
         try:
             run.run()
         except PeftRegressError as error:
-            if self.unwritten:
-                return
-            if self.cluster is None or not run.has_begun:
+            if not self._is_told(error, has_begun=run.has_begun):
                 raise
-            # What was found until then is reported.
-            self.problems.append(f"the search ended early: {clean(str(error), longest=300)}")
         finally:
             self.seconds = time.monotonic() - started
             self.counts = run.counts
             self.problems += run.problems
+
+    def _is_told(self, error: PeftRegressError, *, has_begun: bool) -> bool:
+        """Return whether the report tells why the search ended early."""
+        if self.unwritten:
+            return True
+        if self.cluster is None or not has_begun:
+            return False
+        self.problems.append(f"the search ended early: {clean(str(error), longest=300)}")
+        return True
 
     def _on_cluster(self) -> dict[str, Any]:
         """Return what a search on the nodes of a cluster needs besides."""
