@@ -219,6 +219,13 @@ ROWS = {
             "python -m tox exec -e bench-extended --skip-pkg-install -- peft-regress compare",
         ]
     ),
+    "bench/edge/Install tox": TOX,
+    "bench/edge/Measure and judge": Row(
+        calls=["python -m tox run -e bench-edge -- -n 2 --regress-summary=TEMP/summary"]
+    ),
+    "bench/edge/Judge the run in a process of its own": Row(
+        calls=["python -m tox exec -e bench-edge --skip-pkg-install -- peft-regress compare"]
+    ),
     "ci/check/Install tox": TOX,
     "ci/check/Run it": Row(
         context={"matrix.environment": "py314"}, calls=["python -m tox run -e py314"]
