@@ -89,8 +89,9 @@ def test_only_flops_see_it_and_lora_is_identical(runs):
     assert verdict["exit_code"] == 1
     cases = {case["id"]: case for case in verdict["cases"]}
     lora = cases["shift/lora-r4/resnet18"]
-    moved = {reason["metric"] for reason in lora["reasons"]}
-    assert lora["verdict"] == "unchanged" or moved <= {"step_seconds"}
+    # Both releases leave something behind when they delete an adapter.
+    moved = {r["metric"] for r in lora["reasons"] if r["verdict"] != "known_defect"}
+    assert moved <= {"step_seconds"}
     regressed = {
         reason["metric"].removesuffix("_b32")
         for reason in cases["shift/dora-r4/resnet18"]["reasons"]
@@ -105,6 +106,7 @@ def test_only_flops_see_it_and_lora_is_identical(runs):
         "peak_bytes",
         "peak_temp_bytes",
         "peak_activation_bytes",
+        "category_sum_bytes",
         "step_seconds",
     }
 
