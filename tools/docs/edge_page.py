@@ -23,6 +23,8 @@ from peft_regress.baselines.named import named_cases
 from peft_regress.baselines.references import read_references
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.devices import load_devices
+from peft_regress.runs.ledger import rows_of
+from peft_regress.runs.schema import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,6 +84,8 @@ class Saving(NamedTuple):
     peak: float
     """Simultaneous, in eager PyTorch."""
     planned: float
+    with_file: float
+    """Planned, with the program's file in memory too."""
     printed: float | None
     """As the paper has it."""
 
@@ -93,10 +97,8 @@ def savings_of(records: Records, task: str) -> list[Saving]:
         record, whole = records[case.id], records[f"{task}/full/{case.architecture}"]
         if case.method not in SAVING or {record.status, whole.status} != {"ok"}:
             continue
-        shares = {
-            name: 1 - record.metrics[name].value / whole.metrics[name].value
-            for name in ("category_sum_bytes", "peak_bytes", "edge_train_bytes")
-        }
+        part, all_of_it = _sizes(record), _sizes(whole)
+        shares = {name: 1 - part[name] / all_of_it[name] for name in part}
         found.append(
             Saving(
                 name=case.adapter_name,
@@ -105,10 +107,17 @@ def savings_of(records: Records, task: str) -> list[Saving]:
                 categories=shares["category_sum_bytes"],
                 peak=shares["peak_bytes"],
                 planned=shares["edge_train_bytes"],
+                with_file=shares["with_file"],
                 printed=_printed(case),
             )
         )
     return found
+
+
+def _sizes(record: Record) -> dict[str, float]:
+    names = ("category_sum_bytes", "peak_bytes", "edge_train_bytes", "edge_train_program_bytes")
+    found = {name: float(record.metrics[name].value) for name in names}
+    return {**found, "with_file": found["edge_train_bytes"] + found["edge_train_program_bytes"]}
 
 
 def _printed(case: Case) -> float | None:
@@ -126,15 +135,16 @@ def savings(records: Records) -> str:
     for task in ("edge", "edge-b8"):
         rows = []
         for one in savings_of(records, task):
-            shares = (one.printed, one.categories, one.peak, one.planned)
+            shares = (one.printed, one.categories, one.peak, one.planned, one.with_file)
             cells = [_percent(share) for share in shares]
             rows.append([one.architecture, f"`{one.name}`", _mib(one.train_bytes), *cells])
         wholes = ", ".join(
-            f"{name} {_mib(records[f'{task}/full/{name}'].metrics['edge_train_bytes'].value)} MiB"
+            f"{name} {_mib(whole.metrics['edge_train_bytes'].value)} MiB"
             for name in _architectures(task)
+            if (whole := records[f"{task}/full/{name}"]).status == "ok"
         )
         header = ["architecture", "method", "planned, MiB", "the paper", "eager, categories",
-                  "eager, peak", "planned"]  # fmt: skip
+                  "eager, peak", "planned", "planned, with the file"]  # fmt: skip
         blocks.append(
             f"`{task}`, over full fine-tuning, which takes: {wholes}\n\n"
             + table(header, rows, names=2)
@@ -148,6 +158,34 @@ def _percent(share: float | None) -> str:
 
 def _mib(size: float) -> str:
     return f"{size / MIB:.1f}"
+
+
+# --- What is in memory ----------------------------------------------------------------------------
+
+_GROUPS: Final = {
+    "param": "parameters that train",
+    "grad": "gradients",
+    "activation aten.convolution": "outputs of convolutions",
+    "activation": "other activations",
+}
+
+
+def moments(records: Records) -> str:
+    """Return what the plan of training holds at its fullest moment, in MiB."""
+    rows = []
+    for case in matrix_cases("edge", task="edge"):
+        ledger = records[case.id].ledger
+        wanted = case.adapter_name in {"full", "lora-r4", "dora-r4"}
+        if not wanted or not isinstance(ledger, Ledger):
+            continue
+        sums = dict.fromkeys([*_GROUPS.values(), "the rest"], 0)
+        for (_, what), size in (rows_of(ledger, "edge_train_planned_bytes") or {}).items():
+            sums[_GROUPS.get(what) or _GROUPS.get(what.partition(" ")[0], "the rest")] += size
+        if any(sums.values()):
+            cells = [_mib(size) for size in (*sums.values(), sum(sums.values()))]
+            rows.append([case.architecture, f"`{case.adapter_name}`", *cells])
+    header = ["architecture", "method", *_GROUPS.values(), "the rest", "plan"]
+    return table(header, rows, names=2)
 
 
 # --- What fits ------------------------------------------------------------------------------------
@@ -184,7 +222,7 @@ def _fitting(records: Records, architecture: str, device: DeviceClass) -> str:
 
 # --- The page -------------------------------------------------------------------------------------
 
-TABLES: Final = {"states": states, "savings": savings, "devices": devices}
+TABLES: Final = {"states": states, "savings": savings, "moments": moments, "devices": devices}
 
 
 def _architectures(task: str = "edge") -> list[str]:
@@ -213,10 +251,15 @@ def draw(records: Records, path: Path) -> None:
 
     found = [each for each in savings_of(records, "edge") if each.name.startswith("lora")]
     figure, axes = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    ways = (("eager, categories", "categories"), ("eager, peak", "peak"), ("planned", "planned"))
+    ways = (
+        ("eager, categories", "categories"),
+        ("eager, peak", "peak"),
+        ("planned, with the file", "with_file"),
+        ("planned", "planned"),
+    )
     for number, (label, field) in enumerate(ways):
-        places = [place + 0.27 * (number - 1) for place in range(len(found))]
-        axes.bar(places, [100 * getattr(each, field) for each in found], width=0.25, label=label)
+        places = [place + 0.21 * (number - 1.5) for place in range(len(found))]
+        axes.bar(places, [100 * getattr(each, field) for each in found], width=0.19, label=label)
     printed = [(n, 100 * each.printed) for n, each in enumerate(found) if each.printed is not None]
     axes.plot(*zip(*printed, strict=True), "kD", label="the paper")
     axes.set_xticks(range(len(found)), [f"{each.architecture}\n{each.name}" for each in found],
