@@ -10,7 +10,8 @@
 The faults are those of `tools/faults` that replace a function of peft. Each is injected in a
 process of its own, where the fuzzer searches the method that the fault's case is about. A failing
 example counts if it does not fail without the fault. The results are kept in `power_results.json`;
-exit code 1 if a fault is missed that `BEYOND` does not name, or found although it does.
+exit code 1 if a fault is missed that `BEYOND` does not name, or found although it does, unless by
+`BY_CHANCE`.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ BEYOND: Final[Mapping[str, str]] = {
     "names-changed-on-both-sides": "a release reads its own files; `compat` is for other ones",
 }
 """Why the fuzzer cannot find a fault. The gate finds all of them (docs/detection.md)."""
+
+BY_CHANCE: Final = frozenset({"lora-drawn-under-another-seed"})
+"""Of those, what a search may find all the same: PiSSA's random start is drawn again by loading."""
 
 UNFIT: Final = frozenset({"lora-computed-in-float64"})
 """Faults whose replacement knows neither disabled nor merged adapters: a life would find that."""
@@ -220,7 +224,9 @@ def complaints(results: Sequence[Tried]) -> list[str]:
     found += [
         f"{one.fault} is {one.state}, which is not expected"
         for one in results
-        if (one.state == "found") == (one.fault in BEYOND) and one.state != "broken"
+        if (one.state == "found") == (one.fault in BEYOND)
+        and one.state != "broken"
+        and one.fault not in BY_CHANCE
     ]
     return found
 
