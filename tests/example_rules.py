@@ -231,6 +231,12 @@ RULES = (
         "release_check.main",
     ),
     by(
+        r"python tools/docs/edge_page\.py --(?:only savings|plot savings\.png)",
+        "tests/tools/test_edge_page.py",
+        "tool.savings(",
+        "tool.draw(",
+    ),
+    by(
         r"python tools/docs/paper\.py --check",
         "tests/tools/test_paper_tool.py",
         'main(["--check"])',
