@@ -159,7 +159,7 @@ def test_without_a_file_to_save_there_is_nothing_to_do(command):
     assert "Missing option '--save'" in err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_equals_that_of_pytest_but_for_times(measure, tmp_path):
     glob = "shift/lora-r4/shufflenet_v2_x0_5"
     by_pytest = tmp_path / "pytest.json"

@@ -272,7 +272,7 @@ def stored(pairing):
     for path in sorted(BASELINES.glob("*.json"), reverse=True):
         cases = json.loads(path.read_text())["peft_regress"]["cases"]
         for name, record in cases.items():
-            if name.partition("/")[2] == pairing:
+            if name == f"shift/{pairing}":
                 return record
     raise AssertionError(pairing)
 

@@ -67,7 +67,7 @@ def test_without_dask_it_names_the_extra(fuzz, monkeypatch):
     assert "pip install 'peft-regress[cluster]'" in err
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_nodes_search_and_one_that_dies_loses_no_slice(fuzz, tmp_path):
     with local_cluster(tmp_path, workers=2) as cluster:
 
