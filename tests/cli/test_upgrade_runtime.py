@@ -52,6 +52,7 @@ def command(tmp_path):
     return run
 
 
+@pytest.mark.nightly
 def test_an_upgrade_runs_the_programs_in_both_releases(command, tmp_path):
     code, found = command("upgrade", "executorch==1.4.1", "--save", str(tmp_path / "run.json"))
     assert code == 0, found
@@ -65,6 +66,7 @@ def test_an_upgrade_runs_the_programs_in_both_releases(command, tmp_path):
     assert record["metrics"]["edge_train_bytes"]["value"] > 0
 
 
+@pytest.mark.nightly
 def test_a_search_plans_in_a_release_that_was_built_for_another_torch(command):
     code, found = command(
         "bisect", "executorch", "--good", "1.3.1", "--bad", "1.4.0",

@@ -262,6 +262,9 @@ ROWS = {
     "nightly/fuzz/Search for twenty minutes": Row(
         calls=["python -m tox run -e fuzz -- --minutes 20 --summary runs/fuzz/findings.md"]
     ),
+    "nightly/nightly/Run the longest tests of ExecuTorch": Row(
+        calls=["python -m tox run -e edge -- -m executorch and nightly tests/cli"]
+    ),
     "nightly/nightly/Run the longest tests and the fault table": Row(
         calls=["python -m tox run -e nightly"]
     ),
