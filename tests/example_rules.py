@@ -83,7 +83,8 @@ RULES = (
         pattern=r"peft-regress compare baselines runs/bench\.json .* > findings\.json", codes=EITHER
     ),
     by(
-        r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)",
+        r"peft-regress (?:measure|upgrade|bisect) .*--on tcp.*|dask (?:scheduler|worker .*)"
+        r"|export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
         "tests/dask_clusters.py",
         '"scheduler", "--port"',
         '"worker", "--scheduler-file"',
