@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _PYTHON = sys.executable  # tests let another program stand for it
 _PRELOAD = """
 from types import SimpleNamespace
-from peft_regress.environments.cluster import measuring_node, node
-measuring_node.sys = node.sys = SimpleNamespace(executable={python!r})
+from peft_regress.environments.cluster import node
+node.sys = SimpleNamespace(executable={python!r})
 """
 
 

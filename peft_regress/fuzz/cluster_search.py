@@ -11,11 +11,9 @@ import threading
 import time
 from contextlib import ExitStack
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
-from distributed import get_worker
 
 from peft_regress.environments.cluster.measuring import (
     digest_of,
@@ -24,8 +22,7 @@ from peft_regress.environments.cluster.measuring import (
     raise_problem,
 )
 from peft_regress.environments.cluster.messages import Problem  # noqa: TC001  (msgspec reads it)
-from peft_regress.environments.cluster.node import LackError, Node, node_of, problem_of
-from peft_regress.environments.overlay.overlay import opened_part
+from peft_regress.environments.cluster.node import LackError, Node, opened_python, problem_of
 from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
 from peft_regress.errors import PeftRegressError
@@ -36,6 +33,7 @@ from peft_regress.text import count_of
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
+    from pathlib import Path
     from types import TracebackType
 
     from distributed import Future
@@ -70,18 +68,11 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     """Why the node could not search at all."""
 
 
-def search(name: str, task: str) -> str:
-    """Return the `SearchResult` of a task, as JSON."""
-    node = node_of(name, get_worker())
-    assert isinstance(node, SearchNode)  # noqa: S101  (the name is the command's own)
-    return node.search(task)
-
-
 class SearchNode(Node):
     """A Dask worker that searches."""
 
-    def search(self, message: str) -> str:
-        """Return the result of a task; a problem of the node is a result, too."""
+    def do(self, message: str) -> str:
+        """Return the `SearchResult` of a `SearchTask`."""
         task = msgspec.json.decode(message, type=SearchTask)
         try:
             with self.at_work():
@@ -112,10 +103,8 @@ class _Environment:
 
     def __init__(self, task: SearchTask) -> None:
         self._stack = ExitStack()
-        python = Path(sys.executable)
-        if task.planned:
-            overlay = opened_part(task.planned, seconds=task.pip_seconds)
-            python = self._stack.enter_context(overlay).python
+        opened = opened_python(task.planned, seconds=task.pip_seconds)
+        python = self._stack.enter_context(opened)
         self.worker = self._stack.enter_context(
             LifeWorker(python, task.methods, life_seconds=task.life_seconds)
         )
@@ -206,7 +195,7 @@ class RemoteLifeWorker:
         """Return what a node answers; None if it was lost."""
         cluster, is_lost = self._cluster, False
         cluster.attempts.started(key)
-        future = cluster.submit(search, task, node, key)
+        future = cluster.submit(task, node, key)
         try:
             message = message_of(future) if self._has_ended(future, node) else None
             self._check()

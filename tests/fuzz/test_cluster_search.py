@@ -22,7 +22,6 @@ from peft_regress.environments.cluster.attempts import Attempts
 from peft_regress.environments.cluster.connection import NodeError
 from peft_regress.environments.cluster.messages import Problem
 from peft_regress.environments.worker.process import RequestRefusedError, WorkerError
-from peft_regress.fuzz import cluster_search
 from peft_regress.fuzz.cluster_search import RemoteLifeWorker, SearchResult, SearchTask
 from peft_regress.fuzz.messages import Begun, Counts, Seek, Sought
 
@@ -131,8 +130,8 @@ class Cluster:
     def new_key(self, environment: str, what: str) -> str:
         return f"{environment}-{what}"
 
-    def submit(self, do, task, node, key) -> Future:
-        assert (do, node) == (cluster_search.search, "node")
+    def submit(self, task, node, key) -> Future:
+        assert node == "node"
         assert key
         self.tasks.append(task)
         return Future(self.results.pop(0))

@@ -113,15 +113,13 @@ class Cluster:
 
     def start(self, task: Task, worker: str, key: str) -> Future[str]:
         """Hand a task to a worker."""
-        from peft_regress.environments.cluster.measuring_node import measure
-
         task = msgspec.structs.replace(task, gpus=self.connection.gpus())
-        return self.submit(measure, task, worker, key)
+        return self.submit(task, worker, key)
 
-    def submit(
-        self, do: Callable[[str, str], str], task: msgspec.Struct, worker: str, key: str
-    ) -> Future[str]:
-        """Let a worker do a task; `do` gets the plugin's name and the task as JSON."""
+    def submit(self, task: msgspec.Struct, worker: str, key: str) -> Future[str]:
+        """Let a worker's part of the command do a task."""
+        from peft_regress.environments.cluster.node import do
+
         return self.connection.client.submit(
             do,
             self._plugin,

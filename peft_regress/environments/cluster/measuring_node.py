@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-from distributed import get_worker
 
 from peft_regress.baselines.adapters import adapter_files
 from peft_regress.cases import Case
 from peft_regress.catalogue.own_cases import use_settings
 from peft_regress.environments.cluster.attempts import exact_metrics
 from peft_regress.environments.cluster.messages import MeasuredCase, Progress, Task, TaskResult
-from peft_regress.environments.cluster.node import Node, node_of, problem_of
+from peft_regress.environments.cluster.node import Node, opened_python, problem_of
 from peft_regress.environments.cluster.own_code import unpack_own_code
-from peft_regress.environments.overlay.overlay import opened_part
 from peft_regress.environments.upgrade.measuring import (
     MeasuringSetup,
     MeasuringWorkers,
@@ -36,18 +33,11 @@ if TYPE_CHECKING:
 _GPU_VARIABLE: Final = "CUDA_VISIBLE_DEVICES"
 
 
-def measure(name: str, task: str) -> str:
-    """Return the `TaskResult` of a task, as JSON."""
-    node = node_of(name, get_worker())
-    assert isinstance(node, MeasuringNode)  # noqa: S101  (the name is the command's own)
-    return node.measure(task)
-
-
 class MeasuringNode(Node):
     """A Dask worker that measures cases."""
 
-    def measure(self, message: str) -> str:
-        """Return the result of a task; a problem of the node is a result, too."""
+    def do(self, message: str) -> str:
+        """Return the `TaskResult` of a `Task`."""
         attempt = uuid.uuid4().hex
         task = msgspec.json.decode(message, type=Task)
         try:
@@ -139,11 +129,8 @@ class _Environment:
         baselines: str,
     ) -> None:
         self._stack = ExitStack()
-        python = Path(sys.executable)
-        if task.planned:
-            # Nobody removes it while it is open; of several workers of a node one builds it.
-            overlay = opened_part(task.planned, seconds=task.pip_seconds)
-            python = self._stack.enter_context(overlay).python
+        opened = opened_python(task.planned, seconds=task.pip_seconds)
+        python = self._stack.enter_context(opened)
         work = folder / "work"
         work.mkdir(exist_ok=True)
         self.workers = MeasuringWorkers(

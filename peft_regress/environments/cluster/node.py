@@ -11,21 +11,25 @@ import shutil
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast
 
 import msgspec
-from distributed import WorkerPlugin
+from distributed import WorkerPlugin, get_worker
 
 from peft_regress.environments.cluster.facts import difference, facts_here
 from peft_regress.environments.cluster.messages import NodeSetup, Problem
+from peft_regress.environments.overlay.overlay import opened_part
 from peft_regress.errors import AbsentError, InputError, PeftRegressError
 from peft_regress.text import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from distributed import Worker
+
+    from peft_regress.environments.overlay.pip import Planned
 
 _IDLE_SECONDS: Final = 120.0
 """After so long without a task the process ends: whoever asked may be gone."""
@@ -55,14 +59,30 @@ _Kept = TypeVar("_Kept", bound=Held)
 
 def check(name: str, dask_worker: Worker) -> str | None:
     """Return what this node lacks for a command; None if it lacks nothing."""
-    return node_of(name, dask_worker).lack()
+    return _node_of(name, dask_worker).lack()
 
 
-def node_of(name: str, worker: Worker) -> Node:
+def do(name: str, task: str) -> str:
+    """Return the result of a task, both as JSON."""
+    return _node_of(name, get_worker()).do(task)
+
+
+def _node_of(name: str, worker: Worker) -> Node:
     """Return a worker's part of a command, by the name under which it was registered."""
     found = worker.plugins[name]
     assert isinstance(found, Node)  # noqa: S101  (the name is the command's own)
     return found
+
+
+@contextlib.contextmanager
+def opened_python(planned: Sequence[Planned], *, seconds: float) -> Iterator[Path]:
+    """Give the interpreter of an environment on this node; of several workers one builds it."""
+    if not planned:
+        yield Path(sys.executable)
+        return
+    # Nobody removes it while it is open.
+    with opened_part(planned, seconds=seconds) as overlay:
+        yield overlay.python
 
 
 def problem_of(error: Exception) -> Problem:
@@ -75,7 +95,7 @@ def problem_of(error: Exception) -> Problem:
     return Problem(text=clean(str(error), longest=2000), of=of)
 
 
-class Node(WorkerPlugin):
+class Node(WorkerPlugin, ABC):
     """A Dask worker's part of one command; each worker that joins gets it from the scheduler."""
 
     def __init__(self, setup: str) -> None:
@@ -105,6 +125,10 @@ class Node(WorkerPlugin):
             self.let_go()
             self._lock.release()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    @abstractmethod
+    def do(self, message: str) -> str:
+        """Return the result of a task, as JSON; a problem of the node is a result, too."""
 
     @property
     def name(self) -> str:
@@ -165,8 +189,7 @@ class Node(WorkerPlugin):
             self._held = (wanted, make())
             if self._is_closed:
                 self._held[1].stop()
-        kept: _Kept = self._held[1]  # type: ignore[assignment]
-        return kept
+        return cast("_Kept", self._held[1])  # what is wanted decides its type
 
     def _end_idle(self) -> None:
         with self._lock:
