@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -146,9 +147,14 @@ def processes_of(path: str) -> set[int]:
 
 
 def write_program(path: Path, text: str) -> str:
-    """Write an executable file and return its path."""
-    path.write_text(text)
-    path.chmod(0o755)
+    """Write an executable file and return its path.
+
+    Another process writes it. A file that this one has open is open in every child that another
+    thread starts meanwhile, until that child runs its program, and a program that is open for
+    writing cannot be started (ETXTBSY).
+    """
+    command = ["install", "-m", "755", "/dev/stdin", str(path)]
+    subprocess.run(command, input=text.encode(), check=True)
     return str(path)
 
 

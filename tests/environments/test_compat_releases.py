@@ -183,7 +183,7 @@ def test_a_release_that_nobody_names_is_asked_for(world, written):
 def test_a_release_that_cannot_be_tried_never_counts_as_a_pass(world, how, verdict, words):
     world.how["0.11.0"] = how
     found = world.call()
-    assert verdicts(found) == {"0.10.1": "same", "0.11.0": verdict, "0.12.0": "same"}
+    assert verdicts(found) == {"0.10.1": "same", "0.11.0": verdict, "0.12.0": "same"}, found
     assert words in found.results[1].judgement.details[0]
     assert found.exit_code == (1 if verdict == "refused" else 3)
 
