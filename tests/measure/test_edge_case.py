@@ -156,7 +156,7 @@ def test_costs_alone_are_planned_and_not_run(monkeypatch: pytest.MonkeyPatch) ->
         msg = "the runtime was started"
         raise AssertionError(msg)
 
-    monkeypatch.setattr(edge_case, "Runtime", started)
+    monkeypatch.setattr(edge_case, "shared_runtime", started)
     planned = measured(limited(), trains=False)
     assert planned.metrics["edge_train_bytes"].value > 0
     assert not planned.invariants
@@ -168,7 +168,6 @@ def test_a_failing_runtime_is_a_false_fact(monkeypatch: pytest.MonkeyPatch) -> N
         msg = "the runtime fails: it ended by SIGSEGV"
         raise ProgramError(msg)
 
-    monkeypatch.setattr(edge_case, "edge_programs", lambda *_, **__: None)
     monkeypatch.setattr(edge_case, "run_programs", fails)
     failed = measured(limited())
     assert failed.status == "ok"

@@ -13,8 +13,8 @@ from tiny_network import tiny_network
 
 import peft_regress
 from peft_regress.files import cache_folder
-from peft_regress.measure.edge import ProgramError, key
-from peft_regress.measure.edge.costs import edge_programs, run_programs
+from peft_regress.measure.edge import ProgramError, UnsupportedProgramError, key
+from peft_regress.measure.edge.costs import EdgePrograms, run_programs
 from peft_regress.measure.edge.export import Exported, exported_inference, exported_training
 from peft_regress.measure.edge.kept import KnownProgram
 from peft_regress.measure.edge.key import program_key, run_key
@@ -173,20 +173,21 @@ def refusing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_known_is_neither_planned_nor_run_again(
     monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    def of() -> Any:
-        return subject(lora_model(), merged=lora_model().merge_and_unload())
+    def of() -> EdgePrograms:
+        one = subject(lora_model(), merged=lora_model().merge_and_unload())
+        return EdgePrograms(subject=one, optimizer_state_bytes=0)
 
     with Runtime() as runtime:
-        first = edge_programs(of(), optimizer_state_bytes=0)
-        ran = run_programs(first, of(), runtime)
+        first = of()
+        ran = run_programs(first, runtime)
         request.getfixturevalue("refusing")
-        again = edge_programs(of(), optimizer_state_bytes=0)
+        again = of()
         assert (again.metrics, again.plans) == (first.metrics, first.plans)
-        assert run_programs(again, of(), runtime) == ran
+        assert run_programs(again, runtime) == ran
         other = of()
-        other_weight(other.model)
+        other_weight(other.subject.model)
         with pytest.raises(AssertionError, match="it was planned or run"):
-            edge_programs(other, optimizer_state_bytes=0)
+            run_programs(other, runtime)
 
 
 @pytest.mark.executorch
@@ -217,6 +218,44 @@ def test_a_run_that_fails_is_run_again(exported: Exported) -> None:
         with pytest.raises(ProgramError):
             program.run((), fails)
     assert len(tries) == 2
+
+
+@pytest.mark.executorch
+def test_that_a_program_is_refused_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    def refuses(*_: Any) -> Any:
+        tries.append(1)
+        msg = "the runtime refuses the program: aten::foo.out"
+        raise UnsupportedProgramError(msg)
+
+    def known() -> KnownProgram:
+        return KnownProgram(exported_training(lora_model(), batch(), loss=loss))
+
+    for values in ((), (), (1,)):
+        with pytest.raises(UnsupportedProgramError, match=r"refuses the program: aten::foo\.out$"):
+            known().run(values, refuses)
+    assert len(tries) == 2
+    monkeypatch.setattr(Exported, "program", property(refuses))
+    for _ in range(2):
+        with pytest.raises(UnsupportedProgramError, match="refuses the program"):
+            _ = known().cost
+    assert len(tries) == 3
+
+
+@pytest.mark.executorch
+def test_nothing_else_is_planned_where_the_training_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuses(*_: Any, **__: Any) -> Any:
+        msg = "refused"
+        raise UnsupportedProgramError(msg)
+
+    monkeypatch.setattr(Runtime, "train", refuses)
+    of = EdgePrograms(subject=subject(lora_model()), optimizer_state_bytes=0)
+    with Runtime() as runtime, pytest.raises(UnsupportedProgramError):
+        run_programs(of, runtime)
+    assert {"training", "inference", "merged"} & vars(of).keys() == {"training"}
 
 
 def test_the_key_covers_all_code_that_exports_plans_and_runs() -> None:

@@ -98,7 +98,7 @@ def test_a_runtime_that_fails_is_an_error_with_what_it_says(
         raise ProgramError(msg)
 
     monkeypatch.setattr(edge_case, "require_executorch", lambda **_: None)
-    monkeypatch.setattr(edge_case, "edge_programs", fails)
+    monkeypatch.setattr(edge_case, "run_programs", fails)
     failed = measured(LORA, sources)
     assert (failed.status, failed.error.type) == ("error", "ProgramError")
     assert "SIGSEGV" in failed.error.message

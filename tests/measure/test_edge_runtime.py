@@ -22,7 +22,7 @@ from peft_regress.measure.edge import (
     runtime,
     training_program,
 )
-from peft_regress.measure.edge.costs import edge_programs, run_programs
+from peft_regress.measure.edge.costs import EdgePrograms, run_programs
 from peft_regress.measure.edge.eager import (
     gradient_differences,
     run_here,
@@ -123,8 +123,8 @@ def test_all_programs_of_a_model_run(started: Runtime) -> None:
     merged = lora_model()
     merged.load_state_dict(model.state_dict())
     of = subject(model, merged=merged.merge_and_unload())
-    programs = edge_programs(of, optimizer_state_bytes=100)
-    found = run_programs(programs, of, started)
+    programs = EdgePrograms(subject=of, optimizer_state_bytes=100)
+    found = run_programs(programs, started)
     assert {name: fact.holds for name, fact in found.facts.items()} == {
         "edge_programs_run": True,
         "edge_kernels_exist": True,
@@ -245,6 +245,22 @@ def test_a_runtime_that_is_killed_is_said_and_another_one_runs_the_next_program(
         with pytest.raises(ProgramError, match="the process of the runtime ended"):
             one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1)
         assert one.train(tiny_training(), [leaves_of(batch())], learning_rate=0.1).losses
+
+
+def test_an_answer_that_nobody_waited_for_is_not_the_next_one_s(
+    started: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    broken = dataclasses.replace(tiny_training(), content=b"no program")
+    steps = [leaves_of(batch())]
+    started.train(tiny_training(), steps, learning_rate=0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(started, "_answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            started.train(broken, steps, learning_rate=0.1)
+    assert started.train(tiny_training(), steps, learning_rate=0.1).losses
 
 
 def test_a_runtime_that_does_not_start_is_said(

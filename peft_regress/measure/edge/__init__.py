@@ -1,7 +1,7 @@
 """What a case costs in ExecuTorch's runtime, and whether it computes there what it computes here.
 
 `training_program` and `inference_program` export; each returns a `Program` with its planned memory.
-`Runtime` runs programs. `edge_programs` and `run_programs` do both for an adapted model, and
+`Runtime` runs programs. `EdgePrograms` and `run_programs` do both for an adapted model, and
 `edge_of_case` for a case.
 """
 
@@ -16,7 +16,6 @@ from peft_regress.measure.edge.costs import (
     EdgeModel,
     EdgePrograms,
     EdgeRun,
-    edge_programs,
     run_programs,
 )
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
@@ -36,7 +35,6 @@ __all__ = [
     "UnsupportedProgramError",
     "adaptation_edge",
     "edge_of_case",
-    "edge_programs",
     "inference_program",
     "priced_case",
     "run_programs",

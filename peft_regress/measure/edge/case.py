@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,10 @@ from peft_regress.catalogue.tasks.edge import EDGE_STEPS
 from peft_regress.cost.profile import loss_of_images, random_images
 from peft_regress.errors import InputError
 from peft_regress.measure.costs import case_costs, first_call
-from peft_regress.measure.edge.costs import EdgeModel, edge_programs, run_programs
+from peft_regress.measure.edge.costs import EdgeModel, EdgePrograms, run_programs
 from peft_regress.measure.edge.errors import ProgramError, UnsupportedProgramError
 from peft_regress.measure.edge.package import require_executorch
-from peft_regress.measure.edge.runtime import Runtime
+from peft_regress.measure.edge.runtime import shared_runtime
 from peft_regress.measure.invariants.facts import Fact
 from peft_regress.measure.recipe import ModelRecipe
 from peft_regress.measure.seeding import restored_generators, seed_all
@@ -71,18 +70,16 @@ def edge_of_case(
     require_executorch(runs=runs)
     try:
         subject = case_model(recipe, data)
-        with Runtime() if runs else contextlib.nullcontext() as runtime:
-            programs = edge_programs(subject, optimizer_state_bytes=optimizer_state_bytes)
-            if runtime is None:
-                return CaseEdge(metrics=programs.metrics, plans=programs.plans)
-            run = run_programs(programs, subject, runtime)
+        programs = EdgePrograms(subject=subject, optimizer_state_bytes=optimizer_state_bytes)
+        if not runs:
+            return CaseEdge(metrics=programs.metrics, plans=programs.plans)
+        run = run_programs(programs, shared_runtime())
+        metrics, plans = {**programs.metrics, **run.metrics}, programs.plans
     except (UnsupportedProgramError, ProgramError) as error:
         if recipe.runs_in_executorch:
             raise
         return CaseEdge(facts={"edge_programs_run": Fact.false(str(error))})
-    return CaseEdge(
-        metrics={**programs.metrics, **run.metrics}, plans=programs.plans, facts=run.facts
-    )
+    return CaseEdge(metrics=metrics, plans=plans, facts=run.facts)
 
 
 def case_model(recipe: Recipe, data: Data) -> EdgeModel:
@@ -129,13 +126,14 @@ def adaptation_edge(
     report = checked_cost(names, settings)
     subject = _adaptation_model(names, settings)
     state = report.step.optimizer_state_bytes
+    programs = EdgePrograms(subject=subject, optimizer_state_bytes=state)
     try:
-        programs = edge_programs(subject, optimizer_state_bytes=state)
+        metrics = {**cost_metrics(report), **programs.metrics}
     except (UnsupportedProgramError, ProgramError) as error:
         rank = "" if names.rank is None else f"-r{names.rank}"
         msg = f"{names.method}{rank} on {names.architecture} has no program for ExecuTorch: {error}"
         raise InputError(msg) from error
-    return {**cost_metrics(report), **programs.metrics}, programs.without_kernel
+    return metrics, programs.without_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,12 +165,13 @@ def priced_case(recipe: Recipe, profiles: ProfileCache) -> PricedCase:
         subject = _adaptation_model(recipe.case.adaptation, CostSettings())
     else:
         subject = case_model(recipe, data)
+    programs = EdgePrograms(subject=subject, optimizer_state_bytes=state)
     try:
-        programs = edge_programs(subject, optimizer_state_bytes=state)
+        metrics = {**costs.metrics, **programs.metrics}
     except (UnsupportedProgramError, ProgramError) as error:
         return PricedCase(metrics=costs.metrics, profiled_on=costs.profiled_on, problem=error)
     return PricedCase(
-        metrics={**costs.metrics, **programs.metrics},
+        metrics=metrics,
         profiled_on=costs.profiled_on,
         without_kernel=programs.without_kernel,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from peft_regress.cost.batches import leaves_of
@@ -51,13 +52,36 @@ class EdgeModel:
 
 @dataclass(frozen=True, kw_only=True)
 class EdgePrograms:
-    """The programs of an adapted model."""
+    """The programs of an adapted model.
 
-    training: KnownProgram
-    inference: KnownProgram
-    merged: KnownProgram | None
+    Each is exported and planned when it is first asked for: where the runtime refuses the training,
+    nothing else is planned. Whatever asks raises `InputError` without ExecuTorch,
+    `UnsupportedProgramError` for what it does not express, `ProgramError` if it fails.
+    """
+
+    subject: EdgeModel
     optimizer_state_bytes: int
     """What the case's own optimizer keeps beside the program."""
+
+    @cached_property
+    def training(self) -> KnownProgram:
+        """Return the program of a training step."""
+        subject = self.subject
+        return KnownProgram(exported_training(subject.model, subject.batches[0], loss=subject.loss))
+
+    @cached_property
+    def inference(self) -> KnownProgram:
+        """Return the program of a forward pass."""
+        return self._forward(self.subject.model)
+
+    @cached_property
+    def merged(self) -> KnownProgram | None:
+        """Return the program of a forward pass of the merged model; None if there is none."""
+        merged = self.subject.merged
+        return None if merged is None else self._forward(merged)
+
+    def _forward(self, model: nn.Module) -> KnownProgram:
+        return KnownProgram(exported_inference(model, self.subject.inputs, call=self.subject.call))
 
     @property
     def without_kernel(self) -> list[str]:
@@ -106,40 +130,16 @@ class EdgeRun:
     """How much memory the runtime's process took; shown, not judged."""
 
 
-def edge_programs(subject: EdgeModel, *, optimizer_state_bytes: int) -> EdgePrograms:
-    """Export training and inference of an adapted model, and plan their memory.
-
-    Raises `InputError` without ExecuTorch, `UnsupportedProgramError` for what it does not express,
-    `ProgramError` if it fails.
-    """
-    merged = subject.merged
-    return EdgePrograms(
-        training=KnownProgram(
-            exported_training(subject.model, subject.batches[0], loss=subject.loss)
-        ),
-        inference=_forward(subject, subject.model),
-        merged=None if merged is None else _forward(subject, merged),
-        optimizer_state_bytes=optimizer_state_bytes,
-    )
-
-
-def _forward(subject: EdgeModel, model: nn.Module) -> KnownProgram:
-    return KnownProgram(exported_inference(model, subject.inputs, call=subject.call))
-
-
-def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -> EdgeRun:
+def run_programs(programs: EdgePrograms, runtime: Runtime) -> EdgeRun:
     """Run the programs in the runtime, and compare with eager PyTorch.
 
     Raises `UnsupportedProgramError` if the runtime has no kernel for an operator, `ProgramError`
     if it fails, or the program needs more memory than there is; before that, the first for batches
-    of several shapes.
+    of several shapes. Also what planning a program raises.
     """
+    subject = programs.subject
     trained = _train(programs.training, subject, runtime)
-    facts = {
-        "edge_programs_run": Fact(holds=True),
-        "edge_kernels_exist": Fact.unless(programs.without_kernel),
-        **trained.facts,
-    }
+    facts = {"edge_programs_run": Fact(holds=True), **trained.facts}
     pairs = [("edge_outputs_equal_eager", programs.inference, subject.model)]
     if programs.merged is not None and subject.merged is not None:
         pairs.append(("edge_merged_outputs_equal_eager", programs.merged, subject.merged))
@@ -148,6 +148,7 @@ def run_programs(programs: EdgePrograms, subject: EdgeModel, runtime: Runtime) -
         facts["edge_merged_outputs_equal_eager"] = null
     for name, program, model in pairs:
         facts[name] = _infer(program, subject, model, runtime)
+    facts["edge_kernels_exist"] = Fact.unless(programs.without_kernel)
     grown = {"edge_train_resident_bytes": trained.resident_bytes}
     return EdgeRun(
         facts=facts,

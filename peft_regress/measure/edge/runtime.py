@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
@@ -63,6 +65,17 @@ class RanInRuntime:
     resident_bytes: int
 
 
+@functools.cache
+def shared_runtime() -> Runtime:
+    """Return the runtime for all cases of this process, with which it ends.
+
+    Starting one takes 5 s, since it imports torch and ExecuTorch.
+    """
+    runtime = Runtime()
+    atexit.register(runtime.close)
+    return runtime
+
+
 class Runtime:
     """A process that runs programs, one after another; use it as a context manager.
 
@@ -71,13 +84,11 @@ class Runtime:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._errors: IO[bytes] | None = None
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `close`)
         self._is_ready = False
         self._said_before = 0
 
     def __enter__(self) -> Self:
-        """Let programs be run."""
-        self._errors = tempfile.TemporaryFile()
         return self
 
     def _start(self) -> None:
@@ -98,10 +109,12 @@ class Runtime:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         """End the process."""
         self._end()
-        if self._errors is not None:
-            self._errors.close()
+        self._errors.close()
 
     def train(
         self, program: Program, steps: Sequence[Sequence[Tensor]], *, learning_rate: float
@@ -148,6 +161,17 @@ class Runtime:
             return load_file(folder / "tensors.safetensors"), numbers
 
     def _ask(self, folder: Path) -> None:
+        try:
+            status = self._asked(folder)
+        except BaseException:
+            # An answer that comes later must not be taken for that of the next program.
+            self._end()
+            raise
+        if status:
+            raise self._problem(folder, status)
+
+    def _asked(self, folder: Path) -> int:
+        """Let the process run the program of a folder, and return its exit status."""
         if self._process is None:
             self._start()
         if not self._is_ready:
@@ -156,16 +180,14 @@ class Runtime:
                 msg = f"the runtime does not start: {clean(hello['problem'])}"
                 raise ProgramError(msg)
             self._is_ready = True
-        assert self._process is not None  # noqa: S101  (used as a context manager)
+        assert self._process is not None  # noqa: S101  (it is started)
         assert self._process.stdin is not None  # noqa: S101
-        assert self._errors is not None  # noqa: S101
         self._said_before = self._errors.seek(0, os.SEEK_END)
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{folder}\n")
             self._process.stdin.flush()
-        status = self._answer(_RUN_SECONDS)["exit"]
-        if status:
-            raise self._problem(folder, status)
+        status: int = self._answer(_RUN_SECONDS)["exit"]
+        return status
 
     def _problem(self, folder: Path, status: int) -> ProgramError | UnsupportedProgramError:
         """Return why a run failed: what the runtime wrote last, and how the process ended."""
@@ -188,7 +210,7 @@ class Runtime:
         return ProgramError(f"the runtime fails: {text}")
 
     def _answer(self, seconds: float) -> dict[str, Any]:
-        assert self._process is not None  # noqa: S101  (used as a context manager)
+        assert self._process is not None  # noqa: S101  (it is started)
         assert self._process.stdout is not None  # noqa: S101
         ready, _, _ = select.select([self._process.stdout], [], [], seconds)
         line = self._process.stdout.readline() if ready else ""
@@ -203,7 +225,6 @@ class Runtime:
 
     def _tail(self) -> list[str]:
         """Return the last lines that the process wrote to its error stream for this program."""
-        assert self._errors is not None  # noqa: S101  (used as a context manager)
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(size - _TAIL_BYTES, self._said_before))
         return self._errors.read().decode("utf-8", "replace").splitlines()
