@@ -32,7 +32,7 @@ from peft_regress.text import clean
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from peft_regress.environments.cluster.measuring import Cluster
+    from peft_regress.environments.cluster.cluster import Cluster
     from peft_regress.fuzz.fuzz import Fuzzed
     from peft_regress.fuzz.reproduce import Shown
 
@@ -177,7 +177,7 @@ def _opened_cluster(on: str, baselines: Path) -> Iterator[Cluster | None]:
     if on == "local":
         yield None
         return
-    from peft_regress.environments.cluster.measuring import require_dask
+    from peft_regress.environments.cluster.cluster import require_dask
 
     require_dask()
     from peft_regress.fuzz.cluster_search import search_cluster

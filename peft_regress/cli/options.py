@@ -16,7 +16,7 @@ from peft_regress.report.terminal import echo
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from peft_regress.environments.cluster.measuring import Cluster
+    from peft_regress.environments.cluster.measuring import ClusterEngine
 
 
 class NamedPath(click.Path):
@@ -170,7 +170,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
 @contextlib.contextmanager
 def opened_engine(
     on: str, *, uses_gpus: bool, baselines: Path, say: Callable[[str], None]
-) -> Iterator[Cluster | None]:
+) -> Iterator[ClusterEngine | None]:
     """Connect to what `--on` names; None for workers of this machine.
 
     Raises `InputError` and `AbsentError` for a cluster that cannot be used.
@@ -183,12 +183,12 @@ def opened_engine(
         return
     # It imports what measures, which `--help` does not wait for.
     from peft_regress.catalogue.own_cases import settings_in_use
-    from peft_regress.environments.cluster.measuring import opened_cluster
+    from peft_regress.environments.cluster.measuring import measuring_cluster
 
-    with opened_cluster(
+    with measuring_cluster(
         on, baselines=baselines, uses_gpus=uses_gpus, say=say, own=settings_in_use()
-    ) as cluster:
-        yield cluster
+    ) as engine:
+        yield engine
 
 
 pip_limit_option = limit_option("--pip-time-limit", "How long one call of pip may take.")

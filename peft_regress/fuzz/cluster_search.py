@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from peft_regress.environments.cluster.measuring import (
+from peft_regress.environments.cluster.cluster import (
     digest_of,
     message_of,
     opened_cluster,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from distributed import Future
 
-    from peft_regress.environments.cluster.measuring import Cluster
+    from peft_regress.environments.cluster.cluster import Cluster
 
 _POLL_SECONDS: Final = 0.1
 _MOST_LOSSES: Final = 3

@@ -29,7 +29,7 @@ from peft_regress.text import clean, count_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from peft_regress.environments.cluster.measuring import Cluster
+    from peft_regress.environments.cluster.cluster import Cluster
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.fuzz.messages import Found
     from peft_regress.fuzz.ranges import Ranges

@@ -17,6 +17,7 @@ from fake_interpreters import logged, wait_until, write_worker
 
 from peft_regress.catalogue.matrix import matrix_cases
 from peft_regress.cli import measure as measure_module
+from peft_regress.environments.cluster import cluster as cluster_module
 from peft_regress.environments.cluster import connection as connection_module
 from peft_regress.environments.cluster import facts as facts_module
 from peft_regress.environments.cluster import measuring, own_code
@@ -310,7 +311,7 @@ def test_a_worker_with_threads_is_refused(own_cluster, measure):
 
 
 def test_without_dask_it_names_the_extra(measure, monkeypatch):
-    monkeypatch.setattr(measuring, "find_spec", lambda _: None)
+    monkeypatch.setattr(cluster_module, "find_spec", lambda _: None)
     code, _, err = measure("tcp://127.0.0.1:9")
     assert code == 2
     assert "pip install 'peft-regress[cluster]'" in err

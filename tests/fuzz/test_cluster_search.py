@@ -16,8 +16,8 @@ from fake_interpreters import wait_until
 from fuzz_examples import PACKAGES
 
 from peft_regress.cli.main import main
+from peft_regress.environments.cluster import cluster as cluster_module
 from peft_regress.environments.cluster import connection as connection_module
-from peft_regress.environments.cluster import measuring
 from peft_regress.environments.cluster.attempts import Attempts
 from peft_regress.environments.cluster.connection import NodeError
 from peft_regress.environments.cluster.messages import Problem
@@ -60,7 +60,7 @@ def test_an_address_without_a_scheduler_is_one_line(fuzz, address, code, problem
 
 
 def test_without_dask_it_names_the_extra(fuzz, monkeypatch):
-    monkeypatch.setattr(measuring, "find_spec", lambda _: None)
+    monkeypatch.setattr(cluster_module, "find_spec", lambda _: None)
     code, _, err = fuzz("tcp://127.0.0.1:9")
     assert code == 2
     assert "pip install 'peft-regress[cluster]'" in err

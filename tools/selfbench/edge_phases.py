@@ -35,7 +35,7 @@ PHASES: Final = (
 
 
 def all_seconds() -> float:
-    """Return the processor seconds of this process, of all that ended below it, and the runtime's."""
+    """Return the processor seconds of this process, what ended below it, and the runtime."""
     from peft_regress.measure.edge.runtime import shared_runtime
 
     running = shared_runtime()._process  # noqa: SLF001
