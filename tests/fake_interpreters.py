@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -16,6 +17,9 @@ from peft_regress.environments.worker.messages import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+# Found now: a test may run without a PATH.
+_INSTALL = shutil.which("install") or "install"
 
 _WORKER = """#!{python} -IS
 import json, os, random, signal, subprocess, sys, time
@@ -153,7 +157,7 @@ def write_program(path: Path, text: str) -> str:
     thread starts meanwhile, until that child runs its program, and a program that is open for
     writing cannot be started (ETXTBSY).
     """
-    command = ["install", "-m", "755", "/dev/stdin", str(path)]
+    command = [_INSTALL, "-m", "755", "/dev/stdin", str(path)]
     subprocess.run(command, input=text.encode(), check=True)
     return str(path)
 

@@ -100,9 +100,11 @@ def test_the_sizes_of_two_ledgers_are_those_in_the_stored_file(shown: str, case:
     assert shown.format(f"{size / 1e3:.0f} KB") in " ".join(PAGE.split())
 
 
-@pytest.mark.parametrize("matrix", ("default", "extended"))
+@pytest.mark.parametrize("matrix", ["default", "extended"])
 def test_a_ledger_written_out_has_four_times_as_many_numbers(matrix: str) -> None:
-    assert "the rows of the other two would have four times as many numbers" in " ".join(PAGE.split())
+    assert "the rows of the other two would have four times as many numbers" in " ".join(
+        PAGE.split()
+    )
     held = sum(numbers_in(ledger["modules"]) for ledger in ledgers(matrix).values())
     written_out = sum(
         len(rows_of(msgspec.convert(ledger, Ledger), metric) or {})

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import venv
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -133,7 +133,7 @@ def test_an_overlay_over_an_environment_of_uv(index, tmp_path):
     folder = tmp_path / "made"
     venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
     (packages,) = folder.glob("lib/python*/site-packages")
-    for entry in Path(find_spec("pip").origin).parents[1].iterdir():
+    for entry in Path(distribution("pip").locate_file("")).iterdir():
         if not entry.name.startswith(("pip", "__pycache__")):
             (packages / entry.name).symlink_to(entry)
     done = subprocess.run(
