@@ -26,6 +26,7 @@ from peft_regress.errors import InputError, UnknownNameError
 from peft_regress.fine_tune import OWN_MATRIX
 from peft_regress.registry import RegistryName
 from peft_regress.settings import DEFAULT_MATRIX
+from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,12 +89,7 @@ def check_matrix(matrix: str) -> None:
 
     Raises `InputError` for own cases that cannot be imported.
     """
-    known = {
-        matrix_name
-        for name in get_args(RegistryName)
-        for item in registry.items(name)
-        for matrix_name in item.matrices
-    } | {fine_tune.matrix for fine_tune in own_fine_tunes().values()}
+    known = _matrices()
     if matrix == OWN_MATRIX and matrix not in known:
         msg = (
             "there is no case of the matrix 'own': name yours in pyproject.toml, as in "
@@ -104,6 +100,16 @@ def check_matrix(matrix: str) -> None:
     if matrix not in known:
         what = "matrix"
         raise UnknownNameError(what, matrix, known)
+
+
+def _matrices() -> set[str]:
+    built_in = {
+        matrix
+        for name in get_args(RegistryName)
+        for item in registry.items(name)
+        for matrix in item.matrices
+    }
+    return built_in | {fine_tune.matrix for fine_tune in own_fine_tunes().values()}
 
 
 def matrices_of(case: Case) -> frozenset[str]:
@@ -205,16 +211,36 @@ def check_rank(method: str, rank: int | None) -> None:
 def select_cases(pattern: str | None, *, matrix: str = DEFAULT_MATRIX) -> list[Case]:
     """Return the cases of a matrix whose id matches a glob.
 
-    Raises `UnknownNameError` with a few existing ids if there is none.
+    Raises `UnknownNameError` with a few existing ids if there is none, `InputError` if there is one
+    in another matrix.
     """
     cases = matrix_cases(matrix)
     if pattern is None:
         return cases
-    found = [case for case in cases if fnmatchcase(case.id, pattern)]
+    found = _matching(cases, pattern)
     if not found:
+        check_other_matrices(pattern, matrix=matrix, option="--matrix")
         what = "case pattern"
         raise UnknownNameError(what, pattern, [case.id for case in cases[:3]])
     return found
+
+
+def check_other_matrices(pattern: str, *, matrix: str, option: str) -> None:
+    """Raise `InputError` if a glob that no case of a matrix matches is one of another matrix.
+
+    option: the one that chooses the matrix.
+    """
+    for other in sorted(_matrices() - {matrix}):
+        if found := _matching(matrix_cases(other), pattern):
+            msg = (
+                f"no case of the matrix {matrix!r} matches {pattern!r}, but "
+                f"{count_of(len(found), 'case')} of {other!r}: choose it with {option} {other}"
+            )
+            raise InputError(msg)
+
+
+def _matching(cases: Iterable[Case], pattern: str) -> list[Case]:
+    return [case for case in cases if fnmatchcase(case.id, pattern)]
 
 
 def shard_of(cases: Iterable[Case], *, count: int, weights: Mapping[str, float]) -> dict[str, int]:

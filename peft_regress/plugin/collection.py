@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from peft_regress.cases import Case, in_words
-from peft_regress.catalogue.matrix import check_matrix, matrices_of, shard_of
+from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
 from peft_regress.plugin.coverage import Collected
 from peft_regress.report.github import line_in_log
@@ -139,6 +139,7 @@ class CollectionHooks:
         found = [case_id_of(item) for item in items]
         names = [name for name in found if name is not None]
         if not any(fnmatchcase(name, glob) for name in names):
+            check_other_matrices(glob, matrix=self._options.matrix, option="--regress-matrix")
             what = "case pattern"
             raise UnknownNameError(what, glob, names[:3])
 

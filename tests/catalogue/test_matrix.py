@@ -202,6 +202,16 @@ def test_pattern_that_matches_nothing_is_refused(pattern: str) -> None:
         select_cases(pattern)
 
 
+def test_a_pattern_of_another_matrix_is_told_the_matrix() -> None:
+    told = (
+        r"no case of the matrix 'default' matches 'edge/full/\*', but 5 cases of 'edge': .*--matrix"
+    )
+    with pytest.raises(InputError, match=told + " edge$"):
+        select_cases("edge/full/*")
+    with pytest.raises(InputError, match=r"but 48 cases of 'default': .*--matrix default$"):
+        select_cases("shift/*", matrix="edge")
+
+
 CASES = matrix_cases()
 ARCHITECTURES = sorted({case.architecture for case in CASES})
 

@@ -131,6 +131,9 @@ def test_a_glob_without_a_match_stops_the_run(suite: Suite) -> None:
     done = suite.run("--regress-cases=toy/lora/*")
     assert done.ret == pytest.ExitCode.USAGE_ERROR
     assert "unknown case pattern 'toy/lora/*'" in done.stderr.str()
+    done = suite.run("--regress-cases=shift/lora-r4/*")
+    assert done.ret == pytest.ExitCode.USAGE_ERROR
+    assert "choose it with --regress-matrix default" in done.stderr.str()
 
 
 def test_a_suite_without_settings_gives_its_cases_itself(suite: Suite) -> None:
