@@ -38,7 +38,7 @@ def all_seconds() -> float:
     """Return the processor seconds of this process, what ended below it, and the runtime."""
     from peft_regress.measure.edge.runtime import shared_runtime
 
-    running = shared_runtime()._process  # noqa: SLF001
+    running = shared_runtime()._process  # noqa: SLF001  (only its times are read)
     seconds = sum(os.times()[:4])
     if running is not None:
         fields = Path(f"/proc/{running.pid}/stat").read_text(encoding="ascii").rpartition(")")[2]

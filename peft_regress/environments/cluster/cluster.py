@@ -42,13 +42,10 @@ _WITHOUT_WORKER_SECONDS: Final = 600.0
 class Cluster:
     """The workers of a scheduler, of which each has a part of this command."""
 
-    def __init__(
-        self, connection: Connection, *, name: str, topic: str, say: Callable[[str], None]
-    ) -> None:
-        """Use the plugin `name`, whose nodes tell of their progress under `topic`."""
+    def __init__(self, connection: Connection, *, name: str, say: Callable[[str], None]) -> None:
+        """Use the plugin `name`."""
         self.connection = connection
         self._plugin = name
-        self._topic = topic
         self.say = say
         self.slots = Slots(connection.workers)
         self.attempts = Attempts()
@@ -172,7 +169,7 @@ def opened_cluster(  # noqa: PLR0913  (all but the address by name)
             own=code,
         )
         part = node(msgspec.json.encode(setup).decode())
-        cluster = Cluster(connection, name=name, topic=name, say=say)
+        cluster = Cluster(connection, name=name, say=say)
         client.subscribe_topic(name, cluster.told)
         try:
             workers = _prepared(connection, part, name)

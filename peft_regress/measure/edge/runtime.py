@@ -77,7 +77,7 @@ def shared_runtime() -> Runtime:
 
 
 class Runtime:
-    """A process that runs programs, one after another; use it as a context manager.
+    """A process that runs programs, one after another; `close` it, or use it as a context manager.
 
     The process starts with the first program: those that are known need none.
     """
