@@ -244,20 +244,9 @@ INVARIANTS: tuple[str, ...] = (
 KNOWN: tuple[str, ...] = (*METRICS, *INVARIANTS)
 """What this package can measure, for the run files that it writes."""
 
-NEED_TRAINING: frozenset[str] = frozenset(
-    {
-        "accuracy",
-        "loss",
-        "score",
-        "step_seconds",
-        "relative_step_seconds",
-        "frozen_unchanged",
-        "trainable_changed",
-        "projections_renewed",
-    }
-)
-"""The metrics and invariants that only a whole training shows, as do the metrics of an own case: a
-case that repeats another run's training, and so was not trained, lacks them."""
+OF_ALL_SEEDS: frozenset[str] = frozenset({"accuracy", "loss", "score"})
+"""The metrics that need every seed trained in full, as do those of an own case: a case that repeats
+another run lacks them."""
 
 KNOWN_BEFORE: frozenset[str] = frozenset(
     {

@@ -9,7 +9,6 @@ storage's lock.
 from __future__ import annotations
 
 import re
-import shlex
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,9 +24,10 @@ from peft_regress.baselines.chain import (
     moment_of,
     write_newest,
 )
+from peft_regress.baselines.confirming import split
 from peft_regress.baselines.contents import Contents
 from peft_regress.baselines.entries import baseline_files
-from peft_regress.baselines.index import read_contents, read_entry
+from peft_regress.baselines.index import read_contents, read_contents_before, read_entry
 from peft_regress.baselines.objects import remove_litter, store_adapter, store_ledger
 from peft_regress.baselines.references import retirable_cases
 from peft_regress.baselines.stored_adapters import Choice, choose_adapters
@@ -39,7 +39,6 @@ from peft_regress.runs.ledgers import with_digests
 from peft_regress.runs.run_file import RunFile, without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Acceptance, check_acceptance
 from peft_regress.runs.shards import read_run
-from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -82,8 +81,10 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     Expected cases that a glob of `retire` matches are expected no longer, until an entry holds them
     again. If the newest entry is this run, accepted in the same way, nothing is stored.
 
+    A case that repeats an entry, and shows nothing new, is one line that confirms that entry.
+
     Raises `InputError` if the run cannot be trusted, holds no case or a retired case, or (unless it
-    is for history) a case that was not trained, if the reason is empty, if a glob matches nothing,
+    is for history) repeats what is not stored, if the reason is empty, if a glob matches nothing,
     or if the storage is not whole.
     """
     if not reason.strip():
@@ -96,8 +97,6 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)
-    if not history:
-        _check_trained(made.run, source)
     check_sums(made.run, str(source))
     role: Role = "history" if history else "baseline"
     wanted = _Wanted(source, made, Acceptance(reason=reason, date=date, role=role), retire)
@@ -115,19 +114,6 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
             "Free some space or check its permissions, then run the same command again."
         )
         raise InputError(msg) from error
-
-
-def _check_trained(run: Run, source: Path) -> None:
-    """Raise `InputError` if a case was not trained: nothing would judge its accuracy later."""
-    count = sum(record.is_certified for record in run)
-    if count:
-        msg = (
-            f"{source}: {count_of(count, 'case')} of {len(run.cases)} not trained (same "
-            "computation), so the run can be no baseline: measure without --regress-quick or "
-            f"--quick, or store it with `peft-regress accept {shlex.quote(str(source))} --history "
-            '--reason "..."`'
-        )
-        raise InputError(msg)
 
 
 class _Wanted(NamedTuple):
@@ -182,7 +168,9 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
 def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     """Decide what the entry holds. Raises `InputError` if it cannot be accepted."""
     retired = retirable_cases(contents, wanted.retire) if wanted.retire else []
-    made = wanted.made
+    made, run, repeats = wanted.made, wanted.made.run, dict[str, str]()
+    if wanted.accepted.role == "baseline":
+        run, repeats = split(run, contents.references)
     adapters = _chosen(root, contents, wanted)
     machine_info = without_host(made.document.get("machine_info", {}))
     document = {**made.document, "machine_info": machine_info}
@@ -191,11 +179,12 @@ def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     accepted = msgspec.structs.replace(
         wanted.accepted,
         retired=retired,
+        repeats=repeats,
         entry=entry_name(path),
         predecessor=contents.links[-1].digest if contents.links else "",
         adapters={one.stored.case: one.digest for one in adapters.adapters},
     )
-    run = with_digests(msgspec.structs.replace(made.run, accepted=accepted))
+    run = with_digests(msgspec.structs.replace(run, accepted=accepted))
     check_acceptance(run)
     return _Plan(path, run, document, adapters)
 
@@ -214,11 +203,15 @@ def _is_same(root: Path, entry: RunFile, contents: Contents, wanted: _Wanted) ->
     """
     accepted = acceptance_of(entry)
     retired = accepted.retired
+    run, repeats = wanted.made.run, dict[str, str]()
+    if wanted.accepted.role == "baseline":
+        # Against what judged before the entry.
+        run, repeats = split(run, read_contents_before(root, [entry.path]).references)
     is_same = (
         (accepted.reason, accepted.role) == (wanted.accepted.reason, wanted.accepted.role)
         and all(any(fnmatchcase(one, glob) for one in retired) for glob in wanted.retire)
         and all(any(fnmatchcase(one, glob) for glob in wanted.retire) for one in retired)
-        and _bare(entry.run) == _bare(with_digests(wanted.made.run))
+        and (_bare(entry.run), accepted.repeats) == (_bare(with_digests(run)), repeats)
     )
     return is_same and all(
         one.digest in accepted.adapters.values()

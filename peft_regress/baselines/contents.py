@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from peft_regress.baselines.chain import Link, Names, acceptance_of, check_whole, has_addresses
 from peft_regress.gate.drift import next_origins
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
-from peft_regress.gate.verdicts import Observation, observations_of
+from peft_regress.gate.repeats import curves_by_machine
+from peft_regress.gate.verdicts import Confirmation, Observation, observations_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,7 +85,14 @@ class Contents:
                 (new.run_name, new.record),
                 policy=self.policy,
             )
-            self.judges[name] = Judge(index, dataclasses.replace(new, drift_origins=origins))
+            curves = curves_by_machine({} if old is None else old.curves, new)
+            judging = dataclasses.replace(new, drift_origins=origins, curves=curves)
+            self.judges[name] = Judge(index, judging)
+        for name in accepted.repeats:
+            position, observation = self.judges[name]
+            by = Confirmation(entry=entry.path.stem, environment=entry.run.environment)
+            confirmed = dataclasses.replace(observation, confirmed=by)
+            self.judges[name] = Judge(position, confirmed)
 
     @property
     def references(self) -> dict[str, Observation]:

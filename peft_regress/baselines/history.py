@@ -11,6 +11,7 @@ import msgspec
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from peft_regress.baselines.confirming import as_confirmed
 from peft_regress.baselines.index import read_contents, skim_entries
 from peft_regress.baselines.moves import INVARIANT, find_moves, find_redefinitions, names_in
 from peft_regress.baselines.named import find_input
@@ -235,6 +236,11 @@ def _series_by_case(entries: Iterable[Entry]) -> dict[str, list[tuple[Entry, Rec
     for entry in entries:
         for name, record in entry.run.cases.items():
             found.setdefault(name, []).append((entry, record))
+        for name, repeated in entry.run.accepted.repeats.items() if entry.run.accepted else ():
+            # One that narrowing left out has no record here.
+            if name in found:
+                confirmed = as_confirmed(found[name][-1][1], repeated)
+                found[name].append((entry, confirmed))
     return found
 
 

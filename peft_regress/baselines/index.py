@@ -30,7 +30,7 @@ from peft_regress.cases import Address, CaseId  # noqa: TC001  (msgspec reads th
 from peft_regress.errors import InputError, RunFileError
 from peft_regress.files import cache_folder, read_bytes
 from peft_regress.gate.drift import Origin
-from peft_regress.gate.verdicts import observations_of
+from peft_regress.gate.verdicts import Confirmation, observations_of
 from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import Metric  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.bulk_read import sharing, skim, stream_without_ledgers
@@ -138,6 +138,9 @@ class _Judge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     entry: int
     origins: dict[str, tuple[str, Metric | None]]
     """By metric the entry that drift counts from, and the metric there if it differs."""
+    curves: dict[str, int]
+    """By kind of machine the entry with the newest curve."""
+    confirmed: tuple[str, dict[str, str]] | None
 
 
 class _Kept(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -159,6 +162,7 @@ def keep_contents(contents: Contents) -> None:
         ((link.name, link.file_digest) for link in contents.links), key=lambda one: _order(one[0])
     )
     *_, key = _keys(files)
+    positions = {link.stem: index for index, link in enumerate(contents.links)}
     kept = _Kept(
         key=key,
         links=contents.links,
@@ -168,12 +172,23 @@ def keep_contents(contents: Contents) -> None:
         own=sorted(contents.own),
         has_addresses=contents.has_addresses,
         judges={
-            name: _Judge(entry=entry, origins=dict(_brief_origins(observation)))
+            name: _Judge(
+                entry=entry,
+                origins=dict(_brief_origins(observation)),
+                curves={
+                    machine: positions[one.run_name] for machine, one in observation.curves.items()
+                },
+                confirmed=_plain(observation.confirmed),
+            )
             for name, (entry, observation) in contents.judges.items()
         },
     )
     with contextlib.suppress(InputError):
         keep(_folder() / key, msgspec.json.encode(kept), most=_MOST_FILES)
+
+
+def _plain(confirmed: Confirmation | None) -> tuple[str, dict[str, str]] | None:
+    return None if confirmed is None else (confirmed.entry, dict(confirmed.environment))
 
 
 def _brief_origins(observation: Observation) -> Iterator[tuple[str, tuple[str, Metric | None]]]:
@@ -226,17 +241,33 @@ def _load(root: Path, path: Path) -> Contents | None:
 
 def _judges(root: Path, kept: _Kept) -> Iterator[tuple[str, Judge]]:
     """Yield what judges each case, with the records of the entries themselves."""
-    for index in sorted({judge.entry for judge in kept.judges.values()}):
+    needed = {judge.entry for judge in kept.judges.values()}
+    needed |= {index for judge in kept.judges.values() for index in judge.curves.values()}
+    read = {}
+    for index in sorted(needed):
         entry = read_entry(root, kept.links[index])
-        for name, observation in observations_of(entry.run, entry.path.stem).items():
-            judge = kept.judges.get(name)
-            if judge is not None and judge.entry == index:
-                metrics = observation.record.metrics
-                origins = {
-                    metric: Origin(found or metrics[metric], since)
-                    for metric, (since, found) in judge.origins.items()
-                }
-                yield name, Judge(index, replace(observation, drift_origins=origins))
+        read[index] = observations_of(entry.run, entry.path.stem)
+    for name, judge in kept.judges.items():
+        observation = read[judge.entry][name]
+        metrics = observation.record.metrics
+        origins = {
+            metric: Origin(found or metrics[metric], since)
+            for metric, (since, found) in judge.origins.items()
+        }
+        yield (
+            name,
+            Judge(
+                judge.entry,
+                replace(
+                    observation,
+                    drift_origins=origins,
+                    curves={
+                        machine: read[index][name] for machine, index in judge.curves.items()
+                    },
+                    confirmed=judge.confirmed and Confirmation(*judge.confirmed),
+                ),
+            ),
+        )
 
 
 def _keys(files: Iterable[tuple[str, str]]) -> Iterator[str]:

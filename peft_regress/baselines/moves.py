@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal
 
-from peft_regress.baselines.series import STATUS, jumps_of, whole_metric
-from peft_regress.gate.certificates import lacks_invariant, lacks_training
+from peft_regress.baselines.series import STATUS, jumps_of
 from peft_regress.gate.changes import direction_of
 from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes
 from peft_regress.gate.judge import invariant_verdict, status_verdict
 from peft_regress.gate.metric_reasons import can_compare, is_shown_only
+from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.metrics import METRICS, metric_order
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def is_judged(records: Records, name: str, *positions: int | None) -> bool:
 
 
 def _metric_moves(name: str, records: Records, metric: str) -> Iterator[Move]:
-    found = [whole_metric(record, metric) for _, record in records]
+    found = [record.metrics.get(metric) for _, record in records]
     for jump in jumps_of(records, found, metric):
         new = found[jump.position]
         if jump.before is None or jump.change is None or new is None or new.kind == "info":
@@ -131,7 +131,7 @@ def _lost_or_added(name: str, records: Records, metric: str) -> Iterator[Move]:
         (entry, record)
         for entry, record in records
         if record.status == "ok"
-        and not lacks_training(record, metric)
+        and not lacks_seeds(record, metric)
         and (metric in record.metrics or metric not in METRICS or metric in entry.run.known)
     ]
     for position, ((before, old), (entry, new)) in enumerate(pairwise(able)):
@@ -181,7 +181,6 @@ def _invariant_moves(name: str, records: Records, invariant: str) -> Iterator[Mo
         (entry, record)
         for entry, record in records
         if record.status == "ok"
-        and not lacks_invariant(record, invariant)
         and (invariant in record.invariants or invariant in entry.run.known)
     ]
     for (before, old), (entry, new) in pairwise(able):

@@ -13,9 +13,9 @@ from peft_regress.baselines.change_points import (
     find_change_points,
 )
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.certificates import is_of_training
 from peft_regress.gate.changes import are_comparable, change_of, direction_of, value_of
 from peft_regress.gate.policy import DEFAULT_POLICY
+from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.runs.environment import changed_packages
 from peft_regress.runs.schema import MIXED_MACHINES
 
@@ -129,14 +129,14 @@ class Jump:
 
 def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     """Return the line of one metric of one case from its records, oldest first."""
-    walk = _Walk(name, records, [whole_metric(record, name) for _, record in records])
+    walk = _Walk(name, records, [record.metrics.get(name) for _, record in records])
     points = []
     measured = 0
     for index, ((entry, record), metric) in enumerate(zip(records, walk.metrics, strict=True)):
         earlier_entry, earlier = records[max(index - 1, 0)]
         change = walk.change_at(index)
         was = walk.metrics[measured]
-        same_as = record.repeated_run if is_of_training(record, name) else None
+        same_as = record.repeated_run if lacks_seeds(record, name) else None
         if same_as is None:
             measured = index
         points.append(
@@ -160,13 +160,6 @@ def make_line(records: Sequence[tuple[Entry, Record]], name: str) -> Line:
     return Line(
         metric=name, unit=walk.unit, kind=walk.kind, points=tuple(points), remark=walk.remark
     )
-
-
-def whole_metric(record: Record, name: str) -> Metric | None:
-    """Return a metric of a record; None if the case was not trained and so has a part at most."""
-    if record.is_certified and is_of_training(record, name):
-        return None
-    return record.metrics.get(name)
 
 
 def jumps_of(

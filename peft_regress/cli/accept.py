@@ -108,6 +108,10 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
             f"note: its date, {accepted.date}, is before that of the entry before it "
             f"({done.later_predecessor}): a clock is or was wrong. Numbers decide, not dates."
         )
+    if accepted.repeats:
+        entries = ", ".join(dict.fromkeys(accepted.repeats.values()))
+        cases = count_of(len(accepted.repeats), "case")
+        yield f"{cases} repeat {entries}, which goes on judging them"
     yield from _adapter_lines(done, source)
     if accepted.retired:
         yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"

@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from peft_regress.report.pace import Pace
-from peft_regress.report.sentences import SAME_COMPUTATION
+from peft_regress.report.sentences import REPEATED
 from peft_regress.report.terminal import print_progress
 from peft_regress.text import clean
 
@@ -33,7 +33,7 @@ def record_printer(engine: Engine | None = None) -> Callable[[str, Record, int, 
 
     def print_record(side: str, record: Record, done: int, count: int) -> None:
         state = "" if record.status == "ok" else f" {clean(record.status_text)}"
-        state = f" {SAME_COMPUTATION}" if record.is_certified else state
+        state = f" {REPEATED}" if record.is_repeat else state
         left = paces[side].left(done, count, time.monotonic())
         name = f"{side} {record.case.id}" if side else record.case.id
         status = "" if engine is None else f" ({engine.status})"

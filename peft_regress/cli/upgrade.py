@@ -56,7 +56,7 @@ _Result = TypeVar("_Result")
     "upgrade",
     cls=SectionedCommand,
     sections={
-        "Cases": ("cases", "matrix", "quick"),
+        "Cases": ("cases", "matrix"),
         "Or a checklist": ("checklist_of",),
         "Verdict": ("base", "strict"),
         **ENVIRONMENT_SECTIONS,
@@ -65,7 +65,7 @@ _Result = TypeVar("_Result")
     epilog=examples(
         "peft-regress upgrade peft",
         "peft-regress upgrade peft==0.14.0 --cases 'shift/*/resnet18'",
-        "peft-regress upgrade --quick --summary issue.md peft torch==2.13.0",
+        "peft-regress upgrade --summary issue.md peft torch==2.13.0",
         "peft-regress upgrade ../peft --checklist lora --base ../peft-main",
     ),
 )
@@ -87,11 +87,6 @@ _Result = TypeVar("_Result")
     metavar="METHOD",
     help="In place of cases: compare one method by the protocol of peft's maintainers, for a pull "
     "request.",
-)
-@click.option(
-    "--quick",
-    is_flag=True,
-    help="Train only the cases whose computation is not certified to be the base's.",
 )
 @click.option(
     "--save", type=output_file, metavar="FILE", help="Write the candidate's run to this file."

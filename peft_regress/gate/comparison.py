@@ -87,18 +87,9 @@ class Comparison:
         return {verdict: counted[verdict] for verdict in VERDICTS if counted[verdict]}
 
     @functools.cached_property
-    def same_computation(self) -> frozenset[str]:
-        """The cases that were not trained, since they repeat their references' training."""
-        return frozenset(
-            case.id
-            for case in self.cases
-            if any(remark.kind == "same computation" for remark in case.remarks)
-        )
-
-    @functools.cached_property
-    def has_untrained(self) -> bool:
-        """Whether the run has a case that was not trained, so that it can be no baseline."""
-        return any(one.record.is_certified for one in self.observed.values())
+    def repeating(self) -> frozenset[str]:
+        """The cases of which only the first seed trained in full, as it repeats another run."""
+        return frozenset(name for name, one in self.observed.items() if one.record.is_repeat)
 
     @property
     def failing_verdicts(self) -> frozenset[Verdict]:
@@ -146,16 +137,11 @@ class Comparison:
     def can_be_accepted(self) -> bool:
         """Whether accepting the run changes its verdict.
 
-        It changes none on a budget, and none on a case that a quick run did not train. If cases are
-        left out it would change what nobody sees.
+        It changes none on a budget. If cases are left out it would change what nobody sees.
         """
         if self.invocation.only is not None:
             return False
-        findings = any(
-            finding.cause.strand != "budget"
-            and not (self.has_untrained and finding.cause.what == "computation")
-            for finding in self.findings
-        )
+        findings = any(finding.cause.strand != "budget" for finding in self.findings)
         return findings or (self.strict and bool(self.looser or self.fronts))
 
     @property

@@ -191,6 +191,8 @@ _STRANDS_BY_WORD: Final[dict[str, Strand]] = {
     "budget": "budget",
     "fits": "fit",
     "trained": "trained",
+    "curve": "function",
+    "evaluation": "function",
 }
 """By the first word of a reason that is about no metric."""
 
@@ -221,7 +223,7 @@ def _is_own(reason: Reason) -> bool:
 NOT_MEASURED: Final = "not measured"
 """What the cause is of all that an older version of this project cannot measure."""
 
-_BY_SIDE: Final = frozenset({"inputs", "computation"})
+_BY_SIDE: Final = frozenset({"inputs", "training"})
 
 
 def _cause(

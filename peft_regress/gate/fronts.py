@@ -13,7 +13,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final, Literal
 
 from peft_regress.gate.budgets import update_flops
-from peft_regress.gate.certificates import repeats
 from peft_regress.gate.inputs import first_difference
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.policy import Policy
     from peft_regress.gate.verdicts import Observation
-    from peft_regress.metrics import Metric
     from peft_regress.runs.schema import Record
 
 FrontCost = Literal["peak_bytes", "update FLOPs"]
@@ -88,33 +86,21 @@ def _points(
     sides: tuple[Mapping[str, Observation], Mapping[str, Observation]],
     measure: Callable[[Record], float | None],
 ) -> tuple[list[_Point], list[_Point]]:
-    """Return both sides of the cases that have the cost and an accuracy on both.
-
-    A case that repeats the training of the older side is as accurate as that one.
-    """
+    """Return both sides of the cases that have the cost and an accuracy on both."""
     before: list[_Point] = []
     after: list[_Point] = []
     for name in names:
-        old, new = (side[name].record for side in sides)
-        accuracies = (old, old if repeats(new, old) else new)
-        points = [
-            _point(name, record, measure, accuracy=trained.metrics.get("accuracy"))
-            for record, trained in zip((old, new), accuracies, strict=True)
-        ]
-        if points[0] is not None and points[1] is not None:
-            before.append(points[0])
-            after.append(points[1])
+        old, new = (_point(name, side[name].record, measure) for side in sides)
+        if old is not None and new is not None:
+            before.append(old)
+            after.append(new)
     return before, after
 
 
 def _point(
-    name: str,
-    record: Record,
-    measure: Callable[[Record], float | None],
-    *,
-    accuracy: Metric | None,
+    name: str, record: Record, measure: Callable[[Record], float | None]
 ) -> _Point | None:
-    cost = measure(record)
+    accuracy, cost = record.metrics.get("accuracy"), measure(record)
     if accuracy is None or cost is None:
         return None
     return _Point(case=name, cost=cost, accuracy=accuracy.value)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from peft_regress.gate.budgets import budget_of, budget_remarks, over_budget_reasons
-from peft_regress.gate.certificates import computation_findings, lacks_invariant
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.findings import find_causes
 from peft_regress.gate.fits import lost_fits
@@ -18,6 +17,7 @@ from peft_regress.gate.fronts import lost_fronts
 from peft_regress.gate.inputs import OF_INPUTS, first_difference, model_changes, shape_changes
 from peft_regress.gate.metric_reasons import MetricJudge
 from peft_regress.gate.policy import DEFAULT_POLICY, Policy
+from peft_regress.gate.repeats import training_findings, whole
 from peft_regress.gate.verdicts import CaseVerdict, Reason, Remark, Verdict, gravest
 from peft_regress.metrics import INVARIANTS
 from peft_regress.text import count_of
@@ -52,8 +52,9 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
     asked for. `devices`: the device classes of which a case must not lose one that it fitted into.
     """
     wanted = references if expected is None else expected
+    wholes = {name: whole(new, references.get(name)) for name, new in observed.items()}
     cases = tuple(
-        judge_case(name, references.get(name), observed.get(name), policy=policy, devices=devices)
+        judge_case(name, references.get(name), wholes.get(name), policy=policy, devices=devices)
         for name in sorted({*wanted, *observed})
     )
     return Comparison(
@@ -61,7 +62,7 @@ def judge(  # noqa: PLR0913  (both sides, and what was asked for)
         findings=find_causes(cases, references, observed),
         references=references,
         observed=observed,
-        fronts=lost_fronts(references, observed, policy=policy),
+        fronts=lost_fronts(references, wholes, policy=policy),
         complete=complete,
         invocation=invocation or Invocation(),
     )
@@ -78,6 +79,7 @@ def judge_case(
     """Judge one case by its reference; either may be absent."""
     if new is None:
         return CaseVerdict(id=name, verdict="missing")
+    new = whole(new, old)
     reference = None if old is None else old.record
     found: list[Reason | Remark] = [
         *over_budget_reasons(reference, new.record, devices),
@@ -109,7 +111,7 @@ def _findings(
             verdict="incomparable",
         )
         return
-    yield from computation_findings(before, after)
+    yield from training_findings(old, new)
     if not before.status == after.status == "ok":
         return
     model = model_changes(before, after)
@@ -181,8 +183,6 @@ def _invariant_findings(
     was, now = old.record.invariants, new.record.invariants
     for name in sorted(was.keys() | now.keys()):
         before, after = was.get(name), now.get(name)
-        if lacks_invariant(new.record, name):
-            continue
         if name not in was and name not in old.known and name in INVARIANTS:
             yield Remark(kind="new metric", subject=f"invariant {name}", new=after)
             continue

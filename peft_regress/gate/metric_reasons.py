@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from peft_regress.gate.bounds import Bounds
-from peft_regress.gate.certificates import in_common, lacks_training
 from peft_regress.gate.changes import change_of, direction_of, have_same_shape
 from peft_regress.gate.drift import drift_of
 from peft_regress.gate.inputs import OF_INPUTS
+from peft_regress.gate.repeats import lacks_seeds
 from peft_regress.gate.verdicts import Reason, Remark
 from peft_regress.metrics import EDGE_METRICS, METRICS, metric_order
 
@@ -49,7 +49,7 @@ class MetricJudge:
     def findings(self) -> Iterator[Reason | Remark]:
         """Yield every reason and remark on the metrics."""
         for name in self.names():
-            if self._lacks_training(name):
+            if self._lacks_seeds(name):
                 continue
             of_newest = tuple(self._changes(name))
             yield from of_newest
@@ -58,18 +58,11 @@ class MetricJudge:
                 yield from self._drift(name)
         yield from self._looser_bounds()
 
-    def _lacks_training(self, name: str) -> bool:
-        return any(lacks_training(side.record, name) for side in (self.old, self.new))
-
-    def _is_in_part(self, name: str) -> bool:
-        """Return whether a side has the first losses of one seed alone, as it was not trained."""
-        sides = (self.old.record, self.new.record)
-        return name == "first_losses" and any(side.is_certified for side in sides)
+    def _lacks_seeds(self, name: str) -> bool:
+        return any(lacks_seeds(side.record, name) for side in (self.old, self.new))
 
     def _changes(self, name: str) -> Iterator[Reason | Remark]:
         old, new = (side.record.metrics.get(name) for side in (self.old, self.new))
-        if old and new and self._is_in_part(name):
-            old, new = in_common(old, new), in_common(new, old)
         either = new or old
         if either is None or self._is_unchanged(name, old, new):
             return
@@ -165,9 +158,6 @@ class MetricJudge:
             return
         if not self.same_inputs and metric.kind in OF_INPUTS:
             return
-        if self._is_in_part(name):
-            metric = in_common(metric, origin.metric)
-            origin = origin._replace(metric=in_common(origin.metric, metric))
         change = drift_of(name, origin, metric, self.bounds)
         yield from self._beyond(name, change, metric, since=origin.entry)
 
@@ -175,9 +165,7 @@ class MetricJudge:
         """Name each bound of the author's that is looser than the one the reference had."""
         before = Bounds.of(self.old.record, self.bounds.policy)
         for name in sorted(before.own.keys() | self.bounds.own.keys(), key=metric_order):
-            # A case that was not trained states the bounds on what a training shows all the same.
-            side = self.old if self.new.record.is_certified else self.new
-            metric = side.record.metrics.get(name)
+            metric = self.new.record.metrics.get(name)
             if metric is None or name not in self.old.record.metrics:
                 continue
             was, now = before.on(name, metric), self.bounds.on(name, metric)

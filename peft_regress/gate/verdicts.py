@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from msgspec import UNSET
 
@@ -44,15 +44,16 @@ Value = float | int | str | bool | None
 RemarkKind = Literal[
     "new metric",
     "not judged",
-    "same computation",
+    "same curve",
+    "by bounds",
     "within own bound",
     "looser bound",
     "looser budget",
     "model",
 ]
 """`new metric`: the reference's run could not know it. `not judged`: a score without a bound, or a
-budget on what was not measured. `same computation`: not trained, since it repeats the reference's
-training. `within own bound`: the usual bound would have reported the change.
+budget on what was not measured. `same curve`: the first seed's training equals the reference's
+bit for bit. `by bounds`: it does not, or nothing is known of this kind of machine. `within own bound`: the usual bound would have reported the change.
 `looser ...`: than the reference's. `model`: the unadapted model changed."""
 
 gravest = VERDICTS.index
@@ -64,8 +65,8 @@ class Reason:
     """One difference between both sides of a case."""
 
     metric: str
-    """A metric, `status`, `definition`, `inputs`, `trained`, `computation`, `invariant NAME`,
-    `budget NAME`, or `fits DEVICE`."""
+    """A metric, `status`, `definition`, `inputs`, `trained`, `training`, `curve`, `evaluation`,
+    `invariant NAME`, `budget NAME`, or `fits DEVICE`."""
     old: Value
     new: Value
     relative_change: float | None = None
@@ -144,6 +145,13 @@ class CaseVerdict:
     """How much the case uses of each part of its budget."""
 
 
+class Confirmation(NamedTuple):
+    """The last entry whose environment repeats a reference."""
+
+    entry: str
+    environment: Mapping[str, str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """A record with the environment and the machine that it was measured in."""
@@ -155,8 +163,24 @@ class Observation:
     """The run that holds the record, as reports name it."""
     drift_origins: Mapping[str, Origin] = field(default_factory=dict)
     """Of a reference: for each metric, the older entry that its drift counts from."""
+    curves: Mapping[str, Observation] = field(default_factory=dict)
+    """Of a reference: by the digest of a kind of machine, the newest observation with a curve."""
+    confirmed: Confirmation | None = None
+    """Of a reference: which environment repeated it last."""
     known: frozenset[str] = KNOWN_BEFORE
     """The metrics and invariants that the writer of its run could measure."""
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether it can be repeated: all seeds trained in full, with a curve, on one machine."""
+        record = self.record
+        is_trained = record.status == "ok" and not record.is_repeat and record.curve is not UNSET
+        return is_trained and self.machine.digest != MIXED_MACHINES
+
+    @property
+    def as_reference(self) -> Observation:
+        """The same with its own curve as the only one."""
+        return replace(self, curves={self.machine.digest: self} if self.has_curve else {})
 
 
 def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
@@ -169,7 +193,7 @@ def observations_of(run: Run, run_name: str) -> dict[str, Observation]:
             machine=run.machine if record.machine is UNSET else record.machine,
             run_name=run_name,
             known=known,
-        )
+        ).as_reference
         for name, record in run.cases.items()
     }
 

@@ -31,17 +31,18 @@ from peft_regress.measure.seeding import restored_generators
 from peft_regress.measure.training import single_thread
 from peft_regress.measure.user_code import CaseError
 from peft_regress.metrics import METRICS
+from peft_regress.runs.environment import describe_machine
 from peft_regress.runs.ledger import with_plans
 from peft_regress.runs.limits import limits_of
 from peft_regress.runs.schema import Failure, Ledger, OwnBound, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from peft_regress.measure.costs import CaseCosts
     from peft_regress.measure.edge.case import CaseEdge
-    from peft_regress.measure.known import Known
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
     from peft_regress.runs.schema import Status
@@ -90,7 +91,7 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     trains: bool = True,
     has_reference: bool = True,
     keep_adapters: Path | None = None,
-    known: Known | None = None,
+    known: Sequence[KnownCurve] = (),
 ) -> Measurement:
     """Measure one case. An error of a library becomes a record; wrong use raises.
 
@@ -98,8 +99,8 @@ def measure(  # noqa: PLR0913  (all but the recipe have defaults or a name)
     seed. timed: whether `run_rounds` measures time. trains: without it the record holds only the
     costs of a step. has_reference: whether the case was measured before; if not, a ValueError at
     wrapping a case of one's own is wrong use. keep_adapters: the folder that keeps what the case
-    would ship, for a later baseline. known: the computation of a reference: if the case's first
-    steps show the same one, it is not trained; None trains in any case.
+    would ship, for a later baseline. known: the curves of a reference, by kind of machine: if the
+    first seed repeats that of this one, the others take only their first steps.
 
     Raises `InputError` for wrong use of a case of one's own, and if the stored adapter was altered;
     `SourceError` for a bad source checkpoint.
@@ -129,7 +130,7 @@ class _Measuring:
         run_rounds: RoundRunner | None,
         timed: bool,
         keep_adapters: Path | None,
-        known: Known | None,
+        known: Sequence[KnownCurve],
     ) -> Measurement:
         try:
             return self._measured_as_is(
@@ -156,7 +157,7 @@ class _Measuring:
         run_rounds: RoundRunner | None,
         timed: bool,
         keep_adapters: Path | None,
-        known: Known | None,
+        known: Sequence[KnownCurve],
     ) -> Measurement:
         recipe = self._recipe
         trains = run_rounds is not None and not recipe.runs_in_executorch
@@ -198,7 +199,7 @@ class _Measuring:
                     moving=moving,
                     keep_adapters=keep_adapters,
                 )
-                rounds.run(run_rounds, known=known)
+                rounds.run(run_rounds, known=self._known_here(known))
         except (InputError, AbsentError):
             raise
         except Exception as error:  # noqa: BLE001
@@ -206,6 +207,16 @@ class _Measuring:
         return self._measured(
             costs, rounds, in_runtime, trained=trained, timed=timed, is_of_half=is_of_half
         )
+
+    def _known_here(self, known: Sequence[KnownCurve]) -> KnownCurve | None:
+        """Return the curve of this definition on this kind of machine."""
+        machine = describe_machine().digest if known else ""
+        fitting = (
+            one
+            for one in known
+            if (one.machine, one.definition) == (machine, self._definition)
+        )
+        return next(fitting, None)
 
     def _measured(  # noqa: PLR0913  (each part of a record)
         self,
@@ -231,7 +242,7 @@ class _Measuring:
         }
         more: dict[str, Any] = {"invariant_notes": notes} if notes else {}
         if rounds is not None:
-            more["computation"] = rounds.computation
+            more |= {"curve": rounds.curve, "repeats": rounds.repeats}
         if self._is_own:
             more["trained"] = {name: list(shape) for name, shape in trained.items()}
             more["profiled_on"] = costs.profiled_on

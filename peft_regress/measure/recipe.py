@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from peft_regress.catalogue.methods.protocol import Method
     from peft_regress.fine_tune import FineTune
     from peft_regress.measure.adapters import Adapter
-    from peft_regress.measure.computation import ComputationTrace
     from peft_regress.measure.training import TrainingRun
 
 
@@ -252,7 +251,6 @@ class Recipe:
         *,
         seed: int,
         first: int,
-        trace: ComputationTrace | None = None,
         only: int | None = None,
     ) -> TrainingRun:
         """Run the training loop, or only some steps of it, and keep the first losses."""
@@ -264,7 +262,6 @@ class Recipe:
             self.loop,
             seed=seed,
             first=first,
-            trace=trace,
             only=only,
         )
 

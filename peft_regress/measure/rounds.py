@@ -1,4 +1,7 @@
-"""Fine-tune a case briefly, once for each seed, and check the invariants on the first seed."""
+"""Fine-tune a case briefly, once for each seed, and check the invariants on the first seed.
+
+If the first seed repeats a known training bit for bit, the others take only their first steps.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import msgspec
 import torch
 from msgspec import UNSET
 
@@ -17,13 +19,13 @@ from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
-from peft_regress.measure.first_steps import FirstSteps, scores_of, trace_of
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.objective import number
 from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
 from peft_regress.measure.training import device_of, on_device
 from peft_regress.metrics import Metric, make_metric
-from peft_regress.runs.schema import Inputs
+from peft_regress.runs.schema import Curve, Inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -33,12 +35,12 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.measure.data import Data
     from peft_regress.measure.invariants.facts import Fact
-    from peft_regress.measure.known import Known
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.training import TrainingRun
-    from peft_regress.runs.schema import Computation, MadeWith, TensorSummary
+    from peft_regress.runs.schema import MadeWith, TensorSummary
 
 PROBE_ITEMS: Final = 4
 
@@ -69,6 +71,10 @@ def plain_rounds(
         args, kwargs = setup()
         target(*args, **kwargs)
         teardown(*args, **kwargs)
+
+
+class _RepeatsError(BaseException):
+    """Ends the rounds after the first one: no `Exception`, which pytest-benchmark counts as one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,17 +128,20 @@ class Rounds:
         self._watch: InvariantWatch
         self._optimizer: list[dict[str, float]] = []
         self._updates: list[list[float]] | None = None
-        self._trace = trace_of(recipe)
-        self._certified: list[float] | None = None
+        self._known: KnownCurve | None = None
+        self._first_losses: list[tuple[float, ...]] = []
+        """Of the seeds that took no more than their first steps."""
         self.facts: dict[str, Fact] = {}
-        self.computation: Computation | UnsetType = UNSET
+        self.curve: Curve | UnsetType = UNSET
+        self.repeats: str | UnsetType = UNSET
+        """The run whose training the first seed repeats."""
 
-    def run(self, run_rounds: RoundRunner, *, known: Known | None = None) -> None:
-        """Fine-tune once for each seed, unless the first steps show that it repeats a known one.
+    def run(self, run_rounds: RoundRunner, *, known: KnownCurve | None = None) -> None:
+        """Fine-tune once for each seed, or the first alone in full if it repeats a known training.
 
-        known: what a reference computed; None if the case trains in any case.
+        known: the curve of a reference on this kind of machine; None trains every seed in full.
         """
-        recipe = self._recipe
+        recipe, self._known = self._recipe, known
         self._watch = InvariantWatch(
             adapter=recipe.adapter,
             objective=recipe.objective,
@@ -146,24 +155,23 @@ class Rounds:
         self._test = [
             on_device(batch, device) for batch in self._data.test_batches(recipe.test_batch)
         ]
-        for batch in self._test:
-            self._trace.test_batch(batch)
         assert self._first is not None  # noqa: S101  (not used yet)
-        self._watch.before_training(self._first, keeps_filled=known is not None)
-        if known is not None and self._repeats(known):
-            return
+        self._watch.before_training(self._first)
         seeds = iter(recipe.seeds)
 
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if self.repeats is not UNSET:
+                raise _RepeatsError
             seed = next(seeds)
             model, optimizer = self._made(seed)
             if seed == recipe.seeds[0]:
                 self._watch.watch_first_step(model, optimizer)
             return (model, optimizer, seed), {}
 
-        run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
-        if known is None:
-            self.computation = self._trace.computation
+        try:
+            run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
+        except _RepeatsError:
+            self._first_losses = [self._begun(seed) for seed in recipe.seeds[1:]]
 
     def _made(self, seed: int) -> tuple[nn.Module, Optimizer]:
         """Return the adapted model of a seed, the first one's only once, and its optimizer."""
@@ -176,26 +184,16 @@ class Rounds:
             self._optimizer = numbers_of(optimizer)
         return model, optimizer
 
-    def _repeats(self, known: Known) -> bool:
-        """Take the first steps alone; return whether the training would repeat the known one."""
-        first = FirstSteps(recipe=self._recipe, trace=self._trace, test=self._test)
-        model, optimizer = self._made(self._recipe.seeds[0])
-        first.take(model, optimizer, self._batches(self._recipe.seeds[0]))
-        for seed in self._recipe.seeds[1:]:
-            if self._trace.problem is None:
-                others = self._made(seed)
-                first.pass_over(*others, self._batches(seed), seed=seed)
-        self.computation = self._trace.computation
-        if self.computation is not UNSET and self.computation.equals(known.computation):
-            self.computation = msgspec.structs.replace(self.computation, same_as=known.run_name)
-            self._certified = first.losses
-            self.facts = self._watch.without_training(model)
-            self._updates = self._updates_of(optimizer, device_of(model))
-            return True
-        self._trace = trace_of(self._recipe)
-        self._trace.refuse("it is digested already")
-        self._seen = BatchSums()
-        return False
+    def _begun(self, seed: int) -> tuple[float, ...]:
+        """Return the first losses of a seed, without the rest of its training."""
+        training = self._recipe.train(
+            *self._made(seed),
+            self._recipe.batches(self._data, seed=seed),
+            seed=seed,
+            first=FIRST_LOSSES,
+            only=FIRST_LOSSES,
+        )
+        return training.first_losses
 
     def _stored(self) -> StoredOutput | None:
         """Return the stored adapter, unless it was made with another model or other data."""
@@ -215,7 +213,6 @@ class Rounds:
             self._batches(seed),
             seed=seed,
             first=FIRST_LOSSES,
-            trace=self._trace,
         )
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
@@ -235,8 +232,7 @@ class Rounds:
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         recipe, training = self._recipe, self._training
-        with self._trace.evaluation(model, self._test):
-            scores, own = scores_of(recipe, model, self._test)
+        scores, own = self._scores_of(model)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training=training, scores=scores, own=own))
@@ -244,6 +240,29 @@ class Rounds:
             self.facts = self._watch.after_training(model, optimizer)
             self._keep_adapter(model)
             self._updates = self._updates_of(optimizer, device_of(model))
+            self._compare(self._rounds[0])
+
+    def _scores_of(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the scores of a model on the test batches, and the case's own metrics."""
+        fine_tune = self._recipe.fine_tune
+        scores = self._recipe.objective.scores(model, self._test)
+        own = {
+            name: number(
+                metric.measure, model, self._test, name=f"FineTune {fine_tune.id!r}: metric {name!r}"
+            )
+            for name, metric in (fine_tune.metrics or {}).items()
+        }
+        return scores, own
+
+    def _compare(self, first: _Round) -> None:
+        """Keep the curve of the first seed, and note whether it repeats the known one."""
+        if device_of(self._base).type != "cpu":
+            return  # sums have no fixed order there
+        metrics = self._recipe.fine_tune.metrics or {}
+        own = {name: value for name, value in first.own.items() if metrics[name].kind != "seconds"}
+        self.curve = Curve(losses=list(first.training.losses), scores={**first.scores, **own})
+        if self._known is not None and self._known.curve == self.curve:
+            self.repeats = self._known.run_name
 
     def _updates_of(self, optimizer: Optimizer, device: torch.device) -> list[list[float]] | None:
         """Return the fingerprint of an optimizer that could go wrong where AdamW cannot."""
@@ -289,18 +308,17 @@ class Rounds:
     def metrics(self, *, timed: bool) -> dict[str, Metric]:
         """Return the metrics of the rounds, with one sample for each seed.
 
-        timed: whether the wall time of a step is among them. Of a training that was not repeated
-        there are the losses of its first steps, and what needs no training.
+        timed: whether the wall time of a step is among them. A case that repeats a known training
+        has no scores: those of one seed say nothing of all.
         """
         rounds = self._rounds
+        first_losses = [one.training.first_losses for one in rounds] + self._first_losses
+        lists = {"first_losses": [list(one) for one in first_losses]}
         samples: dict[str, list[float]] = {}
-        if self._certified is None:
-            lists = {"first_losses": [list(one.training.first_losses) for one in rounds]}
+        if self.repeats is UNSET:
             samples |= {name: [one.scores[name] for one in rounds] for name in rounds[0].scores}
-            if timed:
-                samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
-        else:
-            lists = {"first_losses": [self._certified]}
+        if timed:
+            samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
         filled = self._watch.filled_losses
         if filled is not None:
             samples["filled_losses"] = list(filled)
@@ -315,7 +333,7 @@ class Rounds:
 
     def _own_metrics(self) -> dict[str, Metric]:
         found: dict[str, Metric] = {}
-        if self._certified is not None:
+        if self.repeats is not UNSET:
             return found
         for name, metric in (self._recipe.fine_tune.metrics or {}).items():
             samples = [one.own[name] for one in self._rounds]

@@ -17,17 +17,13 @@ import torch
 from torch.utils._pytree import tree_map
 
 from peft_regress.errors import NonFiniteLossError
-from peft_regress.measure.computation import TRACED_STEPS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LRScheduler
-
-    from peft_regress.measure.computation import ComputationTrace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +36,6 @@ class TrainingRun:
     """Wall time of each step, from zeroing the gradients to the end of the update."""
     first: int
     """How many losses serve as a fingerprint."""
-    traced: int = 0
-    """How many steps at the start were recorded, which takes time."""
 
     @property
     def first_losses(self) -> tuple[float, ...]:
@@ -50,8 +44,8 @@ class TrainingRun:
 
     @property
     def median_step_seconds(self) -> float:
-        """The median over the steps, without the recorded ones and the first, which allocates."""
-        return statistics.median(self.step_seconds[max(self.traced, 1) :] or self.step_seconds)
+        """The median over the steps without the first, which allocates."""
+        return statistics.median(self.step_seconds[1:] or self.step_seconds)
 
 
 @contextlib.contextmanager
@@ -86,7 +80,6 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     *,
     seed: int,
     first: int,
-    trace: ComputationTrace | None = None,
     only: int | None = None,
 ) -> TrainingRun:
     """Train for some steps, to see what the method does to a real model.
@@ -94,77 +87,48 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     first: the number of losses kept as a fingerprint. only: how many of the steps to take; None for
     all. The other arguments are those of `training_steps`.
     """
-    traced = TRACED_STEPS if trace is not None and trace.records_next_step else 0
-    steps = training_steps(model, optimizer, batches, loop, seed=seed, trace=trace)
+    steps = training_steps(model, optimizer, batches, loop, seed=seed)
     taken = list(itertools.islice(steps, only))
     return TrainingRun(
         losses=tuple(loss for loss, _ in taken),
         step_seconds=tuple(seconds for _, seconds in taken),
         first=first,
-        traced=traced,
     )
 
 
-def training_steps(  # noqa: PLR0913  (the parts of a training)
+def training_steps(
     model: nn.Module,
     optimizer: Optimizer,
     batches: Iterable[Any],
     loop: Loop,
     *,
     seed: int,
-    trace: ComputationTrace | None = None,
 ) -> Iterator[tuple[float, float]]:
     """Take one training step for each request, and yield its loss (nats) and seconds.
 
     batches: without end; each goes to the device of the model. seed: of the batches, for an error.
-    trace: digests what is computed. The caller sets the number of threads.
+    The caller sets the number of threads.
 
     Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
     """
-    schedule = begin(model, optimizer, loop, trace=trace)
+    loop.set_mode(model)
+    schedule = None if loop.schedule is None else loop.schedule(optimizer)
     device = device_of(model)
     upcoming = iter(batches)
     for step in range(loop.steps):
         batch = on_device(next(upcoming), device)
-        if trace is not None:
-            trace.batch(batch)
-        with _recorded(trace, batch, optimizer, loop.loss) as loss_of:
-            started = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(model, batch)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NonFiniteLossError(step=step + 1, loss=value, seed=seed)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
-            seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        loss = loop.loss(model, batch)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFiniteLossError(step=step + 1, loss=value, seed=seed)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        optimizer.step()
+        seconds = time.perf_counter() - started
         if schedule is not None:
             schedule.step()
-        if trace is not None:
-            trace.stepped(model, optimizer, schedule)
         yield value, seconds
-
-
-def begin(
-    model: nn.Module, optimizer: Optimizer, loop: Loop, *, trace: ComputationTrace | None
-) -> LRScheduler | None:
-    """Set the mode, and return the schedule; the trace notes what the training starts from."""
-    loop.set_mode(model)
-    schedule = None if loop.schedule is None else loop.schedule(optimizer)
-    if trace is not None:
-        trace.start(model, optimizer, steps=loop.steps)
-    return schedule
-
-
-def _recorded(
-    trace: ComputationTrace | None,
-    batch: Any,
-    optimizer: Optimizer,
-    loss: Callable[[nn.Module, Any], Tensor],
-) -> AbstractContextManager[Callable[[nn.Module, Any], Tensor]]:
-    if trace is None or not trace.records_next_step:
-        return contextlib.nullcontext(loss)
-    return trace.step(batch, optimizer, loss)
 
 
 def device_of(model: nn.Module) -> torch.device:

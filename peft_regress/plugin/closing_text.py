@@ -61,9 +61,7 @@ def closing_text(
 def _notes(outcome: RunOutcome, saved: str | None) -> Iterator[str]:
     """Yield what else a reader must know of the run."""
     run = outcome.run
-    trained = [
-        record for record in run if "first_losses" in record.metrics and not record.is_certified
-    ]
+    trained = [record for record in run if "first_losses" in record.metrics]
     if trained and not any("step_seconds" in record.metrics for record in trained):
         yield "times: not measured, because pytest-benchmark's timer is off"
     if run.selection.narrowed_by:

@@ -57,10 +57,10 @@ class RegressOptions:
     baseline: str | None
     cases: str | None
     """A glob on case ids; None for all."""
+    full: bool
+    """Whether every seed trains in full, also of a case that repeats its reference's training."""
     off: bool
     """Whether the plugin does nothing."""
-    quick: bool
-    """Whether a case that repeats its reference's training is not trained."""
     resume: Path | None
     """The journal or the run file of an earlier run."""
     save: Path | None
@@ -80,7 +80,7 @@ class RegressOptions:
     def was_given(self) -> bool:
         """Whether an option was given that makes sense only for a run with cases."""
         given = (self.baseline, self.cases, self.resume, self.save, self.shard, self.summary)
-        return self.strict or self.quick or any(value is not None for value in given)
+        return self.strict or self.full or any(value is not None for value in given)
 
     def is_of_matrix(self, case: Case) -> bool:
         """Return whether a case belongs to the matrix of this run, or to no matrix."""
@@ -103,8 +103,8 @@ class RegressOptions:
             baselines=settings.baselines if storage is None else config.rootpath / str(storage),
             baseline=option("regress_baseline"),
             cases=option("regress_cases"),
+            full=option("regress_full"),
             off=option("regress_off"),
-            quick=option("regress_quick"),
             resume=_path(config, "--regress-resume"),
             save=_path(config, "--regress-save"),
             shard=None if shard is None else Shard.parse(shard),
@@ -140,6 +140,11 @@ def add_options(parser: pytest.Parser) -> None:
         help="measure only the cases whose id matches, such as 'shift/*'",
     )
     group.addoption(
+        "--regress-full",
+        action="store_true",
+        help="train every seed in full, also where the first one repeats the baseline bit for bit",
+    )
+    group.addoption(
         "--regress-matrix",
         metavar="NAME",
         help="measure the cases of this matrix, for instance extended (default: that of "
@@ -149,12 +154,6 @@ def add_options(parser: pytest.Parser) -> None:
         "--regress-off",
         action="store_true",
         help="do nothing: skip the tests that measure a case, and expect no case",
-    )
-    group.addoption(
-        "--regress-quick",
-        action="store_true",
-        help="train only the cases whose computation is not certified to be that of the baseline; "
-        "the run judges, but cannot become a baseline",
     )
     group.addoption(
         "--regress-resume",

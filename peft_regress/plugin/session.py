@@ -10,18 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET
 
 from peft_regress import report
 from peft_regress.baselines.adapters import adapters_of_run, prune_adapters
 from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import matrix_cases
-from peft_regress.catalogue.own_cases import bounds_of, device_classes, usual_matrix
+from peft_regress.catalogue.own_cases import device_classes, usual_matrix
 from peft_regress.errors import InputError
 from peft_regress.files import is_folder
-from peft_regress.gate.certificates import repeatable, repeats, trained_by
 from peft_regress.gate.comparison import Invocation
 from peft_regress.gate.judge import judge
+from peft_regress.gate.repeats import KnownCurve, curves_of
 from peft_regress.gate.verdicts import Observation, observations_of
 from peft_regress.metrics import KNOWN, make_metric
 from peft_regress.plugin.absence import should_have_cases
@@ -46,10 +45,8 @@ if TYPE_CHECKING:
     import pytest
 
     from peft_regress.cases import Case
-    from peft_regress.fine_tune import FineTune
     from peft_regress.gate.comparison import Comparison
     from peft_regress.measure import Measurement, ProfileCache
-    from peft_regress.measure.known import Known
     from peft_regress.measure.rounds import RoundRunner
     from peft_regress.plugin.coverage import Coverage
     from peft_regress.plugin.options import RegressOptions
@@ -169,35 +166,24 @@ class RegressSession:
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
-            known=self._known(recipe.fine_tune) if self.options.quick else None,
+            known=self._known(case.id),
         )
         packages = self._imported_by[case.id] = recipe.packages()
         self.add_imported(packages)
         return measured
 
-    def _known(self, fine_tune: FineTune) -> Known | None:
-        """Return what a case need not train if it computes the same; None if it must train."""
-        from peft_regress.measure.known import Known
-
-        old = self.references().get(fine_tune.id)
-        computation = repeatable(old)
-        if old is None or computation is None or is_judged_anew(fine_tune, old.record):
-            return None
-        return Known(computation=computation, run_name=trained_by(old))
+    def _known(self, case: str) -> list[KnownCurve]:
+        """Return the trainings that a case need not repeat in full."""
+        old = self.references().get(case)
+        return [] if old is None or self.options.full else curves_of(old)
 
     def _may_take(self, record: Record) -> bool:
-        """Return whether a record of an earlier run does for this one.
-
-        One that was not trained does for a quick run alone, and only if the reference that judges
-        the case here trained it and computed the same.
-        """
-        if not record.is_certified:
+        """Return whether a record of an earlier run does for this one: a repeat, if known here."""
+        if not record.is_repeat:
             return True
-        old = None
-        if self.options.quick:
-            with contextlib.suppress(InputError):  # said when the case is judged
-                old = self.references().get(record.case.id)
-        return repeatable(old) is not None and old is not None and repeats(record, old.record)
+        with contextlib.suppress(InputError):  # said when the case is judged
+            return any(one.curve == record.curve for one in self._known(record.case.id))
+        return False
 
     def judge_record(self, record: Record) -> Comparison:
         """Judge one case; raises `InputError` if its baseline cannot be read."""
@@ -267,7 +253,6 @@ class RegressSession:
                 problems.append(str(error))
         is_saved = self.options.save is not None and not unsaved
         notes = self.kept.finish(is_saved=is_saved, was_interrupted=coverage.was_interrupted)
-        notes += [quick_note(run)] if self.options.quick else []
         return RunOutcome(
             run=run, comparison=comparison, problems=tuple(problems), notes=tuple(notes)
         )
@@ -339,28 +324,6 @@ class RegressSession:
         """Return a path relative to the folder that pytest was started in."""
         here = self._config.invocation_params.dir
         return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def is_judged_anew(fine_tune: FineTune, old: Record) -> bool:
-    """Return whether the author judges what a training shows by other limits than the reference's.
-
-    A budget on the score is judged by a measured score, and bounds by how far a metric drifted.
-    """
-    budget, bounds = fine_tune.budget, {} if old.bounds is UNSET else old.bounds
-    now = {name: bound.bound for name, bound in bounds_of(fine_tune).items()}
-    is_on_score = budget is not None and budget.score is not None
-    return is_on_score or now != {name: one.bound for name, one in bounds.items()}
-
-
-def quick_note(run: Run) -> str:
-    """Return how many cases a quick run did not train."""
-    repeated = sum(record.is_certified for record in run)
-    if not repeated:
-        return "quick: all cases trained, since none is certified to compute what its baseline did"
-    return (
-        f"quick: {repeated} of {count_of(len(run.cases), 'case')} not trained, since they compute "
-        "what their baselines did; `accept` takes such a run with --history only"
-    )
 
 
 def with_relative_times(cases: dict[str, Record]) -> dict[str, Record]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from peft_regress.baselines.series import STATUS
 from peft_regress.metrics import format_change, format_value
 from peft_regress.report.document import Section
-from peft_regress.report.sentences import SAME_COMPUTATION, environment_lines
+from peft_regress.report.sentences import REPEATED, environment_lines
 from peft_regress.report.table import Row, Table
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -101,8 +101,8 @@ def encode_history(
 
 
 def _encode_point(point: Point) -> dict[str, Any]:
-    """Return one point; one of a case that was not trained names the run that it repeats."""
-    repeated = {} if point.same_as is None else {"same_computation_as": point.same_as}
+    """Return one point; one of a case that repeats another run names that run."""
+    repeated = {} if point.same_as is None else {"repeats": point.same_as}
     return {
         "entry": point.entry.name,
         "date": point.entry.date,
@@ -172,7 +172,7 @@ def _value(point: Point, line: Line) -> str:
     if line.metric == STATUS:
         return clean(point.status)
     if point.same_as is not None:
-        return SAME_COMPUTATION
+        return REPEATED
     if point.value is None or point.unit is None:
         return "absent" if point.status == "ok" else clean(point.status.partition(" ")[0])
     return format_value(point.value, point.unit)

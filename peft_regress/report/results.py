@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from peft_regress.metrics import METRICS, common_unit, format_value
 from peft_regress.report.layout import PLAIN
-from peft_regress.report.sentences import SAME_COMPUTATION
+from peft_regress.report.sentences import REPEATED
 from peft_regress.report.table import Row, Table, table_text
 from peft_regress.text import clean
 
@@ -84,8 +84,8 @@ def _texts(column: _Column, records: Collection[Record]) -> tuple[str, dict[str,
     """Return the unit of a column, and its text for each case; none for a column of no number."""
     name = column.metric
     found = {record.case.id: record.metrics[name] for record in records if name in record.metrics}
-    untrained = [record for record in records if record.is_certified and name == "accuracy"]
-    if not found and not untrained:
+    repeating = [record for record in records if record.is_repeat and name == "accuracy"]
+    if not found and not repeating:
         return "", {}
     unit = next((metric.unit for metric in found.values()), METRICS[name].unit)
     deciding = column.unit_of or name
@@ -94,7 +94,7 @@ def _texts(column: _Column, records: Collection[Record]) -> tuple[str, dict[str,
     )
     decimals = _decimals([metric.value / size for metric in found.values()], column)
     texts = dict.fromkeys((record.case.id for record in records), "-")
-    texts |= {record.case.id: SAME_COMPUTATION for record in untrained}
+    texts |= {record.case.id: REPEATED for record in repeating}
     for case, metric in found.items():
         scaled = f"{metric.value / size:.{decimals}f}"
         texts[case] = scaled if shown_unit else format_value(metric.value, metric.unit)

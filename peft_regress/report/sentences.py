@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from peft_regress.runs.schema import Run, Selection
 
 
-SAME_COMPUTATION: Final = "same computation"
-"""Stands where a case that was not trained has no accuracy."""
+REPEATED: Final = "repeated"
+"""Stands where a case has no accuracy, since it repeats another run."""
 
 
 def reason_cells(reason: Reason) -> tuple[str, str, str, str, str]:
@@ -98,8 +98,11 @@ def remark_line(remark: Remark) -> str:
         )
         why = f" ({text})" if text else ""
         return f"the bound on {subject} is looser than the baseline's: {' -> '.join(bounds)}{why}"
-    same = f"same computation as {text}: not trained, and no accuracy measured"
-    return same if remark.kind == "same computation" else f"the model changed: {text}"
+    if remark.kind == "same curve":
+        return f"the first seed's training equals that of {text} bit for bit"
+    if remark.kind == "by bounds":
+        return f"the training is judged by its bounds: {text}"
+    return f"the model changed: {text}"
 
 
 def known_defects(comparison: Comparison) -> dict[str, list[str]]:
@@ -120,9 +123,9 @@ def short_verdict(verdict: Verdict) -> str:
 
 
 def counts_line(comparison: Comparison) -> str:
-    """Return '2 regressed, 94 unchanged; 80 same computation'."""
-    repeated = len(comparison.same_computation)
-    more = f"; {repeated} {SAME_COMPUTATION}" if repeated else ""
+    """Return '2 regressed, 94 unchanged; 80 repeat the baseline'."""
+    count = len(comparison.repeating)
+    more = f"; {count} repeat{'s' if count == 1 else ''} the baseline" if count else ""
     return (_counted(comparison.counts) or "nothing compared") + more
 
 
@@ -145,8 +148,8 @@ def contents_line(run: Run) -> str:
     false = sum(value is False for record in run for value in record.invariants.values())
     counted = ", ".join(f"{count} {status}" for status, count in sorted(states.items()))
     defects = f"; known defects: {count_of(false, 'invariant')} false" if false else ""
-    untrained = sum(record.is_certified for record in run)
-    repeated = f"; {untrained} {SAME_COMPUTATION}" if untrained else ""
+    repeats = sum(record.is_repeat for record in run)
+    repeated = f"; {repeats} {REPEATED}" if repeats else ""
     timed = any("step_seconds" in record.metrics for record in run)
     times = "" if timed else "; no times"
     return f"{count_of(len(run.cases), 'case')}: {counted}{defects}{repeated}{times}"
@@ -159,8 +162,6 @@ def times_lines(comparison: Comparison) -> list[str]:
         old = comparison.references.get(name)
         if old is None or not old.record.status == new.record.status == "ok":
             continue
-        if old.record.is_certified or new.record.is_certified:
-            continue  # said elsewhere
         timed = tuple("step_seconds" in side.record.metrics for side in (old, new))
         if timed == (True, False):
             reasons["this run measured none"] += 1

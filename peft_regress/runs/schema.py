@@ -23,7 +23,7 @@ from peft_regress.cases import (  # noqa: TC001  (msgspec reads them)
     Version,
 )
 from peft_regress.errors import InputError
-from peft_regress.metrics import KNOWN, KNOWN_BEFORE, NEED_TRAINING, Metric, Numerics
+from peft_regress.metrics import KNOWN_BEFORE, Metric, Numerics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -175,27 +175,14 @@ class OwnBound(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     reason: str
 
 
-class Computation(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True
-):
-    """What certifies that two runs compute the same training."""
+class Curve(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole training of a case's first seed: equal, bit for bit, where it is repeated."""
 
-    graph: Digest
-    """Of the operators of the first steps, equal on every machine."""
-    state: Digest
-    """Of weights, batches and generators of each seed."""
-    torch: Version
-    """The version that made the digests."""
-    same_as: str | UnsetType = UNSET
-    """The run whose training this case repeats, so that it was not trained here."""
-
-    def equals(self, other: Computation | UnsetType) -> bool:
-        """Return whether both certify one training."""
-        return other is not UNSET and (self.graph, self.state, self.torch) == (
-            other.graph,
-            other.state,
-            other.torch,
-        )
+    losses: list[float]
+    """One for each step, in the unit of the case's loss."""
+    scores: dict[str, float]
+    """What was measured on the test batches after it: `loss`, `accuracy` or `score`, and the
+    case's own metrics."""
 
 
 class Limits(
@@ -244,7 +231,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     budget: Limits | UnsetType = UNSET
     bounds: dict[str, OwnBound] | UnsetType = UNSET
     """The author's own bounds, by metric."""
-    computation: Computation | UnsetType = UNSET
+    curve: Curve | UnsetType = UNSET
+    """Of a training on a CPU: elsewhere sums have no fixed order."""
+    repeats: str | UnsetType = UNSET
+    """The run whose curve this case has, so that its other seeds took only their first steps."""
+    computation: dict[str, str] | UnsetType = UNSET
+    """In old files: digests of operators and state."""
     machine: Machine | UnsetType = UNSET
     """Where the case was measured, if not on the machine of the run."""
 
@@ -254,17 +246,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.profiled_on is not UNSET
 
     @property
-    def is_certified(self) -> bool:
-        """Return whether the case was not trained, since it repeats another run's training."""
-        return self.repeated_run is not None
+    def repeated_run(self) -> str | None:
+        """Return the run whose curve this case has; None for any other case."""
+        return None if self.repeats is UNSET else self.repeats
 
     @property
-    def repeated_run(self) -> str | None:
-        """The run whose training a certified case repeats; None for any other case."""
-        computation = self.computation
-        if computation is UNSET or computation.same_as is UNSET:
-            return None
-        return computation.same_as
+    def is_repeat(self) -> bool:
+        """Return whether only the first seed trained in full, as it repeats another run."""
+        return self.repeats is not UNSET and "loss" not in self.metrics
 
     @property
     def whole_ledger(self) -> Ledger:
@@ -306,6 +295,8 @@ class Acceptance(
     """Where the entry belongs in its storage: `<machine id>/NNNN_<name>`. Older ones do not say."""
     predecessor: Address | Literal[""] = ""
     """The content digest of the entry before it; of the first entry empty."""
+    repeats: dict[CaseId, str] = {}
+    """The cases that this environment repeats, with the entry that holds and judges them."""
     adapters: dict[CaseId, Address] = {}
     """The stored adapters that the entry relies on, by the id of their case."""
     old_digest: str = ""
@@ -376,11 +367,14 @@ def check_acceptance(run: Run) -> None:
     if accepted.retired and accepted.role != "baseline":
         msg = f"an entry of role {accepted.role!r} judges no case, so it cannot retire one"
         raise InputError(msg)
-    untrained = [name for name, one in run.cases.items() if one.is_certified]
-    if untrained and accepted.role == "baseline":
-        msg = f"case {untrained[0]} was not trained, so it cannot judge: only history may hold it"
+    repeats = [name for name, one in run.cases.items() if one.is_repeat]
+    if repeats and accepted.role == "baseline":
+        msg = f"case {repeats[0]} has no score of all seeds, so it cannot judge"
         raise InputError(msg)
-    both = sorted(run.cases.keys() & set(accepted.retired))
+    if accepted.repeats and accepted.role != "baseline":
+        msg = f"an entry of role {accepted.role!r} confirms no case"
+        raise InputError(msg)
+    both = sorted({*run.cases, *accepted.repeats} & set(accepted.retired))
     if both:
         msg = f"case {both[0]} cannot be retired by a run that has it"
         raise InputError(msg)
@@ -391,26 +385,6 @@ def _is_moment(text: str) -> bool:
         return dt.datetime.fromisoformat(text).tzinfo is not None
     except ValueError:
         return False
-
-
-def _check_untrained(record: Record, where: str) -> None:
-    """Raise `InputError` if a record that was not trained says what only a training shows."""
-    if record.status != "ok":
-        msg = f"{where}: status {record.status!r}, but it is said to repeat another run's training"
-        raise InputError(msg)
-    if not record.repeated_run:
-        msg = f"{where}: same_as is empty, so it is of no run"
-        raise InputError(msg)
-    for name in [*record.metrics, *record.invariants]:
-        is_own = record.is_own and name not in KNOWN
-        if is_own or name in NEED_TRAINING:
-            msg = f"{where}: {name!r} of a case that was not trained"
-            raise InputError(msg)
-    losses = record.metrics.get("first_losses")
-    if losses is not None and len(losses.samples or ()) != 1:
-        seeds = len(losses.samples or ())
-        msg = f"{where}: 'first_losses' of {seeds} seeds, but seed 0 alone was traced"
-        raise InputError(msg)
 
 
 _LARGEST = 1e100
@@ -446,8 +420,9 @@ def check_consistent(record: Record, where: str) -> None:
     if (record.status == "ok") != bool(record.metrics):
         msg = f"{where}: status {record.status!r} with {len(record.metrics)} metrics"
         raise InputError(msg)
-    if record.is_certified:
-        _check_untrained(record, where)
+    if record.repeats is not UNSET and record.curve is UNSET:
+        msg = f"{where}: repeats {record.repeats!r} without a curve"
+        raise InputError(msg)
     for name, metric in record.metrics.items():
         if not metric.samples:
             continue

@@ -7,9 +7,7 @@ from typing import Literal
 import msgspec
 
 from peft_regress.environments.overlay.pip import Planned  # noqa: TC001  (msgspec reads it)
-from peft_regress.environments.upgrade.known_training import (
-    KnownTraining,  # noqa: TC001  (msgspec reads it)
-)
+from peft_regress.gate.repeats import KnownCurve  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.schema import Machine, Record  # noqa: TC001  (msgspec reads them)
 
 
@@ -55,7 +53,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     """Ids."""
     trains: bool
     keeps_adapters: bool
-    known: dict[str, KnownTraining]
+    known: dict[str, list[KnownCurve]]
     time_limit: float
     pip_seconds: float
     gpus: dict[str, str] | None = None

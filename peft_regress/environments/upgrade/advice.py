@@ -50,10 +50,6 @@ def _about_failing(failing: list[Finding], upgrade: Upgrade) -> Iterator[Advice]
 
 
 def _accepting(words: str, upgrade: Upgrade) -> Advice:
-    if upgrade.comparison.has_untrained:
-        command = 'peft-regress accept run.json --reason "..."'
-        again = (f"{words} run again without", "--quick", "and with", "--save run.json")
-        return (*again, "then", command)
     if upgrade.saved is None:
         command = 'peft-regress accept run.json --reason "..."'
         return (f"{words} add", "--save run.json", "and then", command)

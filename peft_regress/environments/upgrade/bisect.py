@@ -246,7 +246,6 @@ class _Search:
                 base_requirements=self.releases.requirements_of(old),
                 setup=self.settings.setup,
                 progress=self.progress,
-                quick=True,
             ),
         )
 

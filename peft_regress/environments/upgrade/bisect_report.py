@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from peft_regress.environments.upgrade.finding_report import finding_section, reproduction_sections
 from peft_regress.report.document import Section
-from peft_regress.report.sentences import SAME_COMPUTATION, environment_lines
+from peft_regress.report.sentences import environment_lines
 from peft_regress.report.verdict.finding import case_set, encode_finding
 from peft_regress.runs.schema import OUTPUT_SCHEMA_VERSION
 from peft_regress.text import clean, count_of
@@ -56,7 +56,7 @@ def encode_bisection(found: Bisection) -> dict[str, Any]:
         "releases": [str(version) for version in found.versions],
         "tried": [str(version) for version in found.tried],
         "skipped": {str(version): why for version, why in found.skipped.items()},
-        "same_computation": {str(one): dict(cases) for one, cases in found.repeated.items()},
+        "repeats": {str(one): dict(cases) for one, cases in found.repeated.items()},
         "transitions": [_encode_transition(one) for one in found.transitions],
     }
 
@@ -131,10 +131,10 @@ def _tried(found: Bisection) -> Iterator[str]:
 
 
 def _repeated(found: Bisection, versions: Iterable[Version]) -> Iterator[str]:
-    """Say which releases were not trained, and where what they would show was measured."""
+    """Say which releases repeat the training of another one."""
     for version in versions:
         for source, count in Counter(found.repeated.get(version, {}).values()).items():
             yield (
-                f"{found.settings.package} {version}: {SAME_COMPUTATION} as {clean(source)} in "
-                f"{count_of(count, 'case')}, so not trained: losses and accuracy are those of there"
+                f"{found.settings.package} {version}: repeats the training of {clean(source)} in "
+                f"{count_of(count, 'case')}: scores are those of there"
             )

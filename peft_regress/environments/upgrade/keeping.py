@@ -24,10 +24,10 @@ from peft_regress.runs.resuming import brief, differences, read_parts, usable_re
 from peft_regress.text import count_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from peft_regress.environments.upgrade.known_training import KnownTraining
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.journal import Part
 
 
@@ -54,13 +54,12 @@ class RecordKeeper:
         *,
         trains: bool,
         python: Path,
-        known: KnownTraining | None = None,
+        known: Sequence[KnownCurve] = (),
         any_machine: bool = False,
     ) -> KeptRecord | None:
         """Return what was measured of a case in an environment; None if it must be measured.
 
-        A record that was not trained is taken only if it computes what is known now. With
-        `any_machine` it may be of another machine, which it then names.
+        A record that repeats another run is taken only if that is known now. With `any_machine` it may be of another machine, which it then names.
         """
         found = None
         for part in self._parts:
@@ -73,7 +72,8 @@ class RecordKeeper:
             kept = usable.get(case)
             if kept is None or (kept.record.definition, kept.trains) != (definition, trains):
                 continue
-            if not kept.record.is_certified or (known is not None and known.certifies(kept.record)):
+            curves = [one.curve for one in known]
+            if not kept.record.is_repeat or kept.record.curve in curves:
                 found = kept
         with self._lock:
             self.taken += found is not None

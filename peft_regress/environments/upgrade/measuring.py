@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.keeping import RecordKeeper
-    from peft_regress.environments.upgrade.known_training import KnownTraining
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.environments.upgrade.orders import Engine
     from peft_regress.runs.schema import Machine, Record, Run
 
@@ -209,7 +209,7 @@ class MeasuringWorkers:
                 header,
                 trains=self.order.trains,
                 python=self.order.python,
-                known=self.order.known.get(case.id),
+                known=self.order.known.get(case.id, ()),
             )
             if kept is None:
                 return None
@@ -232,7 +232,7 @@ class MeasuringWorkers:
     def _answered(self, worker: WorkerProcess, case: Case) -> Record:
         order, kept = self.order, self.order.keep_adapters
         folder = None if kept is None else str(kept.absolute())
-        known = order.known.get(case.id) if order.trains else None
+        known = list(order.known.get(case.id, ())) if order.trains else []
         request = Measure(trains=order.trains, keep_adapters=folder, known=known)
         answer = worker.call(request, Measured)
         record = answer.record
@@ -294,7 +294,7 @@ def measure_cases(  # noqa: PLR0913  (each is one setting)
     matrix: str = "default",
     trains: bool = True,
     keep_adapters: Path | None = None,
-    known: Mapping[str, KnownTraining] | None = None,
+    known: Mapping[str, list[KnownCurve]] | None = None,
     on_record: Callable[[Record], None] = lambda _: None,
     on_interrupt: Callable[[Run], None] = lambda _: None,
 ) -> Run:

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from peft_regress.environments.upgrade.known_training import (
-    KnownTraining,  # noqa: TC001  (msgspec reads it)
-)
+from peft_regress.gate.repeats import KnownCurve  # noqa: TC001  (msgspec reads it)
 from peft_regress.runs.schema import Ledger, Machine, Record
 
 if TYPE_CHECKING:
@@ -37,8 +35,8 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     """Without, the record has only the costs of a step."""
     keep_adapters: str | None = None
     """The folder to keep adapters in."""
-    known: KnownTraining | None = None
-    """What need not be trained again; None to train whatever it computes."""
+    known: list[KnownCurve] = []
+    """What need not be trained again."""
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True, tag="measured"):

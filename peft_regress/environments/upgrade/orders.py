@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.environments.upgrade.known_training import KnownTraining
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.runs.schema import Machine, Record
 
@@ -37,7 +37,7 @@ class Order:
     trains: bool = True
     """Without, a record has only the costs of a step."""
     keep_adapters: Path | None = None
-    known: Mapping[str, KnownTraining] = field(default_factory=dict)
+    known: Mapping[str, list[KnownCurve]] = field(default_factory=dict)
     """What need not be trained again, by case."""
 
 

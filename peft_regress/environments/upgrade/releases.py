@@ -13,11 +13,10 @@ from packaging.version import InvalidVersion, Version
 
 from peft_regress.environments.overlay.overlay import ReplacesTorchError, opened_overlay
 from peft_regress.environments.overlay.pip import released_versions
-from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.environments.worker.threads import in_threads
 from peft_regress.errors import AbsentError, InputError
-from peft_regress.gate.certificates import repeatable, with_training_of
+from peft_regress.gate.repeats import completed, known_curves
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.text import count_of
 
@@ -91,10 +90,10 @@ class Releases:
     skipped: dict[Version, str] = field(default_factory=dict)
     """Releases that cannot be installed or imported, with the reason."""
     measured: dict[tuple[Version, bool], dict[str, Observation]] = field(default_factory=dict)
-    """By version and whether the cases trained; what was not trained again has the training of the
-    release that computes the same."""
+    """By version and whether the cases trained; a case that repeats another release has its
+    scores."""
     repeated: dict[Version, dict[str, str]] = field(default_factory=dict)
-    """The cases that a release did not train again, with the run whose training they repeat."""
+    """The cases that repeat another release, with the run whose training they repeat."""
     planned: dict[Version, tuple[Planned, ...]] = field(default_factory=dict)
     tried: list[Version] = field(default_factory=list)
     _preparing: threading.Semaphore = field(
@@ -168,7 +167,7 @@ class Releases:
                 planned=overlay.planned,
                 setup=self.setup,
                 trains=trains,
-                known=known_trainings(nearest),
+                known=known_curves(nearest),
             )
         lost = [case.id for case in cases if case.id not in run.cases]
         if lost:
@@ -190,21 +189,21 @@ class Releases:
         found: dict[str, Observation] = {}
         for _, other in trained:
             for name, one in self.measured[other, True].items():
-                if repeatable(one) is not None:
+                if one.curves:
                     found.setdefault(name, one)
         return {case.id: found[case.id] for case in cases if case.id in found}
 
     def _whole(
         self, version: Version, observed: Observation, nearest: Mapping[str, Observation]
     ) -> Observation:
-        """Return an observation with the training that it repeats, if it was not trained."""
+        """Return an observation with the scores of the training that it repeats."""
         record = observed.record
-        if not record.is_certified:
+        if not record.is_repeat:
             return observed
         trained = nearest[record.case.id]
         name = self._trained_in(trained, record.case.id)
         self.repeated.setdefault(version, {})[record.case.id] = name
-        return replace(observed, record=with_training_of(record, trained.record))
+        return replace(observed, record=completed(record, trained.record)).as_reference
 
     def _trained_in(self, observed: Observation, case: str) -> str:
         """Return the run that trained what another release repeats, maybe from a third one."""

@@ -9,11 +9,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from peft_regress.environments.overlay.overlay import opened_overlay, opened_part
-from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import causes_of
 from peft_regress.gate.judge import judge_case
+from peft_regress.gate.repeats import known_curves
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
@@ -84,14 +84,12 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
     base_requirements: Sequence[str] = (),
     setup: MeasuringSetup,
     progress: Callable[[str], None],
-    quick: bool = False,
 ) -> tuple[ResponsiblePackages, ...]:
     """Try each package that differs by itself in the good environment, on each finding's example.
 
     `base` and `candidate` are what the two environments have over the running one, `references`
-    what the good one measured, `base_requirements` the requirements it was made of. If `quick`, a
-    trial trains only what differs from the good environment's training. Returns one result per
-    finding; nothing if fewer than two packages changed.
+    what the good one measured, `base_requirements` the requirements it was made of. Returns one
+    result per finding; nothing if fewer than two packages changed.
     """
     before, after = ({one.name: one for one in planned} for planned in (base, candidate))
     names = sorted(
@@ -122,7 +120,7 @@ def find_responsible(  # noqa: PLR0913  (both sides, and what was found between 
             others = [text for text in base_requirements if _name_of(text) != name]
             attempts.append(_opening(opened_overlay, (*others, new.source), setup))
         whole = {one.name: one.version for one in candidate}
-        trials.append(_tried(name, attempts, whole, findings, references, setup=setup, quick=quick))
+        trials.append(_tried(name, attempts, whole, findings, references, setup=setup))
     return tuple(_conclusion(index, trials) for index in range(len(findings)))
 
 
@@ -155,7 +153,6 @@ def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
     references: Mapping[str, Observation],
     *,
     setup: MeasuringSetup,
-    quick: bool,
 ) -> SinglePackageTrial:
     """Try a package with nothing else; if that fails to import, with what pip says it needs.
 
@@ -167,7 +164,7 @@ def _tried(  # noqa: PLR0913  (what to try, and what to compare it with)
             with open_attempt() as overlay:
                 if overlay.packages == whole:
                     continue
-                shows = _shown(findings, overlay, references, setup=setup, quick=quick)
+                shows = _shown(findings, overlay, references, setup=setup)
         except InputError as error:
             problem = str(error).rpartition("bin/python: ")[2]
             continue
@@ -181,7 +178,6 @@ def _shown(
     references: Mapping[str, Observation],
     *,
     setup: MeasuringSetup,
-    quick: bool,
 ) -> tuple[bool, ...]:
     """Return which findings an overlay shows."""
     examples = dict.fromkeys(finding.example.case for finding in findings)
@@ -191,7 +187,7 @@ def _shown(
         setup=setup,
         planned=overlay.planned,
         trains=any(finding.cause.strand != "costs" for finding in findings),
-        known=known_trainings(references) if quick else None,
+        known=known_curves(references),
     )
     observed = observations_of(run, "alone")
     found = set()

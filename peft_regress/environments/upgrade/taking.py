@@ -53,7 +53,7 @@ def taken_records(order: Order, setup: MeasuringSetup) -> dict[str, KeptRecord]:
                         here,
                         trains=order.trains,
                         python=order.python,
-                        known=order.known.get(case.id),
+                        known=order.known.get(case.id, ()),
                         any_machine=True,
                     )
                     if kept is not None:

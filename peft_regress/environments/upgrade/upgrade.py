@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,12 +15,12 @@ from peft_regress.catalogue.matrix import select_cases
 from peft_regress.catalogue.own_cases import device_classes
 from peft_regress.catalogue.sources import require_sources
 from peft_regress.environments.overlay.overlay import opened_overlay
-from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.environments.upgrade.responsible import find_responsible
 from peft_regress.environments.upgrade.saving import save_run
 from peft_regress.gate.comparison import Comparison, Invocation
 from peft_regress.gate.judge import judge
+from peft_regress.gate.repeats import known_curves, whole
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import changed_packages, installed_packages
 from peft_regress.runs.resuming import installed_version
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.folder import Overlay
-    from peft_regress.environments.upgrade.known_training import KnownTraining
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
     from peft_regress.environments.upgrade.responsible import ResponsiblePackages
     from peft_regress.gate.findings import Finding
@@ -52,8 +51,6 @@ class UpgradeSettings:
     """What it is compared with: `auto` (the stored baseline if it was made with the packages of the
     current environment, otherwise a run of that environment), `run`, or the name of an entry, a run
     file or a folder."""
-    quick: bool = False
-    """Whether the candidate trains only the cases that compute something else than the base."""
     save: Path | None = None
     """Where to write the candidate's run file."""
     strict: bool = False
@@ -103,7 +100,7 @@ def upgrade(
     cases = select_cases(settings.pattern, matrix=settings.matrix)
     # First, since both fail at once, and the rest takes minutes.
     require_sources(settings.setup.baselines, cases)
-    stored = _stored_references(cases, settings)
+    references = _stored_references(cases, settings)
     devices = device_classes()
     with opened_overlay(
         requirements,
@@ -113,23 +110,14 @@ def upgrade(
     ) as overlay:
         progress(_overlay_sentence(overlay))
 
-        def measured_base() -> Mapping[str, Observation]:
+        if references is None:
             progress("measuring the current environment: no stored baseline has its packages")
-            base = _measured("current", cases, None, settings, on_record)
-            return observations_of(base, "the current environment")
-
-        if stored is None and settings.quick:
-            stored = measured_base()  # first, since the candidate repeats what it can of it
-        known = known_trainings(stored) if stored is not None and settings.quick else {}
-        if settings.quick and not known:
-            progress("no case of the base says what it computed, so all of them train")
-        candidate = _measured("candidate", cases, overlay, settings, on_record, known=known)
+            references = _measured_base(cases, settings, on_record)
+        candidate = _measured("candidate", cases, overlay, settings, on_record, known=references)
         if settings.save is not None:
             save_run(settings.save, candidate)
-        if stored is None:
-            stored = measured_base()
         names = [case.id for case in cases]
-        references = {name: stored[name] for name in names if name in stored}
+        references = {name: references[name] for name in names if name in references}
         observed = observations_of(candidate, "the candidate")
         comparison = judge(
             references,
@@ -158,7 +146,6 @@ def upgrade(
                 references,
                 setup=settings.setup,
                 progress=progress,
-                quick=settings.quick,
             ),
             remarks=overlay.remarks,
             saved=settings.save,
@@ -180,11 +167,29 @@ def _stored_references(
         return None
     if settings.base != "auto":
         return named_cases(settings.setup.baselines, settings.base)
-    found = read_references(settings.setup.baselines)
-    is_of_here = all(
-        case.id in found and is_installed_here(found[case.id].environment) for case in cases
-    )
-    return found if is_of_here else None
+    stored = read_references(settings.setup.baselines)
+    found = {case.id: _of_here(stored[case.id]) for case in cases if case.id in stored}
+    chosen = {name: one for name, one in found.items() if one is not None}
+    return chosen if len(chosen) == len(cases) else None
+
+
+def _of_here(old: Observation) -> Observation | None:
+    """Return a reference as of the current environment, if it was made or confirmed there."""
+    environments = [old.environment, *([old.confirmed.environment] if old.confirmed else [])]
+    fitting = next((one for one in environments if is_installed_here(one)), None)
+    return None if fitting is None else replace(old, environment=fitting)
+
+
+def _measured_base(
+    cases: Sequence[Case], settings: UpgradeSettings, on_record: OnRecord
+) -> Mapping[str, Observation]:
+    """Measure the current environment; where it repeats a stored training, with its scores."""
+    stored = read_references(settings.setup.baselines)
+    run = _measured("current", cases, None, settings, on_record, known=stored)
+    return {
+        name: whole(one, stored.get(name)).as_reference
+        for name, one in observations_of(run, "the current environment").items()
+    }
 
 
 def is_installed_here(environment: Mapping[str, str]) -> bool:
@@ -210,9 +215,9 @@ def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
     settings: UpgradeSettings,
     on_record: OnRecord,
     *,
-    known: Mapping[str, KnownTraining] | None = None,
+    known: Mapping[str, Observation],
 ) -> Run:
-    """Measure in an overlay, or in the running environment."""
+    """Measure in an overlay, or in the running environment; what is known need not train again."""
     done = itertools.count(1)
     save = settings.save if side == "candidate" else None
     return measure_cases(
@@ -223,7 +228,7 @@ def _measured(  # noqa: PLR0913  (what to measure, where, and whom to tell)
         narrowed_by=[] if settings.pattern is None else [f"--cases {settings.pattern}"],
         matrix=settings.matrix,
         keep_adapters=None if save is None else adapters_of_run(save),
-        known=known,
+        known=known_curves(known),
         on_record=lambda record: on_record(side, record, next(done), len(cases)),
         on_interrupt=lambda run: None if save is None else save_run(save, run),
     )

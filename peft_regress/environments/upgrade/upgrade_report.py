@@ -159,7 +159,7 @@ def encode_upgrade(upgrade: Upgrade) -> dict[str, Any]:
         ],
         "remarks": list(upgrade.remarks),
         "counts": upgrade.comparison.counts,
-        "same_computation": len(upgrade.comparison.same_computation),
+        "repeats": len(upgrade.comparison.repeating),
         "findings": [
             {**encode_finding(finding), "which_package": _encode_culprit(finding, upgrade)}
             for finding in upgrade.comparison.findings

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     import msgspec
 
-    from peft_regress.measure.known import Known
     from peft_regress.measure.recipe import Recipe
     from peft_regress.measure.step_profile import ProfileCache
 
@@ -72,7 +71,7 @@ class _Measurer:
                 timed=False,
                 trains=request.trains,
                 keep_adapters=keep_adapters,
-                known=self._known(request),
+                known=request.known,
             )
         except PeftRegressError:
             # A bad source or stored adapter: no case can be measured, in any environment.
@@ -83,15 +82,6 @@ class _Measurer:
         else:
             record = measurement.record
         return Measured(record=record, packages=self._recipe.packages())
-
-    def _known(self, request: Measure) -> Known | None:
-        """Return what need not be trained again; a budget on the score needs a score."""
-        from peft_regress.measure.known import Known
-
-        known, budget = request.known, self._recipe.fine_tune.budget
-        if known is None or (budget is not None and budget.score is not None):
-            return None
-        return Known(computation=known.computation, run_name=known.run_name)
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import GraphModule, Node
 
 import peft_regress
-from peft_regress.measure.computation.contents import Digest, bytes_digest, form_of
-from peft_regress.measure.computation.settings import registrations, torch_settings
+from peft_regress.measure.edge.contents import Digest, bytes_digest, form_of
+from peft_regress.measure.edge.settings import registrations, torch_settings
 from peft_regress.runs.environment import describe_machine, installed_packages
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ _OWN_CODE: Final = (
     "cost/module_trail.py",
     "cost/refusals.py",
     "cost/storages.py",
-    "measure/computation/contents.py",
-    "measure/computation/settings.py",
+    "measure/edge/contents.py",
+    "measure/edge/settings.py",
     "measure/edge/costs.py",
     "measure/edge/eager.py",
     "measure/edge/errors.py",

@@ -65,12 +65,6 @@ class Filled:
         its own.
         """
 
-    def copied(self) -> Filled:
-        """Return one with a copy of the model."""
-        other = copy.copy(self)
-        other.model = copy.deepcopy(self.model)
-        return other
-
     def _filled_loss(self, seed: int) -> float:
         self.fill(seed)
         loss = self.loss()

@@ -113,13 +113,10 @@ class InvariantWatch:
         self._training = TrainingFacts(adapter=adapter, base=base, moving=moving, steps=steps)
         self._saving = SavingFacts(adapter, self._probe, stored)
         self._at_start: dict[str, Fact] = {}
-        self._filled: nn.Module | None = None
 
     @paused_gc()
-    def before_training(self, adapted: nn.Module, *, keeps_filled: bool = False) -> None:
+    def before_training(self, adapted: nn.Module) -> None:
         """Check the adapted model, and copy its tensors.
-
-        keeps_filled: whether to keep the filled adapter for `without_training`.
 
         Raises `FilledLossError` if a filled adapter's loss is NaN or infinite.
         """
@@ -129,7 +126,7 @@ class InvariantWatch:
         self._at_start = {
             "identity_at_init": self._identity(adapted, of_base),
             "expected_trainable": self._training.trainable_as_expected(adapted),
-            **self._of_a_filled_adapter(adapted, of_base, keeps=keeps_filled),
+            **self._of_a_filled_adapter(adapted, of_base),
             "doubled_rank_not_smaller": self._doubled_rank_not_smaller(adapted),
             "dtypes_as_asked": self._of_layers(
                 of_other_dtype, adapted, adapter_in_float32=self._adapter.adapter_in_float32
@@ -158,21 +155,6 @@ class InvariantWatch:
         }
         return {name: found[name] for name in INVARIANTS if name not in EDGE_INVARIANTS}
 
-    @paused_gc()
-    def without_training(self, adapted: nn.Module) -> dict[str, Fact]:
-        """Return the invariants that need no trained model, of one that took some steps.
-
-        Merging, saving and loading are tried on the filled adapter, where there is one.
-        """
-        of_half = is_half(self._base)
-        filled = adapted if self._filled is None or of_half else self._filled
-        saved = self._saving.of(filled, self._training.expected)
-        return {
-            **self._at_start,
-            "merge_equals_unmerged": self._merge_equals_unmerged(filled),
-            **saved,
-        }
-
     def rows(self, adapted: nn.Module) -> list[list[float]]:
         """Return the probe's outputs in float32, for a later release's check."""
         return rows_of(self._probe.outputs_in_float32(adapted))
@@ -193,9 +175,7 @@ class InvariantWatch:
             layers=lambda: (self._probe.layers(adapted), self._probe.layers(self._base)),
         )
 
-    def _of_a_filled_adapter(
-        self, adapted: nn.Module, of_base: Outputs, *, keeps: bool
-    ) -> dict[str, Fact]:
+    def _of_a_filled_adapter(self, adapted: nn.Module, of_base: Outputs) -> dict[str, Fact]:
         adapter = self._adapter
         if adapter.disabled(adapted) is None:
             of_none = Fact.null("there is no adapter that can be switched off")
@@ -214,15 +194,12 @@ class InvariantWatch:
             probe=self._probe.batch,
         )
         self.filled_losses = filled.losses
-        self._filled = filled.model if keeps else None
-        switched = self._switched_off(filled, of_base)
-        # What follows changes the model.
-        tried = filled.copied() if keeps else filled
         return {
-            **switched,
-            **second_adapter(tried, adapter),
-            "refused_merge_keeps_base": refused_merge_keeps_base(tried.model, parameters),
-            "unmerge_restores_base": unmerge_restores_base(tried.model),
+            **self._switched_off(filled, of_base),
+            # What follows changes the model.
+            **second_adapter(filled, adapter),
+            "refused_merge_keeps_base": refused_merge_keeps_base(filled.model, parameters),
+            "unmerge_restores_base": unmerge_restores_base(filled.model),
         }
 
     def _switched_off(self, filled: Filled, of_base: Outputs) -> dict[str, Fact]:

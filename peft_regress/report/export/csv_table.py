@@ -30,7 +30,7 @@ COLUMNS: Final = (
     "kind",
     "samples",
     "error",
-    "same_computation_as",
+    "repeats",
 )
 
 _FORMULA: Final = re.compile("(?:^|;) *(?=[-=+@＝＋－＠])")  # noqa: RUF001  (full width)
@@ -41,8 +41,8 @@ spreadsheets split a row at semicolons."""
 def csv_table(run: Run) -> str:
     """Return the header and the rows: numbers are exact and unscaled, `samples` are JSON.
 
-    A case without metrics has one row, with its status and error. A case that was not trained,
-    since it repeats another run's training, names that run in each row. An apostrophe precedes what
+    A case without metrics has one row, with its status and error. A case that repeats another
+    run names that run in each row. An apostrophe precedes what
     a spreadsheet would take for a formula, at the start of a text or after a semicolon.
     """
     stream = io.StringIO()
@@ -63,7 +63,7 @@ def _rows(record: Record) -> Iterator[dict[str, Any]]:
         "architecture": _text(case.architecture),
         "status": record.status,
         "error": "" if error is None else _text(f"{error.type}: {error.message}"),
-        "same_computation_as": _text(record.repeated_run or ""),
+        "repeats": _text(record.repeated_run or ""),
     }
     for name, metric in record.metrics.items():
         yield common | {

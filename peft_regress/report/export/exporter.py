@@ -68,10 +68,10 @@ def left_out(exporter: Exporter, run: Run) -> Iterator[str]:
         raise AbsentError(msg)
     if exporter.numbers_only and absent:
         yield f"left out, without a metric: {clean(' '.join(absent), longest=_LONGEST_LIST)}"
-    untrained = [name for name, record in run.cases.items() if record.is_certified]
-    if exporter.numbers_only and untrained:
-        shown = clean(" ".join(untrained), longest=_LONGEST_LIST)
-        yield f"same computation as another run, so not trained and without accuracy: {shown}"
+    repeating = [name for name, record in run.cases.items() if record.is_repeat]
+    if exporter.numbers_only and repeating:
+        shown = clean(" ".join(repeating), longest=_LONGEST_LIST)
+        yield f"without accuracy, since they repeat another run: {shown}"
     names = exporter.omitted_metrics(run)
     if names:
         shown = clean(" ".join(names), longest=_LONGEST_LIST)

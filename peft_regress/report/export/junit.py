@@ -31,13 +31,13 @@ _COMMAND: Final = re.compile(r"^(\s*)::|##\[", re.MULTILINE)
 def metric_properties(record: Record) -> list[tuple[str, int | float | str]]:
     """Return the metrics of a case as properties of its test, exact and unscaled.
 
-    A case that was not trained has the run whose training it repeats in place of its accuracy.
+    A case that repeats another run has that run in place of its accuracy.
     """
     found: list[tuple[str, int | float | str]] = [
         (name, metric.value) for name, metric in record.metrics.items()
     ]
     repeated = record.repeated_run
-    return found if repeated is None else [*found, ("same_computation_as", repeated)]
+    return found if repeated is None else [*found, ("repeats", repeated)]
 
 
 def junit_xml(run: Run) -> str:

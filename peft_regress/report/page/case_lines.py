@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from peft_regress.baselines.series import whole_metric
 from peft_regress.gate.changes import value_of
 from peft_regress.report.page.transitions import find_transitions
 
@@ -106,7 +105,7 @@ def lines_of_case(
     """Return the lines of all metrics of a case."""
     columns = {}
     for name in names:
-        column = [whole_metric(record, name) for record in records.values()]
+        column = [record.metrics.get(name) for record in records.values()]
         if any(metric is not None for metric in column):
             columns[name] = column
     # A metric that is the same in every entry changed nowhere, in any order.

@@ -190,8 +190,8 @@ def _encode(
         ],
         "setting": texts.numbers([*partial, *shown.setting, *shown.times]),
     }
-    if comparison.same_computation:
-        encoded["same_computation"] = len(comparison.same_computation)
+    if comparison.repeating:
+        encoded["repeats"] = len(comparison.repeating)
     for name, found in (("defects", shown.defects), ("remarks", shown.remarks)):
         if found:
             encoded[name] = [

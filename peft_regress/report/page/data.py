@@ -14,12 +14,10 @@ from peft_regress.baselines.history import (
     present_entries,
     records_by_case,
 )
-from peft_regress.baselines.series import whole_metric
 from peft_regress.budgets import UNITS
 from peft_regress.devices import load_devices
 from peft_regress.gate.bounds import Bounds
 from peft_regress.gate.budgets import budget_of
-from peft_regress.gate.certificates import lacks_invariant
 from peft_regress.gate.changes import value_of
 from peft_regress.metrics import INVARIANTS, METRICS
 from peft_regress.report.page.case_lines import clip, lines_of_case, status_of_case
@@ -204,15 +202,11 @@ def _encode_metric(name: str, cases: Mapping[str, Records]) -> dict[str, Any]:
 
 
 def _encode_facts(present: Record, invariants: Sequence[str]) -> dict[str, Any]:
-    """Return the invariants, and the run whose training the case repeats if it was not trained."""
-    facts = [
-        "not trained" if lacks_invariant(present, name) else present.invariants.get(name)
-        for name in invariants
-    ]
+    """Return the invariants, and the run that the case repeats."""
     repeated = present.repeated_run
     return {
-        "invariants": facts,
-        **({} if repeated is None else {"same_computation_as": clip(repeated)}),
+        "invariants": [present.invariants.get(name) for name in invariants],
+        **({} if repeated is None else {"repeats": clip(repeated)}),
     }
 
 
@@ -223,7 +217,7 @@ def _encode_lines(
     encoded = []
     bounds = Bounds.of(present)
     for name, line in lines.held.items():
-        metric = whole_metric(present, name)
+        metric = present.metrics.get(name)
         now = None if metric is None else value_of(metric)
         thinned = {"thinned": True} if name in lines.thinned_names else {}
         facts = {} if metric is None else facts_of(name, metric, bounds)

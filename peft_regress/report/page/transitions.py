@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from peft_regress.baselines.moves import is_judged
-from peft_regress.baselines.series import jumps_of, whole_metric
+from peft_regress.baselines.series import jumps_of
 from peft_regress.gate.changes import direction_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def find_transitions(records: Sequence[tuple[Entry, Record]], name: str) -> list
     A cost changes with its number. Losses, accuracy and times change where they leave the gate's
     bound, or where a new level begins.
     """
-    metrics = [whole_metric(record, name) for _, record in records]
+    metrics = [record.metrics.get(name) for _, record in records]
     found = []
     for jump in jumps_of(records, metrics, name):
         metric = metrics[jump.position]

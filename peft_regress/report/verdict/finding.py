@@ -38,7 +38,7 @@ _COVERAGE: Final = {
 }
 _NOT_COMPARED: Final = {
     "inputs": "inputs differ, so losses and scores cannot be compared",
-    "computation": "training cannot be compared",
+    "training": "training cannot be compared",
 }
 """What stands before both sides of a reason that is about no metric."""
 

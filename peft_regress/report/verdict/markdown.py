@@ -17,7 +17,7 @@ from peft_regress.report.verdict.budgets import budget_table, has_budgets
 from peft_regress.report.verdict.finding import finding_headline, package_changes, strictness
 from peft_regress.report.verdict.finding_markdown import Extent, FindingWriter
 from peft_regress.report.verdict.finding_order import sort_findings
-from peft_regress.report.verdict.next_steps import QUICK_OPTION, accept_command
+from peft_regress.report.verdict.next_steps import accept_command
 from peft_regress.report.verdict.remarks import remarks_lines
 from peft_regress.report.verdict.reproducing import compare_command, reproducing_commands
 from peft_regress.text import clean, count_of
@@ -199,8 +199,6 @@ class _Page:
     def _what_to_type(self) -> list[str]:
         accept = accept_command(self.comparison)
         if_right = "### If the new numbers are right"
-        if self.comparison.has_untrained:
-            if_right += f", and a run without {QUICK_OPTION} has them too"
         if not self.findings:
             strictly = self.comparison.strict and self.comparison.can_be_accepted
             return [if_right, fenced(accept, "sh")] if strictly else []

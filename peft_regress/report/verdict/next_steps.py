@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from peft_regress.gate.findings import Finding
 
 _MOST_EXPLAINED: Final = 3
-QUICK_OPTION: Final = "`--regress-quick`"
 
 Step = tuple[str, list[str]]
 """The purpose of a command, and its words, quoted for a shell, each option with its value."""
@@ -52,10 +51,7 @@ def next_steps(failing: Sequence[Finding], comparison: Comparison) -> Iterator[S
 
 
 def accepting(comparison: Comparison) -> Step:
-    """Return how to accept the new numbers, writing the run file first if there is none.
-
-    A run with cases that were not trained can be no baseline, so it is made again.
-    """
+    """Return how to accept the new numbers, writing the run file first if there is none."""
     invocation = comparison.invocation
     run = quoted(invocation.file or invocation.run)
     first = _before_accepting(comparison)
@@ -64,23 +60,21 @@ def accepting(comparison: Comparison) -> Step:
 
 
 def _before_accepting(comparison: Comparison) -> str:
-    saved = f"`--regress-save {comparison.invocation.run}`"
-    if comparison.has_untrained:
-        return f"run again without {QUICK_OPTION} and with {saved}"
-    return "" if comparison.invocation.new else f"run again with {saved}"
+    invocation = comparison.invocation
+    return "" if invocation.new else f"run again with `--regress-save {invocation.run}`"
 
 
 def training(findings: Sequence[Finding], comparison: Comparison) -> Iterator[Step]:
-    """Yield how to train what no certificate covers, if that is one of the findings."""
+    """Yield how to train all seeds, if a side without them cannot be compared."""
     invocation = comparison.invocation
-    if comparison.has_untrained and any(is_of_computation(finding) for finding in findings):
-        words = ["pytest", invocation.suite, f"--regress-save {quoted(invocation.run)}"]
-        yield f"train them, without {QUICK_OPTION}", words
+    if any(is_of_training(finding) for finding in findings):
+        saved = f"--regress-save {quoted(invocation.run)}"
+        yield "train all seeds", ["pytest", invocation.suite, "--regress-full", saved]
 
 
-def is_of_computation(finding: Finding) -> bool:
-    """Return whether cases cannot be compared since a side did not train them."""
-    return finding.cause.strand == "coverage" and finding.cause.what == "computation"
+def is_of_training(finding: Finding) -> bool:
+    """Return whether cases cannot be compared since a side trained one seed alone in full."""
+    return finding.cause.strand == "coverage" and finding.cause.what == "training"
 
 
 def first_steps(comparison: Comparison) -> Iterator[Step]:

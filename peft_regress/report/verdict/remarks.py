@@ -77,7 +77,13 @@ def encode_fronts(comparison: Comparison) -> dict[str, Any]:
 
 
 def _all(comparison: Comparison) -> list[tuple[str, Remark]]:
-    return [(case.id, remark) for case in comparison.cases for remark in case.remarks]
+    """Return the remarks by case, but those on how trainings were judged: they stand elsewhere."""
+    return [
+        (case.id, remark)
+        for case in comparison.cases
+        for remark in case.remarks
+        if remark.subject != "training"
+    ]
 
 
 def _in_many_cases(remark: Remark) -> str:

@@ -24,7 +24,7 @@ from peft_regress.report.verdict.finding_order import leading_reason, sort_findi
 from peft_regress.report.verdict.next_steps import (
     accepting,
     first_steps,
-    is_of_computation,
+    is_of_training,
     next_steps,
     training,
 )
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from peft_regress.gate.comparison import Comparison
     from peft_regress.gate.findings import Finding
-    from peft_regress.gate.verdicts import Verdict
+    from peft_regress.gate.verdicts import Observation, Verdict
     from peft_regress.report.layout import Style
     from peft_regress.report.table import Table
     from peft_regress.report.verdict.next_steps import Step
@@ -54,8 +54,8 @@ _REMEDIES: Final = {
     "incomparable": "nothing judges them until the new numbers are accepted",
 }
 _TRAIN_BOTH: Final = (
-    "nothing judges what a training would show: compare runs that trained them, made without "
-    "--regress-quick or --quick"
+    "nothing judges their scores: compare with the storage whose entry they repeat, or with runs "
+    "made with --regress-full"
 )
 _MEASURE_AGAIN: Final = "nothing judges these until the run is measured again by this version"
 
@@ -171,7 +171,7 @@ def _failing(finding: Finding, comparison: Comparison) -> ShownFinding:
 
 def _incomplete(finding: Finding) -> ShownFinding:
     remedy = _REMEDIES[finding.verdict]
-    if is_of_computation(finding):
+    if is_of_training(finding):
         remedy = _TRAIN_BOTH
     elif finding.cause.what == NOT_MEASURED:
         remedy = _MEASURE_AGAIN
@@ -219,13 +219,29 @@ def _setting(comparison: Comparison) -> Iterator[str]:
         (references[name], new) for name, new in comparison.observed.items() if name in references
     ]
     if pairs:
-        run_names = Counter(clean(old.run_name, longest=_LONGEST_RUN_NAME) for old, _ in pairs)
+        run_names = Counter(clean(_named(old), longest=_LONGEST_RUN_NAME) for old, _ in pairs)
         environments = Counter(
             "; ".join(environment_lines(old.environment, new.environment)) or "as in the baseline"
             for old, new in pairs
         )
         yield from _counted("baseline", run_names)
         yield from _counted("environment", environments)
+    yield from _trainings(comparison)
+
+
+def _named(old: Observation) -> str:
+    return old.run_name + (f", confirmed by {old.confirmed.entry}" if old.confirmed else "")
+
+
+def _trainings(comparison: Comparison) -> Iterator[str]:
+    """Yield what judged the trainings: curves, which are exact, or bounds."""
+    remarks = [remark for case in comparison.cases for remark in case.remarks]
+    equal = Counter(clean(one.text) for one in remarks if one.kind == "same curve")
+    bounded = Counter(clean(one.text) for one in remarks if one.kind == "by bounds")
+    for name, count in equal.items():
+        yield f"training of {count_of(count, 'case')}: equal to {name} bit for bit"
+    for why, count in bounded.items():
+        yield f"training of {count_of(count, 'case')}: judged by bounds, {why}"
 
 
 def _counted(title: str, found: Mapping[str, int]) -> list[str]:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def encode_verdict(comparison: Comparison) -> dict[str, Any]:
-    """Return `{schema_version, exit_code, counts, same_computation, cases}`.
+    """Return `{schema_version, exit_code, counts, repeats, cases}`.
 
-    The exit code is that without strictness; `same_computation` is the number of cases that were
-    not trained; a case is `{id, verdict, reasons}`. If the cases were narrowed, with `only`, the
+    The exit code is that without strictness; `repeats` is the number of cases of
+    which one seed alone trained in full; a case is `{id, verdict, reasons}`. If the cases were narrowed, with `only`, the
     glob, and `left_out`, the number of other cases with each verdict.
     """
     only = comparison.invocation.only
@@ -29,7 +29,7 @@ def encode_verdict(comparison: Comparison) -> dict[str, Any]:
         "schema_version": OUTPUT_SCHEMA_VERSION,
         "exit_code": comparison.lenient_exit_code,
         "counts": comparison.counts,
-        "same_computation": len(comparison.same_computation),
+        "repeats": len(comparison.repeating),
         **narrowed,
         "cases": [encode_case(case) for case in comparison.cases],
     }

@@ -58,7 +58,7 @@ _ONE, _DENORMAL = 1.0, 5e-324
 
 
 def quick_settings() -> tuple[Any, ...]:
-    """Return settings that a step may change for a part of it alone, in little time."""
+    """Return settings of kernels that torch has no public name for."""
     return (
         torch.get_float32_matmul_precision(),
         torch.get_num_threads(),

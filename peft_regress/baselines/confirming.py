@@ -1,0 +1,59 @@
+"""Which cases of a run only confirm an entry: they repeat it, and nothing about them is news."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from peft_regress.errors import InputError
+from peft_regress.gate.judge import judge_case
+from peft_regress.gate.repeats import lacks_seeds, whole
+from peft_regress.gate.verdicts import observations_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft_regress.gate.verdicts import CaseVerdict, Observation
+    from peft_regress.runs.schema import Record, Run
+
+_NEWS = frozenset({"new metric", "looser bound", "looser budget", "model"})
+"""The remarks on what a reference does not hold."""
+
+
+def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[str, str]]:
+    """Return a run with the cases that an entry must hold, and what the others repeat, by case.
+
+    A case that repeats a training but differs otherwise, in a cost for instance, is held with the
+    scores of that training. Raises `InputError` for a case that repeats what is not stored.
+    """
+    held: dict[str, Record] = {}
+    repeats: dict[str, str] = {}
+    for name, new in observations_of(run, "").items():
+        old = references.get(name)
+        full = whole(new, old)
+        if full.record.is_repeat:
+            msg = (
+                f"{name} repeats {new.record.repeated_run}, which this storage does not hold, so "
+                "that its scores are not known. Measure it with --regress-full."
+            )
+            raise InputError(msg)
+        if old and new.record.is_repeat and not _has_news(judge_case(name, old, full)):
+            repeats[name] = old.curves[new.machine.digest].run_name
+        else:
+            held[name] = full.record
+    return msgspec.structs.replace(run, cases=held), repeats
+
+
+def _has_news(verdict: CaseVerdict) -> bool:
+    changed = any(reason.verdict != "known_defect" for reason in verdict.reasons)
+    return changed or any(remark.kind in _NEWS for remark in verdict.remarks)
+
+
+def as_confirmed(record: Record, run_name: str) -> Record:
+    """Return what an entry that confirms a case says of it: the same, without its own scores."""
+    repeating = msgspec.structs.replace(record, repeats=run_name, metrics={})
+    metrics = {
+        name: metric for name, metric in record.metrics.items() if not lacks_seeds(repeating, name)
+    }
+    return msgspec.structs.replace(repeating, metrics=metrics)

@@ -1,0 +1,189 @@
+"""Trainings that repeat an older one bit for bit, and what a training's curve tells. Pure.
+
+On one kind of machine a training repeats to the last bit. So a case whose first seed has the losses
+and scores of an older run need not train its other seeds again. Rounding shows in the first losses,
+so a curve that departs later is that of another computation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import UNSET
+
+from peft_regress.cases import Digest  # noqa: TC001  (msgspec reads it)
+from peft_regress.gate.inputs import first_difference
+from peft_regress.gate.verdicts import Observation, Reason, Remark
+from peft_regress.metrics import METRICS, OF_ALL_SEEDS
+from peft_regress.runs.environment import changed_packages
+from peft_regress.runs.schema import MIXED_MACHINES, Curve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from peft_regress.runs.schema import Record
+
+ROUNDING_SHOWS_BY: Final = 5
+"""Rounding departs by this loss at the latest. Seen between AVX-512, AVX2 and SSE: from the first,
+second or third loss on, in 72 of 72 trainings (docs/metrics.md)."""
+
+
+class KnownCurve(msgspec.Struct, frozen=True, kw_only=True):
+    """A training that need not be repeated in full."""
+
+    curve: Curve
+    definition: str
+    machine: Digest
+    run_name: str
+    """The run that has it, as reports name it."""
+
+
+def known_curves(references: Mapping[str, Observation]) -> dict[str, list[KnownCurve]]:
+    """Return the curves of each reference, one for each kind of machine, by case."""
+    return {name: curves_of(one) for name, one in references.items()}
+
+
+def curves_of(old: Observation) -> list[KnownCurve]:
+    """Return the curves of a reference, one for each kind of machine."""
+    return [
+        KnownCurve(
+            curve=one.record.curve,
+            definition=one.record.definition,
+            machine=machine,
+            run_name=plain_name(one.run_name),
+        )
+        for machine, one in old.curves.items()
+        if one.record.curve is not UNSET
+    ]
+
+
+def plain_name(run_name: str) -> str:
+    """Return the name of a run without the folders of this machine."""
+    return run_name.rstrip("/").rpartition("/")[2] or run_name
+
+
+def lacks_seeds(record: Record, name: str) -> bool:
+    """Return whether a record has no metric of this name since its seeds did not all train."""
+    if not record.is_repeat:
+        return False  # first, since a long history asks often
+    return name not in record.metrics and (name in OF_ALL_SEEDS or name not in METRICS)
+
+
+def whole(new: Observation, old: Observation | None) -> Observation:
+    """Return a repeating case with the scores of the training that it repeats, if `old` knows it.
+
+    They judge the case; reports show the record as it was measured.
+    """
+    if old is None or not new.record.is_repeat:
+        return new
+    one = _trained_here(new, old)
+    if one is None or one.record.curve != new.record.curve:
+        return new
+    return replace(new, record=completed(new.record, one.record))
+
+
+def completed(record: Record, trained: Record) -> Record:
+    """Return a repeating record with the scores of the record that it repeats."""
+    missing = {
+        name: metric for name, metric in trained.metrics.items() if lacks_seeds(record, name)
+    }
+    return msgspec.structs.replace(record, metrics={**record.metrics, **missing})
+
+
+def training_findings(old: Observation, new: Observation) -> Iterator[Reason | Remark]:
+    """Yield what the curve tells, or that the bounds alone judge the training.
+
+    A repeating case that nothing here completes cannot be compared with one that was trained.
+    """
+    before, after = old.record, new.record
+    if not before.status == after.status == "ok":
+        return
+    one = _trained_here(new, old)
+    if one is None or one.record.curve is UNSET or after.curve is UNSET:
+        if after.is_repeat != before.is_repeat:
+            yield Reason(
+                metric="training",
+                old=_in_words(before),
+                new=_in_words(after),
+                verdict="incomparable",
+            )
+        elif "first_losses" in after.metrics:
+            why = "no curve of this kind of machine"
+            yield Remark(kind="by bounds", subject="training", text=why)
+        return
+    yield from _against(one, after.curve, judges=_is_judged_by(one, old, new))
+
+
+def _against(one: Observation, curve: Curve, *, judges: bool) -> Iterator[Reason | Remark]:
+    assert one.record.curve is not UNSET  # noqa: S101  (asked before)
+    known, name = one.record.curve, plain_name(one.run_name)
+    step = _first_departure(known.losses, curve.losses)
+    scores = [(key, known.scores[key], value) for key, value in curve.scores.items() if key in known.scores]
+    other = next((found for found in scores if found[1] != found[2]), None)
+    if step is None and other is None:
+        yield Remark(kind="same curve", subject="training", text=name)
+    elif step is not None and step < ROUNDING_SHOWS_BY:
+        why = "their losses depart as those of rounding do"
+        yield Remark(kind="by bounds", subject="training", text=why)
+    elif not judges:
+        why = "packages were accepted since on another kind of machine, or inputs changed"
+        yield Remark(kind="by bounds", subject="training", text=why)
+    elif step is not None:
+        yield Reason(
+            metric="curve",
+            old=f"the losses of {name}",
+            new=f"equal for {step} steps; computes something else from step {step + 1} on",
+            verdict="regressed",
+        )
+    elif other is not None:
+        yield Reason(
+            metric="evaluation",
+            old=f"{other[0]} {other[1]!r}",
+            new=f"{other[0]} {other[2]!r} after the very losses of {name}: the evaluation changed",
+            verdict="regressed",
+        )
+
+
+def _first_departure(old: list[float], new: list[float]) -> int | None:
+    """Return the first position at which two curves differ; None if they are equal."""
+    pairs = enumerate(itertools.zip_longest(old, new))
+    return next((index for index, (was, now) in pairs if was != now), None)
+
+
+def _trained_here(new: Observation, old: Observation) -> Observation | None:
+    """Return the reference's training of this definition, on this kind of machine."""
+    one = old.curves.get(new.machine.digest)
+    return None if one is None or one.record.definition != new.record.definition else one
+
+
+def _is_judged_by(one: Observation, old: Observation, new: Observation) -> bool:
+    """Return whether a curve says what the case must compute.
+
+    It does not if another package was accepted since on another kind of machine, nor if a case of
+    one's own starts from other weights or data.
+    """
+    is_current = one.run_name == old.run_name or not changed_packages(
+        one.environment, old.environment
+    )
+    return is_current and first_difference(one.record, new.record) is None
+
+
+def _in_words(record: Record) -> str:
+    if record.is_repeat:
+        return f"one seed trained in full, as in {record.repeats}"
+    return "trained in full"
+
+
+def curves_by_machine(
+    older: Mapping[str, Observation], new: Observation
+) -> dict[str, Observation]:
+    """Return the newest curve of each kind of machine, with one more entry."""
+    same = {
+        machine: one
+        for machine, one in older.items()
+        if one.record.definition == new.record.definition
+    }
+    return {**same, **new.curves}
