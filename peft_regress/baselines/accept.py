@@ -168,9 +168,8 @@ def _accept(root: Path, wanted: _Wanted) -> Accepted:
 def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     """Decide what the entry holds. Raises `InputError` if it cannot be accepted."""
     retired = retirable_cases(contents, wanted.retire) if wanted.retire else []
-    made, run, repeats = wanted.made, wanted.made.run, dict[str, str]()
-    if wanted.accepted.role == "baseline":
-        run, repeats = split(run, contents.references)
+    made = wanted.made
+    run, repeats = _split(wanted, contents)
     adapters = _chosen(root, contents, wanted)
     machine_info = without_host(made.document.get("machine_info", {}))
     document = {**made.document, "machine_info": machine_info}
@@ -186,7 +185,16 @@ def _plan(root: Path, wanted: _Wanted, contents: Contents) -> _Plan:
     )
     run = with_digests(msgspec.structs.replace(run, accepted=accepted))
     check_acceptance(run)
-    return _Plan(path, run, document, adapters)
+    return _Plan(path, run, {**document, "benchmarks": _times(document, run)}, adapters)
+
+
+def _times(document: dict[str, Any], run: Run) -> list[Any]:
+    """Return the timed entries of the cases that an entry holds."""
+    return [
+        one
+        for one in document.get("benchmarks", ())
+        if one.get("extra_info", {}).get("peft_regress", {}).get("case_id") in run.cases
+    ]
 
 
 def _chosen(root: Path, contents: Contents, wanted: _Wanted) -> Choice:
@@ -203,20 +211,28 @@ def _is_same(root: Path, entry: RunFile, contents: Contents, wanted: _Wanted) ->
     """
     accepted = acceptance_of(entry)
     retired = accepted.retired
-    run, repeats = wanted.made.run, dict[str, str]()
-    if wanted.accepted.role == "baseline":
-        # Against what judged before the entry.
-        run, repeats = split(run, read_contents_before(root, [entry.path]).references)
-    is_same = (
+    typed_alike = (
         (accepted.reason, accepted.role) == (wanted.accepted.reason, wanted.accepted.role)
         and all(any(fnmatchcase(one, glob) for one in retired) for glob in wanted.retire)
         and all(any(fnmatchcase(one, glob) for glob in wanted.retire) for one in retired)
-        and (_bare(entry.run), accepted.repeats) == (_bare(with_digests(run)), repeats)
     )
-    return is_same and all(
+    if not typed_alike:
+        return False
+    try:
+        run, repeats = _split(wanted, read_contents_before(root, [entry.path]))
+    except InputError:
+        return False  # it repeats the entry itself
+    return (_bare(entry.run), accepted.repeats) == (_bare(with_digests(run)), repeats) and all(
         one.digest in accepted.adapters.values()
         for one in _chosen(root, contents, wanted).new.values()
     )
+
+
+def _split(wanted: _Wanted, contents: Contents) -> tuple[Run, dict[str, str]]:
+    """Return the run with the cases to hold, and what the others repeat; history holds all."""
+    if wanted.accepted.role == "history":
+        return wanted.made.run, {}
+    return split(wanted.made.run, contents.references)
 
 
 def _bare(run: Run) -> Run:

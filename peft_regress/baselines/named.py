@@ -15,6 +15,7 @@ from peft_regress.baselines.references import read_references
 from peft_regress.cases import split_case_id
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder
+from peft_regress.gate.repeats import whole
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.shards import read_run
 
@@ -33,6 +34,8 @@ class Named(NamedTuple):
     """The name that reports show: of an entry `0003_peft-0.21.2`, else the path."""
 
     is_storage: bool
+    root: Path
+    """The storage whose trainings its cases may repeat."""
 
     def read(self) -> RunFile:
         """Read the one run. Raises `InputError` for a storage, which holds several."""
@@ -46,10 +49,18 @@ class Named(NamedTuple):
         return self.path
 
     def observations(self) -> dict[str, Observation]:
-        """Return the cases by id; of a storage, each case's newest baseline."""
+        """Return the cases by id, to compare others with.
+
+        Of a storage each case's newest baseline; a case that repeats a stored training has its
+        scores.
+        """
         if self.is_storage:
             return read_references(self.path)
-        return observations_of(read_run(self.path).run, self.name)
+        found = observations_of(read_run(self.path).run, self.name)
+        if not any(one.record.is_repeat for one in found.values()):
+            return found
+        stored = read_references(self.root)
+        return {name: whole(one, stored.get(name)).as_reference for name, one in found.items()}
 
 
 def find_named(root: Path, name: str) -> Named:
@@ -65,15 +76,15 @@ def find_named(root: Path, name: str) -> Named:
     if not path.name:
         path = path.absolute()  # `.`: what is kept beside a run is found by its name
     if is_folder(path) and baseline_files(path):
-        return Named(path, str(path), is_storage=True)
+        return Named(path, str(path), is_storage=True, root=root)
     if os.path.exists(path):  # noqa: PTH110  (`Path.exists` raises for too long a name)
-        return Named(path, str(path), is_storage=False)
+        return Named(path, str(path), is_storage=False, root=root)
     entries = baseline_files(root)
     fitting = [
         file for file in entries if name in (file.stem, file.name, file.stem.partition("_")[0])
     ]
     if len(fitting) == 1:
-        return Named(fitting[0], fitting[0].stem, is_storage=False)
+        return Named(fitting[0], fitting[0].stem, is_storage=False, root=root)
     known = ", ".join(file.stem for file in entries) or "none"
     problem = "fits several entries" if fitting else "is no file and no entry"
     msg = (
