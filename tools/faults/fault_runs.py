@@ -164,7 +164,7 @@ def noise_of(case: str, run: Run, judge: Judge) -> str:
     if record is None:
         return f"{case}: {run.complaint}"
     verdict = judge(record)
-    if verdict.verdict == "unchanged" and record.is_repeat:
+    if verdict.verdict in {"unchanged", "known_defect"} and record.is_repeat:
         return ""
     seen: Sequence[str] = [one.metric for one in verdict.reasons]
     return f"{case}: {verdict.verdict}: {', '.join(seen) or 'another training'}"
