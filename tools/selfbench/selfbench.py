@@ -276,7 +276,7 @@ def _first_rounds() -> list[Promise]:
             cwd=_ROOT, stdout=subprocess.DEVNULL, check=False,
         )  # fmt: skip
         benchmarks = json.loads(results.read_bytes())["benchmarks"]
-    rounds = {one["params"]["case"]["id"]: one["stats"]["data"] for one in benchmarks}
+    rounds = {one["param"]: one["stats"]["data"] for one in benchmarks}
     ratios = {name: rounds[name][0] / statistics.median(rounds[name][1:]) for name in names}
     return [
         Promise(
