@@ -111,7 +111,7 @@ def _findings(
             verdict="incomparable",
         )
         return
-    yield from training_findings(old, new)
+    yield from training_findings(old, new, policy=policy)
     if not before.status == after.status == "ok":
         return
     model = model_changes(before, after)

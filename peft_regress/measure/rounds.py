@@ -248,7 +248,10 @@ class Rounds:
         scores = self._recipe.objective.scores(model, self._test)
         own = {
             name: number(
-                metric.measure, model, self._test, name=f"FineTune {fine_tune.id!r}: metric {name!r}"
+                metric.measure,
+                model,
+                self._test,
+                name=f"FineTune {fine_tune.id!r}: metric {name!r}",
             )
             for name, metric in (fine_tune.metrics or {}).items()
         }

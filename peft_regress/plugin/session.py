@@ -37,7 +37,6 @@ from peft_regress.runs.journal import Header, KeptRecord
 from peft_regress.runs.run_file import without_host, write_run_file
 from peft_regress.runs.schema import SCHEMA_VERSION, Run
 from peft_regress.settings import read_settings
-from peft_regress.text import count_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
     from peft_regress.environments.upgrade.keeping import RecordKeeper
-    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.environments.upgrade.orders import Engine
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.schema import Machine, Record, Run
 
 CASE_SECONDS: Final = 600.0

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from peft_regress.cases import Case
     from peft_regress.environments.overlay.pip import Planned
-    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.environments.upgrade.measuring import MeasuringSetup
+    from peft_regress.gate.repeats import KnownCurve
     from peft_regress.runs.schema import Machine, Record
 
 
