@@ -75,7 +75,7 @@ class Policy:
 
     curve_rounding: float = 1e-6
     """How far rounding moves the first loss that departs so late, as a share of the largest loss
-    before it. Seen 2.4e-7, over ten own networks (tools/studies/own_networks.py)."""
+    before it. Seen 1.0e-7, over ten own networks (tools/studies/own_networks.py)."""
 
     bfloat16_curve_rounding: float = 0.02
     """The same in bfloat16, whose numbers have 8 bits: five of their last bits."""
