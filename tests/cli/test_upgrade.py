@@ -54,7 +54,7 @@ def newer(**moved):
 def storage(tmp_path):
     folder = tmp_path / "baselines"
     (folder / "sources").mkdir(parents=True)
-    (folder / "sources" / "sources.json").write_text("{}")
+    (folder / "sources" / "manifest").write_text("{}")
     return folder
 
 
