@@ -155,15 +155,23 @@ class Rounds:
         seeds = iter(recipe.seeds)
 
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
-            seed = next(seeds)
+            seed = recipe.seeds[0] if self._is_done else next(seeds)
             model, optimizer = self._made(seed)
-            if seed == recipe.seeds[0]:
+            if seed == recipe.seeds[0] and not self._is_done:
                 self._watch.watch_first_step(model, optimizer)
             return (model, optimizer, seed), {}
 
         run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
         if known is None:
             self.computation = self._trace.computation
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether all seeds were trained: what follows is profiled and kept nowhere.
+
+        pytest-benchmark trains once more for `--benchmark-cprofile`.
+        """
+        return len(self._rounds) == len(self._recipe.seeds)
 
     def _made(self, seed: int) -> tuple[nn.Module, Optimizer]:
         """Return the adapted model of a seed, the first one's only once, and its optimizer."""
@@ -215,7 +223,7 @@ class Rounds:
             self._batches(seed),
             seed=seed,
             first=FIRST_LOSSES,
-            trace=self._trace,
+            trace=None if self._is_done else self._trace,
         )
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
@@ -224,7 +232,8 @@ class Rounds:
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)
-        if self._recipe.is_own and seed == self._recipe.seeds[0]:
+        is_first = seed == self._recipe.seeds[0] and not self._is_done
+        if self._recipe.is_own and is_first:
             return self._summed(batches)
         return batches
 
@@ -234,6 +243,8 @@ class Rounds:
             yield batch
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        if self._is_done:
+            return
         recipe, training = self._recipe, self._training
         with self._trace.evaluation(model, self._test):
             scores, own = scores_of(recipe, model, self._test)
