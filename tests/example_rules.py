@@ -271,6 +271,11 @@ RULES = (
     Rule(pattern=r"git commit", instead="git commit --quiet --message 'Accept a baseline'"),
     Rule(pattern=r"echo \$\? > results/exit-code; (.*)", instead=r"(exit 1); \g<0>"),
     Rule(pattern=r"pytest-benchmark .*"),
+    by(
+        r"pytest benchmarks --benchmark-compare",
+        "tests/runs/test_pytest_benchmark_compare.py",
+        'project.run("--benchmark-compare")',
+    ),
     by(r"gh pr comment .*", ".github/actions/gate/action.yml", "findings.md", "moved="),
     by(r"gh run download .* --name verdict .*", ".github/workflows/bench.yml", "name: verdict"),
 )

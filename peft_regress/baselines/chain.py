@@ -1,7 +1,7 @@
 """The order of the entries of a storage, and whether all of them and all that they name is there.
 
 Each entry names the content digest of the entry before it, where it belongs, and what it relies on:
-ledgers and adapters. `newest.json` names the newest entry, so that its absence shows, too. It is
+ledgers and adapters. `newest` names the newest entry, so that its absence shows, too. It is
 written after the entry and may be one entry behind. Entries from before the chain name nothing; the
 first one of the chain names the last of them.
 """
@@ -31,7 +31,7 @@ ENTRY_NAME: Final = re.compile(r"^(\d{4,})_.+\.json$")
 
 
 class Newest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The content of `newest.json`."""
+    """The content of `newest`."""
 
     entry: str
     digest: str
@@ -78,7 +78,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     @property
     def newest(self) -> Newest:
-        """What `newest.json` says of it."""
+        """What `newest` says of it."""
         return Newest(entry=self.name, digest=self.digest)
 
     def path(self, root: Path) -> Path:
@@ -216,7 +216,7 @@ def _check_newest(root: Path, chained: Sequence[Link]) -> None:
 
 def newest_file(root: Path) -> Path:
     """Return the file that names the newest entry."""
-    return root / "newest.json"
+    return root / "newest"
 
 
 def read_newest(root: Path) -> Newest | None:

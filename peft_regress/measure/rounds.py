@@ -162,9 +162,9 @@ class Rounds:
         def setup() -> tuple[tuple[Any, ...], dict[str, Any]]:
             if self.repeats is not UNSET:
                 raise _RepeatsError
-            seed = next(seeds)
+            seed = recipe.seeds[0] if self._is_done else next(seeds)
             model, optimizer = self._made(seed)
-            if seed == recipe.seeds[0]:
+            if seed == recipe.seeds[0] and not self._is_done:
                 self._watch.watch_first_step(model, optimizer)
             return (model, optimizer, seed), {}
 
@@ -172,6 +172,14 @@ class Rounds:
             run_rounds(self._train, setup=setup, teardown=self._finish, rounds=len(recipe.seeds))
         except _RepeatsError:
             self._first_losses = [self._begun(seed) for seed in recipe.seeds[1:]]
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether all seeds were trained: what follows is profiled and kept nowhere.
+
+        pytest-benchmark trains once more for `--benchmark-cprofile`.
+        """
+        return len(self._rounds) == len(self._recipe.seeds)
 
     def _made(self, seed: int) -> tuple[nn.Module, Optimizer]:
         """Return the adapted model of a seed, the first one's only once, and its optimizer."""
@@ -221,7 +229,8 @@ class Rounds:
 
     def _batches(self, seed: int) -> Iterator[Any]:
         batches = self._recipe.batches(self._data, seed=seed)
-        if self._recipe.is_own and seed == self._recipe.seeds[0]:
+        is_first = seed == self._recipe.seeds[0] and not self._is_done
+        if self._recipe.is_own and is_first:
             return self._summed(batches)
         return batches
 
@@ -231,6 +240,8 @@ class Rounds:
             yield batch
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
+        if self._is_done:
+            return
         recipe, training = self._recipe, self._training
         scores, own = self._scores_of(model)
         if not math.isfinite(scores["loss"]):

@@ -13,6 +13,7 @@ import pytest
 from peft_regress.cases import Case, in_words
 from peft_regress.catalogue.matrix import check_matrix, check_other_matrices, matrices_of, shard_of
 from peft_regress.errors import InputError, PeftRegressError, UnknownNameError
+from peft_regress.plugin.benchmark_options import check_benchmark_options
 from peft_regress.plugin.coverage import Collected
 from peft_regress.report.github import line_in_log
 
@@ -175,6 +176,7 @@ class CollectionHooks:
         self._selected = frozenset(case.id for item in session.items if (case := case_of(item)))
         if self._selected and not session.config.getoption("collectonly"):
             try:
+                check_benchmark_options(session.config)
                 self._references()
             except InputError as error:
                 self._refuse(session.config, error)

@@ -149,12 +149,17 @@ class RegressSession:
             else:
                 benchmark.pedantic(target, **rounds)
 
-        measurement = self._measured(case, run_rounds, timed=not benchmark.disabled)
+        # A profile is of one more training, after those of all seeds.
+        known = [] if benchmark.cprofile else self._known(case.id)
+        timed = not benchmark.disabled
+        measurement = self._measured(case, run_rounds, known=known, timed=timed)
         if benchmark.stats is not None:
             self._benchmarks.append(benchmark.stats)
         return measurement
 
-    def _measured(self, case: Case, run_rounds: RoundRunner, *, timed: bool) -> Measurement:
+    def _measured(
+        self, case: Case, run_rounds: RoundRunner, *, known: list[KnownCurve], timed: bool
+    ) -> Measurement:
         from peft_regress.measure import Recipe, measure
 
         recipe = Recipe.of(case, self.options.baselines)
@@ -165,7 +170,7 @@ class RegressSession:
             timed=timed,
             has_reference=case.id in self.references(),
             keep_adapters=self._adapters,
-            known=self._known(case.id),
+            known=known,
         )
         packages = self._imported_by[case.id] = recipe.packages()
         self.add_imported(packages)

@@ -54,7 +54,7 @@ def newer(**moved):
 def storage(tmp_path):
     folder = tmp_path / "baselines"
     (folder / "sources").mkdir(parents=True)
-    (folder / "sources" / "sources.json").write_text("{}")
+    (folder / "sources" / "manifest").write_text("{}")
     return folder
 
 
@@ -586,7 +586,7 @@ def test_something_worse_stays_exit_1_if_the_corpus_was_not_replayed(
 
 def test_a_corpus_that_cannot_be_trusted_is_refused_before_the_work(world, storage, upgrade, known):
     store(world, storage)
-    path = storage / "fuzz" / f"{known}.json"
+    path = storage.parent / "fuzz" / "corpus" / f"{known}.json"
     path.write_text(path.read_text().replace("known", "mine"))
     code, _, err = upgrade()
     assert code == 2
