@@ -142,7 +142,7 @@ RULES = (
     Rule(pattern=r"peft-regress bisect peft .* --all", how="replayed", codes=frozenset({3})),
     Rule(pattern=r"peft-regress bisect peft .*", how="replayed"),
     Rule(
-        pattern=r"peft-regress upgrade (?:--yes .*|--quick )?"
+        pattern=r"peft-regress upgrade (?:--yes .*)?"
         r"(peft(==0\.\d+\.0)?( transformers==\S+)?)",
         how="replayed",
         instead=rf"peft-regress upgrade \1{ONE_CASE}",
