@@ -12,6 +12,7 @@ from peft_regress.baselines.history import (
     by_release,
     newest_index,
     present_entries,
+    present_record,
     records_by_case,
 )
 from peft_regress.budgets import UNITS
@@ -64,6 +65,7 @@ def page_data(
     devices = load_devices() if devices is None else devices
     runs = WholeRuns(entries, whole_run)
     cases, present = records_by_case(entries), present_entries(entries)
+    now = {name: present_record(entries, name, at) for name, at in present.items()}
     orders = _orders(entries)
     names, invariants = _metric_names(cases), _invariant_names(cases)
     lines = {
@@ -93,11 +95,11 @@ def page_data(
             "status": status_of_case(
                 records, present=present[name], last=len(entries) - 1
             )._asdict(),
-            **_encode_facts(records[present[name]], invariants),
-            **_encode_lines(lines[name], records[present[name]], indices=indices),
+            **_encode_facts(now[name], invariants),
+            **_encode_lines(lines[name], now[name], indices=indices),
             "budgets": [
                 {**encode_budget(use), "unit": use.spec.unit}
-                for use in budget_of(records[present[name]], devices)
+                for use in budget_of(now[name], devices)
             ],
             "attribution": [],
             "transitions": [],
