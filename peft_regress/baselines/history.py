@@ -18,8 +18,8 @@ from peft_regress.baselines.named import find_input
 from peft_regress.baselines.series import STATUS, Entry, Line, make_line
 from peft_regress.errors import AbsentError, InputError
 from peft_regress.files import is_folder, resolved
-from peft_regress.gc_pause import paused_gc
 from peft_regress.gate.repeats import completed
+from peft_regress.gc_pause import paused_gc
 from peft_regress.metrics import METRICS, metric_order
 from peft_regress.runs.bulk_read import read_without_ledgers
 from peft_regress.text import clean

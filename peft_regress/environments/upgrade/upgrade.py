@@ -199,10 +199,9 @@ def _measured_base(
 
 def _with_scores(candidate: Run, base: Mapping[str, Observation]) -> Run:
     """Return a candidate that can be stored: what it repeats may be nowhere but in the base."""
+    unstored = {name: one for name, one in base.items() if one.record.repeated_run is None}
     cases = {
-        name: one.record
-        if base[name].record.repeated_run is not None
-        else whole(one, base[name]).record
+        name: whole(one, unstored.get(name)).record
         for name, one in observations_of(candidate, "").items()
     }
     return msgspec.structs.replace(candidate, cases=cases)
