@@ -13,7 +13,7 @@ from peft_regress.environments.upgrade.known_training import known_trainings
 from peft_regress.environments.upgrade.measuring import measure_cases
 from peft_regress.errors import InputError
 from peft_regress.gate.findings import causes_of
-from peft_regress.gate.judge import judge_case
+from peft_regress.gate.judge import judge
 from peft_regress.gate.verdicts import observations_of
 from peft_regress.runs.environment import SUSPECTS
 from peft_regress.text import clean
@@ -195,10 +195,10 @@ def _shown(
     )
     observed = observations_of(run, "alone")
     found = set()
-    for name in examples:
-        old, new = references.get(name), observed.get(name)
-        verdict = judge_case(name, old, new)
-        found |= {(name, cause.strand, cause.what) for cause, _ in causes_of(verdict, old, new)}
+    for verdict in judge(references, observed, expected=examples).cases:
+        name = verdict.id
+        causes = causes_of(verdict, references.get(name), observed.get(name))
+        found |= {(name, cause.strand, cause.what) for cause, _ in causes}
     return tuple(
         (finding.example.case, finding.cause.strand, finding.cause.what) in found
         for finding in findings
