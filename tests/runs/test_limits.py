@@ -16,5 +16,12 @@ def test_amounts_become_bytes_and_flops() -> None:
     )
 
 
+def test_shares_become_fractions_of_the_other_case() -> None:
+    budget = Budget(of="toy/full/net", peak_of=0.85, peak_b32_of=2, update_of=1, ship_of=0.1)
+    assert limits_of(budget) == Limits(
+        of="toy/full/net", peak_of=0.85, peak_b32_of=2.0, update_of=1.0, ship_of=0.1
+    )
+
+
 def test_what_has_no_budget_has_no_limit() -> None:
     assert limits_of(Budget()) == Limits()
