@@ -22,6 +22,7 @@ from fake_interpreters import (
     write_program,
     write_worker,
 )
+from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
@@ -47,6 +48,7 @@ from peft_regress.measure.known import Known
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Limits
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -89,6 +91,17 @@ def test_a_run_has_the_workers_packages_and_each_case(worker):
     assert not run.selection.complete
     assert run.selection.narrowed_by == ["--cases x"]
     assert len(run.selection.not_selected) == len(matrix_cases("default")) - len(IDS)
+
+
+def test_records_have_the_budgets_of_the_project_that_orders_them(worker, tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "budgets.toml").write_text(
+        f'[one]\nreason = "r"\ncases."{OTHER}" = {{peak = "1 MiB"}}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    budgets = {name: record.budget for name, record in measured(worker()).cases.items()}
+    assert budgets.pop(OTHER) == Limits(peak=2**20)
+    assert set(budgets.values()) == {UNSET}
 
 
 def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
