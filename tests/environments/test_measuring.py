@@ -29,6 +29,7 @@ import peft_regress.measure as measuring_code
 from peft_regress import registry
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
+from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import (
@@ -47,6 +48,7 @@ from peft_regress.measure import Recipe, measure
 from peft_regress.measure.known import Known
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
+from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import read_run_file
 from peft_regress.runs.schema import Limits
 
@@ -435,7 +437,7 @@ def test_a_real_worker_measures_what_this_process_does():
     run = measured(sys.executable, cases=[case])
     baselines = ROOT / "baselines"
     here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
-    assert run.cases == {case.id: here}
+    assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
 
 
 @pytest.mark.parametrize(
