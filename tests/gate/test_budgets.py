@@ -254,6 +254,13 @@ def test_the_saving_may_fall_although_the_case_itself_costs_as_much_as_ever() ->
     )
 
 
+def test_a_change_of_the_share_is_said_once() -> None:
+    new = record(Limits(of=FULL, peak_of=0.5), metrics={**COSTS, "peak_bytes": 1200})
+    text = verdict_text(compare([full(), record()], [full(), new]))
+    assert f"budget peak_of {FULL}: 60.0 %" in text
+    assert "also changed" not in text
+
+
 def test_records_that_are_not_judged_now_give_the_other_case() -> None:
     new = observe_all([record(Limits(of=FULL, peak_of=0.5))])
     beside = {FULL: full(peak_bytes=1000)}
