@@ -315,7 +315,8 @@ def format_value(value: float, unit: Unit) -> str:
         smallest, name = _STEPS[unit][-1]
         return f"{value / smallest:.3g} {name}"
     if unit == "fraction":
-        return f"{100 * value:.1f} %"
+        digits = 1 if abs(value) >= 0.01 or not value else 3  # noqa: PLR2004  (1 %)
+        return f"{100 * value:.{digits}f} %"
     if unit == "count":
         return f"{value:,.0f}"
     if unit == "nat":

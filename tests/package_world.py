@@ -181,6 +181,7 @@ class World:
     def record(self, packages: Mapping[str, str], name: str, *, trains: bool = True) -> Record:
         moved = dict(self.moved(versions_of(packages), name))
         fails_in_training = moved.pop("fails_in_training", False)
+        budget = moved.pop("budget", None)
         if moved.get("status") or (fails_in_training and trains):
             return make_record(name, status=moved.get("status", "error"), error=moved.get("error"))
         facts = moved.pop("invariants", {"frozen_unchanged": True})
@@ -191,6 +192,7 @@ class World:
         graph = self.computes(versions_of(packages), name) if trains else None
         digest = "" if graph is None else digest_of(graph.encode())
         more = {} if graph is None else {"computation": replace(COMPUTATION, graph=digest)}
+        more |= {} if budget is None else {"budget": budget}
         return make_record(name, values, invariants=facts, **more)
 
     @staticmethod

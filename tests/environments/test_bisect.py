@@ -25,6 +25,7 @@ from peft_regress.environments.upgrade.bisect_report import (
 from peft_regress.errors import AbsentError, InputError, UnknownNameError
 from peft_regress.gate.policy import DEFAULT_POLICY
 from peft_regress.report import as_markdown, as_text
+from peft_regress.runs.schema import Limits
 
 RELEASES = [f"0.{minor}.0" for minor in range(10, 41)]
 CASE = "shift/dora-r4/resnet18"
@@ -52,6 +53,12 @@ def found(**settings):
 
 def boundaries(bisection) -> list[tuple[str, str]]:
     return [(str(one.old), str(one.new)) for one in bisection.transitions]
+
+
+def test_a_budget_that_every_release_exceeds_is_no_change(world):
+    moves = since("0.20.0", forward_flops=2000)
+    world.moved = lambda packages, name: {"budget": Limits(peak=1), **moves(packages, name)}
+    assert boundaries(found(every=True)) == [("0.19.0", "0.20.0")]
 
 
 # --- on an engine ---------------------------------------------------------------------------------

@@ -22,12 +22,14 @@ from fake_interpreters import (
     write_program,
     write_worker,
 )
+from msgspec import UNSET
 from tiny_architecture import TinyArchitecture
 
 import peft_regress.measure as measuring_code
 from peft_regress import registry
 from peft_regress.budgets import Budget
 from peft_regress.cases import Case
+from peft_regress.catalogue.budget_file import stated_budgets
 from peft_regress.catalogue.matrix import matrix_cases, parse_case_id
 from peft_regress.environments.upgrade.known_training import KnownTraining
 from peft_regress.environments.upgrade.measuring import (
@@ -46,7 +48,9 @@ from peft_regress.measure import Recipe, measure
 from peft_regress.measure.known import Known
 from peft_regress.measure.step_profile import ProfileCache
 from peft_regress.metrics import COST_METRICS, INFERENCE_METRICS
+from peft_regress.runs.limits import with_budget
 from peft_regress.runs.run_file import read_run_file
+from peft_regress.runs.schema import Limits
 
 ROOT = Path(__file__).parents[2]
 SETUP = MeasuringSetup(baselines=ROOT / "baselines", jobs=1, time_limit=120)
@@ -89,6 +93,17 @@ def test_a_run_has_the_workers_packages_and_each_case(worker):
     assert not run.selection.complete
     assert run.selection.narrowed_by == ["--cases x"]
     assert len(run.selection.not_selected) == len(matrix_cases("default")) - len(IDS)
+
+
+def test_records_have_the_budgets_of_the_project_that_orders_them(worker, tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "budgets.toml").write_text(
+        f'[one]\nreason = "r"\ncases."{OTHER}" = {{peak = "1 MiB"}}\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    budgets = {name: record.budget for name, record in measured(worker()).cases.items()}
+    assert budgets.pop(OTHER) == Limits(peak=2**20)
+    assert set(budgets.values()) == {UNSET}
 
 
 def test_workers_share_the_cases_and_each_adaptation_has_one(worker):
@@ -422,7 +437,7 @@ def test_a_real_worker_measures_what_this_process_does():
     run = measured(sys.executable, cases=[case])
     baselines = ROOT / "baselines"
     here = measure(Recipe.of(case, baselines), profiles=ProfileCache(), timed=False).record
-    assert run.cases == {case.id: here}
+    assert run.cases == {case.id: with_budget(here, stated_budgets().budget_of)}
 
 
 @pytest.mark.parametrize(

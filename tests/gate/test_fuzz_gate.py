@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from builders import (
     COMPUTATION,
+    FULL,
     LORA,
     VALUES,
     certified,
@@ -36,7 +37,9 @@ from strategies import (
     shapes,
 )
 
+from peft_regress.budgets import LEAST_SHARE, SHARES
 from peft_regress.errors import InputError
+from peft_regress.gate.budgets import Others
 from peft_regress.gate.judge import judge, judge_case
 from peft_regress.gate.verdicts import FAILING, INCOMPLETE, VERDICTS, CaseVerdict, observations_of
 from peft_regress.metrics import INVARIANTS, METRICS, NEED_TRAINING, Metric
@@ -315,30 +318,39 @@ def test_a_tighter_budget_or_bound_never_makes_a_verdict_milder(
             if (size := getattr(limits, name)) is not None
         },
         score=None if limits.score is None else limits.score + data.draw(st.sampled_from([0, 1])),
+        **{
+            name: data.draw(st.just(share) | st.floats(LEAST_SHARE, share))
+            for name in SHARES
+            if (share := getattr(limits, name)) is not None
+        },
     )
+    others = Others(*data.draw(st.tuples(records(FULL), records(FULL))))
     bounds = data.draw(own_bounds)
     tight = {
         name: OwnBound(bound=data.draw(st.floats(0, one.bound)), reason="r")
         for name, one in bounds.items()
     }
     milder, graver = (
-        judge_case(LORA, old, replaced(new, budget=budget, bounds=own), devices=[BOARD])
+        judge_case(
+            LORA, old, replaced(new, budget=budget, bounds=own), devices=[BOARD], others=others
+        )
         for budget, own in ((limits, bounds), (tighter, tight))
     )
     # Beyond a bound is better, too: that fails only a strict run.
     assert severity(milder) <= severity(graver)
 
 
-@fuzz(observations(), observations(), budgets, examples=300)
+@fuzz(observations(), observations(), budgets, st.none() | records(FULL), examples=300)
 def test_a_budget_never_makes_a_verdict_milder_and_no_reference_excuses_it(
-    old: Observation, new: Observation, limits: Limits
+    old: Observation, new: Observation, limits: Limits, full: Record | None
 ) -> None:
+    others = Others(old=full, new=full)
     free, bound = (
-        judge_case(LORA, old, replaced(new, budget=budget), devices=[BOARD])
+        judge_case(LORA, old, replaced(new, budget=budget), devices=[BOARD], others=others)
         for budget in (UNSET, limits)
     )
     assert VERDICTS.index(bound.verdict) <= VERDICTS.index(free.verdict)
-    alone = judge_case(LORA, None, replaced(new, budget=limits), devices=[BOARD])
+    alone = judge_case(LORA, None, replaced(new, budget=limits), devices=[BOARD], others=others)
     is_over = any(use.is_over for use in bound.budgets)
     assert (alone.verdict == "over_budget") == is_over
     assert not is_over or bound.verdict in {"over_budget", "newly_failing"}

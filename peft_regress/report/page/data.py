@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from peft_regress.baselines.history import (
     by_release,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from peft_regress.baselines.series import Entry
     from peft_regress.devices import DeviceClass
+    from peft_regress.gate.budgets import BudgetUse
     from peft_regress.gate.comparison import Comparison
     from peft_regress.report.page.case_lines import CaseLines, Records
     from peft_regress.report.page.whole_runs import WholeRun
@@ -99,7 +101,7 @@ def page_data(
             **_encode_lines(lines[name], now[name], indices=indices),
             "budgets": [
                 {**encode_budget(use), "unit": use.spec.unit}
-                for use in budget_of(now[name], devices)
+                for use in _budgets(now[name], cases, present, devices)
             ],
             "attribution": [],
             "transitions": [],
@@ -142,6 +144,18 @@ def page_data(
         ),
         "cases": list(encoded.values()),
     }
+
+
+def _budgets(
+    record: Record,
+    cases: Mapping[str, Records],
+    present: Mapping[str, int],
+    devices: Sequence[DeviceClass],
+) -> tuple[BudgetUse, ...]:
+    """Return what a case uses of its budget, by the newest record of the case that it refers to."""
+    name = None if record.budget is UNSET else record.budget.of
+    other = cases[name][present[name]] if name is not None and name in present else None
+    return budget_of(record, devices, other)
 
 
 def _encode_thinned(
