@@ -19,7 +19,7 @@ from peft_regress.gate.inputs import first_difference
 from peft_regress.gate.verdicts import Observation, Reason, Remark
 from peft_regress.metrics import METRICS, OF_ALL_SEEDS
 from peft_regress.runs.environment import changed_packages
-from peft_regress.runs.schema import MIXED_MACHINES, Curve
+from peft_regress.runs.schema import Curve  # noqa: TC001  (msgspec reads it)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -101,28 +101,28 @@ def training_findings(old: Observation, new: Observation) -> Iterator[Reason | R
     before, after = old.record, new.record
     if not before.status == after.status == "ok":
         return
+    is_repeat = before.is_repeat, after.is_repeat
+    if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
+        yield Reason(
+            metric="training",
+            old=_in_words(before),
+            new=_in_words(after),
+            verdict="incomparable",
+        )
     one = _trained_here(new, old)
-    if one is None or one.record.curve is UNSET or after.curve is UNSET:
-        if after.is_repeat != before.is_repeat:
-            yield Reason(
-                metric="training",
-                old=_in_words(before),
-                new=_in_words(after),
-                verdict="incomparable",
-            )
-        elif "first_losses" in after.metrics:
-            why = "no curve of this kind of machine"
-            yield Remark(kind="by bounds", subject="training", text=why)
-        return
-    yield from _against(one, after.curve, judges=_is_judged_by(one, old, new))
+    if one is not None and after.curve is not UNSET:
+        yield from _against(one, after.curve, judges=_is_judged_by(one, old, new))
+    elif not any(is_repeat) and "first_losses" in after.metrics:
+        why = "no curve of this kind of machine"
+        yield Remark(kind="by bounds", subject="training", text=why)
 
 
 def _against(one: Observation, curve: Curve, *, judges: bool) -> Iterator[Reason | Remark]:
     assert one.record.curve is not UNSET  # noqa: S101  (asked before)
     known, name = one.record.curve, plain_name(one.run_name)
     step = _first_departure(known.losses, curve.losses)
-    scores = [(key, known.scores[key], value) for key, value in curve.scores.items() if key in known.scores]
-    other = next((found for found in scores if found[1] != found[2]), None)
+    both = [key for key in curve.scores if key in known.scores]
+    other = next((key for key in both if known.scores[key] != curve.scores[key]), None)
     if step is None and other is None:
         yield Remark(kind="same curve", subject="training", text=name)
     elif step is not None and step < ROUNDING_SHOWS_BY:
@@ -141,8 +141,9 @@ def _against(one: Observation, curve: Curve, *, judges: bool) -> Iterator[Reason
     elif other is not None:
         yield Reason(
             metric="evaluation",
-            old=f"{other[0]} {other[1]!r}",
-            new=f"{other[0]} {other[2]!r} after the very losses of {name}: the evaluation changed",
+            old=f"{other} {known.scores[other]!r}",
+            new=f"{other} {curve.scores[other]!r} after the very losses of {name}: the evaluation "
+            "changed",
             verdict="regressed",
         )
 
@@ -177,9 +178,7 @@ def _in_words(record: Record) -> str:
     return "trained in full"
 
 
-def curves_by_machine(
-    older: Mapping[str, Observation], new: Observation
-) -> dict[str, Observation]:
+def curves_by_machine(older: Mapping[str, Observation], new: Observation) -> dict[str, Observation]:
     """Return the newest curve of each kind of machine, with one more entry."""
     same = {
         machine: one

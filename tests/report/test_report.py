@@ -402,7 +402,7 @@ def test_json_has_the_shape_of_the_contract() -> None:
         "schema_version": 1,
         "exit_code": 1,
         "counts": {"regressed": 1, "unchanged": 1},
-        "same_computation": 0,
+        "repeats": 0,
         "cases": [
             {
                 "id": LORA,
