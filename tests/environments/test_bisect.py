@@ -517,7 +517,7 @@ def test_a_disk_that_is_full_is_exit_2(world, command):
     assert "/dev/full: cannot be written" in err
 
 
-# --- what repeats another release is trained in full once ------------------------------------------
+# --- what repeats another release is trained in full once -----------------------------------------
 
 
 def of_minor(*starts: int):
