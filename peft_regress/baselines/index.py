@@ -262,7 +262,8 @@ def _judges(root: Path, kept: _Kept) -> Iterator[tuple[str, Judge]]:
                     observation,
                     drift_origins=origins,
                     curves={
-                        machine: read[index][name] for machine, index in judge.curves.items()
+                        machine: read[index][name].curves[machine]
+                        for machine, index in judge.curves.items()
                     },
                     confirmed=judge.confirmed and Confirmation(*judge.confirmed),
                 ),
