@@ -98,10 +98,11 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
     accepted = done.run.accepted
     assert accepted is not None  # noqa: S101  (an entry)
     yield f"stored {done.path}"
-    yield contents_line(done.run)
+    if done.run.cases:
+        yield contents_line(done.run)
     if accepted.role == "history":
         yield "it judges nothing: its role is history"
-    else:
+    elif done.run.cases:
         yield f"it judges {done.judges} of {count_of(done.expected, 'expected case')} from now on"
     if done.later_predecessor:
         yield (
@@ -111,7 +112,7 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
     if accepted.repeats:
         entries = ", ".join(dict.fromkeys(accepted.repeats.values()))
         cases = count_of(len(accepted.repeats), "case")
-        yield f"{cases} repeat {entries}, which goes on judging them"
+        yield f"it confirms {entries} in {cases}, without anything new"
     yield from _adapter_lines(done, source)
     if accepted.retired:
         yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 # An inner run forgets what it imports, and some libraries cannot be imported twice.
@@ -12,15 +13,12 @@ from builders import MACHINE, accept, curve, make_run, trained, write_run
 from restored import registry_restored
 from stub_measuring import IDS, LOG, StubProject
 
+from peft_regress.cli.main import main
 from peft_regress.plugin import session
 from peft_regress.plugin.session import RegressSession
-from peft_regress.runs.journal import JournalWriter, journal_of
-from peft_regress.runs.resuming import read_parts
 from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from peft_regress.runs.schema import Record
 
 SAVE = "--regress-save=runs/run.json"
@@ -66,7 +64,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Proje
 
 
 def test_what_equals_its_baseline_repeats_it_and_the_run_passes(project):
-    code, out = project.inner(SAVE)
+    code, out = project.inner(SAVE, "-v")
     assert code == 0
     assert project.repeating == {*IDS} - {OTHER}
     assert "no regression (8 unchanged; 7 repeat the baseline)" in out
@@ -87,23 +85,19 @@ def test_full_leaves_nothing_to_off(project):
     assert (code, "--regress-off leaves nothing" in out) == (4, True)
 
 
-@pytest.mark.parametrize("is_journal", [False, True])
-def test_a_repeat_is_taken_while_what_it_repeats_is_known(project, is_journal):
+def test_a_repeat_is_taken_while_what_it_repeats_is_known(project):
     project.inner(SAVE, "-k", "head")
-    if is_journal:
-        (part,) = read_parts(project.save)
-        project.save.unlink()
-        writer = JournalWriter(journal_of(project.save))
-        writer.add(part.header, *part.records)
-        writer.close()
-    assert "2 cases taken, 0 measured" in project.inner(RESUME, SAVE, "-k", "head")[1]
+    repeating = project.save.read_bytes()
+
+    def resumed(*more: str) -> str:
+        project.save.write_bytes(repeating)
+        return project.inner(RESUME, SAVE, "-k", "head", *more)[1]
+
+    assert "2 cases taken, 0 measured" in resumed()
     # A training in full does for every run.
-    assert "1 case taken, 1 measured" in project.inner(
-        RESUME, SAVE, "-k", "head", "--regress-full"
-    )[1]
-    project.inner(SAVE, "-k", "head")
+    assert "1 case taken, 1 measured" in resumed("--regress-full")
     project.accept(*(trained(name, curve=curve(3)) for name in IDS))
-    assert "1 case taken, 1 measured" in project.inner(RESUME, SAVE, "-k", "head")[1]
+    assert "1 case taken, 1 measured" in resumed()
 
 
 @pytest.mark.nightly
@@ -132,24 +126,30 @@ def test_gate(case, peft_regress):
 """
 
 
-def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(
-    pytester: pytest.Pytester, command: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_a_case_of_one_s_own_is_measured_accepted_and_repeats(pytester, capsys):
     pytester.makepyfile(test_gate=CASES)
     saved = pytester.path / "run.json"
 
     def run(*more: str) -> str:
+        saving = f"--regress-save={saved}"
         with registry_restored():
-            done = pytester.runpytest_inprocess(
-                "-p", "no:cacheprovider", f"--regress-save={saved}", *more
-            )
+            done = pytester.runpytest_inprocess("-p", "no:cacheprovider", saving, *more)
         return done.stdout.str()
 
+    def accepted(reason: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["accept", str(saved), "--reason", reason])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
     run()
-    assert command("accept", saved, "--reason", "first")[0] == 0
+    accepted("first")
     assert "no regression (1 unchanged; 1 repeats the baseline)" in run()
-    code, out, _ = command("accept", saved, "--reason", "the same")
-    assert (code, "1 case repeats 0001_" in out) == (0, True)
+    (timed,) = read_run_file(saved).document["benchmarks"]
+    assert timed["stats"]["rounds"] == 1
+    said = accepted("the same")
+    assert re.search(r"it confirms 0001_\S+ in 1 case, without anything new", said)
+    assert "it judges" not in said
     out = run()
     assert ", confirmed by 0002_" in out
     assert "no regression (1 unchanged; 1 repeats the baseline)" in out
