@@ -14,10 +14,10 @@ from peft_regress.gate.verdicts import observations_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from peft_regress.gate.verdicts import CaseVerdict, Observation
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.runs.schema import Record, Run
 
-_NEWS = frozenset({"new metric", "looser bound", "looser budget", "model"})
+_NEWS = frozenset({"new metric", "model"})
 """The remarks on what a reference does not hold."""
 
 
@@ -38,16 +38,21 @@ def split(run: Run, references: Mapping[str, Observation]) -> tuple[Run, dict[st
                 "that its scores are not known. Measure it with --regress-full."
             )
             raise InputError(msg)
-        if old and new.record.is_repeat and not _has_news(judge_case(name, old, full)):
+        if old and new.record.is_repeat and not _has_news(old, full):
             repeats[name] = old.curves[new.machine.digest].run_name
         else:
             held[name] = full.record
     return msgspec.structs.replace(run, cases=held), repeats
 
 
-def _has_news(verdict: CaseVerdict) -> bool:
-    changed = any(reason.verdict != "known_defect" for reason in verdict.reasons)
-    return changed or any(remark.kind in _NEWS for remark in verdict.remarks)
+def _has_news(old: Observation, new: Observation) -> bool:
+    was, now = old.record, new.record
+    verdict = judge_case(now.case.id, old, new)
+    return (
+        (was.budget, was.bounds) != (now.budget, now.bounds)
+        or any(reason.verdict != "known_defect" for reason in verdict.reasons)
+        or any(remark.kind in _NEWS for remark in verdict.remarks)
+    )
 
 
 def as_confirmed(record: Record, run_name: str) -> Record:

@@ -261,7 +261,10 @@ def _judges(root: Path, kept: _Kept) -> Iterator[tuple[str, Judge]]:
                 replace(
                     observation,
                     drift_origins=origins,
-                    curves={machine: read[index][name] for machine, index in judge.curves.items()},
+                    curves={
+                        machine: read[index][name].curves[machine]
+                        for machine, index in judge.curves.items()
+                    },
                     confirmed=judge.confirmed and Confirmation(*judge.confirmed),
                 ),
             ),

@@ -112,7 +112,7 @@ def _lines(done: Accepted, source: Path) -> Iterator[str]:
     if accepted.repeats:
         entries = ", ".join(dict.fromkeys(accepted.repeats.values()))
         cases = count_of(len(accepted.repeats), "case")
-        yield f"of {cases} it confirms what {entries} holds, which goes on judging"
+        yield f"it confirms {entries} in {cases}, without anything new"
     yield from _adapter_lines(done, source)
     if accepted.retired:
         yield f"{len(accepted.retired)} retired: {' '.join(accepted.retired)}"

@@ -102,21 +102,21 @@ def training_findings(
     before, after = old.record, new.record
     if not before.status == after.status == "ok":
         return
+    is_repeat = before.is_repeat, after.is_repeat
+    if any(is_repeat) and not (all(is_repeat) and before.curve == after.curve):
+        yield Reason(
+            metric="training",
+            old=_in_words(before),
+            new=_in_words(after),
+            verdict="incomparable",
+        )
     one = _trained_here(new, old)
-    if one is None or one.record.curve is UNSET or after.curve is UNSET:
-        if after.is_repeat != before.is_repeat:
-            yield Reason(
-                metric="training",
-                old=_in_words(before),
-                new=_in_words(after),
-                verdict="incomparable",
-            )
-        elif "first_losses" in after.metrics:
-            why = "no curve of this kind of machine"
-            yield Remark(kind="by bounds", subject="training", text=why)
-        return
-    judges = _is_judged_by(one, old, new)
-    yield from _against(one, after.curve, judges=judges, policy=policy)
+    if one is not None and after.curve is not UNSET:
+        judges = _is_judged_by(one, old, new)
+        yield from _against(one, after.curve, judges=judges, policy=policy)
+    elif not any(is_repeat) and "first_losses" in after.metrics:
+        why = "no curve of this kind of machine"
+        yield Remark(kind="by bounds", subject="training", text=why)
 
 
 def _against(
