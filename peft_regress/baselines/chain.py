@@ -72,6 +72,11 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.name.rpartition("/")[2]
 
     @property
+    def folder(self) -> str:
+        """The name of the folder of its machine."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def moment(self) -> dt.datetime:
         """When it was accepted, by the clock of then."""
         return dt.datetime.fromisoformat(self.date)
