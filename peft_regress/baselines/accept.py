@@ -25,7 +25,7 @@ from peft_regress.baselines.chain import (
     moment_of,
     write_newest,
 )
-from peft_regress.baselines.confirming import split
+from peft_regress.baselines.confirming import split, with_confirmed
 from peft_regress.baselines.contents import Contents
 from peft_regress.baselines.current import write_current
 from peft_regress.baselines.entries import baseline_files
@@ -78,7 +78,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     history: bool = False,
     retire: Sequence[str] = (),
 ) -> Accepted:
-    """Copy a run into the baseline storage as its newest entry.
+    """Copy a run, or an entry of another storage, into the baseline storage as its newest entry.
 
     Expected cases that a glob of `retire` matches are expected no longer, until an entry holds them
     again. If the newest entry is this run, accepted in the same way, nothing is stored.
@@ -95,7 +95,7 @@ def accept_run(  # noqa: PLR0913  (each is one fact of the entry)
     if not reason.isprintable():
         msg = f"--reason {reason!a}: write plain text on one line"
         raise InputError(msg)
-    made = read_run(source)
+    made = with_confirmed(read_run(source))
     if not made.run.cases:
         msg = f"{source}: the run holds no case, so there is nothing to accept"
         raise InputError(msg)

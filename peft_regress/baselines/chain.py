@@ -193,7 +193,8 @@ def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
 def _take_one_side(root: Path) -> str:
     return (
         "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
-        f"{shlex.quote(str(root))}`, then `peft-regress accept` the run of the other."
+        f"{shlex.quote(str(root))}`, then `peft-regress accept` the entry of the other, "
+        "from a worktree of that branch."
     )
 
 

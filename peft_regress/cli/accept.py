@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         "peft-regress accept runs/fuzz --reason 'known upstream'",
     ),
 )
-@click.argument("run", required=False)
+@click.argument("run", metavar="[RUN]", required=False)
 @click.option("--reason", metavar="TEXT", help="Why the new numbers are right, in one line.")
 @click.option(
     "--history", is_flag=True, help="Store the run for `history` only: it judges nothing."
@@ -64,8 +64,8 @@ def command(  # noqa: PLR0913  (arguments and options)
 ) -> None:
     """Store RUN in the baseline storage, so that it judges later runs.
 
-    RUN is a run file or a folder of shards; or a finding of `fuzz`, or a folder of them, which go
-    into its corpus.
+    RUN is a run file, a folder of shards, or an entry of another branch; or a finding of `fuzz`, or
+    a folder of them, which go into its corpus.
     """
     if renew:
         if run is not None or reason is not None:
