@@ -46,6 +46,12 @@ ONE_CASE = " --cases shift/lora-r4/shufflenet_v2_x0_5"
 EITHER = frozenset({0, 1})
 RULES = (
     by(
+        r"git (?:merge|worktree|restore) .*|git commit --no-edit|git diff --word-diff .*"
+        r"|peft-regress accept \.\./theirs/.*",
+        "tests/baselines/test_current.py",
+        "run(commands_of_the_docs())",
+    ),
+    by(
         r"python -m pip install 'peft-regress\[executorch\]'",
         "tox.ini",
         "[testenv:edge]",

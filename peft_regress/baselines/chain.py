@@ -72,6 +72,11 @@ class Link(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         return self.name.rpartition("/")[2]
 
     @property
+    def folder(self) -> str:
+        """The name of the folder of its machine."""
+        return self.name.rpartition("/")[0]
+
+    @property
     def moment(self) -> dt.datetime:
         """When it was accepted, by the clock of then."""
         return dt.datetime.fromisoformat(self.date)
@@ -188,7 +193,8 @@ def _broken_link(root: Path, link: Link, links: Sequence[Link]) -> RunFileError:
 def _take_one_side(root: Path) -> str:
     return (
         "Take the storage of one branch with `git restore --source BRANCH --staged --worktree -- "
-        f"{shlex.quote(str(root))}`, then `peft-regress accept` the run of the other."
+        f"{shlex.quote(str(root))}`, then `peft-regress accept` the entry of the other, "
+        "from a worktree of that branch."
     )
 
 

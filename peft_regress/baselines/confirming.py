@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from peft_regress.errors import InputError
+from peft_regress.errors import InputError, RunFileError
 from peft_regress.gate.judge import judge_case
 from peft_regress.gate.repeats import lacks_seeds, whole
 from peft_regress.gate.verdicts import observations_of
+from peft_regress.runs.run_file import read_run_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from peft_regress.gate.verdicts import Observation
+    from peft_regress.runs.run_file import RunFile
     from peft_regress.runs.schema import Record, Run
 
 _NEWS = frozenset({"new metric", "model"})
@@ -62,3 +65,27 @@ def as_confirmed(record: Record, run_name: str) -> Record:
         name: metric for name, metric in record.metrics.items() if not lacks_seeds(repeating, name)
     }
     return msgspec.structs.replace(repeating, metrics=metrics)
+
+
+def with_confirmed(made: RunFile) -> RunFile:
+    """Return an entry, to be accepted once more, with the cases that it only confirms.
+
+    Raises `RunFileError` if it does not lie in its storage. A run stays as it is.
+    """
+    accepted = made.run.accepted
+    if accepted is None:
+        return made
+    wanted = set(accepted.repeats.values())
+    repeated = {
+        path.stem: read_run_file(path).run.cases
+        for path in made.path.parent.parent.glob("*/*.json")
+        if path.stem in wanted
+    }
+    cases = dict(made.run.cases)
+    for name, entry in accepted.repeats.items():
+        if name not in repeated.get(entry, {}):
+            problem = f"{name}: the entry {entry}, which it repeats, is not there"
+            remedy = "An entry is whole only inside its storage: accept it from there."
+            raise RunFileError(made.path, problem, remedy)
+        cases[name] = as_confirmed(repeated[entry][name], entry)
+    return dataclasses.replace(made, run=msgspec.structs.replace(made.run, cases=cases))
