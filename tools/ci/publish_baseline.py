@@ -85,11 +85,7 @@ def _write(files: Files, baselines: Path) -> None:
     root = baselines.resolve()
     for name, content in files.items():
         path = root / name
-<<<<<<< HEAD
-        if os.path.lexists(path) and name != "newest":
-=======
         if os.path.lexists(path) and path.name not in _REPLACED:
->>>>>>> current
             msg = f"{name}: is stored already, and a stored file is never replaced"
             raise PublishError(msg)
         path.parent.mkdir(parents=True, exist_ok=True)
