@@ -48,7 +48,17 @@ CONTRACT = {
     "relative_step_seconds",
 }
 # What came to it since.
-ADDED = {"filled_losses", "optimizer_updates", "score", *INFERENCE_METRICS, *EDGE_METRICS}
+ADDED = {
+    "filled_losses",
+    "optimizer_updates",
+    "score",
+    *INFERENCE_METRICS,
+    *EDGE_METRICS,
+    "first_step_peak_bytes",
+    "evaluation_peak_bytes",
+    "saving_peak_bytes",
+    "wide_filled_loss",
+}
 
 
 def test_names_are_those_of_the_contract() -> None:
