@@ -15,11 +15,13 @@ from msgspec import UNSET
 from peft_regress.baselines.adapters import keep_adapter
 from peft_regress.baselines.stored_adapters import stored_adapter
 from peft_regress.catalogue.built_in import BuiltIn
+from peft_regress.cost.alive import peak_while
 from peft_regress.errors import NonFiniteLossError
 from peft_regress.measure.definition import FIRST_LOSSES
 from peft_regress.measure.first_steps import FirstSteps, scores_of, trace_of
 from peft_regress.measure.inputs import BatchSums, fingerprint_of, numbers_of, summaries_of
 from peft_regress.measure.invariants import InvariantWatch, StoredOutput
+from peft_regress.measure.invariants.filled import one_wide_image
 from peft_regress.measure.optimizer_updates import keeps_more_than_adamw, optimizer_updates
 from peft_regress.measure.training import device_of, on_device
 from peft_regress.metrics import Metric, make_metric
@@ -124,6 +126,7 @@ class Rounds:
         self._updates: list[list[float]] | None = None
         self._trace = trace_of(recipe)
         self._certified: list[float] | None = None
+        self._peaks: dict[str, int | None] = {}
         self.facts: dict[str, Fact] = {}
         self.computation: Computation | UnsetType = UNSET
 
@@ -141,6 +144,7 @@ class Rounds:
             stored=self._stored(),
             moving=self._moving,
             steps=recipe.fine_tune.steps,
+            wide_probe=self._probe if recipe.is_own else one_wide_image(self._probe),
         )
         device = device_of(self._base)
         self._test = [
@@ -216,6 +220,7 @@ class Rounds:
             seed=seed,
             first=FIRST_LOSSES,
             trace=self._trace,
+            on_step=self._watch.memory.stepped if seed == self._recipe.seeds[0] else None,
         )
         taken, wanted = len(self._training.losses), self._recipe.fine_tune.steps
         if taken != wanted:
@@ -235,15 +240,24 @@ class Rounds:
 
     def _finish(self, model: nn.Module, optimizer: Optimizer, seed: int) -> None:
         recipe, training = self._recipe, self._training
-        with self._trace.evaluation(model, self._test):
-            scores, own = scores_of(recipe, model, self._test)
+        if seed == recipe.seeds[0]:
+            # Around the trace: what it sees must not depend on who watches.
+            (scores, own), peak = peak_while(lambda: self._evaluated(model), model)
+            self._peaks["evaluation_peak_bytes"] = peak
+        else:
+            scores, own = self._evaluated(model)
         if not math.isfinite(scores["loss"]):
             raise NonFiniteLossError(step=len(training.losses), loss=scores["loss"], seed=seed)
         self._rounds.append(_Round(training=training, scores=scores, own=own))
         if seed == recipe.seeds[0]:
             self.facts = self._watch.after_training(model, optimizer)
+            self._peaks["saving_peak_bytes"] = self._watch.saving_peak_bytes
             self._keep_adapter(model)
             self._updates = self._updates_of(optimizer, device_of(model))
+
+    def _evaluated(self, model: nn.Module) -> tuple[dict[str, float], dict[str, float]]:
+        with self._trace.evaluation(model, self._test):
+            return scores_of(self._recipe, model, self._test)
 
     def _updates_of(self, optimizer: Optimizer, device: torch.device) -> list[list[float]] | None:
         """Return the fingerprint of an optimizer that could go wrong where AdamW cannot."""
@@ -301,6 +315,7 @@ class Rounds:
                 samples["step_seconds"] = [one.training.median_step_seconds for one in rounds]
         else:
             lists = {"first_losses": [self._certified]}
+        singles = {**self._peaks, "wide_filled_loss": self._watch.wide_filled_loss}
         filled = self._watch.filled_losses
         if filled is not None:
             samples["filled_losses"] = list(filled)
@@ -310,6 +325,7 @@ class Rounds:
         return {
             **{name: make_metric(name, at_first[name], lists[name]) for name in lists},
             **{name: make_metric(name, statistics.fmean(s), s) for name, s in samples.items()},
+            **{name: make_metric(name, one) for name, one in singles.items() if one is not None},
             **self._own_metrics(),
         }
 

@@ -88,6 +88,7 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     first: int,
     trace: ComputationTrace | None = None,
     only: int | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> TrainingRun:
     """Train for some steps, to see what the method does to a real model.
 
@@ -95,7 +96,7 @@ def finetune(  # noqa: PLR0913  (the two that differ by seed, and the loop)
     all. The other arguments are those of `training_steps`.
     """
     traced = TRACED_STEPS if trace is not None and trace.records_next_step else 0
-    steps = training_steps(model, optimizer, batches, loop, seed=seed, trace=trace)
+    steps = training_steps(model, optimizer, batches, loop, seed=seed, trace=trace, on_step=on_step)
     taken = list(itertools.islice(steps, only))
     return TrainingRun(
         losses=tuple(loss for loss, _ in taken),
@@ -113,11 +114,13 @@ def training_steps(  # noqa: PLR0913  (the parts of a training)
     *,
     seed: int,
     trace: ComputationTrace | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[float, float]]:
     """Take one training step for each request, and yield its loss (nats) and seconds.
 
     batches: without end; each goes to the device of the model. seed: of the batches, for an error.
-    trace: digests what is computed. The caller sets the number of threads.
+    trace: digests what is computed. on_step: called after each step with its number, outside the
+    timed part. The caller sets the number of threads.
 
     Raises `NonFiniteLossError` at the first loss that is NaN or infinite.
     """
@@ -142,6 +145,8 @@ def training_steps(  # noqa: PLR0913  (the parts of a training)
             schedule.step()
         if trace is not None:
             trace.stepped(model, optimizer, schedule)
+        if on_step is not None:
+            on_step(step + 1)
         yield value, seconds
 
 
