@@ -132,7 +132,7 @@ class Policy:
 
     def fingerprint(self, metric: str, numerics: Numerics, *, step: int) -> float:
         """Return the bound on one number of a fingerprint; `step` counts from 0."""
-        if metric == "filled_losses":
+        if metric in {"filled_losses", "wide_filled_loss"}:
             return self.filled_bound
         if metric == "optimizer_updates":
             return self.bfloat16_update_bound if numerics == "bfloat16" else self.update_bound
