@@ -197,6 +197,7 @@ RULES = (
     ),
     Rule(pattern=rf"{TOX} faults -- --list", instead="python tools/faults/faults.py --list"),
     by(rf"{TOX} faults -- --only 'dora-\*'", "tests/tools/test_faults.py", '["--only", "dora-*"]'),
+    by(rf"{TOX} faults -- --full", "tests/tools/test_faults.py", '"--full"'),
     by(rf"{TOX} faults -- --write", "tests/tools/test_faults.py", 'main(["--write"])'),
     # Tools.
     Rule(

@@ -48,17 +48,3 @@ def test_the_table_has_a_column_for_each_architecture_and_rows_that_add_up() -> 
         "| all but training | 1.0 | 0.0 | 1.0 |",
         "| all | 4.0 | 0.5 | 4.5 |",
     ]
-
-
-def test_a_quick_run_may_take_a_fifth_of_what_it_need_not_train() -> None:
-    certified, trained = map(Case.parse, ("shift/full/resnet18", "shift/galore-r4/resnet18"))
-    full = {
-        certified: {phases.TRAINING: 10.0, phases.REST: 1.0},
-        trained: {phases.TRAINING: 4.0, phases.SVD: 2.0, phases.REST: 1.0},
-    }
-    quick = {certified: {phases.FIRST: 2.0, phases.REST: 1.0}, trained: full[trained]}
-    assert phases.promise(full, quick) == (
-        "A quick run of 2 cases, 1 of them certified: 10 of 18 processor seconds. Promised: at "
-        "most 10, all but training and a fifth of it; 6 is the training of 1 that are not "
-        "certified."
-    )

@@ -1,60 +1,56 @@
-"""Measure the cases of a fault in a separate process, and judge them as the gate does."""
+"""Measure the cases of faults as users run them, each in a process of its own, and judge them."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 from fault_catalogue import FAULTS
 from fault_catalogue.injection import BrokenFaultError, injected
+from fault_catalogue.own_case import OWN
 
-from peft_regress.baselines.named import load_references
 from peft_regress.catalogue.matrix import parse_case_id
 from peft_regress.gate.judge import judge_case
+from peft_regress.gate.repeats import curves_of
 from peft_regress.gate.verdicts import FAILING, UNACCEPTED, CaseVerdict, Observation, Reason
-from peft_regress.measure.known import Known
+from peft_regress.metrics import KNOWN
 from peft_regress.runs.environment import describe_machine, installed_packages
-from peft_regress.runs.schema import Computation, Ledger, Record
+from peft_regress.runs.schema import Ledger, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fault_catalogue import Fault
 
-__all__ = [
-    "BASELINES",
-    "Judge",
-    "Outcome",
-    "Run",
-    "computations_of",
-    "control_complaints",
-    "judged",
-    "measure_all",
-]
+    from peft_regress.gate.repeats import KnownCurve
 
 _FOLDER: Final = Path(__file__).resolve().parent
-BASELINES: Final = _FOLDER.parents[1] / "baselines"
-WORKERS: Final = 2
-_NONE: Final[dict[str, Computation]] = {}
+_BASELINES: Final = _FOLDER.parents[1] / "baselines"
+_WORKERS: Final = 2
 _LONGEST_SECONDS: Final = 180
 
 
 @dataclass(frozen=True, kw_only=True)
+class Job:
+    """A case to measure."""
+
+    case: str
+    fault: str | None = None
+    """The fault to measure it under."""
+    known: tuple[KnownCurve, ...] = ()
+    """The curves of its reference; without one all seeds train in full."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """The records of some cases, or why none of them counts."""
+    """The record of a case, or why there is none that counts."""
 
-    records: tuple[Record, ...] = ()
-    """Of full measurements."""
-    certified: tuple[Record, ...] = ()
-    """Of the cases whose training the certificate calls that of the control."""
-    complaint: str | None = None
-
-
-Certificate = Literal["different", "same", "none"]
+    record: Record | None = None
+    complaint: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,78 +63,37 @@ class Outcome:
     reasons: tuple[Reason, ...] = ()
     """What fails the run, or what looks like an improvement; empty if uncaught or broken."""
     remark: str = ""
-    certificate: Certificate = "none"
-    """What the certificate says of the training under the fault and without it; none if they cannot
-    be certified."""
-    fooled: bool = False
-    """Whether the certificate says the same, and a quick run does not see what a full one sees."""
-
-    @property
-    def complaint(self) -> str | None:
-        """Say what is wrong with the gate or with the catalogue; None if nothing is."""
-        if self.fooled:
-            return "fools the certificate"
-        if self.state in {"caught", "strict"}:
-            return "is seen, but the catalogue says unseen" if self.fault.unseen else None
-        return None if self.state == "uncaught" and self.fault.unseen else self.state
+    repeats: bool = False
+    """Whether the first seed trained as without the fault, so that the others did not train."""
 
 
 # --- Measuring ------------------------------------------------------------------------------------
 
 
-def measure(
-    fault: Fault | None, cases: Sequence[str], known: Mapping[str, Computation] = _NONE
-) -> Run:
-    """Measure cases under a fault, or without any, in this process.
-
-    known: what the cases compute without a fault. One that the certificate calls the same is
-    measured in full, too.
-    """
+def measure(job: Job) -> Run:
+    """Measure a case in this process."""
+    if job.fault is None:
+        return Run(record=_record(job))
     try:
-        if fault is None:
-            return Run(records=tuple(_record(name) for name in cases))
-        records, certified = [], []
-        with injected(fault) as injection:
-            for name in cases:
-                found = _record(name, known.get(name))
-                if found.is_certified:
-                    certified.append(found)
-                    found = _record(name)
-                records.append(found)
-        complaint = injection.complaint()
-        return Run(records=tuple(records), certified=tuple(certified), complaint=complaint)
+        with injected(FAULTS[job.fault]) as injection:
+            record = _record(job)
     except BrokenFaultError as error:
         return Run(complaint=str(error))
+    return Run(record=record, complaint=injection.complaint() or "")
 
 
-def _record(name: str, computation: Computation | None = None) -> Record:
+def _record(job: Job) -> Record:
     from peft_regress.measure import ProfileCache, Recipe
     from peft_regress.measure import measure as measure_case
 
-    known = None if computation is None else Known(computation=computation, run_name="control")
-    recipe = Recipe.of(parse_case_id(name), BASELINES)
-    found = measure_case(recipe, profiles=ProfileCache(), timed=False, known=known).record
+    case = OWN if job.case == OWN.id else parse_case_id(job.case)
+    recipe = Recipe.of(case, _BASELINES)
+    found = measure_case(recipe, profiles=ProfileCache(), timed=False, known=job.known).record
     # The gate reads no ledger, and it is most of a record.
     return msgspec.structs.replace(found, ledger=Ledger())
 
 
-def computations_of(run: Run) -> dict[str, Computation]:
-    """Return what certifies the trainings of a run."""
-    return {
-        record.case.id: record.computation
-        for record in run.records
-        if record.computation is not msgspec.UNSET
-    }
-
-
-def _measure_named(name: str | None, cases: Sequence[str], known: Mapping[str, Computation]) -> Run:
-    return measure(None if name is None else FAULTS[name], cases, known)
-
-
-def measure_all(
-    jobs: Iterable[tuple[Fault | None, Sequence[str]]],
-    known: Mapping[str, Computation] = _NONE,
-) -> Iterator[tuple[Fault | None, Run]]:
+def measure_all(jobs: Iterable[Job]) -> Iterator[Run]:
     """Measure each job in its own process, two at a time; yield the runs in the jobs' order."""
     os.environ["OMP_NUM_THREADS"] = "1"
     # The forking server does not inherit sys.path.
@@ -146,96 +101,70 @@ def measure_all(
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_FOLDER), path)))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fault_imports"])
-    with context.Pool(WORKERS, maxtasksperchild=1) as pool:
-        waiting = [
-            (fault, pool.apply_async(_measure_named, (fault and fault.name, tuple(cases), known)))
-            for fault, cases in jobs
-        ]
-        answered = True
-        for fault, result in waiting:
+    with context.Pool(_WORKERS, maxtasksperchild=1) as pool:
+        for result in [pool.apply_async(measure, (job,)) for job in jobs]:
             try:
-                yield fault, result.get(timeout=_LONGEST_SECONDS)
+                yield result.get(timeout=_LONGEST_SECONDS)
             except multiprocessing.TimeoutError:
-                complaint = f"gave no answer within {_LONGEST_SECONDS} s"
-                answered = False
-                yield fault, Run(complaint=complaint)
-        if answered:
-            # Otherwise leaving the block ends the processes.
-            pool.close()
-            pool.join()
+                yield Run(complaint=f"gave no answer within {_LONGEST_SECONDS} s")
 
 
 # --- Judging --------------------------------------------------------------------------------------
 
 
 class Judge:
-    """Judge records by the stored baselines, as the gate does in this environment."""
+    """Judge records by those of the same cases without a fault, as the gate does."""
 
-    def __init__(self, references: Mapping[str, Observation] | None = None) -> None:
-        self._references = load_references(BASELINES, None) if references is None else references
-        self._environment = installed_packages()
-        self._machine = describe_machine()
+    def __init__(self, references: Iterable[Record]) -> None:
+        self._references = {one.case.id: _observed(one, "no fault") for one in references}
+
+    def known(self, case: str) -> tuple[KnownCurve, ...]:
+        """Return the curves that a case may repeat."""
+        return tuple(curves_of(self._references[case]))
 
     def __call__(self, record: Record) -> CaseVerdict:
-        """Return the verdict on one case, with its reasons.
+        """Return the verdict on a case, with its reasons."""
+        name = record.case.id
+        return judge_case(name, self._references[name], _observed(record, "this run"))
 
-        Of a certified one as if its reference were the control.
-        """
-        observed = Observation(
-            record=record,
-            environment=self._environment,
-            machine=self._machine,
-            run_name="this run",
-        )
-        reference = self._references.get(record.case.id)
-        if reference is not None and record.is_certified:
-            computed = msgspec.structs.replace(reference.record, computation=record.computation)
-            reference = replace(reference, record=computed)
-        return judge_case(record.case.id, reference, observed)
+
+def _observed(record: Record, run_name: str) -> Observation:
+    return Observation(
+        record=record,
+        environment=installed_packages(),
+        machine=describe_machine(),
+        run_name=run_name,
+        known=frozenset(KNOWN),
+    ).as_reference
 
 
 def judged(fault: Fault, run: Run, judge: Judge) -> Outcome:
     """Say whether the gate fails under a fault, and which signals saw it."""
-    if run.complaint is not None:
+    record = run.record
+    if record is None or run.complaint:
         return Outcome(fault=fault, state="broken", remark=run.complaint)
-    verdicts = [judge(record) for record in run.records]
-    for record, verdict in zip(run.records, verdicts, strict=True):
-        if verdict.verdict == "newly_failing" and not fault.stops:
-            remark = f"stopped unexpectedly: {verdict.id} is {record.status_text}"
-            return Outcome(fault=fault, state="broken", remark=remark)
-    reasons = [reason for verdict in verdicts for reason in verdict.reasons]
-    says, fooled = _certificate(run), _is_fooled(run, verdicts, judge)
-    failing = tuple(reason for reason in reasons if reason.verdict in FAILING)
-    if failing:
-        return Outcome(
-            fault=fault, state="caught", reasons=failing, certificate=says, fooled=fooled
-        )
-    better = tuple(reason for reason in reasons if reason.verdict in UNACCEPTED)
-    if better:
-        return Outcome(fault=fault, state="strict", reasons=better, certificate=says, fooled=fooled)
-    remark = fault.unseen or "nothing beyond its bound"
-    return Outcome(fault=fault, state="uncaught", remark=remark, certificate=says, fooled=fooled)
+    verdict = judge(record)
+    if verdict.verdict == "newly_failing" and not fault.stops:
+        remark = f"stopped unexpectedly: {record.status_text}"
+        return Outcome(fault=fault, state="broken", remark=remark)
+    failing = tuple(one for one in verdict.reasons if one.verdict in FAILING)
+    better = tuple(one for one in verdict.reasons if one.verdict in UNACCEPTED)
+    return Outcome(
+        fault=fault,
+        state="caught" if failing else "strict" if better else "uncaught",
+        reasons=failing or better,
+        remark="" if failing or better else "nothing beyond its bound",
+        repeats=record.is_repeat,
+    )
 
 
-def _certificate(run: Run) -> Certificate:
-    if run.certified:
-        return "same"
-    return "different" if computations_of(run) else "none"
-
-
-def _is_fooled(run: Run, verdicts: Sequence[CaseVerdict], judge: Judge) -> bool:
-    """Return whether a certified case looks well although its full measurement does not."""
-    well = {"unchanged", "known_defect"}
-    full = {verdict.id: verdict.verdict not in well for verdict in verdicts}
-    return any(full[record.case.id] and judge(record).verdict in well for record in run.certified)
-
-
-def control_complaints(run: Run, judge: Judge) -> list[str]:
-    """Say what the gate sees without any fault: it must see nothing."""
-    if run.complaint is not None:
-        return [run.complaint]
-    return [
-        f"{verdict.id}: {verdict.verdict}: {', '.join(reason.metric for reason in verdict.reasons)}"
-        for verdict in map(judge, run.records)
-        if verdict.verdict not in {"unchanged", "known_defect"}
-    ]
+def noise_of(case: str, run: Run, judge: Judge) -> str:
+    """Say what the gate sees without a fault: the case must repeat the reference."""
+    record = run.record
+    if record is None:
+        return f"{case}: {run.complaint}"
+    verdict = judge(record)
+    if verdict.verdict in {"unchanged", "known_defect"} and record.is_repeat:
+        return ""
+    seen: Sequence[str] = [one.metric for one in verdict.reasons]
+    return f"{case}: {verdict.verdict}: {', '.join(seen) or 'another training'}"

@@ -2,12 +2,14 @@
 
     python tools/faults/faults.py                    every fault, and the same cases without any
     python tools/faults/faults.py --only 'dora-*'    the faults that match a glob
+    python tools/faults/faults.py --full             and compare with runs that train all seeds
     python tools/faults/faults.py --list             their names, and what is wrong
     python tools/faults/faults.py --write            write the table into docs/detection.md
 
-Each fault replaces a function in a separate process, which measures the fault's cases; `baselines/`
-judge them. Exit code 1 if no signal sees a fault and the catalogue does not say so, if a fault no
-longer fits the code, or if the gate is not quiet without a fault. More in docs/detection.md.
+First the cases are measured without a fault, in full: they are the references. Then each fault
+replaces a function in a separate process, which measures the fault's case as users do. Exit code 1
+if no signal sees a fault, if a fault no longer fits the code, if a case does not repeat its
+reference without a fault, or if a full run sees what this one does not. More in docs/detection.md.
 """
 
 from __future__ import annotations
@@ -15,56 +17,164 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections import Counter
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from fault_catalogue import FAULTS
-from fault_runs import Judge, computations_of, control_complaints, judged, measure_all
-from fault_table import certificates, counts, line, table
+from fault_catalogue import AREAS, FAULTS
+from fault_runs import Job, Judge, judged, measure_all, noise_of
+
+from peft_regress.metrics import BATCH_SUFFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from fault_catalogue import Fault
     from fault_runs import Outcome
 
-    from peft_regress.runs.schema import Computation
+    from peft_regress.gate.verdicts import Reason
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "detection.md"
+_MOST_SIGNALS: Final = 5
+_SEEN: Final = ("caught", "strict")
 
 
-def chosen_faults(pattern: str) -> list[Fault]:
-    """Return the faults that match a glob. Raises `SystemExit` if none does."""
-    found = [fault for name, fault in FAULTS.items() if fnmatchcase(name, pattern)]
+# --- Trying ---------------------------------------------------------------------------------------
+
+
+def chosen_faults(globs: Sequence[str]) -> list[Fault]:
+    """Return the faults that match one of the globs. Raises `SystemExit` if none does."""
+    found = [one for name, one in FAULTS.items() if any(fnmatchcase(name, glob) for glob in globs)]
     if not found:
         sys.exit(
-            f"no fault matches {pattern!r}; `python tools/faults/faults.py --list` prints the names"
+            f"no fault matches {' or '.join(map(repr, globs))}; "
+            "`python tools/faults/faults.py --list` prints the names"
         )
     return found
 
 
-def tried(faults: Sequence[Fault], judge: Judge) -> tuple[list[Outcome], list[str]]:
-    """Measure faults, and their cases without a fault; print one line for each.
+def judge_of(cases: Sequence[str]) -> tuple[Judge, list[str]]:
+    """Measure cases without a fault, in full and once more; return what differs the second time."""
+    runs = list(measure_all(Job(case=case) for case in cases))
+    lost = [
+        f"{case}: {run.complaint}" for case, run in zip(cases, runs, strict=True) if not run.record
+    ]
+    if lost:
+        sys.exit(f"no reference: {'; '.join(lost)}")
+    judge = Judge(run.record for run in runs if run.record)
+    again = measure_all(Job(case=case, known=judge.known(case)) for case in cases)
+    noise = [noise_of(case, run, judge) for case, run in zip(cases, again, strict=True)]
+    return judge, list(filter(None, noise))
 
-    Returns the outcomes, and what the gate saw without a fault.
-    """
-    cases = sorted({case for fault in faults for case in fault.cases})
-    outcomes: list[Outcome] = []
-    noise: list[str] = []
-    known: dict[str, Computation] = {}
-    for _, run in measure_all([(None, [case]) for case in cases]):
-        complaints = control_complaints(run, judge)
-        noise += complaints
-        known |= computations_of(run)
-        print(f"control  {', '.join(complaints) or 'quiet'}", flush=True)
-    for fault, run in measure_all([(fault, fault.cases) for fault in faults], known):
-        assert fault is not None  # noqa: S101  (of these jobs)
+
+def tried(faults: Iterable[Fault], judge: Judge, *, full: bool = False) -> list[Outcome]:
+    """Measure faults, all seeds in full if asked for; print one line for each."""
+    faults, outcomes = list(faults), []
+    jobs = [
+        Job(case=one.case, fault=one.name, known=() if full else judge.known(one.case))
+        for one in faults
+    ]
+    for fault, run in zip(faults, measure_all(jobs), strict=True):
         outcomes.append(judged(fault, run, judge))
         print(line(outcomes[-1]), flush=True)
-    state = "not quiet" if noise else "quiet"
-    print(f"\nwithout a fault: {state} in {len(cases)} cases", *noise, sep="\n  ")
-    return outcomes, noise
+    return outcomes
+
+
+def missed_by_repeating(outcomes: Iterable[Outcome], judge: Judge) -> list[str]:
+    """Train in full under the faults whose run did not; return those that only this shows."""
+    print("\nall seeds in full:")
+    short = {one.fault.name: one.state for one in outcomes if one.repeats}
+    full = tried((FAULTS[name] for name in short), judge, full=True)
+    grave = ("uncaught", "strict", "caught")
+    return [
+        one.fault.name
+        for one in full
+        if one.state in grave and grave.index(one.state) > grave.index(short[one.fault.name])
+    ]
+
+
+# --- Showing --------------------------------------------------------------------------------------
+
+
+def line(outcome: Outcome) -> str:
+    """Return one line for the terminal."""
+    training = "repeats" if outcome.repeats else ""
+    seen = ", ".join(_signals(outcome.reasons)) or outcome.remark
+    return f"{outcome.state:<9}{training:<8}{outcome.fault.name}: {seen}"
+
+
+def counts(outcomes: Sequence[Outcome]) -> str:
+    """Return how many faults were caught, and how."""
+    found = Counter(outcome.state for outcome in outcomes)
+    parts = [f"{len(outcomes)} faults", f"{found['caught']} caught"]
+    if found["strict"]:
+        parts.append(f"{found['strict']} taken for improvements, which fail --regress-strict")
+    parts += [f"{found[state]} {state}" for state in ("uncaught", "broken") if found[state]]
+    repeats = sum(outcome.repeats for outcome in outcomes)
+    return f"{', '.join(parts)}; {repeats} train as without the fault"
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """Return how many faults were caught, then a Markdown table per area."""
+    parts = [f"{counts(outcomes)}."]
+    header = ["fault", "what is wrong", "case", "seen by", "verdict"]
+    for area in AREAS:
+        rows = [_row(outcome) for outcome in outcomes if outcome.fault.area == area]
+        lines = [header, ["---"] * len(header), *rows]
+        parts.append(
+            f"### {area[0].upper()}{area[1:]}\n\n"
+            + "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        )
+    return "\n\n".join(parts)
+
+
+def _row(outcome: Outcome) -> list[str]:
+    fault, signals = outcome.fault, _signals(outcome.reasons)
+    shown = [re.sub(r"^\S+", r"`\g<0>`", signal) for signal in signals[:_MOST_SIGNALS]]
+    if len(signals) > _MOST_SIGNALS:
+        shown.append(f"{len(signals) - _MOST_SIGNALS} more")
+    verdicts = {
+        "caught": "newly failing" if fault.stops else "regressed",
+        "strict": "**improved**",
+    }
+    verdict = verdicts.get(outcome.state, f"**{outcome.state}**: {outcome.remark}")
+    return [f"`{fault.name}`", fault.wrong, f"`{fault.case}`", ", ".join(shown), verdict]
+
+
+def _signals(reasons: Iterable[Reason]) -> list[str]:
+    """Return each signal that saw a fault, and how far beyond its bound; the farthest first.
+
+    A cost at batch 1 and at batch 32 is one signal.
+    """
+    farthest: dict[str, tuple[float, str]] = {}
+    for reason in reasons:
+        name = reason.metric.removeprefix("invariant ").removesuffix(BATCH_SUFFIX)
+        found = _distance(reason)
+        farthest[name] = max(found, farthest.get(name, found))
+    ordered = sorted(farthest.items(), key=lambda item: (-item[1][0], item[0]))
+    return [f"{name} {far}".rstrip() for name, (_, far) in ordered]
+
+
+def _distance(reason: Reason) -> tuple[float, str]:
+    """Return the change as a multiple of the bound; signals without a bound come first."""
+    if reason.bound and reason.relative_change is not None:
+        multiple = abs(reason.relative_change) / reason.bound
+        return multiple, f"{_rounded(multiple)}x"
+    if reason.metric == "status":
+        return float("inf"), str(reason.new).partition(" ")[0]
+    if reason.metric == "curve":
+        return float("inf"), str(reason.new).partition(";")[0]
+    if reason.metric.startswith("invariant "):
+        return float("inf"), str(reason.new).lower()
+    return float("inf"), ""
+
+
+def _rounded(multiple: float) -> str:
+    """Return two digits, since more differ between machines; at most one million."""
+    if multiple >= 1e6:
+        return "over 1,000,000"
+    return f"{multiple:.1f}" if multiple < 10 else f"{float(f'{multiple:.2g}'):,.0f}"
 
 
 def put(page: str, content: str) -> str:
@@ -83,23 +193,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Try the chosen faults; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--only", default="*", metavar="GLOB", help="faults by name")
+    mode.add_argument("--only", nargs="+", default=["*"], metavar="GLOB", help="faults by name")
     mode.add_argument("--list", action="store_true", help="print the faults, try none")
     mode.add_argument("--write", action="store_true", help="write the table into docs/detection.md")
+    parser.add_argument("--full", action="store_true", help="compare with training all seeds")
     chosen = parser.parse_args(arguments)
     faults = chosen_faults(chosen.only)
     if chosen.list:
         print("\n".join(f"{fault.name}: {fault.wrong}" for fault in faults))
         return 0
-    outcomes, noise = tried(faults, Judge())
-    print(counts(outcomes))
-    print(certificates(outcomes))
-    missed = [f"{one.fault.name} {one.complaint}" for one in outcomes if one.complaint]
-    if missed:
-        print(f"not as it should be: {', '.join(missed)}")
+    cases = sorted({fault.case for fault in faults})
+    judge, noise = judge_of(cases)
+    print(
+        f"without a fault: {len(cases) - len(noise)} of {len(cases)} cases repeat",
+        *noise,
+        sep="\n  ",
+    )
+    outcomes = tried(faults, judge)
+    wrong = [f"{one.fault.name} is {one.state}" for one in outcomes if one.state not in _SEEN]
+    if chosen.full:
+        missed = missed_by_repeating(outcomes, judge)
+        wrong += [f"{name} is caught in full alone" for name in missed]
+    print(f"\n{counts(outcomes)}")
+    if wrong:
+        print(f"not as it should be: {', '.join(wrong)}")
     if chosen.write and not noise:
         PAGE.write_text(put(PAGE.read_text(), table(outcomes)))
-    return int(bool(missed or noise))
+    return int(bool(wrong or noise))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python tools/selfbench/phases.py                      one rank of each method, one task
     python tools/selfbench/phases.py --cases '*'          the default matrix: the table in docs
     python tools/selfbench/phases.py --cases '*/lora-*' --by method
-    python tools/selfbench/phases.py --quick 0.20.0       also a quick run, after that peft
+    python tools/selfbench/phases.py --repeat             also a run that repeats the first one
 
 Prints Markdown. Each second counts for the innermost phase that it was spent in, so that the rows
 add up to the last one. Functions are wrapped from outside: the package has no timers.
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from peft_regress.cases import Case
-    from peft_regress.measure.known import Known
+    from peft_regress.gate.repeats import KnownCurve
 
-_NOTHING: Final[dict[str, Known]] = {}
+_NOTHING: Final[dict[str, list[KnownCurve]]] = {}
 _BASELINES: Final = Path(__file__).resolve().parents[2] / "baselines"
 
 BUILD: Final = "building and wrapping models"
@@ -36,7 +35,6 @@ PROFILE_MANY: Final = "profile: steps at batch 32"
 INFERENCE: Final = "inference cost"
 TRAINING: Final = "training"
 SVD: Final = "GaLore's SVD in it"
-DIGEST: Final = "digesting the computation"
 FIRST: Final = "the first steps alone"
 EVALUATION: Final = "evaluation"
 BEFORE: Final = "invariants before training"
@@ -46,7 +44,7 @@ UPDATES: Final = "the optimizer by itself"
 REST: Final = "the rest"
 PHASES: Final = (
     BUILD, DATA, PROFILE, PROFILE_ONE, PROFILE_MANY, INFERENCE, TRAINING, SVD, FIRST,
-    DIGEST, EVALUATION, BEFORE, AFTER, SAVING, UPDATES, REST,
+    EVALUATION, BEFORE, AFTER, SAVING, UPDATES, REST,
 )  # fmt: skip
 TRAINED: Final = frozenset({TRAINING, SVD})
 
@@ -103,9 +101,6 @@ def watch_package(clock: Clock) -> None:
     from peft_regress import registry
     from peft_regress.cost import profile
     from peft_regress.measure import case, recipe, rounds, step_profile
-    from peft_regress.measure.computation import ComputationTrace
-    from peft_regress.measure.computation.operators import OperatorTrace
-    from peft_regress.measure.first_steps import FirstSteps
     from peft_regress.measure.invariants import InvariantWatch
     from peft_regress.measure.invariants.saving import SavingFacts
     from peft_regress.measure.objective import Objective
@@ -122,17 +117,11 @@ def watch_package(clock: Clock) -> None:
     clock.wrap(profile.Step, "take", _profiled_batch)
     clock.wrap(step_profile, "running_cost", INFERENCE)
     clock.wrap(recipe, "finetune", lambda *_, only=None, **__: TRAINING if only is None else FIRST)
-    clock.wrap(FirstSteps, "take", FIRST)
     clock.wrap(torch.linalg, "svd", lambda *_, **__: _svd_in(clock.running))
-    for name in ("start", "batch", "test_batch", "stepped", "rest_of_schedule"):
-        clock.wrap(ComputationTrace, name, DIGEST)
-    for name in ("_take", "_described"):
-        clock.wrap(OperatorTrace, name, DIGEST)
     clock.wrap(Objective, "scores", EVALUATION)
     clock.wrap(InvariantWatch, "__init__", BEFORE)
     clock.wrap(InvariantWatch, "before_training", BEFORE)
     clock.wrap(InvariantWatch, "after_training", AFTER)
-    clock.wrap(InvariantWatch, "without_training", AFTER)
     clock.wrap(SavingFacts, "of", SAVING)
     clock.wrap(rounds.Rounds, "_keep_adapter", SAVING)
     clock.wrap(rounds, "optimizer_updates", UPDATES)
@@ -148,57 +137,34 @@ def _svd_in(phase: str) -> str:
 
 
 def seconds_of(
-    cases: Iterable[Case], clock: Clock, known: Mapping[str, Known] = _NOTHING
-) -> dict[Case, dict[str, float]]:
-    """Measure cases as a run does; return each one's seconds by phase.
+    cases: Iterable[Case], clock: Clock, known: Mapping[str, list[KnownCurve]] = _NOTHING
+) -> tuple[dict[Case, dict[str, float]], dict[str, list[KnownCurve]]]:
+    """Measure cases as a run does; return each one's seconds by phase, and their curves.
 
     Cases that differ in their task share a profile, so the first of them has its seconds. known:
-    the computations that a quick run need not train again.
+    the curves that the cases may repeat.
     """
+    from peft_regress.gate.repeats import curves_of
+    from peft_regress.gate.verdicts import Observation
     from peft_regress.measure import ProfileCache, Recipe, measure
+    from peft_regress.runs.environment import describe_machine
 
     profiles = ProfileCache()
-    found = {}
+    found, curves = {}, {}
     for case in cases:
         clock.seconds.clear()
         clock.enter(REST)
         recipe = Recipe.of(case, _BASELINES)
-        measure(recipe, profiles=profiles, timed=False, known=known.get(case.id))
+        record = measure(
+            recipe, profiles=profiles, timed=False, known=known.get(case.id, ())
+        ).record
         clock.leave()
         found[case] = dict(clock.seconds)
-    return found
-
-
-def known_from(release: str, cases: Iterable[Case]) -> dict[str, Known]:
-    """Return what cases compute under another release of peft."""
-    sys.path.append(str(_BASELINES.parent / "tools" / "faults"))
-    from certified_releases import certificates
-
-    from peft_regress.measure.known import Known
-
-    made = certificates(release, [case.id for case in cases])
-    return {
-        name: Known(computation=one, run_name=f"peft {release}")
-        for name, one in made.items()
-        if not isinstance(one, str)
-    }
-
-
-def promise(full: Mapping[Case, dict[str, float]], quick: Mapping[Case, dict[str, float]]) -> str:
-    """Return what a quick run takes, and the most that it may."""
-    certified = [case for case, seconds in quick.items() if TRAINING not in seconds]
-    others = [case for case in full if case not in certified]
-    whole, taken = (sum(sum(one.values()) for one in run.values()) for run in (full, quick))
-    trained = {
-        case: sum(seconds.get(phase, 0.0) for phase in TRAINED) for case, seconds in full.items()
-    }
-    apart = sum(trained[case] for case in others)
-    most = whole - sum(trained.values()) + sum(trained[case] for case in certified) / 5 + apart
-    return (
-        f"A quick run of {len(full)} cases, {len(certified)} of them certified: {taken:.0f} of "
-        f"{whole:.0f} processor seconds. Promised: at most {most:.0f}, all but training and a "
-        f"fifth of it; {apart:.0f} is the training of {len(others)} that are not certified."
-    )
+        seen = Observation(
+            record=record, environment={}, machine=describe_machine(), run_name="the first run"
+        )
+        curves[case.id] = curves_of(seen.as_reference)
+    return found, curves
 
 
 def imports() -> float:
@@ -257,8 +223,7 @@ def main() -> None:
     parser.add_argument("--cases", help="a glob on ids; by default one rank and task of each")
     parser.add_argument("--by", choices=("architecture", "method", "task", "id"),
                         default="architecture")  # fmt: skip
-    parser.add_argument("--quick", metavar="RELEASE",
-                        help="then a quick run, against what this peft computes")  # fmt: skip
+    parser.add_argument("--repeat", action="store_true", help="then a run that repeats this one")
     chosen = parser.parse_args()
 
     from peft_regress.catalogue.matrix import select_cases
@@ -269,12 +234,11 @@ def main() -> None:
     print(f"Imports and the digits, once for each process: {imports():.1f} s.\n")
     clock = Clock()
     watch_package(clock)
-    full = seconds_of(cases, clock)
+    full, curves = seconds_of(cases, clock)
     print(table(full, by=chosen.by), flush=True)
-    if chosen.quick is not None:
-        quick = seconds_of(cases, clock, known_from(chosen.quick, cases))
-        print("", "A quick run:", "", table(quick, by=chosen.by), "", sep="\n")
-        print(promise(full, quick))
+    if chosen.repeat:
+        repeating, _ = seconds_of(cases, clock, curves)
+        print("", "A run that repeats it:", "", table(repeating, by=chosen.by), sep="\n")
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def main() -> None:
         *_many(),
         *_history(),
         *_harness(),
+        *_first_rounds(),
         *_signals(["mobilenet_v3_small"]),
         *_fuzz(),
     ]
@@ -252,6 +253,40 @@ def _harness() -> list[Promise]:
             )
         )
     return promises
+
+
+def _first_rounds() -> list[Promise]:
+    """Compare the timed first round of cases, which must hold nothing but training, with others."""
+    names = [
+        f"shift/{name}"
+        for name in (
+            "lora-r4/resnet18", "full/resnet18", "lora-r4/shufflenet_v2_x0_5",
+            "dora-r4/mobilenet_v3_small",
+        )
+    ]  # fmt: skip
+    tests = "benchmarks/test_distribution_shift.py::test_distribution_shift"
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "rounds.json"
+        subprocess.run(
+            [
+                sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--regress-full",
+                "--benchmark-quiet", "--benchmark-timer=time.process_time",
+                f"--benchmark-json={results}", *(f"{tests}[{name}]" for name in names),
+            ],
+            cwd=_ROOT, stdout=subprocess.DEVNULL, check=False,
+        )  # fmt: skip
+        benchmarks = json.loads(results.read_bytes())["benchmarks"]
+    rounds = {one["param"]: one["stats"]["data"] for one in benchmarks}
+    ratios = {name: rounds[name][0] / statistics.median(rounds[name][1:]) for name in names}
+    return [
+        Promise(
+            what=f"processor time of the first round of {name}, against the median of the others",
+            promised="at most 1.1 times",
+            measured=f"{ratio:.2f} times",
+            holds=ratio <= 1.1,
+        )
+        for name, ratio in ratios.items()
+    ]
 
 
 def _signals(architectures: list[str]) -> list[Promise]:

@@ -10,10 +10,13 @@ from fault_catalogue import (
     dora,
     galore,
     lora,
+    memory,
     optimizers,
     other_adapters,
     serialisation,
     several_adapters,
+    some_cases,
+    some_steps,
     training_loop,
 )
 from fault_catalogue.fault import AREAS, Area, Fault
@@ -33,6 +36,9 @@ _MODULES: Final = (
     base_model,
     counting,
     serialisation,
+    memory,
+    some_steps,
+    some_cases,
 )
 
 FAULTS: Final[dict[str, Fault]] = {

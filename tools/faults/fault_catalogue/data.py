@@ -56,6 +56,22 @@ def test_split_cut(original: Original, self: Any, model: Any, batches: Any) -> A
     return original(self, model, [(images[:part], labels[:part])])
 
 
+@fault("data", at=_LOAD, case=_HEAD)
+def training_image_duplicated(original: Original, self: Any) -> TaskData:
+    """One training image is there twice, in the place of another."""
+    data: TaskData = original(self)
+    images, labels = data.train_images.clone(), data.train_labels.clone()
+    images[1], labels[1] = images[2], labels[2]
+    return replace(data, train_images=images, train_labels=labels)
+
+
+@fault("data", at=_LOAD, case=_HEAD)
+def test_set_without_its_last_five_items(original: Original, self: Any) -> TaskData:
+    """The last five test images are missing."""
+    data: TaskData = original(self)
+    return replace(data, test_images=data.test_images[:-5], test_labels=data.test_labels[:-5])
+
+
 @fault("data", at="peft_regress.measure.data:Data.training_batches", case=_HEAD)
 def order_of_images_ignores_the_seed(original: Original, self: Any, size: int, *, seed: int) -> Any:
     """All seeds see the training images in the order of the first seed."""

@@ -26,6 +26,9 @@ Area = Literal[
     "base model",
     "counting",
     "serialisation",
+    "memory",
+    "later steps",
+    "some cases alone",
 ]
 AREAS: Final[dict[Area, None]] = dict.fromkeys(Area.__args__)  # type: ignore[attr-defined]
 
@@ -42,20 +45,18 @@ class Fault:
     area: Area
     wrong: str
     """What is wrong, in one sentence."""
-    cases: tuple[str, ...]
-    """The ids of the cheapest cases that it concerns."""
+    case: str
+    """The id of the cheapest case that it concerns."""
     at: tuple[str, ...]
     """The functions that it replaces, each `module:function` or `module:Class.method`."""
     replacement: Callable[..., Any]
     """Called instead, with the original function and then its arguments."""
     stops: bool = False
     """Whether the library stops there, instead of computing something else."""
-    unseen: str = ""
-    """Why no signal sees it, if that is known."""
 
 
 def fault(
-    area: Area, *, at: str | tuple[str, ...], case: str, stops: bool = False, unseen: str = ""
+    area: Area, *, at: str | tuple[str, ...], case: str, stops: bool = False
 ) -> Callable[[Callable[..., Any]], Fault]:
     """Make a function a fault: it is called instead of those in `at`, with the original first.
 
@@ -67,11 +68,10 @@ def fault(
             name=replacement.__name__.replace("_", "-"),
             area=area,
             wrong=" ".join((inspect.getdoc(replacement) or "").split()),
-            cases=(case,),
+            case=case,
             at=(at,) if isinstance(at, str) else at,
             replacement=replacement,
             stops=stops,
-            unseen=unseen,
         )
 
     return make

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from fault_catalogue.fault import fault
+from fault_catalogue.own_case import OWN
 
 if TYPE_CHECKING:
     from fault_catalogue.fault import Original
@@ -84,3 +85,29 @@ def running_statistics_not_saved(original: Original, *args: Any) -> dict[str, An
     """The re-estimated running statistics are not saved."""
     shipped = original(*args)
     return {name: shipped[name] for name in shipped if ".running_" not in name}
+
+
+@fault("serialisation", at="peft_regress.catalogue.methods.peft_adapter:_head_state", case=_LORA)
+def head_saved_in_half_precision(original: Original, model: Any) -> dict[str, Any]:
+    """The trained head is saved in float16."""
+    return {name: tensor.half() for name, tensor in original(model).items()}
+
+
+@fault("serialisation", at=_SAVE, case=OWN.id)
+def saved_module_is_that_of_the_start(
+    original: Original, model: Any, *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Of a module that trains beside the adapter, the untrained original is saved."""
+    state = original(model, *args, **kwargs)
+    untrained = model.base_model.model.head.original_module.state_dict()
+    return {
+        name: untrained[name.rpartition(".")[2]] if ".head." in name else state[name]
+        for name in state
+    }
+
+
+@fault("serialisation", at=_SAVE, case=OWN.id)
+def trained_biases_not_saved(original: Original, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The biases of the base that train beside the adapter are not saved."""
+    state = original(*args, **kwargs)
+    return {name: state[name] for name in state if ".head." in name or ".lora_" in name}

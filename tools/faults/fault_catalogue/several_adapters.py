@@ -72,3 +72,19 @@ def delete_freezes_the_rest(original: Original, self: Any, name: str) -> None:
     """Deleting an adapter freezes the adapter that is left."""
     original(self, name)
     self.requires_grad_(requires_grad=False)
+
+
+@fault("several adapters", at="peft.tuners.lora.layer:check_adapters_to_merge", case=_LORA)
+def merging_again_adds_it_again(_original: Original, layer: Any, names: Any = None) -> Any:
+    """A merged adapter is merged once more, and added twice."""
+    return names or layer.active_adapters
+
+
+@fault("several adapters", at=f"{_LAYER}.merge", case=_LORA)
+def second_merge_is_wrong(original: Original, self: Any, **settings: Any) -> None:
+    """After merging and unmerging, the next merge adds a thousandth too much."""
+    original(self, **settings)
+    self.merges = getattr(self, "merges", 0) + 1
+    if self.merges > 1:
+        for name in self.merged_adapters:
+            self.get_base_layer().weight.data += 0.001 * self.get_delta_weight(name)

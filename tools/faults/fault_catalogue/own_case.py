@@ -1,0 +1,44 @@
+"""A case for what no built-in one has: peft itself trains and saves parts beside the adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from torch import nn
+
+from peft_regress import FineTune
+from peft_regress.catalogue.tasks.digits import SHIFT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class _Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()
+        )
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.head = nn.Linear(128, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (batch, 3, height, width)."""
+        logits: Tensor = self.head(self.pool(self.body(x)))
+        return logits
+
+
+def _data() -> Any:
+    data = SHIFT.load()
+    return (data.train_images, data.train_labels), (data.test_images, data.test_labels)
+
+
+def _adapter() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=4, target_modules=["body.0", "body.2"], bias="lora_only", modules_to_save=["head"]
+    )
+
+
+OWN: Final = FineTune("shift/lora-r4/small", model=_Net, data=_data, adapter=_adapter())
